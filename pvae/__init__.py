@@ -1,0 +1,3 @@
+"""pvae: a laboratory for deep latent-variable models in Pyro."""
+
+__version__ = "0.1.0"
