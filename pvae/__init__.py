@@ -1,3 +1,125 @@
-"""pvae: a laboratory for deep latent-variable models in Pyro."""
+"""pvae: a laboratory for deep latent-variable models in Pyro.
+
+Write a generative model and its encoder as two Pyro programs; :func:`fit` trains them with any inference algorithm,
+:mod:`pvae.evaluate` says how good the result is, and :func:`compare` shows which algorithm suits the model.
+
+The names below are loaded when they are first used, so that ``import pvae`` costs no torch import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "batch",
+    "Bernoulli": "densities",
+    "ConvDecoder": "networks",
+    "ConvEncoder": "networks",
+    "DiagonalGaussian": "densities",
+    "DivergenceError": "errors",
+    "Estimate": "evaluate",
+    "GatedMLP": "networks",
+    "Gaussian": "densities",
+    "IWAE": "objectives",
+    "InputError": "errors",
+    "LatentModel": "models",
+    "LogWeights": "weights",
+    "MLP": "networks",
+    "ModelSpec": "models",
+    "Objective": "objectives",
+    "Renyi": "objectives",
+    "Run": "train",
+    "Splits": "data",
+    "StandardNormal": "densities",
+    "Terms": "objectives",
+    "VAE": "models",
+    "WeightsObjective": "objectives",
+    "check": "objectives",
+    "compare": "comparison",
+    "fit": "train",
+    "load_data": "data",
+    "log_weights": "weights",
+    "open_run": "train",
+    "pair": "models",
+    "program": "models",
+}
+_FOLDERS = {
+    "batch",
+    "comparison",
+    "data",
+    "densities",
+    "errors",
+    "evaluate",
+    "models",
+    "names",
+    "networks",
+    "objectives",
+    "plots",
+    "report",
+    "train",
+    "weights",
+}
+
+# Written out, not computed from _HOMES: linters and type checkers read this list and do not run the file.
+__all__ = [
+    "IWAE",
+    "MLP",
+    "VAE",
+    "Batch",
+    "Bernoulli",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiagonalGaussian",
+    "DivergenceError",
+    "Estimate",
+    "GatedMLP",
+    "Gaussian",
+    "InputError",
+    "LatentModel",
+    "LogWeights",
+    "ModelSpec",
+    "Objective",
+    "Renyi",
+    "Run",
+    "Splits",
+    "StandardNormal",
+    "Terms",
+    "WeightsObjective",
+    "__version__",
+    "check",
+    "compare",
+    "fit",
+    "load_data",
+    "log_weights",
+    "open_run",
+    "pair",
+    "program",
+]
+
+if TYPE_CHECKING:
+    from pvae.batch import Batch
+    from pvae.comparison import compare
+    from pvae.data import Splits, load_data
+    from pvae.densities import Bernoulli, DiagonalGaussian, Gaussian, StandardNormal
+    from pvae.errors import DivergenceError, InputError
+    from pvae.evaluate import Estimate
+    from pvae.models import VAE, LatentModel, ModelSpec, pair, program
+    from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
+    from pvae.objectives import IWAE, Objective, Renyi, Terms, WeightsObjective, check
+    from pvae.train import Run, fit, open_run
+    from pvae.weights import LogWeights, log_weights
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        found = getattr(importlib.import_module(f"pvae.{_HOMES[name]}"), name)
+        globals()[name] = found
+        return found
+    if name in _FOLDERS:
+        return importlib.import_module(f"pvae.{name}")
+    raise AttributeError(f"module 'pvae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_FOLDERS})

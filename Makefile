@@ -1,0 +1,51 @@
+# make demo and make test are all that a new checkout needs: both make .venv first.
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# One thread for each worker: the workers share the cores already.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow check docs build clean
+
+help:  ## say what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+venv: $(READY)  ## make .venv and install pvae into it, with the tested versions
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pvae needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,docs]"
+	@touch $(READY)
+
+demo: $(READY)  ## compare three objectives on the digits; the report lands in reports/digits
+	$(BIN)/pvae compare vae --data digits --objectives elbo,iwae:particles=8,renyi:alpha=0.5:particles=8 --seeds 3 --out reports/digits
+
+test: $(READY)  ## run the test suite, without the slow grids
+	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
+
+test-slow: $(READY)  ## run the slow grids
+	$(TEST) -n $(JOBS) --dist loadfile -m slow
+
+check: $(READY)  ## format, lint, types, docs with warnings as errors, doctests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy pvae
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(TEST) -q --doctest-modules pvae
+
+docs: $(READY)  ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+build: $(READY)  ## build wheel and sdist into dist/, and look inside them
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m pytest -q tests/test_packaging.py
+
+clean:  ## remove what the other targets made, .venv included; runs/ and reports/ stay
+	rm -rf $(VENV) build dist docs/_build docs/reference/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,94 @@
+"""Fixtures for every test: state that a test must leave as it found it, and data that may be absent."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _settings() -> dict[str, Any]:
+    """Process-wide settings that the library must never leave changed."""
+    return {
+        "torch's default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "gradients enabled": torch.is_grad_enabled(),
+        "Pyro's settings": pyro.settings.get(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "Pyro's handler stack": len(pyro.poutine.runtime._PYRO_STACK),
+    }
+
+
+def _restore(settings: dict[str, Any]) -> None:
+    torch.set_default_dtype(settings["torch's default dtype"])
+    torch.set_num_threads(settings["the number of threads"])
+    torch.set_grad_enabled(settings["gradients enabled"])
+    torch.use_deterministic_algorithms(settings["deterministic algorithms"])
+    pyro.settings.set(**settings["Pyro's settings"])
+    del pyro.poutine.runtime._PYRO_STACK[settings["Pyro's handler stack"] :]
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_trace(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves parameters in Pyro's store or a process-wide setting changed.
+
+    A test may seed the generators itself, so these are put back and not compared; that the library leaves
+    them alone is tested where the library uses them.
+    """
+    before = _settings()
+    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    after = _settings()
+    left = sorted(pyro.get_param_store().keys())
+    pyro.clear_param_store()
+    _restore(before)
+    random.setstate(generators[0])
+    np.random.set_state(generators[1])
+    torch.set_rng_state(generators[2])
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    if changed:
+        pytest.fail(f"The test left process-wide settings changed (before, after): {changed}")
+    if left and not request.node.get_closest_marker("keeps_params"):
+        pytest.fail(
+            f"The test left parameters in Pyro's global store: {left[:5]}. Run it inside "
+            "pyro.get_param_store().scope(), or mark it keeps_params where plain SVI is what it tests."
+        )
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with MNIST and Frey faces: ``$PVAE_DATA``, else ``../shared/data`` beside the checkout."""
+    named = os.environ.get("PVAE_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs real data: neither $PVAE_DATA nor ../shared/data is a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_folder(data_folder: Path) -> Path:
+    """The data folder, where it holds MNIST."""
+    if not (data_folder / "mnist").is_dir():
+        pytest.skip(f"needs MNIST: no folder mnist in {data_folder}")
+    return data_folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

@@ -1,0 +1,153 @@
+"""What a user installs: the wheel and the sdist hold every file that the package needs, and importing costs little."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pvae
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.strip()
+
+
+def test_import_pvae_imports_neither_torch_nor_numpy() -> None:
+    loaded = _python(
+        "import sys, pvae; dir(pvae); print(sorted({'torch', 'pyro', 'numpy'} & set(sys.modules)))"
+    )
+    assert loaded == "[]"
+
+
+def test_importing_every_name_prints_nothing() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error::UserWarning",
+            "-c",
+            "import pvae\nfor name in pvae.__all__: getattr(pvae, name)",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", sorted(pvae._HOMES))
+def test_public_name_is_the_object_of_its_home(name: str) -> None:
+    home = importlib.import_module(f"pvae.{pvae._HOMES[name]}")
+    assert getattr(pvae, name) is getattr(home, name)
+    assert name in home.__all__
+
+
+def test_all_lists_exactly_the_lazy_names() -> None:
+    assert sorted(pvae.__all__) == sorted([*pvae._HOMES, "__version__"])
+    assert set(pvae.__all__) <= set(dir(pvae))
+
+
+def test_folders_are_attributes() -> None:
+    found = _python("import pvae; print(pvae.evaluate.__name__, pvae.plots.__name__, pvae.weights.__name__)")
+    assert found == "pvae.evaluate pvae.plots pvae.weights"
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        pvae.fitt  # noqa: B018
+
+
+def _requirements(key: str, section: str = "options") -> list[str]:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return [
+        re.split(r"[<>=\[;]", line)[0].strip() for line in parser[section][key].split("\n") if line.strip()
+    ]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_constraints_pin_every_requirement() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {_normal(line.split("==")[0]) for line in lines}
+    assert all("==" in line and "+" not in line for line in lines)
+    needed = _requirements("install_requires")
+    for extra in ("test", "docs"):
+        needed += _requirements(extra, "options.extras_require")
+    assert {_normal(name) for name in needed} <= pinned
+
+
+def test_every_import_of_the_package_is_required() -> None:
+    """A library that only arrives because another one needs it may stop arriving."""
+    required = {_normal(name) for name in _requirements("install_requires")}
+    homes = importlib.metadata.packages_distributions()
+    missing = set()
+    for path in (ROOT / "pvae").rglob("*.py"):
+        for name in re.findall(r"^\s*(?:import|from) ([A-Za-z_]\w*)", path.read_text(), flags=re.M):
+            if name in sys.stdlib_module_names or name == "pvae" or name not in homes:
+                continue
+            if not required & {_normal(home) for home in homes[name]}:
+                missing.add(f"{path.relative_to(ROOT)}: {name}")
+    assert not missing, f"add to install_requires in setup.cfg: {sorted(missing)}"
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with a wheel and an sdist built from a copy of the sources."""
+    source = tmp_path_factory.mktemp("source")
+    ignore = shutil.ignore_patterns("__pycache__", "_build", "generated")
+    for name in ("pvae", "docs"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, source)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "."]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return source / "dist"
+
+
+def _package_files() -> set[str]:
+    kinds = {".py", ".j2", ".css", ".js", ".typed"}
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "pvae").rglob("*")
+        if path.suffix in kinds or path.name == "py.typed"
+    }
+
+
+def test_wheel_holds_every_file_of_the_package(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        entry = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "pvae = pvae.__main__:main" in archive.read(entry).decode()
+    assert "pvae/py.typed" in names
+    assert any(name.startswith("pvae/report/") and name.endswith(".j2") for name in names)
+    assert _package_files() <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not any(name.startswith("tests/") for name in names)
+
+
+def test_sdist_holds_every_file_of_the_package(distributions: Path) -> None:
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert _package_files() <= names
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "setup.cfg"} <= names
