@@ -1,0 +1,228 @@
+"""Batch: named tensors that travel together, and the one place where a person's arrays become tensors."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.errors import InputError
+
+__all__ = ["Batch", "as_batch"]
+
+Index: TypeAlias = slice | Tensor | np.ndarray | list[int] | range
+
+
+class Batch(Mapping[str, Tensor]):
+    """Tensors of the same data, one name each: ``x``, and where present ``y``, ``c``, ``mask``, ``index``.
+
+    Frozen: ``replace``, ``take`` and ``to`` return new batches that share what did not change.
+    ``len(batch)`` counts fields, as for any mapping; ``batch.size`` counts data.
+
+    Args:
+        fields: tensors whose first dimension is the data, so of the same length.
+    Raises:
+        InputError: if a field is no tensor, differs in length from the first, or has an unusable name.
+    """
+
+    __slots__ = ("_fields",)
+    _fields: dict[str, Tensor]
+
+    def __init__(self, **fields: Tensor) -> None:
+        for name, tensor in fields.items():
+            _check_name(name)
+            _check_length(name, tensor, fields)
+        if not fields:
+            raise InputError("A batch needs at least one field, such as x; got none.")
+        object.__setattr__(self, "_fields", fields)
+
+    @classmethod
+    def _of(cls, fields: dict[str, Tensor]) -> Batch:
+        # Without the checks: a training step makes one batch from another that has passed them.
+        batch = cls.__new__(cls)
+        object.__setattr__(batch, "_fields", fields)
+        return batch
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._fields[name]
+
+    def __getattr__(self, name: str) -> Tensor:
+        # Reached only where ordinary look-up failed; "_fields" itself is missing while unpickling.
+        if name != "_fields" and name in self._fields:
+            return self._fields[name]
+        raise AttributeError(f"The batch has no field {name!r}; it has {', '.join(self._fields)}.")
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"A batch is frozen; batch.replace({name}=...) returns a new one.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("A batch is frozen.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    # A mapping compares its values, and tensors do not compare to one truth value.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch._of, (self._fields,)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}: {tuple(t.shape)} {t.dtype}" for name, t in self._fields.items())
+        return f"Batch({fields})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fields, in order."""
+        return tuple(self._fields)
+
+    @property
+    def size(self) -> int:
+        """Number of data."""
+        return next(iter(self._fields.values())).shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first field."""
+        return next(iter(self._fields.values())).device
+
+    def take(self, index: Index) -> Batch:
+        """Return the data at ``index``: a slice (shares memory), positions, or a boolean mask (both copy)."""
+        if isinstance(index, slice):
+            return Batch._of({name: tensor[index] for name, tensor in self._fields.items()})
+        positions = torch.as_tensor(index, device=self.device)
+        if positions.dtype == torch.bool:
+            return Batch._of({name: tensor[positions] for name, tensor in self._fields.items()})
+        positions = positions.long()
+        return Batch._of({name: t.index_select(0, positions) for name, t in self._fields.items()})
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on ``device``."""
+        return Batch._of({name: tensor.to(device) for name, tensor in self._fields.items()})
+
+    def replace(self, **fields: Tensor) -> Batch:
+        """Return the batch with the given fields put in, or added."""
+        return Batch(**{**self._fields, **fields})
+
+
+_RESERVED = frozenset(dir(Batch))
+
+
+def as_batch(data: Any) -> Batch:
+    """Return ``data`` as a checked batch.
+
+    ``x``, ``c`` and other fields become float32 unless they are float64; ``mask`` takes the dtype of ``x``;
+    ``index`` and labels ``y`` that are integers become int64; tensors stay on their device.
+
+    Args:
+        data: a Batch, one array or tensor (``x``), a pair (``x``, ``y``), or a mapping from field to array.
+    Raises:
+        InputError: if lengths disagree, a value is NaN or infinite, there are no data, or a field is no number.
+    """
+    fields = {name: _tensor(name, value) for name, value in _named(data).items()}
+    if "mask" in fields and "x" in fields:
+        fields["mask"] = _mask(fields["mask"], fields["x"])
+    batch = Batch(**fields)
+    if batch.size == 0:
+        raise InputError("There are no data: the first dimension of every field is the data, and it is 0.")
+    for name, tensor in batch.items():
+        _check_finite(name, tensor)
+    return batch
+
+
+def _named(data: Any) -> dict[str, Any]:
+    if isinstance(data, Mapping):
+        return dict(data)
+    if isinstance(data, tuple) and len(data) == 2:
+        return {"x": data[0], "y": data[1]}
+    if isinstance(data, Tensor | np.ndarray) or hasattr(data, "__array__"):
+        return {"x": data}
+    raise InputError(
+        "Data are an array, a tensor, a pair (x, y) or a mapping from field to array; "
+        f"got {type(data).__name__}."
+    )
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(name, str):
+        raise InputError(f"A field's name is text; got {name!r}.")
+    _check_name(name)
+    tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asarray(value))
+    if tensor.is_complex():
+        raise InputError(
+            f"{name} needs real numbers; got {tensor.dtype}. Give real and imaginary parts as features."
+        )
+    if tensor.ndim == 0:
+        raise InputError(
+            f"{name} needs the data as its first dimension; got the single value {tensor.item():g}."
+        )
+    integral = not tensor.is_floating_point()
+    if name == "index" or (name == "y" and integral):
+        if not integral:
+            raise InputError(f"index needs integers; got {tensor.dtype}.")
+        return tensor.long()
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _from_array(name: str, array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        kind = "Python objects" if array.dtype.kind == "O" else f"{array.dtype} values"
+        raise InputError(f"{name} needs numbers; got an array of {kind}. Encode them as numbers first.")
+    if array.dtype.kind in "fc" and array.dtype.itemsize > 8 * (1 + (array.dtype.kind == "c")):
+        array = array.astype("complex128" if array.dtype.kind == "c" else "float64")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype("int64")
+    # torch reads neither foreign byte orders nor negative strides, and warns of memory it may not write to.
+    native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
+
+
+def _mask(mask: Tensor, x: Tensor) -> Tensor:
+    outside = (mask != 0) & (mask != 1)
+    if outside.any():
+        raise InputError(
+            "mask needs 1 (observed) or 0 (missing); "
+            f"{int(outside.sum())} of {mask.numel()} values are neither."
+        )
+    return mask.to(x.dtype)
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in _RESERVED:
+        raise InputError(f"{name!r} cannot name a field; x, y, c, mask and index are the usual ones.")
+
+
+def _check_length(name: str, tensor: Tensor, fields: Mapping[str, Tensor]) -> None:
+    if not isinstance(tensor, Tensor) or tensor.ndim == 0:
+        raise InputError(
+            f"Field {name} needs a tensor with the data as its first dimension; got {tensor!r:.60}."
+        )
+    first = next(iter(fields))
+    if len(tensor) != len(fields[first]):
+        raise InputError(
+            f"Every field needs one entry per datum; {first} has {len(fields[first])} data "
+            f"and {name} has {len(tensor)}."
+        )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        return
+    finite = torch.isfinite(tensor)
+    if finite.all():
+        return
+    first = (~finite).nonzero()[0].tolist()
+    nan = int(tensor.isnan().sum())
+    infinite = int(tensor.isinf().sum())
+    raise InputError(
+        f"{name} needs finite values; {nan + infinite} of {tensor.numel()} are not "
+        f"({nan} NaN, {infinite} infinite), the first at {first}. Remove them, or put 0 there and say so in a mask (1 = observed)."
+    )
