@@ -1,0 +1,112 @@
+"""Theta and phi: which parameters belong to the model, and which to the guide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pvae.models.programs import Fields, bind
+from pvae.models.registration import scope, store_tensors
+from pvae.randomness import preserved_randomness
+
+__all__ = ["Groups", "find_groups", "named_parameters"]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Parameters by name, in disjoint groups.
+
+    Attributes:
+        theta: reached from log p(x, z) at fixed z.
+        phi: reached from log q(z given x) at fixed z, or from a drawn z.
+        both: reached from both (a prior built on the encoder, say): declare ``theta()`` and ``phi()`` where an
+            objective treats the groups apart.
+        neither: reached from neither; no objective updates them.
+    """
+
+    theta: dict[str, Tensor] = field(default_factory=dict)
+    phi: dict[str, Tensor] = field(default_factory=dict)
+    both: dict[str, Tensor] = field(default_factory=dict)
+    neither: dict[str, Tensor] = field(default_factory=dict)
+
+
+def named_parameters(latent_model: Any, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
+    """Return every trainable tensor once, by name: the modules' parameters, and the scope's other ``pyro.param``."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                found.setdefault(id(parameter), (name, parameter))
+    for name, tensor in store_tensors(latent_model).items():
+        if tensor.requires_grad:
+            found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
+
+
+def _sum(terms: Iterable[Any]) -> Tensor | None:
+    reached = [term.sum() for term in terms if isinstance(term, Tensor) and term.requires_grad]
+    return torch.stack([each.double() for each in reached]).sum() if reached else None
+
+
+def _reached(total: Tensor | None, parameters: Mapping[str, Tensor]) -> set[str]:
+    if total is None:
+        return set()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def _latent(trace: poutine.Trace) -> list[dict[str, Any]]:
+    return [each for each in trace.nodes.values() if each["type"] == "sample" and not each["is_observed"]]
+
+
+def _scored(trace: poutine.Trace) -> Iterable[Tensor]:
+    return (each["fn"].log_prob(each["value"]) for each in trace.nodes.values() if each["type"] == "sample")
+
+
+def _reach(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> tuple[dict[str, Tensor], set[str], set[str]]:
+    """All parameters, and the names that the model's and the guide's densities reach on this batch."""
+    programs = bind(latent_model, batch, fields)
+    arguments = programs.arguments(batch)
+    drawn = prune_subsample_sites(poutine.trace(programs.guide).get_trace(*arguments))
+    fixed = drawn.copy()
+    for site in _latent(fixed):
+        fixed.nodes[site["name"]] = {**site, "value": site["value"].detach()}
+    at_fixed = poutine.trace(poutine.replay(programs.guide, trace=fixed)).get_trace(*arguments)
+    model = poutine.trace(poutine.replay(programs.model, trace=fixed)).get_trace(*arguments)
+    parameters = named_parameters(latent_model, programs.modules)
+    theta = _reached(_sum(_scored(prune_subsample_sites(model))), parameters)
+    phi = _reached(_sum(_scored(prune_subsample_sites(at_fixed))), parameters)
+    phi |= _reached(_sum(each["value"] for each in _latent(drawn)), parameters)
+    return parameters, theta, phi
+
+
+def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fields: Fields = None) -> Groups:
+    """Find the parameters of the model and of the guide by differentiating log p and log q.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batches: one batch of each kind (labelled and unlabelled, say): some parameters show only on one of them.
+        fields: as for `pvae.models.bind`.
+    Returns:
+        The groups; frozen parameters are in none of them.
+    """
+    parameters: dict[str, Tensor] = {}
+    theta: set[str] = set()
+    phi: set[str] = set()
+    with scope(latent_model), preserved_randomness(), torch.enable_grad():
+        for batch in batches:
+            found, from_model, from_guide = _reach(latent_model, batch, fields)
+            parameters |= found
+            theta |= from_model
+            phi |= from_guide
+    groups = Groups()
+    for name, parameter in parameters.items():
+        group = {(True, False): groups.theta, (False, True): groups.phi, (True, True): groups.both}
+        group.get((name in theta, name in phi), groups.neither)[name] = parameter
+    return groups

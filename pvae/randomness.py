@@ -1,0 +1,49 @@
+"""Every random generator of the process, captured and put back: pvae never leaves one moved."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["RandomState", "preserved_randomness"]
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of torch's generators (CPU and each CUDA device in use), NumPy's and Python's."""
+
+    torch: Tensor
+    cuda: tuple[Tensor, ...]
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """Return the present states. CUDA's only where CUDA was started: asking would start it."""
+        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
+        return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
+
+    def restore(self) -> None:
+        """Put every generator back to this state."""
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(list(self.cuda))
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Run a block, and leave every generator as it was before."""
+    state = RandomState.capture()
+    try:
+        yield
+    finally:
+        state.restore()
