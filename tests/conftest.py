@@ -52,14 +52,14 @@ def leaves_no_trace(request: pytest.FixtureRequest) -> Iterator[None]:
     them alone is tested where the library uses them.
     """
     before = _settings()
-    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     yield
     after = _settings()
     left = sorted(pyro.get_param_store().keys())
     pyro.clear_param_store()
     _restore(before)
     random.setstate(generators[0])
-    np.random.set_state(generators[1])
+    np.random.set_state(generators[1])  # noqa: NPY002
     torch.set_rng_state(generators[2])
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     if changed:
@@ -77,7 +77,7 @@ def data_folder() -> Path:
     named = os.environ.get("PVAE_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"needs real data: neither $PVAE_DATA nor ../shared/data is a folder")
+        pytest.skip("needs real data: neither $PVAE_DATA nor ../shared/data is a folder")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What a user installs: the wheel and the sdist hold every file that the package needs, and importing costs little."""
+"""What a user installs: wheel and sdist hold every file that the package needs, and importing is cheap."""
 
 from __future__ import annotations
 

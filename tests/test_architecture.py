@@ -1,0 +1,264 @@
+"""The house keeps its shape: floors, sizes, names, and who may touch what.
+
+Imports are read from the syntax tree, inside functions and ``TYPE_CHECKING`` blocks too: a type that points
+up the house ties the floors together as an import does.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "pvae"
+FLOORS = [
+    {"errors", "randomness"},
+    {"names"},
+    {"batch"},
+    {"data", "networks"},
+    {"densities"},
+    {"models"},
+    {"weights"},
+    {"objectives", "em"},
+    {"train"},
+    {"evaluate"},
+    {"plots"},
+    {"report"},
+    {"comparison"},
+    {"cli", "commands", "__main__"},
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION, DEEPEST = 300, 50, 3
+FORBIDDEN_CALLS = {
+    "torch.load": "unpickles: use safetensors",
+    "pickle.load": "unpickles a stranger's file",
+    "pickle.loads": "unpickles a stranger's bytes",
+    "eval": "runs a stranger's code",
+    "pyro.clear_param_store": "touches the store of the caller",
+    "pyro.set_rng_seed": "seeds every generator of the caller",
+    "torch.set_default_dtype": "changes the caller's default",
+    "torch.manual_seed": "seeds the caller's generator",
+    "np.random.seed": "seeds the caller's generator",
+}
+# The one place that seeds generators, and puts them back.
+ALLOWED = {
+    "pvae/train/devices.py": {"np.random.seed"},
+    "pvae/randomness.py": {"np.random.seed", "torch.manual_seed"},
+}
+FORBIDDEN_ATTRIBUTES = {"torch.jit": "deprecated"}
+PRIVATE_STORE = {"_params", "_param_to_name", "_constraints"}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def _home(dotted: str) -> str | None:
+    """The name on the floor plan of a dotted module, or None for pvae itself and for other packages."""
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "pvae" and len(parts) > 1 else None
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted module of every import; ``from pvae import x`` counts as ``pvae.x``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package.split(".")[: 1 - node.level or None], *filter(None, [node.module])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def _climbs(path: Path, tree: ast.Module) -> list[str]:
+    """Imports of a file that lead to its own floor's other rooms, or up."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    own = _home(module)
+    if own is None or own == "__init__":
+        return []
+    package = module.rsplit(".", 1)[0]
+    found = []
+    for line, dotted in _imports(tree, package):
+        other = _home(dotted)
+        if other is None or other == own:
+            continue
+        if dotted.startswith("pvae.") and other not in FLOOR:
+            if other != "__version__":
+                found.append(
+                    f"{_name(path)}:{line} imports pvae.{other} through the front door; name its home"
+                )
+        elif FLOOR[other] >= FLOOR[own] and own != "__main__" and not {own, other} <= {"cli", "commands"}:
+            found.append(f"{_name(path)}:{line} (floor {FLOOR[own]}) imports {dotted} (floor {FLOOR[other]})")
+    return found
+
+
+def _siblings() -> dict[str, set[str]]:
+    """For each module, the modules of its own folder that it imports when it is imported."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    found = {}
+    for module, path in modules.items():
+        package = module.rsplit(".", 1)[0]
+        dotted = {name for _, name in _imports(_tree(path), package)}
+        parents = {name.rsplit(".", 1)[0] for name in dotted}
+        near = {
+            name for name in modules if name.rsplit(".", 1)[0] == package and not name.endswith("__init__")
+        }
+        found[module] = (dotted | parents) & near - {module}
+    return found
+
+
+def _circles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that are left when every module that needs none of the others is taken away."""
+    graph = dict(graph)
+    while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in free:
+            del graph[name]
+    return sorted(graph)
+
+
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    body = function.body[0]
+    docstring = (
+        isinstance(body, ast.Expr)
+        and isinstance(body.value, ast.Constant)
+        and isinstance(body.value.value, str)
+    )
+    spoken = (body.end_lineno or body.lineno) - body.lineno + 1 if docstring else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - spoken
+
+
+def _dotted(node: ast.AST) -> str:
+    return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+
+
+def _bans(path: Path, tree: ast.Module) -> list[str]:
+    """Things that no file of the package may hold."""
+    found = []
+    for node in ast.walk(tree):
+        line = f"{_name(path)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Assert):
+            found.append(f"{line} assert vanishes under -O: raise")
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f"{line} bare except: which error is meant?")
+        if isinstance(node, ast.Call) and _dotted(node.func) in FORBIDDEN_CALLS.keys() - ALLOWED.get(
+            _name(path), set()
+        ):
+            found.append(f"{line} {_dotted(node.func)} {FORBIDDEN_CALLS[_dotted(node.func)]}")
+        if isinstance(node, ast.Attribute) and _dotted(node) in FORBIDDEN_ATTRIBUTES:
+            found.append(f"{line} {_dotted(node)} is {FORBIDDEN_ATTRIBUTES[_dotted(node)]}")
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE_STORE and path.name != "registration.py":
+            found.append(f"{line} only models/registration.py touches the param store's {node.attr}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_go_down(path: Path) -> None:
+    assert _climbs(path, _tree(path)) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_file_and_functions_are_short(path: Path) -> None:
+    lines = path.read_text().count("\n")
+    assert lines <= LONGEST_FILE, f"{_name(path)} has {lines} lines"
+    long = [
+        f"{each.name}: {_length(each)}"
+        for each in _functions(_tree(path))
+        if _length(each) > LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_file_holds_nothing_forbidden(path: Path) -> None:
+    assert _bans(path, _tree(path)) == []
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text())
+
+
+def test_modules_of_a_folder_do_not_import_in_circles() -> None:
+    assert _circles({"a": {"b"}, "b": {"a"}, "c": set()}) == ["a", "b"]
+    assert _circles(_siblings()) == []
+
+
+def test_every_room_is_on_the_floor_plan() -> None:
+    rooms = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms - {"__init__"} <= set(FLOOR)
+
+
+def test_no_folder_is_deeper_than_three_levels() -> None:
+    assert [_name(path) for path in FILES if len(path.relative_to(PACKAGE).parts) > DEEPEST] == []
+
+
+def test_no_file_is_called_utils() -> None:
+    assert [_name(path) for path in FILES if path.stem in {"utils", "util", "helpers", "misc"}] == []
+
+
+def test_no_module_bears_the_name_of_a_public_function_beside_it() -> None:
+    import pvae
+
+    assert {path.stem for path in PACKAGE.iterdir()} & set(pvae._HOMES) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=_name)
+def test_folder_lists_its_names_and_all_exist(path: Path) -> None:
+    module = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+    missing = [name for name in module.__all__ if not hasattr(module, name)]
+    assert missing == []
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+def _in(file: str, code: str, look: Callable[[Path, ast.Module], list[str]]) -> list[str]:
+    return look(PACKAGE / file, ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "wrong"),
+    [
+        ("weights.py", "import pvae.objectives", True),
+        ("weights.py", "from pvae import objectives", True),
+        ("weights.py", "from pvae import fit", True),
+        ("weights.py", "def f():\n    from pvae.train.trainer import fit", True),
+        ("weights.py", "if TYPE_CHECKING:\n    from pvae.train import Run", True),
+        ("data/mnist.py", "from pvae.networks import MLP", True),
+        ("data/mnist.py", "from ..networks import MLP", True),
+        ("data/mnist.py", "from .base import Splits", False),
+        ("weights.py", "from pvae.models import pair", False),
+        ("train/run.py", "from pvae import __version__", False),
+        ("train/run.py", "import torch", False),
+    ],
+)
+def test_the_floor_check_sees_planted_imports(file: str, code: str, wrong: bool) -> None:
+    assert bool(_in(file, code, _climbs)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "wrong"),
+    [
+        ("weights.py", "assert x", True),
+        ("weights.py", "try:\n    f()\nexcept:\n    pass", True),
+        ("weights.py", "torch.load(path)", True),
+        ("weights.py", "torch.jit.trace(f)", True),
+        ("weights.py", "store._params", True),
+        ("models/registration.py", "store._params", False),
+        ("weights.py", "torch.save(path)", False),
+    ],
+)
+def test_the_ban_sees_planted_code(file: str, code: str, wrong: bool) -> None:
+    assert bool(_in(file, code, _bans)) is wrong
