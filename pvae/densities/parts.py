@@ -1,0 +1,77 @@
+"""Parts of a model by name: which prior, posterior or likelihood a word of the command line means."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from pvae.densities.likelihoods import Bernoulli, Gaussian
+from pvae.densities.posteriors import DiagonalGaussian
+from pvae.densities.priors import StandardNormal
+from pvae.errors import InputError
+from pvae.names import parse, unknown
+
+__all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "accepted", "check_settings", "part"]
+
+PRIORS: dict[str, Callable[..., nn.Module]] = {"standard": StandardNormal}
+POSTERIORS: dict[str, Callable[..., nn.Module]] = {"diagonal": DiagonalGaussian}
+LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+_TABLES = {"prior": PRIORS, "posterior": POSTERIORS, "likelihood": LIKELIHOODS}
+
+
+def accepted(constructor: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
+    """Return the names a constructor accepts, each with whether it is required, and if it takes any."""
+    given = list(inspect.signature(constructor).parameters.values())
+    named = [each for each in given if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    names = {each.name: each.default is each.empty for each in named}
+    return names, any(each.kind is each.VAR_KEYWORD for each in given)
+
+
+def check_settings(label: str, constructor: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Check, before it is called, that `constructor` takes these settings and needs no other.
+
+    Args:
+        label: what is built, for the message.
+        constructor: a class or a function.
+        settings: its arguments by name.
+    Raises:
+        InputError: for a setting that it does not take (the nearest is named), or a missing one.
+    """
+    names, anything = accepted(constructor)
+    for setting in settings:
+        if setting not in names and not anything:
+            raise unknown(f"setting of {label}", setting, names)
+    missing = [name for name, required in names.items() if required and name not in settings]
+    if missing:
+        raise InputError(f"{label} needs {', '.join(missing)}; give it with --set {missing[0]}=...")
+
+
+def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.Module:
+    """Return a density by name, such as ``"gaussian:scale=0.1"``, or the module that was given, as it is.
+
+    Args:
+        role: ``"prior"``, ``"posterior"`` or ``"likelihood"``.
+        given: a name, with settings after colons, or a module whose ``forward(context)`` returns a distribution.
+        context: positional arguments of the named density, such as features and the data's shape.
+        style: settings that hold unless `given` names them, and where the named density takes them.
+    Raises:
+        InputError: if the name or one of its settings is not known; the nearest is named.
+    """
+    if isinstance(given, nn.Module):
+        return given
+    table = _TABLES[role]
+    if not isinstance(given, str):
+        raise InputError(f"A {role} is a name ({', '.join(table)}) or a module; got {type(given).__name__}.")
+    name, settings = parse(given)
+    if name not in table:
+        raise unknown(role, name, table)
+    constructor = table[name]
+    names, _ = accepted(constructor)
+    free = list(names)[len(context) :]
+    for setting in settings:
+        if setting not in free:
+            raise unknown(f"setting of {role} {name!r}", setting, free)
+    return constructor(*context, **{**{key: style[key] for key in style if key in free}, **settings})
