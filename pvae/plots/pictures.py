@@ -1,0 +1,155 @@
+"""Data as pictures: draws, reconstructions, traversals; a heat map where data are not pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from pvae.plots.base import INK, WIDTH, Array, as_array, blank
+
+__all__ = ["image_grid", "reconstructions", "traversal"]
+
+
+def _pictures(x: Array) -> Array | None:
+    """Return grey (n, height, width) or colour (n, height, width, 3) pictures; None where x is neither."""
+    if x.ndim == 3:
+        return x
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        x = np.moveaxis(x, 1, -1)
+    if x.ndim == 4 and x.shape[-1] in (1, 3):
+        return x[..., 0] if x.shape[-1] == 1 else np.clip(x, 0, 1)
+    return None
+
+
+def _tiles(pictures: Array, columns: int) -> Array:
+    """Return one canvas with a line of NaN between the pictures, laid out row by row."""
+    count, height, width = pictures.shape[:3]
+    rows, gap = -(-count // columns), max(1, min(height, width) // 14)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:])
+    canvas = np.full(shape, np.nan if pictures.ndim == 3 else 1.0)
+    for index, picture in enumerate(pictures):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def _show(figure: Figure, axes: Axes, values: Array, *, bar: bool, limits: tuple[float, float]) -> None:
+    image = axes.imshow(values, cmap="gray" if limits == (0.0, 1.0) else "cividis", interpolation="nearest")
+    image.set_clim(*limits)
+    image.set_gid(f"pictures {values.shape}")
+    if bar and values.ndim == 2:
+        figure.colorbar(image, ax=axes, shrink=0.8, label="value")
+
+
+def _limits(*arrays: Array) -> tuple[float, float]:
+    low = min(float(np.nanmin(each)) for each in arrays)
+    high = max(float(np.nanmax(each)) for each in arrays)
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _tiled(pictures: Array, columns: int, limits: tuple[float, float]) -> tuple[Figure, Axes]:
+    canvas = _tiles(pictures, columns)
+    width = WIDTH if columns >= 4 else 0.5 + 0.8 * columns
+    figure = blank(max(0.6, width * canvas.shape[0] / canvas.shape[1]) + 0.1, width)
+    axes = figure.add_subplot()
+    _show(figure, axes, canvas, bar=limits != (0.0, 1.0), limits=limits)
+    _bare(axes)
+    return figure, axes
+
+
+def _row_map(panels: Mapping[str, Array], ylabel: str) -> Figure:
+    """Draw data that are not pictures: a heat map for each panel, a row per datum, a column per feature."""
+    flat = {title: values.reshape(len(values), -1) for title, values in panels.items()}
+    limits = _limits(*flat.values())
+    figure = blank(0.9 + 0.16 * max(len(values) for values in flat.values()))
+    parts = figure.subplots(1, len(flat), squeeze=False, sharey=True)[0]
+    for axes, (title, values) in zip(parts, flat.items(), strict=True):
+        image = axes.imshow(values, cmap="cividis", interpolation="nearest", aspect="auto")
+        image.set_clim(*limits)
+        axes.set_title(title, fontsize=10, color=INK)
+        axes.set_xlabel("feature", color=INK)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
+    parts[0].set_ylabel(ylabel, color=INK)
+    figure.colorbar(image, ax=list(parts), label="value (units of the data)", shrink=0.9)
+    return figure
+
+
+def image_grid(images: ArrayLike, *, columns: int = 10) -> Figure:
+    """Return a grid of pictures, such as draws from a model.
+
+    Data that are not pictures become a heat map, a row per datum and a column per feature.
+
+    Args:
+        images: grey (n, height, width); or with 1 or 3 channels, first or last; or no pictures, (n, ...).
+            Grey levels are drawn black at 0 and white at 1 where all lie in [0, 1], else over their range.
+        columns: pictures beside each other.
+    """
+    x = as_array(images)
+    pictures = _pictures(x)
+    if pictures is None:
+        return _row_map({"": x}, "datum")
+    return _tiled(pictures, min(columns, len(pictures)), _limits(pictures))[0]
+
+
+def reconstructions(originals: ArrayLike, reconstructed: ArrayLike, *, columns: int = 10) -> Figure:
+    """Return data above their reconstructions, in labelled pairs of rows.
+
+    Args:
+        originals: as for ``image_grid``.
+        reconstructed: the same shape, mean of p(x given z) at the mean of q(z given x).
+        columns: pairs beside each other.
+    """
+    x, again = as_array(originals), as_array(reconstructed).reshape(np.shape(originals))
+    top, bottom = _pictures(x), _pictures(again)
+    if top is None or bottom is None:
+        return _row_map({"original": x, "reconstruction": again}, "datum")
+    columns = min(columns, len(x))
+    filler = [np.full((columns - 1 - (len(x) - 1) % columns, *top.shape[1:]), np.nan)]
+    rows = [np.concatenate([part, *filler]).reshape(-1, columns, *part.shape[1:]) for part in (top, bottom)]
+    pairs = np.stack(rows, axis=1).reshape(-1, *top.shape[1:])
+    figure, axes = _tiled(pairs, columns, _limits(top, bottom))
+    step = _tiles(pairs[: 2 * columns], columns).shape[0] / 2
+    positions = [(row + 0.5) * step for row in range(len(pairs) // columns)]
+    axes.set_yticks(positions, ["original", "reconstruction"] * (len(positions) // 2), color=INK, fontsize=8)
+    axes.tick_params(length=0)
+    return figure
+
+
+def traversal(images: ArrayLike, values: ArrayLike, *, units: Sequence[int] | None = None) -> Figure:
+    """Return how p(x given z) changes with one latent unit at a time, a row per unit.
+
+    Args:
+        images: (units, steps, *data), each ``data`` as for ``image_grid``.
+        values: the latent values along a row, (steps,), in standard deviations of the prior.
+        units: the index of each row's latent unit; counted from 0 where not given.
+    """
+    x, along = as_array(images), as_array(values)
+    flat = x.reshape(-1, *x.shape[2:])
+    names = [f"z[{unit}]" for unit in (units if units is not None else range(len(x)))]
+    pictures = _pictures(flat)
+    if pictures is None:
+        return _row_map(dict(zip(names, x, strict=True)), "step")
+    steps = x.shape[1]
+    figure, axes = _tiled(pictures, steps, _limits(pictures))
+    height, width = _tiles(pictures[:1], 1).shape[:2]
+    gap = max(1, min(height, width) // 14)
+    axes.set_yticks([(row + 0.5) * (height + gap) for row in range(len(x))], names, color=INK, fontsize=8)
+    labels = [f"{value:.1f}" if steps <= 11 else "" for value in along]
+    axes.set_xticks(
+        [(column + 0.5) * (width + gap) for column in range(steps)], labels, color=INK, fontsize=8
+    )
+    axes.set_xlabel("value of the latent unit (others at 0)", color=INK)
+    axes.tick_params(length=0)
+    return figure
