@@ -125,7 +125,7 @@ def as_batch(data: Any) -> Batch:
     Args:
         data: a Batch, one array or tensor (``x``), a pair (``x``, ``y``), or a mapping from field to array.
     Raises:
-        InputError: if lengths disagree, a value is NaN or infinite, there are no data, or a field is no number.
+        InputError: if lengths disagree, a value is not finite, there are no data, or a field is not numeric.
     """
     fields = {name: _tensor(name, value) for name, value in _named(data).items()}
     if "mask" in fields and "x" in fields:
@@ -224,5 +224,6 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     infinite = int(tensor.isinf().sum())
     raise InputError(
         f"{name} needs finite values; {nan + infinite} of {tensor.numel()} are not "
-        f"({nan} NaN, {infinite} infinite), the first at {first}. Remove them, or put 0 there and say so in a mask (1 = observed)."
+        f"({nan} NaN, {infinite} infinite), the first at {first}. "
+        "Remove them, or put 0 there and say so in a mask (1 = observed)."
     )

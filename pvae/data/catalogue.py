@@ -1,0 +1,108 @@
+"""The data sets with a name: what they are, which files they need, and how files become data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pvae.batch import Batch, as_batch
+from pvae.data.sources import read_bytes, read_idx, read_npz
+from pvae.data.splits import digest
+from pvae.data.splitting import Source
+
+__all__ = ["CATALOGUE", "DataFile", "DataSet", "content_digest"]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a set.
+
+    Attributes:
+        name: the file's name; an IDX file may also lie without its ``.gz``.
+        sha256: of the content, by ``content_digest``, so that a recompressed file passes.
+        urls: public addresses, in order of preference; none where there is no public copy of this very content.
+    """
+
+    name: str
+    sha256: str
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One named set: a line for a person, its files, and ``read``, which takes their paths by name."""
+
+    line: str
+    files: tuple[DataFile, ...]
+    read: Callable[[Mapping[str, Path]], Source]
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's decompressed content: bytes of an IDX file, arrays of an npz."""
+    if path.suffix == ".npz":
+        return digest(read_npz(path))
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def _grey(images: np.ndarray, labels: np.ndarray | None = None, *, levels: float = 255.0) -> Batch:
+    x = images.reshape(len(images), -1).astype(np.float32) / np.float32(levels)
+    return as_batch({"x": x} if labels is None else {"x": x, "y": labels.astype(np.int64)})
+
+
+def _digits(paths: Mapping[str, Path]) -> Source:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    content = digest({"images": bunch.images, "target": bunch.target})
+    batch = _grey(bunch.images, bunch.target, levels=16.0)
+    return Source("digits", batch, (8, 8), content, defaults={"validation": 0.1, "test": 0.2})
+
+
+def _mnist(paths: Mapping[str, Path]) -> Source:
+    arrays = {name: read_idx(path) for name, path in paths.items()}
+    train_images, train_labels, test_images, test_labels = (arrays[file.name] for file in _MNIST)
+    train, test = _grey(train_images, train_labels), _grey(test_images, test_labels)
+    return Source("mnist", train, (28, 28), digest(arrays), {"test": test}, {"validation": 10_000})
+
+
+def _mnist_static(paths: Mapping[str, Path]) -> Source:
+    arrays = read_npz(paths["mnist_static.npz"])
+    parts = {name: _grey(np.unpackbits(packed, axis=1), levels=1.0) for name, packed in arrays.items()}
+    train = parts.pop("train")
+    return Source("mnist_static", train, (28, 28), digest(arrays), parts)
+
+
+def _freyfaces(paths: Mapping[str, Path]) -> Source:
+    arrays = read_npz(paths["freyfaces.npz"])
+    return Source("freyfaces", _grey(arrays["images"]), (28, 20), digest(arrays))
+
+
+_OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_MNIST = tuple(
+    DataFile(name, sha256, (_OSSCI + name,))
+    for name, sha256 in {
+        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }.items()
+)
+_STATIC = DataFile("mnist_static.npz", "880b0848c1e370ed312cfe14c7d32b3a5430aff7fce5acfea8b9dbbe9b3fda7d")
+_FREY = DataFile("freyfaces.npz", "c4aa53f55f81990ebe65b822e9cc30a65d61a9b41dedd215389dba0cb914f21c")
+
+CATALOGUE: dict[str, DataSet] = {
+    "digits": DataSet(
+        "1797 handwritten digits of 8 x 8 pixels, grey, labelled (with scikit-learn)", (), _digits
+    ),
+    "mnist": DataSet(
+        "70000 handwritten digits of 28 x 28 pixels, grey, labelled; its own test split", _MNIST, _mnist
+    ),
+    "mnist_static": DataSet(
+        "MNIST binarised once and for all; its own three splits, no labels", (_STATIC,), _mnist_static
+    ),
+    "freyfaces": DataSet("1965 faces of 28 x 20 pixels, grey, one person's", (_FREY,), _freyfaces),
+}

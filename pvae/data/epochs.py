@@ -1,0 +1,51 @@
+"""Minibatches of one epoch, in an order that needs no state to come back to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.data.binarise import derived_seed
+from pvae.errors import InputError
+
+__all__ = ["minibatches", "permutation"]
+
+
+def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
+    """Return the order of the data in one epoch, shape (size,), on the CPU: it depends on seed and epoch alone."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
+    return torch.randperm(size, generator=generator)
+
+
+def minibatches(
+    batch: Batch, size: int, *, seed: int, epoch: int, start: int = 0, dynamic: bool = False
+) -> Iterator[Batch]:
+    """Return the minibatches of one epoch, gathered on the device where the data are.
+
+    The order is a pure function of seed and epoch, so a resumed run passes ``start`` and gets the same rest.
+
+    Args:
+        batch: all training data.
+        size: data per minibatch; the last one has what is left over.
+        seed: the run's seed.
+        epoch: number of the epoch.
+        start: how many minibatches to leave out at the beginning; nothing is drawn for them.
+        dynamic: draw ``x`` from Bernoulli(x) at each use, by the device's global generator.
+    Raises:
+        InputError: if size is below 1 or start below 0.
+    """
+    if size < 1 or start < 0:
+        raise InputError(f"Minibatches need size >= 1 and start >= 0; got size {size} and start {start}.")
+    return _gather(batch, permutation(batch.size, seed=seed, epoch=epoch), size, start, dynamic)
+
+
+def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool) -> Iterator[Batch]:
+    if start * size >= batch.size:
+        return  # a split of nothing is one empty chunk
+    # One transfer per epoch; a chunk of it is a view, so that a step costs one gather per field.
+    for chosen in order[start * size :].to(batch.device).split(size):
+        taken = batch.take(chosen)
+        yield taken.replace(x=torch.bernoulli(taken.x)) if dynamic else taken

@@ -1,0 +1,175 @@
+"""Where the files of named sets are: $PVAE_DATA, the cache, or a download that is checked first."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pvae.data.catalogue import CATALOGUE, DataFile, DataSet, content_digest
+from pvae.errors import InputError
+from pvae.names import unknown
+
+__all__ = ["data_names", "data_set", "describe_data", "fetch", "fetch_files", "verify"]
+
+
+def data_names() -> list[str]:
+    """Return the names that ``load_data`` knows."""
+    return sorted(CATALOGUE)
+
+
+def data_set(name: str) -> DataSet:
+    """Return a named set.
+
+    Raises:
+        InputError: if there is none of the name; the nearest is named.
+    """
+    if name not in CATALOGUE:
+        error = unknown("data set", name, CATALOGUE)
+        raise InputError(f"{error} A file is given by its path, such as ./{name or 'data'}.npz.")
+    return CATALOGUE[name]
+
+
+def describe_data() -> list[tuple[str, str, bool, str]]:
+    """Return (name, one line, whether it is on this machine, where) for each named set, unchecked."""
+    result = []
+    for name in data_names():
+        found = [_find(name, file, None) for file in CATALOGUE[name].files]
+        where = str(found[0].parent) if found and found[0] else "" if found else "scikit-learn"
+        result.append((name, CATALOGUE[name].line, None not in found, where))
+    return result
+
+
+def verify(name: str) -> list[str]:
+    """Return a line for each file of a set, all of them there and with the right content.
+
+    Raises:
+        InputError: if a file is missing, damaged, or has another SHA-256 than the catalogue says.
+    """
+    lines = []
+    for file in data_set(name).files:
+        path = _find(name, file, None)
+        if path is None:
+            raise _missing(name, file, None, [])
+        check_content(path, file)
+        lines.append(f"{path}: right (SHA-256 {file.sha256[:12]}... of the decompressed content)")
+    return lines or [f"{name}: comes with scikit-learn, no file to check"]
+
+
+def fetch(name: str) -> Path:
+    """Return the folder of a set's files, downloaded where they were not there or a cached one was damaged.
+
+    Raises:
+        InputError: if a file can be had from nowhere, or what came has another SHA-256 than it needs.
+    """
+    for file in data_set(name).files:
+        path = _cache() / name / file.name
+        if path.exists() and _find(name, file, None) == path and not _is_right(path, file):
+            path.unlink()
+    paths = fetch_files(name)
+    return next(iter(paths.values())).parent if paths else _cache() / name
+
+
+def fetch_files(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str, Path]:
+    """Return the paths of a set's files by name, each checked; downloaded into the cache where it is nowhere.
+
+    Args:
+        name: a named set.
+        folder: looked into before ``$PVAE_DATA`` and the cache; files lie in ``<folder>/<name>/``.
+    Raises:
+        InputError: as for ``fetch``.
+    """
+    paths = {}
+    for file in data_set(name).files:
+        path = _find(name, file, folder)
+        if path is None:
+            path = _download(name, file, folder)
+        else:
+            check_content(path, file)
+        paths[file.name] = path
+    return paths
+
+
+def check_content(path: Path, file: DataFile) -> None:
+    """Raise InputError where the decompressed content of a file is not what the catalogue says."""
+    came = content_digest(path)
+    if came != file.sha256:
+        raise InputError(
+            f"{path} has the wrong content: SHA-256 {file.sha256[:16]}... is needed (decompressed), "
+            f"{came[:16]}... came. Delete it and fetch it again."
+        )
+
+
+def _is_right(path: Path, file: DataFile) -> bool:
+    try:
+        check_content(path, file)
+    except InputError:
+        return False
+    return True
+
+
+def _cache() -> Path:
+    given = os.environ.get("PVAE_CACHE")
+    if given:
+        return Path(given).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("pvae"))
+
+
+def _places(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+    if folder is not None:
+        yield Path(folder).expanduser()
+    if os.environ.get("PVAE_DATA"):
+        yield Path(os.environ["PVAE_DATA"]).expanduser()
+    yield _cache()
+
+
+def _find(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Path | None:
+    for place in _places(folder):
+        for spelling in dict.fromkeys((file.name, file.name.removesuffix(".gz"))):
+            if (place / name / spelling).is_file():
+                return place / name / spelling
+    return None
+
+
+def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Path:
+    mirror = os.environ.get("PVAE_MIRROR", "").rstrip("/")
+    urls = [f"{mirror}/{name}/{file.name}"] * bool(mirror) + list(file.urls)
+    failures = []
+    for url in urls:
+        try:
+            return _download_one(url, _cache() / name / file.name, file)
+        except (OSError, ValueError) as error:
+            failures.append(f"{url}: {' '.join(str(error).split())[:160]}")
+    raise _missing(name, file, folder, failures)
+
+
+def _download_one(url: str, target: Path, file: DataFile) -> Path:
+    import pooch
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own beside the target: several processes may fetch at once, and what is not
+    # checked never bears the right name. The suffix stays, for the content is read by it.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as aside:
+        part = Path(aside) / file.name
+        download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
+        download(url, str(part), None)
+        check_content(part, file)
+        part.replace(target)
+    return target
+
+
+def _missing(
+    name: str, file: DataFile, folder: str | os.PathLike[str] | None, failures: list[str]
+) -> InputError:
+    looked = ", ".join(str(place / name) for place in _places(folder))
+    came = f" Downloads failed: {'; '.join(failures)}." if failures else ""
+    public = "" if file.urls else " It has no public address."
+    return InputError(
+        f"The set {name} needs {file.name}, which is not in {looked}.{came}{public} "
+        f"Put it at $PVAE_DATA/{name}/{file.name}, or set PVAE_MIRROR to the address "
+        f"of a folder with {name}/ in it."
+    )

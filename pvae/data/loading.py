@@ -1,0 +1,83 @@
+"""``load_data``: a name, a path or arrays become splits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pvae.batch import as_batch
+from pvae.data.binarise import check_binarise
+from pvae.data.files import data_set, fetch_files
+from pvae.data.sources import SUFFIXES, read_arrays
+from pvae.data.splits import Splits
+from pvae.data.splitting import Source, source_of, split
+from pvae.errors import InputError
+
+__all__ = ["load_data"]
+
+
+def load_data(
+    source: Any,
+    *,
+    binarise: str = "auto",
+    validation: float | None = None,
+    test: float | None = None,
+    seed: int = 0,
+    folder: str | os.PathLike[str] | None = None,
+) -> Splits:
+    """Return data as training, validation and test splits that depend on the seed alone.
+
+    Args:
+        source: the name of a set (``data_names()``), the path of an ``.npz`` (arrays named as batch fields;
+            ``x_test`` and the like bring a split), ``.npy``, ``.csv`` or IDX file, an array or tensor, a pair
+            (``x``, ``y``), a mapping from field to array, or Splits.
+        binarise: ``"none"``; ``"static"`` draws {0, 1} from grey levels once; ``"dynamic"`` draws the
+            training split at every use; ``"threshold"`` cuts at 0.5; ``"auto"`` is static for a Bernoulli
+            likelihood on grey data and says so, else none.
+        validation: fraction of what the test split leaves, or count; 0 for none. By default the set's
+            own, 10000 of MNIST, else a tenth.
+        test: fraction of all data, or count; 0 for none. By default the set's own, else a tenth (digits:
+            a fifth).
+        seed: decides which data go where, and what a binarisation draws.
+        folder: looked into before ``$PVAE_DATA`` and the cache; a relative path is taken from here.
+    Raises:
+        InputError: if the source is unknown, missing, damaged or unfit, in one line.
+    """
+    check_binarise(binarise)
+    if isinstance(source, Splits):
+        return _again(source, binarise, validation, test)
+    return split(_source(source, folder), validation=validation, test=test, seed=seed).binarised(binarise)
+
+
+def _source(source: Any, folder: str | os.PathLike[str] | None) -> Source:
+    if isinstance(source, str | os.PathLike):
+        if not _is_path(source):
+            known = data_set(str(source))
+            return known.read(fetch_files(str(source), folder))
+        path = Path(folder or "", source).expanduser()
+        return source_of(path.name, read_arrays(path))
+    if isinstance(source, dict) or hasattr(source, "keys"):
+        return source_of("the data", dict(source))
+    return source_of("the data", as_batch(source))
+
+
+def _is_path(source: str | os.PathLike[str]) -> bool:
+    if not isinstance(source, str):
+        return True
+    separators = [each for each in (os.sep, os.altsep) if each]
+    return any(each in source for each in separators) or source.lower().endswith((*SUFFIXES, ".gz"))
+
+
+def _again(splits: Splits, binarise: str, validation: float | None, test: float | None) -> Splits:
+    if validation is not None or test is not None:
+        raise InputError(
+            "These data are split already; give validation and test where they are first loaded."
+        )
+    if binarise in ("auto", splits.binarise):
+        return splits
+    if splits.binarise not in ("auto", "none"):
+        raise InputError(
+            f"These data are binarised already ({splits.binarise!r}); load them again for {binarise!r}."
+        )
+    return splits.binarised(binarise)

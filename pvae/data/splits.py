@@ -1,0 +1,112 @@
+"""Splits: the training, validation and test data of one run, and everything that says how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.data.binarise import are_grey, binarised, check_binarise
+
+__all__ = ["Splits", "digest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Training, validation and test data, fixed by a seed.
+
+    Attributes:
+        train: the training data; grey still where ``train_dynamic``.
+        validation: the validation data, or None.
+        test: the test data, or None.
+        name: the set's name, or the file's.
+        data_shape: shape of one datum as a picture or event, such as (28, 28), however ``x`` is stored.
+        binarise: how ``x`` was binarised; ``"auto"`` until a likelihood settles it.
+        seed: what splits and draws were made from.
+        checksum: SHA-256 of the data and of how they were split, before any binarisation.
+        notes: lines for a person on what was done to the data.
+    """
+
+    train: Batch
+    validation: Batch | None
+    test: Batch | None
+    name: str
+    data_shape: tuple[int, ...]
+    binarise: str = "none"
+    seed: int = 0
+    checksum: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def train_dynamic(self) -> bool:
+        """Whether ``minibatches`` of the training split must draw: ``minibatches(..., dynamic=...)``."""
+        return self.binarise == "dynamic"
+
+    @property
+    def parts(self) -> dict[str, Batch | None]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def binarised(self, how: str) -> Splits:
+        """Return the splits with ``x`` binarised (see ``load_data``); ``"auto"`` changes nothing yet.
+
+        Raises:
+            InputError: if ``how`` is unknown or a value of ``x`` is outside [0, 1].
+        """
+        check_binarise(how)
+        if how == "auto":
+            return self
+        drawn = self._each(lambda part, batch: binarised(batch, how, part, self.seed))
+        return replace(drawn, binarise=how)
+
+    def for_likelihood(self, bernoulli: bool) -> Splits:
+        """Settle ``"auto"``: static, with a note, where a Bernoulli likelihood meets grey data; else none."""
+        if self.binarise != "auto":
+            return self
+        if not (bernoulli and are_grey(part.x for part in self.parts.values() if part is not None)):
+            return replace(self, binarise="none")
+        note = (
+            f"grey data binarised statically for a Bernoulli likelihood (seed {self.seed}); "
+            "say binarise='none' to keep grey levels"
+        )
+        return replace(self.binarised("static"), notes=(*self.notes, note))
+
+    def to(self, device: torch.device | str) -> Splits:
+        """Return the splits on ``device``."""
+        return self._each(lambda part, batch: batch.to(device))
+
+    def _each(self, change: Callable[[str, Batch], Batch]) -> Splits:
+        return replace(
+            self,
+            train=change("train", self.train),
+            validation=None if self.validation is None else change("validation", self.validation),
+            test=None if self.test is None else change("test", self.test),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a run records of its data: name, checksum, sizes, binarise, seed and data_shape."""
+        return {
+            "name": self.name,
+            "checksum": self.checksum,
+            "sizes": {name: part.size if part is not None else 0 for name, part in self.parts.items()},
+            "binarise": self.binarise,
+            "seed": self.seed,
+            "data_shape": list(self.data_shape),
+        }
+
+
+def digest(arrays: Mapping[str, Tensor | np.ndarray]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    state = hashlib.sha256()
+    for name in sorted(arrays):
+        value = arrays[name]
+        array = np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
+        state.update(f"{name}:{array.dtype}:{array.shape};".encode())
+        state.update(array.reshape(-1).view(np.uint8).data)
+    return state.hexdigest()
