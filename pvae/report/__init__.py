@@ -1,1 +1,19 @@
-"""."""
+"""One self-contained HTML page: text, tables, pictures, settings; nothing beside it, nothing fetched."""
+
+from __future__ import annotations
+
+from pvae.report.content import Column, Entry, Page, Picture, Section, Settings, Sheet
+from pvae.report.pictures import data_address
+from pvae.report.writing import write_page
+
+__all__ = [
+    "Column",
+    "Entry",
+    "Page",
+    "Picture",
+    "Section",
+    "Settings",
+    "Sheet",
+    "data_address",
+    "write_page",
+]
