@@ -4,12 +4,17 @@ from pvae.data.epochs import minibatches, permutation
 from pvae.data.files import data_names, describe_data, fetch, verify
 from pvae.data.loading import load_data
 from pvae.data.splits import Splits
+from pvae.data.support import check_support
+from pvae.data.toy import LinearGaussian, fit_ppca
 
 __all__ = [
+    "LinearGaussian",
     "Splits",
+    "check_support",
     "data_names",
     "describe_data",
     "fetch",
+    "fit_ppca",
     "load_data",
     "minibatches",
     "permutation",

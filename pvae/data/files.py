@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pvae.data.catalogue import CATALOGUE, DataFile, DataSet, content_digest
+from pvae.data.catalogue import CATALOGUE, Content, DataFile, DataSet, content_digest, read_content
 from pvae.errors import InputError
 from pvae.names import unknown
 
-__all__ = ["data_names", "data_set", "describe_data", "fetch", "fetch_files", "verify"]
+__all__ = ["data_names", "data_set", "describe_data", "fetch", "fetch_contents", "verify"]
 
 
 def data_names() -> list[str]:
@@ -53,7 +53,7 @@ def verify(name: str) -> list[str]:
         path = _find(name, file, None)
         if path is None:
             raise _missing(name, file, None, [])
-        check_content(path, file)
+        checked_content(path, file)
         lines.append(f"{path}: right (SHA-256 {file.sha256[:12]}... of the decompressed content)")
     return lines or [f"{name}: comes with scikit-learn, no file to check"]
 
@@ -68,12 +68,13 @@ def fetch(name: str) -> Path:
         path = _cache() / name / file.name
         if path.exists() and _find(name, file, None) == path and not _is_right(path, file):
             path.unlink()
-    paths = fetch_files(name)
-    return next(iter(paths.values())).parent if paths else _cache() / name
+    fetch_contents(name)
+    paths = [_find(name, file, None) for file in data_set(name).files]
+    return paths[0].parent if paths and paths[0] else _cache() / name
 
 
-def fetch_files(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str, Path]:
-    """Return the paths of a set's files by name, each checked; downloaded into the cache where it is nowhere.
+def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> list[Content]:
+    """Return what a set's files hold, in order, each checked; downloaded into the cache where it is nowhere.
 
     Args:
         name: a named set.
@@ -81,30 +82,28 @@ def fetch_files(name: str, folder: str | os.PathLike[str] | None = None) -> dict
     Raises:
         InputError: as for ``fetch``.
     """
-    paths = {}
+    contents = []
     for file in data_set(name).files:
         path = _find(name, file, folder)
-        if path is None:
-            path = _download(name, file, folder)
-        else:
-            check_content(path, file)
-        paths[file.name] = path
-    return paths
+        contents.append(_download(name, file, folder) if path is None else checked_content(path, file))
+    return contents
 
 
-def check_content(path: Path, file: DataFile) -> None:
-    """Raise InputError where the decompressed content of a file is not what the catalogue says."""
-    came = content_digest(path)
+def checked_content(path: Path, file: DataFile) -> Content:
+    """Return what a file holds, or raise InputError where it is not what the catalogue says."""
+    content = read_content(path)
+    came = content_digest(content)
     if came != file.sha256:
         raise InputError(
             f"{path} has the wrong content: SHA-256 {file.sha256[:16]}... is needed (decompressed), "
             f"{came[:16]}... came. Delete it and fetch it again."
         )
+    return content
 
 
 def _is_right(path: Path, file: DataFile) -> bool:
     try:
-        check_content(path, file)
+        checked_content(path, file)
     except InputError:
         return False
     return True
@@ -135,7 +134,7 @@ def _find(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> P
     return None
 
 
-def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Path:
+def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Content:
     mirror = os.environ.get("PVAE_MIRROR", "").rstrip("/")
     urls = [f"{mirror}/{name}/{file.name}"] * bool(mirror) + list(file.urls)
     failures = []
@@ -147,7 +146,7 @@ def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) 
     raise _missing(name, file, folder, failures)
 
 
-def _download_one(url: str, target: Path, file: DataFile) -> Path:
+def _download_one(url: str, target: Path, file: DataFile) -> Content:
     import pooch
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,9 +156,9 @@ def _download_one(url: str, target: Path, file: DataFile) -> Path:
         part = Path(aside) / file.name
         download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
         download(url, str(part), None)
-        check_content(part, file)
+        content = checked_content(part, file)
         part.replace(target)
-    return target
+    return content
 
 
 def _missing(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pvae.batch import as_batch
 from pvae.data.binarise import check_binarise
-from pvae.data.files import data_set, fetch_files
+from pvae.data.files import data_set, fetch_contents
 from pvae.data.sources import SUFFIXES, read_arrays
 from pvae.data.splits import Splits
 from pvae.data.splitting import Source, source_of, split
@@ -54,7 +54,7 @@ def _source(source: Any, folder: str | os.PathLike[str] | None) -> Source:
     if isinstance(source, str | os.PathLike):
         if not _is_path(source):
             known = data_set(str(source))
-            return known.read(fetch_files(str(source), folder))
+            return known.read(*fetch_contents(str(source), folder))
         path = Path(folder or "", source).expanduser()
         return source_of(path.name, read_arrays(path))
     if isinstance(source, dict) or hasattr(source, "keys"):

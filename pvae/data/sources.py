@@ -15,7 +15,16 @@ import numpy as np
 
 from pvae.errors import InputError
 
-__all__ = ["SUFFIXES", "read_arrays", "read_bytes", "read_csv", "read_idx", "read_npy", "read_npz"]
+__all__ = [
+    "SUFFIXES",
+    "parse_idx",
+    "read_arrays",
+    "read_bytes",
+    "read_csv",
+    "read_idx",
+    "read_npy",
+    "read_npz",
+]
 
 _DAMAGED = (EOFError, OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -58,10 +67,14 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         InputError: if the magic number is not that of an IDX file, or the length is not what its header says.
     """
-    content = read_bytes(path)
+    return parse_idx(read_bytes(path), str(path))
+
+
+def parse_idx(content: bytes, name: str) -> np.ndarray:
+    """Return the array in the bytes of an IDX file; ``name`` stands in the errors of ``read_idx``."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
         raise InputError(
-            f"{path} is no IDX file: it needs the magic number 00 00 08 03 or alike, {_got(content)}."
+            f"{name} is no IDX file: it needs the magic number 00 00 08 03 or alike, {_got(content)}."
         )
     dtype, dimensions = np.dtype(_IDX_DTYPES[content[2]]), content[3]
     start = 4 + 4 * dimensions
@@ -69,7 +82,7 @@ def read_idx(path: Path) -> np.ndarray:
     needed = start + math.prod(shape) * dtype.itemsize
     if len(shape) != dimensions or len(content) != needed:
         raise InputError(
-            f"{path} is truncated or damaged: its header needs {needed} bytes, it has {len(content)}."
+            f"{name} is truncated or damaged: its header needs {needed} bytes, it has {len(content)}."
         )
     return np.frombuffer(content, dtype, offset=start).reshape(shape)
 

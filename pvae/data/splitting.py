@@ -62,9 +62,8 @@ def source_of(name: str, fields: Mapping[str, Any]) -> Source:
     train = batches.pop("train")
     for part, batch in batches.items():
         _check_agreement(name, part, batch, train)
-    content = {
-        f"{part}.{key}": t for part, batch in {"train": train, **batches}.items() for key, t in batch.items()
-    }
+    every = {"train": train, **batches}
+    content = {f"{part}.{key}": tensor for part, batch in every.items() for key, tensor in batch.items()}
     return Source(name, train, tuple(train.x.shape[1:]), digest(content), batches)
 
 
@@ -73,7 +72,7 @@ def split(source: Source, *, validation: float | None, test: float | None, seed:
 
     Args:
         source: the data.
-        validation: fraction of what the test split leaves, or count; 0 for none; None for the source's default.
+        validation: fraction of what the test split leaves, or count; 0 for none; None for the default.
         test: fraction of the data, or count; 0 for none; None for the source's own or default.
         seed: decides which data are drawn.
     Raises:
@@ -98,8 +97,9 @@ def split(source: Source, *, validation: float | None, test: float | None, seed:
     # What is left keeps the order of the source, and its memory where nothing was drawn from it.
     train = source.train if len(order) == source.train.size else source.train.take(order.sort().values)
     return Splits(
-        train=train, validation=parts["validation"], test=parts["test"], name=source.name,
-        data_shape=source.data_shape, binarise="auto", seed=seed, checksum=state.hexdigest(), notes=tuple(notes),
+        train=train, validation=parts["validation"], test=parts["test"],
+        name=source.name, data_shape=source.data_shape, binarise="auto",
+        seed=seed, checksum=state.hexdigest(), notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -119,17 +119,19 @@ def _draw(source: Source, part: str, asked: float | None, order: Tensor) -> tupl
     count = _count(part, source.defaults[part] if asked is None else asked, available)
     if count >= available:
         raise InputError(
-            f"{part} would take {count} of the {available} data that are left in {source.name}, and leave none to "
-            f"train on. Ask for less, or say {part}=0."
+            f"{part} would take {count} of the {available} data that are left in {source.name}, and "
+            f"leave none to train on. Ask for less, or say {part}=0."
         )
     return order[:count], order[count:]
 
 
-def _count(part: str, asked: float, available: int) -> int:
-    if isinstance(asked, Integral) and not isinstance(asked, bool) and asked >= 0:
-        return int(asked)
-    if isinstance(asked, Real) and not isinstance(asked, bool) and 0 <= asked < 1:
-        return max(1, round(float(asked) * available)) if asked > 0 else 0
+def _count(part: str, asked: Any, available: int) -> int:
+    if isinstance(asked, Real) and type(asked) is not bool:
+        number = float(asked)
+        if number == 0 or (isinstance(asked, Integral) and number > 0):
+            return int(number)
+        if 0 < number < 1:
+            return max(1, round(number * available))
     raise InputError(f"{part} is a fraction from 0 to below 1, or a count of data; got {asked!r}.")
 
 
