@@ -197,7 +197,7 @@ class ConvEncoder(nn.Module):
     Raises:
         InputError: for an unknown name, or data that are not images.
 
-    Shapes: (..., *data_shape) to (..., out_features). ``in_features`` is `data_shape`.
+    Shapes: (...) + data_shape to (..., out_features). ``in_features`` is `data_shape`.
     """
 
     def __init__(

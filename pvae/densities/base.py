@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pvae.errors import InputError
@@ -91,7 +91,7 @@ class Likelihood(nn.Module, ABC):
         self.head = OutputLayer(in_features, self.data_shape, initialisation=initialisation)
 
     @abstractmethod
-    def forward(self, context: Tensor) -> Distribution:
+    def forward(self, context: Tensor) -> TorchDistribution:
         """Return p(x given z), with event shape `data_shape`; `context` is the decoder's output."""
 
     @abstractmethod

@@ -25,7 +25,7 @@ class Bernoulli(Likelihood):
     The arguments are those of `pvae.densities.base.Likelihood`.
     """
 
-    def forward(self, context: Tensor) -> dist.Distribution:
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
         return dist.Bernoulli(logits=self.head(context)).to_event(len(self.data_shape))
 
@@ -41,10 +41,10 @@ class Gaussian(Likelihood):
     Args:
         in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
         data_shape: shape of one x, which is the distribution's event.
-        scale: the standard deviation, or ``"learned"`` for one that is a parameter (kept as its logarithm).
+        scale: the standard deviation, or ``"learned"`` for one that is a parameter (its logarithm).
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
     Raises:
-        InputError: for an unknown name, a scale that is not positive, or feature maps that do not fit the data.
+        InputError: for an unknown name, a scale that is not positive, or maps that do not fit the data.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Gaussian(Likelihood):
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
-    def forward(self, context: Tensor) -> dist.Distribution:
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
         loc = self.head(context)
-        # A number is written into a tensor of loc's own dtype: a float32 buffer of 0.1 would be wrong in float64.
+        # Written afresh in loc's own dtype: a float32 buffer of 0.1 would be wrong in float64.
         scale = self.log_scale.exp() if self.scale == "learned" else loc.new_full((), self.scale)
         return dist.Normal(loc, scale).to_event(len(self.data_shape))
 

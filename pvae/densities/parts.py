@@ -54,7 +54,7 @@ def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.M
 
     Args:
         role: ``"prior"``, ``"posterior"`` or ``"likelihood"``.
-        given: a name, with settings after colons, or a module whose ``forward(context)`` returns a distribution.
+        given: a name, with settings after colons, or a module whose ``forward(context)`` is one.
         context: positional arguments of the named density, such as features and the data's shape.
         style: settings that hold unless `given` names them, and where the named density takes them.
     Raises:

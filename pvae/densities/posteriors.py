@@ -33,6 +33,6 @@ class DiagonalGaussian(nn.Module):
         self.log_scale = nn.Linear(in_features, latent)
         initialise(self, initialisation)
 
-    def forward(self, context: Tensor) -> dist.Distribution:
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
         return dist.Normal(self.loc(context), self.log_scale(context).exp()).to_event(1)

@@ -32,6 +32,6 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(latent), persistent=False)
         self.register_buffer("scale", torch.ones(latent), persistent=False)
 
-    def forward(self, context: Tensor | None = None) -> dist.Distribution:
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """Return the prior, with event shape (latent,) and no batch shape: a plate expands it."""
         return dist.Normal(self.loc, self.scale).to_event(1)
