@@ -1,0 +1,106 @@
+"""Estimate: a number with its standard error, and the paired difference of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.errors import InputError
+
+__all__ = ["Estimate", "difference", "finite_or_none", "mean_of"]
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return `value`, or None where JSON has no number for it (NaN and infinities)."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _decimals(error: float) -> int:
+    """Decimals that leave two significant digits of the error, at most eight; four where it has none."""
+    if not math.isfinite(error) or error <= 0.0:
+        return 4
+    return min(8, max(0, 1 - math.floor(math.log10(float(f"{error:.1e}")))))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over data with its standard error, in the unit averaged (nats per datum for evidences).
+
+    Args:
+        value: the mean.
+        error: one standard error of the mean over data; NaN where a single datum leaves it unknown.
+        count: number of data averaged.
+        pointwise: the value of each datum, float64 on the CPU, shape (count,), where it was kept.
+    """
+
+    value: float
+    error: float
+    count: int
+    pointwise: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def mean_of(cls, values: Tensor) -> Estimate:
+        """Return the mean of `values` with the standard error of independent data.
+
+        Args:
+            values: one number per datum, shape (data,).
+        Raises:
+            InputError: if there are no data, or more than one dimension.
+        """
+        values = torch.as_tensor(values).detach().to("cpu", torch.float64)
+        if values.ndim != 1 or len(values) == 0:
+            raise InputError(f"An estimate needs one number per datum; got shape {tuple(values.shape)}.")
+        count = len(values)
+        error = float(values.std(correction=1)) / math.sqrt(count) if count > 1 else math.nan
+        return cls(float(values.mean()), error, count, values)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Estimate:
+        """Return the estimate of ``function(pointwise)``, such as a change of unit."""
+        return Estimate.mean_of(function(_pointwise(self)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return ``{"value":, "error":, "count":}``, with None (JSON's null) for what is not finite."""
+        return {
+            "value": finite_or_none(self.value),
+            "error": finite_or_none(self.error),
+            "count": self.count,
+        }
+
+    def __str__(self) -> str:
+        decimals = _decimals(self.error)
+        if not math.isfinite(self.error):
+            return f"{self.value:.{decimals}f}"
+        return f"{self.value:.{decimals}f} ± {self.error:.{decimals if self.error else 0}f}"
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """Return the mean of one number per datum, with its standard error (`Estimate.mean_of`)."""
+    return Estimate.mean_of(values)
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """Return ``a - b``, paired datum by datum, with the standard error of the paired difference.
+
+    On images, log evidence varies by tens of nats from datum to datum, and two models agree on which are
+    hard: the paired error is many times smaller than that of two independent estimates.
+
+    Args:
+        a: an estimate with pointwise values.
+        b: an estimate on the same data in the same order.
+    Raises:
+        InputError: if pointwise values are missing, or the counts differ.
+    """
+    if a.count != b.count:
+        raise InputError(f"A paired difference needs the same data; got {a.count} data and {b.count}.")
+    return Estimate.mean_of(_pointwise(a) - _pointwise(b))
+
+
+def _pointwise(estimate: Estimate) -> Tensor:
+    if estimate.pointwise is None:
+        raise InputError("This estimate carries no pointwise values; evaluate the model again to have them.")
+    return estimate.pointwise

@@ -1,0 +1,202 @@
+"""What each latent unit is used for: its KL term, and how much its posterior mean moves with x."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pvae.batch import Batch
+from pvae.evaluate.base import Estimate
+from pvae.evaluate.setting import Setting
+
+__all__ = ["ACTIVE", "LatentUnits", "latent_units"]
+
+ACTIVE = 0.01
+"""A unit is active where Var_x(E_q[z_u]) is above it (Burda et al. 2015, section 5)."""
+
+Site = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LatentUnits:
+    """One latent site's units, flattened in the order of the event.
+
+    Args:
+        kl: the site's part of KL(q to p), summed over units, nats per datum; None for a point mass.
+        kl_per_unit: the same unit by unit, mean over data, shape (units,); of one entry where `how` is whole.
+        how: KL is ``"analytic"``, ``"sampled"`` (from the draws), ``"whole"`` (sampled, no sum over units) or
+            not there (``"point"``: a point mass).
+        activity: Var_x(E_q[z_u]), shape (units,); None for a discrete site and for a single datum.
+        threshold: the activity above which a unit counts as active.
+    """
+
+    kl: Estimate | None
+    kl_per_unit: Tensor | None
+    how: str
+    activity: Tensor | None
+    threshold: float = ACTIVE
+
+    @property
+    def active(self) -> int | None:
+        """Number of active units, or None where activity is not defined."""
+        return None if self.activity is None else int((self.activity > self.threshold).sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as a dictionary that JSON can hold."""
+        return {
+            "kl": None if self.kl is None else self.kl.to_json(),
+            "kl_per_unit": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
+            "how": self.how,
+            "activity": None if self.activity is None else self.activity.tolist(),
+            "active": self.active,
+        }
+
+
+def latent_units(
+    setting: Setting, draws: int, chunk: int, threshold: float = ACTIVE
+) -> tuple[dict[str, LatentUnits], tuple[str, ...]]:
+    """Return the units of every latent site that model and guide share, and a line on each thing left out.
+
+    Args:
+        setting: the model and the data.
+        draws: draws of z per datum. One suffices where no site depends on another: KL and posterior mean are
+            then analytic. A deeper site's are averages over the draws of what it depends on.
+        chunk: greatest number of data at once, times `draws`.
+        threshold: the activity above which a unit counts as active.
+    """
+    found: dict[str, list[_Part]] = {}
+    for batch in setting.slices(max(1, chunk // draws)):
+        for name, part in _of_batch(setting, batch, draws).items():
+            found.setdefault(name, []).append(part)
+    units = {name: _summary(parts, threshold) for name, parts in found.items()}
+    return units, tuple(_notes(units, setting.batch.size))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A site on some data: KL terms (batch, units) and posterior means (draws, batch, units)."""
+
+    how: str
+    discrete: bool
+    kl: Tensor
+    means: Tensor
+
+
+def _summary(parts: list[_Part], threshold: float) -> LatentUnits:
+    how, discrete = parts[0].how, parts[0].discrete
+    kl, means = torch.cat([part.kl for part in parts]), torch.cat([part.means for part in parts], 1)
+    undefined = discrete or means.shape[1] == 1
+    return LatentUnits(
+        kl=None if how == "point" else Estimate.mean_of(kl.sum(1)),
+        kl_per_unit=None if how == "point" else kl.mean(0),
+        how=how,
+        activity=None if undefined else _activity(means),
+        threshold=threshold,
+    )
+
+
+def _activity(means: Tensor) -> Tensor:
+    """Var_x(E_q[z_u]) from means of shape (draws, data, units)."""
+    spread = means.mean(0).var(0, correction=1)
+    if len(means) == 1:
+        return spread
+    # the mean over few draws moves by itself, and would make a deeper layer's dead units look active
+    return (spread - means.var(0, correction=1).mean(0) / len(means)).clamp_min(0.0)
+
+
+def _notes(units: dict[str, LatentUnits], count: int) -> Iterator[str]:
+    for name, each in units.items():
+        if each.kl is None:
+            yield f"site {name!r} is a point mass in the guide: it has no KL"
+        if each.how in ("sampled", "whole"):
+            yield f"site {name!r} has no closed-form KL: it is estimated from the draws"
+        if each.activity is None and count > 1:
+            yield f"site {name!r} is discrete: its units are not counted as active or not"
+    if count == 1:
+        yield "active units need more than one datum"
+
+
+def _of_batch(setting: Setting, batch: Batch, draws: int) -> dict[str, _Part]:
+    dim = setting.data_dim(batch)
+    found: dict[str, list[_Part]] = {}
+    for _ in range(draws):
+        guide, model = setting.traces(batch)
+        sites: dict[str, Any] = dict(prune_subsample_sites(guide).nodes)
+        others: dict[str, Any] = dict(model.nodes)
+        for name, site in sites.items():
+            if site["type"] == "sample" and not site["is_observed"] and name in others:
+                found.setdefault(name, []).append(_of_site(site, others[name], dim))
+    return {name: _over_draws(parts) for name, parts in found.items()}
+
+
+def _over_draws(parts: list[_Part]) -> _Part:
+    kl = torch.stack([part.kl for part in parts]).mean(0)
+    return _Part(parts[0].how, parts[0].discrete, kl, torch.cat([part.means for part in parts]))
+
+
+def _of_site(guide: Site, model: Site, dim: int) -> _Part:
+    how, kl = _kl(guide, model)
+    axis = dim - guide["fn"].event_dim
+    mean = _by_datum(_mean(guide), axis)
+    return _Part(
+        how, _is_discrete(guide["fn"]), _by_datum(kl, dim if how == "whole" else axis), mean.unsqueeze(0)
+    )
+
+
+def _by_datum(values: Tensor, axis: int) -> Tensor:
+    """Shape (batch, units), float64 on the CPU."""
+    return values.movedim(axis, 0).reshape(values.shape[axis], -1).to("cpu", torch.float64)
+
+
+def _factor(density: Any) -> Any | None:
+    """The density of one unit, where the units are independent of each other; else None."""
+    while isinstance(density, dist.Independent):
+        density = density.base_dist
+    return density if density.event_shape == () else None
+
+
+def _kl(guide: Site, model: Site) -> tuple[str, Tensor]:
+    """How KL was found, and the KL terms: shape of the value, or of the site's batch where it is whole."""
+    q, p, z = guide["fn"], model["fn"], guide["value"]
+    if isinstance(_factor(q), dist.Delta):
+        return "point", torch.zeros_like(z)
+    one_q, one_p = _factor(q), _factor(p)
+    if one_q is None or one_p is None:
+        return "whole", _masked(q.log_prob(z), guide, 0) - _masked(p.log_prob(z), model, 0)
+    if guide["mask"] is None and model["mask"] is None:
+        try:
+            return "analytic", kl_divergence(one_q, one_p).expand(z.shape)
+        except NotImplementedError:
+            pass
+    log_q, log_p = one_q.log_prob(z), one_p.log_prob(z)
+    return "sampled", _masked(log_q, guide, q.event_dim) - _masked(log_p, model, p.event_dim)
+
+
+def _masked(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:
+    if site["mask"] is None:
+        return log_prob
+    mask = torch.as_tensor(site["mask"], device=log_prob.device)
+    return torch.where(mask.reshape(mask.shape + (1,) * event_dim), log_prob, 0.0)
+
+
+def _mean(site: Site) -> Tensor:
+    """The guide's mean at a site where it is known, else the draw."""
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        return site["value"]
+    return mean.expand(site["value"].shape) if bool(mean.isfinite().all()) else site["value"]
+
+
+def _is_discrete(density: Any) -> bool:
+    try:
+        return bool(density.support.is_discrete)
+    except NotImplementedError:
+        return False
