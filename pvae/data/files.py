@@ -96,7 +96,7 @@ def checked_content(path: Path, file: DataFile) -> Content:
     if came != file.sha256:
         raise InputError(
             f"{path} has the wrong content: SHA-256 {file.sha256[:16]}... is needed (decompressed), "
-            f"{came[:16]}... came. Delete it and fetch it again."
+            f"{came[:16]}... came. Replace it, or delete it and run `pvae data fetch`."
         )
     return content
 
@@ -141,6 +141,8 @@ def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) 
     for url in urls:
         try:
             return _download_one(url, _cache() / name / file.name, file)
+        except InputError:
+            failures.append(f"{url}: what came is damaged or has another SHA-256 than {file.sha256[:16]}...")
         except (OSError, ValueError) as error:
             failures.append(f"{url}: {' '.join(str(error).split())[:160]}")
     raise _missing(name, file, folder, failures)

@@ -126,13 +126,15 @@ def _draw(source: Source, part: str, asked: float | None, order: Tensor) -> tupl
 
 
 def _count(part: str, asked: Any, available: int) -> int:
-    if isinstance(asked, Real) and type(asked) is not bool:
-        number = float(asked)
-        if number == 0 or (isinstance(asked, Integral) and number > 0):
-            return int(number)
-        if 0 < number < 1:
-            return max(1, round(number * available))
-    raise InputError(f"{part} is a fraction from 0 to below 1, or a count of data; got {asked!r}.")
+    if isinstance(asked, bool) or not isinstance(asked, Real) or not _is_size(asked):
+        raise InputError(f"{part} is a fraction from 0 to below 1, or a count of data; got {asked!r}.")
+    number = float(asked)
+    return int(number) if number >= 1 or number == 0 else max(1, round(number * available))
+
+
+def _is_size(asked: Real) -> bool:
+    number = float(asked)
+    return 0 <= number < 1 or (isinstance(asked, Integral) and number >= 1)
 
 
 def _checked(name: str, part: str, fields: Mapping[str, Any]) -> Batch:

@@ -11,13 +11,6 @@ from pvae.errors import InputError
 __all__ = ["check_support"]
 
 _WRAPPERS = frozenset({"Independent", "ExpandedDistribution", "MaskedDistribution"})
-_WORDS = {
-    "boolean": "{0, 1}",
-    "unit_interval": "[0, 1]",
-    "positive": "(0, inf)",
-    "nonnegative": "[0, inf)",
-    "nonnegative_integer": "{0, 1, 2, ...}",
-}
 
 
 def check_support(name: str, x: Tensor, distribution: Any) -> None:
@@ -54,18 +47,14 @@ def _unwrapped(distribution: Any) -> Any:
 
 
 def _support_words(support: Any) -> str:
-    # A constraint prints as its class or its bounds: Boolean(), GreaterThan(lower_bound=0.0).
-    from torch.distributions import constraints
-
-    for word, text in _WORDS.items():
-        if support is getattr(constraints, word):
-            return text
-    return str(support)
+    # Bounds may be tensors, which print over many lines.
+    words = " ".join(str(support).split())
+    return "{0, 1}" if words == "Boolean()" else words[:80]
 
 
 def _advice(words: str, x: Tensor) -> str:
     if words == "{0, 1}" and x.min() >= 0 and x.max() <= 1:
-        return "Binarise the data (binarise='static' or 'dynamic'), or use a Gaussian likelihood for grey levels."
+        return "Binarise the data (binarise='static' or 'dynamic'), or use a Gaussian likelihood."
     if words == "{0, 1}":
         return "Rescale the data to [0, 1] and binarise them, or use a Gaussian likelihood."
     return "Transform the data into the support, or use a likelihood whose support holds them."

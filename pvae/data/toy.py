@@ -63,7 +63,7 @@ class LinearGaussian:
 def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
     """Return the linear Gaussian model of greatest likelihood on ``x``, in closed form.
 
-    No linear VAE with Gaussian likelihood of one learned scale has a greater mean log evidence on the same data.
+    No linear VAE whose Gaussian likelihood has one learned scale has a greater log evidence on ``x``.
 
     Args:
         x: data, shape (batch, features).
