@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.registration import forget_weak_references, registered, rename
+from pvae.models.registration import Registration, forget_weak_references, registered, rename
 
 __all__ = ["LatentModel", "Program", "pair", "program"]
 
@@ -78,16 +79,16 @@ class Program(nn.Module):
 
     def __init__(self, function: Callable[..., Any], owner: nn.Module | None = None) -> None:
         super().__init__()
-        bound = getattr(function, "__self__", None)
+        bound = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
         self.owner = owner if owner is not None else bound if isinstance(bound, nn.Module) else None
-        if isinstance(function, nn.Module):
-            self.owner = function
+        self.registers = self.owner is not None and not getattr(function, "__pvae_registered__", False)
         # kept out of the submodules: the owner is registered once, above
         object.__setattr__(self, "function", function)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program."""
-        return self.function(*args, **kwargs)  # type: ignore[operator]
+        """Run the program, with the owner's parameters registered by identity."""
+        with Registration(self.owner) if self.registers and self.owner is not None else nullcontext():
+            return self.function(*args, **kwargs)  # type: ignore[operator]
 
 
 def program(latent_model: Any, name: str) -> Program:

@@ -57,14 +57,10 @@ class ModelSpec:
         label = self.name if path is None else f"{path.name}:{getattr(found, '__name__', self._attribute)}"
         if _is_latent_model(found) and not isinstance(found, type):
             if self.settings:
-                raise InputError(
-                    f"{label} is an instance and takes no settings; got {', '.join(self.settings)}."
-                )
+                raise InputError(f"{label} is an instance and takes no settings; got {', '.join(self.settings)}.")
             return copy.deepcopy(found)
         if not callable(found):
-            raise InputError(
-                f"{label} is {type(found).__name__}; a class, a function or an instance was needed."
-            )
+            raise InputError(f"{label} is {type(found).__name__}; a class, a function or an instance was needed.")
         settings = dict(self.settings)
         if "data_shape" in accepted(found)[0]:
             settings.setdefault("data_shape", splits.data_shape)
@@ -74,9 +70,7 @@ class ModelSpec:
         with _errors_of(path, label):
             made = found(**settings)
         if not _is_latent_model(made):
-            raise InputError(
-                f"{label} made {type(made).__name__} without model and guide; write both programs."
-            )
+            raise InputError(f"{label} made {type(made).__name__} without model and guide; write both programs.")
         return made
 
     @property

@@ -61,22 +61,25 @@ def _reached(total: Tensor | None, parameters: Mapping[str, Tensor]) -> set[str]
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
-def _latent(trace: poutine.Trace) -> list[dict[str, Any]]:
+def _latent(trace: poutine.Trace) -> list[Any]:
     return [each for each in trace.nodes.values() if each["type"] == "sample" and not each["is_observed"]]
 
 
 def _scored(trace: poutine.Trace) -> Iterable[Tensor]:
-    return (each["fn"].log_prob(each["value"]) for each in trace.nodes.values() if each["type"] == "sample")
+    sites: list[Any] = [each for each in trace.nodes.values() if each["type"] == "sample"]
+    return (each["fn"].log_prob(each["value"]) for each in sites)
 
 
-def _reach(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> tuple[dict[str, Tensor], set[str], set[str]]:
+def _reach(
+    latent_model: Any, batch: Mapping[str, Tensor], fields: Fields
+) -> tuple[dict[str, Tensor], set[str], set[str]]:
     """All parameters, and the names that the model's and the guide's densities reach on this batch."""
     programs = bind(latent_model, batch, fields)
     arguments = programs.arguments(batch)
     drawn = prune_subsample_sites(poutine.trace(programs.guide).get_trace(*arguments))
     fixed = drawn.copy()
     for site in _latent(fixed):
-        fixed.nodes[site["name"]] = {**site, "value": site["value"].detach()}
+        fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
     at_fixed = poutine.trace(poutine.replay(programs.guide, trace=fixed)).get_trace(*arguments)
     model = poutine.trace(poutine.replay(programs.model, trace=fixed)).get_trace(*arguments)
     parameters = named_parameters(latent_model, programs.modules)

@@ -110,7 +110,9 @@ class Programs:
         return tuple(field for field in batch if field not in self.fields and field != "index")
 
 
-def _choose(name: str, function: Program, batch: Mapping[str, Tensor], fields: Fields) -> tuple[list[str], dict[str, str]]:
+def _choose(
+    name: str, function: Program, batch: Mapping[str, Tensor], fields: Fields
+) -> tuple[list[str], dict[str, str]]:
     parameters = _signature(function).parameters
     if fields is not None:
         return _by_fields(name, parameters, batch, fields)

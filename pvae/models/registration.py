@@ -69,13 +69,19 @@ def _entries(module: nn.Module) -> Iterator[tuple[str, Tensor, constraints.Const
             if plain in constrained:
                 yield ".".join(filter(None, (name, path, plain))), parameter, constrained[plain][0]
             else:
-                yield name + _MODULE_DIVIDER + ".".join(filter(None, (path, key))), parameter, constraints.real
+                yield (
+                    name + _MODULE_DIVIDER + ".".join(filter(None, (path, key))),
+                    parameter,
+                    constraints.real,
+                )
 
 
 def register(module: nn.Module) -> dict[int, str]:
     """Put the parameters of `module` into the store by identity; return their names there by ``id``."""
     rename(module)
-    store, names, current = pyro.get_param_store(), {}, set()
+    store = pyro.get_param_store()
+    names: dict[int, str] = {}
+    current: set[str] = set()
     for name, parameter, constraint in _entries(module):
         current.add(name)
         names.setdefault(id(parameter), name)
@@ -95,7 +101,8 @@ class Registration(Messenger):
     """While it is entered, the parameters of `module` show as ``param`` sites under their own names.
 
     A program's own ``pyro.module("decoder", self.decoder)`` is answered with the module's own tensors, whatever the
-    store holds under that name.
+    store holds under that name. Sample sites of PyroModules inside keep their plain names: only parameters need to be
+    told apart between instances.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -110,11 +117,14 @@ class Registration(Messenger):
             pyro.param(name)
         return entered
 
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["name"] = msg["name"].removeprefix(f"{_instance_name(self.module)}.")
+
     def _pyro_param(self, msg: Any) -> None:
-        given = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
+        given: Any = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
         name = self.names.get(id(given)) if isinstance(given, nn.Parameter) else None
         if name is not None:
-            given.unconstrained = weakref.ref(given)  # type: ignore[attr-defined, union-attr]
+            given.unconstrained = weakref.ref(given)
             msg["name"], msg["value"], msg["done"] = name, given, True
 
 
@@ -197,6 +207,8 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
         finally:
             held.pop(_ENTERED_ATTRIBUTE, None)
             state.update(store.get_state())
+            if not state["params"]:
+                held.pop(_STORE_ATTRIBUTE, None)  # nothing was learnt here: a later entry may still inherit
 
 
 def store_tensors(latent_model: Any) -> dict[str, Tensor]:

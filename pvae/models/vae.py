@@ -120,9 +120,7 @@ class VAE(LatentModel):
         self.posterior = part("posterior", posterior, self.encoder.out_features, latent, **style)
         # Only convolutions see the picture; elsewhere one flat event spares the reshapes.
         self._input_shape = self.data_shape if network == "conv" else (math.prod(self.data_shape),)
-        self.likelihood = part(
-            "likelihood", likelihood, self.decoder.out_features, self._input_shape, **style
-        )
+        self.likelihood = part("likelihood", likelihood, self.decoder.out_features, self._input_shape, **style)
         self._event_shape = tuple(getattr(self.likelihood, "data_shape", self.data_shape))
         self._bias_from_data = isinstance(output_bias, str)
         self._set_output_bias(output_bias)
@@ -138,9 +136,7 @@ class VAE(LatentModel):
             return
         set_bias = getattr(self.likelihood, "set_bias", None)
         if set_bias is None:
-            raise InputError(
-                f"{type(self.likelihood).__name__} has no set_bias() for output_bias={output_bias}."
-            )
+            raise InputError(f"{type(self.likelihood).__name__} has no set_bias() for output_bias={output_bias}.")
         set_bias(output_bias)
 
     def model(self, x: Tensor) -> Tensor:

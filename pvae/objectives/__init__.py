@@ -1,1 +1,27 @@
-"""."""
+"""Objectives: what inference algorithms optimise, each a Pyro loss."""
+
+from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, player_parameters
+from pvae.objectives.findings import Finding, Findings
+from pvae.objectives.linter import check
+from pvae.objectives.named import NamedObjective, describe, make_objective, objective_names
+from pvae.objectives.particles import IWAE, Renyi
+from pvae.objectives.pyro_losses import PyroObjective, adapt
+
+__all__ = [
+    "IWAE",
+    "Finding",
+    "Findings",
+    "NamedObjective",
+    "Objective",
+    "ObjectiveModule",
+    "PyroObjective",
+    "Renyi",
+    "Terms",
+    "WeightsObjective",
+    "adapt",
+    "check",
+    "describe",
+    "make_objective",
+    "objective_names",
+    "player_parameters",
+]

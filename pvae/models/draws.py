@@ -1,0 +1,196 @@
+"""Pairs of traces: z drawn by the guide and scored by the model, for many particles in one run where that is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.models.layout import Layout, Site, find_layout, remember
+from pvae.randomness import preserved_randomness
+
+__all__ = ["Draw", "can_vectorise", "draw_particles", "sample_sites", "site_log_prob"]
+
+_PLATE = "particles_of_pvae"
+_CHECKED_PARTICLES = 8
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def sample_sites(trace: poutine.Trace) -> list[Site]:
+    """Return the sample sites of a trace in order, without the indices of subsampled plates."""
+    return [site for site in prune_subsample_sites(trace).nodes.values() if site["type"] == "sample"]
+
+
+def site_log_prob(site: Site) -> Tensor:
+    """Return the log-density of a site's value, masked and unscaled, of the batch shape of its distribution."""
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, 1.0, site["mask"])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One run of both programs: all particles at once, or one of them."""
+
+    model: poutine.Trace
+    guide: poutine.Trace
+    rerun_guide: Callable[[poutine.Trace], poutine.Trace]
+
+    def latent(self) -> list[Site]:
+        """Return the guide's latent sites."""
+        return [site for site in sample_sites(self.guide) if not site["is_observed"]]
+
+    def guide_at_fixed_z(self) -> poutine.Trace:
+        """Return the guide at the same z, cut off from its draw; run again only where one site may feed another."""
+        fixed = self.guide.copy()
+        for site in self.latent():
+            fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
+        return fixed if len(self.latent()) == 1 else self.rerun_guide(fixed)
+
+
+def _draw(model: Any, guide: Any, arguments: Arguments, replayed: poutine.Trace | None = None) -> Draw:
+    args, kwargs = arguments
+    first = guide if replayed is None else poutine.replay(guide, trace=replayed)
+    guide_trace = poutine.trace(first).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+
+    def rerun(trace: poutine.Trace) -> poutine.Trace:
+        return poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args, **kwargs)
+
+    return Draw(model_trace, guide_trace, rerun)
+
+
+def _together(program: Callable[..., Any], particles: int, nesting: int) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with pyro.plate(_PLATE, particles, dim=-1 - nesting):
+            return program(*args, **kwargs)
+
+    return run
+
+
+def _one_run(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> list[Draw]:
+    if particles == 1:
+        return [_draw(model, guide, arguments)]
+    return [_draw(_together(model, particles, layout.nesting), _together(guide, particles, layout.nesting), arguments)]
+
+
+def _loop(model: Any, guide: Any, arguments: Arguments, particles: int) -> list[Draw]:
+    """One run per particle. They share the indices of subsampled plates: else a mean over them mixes different data."""
+    first = _draw(model, guide, arguments)
+    indices = poutine.Trace()
+    for name, site in first.guide.nodes.items():
+        if site["type"] == "sample" and type(site["fn"]).__name__ == "_Subsample":
+            indices.add_node(name, **site)
+    return [first] + [_draw(model, guide, arguments, indices) for _ in range(particles - 1)]
+
+
+def _alone(draw: Draw, particle: int, layout: Layout) -> poutine.Trace:
+    """The guide's trace with the z of one particle, in the shape that a run without the particles' plate gives."""
+    single = draw.guide.copy()
+    for site in draw.latent():
+        value = site["value"]
+        # the particles' dimension, counted from the right of the value: the plates, then the event
+        place = value.dim() - (1 + layout.nesting) - site["fn"].event_dim
+        value = value.select(place, particle) if place >= 0 else value
+        while value.dim() > layout.latent_dims[site["name"]] and value.shape[0] == 1:
+            value = value.squeeze(0)
+        single.nodes[site["name"]] = site.copy() | {"value": value}
+    return single
+
+
+def _score(draw: Draw) -> Tensor:
+    total = [site_log_prob(site).double().sum() for site in sample_sites(draw.model)]
+    total += [-site_log_prob(site).double().sum() for site in sample_sites(draw.guide)]
+    size = [site_log_prob(site).double().abs().sum() for site in sample_sites(draw.model) + sample_sites(draw.guide)]
+    return torch.stack([torch.stack(total).sum(), torch.stack(size).sum()])
+
+
+def _score_of(draw: Draw, particle: int, layout: Layout) -> Tensor:
+    """Total log weight of one particle in the run for all, and the magnitude that its rounding goes by."""
+
+    def of(site: Site) -> Tensor:
+        log_prob = site_log_prob(site).double()
+        place = log_prob.dim() - (1 + layout.nesting)
+        return log_prob.select(place, particle) if place >= 0 else log_prob
+
+    model, guide = sample_sites(draw.model), sample_sites(draw.guide)
+    total = torch.stack([of(site).sum() for site in model] + [-of(site).sum() for site in guide]).sum()
+    return torch.stack([total, torch.stack([of(site).abs().sum() for site in model + guide]).sum()])
+
+
+def _difference(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> str | None:
+    """Score z of each particle again, alone: say what differs from the run for all, or None."""
+    (together,) = _one_run(model, guide, arguments, particles, layout)
+    for particle in range(particles):
+        alone = _alone(together, particle, layout)
+        once, twice = (_draw(model, guide, arguments, alone) for _ in range(2))
+        first, again = _score(once), _score(twice)
+        if not torch.equal(first, again):
+            return None  # dropout and the like: the same z scores differently each time, so nothing can be compared
+        shared = _score_of(together, particle, layout)
+        room = 1e-3 if once.latent()[0]["value"].dtype != torch.float64 else 1e-8
+        gap = (shared[0] - first[0]).abs()
+        if gap.isfinite() and gap > room * (1 + torch.maximum(shared[1], first[1])):
+            return f"the log weight of a particle is {shared[0]:.6g} among others and {first[0]:.6g} alone"
+    return None
+
+
+def _vectorises(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> bool:
+    with preserved_randomness(), torch.no_grad():
+        if not any(not site["is_observed"] for site in sample_sites(_draw(model, guide, arguments).guide)):
+            return True
+        try:
+            reason = _difference(model, guide, arguments, min(particles, _CHECKED_PARTICLES), layout)
+        except InputError:
+            raise
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+            NotImplementedError,
+            AttributeError,
+        ) as error:
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no message'}"
+    if reason is not None:
+        warnings.warn(
+            f"Particles are drawn one by one, which is slower: in one run for all, {reason}. A program vectorises "
+            "if it treats all dimensions left of the data's as free (z.mean(0), z.reshape(batch, -1), len(z) and z[0] "
+            "do not).",
+            stacklevel=2,
+        )
+    return reason is None
+
+
+def can_vectorise(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> bool:
+    """Whether particles may share one run: checked on the first batch of a kind, with one warning if not."""
+    layout = find_layout(model, guide, args, kwargs)
+    if layout.vectorised is None and particles > 1:
+        checked = _vectorises(model, guide, (args, kwargs), particles, layout)
+        layout = dataclasses.replace(layout, vectorised=checked)
+        remember(model, guide, args, kwargs, layout)
+    return layout.vectorised is not False
+
+
+def draw_particles(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> list[Draw]:
+    """Draw z from the guide `particles` times and score it by the model.
+
+    On the first batch of a kind each of up to eight particles is scored again alone. Where that differs, or
+    raises, one warning is given, and particles are drawn one by one from then on.
+
+    Returns:
+        One draw that holds all particles, or one draw per particle.
+    """
+    if can_vectorise(model, guide, args, kwargs, particles):
+        layout = find_layout(model, guide, args, kwargs)
+        return _one_run(model, guide, (args, kwargs), particles, layout)
+    return _loop(model, guide, (args, kwargs), particles)

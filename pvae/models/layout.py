@@ -1,0 +1,181 @@
+"""How a pair of programs is laid out: plates, the data plate, and whether particles can be vectorised."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_site_shape
+
+from pvae.errors import InputError
+from pvae.randomness import preserved_randomness
+
+__all__ = ["Layout", "data_count", "find_layout", "remember"]
+
+# a site of a trace: Pyro's message, a mapping of strings
+Site = Any
+_LAYOUTS: weakref.WeakKeyDictionary[Any, dict[Any, Layout]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one run of both programs shows, and what is then assumed of every batch of that kind.
+
+    Attributes:
+        nesting: the greatest number of nested vectorised plates; particles go to dimension ``-1 - nesting``.
+        frames: for each sample site of the model and the guide, its plates by name.
+        latent_dims: for each latent site, the number of dimensions of its value in a single run.
+        population: N where the observed data are a subsample of N, else None.
+        vectorised: whether particles may share one run; None until it was checked.
+    """
+
+    nesting: int
+    frames: Mapping[str, Mapping[str, Any]]
+    latent_dims: Mapping[str, int]
+    population: int | None
+    vectorised: bool | None = None
+
+    def data_plate(self, wanted: str | None = None) -> tuple[str, int]:
+        """Return the name and dimension of the plate that is common to all sample sites.
+
+        Raises:
+            InputError: if no plate is common (the site outside is named), if several are and `wanted` does not
+                choose, or if it is sequential.
+        """
+        common = _common(self.frames.values())
+        if wanted is not None:
+            outside = next((site for site, frames in self.frames.items() if wanted not in frames), None)
+            if outside is not None:
+                raise InputError(
+                    f"Site {outside!r} is outside the data plate {wanted!r}: weights per datum need every site in it."
+                )
+        elif not common:
+            raise InputError(_no_plate(self.frames))
+        elif len(common) > 1:
+            raise InputError(
+                f"Plates {', '.join(common)} hold every site: say which one is over data with data_plate='{common[0]}'."
+            )
+        name = wanted or common[0]
+        dim = next(iter(self.frames.values()))[name].dim
+        if dim is None:
+            raise InputError(
+                f"Plate {name!r} is sequential (a for loop): weights per datum need it as `with pyro.plate(...)`."
+            )
+        return name, dim
+
+
+def _common(frames: Iterable[Mapping[str, Any]]) -> list[str]:
+    first, *others = list(frames) or [{}]
+    return [name for name in first if all(name in each for each in others)]
+
+
+def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for each in frames.values():
+        for name in each:
+            counts[name] = counts.get(name, 0) + 1
+    if not counts:
+        sites = ", ".join(repr(site) for site in frames)
+        return (
+            f"Sites {sites} are in no plate, so there is no weight per datum: write `with pyro.plate('data', len(x))` "
+            "in the model and the guide, or use the objective 'elbo'."
+        )
+    plate = max(counts, key=lambda name: counts[name])
+    outside = next(site for site, each in frames.items() if plate not in each)
+    return (
+        f"Site {outside!r} is outside the data plate {plate!r}: weights per datum need every sample site of the model "
+        "and the guide in one common plate; move it inside, or use the objective 'elbo'."
+    )
+
+
+def _sites(trace: poutine.Trace) -> list[Site]:
+    return [site for site in prune_subsample_sites(trace).nodes.values() if site["type"] == "sample"]
+
+
+def _population(sites: list[Site], size: int) -> int | None:
+    """N of the plate over the observed data where that is a subsample; scales that a user sets himself do not count."""
+    frames = [{frame.name: frame for frame in site["cond_indep_stack"]} for site in sites if site["is_observed"]]
+    common = [frames[0][name] for name in _common(frames)] if frames else []
+    over_data = next((frame for frame in common if frame.size == size), common[0] if common else None)
+    full = getattr(over_data, "full_size", None)
+    return int(full) if full is not None and over_data is not None and full != over_data.size else None
+
+
+def _look(
+    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Layout:
+    with preserved_randomness(), torch.no_grad():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    guide_sites: list[Site] = _sites(guide_trace)
+    model_sites: list[Site] = _sites(model_trace)
+    frames: dict[str, Mapping[str, Any]] = {}
+    for site in guide_sites + model_sites:
+        frames[site["name"]] = {frame.name: frame for frame in site["cond_indep_stack"]}
+    dims = [frame.dim for each in frames.values() for frame in each.values() if frame.dim is not None]
+    latent = {site["name"]: site["value"].dim() for site in guide_sites if not site["is_observed"]}
+    first = next((each for each in args if isinstance(each, torch.Tensor) and each.dim()), None)
+    population = _population(model_sites, -1 if first is None else len(first))
+    nesting = max((-dim for dim in dims), default=0)
+    if is_validation_enabled():
+        for site in guide_sites + model_sites:
+            check_site_shape(site.copy() | {"log_prob": site["fn"].log_prob(site["value"])}, nesting)
+    return Layout(nesting, frames, latent, population)
+
+
+def _anchor(program: Any) -> tuple[Any, Any]:
+    """What a layout is remembered by: an object that can die, and the name of the program on it."""
+    while True:
+        inner = getattr(program, "program", None) or getattr(program, "function", None)
+        if inner is None or not isinstance(program, torch.nn.Module):
+            break
+        program = inner
+    owner = getattr(program, "__self__", None)
+    return (program, "") if owner is None else (owner, getattr(program, "__name__", ""))
+
+
+def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    def of(value: Any) -> Any:
+        return (str(value.dtype), value.dim()) if isinstance(value, torch.Tensor) else type(value).__name__
+
+    return (*(of(each) for each in args), *((key, of(each)) for key, each in sorted(kwargs.items())))
+
+
+def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[Any, Layout], Any]:
+    owner, name = _anchor(model)
+    other, other_name = _anchor(guide)
+    try:
+        shelf = _LAYOUTS.setdefault(owner, {})
+    except TypeError:  # an owner that cannot be referred to weakly is looked at anew each time
+        shelf = {}
+    return shelf, (name, id(other), other_name, _kind(args, kwargs))
+
+
+def find_layout(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Layout:
+    """Return the layout of the programs on this kind of batch: found by one run, with the random state restored.
+
+    It is remembered per pair of programs and kind of batch, never on the objective: an objective serves many models.
+    """
+    shelf, key = _shelf(model, guide, args, kwargs)
+    if anew or key not in shelf:
+        shelf[key] = _look(model, guide, args, kwargs)
+    return shelf[key]
+
+
+def remember(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layout: Layout) -> None:
+    """Keep a layout, completed by the check of vectorised particles, for the next batch of its kind."""
+    shelf, key = _shelf(model, guide, args, kwargs)
+    shelf[key] = layout
+
+
+def data_count(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return the number of data that a loss of these programs stands for: N under a plate of scale N/B, else B."""
+    layout = find_layout(model, guide, args, kwargs)
+    first = next((each for each in args if isinstance(each, torch.Tensor) and each.dim()), None)
+    return layout.population or (1 if first is None else len(first))

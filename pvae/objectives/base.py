@@ -1,0 +1,209 @@
+"""What an inference algorithm optimises: a Pyro loss that is also a module."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import torch_item
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.models.base import Program
+from pvae.models.registration import Registration
+from pvae.weights import LogWeights, trace_weights
+
+__all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "player_parameters"]
+
+Call = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The numbers of one step, summed over the batch as Pyro's losses are, in nats.
+
+    Attributes:
+        loss: what is minimised, without gradient; under a plate of scale N/B it stands for N data.
+        surrogate: a scalar whose gradient is the estimate of the gradient of the expected loss.
+        named: other numbers worth recording, in the loss's unit, without gradient.
+    """
+
+    loss: Tensor
+    surrogate: Tensor
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ELBO, nn.Module):
+    """An inference algorithm as a loss: for `pvae.fit`, for plain `pyro.infer.SVI`, and as a module.
+
+    Subclasses give one method, `terms`. Baselines, critics and multipliers are the objective's own parameters and
+    buffers. State advances only in training: `loss` runs in evaluation mode.
+
+    Attributes:
+        players: whose parameters one step updates in turn: ``("all",)``, or groups such as ``("theta", "phi")``.
+    """
+
+    players: tuple[str, ...] = ("all",)
+
+    def __init__(self, particles: int = 1) -> None:
+        nn.Module.__init__(self)
+        if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
+            raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
+        ELBO.__init__(self, num_particles=particles, vectorize_particles=True)
+
+    @property
+    def particles(self) -> int:
+        """The number of draws of z per datum."""
+        return self.num_particles
+
+    @abstractmethod
+    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss and its surrogate for one batch, as tensors: nothing is read from the device.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: positional arguments of both programs.
+            kwargs: keyword arguments of both programs.
+            player: one of `players`.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies this objective beside its class; shown in tables and recorded with a run."""
+        return {"particles": self.num_particles}
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss of a batch, in nats, without gradients or a change of state."""
+        with self._without_state(), torch.no_grad():
+            return torch_item(self.terms(model, guide, args, kwargs, self.players[0]).loss)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss of a batch, in nats, and add its gradients to ``.grad``: what `pyro.infer.SVI` calls."""
+        with Registration(self):
+            total = 0.0
+            for player in self.players:
+                terms = self.terms(model, guide, args, kwargs, player)
+                self._backward(terms.surrogate, model, guide, player)
+                total += torch_item(terms.loss)
+        return total
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of a batch as a scalar, in nats, whose gradient is the surrogate's."""
+        total: Tensor | float = 0.0
+        for player in self.players:
+            terms = self.terms(model, guide, args, kwargs, player)
+            total = total + terms.surrogate + (terms.loss - terms.surrogate).detach()
+        return torch.as_tensor(total)
+
+    def __call__(self, model: Any, guide: Any) -> ObjectiveModule:  # type: ignore[override]
+        """Return a module over both programs: its parameters are complete, and calling it gives the loss."""
+        return ObjectiveModule(model, guide, self)
+
+    def _backward(self, surrogate: Tensor, model: Any, guide: Any, player: str) -> None:
+        if not surrogate.requires_grad:
+            return
+        if player == "all":
+            surrogate.backward()
+            return
+        group = player_parameters(self, model, guide, player)
+        gradients = torch.autograd.grad(surrogate, group, allow_unused=True)
+        for parameter, gradient in zip(group, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    @contextmanager
+    def _without_state(self) -> Iterator[None]:
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    def _get_trace(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Any:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+
+def player_parameters(objective: nn.Module, model: Any, guide: Any, player: str) -> list[nn.Parameter]:
+    """Return the group of parameters that `player` updates: declared by the objective, else by the model's owner.
+
+    Raises:
+        InputError: if neither declares it.
+    """
+    owners = [each.owner if isinstance(each, Program) else getattr(each, "__self__", each) for each in (model, guide)]
+    for owner in (objective, *owners):
+        declared = getattr(owner, player, None)
+        if callable(declared):
+            return list(declared())
+    raise InputError(
+        f"{type(objective).__name__} updates the group {player!r} on its own: declare {player}() on the latent model."
+    )
+
+
+class ObjectiveModule(nn.Module):
+    """A model, a guide and an objective as one module; ``forward`` gives the loss of a batch, in nats.
+
+    Args:
+        model: a Pyro program; a bound method stays with its owner.
+        guide: a Pyro program; a bound method stays with its owner.
+        objective: the loss.
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], objective: Objective) -> None:
+        super().__init__()
+        self.model = model if isinstance(model, Program) else Program(model)
+        self.guide = guide if isinstance(guide, Program) else Program(guide)
+        self.objective = objective
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the differentiable loss of a batch, a scalar in nats."""
+        return self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+
+
+class WeightsObjective(Objective):
+    """An objective made of log weights: one method, from the weights to a bound per datum.
+
+    Args:
+        particles: draws of z per datum.
+        data_plate: the name of the plate over data, where several hold every site.
+    """
+
+    #: whether the surrogate is right only for guides whose sites all have a pathwise gradient
+    pathwise = True
+
+    def __init__(self, particles: int = 1, *, data_plate: str | None = None) -> None:
+        super().__init__(particles)
+        self.data_plate = data_plate
+
+    @abstractmethod
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return what is maximised, per datum, shape (batch,), in nats; its gradient is the estimator."""
+
+    def bound(self, weights: LogWeights) -> Tensor:
+        """Return the value that is reported, per datum, shape (batch,), in nats: by default the surrogate's own."""
+        return self.surrogate(weights).detach()
+
+    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a batch: minus the sum of the bounds per datum, each times its scale."""
+        weights = trace_weights(model, guide, args, kwargs, self.num_particles, data_plate=self.data_plate)
+        if self.pathwise and weights.not_reparameterised:
+            raise InputError(_no_gradient(self, weights.not_reparameterised))
+        surrogate = self.surrogate(weights)
+        same = type(self).bound is WeightsObjective.bound
+        value = surrogate.detach() if same else self.bound(weights)
+        named = {name: (each * weights.scale).sum().detach() for name, each in weights.named().items()}
+        return Terms(-(value * weights.scale).sum(), -(surrogate * weights.scale).sum(), named)
+
+
+def _no_gradient(objective: Objective, sites: tuple[str, ...]) -> str:
+    return (
+        f"{type(objective).__name__} needs reparameterised guide sites, and {', '.join(map(repr, sites))} cannot be: "
+        "its gradient for the guide would be wrong (zero for an importance-weighted bound). Use 'elbo-graph' or "
+        "'elbo', or 'elbo-enum' for discrete sites marked for enumeration."
+    )

@@ -1,0 +1,52 @@
+"""What the linter says: findings, each with its fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pvae.errors import InputError
+
+__all__ = ["Finding", "Findings"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that would go wrong.
+
+    Attributes:
+        kind: a short name, such as ``"missing site"``.
+        subject: the site, field or parameter concerned.
+        message: what is wrong, in one sentence.
+        fix: what to do.
+        fatal: whether training would be wrong or impossible; otherwise it is worth knowing.
+    """
+
+    kind: str
+    subject: str
+    message: str
+    fix: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.subject}): {self.message} {self.fix}"
+
+
+class Findings(list[Finding]):
+    """What `check` found, in order; falsy where nothing was."""
+
+    @property
+    def fatal(self) -> Findings:
+        """The findings that stop a training."""
+        return Findings(each for each in self if each.fatal)
+
+    def require(self) -> None:
+        """Raise for the first fatal finding.
+
+        Raises:
+            InputError: with all fatal findings, separated by semicolons.
+        """
+        if self.fatal:
+            raise InputError("; ".join(str(each) for each in self.fatal))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{'error' if each.fatal else 'note'}: {each}" for each in self) or "nothing found"

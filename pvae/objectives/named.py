@@ -1,0 +1,110 @@
+"""The names of objectives on the command line, and what each one makes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+
+from pvae.errors import InputError
+from pvae.names import parse, unknown
+from pvae.objectives.base import Objective
+from pvae.objectives.particles import IWAE, Renyi
+from pvae.objectives.pyro_losses import PyroObjective, adapt
+
+__all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names"]
+
+
+def _elbo(particles: int = 1) -> ELBO:
+    return Trace_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
+
+
+def _elbo_analytic(particles: int = 1) -> ELBO:
+    return TraceMeanField_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
+
+
+def _elbo_graph(particles: int = 1) -> ELBO:
+    return TraceGraph_ELBO(num_particles=_whole(particles))
+
+
+def _elbo_enum(particles: int = 1) -> ELBO:
+    return TraceEnum_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
+
+
+def _whole(particles: Any) -> int:
+    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
+        raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
+    return particles
+
+
+#: command-line name -> (constructor, one line on what it is)
+OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
+    "elbo": (_elbo, "pyro.infer.Trace_ELBO: reparameterised or score function"),
+    "elbo-analytic": (_elbo_analytic, "pyro.infer.TraceMeanField_ELBO: KL in closed form where there is one"),
+    "elbo-graph": (
+        _elbo_graph,
+        "pyro.infer.TraceGraph_ELBO: score function with Rao-Blackwellisation and baselines",
+    ),
+    "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),
+    "iwae": (IWAE, "importance-weighted bound of several particles"),
+    "renyi": (Renyi, "Rényi bound of order alpha"),
+}
+_PYRO = {
+    Trace_ELBO: "elbo",
+    TraceMeanField_ELBO: "elbo-analytic",
+    TraceGraph_ELBO: "elbo-graph",
+    TraceEnum_ELBO: "elbo-enum",
+    RenyiELBO: "RenyiELBO",
+}
+
+
+@dataclass(frozen=True)
+class NamedObjective:
+    """A factory that can be pickled: calling it makes the objective that its text names."""
+
+    text: str
+
+    def __call__(self) -> Objective:
+        """Return a fresh objective."""
+        name, settings = parse(self.text)
+        return adapt(OBJECTIVES[name][0](**settings))
+
+
+def make_objective(text: str) -> NamedObjective:
+    """Return a factory for the objective that `text` names, such as ``"renyi:alpha=0.5:particles=8"``.
+
+    Raises:
+        InputError: for an unknown name or setting (the nearest known one is named), or a value that is out of range.
+    """
+    name, settings = parse(text)
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    known = list(inspect.signature(OBJECTIVES[name][0]).parameters)
+    for key in settings:
+        if key not in known:
+            raise unknown(f"setting of {name}", key, known)
+    factory = NamedObjective(text)
+    factory()
+    return factory
+
+
+def objective_names() -> list[tuple[str, str]]:
+    """Return each name of the command line with a line on what it is."""
+    return [(name, line) for name, (_, line) in OBJECTIVES.items()]
+
+
+def describe(objective: Any) -> str:
+    """Return a name with settings, such as ``"iwae:particles=8"``, for tables and for the record of a run."""
+    own = adapt(objective)
+    if isinstance(own, PyroObjective):
+        name = _PYRO.get(type(own.elbo), type(own.elbo).__name__)
+    else:
+        named = [name for name, (made, _) in OBJECTIVES.items() if made is type(own)]
+        name = named[0] if named else type(own).__name__
+    settings = own.settings()
+    if name.startswith("elbo") and settings.get("particles") == 1:
+        settings.pop("particles")
+    return ":".join([name, *(f"{key}={value}" for key, value in settings.items())])

@@ -1,0 +1,69 @@
+"""Bounds of several particles: importance-weighted and Rényi, per datum, right under scales and subsampled plates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.objectives.base import WeightsObjective
+from pvae.weights import LogWeights, log_mean_exp
+
+__all__ = ["IWAE", "Renyi"]
+
+
+class IWAE(WeightsObjective):
+    """The importance-weighted bound: E log (1/K) sum_k w_k, per datum.
+
+    One particle gives the ELBO; in expectation more particles never loosen the bound on log p(x).
+
+    Args:
+        particles: K, draws of z per datum; the paper's settings are 5 and 50.
+        data_plate: the name of the plate over data, where several hold every site.
+    Raises:
+        InputError: if ``particles < 1``; in use, if a guide site is not reparameterised.
+    Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
+    """
+
+    def __init__(self, particles: int = 5, *, data_plate: str | None = None) -> None:
+        super().__init__(particles, data_plate=data_plate)
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return log of the mean weight, shape (batch,), in nats."""
+        return log_mean_exp(weights.log_w)
+
+
+class Renyi(WeightsObjective):
+    """The variational Rényi bound of order alpha: E log (1/K) sum_k w_k^(1 - alpha), over 1 - alpha, per datum.
+
+    alpha = 0 is the importance-weighted bound, alpha = 1 the ELBO (the limit), alpha = inf the largest weight alone
+    (VR-max). Below 0 it bounds log p(x) from above only as K grows.
+
+    Args:
+        alpha: the order, any number or infinity; the safe default 0.5 lies between ELBO and IWAE.
+        particles: K, draws of z per datum.
+        data_plate: the name of the plate over data, where several hold every site.
+    Raises:
+        InputError: if ``particles < 1`` or alpha is no number; in use, if a guide site is not reparameterised.
+    Source: Li & Turner, Rényi Divergence Variational Inference, arXiv:1602.02311, equations 13 and 14.
+    """
+
+    def __init__(self, alpha: float = 0.5, particles: int = 5, *, data_plate: str | None = None) -> None:
+        super().__init__(particles, data_plate=data_plate)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha) or alpha == -math.inf:
+            raise InputError(f"alpha must be a number or inf; got {alpha!r}.")
+        self.alpha = float(alpha)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the order and the number of particles."""
+        return {"alpha": self.alpha, **super().settings()}
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return the bound, shape (batch,), in nats."""
+        if self.alpha == 1.0:
+            return weights.log_w.mean(0)
+        if self.alpha == math.inf:
+            return weights.log_w.amax(0)
+        return log_mean_exp((1.0 - self.alpha) * weights.log_w) / (1.0 - self.alpha)
