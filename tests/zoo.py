@@ -1,0 +1,102 @@
+"""One table of every model and density, which feeds the contracts that all of them keep.
+
+A new model or density gets a line here, and with it the shared tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import exact
+import torch
+import tutorial_vae
+from torch import Tensor, nn
+
+from pvae.densities import Bernoulli, DiagonalGaussian, Gaussian, StandardNormal
+from pvae.models.vae import VAE
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """A small latent model and data for it.
+
+    Args:
+        make: makes a fresh one.
+        data: makes a batch of x of the given size.
+        exact: whether parameters and data are float64 from the start.
+        reparameterised: whether gradients flow through the guide's draws.
+        latent_sites: names and event shapes of the latent sites.
+        data_shape: shape of the observed event.
+    """
+
+    make: Callable[[], nn.Module]
+    data: Callable[[int], Tensor]
+    exact: bool
+    reparameterised: bool
+    latent_sites: dict[str, tuple[int, ...]]
+    data_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DensityCase:
+    """A density, the shape of its context (None: it needs none) and of its events."""
+
+    make: Callable[[], nn.Module]
+    context: tuple[int, ...] | None
+    event: tuple[int, ...]
+    discrete: bool = False
+
+
+def _binary(*shape: int) -> Callable[[int], Tensor]:
+    def draw(size: int) -> Tensor:
+        return torch.rand(size, *shape, generator=torch.Generator().manual_seed(size)).round()
+
+    return draw
+
+
+def _real(*shape: int) -> Callable[[int], Tensor]:
+    def draw(size: int) -> Tensor:
+        return torch.randn(size, *shape, generator=torch.Generator().manual_seed(size))
+
+    return draw
+
+
+def _double(draw: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+    return lambda size: draw(size).double()
+
+
+def _vae(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
+    small = {"latent": 3, "hidden": (7, 5), **settings}
+    return ModelCase(lambda: VAE(**small), data, False, True, {"z": (3,)}, event)  # type: ignore[arg-type]
+
+
+MODELS: dict[str, ModelCase] = {
+    "vae": _vae(_binary(12), (12,), data_shape=(12,)),
+    "vae-pictures": _vae(_binary(4, 3), (12,), data_shape=(4, 3)),
+    "vae-gated": _vae(_binary(12), (12,), data_shape=(12,), network="gated"),
+    "vae-conv": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
+    "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
+    "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
+    "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
+    "two-layer": ModelCase(
+        exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)
+    ),
+    "discrete": ModelCase(
+        exact.DiscreteModel, lambda size: torch.arange(size) % 4, True, False, {"z": ()}, ()
+    ),
+    "tutorial": ModelCase(
+        lambda: tutorial_vae.VAE(z_dim=3, hidden_dim=5), _binary(784), False, True, {"latent": (3,)}, (784,)
+    ),
+}
+
+DENSITIES: dict[str, DensityCase] = {
+    "standard-normal": DensityCase(lambda: StandardNormal(3), None, (3,)),
+    "diagonal-gaussian": DensityCase(lambda: DiagonalGaussian(5, 3), (5,), (3,)),
+    "bernoulli": DensityCase(lambda: Bernoulli(5, (6,)), (5,), (6,), discrete=True),
+    "bernoulli-pictures": DensityCase(lambda: Bernoulli(5, (2, 3)), (5,), (2, 3), discrete=True),
+    "bernoulli-maps": DensityCase(lambda: Bernoulli((2, 2, 3), (4, 5)), (2, 2, 3), (4, 5), discrete=True),
+    "gaussian": DensityCase(lambda: Gaussian(5, (6,)), (5,), (6,)),
+    "gaussian-fixed": DensityCase(lambda: Gaussian(5, (6,), 0.1), (5,), (6,)),
+    "gaussian-maps": DensityCase(lambda: Gaussian((2, 2, 3), (3, 4, 6)), (2, 2, 3), (3, 4, 6)),
+}
