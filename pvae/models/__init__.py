@@ -1,21 +1,30 @@
 """Latent-variable models: what one is, how its programs get their fields, and whose parameters are whose."""
 
 from pvae.models.base import LatentModel, Program, pair, program
+from pvae.models.build import MODELS, ModelSpec
 from pvae.models.groups import Groups, find_groups, named_parameters
 from pvae.models.programs import Programs, bind
+from pvae.models.queries import encode, reconstruct, sample
 from pvae.models.registration import restore_store, scope, store_tensors
+from pvae.models.vae import VAE
 
 __all__ = [
+    "MODELS",
+    "VAE",
     "Groups",
     "LatentModel",
+    "ModelSpec",
     "Program",
     "Programs",
     "bind",
+    "encode",
     "find_groups",
     "named_parameters",
     "pair",
     "program",
+    "reconstruct",
     "restore_store",
+    "sample",
     "scope",
     "store_tensors",
 ]

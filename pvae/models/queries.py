@@ -1,0 +1,108 @@
+"""Codes, samples and reconstructions of any latent model, read off its traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.models.draws import sample_sites
+from pvae.models.layout import Site
+from pvae.models.programs import Fields, Programs, bind
+from pvae.models.registration import scope
+
+__all__ = ["encode", "reconstruct", "sample"]
+
+
+@contextmanager
+def _asked(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> Iterator[Programs]:
+    """Programs bound to the batch, in evaluation mode, without gradients, in the model's own scope."""
+    programs = bind(latent_model, batch, fields)
+    training = [module for module in _modules(programs) if module.training]
+    with scope(latent_model, inherit=True), torch.no_grad():
+        for module in training:
+            module.training = False
+        try:
+            yield programs
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _modules(programs: Programs) -> list[nn.Module]:
+    return [module for owner in programs.modules for module in owner.modules()]
+
+
+def _mean(site: Site) -> Tensor:
+    """The mean of a site's distribution, or its drawn value where there is no mean in closed form."""
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        return site["value"]
+    return mean if bool(torch.isfinite(mean).all()) else site["value"]
+
+
+def _observed(sites: list[Site], batch: Mapping[str, Tensor]) -> Site:
+    """The site that scores x: the observed one of as many numbers, else the first observed."""
+    seen = [site for site in sites if site["is_observed"]]
+    if not seen:
+        raise InputError("The model observes nothing, so there is nothing to sample or to reconstruct.")
+    x = batch.get("x")
+    return next((site for site in seen if x is not None and site["value"].numel() == x.numel()), seen[0])
+
+
+def _as_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    x = batch.get("x")
+    return value.reshape(x.shape) if x is not None and value.numel() == x.numel() else value
+
+
+def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
+    """Return the guide's mean of each latent site, shape (batch, ...); a draw where a mean has no closed form.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+    """
+    with _asked(latent_model, batch, fields) as programs:
+        trace = poutine.trace(programs.guide).get_trace(*programs.arguments(batch))
+        return {site["name"]: _mean(site) for site in sample_sites(trace) if not site["is_observed"]}
+
+
+def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
+    """Return the mean of p(x given z) at one z drawn from the guide per datum, in the shape of ``batch["x"]``.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+    Raises:
+        InputError: if the model observes nothing.
+    """
+    with _asked(latent_model, batch, fields) as programs:
+        arguments = programs.arguments(batch)
+        guide = poutine.trace(programs.guide).get_trace(*arguments)
+        model = poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
+        return _as_data(_mean(_observed(sample_sites(model), batch)), batch)
+
+
+def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
+    """Return the mean of p(x given z) at z drawn from the prior, one for each datum of `batch`, in the shape of x.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors: their number and shape matter, and their conditions; the observed x does not.
+        fields: as for `pvae.models.bind`.
+    Raises:
+        InputError: if the model observes nothing.
+    """
+    with _asked(latent_model, batch, fields) as programs:
+        arguments = programs.arguments(batch)
+        seen = _observed(sample_sites(poutine.trace(programs.model).get_trace(*arguments)), batch)["name"]
+        drawn = poutine.trace(poutine.uncondition(programs.model)).get_trace(*arguments)
+        return _as_data(_mean(drawn.nodes[seen]), batch)
