@@ -95,9 +95,7 @@ def _climbs(path: Path, tree: ast.Module) -> list[str]:
             continue
         if dotted.startswith("pvae.") and other not in FLOOR:
             if other != "__version__":
-                found.append(
-                    f"{_name(path)}:{line} imports pvae.{other} through the front door; name its home"
-                )
+                found.append(f"{_name(path)}:{line} imports pvae.{other} through the front door; name its home")
         elif FLOOR[other] >= FLOOR[own] and own != "__main__" and not {own, other} <= {"cli", "commands"}:
             found.append(f"{_name(path)}:{line} (floor {FLOOR[own]}) imports {dotted} (floor {FLOOR[other]})")
     return found
@@ -111,9 +109,7 @@ def _siblings() -> dict[str, set[str]]:
         package = module.rsplit(".", 1)[0]
         dotted = {name for _, name in _imports(_tree(path), package)}
         parents = {name.rsplit(".", 1)[0] for name in dotted}
-        near = {
-            name for name in modules if name.rsplit(".", 1)[0] == package and not name.endswith("__init__")
-        }
+        near = {name for name in modules if name.rsplit(".", 1)[0] == package and not name.endswith("__init__")}
         found[module] = (dotted | parents) & near - {module}
     return found
 
@@ -135,9 +131,7 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines of a function without its docstring."""
     body = function.body[0]
     docstring = (
-        isinstance(body, ast.Expr)
-        and isinstance(body.value, ast.Constant)
-        and isinstance(body.value.value, str)
+        isinstance(body, ast.Expr) and isinstance(body.value, ast.Constant) and isinstance(body.value.value, str)
     )
     spoken = (body.end_lineno or body.lineno) - body.lineno + 1 if docstring else 0
     return (function.end_lineno or function.lineno) - function.lineno + 1 - spoken
@@ -176,11 +170,7 @@ def test_imports_go_down(path: Path) -> None:
 def test_file_and_functions_are_short(path: Path) -> None:
     lines = path.read_text().count("\n")
     assert lines <= LONGEST_FILE, f"{_name(path)} has {lines} lines"
-    long = [
-        f"{each.name}: {_length(each)}"
-        for each in _functions(_tree(path))
-        if _length(each) > LONGEST_FUNCTION
-    ]
+    long = [f"{each.name}: {_length(each)}" for each in _functions(_tree(path)) if _length(each) > LONGEST_FUNCTION]
     assert long == []
 
 
@@ -196,9 +186,7 @@ def test_modules_of_a_folder_do_not_import_in_circles() -> None:
 
 
 def test_every_room_is_on_the_floor_plan() -> None:
-    rooms = {
-        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    }
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert rooms - {"__init__"} <= set(FLOOR)
 
 

@@ -1,0 +1,13 @@
+"""The commands of the command line, a file each."""
+
+from pvae.commands.checking import check
+from pvae.commands.comparing import compare
+from pvae.commands.data import data
+from pvae.commands.evaluating import evaluate
+from pvae.commands.listing import list_
+from pvae.commands.showing import show
+from pvae.commands.training import train
+
+__all__ = ["COMMANDS", "check", "compare", "data", "evaluate", "list_", "show", "train"]
+
+COMMANDS = (train, evaluate, compare, show, check, data, list_)

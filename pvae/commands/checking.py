@@ -1,0 +1,41 @@
+"""``pvae check``: what is wrong with a model under an objective, found without training it."""
+
+from __future__ import annotations
+
+import click
+
+from pvae.commands.options import data_options, model_options, objective_options, traceback_option
+from pvae.commands.output import print_json
+from pvae.commands.parts import data_of, objective_of, spec_of
+
+__all__ = ["check"]
+
+
+@click.command()
+@click.argument("model")
+@data_options
+@objective_options
+@model_options
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the parameters and draws.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@traceback_option
+@click.pass_context
+def check(ctx: click.Context, model: str, seed: int, as_json: bool, **options: object) -> None:
+    """Check MODEL under an objective on a batch of data, without training.
+
+    MODEL is a built-in name, or my_model.py:MyModel. Ends with exit code 2 where a finding is fatal.
+    """
+    from pvae.objectives import check as checked
+    from pvae.train.devices import isolated
+
+    spec, data = spec_of(ctx, model), data_of(ctx)
+    with isolated(seed):
+        latent_model = spec.build(data)
+        splits = settled(latent_model, data)
+        findings = list(checked(latent_model, splits.train.take(slice(0, 100)), objective_of(ctx)()))
+    if as_json:
+        print_json({"model": model, "findings": [vars(each) for each in findings]})
+    else:
+        click.echo("\n".join(map(str, findings)) or "Nothing is wrong.")
+    if any(each.fatal for each in findings):
+        ctx.exit(2)

@@ -1,0 +1,61 @@
+"""``pvae compare``: the same model under several objectives and seeds, in one table and one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pvae.commands.options import (
+    FIT,
+    config_option,
+    data_options,
+    fit_options,
+    model_options,
+    traceback_option,
+)
+from pvae.commands.output import print_json, say
+from pvae.commands.parts import data_of, spec_of
+from pvae.errors import InputError
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("models", metavar="MODEL[,MODEL...]")
+@data_options
+@click.option(
+    "--objectives",
+    default="elbo,iwae:particles=8",
+    show_default=True,
+    help="Names (`pvae list`) with settings, separated by commas.",
+)
+@click.option("--seeds", default="3", show_default=True, help="How many seeds, from 0; or the seeds: 3,5,8.")
+@model_options
+@fit_options(without=["seed"])
+@click.option("--particles", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the judgement.")
+@click.option("--limit", type=click.IntRange(min=0), default=1000, show_default=True, help="Judged data; 0 for all.")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Worker processes. [default: the cores]")
+@click.option("--out", type=click.Path(), required=True, help="Folder of the report and its runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@config_option
+@traceback_option
+@click.pass_context
+def compare(ctx: click.Context, models: str, out: str, as_json: bool, **options: Any) -> None:
+    """Compare objectives on MODEL: train under each, from several seeds, and judge all on the same test data.
+
+    Runs that are there already are not trained again. The report is OUT/index.html.
+    """
+    raise NotImplementedError
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the seeds meant: ``"3"`` is 0, 1, 2; ``"3,5"`` and ``"7,"`` are themselves."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or ("," not in text and numbers[0] == 0) or len(set(numbers)) < len(numbers):
+        raise InputError(f"--seeds takes how many seeds, such as 3, or the seeds, such as 0,1,2; got {text!r}.")
+    return numbers if "," in text else list(range(numbers[0]))

@@ -1,0 +1,67 @@
+"""What commands print: tables and lines for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["lines", "print_json", "say", "table"]
+
+
+def say(message: str) -> None:
+    """Print a line for a person on standard error, where progress goes."""
+    click.echo(message, err=True)
+
+
+def _plain(content: Any) -> Any:
+    """Return what JSON can hold: estimates as value, error and count, paths as text."""
+    if hasattr(content, "to_json"):
+        return content.to_json()
+    if isinstance(content, Path):
+        return str(content)
+    if isinstance(content, tuple | set | frozenset):
+        return list(content)
+    if hasattr(content, "tolist"):
+        return content.tolist()
+    raise TypeError(f"{type(content).__name__} has no JSON form")
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output. What is not finite becomes null: JSON has no name for it."""
+    click.echo(json.dumps(_finite(json.loads(json.dumps(content, default=_plain))), allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(each) for key, each in content.items()}
+    if isinstance(content, list):
+        return [_finite(each) for each in content]
+    if isinstance(content, float) and (content != content or content in (float("inf"), float("-inf"))):
+        return None
+    return content
+
+
+def lines(rows: Mapping[str, Any]) -> str:
+    """Return names and values, one pair a line, the values below each other."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {content}" for name, content in rows.items())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table as text: the first column to the left, numbers to the right."""
+    cells = [list(map(str, row)) for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    aligned = [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in aligned)
