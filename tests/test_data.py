@@ -14,9 +14,7 @@ from pvae.errors import InputError
 
 FOLDER = Path(os.environ.get("PVAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_mnist = pytest.mark.skipif(not (FOLDER / "mnist").is_dir(), reason=f"no MNIST in {FOLDER}")
-needs_static = pytest.mark.skipif(
-    not (FOLDER / "mnist_static").is_dir(), reason=f"no static MNIST in {FOLDER}"
-)
+needs_static = pytest.mark.skipif(not (FOLDER / "mnist_static").is_dir(), reason=f"no static MNIST in {FOLDER}")
 needs_frey = pytest.mark.skipif(not (FOLDER / "freyfaces").is_dir(), reason=f"no Frey faces in {FOLDER}")
 
 
@@ -45,9 +43,7 @@ def test_digits_are_the_images_of_scikit_learn_over_sixteen(digits):
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    every = {
-        tuple(np.float32(row / 16).tolist()): int(label) for row, label in zip(images, labels, strict=True)
-    }
+    every = {tuple(np.float32(row / 16).tolist()): int(label) for row, label in zip(images, labels, strict=True)}
     assert [part.size for part in digits.parts.values()] == [1294, 144, 359] and digits.data_shape == (8, 8)
     for part in digits.parts.values():
         assert part.x.dtype == torch.float32 and part.y.dtype == torch.int64 and part.x.shape[1:] == (64,)
@@ -115,7 +111,8 @@ def test_splits_survive_pickling_and_say_what_a_run_records(digits):
     again = pickle.loads(pickle.dumps(digits))
     assert torch.equal(again.train.x, digits.train.x)
     assert again.summary() == digits.summary() == {
-        "name": "digits", "checksum": digits.checksum, "sizes": {"train": 1294, "validation": 144, "test": 359},
+        "name": "digits", "checksum": digits.checksum,
+        "sizes": {"train": 1294, "validation": 144, "test": 359},
         "binarise": "auto", "seed": 0, "data_shape": [8, 8],
     }  # fmt: skip
 
@@ -222,9 +219,7 @@ def _joined(parts: list[list[float]]) -> list[float]:
 
 
 def _epoch(batch: Batch, size: int, **settings) -> list[list[float]]:
-    return [
-        part.x.flatten().tolist() for part in minibatches(batch, size, **{"seed": 0, "epoch": 0, **settings})
-    ]
+    return [part.x.flatten().tolist() for part in minibatches(batch, size, **{"seed": 0, "epoch": 0, **settings})]
 
 
 def test_an_epoch_takes_every_datum_once_in_an_order_of_seed_and_epoch():

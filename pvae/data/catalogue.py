@@ -106,12 +106,8 @@ _STATIC = DataFile("mnist_static.npz", "880b0848c1e370ed312cfe14c7d32b3a5430aff7
 _FREY = DataFile("freyfaces.npz", "c4aa53f55f81990ebe65b822e9cc30a65d61a9b41dedd215389dba0cb914f21c")
 
 CATALOGUE: dict[str, DataSet] = {
-    "digits": DataSet(
-        "1797 handwritten digits of 8 x 8 pixels, grey, labelled (with scikit-learn)", (), _digits
-    ),
-    "mnist": DataSet(
-        "70000 handwritten digits of 28 x 28 pixels, grey, labelled; its own test split", _MNIST, _mnist
-    ),
+    "digits": DataSet("1797 handwritten digits of 8 x 8 pixels, grey, labelled (with scikit-learn)", (), _digits),
+    "mnist": DataSet("70000 handwritten digits of 28 x 28 pixels, grey, labelled; its own test split", _MNIST, _mnist),
     "mnist_static": DataSet(
         "MNIST binarised once and for all; its own three splits, no labels", (_STATIC,), _mnist_static
     ),

@@ -163,9 +163,7 @@ def _download_one(url: str, target: Path, file: DataFile) -> Content:
     return content
 
 
-def _missing(
-    name: str, file: DataFile, folder: str | os.PathLike[str] | None, failures: list[str]
-) -> InputError:
+def _missing(name: str, file: DataFile, folder: str | os.PathLike[str] | None, failures: list[str]) -> InputError:
     looked = ", ".join(str(place / name) for place in _places(folder))
     came = f" Downloads failed: {'; '.join(failures)}." if failures else ""
     public = "" if file.urls else " It has no public address."

@@ -71,13 +71,9 @@ def _is_path(source: str | os.PathLike[str]) -> bool:
 
 def _again(splits: Splits, binarise: str, validation: float | None, test: float | None) -> Splits:
     if validation is not None or test is not None:
-        raise InputError(
-            "These data are split already; give validation and test where they are first loaded."
-        )
+        raise InputError("These data are split already; give validation and test where they are first loaded.")
     if binarise in ("auto", splits.binarise):
         return splits
     if splits.binarise not in ("auto", "none"):
-        raise InputError(
-            f"These data are binarised already ({splits.binarise!r}); load them again for {binarise!r}."
-        )
+        raise InputError(f"These data are binarised already ({splits.binarise!r}); load them again for {binarise!r}.")
     return splits.binarised(binarise)

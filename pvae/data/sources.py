@@ -6,6 +6,7 @@ import csv
 import gzip
 import itertools
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +27,11 @@ __all__ = [
     "read_npz",
 ]
 
-_DAMAGED = (EOFError, OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
+# What zipfile, zlib and NumPy raise at damaged bytes; RuntimeError has their unknown versions and encryption.
+_DAMAGED = (
+    EOFError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -41,6 +46,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     for suffix, reader in _READERS.items():
         if path.name.lower().endswith(suffix):
             return reader(path)
+    if not path.exists():
+        raise _no_file(path)
     raise InputError(f"{path} is of no kind that is read here; give one of {', '.join(SUFFIXES)}.")
 
 
@@ -56,9 +63,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except _DAMAGED as error:
-        raise InputError(
-            f"{path} is a damaged or truncated gzip file ({error}). Copy or fetch it again."
-        ) from error
+        raise InputError(f"{path} is a damaged or truncated gzip file ({error}). Copy or fetch it again.") from error
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -73,17 +78,13 @@ def read_idx(path: Path) -> np.ndarray:
 def parse_idx(content: bytes, name: str) -> np.ndarray:
     """Return the array in the bytes of an IDX file; ``name`` stands in the errors of ``read_idx``."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
-        raise InputError(
-            f"{name} is no IDX file: it needs the magic number 00 00 08 03 or alike, {_got(content)}."
-        )
+        raise InputError(f"{name} is no IDX file: it needs the magic number 00 00 08 03 or alike, {_got(content)}.")
     dtype, dimensions = np.dtype(_IDX_DTYPES[content[2]]), content[3]
     start = 4 + 4 * dimensions
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4", count=(len(content[4:start])) // 4))
     needed = start + math.prod(shape) * dtype.itemsize
     if len(shape) != dimensions or len(content) != needed:
-        raise InputError(
-            f"{name} is truncated or damaged: its header needs {needed} bytes, it has {len(content)}."
-        )
+        raise InputError(f"{name} is truncated or damaged: its header needs {needed} bytes, it has {len(content)}.")
     return np.frombuffer(content, dtype, offset=start).reshape(shape)
 
 
@@ -130,9 +131,7 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     first = next(rows, (0, []))
     named = not all(_is_number(cell) for cell in first[1])
     header = [cell.strip() if named else f"column {i + 1}" for i, cell in enumerate(first[1])]
-    numbers = [
-        _csv_numbers(path, *row, header) for row in (rows if named else itertools.chain([first], rows))
-    ]
+    numbers = [_csv_numbers(path, *row, header) for row in (rows if named else itertools.chain([first], rows))]
     if not header or not numbers:
         raise InputError(f"{path} has no rows of numbers.")
     values = np.stack(numbers)
@@ -183,11 +182,13 @@ def _raw(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(
-            f"There is no file {path}. Check the path, or give the name of a known data set."
-        ) from None
+        raise _no_file(path) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _no_file(path: Path) -> InputError:
+    return InputError(f"There is no file {path}. Check the path, or give the name of a known data set.")
 
 
 def _check_magic(path: Path, magic: bytes, kind: str) -> None:
@@ -207,9 +208,7 @@ def _got(content: bytes) -> str:
 def _unreadable(what: str, error: Exception) -> InputError:
     if "allow_pickle" in str(error):
         return InputError(f"{what} holds Python objects, which are never unpickled. Save numbers instead.")
-    return InputError(
-        f"{what} is truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})."
-    )
+    return InputError(f"{what} is truncated or damaged ({' '.join(str(error).split()) or type(error).__name__}).")
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

@@ -79,9 +79,7 @@ def split(source: Source, *, validation: float | None, test: float | None, seed:
         InputError: if a size is no fraction or count, asks for a split that the source brings itself, or
             leaves no data to train on.
     """
-    order = torch.randperm(
-        source.train.size, generator=torch.Generator().manual_seed(derived_seed(seed, "split"))
-    )
+    order = torch.randperm(source.train.size, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
     parts: dict[str, Batch | None] = {}
     state, notes = hashlib.sha256(source.digest.encode()), []
     for part, asked in (("test", test), ("validation", validation)):
@@ -150,6 +148,4 @@ def _check_agreement(name: str, part: str, batch: Batch, train: Batch) -> None:
         raise InputError(f"{name} has {batch.names[0]}_{part} but no x_{part}.")
     if batch.x.shape[1:] != train.x.shape[1:]:
         came, needed = tuple(batch.x.shape[1:]), tuple(train.x.shape[1:])
-        raise InputError(
-            f"{name}: one datum of x_{part} has shape {came}, one of x has {needed}; they need to agree."
-        )
+        raise InputError(f"{name}: one datum of x_{part} has shape {came}, one of x has {needed}; they need to agree.")

@@ -73,16 +73,12 @@ def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
     Source: Tipping & Bishop (1999), equations 7 and 8; the rotation is the identity.
     """
     if x.ndim != 2 or not 1 <= latent < x.shape[1]:
-        raise InputError(
-            f"pPCA needs x (batch, features) and 1 <= latent < features; got {tuple(x.shape)}, {latent}."
-        )
+        raise InputError(f"pPCA needs x (batch, features) and 1 <= latent < features; got {tuple(x.shape)}, {latent}.")
     mean = x.mean(0)
     centred = x - mean
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
     variance = values[:-latent].mean().item()
     if not variance > 0:
-        raise InputError(
-            f"pPCA needs variance beside {latent} components; the data have none. Ask for fewer."
-        )
+        raise InputError(f"pPCA needs variance beside {latent} components; the data have none. Ask for fewer.")
     kept = (values[-latent:] - variance).clamp(min=0).sqrt()
     return LinearGaussian(vectors[:, -latent:] * kept, mean, variance)
