@@ -70,7 +70,7 @@ class ModelSpec:
         with _errors_of(path, label):
             made = found(**settings)
         if not _is_latent_model(made):
-            raise InputError(f"{label} made {type(made).__name__} without model and guide; write both programs.")
+            raise InputError(f"{label} made {type(made).__name__} which lacks model or guide; write both.")
         return made
 
     @property
@@ -86,6 +86,8 @@ class ModelSpec:
             if self.name not in MODELS:
                 raise unknown("model", self.name, [*MODELS, "my_model.py:MyModel"])
             return None, MODELS[self.name]
+        if not home or not attribute:
+            raise InputError(f"Write the file and the class, as my_model.py:MyModel; got {self.name!r}.")
         path = Path(home).expanduser() if home.endswith(".py") else None
         module = _load_module(home) if path is None else _load_file(path)
         if not hasattr(module, attribute):
