@@ -1,0 +1,176 @@
+"""Optimisers and schedules: any of torch's, by name with settings, by class, or by a factory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer, lr_scheduler
+
+from pvae.errors import InputError
+from pvae.names import parse, unknown
+
+__all__ = ["adopt", "label", "make_optimiser", "make_schedule", "step_schedule"]
+
+Factory = Callable[[Any], Any]
+Groups = list[dict[str, Any]]
+
+
+def _subclasses(home: Any, base: type) -> dict[str, type]:
+    found = {name: each for name, each in vars(home).items() if isinstance(each, type)}
+    return {name.lower(): each for name, each in found.items() if issubclass(each, base) and each is not base}
+
+
+_OPTIMISERS = _subclasses(torch.optim, Optimizer)
+_SCHEDULES = _subclasses(lr_scheduler, lr_scheduler.LRScheduler)
+_SCHEDULES = {name.removesuffix("lr"): each for name, each in _SCHEDULES.items() if name != "lrscheduler"}
+
+
+def label(spec: Any) -> str:
+    """Return how a run records an optimiser or a schedule: its text, or the name of its class or factory."""
+    if spec is None or isinstance(spec, str):
+        return spec or ""
+    return getattr(spec, "__qualname__", type(spec).__qualname__)
+
+
+def make_optimiser(
+    spec: str | type | Factory | Optimizer, groups: Mapping[str, list[Tensor]], rate: float
+) -> Optimizer:
+    """Return one torch optimiser over all parameters, fused where the device has a fused kernel.
+
+    Args:
+        spec: a name of ``torch.optim`` in any case, with settings (``"adamw:weight_decay=0.01"``); a class; a
+            factory that takes the parameters; or an optimiser that holds them already.
+        groups: parameters by player; each player is one parameter group.
+        rate: the learning rate, for names and classes.
+    Raises:
+        InputError: for an unknown name or setting, or an optimiser that does not fit.
+    """
+    if isinstance(spec, Optimizer):
+        return _checked_holding(spec, groups)
+    given: Groups = [{"params": list(each)} for each in groups.values()]
+    if isinstance(spec, str):
+        name, settings = parse(spec)
+        if name.lower() not in _OPTIMISERS:
+            raise unknown("optimiser", name, _OPTIMISERS)
+        return _construct(
+            _OPTIMISERS[name.lower()], given, {"lr": rate, **_known(name, _OPTIMISERS, settings)}
+        )
+    if isinstance(spec, type) and issubclass(spec, Optimizer):
+        return _construct(spec, given, {"lr": rate})
+    made = spec(given if len(given) > 1 else given[0]["params"]) if callable(spec) else None
+    if not isinstance(made, Optimizer):
+        raise InputError(
+            "optimiser needs a name such as 'adam', a class of torch.optim, or a function of the parameters that "
+            f"returns a torch optimiser; got {type(spec).__name__}."
+        )
+    return made
+
+
+def _known(name: str, table: Mapping[str, type], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, all of them accepted by the constructor."""
+    accepted = list(inspect.signature(table[name.lower()]).parameters)[1:]
+    for key in settings:
+        if key == "lr":
+            raise InputError(f"The learning rate of {name!r} is said by learning_rate=, not by lr=.")
+        if key not in accepted:
+            raise unknown(f"setting of {name}", key, [each for each in accepted if each != "lr"])
+    return settings
+
+
+def _construct(made: type, groups: Groups, settings: dict[str, Any]) -> Optimizer:
+    if made is torch.optim.LBFGS:
+        raise InputError(
+            "LBFGS evaluates the loss many times a step, and fit once: use another, such as 'adam'."
+        )
+    accepted = inspect.signature(made).parameters
+    chosen = {"foreach", "fused", "capturable", "differentiable"} & settings.keys()
+    if "fused" in accepted and not chosen:
+        try:
+            return made(groups, **settings, fused=True)
+        except RuntimeError:  # no fused kernel for this device or type
+            pass
+    try:
+        return made(groups, **settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{made.__name__} refuses its settings: {error}") from error
+
+
+def _checked_holding(optimiser: Optimizer, groups: Mapping[str, list[Tensor]]) -> Optimizer:
+    held = {id(each) for group in optimiser.param_groups for each in group["params"]}
+    missing = sum(id(each) not in held for group in groups.values() for each in group)
+    if missing:
+        raise InputError(
+            f"The optimiser holds other tensors: {missing} parameters of the model are not in it. Give a name, "
+            "a class or a function of the parameters."
+        )
+    return optimiser
+
+
+def adopt(optimiser: Optimizer, named: Mapping[str, Tensor], known: dict[str, Tensor]) -> None:
+    """Let the optimiser hold what is trained now: new parameters are added, replaced ones keep their state.
+
+    Args:
+        optimiser: to be changed.
+        named: the parameters of now, by name.
+        known: the parameters that the optimiser holds, by name; brought up to date.
+    """
+    new = []
+    for name, parameter in named.items():
+        before = known.get(name)
+        if before is parameter:
+            continue
+        if before is None:
+            new.append(parameter)
+            continue
+        for group in optimiser.param_groups:
+            group["params"] = [parameter if each is before else each for each in group["params"]]
+        if before in optimiser.state:
+            optimiser.state[parameter] = optimiser.state.pop(before)
+    if new:
+        optimiser.param_groups[0]["params"].extend(new)
+    known.clear()
+    known.update(named)
+
+
+def make_schedule(spec: str | Factory | None, optimiser: Optimizer) -> Any:
+    """Return a schedule of the learning rate, to be stepped once an epoch, or None.
+
+    Args:
+        spec: a name of ``torch.optim.lr_scheduler`` in any case, with or without LR, with settings
+            (``"cosineannealing:T_max=50"``); or a factory that takes the optimiser.
+        optimiser: whose learning rate is scheduled.
+    Raises:
+        InputError: for an unknown name or setting, or a required setting that is missing.
+    """
+    if spec is None:
+        return None
+    if not isinstance(spec, str):
+        made = spec(optimiser) if callable(spec) else None
+        if not hasattr(made, "step") or not hasattr(made, "state_dict"):
+            raise InputError(
+                "schedule needs a name such as 'cosineannealing:T_max=50', or a function of the optimiser that "
+                f"returns a torch schedule; got {type(spec).__name__}."
+            )
+        return made
+    name, settings = parse(spec)
+    key = name.lower().removesuffix("lr")
+    if key not in _SCHEDULES:
+        raise unknown("schedule", name, _SCHEDULES)
+    settings = {each: list(value) if isinstance(value, tuple) else value for each, value in settings.items()}
+    try:
+        return _SCHEDULES[key](optimiser, **_known(key, _SCHEDULES, settings))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"schedule {name!r} refuses its settings: {error}") from error
+
+
+def step_schedule(schedule: Any, bound: float | None) -> None:
+    """Move a schedule by one epoch; `ReduceLROnPlateau` sees the validation bound, whichever way it looks."""
+    if isinstance(schedule, lr_scheduler.ReduceLROnPlateau):
+        if bound is not None:
+            schedule.step(bound if schedule.mode == "max" else -bound)
+    elif schedule is not None:
+        schedule.step()

@@ -1,0 +1,235 @@
+"""Fewer operations, the same bits: what a traced training step can do without.
+
+Pyro's distributions broadcast, expand and sum with great care, and most of that is idle once shapes are known. Every
+rewrite here keeps each result's bits, which the first call of a graph is checked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+__all__ = ["simplify"]
+
+_aten = torch.ops.aten
+_LARGEST_CONSTANT = 2**22
+_SHAPERS = {_aten.expand.default, _aten.view.default, _aten._unsafe_view.default, _aten.reshape.default}
+_VIEWS = _SHAPERS | {
+    _aten.t.default,
+    _aten.transpose.int,
+    _aten.permute.default,
+    _aten.unsqueeze.default,
+    _aten.squeeze.default,
+    _aten.squeeze.dim,
+    _aten.squeeze.dims,
+    _aten.slice.Tensor,
+    _aten.select.int,
+    _aten.detach.default,
+    _aten.alias.default,
+}
+_FILLERS = {
+    _aten.zeros.default,
+    _aten.ones.default,
+    _aten.full.default,
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+    _aten.new_full.default,
+    _aten.scalar_tensor.default,
+}
+
+
+def simplify(graph: GraphModule) -> None:
+    """Take out of `graph`, in place, what does not change a result under ``no_grad``. Random draws all stay."""
+    for node in list(graph.graph.nodes):
+        _forward_idle(node)
+    if not any(_writes(node) for node in graph.graph.nodes):
+        _share(graph)
+        _fold(graph)
+        for node in list(graph.graph.nodes):
+            _forward_idle(node)
+            _draw_standard(graph, node)
+    _separate_outputs(graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:
+    meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
+    return tuple(meta.shape) if meta is not None else None
+
+
+def _same_kind(node: Node, source: Any) -> bool:
+    """Whether `node` has the shape and type of its `source`."""
+    return _shape(node) is not None and (
+        _shape(node) == _shape(source) and node.meta["tensor_meta"].dtype == source.meta["tensor_meta"].dtype
+    )
+
+
+def _is_idle(node: Node) -> bool:
+    """Whether `node` returns its first argument's bits: t(t(x)), a shape it has, x + 0, x * 1, x / 1, x ** 1."""
+    target, source = node.target, node.args[0]
+    if target in (_aten.detach.default, _aten.alias.default):
+        return True
+    if not isinstance(source, Node) or not _same_kind(node, source):
+        return False
+    if target in _SHAPERS:
+        return True
+    second = node.args[1] if len(node.args) > 1 else None
+    if isinstance(second, bool) or not isinstance(second, int | float) or node.kwargs:
+        return False
+    if target in (_aten.add.Tensor, _aten.sub.Tensor, _aten.add.Scalar, _aten.sub.Scalar):
+        return second == 0
+    neutral = (
+        _aten.mul.Tensor,
+        _aten.mul.Scalar,
+        _aten.div.Tensor,
+        _aten.div.Scalar,
+        _aten.pow.Tensor_Scalar,
+    )
+    return target in neutral and second == 1
+
+
+def _forward_idle(node: Node) -> None:
+    """Let the users of an idle node use its source."""
+    if node.op != "call_function" or not node.args:
+        return
+    source = node.args[0]
+    if node.target is _aten.t.default and isinstance(source, Node) and source.target is _aten.t.default:
+        node.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]
+    elif _is_idle(node):
+        node.replace_all_uses_with(source)  # type: ignore[arg-type]
+
+
+def _writes(node: Node) -> bool:
+    """Whether `node` changes a tensor in place: then values are no longer names for results, and sharing stops."""
+    if node.op != "call_function":
+        return node.op in ("call_module", "call_method")
+    schema = getattr(node.target, "_schema", None)
+    # batch normalisation updates its running averages without saying so in its schema
+    return schema is not None and (schema.is_mutable or "batch_norm" in schema.name)
+
+
+def _is_pure(node: Node) -> bool:
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    random = torch.Tag.nondeterministic_seeded in target.tags
+    return (
+        target.namespace == "aten"
+        and not random
+        and "empty" not in target.name()
+        and "rand" not in target.name()
+    )
+
+
+def _key(value: Any) -> Any:
+    """A hashable stand-in for an argument; the type tells 1 from 1.0 and True."""
+    if isinstance(value, list | tuple):
+        return tuple(_key(each) for each in value)
+    return value if isinstance(value, Node) else (type(value), repr(value))
+
+
+def _share(graph: GraphModule) -> None:
+    """Compute a result once that is asked for twice."""
+    seen: dict[Any, Node] = {}
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            key: Any = id(getattr(graph, str(node.target)))
+        elif _is_pure(node):
+            named = tuple(sorted((name, _key(value)) for name, value in node.kwargs.items()))
+            key = (node.target, _key(node.args), named)
+        else:
+            continue
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.graph.erase_node(node)
+
+
+def _fold(graph: GraphModule) -> None:
+    """Compute now what depends on no input and no parameter: filled tensors, literals, and what follows of them."""
+    constants: dict[Node, Tensor] = {}
+    for node in list(graph.graph.nodes):
+        value = _constant(graph, node, constants)
+        if value is not None:
+            constants[node] = value
+    for node, value in constants.items():
+        if any(user not in constants for user in node.users):
+            name = f"_folded_{node.name}"
+            graph.register_buffer(name, value)
+            with graph.graph.inserting_before(node):
+                kept = graph.graph.get_attr(name)
+            kept.meta = dict(node.meta)
+            node.replace_all_uses_with(kept)
+
+
+def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> Tensor | None:
+    """The value of `node` where it is the same at every call, else None."""
+    if not _is_pure(node):
+        return None
+    if node.target is _aten.lift_fresh_copy.default:
+        source = node.args[0]
+        literal = (
+            getattr(graph, str(source.target))
+            if isinstance(source, Node) and source.op == "get_attr"
+            else None
+        )
+        return literal.clone() if isinstance(literal, Tensor) else None
+    filler = node.target in _FILLERS
+    needed = node.all_input_nodes
+    if not (filler or needed) or not (filler or all(each in constants for each in needed)):
+        return None
+    shape = _shape(node)
+    if shape is None or torch.Size(shape).numel() > _LARGEST_CONSTANT:
+        return None
+
+    def known(each: Node) -> Tensor:
+        if each in constants:
+            return constants[each]
+        meta = each.meta["tensor_meta"]
+        device = node.meta["val"].device if "val" in node.meta else None
+        return torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device=device)
+
+    args = torch.fx.node.map_arg(node.args, known)
+    result = node.target(*args, **node.kwargs)  # type: ignore[operator]
+    return result if isinstance(result, Tensor) else None
+
+
+def _draw_standard(graph: GraphModule, node: Node) -> None:
+    """Draw ``normal(0, 1)`` of known zeros and ones as ``randn``: the same numbers, of the same generator."""
+    if node.target is not _aten.normal.Tensor_Tensor or len(node.args) != 2 or node.kwargs:
+        return
+    if not all(isinstance(each, Node) and each.name.startswith("_folded") for each in node.args):
+        return
+    mean, scale = (getattr(graph, str(each.target)) for each in node.all_input_nodes)
+    if len(node.all_input_nodes) == 2 and not mean.any() and bool((scale == 1).all()):
+        options = {"dtype": mean.dtype, "device": mean.device}
+        with graph.graph.inserting_before(node):
+            drawn = graph.graph.call_function(_aten.randn.default, (list(mean.shape),), options)
+        drawn.meta = dict(node.meta)
+        node.replace_all_uses_with(drawn)
+        graph.graph.erase_node(node)
+
+
+def _separate_outputs(graph: GraphModule) -> None:
+    """Copy a result that shares memory with another one, with a constant, or with an input."""
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    bases: set[Node] = set()
+    results = []
+    for each in output.args[0]:
+        base = each
+        while isinstance(base, Node) and base.target in _VIEWS:
+            base = base.args[0]
+        if isinstance(base, Node):
+            if base in bases or base.op in ("get_attr", "placeholder"):
+                with graph.graph.inserting_before(output):
+                    each = graph.graph.call_function(_aten.clone.default, (each,))
+            bases.add(base)
+        results.append(each)
+    output.args = (tuple(results),)

@@ -1,0 +1,234 @@
+"""One update of the parameters: objective, gradients, optimiser; run eagerly or as a traced graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pvae.models.layout import data_count
+from pvae.models.programs import Programs
+from pvae.train.frozen import Frozen, unmoved
+from pvae.train.graph import Outputs, trace
+from pvae.train.optimisers import adopt
+from pvae.train.parameters import Parameters
+
+__all__ = ["Computation", "Stepper"]
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What one step computes, as Pyro runs it: the objective's terms and gradients, in nats per datum.
+
+    Attributes:
+        programs: model and guide.
+        objective: gives ``terms``.
+        parameters: what is differentiated.
+        autocast: the type for `torch.autocast`, or None.
+    """
+
+    programs: Programs
+    objective: Any
+    parameters: Parameters
+    autocast: torch.dtype | None = None
+
+    def count(self, arguments: tuple[Tensor, ...]) -> int:
+        """Return the number of data that the loss of these arguments stands for."""
+        return data_count(self.programs.model, self.programs.guide, arguments, {})
+
+    def terms(self, arguments: tuple[Tensor, ...], player: str) -> Any:
+        """Return the objective's terms, sums over the data."""
+        model, guide = self.programs.model, self.programs.guide
+        if self.autocast is None:
+            return self.objective.terms(model, guide, arguments, {}, player)
+        # the cache of casts would hold a tracer's tensors, and let the graph differ from the eager step
+        with torch.autocast(arguments[0].device.type, dtype=self.autocast, cache_enabled=False):
+            return self.objective.terms(model, guide, arguments, {}, player)
+
+    def __call__(
+        self, arguments: tuple[Tensor, ...], player: str, count: int
+    ) -> tuple[tuple[str, ...], Outputs]:
+        """Return names of the numbers; and the numbers per datum followed by the gradient of each parameter."""
+        terms = self.terms(arguments, player)
+        if self.parameters.appeared():
+            self.parameters.collect()
+        surrogate = terms.surrogate / count
+        parameters = self.parameters.of(player)
+        if surrogate.requires_grad:
+            gradients: Outputs = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+        else:
+            gradients = (None,) * len(parameters)
+        numbers = {"loss": terms.loss, **terms.named}
+        return tuple(numbers), (*(each.detach() / count for each in numbers.values()), *gradients)
+
+
+class _Plan(NamedTuple):
+    """How one player's step runs for one kind of batch."""
+
+    run: Callable[..., Outputs]
+    numbers: int
+    parameters: list[Tensor]
+
+
+class Stepper:
+    """Updates the parameters by one batch at a time.
+
+    Args:
+        computation: what is computed.
+        optimiser: one torch optimiser over all parameters.
+        graph: whether to trace the computation once per kind of batch, and to run the trace.
+        clip: the largest norm of all gradients of a player together, nats per datum; None for no limit.
+    """
+
+    def __init__(
+        self,
+        computation: Computation,
+        optimiser: torch.optim.Optimizer,
+        *,
+        graph: bool,
+        clip: float | None = None,
+    ) -> None:
+        self.computation, self.optimiser, self.clip = computation, optimiser, clip
+        self.graph = graph
+        self.fallback: str | None = None
+        self.names: tuple[str, ...] = ()
+        self._plans: dict[Any, _Plan] = {}
+        self._held = dict(computation.parameters.named)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Update by one batch; return the loss and the named terms, 0-d tensors in nats per datum."""
+        arguments = self.computation.programs.arguments(batch)
+        numbers: tuple[Any, ...] = ()
+        for player in self.computation.parameters.players:
+            key = (player, *[(each.shape, each.dtype) for each in arguments])
+            plan = self._plans.get(key) or self._plan(key, player, arguments)
+            outputs = plan.run(*arguments)
+            parameters = self._parameters(plan, player)
+            self._update(parameters, outputs[plan.numbers :])
+            numbers = outputs[: plan.numbers] if not numbers else numbers
+        return numbers
+
+    def refresh(self) -> None:
+        """Look for parameters that are new or replaced since the last step; forget graphs of the old ones."""
+        if self.computation.parameters.collect():
+            self._plans.clear()
+        adopt(self.optimiser, self.computation.parameters.named, self._held)
+
+    def recheck(self, batch: Mapping[str, Tensor]) -> None:
+        """Forget the graphs where one no longer agrees with the programs: a callback may have changed a number."""
+        arguments = self.computation.programs.arguments(batch)
+        for key, plan in list(self._plans.items()):
+            kind = (key[0], *[(each.shape, each.dtype) for each in arguments])
+            if not self.graph or key != kind:
+                continue
+            with self._unmoved():
+                _, expected = self.computation(arguments, key[0], self.computation.count(arguments))
+            if self._difference(plan.run, expected, arguments, key[0]) is not None:
+                self._plans.clear()
+                return
+
+    def _parameters(self, plan: _Plan, player: str) -> list[Tensor]:
+        if self.graph:
+            return plan.parameters
+        if self.computation.parameters.appeared() or len(plan.parameters) != len(
+            self.computation.parameters.of(player)
+        ):
+            self.refresh()
+        return self.computation.parameters.of(player)
+
+    def _update(self, parameters: list[Tensor], gradients: Outputs) -> None:
+        if self.clip is not None:
+            gradients = clipped(gradients, self.clip)
+        if len(self.computation.parameters.players) > 1:
+            for each in self.computation.parameters.named.values():
+                each.grad = None
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+
+    def _plan(self, key: Any, player: str, arguments: tuple[Tensor, ...]) -> _Plan:
+        count = self.computation.count(arguments)
+
+        def eager(*values: Tensor) -> Outputs:
+            names, outputs = self.computation(values, player, count)
+            self.names = self.names or names
+            return outputs
+
+        run = self._traced(eager, player, arguments) if self.graph else None
+        parameters = self.computation.parameters.of(player)
+        if not self.names:
+            with self._unmoved():
+                eager(*arguments)
+        plan = _Plan(run or eager, len(self.names), list(parameters))
+        self._plans[key] = plan
+        return plan
+
+    def _traced(
+        self, eager: Callable[..., Outputs], player: str, arguments: tuple[Tensor, ...]
+    ) -> Callable[..., Outputs] | None:
+        """The computation as a graph, checked against the eager one on the same draws; None where that fails."""
+        with self._unmoved() as frozen:
+            expected = eager(*arguments)
+            reason = frozen.beyond_reach()
+        if reason is None:
+            try:
+                with self._unmoved():
+                    run = trace(eager, arguments)
+                reason = self._difference(run, expected, arguments, player)
+            except (
+                Exception
+            ) as error:  # tracing runs user code in a way it was not written for: any error counts
+                said = str(error).strip().splitlines() or ["no message"]
+                reason = f"{type(error).__name__}: {said[0]}"
+        if reason is None:
+            return run
+        self.graph, self.fallback = False, reason
+        self._plans.clear()
+        warnings.warn(f"The step cannot be traced to a graph, so it runs eagerly: {reason}", stacklevel=2)
+        return None
+
+    def _difference(
+        self, run: Callable[..., Outputs], expected: Outputs, arguments: tuple[Tensor, ...], player: str
+    ) -> str | None:
+        """What differs between a graph and the eager step on the same draws, or None."""
+        with self._unmoved():
+            outputs = run(*arguments)
+        names = [
+            *self.names,
+            *(f"the gradient of {name}" for name in self.computation.parameters.names(player)),
+        ]
+        for name, ours, theirs in zip(names, outputs, expected, strict=True):
+            if (ours is None) != (theirs is None) or not _same(ours, theirs):
+                return f"its {name} differs from the eager step's"
+        return None
+
+    def _unmoved(self) -> AbstractContextManager[Frozen]:
+        parameters = self.computation.parameters
+        modules = [*parameters.programs.modules, parameters.objective]
+        return unmoved(parameters.latent_model, [each for each in modules if isinstance(each, nn.Module)])
+
+
+def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether two results agree: in every bit on the CPU; where kernels add in any order (CUDA), within rounding."""
+    if ours is None or theirs is None:
+        return True
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    if ours.is_cuda:
+        room = 1e-4 * float(theirs.abs().max()) if theirs.numel() else 0.0
+        return torch.allclose(ours, theirs, rtol=1e-4, atol=room, equal_nan=True)
+    return bool(((ours == theirs) | (ours.isnan() & theirs.isnan())).all())
+
+
+def clipped(gradients: Outputs, limit: float) -> Outputs:
+    """Return gradients scaled down together so that their norm is at most `limit`."""
+    held = [each for each in gradients if each is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(held)))
+    factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
+    scaled = iter(torch._foreach_mul(held, factor))
+    return tuple(None if each is None else next(scaled) for each in gradients)

@@ -1,0 +1,467 @@
+"""The traced step does what the eager one does, bit for bit; and both do what plain torch does."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn.functional as F
+from pyro.distributions import constraints
+from pyro.infer import (
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
+from pyro.infer.autoguide import AutoDiagonalNormal
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor, nn
+
+from pvae.batch import Batch
+from pvae.models import LatentModel, bind, pair, scope
+from pvae.objectives import IWAE, Renyi, adapt
+from pvae.train.devices import isolated
+from pvae.train.optimisers import make_optimiser
+from pvae.train.parameters import Parameters
+from pvae.train.step import Computation, Stepper, clipped
+
+FEATURES, HIDDEN, LATENT = 6, 5, 2
+
+
+def data(size: int = 8, dtype: torch.dtype = torch.float32) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return Batch(x=torch.rand(size, FEATURES, generator=generator).round().to(dtype))
+
+
+class Plain(LatentModel):
+    """A Bernoulli VAE of nn.Modules; `dropout` and `norm` put a random layer and running averages in."""
+
+    def __init__(self, dropout: float = 0.0, norm: bool = False) -> None:
+        super().__init__()
+        layers = [nn.Linear(FEATURES, HIDDEN), nn.BatchNorm1d(HIDDEN) if norm else nn.Tanh()]
+        self.encoder = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(HIDDEN, 2 * LATENT))
+        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, FEATURES))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+class OfPyroModules(LatentModel):
+    """Networks as PyroModules, one weight constrained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = PyroModule[nn.Linear](LATENT, FEATURES)
+        self.encoder = PyroModule[nn.Linear](FEATURES, LATENT)
+        self.decoder.width = PyroParam(torch.ones(FEATURES), constraint=constraints.positive)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), self.decoder.width).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+def _global_model(x: Tensor) -> None:
+    weight = pyro.param("weight", lambda: torch.randn(LATENT, FEATURES, dtype=x.dtype))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+        pyro.sample("x", dist.Bernoulli(logits=z @ weight).to_event(1), obs=x)
+
+
+def _global_guide(x: Tensor) -> None:
+    weight = pyro.param("guide weight", lambda: torch.randn(FEATURES, LATENT, dtype=x.dtype))
+    scale = pyro.param("scale", torch.ones(LATENT, dtype=x.dtype), constraint=constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x @ weight, scale).to_event(1))
+
+
+class Discrete(LatentModel):
+    """A latent z in {0, 1}^2 whose guide has no pathwise gradient."""
+
+    def __init__(self, baseline: bool = False) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(LATENT, FEATURES), nn.Linear(FEATURES, LATENT)
+        self.baseline = {"baseline": {"use_decaying_avg_baseline": True}} if baseline else {}
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(logits=x.new_zeros(len(x), LATENT)).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=self.encoder(x)).to_event(1), infer=dict(self.baseline))
+
+
+class Enumerated(LatentModel):
+    """A mixture whose label is summed out, beside a continuous z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(3, FEATURES))
+        self.encoder = nn.Linear(FEATURES, 3)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(logits=x.new_zeros(3)))
+            pyro.sample("x", dist.Bernoulli(logits=self.centres[k]).to_event(1), obs=x)
+
+    @config_enumerate
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(logits=self.encoder(x)))
+
+
+class Subsampled(Plain):
+    """The batch stands for 40 data, through the scale of its plate."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", 40, subsample=torch.arange(len(x))):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", 40, subsample=torch.arange(len(x))):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+class Drawn(Plain):
+    """A plate that draws its own subsample at each run, of data it is given whole."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=4) as index:
+            z = pyro.sample("z", dist.Normal(x.new_zeros(4, LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x[index])
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=4) as index:
+            loc, log_scale = self.encoder(x[index]).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+class Bayesian(PyroModule):
+    """A regression of weights that are latent themselves, under an autoguide: no latent per datum at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = PyroModule[nn.Linear](FEATURES - 1, 1)
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, FEATURES - 1]).to_event(2))
+
+    def forward(self, x: Tensor) -> None:
+        mean = self.linear(x[:, 1:]).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x[:, 0])
+
+
+def autoguided() -> LatentModel:
+    model = Bayesian()
+    return pair(model, AutoDiagonalNormal(model))
+
+
+@contextmanager
+def stepper(
+    latent_model: Any, objective: Any, *, graph: bool, batch: Batch, **settings: Any
+) -> Iterator[tuple[Stepper, Parameters]]:
+    """A stepper in the model's scope, after the pass that creates what is created lazily."""
+    own = adapt(objective)
+    with isolated(0), scope(latent_model):
+        programs = bind(latent_model, batch)
+        for player in own.players:
+            own.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
+        parameters = Parameters(latent_model, programs, own, batch)
+        groups = {player: parameters.of(player) for player in own.players}
+        optimiser = make_optimiser("adam", groups, 1e-2)
+        yield Stepper(Computation(programs, own, parameters), optimiser, graph=graph, **settings), parameters
+
+
+def after(make: Callable[[], Any], objective: Callable[[], Any], *, graph: bool, steps: int = 4, **settings: Any):
+    """Losses and final parameters and buffers of some steps from one seed; and whether the graph was used."""
+    dtype = settings.pop("dtype", torch.float32)
+    with isolated(3):
+        latent_model = make().to(dtype)
+    batches = [data(8, dtype), data(5, dtype)]
+    with stepper(latent_model, objective(), graph=graph, batch=batches[0], **settings) as (step, parameters):
+        with isolated(4):
+            numbers = [torch.stack(step(batches[i % 2])) for i in range(steps)]
+            drawn = torch.rand(3)
+        tensors = {name: each.detach().clone() for name, each in parameters.named.items()}
+        tensors |= {name: each.clone() for name, each in latent_model.named_buffers()}
+        return torch.stack(numbers), tensors, drawn, step
+
+
+CASES = {
+    "modules": (Plain, Trace_ELBO),
+    "PyroModule": (OfPyroModules, Trace_ELBO),
+    "pyro.param": (lambda: pair(_global_model, _global_guide), Trace_ELBO),
+    "score function": (Discrete, Trace_ELBO),
+    "score function, particles": (Discrete, lambda: Trace_ELBO(num_particles=3)),
+    "subsampled plate": (Subsampled, Trace_ELBO),
+    "subsample drawn inside": (Drawn, Trace_ELBO),
+    "dropout": (lambda: Plain(dropout=0.5), Trace_ELBO),
+    "running averages": (lambda: Plain(norm=True), Trace_ELBO),
+    "vectorised particles": (Plain, lambda: Trace_ELBO(num_particles=3, vectorize_particles=True)),
+    "autoguide": (autoguided, Trace_ELBO),
+    "TraceMeanField": (Plain, TraceMeanField_ELBO),
+    "TraceGraph": (Discrete, TraceGraph_ELBO),
+    "TraceEnum": (Enumerated, lambda: TraceEnum_ELBO(max_plate_nesting=1)),
+    "RenyiELBO": (Plain, lambda: RenyiELBO(alpha=0.5, num_particles=3, vectorize_particles=True)),
+    "IWAE": (Plain, lambda: IWAE(particles=4)),
+    "IWAE under a scale": (Subsampled, lambda: IWAE(particles=4)),
+    "Renyi": (Plain, lambda: Renyi(alpha=0.3, particles=4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("case", CASES)
+def test_graph_equals_eager_in_every_bit(case: str, dtype: torch.dtype) -> None:
+    make, objective = CASES[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a fallback would make the comparison empty
+        graph = after(make, objective, graph=True, dtype=dtype)
+        eager = after(make, objective, graph=False, dtype=dtype)
+    assert graph[3].graph and graph[3].fallback is None
+    assert torch.equal(graph[0], eager[0])
+    assert graph[1].keys() == eager[1].keys() and all(torch.equal(graph[1][n], eager[1][n]) for n in graph[1])
+    assert torch.equal(graph[2], eager[2]), "the generator stands elsewhere"
+
+
+def test_parameters_move() -> None:
+    for case in ("modules", "pyro.param", "autoguide"):
+        make, objective = CASES[case]
+        _, before, _, _ = after(make, objective, graph=True, steps=0)
+        _, moved, _, _ = after(make, objective, graph=True, steps=2)
+        assert not any(torch.equal(before[name], moved[name]) for name in moved), case
+
+
+def test_clipping_limits_the_norm_and_keeps_the_direction() -> None:
+    gradients = (torch.tensor([3.0, 0.0]), None, torch.tensor([[4.0]]))
+    short = clipped(gradients, 1.0)
+    assert short[1] is None
+    torch.testing.assert_close(short[0], torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(short[2], torch.tensor([[0.8]]))
+    assert all(torch.equal(a, b) for a, b in zip(clipped(gradients, 50.0)[::2], gradients[::2], strict=True))
+
+
+def _by_hand(latent_model: Plain, x: Tensor, noise: Tensor) -> Tensor:
+    """Minus the ELBO of `Plain` per datum with one draw, written without Pyro."""
+    loc, log_scale = latent_model.encoder(x).chunk(2, -1)
+    z = loc + log_scale.exp() * noise
+    log_q = (-0.5 * noise**2 - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+    log_prior = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
+    cross = F.binary_cross_entropy_with_logits(latent_model.decoder(z), x, reduction="none").sum(-1)
+    return (cross + log_q - log_prior).mean()
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["free", "clipped"])
+def test_updates_equal_those_of_plain_torch_adam(graph: bool, clip: float | None) -> None:
+    steps, batch = 6, data(8, torch.float64)
+    _, ours, _, step = after(Plain, Trace_ELBO, graph=graph, steps=0, dtype=torch.float64)
+    with isolated(3):
+        reference = Plain().double()
+    optimiser = torch.optim.Adam(reference.parameters(), lr=1e-2)
+    losses = []
+    with isolated(4):
+        for _ in range(steps):
+            noise = torch.normal(torch.zeros(8, LATENT).double(), torch.ones(8, LATENT).double())
+            loss = _by_hand(reference, batch.x, noise)
+            optimiser.zero_grad()
+            loss.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(reference.parameters(), clip)
+            optimiser.step()
+            losses.append(loss.detach())
+    with isolated(3):
+        latent_model = Plain().double()
+    with stepper(latent_model, Trace_ELBO(), graph=graph, batch=batch, clip=clip) as (step, _):
+        with isolated(4):
+            found = [step(batch)[0] for _ in range(steps)]
+        torch.testing.assert_close(torch.stack(found), torch.stack(losses), rtol=1e-12, atol=1e-12)
+        for name, parameter in latent_model.named_parameters():
+            other = dict(reference.named_parameters())[name]
+            torch.testing.assert_close(parameter, other, rtol=1e-12, atol=1e-12)
+            ours, theirs = step.optimiser.state[parameter], optimiser.state[other]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                torch.testing.assert_close(
+                    ours[key].double(), theirs[key].double(), rtol=1e-12, atol=1e-12, msg=f"{name}.{key}"
+                )
+
+
+def test_loss_and_gradient_under_a_subsampled_plate_are_per_datum_of_all() -> None:
+    batch = data(8, torch.float64)
+    gradients = {}
+    for kind in (Plain, Subsampled):
+        with isolated(3):
+            latent_model = kind().double()
+        with stepper(latent_model, Trace_ELBO(), graph=True, batch=batch) as (step, _), isolated(4):
+            loss = step(batch)[0]
+            gradients[kind] = [loss, *(each.grad.clone() for each in latent_model.parameters())]
+    for plain, scaled in zip(gradients[Plain], gradients[Subsampled], strict=True):
+        torch.testing.assert_close(plain, scaled, rtol=1e-12, atol=1e-12)
+
+
+class Branching(Plain):
+    """Looks at a drawn value."""
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            z = pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+        if z.sum() > 1e6:
+            raise RuntimeError
+
+
+class NumPyNoise(Plain):
+    """Draws from NumPy's generator."""
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x + float(np.random.rand())).chunk(2, -1)  # noqa: NPY002
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+class Counting(Plain):
+    """Keeps a Python number that changes at each call."""
+
+    calls = 0
+
+    def guide(self, x: Tensor) -> None:
+        self.calls += 1
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x * self.calls).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+class Validated(Plain):
+    """Asks for torch's checks of arguments."""
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp(), validate_args=True).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "objective", "reason"),
+    [
+        (Branching, Trace_ELBO, "data-dependent|value out of a tracing tensor|bool"),
+        (NumPyNoise, Trace_ELBO, "NumPy's generator"),
+        (Counting, Trace_ELBO, "loss differs"),
+        (Validated, Trace_ELBO, ""),
+        (lambda: Discrete(baseline=True), TraceGraph_ELBO, "decaying-average baseline"),
+    ],
+    ids=["branch", "numpy", "counter", "validate_args", "baseline"],
+)
+def test_what_a_graph_cannot_hold_runs_eagerly_after_one_warning(
+    make: Callable[[], Any], objective: Any, reason: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"cannot be traced.*({reason})") as caught:
+        graph = after(make, objective, graph=True)
+    assert len(caught) == 1
+    assert not graph[3].graph and graph[3].fallback
+    eager = after(make, objective, graph=False)
+    if make is not Counting:  # the failed attempts have counted
+        assert torch.equal(graph[0], eager[0])
+        assert torch.equal(graph[2], eager[2])
+
+
+def test_a_replaced_parameter_is_trained_after_refresh() -> None:
+    batch = data()
+    with isolated(3):
+        latent_model = Plain()
+    with stepper(latent_model, Trace_ELBO(), graph=True, batch=batch) as (step, _), isolated(4):
+        step(batch)
+        other = {name: each.clone() for name, each in latent_model.state_dict().items()}
+        latent_model.load_state_dict(other, assign=True)
+        step.refresh()
+        before = latent_model.decoder[0].weight.detach().clone()
+        step(batch)
+        assert not torch.equal(before, latent_model.decoder[0].weight)
+        assert int(step.optimiser.state[latent_model.decoder[0].weight]["step"]) == 2, "the state was lost"
+
+
+def test_a_number_that_a_callback_changes_is_seen_after_recheck() -> None:
+    class Warmed(Plain):
+        weight = 1.0
+
+        def model(self, x: Tensor) -> None:
+            with pyro.poutine.scale(scale=self.weight):
+                Plain.model(self, x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.poutine.scale(scale=self.weight):
+                Plain.guide(self, x)
+
+    batch = data()
+    with isolated(3):
+        latent_model = Warmed()
+    with stepper(latent_model, Trace_ELBO(), graph=True, batch=batch) as (step, _), isolated(4):
+        first = step(batch)[0]
+        latent_model.weight = 3.0
+        step.recheck(batch)
+        assert 2.0 < step(batch)[0] / first < 4.0
+        assert step.graph
+
+
+def test_tracing_leaves_pyro_and_torch_as_they_were() -> None:
+    from pyro.infer import trace_elbo
+
+    held = torch._C._get_tracing_state, trace_elbo.torch_item, trace_elbo.warn_if_nan, torch.Tensor.backward
+    validation = pyro.settings.get()
+    with pytest.warns(UserWarning):
+        after(Branching, Trace_ELBO, graph=True)
+    after(Plain, Trace_ELBO, graph=True)
+    assert held == (
+        torch._C._get_tracing_state,
+        trace_elbo.torch_item,
+        trace_elbo.warn_if_nan,
+        torch.Tensor.backward,
+    )
+    assert pyro.settings.get() == validation
+
+
+def test_gradients_of_a_graph_are_tensors_of_their_own() -> None:
+    """Two parameters with one gradient, and a constant gradient: writing into one must not reach the other."""
+
+    class Shared(LatentModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(LATENT)), nn.Parameter(torch.zeros(LATENT))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(self.a + self.b + x.new_zeros(len(x), 1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) + x, 1.0).to_event(1), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+
+    latent_model, batch = Shared(), data()
+    with stepper(latent_model, Trace_ELBO(), graph=True, batch=batch) as (step, _), isolated(4):
+        step(batch)
+        first, second = latent_model.a.grad, latent_model.b.grad
+        assert first is not None and second is not None and torch.equal(first, second)
+        assert first.data_ptr() != second.data_ptr()
