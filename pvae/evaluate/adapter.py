@@ -126,10 +126,10 @@ def pareto_khat(tail: Array, draws: int) -> Array:
     khat = np.full(len(tail), np.nan)
     if length < _LEAST_TAIL:
         return khat
-    finite: NDArray[np.bool_] = np.isfinite(tail).all(1)
+    finite = np.asarray(np.isfinite(tail).all(axis=1))
     # the value below the tail apart: with discrete latents many draws share the greatest weight; 1.x raises
     spread = np.where(finite[:, None], tail, 0.0)[:, :length]
-    constant = np.logical_and(finite, spread.max(axis=1) - spread.min(axis=1) < _CONSTANT)
+    constant = finite & np.asarray(spread.max(axis=1) - spread.min(axis=1) < _CONSTANT)
     khat[constant] = 0.0
     varied = finite & ~constant
     if varied.any():

@@ -130,9 +130,7 @@ def _weight_notes(ess: Tensor, khat: Tensor, particles: int) -> list[str]:
     notes = []
     undefined = int(ess.isnan().sum())
     if undefined:
-        notes.append(
-            f"{undefined} of {len(ess)} data have no finite weight: model and guide do not overlap there"
-        )
+        notes.append(f"{undefined} of {len(ess)} data have no finite weight: model and guide do not overlap there")
     if particles <= 20:
         notes.append("Pareto k-hat needs at least 21 particles")
     elif (above := int((khat > good_khat(particles)).sum())) > 0:

@@ -52,9 +52,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         drawn = [_one(setting, axes) for _ in range(draws)]
         observed = _observed(setting)
     groups = {
-        group: _dataset(
-            {name: torch.stack([each[group][name] for each in drawn]) for name in drawn[0][group]}
-        )
+        group: _dataset({name: torch.stack([each[group][name] for each in drawn]) for name in drawn[0][group]})
         for group in drawn[0]
     }
     groups["observed_data"] = _dataset(observed, ("datum",))
@@ -152,9 +150,7 @@ def _one(setting: Setting, axes: Mapping[str, int]) -> Draws:
     """One draw of everything, with the data first in every tensor."""
     programs = setting.programs()
     arguments = programs.arguments(setting.batch)
-    weights = log_weights(
-        setting.model, setting.batch, 1, data_plate=setting.data_plate, fields=setting.fields
-    )
+    weights = log_weights(setting.model, setting.batch, 1, data_plate=setting.data_plate, fields=setting.fields)
     latents = {name: value[0] for name, value in weights.values.items()}
     free = poutine.uncondition(programs.model)
     prior = _samples(poutine.trace(free).get_trace(*arguments))
@@ -200,7 +196,5 @@ def _dataset(values: Mapping[str, Tensor], leading: tuple[str, ...] = _SAMPLE) -
 
 def _counted(variables: Mapping[str, tuple[list[str], Any]]) -> dict[str, Any]:
     return {
-        dim: np.arange(size)
-        for dims, array in variables.values()
-        for dim, size in zip(dims, array.shape, strict=True)
+        dim: np.arange(size) for dims, array in variables.values() for dim, size in zip(dims, array.shape, strict=True)
     }

@@ -13,9 +13,7 @@ from pvae.evaluate.stream import CHUNK, Bound, sweep
 __all__ = ["elbo", "importance_bounds", "log_evidence"]
 
 
-def log_evidence(
-    model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
-) -> Estimate:
+def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean log p(x) by importance sampling with the guide, in nats per datum.
 
     In expectation a lower bound on log p(x) for any number of particles, and tighter with more of them:

@@ -209,7 +209,5 @@ def _like_parameters(batch: Batch, modules: nn.Module, device: torch.device | No
     if len(kinds) != 1:
         return batch
     kind = kinds.pop()
-    cast: dict[str, Tensor] = {
-        name: each.to(kind) for name, each in batch.items() if each.is_floating_point()
-    }
+    cast: dict[str, Tensor] = {name: each.to(kind) for name, each in batch.items() if each.is_floating_point()}
     return batch.replace(**cast) if cast else batch

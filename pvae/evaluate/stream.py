@@ -116,9 +116,7 @@ def _blocks(particles: int, chunk: int) -> list[int]:
 
 def _log_w(setting: Setting, batch: Batch, blocks: Sequence[int]) -> Iterator[Tensor]:
     for particles in blocks:
-        weights = log_weights(
-            setting.model, batch, particles, data_plate=setting.data_plate, fields=setting.fields
-        )
+        weights = log_weights(setting.model, batch, particles, data_plate=setting.data_plate, fields=setting.fields)
         log_w = weights.log_w.detach().to("cpu", torch.float64)
         if log_w.shape != (particles, batch.size):
             raise InputError(
@@ -128,9 +126,7 @@ def _log_w(setting: Setting, batch: Batch, blocks: Sequence[int]) -> Iterator[Te
         yield log_w
 
 
-def sweep(
-    setting: Setting, particles: int, chunk: int, statistics: Callable[[], Sequence[Statistic]]
-) -> list[Tensor]:
+def sweep(setting: Setting, particles: int, chunk: int, statistics: Callable[[], Sequence[Statistic]]) -> list[Tensor]:
     """Return each statistic of `particles` log weights of every datum, shape (data,) each.
 
     The draws follow from the seed of the setting and from `chunk`: another `chunk` draws in another order, so

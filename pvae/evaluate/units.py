@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pvae.batch import Batch
-from pvae.evaluate.base import Estimate
+from pvae.evaluate.base import Estimate, finite_or_none
 from pvae.evaluate.setting import Setting
 
 __all__ = ["ACTIVE", "LatentUnits", "latent_units"]
@@ -52,11 +54,15 @@ class LatentUnits:
         """Return the numbers as a dictionary that JSON can hold."""
         return {
             "kl": None if self.kl is None else self.kl.to_json(),
-            "kl_per_unit": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
+            "kl_per_unit": _list(self.kl_per_unit),
             "how": self.how,
-            "activity": None if self.activity is None else self.activity.tolist(),
+            "activity": _list(self.activity),
             "active": self.active,
         }
+
+
+def _list(values: Tensor | None) -> list[float | None] | None:
+    return None if values is None else [finite_or_none(each) for each in values.tolist()]
 
 
 def latent_units(
@@ -68,11 +74,11 @@ def latent_units(
         setting: the model and the data.
         draws: draws of z per datum. One suffices where no site depends on another: KL and posterior mean are
             then analytic. A deeper site's are averages over the draws of what it depends on.
-        chunk: greatest number of data at once, times `draws`.
+        chunk: greatest number of data at once.
         threshold: the activity above which a unit counts as active.
     """
     found: dict[str, list[_Part]] = {}
-    for batch in setting.slices(max(1, chunk // draws)):
+    for batch in setting.slices(chunk):
         for name, part in _of_batch(setting, batch, draws).items():
             found.setdefault(name, []).append(part)
     units = {name: _summary(parts, threshold) for name, parts in found.items()}
@@ -81,34 +87,30 @@ def latent_units(
 
 @dataclass(frozen=True)
 class _Part:
-    """A site on some data: KL terms (batch, units) and posterior means (draws, batch, units)."""
+    """A site on some data, each tensor (batch, units): KL terms, posterior means, and the variance of these.
+
+    The last is not 0 where the mean at a deeper site is an average over draws of the site before it.
+    """
 
     how: str
     discrete: bool
     kl: Tensor
-    means: Tensor
+    mean: Tensor
+    noise: Tensor
 
 
 def _summary(parts: list[_Part], threshold: float) -> LatentUnits:
     how, discrete = parts[0].how, parts[0].discrete
-    kl, means = torch.cat([part.kl for part in parts]), torch.cat([part.means for part in parts], 1)
-    undefined = discrete or means.shape[1] == 1
+    kl, mean, noise = (torch.cat([getattr(part, name) for part in parts]) for name in ("kl", "mean", "noise"))
+    # without the noise taken off, a deeper layer's dead units look active
+    activity = (mean.var(0, correction=1) - noise.mean(0)).clamp_min(0.0) if len(mean) > 1 else None
     return LatentUnits(
         kl=None if how == "point" else Estimate.mean_of(kl.sum(1)),
         kl_per_unit=None if how == "point" else kl.mean(0),
         how=how,
-        activity=None if undefined else _activity(means),
+        activity=None if discrete else activity,
         threshold=threshold,
     )
-
-
-def _activity(means: Tensor) -> Tensor:
-    """Var_x(E_q[z_u]) from means of shape (draws, data, units)."""
-    spread = means.mean(0).var(0, correction=1)
-    if len(means) == 1:
-        return spread
-    # the mean over few draws moves by itself, and would make a deeper layer's dead units look active
-    return (spread - means.var(0, correction=1).mean(0) / len(means)).clamp_min(0.0)
 
 
 def _notes(units: dict[str, LatentUnits], count: int) -> Iterator[str]:
@@ -116,7 +118,7 @@ def _notes(units: dict[str, LatentUnits], count: int) -> Iterator[str]:
         if each.kl is None:
             yield f"site {name!r} is a point mass in the guide: it has no KL"
         if each.how in ("sampled", "whole"):
-            yield f"site {name!r} has no closed-form KL: it is estimated from the draws"
+            yield f"site {name!r} has no closed-form KL here: it is estimated from the draws"
         if each.activity is None and count > 1:
             yield f"site {name!r} is discrete: its units are not counted as active or not"
     if count == 1:
@@ -128,26 +130,31 @@ def _of_batch(setting: Setting, batch: Batch, draws: int) -> dict[str, _Part]:
     found: dict[str, list[_Part]] = {}
     for _ in range(draws):
         guide, model = setting.traces(batch)
-        sites: dict[str, Any] = dict(prune_subsample_sites(guide).nodes)
-        others: dict[str, Any] = dict(model.nodes)
-        for name, site in sites.items():
-            if site["type"] == "sample" and not site["is_observed"] and name in others:
-                found.setdefault(name, []).append(_of_site(site, others[name], dim))
+        ours, theirs = _latents(guide), _latents(model)
+        for name in [each for each in ours if each in theirs]:
+            drawn_before = set(itertools.takewhile(name.__ne__, ours))
+            closed = drawn_before.issuperset(itertools.takewhile(name.__ne__, theirs))
+            found.setdefault(name, []).append(_of_site(ours[name], theirs[name], dim, closed))
     return {name: _over_draws(parts) for name, parts in found.items()}
 
 
+def _latents(trace: poutine.Trace) -> dict[str, Site]:
+    sites: dict[str, Any] = dict(prune_subsample_sites(trace).nodes)
+    return {n: site for n, site in sites.items() if site["type"] == "sample" and not site["is_observed"]}
+
+
 def _over_draws(parts: list[_Part]) -> _Part:
-    kl = torch.stack([part.kl for part in parts]).mean(0)
-    return _Part(parts[0].how, parts[0].discrete, kl, torch.cat([part.means for part in parts]))
+    kl, means = torch.stack([part.kl for part in parts]).mean(0), torch.stack([part.mean for part in parts])
+    noise = means.var(0, correction=1) / len(parts) if len(parts) > 1 else torch.zeros_like(means[0])
+    return _Part(parts[0].how, parts[0].discrete, kl, means.mean(0), noise)
 
 
-def _of_site(guide: Site, model: Site, dim: int) -> _Part:
-    how, kl = _kl(guide, model)
+def _of_site(guide: Site, model: Site, dim: int, closed: bool) -> _Part:
+    how, kl = _kl(guide, model, closed)
     axis = dim - guide["fn"].event_dim
     mean = _by_datum(_mean(guide), axis)
-    return _Part(
-        how, _is_discrete(guide["fn"]), _by_datum(kl, dim if how == "whole" else axis), mean.unsqueeze(0)
-    )
+    kl = _by_datum(kl, dim if how == "whole" else axis)
+    return _Part(how, _is_discrete(guide["fn"]), kl, mean, torch.zeros_like(mean))
 
 
 def _by_datum(values: Tensor, axis: int) -> Tensor:
@@ -157,20 +164,29 @@ def _by_datum(values: Tensor, axis: int) -> Tensor:
 
 def _factor(density: Any) -> Any | None:
     """The density of one unit, where the units are independent of each other; else None."""
-    while isinstance(density, dist.Independent):
-        density = density.base_dist
+    density = _inner(density)
     return density if density.event_shape == () else None
 
 
-def _kl(guide: Site, model: Site) -> tuple[str, Tensor]:
-    """How KL was found, and the KL terms: shape of the value, or of the site's batch where it is whole."""
+def _inner(density: Any) -> Any:
+    while isinstance(density, dist.Independent):
+        density = density.base_dist
+    return density
+
+
+def _kl(guide: Site, model: Site, closed: bool) -> tuple[str, Tensor]:
+    """How KL was found, and the KL terms: shape of the value, or of the site's batch where it is whole.
+
+    Closed forms hold where all that the prior may depend on was drawn before this site in the guide too: else
+    (a chain that the guide walks upwards) the prior moves with the very z that is integrated out.
+    """
     q, p, z = guide["fn"], model["fn"], guide["value"]
-    if isinstance(_factor(q), dist.Delta):
+    if isinstance(_inner(q), dist.Delta):
         return "point", torch.zeros_like(z)
     one_q, one_p = _factor(q), _factor(p)
     if one_q is None or one_p is None:
         return "whole", _masked(q.log_prob(z), guide, 0) - _masked(p.log_prob(z), model, 0)
-    if guide["mask"] is None and model["mask"] is None:
+    if closed and guide["mask"] is None and model["mask"] is None:
         try:
             return "analytic", kl_divergence(one_q, one_p).expand(z.shape)
         except NotImplementedError:
