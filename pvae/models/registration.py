@@ -150,15 +150,6 @@ def _held(latent_model: Any) -> set[int]:
     return {id(each) for each in latent_model.parameters()} if isinstance(latent_model, nn.Module) else set()
 
 
-def _drop_stale(state: dict[str, Any], latent_model: Any) -> None:
-    """Leave out module entries whose tensor the module no longer holds: Pyro would go on using them by name."""
-    held = _held(latent_model)
-    if held:
-        for name in [each for each in state["params"] if _MODULE_DIVIDER in each]:
-            if id(state["params"][name]) not in held:
-                del state["params"][name], state["constraints"][name]
-
-
 def _first_state(inherit: bool) -> dict[str, Any]:
     outer = pyro.get_param_store().get_state()
     kept = [name for name in outer["params"] if inherit and _MODULE_DIVIDER not in name]
@@ -197,7 +188,6 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
     state = held.get(_STORE_ATTRIBUTE)
     if state is None:
         state = held[_STORE_ATTRIBUTE] = _first_state(inherit)
-    _drop_stale(state, latent_model)
     store = pyro.get_param_store()
     with store.scope(state):
         held[_ENTERED_ATTRIBUTE] = True
