@@ -26,9 +26,7 @@ def _python(code: str) -> str:
 
 
 def test_import_pvae_imports_neither_torch_nor_numpy() -> None:
-    loaded = _python(
-        "import sys, pvae; dir(pvae); print(sorted({'torch', 'pyro', 'numpy'} & set(sys.modules)))"
-    )
+    loaded = _python("import sys, pvae; dir(pvae); print(sorted({'torch', 'pyro', 'numpy'} & set(sys.modules)))")
     assert loaded == "[]"
 
 
@@ -74,9 +72,7 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 def _requirements(key: str, section: str = "options") -> list[str]:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    return [
-        re.split(r"[<>=\[;]", line)[0].strip() for line in parser[section][key].split("\n") if line.strip()
-    ]
+    return [re.split(r"[<>=\[;]", line)[0].strip() for line in parser[section][key].split("\n") if line.strip()]
 
 
 def _normal(name: str) -> str:

@@ -11,7 +11,7 @@ from pvae.commands.parts import data_of, objective_of, spec_of
 __all__ = ["check"]
 
 
-@click.command()
+@click.command(short_help="Say what is wrong with a model under an objective.")
 @click.argument("model")
 @data_options
 @objective_options

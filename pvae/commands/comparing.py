@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
+import shutil
+import sys
 from typing import Any
 
 import click
@@ -15,14 +17,14 @@ from pvae.commands.options import (
     model_options,
     traceback_option,
 )
-from pvae.commands.output import print_json, say
+from pvae.commands.output import print_json
 from pvae.commands.parts import data_of, spec_of
 from pvae.errors import InputError
 
 __all__ = ["compare"]
 
 
-@click.command()
+@click.command(short_help="Compare objectives: a table and a report.")
 @click.argument("models", metavar="MODEL[,MODEL...]")
 @data_options
 @click.option(
@@ -33,10 +35,14 @@ __all__ = ["compare"]
 )
 @click.option("--seeds", default="3", show_default=True, help="How many seeds, from 0; or the seeds: 3,5,8.")
 @model_options
-@fit_options(without=["seed"])
+@click.option("--epochs", type=int, default=None, help="Passes over the data. [default: 50, or 2000 steps]")
+@fit_options(without=["seed", "epochs"])
 @click.option("--particles", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the judgement.")
 @click.option("--limit", type=click.IntRange(min=0), default=1000, show_default=True, help="Judged data; 0 for all.")
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="Worker processes. [default: the cores]")
+@click.option("--baseline", default=None, help="The objective that stands first, and others are compared with.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=None, help="Processes; 0: this one. [default: the cores]"
+)
 @click.option("--out", type=click.Path(), required=True, help="Folder of the report and its runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @config_option
@@ -47,7 +53,33 @@ def compare(ctx: click.Context, models: str, out: str, as_json: bool, **options:
 
     Runs that are there already are not trained again. The report is OUT/index.html.
     """
-    raise NotImplementedError
+    from pvae.comparison import compare as compared
+
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    objectives = [name.strip() for name in options["objectives"].split(",") if name.strip()]
+    found = compared(
+        {name: spec_of(ctx, name) for name in names},
+        data_of(ctx),
+        objectives,
+        seeds=_seeds(options["seeds"]),
+        epochs=options["epochs"],
+        out=out,
+        limit=options["limit"] or None,
+        command=shlex.join(["pvae", *ctx.find_root().obj]),
+        **{name: options[name] for name in ("particles", "baseline", "workers")},
+        **{name: options[name] for name, *_ in FIT if name not in ("seed", "epochs")},
+    )
+    if as_json:
+        print_json({"report": found.report, "folder": found.folder, **found.table.to_json()})
+    else:
+        click.echo(_text(found))
+
+
+def _text(found: Any) -> str:
+    """The table as wide as the terminal allows, what it says, and where the page is."""
+    width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
+    shown = found.table.to_text(width, terminal=sys.stdout.isatty())
+    return f"{shown}\n\n{found.table.verdict()}\n\nReport: {found.report}"
 
 
 def _seeds(text: str) -> list[int]:

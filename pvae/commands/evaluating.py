@@ -14,7 +14,7 @@ from pvae.errors import InputError
 __all__ = ["evaluate"]
 
 
-@click.command()
+@click.command(short_help="Judge a run, with standard errors.")
 @click.argument("run")
 @click.option("--data", default=None, help="Other data than the run's own: a name or a file.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)

@@ -10,7 +10,7 @@ from pvae.commands.output import lines, print_json
 __all__ = ["list_"]
 
 
-@click.command("list")
+@click.command("list", short_help="List every name that the command line knows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @traceback_option
 def list_(as_json: bool) -> None:

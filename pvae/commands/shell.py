@@ -32,7 +32,7 @@ class Shell(click.Group):
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
         """Run a command and leave the process with its exit code."""
         arguments = list(sys.argv[1:] if args is None else args)
-        extra["standalone_mode"] = False
+        extra |= {"standalone_mode": False, "obj": arguments}
         try:
             code = super().main(arguments, prog_name or "pvae", **extra)
         except click.exceptions.NoArgsIsHelpError as error:

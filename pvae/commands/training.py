@@ -17,14 +17,14 @@ from pvae.commands.options import (
     objective_options,
     traceback_option,
 )
-from pvae.commands.output import lines, print_json, say
+from pvae.commands.output import lines, print_json
 from pvae.commands.parts import data_of, objective_of, spec_of
 from pvae.errors import InputError
 
 __all__ = ["default_folder", "train"]
 
 
-@click.command()
+@click.command(short_help="Train a model, and write a run folder.")
 @click.argument("model")
 @data_options
 @objective_options

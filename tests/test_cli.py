@@ -1,0 +1,422 @@
+"""The command line: what it prints and where, its exit codes, and that a bad input changes nothing."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import pvae
+from pvae.cli import cli
+from pvae.commands.options import FIT, MODEL, Setting
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--latent", "2", "--hidden", "8", "--epochs", "1"]
+MY_MODEL = """
+import pyro
+import pyro.distributions as dist
+import torch
+import pvae
+
+
+class MyModel(pvae.LatentModel):
+    def __init__(self, latent: int = 2):
+        super().__init__()
+        self.decoder = torch.nn.Linear(latent, 64)
+        self.encoder = torch.nn.Linear(64, latent)
+        self.latent = latent
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(self.latent), 1.0).to_event(1))
+            return pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+class Broken(MyModel):
+    def model(self, x):
+        return self.decoder(x)  # this line
+
+
+class Raises(MyModel):
+    def __init__(self):
+        raise KeyError("gone")
+"""
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: str) -> Done:
+    """Run a command in this process."""
+    ended = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    return Done(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def in_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "pvae", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120, **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a model file in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text(MY_MODEL)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run."""
+    place = tmp_path_factory.mktemp("trained") / "run"
+    done = run("train", "vae", *SMALL, "--objective", "iwae", "--particles", "3", "--out", str(place))
+    assert done.code == 0, done.err
+    return place
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(cli.commands))], ids=" ".join)
+def test_help_lists_every_option_and_needs_no_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom pvae.cli import cli\n"
+        f"try: cli.main({[*command, '--help']!r})\nexcept SystemExit as end: assert end.code == 0\n"
+        "loaded = {'torch', 'pyro', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: pvae" in done.stdout
+
+
+def test_help_answers_within_three_tenths_of_a_second() -> None:
+    """In processor time, which other tests on the same cores do not add to; the best of three."""
+    assert min(_seconds("--help") for _ in range(3)) < 0.3
+
+
+def _seconds(*arguments: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert in_process(*arguments).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_every_option_has_a_help_text() -> None:
+    silent = [
+        f"{name} {option.name}"
+        for name, command in cli.commands.items()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help and not isinstance(option.type, click.Choice)
+    ]
+    assert silent == []
+
+
+def test_version_is_printed() -> None:
+    assert run("--version") == Done(0, f"pvae {pvae.__version__}\n", "")
+
+
+def test_without_a_command_help_is_shown_and_the_code_is_2() -> None:
+    done = run()
+    assert (done.code, done.out) == (2, "")
+    assert "Commands:" in done.err
+
+
+# Options mirror the library
+
+
+def test_every_argument_of_fit_is_a_flag_with_the_same_default() -> None:
+    defaults = {name: each.default for name, each in inspect.signature(pvae.fit).parameters.items()}
+    elsewhere = {"model", "data", "objective", "out", "resume"}
+    only_python = {"callbacks", "fields"}
+    assert {name for name, *_ in FIT} == set(defaults) - elsewhere - only_python
+    assert {name: default for name, _, default, _ in FIT} == {name: defaults[name] for name, *_ in FIT}
+
+
+def test_every_part_of_the_vae_is_a_flag() -> None:
+    assert {name for name, _ in MODEL} == set(inspect.signature(pvae.VAE).parameters) - {"data_shape"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("none", None), ("true", True), ("200,100", (200, 100)), ("tanh", "tanh")],
+)
+def test_settings_are_read_by_their_text(text: str, value: Any) -> None:
+    assert Setting().convert(text, None, None) == value
+
+
+# Training
+
+
+def test_train_says_what_it_settled_and_writes_a_run(folder: Path) -> None:
+    done = run("train", "vae", *SMALL, "--out", "runs/a")
+    assert done.code == 0
+    assert (folder / "runs/a/config.toml").is_file()
+    for word in ("digits", "binarise", "parameters", "device", "runs/a"):
+        assert word in done.out + done.err
+
+
+def test_train_json_is_one_object_and_nothing_else(folder: Path) -> None:
+    done = run("train", "vae", *SMALL, "--out", "runs/a", "--json")
+    found = json.loads(done.out)
+    assert done.out.count("\n") == 1
+    assert found["run"] == "runs/a"
+    assert found["objective"] == "elbo"
+    assert found["parameters"] == sum(each.numel() for each in pvae.open_run("runs/a").model.parameters())
+
+
+def test_train_names_the_folder_where_none_is_given(folder: Path) -> None:
+    done = run("train", "vae", *SMALL, "--objective", "iwae:particles=2", "--seed", "4")
+    assert done.code == 0
+    assert [path.name for path in (folder / "runs").iterdir()] == ["vae-digits-iwae_particles=2-seed4"]
+
+
+def test_train_takes_a_model_file_and_its_settings(folder: Path) -> None:
+    done = run("train", "my_model.py:MyModel", "--set", "latent=3", "--epochs", "1", "--out", "r", "--json")
+    assert json.loads(done.out)["parameters"] == 3 * 64 + 64 + 64 * 3 + 3
+
+
+def test_train_flags_reach_fit(folder: Path) -> None:
+    flags = ["--batch-size", "50", "--learning-rate", "0.01", "--optimiser", "sgd", "--seed", "5"]
+    assert run("train", "vae", *SMALL, *flags, "--step", "eager", "--out", "r").code == 0
+    config = pvae.open_run("r").config
+    assert [config[name] for name in ("batch_size", "learning_rate", "seed")] == [50, 0.01, 5]
+
+
+def test_config_file_gives_options_and_the_command_line_wins(folder: Path) -> None:
+    text = 'data = "digits"\nepochs = 3\nbatch-size = 300\nout = "r"\n[set]\nlatent = 2\nhidden = [8, 9]\n'
+    (folder / "c.toml").write_text(text)
+    assert run("train", "vae", "--config", "c.toml", "--epochs", "1").code == 0
+    opened = pvae.open_run("r")
+    assert [opened.config[name] for name in ("epochs", "batch_size")] == [1, 300]
+    assert opened.model.latent == 2
+
+
+def test_resume_continues_a_run(folder: Path) -> None:
+    assert run("train", "vae", *SMALL, "--out", "r").code == 0
+    assert run("train", "vae", *SMALL[:-1], "2", "--out", "r", "--resume").code == 0
+    assert run("train", "vae", *SMALL[:-1], "2", "--out", "s").code == 0
+    resumed, whole = (pvae.open_run(name, checkpoint="last") for name in "rs")
+    for name, value in whole.model.state_dict().items():
+        assert value.equal(resumed.model.state_dict()[name])
+
+
+def test_divergence_ends_with_code_3_and_one_line(folder: Path) -> None:
+    done = run("train", "vae", *SMALL[:-1], "5", "--learning-rate", "1e30", "--optimiser", "sgd", "--out", "r")
+    assert done.code == 3
+    assert _error_line(done.err).startswith("pvae: error: ")
+
+
+# Evaluation, figures, checks
+
+
+def test_evaluate_json_holds_estimates(trained: Path) -> None:
+    done = run("evaluate", str(trained), "--particles", "20", "--limit", "30", "--json")
+    found = json.loads(done.out)
+    assert set(found["log_evidence"]) == {"value", "error", "count"}
+    assert found["log_evidence"]["count"] == 30
+    assert found["log_evidence"]["value"] >= found["elbo"]["value"]
+
+
+def test_evaluate_agrees_with_the_library(trained: Path) -> None:
+    done = run("evaluate", str(trained), "--particles", "20", "--limit", "30", "--json")
+    data = pvae.load_data("digits", binarise="static")
+    direct = pvae.evaluate.log_evidence(pvae.open_run(trained), data, particles=20, limit=30)
+    assert json.loads(done.out)["log_evidence"]["value"] == pytest.approx(direct.value, abs=1e-9)
+
+
+def test_evaluate_by_elbo_prints_value_and_error(trained: Path) -> None:
+    done = run("evaluate", str(trained), "--method", "elbo", "--particles", "5", "--limit", "20")
+    assert done.code == 0
+    assert done.out.startswith("elbo")
+    assert "±" in done.out
+
+
+def test_evaluate_writes_draws_for_arviz(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "draws.nc"
+    done = run("evaluate", str(trained), "--particles", "5", "--limit", "10", "--arviz", str(path))
+    assert done.code == 0
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("what", ["samples", "reconstructions", "latent", "traversal", "history"])
+def test_show_draws_each_figure(trained: Path, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "figure.png"
+    done = run("show", str(trained), "--what", what, "--out", str(path))
+    assert done.code == 0, done.err
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_draws_a_model_of_ones_own(folder: Path) -> None:
+    assert run("train", "my_model.py:MyModel", "--epochs", "1", "--out", "r").code == 0
+    for what in ("samples", "reconstructions", "latent", "traversal"):
+        assert run("show", "r", "--what", what).code == 0
+        assert (folder / "r/figures" / f"{what}.png").is_file()
+
+
+def test_check_finds_nothing_wrong_with_the_vae() -> None:
+    assert run("check", "vae", "--latent", "2", "--hidden", "8", "--objective", "iwae").code == 0
+
+
+def test_check_names_the_site_that_is_missing(folder: Path) -> None:
+    wrong = MY_MODEL.replace('return pyro.sample("z"', 'return pyro.sample("w"')
+    (folder / "wrong.py").write_text(wrong)
+    done = run("check", "wrong.py:MyModel")
+    assert done.code == 2
+    assert "w" in done.out
+
+
+def test_list_names_models_objectives_and_data() -> None:
+    found = json.loads(run("list", "--json").out)
+    assert {"vae"} <= set(found["models"])
+    assert {"elbo", "iwae", "renyi"} <= set(found["objectives"])
+    assert {"digits", "mnist"} <= set(found["data"])
+    assert "renyi" in run("list").out
+
+
+def test_data_list_and_verify() -> None:
+    assert "mnist" in run("data", "list").out
+    assert run("data", "verify", "digits").code == 0
+
+
+def test_compare_writes_table_and_page(folder: Path) -> None:
+    flags = ["--seeds", "2", "--particles", "10", "--limit", "20", "--workers", "1", "--out", "c", "--json"]
+    done = run("compare", "vae", *SMALL, "--objectives", "elbo,renyi:alpha=0.5:particles=2", *flags)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert Path(found["report"]).is_file()
+    assert [row["objective"] for row in found["rows"]] == ["elbo", "renyi:alpha=0.5:particles=2"]
+
+
+# Bad input
+
+
+def _error_line(err: str) -> str:
+    """The last line of standard error, the only one with an error."""
+    lines = [line for line in err.splitlines() if line.startswith("pvae: error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def _snapshot(place: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(place).as_posix(): path.read_bytes()
+        for path in place.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+TRAIN = ["train", "vae", *SMALL, "--out", "r"]
+BAD = {
+    "unknown model": (["train", "vea"], "did you mean 'vae'?"),
+    "unknown command": (["trian", "vae"], "did you mean 'train'?"),
+    "unknown option": (["train", "vae", "--epoch", "3"], "--epochs"),
+    "unknown objective": ([*TRAIN, "--objective", "iwea"], "did you mean 'iwae'?"),
+    "unknown setting of an objective": ([*TRAIN, "--objective", "iwae:particels=3"], "did you mean 'particles'?"),
+    "particles given twice": ([*TRAIN, "--objective", "iwae:particles=3", "--particles", "4"], "twice"),
+    "unknown setting of a model": ([*TRAIN, "--set", "latnet=3"], "did you mean 'latent'?"),
+    "setting without a value": ([*TRAIN, "--set", "latent"], "name=value"),
+    "unknown network": ([*TRAIN, "--network", "mpl"], "did you mean 'mlp'?"),
+    "unknown optimiser": ([*TRAIN, "--optimiser", "adm"], "did you mean"),
+    "unknown data": ([*TRAIN, "--data", "mnits"], "did you mean 'mnist'?"),
+    "missing data file": ([*TRAIN, "--data", "none.npz"], "none.npz"),
+    "unknown choice": ([*TRAIN, "--binarise", "statik"], "static"),
+    "no number": ([*TRAIN, "--batch-size", "many"], "many"),
+    "no epochs": (["train", "vae", "--epochs", "-1", "--out", "r"], "epochs"),
+    "no device": ([*TRAIN, "--device", "cuda:77"], "cuda:77"),
+    "existing folder": (["train", "vae", "--out", "full"], "--resume"),
+    "missing config file": ([*TRAIN, "--config", "none.toml"], "none.toml"),
+    "unknown key": ([*TRAIN, "--config", "key.toml"], "did you mean 'epochs'?"),
+    "config that is not TOML": ([*TRAIN, "--config", "my_model.py"], "TOML"),
+    "missing model file": (["train", "none.py:MyModel", "--out", "r"], "none.py"),
+    "unknown class": (["train", "my_model.py:MyModle", "--out", "r"], "did you mean 'MyModel'?"),
+    "syntax error": (["train", "syntax.py:MyModel", "--out", "r"], "syntax.py"),
+    "error in a constructor": (["train", "my_model.py:Raises", "--out", "r"], "KeyError"),
+    "error in a program": (["train", "my_model.py:Broken", "--out", "r"], "my_model.py:29: RuntimeError"),
+    "missing run": (["evaluate", "none"], "none"),
+    "folder that is no run": (["evaluate", "full"], "full"),
+    "folder of a figure": (["show", "full", "--out", "no/where.png"], "no"),
+    "no seeds": (["compare", "vae", "--seeds", "none", "--out", "c"], "--seeds"),
+    "unknown objective of many": (["compare", "vae", "--objectives", "elbo,iwea", "--out", "c"], "'iwae'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_code_2_and_changes_nothing(folder: Path, name: str) -> None:
+    arguments, says = BAD[name]
+    (folder / "full").mkdir()
+    (folder / "full/notes.txt").write_text("mine")
+    (folder / "key.toml").write_text("epohcs = 3\n")
+    (folder / "syntax.py").write_text("def f(:\n")
+    before = _snapshot(folder)
+    done = run(*arguments)
+    assert done.code == 2, (done.out, done.err)
+    assert done.out == ""
+    assert says in _error_line(done.err)
+    assert _snapshot(folder) == before
+    assert not (folder / "r").exists()
+
+
+def test_traceback_shows_the_whole_error_of_a_users_program(folder: Path) -> None:
+    done = in_process("train", "my_model.py:Broken", "--out", "r", "--traceback", cwd=folder)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "return self.decoder(x)  # this line" in done.stderr
+
+
+def test_json_leaves_standard_output_clean_in_a_process(folder: Path) -> None:
+    done = in_process("train", "vae", *SMALL, "--out", "r", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "r"
+    assert done.stdout.count("\n") == 1
+
+
+def test_terminated_training_keeps_its_checkpoint_and_ends_with_143(folder: Path) -> None:
+    assert _stopped(folder, "SIGTERM") == 143
+
+
+def test_interrupted_training_keeps_its_checkpoint_and_ends_with_130(folder: Path) -> None:
+    assert _stopped(folder, "SIGINT") == 130
+
+
+def _stopped(folder: Path, how: str) -> int:
+    """Start a long training, stop it by a signal once its first epoch is written, and return its exit code."""
+    import signal
+
+    command = [sys.executable, "-m", "pvae", "train", "vae", *SMALL[:-1], "100000", "--out", "r"]
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as process:
+        metrics = folder / "r/metrics.jsonl"
+        for _ in range(600):
+            if metrics.exists() and metrics.read_text().count("\n") > 2:
+                break
+            time.sleep(0.1)
+        process.send_signal(getattr(signal, how))
+        _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err.decode()
+    assert (folder / "r/last/state.json").is_file()
+    return process.returncode
