@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pvae.comparison.base import Outcome
-from pvae.evaluate import Estimate
+from pvae.errors import InputError
+from pvae.evaluate import Estimate, compare_evidence
 
-__all__ = ["BAD_KHAT", "Row", "make_rows"]
+__all__ = ["BAD_KHAT", "Row", "make_rows", "ranked"]
 
 BAD_KHAT = 0.7
 
@@ -67,7 +68,7 @@ class Row:
 
     @property
     def total_error(self) -> float:
-        """Error of ``difference`` over data and, from two seeds on, over seeds: the root of summed squares."""
+        """Error of ``difference`` over data and, from two seeds on, over seeds: root of summed squares."""
         parts = [each.error for each in (self.difference, self.difference_over_seeds) if each is not None]
         return math.hypot(*(part for part in parts if math.isfinite(part))) if parts else math.nan
 
@@ -103,6 +104,35 @@ def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
     )
 
 
+def ranked(outcomes: Sequence[Outcome], particles: int) -> tuple[Row, ...]:
+    """Return the rows of `make_rows` with their place by ``az.compare`` on pointwise log evidence.
+
+    Args:
+        outcomes: those of all cells.
+        particles: draws of z per datum behind the evidences.
+    """
+    rows = make_rows(outcomes)
+    judged = {}
+    for index, row in enumerate(rows):
+        good = [each for each in outcomes if _is_of(each, row)]
+        if good:
+            points, khat = _stack(good, "log_evidence").mean(dim=0), _stack(good, "khat").mean(dim=0)
+            judged[str(index)] = (points, khat, particles)
+    if len(judged) < 2:
+        return rows
+    try:
+        places = compare_evidence(judged)["rank"]
+    except InputError:  # an evidence that is not finite: the table shows it, and no rank
+        return rows
+    return tuple(
+        replace(row, rank=int(places[str(index)])) if str(index) in judged else row for index, row in enumerate(rows)
+    )
+
+
+def _is_of(outcome: Outcome, row: Row) -> bool:
+    return not outcome.failure and (outcome.cell.model, outcome.cell.objective) == (row.model, row.objective)
+
+
 def _row(group: Sequence[Outcome]) -> Row:
     cell = group[0].cell
     good = [outcome for outcome in group if not outcome.failure]
@@ -136,9 +166,7 @@ def _compared(row: Row, group: Sequence[Outcome], first: Sequence[Outcome]) -> R
         return row
     chosen = {each.cell.seed for each in shared}
     base = [each for each in first if each.cell.seed in chosen and not each.failure]
-    delta = _stack(sorted(shared, key=_seed), "log_evidence") - _stack(
-        sorted(base, key=_seed), "log_evidence"
-    )
+    delta = _stack(sorted(shared, key=_seed), "log_evidence") - _stack(sorted(base, key=_seed), "log_evidence")
     return replace(
         row,
         difference=Estimate.mean_of(delta.mean(dim=0)),

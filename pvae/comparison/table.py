@@ -129,14 +129,10 @@ class Table:
             found = [row for row in apart if row.difference and row.difference.value * side > 0]
             if found:
                 names = _joined([self._name(row) + " by " + self._size(row) for row in found])
-                lines.append(
-                    f"In log evidence, more than two standard errors {word} {self._name(first)}: {names}."
-                )
+                lines.append(f"In log evidence, more than two standard errors {word} {self._name(first)}: {names}.")
         if alike:
             names = _joined([self._name(row) for row in alike])
-            lines.append(
-                f"Not to be told apart from {self._name(first)} within two standard errors: {names}."
-            )
+            lines.append(f"Not to be told apart from {self._name(first)} within two standard errors: {names}.")
         return lines
 
     def _doubts(self) -> list[str]:
@@ -144,9 +140,7 @@ class Table:
         if not bad:
             return []
         names = _joined([self._name(row) for row in bad])
-        return [
-            f"More than a tenth of the data have k-hat above 0.7 under {names}: more particles are needed."
-        ]
+        return [f"More than a tenth of the data have k-hat above 0.7 under {names}: more particles are needed."]
 
     def _name(self, row: Row) -> str:
         return row_label(row, self.rows)

@@ -15,7 +15,7 @@ __all__ = ["Event", "StartError", "Tell", "Work", "run_here", "run_jobs"]
 
 Tell = Callable[[Any], None]
 Work = Callable[[Any, Any, Tell], Any]
-_STARTS = 3  # workers that die before they are ready, in a row, before the rest is given up
+_STARTS = 2  # workers that die in a row before they are ready, until the rest is given up
 
 
 class StartError(RuntimeError):

@@ -48,9 +48,7 @@ def _curve(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], colour: 
         if alone:
             axes.lines[-1].set_label(name)
     if same and len(seeds) > 1:
-        axes.plot(
-            seeds[0][0], np.mean([y for _, y in seeds], axis=0), color=colour, linewidth=1.8, label=name
-        )
+        axes.plot(seeds[0][0], np.mean([y for _, y in seeds], axis=0), color=colour, linewidth=1.8, label=name)
 
 
 def _frame(axes: Axes, values: Sequence[Array]) -> None:

@@ -14,9 +14,7 @@ _TEN = (*PALETTE, "#5E3C99", "#1B1B1B")
 _MARKS = "os^Dv<>Pphs*"
 
 
-def latent_scatter(
-    codes: ArrayLike, labels: ArrayLike | None = None, *, kl: ArrayLike | None = None
-) -> Figure:
+def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None, *, kl: ArrayLike | None = None) -> Figure:
     """Return the means of q(z given x) in the plane, coloured by label where there is one.
 
     More than two latent units are shown by the two with the largest KL, or where ``kl`` is not given by the

@@ -147,9 +147,7 @@ def traversal(images: ArrayLike, values: ArrayLike, *, units: Sequence[int] | No
     gap = max(1, min(height, width) // 14)
     axes.set_yticks([(row + 0.5) * (height + gap) for row in range(len(x))], names, color=INK, fontsize=8)
     labels = [f"{value:.1f}" if steps <= 11 else "" for value in along]
-    axes.set_xticks(
-        [(column + 0.5) * (width + gap) for column in range(steps)], labels, color=INK, fontsize=8
-    )
+    axes.set_xticks([(column + 0.5) * (width + gap) for column in range(steps)], labels, color=INK, fontsize=8)
     axes.set_xlabel("value of the latent unit (others at 0)", color=INK)
     axes.tick_params(length=0)
     return figure

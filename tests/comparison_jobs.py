@@ -1,0 +1,40 @@
+"""Jobs for worker processes. Apart from the tests that use them, because a worker imports this file: it is light."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Unbuildable:
+    """Can be pickled, and cannot be rebuilt."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def work(job, shared, tell):
+    tell(f"at {job}")
+    if job == "raise":
+        raise ValueError("a reason\nand more")
+    if job == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "leave":
+        os._exit(7)
+    return f"{job} {shared}"
+
+
+def nap(job, shared, tell):
+    tell(os.getpid())
+    time.sleep(60)
+
+
+def shared():
+    return "shared"
+
+
+def broken():
+    os._exit(3)
