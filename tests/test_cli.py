@@ -333,6 +333,7 @@ TRAIN = ["train", "vae", *SMALL, "--out", "r"]
 BAD = {
     "unknown model": (["train", "vea"], "did you mean 'vae'?"),
     "unknown command": (["trian", "vae"], "did you mean 'train'?"),
+    "unknown command of data": (["data", "lost"], "did you mean 'list'?"),
     "unknown option": (["train", "vae", "--epoch", "3"], "--epochs"),
     "unknown objective": ([*TRAIN, "--objective", "iwea"], "did you mean 'iwae'?"),
     "unknown setting of an objective": ([*TRAIN, "--objective", "iwae:particels=3"], "did you mean 'particles'?"),

@@ -20,7 +20,7 @@ __all__ = ["check"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @traceback_option
 @click.pass_context
-def check(ctx: click.Context, model: str, seed: int, as_json: bool, **options: object) -> None:
+def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options: object) -> None:
     """Check MODEL under an objective on a batch of data, without training.
 
     MODEL is a built-in name, or my_model.py:MyModel. Ends with exit code 2 where a finding is fatal.

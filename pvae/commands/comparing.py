@@ -48,7 +48,7 @@ __all__ = ["compare"]
 @config_option
 @traceback_option
 @click.pass_context
-def compare(ctx: click.Context, models: str, out: str, as_json: bool, **options: Any) -> None:
+def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **options: Any) -> None:
     """Compare objectives on MODEL: train under each, from several seeds, and judge all on the same test data.
 
     Runs that are there already are not trained again. The report is OUT/index.html.

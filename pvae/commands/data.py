@@ -6,11 +6,12 @@ import click
 
 from pvae.commands.options import traceback_option
 from pvae.commands.output import print_json, say, table
+from pvae.commands.shell import Named
 
 __all__ = ["data"]
 
 
-@click.group()
+@click.group(cls=Named)
 def data() -> None:
     """List, verify and fetch named data sets.
 

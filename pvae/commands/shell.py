@@ -14,14 +14,14 @@ import click
 from pvae.errors import DivergenceError, InputError
 from pvae.names import unknown
 
-__all__ = ["BAD_INPUT", "DIVERGED", "INTERRUPTED", "Shell", "user_frame"]
+__all__ = ["BAD_INPUT", "DIVERGED", "INTERRUPTED", "Named", "Shell", "user_frame"]
 
 BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
 _PACKAGES = ("site-packages", "dist-packages")
 
 
-class Shell(click.Group):
-    """The group of all commands: names the nearest one, and turns errors into one line and an exit code."""
+class Named(click.Group):
+    """A group that names the nearest command where it does not know one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Return the command meant, or say which known one is nearest."""
@@ -29,8 +29,13 @@ class Shell(click.Group):
             raise unknown("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
-        """Run a command and leave the process with its exit code."""
+
+class Shell(Named):
+    """The group of all commands, which turns errors into one line and an exit code."""
+
+    # click overloads this by standalone_mode, which is always off here: errors are told in our own way.
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """Run a command and leave the process with its exit code; never returns."""
         arguments = list(sys.argv[1:] if args is None else args)
         extra |= {"standalone_mode": False, "obj": arguments}
         try:

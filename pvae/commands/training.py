@@ -36,7 +36,7 @@ __all__ = ["default_folder", "train"]
 @config_option
 @traceback_option
 @click.pass_context
-def train(ctx: click.Context, model: str, out: str | None, resume: bool, as_json: bool, **options: Any) -> None:
+def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_json: bool, **options: Any) -> None:
     """Train MODEL, and write a run folder.
 
     MODEL is a built-in name (vae), or a class or function of your own: my_model.py:MyModel.
