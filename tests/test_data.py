@@ -1,6 +1,5 @@
 """Splits, binarisation and minibatches: exact recipes, and functions of the seed alone."""
 
-import os
 import pickle
 from pathlib import Path
 
@@ -12,11 +11,6 @@ from pvae.batch import Batch
 from pvae.data import Splits, load_data, minibatches, permutation
 from pvae.errors import InputError
 
-FOLDER = Path(os.environ.get("PVAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
-needs_mnist = pytest.mark.skipif(not (FOLDER / "mnist").is_dir(), reason=f"no MNIST in {FOLDER}")
-needs_static = pytest.mark.skipif(not (FOLDER / "mnist_static").is_dir(), reason=f"no static MNIST in {FOLDER}")
-needs_frey = pytest.mark.skipif(not (FOLDER / "freyfaces").is_dir(), reason=f"no Frey faces in {FOLDER}")
-
 
 @pytest.fixture(scope="module")
 def digits() -> Splits:
@@ -24,8 +18,8 @@ def digits() -> Splits:
 
 
 @pytest.fixture(scope="module")
-def mnist() -> Splits:
-    return load_data("mnist", folder=FOLDER)
+def mnist(mnist_folder: Path) -> Splits:
+    return load_data("mnist", folder=mnist_folder)
 
 
 def _numbered(size: int) -> np.ndarray:
@@ -286,11 +280,10 @@ def test_unfit_minibatches_are_refused_at_the_call(arguments):
 # --- the named sets with files ---
 
 
-@needs_mnist
-def test_mnist_has_its_own_test_split_and_the_images_of_the_reference(mnist):
+def test_mnist_has_its_own_test_split_and_the_images_of_the_reference(mnist, mnist_folder):
     import gzip
 
-    content = gzip.decompress((FOLDER / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes())
+    content = gzip.decompress((mnist_folder / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes())
     raw = np.frombuffer(content[16:], np.uint8)
     grey = torch.from_numpy(raw.reshape(-1, 784).astype(np.float32) / 255)
     assert [part.size for part in mnist.parts.values()] == [50_000, 10_000, 10_000]
@@ -300,25 +293,28 @@ def test_mnist_has_its_own_test_split_and_the_images_of_the_reference(mnist):
     assert torch.equal(mnist.binarised("dynamic").test.x, drawn)
 
 
-@needs_mnist
-def test_mnist_without_validation_is_the_training_file_in_its_order():
-    whole = load_data("mnist", validation=0, folder=FOLDER)
+def test_mnist_without_validation_is_the_training_file_in_its_order(mnist_folder):
+    whole = load_data("mnist", validation=0, folder=mnist_folder)
     assert whole.validation is None and whole.train.size == 60_000
     assert whole.train.y[:6].tolist() == [5, 0, 4, 1, 9, 2]
 
 
-@needs_static
-def test_static_mnist_brings_three_binary_splits():
-    splits = load_data("mnist_static", folder=FOLDER)
+def _or_skip(name: str, folder: Path) -> Splits:
+    if not (folder / name).is_dir():
+        pytest.skip(f"needs {name}: no such folder in {folder}")
+    return load_data(name, folder=folder)
+
+
+def test_static_mnist_brings_three_binary_splits(data_folder):
+    splits = _or_skip("mnist_static", data_folder)
     assert [part.size for part in splits.parts.values()] == [50_000, 10_000, 10_000]
     assert splits.data_shape == (28, 28) and splits.train.names == ("x",)
-    with np.load(FOLDER / "mnist_static" / "mnist_static.npz") as archive:
+    with np.load(data_folder / "mnist_static" / "mnist_static.npz") as archive:
         assert torch.equal(splits.test.x, torch.from_numpy(np.unpackbits(archive["test"], axis=1)).float())
     assert splits.for_likelihood(True).binarise == "none"
 
 
-@needs_frey
-def test_frey_faces_are_grey_and_split_by_seed():
-    splits = load_data("freyfaces", folder=FOLDER)
+def test_frey_faces_are_grey_and_split_by_seed(data_folder):
+    splits = _or_skip("freyfaces", data_folder)
     assert [part.size for part in splits.parts.values()] == [1592, 177, 196] and splits.data_shape == (28, 20)
     assert splits.train.x.shape[1:] == (560,) and 0 < splits.train.x.mean() < 1 and splits.train.x.max() <= 1
