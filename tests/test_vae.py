@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import contextmanager
 
 import pyro
 import pytest
 import torch
 from pyro import poutine
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 from zoo import MODELS
 
@@ -42,6 +44,16 @@ def traces(vae, x, particles=None):
     return model, guide
 
 
+@contextmanager
+def validation_off():
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
 def drawn(trace):
     """The latent sites of a trace: what Pyro calls stochastic, but for the indices of plates."""
     return [site for site in trace.stochastic_nodes if type(trace.nodes[site]["fn"]).__name__ != "_Subsample"]
@@ -63,6 +75,29 @@ def test_reference_net_is_burdas():
         bound = (6 / sum(weight.shape)) ** 0.5
         assert 0.99 * bound < weight.abs().max() <= bound
     assert all((p == 0).all() for p in vae.parameters() if p.dim() == 1)
+
+
+@pytest.mark.parametrize(("network", "shape"), [("mlp", (6, 5)), ("gated", (6, 5)), ("conv", (6, 5))])
+def test_decoder_takes_the_hidden_sizes_in_reverse(network, shape):
+    vae = VAE(shape, latent=3, hidden=(7, 4), network=network)
+    widths = [weight.shape for weight in vae.decoder.parameters() if weight.dim() > 1]
+    assert widths[0][0] == (4 if network != "conv" else 4 * 2 * 2)
+    assert widths[-1][0 if network != "conv" else 1] == 7
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_programs_can_be_traced_below_pyro(name):
+    """No `.item()` and no branch on values: the traced graph agrees with the program on other data."""
+    vae, x = MODELS[name].make(), MODELS[name].data(4)
+
+    def score(x, z):
+        return vae.decode(z).log_prob(x.reshape(4, *vae._event_shape)) - vae.encode(x).log_prob(z)
+
+    z = torch.randn(4, 3)
+    with pyro.validation_enabled(False), validation_off():
+        graph = make_fx(score)(x, z)
+        other = x.flip(0)
+        torch.testing.assert_close(graph(other, z + 1), score(other, z + 1))
 
 
 def test_log_weights_of_the_reference_net_agree_with_raw_pytorch():

@@ -70,7 +70,7 @@ class ModelSpec:
         with _errors_of(path, label):
             made = found(**settings)
         if not _is_latent_model(made):
-            raise InputError(f"{label} made {type(made).__name__} which lacks model or guide; write both.")
+            raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide; write both.")
         return made
 
     @property
