@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
+import types
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,13 @@ from stats import assert_close_in_sigmas
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import pvae
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.setting import prepared
 from pvae.evaluate.stream import Bound, EffectiveSampleSize, ParetoKhat
-from pvae.models.base import LatentModel
+from pvae.models.base import LatentModel, pair
 from pvae.train.devices import isolated
 from pvae.weights import log_weights
 
@@ -383,7 +386,73 @@ def test_a_subsampled_plate_is_refused() -> None:
         with pyro.plate("data", len(x), subsample_size=2):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    from pvae.models.base import pair
-
     with pytest.raises(InputError, match="without a subsample"):
         evaluate.log_evidence(pair(model, guide), torch.zeros(5), 3)
+
+
+# ---- What may be evaluated ------------------------------------------------------------------------------------------
+
+
+def test_splits_are_judged_on_their_test_data_binarised_by_the_likelihood() -> None:
+    data = pvae.load_data("digits")
+    assert data.binarise == "auto"
+    with isolated(0):
+        model = pvae.VAE(data.data_shape, latent=2, hidden=(5,))
+    found = evaluate.log_evidence(model, data, 5, limit=20)
+    settled = data.for_likelihood(True)
+    assert set(settled.test.x.unique().tolist()) == {0.0, 1.0}
+    assert found == evaluate.log_evidence(model, settled.test, 5, limit=20)
+    assert found != evaluate.log_evidence(model, settled, 5, limit=20, split="train")
+    with pytest.raises(InputError, match="no test split"):
+        evaluate.log_evidence(model, dataclasses.replace(data, test=None), 5)
+    with pytest.raises(InputError, match="train, validation and test"):
+        evaluate.log_evidence(model, data, 5, split="tests")
+
+
+def test_grey_data_stay_grey_for_a_gaussian_likelihood() -> None:
+    data = pvae.load_data("digits")
+    with isolated(0):
+        model = pvae.VAE(data.data_shape, latent=2, hidden=(5,), likelihood="gaussian")
+    assert evaluate.elbo(model, data, 5, limit=9) == evaluate.elbo(model, data.test, 5, limit=9)
+
+
+def test_a_run_is_judged_by_its_model() -> None:
+    model = LinearGaussianModel()
+    run = types.SimpleNamespace(model=model, history=[], folder=None)
+    assert evaluate.elbo(run, copies(3), 5) == evaluate.elbo(model, copies(3), 5)
+
+
+def test_two_tutorial_vaes_in_one_process_are_judged_apart() -> None:
+    from tutorial_vae import VAE as Tutorial
+
+    x = torch.bernoulli(torch.full((6, 784), 0.3), generator=torch.Generator().manual_seed(0))
+    with isolated(0):
+        models = [Tutorial(z_dim=2, hidden_dim=3) for _ in range(2)]
+    for each in (0, 1, 0):
+        model = models[each]
+        with isolated(0), torch.no_grad():
+            mean, scale = model.encoder(x)
+            z = dist.Normal(mean, scale).sample((8,))
+            log_w = dist.Bernoulli(model.decoder(z.reshape(48, 2)).reshape(8, 6, 784)).log_prob(x).sum(-1)
+            log_w = log_w + (dist.Normal(0, 1).log_prob(z) - dist.Normal(mean, scale).log_prob(z)).sum(-1)
+        found = evaluate.elbo(model, x, 8)
+        torch.testing.assert_close(found.pointwise, log_w.double().mean(0), rtol=1e-5, atol=0)
+
+
+def test_functions_trained_by_plain_svi_are_judged_with_their_parameters() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("shift", torch.tensor(0.0)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        shift = pyro.param("shift", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + shift) / 2, 0.5**0.5))
+
+    x = torch.tensor([4.0, 6.0])
+    with pyro.get_param_store().scope():
+        pyro.param("shift", torch.tensor(5.0))
+        found = evaluate.log_evidence(pair(model, guide), x, 4)
+    exact = dist.Normal(5.0, 2.0**0.5).log_prob(x).double()
+    torch.testing.assert_close(found.pointwise, exact, rtol=1e-6, atol=0)
