@@ -215,9 +215,7 @@ class ConvEncoder(nn.Module):
         channels, *size = self.image_shape
         self.layers = nn.Sequential()
         for filters in hidden:
-            self.layers.extend(
-                [nn.Conv2d(channels, filters, 3, stride=2, padding=1), activation_layer(activation)]
-            )
+            self.layers.extend([nn.Conv2d(channels, filters, 3, stride=2, padding=1), activation_layer(activation)])
             channels = filters
         smallest = _halvings((size[0], size[1]), len(hidden))[-1]
         flat = channels * math.prod(smallest)

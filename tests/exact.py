@@ -37,9 +37,7 @@ A_Q1 = (np.array([0.8, -0.4]), np.array([0.3, 0.2]))
 class LinearGaussian:
     """Closed forms of z ~ N(0, I), x ~ N(W z + b, v I), for one x and q(z) = N(mean, diag(variance))."""
 
-    def __init__(
-        self, weight: np.ndarray = A_WEIGHT, bias: np.ndarray = A_BIAS, variance: float = A_VARIANCE
-    ) -> None:
+    def __init__(self, weight: np.ndarray = A_WEIGHT, bias: np.ndarray = A_BIAS, variance: float = A_VARIANCE) -> None:
         self.weight, self.bias, self.variance = weight, bias, variance
         self.data, self.latent = weight.shape
         self.precision = np.eye(self.latent) + weight.T @ weight / variance

@@ -20,14 +20,8 @@ def log_w(latent_model, x, particles):
         guide = poutine.trace(latent_model.guide).get_trace(x)
         model = poutine.trace(poutine.replay(latent_model.model, trace=guide)).get_trace(x)
         guide.compute_log_prob(), model.compute_log_prob()
-        sites = [
-            (trace, site)
-            for trace in (model, guide)
-            for site in trace.stochastic_nodes + trace.observation_nodes
-        ]
-        rows.append(
-            sum((1 if trace is model else -1) * trace.nodes[name]["log_prob"] for trace, name in sites)
-        )
+        sites = [(trace, site) for trace in (model, guide) for site in trace.stochastic_nodes + trace.observation_nodes]
+        rows.append(sum((1 if trace is model else -1) * trace.nodes[name]["log_prob"] for trace, name in sites))
     return torch.stack(rows)
 
 
@@ -70,9 +64,7 @@ def test_model_c_has_its_golden_numbers():
     np.testing.assert_allclose(np.exp(c.log_evidence()), [0.43, 0.28, 0.16, 0.13], atol=1e-12)
     np.testing.assert_allclose(c.elbo(), [-1.359795, -1.326773, -1.981763, -2.141395], atol=1e-6)
     np.testing.assert_allclose(c.elbo_gradient()[0], [0.476419, -0.208464, -0.267955], atol=1e-6)
-    assert [c.iwae(k) for k in (1, 2, 3, 4)] == pytest.approx(
-        [-1.359795, -1.145814, -1.046178, -0.991762], abs=1e-6
-    )
+    assert [c.iwae(k) for k in (1, 2, 3, 4)] == pytest.approx([-1.359795, -1.145814, -1.046178, -0.991762], abs=1e-6)
     assert [c.renyi(a)[0] for a in (-1, 0, 0.5, 2)] == pytest.approx(
         [-0.512873, -0.843970, -1.094991, -1.727624], abs=1e-6
     )

@@ -93,9 +93,7 @@ def test_leading_dimensions_equal_a_loop(name):
     torch.testing.assert_close(network(x), looped, rtol=1e-12, atol=1e-12)
     one = network(x[0, 0, 0])
     torch.testing.assert_close(one, looped[0, 0, 0], rtol=1e-12, atol=1e-12)
-    assert one.shape == (
-        network.out_features if isinstance(network.out_features, tuple) else (network.out_features,)
-    )
+    assert one.shape == (network.out_features if isinstance(network.out_features, tuple) else (network.out_features,))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

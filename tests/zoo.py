@@ -79,12 +79,8 @@ MODELS: dict[str, ModelCase] = {
     "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
     "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
-    "two-layer": ModelCase(
-        exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)
-    ),
-    "discrete": ModelCase(
-        exact.DiscreteModel, lambda size: torch.arange(size) % 4, True, False, {"z": ()}, ()
-    ),
+    "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
+    "discrete": ModelCase(exact.DiscreteModel, lambda size: torch.arange(size) % 4, True, False, {"z": ()}, ()),
     "tutorial": ModelCase(
         lambda: tutorial_vae.VAE(z_dim=3, hidden_dim=5), _binary(784), False, True, {"latent": (3,)}, (784,)
     ),
