@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from PIL import Image
 
 from pvae import plots
 from pvae.report import Column, Entry, Page, Picture, Section, Settings, Sheet, data_address, write_page
@@ -101,14 +101,14 @@ def test_text_of_users_is_escaped_everywhere(tmp_path):
     assert Tags(html).named("img")[0]["alt"] == f'"{EVIL}'
 
 
-def test_the_smaller_of_vector_and_raster_is_taken():
-    line = Figure(figsize=(5, 5))
-    line.add_artist(Line2D([0, 1], [0, 0.3]))
-    points = plots.latent_scatter(np.random.default_rng(0).normal(size=(20000, 2)))
-    assert data_address(line).startswith("data:image/svg+xml;base64,")
-    address = data_address(points)
-    assert address.startswith("data:image/png;base64,")
-    assert base64.b64decode(address.split(",")[1])[:4] == b"\x89PNG"
+def test_pictures_are_small_and_keep_their_colours():
+    pixels = np.array([[[0.0, 0.45, 0.7], [0.84, 0.37, 0.0]]] * 2)
+    address = data_address(plots.image_grid(pixels[None]), dpi=60)
+    with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as image:
+        assert image.mode == "P"
+        found = {colour for _, colour in image.convert("RGB").getcolors()}
+    assert {(0, 114, 178), (214, 94, 0)} <= found
+    assert len(data_address(picture().figure)) < 40_000
 
 
 def test_page_stays_below_three_megabytes_and_says_what_it_leaves_out(tmp_path, monkeypatch):

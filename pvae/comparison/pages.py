@@ -75,7 +75,12 @@ def make_page(study: Study) -> Page:
     )
     made = (_results, _curves, _drawn, _codes, _cells, _settings)
     sections = tuple(section for make in made if (section := make(study)) is not None)
-    return Page(f"Comparison on {study.name}", (study.table.verdict(), judged, *study.notes), sections, _foot(study))
+    lead = (study.table.verdict(), judged, *map(_sentence, study.notes))
+    return Page(f"Comparison on {study.name}", lead, sections, _foot(study))
+
+
+def _sentence(note: str) -> str:
+    return note[:1].upper() + note[1:] + ("" if note.endswith((".", ")")) else ".")
 
 
 def _foot(study: Study) -> str:
@@ -122,14 +127,14 @@ def _intervals(study: Study) -> tuple[Picture, ...]:
             "All rows share the data, so overlapping intervals may still differ: see the paired differences.",
         )
     ]
-    paired = {name: row for name, row in rows.items() if row.difference is not None}
-    if paired:
-        first = study.label(study.table.rows[0])
+    first = study.label(study.table.rows[0])
+    paired = {name: row for name, row in rows.items() if row.difference is not None or name == first}
+    if len(paired) > 1 and first in paired:
         pictures.append(
             Picture(
                 plots.evidence_intervals(
                     {name: _paired(study, row) for name, row in paired.items()},
-                    {name: row.total_error for name, row in paired.items()},
+                    {name: row.total_error if row.difference else 0.0 for name, row in paired.items()},
                     xlabel=f"log evidence minus that of {first} (nats)",
                     zero=True,
                 ),
@@ -166,7 +171,7 @@ def _curves(study: Study) -> Section | None:
             plots.learning_curves(
                 {name: [_columns(curve, place) for curve in curves] for name, curves in found.items()},
                 xlabel=axis,
-                ylabel=f"{what} (nats per datum)",
+                ylabel=f"{what}\n(nats per datum)",
             ),
             f"The {what} against {axis} for {', '.join(found)}.",
             f"The {what} while training, against {axis}; thin lines are seeds. {note}",
@@ -184,22 +189,21 @@ def _columns(curve: Sequence[Sequence[float]], place: int) -> tuple[list[float],
 
 
 def _drawn(study: Study) -> Section | None:
-    pictures = []
+    samples, pairs = [], []
     for row, outcome in study.shown():
-        drawn, name = study.drawings.get(outcome.cell.label, {}), study.label(row)
-        which = f"{name}, seed {outcome.cell.seed}"
+        drawn, which = study.drawings.get(outcome.cell.label, {}), f"{study.label(row)}, seed {outcome.cell.seed}"
         if "samples" in drawn:
-            figure, count = plots.image_grid(drawn["samples"]), len(drawn["samples"])
-            alt = f"{count} draws from the model trained with {which}."
-            pictures.append(Picture(figure, alt, f"Draws from the prior through {which}: means of p(x given z)."))
+            alt = f"{len(drawn['samples'])} draws from the model trained with {which}."
+            caption = f"{which}: means of p(x given z) at draws of z from the prior."
+            samples.append(Picture(plots.image_grid(drawn["samples"]), alt, caption))
         if "reconstructions" in drawn:
+            alt = f"{len(drawn['originals'])} test data and their reconstructions, {which}."
             figure = plots.reconstructions(drawn["originals"], drawn["reconstructions"])
-            alt = f"{len(drawn['originals'])} test data above their reconstructions, {which}."
-            pictures.append(Picture(figure, alt, f"Test data and their reconstructions, {which}."))
-    if not pictures:
+            pairs.append(Picture(figure, alt, f"{which}: test data, and means of p(x given z) at z from the guide."))
+    if not samples and not pairs:
         return None
     text = f"From the first seed of each row that finished, not the best one; test data of {study.name}."
-    return Section("Samples and reconstructions", (text,), pictures=tuple(pictures))
+    return Section("Samples and reconstructions", (text,), pictures=(*samples, *pairs))
 
 
 def _codes(study: Study) -> Section | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ COLUMNS = {
     "evaluations": "Decoder evaluations of one training: particles x data x epochs.",
 }
 _FEW_SEEDS = 5
+_GAP = 2  # between two columns
 
 
 def number(value: float, decimals: int = 2, sign: bool = False) -> str:
@@ -166,11 +167,11 @@ class Table:
             width: columns of the terminal; None for no limit.
             terminal: draw rules and colours.
         """
-        parts = [list(COLUMNS)] if width is None or width >= 150 else [list(COLUMNS)[:3], list(COLUMNS)[3:]]
+        parts = _parts(self._texts(), width)
         buffer = io.StringIO()
         console = Console(file=buffer, width=width or 400, force_terminal=terminal, highlight=False)
         for columns in parts:
-            console.print(self._drawn(columns, terminal))
+            console.print(_drawn(columns, terminal))
         for row in self.rows:
             for failure in row.failures:
                 console.print(Text(f"failed: {self._name(row)}, {failure}"), soft_wrap=True)
@@ -179,16 +180,40 @@ class Table:
     def __str__(self) -> str:
         return self.to_text()
 
-    def _drawn(self, columns: Sequence[str], terminal: bool) -> RichTable:
-        drawn = RichTable(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
-        drawn.add_column("", overflow="fold")
-        for title in columns:
-            drawn.add_column(_HEADINGS.get(title, title), justify="right")
-        for index, row in enumerate(self.rows):
-            texts = cells_of(row, index == 0) if row.seeds else dict.fromkeys(columns, ("-", ""))
-            shown = [" ".join(filter(None, texts[title])) for title in columns]
-            drawn.add_row(Text(self._name(row)), *map(Text, shown))
-        return drawn
+    def _texts(self) -> dict[str, list[str]]:
+        """Return the heading and the cells of each column, the names first."""
+        rows = [cells_of(row, index == 0) if row.seeds else {} for index, row in enumerate(self.rows)]
+        texts = {
+            title: [_HEADINGS.get(title, title), *(" ".join(filter(None, row.get(title, ("-",)))) for row in rows)]
+            for title in COLUMNS
+        }
+        return {"": ["", *map(self._name, self.rows)], **texts}
+
+
+def _parts(texts: Mapping[str, Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:
+    """Return the columns in parts that fit the width, each with the names in front."""
+    names, *others = texts.values()
+    parts, used = [[names]], 0
+    room = math.inf if width is None else width - max(map(len, names)) - _GAP
+    for column in others:
+        size = max(map(len, column)) + _GAP
+        if used + size > room and len(parts[-1]) > 1:
+            parts.append([names])
+            used = 0
+        parts[-1].append(column)
+        used += size
+    return parts
+
+
+def _drawn(columns: Sequence[Sequence[str]], terminal: bool) -> RichTable:
+    # The rule's own gap counts towards the two columns between cells.
+    padding, rule = ((0, _GAP - 1, 0, 0), box.SIMPLE_HEAD) if terminal else ((0, _GAP, 0, 0), None)
+    drawn = RichTable(box=rule, pad_edge=False, padding=padding, header_style="bold")
+    for index, column in enumerate(columns):
+        drawn.add_column(Text(column[0]), justify="right" if index else "left", no_wrap=True)
+    for cells in zip(*(column[1:] for column in columns), strict=True):
+        drawn.add_row(*map(Text, cells))
+    return drawn
 
 
 _HEADINGS = {

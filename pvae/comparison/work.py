@@ -22,6 +22,7 @@ from pvae.comparison.workers import Tell
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate import Judgement, judge
+from pvae.evaluate.setting import prepared
 from pvae.models import ModelSpec
 from pvae.models.queries import encode, reconstruct, sample
 from pvae.objectives import adapt
@@ -96,7 +97,7 @@ def settled(splits: Splits, models: Mapping[str, Any]) -> Splits:
         try:
             with isolated(_SEED):
                 latent = _made(model, splits)
-                names.setdefault(splits_for(latent, splits).binarise, []).append(name)
+                names.setdefault(_scored_as(latent, splits), []).append(name)
         except Exception:  # a model that cannot be built or run: its cells fail, and say why
             continue
     if len(names) > 1:
@@ -106,6 +107,13 @@ def settled(splits: Splits, models: Mapping[str, Any]) -> Splits:
             "compared. Give data with binarise='static' or 'none'."
         )
     return splits.for_likelihood("static" in names)
+
+
+def _scored_as(latent: Any, splits: Splits) -> str:
+    """Return ``"static"`` where an evaluation of the model binarises these data, else ``"none"``."""
+    with prepared(latent, splits) as setting:
+        same = splits.test is None or torch.equal(setting.batch.x.cpu().float(), splits.test.x.cpu().float())
+    return "none" if same else "static"
 
 
 def _training(run: Run, job: Job, splits: Splits) -> dict[str, Any]:
