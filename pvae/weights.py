@@ -154,15 +154,15 @@ def _is_traced() -> bool:
 
 def _common_scale(draw: Draw, data_dim: int) -> float | Tensor:
     """The one scale of all sites. Scales that differ between sites have no place outside the logarithm."""
-    scales = {site["name"]: site["scale"] for site in sample_sites(draw.guide) + sample_sites(draw.model)}
-    name, first = next(iter(scales.items()))
-    for other, scale in scales.items():
+    scales = [(site["name"], site["scale"]) for site in sample_sites(draw.guide) + sample_sites(draw.model)]
+    name, first = scales[0]
+    for other, scale in scales:
         tensors = isinstance(scale, Tensor) and isinstance(first, Tensor)
         # the eager step before a traced one has compared the tensors
         same = scale is first or ((_is_traced() or torch.equal(scale, first)) if tensors else bool(scale == first))
         if not same:
             raise InputError(
-                f"Sites {name!r} and {other!r} carry different scales: weights need one scale per datum. "
+                f"Sites {name!r} (guide) and {other!r} carry different scales: weights need one scale per datum. "
                 "Scale both programs alike, or use the objective 'elbo'."
             )
     return first.flatten() if isinstance(first, Tensor) and first.dim() else first
