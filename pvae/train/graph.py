@@ -13,6 +13,7 @@ import pyro.infer.util
 import pyro.util
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pvae.train.simplify import simplify
@@ -44,6 +45,7 @@ def without_synchronisation() -> Iterator[None]:
     """
     replaced = {pyro.infer.util.torch_item: _detached, pyro.util.warn_if_nan: _keep}
     saved: list[tuple[Any, str, Any]] = [(torch._C, "_get_tracing_state", torch._C._get_tracing_state)]
+    saved.append((Distribution, "_validate_sample", Distribution._validate_sample))
     for name, module in list(sys.modules.items()):
         if name.startswith(("pyro.", "pvae.")) and module is not None:
             for key, value in list(vars(module).items()):
@@ -51,7 +53,9 @@ def without_synchronisation() -> Iterator[None]:
                     saved.append((module, key, value))
     try:
         torch._C._get_tracing_state = _is_pyro  # type: ignore[assignment]
-        for module, key, value in saved[1:]:
+        # a distribution that was made beforehand has kept the default of then
+        Distribution._validate_sample = _keep  # type: ignore[method-assign]
+        for module, key, value in saved[2:]:
             setattr(module, key, replaced[value])
         with pyro.validation_enabled(False):
             yield

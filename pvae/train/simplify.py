@@ -47,8 +47,10 @@ _FILLERS = {
 def simplify(graph: GraphModule) -> None:
     """Take out of `graph`, in place, what does not change a result under ``no_grad``. Random draws all stay."""
     for node in list(graph.graph.nodes):
-        _forward_idle(node)
+        _detour(graph, node)
     if not any(_writes(node) for node in graph.graph.nodes):
+        for node in list(graph.graph.nodes):
+            _forward_idle(node)
         _share(graph)
         _fold(graph)
         for node in list(graph.graph.nodes):
@@ -106,13 +108,48 @@ def _forward_idle(node: Node) -> None:
         node.replace_all_uses_with(source)  # type: ignore[arg-type]
 
 
+def _schema(node: Node) -> Any:
+    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
+
+
+def _fills(node: Node) -> bool:
+    """Whether `node` only fills fresh memory that nothing else sees, as ``empty(...).normal_()`` does."""
+    source = node.args[0] if node.args else None
+    name = _schema(source).name if isinstance(source, Node) and _schema(source) is not None else ""
+    return "::empty" in name and len(source.users) == 1  # type: ignore[union-attr]
+
+
 def _writes(node: Node) -> bool:
-    """Whether `node` changes a tensor in place: then values are no longer names for results, and sharing stops."""
-    if node.op != "call_function":
+    """Whether `node` changes a tensor in place: then values are no longer names for results."""
+    schema = _schema(node)
+    if schema is None:
         return node.op in ("call_module", "call_method")
-    schema = getattr(node.target, "_schema", None)
     # batch normalisation updates its running averages without saying so in its schema
-    return schema is not None and (schema.is_mutable or "batch_norm" in schema.name)
+    return (schema.is_mutable and not _fills(node)) or "batch_norm" in schema.name
+
+
+def _detour(graph: GraphModule, node: Node) -> None:
+    """Give ``a.add_(b)`` a result of its own, where `a` is a result of this graph that has no view."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or source.op != "call_function" or _fills(node):
+        return
+    if _schema(node) is None or not _schema(node).is_mutable:
+        return
+    name, overload = node.target.name().removeprefix("aten::").partition(".")[::2]  # type: ignore[union-attr]
+    packet = getattr(_aten, name.removesuffix("_"), None)
+    plain = getattr(packet, overload or "default", None)
+    owned = _is_pure(source) or _fills(source)
+    if plain is None or not owned or source.target in _VIEWS or any(each.target in _VIEWS for each in source.users):
+        return
+    if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+        return
+    order = {each: number for number, each in enumerate(graph.graph.nodes)}
+    with graph.graph.inserting_before(node):
+        fresh = graph.graph.call_function(plain, node.args, node.kwargs)
+    fresh.meta = dict(node.meta)
+    source.replace_all_uses_with(fresh, lambda user: user is not fresh and order.get(user, -1) > order[node])
+    node.replace_all_uses_with(fresh)
+    graph.graph.erase_node(node)
 
 
 def _is_pure(node: Node) -> bool:
@@ -202,16 +239,14 @@ def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> 
 
 
 def _draw_standard(graph: GraphModule, node: Node) -> None:
-    """Draw ``normal(0, 1)`` of known zeros and ones as ``randn``: the same numbers, of the same generator."""
-    if node.target is not _aten.normal.Tensor_Tensor or len(node.args) != 2 or node.kwargs:
+    """Draw ``empty(...).normal_()`` as ``randn``: the same numbers, of the same generator, in one call."""
+    source = node.args[0] if node.args else None
+    if node.target is not _aten.normal_.default or not _fills(node) or len(node.args) > 1 or node.kwargs:
         return
-    if not all(isinstance(each, Node) and each.name.startswith("_folded") for each in node.args):
-        return
-    mean, scale = (getattr(graph, str(each.target)) for each in node.all_input_nodes)
-    if len(node.all_input_nodes) == 2 and not mean.any() and bool((scale == 1).all()):
-        options = {"dtype": mean.dtype, "device": mean.device}
+    plain = isinstance(source, Node) and "memory_format" not in source.kwargs
+    if plain and source.target is _aten.empty.memory_format:  # type: ignore[union-attr]
         with graph.graph.inserting_before(node):
-            drawn = graph.graph.call_function(_aten.randn.default, (list(mean.shape),), options)
+            drawn = graph.graph.call_function(_aten.randn.default, source.args, source.kwargs)
         drawn.meta = dict(node.meta)
         node.replace_all_uses_with(drawn)
         graph.graph.erase_node(node)
