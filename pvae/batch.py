@@ -146,8 +146,7 @@ def _named(data: Any) -> dict[str, Any]:
     if isinstance(data, Tensor | np.ndarray) or hasattr(data, "__array__"):
         return {"x": data}
     raise InputError(
-        "Data are an array, a tensor, a pair (x, y) or a mapping from field to array; "
-        f"got {type(data).__name__}."
+        f"Data are an array, a tensor, a pair (x, y) or a mapping from field to array; got {type(data).__name__}."
     )
 
 
@@ -157,13 +156,9 @@ def _tensor(name: str, value: Any) -> Tensor:
     _check_name(name)
     tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asarray(value))
     if tensor.is_complex():
-        raise InputError(
-            f"{name} needs real numbers; got {tensor.dtype}. Give real and imaginary parts as features."
-        )
+        raise InputError(f"{name} needs real numbers; got {tensor.dtype}. Give real and imaginary parts as features.")
     if tensor.ndim == 0:
-        raise InputError(
-            f"{name} needs the data as its first dimension; got the single value {tensor.item():g}."
-        )
+        raise InputError(f"{name} needs the data as its first dimension; got the single value {tensor.item():g}.")
     integral = not tensor.is_floating_point()
     if name == "index" or (name == "y" and integral):
         if not integral:
@@ -189,8 +184,7 @@ def _mask(mask: Tensor, x: Tensor) -> Tensor:
     outside = (mask != 0) & (mask != 1)
     if outside.any():
         raise InputError(
-            "mask needs 1 (observed) or 0 (missing); "
-            f"{int(outside.sum())} of {mask.numel()} values are neither."
+            f"mask needs 1 (observed) or 0 (missing); {int(outside.sum())} of {mask.numel()} values are neither."
         )
     return mask.to(x.dtype)
 
@@ -202,9 +196,7 @@ def _check_name(name: str) -> None:
 
 def _check_length(name: str, tensor: Tensor, fields: Mapping[str, Tensor]) -> None:
     if not isinstance(tensor, Tensor) or tensor.ndim == 0:
-        raise InputError(
-            f"Field {name} needs a tensor with the data as its first dimension; got {tensor!r:.60}."
-        )
+        raise InputError(f"Field {name} needs a tensor with the data as its first dimension; got {tensor!r:.60}.")
     first = next(iter(fields))
     if len(tensor) != len(fields[first]):
         raise InputError(
