@@ -95,19 +95,23 @@ def _supports(look: _Look) -> Iterator[Finding]:
             yield from _guide_support(site, guide[site["name"]])
 
 
+def _support(site: Site) -> str:
+    """The set of values, in words: wrappers of a constraint (independent, mixture) do not change it."""
+    support = site["fn"].support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return str(support)
+
+
 def _guide_support(site: Site, drawn: Site) -> Iterator[Finding]:
-    inside = site["fn"].support.check(drawn["value"])
-    names = [
-        type(each["fn"]).__name__ if not hasattr(each["fn"], "base_dist") else str(each["fn"]) for each in (site, drawn)
-    ]
-    if not bool(inside.all()):
-        message = f"the guide draws values that the model gives no density ({names[1]} for {names[0]})."
+    wanted, given = _support(site), _support(drawn)
+    if not bool(site["fn"].support.check(drawn["value"]).all()):
+        message = f"the guide draws values that the model gives no density ({given} for {wanted})."
         yield Finding("support mismatch", site["name"], message, "Use a guide distribution on the model's support.")
-    elif str(site["fn"].support) != str(drawn["fn"].support):
-        message = (
-            f"the guide never reaches part of the model's support ({drawn['fn'].support} of {site['fn'].support})."
-        )
-        yield Finding("support mismatch", site["name"], message, "Transform the guide's distribution.", fatal=False)
+    elif given != wanted:
+        message = f"the guide and the model have different supports ({given} for {wanted})."
+        fix = "Use a guide distribution on the model's support: elsewhere the two never meet."
+        yield Finding("support mismatch", site["name"], message, fix, fatal=False)
 
 
 def _scales(look: _Look) -> Iterator[Finding]:
@@ -195,11 +199,17 @@ def _parameters(look: _Look) -> Iterator[Finding]:
             yield Finding("no gradient", without[0], message, "Use them, or freeze them.", fatal=False)
 
 
+def _declares_groups(look: _Look) -> bool:
+    try:
+        return bool(look.latent_model.theta()) and bool(look.latent_model.phi())
+    except (AttributeError, InputError):
+        return False
+
+
 def _shared_groups(look: _Look) -> Iterator[Finding]:
     if look.objective.players == ("all",):
         return
-    declared = all(callable(getattr(look.latent_model, name, None)) for name in ("theta", "phi"))
-    shared = {} if declared else find_groups(look.latent_model, [look.batch], look.fields).both
+    shared = {} if _declares_groups(look) else find_groups(look.latent_model, [look.batch], look.fields).both
     if shared:
         message = (
             f"{len(shared)} parameters belong to model and guide alike, and this objective treats the groups apart."
