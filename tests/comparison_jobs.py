@@ -32,6 +32,12 @@ def nap(job, shared, tell):
     time.sleep(60)
 
 
+def chatter(job, shared, tell):
+    while True:
+        tell(os.getpid())
+        time.sleep(0.02)
+
+
 def shared():
     return "shared"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -275,6 +278,34 @@ def test_an_interrupt_stops_the_workers():
         run_jobs(["one"], nap, shared, workers=1, report=interrupt)
     with pytest.raises(ProcessLookupError):
         os.kill(seen[0], 0)
+
+
+ORPHAN = """
+from comparison_jobs import chatter, shared
+from pvae.comparison.workers import run_jobs
+if __name__ == "__main__":
+    told = lambda event: event.kind == "news" and print(event.content, flush=True)
+    run_jobs(["one"], chatter, shared, workers=1, report=told)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    tests = Path(__file__).parent
+    paths = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "orphan.py"], env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+        errors = parent.communicate(timeout=30)[1]
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    status = Path(f"/proc/{worker}/status")
+    # Where nothing reaps orphans, the ended process stays as a zombie.
+    assert not status.exists() or "zombie" in status.read_text()
 
 
 def test_partial_factories_are_told_apart(tmp_path):

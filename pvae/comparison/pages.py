@@ -233,8 +233,9 @@ def _cells(study: Study) -> Section:
     text = f"{len(failed)} of {len(rows)} cells failed; the others do not depend on them." if failed else (
         f"All {len(rows)} cells finished."
     )  # fmt: skip
+    notes = dict.fromkeys(note for each in study.outcomes for note in each.scores.get("notes", ()))
     caption = "Every cell is a run of its own: pvae show and pvae evaluate take its folder."
-    return Section("Cells", (text,), (Sheet(caption, columns, rows, failed),))
+    return Section("Cells", (text, *map(_sentence, notes)), (Sheet(caption, columns, rows, failed),))
 
 
 def _cell_entries(study: Study, outcome: Outcome) -> tuple[Entry, ...]:

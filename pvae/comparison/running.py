@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pvae.comparison.plan import Job, can_travel, is_done, record
 from pvae.comparison.progress import Display
@@ -74,10 +78,28 @@ def run_cells(jobs: Sequence[Job], splits: Splits, room: Room, shown: bool) -> t
             display(event)
 
         try:
-            return failures, _spread(waiting, splits, room, report, display.say)
-        except KeyboardInterrupt:
-            display.say("Interrupted; finished cells and checkpoints are kept, and the same call goes on from them.")
+            with _terminable():
+                return failures, _spread(waiting, splits, room, report, display.say)
+        except (KeyboardInterrupt, SystemExit):
+            display.say("Stopped; finished cells and checkpoints are kept, and the same call goes on from them.")
             raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM an exception, so that the workers are stopped too; only a main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _spread(

@@ -30,6 +30,7 @@ from pvae.comparison.table import Table
 from pvae.comparison.work import drawings_of, outcome_of, settled
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
+from pvae.names import unknown
 from pvae.report import write_page
 from pvae.train import fit
 
@@ -113,8 +114,10 @@ def compare(
     if splits.test is None:
         raise InputError("A comparison judges on test data, and these data have no test split; give one.")
     resolved = resolved_options(fit, options)
-    resolved["epochs"] = epochs or usual_epochs(splits, resolved["batch_size"])
+    resolved["epochs"] = usual_epochs(splits, resolved["batch_size"]) if epochs is None else epochs
     judging = {"particles": particles, "limit": limit}
+    _check_counts(epochs=resolved["epochs"], **judging)
+    _check_baseline(baseline, made, named)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     jobs = plan(made, named, numbers, folder, resolved, judging, splits.summary())
     check_folder(folder, jobs)
@@ -132,6 +135,18 @@ def compare(
     if all(each.failure for each in cells):
         raise InputError(f"Every cell failed; the first: {cells[0].failure} (all: {report}).")
     return Comparison(table, report, folder, cells)
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, each in counts.items():
+        if each is not None and each < 1:
+            raise InputError(f"{name} is at least 1; got {each}.")
+
+
+def _check_baseline(baseline: str | None, models: Iterable[str], objectives: Iterable[str]) -> None:
+    known = [*objectives, *(f"{model} / {objective}" for model in models for objective in objectives)]
+    if baseline is not None and baseline not in known:
+        raise unknown("baseline", baseline, known)
 
 
 def _seeds(seeds: Iterable[int] | int) -> list[int]:

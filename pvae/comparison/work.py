@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,22 @@ def train_and_judge(job: Job, splits: Splits, tell: Tell) -> str:
         tell: gets (epoch, note) after each epoch.
     """
     cell = job.cell
-    with isolated(cell.seed):
-        model = _made(job.model, splits)
-    run = fit(
-        model, splits, objective=job.objective(), seed=cell.seed, out=cell.folder,
-        resume=cell.folder.exists(), callbacks=(_teller(tell),), **job.options,
-    )  # fmt: skip
-    tell((job.options["epochs"], "judging"))
-    found = judge(run, splits, job.particles, limit=job.limit, seed=_SEED)
-    drawn, note = _drawn(run, splits, found)
+    # Kept for the page: on a live display they would be lost among the bars.
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        with isolated(cell.seed):
+            model = _made(job.model, splits)
+        run = fit(
+            model, splits, objective=job.objective(), seed=cell.seed, out=cell.folder, progress=False,
+            resume=cell.folder.exists(), callbacks=(_teller(tell),), **job.options,
+        )  # fmt: skip
+        tell((job.options["epochs"], "judging"))
+        found = judge(run, splits, job.particles, limit=job.limit, seed=_SEED)
+        drawn, missing = _drawn(run, splits, found)
     if drawn:
         save_file(drawn, cell.folder / "drawings.safetensors")
-    _write(cell, found, {**_training(run, job, splits), **({"no drawings": note} if note else {})})
+    notes = [*found.notes, *(f"no {each}" for each in missing), *dict.fromkeys(str(each.message) for each in warned)]
+    _write(cell, found, {**_training(run, job, splits), "notes": notes})
     return f"log evidence {found.log_evidence}"
 
 
@@ -140,7 +145,7 @@ def _curve(records: list[dict[str, Any]]) -> dict[str, Any]:
     return {"curve": points, "curve is": what}
 
 
-def _drawn(run: Run, splits: Splits, found: Judgement) -> tuple[dict[str, Tensor], str]:
+def _drawn(run: Run, splits: Splits, found: Judgement) -> tuple[dict[str, Tensor], list[str]]:
     """Return draws, reconstructions and codes for the page; what a model cannot give is left out and said."""
     drawn: dict[str, Tensor] = {}
     missing = []
@@ -150,7 +155,7 @@ def _drawn(run: Run, splits: Splits, found: Judgement) -> tuple[dict[str, Tensor
                 drawn.update(part(run.model, splits, found))
         except Exception as error:  # a user's program may fail on what only pictures need: the cell's numbers stand
             missing.append(f"{part.__name__.strip('_')}: {type(error).__name__}: {error}")
-    return {name: each.detach().cpu().contiguous() for name, each in drawn.items()}, "; ".join(missing)
+    return {name: each.detach().cpu().contiguous() for name, each in drawn.items()}, missing
 
 
 def _judged(splits: Splits, model: Any, count: int) -> Batch:

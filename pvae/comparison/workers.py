@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -196,23 +198,34 @@ def _start(work: Work, prepare: Callable[[], Any]) -> _Worker:
 
 def _serve(pipe: Connection, work: Work, prepare: Callable[[], Any]) -> None:
     """The life of a worker; it ends when the other end of its pipe is closed."""
-    # Ctrl-C reaches every process of a terminal; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    shared = prepare()
-    pipe.send(("ready", None))
-    while True:
-        try:
-            job = pipe.recv()
-        except (EOFError, OSError):
-            return
-        except Exception as error:  # what was sent cannot be rebuilt here: an import that fails, say
-            pipe.send(("failed", _reason(error)))
-            continue
-        try:
-            message = ("done", work(job, shared, lambda news: pipe.send(("news", news))))
-        except Exception as error:
-            message = ("failed", _reason(error))
+    # Ctrl-C reaches every process of a terminal's group; the parent alone decides what it means.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    with suppress(KeyboardInterrupt):
+        shared = prepare()
+        _send(pipe, ("ready", None))
+        while True:
+            _send(pipe, _answer(pipe, work, shared))
+
+
+def _answer(pipe: Connection, work: Work, shared: Any) -> tuple[str, Any]:
+    try:
+        job = pipe.recv()
+    except (EOFError, OSError):
+        raise SystemExit(0) from None
+    except Exception as error:  # what was sent cannot be rebuilt here: an import that fails, say
+        return "failed", _reason(error)
+    try:
+        return "done", work(job, shared, lambda news: _send(pipe, ("news", news)))
+    except Exception as error:
+        return "failed", _reason(error)
+
+
+def _send(pipe: Connection, message: tuple[str, Any]) -> None:
+    try:
         pipe.send(message)
+    except OSError:  # the parent is gone, killed perhaps: nobody waits for the rest
+        raise SystemExit(0) from None
 
 
 def _reason(error: Exception) -> str:

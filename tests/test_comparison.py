@@ -1,0 +1,206 @@
+"""Whole comparisons of small models: what fails fails alone, what is done is kept, and the page tells what ran."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from comparison_models import Failing, Killed, Linear, Mixture, TutorialVAE, build_linear
+from pyro.infer import Trace_ELBO
+from safetensors.torch import load_file
+
+import pvae
+from pvae.errors import InputError
+from pvae.evaluate import judge
+
+FAST = {"epochs": 2, "batch_size": 20, "particles": 30, "limit": None, "workers": 0, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch):
+    """Drawing is most of the time of a comparison this small; the one that `linear` makes draws in full."""
+    monkeypatch.setattr("pvae.report.writing.data_address", lambda figure, dpi: "data:image/png;base64,")
+
+
+@pytest.fixture(scope="module")
+def data():
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    return pvae.load_data(x, validation=0.2, test=0.25)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.bernoulli(torch.full((60, 4, 4), 0.4), generator=generator)
+    return pvae.load_data((x, torch.arange(60) % 3), validation=0.2, test=0.25)
+
+
+@pytest.fixture(scope="module")
+def linear(data, tmp_path_factory):
+    """A comparison that several tests read: two objectives, two seeds."""
+    folder = tmp_path_factory.mktemp("comparison") / "linear"
+    objectives = {"elbo": Trace_ELBO, "iwae-3": "iwae:particles=3"}
+    return pvae.compare({"linear": Linear}, data, objectives, 2, out=folder, **FAST)
+
+
+def test_table_equals_a_judgement_of_the_runs_themselves(linear, data):
+    points = {}
+    for row in linear.table.rows:
+        folder = linear.folder / "cells" / "linear" / row.objective
+        judged = [judge(pvae.open_run(folder / f"seed-{s}", Linear()), data, 30) for s in (0, 1)]
+        points[row.objective] = np.stack([each.log_evidence.pointwise.numpy() for each in judged])
+        assert row.log_evidence.value == pytest.approx(points[row.objective].mean(), rel=1e-6)
+        assert row.elbo.value == pytest.approx(np.mean([each.elbo.value for each in judged]), rel=1e-6)
+    delta = points["iwae-3"] - points["elbo"]
+    difference = linear.table.rows[1].difference
+    assert difference.value == pytest.approx(delta.mean(), rel=1e-5)
+    assert difference.error == pytest.approx(delta.mean(0).std(ddof=1) / np.sqrt(delta.shape[1]), rel=1e-5)
+
+
+def test_decoder_evaluations_are_particles_times_data_times_epochs(linear, data):
+    counts = [row.decoder_evaluations.value for row in linear.table.rows]
+    assert counts == [2 * data.train.size, 3 * 2 * data.train.size]
+
+
+def test_cells_of_one_seed_start_from_the_same_parameters(data, tmp_path):
+    folder = tmp_path / "still"
+    pvae.compare({"m": Linear}, data, ["elbo", "iwae:particles=3"], 1, out=folder, **FAST, learning_rate=1e-12)
+    tables = [load_file(each) for each in sorted(folder.glob("cells/m/*/seed-0/last/parameters.safetensors"))]
+    assert len(tables) == 2 and tables[0].keys() == tables[1].keys()
+    for name, each in tables[0].items():
+        assert torch.allclose(each, tables[1][name], atol=1e-6)
+
+
+def test_comparison_leaves_random_state_and_parameter_store_alone(data, tmp_path):
+    before = torch.get_rng_state()
+    pvae.compare({"m": Linear}, data, "elbo", 1, out=tmp_path / "x", **FAST)
+    assert torch.equal(before, torch.get_rng_state()) and len(pyro.get_param_store()) == 0
+
+
+def test_page_tells_everything_and_needs_nothing(linear):
+    html = linear.report.read_text()
+    for heading in ("Results", "Learning curves", "Samples and reconstructions", "Latent space", "Cells", "Settings"):
+        assert f"<h2>{heading}</h2>" in html
+    assert linear.report == linear.folder / "index.html" and linear.report.stat().st_size < 3_000_000
+    assert not re.search(r"(src|href)=.?https?:", html) and html.count("<img") == html.count("<img alt=")
+    assert "iwae-3" in html and "seeds=[0, 1], epochs=2" in html
+
+
+def test_json_equals_the_table(linear):
+    found = json.loads((linear.folder / "comparison.json").read_text())
+    assert found["rows"] == json.loads(json.dumps(linear.table.to_json()["rows"]))
+    assert [each["failure"] for each in found["cells"]] == [None] * 4
+    assert (linear.folder / found["cells"][0]["folder"] / "evaluation.json").exists()
+
+
+def test_done_cells_are_kept_and_new_ones_added(linear, data, capsys):
+    files = sorted(linear.folder.glob("cells/*/*/*/last/*"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    objectives = {"elbo": Trace_ELBO, "iwae-3": "iwae:particles=3"}
+    again = pvae.compare({"linear": Linear}, data, objectives, 2, out=linear.folder, **{**FAST, "progress": True})
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == before
+    assert again.table.to_json() == linear.table.to_json()
+    assert "4 of 4 cells were done before" in capsys.readouterr().err
+    more = pvae.compare({"linear": Linear}, data, objectives, 3, out=linear.folder, **FAST)
+    assert more.table.rows[0].seeds == (0, 1, 2)
+    assert {path: path.read_bytes() for path in files} == {path: each[1] for path, each in before.items()}
+
+
+def test_a_cell_that_was_cut_off_goes_on(data, tmp_path):
+    folder, wanted = tmp_path / "x", "cells/m/elbo/seed-0"
+    whole = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
+    (folder / wanted / "evaluation.json").unlink()
+    again = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
+    assert again.table.rows[0].log_evidence == whole.table.rows[0].log_evidence
+
+
+def test_other_options_in_the_same_folder_are_refused(linear, data):
+    before = {path: path.stat().st_mtime_ns for path in linear.folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"fit learning_rate was 0.001, now 0.5"):
+        pvae.compare({"linear": Linear}, data, {"elbo": Trace_ELBO}, 1, out=linear.folder, learning_rate=0.5, **FAST)
+    with pytest.raises(InputError, match=r"judging particles was 30, now 40"):
+        pvae.compare({"linear": Linear}, data, {"elbo": Trace_ELBO}, 1, out=linear.folder, **{**FAST, "particles": 40})
+    assert {path: path.stat().st_mtime_ns for path in linear.folder.rglob("*") if path.is_file()} == before
+
+
+def test_unknown_options_name_the_nearest(data, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'learning_rate'"):
+        pvae.compare({"m": Linear}, data, "elbo", 1, out=tmp_path / "x", learning_rat=0.1, **FAST)
+    assert not (tmp_path / "x").exists()
+
+
+def test_failed_and_killed_cells_leave_the_others_alone(data, tmp_path):
+    """In a worker process: the process of the killed cell is gone, and the next cell gets a new one."""
+    models = {"killed": Killed, "failing": Failing, "good": build_linear}
+    found = pvae.compare(models, data, "elbo", 1, out=tmp_path / "x", **{**FAST, "workers": 1})
+    killed, failing, good = found.cells
+    assert "SIGKILL" in killed.failure and "this guide has a bug" in failing.failure and not good.failure
+    assert found.table.rows[2].log_evidence is not None
+    html = found.report.read_text()
+    assert "SIGKILL" in html and "this guide has a bug" in html and "2 of 3 cells failed" in html
+    assert "this guide has a bug" in found.table.to_text()
+
+
+def test_a_factory_that_cannot_be_pickled_runs_here_and_says_so(data, tmp_path, capsys):
+    found = pvae.compare(
+        {"m": lambda: Linear()}, data, "elbo", 1, out=tmp_path / "x", **{**FAST, "workers": 1, "progress": True}
+    )
+    said = capsys.readouterr().err
+    assert "Ran in one process" in said and "m under elbo" in said and not found.cells[0].failure
+    assert "Ran in one process" in found.report.read_text()
+    assert re.search(r"\[1/1\] m, elbo, seed 0: log evidence -\d", said)
+
+
+def test_where_every_cell_fails_the_error_says_why(data, tmp_path):
+    with pytest.raises(InputError, match=r"Every cell failed; the first: .*this guide has a bug"):
+        pvae.compare({"m": Failing}, data, "elbo", 1, out=tmp_path / "x", **FAST)
+
+
+def test_tutorial_class_on_labelled_pictures(pictures, tmp_path):
+    found = pvae.compare({"tutorial": TutorialVAE}, pictures, "elbo", 1, out=tmp_path / "x", **FAST)
+    drawn = load_file(found.cells[0].cell.folder / "drawings.safetensors")
+    assert drawn["samples"].shape[1:] == (4, 4) and drawn["originals"].shape == drawn["reconstructions"].shape
+    assert set(drawn["labels"].tolist()) <= {0, 1, 2} and drawn["codes"].shape[1] == 2
+    assert "coloured by label" in found.report.read_text()
+
+
+def test_model_without_continuous_latents_has_no_scatter(data, tmp_path):
+    found = pvae.compare({"mixture": Mixture}, data, "elbo", 1, out=tmp_path / "x", **FAST)
+    html = found.report.read_text()
+    assert not found.cells[0].failure and found.table.rows[0].active_units is None
+    assert "Latent space" not in html and "Samples and reconstructions" in html
+
+
+def test_names_with_markup_are_escaped(data, tmp_path):
+    found = pvae.compare({"<script>": Linear}, data, {"a/b <i>": Trace_ELBO}, 1, out=tmp_path / "x", **FAST)
+    html = found.report.read_text()
+    assert "<i>" not in html and html.count("<script>") == 1 and "a/b &lt;i&gt;" in html
+
+
+def test_baseline_stands_first(linear, data):
+    objectives = {"elbo": Trace_ELBO, "iwae-3": "iwae:particles=3"}
+    found = pvae.compare({"linear": Linear}, data, objectives, 2, out=linear.folder, baseline="iwae-3", **FAST)
+    assert [row.objective for row in found.table.rows] == ["iwae-3", "elbo"]
+    assert found.table.rows[1].difference.value == pytest.approx(-linear.table.rows[1].difference.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": []}, "seeds are"),
+        ({"seeds": [1, 1]}, "seeds are"),
+        ({"baseline": "iwea"}, "did you mean 'iwae'"),
+        ({"particles": 0}, "particles"),
+        ({"limit": 0}, "limit"),
+        ({"epochs": 0}, "epochs"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_written(data, tmp_path, changes, words):
+    options = {**FAST, "seeds": 1, **changes}
+    with pytest.raises(InputError, match=words):
+        pvae.compare({"m": Linear}, data, ["elbo", "iwae"], out=tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
