@@ -56,9 +56,7 @@ def make_optimiser(
         name, settings = parse(spec)
         if name.lower() not in _OPTIMISERS:
             raise unknown("optimiser", name, _OPTIMISERS)
-        return _construct(
-            _OPTIMISERS[name.lower()], given, {"lr": rate, **_known(name, _OPTIMISERS, settings)}
-        )
+        return _construct(_OPTIMISERS[name.lower()], given, {"lr": rate, **_known(name, _OPTIMISERS, settings)})
     if isinstance(spec, type) and issubclass(spec, Optimizer):
         return _construct(spec, given, {"lr": rate})
     made = spec(given if len(given) > 1 else given[0]["params"]) if callable(spec) else None
@@ -83,9 +81,7 @@ def _known(name: str, table: Mapping[str, type], settings: dict[str, Any]) -> di
 
 def _construct(made: type, groups: Groups, settings: dict[str, Any]) -> Optimizer:
     if made is torch.optim.LBFGS:
-        raise InputError(
-            "LBFGS evaluates the loss many times a step, and fit once: use another, such as 'adam'."
-        )
+        raise InputError("LBFGS evaluates the loss many times a step, and fit once: use another, such as 'adam'.")
     accepted = inspect.signature(made).parameters
     chosen = {"foreach", "fused", "capturable", "differentiable"} & settings.keys()
     if "fused" in accepted and not chosen:

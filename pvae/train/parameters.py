@@ -49,9 +49,7 @@ class Parameters:
         batch: an example, by which theta and phi are found where an objective treats them apart.
     """
 
-    def __init__(
-        self, latent_model: Any, programs: Programs, objective: Any, batch: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, latent_model: Any, programs: Programs, objective: Any, batch: Mapping[str, Tensor]) -> None:
         self.latent_model, self.programs, self.objective = latent_model, programs, objective
         self.players: tuple[str, ...] = tuple(objective.players)
         self._batch = batch
@@ -71,9 +69,7 @@ class Parameters:
         for name, each in self._own().items():
             self.named[f"objective.{name}"] = each
         if not self.named:
-            raise InputError(
-                "There is nothing to train: the model and guide have no parameter with requires_grad."
-            )
+            raise InputError("There is nothing to train: the model and guide have no parameter with requires_grad.")
         self._by_player = {player: self._of(player) for player in self.players}
         self._seen = len(pyro.get_param_store())
         return True
@@ -97,12 +93,8 @@ class Parameters:
                 yield id(each), each.training
                 yield from (id(tensor) for tensor in each._parameters.values())
                 yield from (id(tensor) for tensor in each._buffers.values())
-                yield from (
-                    tensor.requires_grad for tensor in each._parameters.values() if tensor is not None
-                )
-        yield from (
-            (name, id(each)) for name, each in stored(self.latent_model).items() if not is_average(name)
-        )
+                yield from (tensor.requires_grad for tensor in each._parameters.values() if tensor is not None)
+        yield from ((name, id(each)) for name, each in stored(self.latent_model).items() if not is_average(name))
 
     def _own(self) -> dict[str, Tensor]:
         named = self.objective.named_parameters() if isinstance(self.objective, nn.Module) else ()

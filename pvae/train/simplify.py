@@ -157,12 +157,7 @@ def _is_pure(node: Node) -> bool:
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return False
     random = torch.Tag.nondeterministic_seeded in target.tags
-    return (
-        target.namespace == "aten"
-        and not random
-        and "empty" not in target.name()
-        and "rand" not in target.name()
-    )
+    return target.namespace == "aten" and not random and "empty" not in target.name() and "rand" not in target.name()
 
 
 def _key(value: Any) -> Any:
@@ -212,11 +207,7 @@ def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> 
         return None
     if node.target is _aten.lift_fresh_copy.default:
         source = node.args[0]
-        literal = (
-            getattr(graph, str(source.target))
-            if isinstance(source, Node) and source.op == "get_attr"
-            else None
-        )
+        literal = getattr(graph, str(source.target)) if isinstance(source, Node) and source.op == "get_attr" else None
         return literal.clone() if isinstance(literal, Tensor) else None
     filler = node.target in _FILLERS
     needed = node.all_input_nodes

@@ -50,9 +50,7 @@ class Computation:
         with torch.autocast(arguments[0].device.type, dtype=self.autocast, cache_enabled=False):
             return self.objective.terms(model, guide, arguments, {}, player)
 
-    def __call__(
-        self, arguments: tuple[Tensor, ...], player: str, count: int
-    ) -> tuple[tuple[str, ...], Outputs]:
+    def __call__(self, arguments: tuple[Tensor, ...], player: str, count: int) -> tuple[tuple[str, ...], Outputs]:
         """Return names of the numbers; and the numbers per datum followed by the gradient of each parameter."""
         terms = self.terms(arguments, player)
         if self.parameters.appeared():

@@ -1,0 +1,280 @@
+"""The loop over epochs and steps: records, checkpoints, early stopping, interruption, divergence."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvae.batch import Batch
+from pvae.data import Splits, minibatches
+from pvae.errors import DivergenceError
+from pvae.train import checkpoint, live
+from pvae.train.checkpoint import Snapshot
+from pvae.train.divergence import Culprit, first_culprit
+from pvae.train.history import History
+from pvae.train.optimisers import step_schedule
+from pvae.train.options import Options
+from pvae.train.parameters import all_finite
+from pvae.train.position import Position
+from pvae.train.progress import Silent
+from pvae.train.signals import Interrupts
+from pvae.train.step import Stepper
+from pvae.train.validation import Validation
+
+__all__ = ["Loop", "Setting"]
+
+_STEPS_BETWEEN_LOOKS = 50  # on a device that the loss would have to be fetched from
+_MOST_ROLLBACKS = 10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training is made of.
+
+    Attributes:
+        options: see `pvae.fit`.
+        splits: the data, on the device.
+        stepper: takes one step.
+        schedule: of the learning rate, or None.
+        validation: gives the validation bound, or None.
+        history: the records.
+        folder: of the run, or None.
+        callbacks: called after each epoch.
+        progress: the display.
+        interrupts: says whether to stop.
+        identity: what a checkpoint records to know its run again.
+    """
+
+    options: Options
+    splits: Splits
+    stepper: Stepper
+    schedule: Any
+    validation: Validation | None
+    history: History
+    folder: Path | None
+    callbacks: Sequence[Callable[..., Any]]
+    progress: Silent
+    interrupts: Interrupts
+    identity: dict[str, Any]
+
+
+class _Diverged(Exception):
+    """A number of the step is not finite."""
+
+
+class Loop:
+    """Trains until the epochs are done, or something ends it earlier."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.position = Position()
+        self.parameters = setting.stepper.computation.parameters
+        self.optimiser = setting.stepper.optimiser
+        self.good: Snapshot | None = None
+        self.best: Snapshot | None = None
+        self._best_written = True
+        self._begun = self._saved = time.monotonic()
+        self._looks = 1 if next(iter(self.parameters.named.values())).device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot."""
+        self.setting.history.cut(snapshot.state)
+        live.put_back(self.parameters, self.optimiser, self.setting.schedule, snapshot)
+        self.position = Position.of(snapshot.state)
+        self.good = snapshot
+
+    def run(self) -> None:
+        """Train. On return the model holds the last parameters, and the last checkpoint is written."""
+        options, position = self.setting.options, self.position
+        if self.good is None:
+            self.save()
+        if position.finished and not (position.finished == "epochs" and position.epoch < options.epochs):
+            return
+        position.finished = ""
+        steps = -(-self.setting.splits.train.size // options.batch_size)
+        self.setting.progress.start(position.epoch, options.epochs, steps)
+        self._begun = time.monotonic()
+        try:
+            while not self.position.finished and self.position.epoch < options.epochs:
+                try:
+                    self._epoch()
+                except _Diverged:
+                    self._diverged()
+        finally:
+            self.setting.progress.close()
+        self.position.finished = self.position.finished or "epochs"
+        self.save()
+
+    def _batches(self) -> Any:
+        options, splits = self.setting.options, self.setting.splits
+        return minibatches(
+            splits.train,
+            options.batch_size,
+            seed=options.seed,
+            epoch=self.position.epoch,
+            start=self.position.step_in_epoch,
+            dynamic=splits.train_dynamic,
+        )
+
+    def _epoch(self) -> None:
+        self.setting.stepper.refresh()
+        checked = not self.setting.callbacks
+        for batch in self._batches():
+            if not checked:
+                self.setting.stepper.recheck(batch)
+                checked = True
+            self._step(batch)
+            if self.position.finished:
+                return
+        self._end_epoch()
+
+    def _step(self, batch: Batch) -> None:
+        position, setting = self.position, self.setting
+        try:
+            numbers = setting.stepper(batch)
+        except (ValueError, ArithmeticError, RuntimeError):
+            # Pyro's validation and torch's factorisations stop at what is not finite, in an eager step
+            if first_culprit(setting.stepper, batch) is None:
+                raise
+            raise _Diverged from None
+        position.add(setting.stepper.names, numbers, batch.size)
+        if position.step % self._looks == 0 and not math.isfinite(numbers[0].item()):
+            raise _Diverged
+        setting.progress.tick(position.epoch, position.step_in_epoch, numbers[0].item)
+        if setting.interrupts.pending:
+            self.save()
+            setting.interrupts.stop()
+        if setting.options.max_steps is not None and position.step >= setting.options.max_steps:
+            position.finished = "max_steps"
+        if time.monotonic() - self._saved > setting.options.checkpoint_seconds:
+            self.save()
+
+    def _end_epoch(self) -> None:
+        position, setting = self.position, self.setting
+        means = position.means()
+        if not math.isfinite(means["loss"]) or not all_finite(list(self.parameters.named.values())):
+            raise _Diverged
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        validation = setting.validation() if setting.validation is not None else {}
+        bound = validation.get("validation_bound")
+        self._judge(bound)
+        step_schedule(setting.schedule, bound if setting.validation is not None else -means["loss"])
+        position.next_epoch()
+        record = {"epoch": position.epoch, "step": position.step, **means, **validation}
+        record |= {"learning_rate": rate, "seconds": self._seconds()}
+        setting.history.add(record)
+        setting.progress.record(setting.history.records[-1])
+        self._call_back(setting.history.records[-1])
+        patience = setting.options.patience
+        if patience is not None and position.stale >= patience:
+            position.finished = "patience"
+        if setting.folder is None or time.monotonic() - self._saved > setting.options.checkpoint_seconds:
+            self.save()
+
+    def _judge(self, bound: float | None) -> None:
+        """Keep the parameters where the validation bound is the best so far."""
+        position = self.position
+        if self.setting.validation is None:
+            return
+        if bound is None or (position.best_bound is not None and bound <= position.best_bound):
+            position.stale += 1
+            return
+        position.best_bound, position.best_epoch, position.stale = bound, position.epoch + 1, 0
+        self.best, self._best_written = self._snapshot(), False
+
+    def _call_back(self, record: dict[str, Any]) -> None:
+        for callback in self.setting.callbacks:
+            if callback(record, self.parameters.latent_model) is True:
+                self.position.finished = "callback"
+
+    def _seconds(self) -> float:
+        """Time in training, over all sittings."""
+        now = time.monotonic()
+        self.position.seconds += now - self._begun
+        self._begun = now
+        return round(self.position.seconds, 3)
+
+    def _snapshot(self) -> Snapshot:
+        state = {**self.position.record(), **self.setting.history.mark(), **self.setting.identity}
+        return live.take(self.parameters, self.optimiser, self.setting.schedule, state)
+
+    def save(self) -> None:
+        """Keep the present state as the last good one, and write it where there is a folder."""
+        if not all_finite(list(self.parameters.named.values())):
+            raise _Diverged
+        self._seconds()
+        self.good = self._snapshot()
+        self._saved = time.monotonic()
+        folder = self.setting.folder
+        if folder is None:
+            return
+        if self.best is not None and not self._best_written:
+            checkpoint.write(folder, "best", self.best)
+            self._best_written = True
+        checkpoint.write(folder, "last", self.good)
+        if self.setting.validation is None and self.position.finished:
+            checkpoint.write(folder, "best", self.good)
+
+    def _diverged(self) -> None:
+        """Go back to the last good state; name the culprit; go on with half the learning rate, or stop."""
+        failed = self.position.step
+        culprit, step = self._replay(failed)
+        self._go_back()
+        halved = self.position.rollbacks < _MOST_ROLLBACKS and self.setting.options.on_divergence == "rollback"
+        if not halved:
+            raise _error(culprit, step, self.position, self.setting)
+        self.position.rollbacks += 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["lr"] * 0.5
+        if hasattr(self.setting.schedule, "base_lrs"):
+            self.setting.schedule.base_lrs = [rate * 0.5 for rate in self.setting.schedule.base_lrs]
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        said = f"step {step}: {culprit} is not finite; back to step {self.position.step}, learning rate {rate:g}"
+        self.setting.progress.note(said)
+        event = {"event": "rollback", "diverged_at": step, "culprit": str(culprit), "learning_rate": rate}
+        self.setting.history.add({**event, "step": self.position.step, "seconds": self._seconds()})
+        self.save()
+
+    def _go_back(self) -> None:
+        if self.good is None:
+            raise RuntimeError("There is no good state to go back to.")
+        seconds = self.position.seconds
+        self.resume(self.good)
+        self.position.seconds = seconds
+
+    def _replay(self, failed: int) -> tuple[Culprit, int]:
+        """Take the steps since the last good state again, eagerly, and look at each."""
+        self._go_back()
+        setting = self.setting
+        eager = Stepper(setting.stepper.computation, self.optimiser, graph=False, clip=setting.options.clip)
+        for _ in range(setting.options.epochs - self.position.epoch):
+            for batch in self._batches():
+                culprit = first_culprit(eager, batch)
+                if culprit is not None:
+                    return culprit, self.position.step + 1
+                eager(batch)
+                self.position.step += 1
+                if self.position.step > failed + self._looks:
+                    break
+            step_schedule(setting.schedule, None)
+            self.position.next_epoch()
+            if self.position.step > failed + self._looks:
+                break
+        said = "not seen again in an eager replay"
+        bad = [name for name, each in self.parameters.named.items() if not all_finite([each])]
+        return Culprit("", bad[0] if bad else "loss", "parameter" if bad else "", said), failed
+
+
+def _error(culprit: Culprit, step: int, position: Position, setting: Setting) -> DivergenceError:
+    kept = f"{setting.folder / 'last'} holds" if setting.folder is not None else "the model holds"
+    return DivergenceError(
+        f"Training diverged at step {step}: {culprit} is not finite. {kept} the last good state, of step "
+        f"{position.step}. Try a lower learning_rate, clip=1.0, or on_divergence='rollback'.",
+        site=culprit.site,
+        tensor=culprit.tensor,
+        step=step,
+    )

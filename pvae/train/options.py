@@ -1,0 +1,156 @@
+"""The options of a training, checked, and as a run records them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from pvae import __version__
+from pvae.data import Splits
+from pvae.errors import InputError
+from pvae.models.build import ModelSpec
+from pvae.names import unknown
+from pvae.train.devices import resolve
+from pvae.train.encoding import canonical, digest
+from pvae.train.optimisers import label
+
+__all__ = ["FREE", "Options", "describe_run"]
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+# What may differ when a run is continued: it changes no number of the steps that were done.
+FREE = ("epochs", "checkpoint_seconds", "max_steps", "step")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `fit` was asked for; see there."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimiser: Any
+    schedule: Any
+    device: str
+    precision: str
+    step: str
+    seed: int
+    clip: float | None
+    patience: int | None
+    validation_particles: int
+    validation_limit: int
+    on_divergence: str
+    threads: int
+    max_steps: int | None
+    checkpoint_seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        for name in ("epochs", "batch_size", "validation_particles", "validation_limit", "threads"):
+            _require_whole(name, getattr(self, name), 0 if name == "epochs" else 1)
+        for name in ("patience", "max_steps"):
+            if getattr(self, name) is not None:
+                _require_whole(name, getattr(self, name), 1)
+        for name in ("learning_rate", "clip"):
+            number = getattr(self, name)
+            if number is not None and not (isinstance(number, int | float) and 0 < number < float("inf")):
+                raise InputError(f"{name} needs a positive number; got {number!r}.")
+        for name, known in (
+            ("precision", tuple(_DTYPES)),
+            ("step", ("auto", "eager", "graph")),
+            ("on_divergence", ("stop", "rollback")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(name, str(getattr(self, name)), known)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise InputError(f"seed needs a whole number from 0 on; got {self.seed!r}.")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of parameters and data."""
+        return _DTYPES[self.precision]
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type that operations are cast to, or None."""
+        if self.precision != "bfloat16":
+            return None
+        if self.device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+            raise InputError("precision='bfloat16' needs a device that has it; this one has not. Use float32.")
+        return torch.bfloat16
+
+    def record(self) -> dict[str, Any]:
+        """Return the options for ``config.toml``; what is None is left out, since TOML has no such value."""
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        held |= {name: label(held[name]) for name in ("optimiser", "schedule")}
+        return {name: each for name, each in held.items() if each is not None}
+
+
+def _require_whole(name: str, number: Any, least: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise InputError(f"{name} needs a whole number of at least {least}; got {number!r}.")
+
+
+def resolved(given: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Options:
+    """Return the options with device and threads found; a continued run takes the threads it had."""
+    values = dict(given)
+    values["device"] = str(resolve(values["device"]))
+    if values["threads"] is None:
+        values["threads"] = int((recorded or {}).get("threads", torch.get_num_threads()))
+    return Options(**values)
+
+
+def describe_run(
+    options: Options, splits: Splits, objective: str, model: Any, spec: ModelSpec | None
+) -> dict[str, Any]:
+    """Return everything that ``config.toml`` says of a run."""
+    example = {
+        name: {"shape": list(each.shape[1:]), "dtype": str(each.dtype).removeprefix("torch.")}
+        for name, each in splits.train.items()
+    }
+    recipe = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    if spec is not None:
+        recipe |= {"name": spec.name, "settings": _plain(spec.settings)}
+    return {
+        "pvae": {
+            "version": __version__,
+            "torch": torch.__version__,
+            "pyro": version("pyro-ppl"),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "objective": objective,
+        "model": recipe,
+        "data": {**splits.summary(), "fields": example, "notes": list(splits.notes)},
+        "training": options.record(),
+    }
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as TOML can hold them."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [of(each) for each in value]
+        return value if isinstance(value, str | int | float | bool) else repr(value)
+
+    return {name: of(value) for name, value in settings.items() if value is not None}
+
+
+def binding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must stay the same for a run to be continued, flat."""
+    training = {name: each for name, each in config["training"].items() if name not in FREE}
+    data = {f"data {name}": config["data"][name] for name in ("name", "checksum", "binarise", "sizes")}
+    return {"objective": config["objective"], **data, **training}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what must stay the same."""
+    return digest(canonical(binding(config)))
+
+
+Callback = Callable[..., Any]

@@ -1,0 +1,174 @@
+"""A run: the folder of one training, and what comes of it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pvae.batch import Batch
+from pvae.errors import InputError
+from pvae.models.build import MODELS, ModelSpec
+from pvae.models.programs import bind
+from pvae.models.registration import scope
+from pvae.names import unknown
+from pvae.randomness import preserved_randomness
+from pvae.train import checkpoint
+from pvae.train.history import read_history
+from pvae.train.live import load_parameters, model_tensors, signature
+from pvae.train.parameters import root_module
+
+__all__ = ["Run", "open_run", "read_config"]
+
+_CHECKPOINTS = ("best", "last")
+
+
+@dataclass
+class Run:
+    """A training, done or opened.
+
+    Attributes:
+        model: the latent model, with the parameters of `checkpoint`.
+        history: one record per epoch, numbers in nats per datum: ``epoch``, ``step``, ``loss`` and the
+            objective's named terms, ``validation_bound`` and ``validation_error`` where there is a validation
+            split, ``learning_rate``, ``seconds``; and one per rollback, with ``event``.
+        folder: of the run, or None.
+        config: every resolved option, versions, data and model; as ``config.toml``.
+        seconds: time spent in training.
+        checkpoint: ``"best"`` by the validation bound, or ``"last"`` (without a validation split both are one).
+    """
+
+    model: Any
+    history: list[dict[str, Any]]
+    folder: Path | None
+    config: dict[str, Any]
+    seconds: float
+    checkpoint: str = "best"
+    _held: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs done."""
+        return max((each["epoch"] for each in self.history if "epoch" in each), default=0)
+
+    def load(self, which: str) -> Run:
+        """Put the parameters of ``"best"`` or ``"last"`` into the model; return this run.
+
+        Raises:
+            InputError: for another name, or a checkpoint that cannot be read.
+        """
+        if which not in _CHECKPOINTS:
+            raise unknown("checkpoint", which, _CHECKPOINTS)
+        tensors = self._held[which] if which in self._held else _snapshot(self._require_folder(), which).parameters
+        with scope(self.model):
+            load_parameters(self.model, _root(self.model, self.config), tensors)
+        self.checkpoint = which
+        return self
+
+    def _require_folder(self) -> Path:
+        if self.folder is None:
+            raise InputError("This run has no folder, and its other parameters were not kept: give out='...'.")
+        return self.folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the ``config.toml`` of a run.
+
+    Raises:
+        InputError: if the folder is no run, or the file is damaged.
+    """
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise InputError(f"{folder} is no run folder: it has no config.toml.")
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}.") from error
+    missing = [part for part in ("objective", "model", "data", "training") if part not in config]
+    if missing:
+        raise InputError(f"{path} is damaged: it has no {missing[0]}.")
+    return config
+
+
+def _snapshot(folder: Path, which: str) -> checkpoint.Snapshot:
+    """The best checkpoint is the last one until there is a best."""
+    found = which == "best" and any((folder / name).exists() for name in ("best", "best.previous"))
+    return checkpoint.read_newest(folder, "best" if found else "last")
+
+
+def _example(config: Mapping[str, Any], size: int = 2) -> Batch:
+    """Data of the recorded shapes, all zero: enough to bind the programs and to create lazy parameters."""
+    fields = config["data"]["fields"]
+    made = {
+        name: torch.zeros(size, *each["shape"], dtype=getattr(torch, each["dtype"])) for name, each in fields.items()
+    }
+    return Batch(**made)
+
+
+def _root(model: Any, config: Mapping[str, Any]) -> nn.Module:
+    return root_module(model, bind(model, _example(config), config.get("fields")))
+
+
+def _rebuilt(folder: Path, config: Mapping[str, Any]) -> Any:
+    recipe = config["model"]
+    if "name" not in recipe:
+        raise InputError(
+            f"{folder} does not say how to build its model ({recipe['class']}): give open_run(..., model=...)."
+        )
+    name = str(recipe["name"])
+    if name not in MODELS and name.rpartition(":")[0].endswith(".py"):
+        home = Path(name.rpartition(":")[0]).expanduser().resolve()
+        if home.is_relative_to(folder.resolve()):
+            raise InputError(f"{home} lies inside the run folder, and code of a run folder is never run: move it out.")
+    settings = {
+        key: tuple(each) if isinstance(each, list) else each for key, each in recipe.get("settings", {}).items()
+    }
+    shape = SimpleNamespace(data_shape=tuple(config["data"]["data_shape"]))
+    with preserved_randomness():
+        return ModelSpec(name, settings).build(shape)
+
+
+def _create_lazy_parameters(model: Any, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Run both programs once where parameters are missing: autoguides make theirs at the first call."""
+    root = _root(model, config)
+    if signature(model_tensors(model, root)).keys() >= {each for each in wanted if not each.startswith("param_store/")}:
+        return
+    batch = _example(config)
+    programs = bind(model, batch, config.get("fields"))
+    with preserved_randomness(), torch.no_grad():
+        programs.guide(*programs.arguments(batch))
+        programs.model(*programs.arguments(batch))
+
+
+def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best") -> Run:
+    """Open the folder of a run, with its model rebuilt and its parameters loaded on the CPU.
+
+    Nothing in the folder is unpickled, and no code in it is run.
+
+    Args:
+        folder: of the run.
+        model: the latent model to load into, where the run does not say how to build it.
+        checkpoint: ``"best"`` by the validation bound, or ``"last"``.
+    Raises:
+        InputError: if the folder is no run, a checkpoint is damaged, or the model is another one.
+    """
+    folder = Path(folder)
+    if checkpoint not in _CHECKPOINTS:
+        raise unknown("checkpoint", checkpoint, _CHECKPOINTS)
+    config = read_config(folder)
+    snapshot = _snapshot(folder, checkpoint)
+    model = _rebuilt(folder, config) if model is None else model
+    with scope(model):
+        _create_lazy_parameters(model, config, snapshot.parameters)
+        root = _root(model, config)
+        if config["training"]["precision"] == "float64":
+            root.double()
+        load_parameters(model, root, snapshot.parameters)
+    history = read_history(folder / "metrics.jsonl")
+    return Run(model, history, folder, config, float(snapshot.state["seconds"]), checkpoint)

@@ -1,0 +1,108 @@
+"""How good the model is after an epoch: the same importance-weighted bound for every objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvae.batch import Batch
+from pvae.errors import InputError
+from pvae.train.devices import isolated
+from pvae.train.step import Computation
+from pvae.weights import log_mean_exp, trace_weights
+
+__all__ = ["Validation"]
+
+_DRAWS = {"cpu": 5000, "cuda": 100_000}
+
+
+@contextmanager
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    """Evaluation mode inside the block; each module's own flag is put back."""
+    flags = [(each, each.training) for module in modules for each in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for each, training in flags:
+            each.training = training
+
+
+class Validation:
+    """The validation bound, in nats per datum, on the same data and from the same seed at each epoch.
+
+    Args:
+        computation: programs and objective.
+        batch: validation data.
+        particles: draws of z per datum.
+        seed: of the draws.
+    """
+
+    def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
+        self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
+        self.kind = "importance-weighted"
+        self.reason = ""
+
+    def __call__(self) -> dict[str, float | None]:
+        """Return the bound and its standard error over the data; None where it is unknown."""
+        objective = self.computation.objective
+        modules = [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
+        with isolated(self.seed), _evaluating(modules):
+            if self.kind == "importance-weighted":
+                try:
+                    return self._weighted()
+                except (InputError, RuntimeError, ValueError, IndexError) as error:
+                    self.kind, self.reason = "objective", str(error)
+            return self._own()
+
+    def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
+        size = max(1, _DRAWS.get(self.batch.device.type, 5000) // self.particles)
+        for start in range(0, self.batch.size, size):
+            yield self.computation.programs.arguments(self.batch.take(slice(start, start + size)))
+
+    def _weighted(self) -> dict[str, float | None]:
+        programs = self.computation.programs
+        bounds = []
+        for arguments in self._chunks():
+            weights = trace_weights(programs.model, programs.guide, arguments, {}, self.particles)
+            bounds.append(log_mean_exp(weights.log_w.double()))
+        bound = torch.cat(bounds)
+        error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)
+        return finite({"validation_bound": bound.mean().item(), "validation_error": error.item()})
+
+    def _own(self) -> dict[str, float | None]:
+        """Minus the objective's loss, on all validation data at once as a batch of its own."""
+        arguments = self.computation.programs.arguments(self.batch)
+        objective = self.computation.objective
+        terms = self.computation.terms(arguments, objective.players[0])
+        bound = -float(terms.loss) / self.computation.count(arguments)
+        return finite({"validation_bound": bound, "validation_error": math.nan})
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers for a record: None for what is not finite."""
+    return {name: each if math.isfinite(each) else None for name, each in numbers.items()}
+
+
+def observes_bernoulli(computation_programs: Any, arguments: tuple[Tensor, ...]) -> bool:
+    """Whether the model scores x by a Bernoulli distribution: one run of the model tells."""
+    from pyro import poutine
+
+    trace = poutine.trace(computation_programs.model).get_trace(*arguments)
+    observed = [each for each in trace.nodes.values() if each["type"] == "sample" and each["is_observed"]]
+    place = computation_programs.fields.index("x") if "x" in computation_programs.fields else 0
+    x = arguments[place]
+    chosen = [each for each in observed if each["value"] is x] or [e for e in observed if e["name"] == "x"] or observed
+    for site in chosen[:1]:
+        inner = site["fn"]
+        while hasattr(inner, "base_dist"):
+            inner = inner.base_dist
+        return "Bernoulli" in type(inner).__name__
+    return False
