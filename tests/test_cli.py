@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import pvae
@@ -55,6 +57,8 @@ class Raises(MyModel):
     def __init__(self):
         raise KeyError("gone")
 """
+
+WRONG_LINE = 1 + MY_MODEL.splitlines().index("        return self.decoder(x)  # this line")
 
 
 class Done(NamedTuple):
@@ -148,8 +152,8 @@ def test_without_a_command_help_is_shown_and_the_code_is_2() -> None:
 
 def test_every_argument_of_fit_is_a_flag_with_the_same_default() -> None:
     defaults = {name: each.default for name, each in inspect.signature(pvae.fit).parameters.items()}
-    elsewhere = {"model", "data", "objective", "out", "resume"}
-    only_python = {"callbacks", "fields"}
+    elsewhere = {"model", "data", "objective", "out", "resume", "progress"}
+    only_python = {"callbacks", "fields", "model_spec"}
     assert {name for name, *_ in FIT} == set(defaults) - elsewhere - only_python
     assert {name: default for name, _, default, _ in FIT} == {name: defaults[name] for name, *_ in FIT}
 
@@ -200,7 +204,7 @@ def test_train_takes_a_model_file_and_its_settings(folder: Path) -> None:
 def test_train_flags_reach_fit(folder: Path) -> None:
     flags = ["--batch-size", "50", "--learning-rate", "0.01", "--optimiser", "sgd", "--seed", "5"]
     assert run("train", "vae", *SMALL, *flags, "--step", "eager", "--out", "r").code == 0
-    config = pvae.open_run("r").config
+    config = pvae.open_run("r").config["training"]
     assert [config[name] for name in ("batch_size", "learning_rate", "seed")] == [50, 0.01, 5]
 
 
@@ -209,7 +213,7 @@ def test_config_file_gives_options_and_the_command_line_wins(folder: Path) -> No
     (folder / "c.toml").write_text(text)
     assert run("train", "vae", "--config", "c.toml", "--epochs", "1").code == 0
     opened = pvae.open_run("r")
-    assert [opened.config[name] for name in ("epochs", "batch_size")] == [1, 300]
+    assert [opened.config["training"][name] for name in ("epochs", "batch_size")] == [1, 300]
     assert opened.model.latent == 2
 
 
@@ -309,6 +313,20 @@ def test_compare_writes_table_and_page(folder: Path) -> None:
     assert [row["objective"] for row in found["rows"]] == ["elbo", "renyi:alpha=0.5:particles=2"]
 
 
+def test_a_run_on_a_file_is_judged_on_that_file(folder: Path) -> None:
+    x = torch.rand(60, 5, generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez(folder / "mine.npz", x=x)
+    flags = ["--data", "./mine.npz", "--validation", "7", "--likelihood", "gaussian", "--out", "r"]
+    assert run("train", "vae", *SMALL, *flags).code == 0
+    found = json.loads(run("evaluate", "r", "--particles", "3", "--json").out)
+    assert found["data"]["sizes"] == pvae.open_run("r").config["data"]["sizes"]
+    assert found["data"]["sizes"]["validation"] == 7
+    np.savez(folder / "mine.npz", x=1 - x)
+    done = run("evaluate", "r", "--particles", "3", "--json")
+    assert done.code == 2
+    assert "--data" in _error_line(done.err)
+
+
 # Bad input
 
 
@@ -356,7 +374,7 @@ BAD = {
     "unknown class": (["train", "my_model.py:MyModle", "--out", "r"], "did you mean 'MyModel'?"),
     "syntax error": (["train", "syntax.py:MyModel", "--out", "r"], "syntax.py"),
     "error in a constructor": (["train", "my_model.py:Raises", "--out", "r"], "KeyError"),
-    "error in a program": (["train", "my_model.py:Broken", "--out", "r"], "my_model.py:29: RuntimeError"),
+    "error in a program": (["train", "my_model.py:Broken", "--out", "r"], f"my_model.py:{WRONG_LINE}: RuntimeError"),
     "missing run": (["evaluate", "none"], "none"),
     "folder that is no run": (["evaluate", "full"], "full"),
     "folder of a figure": (["show", "full", "--out", "no/where.png"], "no"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from pvae.commands.options import data_options, model_options, objective_options, traceback_option
 from pvae.commands.output import print_json
 from pvae.commands.parts import data_of, objective_of, spec_of
+from pvae.commands.shell import BAD_INPUT
+
+if TYPE_CHECKING:
+    from pvae.data import Splits
 
 __all__ = ["check"]
 
@@ -28,14 +34,25 @@ def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options
     from pvae.objectives import check as checked
     from pvae.train.devices import isolated
 
-    spec, data = spec_of(ctx, model), data_of(ctx)
+    spec, objective, data = spec_of(ctx, model), objective_of(ctx), data_of(ctx)
     with isolated(seed):
         latent_model = spec.build(data)
-        splits = settled(latent_model, data)
-        findings = list(checked(latent_model, splits.train.take(slice(0, 100)), objective_of(ctx)()))
+        batch = _settled(latent_model, data).train.take(slice(0, 100))
+        findings = list(checked(latent_model, batch, objective()))
     if as_json:
         print_json({"model": model, "findings": [vars(each) for each in findings]})
     else:
         click.echo("\n".join(map(str, findings)) or "Nothing is wrong.")
     if any(each.fatal for each in findings):
-        ctx.exit(2)
+        ctx.exit(BAD_INPUT)
+
+
+def _settled(latent_model: Any, data: Splits) -> Splits:
+    """The data as a training would see them: an open binarisation is settled by the likelihood."""
+    from pvae.models import bind, scope
+    from pvae.train.validation import observes_bernoulli
+
+    few = data.train.take(slice(0, 4))
+    with scope(latent_model):
+        programs = bind(latent_model, few)
+        return data.for_likelihood(observes_bernoulli(programs, programs.arguments(few)))

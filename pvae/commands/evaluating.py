@@ -17,6 +17,7 @@ __all__ = ["evaluate"]
 @click.command(short_help="Judge a run, with standard errors.")
 @click.argument("run")
 @click.option("--data", default=None, help="Other data than the run's own: a name or a file.")
+@click.option("--data-folder", type=click.Path(), default=None, help="Folder with data sets, before $PVAE_DATA.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option(
     "--method",
@@ -43,7 +44,7 @@ def evaluate(run: str, data: str | None, arviz: str | None, as_json: bool, **opt
         raise InputError(f"--arviz {arviz}: there is no folder {Path(arviz).resolve().parent}.")
     device = resolve(options["device"])
     opened = open_run(run, checkpoint=options["checkpoint"])
-    splits = data_of_run(opened, data)
+    splits = data_of_run(opened, data, options.pop("data_folder"))
     where = {name: options[name] for name in ("split", "limit", "seed")}
     where["device"] = device
     say(f"Judging {run} on {splits.name}, {options['split']} split, {options['particles']} particles ...")

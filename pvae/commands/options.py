@@ -60,6 +60,14 @@ FIT: tuple[tuple[str, Any, Any, str], ...] = (
     ("precision", str, "float32", "float32, float64, or bfloat16 where the device has it."),
     ("step", str, "auto", "auto, eager or graph: how a step is run, not what it computes."),
     ("seed", int, 0, "Seed of parameters, data order and draws."),
+    ("clip", float, None, "Largest norm of all gradients together, per datum."),
+    ("patience", int, None, "Stop after so many epochs without a better validation bound."),
+    ("validation_particles", int, 100, "Draws of z per datum for the validation bound."),
+    ("validation_limit", int, 500, "Most data for the validation bound."),
+    ("on_divergence", click.Choice(["stop", "rollback"]), "stop", "rollback halves the learning rate and goes on."),
+    ("threads", int, None, "torch's threads."),
+    ("max_steps", int, None, "End after so many steps in all."),
+    ("checkpoint_seconds", float, 30.0, "Seconds between checkpoints."),
 )
 
 MODEL: tuple[tuple[str, str], ...] = (

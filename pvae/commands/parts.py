@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,17 +19,19 @@ __all__ = ["data_of", "objective_of", "spec_of"]
 
 
 def data_of(ctx: click.Context) -> Splits:
-    """Return the data that the command's options choose."""
-    from pvae.data import load_data
+    """Return the data that the command's options choose; those of a file bear its path, so as to be found again."""
+    from pvae.data import data_names, load_data
 
     options: dict[str, Any] = ctx.params
-    return load_data(
-        options["data"],
+    source, folder = options["data"], options["data_folder"]
+    splits = load_data(
+        source,
         binarise=options["binarise"],
         validation=options["validation"],
         seed=options["data_seed"],
-        folder=options["data_folder"],
+        folder=folder,
     )
+    return splits if source in data_names() else replace(splits, name=str(Path(folder or "", source)))
 
 
 def spec_of(ctx: click.Context, model: str) -> ModelSpec:

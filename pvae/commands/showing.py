@@ -35,6 +35,7 @@ COUNTS = {"samples": 40, "reconstructions": 20, "latent": 2000, "traversal": 8}
 @click.option("--out", type=click.Path(), default=None, help="File. [default: RUN/figures/WHAT.png]")
 @click.option("--count", type=click.IntRange(min=1), default=None, help="How many pictures, codes or latent units.")
 @click.option("--data", default=None, help="Other data than the run's own: a name or a file.")
+@click.option("--data-folder", type=click.Path(), default=None, help="Folder with data sets, before $PVAE_DATA.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
@@ -73,7 +74,7 @@ def _of_model(run: Run, what: str, options: dict[str, Any]) -> Figure:
     from pvae.commands.runs import data_of_run, split_of
     from pvae.train.devices import isolated
 
-    splits = data_of_run(run, options["data"])
+    splits = data_of_run(run, options["data"], options["data_folder"])
     batch = split_of(splits, options["split"]).take(slice(0, options["count"] or COUNTS[what]))
     with isolated(options["seed"]):
         return _FIGURES[what](run, splits, batch)

@@ -17,7 +17,7 @@ from pvae.commands.options import (
     objective_options,
     traceback_option,
 )
-from pvae.commands.output import lines, print_json
+from pvae.commands.output import lines, print_json, say
 from pvae.commands.parts import data_of, objective_of, spec_of
 from pvae.errors import InputError
 
@@ -31,6 +31,7 @@ __all__ = ["default_folder", "train"]
 @model_options
 @fit_options()
 @click.option("--out", type=click.Path(), default=None, help="Run folder. [default: runs/MODEL-DATA-OBJECTIVE-seedN]")
+@click.option("--progress/--no-progress", default=None, help="A bar on a terminal, lines elsewhere; or nothing.")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @config_option
@@ -47,11 +48,13 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
     folder = Path(out) if out else default_folder(model, options["data"], objective.text, options["seed"])
     _check_folder(folder, resume)
     data = data_of(ctx)
-    run = fit(spec, data, objective=objective, out=folder, resume=resume, **{name: options[name] for name, *_ in FIT})
+    say(f"Training {model} on {data.name} by {objective.text}: {_sizes(data)}.")
+    chosen = {name: options[name] for name, *_ in FIT}
+    run = fit(spec, data, objective=objective(), out=folder, resume=resume, progress=options["progress"], **chosen)
     if as_json:
-        print_json(_record(run, model, objective.text))
+        print_json(_record(run))
     else:
-        click.echo(lines(_summary(run)))
+        click.echo(lines(_summary(_record(run))))
 
 
 def default_folder(model: str, data: str, objective: str, seed: int) -> Path:
@@ -64,5 +67,46 @@ def _check_folder(folder: Path, resume: bool) -> None:
     """Refuse an existing folder before anything is read or built."""
     if folder.exists() and not resume and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
-            f"{folder} exists already. Continue it with --resume, or name another folder with --out; nothing was changed."
+            f"{folder} exists already, and was not changed. Continue it with --resume, or name another with --out."
         )
+
+
+def _sizes(data: Any) -> str:
+    """How many data are in each split."""
+    return ", ".join(f"{part.size} {name}" for name, part in data.parts.items() if part is not None)
+
+
+def _record(run: Any) -> dict[str, Any]:
+    """What a training settled and came to, for programs."""
+    training = run.config["training"]
+    done = [each for each in run.history if "epoch" in each]
+    return {
+        "run": run.folder,
+        "model": run.config["model"].get("name"),
+        "parameters": sum(each.numel() for each in run.model.parameters()),
+        "objective": run.config["objective"],
+        "data": {name: run.config["data"][name] for name in ("name", "binarise", "sizes", "seed", "checksum", "notes")},
+        "training": training,
+        "seconds": run.seconds,
+        "epochs": len(done),
+        "final": done[-1] if done else {},
+    }
+
+
+def _summary(record: dict[str, Any]) -> dict[str, Any]:
+    """The same in a few lines, for a person."""
+    training, data, final = record["training"], record["data"], record["final"]
+    bound, error = final.get("validation_bound"), final.get("validation_error")
+    rows = {
+        "data": f"{data['name']}, binarise {data['binarise']}, seed {data['seed']}",
+        "model": f"{record['model']}, {record['parameters']} parameters",
+        "objective": record["objective"],
+        "device": f"{training['device']}, {training['precision']}, step {training['step']}",
+        "training": f"{record['epochs']} epochs in {record['seconds']:.1f} s",
+        "loss": f"{final['loss']:.4f} nats per datum" if final.get("loss") is not None else "none",
+        "validation bound": f"{bound:.4f} ± {error or float('nan'):.4f} nats per datum"
+        if bound is not None
+        else "none",
+        "run": record["run"],
+    }
+    return {name: text for name, text in rows.items() if text != "none"}
