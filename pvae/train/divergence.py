@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.train.frozen import unmoved
@@ -34,7 +35,7 @@ class Culprit:
     said: str
 
     def __str__(self) -> str:
-        where = f"{self.program} site {self.site!r}, {self.tensor}" if self.site else f"{self.program} {self.tensor}"
+        where = f"{self.tensor} of {self.program} site {self.site!r}" if self.site else f"{self.program} {self.tensor}"
         return f"{where.strip()} ({self.said})"
 
 
@@ -46,34 +47,47 @@ def _bad(tensor: Any) -> str:
     return f"{nan} NaN and {infinite} infinite of {tensor.numel()} values"
 
 
-def _tensors(site: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """A site's tensors in the order in which they come about: parameters, value, log-density."""
-    inner = site["fn"]
-    while inner is not None:
-        for name in getattr(inner, "arg_constraints", {}):
-            # only those given: torch computes the others from them on demand
-            if isinstance(vars(inner).get(name), Tensor):
-                yield name, vars(inner)[name]
-        inner = getattr(inner, "base_dist", None)
-    yield "value", site["value"]
-    yield "log_prob", site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+class _Found(Exception):
+    """Ends a program at the first non-finite tensor."""
+
+    def __init__(self, culprit: Culprit) -> None:
+        super().__init__(str(culprit))
+        self.culprit = culprit
 
 
-def _sites(program: str, trace: poutine.Trace) -> Iterator[Culprit]:
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        for tensor, value in _tensors(site):
-            if said := _bad(value):
-                yield Culprit(name, tensor, program, said)
+class _Watch(Messenger):
+    """Looks at each sample site: its distribution's parameters before the draw, then value and log-density."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self.program = program
+
+    def _look(self, msg: Any, tensor: str, value: Any) -> None:
+        if said := _bad(value):
+            raise _Found(Culprit(msg["name"], tensor, self.program, said))
+
+    def _pyro_sample(self, msg: Any) -> None:
+        inner = msg["fn"]
+        while inner is not None:
+            for name in getattr(inner, "arg_constraints", {}):
+                # only those given: torch computes the others from them on demand
+                self._look(msg, name, vars(inner).get(name))
+            inner = getattr(inner, "base_dist", None)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self._look(msg, "value", msg["value"])
+        self._look(msg, "log_prob", msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"]))
 
 
 def _in_programs(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
     programs = stepper.computation.programs
-    guide = poutine.trace(programs.guide).get_trace(*arguments)
-    yield from _sites("guide", guide)
-    model = poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
-    yield from _sites("model", model)
+    try:
+        with _Watch("guide"):
+            guide = poutine.trace(programs.guide).get_trace(*arguments)
+        with _Watch("model"):
+            poutine.replay(programs.model, trace=guide)(*arguments)
+    except _Found as found:
+        yield found.culprit
 
 
 def _all(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
@@ -88,11 +102,11 @@ def _all(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
     for player in parameters.players:
         with pyro.validation_enabled(False), unmoved(parameters.latent_model, parameters.programs.modules):
             names, outputs = computation(arguments, player, computation.count(arguments))
-        for name, each in zip(names, outputs, strict=False):
-            if each is not None and (said := _bad(each)):
-                yield Culprit("", name, "loss" if name != "loss" else "", said)
-        for name, each in zip(parameters.names(player), outputs[len(names) :], strict=True):
-            if each is not None and (said := _bad(each)):
+        for name, number in zip(names, outputs, strict=False):
+            if said := _bad(number):
+                yield Culprit("", name, "term" if name != "loss" else "", said)
+        for name, gradient in zip(parameters.names(player), outputs[len(names) :], strict=True):
+            if said := _bad(gradient):
                 yield Culprit("", name, "gradient", said)
 
 

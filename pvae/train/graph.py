@@ -54,7 +54,7 @@ def without_synchronisation() -> Iterator[None]:
     try:
         torch._C._get_tracing_state = _is_pyro  # type: ignore[assignment]
         # a distribution that was made beforehand has kept the default of then
-        Distribution._validate_sample = _keep  # type: ignore[method-assign]
+        Distribution._validate_sample = _keep  # type: ignore[assignment, method-assign]
         for module, key, value in saved[2:]:
             setattr(module, key, replaced[value])
         with pyro.validation_enabled(False):

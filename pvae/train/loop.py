@@ -11,7 +11,7 @@ from typing import Any
 
 from pvae.batch import Batch
 from pvae.data import Splits, minibatches
-from pvae.errors import DivergenceError
+from pvae.errors import DivergenceError, InputError
 from pvae.train import checkpoint, live
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import Culprit, first_culprit
@@ -82,8 +82,8 @@ class Loop:
 
     def resume(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot."""
-        self.setting.history.cut(snapshot.state)
         live.put_back(self.parameters, self.optimiser, self.setting.schedule, snapshot)
+        self.setting.history.cut(snapshot.state)
         self.position = Position.of(snapshot.state)
         self.good = snapshot
 
@@ -99,15 +99,23 @@ class Loop:
         self.setting.progress.start(position.epoch, options.epochs, steps)
         self._begun = time.monotonic()
         try:
-            while not self.position.finished and self.position.epoch < options.epochs:
-                try:
-                    self._epoch()
-                except _Diverged:
-                    self._diverged()
+            while not self._trained():
+                self._diverged()
         finally:
             self.setting.progress.close()
-        self.position.finished = self.position.finished or "epochs"
-        self.save()
+        if self.setting.interrupts.pending:
+            self.setting.interrupts.stop()
+
+    def _trained(self) -> bool:
+        """Train to the end, and save; return whether that went well."""
+        try:
+            while not self.position.finished and self.position.epoch < self.setting.options.epochs:
+                self._epoch()
+            self.position.finished = self.position.finished or "epochs"
+            self.save()
+        except _Diverged:
+            return False
+        return True
 
     def _batches(self) -> Any:
         options, splits = self.setting.options, self.setting.splits
@@ -136,9 +144,11 @@ class Loop:
         position, setting = self.position, self.setting
         try:
             numbers = setting.stepper(batch)
+        except InputError:
+            raise
         except (ValueError, ArithmeticError, RuntimeError):
             # Pyro's validation and torch's factorisations stop at what is not finite, in an eager step
-            if first_culprit(setting.stepper, batch) is None:
+            if not self._is_divergence(batch):
                 raise
             raise _Diverged from None
         position.add(setting.stepper.names, numbers, batch.size)
@@ -153,6 +163,13 @@ class Loop:
         if time.monotonic() - self._saved > setting.options.checkpoint_seconds:
             self.save()
 
+    def _is_divergence(self, batch: Batch) -> bool:
+        """Whether a step that raised an error met a non-finite tensor first."""
+        try:
+            return first_culprit(self.setting.stepper, batch) is not None
+        except Exception:  # the program fails for a reason of its own, which is the one to be told
+            return False
+
     def _end_epoch(self) -> None:
         position, setting = self.position, self.setting
         means = position.means()
@@ -164,7 +181,9 @@ class Loop:
         self._judge(bound)
         step_schedule(setting.schedule, bound if setting.validation is not None else -means["loss"])
         position.next_epoch()
-        record = {"epoch": position.epoch, "step": position.step, **means, **validation}
+        record: dict[str, Any] = {"epoch": position.epoch, "step": position.step, **means, **validation}
+        if setting.validation is not None and setting.validation.reason:
+            record["validation_of"] = "objective"
         record |= {"learning_rate": rate, "seconds": self._seconds()}
         setting.history.add(record)
         setting.progress.record(setting.history.records[-1])
@@ -245,28 +264,28 @@ class Loop:
         seconds = self.position.seconds
         self.resume(self.good)
         self.position.seconds = seconds
+        if self.setting.folder is not None and not self._best_written:
+            self.best, self._best_written = None, True  # it came after the good state; the one before is on disk
 
     def _replay(self, failed: int) -> tuple[Culprit, int]:
-        """Take the steps since the last good state again, eagerly, and look at each."""
+        """Take the steps since the last good state again, and look closely at those around the failed one."""
         self._go_back()
         setting = self.setting
-        eager = Stepper(setting.stepper.computation, self.optimiser, graph=False, clip=setting.options.clip)
-        for _ in range(setting.options.epochs - self.position.epoch):
+        closely, last = failed - self._looks - 1, failed + self._looks
+        while self.position.epoch < setting.options.epochs and self.position.step <= last:
             for batch in self._batches():
-                culprit = first_culprit(eager, batch)
+                culprit = first_culprit(setting.stepper, batch) if self.position.step >= closely else None
                 if culprit is not None:
                     return culprit, self.position.step + 1
-                eager(batch)
+                setting.stepper(batch)
                 self.position.step += 1
-                if self.position.step > failed + self._looks:
+                if self.position.step > last:
                     break
             step_schedule(setting.schedule, None)
             self.position.next_epoch()
-            if self.position.step > failed + self._looks:
-                break
-        said = "not seen again in an eager replay"
         bad = [name for name, each in self.parameters.named.items() if not all_finite([each])]
-        return Culprit("", bad[0] if bad else "loss", "parameter" if bad else "", said), failed
+        kind, said = ("parameter" if bad else ""), "after the last step"
+        return Culprit("", bad[0] if bad else "loss", kind, said), failed
 
 
 def _error(culprit: Culprit, step: int, position: Position, setting: Setting) -> DivergenceError:

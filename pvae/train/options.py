@@ -112,7 +112,7 @@ def describe_run(
         name: {"shape": list(each.shape[1:]), "dtype": str(each.dtype).removeprefix("torch.")}
         for name, each in splits.train.items()
     }
-    recipe = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if spec is not None:
         recipe |= {"name": spec.name, "settings": _plain(spec.settings)}
     return {

@@ -50,6 +50,8 @@ class Lines(Silent):
 class Bar(Silent):
     """A live bar of `rich`, redrawn a few times a second: drawing costs more than a small step."""
 
+    _bar: Any = None
+
     def start(self, epoch: int, epochs: int, steps: int) -> None:
         """Show the bar."""
         from rich.console import Console
@@ -84,7 +86,10 @@ class Bar(Silent):
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the finished bar."""

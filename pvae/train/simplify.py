@@ -231,11 +231,10 @@ def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> 
 
 def _draw_standard(graph: GraphModule, node: Node) -> None:
     """Draw ``empty(...).normal_()`` as ``randn``: the same numbers, of the same generator, in one call."""
-    source = node.args[0] if node.args else None
     if node.target is not _aten.normal_.default or not _fills(node) or len(node.args) > 1 or node.kwargs:
         return
-    plain = isinstance(source, Node) and "memory_format" not in source.kwargs
-    if plain and source.target is _aten.empty.memory_format:  # type: ignore[union-attr]
+    source = node.all_input_nodes[0]
+    if source.target is _aten.empty.memory_format and "memory_format" not in source.kwargs:
         with graph.graph.inserting_before(node):
             drawn = graph.graph.call_function(_aten.randn.default, source.args, source.kwargs)
         drawn.meta = dict(node.meta)

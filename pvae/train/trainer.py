@@ -9,33 +9,24 @@ from typing import Any
 
 import tomli_w
 import torch
-from torch import nn
 
-from pvae.batch import Batch
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
-from pvae.models.programs import Fields, Programs, bind
-from pvae.models.registration import scope, store_tensors
-from pvae.objectives import adapt, check, describe, make_objective
-from pvae.randomness import preserved_randomness
+from pvae.models.programs import Fields
+from pvae.models.registration import scope
+from pvae.objectives import adapt, describe, make_objective
 from pvae.train.checkpoint import describe_difference, read_newest
-from pvae.train.devices import isolated, resolve
-from pvae.train.frozen import unmoved
+from pvae.train.devices import isolated
 from pvae.train.history import History
-from pvae.train.loop import Loop, Setting
-from pvae.train.optimisers import make_optimiser, make_schedule
-from pvae.train.options import Options, binding, config_hash, describe_run, resolved
-from pvae.train.parameters import Parameters
+from pvae.train.loop import Loop
+from pvae.train.options import Options, binding, describe_run, resolved
+from pvae.train.prepare import Task
 from pvae.train.progress import make_progress
 from pvae.train.run import Run, read_config
 from pvae.train.signals import interrupts
-from pvae.train.step import Computation, Stepper
-from pvae.train.validation import Validation, observes_bernoulli
 
 __all__ = ["fit"]
-
-_LOOK = 16  # data that the checks before a training look at
 
 
 def fit(
@@ -108,25 +99,39 @@ def fit(
         DivergenceError: if a number went non-finite; the last good state is kept.
         OSError: if a checkpoint cannot be written; the one before is intact.
     """
+    options = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
+    return _fit(model, data, objective, options, out, resume, callbacks, progress, fields, model_spec)
+
+
+def _fit(
+    model: Any,
+    data: Any,
+    objective: Any,
+    given: dict[str, Any],
+    out: str | Path | None,
+    resume: bool,
+    callbacks: Sequence[Callable[..., Any]],
+    progress: bool | None,
+    fields: Fields,
+    spec: ModelSpec | None,
+) -> Run:
     folder = Path(out) if out is not None else None
     recorded = _recorded(folder, resume)
-    names = Options.__dataclass_fields__
-    given = {name: value for name, value in locals().items() if name in names}
     options = resolved(given, None if recorded is None else recorded["training"])
     if torch.device(options.device).type == "cuda":
         torch.cuda.init()  # so that its generators are seeded inside, and put back
     with isolated(options.seed, options.threads):
         splits = data if isinstance(data, Splits) else load_data(data)
         if isinstance(model, ModelSpec):
-            model_spec, model = model, model.build(splits)
+            spec, model = model, model.build(splits)
         own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
-        with scope(model, inherit=recorded is None), interrupts() as stop:
-            task = _Task(model, own, options, fields, fresh=recorded is None)
+        with scope(model), interrupts() as stop:
+            task = Task(model, own, options, fields, fresh=recorded is None)
             splits = task.prepare(splits)
-            config = describe_run(options, splits, describe(own), model, model_spec)
+            config = describe_run(options, splits, describe(own), model, spec)
             display = make_progress(progress)
             history = History(None if folder is None else folder / "metrics.jsonl")
-            setting = task.setting(splits, config, history, folder, callbacks, display, stop)
+            setting = task.setting(splits, config, history, folder, tuple(callbacks), display, stop)
             for note in (*splits.notes, *task.notes):
                 display.note(note)
             return _train(Loop(setting), config, recorded, folder)
@@ -144,124 +149,50 @@ def _recorded(folder: Path | None, resume: bool) -> dict[str, Any] | None:
         raise InputError(
             f"{folder} exists already, and was not touched. Continue it with resume=True, or choose another out."
         )
-    if not (folder / "config.toml").exists() and not (folder / "last").exists():
-        raise InputError(f"{folder} holds no run to be continued (no config.toml), and was not touched.")
-    return read_config(folder)
-
-
-class _Task:
-    """Gets model, data and objective ready for the loop."""
-
-    def __init__(self, model: Any, objective: Any, options: Options, fields: Fields, *, fresh: bool) -> None:
-        self.model, self.objective, self.options = model, objective, options
-        self.fields, self.fresh = fields, fresh
-        self.device = resolve(options.device)
-        self.notes: list[str] = []
-
-    def prepare(self, splits: Splits) -> Splits:
-        """Return the data as the model needs them, on the device; initialise, move and check the model."""
-        few = _typed(splits.train.take(slice(0, _LOOK)), self._dtype())
-        programs = bind(self.model, few, self.fields)
-        with preserved_randomness(), torch.no_grad():
-            bernoulli = observes_bernoulli(programs, _beside(programs, few))
-        splits = _typed_splits(splits.for_likelihood(bernoulli), self.options.dtype)
-        if self.fresh and hasattr(self.model, "initialise_from"):
-            self.model.initialise_from(splits.train)
-        for module in (*programs.modules, self.objective):
-            if isinstance(module, nn.Module):
-                module.to(device=self.device, dtype=self.options.dtype)
-        for each in store_tensors(self.model).values():
-            each.data = each.data.to(self.device, self.options.dtype if each.is_floating_point() else each.dtype)
-        splits = splits.to(self.device)
-        self._check(splits)
-        return splits
-
-    def _dtype(self) -> torch.dtype:
-        """The floating type that the model has now, before it is moved."""
-        held = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
-        return next((each.dtype for each in held if each.is_floating_point()), self.options.dtype)
-
-    def _check(self, splits: Splits) -> None:
-        batch = splits.train.take(slice(0, min(_LOOK, self.options.batch_size)))
-        if splits.train_dynamic:
-            batch = batch.replace(x=batch.x.round())
-        findings = check(self.model, batch, self.objective, self.fields)
-        findings.require()
-        self.notes += [f"note: {each}" for each in findings]
-
-    def setting(self, splits: Splits, config: dict[str, Any], history: History, folder: Path | None,
-                callbacks: Sequence[Callable[..., Any]], display: Any, stop: Any) -> Setting:  # fmt: skip
-        """Return everything that the loop works with."""
-        options = self.options
-        first = splits.train.take(slice(0, options.batch_size))
-        programs = bind(self.model, first, self.fields)
-        self._settle(programs, first)
-        parameters = Parameters(self.model, programs, self.objective, first)
-        groups = {player: parameters.of(player) for player in parameters.players}
-        optimiser = make_optimiser(options.optimiser, groups, options.learning_rate)
-        computation = Computation(programs, self.objective, parameters, options.autocast)
-        validation = None
-        if splits.validation is not None:
-            few = splits.validation.take(slice(0, options.validation_limit))
-            validation = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
-        elif options.patience is not None:
-            raise InputError("patience needs a validation split: load the data with validation=0.1, say.")
-        return Setting(
-            options=options,
-            splits=splits,
-            stepper=Stepper(computation, optimiser, graph=options.step != "eager", clip=options.clip),
-            schedule=make_schedule(options.schedule, optimiser),
-            validation=validation,
-            history=history,
-            folder=folder,
-            callbacks=tuple(callbacks),
-            progress=display,
-            interrupts=stop,
-            identity={"data": splits.checksum, "config": config_hash(config)},
-        )
-
-    def _settle(self, programs: Programs, batch: Batch) -> None:
-        """One validated eager pass creates what programs create lazily; it leaves nothing else behind."""
-        modules = [each for each in (*programs.modules, self.objective) if isinstance(each, nn.Module)]
-        with unmoved(self.model, modules):
-            for player in self.objective.players:
-                self.objective.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
-
-
-def _beside(programs: Programs, batch: Batch) -> tuple[torch.Tensor, ...]:
-    """The programs' arguments on the device where the model is now."""
-    held = [each.device for module in programs.modules for each in module.parameters()]
-    return programs.arguments(batch.to(held[0]) if held else batch)
-
-
-def _typed(batch: Batch, dtype: torch.dtype) -> Batch:
-    return Batch(**{name: each.to(dtype) if each.is_floating_point() else each for name, each in batch.items()})
-
-
-def _typed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
-    return splits._each(lambda _, batch: _typed(batch, dtype))
+    if (folder / "last").exists() or (folder / "last.previous").exists():
+        return read_config(folder)
+    # a run that was stopped before its first checkpoint begins anew
+    if not {each.name for each in folder.iterdir()} <= {"config.toml", "config.toml.tmp", "metrics.jsonl", "last.tmp"}:
+        raise InputError(f"{folder} holds no run to be continued, and was not touched.")
+    return None
 
 
 def _train(loop: Loop, config: dict[str, Any], recorded: dict[str, Any] | None, folder: Path | None) -> Run:
-    if recorded is not None and folder is not None:
-        if difference := describe_difference(binding(config), binding(recorded), "options"):
-            raise InputError(f"{folder} cannot be continued as another run: {difference}.")
-        loop.resume(read_newest(folder, "last"))
-    if folder is not None:
+    if folder is not None and recorded is not None:
+        _continue(loop, config, recorded, folder)
+    elif folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    if folder is not None:
+        unfinished = folder / "config.toml.tmp"
+        unfinished.write_text(tomli_w.dumps(config), encoding="utf-8")
+        unfinished.replace(folder / "config.toml")
     loop.run()
+    return _result(loop, config, folder)
+
+
+def _continue(loop: Loop, config: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
+    """Put the loop where the recorded run stopped, if it is the same run."""
+    if difference := describe_difference(binding(config), binding(recorded), "options"):
+        raise InputError(f"{folder} cannot be continued as another run: {difference}.")
+    snapshot = read_newest(folder, "last")
+    if snapshot.state["epoch"] > config["training"]["epochs"]:
+        asked, done = config["training"]["epochs"], snapshot.state["epoch"]
+        raise InputError(f"{folder} has {done} epochs already; epochs={asked} would take some back.")
+    loop.resume(snapshot)
+
+
+def _result(loop: Loop, config: dict[str, Any], folder: Path | None) -> Run:
+    """The run with its best parameters loaded; without a validation split these are the last ones."""
     setting = loop.setting
     if setting.validation is not None and setting.validation.reason:
-        warnings.warn(
-            f"The validation bound is the objective's own, for want of weights: {setting.validation.reason}",
-            stacklevel=3,
-        )
-    held = {"last": loop.good.parameters} if loop.good is not None else {}
-    best = loop.best.parameters if loop.best is not None else None
-    if best is not None or setting.validation is None:
-        held["best"] = best if best is not None else held["last"]
-    run = Run(
-        loop.parameters.latent_model, setting.history.records, folder, config, loop.position.seconds, "last", held
-    )
+        reason = f"The validation bound is the objective's own, for want of weights: {setting.validation.reason}"
+        warnings.warn(reason, stacklevel=4)
+    held = {} if loop.good is None else {"last": loop.good.parameters}
+    if loop.best is not None:
+        held["best"] = loop.best.parameters
+    elif setting.validation is None and held:
+        held["best"] = held["last"]
+    model, seconds = loop.parameters.latent_model, loop.position.seconds
+    run = Run(model, setting.history.records, folder, config, seconds, "last", held)
     return run.load("best") if "best" in held or folder is not None else run

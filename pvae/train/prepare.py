@@ -1,0 +1,138 @@
+"""Model, data and objective made ready for training: moved, initialised, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pvae.batch import Batch
+from pvae.data import Splits
+from pvae.errors import InputError
+from pvae.models.programs import Fields, Programs, bind
+from pvae.models.registration import store_tensors
+from pvae.objectives import check
+from pvae.randomness import preserved_randomness
+from pvae.train.devices import resolve
+from pvae.train.frozen import unmoved
+from pvae.train.history import History
+from pvae.train.loop import Setting
+from pvae.train.optimisers import make_optimiser, make_schedule
+from pvae.train.options import Options, config_hash
+from pvae.train.parameters import Parameters
+from pvae.train.progress import Silent
+from pvae.train.signals import Interrupts
+from pvae.train.step import Computation, Stepper
+from pvae.train.validation import Validation, observes_bernoulli
+
+__all__ = ["Task"]
+
+_LOOK = 16  # data that the checks before a training look at
+
+
+class Task:
+    """Gets model, data and objective ready for the loop."""
+
+    def __init__(self, model: Any, objective: Any, options: Options, fields: Fields, *, fresh: bool) -> None:
+        self.model, self.objective, self.options = model, objective, options
+        self.fields, self.fresh = fields, fresh
+        self.device = resolve(options.device)
+        self.notes: list[str] = []
+
+    def prepare(self, splits: Splits) -> Splits:
+        """Return the data as the model needs them, on the device; initialise, move and check the model."""
+        few = _typed(splits.train.take(slice(0, _LOOK)), self._dtype())
+        programs = bind(self.model, few, self.fields)
+        with preserved_randomness(), torch.no_grad():
+            bernoulli = observes_bernoulli(programs, _beside(programs, few))
+        splits = _typed_splits(splits.for_likelihood(bernoulli), self.options.dtype)
+        if self.fresh and hasattr(self.model, "initialise_from"):
+            self.model.initialise_from(splits.train)
+        for module in (*programs.modules, self.objective):
+            if isinstance(module, nn.Module):
+                module.to(device=self.device, dtype=self.options.dtype)
+        for each in store_tensors(self.model).values():
+            each.data = each.data.to(self.device, self.options.dtype if each.is_floating_point() else each.dtype)
+        splits = splits.to(self.device)
+        self._check(splits)
+        return splits
+
+    def _dtype(self) -> torch.dtype:
+        """The floating type that the model has now, before it is moved."""
+        held = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((each.dtype for each in held if each.is_floating_point()), self.options.dtype)
+
+    def _check(self, splits: Splits) -> None:
+        batch = _example(splits, min(_LOOK, self.options.batch_size))
+        findings = check(self.model, batch, self.objective, self.fields)
+        findings.require()
+        self.notes += [f"note: {each}" for each in findings]
+
+    def setting(
+        self,
+        splits: Splits,
+        config: dict[str, Any],
+        history: History,
+        folder: Path | None,
+        callbacks: tuple[Callable[..., Any], ...],
+        display: Silent,
+        stop: Interrupts,
+    ) -> Setting:
+        """Return everything that the loop works with."""
+        options = self.options
+        first = _first(splits, options.batch_size)
+        programs = bind(self.model, first, self.fields)
+        self._settle(programs, first)
+        parameters = Parameters(self.model, programs, self.objective, first)
+        groups = {player: parameters.of(player) for player in parameters.players}
+        optimiser = make_optimiser(options.optimiser, groups, options.learning_rate)
+        computation = Computation(programs, self.objective, parameters, options.autocast)
+        validation = None
+        if splits.validation is not None:
+            few = splits.validation.take(slice(0, options.validation_limit))
+            validation = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
+        elif options.patience is not None:
+            raise InputError("patience needs a validation split: load the data with validation=0.1, say.")
+        return Setting(
+            options=options,
+            splits=splits,
+            stepper=Stepper(computation, optimiser, graph=options.step != "eager", clip=options.clip),
+            schedule=make_schedule(options.schedule, optimiser),
+            validation=validation,
+            history=history,
+            folder=folder,
+            callbacks=callbacks,
+            progress=display,
+            interrupts=stop,
+            identity={"data": splits.checksum, "config": config_hash(config)},
+        )
+
+    def _settle(self, programs: Programs, batch: Batch) -> None:
+        """One validated eager pass creates what programs create lazily; it leaves nothing else behind."""
+        modules = [each for each in (*programs.modules, self.objective) if isinstance(each, nn.Module)]
+        with unmoved(self.model, modules):
+            for player in self.objective.players:
+                self.objective.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
+
+
+def _example(splits: Splits, size: int) -> Batch:
+    """The first data, as a step would get them but for the draw of a dynamic binarisation."""
+    batch = splits.train.take(slice(0, size))
+    return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
+
+
+def _beside(programs: Programs, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """The programs' arguments on the device where the model is now."""
+    held = [each.device for module in programs.modules for each in module.parameters()]
+    return programs.arguments(batch.to(held[0]) if held else batch)
+
+
+def _typed(batch: Batch, dtype: torch.dtype) -> Batch:
+    return Batch(**{name: each.to(dtype) if each.is_floating_point() else each for name, each in batch.items()})
+
+
+def _typed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
+    return splits._each(lambda _, batch: _typed(batch, dtype))
