@@ -156,15 +156,19 @@ def test_a_point_mass_has_no_kl() -> None:
     assert "point mass" in found.notes[-1]
 
 
-def test_a_plate_within_the_plate_over_data_gives_a_unit_for_each_member() -> None:
+@pytest.mark.parametrize("data_dim", [-1, -2])
+def test_a_plate_beside_the_plate_over_data_gives_a_unit_for_each_member(data_dim: int) -> None:
+    def place(x: Tensor) -> Tensor:
+        return x if data_dim == -2 else x.T
+
     def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("objects", 3, dim=-1):
+        with pyro.plate("data", len(x), dim=data_dim), pyro.plate("objects", 3, dim=-3 - data_dim):
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=place(x))
 
     def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("objects", 3, dim=-1):
-            mean = torch.stack([x, 2 * x], -1)
+        with pyro.plate("data", len(x), dim=data_dim), pyro.plate("objects", 3, dim=-3 - data_dim):
+            mean = torch.stack([place(x), 2 * place(x)], -1)
             pyro.sample("z", dist.Normal(mean, 0.5).to_event(1))
 
     x = torch.randn(11, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
