@@ -170,7 +170,7 @@ def test_no_plate_is_a_looser_bound_with_pyro_and_impossible_with_weights() -> N
 def test_fields_are_never_dropped_in_silence() -> None:
     found = look(y=torch.arange(6), mask=torch.ones(6), index=torch.arange(6))
     assert kinds(found) == [("unused field", "y", False), ("unused field", "mask", False)]
-    assert "label in plots" in str(found[0])
+    assert "labels plots only" in str(found[0])
 
 
 def test_parameters_without_a_gradient_are_named() -> None:

@@ -28,7 +28,7 @@ class Finding:
     fatal: bool = True
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.subject}): {self.message} {self.fix}"
+        return f"{self.kind} ({self.subject}): {self.message} {self.fix}".rstrip()
 
 
 class Findings(list[Finding]):

@@ -56,14 +56,11 @@ class _Look:
 
 def _unused_fields(look: _Look) -> Iterator[Finding]:
     for name in look.programs.unused(look.batch):
-        label = name == "y"
-        yield Finding(
-            "unused field",
-            name,
-            f"no program takes {name!r}" + ("; it serves as the label in plots only." if label else "."),
-            f"Name a parameter {name!r} in the model or the guide, or leave it out of the data.",
-            fatal=False,
+        message = f"no program takes {name!r}" + ("; it labels plots only." if name == "y" else ".")
+        fix = (
+            "" if name == "y" else f"Name a parameter {name!r} in the model or the guide, or leave it out of the data."
         )
+        yield Finding("unused field", name, message, fix, fatal=False)
 
 
 def _missing_sites(look: _Look) -> Iterator[Finding]:
