@@ -142,7 +142,10 @@ def read_newest(folder: Path, name: str) -> Snapshot:
     except InputError as error:
         if not previous.exists():
             raise
-        found = read(previous)
+        try:
+            found = read(previous)
+        except InputError as other:
+            raise InputError(f"Neither checkpoint can be used. {error} {other}") from other
         if newest.exists():  # else the process was stopped between two renames: nothing is lost
             warnings.warn(f"{error} The previous checkpoint, {previous}, is used.", stacklevel=2)
         return found

@@ -92,7 +92,7 @@ class Loop:
         options, position = self.setting.options, self.position
         if self.good is None:
             self.save()
-        if position.finished and not (position.finished == "epochs" and position.epoch < options.epochs):
+        if position.finished and not self._goes_on():
             return
         position.finished = ""
         steps = -(-self.setting.splits.train.size // options.batch_size)
@@ -105,6 +105,13 @@ class Loop:
             self.setting.progress.close()
         if self.setting.interrupts.pending:
             self.setting.interrupts.stop()
+
+    def _goes_on(self) -> bool:
+        """Whether a finished run was asked for more epochs or steps than it has."""
+        options, position = self.setting.options, self.position
+        if position.finished == "max_steps":
+            return options.max_steps is None or position.step < options.max_steps
+        return position.finished == "epochs" and position.epoch < options.epochs
 
     def _trained(self) -> bool:
         """Train to the end, and save; return whether that went well."""

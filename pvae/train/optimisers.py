@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -169,4 +170,7 @@ def step_schedule(schedule: Any, bound: float | None) -> None:
         if bound is not None:
             schedule.step(bound if schedule.mode == "max" else -bound)
     elif schedule is not None:
-        schedule.step()
+        with warnings.catch_warnings():
+            # a run that is continued at the end of an epoch has taken its steps in another process
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+            schedule.step()

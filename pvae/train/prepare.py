@@ -124,6 +124,12 @@ def _example(splits: Splits, size: int) -> Batch:
     return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
 
 
+def _first(splits: Splits, size: int) -> Batch:
+    """The first training data as a step gets them; grey data that are drawn anew each time are rounded."""
+    batch = splits.train.take(slice(0, size))
+    return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
+
+
 def _beside(programs: Programs, batch: Batch) -> tuple[torch.Tensor, ...]:
     """The programs' arguments on the device where the model is now."""
     held = [each.device for module in programs.modules for each in module.parameters()]
