@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 import warnings
@@ -18,6 +19,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pvae import InputError, LatentModel, log_weights, pair
+from pvae.models import layout
 from pvae.weights import log_mean_exp, trace_weights
 
 DOUBLE = torch.float64
@@ -185,6 +187,25 @@ def test_both_ways_agree_in_their_mean() -> None:
     values = log_weights(model, batch, 4).log_w
     mean, error = values.mean().item(), values.std().item() / math.sqrt(values.numel())
     assert abs(mean - exact.LinearGaussian().elbo(*exact.A_Q1)) < 4.5 * error
+
+
+def test_a_layout_dies_with_its_guide() -> None:
+    # kept by name or id, it would speak for the next guide that happens to get them
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=DOUBLE), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    for place in range(3):
+
+        def guide(x: Tensor, place: int = place) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x + place, 1.0))
+
+        log_weights(pair(model, guide), {"x": torch.randn(4, dtype=DOUBLE)}, 2)
+        del guide
+    gc.collect()
+    assert len(layout._LAYOUTS[model]) == 0
 
 
 # ---- the data plate

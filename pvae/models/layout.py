@@ -20,7 +20,8 @@ __all__ = ["Layout", "data_count", "find_layout", "remember"]
 
 # a site of a trace: Pyro's message, a mapping of strings
 Site = Any
-_LAYOUTS: weakref.WeakKeyDictionary[Any, dict[Any, Layout]] = weakref.WeakKeyDictionary()
+# by the model's owner, then the guide's: a name or an id would outlive them, and speak for others
+_LAYOUTS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
     owner, name = _anchor(model)
     other, other_name = _anchor(guide)
     try:
-        shelf = _LAYOUTS.setdefault(owner, {})
+        shelf = _LAYOUTS.setdefault(owner, weakref.WeakKeyDictionary()).setdefault(other, {})
     except TypeError:  # an owner that cannot be referred to weakly is looked at anew each time
         shelf = {}
-    return shelf, (name, id(other), other_name, _kind(args, kwargs))
+    return shelf, (name, other_name, _kind(args, kwargs))
 
 
 def find_layout(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Layout:
