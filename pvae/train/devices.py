@@ -75,8 +75,8 @@ def capture() -> dict[str, Tensor]:
     _, words, gauss = state.python
     tensors = {"torch": state.torch}
     tensors |= {f"cuda.{index}": each for index, each in enumerate(state.cuda)}
-    tensors["numpy"] = torch.tensor([*keys.tolist(), position, kept, _bits(normal)])
-    tensors["python"] = torch.tensor([*words, gauss is not None, _bits(gauss or 0.0)])
+    tensors["numpy"] = torch.from_numpy(np.append(keys.astype(np.int64), [position, kept, _bits(normal)]))
+    tensors["python"] = torch.from_numpy(np.array([*words, gauss is not None, _bits(gauss or 0.0)], dtype=np.int64))
     return tensors
 
 

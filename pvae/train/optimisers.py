@@ -22,7 +22,8 @@ Groups = list[dict[str, Any]]
 
 def _subclasses(home: Any, base: type) -> dict[str, type]:
     found = {name: each for name, each in vars(home).items() if isinstance(each, type)}
-    return {name.lower(): each for name, each in found.items() if issubclass(each, base) and each is not base}
+    own = {name: each for name, each in found.items() if issubclass(each, base) and not name.startswith("_")}
+    return {name.lower(): each for name, each in own.items() if each is not base}
 
 
 _OPTIMISERS = _subclasses(torch.optim, Optimizer)

@@ -150,7 +150,8 @@ class Stepper:
         self.optimiser.step()
 
     def _plan(self, key: Any, player: str, arguments: tuple[Tensor, ...]) -> _Plan:
-        count = self.computation.count(arguments)
+        with self._unmoved():  # the first look at a layout runs the programs
+            count = self.computation.count(arguments)
 
         def eager(*values: Tensor) -> Outputs:
             names, outputs = self.computation(values, player, count)
