@@ -24,7 +24,7 @@ from torch.nn import functional
 
 import pvae
 from pvae import evaluate
-from pvae.cli import main as pvae_command
+from pvae.cli import cli
 from pvae.names import parse
 
 JUDGED, PARTICLES, BATCH = 1000, 1000, 100
@@ -102,7 +102,11 @@ def by_pvae(objective: str, epochs: int, seed: int, folder: Path) -> Result:
     settings = "--data mnist --binarise dynamic --validation 0 --latent 50 --batch-size 100 --threads 1 --no-progress"
     command = f"train vae {settings} --objective {objective} --epochs {epochs} --seed {seed} --out {folder}"
     begun = time.process_time()
-    pvae_command(command.split(), standalone_mode=False)
+    try:
+        cli.main(command.split())
+    except SystemExit as ended:  # the command leaves as a process does
+        if ended.code:
+            raise
     seconds = time.process_time() - begun
     data = pvae.load_data("mnist", binarise="dynamic", validation=0)
     run = pvae.open_run(folder, checkpoint="last")
