@@ -16,6 +16,8 @@ from pvae.report import Column, Entry, Page, Picture, Section, Settings, Sheet
 
 __all__ = ["Study", "make_page"]
 
+_SAME = "The same bound on the same data for all rows, whatever they are trained by."
+_OWN_LOSS = "Each objective's own loss, so rows do not compare: the data have no validation split."
 _MOST_ROWS = 12  # rows with pictures: beyond, the page would pass its size
 
 
@@ -91,9 +93,9 @@ def _results(study: Study) -> Section:
     columns = (Column("objective", numeric=False), *(Column(each, meaning) for each, meaning in COLUMNS.items()))
     rows = tuple(_entries(study, row, index) for index, row in enumerate(study.table.rows))
     faded = frozenset(index for index, row in enumerate(study.table.rows) if not row.seeds)
-    caption = (
-        f"Means over seeds; {study.table.data} data, {study.table.particles} particles. Select a heading to sort by it."
-    )
+    validated = any(str(each.scores.get("curve is", "")).startswith("validation") for each in study.outcomes)
+    which = "best by the validation bound" if validated else "last"
+    caption = f"Means over seeds, of the parameters that were {which}. Select a heading to sort by it."
     return Section("Results", sheets=(Sheet(caption, columns, rows, faded),), pictures=_intervals(study))
 
 
@@ -177,7 +179,7 @@ def _curves(study: Study) -> Section | None:
             f"The {what} while training, against {axis}; thin lines are seeds. {note}",
         )
         for place, axis, note in (
-            (0, "epochs", "The same bound with the same particles for all rows."),
+            (0, "epochs", _SAME if what.startswith("validation") else _OWN_LOSS),
             (2, "seconds of training", "Cells ran beside each other, so seconds hold for this machine and load."),
         )
     ]

@@ -48,8 +48,10 @@ def train_and_judge(job: Job, splits: Splits, tell: Tell) -> str:
     # Kept for the page: on a live display they would be lost among the bars.
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
-        with isolated(cell.seed):
-            model = _made(job.model, splits)
+        model = job.model  # fit builds a ModelSpec itself, and notes how, so that others can open the run
+        if not isinstance(model, ModelSpec):
+            with isolated(cell.seed):
+                model = _made(model, splits)
         run = fit(
             model, splits, objective=job.objective(), seed=cell.seed, out=cell.folder, progress=False,
             resume=cell.folder.exists(), callbacks=(_teller(tell),), **job.options,
@@ -123,7 +125,7 @@ def _scored_as(latent: Any, splits: Splits) -> str:
 
 def _training(run: Run, job: Job, splits: Splits) -> dict[str, Any]:
     """Return what the table tells of training."""
-    records = [each for each in run.history if each.get("epoch")]
+    records = [each for each in run.history if "event" not in each]
     particles = int(adapt(job.objective()).num_particles)
     epochs = max((each["epoch"] for each in records), default=0)
     return {
@@ -131,13 +133,13 @@ def _training(run: Run, job: Job, splits: Splits) -> dict[str, Any]:
         "epochs": epochs,
         "train particles": particles,
         "decoder_evaluations": particles * splits.train.size * epochs,
-        **_curve(records),
+        **_curve(records, run.config["training"]["validation_particles"]),
     }
 
 
-def _curve(records: list[dict[str, Any]]) -> dict[str, Any]:
+def _curve(records: list[dict[str, Any]], particles: int) -> dict[str, Any]:
     """Return the validation bound by epoch and seconds; the training loss's negative where there is none."""
-    name, what, sign = "validation_bound", "validation bound", 1.0
+    name, what, sign = "validation_bound", f"validation bound, {particles} particles", 1.0
     if not any(each.get(name) is not None for each in records):
         name, what, sign = "loss", "minus training loss", -1.0
     kept = [each for each in records if each.get(name) is not None]
