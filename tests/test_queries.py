@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import exact
 import pyro
@@ -14,7 +15,7 @@ from stats import assert_close_in_sigmas
 from torch import nn
 
 from pvae import InputError, pair
-from pvae.models import encode, reconstruct, sample
+from pvae.models import encode, reconstruct, sample, scores_bits
 
 DOUBLE = torch.float64
 
@@ -81,3 +82,25 @@ def test_a_model_that_observes_nothing_says_so() -> None:
     nothing = lambda x: pyro.sample("z", dist.Normal(0.0, 1.0))
     with pytest.raises(InputError, match="observes nothing"):
         sample(pair(nothing, nothing), {"x": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("density", "bits"),
+    [
+        (lambda z: dist.Bernoulli(logits=z).to_event(1), True),
+        (lambda z: dist.Bernoulli(logits=z).to_event(1).mask(torch.tensor(True)), True),
+        (lambda z: dist.ContinuousBernoulli(logits=z).to_event(1), False),
+        (lambda z: dist.Normal(z, 1.0).to_event(1), False),
+    ],
+)
+def test_only_a_bernoulli_likelihood_of_x_asks_for_bits(density: Any, bits: bool) -> None:
+    def model(x: torch.Tensor, y: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("y", dist.Bernoulli(logits=z.sum(-1)), obs=y)
+            pyro.sample("x", density(z), obs=x)
+
+    state = torch.get_rng_state()
+    batch = {"x": torch.full((2, 3), 0.3), "y": torch.ones(2)}
+    assert scores_bits(pair(model, lambda x: None), batch) is bits
+    assert torch.equal(torch.get_rng_state(), state)

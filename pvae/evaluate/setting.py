@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from pvae.batch import Batch, as_batch
 from pvae.errors import InputError
 from pvae.models.layout import find_layout
 from pvae.models.programs import Programs, bind
+from pvae.models.queries import scores_bits
 from pvae.models.registration import scope
 from pvae.train.devices import isolated, resolve
 
@@ -142,27 +142,8 @@ def _sample(data: Any, split: str) -> Batch:
 def _chosen(latent: Any, data: Any, split: str, fields: Fields) -> Batch:
     """The split's data; an open binarisation is settled by the likelihood, as in training."""
     if _is_splits(data) and getattr(data, "binarise", None) == "auto":
-        data = data.for_likelihood(_scores_bits(latent, _sample(data, split), fields))
+        data = data.for_likelihood(scores_bits(latent, _sample(data, split), fields))
     return _split(data, split)
-
-
-def _scores_bits(latent: Any, batch: Batch, fields: Fields) -> bool:
-    """Whether some observed site is Bernoulli."""
-    device = next((each.device for each in bind(latent, batch, fields).modules.parameters()), batch.device)
-    batch = batch.to(device)
-    programs = bind(latent, batch, fields)
-    with isolated(0):
-        guide = poutine.trace(programs.guide).get_trace(*programs.arguments(batch))
-        replayed = poutine.replay(programs.model, trace=guide)
-        sites = poutine.trace(replayed).get_trace(*programs.arguments(batch)).nodes.values()
-    observed = [site for site in sites if site["type"] == "sample" and site["is_observed"]]
-    return any(isinstance(_base(site["fn"]), dist.Bernoulli) for site in observed)
-
-
-def _base(density: Any) -> Any:
-    while isinstance(density, dist.Independent | dist.MaskedDistribution):
-        density = density.base_dist
-    return density
 
 
 def _limited(batch: Batch, limit: int | None) -> Batch:

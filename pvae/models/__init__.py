@@ -4,7 +4,7 @@ from pvae.models.base import LatentModel, Program, pair, program
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.groups import Groups, find_groups, named_parameters
 from pvae.models.programs import Programs, bind
-from pvae.models.queries import encode, reconstruct, sample
+from pvae.models.queries import encode, reconstruct, sample, scores_bits
 from pvae.models.registration import restore_store, scope, store_tensors
 from pvae.models.vae import VAE
 
@@ -26,5 +26,6 @@ __all__ = [
     "restore_store",
     "sample",
     "scope",
+    "scores_bits",
     "store_tensors",
 ]

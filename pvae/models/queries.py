@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions import Bernoulli
 
 from pvae.errors import InputError
 from pvae.models.draws import sample_sites
 from pvae.models.layout import Site
 from pvae.models.programs import Fields, Programs, bind
 from pvae.models.registration import scope
+from pvae.randomness import preserved_randomness
 
-__all__ = ["encode", "reconstruct", "sample"]
+__all__ = ["encode", "reconstruct", "sample", "scores_bits"]
 
 
 @contextmanager
@@ -106,3 +108,23 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         seen = _observed(sample_sites(poutine.trace(programs.model).get_trace(*arguments)), batch)["name"]
         drawn = poutine.trace(poutine.uncondition(programs.model)).get_trace(*arguments)
         return _as_data(_mean(drawn.nodes[seen]), batch)
+
+
+def scores_bits(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
+    """Return whether the model scores x by a Bernoulli distribution, so that grey data have to be binarised for it.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: a few data; they are moved to where the parameters are.
+        fields: as for `pvae.models.bind`.
+    """
+    with preserved_randomness(), _asked(latent_model, batch, fields) as programs:
+        home = next((each.device for each in programs.modules.parameters()), None)
+        here = {name: each.to(home) for name, each in batch.items()} if home is not None else batch
+        sites = sample_sites(poutine.trace(programs.model).get_trace(*programs.arguments(here)))
+        if not any(site["is_observed"] for site in sites):
+            return False
+        density = _observed(sites, here)["fn"]
+        while hasattr(density, "base_dist"):
+            density = density.base_dist
+        return isinstance(density, Bernoulli)
