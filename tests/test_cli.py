@@ -319,8 +319,8 @@ def test_a_run_on_a_file_is_judged_on_that_file(folder: Path) -> None:
     flags = ["--data", "./mine.npz", "--validation", "7", "--likelihood", "gaussian", "--out", "r"]
     assert run("train", "vae", *SMALL, *flags).code == 0
     found = json.loads(run("evaluate", "r", "--particles", "3", "--json").out)
-    assert found["data"]["sizes"] == pvae.open_run("r").config["data"]["sizes"]
-    assert found["data"]["sizes"]["validation"] == 7
+    assert found["data_set"]["sizes"] == pvae.open_run("r").config["data"]["sizes"]
+    assert found["data_set"]["sizes"]["validation"] == 7
     np.savez(folder / "mine.npz", x=1 - x)
     done = run("evaluate", "r", "--particles", "3", "--json")
     assert done.code == 2

@@ -52,7 +52,7 @@ def evaluate(run: str, data: str | None, arviz: str | None, as_json: bool, **opt
     if arviz is not None:
         found["arviz"] = _written(arviz, opened, splits, where)
     if as_json:
-        print_json({"run": run, "data": splits.summary(), **options, **found})
+        print_json({"run": run, "data_set": splits.summary(), **options, **found})
     else:
         click.echo(lines(_readable(found)))
 

@@ -46,13 +46,24 @@ def _finite(content: Any) -> Any:
 
 
 def lines(rows: Mapping[str, Any]) -> str:
-    """Return names and values, one pair a line, the values below each other."""
+    """Return names and values, one pair a line, the values below each other.
+
+    >>> print(lines({"data": "digits", "loss": 27.2}))
+    data  digits
+    loss  27.2
+    """
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:<{width}}  {content}" for name, content in rows.items())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table as text: the first column to the left, numbers to the right."""
+    """Return a table as text: the first column to the left, the others to the right.
+
+    >>> print(table(["name", "loss"], [["elbo", 27.25], ["iwae", 9.5]]))
+    name   loss
+    elbo  27.25
+    iwae    9.5
+    """
     cells = [list(map(str, row)) for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     aligned = [

@@ -58,7 +58,11 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
 
 
 def default_folder(model: str, data: str, objective: str, seed: int) -> Path:
-    """Return the run folder for a training that names none, such as ``runs/vae-digits-iwae_particles=8-seed0``."""
+    """Return the run folder for a training that names none.
+
+    >>> print(default_folder("vae", "digits", "iwae:particles=8", 0))
+    runs/vae-digits-iwae_particles=8-seed0
+    """
     parts = [re.sub(r"[^\w.=-]+", "_", Path(part).name) for part in (model, data, objective)]
     return Path("runs", "-".join([*parts, f"seed{seed}"]))
 
