@@ -67,7 +67,7 @@ def test_learning_curves_have_a_line_per_seed_and_their_mean():
     figure = plots.learning_curves(curves)
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "validation bound (nats per datum)")
-    assert texts(figure) == ["elbo", "iwae"] and len(axes.lines) == 4
+    assert texts(figure) == ["elbo", "iwae"] and len(axes.lines) == 5
     assert_allclose(axes.lines[2].get_ydata(), epochs * 2.0)
 
 

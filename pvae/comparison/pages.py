@@ -31,7 +31,8 @@ class Study:
         data: `Splits.summary()`.
         settings: options by heading.
         rerun: the command or call that makes the page again.
-        notes: lines on what was done to the data and where cells ran.
+        notes: lines on where cells ran that a reader should know.
+        data_notes: lines on what was done to the data.
         drawings: for an outcome, its ``samples``, ``originals``, ``reconstructions``, ``codes``, ``labels``.
     """
 
@@ -41,6 +42,7 @@ class Study:
     settings: Mapping[str, Mapping[str, Any]]
     rerun: str
     notes: Sequence[str] = ()
+    data_notes: Sequence[str] = ()
     drawings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
@@ -176,7 +178,7 @@ def _curves(study: Study) -> Section | None:
                 ylabel=f"{what}\n(nats per datum)",
             ),
             f"The {what} against {axis} for {', '.join(found)}.",
-            f"The {what} while training, against {axis}; thin lines are seeds. {note}",
+            f"{what.capitalize()}, against {axis}; thin lines are seeds, thick ones their means. {note}",
         )
         for place, axis, note in (
             (0, "epochs", _SAME if what.startswith("validation") else _OWN_LOSS),
@@ -235,9 +237,11 @@ def _cells(study: Study) -> Section:
     text = f"{len(failed)} of {len(rows)} cells failed; the others do not depend on them." if failed else (
         f"All {len(rows)} cells finished."
     )  # fmt: skip
-    notes = dict.fromkeys(note for each in study.outcomes for note in each.scores.get("notes", ()))
+    notes = {each.cell.label: " ".join(map(_sentence, each.scores.get("notes", ()))) for each in study.outcomes}
+    notes = {label: said for label, said in notes.items() if said}
+    folded = (Settings(f"Notes on {len(notes)} cells", notes),) if notes else ()
     caption = "Every cell is a run of its own: pvae show and pvae evaluate take its folder."
-    return Section("Cells", (text, *map(_sentence, notes)), (Sheet(caption, columns, rows, failed),))
+    return Section("Cells", (text,), (Sheet(caption, columns, rows, failed),), settings=folded)
 
 
 def _cell_entries(study: Study, outcome: Outcome) -> tuple[Entry, ...]:
@@ -260,4 +264,4 @@ def _cell_entries(study: Study, outcome: Outcome) -> tuple[Entry, ...]:
 def _settings(study: Study) -> Section:
     folded = tuple(Settings(title, values) for title, values in study.settings.items())
     text = "The same call goes on where this one stopped, and skips the cells that are done."
-    return Section("Settings", (text,), settings=folded, code=study.rerun)
+    return Section("Settings", (*map(_sentence, study.data_notes), text), settings=folded, code=study.rerun)

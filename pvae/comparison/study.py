@@ -128,7 +128,7 @@ def compare(
     rerun = command or _call(made, splits, named, numbers, resolved["epochs"], folder)
     study = Study(
         table, cells, splits.summary(), _settings(jobs, resolved, judging, splits, room), rerun,
-        (*splits.notes, *notes), {each.cell.label: drawings_of(each.cell) for each in cells if not each.failure},
+        notes, splits.notes, {each.cell.label: drawings_of(each.cell) for each in cells if not each.failure},
     )  # fmt: skip
     report = write_page(folder / "index.html", make_page(study))
     _write_json(folder / "comparison.json", study, numbers)

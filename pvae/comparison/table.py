@@ -170,7 +170,9 @@ class Table:
         parts = _parts(self._texts(), width)
         buffer = io.StringIO()
         console = Console(file=buffer, width=width or 400, force_terminal=terminal, highlight=False)
-        for columns in parts:
+        for index, columns in enumerate(parts):
+            if index and not terminal:  # a rule of its own sets the parts apart on a terminal
+                console.print()
             console.print(_drawn(columns, terminal))
         for row in self.rows:
             for failure in row.failures:

@@ -22,7 +22,7 @@ def learning_curves(
     xlabel: str = "epoch",
     ylabel: str = "validation bound (nats per datum)",
 ) -> Figure:
-    """Return one colour per name: a thin line per seed, and their mean where the seeds share their epochs.
+    """Return one colour per name: a thin line per seed, and their mean where seeds have as many records.
 
     The axis leaves out the steep first tenth of training where that would flatten the rest.
 
@@ -41,14 +41,13 @@ def learning_curves(
 
 
 def _curve(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], colour: str) -> None:
-    same = len({tuple(x) for x, _ in seeds}) == 1
-    for index, (x, y) in enumerate(seeds):
-        alone = len(seeds) == 1 or (not same and index == 0)
-        axes.plot(x, y, color=colour, linewidth=1.6 if alone else 0.7, alpha=1 if alone else 0.5)
-        if alone:
-            axes.lines[-1].set_label(name)
-    if same and len(seeds) > 1:
-        axes.plot(seeds[0][0], np.mean([y for _, y in seeds], axis=0), color=colour, linewidth=1.8, label=name)
+    together = len({len(x) for x, _ in seeds}) == 1
+    for x, y in seeds:
+        axes.plot(x, y, color=colour, linewidth=0.7 if together else 1.3, alpha=0.5 if together else 1.0)
+    if together:
+        x, y = np.mean([x for x, _ in seeds], axis=0), np.mean([y for _, y in seeds], axis=0)
+        axes.plot(x, y, color=colour, linewidth=1.8)
+    axes.lines[-1].set_label(name)
 
 
 def _frame(axes: Axes, values: Sequence[Array]) -> None:
