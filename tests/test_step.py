@@ -161,6 +161,33 @@ class Drawn(Plain):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
+class Counted(Plain):
+    """Reads a buffer through a view, before and after writing to it: the two readings are not one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("clock", torch.zeros(()))
+
+    def guide(self, x: Tensor) -> None:
+        clock = self.clock.view(1)
+        before = clock * 0.5
+        self.clock.add_(1.0)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            shift = before + clock * 0.5
+            pyro.sample("z", dist.Normal(loc + shift, log_scale.exp()).to_event(1))
+
+
+class Repeated(Plain):
+    """Draws twice with the same arguments: the two draws are not one."""
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            noise = torch.bernoulli(torch.full_like(loc, 0.5)) - torch.bernoulli(torch.full_like(loc, 0.5))
+            pyro.sample("z", dist.Normal(loc + noise, log_scale.exp()).to_event(1))
+
+
 class Bayesian(PyroModule):
     """A regression of weights that are latent themselves, under an autoguide: no latent per datum at all."""
 
@@ -222,6 +249,8 @@ CASES = {
     "dropout": (lambda: Plain(dropout=0.5), Trace_ELBO),
     "running averages": (lambda: Plain(norm=True), Trace_ELBO),
     "vectorised particles": (Plain, lambda: Trace_ELBO(num_particles=3, vectorize_particles=True)),
+    "buffer written to": (Counted, Trace_ELBO),
+    "two like draws": (Repeated, Trace_ELBO),
     "autoguide": (autoguided, Trace_ELBO),
     "TraceMeanField": (Plain, TraceMeanField_ELBO),
     "TraceGraph": (Discrete, TraceGraph_ELBO),
@@ -433,7 +462,7 @@ def test_tracing_leaves_pyro_and_torch_as_they_were() -> None:
 
     held = torch._C._get_tracing_state, trace_elbo.torch_item, trace_elbo.warn_if_nan, torch.Tensor.backward
     validation = pyro.settings.get()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="cannot be traced"):
         after(Branching, Trace_ELBO, graph=True)
     after(Plain, Trace_ELBO, graph=True)
     assert held == (

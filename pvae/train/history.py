@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pvae.errors import InputError
 from pvae.train.encoding import jsonable
 
 __all__ = ["History", "read_history"]
@@ -18,11 +19,14 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not isinstance(record, dict):
+            break
+        records.append(record)
     return records
 
 
@@ -56,10 +60,18 @@ class History:
         return {"records": len(self.records), "metrics_bytes": size}
 
     def cut(self, mark: Mapping[str, int]) -> None:
-        """Forget the records after a mark: they will be made again."""
+        """Forget the records after a mark: they will be made again.
+
+        Raises:
+            InputError: if the file no longer holds the records before the mark.
+        """
         if self.path is not None and self.path.exists():
             with self.path.open("rb+") as file:
                 file.truncate(mark["metrics_bytes"])
             self.records = read_history(self.path)
+            if len(self.records) != mark["records"]:
+                raise InputError(
+                    f"{self.path} is damaged: {len(self.records)} of {mark['records']} records can be read."
+                )
         else:
             del self.records[mark["records"] :]

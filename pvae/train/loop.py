@@ -4,62 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pvae.batch import Batch
-from pvae.data import Splits, minibatches
+from pvae.data import minibatches
 from pvae.errors import DivergenceError, InputError
 from pvae.train import checkpoint, live
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import Culprit, first_culprit
-from pvae.train.history import History
 from pvae.train.optimisers import step_schedule
-from pvae.train.options import Options
 from pvae.train.parameters import all_finite
 from pvae.train.position import Position
-from pvae.train.progress import Silent
-from pvae.train.signals import Interrupts
-from pvae.train.step import Stepper
-from pvae.train.validation import Validation
+from pvae.train.setting import Setting
 
-__all__ = ["Loop", "Setting"]
+__all__ = ["Loop"]
 
 _STEPS_BETWEEN_LOOKS = 50  # on a device that the loss would have to be fetched from
 _MOST_ROLLBACKS = 10
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a training is made of.
-
-    Attributes:
-        options: see `pvae.fit`.
-        splits: the data, on the device.
-        stepper: takes one step.
-        schedule: of the learning rate, or None.
-        validation: gives the validation bound, or None.
-        history: the records.
-        folder: of the run, or None.
-        callbacks: called after each epoch.
-        progress: the display.
-        interrupts: says whether to stop.
-        identity: what a checkpoint records to know its run again.
-    """
-
-    options: Options
-    splits: Splits
-    stepper: Stepper
-    schedule: Any
-    validation: Validation | None
-    history: History
-    folder: Path | None
-    callbacks: Sequence[Callable[..., Any]]
-    progress: Silent
-    interrupts: Interrupts
-    identity: dict[str, Any]
 
 
 class _Diverged(Exception):

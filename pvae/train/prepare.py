@@ -13,20 +13,20 @@ from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.models.programs import Fields, Programs, bind
+from pvae.models.queries import scores_bits
 from pvae.models.registration import store_tensors
 from pvae.objectives import check
-from pvae.randomness import preserved_randomness
 from pvae.train.devices import resolve
 from pvae.train.frozen import unmoved
 from pvae.train.history import History
-from pvae.train.loop import Setting
 from pvae.train.optimisers import make_optimiser, make_schedule
 from pvae.train.options import Options, config_hash
 from pvae.train.parameters import Parameters
 from pvae.train.progress import Silent
+from pvae.train.setting import Setting
 from pvae.train.signals import Interrupts
 from pvae.train.step import Computation, Stepper
-from pvae.train.validation import Validation, observes_bernoulli
+from pvae.train.validation import Validation
 
 __all__ = ["Task"]
 
@@ -46,9 +46,8 @@ class Task:
         """Return the data as the model needs them, on the device; initialise, move and check the model."""
         few = _typed(splits.train.take(slice(0, _LOOK)), self._dtype())
         programs = bind(self.model, few, self.fields)
-        with preserved_randomness(), torch.no_grad():
-            bernoulli = observes_bernoulli(programs, _beside(programs, few))
-        splits = _typed_splits(splits.for_likelihood(bernoulli), self.options.dtype)
+        settled = splits.for_likelihood(scores_bits(self.model, few, self.fields))
+        splits = _typed_splits(settled, self.options.dtype)
         if self.fresh and hasattr(self.model, "initialise_from"):
             self.model.initialise_from(splits.train)
         for module in (*programs.modules, self.objective):
@@ -128,12 +127,6 @@ def _first(splits: Splits, size: int) -> Batch:
     """The first training data as a step gets them; grey data that are drawn anew each time are rounded."""
     batch = splits.train.take(slice(0, size))
     return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
-
-
-def _beside(programs: Programs, batch: Batch) -> tuple[torch.Tensor, ...]:
-    """The programs' arguments on the device where the model is now."""
-    held = [each.device for module in programs.modules for each in module.parameters()]
-    return programs.arguments(batch.to(held[0]) if held else batch)
 
 
 def _typed(batch: Batch, dtype: torch.dtype) -> Batch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,20 +88,3 @@ class Validation:
 def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
     """Return numbers for a record: None for what is not finite."""
     return {name: each if math.isfinite(each) else None for name, each in numbers.items()}
-
-
-def observes_bernoulli(computation_programs: Any, arguments: tuple[Tensor, ...]) -> bool:
-    """Whether the model scores x by a Bernoulli distribution: one run of the model tells."""
-    from pyro import poutine
-
-    trace = poutine.trace(computation_programs.model).get_trace(*arguments)
-    observed = [each for each in trace.nodes.values() if each["type"] == "sample" and each["is_observed"]]
-    place = computation_programs.fields.index("x") if "x" in computation_programs.fields else 0
-    x = arguments[place]
-    chosen = [each for each in observed if each["value"] is x] or [e for e in observed if e["name"] == "x"] or observed
-    for site in chosen[:1]:
-        inner = site["fn"]
-        while hasattr(inner, "base_dist"):
-            inner = inner.base_dist
-        return "Bernoulli" in type(inner).__name__
-    return False
