@@ -65,9 +65,10 @@ class History:
         Raises:
             InputError: if the file no longer holds the records before the mark.
         """
-        if self.path is not None and self.path.exists():
-            with self.path.open("rb+") as file:
-                file.truncate(mark["metrics_bytes"])
+        if self.path is not None:
+            if self.path.exists():
+                with self.path.open("rb+") as file:
+                    file.truncate(mark["metrics_bytes"])
             self.records = read_history(self.path)
             if len(self.records) != mark["records"]:
                 raise InputError(
