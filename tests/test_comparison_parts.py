@@ -85,6 +85,9 @@ def test_difference_uses_only_the_seeds_that_both_rows_have():
     first, second = make_rows(found)
     assert first.seeds == (1, 2) and first.failures == ("seed 0: broke",) and second.seeds == (0, 1, 2)
     assert second.difference.value == pytest.approx((b[1:] - a[1:]).mean(), rel=1e-12)
+    found = outcomes(a, b)
+    found[SEEDS] = outcome("iwae", 0, None, failure="broke")
+    assert make_rows(found)[1].difference.value == pytest.approx((b[1:] - a[1:]).mean(), rel=1e-12)
 
 
 def test_row_without_a_finished_seed_has_no_numbers():

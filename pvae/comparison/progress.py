@@ -78,7 +78,7 @@ class Display:
 
     def _news(self, job: int, news: Any) -> None:
         epoch, note = news
-        self._share[job] = epoch / max(1, self._epochs)
+        self._share[job] = 0.9 * epoch / max(1, self._epochs)  # the rest is the judgement
         self._bars.update(self._tasks[job], completed=epoch, note=escape(note))
         self._bars.update(self._overall, note=self._remaining())
 
