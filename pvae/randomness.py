@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["RandomState", "preserved_randomness"]
+__all__ = ["RandomState", "preserved_buffers", "preserved_randomness"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,16 @@ def preserved_randomness() -> Iterator[None]:
         yield
     finally:
         state.restore()
+
+
+@contextmanager
+def preserved_buffers(*owners: Any) -> Iterator[None]:
+    """Run a block, and leave the buffers of those owners that are modules (running averages, say) as they were."""
+    modules = [each for each in owners if isinstance(each, nn.Module)]
+    held = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in held:
+                buffer.copy_(before)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from pvae.densities import StandardNormal
 from pvae.errors import InputError
-from pvae.models.build import ModelSpec
+from pvae.models.base import LatentModel
+from pvae.models.build import ModelSpec, spec_of
 from pvae.models.vae import VAE
 
 DATA = SimpleNamespace(data_shape=(2, 3))
@@ -174,3 +178,30 @@ def test_unknown_names_are_answered(name, said):
     with pytest.raises(InputError, match=said) as caught:
         ModelSpec(name).build(DATA)
     assert "\n" not in str(caught.value)
+
+
+def test_an_instance_remembers_how_it_was_made() -> None:
+    made = VAE((8, 8), latent=3, hidden=(5,), output_bias=None)
+    for each in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        spec = spec_of(each)
+        assert spec == ModelSpec("vae", {"data_shape": (8, 8), "latent": 3, "hidden": (5,), "output_bias": None})
+    assert spec_of(VAE((8, 8), prior=StandardNormal(16))) is None
+
+
+def test_an_instance_of_a_file_is_known_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "own_model.py"
+    file.write_text(
+        "import pvae\n\nclass Own(pvae.LatentModel):\n"
+        "    def __init__(self, size=2):\n        super().__init__()\n        self.size = size\n"
+        "    def model(self, x): ...\n    def guide(self, x): ...\n"
+    )
+    made = ModelSpec(f"{file}:Own", {"size": 7}).build(DATA)
+    assert spec_of(made) == ModelSpec(f"{file}:Own", {"size": 7})
+
+
+def test_a_class_inside_a_function_cannot_be_named() -> None:
+    class Inner(LatentModel):
+        def model(self, x: object) -> None: ...
+        def guide(self, x: object) -> None: ...
+
+    assert spec_of(Inner()) is None

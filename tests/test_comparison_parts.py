@@ -23,6 +23,7 @@ from pvae.comparison.plan import can_travel, check_folder, named_models, named_o
 from pvae.comparison.rows import make_rows, ranked
 from pvae.comparison.running import Room
 from pvae.comparison.sharing import share
+from pvae.comparison.study import usual_epochs
 from pvae.comparison.table import Table
 from pvae.comparison.workers import StartError, run_here, run_jobs
 from pvae.data import load_data
@@ -317,3 +318,9 @@ def test_partial_factories_are_told_apart(tmp_path):
         for model in (partial(dict, a=1), partial(dict, a=2))
     ]
     assert made[0]["model is"] == "builtins.dict with a=1" != made[1]["model is"]
+
+
+@pytest.mark.parametrize(("size", "batch", "epochs"), [(1294, 100, 124), (50000, 100, 50), (100, 100, 1600)])
+def test_small_data_are_trained_for_more_epochs(size, batch, epochs):
+    splits = load_data(torch.rand(size, 1), validation=0, test=0)
+    assert usual_epochs(splits, batch) == epochs

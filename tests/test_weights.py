@@ -411,3 +411,10 @@ def test_discrete_weights_are_the_table_of_model_c() -> None:
     for particle, x in itertools.product(range(5), range(4)):
         z = int(weights.values["z"][particle, x])
         assert weights.log_w[particle, x].item() == pytest.approx(known.log_w[x, z], rel=1e-12)
+
+
+def test_looking_and_checking_leave_running_averages_alone() -> None:
+    model = Decoded(nn.Sequential(nn.BatchNorm1d(2, dtype=DOUBLE)))
+    batch = {"x": torch.randn(6, 3, dtype=DOUBLE)}
+    log_weights(model, batch, 1)
+    assert model.decode[0].num_batches_tracked == 1

@@ -49,10 +49,6 @@ def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options
 
 def _settled(latent_model: Any, data: Splits) -> Splits:
     """The data as a training would see them: an open binarisation is settled by the likelihood."""
-    from pvae.models import bind, scope
-    from pvae.train.validation import observes_bernoulli
+    from pvae.models import scores_bits
 
-    few = data.train.take(slice(0, 4))
-    with scope(latent_model):
-        programs = bind(latent_model, few)
-        return data.for_likelihood(observes_bernoulli(programs, programs.arguments(few)))
+    return data.for_likelihood(scores_bits(latent_model, data.train.take(slice(0, 4))))

@@ -80,6 +80,16 @@ def _sizes(data: Any) -> str:
     return ", ".join(f"{part.size} {name}" for name, part in data.parts.items() if part is not None)
 
 
+def _parameters(model: Any) -> int:
+    """How many numbers are trained, in modules and in the model's parameter store."""
+    from torch import nn
+
+    from pvae.models import named_parameters, scope
+
+    with scope(model):
+        return sum(each.numel() for each in named_parameters(model, [model] * isinstance(model, nn.Module)).values())
+
+
 def _record(run: Any) -> dict[str, Any]:
     """What a training settled and came to, for programs."""
     training = run.config["training"]
@@ -87,7 +97,8 @@ def _record(run: Any) -> dict[str, Any]:
     return {
         "run": run.folder,
         "model": run.config["model"].get("name"),
-        "parameters": sum(each.numel() for each in run.model.parameters()),
+        "parameters": _parameters(run.model),
+        "step": run.step,
         "objective": run.config["objective"],
         "data": {name: run.config["data"][name] for name in ("name", "binarise", "sizes", "seed", "checksum", "notes")},
         "training": training,
@@ -105,7 +116,7 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
         "data": f"{data['name']}, binarise {data['binarise']}, seed {data['seed']}",
         "model": f"{record['model']}, {record['parameters']} parameters",
         "objective": record["objective"],
-        "device": f"{training['device']}, {training['precision']}, step {training['step']}",
+        "device": f"{training['device']}, {training['precision']}, step {record['step']}",
         "training": f"{record['epochs']} epochs in {record['seconds']:.1f} s",
         "loss": f"{final['loss']:.4f} nats per datum" if final.get("loss") is not None else "none",
         "validation bound": f"{bound:.4f} ± {error or float('nan'):.4f} nats per datum"

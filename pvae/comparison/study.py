@@ -36,7 +36,7 @@ from pvae.train import fit
 
 __all__ = ["Comparison", "compare", "usual_epochs"]
 
-_STEPS = 2000
+_STEPS = 1600
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def usual_epochs(splits: Splits, batch_size: int) -> int:
-    """Return the epochs of a comparison that names none: 50, or as many as make 2000 steps on small data."""
+    """Return the epochs of a comparison that names none: 50, or as many as make 1600 steps on small data."""
     steps = -(-splits.train.size // batch_size)
     return max(50, -(-_STEPS // steps))
 

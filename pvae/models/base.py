@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -22,6 +22,12 @@ class LatentModel(nn.Module):
     Pyro by identity at each run of a program, so that `pyro.infer.SVI` and pvae both train them, two instances never
     share, and copies, replaced submodules and loaded states stay trained.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make an instance that remembers its arguments, so that a run can record how to build it again."""
+        made = super().__new__(cls)
+        made.__dict__["_pvae_arguments"] = (args, kwargs)
+        return made
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

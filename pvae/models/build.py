@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,9 +22,12 @@ from pvae.errors import InputError
 from pvae.models.vae import VAE
 from pvae.names import unknown
 
-__all__ = ["MODELS", "ModelSpec"]
+__all__ = ["MODELS", "ModelSpec", "spec_of"]
 
 MODELS: dict[str, Callable[..., Any]] = {"vae": VAE}
+
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class _HasShape(Protocol):
@@ -93,6 +98,39 @@ class ModelSpec:
         if not hasattr(module, attribute):
             raise unknown(f"model in {home}", attribute, _candidates(module))
         return path or Path(module.__file__ or home), getattr(module, attribute)
+
+
+def spec_of(latent_model: Any) -> ModelSpec | None:
+    """Return the recipe of an instance, from the arguments that it was made with; None where these do not tell.
+
+    That is so for classes of a function's inside or of a script that runs, and for arguments other than numbers,
+    texts and tuples of them.
+    """
+    made = type(latent_model)
+    arguments, settings = latent_model.__dict__.get("_pvae_arguments", (None, {}))
+    if arguments is None or "." in made.__qualname__ or made.__module__ == "__main__":
+        return None
+    try:
+        bound = inspect.signature(made.__init__).bind(latent_model, *arguments, **settings).arguments
+    except TypeError:
+        return None
+    named = dict(list(bound.items())[1:])
+    if not all(_is_plain(each) for each in named.values()):
+        return None
+    builtin = [name for name, each in MODELS.items() if each is made]
+    return ModelSpec(builtin[0] if builtin else f"{_home(made)}:{made.__qualname__}", named)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
+
+
+def _home(made: type) -> str:
+    """The module that holds a class, or its file where the module cannot be imported by name."""
+    file = sys.modules[made.__module__].__file__
+    # asked of the path alone: a file that was loaded as a module is in sys.modules, and cannot be imported elsewhere
+    found = importlib.machinery.PathFinder.find_spec(made.__module__.partition(".")[0])
+    return made.__module__ if found is not None or file is None else file
 
 
 def _is_latent_model(thing: Any) -> bool:

@@ -16,8 +16,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.layout import Layout, Site, find_layout, remember
-from pvae.randomness import preserved_randomness
+from pvae.models.layout import Layout, Site, anchor, find_layout, remember
+from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["Draw", "can_vectorise", "draw_particles", "sample_sites", "site_log_prob"]
 
@@ -145,7 +145,8 @@ def _difference(model: Any, guide: Any, arguments: Arguments, particles: int, la
 
 
 def _vectorises(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> bool:
-    with preserved_randomness(), torch.no_grad():
+    owners = [anchor(program)[0] for program in (model, guide)]
+    with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
         if not any(not site["is_observed"] for site in sample_sites(_draw(model, guide, arguments).guide)):
             return True
         try:

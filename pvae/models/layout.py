@@ -14,9 +14,9 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
 
 from pvae.errors import InputError
-from pvae.randomness import preserved_randomness
+from pvae.randomness import preserved_buffers, preserved_randomness
 
-__all__ = ["Layout", "data_count", "find_layout", "remember"]
+__all__ = ["Layout", "anchor", "data_count", "find_layout", "remember"]
 
 # a site of a trace: Pyro's message, a mapping of strings
 Site = Any
@@ -111,7 +111,8 @@ def _population(sites: list[Site], size: int) -> int | None:
 def _look(
     model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Layout:
-    with preserved_randomness(), torch.no_grad():
+    owners = [anchor(program)[0] for program in (model, guide)]
+    with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     guide_sites: list[Site] = _sites(guide_trace)
@@ -130,7 +131,7 @@ def _look(
     return Layout(nesting, frames, latent, population)
 
 
-def _anchor(program: Any) -> tuple[Any, Any]:
+def anchor(program: Any) -> tuple[Any, Any]:
     """What a layout is remembered by: an object that can die, and the name of the program on it."""
     while True:
         inner = getattr(program, "program", None) or getattr(program, "function", None)
@@ -149,8 +150,8 @@ def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[Any, Layout], Any]:
-    owner, name = _anchor(model)
-    other, other_name = _anchor(guide)
+    owner, name = anchor(model)
+    other, other_name = anchor(guide)
     try:
         shelf = _LAYOUTS.setdefault(owner, weakref.WeakKeyDictionary()).setdefault(other, {})
     except TypeError:  # an owner that cannot be referred to weakly is looked at anew each time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from pvae.objectives.base import Objective, WeightsObjective
 from pvae.objectives.findings import Finding, Findings
 from pvae.objectives.named import make_objective
 from pvae.objectives.pyro_losses import PyroObjective, adapt
-from pvae.randomness import preserved_randomness
+from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["check"]
 
@@ -249,6 +250,13 @@ def _look(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, 
     return _Look(latent_model, batch, objective, fields, programs, sample_sites(guide), sample_sites(model))
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo", fields: Fields = None) -> Findings:
     """Look over a latent model and an objective on one batch, before training.
 
@@ -266,8 +274,7 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
     """
     own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
     found = Findings()
-    with scope(latent_model, inherit=True), preserved_randomness(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with scope(latent_model, inherit=True), preserved_randomness(), preserved_buffers(latent_model), _quiet():
         before = set(pyro.get_param_store().keys())
         training = own.training
         own.eval()

@@ -14,6 +14,7 @@ from pvae import __version__
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
+from pvae.models.programs import Fields
 from pvae.names import unknown
 from pvae.train.devices import resolve
 from pvae.train.encoding import canonical, digest
@@ -105,7 +106,7 @@ def resolved(given: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Op
 
 
 def describe_run(
-    options: Options, splits: Splits, objective: str, model: Any, spec: ModelSpec | None
+    options: Options, splits: Splits, objective: str, model: Any, spec: ModelSpec | None, fields: Fields
 ) -> dict[str, Any]:
     """Return everything that ``config.toml`` says of a run."""
     example = {
@@ -115,6 +116,7 @@ def describe_run(
     recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if spec is not None:
         recipe |= {"name": spec.name, "settings": _plain(spec.settings)}
+    named = {} if fields is None else {"fields": dict(fields) if isinstance(fields, Mapping) else list(fields)}
     return {
         "pvae": {
             "version": __version__,
@@ -124,6 +126,7 @@ def describe_run(
             "machine": platform.machine(),
         },
         "objective": objective,
+        **named,
         "model": recipe,
         "data": {**splits.summary(), "fields": example, "notes": list(splits.notes)},
         "training": options.record(),
@@ -131,14 +134,16 @@ def describe_run(
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as TOML can hold them."""
+    """Settings as TOML can hold them; it has no None, which the command line writes as the word, too."""
 
     def of(value: Any) -> Any:
+        if value is None:
+            return "none"
         if isinstance(value, list | tuple):
             return [of(each) for each in value]
         return value if isinstance(value, str | int | float | bool) else repr(value)
 
-    return {name: of(value) for name, value in settings.items() if value is not None}
+    return {name: of(value) for name, value in settings.items()}
 
 
 def binding(config: Mapping[str, Any]) -> dict[str, Any]:

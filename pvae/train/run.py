@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.build import MODELS, ModelSpec
+from pvae.models.build import ModelSpec
 from pvae.models.programs import bind
 from pvae.models.registration import scope
 from pvae.names import unknown
@@ -42,6 +43,7 @@ class Run:
         config: every resolved option, versions, data and model; as ``config.toml``.
         seconds: time spent in training.
         checkpoint: ``"best"`` by the validation bound, or ``"last"`` (without a validation split both are one).
+        step: how the steps ran in the end, ``"graph"`` or ``"eager"``; empty for a run that was opened.
     """
 
     model: Any
@@ -50,6 +52,7 @@ class Run:
     config: dict[str, Any]
     seconds: float
     checkpoint: str = "best"
+    step: str = ""
     _held: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -115,6 +118,15 @@ def _root(model: Any, config: Mapping[str, Any]) -> nn.Module:
     return root_module(model, bind(model, _example(config), config.get("fields")))
 
 
+def _home(name: str) -> Path | None:
+    """Where the code of a model that is not built in lies."""
+    place = name.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).expanduser().resolve()
+    found = importlib.machinery.PathFinder.find_spec(place.partition(".")[0]) if place else None
+    return Path(found.origin).resolve() if found is not None and found.origin is not None else None
+
+
 def _rebuilt(folder: Path, config: Mapping[str, Any]) -> Any:
     recipe = config["model"]
     if "name" not in recipe:
@@ -122,12 +134,12 @@ def _rebuilt(folder: Path, config: Mapping[str, Any]) -> Any:
             f"{folder} does not say how to build its model ({recipe['class']}): give open_run(..., model=...)."
         )
     name = str(recipe["name"])
-    if name not in MODELS and name.rpartition(":")[0].endswith(".py"):
-        home = Path(name.rpartition(":")[0]).expanduser().resolve()
-        if home.is_relative_to(folder.resolve()):
-            raise InputError(f"{home} lies inside the run folder, and code of a run folder is never run: move it out.")
+    home = _home(name)
+    if home is not None and home.is_relative_to(folder.resolve()):
+        raise InputError(f"{home} lies inside the run folder, and code of a run folder is never run: move it out.")
     settings = {
-        key: tuple(each) if isinstance(each, list) else each for key, each in recipe.get("settings", {}).items()
+        key: tuple(each) if isinstance(each, list) else None if each == "none" else each
+        for key, each in recipe.get("settings", {}).items()
     }
     shape = SimpleNamespace(data_shape=tuple(config["data"]["data_shape"]))
     with preserved_randomness():

@@ -12,7 +12,7 @@ import torch
 
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
-from pvae.models.build import ModelSpec
+from pvae.models.build import ModelSpec, spec_of
 from pvae.models.programs import Fields
 from pvae.models.registration import scope
 from pvae.objectives import adapt, describe, make_objective
@@ -91,7 +91,8 @@ def fit(
         on_divergence: ``"stop"``, or ``"rollback"`` to the last good state with half the learning rate.
         threads: torch's threads; as they are now, or as the continued run had.
         fields: the batch fields for the programs, where their signatures do not tell.
-        model_spec: how to build `model` again, so that `open_run` can.
+        model_spec: how to build `model` again, so that `open_run` can; known of itself for a `LatentModel` of an
+            importable class that was made with numbers, texts and tuples.
         max_steps: end after so many steps in all.
         checkpoint_seconds: time between checkpoints (one is written at the end and on SIGTERM in any case).
     Raises:
@@ -128,7 +129,8 @@ def _fit(
         with scope(model), interrupts() as stop:
             task = Task(model, own, options, fields, fresh=recorded is None)
             splits = task.prepare(splits)
-            config = describe_run(options, splits, describe(own), model, spec)
+            recipe = spec or spec_of(model)
+            config = describe_run(options, splits, describe(own), model, recipe, fields)
             display = make_progress(progress)
             history = History(None if folder is None else folder / "metrics.jsonl")
             setting = task.setting(splits, config, history, folder, tuple(callbacks), display, stop)
@@ -194,5 +196,6 @@ def _result(loop: Loop, config: dict[str, Any], folder: Path | None) -> Run:
     elif setting.validation is None and held:
         held["best"] = held["last"]
     model, seconds = loop.parameters.latent_model, loop.position.seconds
-    run = Run(model, setting.history.records, folder, config, seconds, "last", held)
+    step = "graph" if setting.stepper.graph else "eager"
+    run = Run(model, setting.history.records, folder, config, seconds, "last", step, held)
     return run.load("best") if "best" in held or folder is not None else run
