@@ -14,6 +14,7 @@ from pvae.commands.options import (
     config_option,
     data_options,
     fit_options,
+    given,
     model_options,
     traceback_option,
 )
@@ -35,8 +36,14 @@ __all__ = ["compare"]
 )
 @click.option("--seeds", default="3", show_default=True, help="How many seeds, from 0; or the seeds: 3,5,8.")
 @model_options
-@click.option("--epochs", type=int, default=None, help="Passes over the data. [default: 50, or 2000 steps]")
-@fit_options(without=["seed", "epochs"])
+@click.option("--epochs", type=int, default=None, help="Passes over the data. [default: 50, or 1600 steps]")
+@fit_options(without=["seed", "epochs", "validation_particles"])
+@click.option(
+    "--validation-particles",
+    type=int,
+    default=None,
+    help="Draws of z per datum for the validation bound. [default: 25]",
+)
 @click.option("--particles", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the judgement.")
 @click.option("--limit", type=click.IntRange(min=0), default=1000, show_default=True, help="Judged data; 0 for all.")
 @click.option("--baseline", default=None, help="The objective that stands first, and others are compared with.")
@@ -67,7 +74,7 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
         limit=options["limit"] or None,
         command=shlex.join(["pvae", *ctx.find_root().obj]),
         **{name: options[name] for name in ("particles", "baseline", "workers")},
-        **{name: options[name] for name, *_ in FIT if name not in ("seed", "epochs")},
+        **given(ctx, [name for name, *_ in FIT if name not in ("seed", "epochs")]),
     )
     if as_json:
         print_json({"report": found.report, "folder": found.folder, **found.table.to_json()})
