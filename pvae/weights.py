@@ -152,15 +152,21 @@ def _is_traced() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
+def _same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
+    if not isinstance(scale, Tensor) and not isinstance(first, Tensor):
+        return scale == first
+    if _is_traced():  # the eager step before a traced one has compared the tensors
+        return True
+    one, other = torch.as_tensor(scale), torch.as_tensor(first)
+    return one.shape == other.shape and bool((one == other).all())
+
+
 def _common_scale(draw: Draw, data_dim: int) -> float | Tensor:
     """The one scale of all sites. Scales that differ between sites have no place outside the logarithm."""
     scales = [(site["name"], site["scale"]) for site in sample_sites(draw.guide) + sample_sites(draw.model)]
     name, first = scales[0]
     for other, scale in scales:
-        tensors = isinstance(scale, Tensor) and isinstance(first, Tensor)
-        # the eager step before a traced one has compared the tensors
-        same = scale is first or ((_is_traced() or torch.equal(scale, first)) if tensors else bool(scale == first))
-        if not same:
+        if scale is not first and not _same_scale(scale, first):
             raise InputError(
                 f"Sites {name!r} (guide) and {other!r} carry different scales: weights need one scale per datum. "
                 "Scale both programs alike, or use the objective 'elbo'."

@@ -400,7 +400,7 @@ class Validated(Plain):
     [
         (Branching, Trace_ELBO, "data-dependent|value out of a tracing tensor|bool"),
         (NumPyNoise, Trace_ELBO, "NumPy's generator"),
-        (Counting, Trace_ELBO, "loss differs"),
+        (Counting, Trace_ELBO, "changes the number"),
         (Validated, Trace_ELBO, ""),
         (lambda: Discrete(baseline=True), TraceGraph_ELBO, "decaying-average baseline"),
     ],
@@ -452,9 +452,14 @@ def test_a_number_that_a_callback_changes_is_seen_after_recheck() -> None:
     with stepper(latent_model, Trace_ELBO(), graph=True, batch=batch) as (step, _), isolated(4):
         first = step(batch)[0]
         latent_model.weight = 3.0
-        step.recheck(batch)
+        step.recheck(batch, expected_to_change=True)
         assert 2.0 < step(batch)[0] / first < 4.0
         assert step.graph
+        latent_model.weight = 9.0
+        with pytest.warns(UserWarning, match="programs have changed"):
+            step.recheck(batch, expected_to_change=False)
+        assert not step.graph
+        assert step(batch)[0] / first > 6.0
 
 
 def test_tracing_leaves_pyro_and_torch_as_they_were() -> None:

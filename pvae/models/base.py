@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, Self
 
 from pyro.nn import PyroModule
+from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from pvae.errors import InputError
@@ -85,9 +86,10 @@ class Program(nn.Module):
 
     def __init__(self, function: Callable[..., Any], owner: nn.Module | None = None) -> None:
         super().__init__()
-        bound = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+        inner: Any = unwrap(function)
+        bound = inner if isinstance(inner, nn.Module) else getattr(inner, "__self__", None)
         self.owner = owner if owner is not None else bound if isinstance(bound, nn.Module) else None
-        self.registers = self.owner is not None and not getattr(function, "__pvae_registered__", False)
+        self.registers = self.owner is not None and not getattr(inner, "__pvae_registered__", False)
         # kept out of the submodules: the owner is registered once, above
         object.__setattr__(self, "function", function)
 

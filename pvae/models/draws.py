@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.models.layout import Layout, Site, anchor, find_layout, remember
@@ -27,8 +27,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def sample_sites(trace: poutine.Trace) -> list[Site]:
-    """Return the sample sites of a trace in order, without the indices of subsampled plates."""
-    return [site for site in prune_subsample_sites(trace).nodes.values() if site["type"] == "sample"]
+    """Return the sample sites of a trace in order, without indices of subsampled plates and ``pyro.deterministic``."""
+    sites: list[Site] = [each for each in prune_subsample_sites(trace).nodes.values() if each["type"] == "sample"]
+    return [each for each in sites if not each["infer"].get("_deterministic")]
 
 
 def site_log_prob(site: Site) -> Tensor:
@@ -107,66 +108,97 @@ def _alone(draw: Draw, particle: int, layout: Layout) -> poutine.Trace:
     return single
 
 
-def _score(draw: Draw) -> Tensor:
-    total = [site_log_prob(site).double().sum() for site in sample_sites(draw.model)]
-    total += [-site_log_prob(site).double().sum() for site in sample_sites(draw.guide)]
-    size = [site_log_prob(site).double().abs().sum() for site in sample_sites(draw.model) + sample_sites(draw.guide)]
-    return torch.stack([torch.stack(total).sum(), torch.stack(size).sum()])
+def _scores(draw: Draw, particle: int | None = None, layout: Layout | None = None) -> dict[str, Tensor]:
+    """Log-densities by program and site, of one particle where all share a run.
+
+    A guide whose distribution scores only what it has drawn itself (a flow without an inverse) is left out.
+    """
+    found = {}
+    for program, trace in (("model", draw.model), ("guide", draw.guide)):
+        for site in sample_sites(trace):
+            try:
+                log_prob = site_log_prob(site).double()
+            except (KeyError, NotImplementedError):
+                if program == "model":
+                    raise
+                continue
+            place = -1 if particle is None or layout is None else log_prob.dim() - (1 + layout.nesting)
+            if particle is not None and place >= 0:
+                log_prob = log_prob.select(place, particle)
+            found[f"{site['name']} ({program})"] = log_prob
+    return found
 
 
-def _score_of(draw: Draw, particle: int, layout: Layout) -> Tensor:
-    """Total log weight of one particle in the run for all, and the magnitude that its rounding goes by."""
-
-    def of(site: Site) -> Tensor:
-        log_prob = site_log_prob(site).double()
-        place = log_prob.dim() - (1 + layout.nesting)
-        return log_prob.select(place, particle) if place >= 0 else log_prob
-
-    model, guide = sample_sites(draw.model), sample_sites(draw.guide)
-    total = torch.stack([of(site).sum() for site in model] + [-of(site).sum() for site in guide]).sum()
-    return torch.stack([total, torch.stack([of(site).abs().sum() for site in model + guide]).sum()])
+def _apart(shared: Tensor, alone: Tensor, room: float) -> float | None:
+    """The largest difference of two log-densities beyond rounding, datum by datum, or None."""
+    if shared.numel() != alone.numel():
+        return float((shared.sum() - alone.sum()).abs())
+    gap = (shared.reshape(alone.shape) - alone).abs()
+    far = gap > room * (1 + torch.maximum(shared.reshape(alone.shape).abs(), alone.abs()))
+    return float(gap[far].max()) if bool(far.any()) else None
 
 
 def _difference(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> str | None:
-    """Score z of each particle again, alone: say what differs from the run for all, or None."""
+    """Score z of each particle again, alone: say what differs from the run for all, or None.
+
+    Raises:
+        _Random: if the same z scores differently each time, so that nothing can be compared.
+    """
     (together,) = _one_run(model, guide, arguments, particles, layout)
+    room = 1e-3 if together.latent()[0]["value"].dtype != torch.float64 else 1e-8
     for particle in range(particles):
         alone = _alone(together, particle, layout)
-        once, twice = (_draw(model, guide, arguments, alone) for _ in range(2))
-        first, again = _score(once), _score(twice)
-        if not torch.equal(first, again):
-            return None  # dropout and the like: the same z scores differently each time, so nothing can be compared
-        shared = _score_of(together, particle, layout)
-        room = 1e-3 if once.latent()[0]["value"].dtype != torch.float64 else 1e-8
-        gap = (shared[0] - first[0]).abs()
-        if gap.isfinite() and gap > room * (1 + torch.maximum(shared[1], first[1])):
-            return f"the log weight of a particle is {shared[0]:.6g} among others and {first[0]:.6g} alone"
+        once, twice = (_scores(_draw(model, guide, arguments, alone)) for _ in range(2))
+        if any(not torch.equal(once[name].nan_to_num(), twice[name].nan_to_num()) for name in once):
+            raise _Random
+        shared = _scores(together, particle, layout)
+        for name in once.keys() & shared.keys():
+            gap = _apart(shared[name], once[name], room)
+            if gap is not None:
+                return f"the log-density of site {name} is up to {gap:.3g} nats off for a particle among others"
     return None
+
+
+class _Random(Exception):
+    """The programs draw beside their sites, as dropout does."""
+
+
+def _checked(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> str | None:
+    """What speaks against one run for all particles, asked in evaluation mode where dropout would blur it."""
+    try:
+        return _difference(model, guide, arguments, particles, layout)
+    except _Random:
+        owners = [anchor(program)[0] for program in (model, guide)]
+        modules = [each for owner in owners if isinstance(owner, nn.Module) for each in owner.modules()]
+        training = [each for each in modules if each.training]
+    for each in training:
+        each.training = False
+    try:
+        return _difference(model, guide, arguments, particles, layout) if training else None
+    except _Random:
+        return None
+    finally:
+        for each in training:
+            each.training = True
 
 
 def _vectorises(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> bool:
     owners = [anchor(program)[0] for program in (model, guide)]
     with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
-        if not any(not site["is_observed"] for site in sample_sites(_draw(model, guide, arguments).guide)):
+        if not _draw(model, guide, arguments).latent():
             return True
         try:
-            reason = _difference(model, guide, arguments, min(particles, _CHECKED_PARTICLES), layout)
+            reason = _checked(model, guide, arguments, min(particles, _CHECKED_PARTICLES), layout)
         except InputError:
             raise
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-            TypeError,
-            NotImplementedError,
-            AttributeError,
-        ) as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else 'no message'}"
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = str(error).strip().splitlines() or ["no message"]
+            reason = f"{type(error).__name__}: {said[0]}"
     if reason is not None:
         warnings.warn(
-            f"Particles are drawn one by one, which is slower: in one run for all, {reason}. A program vectorises "
-            "if it treats all dimensions left of the data's as free (z.mean(0), z.reshape(batch, -1), len(z) and z[0] "
-            "do not).",
+            f"Particles are drawn one by one, which is slower: in one run for all, {reason}. A program vectorises if "
+            "it treats all dimensions left of the data's as free (z.mean(0), z.reshape(batch, -1), len(z) and z[0] do "
+            "not).",
             stacklevel=2,
         )
     return reason is None

@@ -37,7 +37,10 @@ class Groups:
 
 
 def named_parameters(latent_model: Any, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
-    """Return every trainable tensor once, by name: the modules' parameters, and the scope's other ``pyro.param``."""
+    """Return every trainable tensor once, by name: the modules' parameters, and the scope's other ``pyro.param``.
+
+    A name that two of them share is told apart by a number.
+    """
     found: dict[int, tuple[str, Tensor]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
@@ -46,7 +49,10 @@ def named_parameters(latent_model: Any, modules: Iterable[nn.Module]) -> dict[st
     for name, tensor in store_tensors(latent_model).items():
         if tensor.requires_grad:
             found.setdefault(id(tensor), (name, tensor))
-    return dict(found.values())
+    named: dict[str, Tensor] = {}
+    for name, tensor in found.values():
+        named[name if name not in named else f"{name}#{len(named)}"] = tensor
+    return named
 
 
 def _sum(terms: Iterable[Any]) -> Tensor | None:

@@ -30,7 +30,7 @@ class Layout:
 
     Attributes:
         nesting: the greatest number of nested vectorised plates; particles go to dimension ``-1 - nesting``.
-        frames: for each sample site of the model and the guide, its plates by name.
+        frames: for each sample site of the model and the guide (marked so), its plates by name.
         latent_dims: for each latent site, the number of dimensions of its value in a single run.
         population: N where the observed data are a subsample of N, else None.
         vectorised: whether particles may share one run; None until it was checked.
@@ -96,7 +96,9 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _sites(trace: poutine.Trace) -> list[Site]:
-    return [site for site in prune_subsample_sites(trace).nodes.values() if site["type"] == "sample"]
+    """Sample sites; what ``pyro.deterministic`` records is none, although it looks like an observed one."""
+    sites: list[Site] = [each for each in prune_subsample_sites(trace).nodes.values() if each["type"] == "sample"]
+    return [each for each in sites if not each["infer"].get("_deterministic")]
 
 
 def _population(sites: list[Site], size: int) -> int | None:
@@ -118,8 +120,9 @@ def _look(
     guide_sites: list[Site] = _sites(guide_trace)
     model_sites: list[Site] = _sites(model_trace)
     frames: dict[str, Mapping[str, Any]] = {}
-    for site in guide_sites + model_sites:
-        frames[site["name"]] = {frame.name: frame for frame in site["cond_indep_stack"]}
+    for where, sites in (("", model_sites), (" (guide)", guide_sites)):
+        for site in sites:
+            frames[site["name"] + where] = {frame.name: frame for frame in site["cond_indep_stack"]}
     dims = [frame.dim for each in frames.values() for frame in each.values() if frame.dim is not None]
     latent = {site["name"]: site["value"].dim() for site in guide_sites if not site["is_observed"]}
     first = next((each for each in args if isinstance(each, torch.Tensor) and each.dim()), None)
@@ -149,14 +152,20 @@ def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*(of(each) for each in args), *((key, of(each)) for key, each in sorted(kwargs.items())))
 
 
-def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[Any, Layout], Any]:
+def _modes(*owners: Any) -> tuple[bool, ...]:
+    """The training flags of all modules: dropout and batch normalisation vectorise in one mode and not in the other."""
+    modules = [each for owner in owners if isinstance(owner, torch.nn.Module) for each in owner.modules()]
+    return tuple(each.training for each in modules)
+
+
+def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[Any, Any], Any]:
     owner, name = anchor(model)
     other, other_name = anchor(guide)
     try:
         shelf = _LAYOUTS.setdefault(owner, weakref.WeakKeyDictionary()).setdefault(other, {})
     except TypeError:  # an owner that cannot be referred to weakly is looked at anew each time
         shelf = {}
-    return shelf, (name, other_name, _kind(args, kwargs))
+    return shelf, (name, other_name, _kind(args, kwargs), _modes(owner, other))
 
 
 def find_layout(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Layout:
@@ -178,6 +187,9 @@ def remember(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, An
 
 def data_count(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Return the number of data that a loss of these programs stands for: N under a plate of scale N/B, else B."""
-    layout = find_layout(model, guide, args, kwargs)
     first = next((each for each in args if isinstance(each, torch.Tensor) and each.dim()), None)
-    return layout.population or (1 if first is None else len(first))
+    size = 1 if first is None else len(first)
+    shelf, key = _shelf(model, guide, args, kwargs)
+    if ("count", size, key) not in shelf:  # a plate that is subsampled at one size may be whole at another
+        shelf["count", size, key] = _look(model, guide, args, kwargs).population or size
+    return int(shelf["count", size, key])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,23 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 Fields = Sequence[str] | Mapping[str, str] | None
 
 
-def _signature(program: Callable[..., Any]) -> inspect.Signature:
+def _signature(program: Any) -> inspect.Signature:
     """The signature beneath handlers: `inspect.signature` alone raises on what `pyro.poutine` wraps."""
     function: Any = unwrap(program)
-    while isinstance(function, functools.partial) and isinstance(unwrap(function.func), nn.Module | functools.partial):
-        function = unwrap(function.func)
     if isinstance(function, Program):
-        return _signature(function.function)  # type: ignore[arg-type]
+        return _signature(function.function)
     if isinstance(function, AutoGuide):
         return _signature(function.model)
-    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    if isinstance(function, nn.Module):
+        return _signature(function.forward)
+    if inspect.ismethod(function):
+        whole = _signature(function.__func__)
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+    if hasattr(function, "__wrapped__"):
+        return _signature(function.__wrapped__)
+    if isinstance(function, functools.partial) and unwrap(function.func) is not function.func:
+        return inspect.signature(functools.partial(unwrap(function.func), *function.args, **function.keywords))
+    return inspect.signature(function)
 
 
 def _by_name(name: str, parameters: Mapping[str, inspect.Parameter], batch: Mapping[str, Tensor]) -> dict[str, str]:

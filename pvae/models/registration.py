@@ -10,19 +10,20 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.messenger import Messenger, unwrap
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 __all__ = [
     "Registration",
+    "forget",
     "forget_weak_references",
     "register",
     "registered",
@@ -49,51 +50,58 @@ def _instance_name(module: nn.Module) -> str:
     return given[0]
 
 
-def rename(module: nn.Module) -> None:
-    """Give every PyroModule inside `module` a name below this instance's own: else those of two instances share."""
-    name = _instance_name(module)
+def rename(module: nn.Module) -> dict[str, str]:
+    """Give every PyroModule inside `module` a name below this instance's own: else those of two instances share.
+
+    Returns:
+        The names before, by path.
+    """
+    name, before = _instance_name(module), {}
     for path, child in module.named_modules():
         if isinstance(child, PyroModule):
+            before[path] = child._pyro_name
             child._pyro_name = f"{name}.{path}" if path else name
+    return before
 
 
 def _entries(module: nn.Module) -> Iterator[tuple[str, Tensor, constraints.Constraint]]:
-    """Each parameter as the store should hold it: name, unconstrained tensor, constraint."""
+    """Each parameter once, as the store should hold it: name, unconstrained tensor, constraint."""
     name = _instance_name(module)
+    seen: set[int] = set()
     for path, child in module.named_modules():
         constrained = child._pyro_params if isinstance(child, PyroModule) else {}
         for key, parameter in child._parameters.items():
-            if parameter is None or not parameter.requires_grad:
+            if parameter is None or not parameter.requires_grad or id(parameter) in seen:
                 continue
+            seen.add(id(parameter))
             plain = key.removesuffix("_unconstrained")
             if plain in constrained:
                 yield ".".join(filter(None, (name, path, plain))), parameter, constrained[plain][0]
             else:
-                yield (
-                    name + _MODULE_DIVIDER + ".".join(filter(None, (path, key))),
-                    parameter,
-                    constraints.real,
-                )
+                yield name + _MODULE_DIVIDER + ".".join(filter(None, (path, key))), parameter, constraints.real
+
+
+def forget(names: Iterable[str]) -> None:
+    """Remove entries of the current store; Pyro's own removal fails where two names share a tensor."""
+    store = pyro.get_param_store()
+    for name in list(names):
+        store._param_to_name.pop(store._params.pop(name), None)
+        store._constraints.pop(name, None)
 
 
 def register(module: nn.Module) -> dict[int, str]:
     """Put the parameters of `module` into the store by identity; return their names there by ``id``."""
-    rename(module)
     store = pyro.get_param_store()
     names: dict[int, str] = {}
-    current: set[str] = set()
     for name, parameter, constraint in _entries(module):
-        current.add(name)
-        names.setdefault(id(parameter), name)
+        names[id(parameter)] = name
         if store._params.get(name) is not parameter:
             store._params[name] = parameter
             store._param_to_name[parameter] = name
             store._constraints[name] = constraint
-    own = _instance_name(module)
-    for name in [each for each in store._params if each.startswith((f"{own}.", own + _MODULE_DIVIDER))]:
-        if name not in current:
-            store._param_to_name.pop(store._params.pop(name), None)
-            store._constraints.pop(name, None)
+    own, current = _instance_name(module), set(names.values())
+    mine = [each for each in store._params if each.startswith((f"{own}.", own + _MODULE_DIVIDER))]
+    forget(each for each in mine if each not in current)
     return names
 
 
@@ -109,16 +117,29 @@ class Registration(Messenger):
         super().__init__()
         self.module = module
         self.names: dict[int, str] = {}
+        self._former: dict[str, str] = {}
 
     def __enter__(self) -> Any:
+        self._former = rename(self.module)
         self.names = register(self.module)
         entered = super().__enter__()
         for name in self.names.values():
             pyro.param(name)
         return entered
 
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        children = dict(self.module.named_modules())
+        for path, name in self._former.items():
+            if path in children:
+                children[path]._pyro_name = name
+
     def _pyro_sample(self, msg: Any) -> None:
-        msg["name"] = msg["name"].removeprefix(f"{_instance_name(self.module)}.")
+        name = msg["name"].removeprefix(f"{_instance_name(self.module)}.")
+        # a PyroModule that is itself a program keeps the names that it has alone
+        for place in ("model_program.owner.", "guide_program.owner."):
+            name = name.removeprefix(place)
+        msg["name"] = name
 
     def _pyro_param(self, msg: Any) -> None:
         given: Any = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
@@ -146,13 +167,23 @@ def forget_weak_references(module: nn.Module) -> None:
         parameter.__dict__.pop("unconstrained", None)
 
 
+def _owners(latent_model: Any) -> Iterator[nn.Module]:
+    """The modules that hold parameters: the latent model itself, or those whose methods or calls its programs are."""
+    programs = [each for each in (getattr(latent_model, name, None) for name in ("model", "guide")) if each is not None]
+    for each in (latent_model, *map(unwrap, programs)):
+        owner = each if isinstance(each, nn.Module) else getattr(each, "__self__", None)
+        if isinstance(owner, nn.Module):
+            yield owner
+
+
 def _held(latent_model: Any) -> set[int]:
-    return {id(each) for each in latent_model.parameters()} if isinstance(latent_model, nn.Module) else set()
+    return {id(each) for owner in _owners(latent_model) for each in owner.parameters()}
 
 
-def _first_state(inherit: bool) -> dict[str, Any]:
+def _outer_state() -> dict[str, Any]:
+    """The ``pyro.param`` entries of the surrounding store, by reference; modules are found without it."""
     outer = pyro.get_param_store().get_state()
-    kept = [name for name in outer["params"] if inherit and _MODULE_DIVIDER not in name]
+    kept = [name for name in outer["params"] if _MODULE_DIVIDER not in name]
     return {part: {name: outer[part][name] for name in kept} for part in ("params", "constraints")}
 
 
@@ -178,16 +209,16 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
 
     Args:
         latent_model: the object with ``model`` and ``guide``.
-        inherit: where this latent model was never in a scope before, begin with the ``pyro.param`` entries of the
-            surrounding store, by reference (the functions were trained by a plain `SVI`); else begin empty.
+        inherit: where this latent model has no store of its own yet, use the ``pyro.param`` entries of the surrounding
+            store for the time inside (a plain `SVI` may have trained the functions); else begin empty.
     """
     held = latent_model.__dict__
     if held.get(_ENTERED_ATTRIBUTE):
         yield  # already inside: the store is this latent model's own
         return
-    state = held.get(_STORE_ATTRIBUTE)
-    if state is None:
-        state = held[_STORE_ATTRIBUTE] = _first_state(inherit)
+    own = held.get(_STORE_ATTRIBUTE)
+    borrowed = own is None and inherit
+    state: Any = own if own is not None else _outer_state() if inherit else {"params": {}, "constraints": {}}
     store = pyro.get_param_store()
     with store.scope(state):
         held[_ENTERED_ATTRIBUTE] = True
@@ -197,8 +228,9 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
         finally:
             held.pop(_ENTERED_ATTRIBUTE, None)
             state.update(store.get_state())
-            if not state["params"]:
-                held.pop(_STORE_ATTRIBUTE, None)  # nothing was learnt here: a later entry may still inherit
+            # what is borrowed belongs to the surrounding store, and may be trained on there
+            if not borrowed and state["params"]:
+                held[_STORE_ATTRIBUTE] = state
 
 
 def store_tensors(latent_model: Any) -> dict[str, Tensor]:

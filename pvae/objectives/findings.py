@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 from pvae.errors import InputError
 
-__all__ = ["Finding", "Findings"]
+__all__ = ["Finding", "Findings", "failure"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,17 @@ class Findings(list[Finding]):
 
     def __str__(self) -> str:
         return "\n".join(f"{'error' if each.fatal else 'note'}: {each}" for each in self) or "nothing found"
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line outside torch and Pyro: the place to look at."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if "site-packages" not in each.filename and "/pvae/" not in each.filename]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def failure(error: Exception) -> Finding:
+    """Return the finding for an error that a program raised, with its place in the user's code."""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    message = f"a program raised {type(error).__name__}{_where(error)}: {first}"
+    return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ from pvae.models.draws import sample_sites
 from pvae.models.groups import find_groups, named_parameters
 from pvae.models.layout import Site, find_layout
 from pvae.models.programs import Fields, Programs, bind
-from pvae.models.registration import scope
+from pvae.models.registration import forget, scope
 from pvae.objectives.base import Objective, WeightsObjective
-from pvae.objectives.findings import Finding, Findings
+from pvae.objectives.findings import Finding, Findings, failure
 from pvae.objectives.named import make_objective
 from pvae.objectives.pyro_losses import PyroObjective, adapt
 from pvae.randomness import preserved_buffers, preserved_randomness
@@ -93,9 +92,17 @@ def _supports(look: _Look) -> Iterator[Finding]:
             yield from _guide_support(site, guide[site["name"]])
 
 
+def _constraint(site: Site) -> Any:
+    """The support of a site's distribution; None where it does not say one, as wrapped flows do not."""
+    try:
+        return site["fn"].support
+    except (AttributeError, NotImplementedError):
+        return None
+
+
 def _support(site: Site) -> str:
     """The set of values, in words: wrappers of a constraint (independent, mixture) do not change it."""
-    support = site["fn"].support
+    support = _constraint(site)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return str(support)
@@ -103,6 +110,8 @@ def _support(site: Site) -> str:
 
 def _guide_support(site: Site, drawn: Site) -> Iterator[Finding]:
     wanted, given = _support(site), _support(drawn)
+    if _constraint(site) is None or _constraint(drawn) is None:
+        return
     if not bool(site["fn"].support.check(drawn["value"]).all()):
         message = f"the guide draws values that the model gives no density ({given} for {wanted})."
         yield Finding("support mismatch", site["name"], message, "Use a guide distribution on the model's support.")
@@ -228,19 +237,6 @@ _CHECKS: tuple[Callable[[_Look], Iterator[Finding]], ...] = (
 )
 
 
-def _where(error: BaseException) -> str:
-    """The innermost line outside torch and Pyro: the place to look at."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if "site-packages" not in each.filename and "/pvae/" not in each.filename]
-    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-
-
-def _failure(error: Exception) -> Finding:
-    first = (str(error).strip() or "no message").splitlines()[0]
-    message = f"a program raised {type(error).__name__}{_where(error)}: {first}"
-    return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")
-
-
 def _look(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields) -> _Look:
     programs = bind(latent_model, batch, fields)
     arguments = programs.arguments(batch)
@@ -274,7 +270,13 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
     """
     own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
     found = Findings()
-    with scope(latent_model, inherit=True), preserved_randomness(), preserved_buffers(latent_model), _quiet():
+    with (
+        scope(latent_model, inherit=True),
+        preserved_randomness(),
+        preserved_buffers(latent_model),
+        _quiet(),
+        torch.enable_grad(),
+    ):
         before = set(pyro.get_param_store().keys())
         training = own.training
         own.eval()
@@ -287,11 +289,10 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
         except InputError as error:
             found.append(Finding("not possible", type(own).__name__, str(error), ""))
         except (ArithmeticError, AttributeError, LookupError, NameError, NotImplementedError) as error:
-            found.append(_failure(error))
+            found.append(failure(error))
         except (RuntimeError, TypeError, ValueError) as error:
-            found.append(_failure(error))
+            found.append(failure(error))
         finally:
             own.train(training)
-            for name in set(pyro.get_param_store().keys()) - before:
-                del pyro.get_param_store()[name]
+            forget(set(pyro.get_param_store().keys()) - before)
     return found

@@ -22,8 +22,11 @@ class Frozen:
 
     def __init__(self, latent_model: Any, modules: Iterable[nn.Module]) -> None:
         self.latent_model = latent_model
+        modules = list(modules)
         self.random = capture()
         self.buffers = [(each, each.detach().clone()) for module in modules for each in module.buffers()]
+        self.modules = [each for module in modules for each in module.modules()]
+        self.numbers = self._numbers()
         self.averages = {name: each.detach().clone() for name, each in self._averages().items()}
         self._store = self._averages()
 
@@ -33,6 +36,10 @@ class Frozen:
         for name, library in (("numpy", "NumPy's generator"), ("python", "the random module")):
             if not torch.equal(now[name], self.random[name]):
                 return f"a program draws from {library}, and a graph would freeze the draw (use torch)"
+        for (place, key), number in self._numbers().items():
+            if self.numbers.get((place, key), number) != number:
+                kind = type(self.modules[place]).__name__
+                return f"a run of the programs changes the number {kind}.{key}, which a graph would freeze"
         held = self._averages()
         if held.keys() != self._store.keys() or any(held[name] is not self._store[name] for name in held):
             return "a decaying-average baseline of TraceGraph_ELBO lives in Python"
@@ -41,6 +48,8 @@ class Frozen:
     def restore(self) -> None:
         """Put everything back."""
         restore(self.random)
+        for (place, key), number in self.numbers.items():
+            self.modules[place].__dict__[key] = number
         with torch.no_grad():
             for buffer, before in self.buffers:
                 buffer.copy_(before)
@@ -50,6 +59,15 @@ class Frozen:
                 store[name] = self.averages[name].clone()
             else:
                 del store[name]
+
+    def _numbers(self) -> dict[tuple[int, str], Any]:
+        """The plain numbers that modules hold, such as a count of calls."""
+        return {
+            (place, key): value
+            for place, module in enumerate(self.modules)
+            for key, value in module.__dict__.items()
+            if type(value) in (int, float)
+        }
 
     def _averages(self) -> dict[str, Tensor]:
         return {name: each for name, each in store_tensors(self.latent_model).items() if is_average(name)}

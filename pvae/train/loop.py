@@ -20,6 +20,7 @@ from pvae.train.setting import Setting
 __all__ = ["Loop"]
 
 _STEPS_BETWEEN_LOOKS = 50  # on a device that the loss would have to be fetched from
+_STEPS_BETWEEN_RECHECKS = 20  # at least, between looks at whether a graph still agrees with the programs
 _MOST_ROLLBACKS = 10
 
 
@@ -38,6 +39,7 @@ class Loop:
         self.good: Snapshot | None = None
         self.best: Snapshot | None = None
         self._best_written = True
+        self._next_look = _STEPS_BETWEEN_RECHECKS
         self._begun = self._saved = time.monotonic()
         self._looks = 1 if next(iter(self.parameters.named.values())).device.type == "cpu" else _STEPS_BETWEEN_LOOKS
 
@@ -98,10 +100,11 @@ class Loop:
 
     def _epoch(self) -> None:
         self.setting.stepper.refresh()
-        checked = not self.setting.callbacks
+        checked = not self.setting.callbacks and self.position.step < self._next_look
         for batch in self._batches():
             if not checked:
-                self.setting.stepper.recheck(batch)
+                self.setting.stepper.recheck(batch, expected_to_change=bool(self.setting.callbacks))
+                self._next_look = self.position.step + _STEPS_BETWEEN_RECHECKS
                 checked = True
             self._step(batch)
             if self.position.finished:

@@ -65,7 +65,8 @@ class Task:
         return next((each.dtype for each in held if each.is_floating_point()), self.options.dtype)
 
     def _check(self, splits: Splits) -> None:
-        batch = _example(splits, min(_LOOK, self.options.batch_size))
+        # a whole batch: an autoguide takes its shapes from the first one it sees
+        batch = _example(splits, self.options.batch_size)
         findings = check(self.model, batch, self.objective, self.fields)
         findings.require()
         self.notes += [f"note: {each}" for each in findings]
@@ -82,7 +83,7 @@ class Task:
     ) -> Setting:
         """Return everything that the loop works with."""
         options = self.options
-        first = _first(splits, options.batch_size)
+        first = _example(splits, options.batch_size)
         programs = bind(self.model, first, self.fields)
         self._settle(programs, first)
         parameters = Parameters(self.model, programs, self.objective, first)
@@ -119,12 +120,6 @@ class Task:
 
 def _example(splits: Splits, size: int) -> Batch:
     """The first data, as a step would get them but for the draw of a dynamic binarisation."""
-    batch = splits.train.take(slice(0, size))
-    return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
-
-
-def _first(splits: Splits, size: int) -> Batch:
-    """The first training data as a step gets them; grey data that are drawn anew each time are rounded."""
     batch = splits.train.take(slice(0, size))
     return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
 

@@ -117,8 +117,14 @@ class Stepper:
             self._plans.clear()
         adopt(self.optimiser, self.computation.parameters.named, self._held)
 
-    def recheck(self, batch: Mapping[str, Tensor]) -> None:
-        """Forget the graphs where one no longer agrees with the programs: a callback may have changed a number."""
+    def recheck(self, batch: Mapping[str, Tensor], *, expected_to_change: bool) -> None:
+        """Ask whether a graph still agrees with the programs: numbers of theirs are frozen in it.
+
+        Args:
+            batch: one to compare the two on; nothing moves.
+            expected_to_change: where they differ, trace again (a callback has changed a number); else go on eagerly,
+                with one warning, since the programs change by themselves.
+        """
         arguments = self.computation.programs.arguments(batch)
         for key, plan in list(self._plans.items()):
             kind = (key[0], *[(each.shape, each.dtype) for each in arguments])
@@ -126,9 +132,13 @@ class Stepper:
                 continue
             with self._unmoved():
                 _, expected = self.computation(arguments, key[0], self.computation.count(arguments))
-            if self._difference(plan.run, expected, arguments, key[0]) is not None:
-                self._plans.clear()
-                return
+            reason = self._difference(plan.run, expected, arguments, key[0])
+            if reason is None:
+                continue
+            self._plans.clear()
+            if not expected_to_change:
+                self._fall_back(f"{reason} since the programs have changed")
+            return
 
     def _parameters(self, plan: _Plan, player: str) -> list[Tensor]:
         if self.graph:
@@ -184,10 +194,13 @@ class Stepper:
                 reason = f"{type(error).__name__}: {said[0]}"
         if reason is None:
             return run
+        self._fall_back(reason)
+        return None
+
+    def _fall_back(self, reason: str) -> None:
         self.graph, self.fallback = False, reason
         self._plans.clear()
-        warnings.warn(f"The step cannot be traced to a graph, so it runs eagerly: {reason}", stacklevel=2)
-        return None
+        warnings.warn(f"The step cannot be traced to a graph, so it runs eagerly: {reason}", stacklevel=3)
 
     def _difference(
         self, run: Callable[..., Outputs], expected: Outputs, arguments: tuple[Tensor, ...], player: str

@@ -126,7 +126,7 @@ def _fit(
         if isinstance(model, ModelSpec):
             spec, model = model, model.build(splits)
         own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
-        with scope(model), interrupts() as stop:
+        with scope(model), interrupts() as stop, torch.enable_grad():
             task = Task(model, own, options, fields, fresh=recorded is None)
             splits = task.prepare(splits)
             recipe = spec or spec_of(model)
