@@ -76,4 +76,13 @@ def _written(path: str, run: Any, splits: Any, where: dict[str, Any]) -> str:
 def _readable(found: dict[str, Any]) -> dict[str, Any]:
     """What a person reads: estimates and single values, named in words."""
     plain = {name: value for name, value in found.items() if not isinstance(value, dict | list)}
-    return {name.replace("_", " "): value for name, value in plain.items()}
+    if "ess" in found:
+        median, low = found["ess"]["median"], found["ess"]["q05"]
+        khat, good = found["khat"]["median"], found["khat"]["good"]
+        share = found["khat"]["unreliable"]
+        plain["effective sample size"] = f"{median:.1f} of {found['particles']} (median; 5% quantile {low:.1f})"
+        plain["Pareto k-hat"] = f"{khat:.2f} (median); {share:.1%} of the data above {good:.2f}, which is too high"
+    if "seconds" in plain:
+        plain["seconds"] = f"{plain['seconds']:.1f}"
+    notes = {f"note {number}": note for number, note in enumerate(found.get("notes", ()), 1)}
+    return {name.replace("_", " "): value for name, value in (plain | notes).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,16 +39,27 @@ class Shell(Named):
         """Run a command and leave the process with its exit code; never returns."""
         arguments = list(sys.argv[1:] if args is None else args)
         extra |= {"standalone_mode": False, "obj": arguments}
+        before, warnings.showwarning = warnings.showwarning, _warn
         try:
             code = super().main(arguments, prog_name or "pvae", **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
             sys.exit(BAD_INPUT)
         except click.Abort:
-            _fail("interrupted.", INTERRUPTED)
+            _fail(
+                "interrupted; checkpoints are kept (train goes on with --resume, compare when called again).",
+                INTERRUPTED,
+            )
         except Exception as error:
             _end(error, "--traceback" in arguments)
+        finally:
+            warnings.showwarning = before
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Print a warning as a line for a person; where in the code it was raised is of no use on a command line."""
+    click.echo(f"pvae: warning: {' '.join(str(message).split())}", err=True)
 
 
 def _end(error: Exception, whole: bool) -> NoReturn:

@@ -17,7 +17,7 @@ from pvae.commands.options import (
     objective_options,
     traceback_option,
 )
-from pvae.commands.output import lines, print_json, say
+from pvae.commands.output import lines, print_json
 from pvae.commands.parts import data_of, objective_of, spec_of
 from pvae.errors import InputError
 
@@ -48,7 +48,6 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
     folder = Path(out) if out else default_folder(model, options["data"], objective.text, options["seed"])
     _check_folder(folder, resume)
     data = data_of(ctx)
-    say(f"Training {model} on {data.name} by {objective.text}: {_sizes(data)}.")
     chosen = {name: options[name] for name, *_ in FIT}
     run = fit(spec, data, objective=objective(), out=folder, resume=resume, progress=options["progress"], **chosen)
     if as_json:
@@ -75,9 +74,9 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def _sizes(data: Any) -> str:
+def _sizes(sizes: dict[str, int]) -> str:
     """How many data are in each split."""
-    return ", ".join(f"{part.size} {name}" for name, part in data.parts.items() if part is not None)
+    return ", ".join(f"{count} {name}" for name, count in sizes.items() if count)
 
 
 def _parameters(model: Any) -> int:
@@ -113,7 +112,7 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
     training, data, final = record["training"], record["data"], record["final"]
     bound, error = final.get("validation_bound"), final.get("validation_error")
     rows = {
-        "data": f"{data['name']}, binarise {data['binarise']}, seed {data['seed']}",
+        "data": f"{data['name']}: {_sizes(data['sizes'])}; binarise {data['binarise']}, seed {data['seed']}",
         "model": f"{record['model']}, {record['parameters']} parameters",
         "objective": record["objective"],
         "device": f"{training['device']}, {training['precision']}, step {record['step']}",

@@ -73,7 +73,7 @@ class Splits:
             return replace(self, binarise="none")
         note = (
             f"grey data binarised statically for a Bernoulli likelihood (seed {self.seed}); "
-            "say binarise='none' to keep grey levels"
+            "binarise 'none' keeps grey levels, for another likelihood"
         )
         return replace(self.binarised("static"), notes=(*self.notes, note))
 

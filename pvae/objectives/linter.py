@@ -87,7 +87,7 @@ def _supports(look: _Look) -> Iterator[Finding]:
             try:
                 check_support(site["name"], site["value"], site["fn"])
             except InputError as error:
-                yield Finding("outside the support", site["name"], str(error), "Or choose another likelihood.")
+                yield Finding("outside the support", site["name"], str(error), "")
         elif site["name"] in guide:
             yield from _guide_support(site, guide[site["name"]])
 
