@@ -131,6 +131,8 @@ class Table:
             if found:
                 names = _joined([self._name(row) + " by " + self._size(row) for row in found])
                 lines.append(f"In log evidence, more than two standard errors {word} {self._name(first)}: {names}.")
+        if apart:
+            lines.append("This is at the same number of epochs; what they cost stands under training and evaluations.")
         if alike:
             names = _joined([self._name(row) for row in alike])
             lines.append(f"Not to be told apart from {self._name(first)} within two standard errors: {names}.")
@@ -141,7 +143,7 @@ class Table:
         if not bad:
             return []
         names = _joined([self._name(row) for row in bad])
-        return [f"More than a tenth of the data have k-hat above 0.7 under {names}: more particles are needed."]
+        return [f"More than a tenth of the data have k-hat above 0.7 under {names}: judge with more particles."]
 
     def _name(self, row: Row) -> str:
         return row_label(row, self.rows)
