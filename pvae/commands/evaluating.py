@@ -76,12 +76,15 @@ def _written(path: str, run: Any, splits: Any, where: dict[str, Any]) -> str:
 def _readable(found: dict[str, Any]) -> dict[str, Any]:
     """What a person reads: estimates and single values, named in words."""
     plain = {name: value for name, value in found.items() if not isinstance(value, dict | list)}
-    if "ess" in found:
+    if found.get("ess", {}).get("median") is not None:
         median, low = found["ess"]["median"], found["ess"]["q05"]
-        khat, good = found["khat"]["median"], found["khat"]["good"]
-        share = found["khat"]["unreliable"]
+        khat = found["khat"]
         plain["effective sample size"] = f"{median:.1f} of {found['particles']} (median; 5% quantile {low:.1f})"
-        plain["Pareto k-hat"] = f"{khat:.2f} (median); {share:.1%} of the data above {good:.2f}, which is too high"
+        plain["Pareto k-hat"] = (
+            f"{khat['median']:.2f} (median); {khat['unreliable']:.1%} of the data above {khat['good']:.2f}, too high"
+            if khat["median"] is not None
+            else "unknown: it takes more particles"
+        )
     if "seconds" in plain:
         plain["seconds"] = f"{plain['seconds']:.1f}"
     notes = {f"note {number}": note for number, note in enumerate(found.get("notes", ()), 1)}
