@@ -1,4 +1,4 @@
-"""Every random generator of the process, captured and put back: pvae never leaves one moved."""
+"""What a look at a model must leave as it was: random generators, buffers, training modes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RandomState", "preserved_buffers", "preserved_randomness"]
+__all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomness"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,17 @@ def preserved_buffers(*owners: Any) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in held:
                 buffer.copy_(before)
+
+
+@contextmanager
+def evaluating(*owners: Any) -> Iterator[None]:
+    """Run a block with those owners that are modules in evaluation mode; each submodule's own flag is put back."""
+    modules = [each for owner in owners if isinstance(owner, nn.Module) for each in owner.modules()]
+    training = [each for each in modules if each.training]
+    try:
+        for each in training:
+            each.training = False
+        yield
+    finally:
+        for each in training:
+            each.training = True

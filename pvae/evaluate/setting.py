@@ -17,6 +17,7 @@ from pvae.models.layout import find_layout
 from pvae.models.programs import Programs, bind
 from pvae.models.queries import scores_bits
 from pvae.models.registration import scope
+from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 
 __all__ = ["Setting", "latent_model_of", "prepared"]
@@ -113,7 +114,7 @@ def prepared(
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent, inherit=True))
         modules = bind(latent, _sample(data, split), fields).modules
-        stack.enter_context(_evaluating(modules))
+        stack.enter_context(evaluating(modules))
         batch = _limited(_chosen(latent, data, split, fields), limit)
         batch = _like_parameters(batch, modules, stack.enter_context(_placed(modules, device)))
         stack.enter_context(isolated(seed))
@@ -152,18 +153,6 @@ def _limited(batch: Batch, limit: int | None) -> Batch:
     if batch.size == 0:
         raise InputError("An evaluation needs at least one datum; the data are empty.")
     return batch if limit is None else batch.take(slice(0, limit))
-
-
-@contextmanager
-def _evaluating(modules: nn.Module) -> Iterator[None]:
-    """Put modules in eval mode (dropout off, batch statistics fixed), each back to its own afterwards."""
-    modes = [(each, each.training) for each in modules.modules()]
-    modules.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes:
-            each.training = mode
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.models.layout import Layout, Site, anchor, find_layout, remember
-from pvae.randomness import preserved_buffers, preserved_randomness
+from pvae.randomness import evaluating, preserved_buffers, preserved_randomness
 
 __all__ = ["Draw", "can_vectorise", "draw_particles", "sample_sites", "site_log_prob"]
 
@@ -169,17 +169,11 @@ def _checked(model: Any, guide: Any, arguments: Arguments, particles: int, layou
         return _difference(model, guide, arguments, particles, layout)
     except _Random:
         owners = [anchor(program)[0] for program in (model, guide)]
-        modules = [each for owner in owners if isinstance(owner, nn.Module) for each in owner.modules()]
-        training = [each for each in modules if each.training]
-    for each in training:
-        each.training = False
-    try:
-        return _difference(model, guide, arguments, particles, layout) if training else None
-    except _Random:
-        return None
-    finally:
-        for each in training:
-            each.training = True
+    with evaluating(*owners):
+        try:
+            return _difference(model, guide, arguments, particles, layout)
+        except _Random:
+            return None
 
 
 def _vectorises(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> bool:

@@ -168,13 +168,13 @@ def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
     return shelf, (name, other_name, _kind(args, kwargs), _modes(owner, other))
 
 
-def find_layout(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Layout:
+def find_layout(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout:
     """Return the layout of the programs on this kind of batch: found by one run, with the random state restored.
 
     It is remembered per pair of programs and kind of batch, never on the objective: an objective serves many models.
     """
     shelf, key = _shelf(model, guide, args, kwargs)
-    if anew or key not in shelf:
+    if key not in shelf:
         shelf[key] = _look(model, guide, args, kwargs)
     return shelf[key]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Bernoulli
 
 from pvae.errors import InputError
@@ -16,7 +16,7 @@ from pvae.models.draws import sample_sites
 from pvae.models.layout import Site
 from pvae.models.programs import Fields, Programs, bind
 from pvae.models.registration import scope
-from pvae.randomness import preserved_randomness
+from pvae.randomness import evaluating, preserved_randomness
 
 __all__ = ["encode", "reconstruct", "sample", "scores_bits"]
 
@@ -25,19 +25,8 @@ __all__ = ["encode", "reconstruct", "sample", "scores_bits"]
 def _asked(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> Iterator[Programs]:
     """Programs bound to the batch, in evaluation mode, without gradients, in the model's own scope."""
     programs = bind(latent_model, batch, fields)
-    training = [module for module in _modules(programs) if module.training]
-    with scope(latent_model, inherit=True), torch.no_grad():
-        for module in training:
-            module.training = False
-        try:
-            yield programs
-        finally:
-            for module in training:
-                module.training = True
-
-
-def _modules(programs: Programs) -> list[nn.Module]:
-    return [module for owner in programs.modules for module in owner.modules()]
+    with scope(latent_model, inherit=True), torch.no_grad(), evaluating(*programs.modules):
+        yield programs
 
 
 def _mean(site: Site) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.registration import restore_store
+from pvae.models.registration import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture, restore
 from pvae.train.encoding import decode, encode, is_plain
-from pvae.train.parameters import Parameters, is_average, root_module, stored
+from pvae.train.parameters import Parameters, is_average, root_module
 
 __all__ = ["load_parameters", "model_tensors", "put_back", "signature", "take"]
 
@@ -25,7 +25,7 @@ _COUNTERS = ("step", "mu_product", "eta", "mu")
 def model_tensors(latent_model: Any, root: nn.Module) -> dict[str, Tensor]:
     """Return the model's state by name, and its store's tensors under a prefix; nothing is copied."""
     held = {name: each for name, each in root.state_dict().items() if isinstance(each, Tensor)}
-    return held | {_STORE + name: each for name, each in stored(latent_model).items()}
+    return held | {_STORE + name: each for name, each in store_tensors(latent_model).items()}
 
 
 def signature(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
@@ -128,7 +128,7 @@ def put_back(parameters: Parameters, optimiser: torch.optim.Optimizer, schedule:
 
 def _require_same_store(latent_model: Any, snapshot: Snapshot) -> None:
     """Compare the ``pyro.param`` entries that are trained."""
-    here = {name: each for name, each in stored(latent_model).items() if not is_average(name)}
+    here = {name: each for name, each in store_tensors(latent_model).items() if not is_average(name)}
     there = {name.removeprefix(_STORE): each for name, each in snapshot.parameters.items() if name.startswith(_STORE)}
     there = {name: each for name, each in there.items() if not is_average(name)}
     if difference := describe_difference(signature(here), signature(there), "pyro.param"):

@@ -15,7 +15,7 @@ from pvae.models.programs import Programs
 from pvae.models.registration import store_tensors
 from pvae.objectives.base import player_parameters
 
-__all__ = ["Parameters", "all_finite", "is_average", "root_module", "stored"]
+__all__ = ["Parameters", "all_finite", "is_average", "root_module"]
 
 _AVERAGE = "__baseline_avg_downstream_cost_"
 
@@ -23,11 +23,6 @@ _AVERAGE = "__baseline_avg_downstream_cost_"
 def is_average(name: str) -> bool:
     """Whether a name of the store is one of `TraceGraph_ELBO`'s running averages: state, never trained."""
     return name.startswith(_AVERAGE)
-
-
-def stored(latent_model: Any) -> dict[str, Tensor]:
-    """The tensors of the present scope that belong to no module, by name."""
-    return store_tensors(latent_model)
 
 
 def root_module(latent_model: Any, programs: Programs) -> nn.Module:
@@ -94,7 +89,7 @@ class Parameters:
                 yield from (id(tensor) for tensor in each._parameters.values())
                 yield from (id(tensor) for tensor in each._buffers.values())
                 yield from (tensor.requires_grad for tensor in each._parameters.values() if tensor is not None)
-        yield from ((name, id(each)) for name, each in stored(self.latent_model).items() if not is_average(name))
+        yield from ((name, id(each)) for name, each in store_tensors(self.latent_model).items() if not is_average(name))
 
     def _own(self) -> dict[str, Tensor]:
         named = self.objective.named_parameters() if isinstance(self.objective, nn.Module) else ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.randomness import evaluating
 from pvae.train.devices import isolated
 from pvae.train.step import Computation
 from pvae.weights import log_mean_exp, trace_weights
@@ -18,20 +18,6 @@ from pvae.weights import log_mean_exp, trace_weights
 __all__ = ["Validation"]
 
 _DRAWS = {"cpu": 5000, "cuda": 100_000}
-
-
-@contextmanager
-def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
-    """Evaluation mode inside the block; each module's own flag is put back."""
-    flags = [(each, each.training) for module in modules for each in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for each, training in flags:
-            each.training = training
 
 
 class Validation:
@@ -53,7 +39,7 @@ class Validation:
         """Return the bound and its standard error over the data; None where it is unknown."""
         objective = self.computation.objective
         modules = [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
-        with isolated(self.seed), _evaluating(modules):
+        with isolated(self.seed), evaluating(*modules), torch.no_grad():
             if self.kind == "importance-weighted":
                 try:
                     return self._weighted()
