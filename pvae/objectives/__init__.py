@@ -1,6 +1,6 @@
 """Objectives: what inference algorithms optimise, each a Pyro loss."""
 
-from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, player_parameters
+from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, WeightsOptions, player_parameters
 from pvae.objectives.findings import Finding, Findings
 from pvae.objectives.linter import check
 from pvae.objectives.named import NamedObjective, describe, make_objective, objective_names
@@ -18,6 +18,7 @@ __all__ = [
     "Renyi",
     "Terms",
     "WeightsObjective",
+    "WeightsOptions",
     "adapt",
     "check",
     "describe",

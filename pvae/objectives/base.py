@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from pyro.infer import ELBO
@@ -19,7 +19,7 @@ from pvae.models.base import Program
 from pvae.models.registration import Registration
 from pvae.weights import LogWeights, trace_weights
 
-__all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "player_parameters"]
+__all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "WeightsOptions", "player_parameters"]
 
 Call = tuple[Any, ...]
 
@@ -51,6 +51,9 @@ class Objective(ELBO, nn.Module):
 
     players: tuple[str, ...] = ("all",)
 
+    #: why the mean of the gradient is not the gradient of `target`, in a few words; empty where it is
+    biased: str = ""
+
     def __init__(self, particles: int = 1) -> None:
         nn.Module.__init__(self)
         if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
@@ -73,6 +76,10 @@ class Objective(ELBO, nn.Module):
             kwargs: keyword arguments of both programs.
             player: one of `players`.
         """
+
+    def target(self) -> Objective:
+        """Return the objective whose expected loss and gradient this one estimates: by default itself."""
+        return self
 
     def settings(self) -> dict[str, Any]:
         """Return what identifies this objective beside its class; shown in tables and recorded with a run."""
@@ -166,20 +173,33 @@ class ObjectiveModule(nn.Module):
         return self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
 
 
+class WeightsOptions(TypedDict, total=False):
+    """Keyword arguments that every `WeightsObjective` takes.
+
+    Attributes:
+        data_plate: the name of the plate over data, where several hold every site.
+    """
+
+    data_plate: str | None
+
+
 class WeightsObjective(Objective):
     """An objective made of log weights: one method, from the weights to a bound per datum.
 
     Args:
         particles: draws of z per datum.
-        data_plate: the name of the plate over data, where several hold every site.
+        options: see `WeightsOptions`.
     """
 
     #: whether the surrogate is right only for guides whose sites all have a pathwise gradient
     pathwise = True
 
-    def __init__(self, particles: int = 1, *, data_plate: str | None = None) -> None:
+    #: whether the surrogate is a mean over particles, each of which adds a number of its own
+    averages = False
+
+    def __init__(self, particles: int = 1, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles)
-        self.data_plate = data_plate
+        self.data_plate = options.get("data_plate")
 
     @abstractmethod
     def surrogate(self, weights: LogWeights) -> Tensor:

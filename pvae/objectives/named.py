@@ -11,7 +11,7 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 
 from pvae.errors import InputError
 from pvae.names import parse, unknown
-from pvae.objectives.base import Objective
+from pvae.objectives.base import Objective, WeightsOptions
 from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pyro_losses import PyroObjective, adapt
 
@@ -73,6 +73,13 @@ class NamedObjective:
         return adapt(OBJECTIVES[name][0](**settings))
 
 
+def _settings(constructor: Callable[..., Any]) -> list[str]:
+    """What can follow an objective's name; the options that every objective of weights takes among it."""
+    parameters = inspect.signature(constructor).parameters.values()
+    shared = WeightsOptions.__annotations__ if any(each.kind is each.VAR_KEYWORD for each in parameters) else {}
+    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD] + list(shared)
+
+
 def make_objective(text: str) -> NamedObjective:
     """Return a factory for the objective that `text` names, such as ``"renyi:alpha=0.5:particles=8"``.
 
@@ -82,7 +89,7 @@ def make_objective(text: str) -> NamedObjective:
     name, settings = parse(text)
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
-    known = list(inspect.signature(OBJECTIVES[name][0]).parameters)
+    known = _settings(OBJECTIVES[name][0])
     for key in settings:
         if key not in known:
             raise unknown(f"setting of {name}", key, known)

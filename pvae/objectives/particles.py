@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import WeightsObjective
+from pvae.objectives.base import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
 __all__ = ["IWAE", "Renyi"]
@@ -21,14 +21,14 @@ class IWAE(WeightsObjective):
 
     Args:
         particles: K, draws of z per datum; the paper's settings are 5 and 50.
-        data_plate: the name of the plate over data, where several hold every site.
+        options: see `WeightsOptions`.
     Raises:
         InputError: if ``particles < 1``; in use, if a guide site is not reparameterised.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
     """
 
-    def __init__(self, particles: int = 5, *, data_plate: str | None = None) -> None:
-        super().__init__(particles, data_plate=data_plate)
+    def __init__(self, particles: int = 5, **options: Unpack[WeightsOptions]) -> None:
+        super().__init__(particles, **options)
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return log of the mean weight, shape (batch,), in nats."""
@@ -44,14 +44,14 @@ class Renyi(WeightsObjective):
     Args:
         alpha: the order, any number or infinity; the safe default 0.5 lies between ELBO and IWAE.
         particles: K, draws of z per datum.
-        data_plate: the name of the plate over data, where several hold every site.
+        options: see `WeightsOptions`.
     Raises:
         InputError: if ``particles < 1`` or alpha is no number; in use, if a guide site is not reparameterised.
     Source: Li & Turner, Rényi Divergence Variational Inference, arXiv:1602.02311, equations 13 and 14.
     """
 
-    def __init__(self, alpha: float = 0.5, particles: int = 5, *, data_plate: str | None = None) -> None:
-        super().__init__(particles, data_plate=data_plate)
+    def __init__(self, alpha: float = 0.5, particles: int = 5, **options: Unpack[WeightsOptions]) -> None:
+        super().__init__(particles, **options)
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha) or alpha == -math.inf:
             raise InputError(f"alpha must be a number or inf; got {alpha!r}.")
         self.alpha = float(alpha)
