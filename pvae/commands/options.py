@@ -44,6 +44,29 @@ class Setting(click.ParamType[Any]):
         return value(value_) if isinstance(value_, str) else value_
 
 
+class Rate(click.ParamType[Any]):
+    """A number, or one for each group: ``theta=1e-3,phi=3e-4``; a config file may give a table."""
+
+    name = "rate"
+
+    def convert(self, value_: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a number, or a mapping from group to number."""
+        if isinstance(value_, dict):
+            return {name: self._number(each) for name, each in value_.items()}
+        if isinstance(value_, str) and "=" in value_:
+            pairs = [part.partition("=") for part in value_.split(",") if part.strip()]
+            if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+                self.fail(f"a group is given twice in {value_!r}.")
+            return {name.strip(): self._number(each) for name, _, each in pairs}
+        return self._number(value_)
+
+    def _number(self, given_: Any) -> float:
+        try:
+            return float(given_)
+        except (TypeError, ValueError):
+            self.fail(f"needs a number, or one for each group as theta=1e-3,phi=3e-4; got {given_!r}.")
+
+
 def _option(flag: str, kind: Any, default: Any, help_: str) -> Callable[[Command], Command]:
     shown = default is not None and default is not False
     return click.option(flag, type=kind, default=default, show_default=shown, help=help_)
@@ -53,7 +76,7 @@ def _option(flag: str, kind: Any, default: Any, help_: str) -> Callable[[Command
 FIT: tuple[tuple[str, Any, Any, str], ...] = (
     ("epochs", int, 50, "Passes over the training data."),
     ("batch_size", int, 100, "Data per step."),
-    ("learning_rate", float, 1e-3, "Step size of the optimiser."),
+    ("learning_rate", Rate(), 1e-3, "Step size of the optimiser; by group: theta=1e-3,phi=3e-4."),
     ("optimiser", str, "adam", "Any optimiser of torch.optim by name, with settings: sgd:momentum=0.9."),
     ("schedule", str, None, "Any schedule of torch.optim by name, with settings: exponential:gamma=0.99."),
     ("device", str, "auto", "auto takes CUDA where there is one; else cpu, cuda, cuda:1."),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
@@ -15,7 +17,7 @@ from pvae.models.programs import Fields, bind
 from pvae.models.registration import scope, store_tensors
 from pvae.randomness import preserved_randomness
 
-__all__ = ["Groups", "find_groups", "named_parameters"]
+__all__ = ["Groups", "find_groups", "named_parameters", "program_groups"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,45 @@ def _scored(trace: poutine.Trace) -> Iterable[Tensor]:
 
 
 def _reach(
-    latent_model: Any, batch: Mapping[str, Tensor], fields: Fields
+    model: Any,
+    guide: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    parameters: Callable[[], dict[str, Tensor]],
 ) -> tuple[dict[str, Tensor], set[str], set[str]]:
-    """All parameters, and the names that the model's and the guide's densities reach on this batch."""
-    programs = bind(latent_model, batch, fields)
-    arguments = programs.arguments(batch)
-    drawn = prune_subsample_sites(poutine.trace(programs.guide).get_trace(*arguments))
+    """All parameters, and the names that the model's and the guide's densities reach on these arguments."""
+    drawn = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
     fixed = drawn.copy()
     for site in _latent(fixed):
         fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
-    at_fixed = poutine.trace(poutine.replay(programs.guide, trace=fixed)).get_trace(*arguments)
-    model = poutine.trace(poutine.replay(programs.model, trace=fixed)).get_trace(*arguments)
-    parameters = named_parameters(latent_model, programs.modules)
-    theta = _reached(_sum(_scored(prune_subsample_sites(model))), parameters)
-    phi = _reached(_sum(_scored(prune_subsample_sites(at_fixed))), parameters)
-    phi |= _reached(_sum(each["value"] for each in _latent(drawn)), parameters)
-    return parameters, theta, phi
+    at_fixed = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
+    scored = poutine.trace(poutine.replay(model, trace=fixed)).get_trace(*args, **kwargs)
+    named = parameters()  # after the runs, which may create some
+    theta = _reached(_sum(_scored(prune_subsample_sites(scored))), named)
+    phi = _reached(_sum(_scored(prune_subsample_sites(at_fixed))), named)
+    phi |= _reached(_sum(each["value"] for each in _latent(drawn)), named)
+    return named, theta, phi
+
+
+def _grouped(parameters: Mapping[str, Tensor], theta: set[str], phi: set[str]) -> Groups:
+    groups = Groups()
+    for name, parameter in parameters.items():
+        group = {(True, False): groups.theta, (False, True): groups.phi, (True, True): groups.both}
+        group.get((name in theta, name in phi), groups.neither)[name] = parameter
+    return groups
+
+
+def program_groups(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Groups:
+    """Find the groups of two programs among the entries of the present parameter store, by their names there.
+
+    For plain `pyro.infer.SVI` scripts, where no latent model holds both programs.
+    """
+
+    def parameters() -> dict[str, Tensor]:
+        return {name: each for name, each in pyro.get_param_store().named_parameters() if each.requires_grad}
+
+    with preserved_randomness(), torch.enable_grad():
+        return _grouped(*_reach(model, guide, args, kwargs, parameters))
 
 
 def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fields: Fields = None) -> Groups:
@@ -110,12 +135,11 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
     phi: set[str] = set()
     with scope(latent_model), preserved_randomness(), torch.enable_grad():
         for batch in batches:
-            found, from_model, from_guide = _reach(latent_model, batch, fields)
+            programs = bind(latent_model, batch, fields)
+            named = partial(named_parameters, latent_model, programs.modules)
+            arguments = programs.arguments(batch)
+            found, from_model, from_guide = _reach(programs.model, programs.guide, arguments, {}, named)
             parameters |= found
             theta |= from_model
             phi |= from_guide
-    groups = Groups()
-    for name, parameter in parameters.items():
-        group = {(True, False): groups.theta, (False, True): groups.phi, (True, True): groups.both}
-        group.get((name in theta, name in phi), groups.neither)[name] = parameter
-    return groups
+    return _grouped(parameters, theta, phi)

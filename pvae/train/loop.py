@@ -12,7 +12,7 @@ from pvae.errors import DivergenceError, InputError
 from pvae.train import checkpoint, live
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import Culprit, first_culprit
-from pvae.train.optimisers import step_schedule
+from pvae.train.optimisers import rates, step_schedule
 from pvae.train.parameters import all_finite
 from pvae.train.position import Position
 from pvae.train.setting import Setting
@@ -146,7 +146,7 @@ class Loop:
         means = position.means()
         if not math.isfinite(means["loss"]) or not all_finite(list(self.parameters.named.values())):
             raise _Diverged
-        rate = float(self.optimiser.param_groups[0]["lr"])
+        rate = rates(self.optimiser)
         validation = setting.validation() if setting.validation is not None else {}
         bound = validation.get("validation_bound")
         self._judge(bound)
@@ -222,8 +222,9 @@ class Loop:
             group["lr"] = group["lr"] * 0.5
         if hasattr(self.setting.schedule, "base_lrs"):
             self.setting.schedule.base_lrs = [rate * 0.5 for rate in self.setting.schedule.base_lrs]
-        rate = float(self.optimiser.param_groups[0]["lr"])
-        said = f"step {step}: {culprit} is not finite; back to step {self.position.step}, learning rate {rate:g}"
+        rate = rates(self.optimiser)
+        shown = f"{rate:g}" if isinstance(rate, float) else ", ".join(f"{name} {each:g}" for name, each in rate.items())
+        said = f"step {step}: {culprit} is not finite; back to step {self.position.step}, learning rate {shown}"
         self.setting.progress.note(said)
         event = {"event": "rollback", "diverged_at": step, "culprit": str(culprit), "learning_rate": rate}
         self.setting.history.add({**event, "step": self.position.step, "seconds": self._seconds()})

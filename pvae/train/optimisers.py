@@ -14,7 +14,9 @@ from torch.optim import Optimizer, lr_scheduler
 from pvae.errors import InputError
 from pvae.names import parse, unknown
 
-__all__ = ["adopt", "label", "make_optimiser", "make_schedule", "step_schedule"]
+__all__ = ["adopt", "label", "make_optimiser", "make_schedule", "rates", "step_schedule"]
+
+_DEFAULT_RATE = 1e-3  # of an objective's own networks, where the other groups are given theirs
 
 Factory = Callable[[Any], Any]
 Groups = list[dict[str, Any]]
@@ -39,7 +41,7 @@ def label(spec: Any) -> str:
 
 
 def make_optimiser(
-    spec: str | type | Factory | Optimizer, groups: Mapping[str, list[Tensor]], rate: float
+    spec: str | type | Factory | Optimizer, groups: Mapping[str, list[Tensor]], rate: float | Mapping[str, float]
 ) -> Optimizer:
     """Return one torch optimiser over all parameters, fused where the device has a fused kernel.
 
@@ -47,13 +49,17 @@ def make_optimiser(
         spec: a name of ``torch.optim`` in any case, with settings (``"adamw:weight_decay=0.01"``); a class; a
             factory that takes the parameters; or an optimiser that holds them already.
         groups: parameters by player; each player is one parameter group.
-        rate: the learning rate, for names and classes.
+        rate: the learning rate, for names and classes; or one for each group, which a factory finds as ``lr`` in
+            the groups that it is given.
     Raises:
-        InputError: for an unknown name or setting, or an optimiser that does not fit.
+        InputError: for an unknown name or setting, an optimiser that does not fit, or rates of other groups.
     """
     if isinstance(spec, Optimizer):
+        if isinstance(rate, Mapping):
+            raise InputError("learning_rate by group needs an optimiser by name, class or factory, not one made.")
         return _checked_holding(spec, groups)
-    given: Groups = [{"params": list(each)} for each in groups.values()]
+    given: Groups = [{"params": list(each), **_named(name, groups, rate)} for name, each in groups.items()]
+    rate = _DEFAULT_RATE if isinstance(rate, Mapping) else rate
     if isinstance(spec, str):
         name, settings = parse(spec)
         if name.lower() not in _OPTIMISERS:
@@ -68,6 +74,24 @@ def make_optimiser(
             f"returns a torch optimiser; got {type(spec).__name__}."
         )
     return made
+
+
+def _named(name: str, groups: Mapping[str, list[Tensor]], rate: float | Mapping[str, float]) -> dict[str, Any]:
+    """The name of one group among several, and its learning rate where each has its own."""
+    if not isinstance(rate, Mapping):
+        return {"name": name} if len(groups) > 1 else {}
+    for key in rate:
+        if key not in groups:
+            raise unknown("group of learning_rate", key, groups)
+    if name not in rate and name != "objective":
+        raise InputError(f"learning_rate by group needs one for {name!r} too; got {', '.join(rate)}.")
+    return {"name": name, "lr": rate.get(name, _DEFAULT_RATE)}
+
+
+def rates(optimiser: Optimizer) -> float | dict[str, float]:
+    """Return the learning rate of now; by group where groups have different ones."""
+    held = {str(group.get("name", place)): float(group["lr"]) for place, group in enumerate(optimiser.param_groups)}
+    return next(iter(held.values())) if len(set(held.values())) == 1 else held
 
 
 def _known(name: str, table: Mapping[str, type], settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,13 +132,16 @@ def _checked_holding(optimiser: Optimizer, groups: Mapping[str, list[Tensor]]) -
     return optimiser
 
 
-def adopt(optimiser: Optimizer, named: Mapping[str, Tensor], known: dict[str, Tensor]) -> None:
+def adopt(
+    optimiser: Optimizer, named: Mapping[str, Tensor], known: dict[str, Tensor], group_of: Callable[[Tensor], str]
+) -> None:
     """Let the optimiser hold what is trained now: new parameters are added, replaced ones keep their state.
 
     Args:
         optimiser: to be changed.
         named: the parameters of now, by name.
         known: the parameters that the optimiser holds, by name; brought up to date.
+        group_of: says to which of several groups a new parameter belongs.
     """
     new = []
     for name, parameter in named.items():
@@ -128,8 +155,10 @@ def adopt(optimiser: Optimizer, named: Mapping[str, Tensor], known: dict[str, Te
             group["params"] = [parameter if each is before else each for each in group["params"]]
         if before in optimiser.state:
             optimiser.state[parameter] = optimiser.state.pop(before)
-    if new:
-        optimiser.param_groups[0]["params"].extend(new)
+    homes = {group["name"]: group for group in optimiser.param_groups if "name" in group}
+    for parameter in new:
+        home = homes.get(group_of(parameter)) if homes else None
+        (home or optimiser.param_groups[0])["params"].append(parameter)
     known.clear()
     known.update(named)
 

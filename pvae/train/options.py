@@ -33,7 +33,7 @@ class Options:
 
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float | Mapping[str, float]
     optimiser: Any
     schedule: Any
     device: str
@@ -56,10 +56,13 @@ class Options:
         for name in ("patience", "max_steps"):
             if getattr(self, name) is not None:
                 _require_whole(name, getattr(self, name), 1)
-        for name in ("learning_rate", "clip"):
-            number = getattr(self, name)
-            if number is not None and not (isinstance(number, int | float) and 0 < number < float("inf")):
-                raise InputError(f"{name} needs a positive number; got {number!r}.")
+        if self.clip is not None:
+            _require_positive("clip", self.clip)
+        if isinstance(self.learning_rate, Mapping):
+            for group, rate in self.learning_rate.items():
+                _require_positive(f"learning_rate of {group}", rate)
+        else:
+            _require_positive("learning_rate", self.learning_rate)
         for name, known in (
             ("precision", tuple(_DTYPES)),
             ("step", ("auto", "eager", "graph")),
@@ -88,12 +91,19 @@ class Options:
         """Return the options for ``config.toml``; what is None is left out, since TOML has no such value."""
         held = {each.name: getattr(self, each.name) for each in fields(self)}
         held |= {name: label(held[name]) for name in ("optimiser", "schedule")}
+        if isinstance(self.learning_rate, Mapping):
+            held["learning_rate"] = {name: float(each) for name, each in self.learning_rate.items()}
         return {name: each for name, each in held.items() if each is not None}
 
 
 def _require_whole(name: str, number: Any, least: int) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or number < least:
         raise InputError(f"{name} needs a whole number of at least {least}; got {number!r}.")
+
+
+def _require_positive(name: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+        raise InputError(f"{name} needs a positive number; got {number!r}.")
 
 
 def resolved(given: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Options:

@@ -73,6 +73,22 @@ class Parameters:
         """Return the parameters that a player's step updates, in the order of the names."""
         return self._by_player[player]
 
+    def apart(self) -> dict[str, list[Tensor]]:
+        """Return the parameters in the groups that may have learning rates of their own.
+
+        The players where an objective has several, else theta and phi; what is in none of them, such as the
+        objective's own networks, is the group ``objective``.
+        """
+        names = self.players if self.players != ("all",) else ("theta", "phi")
+        groups = {name: self._of(name) for name in names}
+        held = {id(each) for group in groups.values() for each in group}
+        rest = [each for each in self.named.values() if id(each) not in held]
+        return groups | ({"objective": rest} if rest else {})
+
+    def group_of(self, parameter: Tensor) -> str:
+        """Return the name of a parameter's group in `apart`."""
+        return next(name for name, group in self.apart().items() if any(each is parameter for each in group))
+
     def names(self, player: str) -> list[str]:
         """Return the names of a player's parameters."""
         names = {id(each): name for name, each in self.named.items()}
@@ -101,7 +117,8 @@ class Parameters:
             return list(self.named.values())
         try:
             model, guide = self.programs.model.program, self.programs.guide.program
-            return list(player_parameters(self.objective, model, guide, player))
+            declared = player_parameters(self.objective, model, guide, player)
+            return [each for each in declared if each.requires_grad]
         except InputError:
             if player not in ("theta", "phi"):
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ class Task:
         programs = bind(self.model, first, self.fields)
         self._settle(programs, first)
         parameters = Parameters(self.model, programs, self.objective, first)
-        groups = {player: parameters.of(player) for player in parameters.players}
+        by_group = isinstance(options.learning_rate, Mapping)
+        groups = parameters.apart() if by_group else {player: parameters.of(player) for player in parameters.players}
         optimiser = make_optimiser(options.optimiser, groups, options.learning_rate)
         computation = Computation(programs, self.objective, parameters, options.autocast)
         validation = None

@@ -57,7 +57,7 @@ class Computation:
             self.parameters.collect()
         surrogate = terms.surrogate / count
         parameters = self.parameters.of(player)
-        if surrogate.requires_grad:
+        if surrogate.requires_grad and parameters:
             gradients: Outputs = torch.autograd.grad(surrogate, parameters, allow_unused=True)
         else:
             gradients = (None,) * len(parameters)
@@ -94,28 +94,54 @@ class Stepper:
         self.computation, self.optimiser, self.clip = computation, optimiser, clip
         self.graph = graph
         self.fallback: str | None = None
-        self.names: tuple[str, ...] = ()
+        self._names: dict[str, tuple[str, ...]] = {}
         self._plans: dict[Any, _Plan] = {}
         self._held = dict(computation.parameters.named)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a step returns: the first player's loss and named terms, then the loss of each other player."""
+        first, *others = self.computation.parameters.players
+        return (*self._names.get(first, ()), *(f"{player}_loss" for player in others))
+
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Update by one batch; return the loss and the named terms, 0-d tensors in nats per datum."""
+        """Update by one batch; return the numbers of `names`, 0-d tensors in nats per datum."""
         arguments = self.computation.programs.arguments(batch)
-        numbers: tuple[Any, ...] = ()
-        for player in self.computation.parameters.players:
-            key = (player, *[(each.shape, each.dtype) for each in arguments])
-            plan = self._plans.get(key) or self._plan(key, player, arguments)
-            outputs = plan.run(*arguments)
-            parameters = self._parameters(plan, player)
-            self._update(parameters, outputs[plan.numbers :])
-            numbers = numbers or outputs[: plan.numbers]
+        first, *others = self.computation.parameters.players
+        numbers = self._phase(first, arguments)
+        for player in others:
+            numbers += self._phase(player, arguments)[:1]
         return numbers
+
+    def _phase(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """Update one player as often as the objective asks; return the numbers before the first update."""
+        updates = getattr(self.computation.objective, "updates", {}).get(player, 1)
+        tolerance = getattr(self.computation.objective, "tolerance", None)
+        numbers: tuple[Any, ...] = ()
+        before = float("nan")
+        for _ in range(updates):
+            found = self._one(player, arguments)
+            numbers = numbers or found
+            if tolerance is not None:  # a number is read from the device only where a phase may end early
+                loss = float(found[0])
+                if abs(before - loss) < tolerance:
+                    break
+                before = loss
+        return numbers
+
+    def _one(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        key = (player, *[(each.shape, each.dtype) for each in arguments])
+        plan = self._plans.get(key) or self._plan(key, player, arguments)
+        outputs = plan.run(*arguments)
+        self._update(self._parameters(plan, player), outputs[plan.numbers :])
+        return outputs[: plan.numbers]
 
     def refresh(self) -> None:
         """Look for parameters that are new or replaced since the last step; forget graphs of the old ones."""
         if self.computation.parameters.collect():
             self._plans.clear()
-        adopt(self.optimiser, self.computation.parameters.named, self._held)
+        parameters = self.computation.parameters
+        adopt(self.optimiser, parameters.named, self._held, parameters.group_of)
 
     def recheck(self, batch: Mapping[str, Tensor], *, expected_to_change: bool) -> None:
         """Ask whether a graph still agrees with the programs: numbers of theirs are frozen in it.
@@ -165,15 +191,15 @@ class Stepper:
 
         def eager(*values: Tensor) -> Outputs:
             names, outputs = self.computation(values, player, count)
-            self.names = self.names or names
+            self._names.setdefault(player, names)
             return outputs
 
         run = self._traced(eager, player, arguments) if self.graph else None
         parameters = self.computation.parameters.of(player)
-        if not self.names:
+        if player not in self._names:
             with self._unmoved():
                 eager(*arguments)
-        plan = _Plan(run or eager, len(self.names), list(parameters))
+        plan = _Plan(run or eager, len(self._names[player]), list(parameters))
         self._plans[key] = plan
         return plan
 
@@ -209,7 +235,7 @@ class Stepper:
         with self._unmoved():
             outputs = run(*arguments)
         names = [
-            *self.names,
+            *self._names[player],
             *(f"the gradient of {name}" for name in self.computation.parameters.names(player)),
         ]
         for name, ours, theirs in zip(names, outputs, expected, strict=True):
@@ -243,6 +269,8 @@ def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
 def clipped(gradients: Outputs, limit: float) -> Outputs:
     """Return gradients scaled down together so that their norm is at most `limit`."""
     held = [each for each in gradients if each is not None]
+    if not held:
+        return gradients
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(held)))
     factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
     scaled = iter(torch._foreach_mul(held, factor))

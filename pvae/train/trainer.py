@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def fit(
     objective: Any = "elbo",
     epochs: int = 50,
     batch_size: int = 100,
-    learning_rate: float = 1e-3,
+    learning_rate: float | Mapping[str, float] = 1e-3,
     optimiser: Any = "adam",
     schedule: Any = None,
     device: str = "auto",
@@ -70,7 +70,8 @@ def fit(
             ``"iwae:particles=8"``.
         epochs: passes over the training data, in all: a continued run goes on to this number.
         batch_size: data per step.
-        learning_rate: for optimisers by name or class.
+        learning_rate: for optimisers by name or class; or one for each group of parameters,
+            ``{"theta": 1e-3, "phi": 3e-4}``, declared or found (``"objective"`` is for the objective's own networks).
         optimiser: a name of ``torch.optim`` with settings (``"sgd:momentum=0.9"``), a class, a factory that takes
             the parameters, or an optimiser.
         schedule: a name of ``torch.optim.lr_scheduler`` (``"exponential:gamma=0.99"``) or a factory that takes the
