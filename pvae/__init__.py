@@ -35,6 +35,7 @@ _HOMES = {
     "StandardNormal": "densities",
     "Terms": "objectives",
     "VAE": "models",
+    "WakeSleep": "objectives",
     "WeightsObjective": "objectives",
     "check": "objectives",
     "compare": "comparison",
@@ -86,6 +87,7 @@ __all__ = [
     "Splits",
     "StandardNormal",
     "Terms",
+    "WakeSleep",
     "WeightsObjective",
     "__version__",
     "check",
@@ -107,7 +109,7 @@ if TYPE_CHECKING:
     from pvae.evaluate import Estimate
     from pvae.models import VAE, LatentModel, ModelSpec, pair, program
     from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
-    from pvae.objectives import IWAE, Objective, Renyi, Terms, WeightsObjective, check
+    from pvae.objectives import IWAE, Objective, Renyi, Terms, WakeSleep, WeightsObjective, check
     from pvae.train import Run, fit, open_run
     from pvae.weights import LogWeights, log_weights
 

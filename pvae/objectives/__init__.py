@@ -5,7 +5,9 @@ from pvae.objectives.findings import Finding, Findings
 from pvae.objectives.linter import check
 from pvae.objectives.named import NamedObjective, describe, make_objective, objective_names
 from pvae.objectives.particles import IWAE, Renyi
+from pvae.objectives.players import PlayersObjective
 from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.wakesleep import WakeSleep
 
 __all__ = [
     "IWAE",
@@ -14,9 +16,11 @@ __all__ = [
     "NamedObjective",
     "Objective",
     "ObjectiveModule",
+    "PlayersObjective",
     "PyroObjective",
     "Renyi",
     "Terms",
+    "WakeSleep",
     "WeightsObjective",
     "WeightsOptions",
     "adapt",

@@ -14,6 +14,7 @@ from pvae.names import parse, unknown
 from pvae.objectives.base import Objective, WeightsOptions
 from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.wakesleep import WakeSleep
 
 __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names"]
 
@@ -51,6 +52,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
     "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),
     "iwae": (IWAE, "importance-weighted bound of several particles"),
     "renyi": (Renyi, "Rényi bound of order alpha"),
+    "rws": (WakeSleep, "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide"),
 }
 _PYRO = {
     Trace_ELBO: "elbo",
