@@ -318,8 +318,8 @@ def test_weights_of_a_subsample_are_unscaled_and_the_scale_stands_beside() -> No
 def test_particles_run_one_by_one_share_the_subsample() -> None:
     with pytest.warns(UserWarning, match="one by one"):
         weights = log_weights(subsampled(2, mixes=True), {"x": ROWS}, 6)
-    means = {tuple((row * 2).tolist()) for row in weights._draws[0].guide.nodes["z"]["fn"].mean.reshape(1, -1)}
-    for draw in weights._draws:
+    means = {tuple((row * 2).tolist()) for row in weights.draws[0].guide.nodes["z"]["fn"].mean.reshape(1, -1)}
+    for draw in weights.draws:
         assert tuple((draw.guide.nodes["z"]["fn"].mean * 2).tolist()) in means
 
 
@@ -381,10 +381,12 @@ def test_sites_that_one_program_lacks_are_refused_by_name() -> None:
         log_weights(pair(full.model, empty), {"x": X[:, 0]}, 2)
 
 
-def test_a_site_marked_for_enumeration_is_refused_by_name() -> None:
-    model = exact.DiscreteModel(enumerate="parallel")
-    with pytest.raises(InputError, match="'z' is marked for enumeration"):
-        log_weights(model, {"x": torch.arange(4)}, 2)
+def test_a_site_marked_for_enumeration_is_summed_out_exactly() -> None:
+    weights = log_weights(exact.DiscreteModel(enumerate="parallel"), {"x": torch.arange(4)}, 2)
+    expected = torch.tensor(exact.Discrete().log_evidence())
+    torch.testing.assert_close(weights.log_w, expected.expand(2, 4), rtol=1e-12, atol=0)
+    with pytest.raises(InputError, match="no part of these weights"):
+        weights.log_likelihood()
 
 
 def test_a_guide_that_draws_nothing_is_refused() -> None:

@@ -1,28 +1,35 @@
-"""Pairs of traces: z drawn by the guide and scored by the model, for many particles in one run where that is right."""
+"""Pairs of traces: z drawn by the guide and scored by the model, one run for many particles or one for each."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.layout import Layout, Site, anchor, find_layout, remember
-from pvae.randomness import evaluating, preserved_buffers, preserved_randomness
+from pvae.models.layout import Layout, Site
+from pvae.models.steering import Axes, Branching, Choose, Steering
 
-__all__ = ["Draw", "can_vectorise", "draw_particles", "sample_sites", "site_log_prob"]
+__all__ = [
+    "PLATE",
+    "Arguments",
+    "Draw",
+    "draw_once",
+    "left_alone",
+    "run_apart",
+    "run_together",
+    "sample_sites",
+    "site_log_prob",
+]
 
-_PLATE = "particles_of_pvae"
-_CHECKED_PARTICLES = 8
+PLATE = "particles_of_pvae"
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -40,184 +47,123 @@ def site_log_prob(site: Site) -> Tensor:
 
 @dataclass(frozen=True)
 class Draw:
-    """One run of both programs: all particles at once, or one of them."""
+    """One run of both programs: all particles at once, or one of them.
+
+    Attributes:
+        model: the model's trace, at the guide's draws.
+        guide: the guide's trace.
+        programs: both programs, as they were run.
+        arguments: of both.
+        axes: the dimensions of sites whose values all stand side by side.
+    """
 
     model: poutine.Trace
     guide: poutine.Trace
-    rerun_guide: Callable[[poutine.Trace], poutine.Trace]
+    programs: tuple[Callable[..., Any], Callable[..., Any]]
+    arguments: Arguments
+    axes: Axes
 
     def latent(self) -> list[Site]:
         """Return the guide's latent sites."""
         return [site for site in sample_sites(self.guide) if not site["is_observed"]]
+
+    def guide_at(self, trace: poutine.Trace) -> poutine.Trace:
+        """Return the guide run again at the values of a trace."""
+        args, kwargs = self.arguments
+        return poutine.trace(poutine.replay(self.programs[1], trace=trace)).get_trace(*args, **kwargs)
 
     def guide_at_fixed_z(self) -> poutine.Trace:
         """Return the guide at the same z, cut off from its draw; run again only where one site may feed another."""
         fixed = self.guide.copy()
         for site in self.latent():
             fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
-        return fixed if len(self.latent()) == 1 else self.rerun_guide(fixed)
+        return fixed if len(self.latent()) == 1 else self.guide_at(fixed)
+
+    def branch(self, name: str, values: Tensor) -> Draw:
+        """Return a run with one site at other values, shape (branches, *batch, *event), and what they reach anew."""
+        args, kwargs = self.arguments
+        held = {site["name"]: site["value"].detach() for site in sample_sites(self.model) if not site["is_observed"]}
+        held |= {site["name"]: site["value"].detach() for site in self.latent()}
+        steer = Branching(held, name, values, self.axes)
+        indices = poutine.replay(self.programs[1], trace=_indices(self.guide))
+        guide = poutine.trace(steer(indices)).get_trace(*args, **kwargs)
+        model = poutine.trace(steer(poutine.replay(self.programs[0], trace=guide))).get_trace(*args, **kwargs)
+        return dataclasses.replace(self, model=model, guide=guide)
 
 
-def _draw(model: Any, guide: Any, arguments: Arguments, replayed: poutine.Trace | None = None) -> Draw:
+def _indices(trace: poutine.Trace) -> poutine.Trace:
+    """The indices of subsampled plates alone."""
+    indices = poutine.Trace()
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and type(site["fn"]).__name__ == "_Subsample":
+            indices.add_node(name, **site)
+    return indices
+
+
+def left_alone(site: Site) -> str:
+    """Leave a site's value as it is drawn."""
+    return "pathwise"
+
+
+def draw_once(
+    model: Any,
+    guide: Any,
+    arguments: Arguments,
+    replayed: poutine.Trace | None = None,
+    choose: Choose = left_alone,
+    axes: Axes | None = None,
+) -> Draw:
+    """Run the guide, and the model at its values."""
     args, kwargs = arguments
+    axes = axes or Axes(0, ())
+    steer = Steering(choose, axes)
     first = guide if replayed is None else poutine.replay(guide, trace=replayed)
-    guide_trace = poutine.trace(first).get_trace(*args, **kwargs)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    guide_trace = poutine.trace(steer(first)).get_trace(*args, **kwargs)
+    entering = _entering(guide_trace)
+    model_trace = poutine.trace(steer(poutine.replay(model, trace=entering))).get_trace(*args, **kwargs)
+    return Draw(model_trace, guide_trace, (model, guide), arguments, axes)
 
-    def rerun(trace: poutine.Trace) -> poutine.Trace:
-        return poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args, **kwargs)
 
-    return Draw(model_trace, guide_trace, rerun)
+def _entering(guide: poutine.Trace) -> poutine.Trace:
+    """The guide's trace with each value as a view: a gradient that reaches z by the model can be told from others."""
+    entering = guide.copy()
+    for name, site in guide.nodes.items():
+        value = site.get("value")
+        if site["type"] == "sample" and isinstance(value, Tensor) and value.requires_grad:
+            entering.nodes[name] = site.copy() | {"value": value.view_as(value)}
+    return entering
 
 
 def _together(program: Callable[..., Any], particles: int, nesting: int) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        with pyro.plate(_PLATE, particles, dim=-1 - nesting):
+        with pyro.plate(PLATE, particles, dim=-1 - nesting):
             return program(*args, **kwargs)
 
     return run
 
 
-def _one_run(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> list[Draw]:
-    if particles == 1:
-        return [_draw(model, guide, arguments)]
-    return [_draw(_together(model, particles, layout.nesting), _together(guide, particles, layout.nesting), arguments)]
+def run_together(
+    model: Any,
+    guide: Any,
+    arguments: Arguments,
+    particles: int,
+    layout: Layout,
+    choose: Choose = left_alone,
+    axes: Axes | None = None,
+) -> list[Draw]:
+    """Draw all particles in one run, in a plate left of all others."""
+    if particles > 1:
+        model, guide = (_together(each, particles, layout.nesting) for each in (model, guide))
+    return [draw_once(model, guide, arguments, None, choose, axes)]
 
 
-def _loop(model: Any, guide: Any, arguments: Arguments, particles: int) -> list[Draw]:
+def run_apart(model: Any, guide: Any, arguments: Arguments, particles: int, choose: Choose, axes: Axes) -> list[Draw]:
     """One run per particle. They share the indices of subsampled plates: else a mean over them mixes different data."""
-    first = _draw(model, guide, arguments)
-    indices = poutine.Trace()
-    for name, site in first.guide.nodes.items():
-        if site["type"] == "sample" and type(site["fn"]).__name__ == "_Subsample":
-            indices.add_node(name, **site)
-    return [first] + [_draw(model, guide, arguments, indices) for _ in range(particles - 1)]
-
-
-def _alone(draw: Draw, particle: int, layout: Layout) -> poutine.Trace:
-    """The guide's trace with the z of one particle, in the shape that a run without the particles' plate gives."""
-    single = draw.guide.copy()
-    for site in draw.latent():
-        value = site["value"]
-        # the particles' dimension, counted from the right of the value: the plates, then the event
-        place = value.dim() - (1 + layout.nesting) - site["fn"].event_dim
-        value = value.select(place, particle) if place >= 0 else value
-        while value.dim() > layout.latent_dims[site["name"]] and value.shape[0] == 1:
-            value = value.squeeze(0)
-        single.nodes[site["name"]] = site.copy() | {"value": value}
-    return single
-
-
-def _scores(draw: Draw, particle: int | None = None, layout: Layout | None = None) -> dict[str, Tensor]:
-    """Log-densities by program and site, of one particle where all share a run.
-
-    A guide whose distribution scores only what it has drawn itself (a flow without an inverse) is left out.
-    """
-    found = {}
-    for program, trace in (("model", draw.model), ("guide", draw.guide)):
-        for site in sample_sites(trace):
-            try:
-                log_prob = site_log_prob(site).double()
-            except (KeyError, NotImplementedError):
-                if program == "model":
-                    raise
-                continue
-            place = -1 if particle is None or layout is None else log_prob.dim() - (1 + layout.nesting)
-            if particle is not None and place >= 0:
-                log_prob = log_prob.select(place, particle)
-            found[f"{site['name']} ({program})"] = log_prob
-    return found
-
-
-def _apart(shared: Tensor, alone: Tensor, room: float) -> float | None:
-    """The largest difference of two log-densities beyond rounding, datum by datum, or None."""
-    if shared.numel() != alone.numel():
-        return float((shared.sum() - alone.sum()).abs())
-    gap = (shared.reshape(alone.shape) - alone).abs()
-    far = gap > room * (1 + torch.maximum(shared.reshape(alone.shape).abs(), alone.abs()))
-    return float(gap[far].max()) if bool(far.any()) else None
-
-
-def _difference(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> str | None:
-    """Score z of each particle again, alone: say what differs from the run for all, or None.
-
-    Raises:
-        _Random: if the same z scores differently each time, so that nothing can be compared.
-    """
-    (together,) = _one_run(model, guide, arguments, particles, layout)
-    room = 1e-3 if together.latent()[0]["value"].dtype != torch.float64 else 1e-8
-    for particle in range(particles):
-        alone = _alone(together, particle, layout)
-        once, twice = (_scores(_draw(model, guide, arguments, alone)) for _ in range(2))
-        if any(not torch.equal(once[name].nan_to_num(), twice[name].nan_to_num()) for name in once):
-            raise _Random
-        shared = _scores(together, particle, layout)
-        for name in once.keys() & shared.keys():
-            gap = _apart(shared[name], once[name], room)
-            if gap is not None:
-                return f"the log-density of site {name} is up to {gap:.3g} nats off for a particle among others"
-    return None
-
-
-class _Random(Exception):
-    """The programs draw beside their sites, as dropout does."""
-
-
-def _checked(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> str | None:
-    """What speaks against one run for all particles, asked in evaluation mode where dropout would blur it."""
-    try:
-        return _difference(model, guide, arguments, particles, layout)
-    except _Random:
-        owners = [anchor(program)[0] for program in (model, guide)]
-    with evaluating(*owners):
-        try:
-            return _difference(model, guide, arguments, particles, layout)
-        except _Random:
-            return None
-
-
-def _vectorises(model: Any, guide: Any, arguments: Arguments, particles: int, layout: Layout) -> bool:
-    owners = [anchor(program)[0] for program in (model, guide)]
-    with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
-        if not _draw(model, guide, arguments).latent():
-            return True
-        try:
-            reason = _checked(model, guide, arguments, min(particles, _CHECKED_PARTICLES), layout)
-        except InputError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            said = str(error).strip().splitlines() or ["no message"]
-            reason = f"{type(error).__name__}: {said[0]}"
-    if reason is not None:
-        warnings.warn(
-            f"Particles are drawn one by one, which is slower: in one run for all, {reason}. A program vectorises if "
-            "it treats all dimensions left of the data's as free (z.mean(0), z.reshape(batch, -1), len(z) and z[0] do "
-            "not).",
-            stacklevel=2,
+    first = draw_once(model, guide, arguments, None, choose, axes)
+    if axes.sites:
+        raise InputError(
+            f"Site {axes.sites[0][0]!r} cannot be enumerated: the programs do not treat dimensions left of the "
+            "data's as free (see the warning on particles). Use the objective 'elbo-enum', or another strategy."
         )
-    return reason is None
-
-
-def can_vectorise(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> bool:
-    """Whether particles may share one run: checked on the first batch of a kind, with one warning if not."""
-    layout = find_layout(model, guide, args, kwargs)
-    if layout.vectorised is None and particles > 1:
-        checked = _vectorises(model, guide, (args, kwargs), particles, layout)
-        layout = dataclasses.replace(layout, vectorised=checked)
-        remember(model, guide, args, kwargs, layout)
-    return layout.vectorised is not False
-
-
-def draw_particles(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> list[Draw]:
-    """Draw z from the guide `particles` times and score it by the model.
-
-    On the first batch of a kind each of up to eight particles is scored again alone. Where that differs, or
-    raises, one warning is given, and particles are drawn one by one from then on.
-
-    Returns:
-        One draw that holds all particles, or one draw per particle.
-    """
-    if can_vectorise(model, guide, args, kwargs, particles):
-        layout = find_layout(model, guide, args, kwargs)
-        return _one_run(model, guide, (args, kwargs), particles, layout)
-    return _loop(model, guide, (args, kwargs), particles)
+    indices = _indices(first.guide)
+    return [first] + [draw_once(model, guide, arguments, indices, choose, axes) for _ in range(particles - 1)]

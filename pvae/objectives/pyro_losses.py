@@ -14,7 +14,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.draws import can_vectorise
+from pvae.models.particles import can_vectorise
 from pvae.models.layout import find_layout
 from pvae.objectives.base import Call, Objective, Terms
 

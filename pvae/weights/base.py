@@ -1,0 +1,231 @@
+"""Log weights: what they hold, and the pieces that estimators need."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.models.auxiliary import Marginal
+from pvae.models.draws import Draw
+from pvae.models.layout import Site
+from pvae.models.tables import Shape, by_site
+
+__all__ = ["REVERSE", "LogWeights", "Source", "log_mean_exp", "total"]
+
+Change = Callable[[Tensor], Tensor]
+
+#: the name under which the score of a reverse kernel's draws stands among the guide's sites
+REVERSE = "reverse kernel"
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    """Return log((1/K) sum exp(log_w)) over the K entries of dimension `dim`."""
+    return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors."""
+    return functools.reduce(torch.add, terms)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from.
+
+    Attributes:
+        draws: the runs of both programs, one for all particles or one for each.
+        shape: how the sites' log-densities are summed.
+        auxiliary: how auxiliary sites are marginalised.
+    """
+
+    draws: tuple[Draw, ...]
+    shape: Shape
+    auxiliary: Marginal | None
+
+    def first(self) -> Draw:
+        """Return the first run."""
+        return self.draws[0]
+
+
+@dataclass(frozen=True)
+class LogWeights:
+    """The weights of one batch, unscaled and differentiable, and the pieces that estimators need.
+
+    Attributes:
+        log_joint: log p(x, z), shape (particles, batch), nats.
+        log_guide: log q(z given x), shape (particles, batch), nats.
+        scale: what each datum counts for: N/B under a subsampled plate, else 1; a number or shape (batch,).
+        count: the number of data that the batch stands for: N under a subsampled plate, else B.
+        values: the drawn z by site, shape (particles, batch, *event) where the site has no plate but the data's.
+        not_reparameterised: the guide's sites without a pathwise gradient.
+        strategies: how each guide site's gradient is taken, by site.
+        log_outcome: where sites are enumerated for their gradient, the log-probability of their values, shape
+            (outcomes, particles, batch), as all tensors then are; else None.
+        site_log_guide: log q of each guide site at its draw, shape (particles, batch).
+    """
+
+    log_joint: Tensor
+    log_guide: Tensor
+    scale: float | Tensor
+    count: int
+    values: Mapping[str, Tensor]
+    not_reparameterised: tuple[str, ...]
+    strategies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    log_outcome: Tensor | None = None
+    site_log_guide: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, repr=False)
+    _site_log_joint: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, repr=False)
+    _observed: tuple[str, ...] = ()
+    _split: bool = True
+    _source: Source | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def log_w(self) -> Tensor:
+        """log p(x, z) - log q(z given x), shape (particles, batch), nats."""
+        return self.log_joint - self.log_guide
+
+    @property
+    def particles(self) -> int:
+        """The number of draws of z per datum."""
+        return self.log_joint.shape[-2]
+
+    def log_likelihood(self) -> Tensor:
+        """Return log p(x given z), the observed sites of the model, shape (particles, batch), nats.
+
+        Raises:
+            InputError: if a site is summed out: log p(x given z) is then no term of the weight.
+        """
+        self._require_split("log p(x given z)")
+        sites = [self._site_log_joint[name] for name in self._observed]
+        return total(sites) if sites else torch.zeros_like(self.log_joint)
+
+    def log_prior_by_site(self) -> dict[str, Tensor]:
+        """Return log p of each latent site given those it depends on, shape (particles, batch), nats."""
+        self._require_split("log p(z)")
+        return {name: each for name, each in self._site_log_joint.items() if name not in self._observed}
+
+    def log_guide_by_site(self) -> dict[str, Tensor]:
+        """Return log q of each latent site given those it depends on, shape (particles, batch), nats."""
+        self._require_split("log q(z given x)")
+        return dict(self.site_log_guide)
+
+    def _require_split(self, part: str) -> None:
+        if not self._split:
+            raise InputError(
+                f"{part} is no part of these weights: a site is summed out or auxiliary. Use an objective of the whole "
+                "weight, such as 'iwae' or 'elbo-enum'."
+            )
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the means over particles worth recording, each of shape (batch,), nats, without gradient.
+
+        ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence.
+        """
+        with torch.no_grad():
+            elbo = self._mean(self.log_w)
+            if not self._split:
+                return {"elbo": elbo}
+            likelihood = self._mean(self.log_likelihood())
+            return {"elbo": elbo, "log_likelihood": likelihood, "kl": likelihood - elbo}
+
+    def _mean(self, table: Tensor) -> Tensor:
+        if self.log_outcome is not None:
+            table = (self.log_outcome.exp() * table).sum(0)
+        return table.mean(0)
+
+    def rearranged(self, change: Change) -> LogWeights:
+        """Return weights with every table changed alike, such as particles picked or replaced; without their source."""
+        return dataclasses.replace(
+            self,
+            log_joint=change(self.log_joint),
+            log_guide=change(self.log_guide),
+            log_outcome=None,
+            values={},
+            site_log_guide={name: change(each) for name, each in self.site_log_guide.items()},
+            _site_log_joint={name: change(each) for name, each in self._site_log_joint.items()},
+            _source=None,
+        )
+
+    def combined(self, other: LogWeights, change: Callable[[Tensor, Tensor], Tensor]) -> LogWeights:
+        """Return weights whose every table comes from the two tables of that name; without a source."""
+        pairs = {name: (each, other._site_log_joint[name]) for name, each in self._site_log_joint.items()}
+        guides = {name: (each, other.site_log_guide[name]) for name, each in self.site_log_guide.items()}
+        return dataclasses.replace(
+            self,
+            log_joint=change(self.log_joint, other.log_joint),
+            log_guide=change(self.log_guide, other.log_guide),
+            log_outcome=None,
+            values={},
+            site_log_guide={name: change(*each) for name, each in guides.items()},
+            _site_log_joint={name: change(*each) for name, each in pairs.items()},
+            _source=None,
+        )
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """The runs of both programs: one for all particles, or one for each."""
+        return self._traced().draws
+
+    def _traced(self) -> Source:
+        if self._source is None or self._source.first().axes.sites:
+            raise InputError("These weights stand for all values of a site at once: there is no run of the guide.")
+        return self._source
+
+    def site_scores(self) -> dict[str, Tensor]:
+        """Return log q of each latent guide site at fixed z, shape (particles, batch): its gradient is the score."""
+        source = self._traced()
+        return by_site([draw.guide_at_fixed_z() for draw in source.draws], source.shape)
+
+    def log_guide_at_fixed_z(self) -> Tensor:
+        """Return log q(z given x) at z cut off from its draw, shape (particles, batch): only phi differentiates it."""
+        return total(self.site_scores().values())
+
+    def log_guide_with_phi_stopped(self) -> Tensor:
+        """Return log q(z given x) that differentiates through z alone, shape (particles, batch).
+
+        The gradient at fixed z is taken off the whole one. (Detaching each site's distribution would also cut
+        the path from one latent site through another's parameters.)
+        """
+        fixed = self.log_guide_at_fixed_z()
+        return self.log_guide - (fixed - fixed.detach())
+
+    def guide_sites(self) -> dict[str, Site]:
+        """Return the guide's latent sites as Pyro traced them, all particles in one."""
+        return {site["name"]: site for site in self._one_draw().latent()}
+
+    def spread(self, per_datum: Tensor, site: Site) -> Tensor:
+        """Return numbers of shape (particles, batch) in the shape of a site's value."""
+        if self._source is None:
+            raise InputError("These weights have no run of the guide.")
+        return self._source.shape.spread(per_datum, site)
+
+    def entering(self) -> list[dict[str, Tensor]]:
+        """Return z as the model has received it, by run and site: its gradient is that of log p(x, z) alone."""
+
+        def of(draw: Draw) -> dict[str, Tensor]:
+            sites: dict[str, Site] = dict(draw.model.nodes)
+            return {site["name"]: sites[site["name"]]["value"] for site in draw.latent()}
+
+        return [of(draw) for draw in self._traced().draws]
+
+    def _one_draw(self) -> Draw:
+        return self.only_source().first()
+
+    def only_source(self) -> Source:
+        """Return where the weights come from, where one run holds all particles.
+
+        Raises:
+            InputError: if particles were drawn one by one.
+        """
+        if self._source is None or len(self._source.draws) > 1:
+            raise InputError(
+                "This strategy needs programs that treat dimensions left of the data's as free (see the warning on "
+                "particles): use 'score' or 'score:leave-one-out'."
+            )
+        return self._source
