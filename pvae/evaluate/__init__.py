@@ -3,6 +3,8 @@
 from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.export import compare_evidence, save, to_arviz
+from pvae.evaluate.gradient_laboratory import gradients, named_objectives
+from pvae.evaluate.gradient_study import GradientStudy, GroupGradient
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.likelihood import elbo, importance_bounds, log_evidence
 from pvae.evaluate.units import LatentUnits
@@ -10,16 +12,20 @@ from pvae.evaluate.units import LatentUnits
 __all__ = [
     "Diagnosis",
     "Estimate",
+    "GradientStudy",
+    "GroupGradient",
     "Judgement",
     "LatentUnits",
     "compare_evidence",
     "diagnose",
     "difference",
     "elbo",
+    "gradients",
     "importance_bounds",
     "judge",
     "log_evidence",
     "mean_of",
+    "named_objectives",
     "save",
     "to_arviz",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pvae.plots.base import PALETTE
 from pvae.plots.curves import evidence_intervals, history, learning_curves
+from pvae.plots.gradients import signal_to_noise
 from pvae.plots.latent import latent_scatter
 from pvae.plots.pictures import image_grid, reconstructions, traversal
 
@@ -20,5 +21,6 @@ __all__ = [
     "latent_scatter",
     "learning_curves",
     "reconstructions",
+    "signal_to_noise",
     "traversal",
 ]
