@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Alternate": "objectives",
     "Batch": "batch",
     "Bernoulli": "densities",
     "ConvDecoder": "networks",
@@ -68,6 +69,7 @@ __all__ = [
     "IWAE",
     "MLP",
     "VAE",
+    "Alternate",
     "Batch",
     "Bernoulli",
     "ConvDecoder",
@@ -109,7 +111,7 @@ if TYPE_CHECKING:
     from pvae.evaluate import Estimate
     from pvae.models import VAE, LatentModel, ModelSpec, pair, program
     from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
-    from pvae.objectives import IWAE, Objective, Renyi, Terms, WakeSleep, WeightsObjective, check
+    from pvae.objectives import IWAE, Alternate, Objective, Renyi, Terms, WakeSleep, WeightsObjective, check
     from pvae.train import Run, fit, open_run
     from pvae.weights import LogWeights, log_weights
 

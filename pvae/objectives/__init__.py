@@ -1,5 +1,6 @@
 """Objectives: what inference algorithms optimise, each a Pyro loss."""
 
+from pvae.objectives.alternate import Alternate
 from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, WeightsOptions, player_parameters
 from pvae.objectives.findings import Finding, Findings
 from pvae.objectives.linter import check
@@ -11,6 +12,7 @@ from pvae.objectives.wakesleep import WakeSleep
 
 __all__ = [
     "IWAE",
+    "Alternate",
     "Finding",
     "Findings",
     "NamedObjective",

@@ -36,7 +36,8 @@ class _Look:
 
     latent_model: Any
     batch: Mapping[str, Tensor]
-    objective: Objective
+    objective: Objective  # what is climbed
+    trained: Objective  # whose players take turns
     fields: Fields
     programs: Programs
     guide: list[Site]
@@ -186,11 +187,11 @@ def _first_values(look: _Look) -> Iterator[Finding]:
 
 
 def _parameters(look: _Look) -> Iterator[Finding]:
-    for player in look.objective.players:
-        terms = look.objective.terms(look.programs.model, look.programs.guide, look.arguments, {}, player)
+    for player in look.trained.players:
+        terms = look.trained.terms(look.programs.model, look.programs.guide, look.arguments, {}, player)
         if not bool(torch.isfinite(terms.loss)):
             yield Finding("not finite", "loss", "the first loss is not finite.", "Check scales and the data's range.")
-        modules = [*look.programs.modules, look.objective]
+        modules = [*look.programs.modules, look.trained]
         named = named_parameters(look.latent_model, modules) if player == "all" else {}
         if not named or not terms.surrogate.requires_grad:
             if player == "all":
@@ -214,7 +215,7 @@ def _declares_groups(look: _Look) -> bool:
 
 
 def _shared_groups(look: _Look) -> Iterator[Finding]:
-    if look.objective.players == ("all",):
+    if look.trained.players == ("all",):
         return
     shared = {} if _declares_groups(look) else find_groups(look.latent_model, [look.batch], look.fields).both
     if shared:
@@ -243,7 +244,8 @@ def _look(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, 
     with pyro.validation_enabled(False):  # values outside a support are findings here, not exceptions
         guide = poutine.trace(programs.guide).get_trace(*arguments)
         model = poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
-    return _Look(latent_model, batch, objective, fields, programs, sample_sites(guide), sample_sites(model))
+    sites, inner = (sample_sites(guide), sample_sites(model)), getattr(objective, "inner", objective)
+    return _Look(latent_model, batch, inner, objective, fields, programs, *sites)
 
 
 @contextmanager

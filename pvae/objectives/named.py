@@ -11,6 +11,7 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 
 from pvae.errors import InputError
 from pvae.names import parse, unknown
+from pvae.objectives.alternate import Alternate
 from pvae.objectives.base import Objective, WeightsOptions
 from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pyro_losses import PyroObjective, adapt
@@ -52,6 +53,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
     "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),
     "iwae": (IWAE, "importance-weighted bound of several particles"),
     "renyi": (Renyi, "Rényi bound of order alpha"),
+    "alternate": (Alternate, "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable"),
     "rws": (WakeSleep, "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide"),
 }
 _PYRO = {
@@ -72,6 +74,8 @@ class NamedObjective:
     def __call__(self) -> Objective:
         """Return a fresh objective."""
         name, settings = parse(self.text)
+        if isinstance(settings.get("objective"), str):  # an objective inside another; its settings follow slashes
+            settings["objective"] = make_objective(settings["objective"].replace("/", ":"))
         return adapt(OBJECTIVES[name][0](**settings))
 
 
@@ -116,4 +120,8 @@ def describe(objective: Any) -> str:
     settings = own.settings()
     if name.startswith("elbo") and settings.get("particles") == 1:
         settings.pop("particles")
-    return ":".join([name, *(f"{key}={value}" for key, value in settings.items())])
+    shown = {
+        key: describe(value).replace(":", "/") if isinstance(value, Objective) else value
+        for key, value in settings.items()
+    }
+    return ":".join([name, *(f"{key}={value}" for key, value in shown.items())])
