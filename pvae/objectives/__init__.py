@@ -1,34 +1,70 @@
 """Objectives: what inference algorithms optimise, each a Pyro loss."""
 
+from pvae.models.auxiliary import Marginal
 from pvae.objectives.alternate import Alternate
 from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, WeightsOptions, player_parameters
+from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
+from pvae.objectives.constrained import Constrained
+from pvae.objectives.dirac import Dirac
 from pvae.objectives.findings import Finding, Findings
 from pvae.objectives.linter import check
 from pvae.objectives.named import NamedObjective, describe, make_objective, objective_names
 from pvae.objectives.particles import IWAE, Renyi
+from pvae.objectives.pathwise import DReG, StickingTheLanding
+from pvae.objectives.penalties import InfoMMD, TotalCorrelation, mmd
 from pvae.objectives.players import PlayersObjective
 from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.schedules import Schedule
+from pvae.objectives.score import BASELINES, VIMCO, ScoreFunction
+from pvae.objectives.shaped import Beta, Capacity, FreeBits
+from pvae.objectives.strategies import STRATEGIES, admissible
+from pvae.objectives.thermodynamic import Thermodynamic, log_uniform
+from pvae.objectives.variance import LogVariance, VarianceRegularised
 from pvae.objectives.wakesleep import WakeSleep
 
 __all__ = [
+    "BASELINES",
+    "CIWAE",
     "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "STRATEGIES",
+    "VIMCO",
     "Alternate",
+    "Beta",
+    "Capacity",
+    "Constrained",
+    "DReG",
+    "Dirac",
     "Finding",
     "Findings",
+    "FreeBits",
+    "InfoMMD",
+    "LogVariance",
+    "Marginal",
     "NamedObjective",
     "Objective",
     "ObjectiveModule",
     "PlayersObjective",
     "PyroObjective",
     "Renyi",
+    "Schedule",
+    "ScoreFunction",
+    "StickingTheLanding",
     "Terms",
+    "Thermodynamic",
+    "TotalCorrelation",
+    "VarianceRegularised",
     "WakeSleep",
     "WeightsObjective",
     "WeightsOptions",
     "adapt",
+    "admissible",
     "check",
     "describe",
+    "log_uniform",
     "make_objective",
+    "mmd",
     "objective_names",
     "player_parameters",
 ]

@@ -13,8 +13,17 @@ from pvae.errors import InputError
 from pvae.names import parse, unknown
 from pvae.objectives.alternate import Alternate
 from pvae.objectives.base import Objective, WeightsOptions
+from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
+from pvae.objectives.constrained import Constrained
+from pvae.objectives.dirac import Dirac
 from pvae.objectives.particles import IWAE, Renyi
+from pvae.objectives.pathwise import DReG, StickingTheLanding
+from pvae.objectives.penalties import InfoMMD, TotalCorrelation
 from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.score import VIMCO, ScoreFunction
+from pvae.objectives.shaped import Beta, Capacity, FreeBits
+from pvae.objectives.thermodynamic import Thermodynamic
+from pvae.objectives.variance import LogVariance, VarianceRegularised
 from pvae.objectives.wakesleep import WakeSleep
 
 __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names"]
@@ -52,8 +61,25 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),
     "iwae": (IWAE, "importance-weighted bound of several particles"),
+    "miwae": (MIWAE, "mean of several importance-weighted bounds"),
+    "ciwae": (CIWAE, "combination of ELBO and importance-weighted bound"),
+    "piwae": (PIWAE, "theta by the importance-weighted bound, phi by the mean of several"),
     "renyi": (Renyi, "Rényi bound of order alpha"),
+    "tvo": (Thermodynamic, "thermodynamic objective: a Riemann sum from the guide to the posterior; any guide"),
+    "beta": (Beta, "beta-VAE: the KL weighted by beta, constant or warmed up"),
+    "capacity": (Capacity, "the KL held at a capacity that grows"),
+    "geco": (Constrained, "GECO: a target on reconstruction or on the KL, its multiplier learned"),
+    "free-bits": (FreeBits, "no charge for a KL below a threshold, by unit, site or group"),
+    "variance": (VarianceRegularised, "ELBO minus weight times the variance of the log weights"),
+    "log-variance": (LogVariance, "VarGrad: phi by the variance of the log weights; any guide"),
+    "info-mmd": (InfoMMD, "InfoVAE: the aggregate of the guide matched to the prior by an MMD"),
+    "total-correlation": (TotalCorrelation, "beta-TCVAE: the total correlation of the aggregate weighted by beta"),
+    "stl": (StickingTheLanding, "pathwise gradient without the guide's score; biased for particles > 1"),
+    "dreg": (DReG, "IWAE with the doubly reparameterised guide gradient: less noise, unbiased"),
+    "reinforce": (ScoreFunction, "ELBO by the score function, with a baseline; any guide"),
+    "vimco": (VIMCO, "IWAE by the score function, leave-one-out; any guide"),
     "alternate": (Alternate, "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable"),
+    "dirac": (Dirac, "log p(x, z) at the guide's point: the noise-free limit, no bound"),
     "rws": (WakeSleep, "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide"),
 }
 _PYRO = {

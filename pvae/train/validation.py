@@ -32,8 +32,8 @@ class Validation:
 
     def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
-        self.kind = "importance-weighted"
-        self.reason = ""
+        self.reason = str(getattr(computation.objective, "no_bound", ""))
+        self.kind = "objective" if self.reason else "importance-weighted"
 
     def __call__(self) -> dict[str, float | None]:
         """Return the bound and its standard error over the data; None where it is unknown."""
