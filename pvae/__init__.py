@@ -25,6 +25,7 @@ _HOMES = {
     "Estimate": "evaluate",
     "GatedMLP": "networks",
     "Gaussian": "densities",
+    "GaussianMixture": "em",
     "IWAE": "objectives",
     "InputError": "errors",
     "LatentModel": "models",
@@ -58,6 +59,7 @@ _FOLDERS = {
     "comparison",
     "data",
     "densities",
+    "em",
     "errors",
     "evaluate",
     "models",
@@ -88,6 +90,7 @@ __all__ = [
     "Estimate",
     "GatedMLP",
     "Gaussian",
+    "GaussianMixture",
     "InputError",
     "LatentModel",
     "LogWeights",
@@ -119,6 +122,7 @@ if TYPE_CHECKING:
     from pvae.comparison import compare
     from pvae.data import Splits, load_data
     from pvae.densities import Bernoulli, DiagonalGaussian, Gaussian, StandardNormal
+    from pvae.em import GaussianMixture
     from pvae.errors import DivergenceError, InputError
     from pvae.evaluate import Estimate
     from pvae.models import VAE, LatentModel, ModelSpec, pair, program
