@@ -127,10 +127,11 @@ if TYPE_CHECKING:
     from pvae.evaluate import Estimate
     from pvae.models import VAE, LatentModel, ModelSpec, pair, program
     from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
-    from pvae.objectives import Dirac
+    from pvae.objectives import (
         IWAE,
         VIMCO,
         Alternate,
+        Dirac,
         DReG,
         Marginal,
         Objective,
