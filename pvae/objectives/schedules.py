@@ -1,0 +1,68 @@
+"""Coefficients that change with the steps of training: constant, linear warm-up, cyclical warm-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.errors import InputError
+
+__all__ = ["KINDS", "Schedule"]
+
+KINDS = ("constant", "linear", "cyclical")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number for each step, as tensor operations: a traced step must see it change.
+
+    Args:
+        kind: ``"constant"`` (always `end`); ``"linear"`` (from `start` to `end` in `steps`, then `end`); or
+            ``"cyclical"`` (`cycles` times in `steps`: linear for the first part `rise` of a cycle, then `end`).
+        start: the value at step 0.
+        end: the value that is reached.
+        steps: the length of the warm-up, or of all cycles together.
+        cycles: how often a cyclical one begins anew.
+        rise: the part of a cycle that rises, above 0 and at most 1.
+    Raises:
+        InputError: for another kind, or a number out of its range.
+    Source: Fu et al., Cyclical Annealing Schedule, arXiv:1903.10145, equation 6 (cyclical; 4 cycles, half rising).
+    """
+
+    kind: str = "constant"
+    start: float = 0.0
+    end: float = 1.0
+    steps: int = 1000
+    cycles: int = 4
+    rise: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"A schedule is one of {', '.join(KINDS)}; got {self.kind!r}.")
+        if not self.steps >= 1 or not self.cycles >= 1 or not 0 < self.rise <= 1:
+            raise InputError(
+                "A schedule needs steps >= 1, cycles >= 1 and 0 < rise <= 1; "
+                f"got steps={self.steps!r}, cycles={self.cycles!r}, rise={self.rise!r}."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what shapes it beside its end, by the names that an objective gives these; nothing if constant."""
+        if self.kind == "constant":
+            return {}
+        cyclical = {"cycles": self.cycles, "rise": self.rise} if self.kind == "cyclical" else {}
+        return {"schedule": self.kind, "warm_up": self.steps, "start": self.start, **cyclical}
+
+    def at(self, step: Tensor, like: Tensor) -> Tensor:
+        """Return the value at a step, a scalar of the type of `like`."""
+        if self.kind == "constant":
+            return torch.full((), self.end, dtype=like.dtype, device=like.device)
+        step = step.to(like)
+        if self.kind == "linear":
+            part = step / self.steps
+        else:
+            length = self.steps / self.cycles
+            part = torch.where(step >= self.steps, 1.0, torch.remainder(step, length) / (length * self.rise))
+        return self.start + (self.end - self.start) * part.clamp(max=1.0)
