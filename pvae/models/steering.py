@@ -154,13 +154,14 @@ class Steering(Messenger):
         self.choose, self.axes = choose, axes
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+        infer = msg["infer"]
+        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample" or infer.get("_deterministic"):
             return
-        if msg["infer"].get("_deterministic"):
+        if "_strategy" in infer:  # the guide's draw, replayed in the model
             return
         strategy = self.choose(msg)
-        msg["infer"] = {**msg["infer"], "_strategy": strategy}
-        value = self._value(msg, strategy)
+        msg["infer"] = {**infer, "_strategy": strategy}
+        value = None if msg["done"] else self._value(msg, strategy)
         if value is not None:
             msg["value"], msg["done"] = value, True
 
@@ -198,7 +199,7 @@ class Branching(Messenger):
         name = msg["name"]
         if msg["done"] or msg["is_observed"] or name not in self.values:
             return
-        reached = len(msg["fn"].batch_shape) >= self.dims and msg["fn"].batch_shape[-self.dims] > 1
+        reached = len(msg["fn"].batch_shape) >= self.dims
         if name == self.site:
             value = self.branches
         elif reached and name not in self.enumerated:

@@ -11,24 +11,40 @@ from pvae.errors import InputError
 from pvae.objectives.base import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
-__all__ = ["IWAE", "Renyi"]
+__all__ = ["IWAE", "Renyi", "order"]
+
+
+def order(alpha: Any, *, finite: bool = False) -> float:
+    """Return the order of a Rényi bound as a number.
+
+    Raises:
+        InputError: if it is none, or infinite where it must not be.
+    """
+    wrong = isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha) or alpha == -math.inf
+    if wrong or (finite and math.isinf(alpha)):
+        raise InputError(f"alpha must be a {'finite number' if finite else 'number or inf'}; got {alpha!r}.")
+    return float(alpha)
 
 
 class IWAE(WeightsObjective):
     """The importance-weighted bound: E log (1/K) sum_k w_k, per datum.
 
-    One particle gives the ELBO; in expectation more particles never loosen the bound on log p(x).
+    One particle gives the ELBO; in expectation more particles never loosen the bound on log p(x). Guide sites that
+    cannot be reparameterised get the score function with a leave-one-out baseline, which is VIMCO.
 
     Args:
         particles: K, draws of z per datum; the paper's settings are 5 and 50.
         options: see `WeightsOptions`.
     Raises:
-        InputError: if ``particles < 1``; in use, if a guide site is not reparameterised.
+        InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient asked for.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
     """
 
+    pathwise = False
+
     def __init__(self, particles: int = 5, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles, **options)
+        self.averages = particles == 1
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return log of the mean weight, shape (batch,), in nats."""
@@ -46,15 +62,17 @@ class Renyi(WeightsObjective):
         particles: K, draws of z per datum.
         options: see `WeightsOptions`.
     Raises:
-        InputError: if ``particles < 1`` or alpha is no number; in use, if a guide site is not reparameterised.
+        InputError: if ``particles < 1`` or alpha is no number; in use, if a guide site cannot
+            have the gradient asked for.
     Source: Li & Turner, Rényi Divergence Variational Inference, arXiv:1602.02311, equations 13 and 14.
     """
 
+    pathwise = False
+
     def __init__(self, alpha: float = 0.5, particles: int = 5, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles, **options)
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha) or alpha == -math.inf:
-            raise InputError(f"alpha must be a number or inf; got {alpha!r}.")
-        self.alpha = float(alpha)
+        self.alpha = order(alpha)
+        self.averages = particles == 1 or self.alpha == 1.0
 
     def settings(self) -> dict[str, Any]:
         """Return the order and the number of particles."""

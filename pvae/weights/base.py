@@ -152,6 +152,10 @@ class LogWeights:
             _source=None,
         )
 
+    def with_log_w(self, log_w: Tensor) -> LogWeights:
+        """Return weights with another log_w, put down to log_joint."""
+        return dataclasses.replace(self, log_joint=log_w + self.log_guide)
+
     def combined(self, other: LogWeights, change: Callable[[Tensor, Tensor], Tensor]) -> LogWeights:
         """Return weights whose every table comes from the two tables of that name; without a source."""
         pairs = {name: (each, other._site_log_joint[name]) for name, each in self._site_log_joint.items()}
@@ -205,14 +209,27 @@ class LogWeights:
             raise InputError("These weights have no run of the guide.")
         return self._source.shape.spread(per_datum, site)
 
-    def entering(self) -> list[dict[str, Tensor]]:
-        """Return z as the model has received it, by run and site: its gradient is that of log p(x, z) alone."""
+    def entering(self) -> tuple[Tensor, list[tuple[slice, Site, Tensor]]]:
+        """Return log q at z as the model has received it, phi stopped; and that z, which all of log_w goes through.
 
-        def of(draw: Draw) -> dict[str, Tensor]:
-            sites: dict[str, Site] = dict(draw.model.nodes)
-            return {site["name"]: sites[site["name"]]["value"] for site in draw.latent()}
+        A hook on such a z sees the gradient of log_w alone, and not what one latent site hands to another in the
+        guide.
 
-        return [of(draw) for draw in self._traced().draws]
+        Returns:
+            log q(z given x), shape (particles, batch), nats; and for each run and site its particles, the site and z.
+        """
+        source = self._traced()
+        runs, found = [], []
+        for index, draw in enumerate(source.draws):
+            received = draw.guide.copy()
+            for site in draw.latent():
+                entered: Site = draw.model.nodes[site["name"]]
+                received.nodes[site["name"]] = site.copy() | {"value": entered["value"]}
+                place = slice(None) if len(source.draws) == 1 else slice(index, index + 1)
+                found.append((place, site, entered["value"]))
+            runs.append(received if len(draw.latent()) == 1 else draw.guide_at(received))
+        fixed = self.log_guide_at_fixed_z()
+        return total(by_site(runs, source.shape).values()) - (fixed - fixed.detach()), found
 
     def _one_draw(self) -> Draw:
         return self.only_source().first()

@@ -129,7 +129,11 @@ def trace_weights(
     if not layout.latent_dims:
         raise InputError("The guide draws nothing: weights need at least one latent site.")
     plate, data_dim = layout.data_plate(data_plate)
-    draws = draw_particles(model, guide, args, options, particles, choose, plate)
+    try:
+        draws = draw_particles(model, guide, args, options, particles, choose, plate)
+    except InputError as error:
+        # Pyro adds the shapes of all sites so far to what is raised at one of them
+        raise InputError(str(error).splitlines()[0]) from error
     require_weights_exist(draws[0])
     shape = Shape(layout.nesting, data_dim, particles // len(draws), len(draws[0].axes.sites))
     return _weights(Source(tuple(draws), shape, auxiliary), _count(draws[0], plate), common_scale(draws[0]))

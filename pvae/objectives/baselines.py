@@ -1,0 +1,100 @@
+"""What may be taken off a learning signal without moving the mean of a score-function gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.models.layout import Site
+from pvae.models.steering import base_of
+from pvae.weights import LogWeights
+
+__all__ = ["coordinate_scores", "optimal", "others"]
+
+
+def others(numbers: Tensor) -> Tensor:
+    """Return the mean of all entries along the first dimension but each itself."""
+    return (numbers.sum(0) - numbers) / (len(numbers) - 1)
+
+
+def optimal(signals: Tensor, squares: Tensor) -> Tensor:
+    """Return c* = E[s^2 log_w] / E[s^2] from the other particles, so that it does not depend on a particle's own draw.
+
+    Args:
+        signals: log_w, shape (particles, batch), nats.
+        squares: squared scores, shape (particles, batch, coordinates).
+    Returns:
+        Shape (particles, batch, coordinates), nats; 0 where all the others' scores are 0.
+    Source: Ranganath, Gerrish & Blei, Black Box Variational Inference, arXiv:1401.0118, equation 9.
+    """
+    weighted = (squares * signals.unsqueeze(-1)).sum(0) - squares * signals.unsqueeze(-1)
+    total = squares.sum(0) - squares
+    return torch.where(total > 0, weighted / total.clamp_min(torch.finfo(total.dtype).tiny), torch.zeros_like(total))
+
+
+def coordinate_scores(weights: LogWeights) -> list[tuple[Tensor, Tensor]]:
+    """Return the scores of q's own parameters (logits, loc, scale, ...), and those parameters, by site.
+
+    Returns:
+        For each score-function site a pair of shape (particles, batch, coordinates): the derivative of log q(z given x)
+        in its parameters, without gradient, and the parameters, attached.
+    Raises:
+        InputError: if a distribution cannot be rebuilt from its parameters, or sites are enumerated.
+    """
+    if weights.log_outcome is not None:
+        raise InputError("The optimal baseline is for guides without enumerated sites: use 'leave-one-out'.")
+    sites = weights.guide_sites()
+    return [
+        _of_site(weights, sites[name])
+        for name, strategy in weights.strategies.items()
+        if strategy == "score" and name in sites
+    ]
+
+
+def _of_site(weights: LogWeights, site: Site) -> tuple[Tensor, Tensor]:
+    base = base_of(site["fn"])
+    value: Tensor = site["value"].detach()
+    batch = value.shape[: value.dim() - len(base.event_shape)]
+    given = [name for name in base.arg_constraints if name in vars(base)]
+    if {"probs", "logits"} <= set(given):  # torch keeps the one that was given, and the other once it was asked for
+        given.remove("probs")
+    parameters = {name: _wide(getattr(base, name), base, batch) for name in given}
+    leaves = {name: each.detach().clone().requires_grad_() for name, each in parameters.items()}
+    with torch.enable_grad():
+        log_q = _rebuilt(site["name"], base, leaves).log_prob(value)
+        found = torch.autograd.grad(log_q.sum(), list(leaves.values()), allow_unused=True)
+    plates = value.dim() - site["fn"].event_dim
+    pairs = [
+        (_cells(weights, gradient, plates), _cells(weights, parameter, plates))
+        for gradient, parameter in zip(found, parameters.values(), strict=True)
+        if gradient is not None
+    ]
+    return torch.cat([score for score, _ in pairs], -1), torch.cat([handle for _, handle in pairs], -1)
+
+
+def _rebuilt(name: str, base: Any, parameters: dict[str, Tensor]) -> Any:
+    try:
+        return type(base)(**parameters, validate_args=False)
+    except TypeError as error:
+        raise InputError(
+            f"Site {name!r}: the optimal baseline needs the score of each parameter, and {type(base).__name__} cannot "
+            "be rebuilt from its parameters. Use 'leave-one-out'."
+        ) from error
+
+
+def _wide(parameter: Tensor, base: Any, batch: torch.Size) -> Tensor:
+    """A parameter for every draw: the scores of particles that share it are told apart."""
+    inner = parameter.shape[len(base.batch_shape) :] if parameter.dim() >= len(base.batch_shape) else ()
+    return parameter.expand(*batch, *inner)
+
+
+def _cells(weights: LogWeights, tensor: Tensor, plates: int) -> Tensor:
+    """Coordinates of a site in shape (particles, batch, coordinates)."""
+    shape = weights.only_source().shape
+    missing = 1 + shape.nesting - plates
+    wide = tensor.reshape((1,) * missing + tuple(tensor.shape)) if missing > 0 else tensor
+    moved = wide.movedim(1 + shape.nesting + shape.data_dim, 1)
+    return moved.flatten(2) if moved.dim() > 2 else moved.unsqueeze(-1)
