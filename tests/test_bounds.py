@@ -70,6 +70,24 @@ def test_ciwae_is_the_combination_of_two_exact_bounds(beta: float, logits: np.nd
         assert value == pytest.approx(beta * known.elbo()[x] + (1 - beta) * known.iwae(3, x), abs=1e-10)
 
 
+@pytest.mark.parametrize("logits", [exact.C_LOGITS, OTHER], ids=["given", "other"])
+def test_gradients_are_exact_where_the_guide_cannot_be_reparameterised(logits: np.ndarray) -> None:
+    def slopes(value: Callable[[np.ndarray], float]) -> np.ndarray:
+        moved = [np.pad(step[None], ((0, 3), (0, 0))) for step in 1e-5 * np.eye(3)]
+        return np.array([value(logits + each) - value(logits - each) for each in moved]) / 2e-5
+
+    iwae = slopes(lambda at: exact.Discrete(at).iwae(2))
+    elbo = exact.Discrete(logits).elbo_gradient()[0]
+    for objective, exactly in (
+        (MIWAE(2, 2), iwae),
+        (MIWAE(1, 3), elbo),
+        (MIWAE(3, 1), slopes(lambda at: exact.Discrete(at).iwae(3))),
+        (CIWAE(0.3, 2), 0.3 * elbo + 0.7 * iwae),
+    ):
+        _, gradient, _ = exhaustive(objective, logits=logits)
+        np.testing.assert_allclose(gradient, exactly, rtol=0, atol=1e-8)
+
+
 def by_hand(objective: Any, log_w: Tensor) -> Tensor:
     """The bounds' formulas, without logsumexp."""
     if isinstance(objective, MIWAE):

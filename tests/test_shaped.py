@@ -99,6 +99,27 @@ def test_at_one_it_is_pyros_elbo_and_at_any_beta_it_reports_it() -> None:
         assert -terms_of(objective, model, x).named["elbo"].item() == pytest.approx(theirs.loss.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("logits", [exact.C_LOGITS, OTHER], ids=["given", "other"])
+def test_tilted_gradients_are_exact_where_the_guide_cannot_be_reparameterised(logits: np.ndarray) -> None:
+    known = exact.Discrete(logits)
+    log_prior, guide = np.log(exact.C_PRIOR), known.guide[0]
+    likelihood, kl = known.log_joint[0] - log_prior, known.log_guide[0] - log_prior
+    slope = {  # of a mean under a softmax; what the logarithm of q adds has mean zero
+        "likelihood": guide * (likelihood - guide @ likelihood),
+        "kl": guide * (kl - guide @ kl),
+    }
+    for objective, a, b in (
+        (Beta(4.0, 1), 1.0, 4.0),
+        (Beta(0.5, 3), 1.0, 0.5),
+        (Constrained(-1.0, multiplier=2.5, particles=2), 2.5, 1.0),
+        (Constrained(0.1, on="kl", multiplier=2.5, particles=2), 1.0, 2.5),
+    ):
+        value, gradient, _ = exhaustive(objective.eval(), logits=logits)
+        constant = {"kl": 0.1 * b, "log_likelihood": a}.get(getattr(objective, "on", ""), 0.0)
+        assert value == pytest.approx(guide @ (a * likelihood - b * kl) + constant, abs=1e-10)
+        np.testing.assert_allclose(gradient, a * slope["likelihood"] - b * slope["kl"], rtol=0, atol=1e-10)
+
+
 def test_schedules_at_every_step() -> None:
     def values(schedule: Schedule) -> list[float]:
         return [float(schedule.at(torch.tensor(step), torch.zeros((), dtype=DOUBLE))) for step in range(13)]
@@ -372,6 +393,22 @@ def test_variance_regularised_is_exact_in_the_mean() -> None:
         for x in range(4):
             value, *_ = exhaustive(VarianceRegularised(weight, particles), x, logits)
             assert value == pytest.approx(variance_regularised(logits, weight)[x], abs=1e-10)
+
+
+def test_the_gradient_of_variance_regularised_has_its_score_function_part() -> None:
+    """C6, the variance's own part; then all of it, at other parameters, against finite differences."""
+    with_variance, without = (exhaustive(VarianceRegularised(weight, 2))[1] for weight in (1.0, 0.0))
+    np.testing.assert_allclose(without - with_variance, [-0.657473, 0.324143, 0.333330], atol=1e-6)
+    for x, weight, particles in ((0, 0.3, 3), (2, 1.5, 2)):
+
+        def value(step: np.ndarray, x: int = x, weight: float = weight) -> float:
+            moved = OTHER.copy()
+            moved[x] += step
+            return float(variance_regularised(moved, weight)[x])
+
+        exactly = [(value(step) - value(-step)) / 2e-5 for step in 1e-5 * np.eye(3)]
+        _, gradient, _ = exhaustive(VarianceRegularised(weight, particles), x, OTHER)
+        np.testing.assert_allclose(gradient, exactly, rtol=0, atol=1e-8)
 
 
 def test_log_variance_has_the_elbos_gradient_and_the_leave_one_out_variance() -> None:
