@@ -222,6 +222,12 @@ def test_a_sample_of_the_objective_itself_tests_nothing_and_says_so() -> None:
     assert row.reference == "mean of 80 draws of elbo: itself, so that a bias could not show"
 
 
+def test_a_sampled_reference_has_draws_of_its_own() -> None:
+    row = evaluate.gradients(_location_only(), torch.tensor(A_X)[None], "elbo", draws=8, reference_draws=8).of("elbo")
+    assert not torch.isclose(row.mean, row.exact).any()
+    assert row.cosine_mean.value < 0.999999
+
+
 class RawImportanceSampling(WeightsObjective):
     """p(x) itself by importance sampling: its gradient says nothing to the guide."""
 

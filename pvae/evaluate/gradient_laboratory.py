@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pvae.evaluate.gradient_exact import exact_gradient
 from pvae.evaluate.gradient_sampling import Coordinates, Sampler, find_coordinates, sample
 from pvae.evaluate.gradient_study import GradientStudy, GroupGradient
 from pvae.evaluate.setting import Setting, prepared
-from pvae.objectives import Objective, PyroObjective, adapt, describe, make_objective
+from pvae.objectives import Objective, PyroObjective, WeightsObjective, adapt, describe, make_objective
 from pvae.randomness import evaluating
 from pvae.train.frozen import unmoved
 
@@ -49,6 +50,8 @@ def gradients(
     step: str = "auto",
     seed: int = 0,
     keep: bool = False,
+    skip_refused: bool = False,
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
     **where: Any,
 ) -> GradientStudy:
@@ -63,13 +66,16 @@ def gradients(
         batch: a batch, a tensor, or `Splits` (the first data of the training split: see ``limit``).
         objectives: a name such as ``"iwae:particles=64"``, an objective, a loss of Pyro, several, or a dict of them.
         draws: of each objective's gradient, at least 2; standard errors are by the jackknife over blocks of them.
-        reference: an unbiased estimator to take in place of a target that has to be sampled (`DReG` for `IWAE`).
+        reference: unbiased estimators to sample in place of their targets where these have no exact gradient
+            (`DReG` for `IWAE`); given as `objectives` are.
         reference_draws: of a sampled reference; by default 4 times `draws`. Their error is part of every |z|.
         warm_up: draws in training mode that first advance an objective's state (a decaying baseline, a schedule).
         step: ``"auto"`` draws from a graph traced once, as `pvae.fit` does, where the graph agrees with the eager
             computation; ``"eager"`` never does. Seconds are comparable only between alike: the table marks the others.
         seed: every objective's draws start from it; a sampled reference has a stream of its own.
         keep: whether to keep each draw.
+        skip_refused: whether an objective that refuses the model is left out, with a note, instead of an error.
+        notes: lines that the table is to end with.
         progress: called with a line now and then.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
     Raises:
@@ -90,14 +96,14 @@ def gradients(
         stack.enter_context(evaluating(*held))
         stack.enter_context(unmoved(setting.model, [each for each in held if isinstance(each, nn.Module)]))
         study = _Laboratory(setting, find_coordinates(setting), seed, step, say)
-        samplers = {name: study.sampler(each, warm_up) for name, each in named.items()}
+        samplers = study.samplers(named, warm_up, skip_refused)
         many = reference_draws or 4 * draws
-        references = study.references(named, None if reference is None else _one(reference), many)
+        references = study.references(samplers, {} if reference is None else named_objectives(reference), many)
         centres: dict[str, Tensor | None] = {name: each.gradient for name, each in references.items()}
-        say(f"Drawing {draws} gradients of each of {len(named)} objectives ...")
+        say(f"Drawing {draws} gradients of each of {len(samplers)} objectives ...")
         found = sample(samplers, centres, draws, seed=seed, stream=DRAWS, keep=keep)
-        rows = [row for name in named for row in study.rows(name, samplers[name], found[name], references[name])]
-        return GradientStudy(tuple(rows), draws, seed, setting.batch.size)
+        rows = [row for name in samplers for row in study.rows(name, samplers[name], found[name], references[name])]
+        return GradientStudy(tuple(rows), draws, seed, setting.batch.size, (*notes, *study.notes))
 
 
 def named_objectives(objectives: Any) -> dict[str, Objective]:
@@ -133,10 +139,17 @@ def _identity(objective: Objective) -> tuple[Any, ...]:
 
 
 def _target(objective: Objective) -> Objective:
-    """What an objective's gradient is measured against: of Pyro's ELBOs the one that samples every term."""
+    """What an objective's gradient is measured against, with the gradients that it takes where none are chosen.
+
+    Of Pyro's ELBOs it is the one that samples every term.
+    """
     if isinstance(objective, PyroObjective) and type(objective.elbo) in (TraceGraph_ELBO, TraceMeanField_ELBO):
         return PyroObjective(Trace_ELBO())
-    return objective.target()
+    target = objective.target()
+    if isinstance(target, WeightsObjective) and getattr(target, "gradients", None):
+        target = copy.copy(target)
+        target.gradients, target.biased = {}, type(target).biased
+    return target
 
 
 class _Laboratory:
@@ -144,7 +157,20 @@ class _Laboratory:
 
     def __init__(self, setting: Setting, coordinates: Coordinates, seed: int, step: str, say: Progress) -> None:
         self.setting, self.coordinates, self.seed, self.step, self.say = setting, coordinates, seed, step, say
-        self._found: dict[Any, _Reference] = {}
+        self.notes: list[str] = []
+
+    def samplers(self, named: Mapping[str, Objective], warm_up: int, skip_refused: bool) -> dict[str, Sampler]:
+        found: dict[str, Sampler] = {}
+        for name, objective in named.items():
+            try:
+                found[name] = self.sampler(objective, warm_up)
+            except InputError as error:
+                if not skip_refused:
+                    raise
+                self.notes.append(f"{name}: refused: {error}")
+        if not found:
+            raise InputError(f"No objective can be studied. {' '.join(self.notes)}")
+        return found
 
     def sampler(self, objective: Objective, warm_up: int) -> Sampler:
         sampler = Sampler(self.setting, objective, self.coordinates)
@@ -154,25 +180,26 @@ class _Laboratory:
         return sampler
 
     def references(
-        self, named: Mapping[str, Objective], instead: Objective | None, draws: int
+        self, samplers: Mapping[str, Sampler], instead: Mapping[str, Objective], draws: int
     ) -> dict[str, _Reference]:
-        return {name: self._reference(each, instead, draws) for name, each in named.items()}
-
-    def _reference(self, objective: Objective, instead: Objective | None, draws: int) -> _Reference:
-        target = _target(objective)
-        key = _identity(target)
-        if key not in self._found:
-            self._found[key] = self._exact(target, key) or self._sampled(instead or target, draws)
-        return self._found[key]
+        own = {_identity(each.objective): each for each in samplers.values()}
+        better = {_identity(_target(each)): each for each in instead.values()}
+        found: dict[Any, _Reference] = {}
+        for sampler in samplers.values():
+            target = _target(sampler.objective)
+            key = _identity(target)
+            if key not in found:
+                found[key] = self._exact(target, key) or self._sampled(better.get(key, target), draws, own)
+        return {name: found[_identity(_target(each.objective))] for name, each in samplers.items()}
 
     def _exact(self, target: Objective, key: Any) -> _Reference | None:
         found = exact_gradient(self.setting, target, self.coordinates.tensors)
         return None if found is None else _Reference(found, f"exact, all outcomes of {describe(target)}", key)
 
-    def _sampled(self, target: Objective, draws: int) -> _Reference:
+    def _sampled(self, target: Objective, draws: int, own: Mapping[Any, Sampler]) -> _Reference:
         self.say(f"Drawing {draws} gradients of {describe(target)}, as reference ...")
         with evaluating(target):
-            sampler = self.sampler(target, 1)
+            sampler = own.get(_identity(target)) or self.sampler(target, 1)
             blocks = sample({"": sampler}, {}, draws, seed=self.seed, stream=REFERENCE)[""]
         return _Reference(blocks.mean(), f"mean of {draws} draws of {describe(target)}", _identity(target), blocks)
 

@@ -105,12 +105,14 @@ class GradientStudy:
         draws: of each objective.
         seed: each objective's draws started from.
         batch: number of data in the batch.
+        notes: what was left out of the study, and why, a line each.
     """
 
     rows: tuple[GroupGradient, ...]
     draws: int
     seed: int
     batch: int
+    notes: tuple[str, ...] = ()
 
     def of(self, objective: str, group: str = "phi") -> GroupGradient:
         """Return one row.
@@ -149,8 +151,18 @@ class GradientStudy:
         for group in self.groups():
             rows = self.ranking(group) if ranked else [row for row in self.rows if row.group == group]
             parts.append(f"{group}: {rows[0].coordinates} coordinates\n{_aligned(_lines(rows))}")
-        references = dict.fromkeys(f"{row.objective}: {row.reference}" for row in self.rows)
-        return "\n\n".join([*parts, "Reference:\n" + "\n".join(f"  {each}" for each in references)])
+        parts.append(f"Reference:\n{self._references()}")
+        if self.notes:
+            parts.append("Left out:\n" + "\n".join(f"  {each}" for each in self.notes))
+        return "\n\n".join(parts)
+
+    def _references(self) -> str:
+        every = dict.fromkeys(row.objective for row in self.rows)
+        of: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            of.setdefault(row.reference, {})[row.objective] = None
+        whose = {text: "all" if len(names) == len(every) else ", ".join(names) for text, names in of.items()}
+        return "\n".join(f"  {names}: {text}" for text, names in whose.items())
 
     def to_json(self) -> dict[str, Any]:
         """Return every number, for JSON."""
@@ -158,6 +170,7 @@ class GradientStudy:
             "draws": self.draws,
             "seed": self.seed,
             "batch": self.batch,
+            "notes": self.notes,
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -169,12 +182,12 @@ def _finite(value: float) -> float:
 def _short(estimate: Estimate, unit: float = 1.0) -> str:
     """A value with two digits of its error, in powers of ten where it is very small or large."""
     value, error = estimate.value * unit, estimate.error * unit
-    if not math.isfinite(value) or value == 0.0:
-        return "none" if value == 0.0 else "-" if math.isnan(value) else str(value)
-    if not math.isfinite(error) or error <= 0.0:
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else str(value)
+    if not math.isfinite(error) or error <= 1e-9 * abs(value):
         return f"{value:.4g}"
     place = math.floor(math.log10(float(f"{error:.1e}"))) - 1
-    top = math.floor(math.log10(abs(value)))
+    top = math.floor(math.log10(max(abs(value), error)))
     if -4 <= top < 5:
         return f"{value:.{max(0, -place)}f} ± {error:.{max(0, -place)}f}"
     digits = max(0, top - place)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from pvae.plots.base import PALETTE, Array, as_array, blank, labelled_axes, legend, legend_height
@@ -26,8 +27,8 @@ def signal_to_noise(
 ) -> Figure:
     """Return both axes in logarithms, a line per name, and in the legend the slope of a straight line through it.
 
-    A slope of 0.5 is what averaging gives; below 0 more particles make the gradient worse. The line is fitted by
-    least squares, each point by its error where errors are given; what is not above 0 is left out.
+    A slope of 0.5 is what averaging gives; below 0 more particles make the gradient worse. The line (dotted) is fitted
+    by least squares, each point by its error where errors are given; what is not above 0 is left out.
 
     Args:
         particles: numbers of particles, (points,).
@@ -35,45 +36,69 @@ def signal_to_noise(
         errors: for each name, their standard errors, (points,).
         ylabel: what the ratios are.
     """
-    labels, lines = [], []
+    lines = {}
     for name, values in curves.items():
         y = as_array(values)
         error = np.zeros_like(y) if errors is None else np.nan_to_num(as_array(errors[name]))
         kept = np.isfinite(y) & (y > 0)
-        lines.append((as_array(particles)[kept], y[kept], error[kept]))
-        labels.append(_label(name, *lines[-1]))
-    figure = blank(3.1 + legend_height(labels))
+        lines[name] = _Line(as_array(particles)[kept], y[kept], error[kept])
+    figure = blank(3.1 + legend_height([line.label(name) for name, line in lines.items()]))
     axes = labelled_axes(figure, "particles", ylabel)
-    for index, (label, (x, y, error)) in enumerate(zip(labels, lines, strict=True)):
-        colour, marker = PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)]
-        low = np.minimum(error, 0.9 * y)  # a whisker to below 0 has no place on a logarithmic axis
-        axes.errorbar(
-            x, y, yerr=[low, error], color=colour, marker=marker, markersize=5, capsize=2.5, linewidth=1.5, label=label
-        )
+    for index, (name, line) in enumerate(lines.items()):
+        line.draw(axes, name, PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)])
     _logarithmic(axes, as_array(particles))
     legend(figure, axes)
     return figure
 
 
-def _label(name: str, x: Array, y: Array, error: Array) -> str:
-    if len(x) < 2:
-        return name
-    slope, spread = _slope(np.log(x), np.log(y), error / y)
-    return f"{name}: slope {slope:+.2f}" + (f" ± {spread:.2f}" if spread > 0 else "")
+@dataclass(frozen=True)
+class _Line:
+    """Points above 0 with their errors, 0 where unknown."""
 
+    x: Array
+    y: Array
+    error: Array
 
-def _slope(x: Array, y: Array, error: Array) -> tuple[float, float]:
-    """The slope of a straight line by weighted least squares, and its standard error from those of the points."""
-    weight = 1 / error**2 if (error > 0).all() else np.ones_like(x)
-    apart = x - (weight * x).sum() / weight.sum()
-    scatter = (weight * apart**2).sum()
-    known = float(scatter**-0.5) if (error > 0).all() else 0.0
-    return float((weight * apart * y).sum() / scatter), known
+    def fit(self) -> tuple[float, float, float]:
+        """Slope, standard error of the slope (0 where unknown) and intercept in logarithms, by least squares."""
+        x, y, known = np.log(self.x), np.log(self.y), bool((self.error > 0).all())
+        weight = (self.y / self.error) ** 2 if known else np.ones_like(x)
+        middle, height = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
+        scatter = (weight * (x - middle) ** 2).sum()
+        slope = float((weight * (x - middle) * y).sum() / scatter)
+        return slope, float(scatter**-0.5) if known else 0.0, float(height - slope * middle)
+
+    def label(self, name: str) -> str:
+        if len(self.x) < 2:
+            return name
+        slope, spread, _ = self.fit()
+        return f"{name}: slope {slope:.2f}".replace("slope -", "slope −") + (f" ± {spread:.2f}" if spread > 0 else "")
+
+    def draw(self, axes: Axes, name: str, colour: str, marker: str) -> None:
+        low = np.minimum(self.error, 0.9 * self.y)  # a whisker to below 0 has no place on a logarithmic axis
+        axes.errorbar(
+            self.x,
+            self.y,
+            yerr=[low, self.error],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            capsize=2.5,
+            linewidth=1.5,
+            label=self.label(name),
+        )
+        if len(self.x) > 1:
+            slope, _, level = self.fit()
+            axes.plot(self.x, np.exp(level) * self.x**slope, ":", color=colour, linewidth=1.2)
 
 
 def _logarithmic(axes: Axes, particles: Array) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(particles)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(plain)
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(NullFormatter())
