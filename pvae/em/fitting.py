@@ -149,13 +149,14 @@ def _sampled(columns: Columns, random: np.random.RandomState, processes: Process
 def status_of(fit: Fit) -> tuple[list[str], Tensor]:
     """Return a word for each component, and where a variance is regularisation, (components, features) bool.
 
-    Words: fitted, regularised (a variance below ten times reg_covar), floored (its covariance had no Cholesky
-    factor), reseeded, empty. The last that applies is said.
+    Words: fitted, regularised (a variance, given the features before, is below ten times reg_covar), floored (its
+    covariance had no Cholesky factor), reseeded, empty. The last that applies is said.
     """
     family, run = fit.mixture.family, fit.run
     components, features = run.mixture.means.shape
-    dense = family.dense(run.mixture.covariances, components, features)
-    low = dense.diagonal(dim1=1, dim2=2) < 10 * fit.rules.regularisation
+    # A factor's diagonal is the variance that is left given the features before: it shows directions too.
+    roots = family.dense(run.mixture.roots, components, features).diagonal(dim1=1, dim2=2)
+    low = roots.square() < 10 * fit.rules.regularisation
     words = ["fitted"] * components
     for word, mask in (
         ("regularised", low.any(1)),
