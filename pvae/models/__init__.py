@@ -3,6 +3,7 @@
 from pvae.models.base import LatentModel, Program, pair, program
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.groups import Groups, find_groups, named_parameters
+from pvae.models.local import LocalGuide, SemiAmortised
 from pvae.models.programs import Programs, bind
 from pvae.models.queries import encode, reconstruct, sample, scores_bits
 from pvae.models.registration import restore_store, scope, store_tensors
@@ -13,9 +14,11 @@ __all__ = [
     "VAE",
     "Groups",
     "LatentModel",
+    "LocalGuide",
     "ModelSpec",
     "Program",
     "Programs",
+    "SemiAmortised",
     "bind",
     "encode",
     "find_groups",

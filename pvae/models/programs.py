@@ -23,20 +23,20 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 Fields = Sequence[str] | Mapping[str, str] | None
 
 
-def _signature(program: Any) -> inspect.Signature:
+def signature_of(program: Any) -> inspect.Signature:
     """The signature beneath handlers: `inspect.signature` alone raises on what `pyro.poutine` wraps."""
     function: Any = unwrap(program)
     if isinstance(function, Program):
-        return _signature(function.function)
+        return signature_of(function.function)
     if isinstance(function, AutoGuide):
-        return _signature(function.model)
+        return signature_of(function.model)
     if isinstance(function, nn.Module):
-        return _signature(function.forward)
+        return signature_of(function.forward)
     if inspect.ismethod(function):
-        whole = _signature(function.__func__)
+        whole = signature_of(function.__func__)
         return whole.replace(parameters=list(whole.parameters.values())[1:])
     if hasattr(function, "__wrapped__"):
-        return _signature(function.__wrapped__)
+        return signature_of(function.__wrapped__)
     if isinstance(function, functools.partial) and unwrap(function.func) is not function.func:
         return inspect.signature(functools.partial(unwrap(function.func), *function.args, **function.keywords))
     return inspect.signature(function)
@@ -120,7 +120,7 @@ class Programs:
 def _choose(
     name: str, function: Program, batch: Mapping[str, Tensor], fields: Fields
 ) -> tuple[list[str], dict[str, str]]:
-    parameters = _signature(function).parameters
+    parameters = signature_of(function).parameters
     if fields is not None:
         return _by_fields(name, parameters, batch, fields)
     chosen = _by_name(name, parameters, batch)
@@ -134,7 +134,7 @@ def _choose(
 
 def _is_open(function: Program) -> bool:
     """Whether a program takes only ``*args, **kwargs``, as a guide does that follows its model's arguments."""
-    kinds = {each.kind for each in _signature(function).parameters.values()}
+    kinds = {each.kind for each in signature_of(function).parameters.values()}
     return bool(kinds) and kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
