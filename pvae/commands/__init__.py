@@ -4,10 +4,11 @@ from pvae.commands.checking import check
 from pvae.commands.comparing import compare
 from pvae.commands.data import data
 from pvae.commands.evaluating import evaluate
+from pvae.commands.gradients import gradients
 from pvae.commands.listing import list_
 from pvae.commands.showing import show
 from pvae.commands.training import train
 
-__all__ = ["COMMANDS", "check", "compare", "data", "evaluate", "list_", "show", "train"]
+__all__ = ["COMMANDS", "check", "compare", "data", "evaluate", "gradients", "list_", "show", "train"]
 
-COMMANDS = (train, evaluate, compare, show, check, data, list_)
+COMMANDS = (train, evaluate, compare, show, check, gradients, data, list_)

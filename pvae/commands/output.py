@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["lines", "print_json", "say", "table"]
+__all__ = ["json_text", "lines", "print_json", "say", "table"]
 
 
 def say(message: str) -> None:
@@ -30,9 +30,14 @@ def _plain(content: Any) -> Any:
     raise TypeError(f"{type(content).__name__} has no JSON form")
 
 
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return one JSON object. What is not finite becomes null: JSON has no name for it."""
+    return json.dumps(_finite(json.loads(json.dumps(content, default=_plain))), allow_nan=False)
+
+
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object on standard output. What is not finite becomes null: JSON has no name for it."""
-    click.echo(json.dumps(_finite(json.loads(json.dumps(content, default=_plain))), allow_nan=False))
+    """Print one JSON object on standard output."""
+    click.echo(json_text(content))
 
 
 def _finite(content: Any) -> Any:

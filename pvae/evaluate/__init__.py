@@ -4,6 +4,7 @@ from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.export import compare_evidence, save, to_arviz
 from pvae.evaluate.gradient_laboratory import gradients, named_objectives
+from pvae.evaluate.gradient_search import search_gradients, strategies_of
 from pvae.evaluate.gradient_study import GradientStudy, GroupGradient
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.likelihood import elbo, importance_bounds, log_evidence
@@ -27,5 +28,7 @@ __all__ = [
     "mean_of",
     "named_objectives",
     "save",
+    "search_gradients",
+    "strategies_of",
     "to_arviz",
 ]

@@ -190,8 +190,8 @@ def _short(estimate: Estimate, unit: float = 1.0) -> str:
     top = math.floor(math.log10(max(abs(value), error)))
     if -4 <= top < 5:
         return f"{value:.{max(0, -place)}f} ± {error:.{max(0, -place)}f}"
-    digits = max(0, top - place)
-    return f"{value:.{digits}e} ± {error:.0e}"
+    scale = 10.0**top
+    return f"({value / scale:.{top - place}f} ± {error / scale:.{top - place}f})e{top:+03d}"
 
 
 def _lines(rows: Sequence[GroupGradient]) -> Iterable[list[str]]:

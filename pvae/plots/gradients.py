@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,24 +25,28 @@ def signal_to_noise(
     errors: Mapping[str, ArrayLike] | None = None,
     *,
     ylabel: str = "signal-to-noise of the gradient",
+    fit_from: int = 1,
 ) -> Figure:
     """Return both axes in logarithms, a line per name, and in the legend the slope of a straight line through it.
 
     A slope of 0.5 is what averaging gives; below 0 more particles make the gradient worse. The line (dotted) is fitted
-    by least squares, each point by its error where errors are given; what is not above 0 is left out.
+    by least squares, each point by its error where errors are given; its own error grows where the points lie on no
+    straight line. What is not above 0 is left out.
 
     Args:
         particles: numbers of particles, (points,).
         curves: for each name, the ratios, (points,).
         errors: for each name, their standard errors, (points,).
         ylabel: what the ratios are.
+        fit_from: the least number of particles that the straight line is fitted to: the theory is of many.
+    Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, theorem 1.
     """
     lines = {}
     for name, values in curves.items():
         y = as_array(values)
         error = np.zeros_like(y) if errors is None else np.nan_to_num(as_array(errors[name]))
         kept = np.isfinite(y) & (y > 0)
-        lines[name] = _Line(as_array(particles)[kept], y[kept], error[kept])
+        lines[name] = _Line(as_array(particles)[kept], y[kept], error[kept], fit_from)
     figure = blank(3.1 + legend_height([line.label(name) for name, line in lines.items()]))
     axes = labelled_axes(figure, "particles", ylabel)
     for index, (name, line) in enumerate(lines.items()):
@@ -58,21 +63,30 @@ class _Line:
     x: Array
     y: Array
     error: Array
+    fit_from: int
 
-    def fit(self) -> tuple[float, float, float]:
-        """Slope, standard error of the slope (0 where unknown) and intercept in logarithms, by least squares."""
-        x, y, known = np.log(self.x), np.log(self.y), bool((self.error > 0).all())
-        weight = (self.y / self.error) ** 2 if known else np.ones_like(x)
+    def fit(self) -> tuple[float, float, float] | None:
+        """Slope, its standard error (0 where unknown) and intercept in logarithms, by least squares."""
+        far = self.x >= self.fit_from
+        if far.sum() < 2:
+            return None
+        x, y, known = np.log(self.x[far]), np.log(self.y[far]), bool((self.error > 0).all())
+        weight = (self.y[far] / self.error[far]) ** 2 if known else np.ones_like(x)
         middle, height = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
         scatter = (weight * (x - middle) ** 2).sum()
         slope = float((weight * (x - middle) * y).sum() / scatter)
-        return slope, float(scatter**-0.5) if known else 0.0, float(height - slope * middle)
+        misfit = (weight * (y - height - slope * (x - middle)) ** 2).sum() / max(len(x) - 2, 1)
+        spread = math.sqrt(max(1.0, misfit) / scatter) if known else 0.0
+        return slope, spread, float(height - slope * middle)
 
     def label(self, name: str) -> str:
-        if len(self.x) < 2:
+        found = self.fit()
+        if found is None:
             return name
-        slope, spread, _ = self.fit()
-        return f"{name}: slope {slope:.2f}".replace("slope -", "slope −") + (f" ± {spread:.2f}" if spread > 0 else "")
+        slope, spread, _ = found
+        decimals = 3 if 0 < spread < 0.005 else 2
+        text = f"{name}: slope {slope:.{decimals}f}".replace("slope -", "slope −")
+        return text + (f" ± {spread:.{decimals}f}" if spread > 0 else "")
 
     def draw(self, axes: Axes, name: str, colour: str, marker: str) -> None:
         low = np.minimum(self.error, 0.9 * self.y)  # a whisker to below 0 has no place on a logarithmic axis
@@ -87,9 +101,10 @@ class _Line:
             linewidth=1.5,
             label=self.label(name),
         )
-        if len(self.x) > 1:
-            slope, _, level = self.fit()
-            axes.plot(self.x, np.exp(level) * self.x**slope, ":", color=colour, linewidth=1.2)
+        found = self.fit()
+        if found is not None:
+            x = self.x[self.x >= self.fit_from]
+            axes.plot(x, np.exp(found[2]) * x ** found[0], ":", color=colour, linewidth=1.2)
 
 
 def _logarithmic(axes: Axes, particles: Array) -> None:
