@@ -422,6 +422,22 @@ def test_log_variance_has_the_elbos_gradient_and_the_leave_one_out_variance() ->
         np.testing.assert_allclose(gradient, exact.Discrete(OTHER).elbo_gradient()[x], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("make", [exact.LinearGaussianModel, exact.TwoLayerModel])
+def test_log_variance_is_leave_one_out_where_draws_could_be_reparameterised(make: Any) -> None:
+    model, x = make(), torch.randn(5, 3, dtype=DOUBLE)
+    terms = terms_of(LogVariance(4), model, x)
+    weights = seeded(lambda: pvae.log_weights(model, {"x": x}, 4))
+    log_w = weights.log_w.detach()
+    signal = log_w - (log_w.sum(0) - log_w) / 3
+    by_phi = torch.autograd.grad(
+        (signal * weights.log_guide_at_fixed_z()).mean(0).sum(), model.phi(), retain_graph=True
+    )
+    by_theta = torch.autograd.grad(weights.log_joint.mean(0).sum(), model.theta())
+    for group, expected in ((model.phi(), by_phi), (model.theta(), by_theta)):
+        for mine, other in zip(torch.autograd.grad(-terms.surrogate, group, retain_graph=True), expected, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-10)
+
+
 def test_the_gradient_of_the_variance_under_a_fixed_law_is_that_of_the_kl() -> None:
     """C6: half the gradient of Var_r[log w] at r = q is the gradient of KL(q to the posterior)."""
     log_joint, guide = torch.tensor(DISCRETE.log_joint), torch.tensor(DISCRETE.guide)
