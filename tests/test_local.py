@@ -142,7 +142,7 @@ def test_every_family_begins_as_it_was_and_keeps_its_constraints() -> None:
     there = pyro.poutine.trace(model.guide).get_trace(X, index=INDEX)
     torch.manual_seed(0)
     for each in model.rows.values():
-        each.data = 5 * torch.randn_like(each)
+        each.data = 2 * torch.randn_like(each)
     far = pyro.poutine.trace(model.guide).get_trace(X, index=INDEX)
     for name in inner.densities(X[:, 0]):
         ours, theirs = here.nodes[name]["fn"], there.nodes[name]["fn"]
@@ -152,9 +152,10 @@ def test_every_family_begins_as_it_was_and_keeps_its_constraints() -> None:
         assert ours.batch_shape == moved.batch_shape and ours.event_shape == moved.event_shape
         base = moved.base_dist if isinstance(moved, torch.distributions.Independent) else moved
         for key, constraint in base.arg_constraints.items():
-            if key in vars(base) and not constraint.is_discrete and name != "point":  # a Delta says nothing of its v
+            if key in vars(base) and name != "point":  # a Delta says nothing of its v
                 assert bool(constraint.check(getattr(base, key)).all()), (name, key)
-        assert bool(moved.support.check(far.nodes[name]["value"]).all()), name
+        if name != "point":
+            assert bool(moved.support.check(far.nodes[name]["value"]).all()), name
     assert model.rows["joint-scale_tril"].shape == (3, 2, 2) and "point-log_density" not in model.rows
 
 

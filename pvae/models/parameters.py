@@ -18,16 +18,20 @@ __all__ = ["free_parameters", "rebuilt"]
 _PREFERRED = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 
 
+def _transform(constraint: Any) -> Any:
+    """The transform from unconstrained space, or None for what is discrete or depends on other parameters."""
+    try:
+        return transform_to(constraint)
+    except NotImplementedError:
+        return None
+
+
 def _names(name: str, density: Any) -> list[str]:
     """Parameters that can be moved: real ones, each said once."""
     if isinstance(density, dist.Delta):
         return ["v"]
     given = density.arg_constraints
-    found = [
-        each
-        for each, constraint in given.items()
-        if _PREFERRED.get(each) not in given and not constraint.is_discrete and constraint is not None
-    ]
+    found = [each for each in given if _PREFERRED.get(each) not in given and _transform(given[each]) is not None]
     if not found:
         raise InputError(
             f"Guide site {name!r} has a {type(density).__name__}, which has no parameters of its own for each datum: "
@@ -61,14 +65,8 @@ def rebuilt(name: str, density: Any, change: Callable[[str, Tensor], Tensor]) ->
     settings: dict[str, Any] = {}
     for each, constraint in density.arg_constraints.items():
         if each in free:
-            try:
-                # a point may be anywhere: pyro says no more of it than that
-                to = transform_to(constraints.real if isinstance(density, dist.Delta) else constraint)
-            except NotImplementedError:
-                raise InputError(
-                    f"Guide site {name!r} has a {type(density).__name__}, whose {each} is not free: use a distribution "
-                    "such as Normal, Beta or Categorical."
-                ) from None
+            # a point may be anywhere: Pyro says no more of it than that
+            to = transform_to(constraints.real) if isinstance(density, dist.Delta) else _transform(constraint)
             settings[each] = to(change(each, to.inv(getattr(density, each))))
         elif _PREFERRED.get(each) not in free:
             settings[each] = getattr(density, each)
