@@ -59,7 +59,7 @@ for _name, _test in FOUND.items():
         "test_gaussian_mixture_n_iter",
         "test_mixture_n_components_greater_than_n_samples_error",
     ):
-        globals()[_name] = pytest.mark.filterwarnings("ignore::RuntimeWarning")(_test)
+        globals()[_name] = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")(_test)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,11 @@ def test_of_any_mixture(name: str) -> None:
 
 def test_the_exceptions_are_tests_that_exist() -> None:
     assert set(EXCEPTIONS) <= set(FOUND)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_it_is_an_estimator(kind: str) -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
+    check_estimator(GaussianMixture(covariance_type=kind))

@@ -13,7 +13,7 @@ from pvae.em.base import Mixture
 from pvae.em.rows import Rows
 from pvae.errors import InputError
 
-__all__ = ["Columns", "Frame", "frame_of", "survey"]
+__all__ = ["Columns", "Frame", "check_finite", "frame_of", "observed_share", "survey"]
 
 #: Standardised data up to this size are kept; larger data are standardised again in each pass.
 KEPT_BYTES = 24 << 20
@@ -49,6 +49,7 @@ class Frame:
         scale: (features,), float64, positive; one number for all features where the family is spherical.
         spread: mean square of each u, (features,): 1, and 0 for a constant feature.
         variance: variance of each feature of x, (features,).
+        observed: share of the data, by weight, in which each feature is observed, (features,).
         weight: summed sample weights.
         count: number of rows.
     """
@@ -57,12 +58,13 @@ class Frame:
     scale: Tensor
     spread: Tensor
     variance: Tensor
+    observed: Tensor
     weight: float
     count: int
 
     def log_scale(self) -> float:
-        """Return what log p(u) exceeds log p(x) by, nats per datum."""
-        return float(self.scale.log().sum())
+        """Return what log p(u) exceeds log p(x) by, nats per datum; a missing value has no density."""
+        return float((self.observed * self.scale.log()).sum())
 
     def inside(self, mixture: Mixture) -> Mixture:
         """Return a mixture of x as one of u."""
@@ -89,10 +91,10 @@ def frame_of(mixture: Mixture) -> Frame:
     shift = weights @ mixture.means
     dense = mixture.family.dense(mixture.covariances, mixture.components, mixture.features)
     variance = weights @ (dense.diagonal(dim1=1, dim2=2) + (mixture.means - shift).square())
-    return _frame(shift, variance, mixture.family.name == "spherical", 1.0, 1)
+    return _frame(shift, variance, mixture.family.name == "spherical", torch.ones_like(shift), 1.0, 1)
 
 
-def _frame(shift: Tensor, variance: Tensor, uniform: bool, weight: float, count: int) -> Frame:
+def _frame(shift: Tensor, variance: Tensor, uniform: bool, observed: Tensor, weight: float, count: int) -> Frame:
     # Below this the deviations are what rounding left of the mean.
     constant = variance <= (8 * torch.finfo(torch.float64).eps * shift).square()
     scale = variance.sqrt().where(~constant, 1.0)
@@ -101,7 +103,7 @@ def _frame(shift: Tensor, variance: Tensor, uniform: bool, weight: float, count:
         common = varying.mean().sqrt() if len(varying) else scale.new_ones(())
         scale = common.expand_as(scale).contiguous()
     spread = (variance / scale.square()).where(~constant, 0.0)
-    return Frame(shift, scale, spread, variance.where(~constant, 0.0), weight, count)
+    return Frame(shift, scale, spread, variance.where(~constant, 0.0), observed, weight, count)
 
 
 def survey(rows: Rows, *, uniform: bool, missing: bool, reduce: Reduce = lambda x: x) -> Frame:
@@ -134,7 +136,24 @@ def survey(rows: Rows, *, uniform: bool, missing: bool, reduce: Reduce = lambda 
         squares += deviations.sum(0) if weights is None else weights @ deviations
         weight += len(x) if weights is None else weights.sum()
     variance = reduce(squares) / total[1]
-    return _frame(shift, variance, uniform, float(reduce(weight)), int(counts))
+    weight = reduce(weight)
+    return _frame(shift, variance, uniform, total[1] / weight, float(weight), int(counts))
+
+
+def observed_share(rows: Rows) -> Tensor:
+    """Return the share of the data, by weight, in which each feature is observed, (features,)."""
+    share = torch.zeros(2, rows.features, dtype=torch.float64, device=rows.device)
+    for x, weights in rows.chunks(1 << 14):
+        w = torch.ones(len(x), dtype=torch.float64, device=x.device) if weights is None else weights
+        share += torch.stack([w @ (~x.isnan()).double(), w.sum().expand(rows.features)])
+    return share[0] / share[1]
+
+
+def check_finite(x: Tensor, *, missing: bool) -> None:
+    """Raise InputError where values are not finite, as `survey` does."""
+    size = max(256, (1 << 20) // (8 * x.shape[1]))
+    for start in range(0, len(x), size):
+        _sums(x[start : start + size].double(), None, start, missing)
 
 
 def _sums(x: Tensor, weights: Tensor | None, start: int, missing: bool) -> Tensor:

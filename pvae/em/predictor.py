@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture, with_whitening
 from pvae.em.families import FAMILIES
-from pvae.em.frame import Columns, frame_of, survey
+from pvae.em.frame import Columns, check_finite, frame_of
 from pvae.em.inputs import Form, read, read_weights
 from pvae.em.missing import Marginal
 from pvae.em.passes import log_likelihoods, shares
@@ -66,6 +66,7 @@ class MixturePredictor(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         x, form = read(self, X, reset=False)
+        check_finite(x, missing=True)
         frame, _, columns = self._columns(x)
         inside = frame.inside(self._mixture(x.device))
         route = Marginal(inside, torch.float64)
@@ -142,12 +143,13 @@ class MixturePredictor(DensityMixin, BaseEstimator):
         frame, device, columns = self._columns(x)
         missing = self.missing == "marginalise"
         if not bool(x.sum().isfinite()):
-            survey(ArrayRows(x), uniform=False, missing=missing)
+            check_finite(x, missing=missing)
         inside = frame.inside(self._mixture(device))
         marginal = missing and bool(x.isnan().any())
         route = Marginal(inside, torch.float64) if marginal else make_route(inside, frame.spread, torch.float64)
         found = [what(route, prepared) for prepared, _ in columns.prepared(route)]
         values = torch.cat(found)
         if what is log_likelihoods:
-            values = values - frame.log_scale()
+            scales = frame.scale.log()
+            values = values - ((~x.isnan()).to(scales) @ scales if marginal else scales.sum())
         return form.give(values, dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture, Statistics
 from pvae.em.fitting import Given, fit_rows
-from pvae.em.frame import Columns
+from pvae.em.frame import Columns, observed_share
 from pvae.em.passes import Passes
 from pvae.em.processes import Processes
 from pvae.em.rows import Rows
@@ -47,12 +47,13 @@ class Stream:
     def take(self, rows: Rows) -> Mixture:
         """Take in a batch; return the parameters after it, in the units of the data."""
         count = sum(len(x) for x, _ in rows.chunks(1 << 16))
-        columns = Columns(rows, replace(self.frame, count=count))
         missing = self.given.settings["missing"] == "marginalise"
+        observed = observed_share(rows) if missing else self.frame.observed
+        columns = Columns(rows, replace(self.frame, count=count, observed=observed))
         passes = Passes(columns, self.given.dtype, missing, Processes())
         batch = passes.statistics(passes.route(self.mixture))
         weight = float(batch.weight)
-        self.bounds.append(float(batch.log_likelihood) / weight - self.frame.log_scale())
+        self.bounds.append(float(batch.log_likelihood) / weight - columns.frame.log_scale())
         self.counts = self.counts + batch.counts
         self.statistics = self._mixed(_about_zero(batch.times(1 / weight), self.mixture))
         self.batches, self.seen = self.batches + 1, self.seen + weight
