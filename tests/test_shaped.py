@@ -314,6 +314,14 @@ def test_a_target_that_cannot_be_met_is_said_once_and_recorded() -> None:
     assert int(reachable.stuck) == 0 and reachable.diagnosis() == ""
 
 
+def test_training_says_that_a_target_cannot_be_met() -> None:
+    data = pvae.load_data(torch.rand(64, 6).round(), validation=0, test=0)
+    spec = pvae.ModelSpec("vae", {"latent": 2, "hidden": (5,)})
+    with pytest.warns(UserWarning, match="target 5 on the log-likelihood cannot be met"):
+        run = pvae.fit(spec, data, objective="geco:target=5:rate=1:largest=2", epochs=60, batch_size=32, progress=False)
+    assert run.history[-1]["stuck"] > 100 and run.history[-1]["multiplier"] == pytest.approx(2.0)
+
+
 # ---- free bits
 
 

@@ -130,12 +130,16 @@ class Constrained(Tilted):
             "target."
         )
 
+    def diagnose(self) -> None:
+        """Warn, once, where `diagnosis` finds something: `pvae.fit` asks after each epoch."""
+        if not self._said and (said := self.diagnosis()):
+            self._said = True
+            warnings.warn(said, stacklevel=3)
+
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss of a batch, as `Objective.loss_and_grads`; warn once of a target that cannot be met."""
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
-        if not self._said and (said := self.diagnosis()):
-            self._said = True
-            warnings.warn(said, stacklevel=2)
+        self.diagnose()
         return loss
 
 

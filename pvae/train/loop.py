@@ -159,6 +159,9 @@ class Loop:
         setting.history.add(record)
         setting.progress.record(setting.history.records[-1])
         self._call_back(setting.history.records[-1])
+        diagnose = getattr(self.parameters.objective, "diagnose", None)
+        if diagnose is not None:
+            diagnose()
         patience = setting.options.patience
         if patience is not None and position.stale >= patience:
             position.finished = "patience"
