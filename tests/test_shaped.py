@@ -120,6 +120,21 @@ def test_tilted_gradients_are_exact_where_the_guide_cannot_be_reparameterised(lo
         np.testing.assert_allclose(gradient, a * slope["likelihood"] - b * slope["kl"], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("beta", "golden"), [(1.0, 1.578427), (4.0, None)])
+def test_a_single_score_is_weighed_by_the_tilted_number_and_carries_no_further_noise(
+    beta: float, golden: float | None
+) -> None:
+    guide, log_prior = DISCRETE.guide[0], np.log(exact.C_PRIOR)
+    signal = DISCRETE.log_joint[0] - log_prior - beta * (DISCRETE.log_guide[0] - log_prior)
+    scores = (np.eye(3) - guide) * signal[:, None]
+    mean = guide @ scores
+    exactly = guide @ ((scores - mean) ** 2).sum(1)
+    _, gradient, variance = exhaustive(Beta(beta, gradients={"z": "score"}))
+    np.testing.assert_allclose(gradient, mean, rtol=0, atol=1e-12)
+    assert variance == pytest.approx(exactly, rel=1e-10)
+    assert golden is None or variance == pytest.approx(golden, abs=1e-6)
+
+
 def test_schedules_at_every_step() -> None:
     def values(schedule: Schedule) -> list[float]:
         return [float(schedule.at(torch.tensor(step), torch.zeros((), dtype=DOUBLE))) for step in range(13)]

@@ -45,7 +45,7 @@ class MIWAE(WeightsObjective):
 
     def settings(self) -> dict[str, Any]:
         """Return the particles of one bound, and the number of bounds."""
-        return {"batches": self.batches, "particles": self.within}
+        return {"batches": self.batches, **super().settings(), "particles": self.within}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return the mean of the bounds, shape (batch,), in nats."""

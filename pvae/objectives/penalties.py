@@ -169,30 +169,34 @@ class TotalCorrelation(WeightsObjective):
                 f"TotalCorrelation needs a density of site {latent.guide['name']!r} that factorises over its units; "
                 f"got {type(latent.guide['fn']).__name__}. Use a Normal with to_event, or 'info-mmd'."
             )
-        value, event_dim = latent.guide["value"], latent.guide["fn"].event_dim
-        batch = value.shape[latent.data_dim - event_dim]
-        pairs = torch.stack(
-            [
-                latent.by_unit(one.log_prob(value.roll(shift, latent.data_dim - event_dim)), event_dim)
-                for shift in range(batch)
-            ]
-        )
-        # the draw of datum i - shift stands at i: back to its own place
-        pairs = torch.stack([each.roll(-shift, 1) for shift, each in enumerate(pairs)])
-        shares = _log_shares(batch, size, self.estimator).to(pairs)
-        joint = (pairs.sum(-1) + shares[:, None, :]).logsumexp(0)
-        product = (pairs + shares[:, None, :, None]).logsumexp(0).sum(-1)
+        pairs = _pairs(latent, one)
+        shares = _log_shares(pairs.shape[1], size, self.estimator).to(pairs)
+        joint = (pairs.sum(-1) + shares).logsumexp(-1)
+        product = (pairs + shares.unsqueeze(-1)).logsumexp(-2).sum(-1)
         return joint, product
 
 
+def _pairs(latent: Latent, one: Any) -> Tensor:
+    """log q(z_u) of each datum's draw under the guide of the datum `shift` further on.
+
+    The shape is (particles, batch, shift, units). Each datum's density meets the draws of all others by shifting these along the data: one call for all shifts.
+    """
+    event_dim = latent.guide["fn"].event_dim
+    axis = latent.data_dim - event_dim
+    value = latent.guide["value"].movedim(axis, 0)
+    batch = value.shape[0]
+    place = torch.arange(batch, device=value.device)
+    shifted = value[(place - place[:, None]) % batch].movedim(1, axis)
+    moved = latent.by_unit(one.log_prob(shifted), event_dim).unflatten(-1, (batch, -1))
+    return moved[:, (place[:, None] + place) % batch, place]
+
+
 def _log_shares(batch: int, size: int, estimator: str) -> Tensor:
-    """Logarithm of the weight of the guide of datum i + shift in q(z) at the draw of datum i, shape (shift, batch)."""
+    """Logarithm of the weight of the guide `shift` further on, in q(z) at any datum's draw, shape (shift,)."""
     if estimator == "weighted":
-        return torch.full((batch, batch), -math.log(batch * size), dtype=torch.float64)
+        return torch.full((batch,), -math.log(batch * size), dtype=torch.float64)
     if batch < 2:
         raise InputError("The stratified estimator needs batches of at least 2 data; use estimator='weighted'.")
     others = batch - 1
-    shares = torch.full((batch, batch), 1.0 / others, dtype=torch.float64)
-    shares[0] = 1.0 / size
-    shares[1] = (size - others) / (size * others)
-    return shares.log()
+    shares = [1.0 / size, (size - others) / (size * others), *[1.0 / others] * (others - 1)]
+    return torch.tensor(shares, dtype=torch.float64).log()
