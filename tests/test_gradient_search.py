@@ -148,6 +148,12 @@ def test_a_reference_serves_only_objectives_of_its_own_target() -> None:
     study = evaluate.gradients(model, x, objectives, draws=2, reference=[pvae.DReG(3)])
     assert study.of("three").reference == "mean of 8 draws of dreg:particles=3"
     assert study.of("two").reference.startswith("mean of 8 draws of iwae:particles=2: itself")
+    named = evaluate.gradients(model, x, objectives, draws=2, reference={"two": pvae.DReG(2), "nine": pvae.DReG(9)})
+    assert named.of("two").reference == "mean of 8 draws of dreg:particles=2"
+    assert named.of("three").reference.startswith("mean of 8 draws of iwae:particles=3: itself")
+    with pytest.raises(InputError, match="has to be unbiased, and stl:particles=2 is not"):
+        evaluate.gradients(model, x, objectives, draws=2, reference="stl:particles=2")
+    assert named.notes == ("nine: no reference, since no objective here has its target",)
 
 
 def test_a_search_needs_an_objective_of_weights() -> None:

@@ -32,7 +32,7 @@ __all__ = ["gradients"]
 @click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True, help="The first data.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="train", show_default=True)
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True, help="Of a RUN.")
-@click.option("--reference", default=None, help="An unbiased objective to sample where no exact gradient is to be had.")
+@click.option("--reference", default=None, help="Unbiased objectives to sample where there is no exact gradient: dreg.")
 @click.option("--reference-draws", type=click.IntRange(min=2), default=None, help="[default: 4 times --draws]")
 @click.option("--particles", default=None, help="Numbers of particles for the signal-to-noise figure: 1,4,16,64.")
 @click.option("--search", is_flag=True, help="Try every gradient strategy of every guide site, and rank them.")
@@ -61,7 +61,8 @@ def gradients(ctx: click.Context, /, model: str, out: str | None, as_json: bool,
         "draws": options["draws"],
         "limit": options["batch_size"],
         "progress": say,
-        **{name: options[name] for name in ("split", "seed", "reference", "reference_draws", "step")},
+        "reference": _references(options["reference"], counts),
+        **{name: options[name] for name in ("split", "seed", "reference_draws", "step")},
         "device": None if options["device"] == "auto" and _is_run(model) else _device(options["device"]),
     }
     study = _studied(latent, splits, texts, counts, options, where)
@@ -87,6 +88,11 @@ def _texts(options: dict[str, Any]) -> list[str]:
     for each in texts:
         make_objective(each)
     return texts
+
+
+def _references(text: str | None, counts: list[int]) -> list[str] | None:
+    names = [each.strip() for each in (text or "").split(",") if each.strip()]
+    return [_with_particles(each, count) for each in names for count in counts or [0]] or None
 
 
 def _counts(text: str | None) -> list[int]:
@@ -154,6 +160,9 @@ def _studied(
 
 
 def _with_particles(text: str, count: int) -> str:
+    """The name with so many particles; 0 leaves it as it is."""
+    if not count:
+        return text
     kept = [part for part in text.split(":") if not part.startswith("particles=")]
     return ":".join([*kept, f"particles={count}"])
 

@@ -121,20 +121,31 @@ class Blocks:
         """Return every statistic of one group, with its standard error by the jackknife over blocks."""
         place = self.groups[group]
         centre, total = self.centre[place], self.total().of(group, place)
-        whole = statistics(total, centre, group)
-        rest = [statistics(total - each.of(group, place), centre, group) for each in self.sums]
+        times = [each.seconds / each.count for each in self.sums]
+        whole = statistics(total, centre, group, _middle(times))
+        rest = [
+            statistics(total - each.of(group, place), centre, group, _middle(times[:left_out] + times[left_out + 1 :]))
+            for left_out, each in enumerate(self.sums)
+        ]
         errors = {name: _jackknife([each[name] for each in rest]) for name in whole}
         return {name: Estimate(value, errors[name], total.count) for name, value in whole.items()}
 
 
-def statistics(sums: Sums, centre: Tensor, group: str) -> dict[str, float]:
+def _middle(times: list[float]) -> float:
+    """The mean of the middle half: now and then a block waits for something that is not its own."""
+    cut = len(times) // 4
+    middle = sorted(times)[cut : len(times) - cut]
+    return math.fsum(middle) / len(middle) if middle else math.nan
+
+
+def statistics(sums: Sums, centre: Tensor, group: str, seconds: float) -> dict[str, float]:
     """Return the statistics of one group's draws.
 
     ``variance`` is the trace of the covariance of one draw. ``snr`` is |mean| over standard deviation, averaged over
     the coordinates that vary, and ``snr_whole`` the norm of the mean over the root of the trace; from the square of
     either 1/draws is taken off, since the mean of noise alone is not zero. ``cosine`` and ``cosine_mean`` are those of
     one draw and of the mean with the centre; ``bias`` is the mean's excess over the centre along it, in units of the
-    centre; ``cost`` is variance times seconds.
+    centre; ``cost`` is variance times `seconds`, those of one gradient.
     """
     mean, variance = centre + sums.first / sums.count, sums.variance()
     trace, norm = float(variance.sum()), float(torch.linalg.vector_norm(centre))
@@ -142,7 +153,6 @@ def statistics(sums: Sums, centre: Tensor, group: str) -> dict[str, float]:
     ratio = (mean.square()[varies] / variance[varies] - 1 / sums.count).clamp(min=0).sqrt()
     whole = float(mean.square().sum()) / trace - 1 / sums.count if trace > 0 else math.inf
     along = float(torch.linalg.vector_norm(mean)) * norm
-    seconds = sums.seconds / sums.count
     return {
         "bias": float(sums.first @ centre) / sums.count / norm**2 if norm > 0 else math.nan,
         "variance": trace,

@@ -67,7 +67,8 @@ def gradients(
         objectives: a name such as ``"iwae:particles=64"``, an objective, a loss of Pyro, several, or a dict of them.
         draws: of each objective's gradient, at least 2; standard errors are by the jackknife over blocks of them.
         reference: unbiased estimators to sample in place of their targets where these have no exact gradient
-            (`DReG` for `IWAE`); given as `objectives` are.
+            (`DReG` for `IWAE`); given as `objectives` are. One serves the objectives that share its target, and one
+            of a dict also the objective of that name.
         reference_draws: of a sampled reference; by default 4 times `draws`. Their error is part of every |z|.
         warm_up: draws in training mode that first advance an objective's state (a decaying baseline, a schedule).
         step: ``"auto"`` draws from a graph traced once, as `pvae.fit` does, where the graph agrees with the eager
@@ -79,7 +80,8 @@ def gradients(
         progress: called with a line now and then.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
     Raises:
-        InputError: for fewer than 2 draws, no objective or an unknown one, or no parameter to differentiate.
+        InputError: for fewer than 2 draws, no objective or an unknown one, a biased reference, or no parameter to
+            differentiate.
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 3
         (signal-to-noise); Glynn & Whitt, The Asymptotic Efficiency of Simulation Estimators, Operations Research 40
         (1992) (variance times time).
@@ -98,7 +100,7 @@ def gradients(
         study = _Laboratory(setting, find_coordinates(setting), seed, step, say)
         samplers = study.samplers(named, warm_up, skip_refused)
         many = reference_draws or 4 * draws
-        references = study.references(samplers, {} if reference is None else named_objectives(reference), many)
+        references = study.references(samplers, _unbiased(reference), many)
         centres: dict[str, Tensor | None] = {name: each.gradient for name, each in references.items()}
         say(f"Drawing {draws} gradients of each of {len(samplers)} objectives ...")
         found = sample(samplers, centres, draws, seed=seed, stream=DRAWS, keep=keep)
@@ -128,6 +130,14 @@ def named_objectives(objectives: Any) -> dict[str, Objective]:
 
 def _one(objective: Any) -> Objective:
     return make_objective(objective)() if isinstance(objective, str) else adapt(objective)
+
+
+def _unbiased(reference: Any) -> dict[str, Objective]:
+    found = {} if reference is None else named_objectives(reference)
+    for name, each in found.items():
+        if each.biased:
+            raise InputError(f"A reference has to be unbiased, and {name} is not: {each.biased}.")
+    return found
 
 
 def _identity(objective: Objective) -> tuple[Any, ...]:
@@ -183,14 +193,23 @@ class _Laboratory:
         self, samplers: Mapping[str, Sampler], instead: Mapping[str, Objective], draws: int
     ) -> dict[str, _Reference]:
         own = {_identity(each.objective): each for each in samplers.values()}
-        better = {_identity(_target(each)): each for each in instead.values()}
+        better = {_identity(_target(each)): name for name, each in instead.items()}
         found: dict[Any, _Reference] = {}
-        for sampler in samplers.values():
+        keys: dict[str, Any] = {}
+        used = set()
+        for name, sampler in samplers.items():
             target = _target(sampler.objective)
             key = _identity(target)
-            if key not in found:
-                found[key] = self._exact(target, key) or self._sampled(better.get(key, target), draws, own)
-        return {name: found[_identity(_target(each.objective))] for name, each in samplers.items()}
+            chosen = name if name in instead else better.get(key)
+            keys[name] = key, chosen
+            if keys[name] not in found:
+                exact = self._exact(target, key)
+                used.add(chosen)
+                found[keys[name]] = exact or self._sampled(instead.get(chosen or "", target), draws, own)
+        self.notes += [
+            f"{name}: no reference, since no objective here has its target" for name in instead.keys() - used
+        ]
+        return {name: found[key] for name, key in keys.items()}
 
     def _exact(self, target: Objective, key: Any) -> _Reference | None:
         found = exact_gradient(self.setting, target, self.coordinates.tensors)

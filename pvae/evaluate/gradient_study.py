@@ -48,7 +48,8 @@ class GroupGradient:
         snr_whole: the norm of the mean over the root of `variance`.
         cosine: of one draw with the reference, on average.
         cosine_mean: of the mean with the reference.
-        seconds: for one gradient, theta and phi together: of the CPU, or of the wall on a CUDA device.
+        seconds: for one gradient, theta and phi together: of the CPU, or of the wall on a CUDA device; the mean
+            over the middle half of the blocks of draws.
         cost: variance times seconds: the variance that a second of averaging leaves. The lower the better.
         mean: the mean gradient, shape (coordinates,).
         exact: the reference, shape (coordinates,).
@@ -105,7 +106,7 @@ class GradientStudy:
         draws: of each objective.
         seed: each objective's draws started from.
         batch: number of data in the batch.
-        notes: what was left out of the study, and why, a line each.
+        notes: what was left out of the study or not used, and why, a line each.
     """
 
     rows: tuple[GroupGradient, ...]
@@ -153,7 +154,7 @@ class GradientStudy:
             parts.append(f"{group}: {rows[0].coordinates} coordinates\n{_aligned(_lines(rows))}")
         parts.append(f"Reference:\n{self._references()}")
         if self.notes:
-            parts.append("Left out:\n" + "\n".join(f"  {each}" for each in self.notes))
+            parts.append("Notes:\n" + "\n".join(f"  {each}" for each in self.notes))
         return "\n\n".join(parts)
 
     def _references(self) -> str:
