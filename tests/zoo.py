@@ -96,3 +96,73 @@ DENSITIES: dict[str, DensityCase] = {
     "gaussian-fixed": DensityCase(lambda: Gaussian(5, (6,), 0.1), (5,), (6,)),
     "gaussian-maps": DensityCase(lambda: Gaussian((2, 2, 3), (3, 4, 6)), (2, 2, 3), (3, 4, 6)),
 }
+
+
+@dataclass(frozen=True)
+class ObjectiveCase:
+    """An objective by its text, and what the shared contracts ask of it.
+
+    Args:
+        guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, else "any".
+        traced: whether a step of it can be traced to a graph.
+        scales: whether a scale of every datum multiplies its loss and gradient.
+    """
+
+    guide: str = "pathwise"
+    traced: bool = True
+    scales: bool = True
+
+
+OBJECTIVES: dict[str, ObjectiveCase] = {
+    "elbo": ObjectiveCase("any"),
+    "elbo:particles=3": ObjectiveCase("any"),
+    "elbo-analytic": ObjectiveCase(),
+    "elbo-graph": ObjectiveCase("any"),
+    "elbo-graph:baseline=decaying": ObjectiveCase("any"),
+    "elbo-graph:baseline=network": ObjectiveCase("any", scales=False),
+    "elbo-enum": ObjectiveCase("marked"),
+    "iwae:particles=3": ObjectiveCase("any"),
+    "iwae:particles=2:gradients=b=enumerate": ObjectiveCase("any"),
+    "iwae:particles=3:gradients=b=measure,z=measure": ObjectiveCase("any"),
+    "iwae:particles=3:gradients=b=disarm": ObjectiveCase("any"),
+    "iwae:particles=3:gradients=b=arm,z=score": ObjectiveCase("any"),
+    "iwae:particles=3:gradients=b=concrete": ObjectiveCase("any"),
+    "iwae:particles=3:gradients=b=straight-through": ObjectiveCase("any"),
+    "miwae": ObjectiveCase("any"),
+    "ciwae": ObjectiveCase("any"),
+    "piwae": ObjectiveCase("any"),
+    "renyi:alpha=0.5:particles=3": ObjectiveCase("any"),
+    "renyi:alpha=-1:particles=3": ObjectiveCase("any"),
+    "renyi:alpha=1:particles=3": ObjectiveCase("any"),
+    "renyi:alpha=2:particles=3": ObjectiveCase("any"),
+    "renyi:alpha=inf:particles=3": ObjectiveCase("any"),
+    "tvo": ObjectiveCase("any"),
+    "beta:beta=4": ObjectiveCase("any"),
+    "capacity": ObjectiveCase(),
+    "geco:target=-4": ObjectiveCase(),
+    "free-bits": ObjectiveCase(),
+    "variance": ObjectiveCase("any"),
+    "log-variance": ObjectiveCase("any"),
+    "info-mmd": ObjectiveCase(),
+    "total-correlation:data_size=100": ObjectiveCase(),
+    "stl:particles=1": ObjectiveCase(),
+    "stl:particles=3": ObjectiveCase(),
+    "dreg:particles=3": ObjectiveCase(),
+    "dreg:particles=3:alpha=0.5": ObjectiveCase(),
+    "reinforce": ObjectiveCase("any"),
+    "reinforce:baseline=none:particles=1": ObjectiveCase("any"),
+    "reinforce:baseline=-2:particles=1": ObjectiveCase("any"),
+    "reinforce:baseline=mean": ObjectiveCase("any"),
+    "reinforce:baseline=decaying": ObjectiveCase("any"),
+    "reinforce:baseline=network": ObjectiveCase("any"),
+    "reinforce:baseline=optimal": ObjectiveCase("any"),
+    "reinforce:baseline=optimal-per-coordinate": ObjectiveCase("any"),
+    "reinforce:gradients=b=measure": ObjectiveCase("any"),
+    "vimco:particles=3": ObjectiveCase("any"),
+    "vimco:particles=3:mean=arithmetic": ObjectiveCase("any"),
+    "alternate": ObjectiveCase("any"),
+    "dirac": ObjectiveCase(),
+    "rws:particles=3": ObjectiveCase("any"),
+    "rws:particles=3:phi=sleep": ObjectiveCase("any"),
+    "rws:particles=3:phi=both": ObjectiveCase("any"),
+}

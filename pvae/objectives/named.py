@@ -16,6 +16,7 @@ from pvae.objectives.base import Objective, WeightsOptions
 from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
 from pvae.objectives.constrained import Constrained
 from pvae.objectives.dirac import Dirac
+from pvae.objectives.graph_baselines import GraphELBO
 from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pathwise import DReG, StickingTheLanding
 from pvae.objectives.penalties import InfoMMD, TotalCorrelation
@@ -37,10 +38,6 @@ def _elbo_analytic(particles: int = 1) -> ELBO:
     return TraceMeanField_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
 
 
-def _elbo_graph(particles: int = 1) -> ELBO:
-    return TraceGraph_ELBO(num_particles=_whole(particles))
-
-
 def _elbo_enum(particles: int = 1) -> ELBO:
     return TraceEnum_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
 
@@ -56,7 +53,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
     "elbo": (_elbo, "pyro.infer.Trace_ELBO: reparameterised or score function"),
     "elbo-analytic": (_elbo_analytic, "pyro.infer.TraceMeanField_ELBO: KL in closed form where there is one"),
     "elbo-graph": (
-        _elbo_graph,
+        GraphELBO,
         "pyro.infer.TraceGraph_ELBO: score function with Rao-Blackwellisation and baselines",
     ),
     "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),

@@ -73,7 +73,7 @@ class ScoreFunction(WeightsObjective):
         self.decay = decay
         self.network: nn.Module | None = baseline if isinstance(baseline, nn.Module) else None
         if baseline == "network":
-            self.network = nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.Linear(100, 1))
+            self.network = nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.LazyLinear(1))
         if baseline == "decaying":
             self.average: Tensor
             self.register_buffer("average", torch.zeros((), dtype=torch.float64))
@@ -100,7 +100,7 @@ class ScoreFunction(WeightsObjective):
     def weights(self, model: Any, guide: Any, args: Call, kwargs: Any) -> LogWeights:
         """Return the log weights of a batch; refuse a baseline that no site can use."""
         weights = super().weights(model, guide, args, kwargs)
-        if self.kind != "none" and "score" not in weights.strategies.values():
+        if self.kind != "none" and set(weights.strategies.values()) <= {"pathwise"}:
             raise InputError(
                 f"The baseline {self.kind!r} is for score-function sites, and the guide has none: "
                 f"{', '.join(f'{site} is {strategy}' for site, strategy in weights.strategies.items())}. Use 'elbo' or "

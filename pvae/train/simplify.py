@@ -156,7 +156,7 @@ def _is_pure(node: Node) -> bool:
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return False
-    random = torch.Tag.nondeterministic_seeded in target.tags
+    random = torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable
     return target.namespace == "aten" and not random and "empty" not in target.name() and "rand" not in target.name()
 
 

@@ -1,0 +1,125 @@
+"""Contracts that every named objective keeps: graph equals eager, loss moves nothing, scales stay outside."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import zoo
+from pyro.infer import SVI
+from test_step import FEATURES, LATENT, Enumerated, Plain, after, data
+from torch import Tensor, nn
+
+import pvae
+from pvae.objectives import make_objective, objective_names
+
+MAKE = zoo.OBJECTIVES
+
+
+class Mixed(pvae.LatentModel):
+    """A coin and a Normal that depends on it: a guide with both kinds of site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(LATENT + 1, FEATURES), nn.Linear(FEATURES, 1 + 2 * LATENT)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(logits=x.new_zeros(len(x), 1)).to_event(1))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+            b, z = (each.expand(*torch.broadcast_shapes(b.shape[:-1], z.shape[:-1]), -1) for each in (b, z))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(torch.cat([b, z], -1))).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            logit, loc, scale = self.encoder(x).split([1, LATENT, LATENT], -1)
+            b = pyro.sample("b", dist.Bernoulli(logits=logit).to_event(1))
+            pyro.sample("z", dist.Normal(loc + 0.3 * b, scale.exp()).to_event(1))
+
+    def theta(self) -> list[nn.Parameter]:
+        return list(self.decoder.parameters())
+
+    def phi(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+
+@pytest.fixture(autouse=True)
+def own_store() -> Iterator[None]:
+    with pyro.get_param_store().scope():
+        torch.manual_seed(0)
+        yield
+
+
+def model_of(kind: str) -> Any:
+    return {"pathwise": Plain, "any": Mixed, "marked": Enumerated}[kind]
+
+
+def test_every_name_has_a_row() -> None:
+    assert {name for name, _ in objective_names()} == {text.split(":")[0] for text in MAKE}
+
+
+@pytest.mark.parametrize("text", MAKE)
+def test_graph_equals_eager_in_every_bit(text: str) -> None:
+    case = MAKE[text]
+    dtype = torch.float64 if len(text) % 2 else torch.float32  # either, as it falls
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if case.traced else "ignore")
+        graph = after(model_of(case.guide), make_objective(text), graph=True, dtype=dtype)
+        eager = after(model_of(case.guide), make_objective(text), graph=False, dtype=dtype)
+    assert graph[3].graph is case.traced
+    assert torch.isfinite(graph[0]).all()
+    if case.guide == "marked":  # sums the same terms in another order
+        torch.testing.assert_close(graph[0], eager[0], rtol=1e-6, atol=0.0)
+        return
+    assert torch.equal(graph[0], eager[0])
+    assert graph[1].keys() == eager[1].keys() and all(torch.equal(graph[1][n], eager[1][n]) for n in graph[1])
+    assert torch.equal(graph[2], eager[2]), "the generator stands elsewhere"
+
+
+@pytest.mark.parametrize("text", MAKE)
+def test_a_plain_svi_script_moves_the_parameters_and_loss_moves_nothing(text: str) -> None:
+    model, objective, x = model_of(MAKE[text].guide)(), make_objective(text)(), data(16).x
+    svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 0.01}), loss=objective)
+    svi.step(x)
+    before = {name: each.clone() for name, each in [*model.state_dict().items(), *objective.state_dict().items()]}
+    objective.loss(model.model, model.guide, x)
+    held = {**model.state_dict(), **objective.state_dict()}
+    assert all(torch.equal(held[name], each) for name, each in before.items())
+    for _ in range(2):  # objectives that alternate move one group a step
+        svi.step(x)
+    assert all(not torch.equal(each, before[name]) for name, each in model.named_parameters())
+
+
+class Scaled(Mixed):
+    """Every datum counts three times, as in a plate of which a third is seen."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=3.0):
+            Mixed.model.__wrapped__(self, x) if hasattr(Mixed.model, "__wrapped__") else Mixed.model(self, x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=3.0):
+            Mixed.guide.__wrapped__(self, x) if hasattr(Mixed.guide, "__wrapped__") else Mixed.guide(self, x)
+
+
+@pytest.mark.parametrize("text", [text for text, case in MAKE.items() if case.guide == "any" and case.scales])
+def test_a_scale_multiplies_loss_and_gradient(text: str) -> None:
+    plain, scaled, x = Mixed(), Scaled(), data(16).x
+    scaled.load_state_dict(plain.state_dict())
+    found = []
+    for model in (plain, scaled):
+        torch.manual_seed(7)
+        objective = make_objective(text)()
+        player = objective.players[-1]
+        terms = objective.terms(model.model, model.guide, (x,), {}, player)
+        group = list(model.parameters()) if player == "all" else getattr(model, player)()
+        gradients = torch.autograd.grad(terms.surrogate, group, allow_unused=True)
+        found.append((terms.loss, [g for g in gradients if g is not None]))
+    torch.testing.assert_close(3 * found[0][0], found[1][0], rtol=1e-5, atol=0)
+    for mine, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(3 * mine, other, rtol=1e-4, atol=1e-5)
