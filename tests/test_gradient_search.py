@@ -174,6 +174,8 @@ def test_an_objective_that_refuses_the_model_is_left_out_with_its_reason() -> No
     )
     assert {row.objective for row in study.rows} == {"elbo"}
     assert study.notes[0].startswith("wrong: refused: ") and study.notes[0] in study.table()
+    with pytest.raises(InputError, match="elbo-analytic: All distributions in the guide"):
+        evaluate.gradients(DiscreteModel(), batch, "elbo-analytic", draws=2)
     with pytest.raises(InputError, match="No objective can be studied"):
         evaluate.gradients(DiscreteModel(), batch, {"wrong": wrong}, draws=2, skip_refused=True)
 

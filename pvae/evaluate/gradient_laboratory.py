@@ -174,9 +174,9 @@ class _Laboratory:
         for name, objective in named.items():
             try:
                 found[name] = self.sampler(objective, warm_up)
-            except InputError as error:
+            except (InputError, NotImplementedError) as error:  # the second is how losses of Pyro refuse a guide
                 if not skip_refused:
-                    raise
+                    raise InputError(f"{name}: {error}") from error
                 self.notes.append(f"{name}: refused: {error}")
         if not found:
             raise InputError(f"No objective can be studied. {' '.join(self.notes)}")
