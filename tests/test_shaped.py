@@ -267,7 +267,7 @@ def test_capacity_is_its_formula_on_both_sides_and_grows() -> None:
 def test_training_ends_at_the_capacity() -> None:
     x = exact_data()
     for capacity in (0.7, 2.5):
-        model = trained(Linear(), Capacity(capacity, 20.0, 100, 6), x, 500, 0.02)
+        model = trained(Linear(), Capacity(capacity, 20.0, 50, 6), x, 250, 0.03)
         kl = kl_of_gaussians(x @ model.encoder.T, (2 * model.log_scale).exp()).sum(-1).mean()
         assert kl.item() == pytest.approx(capacity, abs=0.01)
 
@@ -374,11 +374,11 @@ def test_free_bits_of_a_guide_that_walks_upwards_take_the_sampled_kl() -> None:
 
     # z2's prior depends on nothing, so its KL is closed; the formula of draws is compared for z1 alone
     model, x = exact.TwoLayerModel(), torch.randn(4, 3, dtype=DOUBLE)
-    weights = pvae.log_weights(model, {"x": x}, 40_000)
+    weights = pvae.log_weights(model, {"x": x}, 20_000)
     mean, error = mean_and_error(
         (weights.log_guide_by_site()["z2"] - weights.log_prior_by_site()["z2"]).detach().mean(1).numpy()
     )
-    both = (weights.log_likelihood().mean(0) - FreeBits(0.1, "site", 40_000).surrogate(weights)).detach().mean().item()
+    both = (weights.log_likelihood().mean(0) - FreeBits(0.1, "site", 20_000).surrogate(weights)).detach().mean().item()
     sampled = weights.log_guide_by_site()["z1"] - weights.log_prior_by_site()["z1"]
     assert_close_in_sigmas(both - sampled.mean().item(), mean, error, effect=1.0, resolution=0.05)
 
@@ -543,14 +543,14 @@ def test_info_mmd_compares_the_aggregate_of_random_batches_with_the_prior() -> N
     exactly = within + kernel_of_gaussians(0, 1, 0, 1) - 2 * across
     for particles in (1, 5):
         found = []
-        for _ in range(300):
+        for _ in range(200):
             weights = pvae.log_weights(Codes(), {"x": torch.randint(3, (24,))}, particles)
             charged = weights.log_likelihood().mean(0) - InfoMMD(0.0, 2.0, particles=particles).surrogate(weights)
             found.append(charged.mean().item() / 2.0)
         mean, error = mean_and_error(np.array(found))
         # what a mean over all pairs, the datum with itself included, would add
         bias = (1 - within) / 24
-        assert_close_in_sigmas(mean, exactly, error, effect=bias, resolution=0.3)
+        assert_close_in_sigmas(mean, exactly, error, effect=bias, resolution=0.35)
 
 
 def test_info_mmd_is_its_formula_with_each_particle_a_batch_of_its_own() -> None:

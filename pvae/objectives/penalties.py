@@ -179,7 +179,8 @@ class TotalCorrelation(WeightsObjective):
 def _pairs(latent: Latent, one: Any) -> Tensor:
     """log q(z_u) of each datum's draw under the guide of the datum `shift` further on.
 
-    The shape is (particles, batch, shift, units). Each datum's density meets the draws of all others by shifting these along the data: one call for all shifts.
+    The shape is (particles, batch, shift, units). Each datum's density meets the draws of all others by shifting these
+    along the data: one call for all shifts.
     """
     event_dim = latent.guide["fn"].event_dim
     axis = latent.data_dim - event_dim
