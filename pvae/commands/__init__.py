@@ -6,9 +6,10 @@ from pvae.commands.data import data
 from pvae.commands.evaluating import evaluate
 from pvae.commands.gradients import gradients
 from pvae.commands.listing import list_
+from pvae.commands.mixtures import em
 from pvae.commands.showing import show
 from pvae.commands.training import train
 
-__all__ = ["COMMANDS", "check", "compare", "data", "evaluate", "gradients", "list_", "show", "train"]
+__all__ = ["COMMANDS", "check", "compare", "data", "em", "evaluate", "gradients", "list_", "show", "train"]
 
-COMMANDS = (train, evaluate, compare, show, check, gradients, data, list_)
+COMMANDS = (train, evaluate, compare, em, show, check, gradients, data, list_)

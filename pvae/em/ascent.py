@@ -64,7 +64,7 @@ class Ascent:
 
 
 def ascend(
-    passes: Passes, mixture: Mixture, rules: Rules, before: float, watch: Callable[[int, float], None]
+    passes: Passes, mixture: Mixture, rules: Rules, before: float, watch: Callable[[int, float, float], None]
 ) -> Ascent:
     """Run EM from a mixture.
 
@@ -73,7 +73,7 @@ def ascend(
         mixture: where to start, in the coordinates of the frame.
         rules: how to run.
         before: the bound before the first step, minus infinity where there is none.
-        watch: called after each step with its number, from 1, and the change of the bound.
+        watch: called after each step with its number, from 1, the bound and its change.
     """
     none = torch.zeros_like(mixture.weights, dtype=torch.bool)
     run = Ascent(mixture, torch.zeros_like(mixture.weights), none, none, none.clone())
@@ -83,7 +83,7 @@ def ascend(
         _record(run, passes, statistics, update, rules)
         change = run.bounds[-1] - before
         before = run.bounds[-1]
-        watch(step, change)
+        watch(step, before, change)
         if rules.reseed and _reseeded(run, passes):
             before, route = float("-inf"), passes.route(run.mixture)
             continue

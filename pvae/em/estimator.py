@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture
 from pvae.em.families import FAMILIES
-from pvae.em.fitting import Fit, Given, each, fit_rows, pieces, status_of
+from pvae.em.fitting import Fit, Given, Watch, each, fit_rows, ranges, status_of
 from pvae.em.inputs import Form, initial, read, read_weights
 from pvae.em.predictor import MixturePredictor
 from pvae.em.rows import ArrayRows, BatchRows, Rows
@@ -127,13 +128,21 @@ class GaussianMixture(MixturePredictor):
         self.covariance_prior = covariance_prior
         self.degrees_of_freedom_prior = degrees_of_freedom_prior
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
-        """Fit the mixture to X, (data, features), by EM; return it. `sample_weight`, (data,), counts each datum."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, watch: Watch | None = None) -> GaussianMixture:
+        """Fit the mixture to X by EM; return it.
+
+        Args:
+            X: (data, features).
+            y: for scikit-learn's sake.
+            sample_weight: how often each datum counts, (data,); by default once.
+            watch: called after each step with the number of the start, from 0, that of the step, from 1, the bound in
+                nats per datum, and False; once more with True when the start has ended.
+        """
         check_settings(self.get_params(deep=False))
         x, form = read(self, X, reset=True, least=1 if self.distributed else 2)
         weights = read_weights(sample_weight, len(x))
         rows = ArrayRows(x, weights, device_of(self.device, x.device))
-        return self._fit(rows, form)
+        return self._fit(rows, form, watch)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture to X, and return the most probable component of each datum, (data,)."""
@@ -185,8 +194,8 @@ class GaussianMixture(MixturePredictor):
         dtype = dtype_of(self.dtype, form.dtype)
         return Given(family, self.get_params(deep=False), partial, warm, random, dtype)
 
-    def _fit(self, rows: Rows, form: Form) -> GaussianMixture:
-        given = self._given(rows, form)
+    def _fit(self, rows: Rows, form: Form, watch: Watch | None = None) -> GaussianMixture:
+        given = replace(self._given(rows, form), watch=watch)
         self.__dict__.pop("_stream", None)
         try:
             fit = fit_rows(rows, given)
@@ -232,18 +241,18 @@ def _remarks(fit: Fit, low: Tensor, reg_covar: float | str) -> list[str]:
         )
     if bool(run.empty.any()):
         lines.append(
-            f"Components {pieces(list(each(run.empty)))} have no data, and kept their parameters; use fewer "
+            f"Components {ranges(list(each(run.empty)))} have no data, and kept their parameters; use fewer "
             "components, or empty='reseed'."
         )
     if bool(run.floored.any()):
         lines.append(
-            f"The covariances of components {pieces(list(each(run.floored)))} collapsed, and were raised to the "
+            f"The covariances of components {ranges(list(each(run.floored)))} collapsed, and were raised to the "
             "least that is positive definite; use fewer components, or a larger reg_covar."
         )
     if bool(low.any()) and not isinstance(reg_covar, str):
         lines.append(
-            f"Components {pieces(list(each(low.any(1))))} have variances under ten times reg_covar={reg_covar:g} in "
-            f"features {pieces(list(each(low.any(0))))}, where it decides and not the data; reg_covar='relative' "
+            f"Components {ranges(list(each(low.any(1))))} have variances under ten times reg_covar={reg_covar:g} in "
+            f"features {ranges(list(each(low.any(0))))}, where it decides and not the data; reg_covar='relative' "
             "follows the scale of each feature."
         )
     return lines

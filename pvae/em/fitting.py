@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +22,12 @@ from pvae.em.starts import fallback, start
 from pvae.em.updates import maximised
 from pvae.errors import InputError
 
-__all__ = ["Fit", "Given", "fit_rows", "status_of"]
+__all__ = ["Fit", "Given", "Watch", "each", "fit_rows", "ranges", "status_of"]
 
 #: Above so many rows a start is found on a sample of them.
 START_ROWS = 1 << 20
 Partial = tuple[Tensor | None, Tensor | None, Tensor | None]
+Watch = Callable[[int, int, float, bool], None]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Given:
         warm: parameters to go on from, of x, and the bound that they reached; or None.
         random: where draws come from.
         dtype: of the work.
+        watch: called after each step with the number of the start, from 0, that of the step, from 1, the bound, and
+            whether it was the start's last; or None.
     """
 
     family: Family
@@ -48,6 +51,7 @@ class Given:
     warm: tuple[Mixture, float] | None
     random: np.random.RandomState
     dtype: torch.dtype
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def fit_rows(rows: Rows, given: Given) -> Fit:
     best: Ascent | None = None
     runs = 1 if given.warm is not None else int(settings["n_init"])
     for number in range(runs):
-        teller = _Teller(settings["verbose"], settings["verbose_interval"])
-        teller.begin(number)
+        teller = _Teller(settings["verbose"], settings["verbose_interval"], number, given.watch)
+        teller.begin()
         if given.warm is not None:
             mixture, before = frame.inside(given.warm[0]), given.warm[1]
         else:
@@ -170,17 +174,19 @@ def status_of(fit: Fit) -> tuple[list[str], Tensor]:
 
 
 class _Teller:
-    """Tells of a run as scikit-learn does, on standard output, where ``verbose`` asks for it."""
+    """Tells of a run: as scikit-learn does, on standard output, where ``verbose`` asks for it; and to who watches."""
 
-    def __init__(self, verbose: int, interval: int) -> None:
-        self.verbose, self.interval = int(verbose), interval
+    def __init__(self, verbose: int, interval: int, number: int, watch: Watch | None) -> None:
+        self.verbose, self.interval, self.number, self.watch = int(verbose), interval, number, watch
         self.begun = self.last = time.perf_counter()
 
-    def begin(self, number: int) -> None:
+    def begin(self) -> None:
         if self.verbose:
-            print(f"Initialization {number}")
+            print(f"Initialization {self.number}")
 
-    def step(self, number: int, change: float) -> None:
+    def step(self, number: int, bound: float, change: float) -> None:
+        if self.watch is not None:
+            self.watch(self.number, number, bound, False)
         if not self.verbose or number % self.interval:
             return
         now = time.perf_counter()
@@ -189,6 +195,8 @@ class _Teller:
         self.last = now
 
     def end(self, run: Ascent) -> None:
+        if self.watch is not None and run.bounds:
+            self.watch(self.number, len(run.bounds), run.bounds[-1], True)
         if not self.verbose or not run.bounds:
             return
         how = "converged" if run.converged else "did not converge"
@@ -197,10 +205,10 @@ class _Teller:
         print(f"Initialization {how}.{more}")
 
 
-def pieces(numbers: list[int], most: int = 8) -> str:
+def ranges(numbers: list[int], most: int = 8) -> str:
     """Return numbers as text, cut short.
 
-    >>> pieces([0, 1, 2, 7])
+    >>> ranges([0, 1, 2, 7])
     '0-2, 7'
     """
     runs: list[list[int]] = []

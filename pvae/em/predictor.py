@@ -74,6 +74,12 @@ class MixturePredictor(DensityMixin, BaseEstimator):
         values = torch.cat(found, 1).mT * frame.scale + frame.shift
         return form.give(torch.where(x.isnan(), values.to(x.device), x.double()))
 
+    def dense_covariances(self) -> Any:
+        """Return the covariances as matrices whatever their type, (components, features, features)."""
+        check_is_fitted(self)
+        mixture = self._mixture(torch.device("cpu"))
+        return self._form().give(mixture.family.dense(mixture.covariances, mixture.components, mixture.features))
+
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Return draws, (n_samples, features), and the component of each, (n_samples,), in order of components."""
         check_is_fitted(self)

@@ -11,6 +11,7 @@ from pvae.plots.base import PALETTE
 from pvae.plots.curves import evidence_intervals, history, learning_curves
 from pvae.plots.gradients import signal_to_noise
 from pvae.plots.latent import latent_scatter
+from pvae.plots.mixtures import mixture_ellipses, mixture_pictures, selection_curve
 from pvae.plots.pictures import image_grid, reconstructions, traversal
 
 __all__ = [
@@ -20,7 +21,10 @@ __all__ = [
     "image_grid",
     "latent_scatter",
     "learning_curves",
+    "mixture_ellipses",
+    "mixture_pictures",
     "reconstructions",
+    "selection_curve",
     "signal_to_noise",
     "traversal",
 ]
