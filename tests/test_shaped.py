@@ -833,6 +833,22 @@ def test_bad_settings_are_one_clear_line(make: Callable[[], Any]) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: terms_of(FreeBits(), exact.DiscreteModel(), torch.arange(4)),
+        lambda: terms_of(Capacity(), exact.DiscreteModel(), torch.arange(4)),
+        lambda: terms_of(InfoMMD(), exact.DiscreteModel(), torch.arange(4)),
+        lambda: terms_of(TotalCorrelation(data_size=4), exact.DiscreteModel(), torch.arange(4)),
+        lambda: LogVariance(gradients={"z": "score"}),
+    ],
+)
+def test_what_would_have_a_wrong_gradient_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(InputError, match=r"'z'|leave out gradients") as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
 def used(objective: Any, model: Any = None, size: int = 5) -> None:
     model = model or exact.LinearGaussianModel()
     objective.terms(model.model, model.guide, (torch.randn(size, 3, dtype=DOUBLE),), {}, "all")
