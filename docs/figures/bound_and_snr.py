@@ -93,7 +93,7 @@ def ratios(axes: Axes, particles: np.ndarray, found: list[dict[str, float]]) -> 
 
 
 def draw(tiny: bool) -> Figure:
-    particles = 2 ** np.arange(0, 9, 4 if tiny else 1)
+    particles = 2 ** np.arange(0, 5, 2) if tiny else 2 ** np.arange(9)
     torch.manual_seed(1)
     found = [measure(int(each), 1 if tiny else 10) for each in particles]
     figure = blank(3.3, 7.6)

@@ -77,7 +77,7 @@ def line(axes: Axes, draws: Array, measured: list[tuple[float, float]], parts: t
 
 def draw(tiny: bool) -> Figure:
     draws = 2 ** np.arange(0, 7, 3 if tiny else 1)
-    repeats = 4 if tiny else 200
+    repeats = 2 if tiny else 200
     vae, x = trained(1 if tiny else 2)
     torch.manual_seed(1)
     parts = predicted(vae, x, 2 * repeats)
