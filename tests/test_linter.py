@@ -123,7 +123,19 @@ def mixture_model(x: Tensor) -> None:
         (positive_model, guide, "elbo", [("support mismatch", "z", True)]),
         (model, positive_guide, "elbo", [("support mismatch", "z", False)]),
         (bernoulli_model, guide, "elbo", [("outside the support", "x", True)]),
-        (model, stepwise_guide, "iwae", [("score-function site", "z", True)]),
+        (model, stepwise_guide, "dreg", [("score-function site", "z", True)]),
+        (model, stepwise_guide, "stl", [("score-function site", "z", True)]),
+        (model, stepwise_guide, "iwae", []),
+        (model, stepwise_guide, "vimco", []),
+        (model, stepwise_guide, "reinforce", []),
+        (model, stepwise_guide, "elbo", [("no baseline", "z", False)]),
+        (model, stepwise_guide, "iwae:particles=1", [("no baseline", "z", False)]),
+        (model, stepwise_guide, "iwae:particles=1:gradients=z=score", []),
+        (model, stepwise_guide, "iwae:gradients=z=enumerate", [("not possible", "IWAE", True)]),
+        (model, stepwise_guide, "iwae:gradients=w=score", [("not possible", "IWAE", True)]),
+        (model, guide, "reinforce", [("not possible", "ScoreFunction", True)]),
+        (model, guide, "stl:particles=4", [("biased", "StickingTheLanding", False)]),
+        (model, guide, "stl", []),
         (model, stepwise_guide, lambda: RenyiELBO(0.0, num_particles=2), [("score-function site", "z", True)]),
         (model, stepwise_guide, "elbo-graph", []),
         (model, guide, "elbo-enum", [("enumeration", "elbo-enum", False)]),
@@ -140,6 +152,8 @@ def test_enumeration_without_an_enumerating_objective() -> None:
     marked = exact.DiscreteModel(enumerate="parallel")
     batch = {"x": torch.arange(4)}
     assert ("enumeration", "z", True) in kinds(check(marked, batch, "elbo"))
+    assert ("summed out", "z", False) in kinds(check(marked, batch, "iwae"))
+    assert ("score-function site", "z", True) not in kinds(check(marked, batch, "dreg"))
     assert check(marked, batch, "elbo-enum") == []
 
 

@@ -5,57 +5,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from pvae.data import check_support
 from pvae.errors import InputError
 from pvae.models.draws import sample_sites
-from pvae.models.groups import find_groups, named_parameters
-from pvae.models.layout import Site, find_layout
-from pvae.models.programs import Fields, Programs, bind
+from pvae.models.groups import named_parameters
+from pvae.models.layout import Site
+from pvae.models.programs import Fields, bind
 from pvae.models.registration import forget, scope
-from pvae.objectives.base import Objective, WeightsObjective
+from pvae.objectives.base import Objective
+from pvae.objectives.demands import DEMANDS
 from pvae.objectives.findings import Finding, Findings, failure
+from pvae.objectives.look import Look
 from pvae.objectives.named import make_objective
-from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.pyro_losses import adapt
 from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["check"]
 
 
-@dataclass(frozen=True)
-class _Look:
-    """One run of both programs, and everything that the single checks ask about."""
-
-    latent_model: Any
-    batch: Mapping[str, Tensor]
-    objective: Objective  # what is climbed
-    trained: Objective  # whose players take turns
-    fields: Fields
-    programs: Programs
-    guide: list[Site]
-    model: list[Site]
-
-    @property
-    def arguments(self) -> tuple[Tensor, ...]:
-        return self.programs.arguments(self.batch)
-
-    @property
-    def pyro_loss(self) -> Any:
-        return self.objective.elbo if isinstance(self.objective, PyroObjective) else None
-
-    def latent(self, sites: list[Site]) -> dict[str, Site]:
-        return {site["name"]: site for site in sites if not site["is_observed"]}
-
-
-def _unused_fields(look: _Look) -> Iterator[Finding]:
+def _unused_fields(look: Look) -> Iterator[Finding]:
     for name in look.programs.unused(look.batch):
         message = f"no program takes {name!r}" + ("; it labels plots only." if name == "y" else ".")
         fix = (
@@ -64,7 +40,7 @@ def _unused_fields(look: _Look) -> Iterator[Finding]:
         yield Finding("unused field", name, message, fix, fatal=False)
 
 
-def _missing_sites(look: _Look) -> Iterator[Finding]:
+def _missing_sites(look: Look) -> Iterator[Finding]:
     enumerates = isinstance(look.pyro_loss, TraceEnum_ELBO)
     guide, model = look.latent(look.guide), look.latent(look.model)
     for name, site in model.items():
@@ -81,7 +57,7 @@ def _missing_sites(look: _Look) -> Iterator[Finding]:
             )
 
 
-def _supports(look: _Look) -> Iterator[Finding]:
+def _supports(look: Look) -> Iterator[Finding]:
     guide = look.latent(look.guide)
     for site in look.model:
         if site["is_observed"]:
@@ -122,61 +98,7 @@ def _guide_support(site: Site, drawn: Site) -> Iterator[Finding]:
         yield Finding("support mismatch", site["name"], message, fix, fatal=False)
 
 
-def _scales(look: _Look) -> Iterator[Finding]:
-    if not isinstance(look.pyro_loss, RenyiELBO) or look.objective.num_particles == 1:
-        return
-    scaled = [site["name"] for site in look.model if not isinstance(site["scale"], float | int) or site["scale"] != 1]
-    if scaled:
-        message = "RenyiELBO puts the scale of a subsampled plate inside the logarithm: its value is no bound."
-        yield Finding("scaled bound", scaled[0], message, "Use pvae.Renyi or pvae.IWAE, which put it outside.")
-    try:
-        layout = find_layout(look.programs.model, look.programs.guide, look.arguments, {})
-        layout.data_plate()
-    except InputError as error:
-        message = f"RenyiELBO would take one weight for the whole batch, a looser bound: {error}"
-        yield Finding("no data plate", "RenyiELBO", message, "Put every site in one plate over data.", fatal=False)
-
-
-def _gradients_of_sites(look: _Look) -> Iterator[Finding]:
-    pathwise = isinstance(look.objective, WeightsObjective) and look.objective.pathwise
-    if not pathwise and not isinstance(look.pyro_loss, RenyiELBO):
-        return
-    for name, site in look.latent(look.guide).items():
-        if not site["fn"].has_rsample:
-            message = (
-                "it cannot be reparameterised, and this objective's gradient for the guide would be zero or wrong."
-            )
-            yield Finding("score-function site", name, message, "Use 'elbo-graph', or 'elbo-enum' for discrete sites.")
-
-
-def _enumeration(look: _Look) -> Iterator[Finding]:
-    marked = [
-        each["name"] for each in look.guide + look.model if each["infer"].get("enumerate") and not each["is_observed"]
-    ]
-    enumerates = isinstance(look.pyro_loss, TraceEnum_ELBO)
-    if marked and not enumerates:
-        message = "it is marked for enumeration, and this objective does not enumerate."
-        yield Finding("enumeration", marked[0], message, "Use 'elbo-enum', or remove the mark.")
-    elif enumerates and not marked:
-        message = "no site is marked for enumeration."
-        yield Finding(
-            "enumeration", "elbo-enum", message, "Use 'elbo', or mark sites with config_enumerate.", fatal=False
-        )
-
-
-def _closed_form(look: _Look) -> Iterator[Finding]:
-    if not isinstance(look.pyro_loss, TraceMeanField_ELBO):
-        return
-    guide = look.latent(look.guide)
-    for name, site in look.latent(look.model).items():
-        try:
-            torch.distributions.kl_divergence(guide[name]["fn"], site["fn"])
-        except (NotImplementedError, KeyError):
-            message = "its KL has no closed form, so TraceMeanField_ELBO falls back to a sampled one."
-            yield Finding("sampled KL", name, message, "Nothing, or use 'elbo', which is the same here.", fatal=False)
-
-
-def _first_values(look: _Look) -> Iterator[Finding]:
+def _first_values(look: Look) -> Iterator[Finding]:
     for program, sites in (("guide", look.guide), ("model", look.model)):
         for site in sites:
             for what, tensor in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
@@ -186,7 +108,7 @@ def _first_values(look: _Look) -> Iterator[Finding]:
                     return
 
 
-def _parameters(look: _Look) -> Iterator[Finding]:
+def _parameters(look: Look) -> Iterator[Finding]:
     for player in look.trained.players:
         terms = look.trained.terms(look.programs.model, look.programs.guide, look.arguments, {}, player)
         if not bool(torch.isfinite(terms.loss)):
@@ -207,45 +129,23 @@ def _parameters(look: _Look) -> Iterator[Finding]:
             yield Finding("no gradient", without[0], message, "Use them, or freeze them.", fatal=False)
 
 
-def _declares_groups(look: _Look) -> bool:
-    try:
-        return bool(look.latent_model.theta()) and bool(look.latent_model.phi())
-    except (AttributeError, InputError):
-        return False
-
-
-def _shared_groups(look: _Look) -> Iterator[Finding]:
-    if look.trained.players == ("all",):
-        return
-    shared = {} if _declares_groups(look) else find_groups(look.latent_model, [look.batch], look.fields).both
-    if shared:
-        message = (
-            f"{len(shared)} parameters belong to model and guide alike, and this objective treats the groups apart."
-        )
-        yield Finding("shared parameters", next(iter(shared)), message, "Declare theta() and phi().")
-
-
-_CHECKS: tuple[Callable[[_Look], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
     _unused_fields,
     _missing_sites,
     _supports,
-    _scales,
-    _gradients_of_sites,
-    _enumeration,
-    _closed_form,
+    *DEMANDS,
     _first_values,
-    _shared_groups,
 )
 
 
-def _look(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields) -> _Look:
+def _look(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields) -> Look:
     programs = bind(latent_model, batch, fields)
     arguments = programs.arguments(batch)
     with pyro.validation_enabled(False):  # values outside a support are findings here, not exceptions
         guide = poutine.trace(programs.guide).get_trace(*arguments)
         model = poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
     sites, inner = (sample_sites(guide), sample_sites(model)), getattr(objective, "inner", objective)
-    return _Look(latent_model, batch, inner, objective, fields, programs, *sites)
+    return Look(latent_model, batch, inner, objective, fields, programs, *sites)
 
 
 @contextmanager
