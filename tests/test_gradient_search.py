@@ -62,6 +62,7 @@ def run(*arguments: str) -> Done:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("bits.py").write_text(MODEL)
+    torch.manual_seed(0)
     return tmp_path
 
 
