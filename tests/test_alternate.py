@@ -166,7 +166,8 @@ class Layers(LatentModel):
 def test_joint_values_of_several_sites_give_the_evidence(scale: float) -> None:
     model, x = Layers(), torch.tensor([0.2, -1.0, 1.7], dtype=torch.float64)
     programs = [pyro.poutine.scale(each, scale) for each in (model.model, model.guide)]
-    terms = Alternate(phi="exact").terms(*programs, (x,), {}, "phi")
+    objective = Alternate(phi="exact")
+    terms = objective.terms(*programs, (x,), {}, "phi")
     expected = 0.0
     a, b = 1 / (1 + np.exp(-0.3)), 1 / (1 + np.exp(-model.b.detach().numpy()))
     for value in x.numpy():
@@ -179,6 +180,8 @@ def test_joint_values_of_several_sites_give_the_evidence(scale: float) -> None:
                     p += prior * np.exp(-0.5 * (value - (z0 + z1 - u)) ** 2) / np.sqrt(2 * np.pi)
         expected += np.log(p)
     assert float(-terms.loss) == pytest.approx(scale * expected, rel=1e-12)
+    assert float(-objective.terms(*programs, (x,), {}, "theta").loss) == pytest.approx(scale * expected, rel=1e-12)
+    assert -objective.differentiable_loss(*programs, x).item() == pytest.approx(scale * expected, rel=1e-12)
     weights = weights_of_outcomes(model.model, model.guide, (x,), {})
     torch.testing.assert_close(weights.log_guide.exp().sum(0), torch.ones(3, dtype=torch.float64))
 
