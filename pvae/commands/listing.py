@@ -31,7 +31,7 @@ def _kinds() -> dict[str, dict[str, str]]:
     from pvae.models.build import MODELS
     from pvae.models.vae import NETWORKS
     from pvae.networks import ACTIVATIONS, INITIALISATIONS
-    from pvae.objectives import objective_names
+    from pvae.objectives import BASELINES, STRATEGIES, objective_names
 
     return {
         "models": {name: _about(MODELS[name]) for name in sorted(MODELS)},
@@ -42,6 +42,8 @@ def _kinds() -> dict[str, dict[str, str]]:
         "activations": dict.fromkeys(sorted(ACTIVATIONS), ""),
         "initialisations": dict.fromkeys(sorted(INITIALISATIONS), ""),
         "objectives": dict(objective_names()),
+        "gradient strategies": dict(STRATEGIES),
+        "baselines": dict(BASELINES),
         "data": {name: line for name, line, _, _ in describe_data()},
     }
 

@@ -157,6 +157,12 @@ def objective_options(command: Command) -> Command:
     options = [
         _option("--objective", str, "elbo", "A name (`pvae list`), settings after colons: renyi:alpha=0.5."),
         _option("--particles", click.IntRange(min=1), None, "Draws of z per datum, as objective:particles=N."),
+        click.option(
+            "--gradients",
+            multiple=True,
+            metavar="SITE=STRATEGY",
+            help="How a guide site's gradient is taken: z_*=measure (`pvae list`); may be given again.",
+        ),
     ]
     return apply(command, options)
 

@@ -46,4 +46,7 @@ def objective_of(ctx: click.Context) -> NamedObjective:
     from pvae.objectives import make_objective
 
     text, particles = ctx.params["objective"], ctx.params["particles"]
-    return make_objective(text if particles is None else f"{text}:particles={particles}")
+    if particles is not None:
+        text = f"{text}:particles={particles}"
+    chosen = "+".join(each.replace("score:", "") for each in ctx.params["gradients"])
+    return make_objective(f"{text}:gradients={chosen}" if chosen else text)

@@ -65,7 +65,7 @@ class WeightsOptions(TypedDict, total=False):
     Attributes:
         data_plate: the name of the plate over data, where several hold every site.
         gradients: how the gradient of guide sites is taken, by site name or glob: ``{"z_*": "measure"}``, or as text
-            ``"z_*=measure,c=enumerate"``. It wins over a program's ``infer={"gradient": ...}``; see
+            ``"z_*=measure+c=enumerate"``. It wins over a program's ``infer={"gradient": ...}``; see
             `pvae.objectives.STRATEGIES`.
         auxiliary: a `pvae.Marginal`, how guide sites marked ``infer={"is_auxiliary": True}`` are marginalised; None
             for the exact sum over their values.
@@ -113,12 +113,13 @@ def gradients_of(given: Gradients) -> dict[str, str]:
 
 
 def text_of(gradients: Mapping[str, str]) -> str:
-    """Return strategies by site as text that `gradients_of` reads, without colons."""
-    return ",".join(f"{site}={strategy.removeprefix('score:')}" for site, strategy in gradients.items())
+    """Return strategies by site as text that `gradients_of` reads, without the colons and commas of an objective's text."""
+    return "+".join(f"{site}={strategy.removeprefix('score:')}" for site, strategy in gradients.items())
 
 
 def _texts(given: str | tuple[str, ...]) -> list[str]:
-    return [part for text in ([given] if isinstance(given, str) else given) for part in text.split(",") if part.strip()]
+    texts = [given] if isinstance(given, str) else given
+    return [part for text in texts for part in text.replace(",", "+").split("+") if part.strip()]
 
 
 def _pair(text: str) -> tuple[str, str]:
