@@ -14,8 +14,8 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.particles import can_vectorise
 from pvae.models.layout import find_layout
+from pvae.models.particles import can_vectorise
 from pvae.objectives.base import Call, Objective, Terms
 
 __all__ = ["PyroObjective", "adapt"]
