@@ -22,13 +22,18 @@ from pvae.models.draws import (
     sample_sites,
     site_log_prob,
 )
-from pvae.models.layout import Layout, anchor, find_layout, remember
-from pvae.models.steering import Axes, Choose
+from pvae.models.layout import Layout, Site, anchor, find_layout, remember
+from pvae.models.steering import FIRST, PATHWISE, Axes, Choose, marked
 from pvae.randomness import evaluating, preserved_buffers, preserved_randomness
 
 __all__ = ["can_vectorise", "draw_particles"]
 
 _CHECKED_PARTICLES = 8
+
+
+def _settled(site: Site) -> str:
+    """A site that is summed out has one and the same value wherever scores are compared: its own draws would differ."""
+    return FIRST if marked(site) else PATHWISE
 
 
 def _alone(draw: Draw, particle: int, layout: Layout) -> poutine.Trace:
@@ -81,11 +86,11 @@ def _difference(model: Any, guide: Any, arguments: Arguments, particles: int, la
     Raises:
         _Random: if the same z scores differently each time, so that nothing can be compared.
     """
-    (together,) = run_together(model, guide, arguments, particles, layout)
+    (together,) = run_together(model, guide, arguments, particles, layout, _settled)
     room = 1e-3 if together.latent()[0]["value"].dtype != torch.float64 else 1e-8
     for particle in range(particles):
         alone = _alone(together, particle, layout)
-        once, twice = (_scores(draw_once(model, guide, arguments, alone)) for _ in range(2))
+        once, twice = (_scores(draw_once(model, guide, arguments, alone, _settled)) for _ in range(2))
         if any(not torch.equal(once[name].nan_to_num(), twice[name].nan_to_num()) for name in once):
             raise _Random
         shared = _scores(together, particle, layout)

@@ -31,7 +31,7 @@ __all__ = [
 #: a strategy for each latent site of a guide, by its message
 Choose = Callable[[Site], str]
 
-PATHWISE, ENUMERATE, SUMMED = "pathwise", "enumerate", "sum"
+PATHWISE, ENUMERATE, SUMMED, FIRST = "pathwise", "enumerate", "sum", "first"
 _MOST_VALUES = 4096
 
 
@@ -145,7 +145,8 @@ class Steering(Messenger):
 
     Args:
         choose: a strategy for each site: ``"pathwise"`` leaves the draw as it is, ``"enumerate"`` and ``"sum"`` put
-            all values side by side, relaxations draw with a gradient; any other cuts the draw off.
+            all values side by side, ``"first"`` takes the first of them, relaxations draw with a gradient; any other
+            cuts the draw off.
         axes: the dimensions of values side by side, shared by guide and model.
     """
 
@@ -170,6 +171,9 @@ class Steering(Messenger):
             return None
         if strategy in (ENUMERATE, SUMMED):
             return self.axes.add(msg, strategy)
+        if strategy == FIRST:
+            values = finite_support(msg["name"], msg["fn"])
+            return values[0].expand(msg["fn"].batch_shape + msg["fn"].event_shape)
         if strategy in ("concrete", "straight-through"):
             return _relaxed(msg["name"], msg["fn"], strategy)
         drawn: Tensor = msg["fn"](*msg["args"], **msg["kwargs"])

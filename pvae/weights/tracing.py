@@ -52,7 +52,7 @@ def _weights(source: Source, count: int, scale: float | Tensor, keep: int = 0) -
         log_guide=table.log_guide,
         scale=scale,
         count=count,
-        values={} if axes.sites or keep else _values(draws, source.shape.particles * len(draws)),
+        values={} if keep else _values(draws, source.shape),
         not_reparameterised=tuple(site["name"] for site in latent if not site["fn"].has_rsample),
         strategies={site["name"]: _strategy(site) for site in latent} | ({} if reverse is None else {REVERSE: "score"}),
         log_outcome=table.log_outcome,
@@ -77,12 +77,17 @@ def _guide_total(source: Source, tables: Tables) -> tuple[Tensor, Tensor | None]
     return torch.cat([each for each, _ in parts], -2), torch.cat(scores, -2) if scores else None
 
 
-def _values(draws: list[Draw], particles: int) -> dict[str, Tensor]:
+def _values(draws: list[Draw], shape: Shape) -> dict[str, Tensor]:
+    """The drawn z by site, particles in front; without sites that stand for all their values, or depend on such."""
+
     def of(name: str) -> Tensor:
         drawn: list[Any] = [draw.guide.nodes[name]["value"] for draw in draws]
-        return drawn[0] if len(draws) == 1 and particles > 1 else torch.stack(drawn)
+        return drawn[0] if len(draws) == 1 and shape.particles > 1 else torch.stack(drawn)
 
-    return {site["name"]: of(site["name"]) for site in draws[0].latent()}
+    def single(site: Site) -> bool:
+        return bool(site["value"].dim() <= 1 + shape.nesting + site["fn"].event_dim)
+
+    return {site["name"]: of(site["name"]) for site in draws[0].latent() if single(site)}
 
 
 def _by_mark(site: Site) -> str:
