@@ -264,6 +264,15 @@ def test_both_routes_give_the_moments_that_the_definition_gives(kind: str, weigh
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_data_too_large_to_keep_give_the_same_numbers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = blobs(3000)
+    settings = {"covariance_type": kind, "tol": 1e-7, **initial(x, kind, 4)}
+    kept = quietly(GaussianMixture(4, **settings), x)
+    monkeypatch.setattr("pvae.em.frame.KEPT_BYTES", 0)
+    assert_allclose(quietly(GaussianMixture(4, **settings), x).lower_bounds_, kept.lower_bounds_, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_frames_there_and_back(kind: str) -> None:
     x = blobs(100, 3, 3) * [1.0, 100.0, 1e-3]
     frame = passes_over(x, kind).columns.frame

@@ -14,7 +14,7 @@ from pvae.em.passes import Passes
 from pvae.em.routes import Route, Whitened
 from pvae.em.updates import Prior, Update, maximised
 
-__all__ = ["Ascent", "Rules", "ascend"]
+__all__ = ["Ascent", "Rules", "ascend", "step"]
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def ascend(
     none = torch.zeros_like(mixture.weights, dtype=torch.bool)
     run = Ascent(mixture, torch.zeros_like(mixture.weights), none, none, none.clone())
     route = passes.route(mixture)
-    for step in range(1, rules.max_iter + 1):
-        statistics, update, route = _step(passes, route, rules)
+    for number in range(1, rules.max_iter + 1):
+        statistics, update, route = step(passes, route, rules)
         _record(run, passes, statistics, update, rules)
         change = run.bounds[-1] - before
         before = run.bounds[-1]
-        watch(step, before, change)
+        watch(number, before, change)
         if rules.reseed and _reseeded(run, passes):
             before, route = float("-inf"), passes.route(run.mixture)
             continue
@@ -95,7 +95,7 @@ def ascend(
     return run
 
 
-def _step(passes: Passes, route: Route, rules: Rules) -> tuple[Statistics, Update, Route]:
+def step(passes: Passes, route: Route, rules: Rules) -> tuple[Statistics, Update, Route]:
     """One E-step and M-step, and the route of the next.
 
     Where the new covariances are too narrow for the route that found them, they are what cancellation left: the

@@ -118,6 +118,13 @@ class Family(ABC):
     def write(self, x: Tensor, phi: Tensor) -> None:
         """Write the features of `x`, (features, batch), into `phi`, (width, batch)."""
 
+    def products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return factors and places of the products that `write` takes, as views of `x` and `phi`; by default none.
+
+        Making views takes longer than a small product; where the same memory is written many times, they are made once.
+        """
+        return []
+
     @abstractmethod
     def natural(self, mixture: Mixture) -> Tensor:
         """Return the matrix that turns features into log w_k p(x given k), (components, width)."""
@@ -147,12 +154,16 @@ class Family(ABC):
         """Return second moments about points that lie `by`, (components, features), further on."""
 
     @abstractmethod
+    def centred(self, second: Tensor, counts: Tensor, step: Tensor) -> Tensor:
+        """Return second moments about the means, which lie `step` from where they were taken."""
+
+    @abstractmethod
     def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
         """Return covariances: second moments about the means over the counts, (components,)."""
 
     @abstractmethod
-    def diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
-        """Return `values`, (features,), as what is added to the covariances' diagonal."""
+    def add_diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
+        """Return covariances with `values`, (features,), added to the variances; may change them in place."""
 
     @abstractmethod
     def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,8 +36,8 @@ class Preparing(Protocol):
     def width(self) -> int:
         """How many numbers stand for a datum."""
 
-    def prepare(self, u: Tensor) -> Tensor:
-        """Return a chunk, (features, batch), as (width, batch)."""
+    def prepare(self, u: Tensor, scratch: Any = None) -> Tensor:
+        """Return a chunk, (features, batch), as (width, batch), in the scratch where there is one."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ class Columns:
     def __init__(self, rows: Rows, frame: Frame) -> None:
         self.rows, self.frame = rows, frame
         self._kept: dict[Any, list[Chunk]] = {}
+        self._scratch: dict[Any, dict[Any, Any]] = {}
 
     def chunks(self, size: int, dtype: torch.dtype) -> Iterator[Chunk]:
         """Yield u, (features, at most size), and sample weights, both of `dtype`."""
@@ -208,7 +209,8 @@ class Columns:
     def prepared(self, route: Preparing) -> Iterator[Chunk]:
         """Yield the data as a route takes them, (width, at most its chunk), and sample weights."""
         key = type(route), route.chunk, route.dtype
-        made = ((route.prepare(u), weights) for u, weights in self.chunks(route.chunk, route.dtype))
+        scratch = None if self._fits(route.width, route.dtype) else self._scratch.setdefault(key, {})
+        made = ((route.prepare(u, scratch), weights) for u, weights in self.chunks(route.chunk, route.dtype))
         yield from self._through(key, made, route.width, route.dtype)
 
     def _through(self, key: Any, made: Iterator[Chunk], width: int, dtype: torch.dtype) -> Iterator[Chunk]:
@@ -216,8 +218,7 @@ class Columns:
         if key in self._kept:
             yield from self._kept[key]
             return
-        room = KEPT_BYTES if self.rows.device.type == "cpu" else torch.cuda.mem_get_info(self.rows.device)[0] // 2
-        if self.frame.count * width * dtype.itemsize > room:
+        if not self._fits(width, dtype):
             yield from made
             return
         kept = []
@@ -225,6 +226,10 @@ class Columns:
             kept.append(chunk)
             yield chunk
         self._kept = {key: kept}
+
+    def _fits(self, width: int, dtype: torch.dtype) -> bool:
+        room = KEPT_BYTES if self.rows.device.type == "cpu" else torch.cuda.mem_get_info(self.rows.device)[0] // 2
+        return self.frame.count * width * dtype.itemsize <= room
 
     def _standardised(self, size: int, dtype: torch.dtype) -> Iterator[Chunk]:
         shift, factor = self.frame.shift.unsqueeze(1), self.frame.scale.reciprocal().unsqueeze(1)

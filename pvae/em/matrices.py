@@ -25,27 +25,32 @@ class Full(Family):
         return 1 + features + features * (features + 1) // 2
 
     def write(self, x: Tensor, phi: Tensor) -> None:
-        features = x.shape[0]
         phi[0] = 1
-        phi[1 : 1 + features] = x
-        start = 1 + features
-        for i in range(features):
-            torch.mul(x[i], x[i:], out=phi[start : start + features - i])
-            start += features - i
+        phi[1 : 1 + len(x)] = x
+        for left, right, place in self.products(x, phi):
+            torch.mul(left, right, out=place)
+
+    def products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        features = len(x)
+        starts = [1 + features + i * features - i * (i - 1) // 2 for i in range(features + 1)]
+        return [(x[i], x[i:], phi[starts[i] : starts[i + 1]]) for i in range(features)]
 
     def natural(self, mixture: Mixture) -> Tensor:
         precision = mixture.whitening @ mixture.whitening.mT
         linear = (precision @ mixture.means.unsqueeze(2)).squeeze(2)
         constant = mixture.log_scale() - 0.5 * (linear * mixture.means).sum(1)
         precision.diagonal(dim1=1, dim2=2).mul_(0.5)
-        upper = _upper(mixture.features, precision.device)
-        return torch.cat([constant.unsqueeze(1), linear, -precision[:, upper[0], upper[1]]], 1)
+        rows, columns = _upper(mixture.features, precision.device)
+        products = precision.flatten(1).index_select(1, rows * mixture.features + columns)
+        return torch.cat([constant.unsqueeze(1), linear, products.neg_()], 1)
 
     def moments(self, totals: Tensor, features: int, outer: Tensor | None) -> tuple[Tensor, Tensor]:
-        upper = _upper(features, totals.device)
-        second = totals.new_zeros(totals.shape[0], features, features)
-        second[:, upper[0], upper[1]] = totals[:, 1 + features :]
-        return totals[:, 1 : 1 + features], second + second.triu(1).mT
+        rows, columns = _upper(features, totals.device)
+        # Where the product of each two features stands, either way around.
+        place = torch.empty(features, features, dtype=torch.int64, device=totals.device)
+        place[rows, columns] = place[columns, rows] = torch.arange(1 + features, totals.shape[1], device=totals.device)
+        second = totals.index_select(1, place.flatten()).unflatten(1, (features, features))
+        return totals[:, 1 : 1 + features], second
 
     def log_det(self, whitening: Tensor, features: int) -> Tensor:
         return whitening.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -57,18 +62,24 @@ class Full(Family):
         return torch.bmm(weighted, y.mT)
 
     def colour(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-        return (roots @ first.unsqueeze(2)).squeeze(2), roots @ second @ roots.mT
+        coloured = roots @ second @ roots.mT
+        return (roots @ first.unsqueeze(2)).squeeze(2), 0.5 * (coloured + coloured.mT)
 
     def moved(self, second: Tensor, first: Tensor, counts: Tensor, by: Tensor) -> Tensor:
         cross = first.unsqueeze(2) * by.unsqueeze(1)
         return second - cross - cross.mT + counts[:, None, None] * by.unsqueeze(2) * by.unsqueeze(1)
 
-    def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
-        covariances = scatter / counts[:, None, None]
-        return 0.5 * (covariances + covariances.mT)
+    def centred(self, second: Tensor, counts: Tensor, step: Tensor) -> Tensor:
+        # One factor on both sides, so that the difference is as symmetric as the moments are.
+        moved = step * counts.sqrt().unsqueeze(1)
+        return torch.baddbmm(second, moved.unsqueeze(2), moved.unsqueeze(1), alpha=-1)
 
-    def diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
-        return torch.diag(values)
+    def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
+        return scatter / counts[:, None, None]
+
+    def add_diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
+        covariances.diagonal(dim1=-2, dim2=-1).add_(values)
+        return covariances
 
     def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return cholesky(covariances)
@@ -107,6 +118,9 @@ class Tied(Full):
         phi[0] = 1
         phi[1:] = x
 
+    def products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return []
+
     def natural(self, mixture: Mixture) -> Tensor:
         # The square of x is the same for all components: it drops out of the responsibilities, and enters the
         # log-likelihood through the data's own summed x x'.
@@ -126,15 +140,19 @@ class Tied(Full):
         return torch.bmm(weighted, y.mT).sum(0)
 
     def colour(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-        return first @ roots.mT, roots @ second @ roots.mT
+        coloured = roots @ second @ roots.mT
+        return first @ roots.mT, 0.5 * (coloured + coloured.mT)
 
     def moved(self, second: Tensor, first: Tensor, counts: Tensor, by: Tensor) -> Tensor:
         cross = first.mT @ by
         return second - cross - cross.mT + (counts.unsqueeze(1) * by).mT @ by
 
+    def centred(self, second: Tensor, counts: Tensor, step: Tensor) -> Tensor:
+        moved = step * counts.sqrt().unsqueeze(1)
+        return second - moved.mT @ moved
+
     def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
-        covariance = scatter / counts.sum()
-        return 0.5 * (covariance + covariance.mT)
+        return scatter / counts.sum()
 
     def dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
         return covariances.expand(components, features, features)

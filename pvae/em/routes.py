@@ -19,8 +19,9 @@ from pvae.em.base import Mixture, Statistics
 __all__ = ["Features", "Route", "Whitened", "make_route", "shares_"]
 
 #: Chunks that stay in a core's cache, in bytes.
-FEATURE_BYTES, WHITENED_BYTES = 1 << 20, 1 << 19
-#: Logits further below the largest are raised to it: exp of less makes denormals, which are slow.
+FEATURE_BYTES, WHITENED_BYTES = 1 << 20, 1 << 20
+#: In float32 logits further below the largest than this are raised to it before exp, and the shares set to 0 after:
+#: exp would else make denormals, on which arithmetic is many times slower. In float64 almost nothing is that small.
 LOWEST_LOGIT, LOWEST_SHARE = -60.0, 1e-20
 #: float32 sums are flushed to float64 after so many data.
 FLUSH = 16384
@@ -30,13 +31,20 @@ FEATURE_ERROR = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-4, 1e-3)}
 WHITENED_ERROR = 1e-5
 
 
+#: Memory for a chunk's features, with views of it, by the chunk's shape: written over and over.
+Scratch = dict[torch.Size, tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, Tensor]]]]
+
+
 def shares_(logits: Tensor, weights: Tensor | None) -> Tensor:
     """Turn logits, (components, batch), into weighted responsibilities in place; return log p(x), (batch,)."""
     highest = logits.amax(0)
-    logits.sub_(highest).clamp_min_(LOWEST_LOGIT).exp_()
-    total = logits.sum(0)
+    logits.sub_(highest)
+    if logits.dtype == torch.float32:
+        logits.clamp_min_(LOWEST_LOGIT)
+    total = logits.exp_().sum(0)
     logits.mul_(total.reciprocal() if weights is None else weights / total)
-    functional.threshold(logits, LOWEST_SHARE, 0.0, inplace=True)
+    if logits.dtype == torch.float32:
+        functional.threshold(logits, LOWEST_SHARE, 0.0, inplace=True)
     return highest.add_(total.log_())
 
 
@@ -63,9 +71,11 @@ class Route(ABC):
         """How many numbers stand for a datum in a prepared chunk."""
         return self.mixture.features
 
-    def prepare(self, u: Tensor) -> Tensor:
-        """Return a chunk, (features, batch), as the other methods take it, (width, batch): the same for any mixture
-        of the family."""
+    def prepare(self, u: Tensor, scratch: Scratch | None = None) -> Tensor:
+        """Return a chunk, (features, batch), as the other methods take it, (width, batch).
+
+        It is the same for any mixture of the family. Where there is a scratch, the next chunk may overwrite it.
+        """
         return u
 
     @abstractmethod
@@ -96,22 +106,34 @@ class Features(Route):
     def __init__(self, mixture: Mixture, dtype: torch.dtype) -> None:
         super().__init__(mixture, dtype)
         self.theta = mixture.family.natural(mixture).to(dtype)
-        self.totals = torch.zeros_like(self.theta, dtype=torch.float64)
-        self.recent = self.totals if dtype == torch.float64 else torch.zeros_like(self.theta)
+        # Whichever way around the product of responsibilities and features is faster.
+        self.turned = self.width <= mixture.components
+        self.totals = torch.zeros_like(self.theta.mT if self.turned else self.theta, dtype=torch.float64)
+        self.recent = self.totals if dtype == torch.float64 else torch.zeros_like(self.totals, dtype=dtype)
         self.unflushed = 0
 
     @property
     def chunk(self) -> int:
         per_datum = (self.mixture.components + self.width) * self.dtype.itemsize
-        return max(256, _budget(FEATURE_BYTES, self.theta) // per_datum)
+        return max(128, _budget(FEATURE_BYTES, self.theta) // per_datum)
 
     @property
     def width(self) -> int:
         return self.mixture.family.width(self.mixture.features)
 
-    def prepare(self, u: Tensor) -> Tensor:
+    def prepare(self, u: Tensor, scratch: Scratch | None = None) -> Tensor:
+        family = self.mixture.family
+        if scratch is not None and u.shape in scratch:
+            kept, phi, products = scratch[u.shape]
+            kept.copy_(u)
+            for left, right, place in products:
+                torch.mul(left, right, out=place)
+            return phi
         phi = u.new_empty(self.width, u.shape[1])
-        self.mixture.family.write(u, phi)
+        family.write(u, phi)
+        if scratch is not None and family.name == "full":
+            kept = phi[1 : 1 + len(u)]
+            scratch[u.shape] = kept, phi, family.products(kept, phi)
         return phi
 
     def logits(self, prepared: Tensor) -> Tensor:
@@ -125,7 +147,10 @@ class Features(Route):
     def add(self, prepared: Tensor, weights: Tensor | None) -> None:
         shares = self.theta @ prepared
         self._count(shares_(shares, weights), weights)
-        self.recent.addmm_(shares, prepared.mT)
+        if self.turned:
+            self.recent.addmm_(prepared, shares.mT)
+        else:
+            self.recent.addmm_(shares, prepared.mT)
         self.unflushed += prepared.shape[1]
         if self.unflushed >= FLUSH:
             self._flush()
@@ -139,13 +164,14 @@ class Features(Route):
     def statistics(self, outer: Tensor | None) -> Statistics:
         self._flush()
         mixture = self.mixture
-        first, second = mixture.family.moments(self.totals, mixture.features, outer)
+        totals = self.totals.mT.contiguous() if self.turned else self.totals
+        first, second = mixture.family.moments(totals, mixture.features, outer)
         log_likelihood = self.log_likelihood
         if outer is not None:
             precision = mixture.whitening @ mixture.whitening.mT
             log_likelihood = log_likelihood - 0.5 * (precision * outer).sum()
         about = torch.zeros_like(mixture.means)
-        return Statistics(self.totals[:, 0], first, second, about, log_likelihood, self.weight)
+        return Statistics(totals[:, 0], first, second, about, log_likelihood, self.weight)
 
 
 class Whitened(Route):

@@ -132,5 +132,5 @@ STARTS: dict[str, Callable[[Family, Points, int, np.random.RandomState], Statist
 def fallback(family: Family, means: Tensor, spread: Tensor, regularisation: Tensor) -> Mixture:
     """Return components of equal weight with the data's own variances: what one that gets no data keeps."""
     variances = spread + regularisation.clamp_min(torch.finfo(torch.float64).eps)
-    covariances = means.new_zeros(family.shape(*means.shape)) + family.diagonal(variances, means)
+    covariances = family.add_diagonal(variances, means.new_zeros(family.shape(*means.shape)))
     return family.mixture(means.new_full((len(means),), 1 / len(means)), means, covariances)

@@ -105,10 +105,10 @@ def maximised(
     safe = torch.where(empty, 1.0, counts)
     step = statistics.first / safe.unsqueeze(1)
     means = torch.where(empty.unsqueeze(1), previous.means, statistics.about + step)
-    scatter = family.moved(statistics.second, statistics.first, counts, step)
+    scatter = family.centred(statistics.second, counts, step)
     covariances = prior.covariances(scatter, counts if family.name == "tied" else safe, previous)
-    covariances = covariances + family.diagonal(regularisation, covariances)
-    if family.name != "tied":
+    covariances = family.add_diagonal(regularisation, covariances)
+    if family.name != "tied" and bool(empty.any()):
         lost = empty.reshape(-1, *[1] * (covariances.ndim - 1))
         covariances = torch.where(lost, previous.covariances, covariances)
     roots, whitening, failed = family.factor(covariances)
@@ -117,7 +117,8 @@ def maximised(
     if bool(failed.any()):
         covariances = _floored(covariances, regularisation.maximum(4 * _blur(means).amax(0)), previous)
         roots, whitening, _ = family.factor(covariances)
-    mixture = Mixture(family, prior.weights(counts), means, covariances, whitening, roots)
+    weights = prior.weights(counts.where(~empty, 0.0))
+    mixture = Mixture(family, weights, means, covariances, whitening, roots)
     return Update(mixture, empty, failed.expand(len(counts)) & ~empty)
 
 
@@ -130,7 +131,7 @@ def _floored(covariances: Tensor, floor: Tensor, mixture: Mixture) -> Tensor:
     """Return covariances of at least the floor in every direction; exact arithmetic gives at least reg_covar."""
     family = mixture.family
     if family.name in ("diag", "spherical"):
-        lowest = family.diagonal(floor, covariances)
+        lowest = family.add_diagonal(floor, torch.zeros_like(covariances))
         return covariances.nan_to_num(0.0).maximum(lowest.expand_as(covariances))
     root = floor.sqrt()
     values, vectors = torch.linalg.eigh((covariances / root.unsqueeze(1) / root).nan_to_num(0.0))

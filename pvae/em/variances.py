@@ -54,11 +54,14 @@ class Diagonal(Family):
     def moved(self, second: Tensor, first: Tensor, counts: Tensor, by: Tensor) -> Tensor:
         return second - 2 * first * by + counts.unsqueeze(1) * by.square()
 
+    def centred(self, second: Tensor, counts: Tensor, step: Tensor) -> Tensor:
+        return second - counts.unsqueeze(1) * step.square()
+
     def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
         return scatter / counts.unsqueeze(1)
 
-    def diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
-        return values
+    def add_diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
+        return covariances + values
 
     def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         roots = covariances.sqrt()
@@ -124,11 +127,14 @@ class Spherical(Diagonal):
     def moved(self, second: Tensor, first: Tensor, counts: Tensor, by: Tensor) -> Tensor:
         return second - 2 * (first * by).sum(1) + counts * by.square().sum(1)
 
+    def centred(self, second: Tensor, counts: Tensor, step: Tensor) -> Tensor:
+        return second - counts * step.square().sum(1)
+
     def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
         return scatter / (counts * features)
 
-    def diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
-        return values.mean()
+    def add_diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
+        return covariances + values.mean()
 
     def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         roots = covariances.sqrt()
