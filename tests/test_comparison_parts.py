@@ -20,11 +20,11 @@ from pyro.infer import Trace_ELBO
 
 from pvae.comparison.base import Cell, Outcome
 from pvae.comparison.plan import can_travel, check_folder, named_models, named_objectives, plan, record
-from pvae.comparison.rows import make_rows, ranked
+from pvae.comparison.rows import Row, make_rows, ranked
 from pvae.comparison.running import Room
 from pvae.comparison.sharing import share
 from pvae.comparison.study import usual_epochs
-from pvae.comparison.table import Table
+from pvae.comparison.table import Table, row_label
 from pvae.comparison.workers import StartError, run_here, run_jobs
 from pvae.data import load_data
 from pvae.errors import InputError
@@ -324,3 +324,11 @@ def test_partial_factories_are_told_apart(tmp_path):
 def test_small_data_are_trained_for_more_epochs(size, batch, epochs):
     splits = load_data(torch.rand(size, 1), validation=0, test=0)
     assert usual_epochs(splits, batch) == epochs
+
+
+def test_a_biased_objective_carries_the_word() -> None:
+    rows = [
+        Row("vae", "stl:particles=4", (0,), (), biased="the score is left out"),
+        Row("vae", "iwae:particles=4", (0,), ()),
+    ]
+    assert [row_label(row, rows) for row in rows] == ["stl:particles=4 (biased)", "iwae:particles=4"]

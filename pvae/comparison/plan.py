@@ -22,7 +22,7 @@ from pvae.comparison.base import Cell
 from pvae.errors import InputError
 from pvae.models import ModelSpec
 from pvae.names import unknown
-from pvae.objectives import describe, make_objective
+from pvae.objectives import adapt, describe, make_objective
 
 __all__ = [
     "Job",
@@ -124,14 +124,17 @@ def plan(
     """
     places = {name: _places(names) for name, names in (("models", models), ("objectives", objectives))}
     common = {"pvae": __version__, "fit": _plain(options), "judging": dict(judging), "data": _plain(data)}
-    labels = {name: describe(factory()) for name, factory in objectives.items()}
+    made_of = {name: adapt(factory) for name, factory in objectives.items()}
+    labels = {name: describe(each) for name, each in made_of.items()}
+    marks = {name: {"biased": each.biased} if each.biased else {} for name, each in made_of.items()}
     jobs = []
     for model, made in models.items():
         for objective, factory in objectives.items():
             for seed in seeds:
                 home = folder / "cells" / places["models"][model] / places["objectives"][objective] / f"seed-{seed}"
                 names = {"model": model, "objective": objective, "seed": seed}
-                config = {**names, "model is": _recipe(made), "objective is": labels[objective], **common}
+                described = {"model is": _recipe(made), "objective is": labels[objective], **marks[objective]}
+                config = {**names, **described, **common}
                 cell = Cell(model, objective, seed, home, config)
                 jobs.append(Job(cell, made, factory, options, judging["particles"], judging["limit"]))
     return jobs

@@ -29,6 +29,7 @@ class Row:
     Attributes:
         model: name of the model.
         objective: name of the objective.
+        biased: why its gradient is biased, in a few words; empty where it is not.
         seeds: seeds that finished.
         failures: why the others did not, one line each.
         log_evidence: importance-sampled estimate of log p(x), error over data.
@@ -65,6 +66,7 @@ class Row:
     difference: Estimate | None = None
     difference_over_seeds: Estimate | None = None
     rank: int | None = None
+    biased: str = ""
 
     @property
     def total_error(self) -> float:
@@ -138,6 +140,7 @@ def _row(group: Sequence[Outcome]) -> Row:
     good = [outcome for outcome in group if not outcome.failure]
     failures = tuple(f"seed {each.cell.seed}: {each.failure}" for each in group if each.failure)
     row = Row(cell.model, cell.objective, tuple(each.cell.seed for each in good), failures)
+    row = replace(row, biased=str(cell.config.get("biased", "")))
     if not good:
         return row
     points = {name: _stack(good, name) for name in ("log_evidence", "elbo", "khat", "ess")}

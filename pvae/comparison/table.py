@@ -58,8 +58,9 @@ def seconds(value: float) -> str:
 
 
 def row_label(row: Row, rows: Sequence[Row]) -> str:
-    """Return the objective's name, with the model's where there are several models."""
-    return row.objective if len({each.model for each in rows}) == 1 else f"{row.model} / {row.objective}"
+    """Return the objective's name, with the model's where there are several models, and whether it is biased."""
+    name = row.objective if len({each.model for each in rows}) == 1 else f"{row.model} / {row.objective}"
+    return f"{name} (biased)" if row.biased else name
 
 
 def cells_of(row: Row, first: bool) -> dict[str, tuple[str, str]]:

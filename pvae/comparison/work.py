@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.comparison.base import Cell, Outcome
+from pvae.comparison.mixtures import fit_by_em
 from pvae.comparison.plan import Job
 from pvae.comparison.workers import Tell
 from pvae.data import Splits
@@ -27,6 +28,7 @@ from pvae.evaluate.setting import prepared
 from pvae.models import ModelSpec
 from pvae.models.queries import encode, reconstruct, sample
 from pvae.objectives import adapt
+from pvae.objectives.em import EM
 from pvae.train import Run, fit
 from pvae.train.devices import isolated
 
@@ -48,13 +50,16 @@ def train_and_judge(job: Job, splits: Splits, tell: Tell) -> str:
     # Kept for the page: on a live display they would be lost among the bars.
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
-        model = job.model  # fit builds a ModelSpec itself, and notes how, so that others can open the run
-        if not isinstance(model, ModelSpec):
+        model, options, by_em = job.model, dict(job.options), None
+        # fit builds a ModelSpec itself, and notes how, so that others can open the run
+        if not isinstance(model, ModelSpec) or _is_em(job):
             with isolated(cell.seed):
                 model = _made(model, splits)
+                if _is_em(job) and not cell.folder.exists():
+                    by_em = fit_by_em(model, splits)
         run = fit(
             model, splits, objective=job.objective(), seed=cell.seed, out=cell.folder, progress=False,
-            resume=cell.folder.exists(), callbacks=(_teller(tell),), **job.options,
+            resume=cell.folder.exists(), callbacks=(_teller(tell),), **{**options, **({"epochs": 0} if _is_em(job) else {})},
         )  # fmt: skip
         tell((job.options["epochs"], "judging"))
         found = judge(run, splits, job.particles, limit=job.limit, seed=_SEED)
@@ -62,8 +67,13 @@ def train_and_judge(job: Job, splits: Splits, tell: Tell) -> str:
     if drawn:
         save_file(drawn, cell.folder / "drawings.safetensors")
     notes = [*found.notes, *(f"no {each}" for each in missing), *dict.fromkeys(str(each.message) for each in warned)]
-    _write(cell, found, {**_training(run, job, splits), "notes": notes})
+    training = _training(run, job, splits) if by_em is None else by_em
+    _write(cell, found, {**training, "notes": notes})
     return f"log evidence {found.log_evidence}"
+
+
+def _is_em(job: Job) -> bool:
+    return isinstance(adapt(job.objective()), EM)
 
 
 def _made(model: Any, splits: Splits) -> Any:
