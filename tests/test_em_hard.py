@@ -359,10 +359,12 @@ from pvae.em import GaussianMixture
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 x = np.random.default_rng(0).standard_normal((1_000_000, 4), dtype=np.float32)
-mixture = GaussianMixture(4, max_iter=2, random_state=0)
-mixture.fit(x[:5000])
+mixtures = [GaussianMixture(3, max_iter=2), GaussianMixture(20, max_iter=2, init_params="random_from_data")]
+for mixture in mixtures:
+    mixture.fit(x[:5000])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-mixture.fit(x)
+for mixture in mixtures:
+    mixture.fit(x)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

@@ -121,6 +121,7 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "elbo-graph:baseline=decaying": ObjectiveCase("any"),
     "elbo-graph:baseline=network": ObjectiveCase("any", scales=False),
     "elbo-enum": ObjectiveCase("marked"),
+    "em": ObjectiveCase("marked"),
     "iwae:particles=3": ObjectiveCase("any"),
     "iwae:particles=2:gradients=b=enumerate": ObjectiveCase("any"),
     "iwae:particles=3:gradients=b=measure,z=measure": ObjectiveCase("any"),

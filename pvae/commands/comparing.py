@@ -77,16 +77,19 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
         **given(ctx, [name for name, *_ in FIT if name not in ("seed", "epochs")]),
     )
     if as_json:
-        print_json({"report": found.report, "folder": found.folder, **found.table.to_json()})
+        mixtures = {"mixtures": found.mixtures} if found.mixtures else {}
+        print_json({"report": found.report, "folder": found.folder, **found.table.to_json(), **mixtures})
     else:
         click.echo(_text(found))
 
 
 def _text(found: Any) -> str:
     """The table as wide as the terminal allows, what it says, and where the page is."""
+    from pvae.comparison.mixtures import told
+
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
     shown = found.table.to_text(width, terminal=sys.stdout.isatty())
-    return f"{shown}\n\n{found.table.verdict()}\n\nReport: {found.report}"
+    return "\n\n".join([shown, found.table.verdict(), *told(found.mixtures), f"Report: {found.report}"])
 
 
 def _seeds(text: str) -> list[int]:

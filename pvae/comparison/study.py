@@ -15,6 +15,7 @@ import torch
 
 from pvae import __version__
 from pvae.comparison.base import Outcome
+from pvae.comparison.mixtures import agreement, told
 from pvae.comparison.pages import Study, make_page
 from pvae.comparison.plan import (
     Job,
@@ -48,15 +49,18 @@ class Comparison:
         report: the page, one HTML file.
         folder: everything: the page, ``comparison.json``, and a run folder per cell.
         cells: what came of each cell, failures too.
+        mixtures: where EM was among the objectives, how each cell's posterior and time compare with EM's.
     """
 
     table: Table
     report: Path
     folder: Path
     cells: tuple[Outcome, ...]
+    mixtures: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.table}\n\n{self.table.verdict()}\n\nReport: {self.report}"
+        said = [self.table, self.table.verdict(), *told(self.mixtures), f"Report: {self.report}"]
+        return "\n\n".join(map(str, said))
 
 
 def usual_epochs(splits: Splits, batch_size: int) -> int:
@@ -125,16 +129,18 @@ def compare(
     failures, notes = run_cells(jobs, splits, room, progress)
     cells = _first(tuple(_outcome(job, failures) for job in jobs), baseline)
     table = Table(ranked(cells, particles), min(limit or splits.test.size, splits.test.size), particles)
+    mixtures = tuple(agreement(cells, splits))
     rerun = command or _call(made, splits, named, numbers, resolved["epochs"], folder)
     study = Study(
         table, cells, splits.summary(), _settings(jobs, resolved, judging, splits, room), rerun,
-        notes, splits.notes, {each.cell.label: drawings_of(each.cell) for each in cells if not each.failure},
+        (*notes, *told(mixtures)), splits.notes,
+        {each.cell.label: drawings_of(each.cell) for each in cells if not each.failure},
     )  # fmt: skip
     report = write_page(folder / "index.html", make_page(study))
     _write_json(folder / "comparison.json", study, numbers)
     if all(each.failure for each in cells):
         raise InputError(f"Every cell failed; the first: {cells[0].failure} (all: {report}).")
-    return Comparison(table, report, folder, cells)
+    return Comparison(table, report, folder, cells, mixtures)
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.comparison.base import Cell, Outcome
-from pvae.comparison.mixtures import fit_by_em
+from pvae.comparison.mixtures import Climb, fit_by_em
 from pvae.comparison.plan import Job
 from pvae.comparison.workers import Tell
 from pvae.data import Splits
@@ -50,16 +50,16 @@ def train_and_judge(job: Job, splits: Splits, tell: Tell) -> str:
     # Kept for the page: on a live display they would be lost among the bars.
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
-        model, options, by_em = job.model, dict(job.options), None
+        model, options, by_em, climb = job.model, dict(job.options), None, Climb(splits)
         # fit builds a ModelSpec itself, and notes how, so that others can open the run
         if not isinstance(model, ModelSpec) or _is_em(job):
             with isolated(cell.seed):
                 model = _made(model, splits)
-                if _is_em(job) and not cell.folder.exists():
-                    by_em = fit_by_em(model, splits)
+                if _is_em(job):  # again where a run is resumed: it comes to the same, and says how
+                    by_em, options["epochs"] = fit_by_em(model, splits), 0
         run = fit(
             model, splits, objective=job.objective(), seed=cell.seed, out=cell.folder, progress=False,
-            resume=cell.folder.exists(), callbacks=(_teller(tell),), **{**options, **({"epochs": 0} if _is_em(job) else {})},
+            resume=cell.folder.exists(), callbacks=(_teller(tell), climb), **options,
         )  # fmt: skip
         tell((job.options["epochs"], "judging"))
         found = judge(run, splits, job.particles, limit=job.limit, seed=_SEED)
@@ -67,7 +67,7 @@ def train_and_judge(job: Job, splits: Splits, tell: Tell) -> str:
     if drawn:
         save_file(drawn, cell.folder / "drawings.safetensors")
     notes = [*found.notes, *(f"no {each}" for each in missing), *dict.fromkeys(str(each.message) for each in warned)]
-    training = _training(run, job, splits) if by_em is None else by_em
+    training = {**_training(run, job, splits), "climb": climb.points} if by_em is None else by_em
     _write(cell, found, {**training, "notes": notes})
     return f"log evidence {found.log_evidence}"
 

@@ -16,6 +16,7 @@ from pvae.objectives.base import Objective, WeightsOptions
 from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
 from pvae.objectives.constrained import Constrained
 from pvae.objectives.dirac import Dirac
+from pvae.objectives.em import EM
 from pvae.objectives.graph_baselines import GraphELBO
 from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pathwise import DReG, StickingTheLanding
@@ -57,6 +58,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
         "pyro.infer.TraceGraph_ELBO: score function with Rao-Blackwellisation and baselines",
     ),
     "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),
+    "em": (EM, "EM for models with a closed-form M-step (gmm), by `compare`; elsewhere by gradients"),
     "iwae": (IWAE, "importance-weighted bound of several particles"),
     "miwae": (MIWAE, "mean of several importance-weighted bounds"),
     "ciwae": (CIWAE, "combination of ELBO and importance-weighted bound"),

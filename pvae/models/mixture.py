@@ -1,0 +1,154 @@
+"""The Gaussian mixture as two Pyro programs: for comparing inference algorithms with EM, which solves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.models.base import LatentModel
+from pvae.names import unknown
+
+__all__ = ["GMM"]
+
+COVARIANCES = ("full", "tied", "diag", "spherical")
+
+
+class GMM(LatentModel):
+    """A Gaussian mixture: z ~ Categorical(weights), x ~ Normal(mean, covariance) of component z.
+
+    Its guide is the exact posterior of z under the present parameters, held fixed: the E-step of EM. It has no
+    parameters of its own, and log weights are the log evidence. z is marked for enumeration, so that
+    ``elbo-enum`` sums it out. `pvae.GaussianMixture` fits the same model without gradients.
+
+    Args:
+        data_shape: shape of one x; its values are one long vector.
+        components: number of components.
+        covariance: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
+        floor: least variance at the start, as a share of the data's; clusters of one datum would have none.
+    Raises:
+        InputError: for an argument that cannot be used.
+    """
+
+    initialised: Tensor
+    seed: Tensor
+
+    def __init__(
+        self, data_shape: int | Sequence[int], *, components: int = 10, covariance: str = "full", floor: float = 1e-3
+    ) -> None:
+        super().__init__()
+        if covariance not in COVARIANCES:
+            raise unknown("covariance", str(covariance), COVARIANCES)
+        if type(components) is not int or components < 1:
+            raise InputError(f"components needs a whole number of at least 1; got {components!r}.")
+        self.covariance, self.components, self.floor = covariance, components, floor
+        self.features = math.prod([data_shape] if isinstance(data_shape, int) else data_shape)
+        square = (self.features, self.features)
+        shape = {"full": (components, *square), "tied": square, "diag": (components, self.features), "spherical": ()}
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, self.features))
+        # The Cholesky factor with the logarithm of its diagonal, or the logarithm of a deviation.
+        self.scales = nn.Parameter(torch.zeros(shape[covariance] or (components,)))
+        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("seed", torch.randint(1 << 31, ()))
+
+    def component(self) -> dist.MultivariateNormal:
+        """Return p(x given z) of each component, batch shape (components,)."""
+        return dist.MultivariateNormal(self.means, scale_tril=self._factors())
+
+    def _factors(self) -> Tensor:
+        if self.covariance in ("full", "tied"):
+            diagonal = torch.diag_embed(self.scales.diagonal(dim1=-2, dim2=-1).exp())
+            factors = self.scales.tril(-1) + diagonal
+        else:
+            deviations = self.scales.exp().reshape(self.components, -1)
+            factors = torch.diag_embed(deviations.expand(self.components, self.features))
+        return factors.expand(self.components, self.features, self.features)
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        return torch.log_softmax(self.logits, 0) + self.component().log_prob(x.unsqueeze(1))
+
+    def model(self, x: Tensor) -> Tensor:
+        """Generate: a component, and x from it, observed. Returns x."""
+        x = x.reshape(len(x), -1)
+        means, factors = self.means, self._factors()
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(logits=self.logits))
+            return pyro.sample("x", dist.MultivariateNormal(means[z], scale_tril=factors[z]), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor:
+        """Infer: the component from its exact posterior. Returns z, shape (batch,)."""
+        logits = self._log_joint(x.reshape(len(x), -1)).detach()
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+    @torch.no_grad()
+    def posterior(self, x: Tensor) -> Tensor:
+        """Return p(z given x), shape (batch, components)."""
+        return torch.softmax(self._log_joint(x.reshape(len(x), -1)), 1)
+
+    @torch.no_grad()
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """Return log p(x), shape (batch,), nats."""
+        return self._log_joint(x.reshape(len(x), -1)).logsumexp(1)
+
+    def theta(self) -> list[nn.Parameter]:
+        """Return the parameters of the model: all."""
+        return [self.logits, self.means, self.scales]
+
+    def phi(self) -> list[nn.Parameter]:
+        """Return the parameters of the guide: none."""
+        return []
+
+    @torch.no_grad()
+    def set_parameters(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        """Take the parameters of a mixture, in the shapes of `pvae.GaussianMixture`; training goes on from them."""
+        self.logits.copy_(weights.clamp_min(1e-300).log())
+        self.means.copy_(means)
+        if self.covariance in ("full", "tied"):
+            factors = torch.linalg.cholesky(covariances.double())
+            logarithms = torch.diag_embed(factors.diagonal(dim1=-2, dim2=-1).log())
+            self.scales.copy_(factors.tril(-1) + logarithms)
+        else:
+            self.scales.copy_(0.5 * covariances.log())
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def parameters_of_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights, means and covariances in the shapes of `pvae.GaussianMixture`, float64."""
+        if self.covariance in ("full", "tied"):
+            factors = self._factors().double()
+            covariances = factors @ factors.mT
+            covariances = covariances[0] if self.covariance == "tied" else covariances
+        else:
+            covariances = (2 * self.scales.double()).exp()
+        return torch.softmax(self.logits.double(), 0), self.means.double(), covariances
+
+    def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
+        """Start from k-means, once: from unit variances around random means no gradient finds the way."""
+        if self.initialised:
+            return
+        from sklearn.cluster import KMeans
+
+        x = batch["x"].reshape(len(batch["x"]), -1).double()
+        found = KMeans(self.components, n_init=1, random_state=int(self.seed)).fit(x.cpu().numpy())
+        shares = nn.functional.one_hot(torch.as_tensor(found.labels_).long(), self.components).to(x)
+        counts = shares.sum(0)
+        means = (shares.mT @ x) / counts.unsqueeze(1)
+        deviations = x - means[found.labels_]
+        least = self.floor * x.var(0, correction=0).clamp_min(1e-6)
+        self.set_parameters(counts / len(x), means, self._moments(shares, counts, deviations, least))
+
+    def _moments(self, shares: Tensor, counts: Tensor, deviations: Tensor, least: Tensor) -> Tensor:
+        if self.covariance == "tied":
+            return deviations.mT @ deviations / len(deviations) + torch.diag(least)
+        if self.covariance == "full":
+            scatter = torch.einsum("nk,ni,nj->kij", shares, deviations, deviations)
+            return scatter / counts[:, None, None] + torch.diag(least)
+        variances = (shares.mT @ deviations.square()) / counts.unsqueeze(1) + least
+        return variances if self.covariance == "diag" else variances.mean(1)
