@@ -154,6 +154,8 @@ def test_a_point_mass_has_no_kl() -> None:
     units = found.latents["z"]
     assert (units.how, units.kl, units.kl_per_unit, units.active) == ("point", None, None, 1)
     assert "point mass" in found.notes[-1]
+    with pytest.raises(InputError, match="is a Delta, a point without a density"):
+        evaluate.log_evidence(pair(Encoder().model, guide), points(), 30)
 
 
 @pytest.mark.parametrize("data_dim", [-1, -2])

@@ -105,7 +105,7 @@ def diagnose(
         Smoothed Importance Sampling, JMLR 25 (2024).
     """
     with prepared(model, data, **where) as setting:
-        found = sweep(setting, particles, chunk, lambda: weight_statistics(particles))
+        found = sweep(setting, particles, chunk, lambda: weight_statistics(particles), points=True)
         return diagnosis_of(setting, found, particles, draws, chunk, threshold)
 
 

@@ -114,10 +114,11 @@ def _blocks(particles: int, chunk: int) -> list[int]:
     return [particles // count + (place < particles % count) for place in range(count)]
 
 
-def _log_w(setting: Setting, batch: Batch, blocks: Sequence[int]) -> Iterator[Tensor]:
+def _log_w(setting: Setting, batch: Batch, blocks: Sequence[int], points: bool) -> Iterator[Tensor]:
     for particles in blocks:
         weights = log_weights(setting.model, batch, particles, data_plate=setting.data_plate, fields=setting.fields)
-        log_w = weights.log_w.detach().to("cpu", torch.float64)
+        ratio = weights.log_joint - weights.log_guide if points else weights.log_w
+        log_w = ratio.detach().to("cpu", torch.float64)
         if log_w.shape != (particles, batch.size):
             raise InputError(
                 f"An evaluation needs a weight for each of {batch.size} data; the programs gave "
@@ -126,7 +127,14 @@ def _log_w(setting: Setting, batch: Batch, blocks: Sequence[int]) -> Iterator[Te
         yield log_w
 
 
-def sweep(setting: Setting, particles: int, chunk: int, statistics: Callable[[], Sequence[Statistic]]) -> list[Tensor]:
+def sweep(
+    setting: Setting,
+    particles: int,
+    chunk: int,
+    statistics: Callable[[], Sequence[Statistic]],
+    *,
+    points: bool = False,
+) -> list[Tensor]:
     """Return each statistic of `particles` log weights of every datum, shape (data,) each.
 
     The draws follow from the seed of the setting and from `chunk`: another `chunk` draws in another order, so
@@ -137,6 +145,7 @@ def sweep(setting: Setting, particles: int, chunk: int, statistics: Callable[[],
         particles: draws per datum.
         chunk: greatest number of (particle, datum) evaluations at once; memory grows with it alone.
         statistics: makes fresh statistics for the next few data.
+        points: whether guide sites may be points without a density, whose log p(x, z) is no weight.
     Raises:
         InputError: if `particles` or `chunk` is below 1, or the programs give no weight per datum.
     """
@@ -147,7 +156,7 @@ def sweep(setting: Setting, particles: int, chunk: int, statistics: Callable[[],
     found: list[list[Tensor]] = []
     for batch in setting.slices(max(1, chunk // blocks[0])):
         running = statistics()
-        for log_w in _log_w(setting, batch, blocks):
+        for log_w in _log_w(setting, batch, blocks, points):
             for statistic in running:
                 statistic.add(log_w)
         found.append([statistic.result() for statistic in running])

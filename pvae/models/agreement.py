@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.models.draws import Draw, sample_sites
-from pvae.models.steering import marked
+from pvae.models.layout import Site
+from pvae.models.steering import base_of, marked
 
-__all__ = ["common_scale", "require_weights_exist"]
+__all__ = ["common_scale", "points_of", "require_weights_exist"]
 
 
 def require_weights_exist(draw: Draw) -> None:
@@ -37,6 +39,17 @@ def require_weights_exist(draw: Draw) -> None:
             raise InputError(
                 f"Site {site['name']!r} is drawn in the guide and observed in the model: leave it out of one."
             )
+
+
+def points_of(draw: Draw) -> tuple[str, ...]:
+    """Return the guide's sites that are a point where z is continuous: they have no density, and so no weight."""
+
+    def is_point(site: Site) -> bool:
+        other = draw.model.nodes.get(site["name"])
+        discrete = other is not None and getattr(getattr(other["fn"], "support", None), "is_discrete", False)
+        return isinstance(base_of(site["fn"]), dist.Delta) and not discrete
+
+    return tuple(site["name"] for site in draw.latent() if is_point(site))
 
 
 def _is_traced() -> bool:

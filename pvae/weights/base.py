@@ -83,11 +83,21 @@ class LogWeights:
     _site_log_joint: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, repr=False)
     _observed: tuple[str, ...] = ()
     _split: bool = True
+    _points: tuple[str, ...] = ()
     _source: Source | None = dataclasses.field(default=None, repr=False)
 
     @property
     def log_w(self) -> Tensor:
-        """log p(x, z) - log q(z given x), shape (particles, batch), nats."""
+        """log p(x, z) - log q(z given x), shape (particles, batch), nats.
+
+        Raises:
+            InputError: if a guide site is a `pyro.distributions.Delta` of a continuous z: log p(x, z) bounds nothing.
+        """
+        if self._points:
+            raise InputError(
+                f"Guide site {self._points[0]!r} is a Delta, a point without a density, so there is no weight and no "
+                "bound: train it by the objective 'dirac', or draw it from a density, such as a narrow Normal."
+            )
         return self.log_joint - self.log_guide
 
     @property

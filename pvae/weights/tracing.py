@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.agreement import common_scale, require_weights_exist
+from pvae.models.agreement import common_scale, points_of, require_weights_exist
 from pvae.models.auxiliary import Marginal, auxiliary_sites, log_marginal
 from pvae.models.draws import Draw, sample_sites
 from pvae.models.layout import Site, find_layout
@@ -60,6 +60,7 @@ def _weights(source: Source, count: int, scale: float | Tensor, keep: int = 0) -
         _site_log_joint=table.joint,
         _observed=tuple(site["name"] for site in sample_sites(draws[0].model) if site["is_observed"]),
         _split=not axes.names(SUMMED) and not auxiliary_sites(draws[0]),
+        _points=points_of(draws[0]),
         _source=source,
     )
 
