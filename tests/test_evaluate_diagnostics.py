@@ -16,6 +16,7 @@ from stats import assert_close_in_sigmas
 from torch import Tensor, nn
 
 import pvae.evaluate as evaluate
+from pvae.errors import InputError
 from pvae.evaluate.adapter import arviz, good_khat, is_v1, pareto_khat, tail_length
 from pvae.models.base import LatentModel, pair
 
