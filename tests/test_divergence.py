@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import pvae
-from pvae.models import LatentModel
+from pvae.models import LatentModel, bind, scope
 from pvae.train.checkpoint import read
 from pvae.train.devices import isolated
+from pvae.train.divergence import first_culprit
+from pvae.train.optimisers import make_optimiser
+from pvae.train.parameters import Parameters
+from pvae.train.step import Computation, Stepper
 
 
 def data() -> Any:
@@ -155,3 +159,19 @@ def test_an_error_of_the_program_itself_is_not_called_divergence() -> None:
 
     with pytest.raises(RuntimeError, match="my own mistake"):
         fit(Wrong("nowhere"), step="eager")
+
+
+def test_looking_for_the_culprit_moves_no_state_of_the_objective() -> None:
+    model = Fails("nowhere")
+    objective = pvae.ScoreFunction("decaying", particles=2, gradients="z=score")
+    run = pvae.fit(model, data(), objective=objective, epochs=1, batch_size=5, progress=False, step="eager")
+    batch = data().train.take(slice(0, 5))
+    programs = bind(run.model, batch)
+    with scope(run.model):
+        parameters = Parameters(run.model, programs, objective, batch)
+        optimiser = make_optimiser("adam", {"all": parameters.of("all")}, 1e-3)
+        stepper = Stepper(Computation(programs, objective, parameters), optimiser, graph=False)
+        before = objective.steps.clone()
+        assert before > 0
+        assert first_culprit(stepper, batch) is None
+    assert torch.equal(objective.steps, before)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import pyro
@@ -65,6 +66,13 @@ class Objective(ELBO, nn.Module):
 
     #: why the mean of the gradient is not the gradient of `target`, in a few words; empty where it is
     biased: str = ""
+
+    #: why the loss is not minus a bound on log p(x), in a few words; empty where it is
+    no_bound: str = ""
+
+    #: how often a step of `pvae.fit` updates a player, where not once; and when a phase ends early (`PlayersObjective`)
+    updates: Mapping[str, int] = MappingProxyType({})
+    tolerance: float | None = None
 
     def __init__(self, particles: int = 1) -> None:
         nn.Module.__init__(self)

@@ -113,7 +113,7 @@ def gradients_of(given: Gradients) -> dict[str, str]:
 
 
 def text_of(gradients: Mapping[str, str]) -> str:
-    """Return strategies by site as text that `gradients_of` reads, without the colons and commas of an objective's text."""
+    """Return strategies by site as text that `gradients_of` reads, without colons and commas."""
     return "+".join(f"{site}={strategy.removeprefix('score:')}" for site, strategy in gradients.items())
 
 
@@ -149,6 +149,8 @@ def chooser(gradients: Mapping[str, str], particles: int, scored: str | None = N
 
     def choose(site: Site) -> str:
         name = site["name"]
+        if site["infer"].get("_in_model"):  # gradients are of the guide's sites
+            return SUMMED if marked(site) else "pathwise"
         outside = next((each for glob, each in gradients.items() if fnmatchcase(name, glob)), None)
         strategy = outside or site["infer"].get("gradient")
         if strategy is None:

@@ -10,7 +10,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.train.frozen import unmoved
 from pvae.train.step import Stepper
@@ -97,10 +97,11 @@ def _all(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
     for name, each in parameters.named.items():
         if said := _bad(each.detach()):
             yield Culprit("", name, "parameter", said)
-    with pyro.validation_enabled(False), unmoved(parameters.latent_model, parameters.programs.modules):
+    modules = [each for each in (*parameters.programs.modules, parameters.objective) if isinstance(each, nn.Module)]
+    with pyro.validation_enabled(False), unmoved(parameters.latent_model, modules):
         yield from _in_programs(stepper, arguments)
     for player in parameters.players:
-        with pyro.validation_enabled(False), unmoved(parameters.latent_model, parameters.programs.modules):
+        with pyro.validation_enabled(False), unmoved(parameters.latent_model, modules):
             names, outputs = computation(arguments, player, computation.count(arguments))
         for name, number in zip(names, outputs, strict=False):
             if said := _bad(number):

@@ -115,8 +115,8 @@ class Stepper:
 
     def _phase(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Update one player as often as the objective asks; return the numbers before the first update."""
-        updates = getattr(self.computation.objective, "updates", {}).get(player, 1)
-        tolerance = getattr(self.computation.objective, "tolerance", None)
+        updates = self.computation.objective.updates.get(player, 1)
+        tolerance = self.computation.objective.tolerance
         numbers: tuple[Any, ...] = ()
         before = float("nan")
         for _ in range(updates):

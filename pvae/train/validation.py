@@ -32,7 +32,7 @@ class Validation:
 
     def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
-        self.reason = str(getattr(computation.objective, "no_bound", ""))
+        self.reason = computation.objective.no_bound
         self.kind = "objective" if self.reason else "importance-weighted"
 
     def __call__(self) -> dict[str, float | None]:
