@@ -273,6 +273,22 @@ def test_data_too_large_to_keep_give_the_same_numbers(kind: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_memory_that_is_written_over_holds_the_same_features(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Asked of the features themselves: a step that came out wrong would be taken again by the other route.
+    monkeypatch.setattr("pvae.em.frame.KEPT_BYTES", 0)
+    monkeypatch.setattr("pvae.em.routes.FEATURE_BYTES", 0)
+    passes = passes_over(x := blobs(300), kind)
+    given = maximise(x, np.random.default_rng(2).dirichlet(np.ones(3), size=300), covariance_type=kind)
+    route = Features(passes.columns.frame.inside(given), torch.float64)
+    for _ in range(2):
+        pairs = zip(passes.columns.chunks(128, torch.float64), passes.columns.prepared(route), strict=True)
+        for (u, _), (prepared, _) in pairs:
+            wanted = torch.empty(route.width, u.shape[1], dtype=torch.float64)
+            route.mixture.family.write(u, wanted)
+            assert torch.equal(prepared, wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_frames_there_and_back(kind: str) -> None:
     x = blobs(100, 3, 3) * [1.0, 100.0, 1e-3]
     frame = passes_over(x, kind).columns.frame

@@ -146,7 +146,8 @@ def _posterior(outcome: Outcome, x: Tensor) -> Tensor:
 
 def matched(own: Tensor, theirs: Tensor) -> Tensor:
     """Return the order of `own`'s components, (data, components), in which they are most like `theirs`."""
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(-(theirs.mT @ own).numpy())
-    return torch.as_tensor(columns[np.argsort(rows)])
+    alike = theirs.mT @ own
+    left, found = [*range(own.shape[1])], torch.zeros(own.shape[1], dtype=torch.int64)
+    for theirs_ in theirs.sum(0).argsort(descending=True).tolist():  # the heaviest choose first
+        found[theirs_] = left.pop(int(alike[theirs_, left].argmax()))
+    return found
