@@ -111,7 +111,7 @@ def _unbiased(sites: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
 
 def _name(text: str, assignment: Mapping[str, str]) -> str:
     """The name on the command line: colons part settings there, so that a strategy's own is left out."""
-    chosen = ",".join(f"{site}={strategy.removeprefix('score:')}" for site, strategy in assignment.items())
+    chosen = "+".join(f"{site}={strategy.removeprefix('score:')}" for site, strategy in assignment.items())
     return f"{text}:gradients={chosen}"
 
 

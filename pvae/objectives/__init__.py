@@ -7,6 +7,7 @@ from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
 from pvae.objectives.constrained import Constrained
 from pvae.objectives.dirac import Dirac
 from pvae.objectives.findings import Finding, Findings
+from pvae.objectives.graph_baselines import GraphELBO
 from pvae.objectives.linter import check
 from pvae.objectives.named import NamedObjective, describe, make_objective, objective_names
 from pvae.objectives.particles import IWAE, Renyi
@@ -39,6 +40,7 @@ __all__ = [
     "Finding",
     "Findings",
     "FreeBits",
+    "GraphELBO",
     "InfoMMD",
     "LogVariance",
     "Marginal",
