@@ -104,7 +104,12 @@ def _exact(draw: Draw, shape: Shape, auxiliary: Mapping[str, Site], held: Mappin
                 f"Auxiliary site {name!r} has no finite support to sum over: give the objective a reverse kernel, "
                 "auxiliary=pvae.Marginal(reverse=..., particles=5)."
             )
-    axes = dataclasses.replace(draw.axes, sites=list(draw.axes.sites), kinds=list(draw.axes.kinds))
+    branches = shape.left - len(draw.axes.sites)  # dimensions that are taken already, though by no site
+    axes = dataclasses.replace(
+        draw.axes,
+        sites=[*draw.axes.sites, *[("", 1)] * branches],
+        kinds=[*draw.axes.kinds, *["branch"] * branches],
+    )
     args, kwargs = draw.arguments
     trace = poutine.trace(_AllValues(axes)(_Held(held)(draw.programs[1]))).get_trace(*args, **kwargs)
     wide = dataclasses.replace(shape, left=len(axes.sites))

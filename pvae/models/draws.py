@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.models.layout import Layout, Site
-from pvae.models.steering import Axes, Branching, Choose, Steering
+from pvae.models.steering import Axes, Branching, Choose, Steering, side_by_side
 
 __all__ = [
     "PLATE",
@@ -86,8 +86,9 @@ class Draw:
         held |= {site["name"]: site["value"].detach() for site in self.latent()}
         steer = Branching(held, name, values, self.axes)
         indices = poutine.replay(self.programs[1], trace=_indices(self.guide))
-        guide = poutine.trace(steer(indices)).get_trace(*args, **kwargs)
-        model = poutine.trace(steer(poutine.replay(self.programs[0], trace=guide))).get_trace(*args, **kwargs)
+        with side_by_side([(name, len(values))]):
+            guide = poutine.trace(steer(indices)).get_trace(*args, **kwargs)
+            model = poutine.trace(steer(poutine.replay(self.programs[0], trace=guide))).get_trace(*args, **kwargs)
         return dataclasses.replace(self, model=model, guide=guide)
 
 
@@ -118,9 +119,11 @@ def draw_once(
     axes = axes or Axes(0, ())
     steer = Steering(choose, axes)
     first = guide if replayed is None else poutine.replay(guide, trace=replayed)
-    guide_trace = poutine.trace(steer(first)).get_trace(*args, **kwargs)
-    entering = _entering(guide_trace)
-    model_trace = poutine.trace(steer(poutine.replay(model, trace=entering))).get_trace(*args, **kwargs)
+    with side_by_side(axes.sites):
+        guide_trace = poutine.trace(steer(first)).get_trace(*args, **kwargs)
+        follow = Steering(choose, axes, in_model=True)
+        replayed_model = poutine.replay(model, trace=_entering(guide_trace))
+        model_trace = poutine.trace(follow(replayed_model)).get_trace(*args, **kwargs)
     return Draw(model_trace, guide_trace, (model, guide), arguments, axes)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "base_of",
     "finite_support",
     "marked",
+    "side_by_side",
 ]
 
 #: a strategy for each latent site of a guide, by its message
@@ -38,6 +40,28 @@ _MOST_VALUES = 4096
 def marked(site: Site) -> bool:
     """Whether a program asks, in Pyro's way, that a site be summed out."""
     return bool(site["infer"].get("enumerate")) and not site["is_observed"]
+
+
+@contextmanager
+def side_by_side(sites: Collection[tuple[str, int]]) -> Iterator[None]:
+    """Say which sites' values stand side by side where a program fails, which is then for want of broadcasting.
+
+    Raises:
+        InputError: in place of what the program raises.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not sites:
+            raise
+        said = str(error).strip().splitlines() or ["no message"]
+        raise InputError(
+            f"All values of site {', '.join(repr(name) for name, _ in sites)} stand side by side on a dimension of "
+            f"their own, and the programs fail there ({type(error).__name__}: {said[0]}): let them broadcast "
+            "(torch.broadcast_tensors before stack, cat and gather; pyro.ops.indexing.Vindex), or use 'score'."
+        ) from error
 
 
 def base_of(distribution: Any) -> Any:
@@ -148,11 +172,12 @@ class Steering(Messenger):
             all values side by side, ``"first"`` takes the first of them, relaxations draw with a gradient; any other
             cuts the draw off.
         axes: the dimensions of values side by side, shared by guide and model.
+        in_model: whether the program is the model, whose own sites are asked about with ``infer["_in_model"]``.
     """
 
-    def __init__(self, choose: Choose, axes: Axes) -> None:
+    def __init__(self, choose: Choose, axes: Axes, *, in_model: bool = False) -> None:
         super().__init__()
-        self.choose, self.axes = choose, axes
+        self.choose, self.axes, self.in_model = choose, axes, in_model
 
     def _pyro_sample(self, msg: Any) -> None:
         infer = msg["infer"]
@@ -160,6 +185,7 @@ class Steering(Messenger):
             return
         if "_strategy" in infer:  # the guide's draw, replayed in the model
             return
+        msg["infer"] = {**infer, "_in_model": self.in_model}
         strategy = self.choose(msg)
         msg["infer"] = {**infer, "_strategy": strategy}
         value = None if msg["done"] else self._value(msg, strategy)

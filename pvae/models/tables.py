@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pvae.errors import InputError
 from pvae.models.draws import Draw, sample_sites, site_log_prob
 from pvae.models.layout import Site
 from pvae.models.steering import ENUMERATE, SUMMED, Axes
@@ -79,9 +81,12 @@ def by_site(traces: list[poutine.Trace], shape: Shape) -> dict[str, Tensor]:
 
 def tabulate(draws: list[Draw], shape: Shape) -> Tables:
     """Return the log-densities of all sites of both programs."""
-    return Tables(
-        joint=by_site([draw.model for draw in draws], shape), guide=by_site([draw.guide for draw in draws], shape)
-    )
+    guide = by_site([draw.guide for draw in draws], shape)
+    # q of a summed-out site cancels, so where it is 0 it may be anything finite
+    for name in draws[0].axes.names(SUMMED):
+        if name in guide:
+            guide[name] = guide[name].masked_fill(guide[name] == -math.inf, 0.0)
+    return Tables(joint=by_site([draw.model for draw in draws], shape), guide=guide)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Collapsed:
         log_outcome: the log-probability of the enumerated sites' values; None where there is no such site.
         guide: log q by site, without summed-out ones.
         joint: log p by site; empty where a site is summed out.
+        beneath: the guide's sites that depend on a summed-out one.
     """
 
     log_joint: Tensor
@@ -101,6 +107,7 @@ class Collapsed:
     log_outcome: Tensor | None
     guide: Mapping[str, Tensor]
     joint: Mapping[str, Tensor]
+    beneath: tuple[str, ...] = ()
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:
@@ -137,11 +144,26 @@ def collapse(tables: Tables, log_guide: Tensor, axes: Axes, keep: int = 0) -> Co
     def flat(table: Tensor) -> Tensor:
         return joined(table.sum(summed) if summed else table)
 
-    outcomes = [flat(tables.guide[name]) for name in axes.names(ENUMERATE)]
+    guide = {name: each for name, each in tables.guide.items() if name not in axes.names(SUMMED)}
+    beneath = tuple(name for name, each in guide.items() if any(each.shape[dim] > 1 for dim in summed))
+    wrong = [name for name in axes.names(ENUMERATE) if name in beneath]
+    if wrong:
+        raise InputError(
+            f"Site {wrong[0]!r} depends on a summed-out site of the guide, so its values have no one probability: use "
+            "'score' for it, or enumerate both."
+        )
+    outcomes = [flat(guide[name]) for name in axes.names(ENUMERATE)]
+    log_outcome = _total(outcomes) if outcomes else None
+
+    def possible(table: Tensor) -> Tensor:
+        # a value of probability 0 counts for nothing: its infinite weight would be nan times that
+        return table if log_outcome is None else table.masked_fill(log_outcome == -math.inf, 0.0)
+
     return Collapsed(
-        log_joint=joined(log_joint),
-        log_guide=joined(log_guide),
-        log_outcome=_total(outcomes) if outcomes else None,
-        guide={name: flat(each) for name, each in tables.guide.items() if name not in axes.names(SUMMED)},
-        joint={} if summed else {name: flat(each) for name, each in tables.joint.items()},
+        log_joint=possible(joined(log_joint)),
+        log_guide=possible(joined(log_guide)),
+        log_outcome=log_outcome,
+        guide={name: possible(flat(each)) for name, each in guide.items()},
+        joint={} if summed else {name: possible(flat(each)) for name, each in tables.joint.items()},
+        beneath=beneath,
     )

@@ -44,8 +44,12 @@ def coordinate_scores(weights: LogWeights) -> list[tuple[Tensor, Tensor]]:
     Raises:
         InputError: if a distribution cannot be rebuilt from its parameters, or sites are enumerated.
     """
-    if weights.log_outcome is not None:
-        raise InputError("The optimal baseline is for guides without enumerated sites: use 'leave-one-out'.")
+    summed = weights.only_source().first().axes.sites
+    if summed:
+        raise InputError(
+            f"The optimal baseline is for programs without enumerated sites, and {summed[0][0]!r} is one: use "
+            "'leave-one-out'."
+        )
     sites = weights.guide_sites()
     return [
         _of_site(weights, sites[name])
@@ -58,10 +62,7 @@ def _of_site(weights: LogWeights, site: Site) -> tuple[Tensor, Tensor]:
     base = base_of(site["fn"])
     value: Tensor = site["value"].detach()
     batch = value.shape[: value.dim() - len(base.event_shape)]
-    given = [name for name in base.arg_constraints if name in vars(base)]
-    if {"probs", "logits"} <= set(given):  # torch keeps the one that was given, and the other once it was asked for
-        given.remove("probs")
-    parameters = {name: _wide(getattr(base, name), base, batch) for name in given}
+    parameters = {name: _wide(getattr(base, name), base, batch) for name in _parameters(base)}
     leaves = {name: each.detach().clone().requires_grad_() for name, each in parameters.items()}
     with torch.enable_grad():
         log_q = _rebuilt(site["name"], base, leaves).log_prob(value)
@@ -75,10 +76,18 @@ def _of_site(weights: LogWeights, site: Site) -> tuple[Tensor, Tensor]:
     return torch.cat([score for score, _ in pairs], -1), torch.cat([handle for _, handle in pairs], -1)
 
 
+def _parameters(base: Any) -> list[str]:
+    """The names of a distribution's parameters: those it keeps, else those it can tell (OneHotCategorical, Beta)."""
+    given = [name for name in base.arg_constraints if name in vars(base)] or list(base.arg_constraints)
+    if {"probs", "logits"} <= set(given):  # torch keeps the one that was given, and the other once it was asked for
+        given.remove("probs")
+    return given
+
+
 def _rebuilt(name: str, base: Any, parameters: dict[str, Tensor]) -> Any:
     try:
         return type(base)(**parameters, validate_args=False)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(
             f"Site {name!r}: the optimal baseline needs the score of each parameter, and {type(base).__name__} cannot "
             "be rebuilt from its parameters. Use 'leave-one-out'."

@@ -238,8 +238,12 @@ def _branched(
         at_branches = objective.surrogate(here.combined(there, placed)).reshape(count, particles, -1)
         if weights.log_outcome is not None and runs.log_outcome is not None:
             # enumerated sites further on have other probabilities there
-            at_branches = at_branches * torch.exp(spread(runs.log_outcome) - spread(weights.log_outcome))
-        difference = at_branches - bound.detach()
+            apart = spread(runs.log_outcome) - spread(weights.log_outcome)
+            # nan where a value is impossible here and there
+            at_branches = at_branches * torch.where(apart.isnan(), torch.zeros_like(apart), torch.exp(apart))
+        # what cannot be drawn has no weight, and no part in the gradient
+        impossible = there.log_guide == -math.inf
+        difference = (at_branches - bound.detach()).masked_fill(impossible, 0.0)
     return (difference * _stopped_zero(spread(branches.handles))).sum((0, 1))
 
 

@@ -39,6 +39,11 @@ class AtFixedDraws(WeightsObjective):
         weights = trace_weights(
             model, guide, args, kwargs, self.num_particles, data_plate=self.data_plate, choose=_cut_off
         )
+        if weights.beneath:
+            raise InputError(
+                f"{type(self).__name__} has no gradient for site {weights.beneath[0]!r}, which depends on a summed-out "
+                "site of the guide: take that site's mark for enumeration away, or use 'iwae'."
+            )
         surrogate, value = self.surrogate(weights), self.bound(weights)
         named = {name: (each * weights.scale).sum().detach() for name, each in weights.named().items()}
         return Terms(-(value * weights.scale).sum(), -(surrogate * weights.scale).sum(), named)

@@ -77,6 +77,9 @@ def _latents(draw: Draw, data_plate: str | None) -> dict[str, Latent]:
     model = sample_sites(draw.model)
     dim = _data_dim(draw.latent(), model, data_plate)
     scored = {site["name"]: site for site in model}
+    hidden = next((site["name"] for site in draw.latent() if site["name"] not in scored), None)
+    if hidden is not None:
+        raise InputError(f"Site {hidden!r} is auxiliary, so the KL has no parts by unit: use 'iwae'.")
 
     def of(site: Site) -> Latent:
         frames = {each.name: each.dim for each in site["cond_indep_stack"]}

@@ -12,17 +12,23 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.auxiliary import Marginal
+from pvae.models.auxiliary import Marginal, auxiliary_sites
 from pvae.models.draws import Draw
 from pvae.models.layout import Site
 from pvae.models.tables import Shape, by_site
 
-__all__ = ["REVERSE", "LogWeights", "Source", "log_mean_exp", "total"]
+__all__ = ["ONE_RUN", "REVERSE", "LogWeights", "Source", "log_mean_exp", "total"]
 
 Change = Callable[[Tensor], Tensor]
 
 #: the name under which the score of a reverse kernel's draws stands among the guide's sites
 REVERSE = "reverse kernel"
+
+#: why values of a site cannot stand side by side
+ONE_RUN = (
+    "this strategy needs programs that treat dimensions left of the data's as free (see the warning on particles): use "
+    "'score' or 'score:leave-one-out'."
+)
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -69,6 +75,7 @@ class LogWeights:
         log_outcome: where sites are enumerated for their gradient, the log-probability of their values, shape
             (outcomes, particles, batch), as all tensors then are; else None.
         site_log_guide: log q of each guide site at its draw, shape (particles, batch).
+        beneath: the guide's sites that depend on one that is summed out: drawn for each of its values.
     """
 
     log_joint: Tensor
@@ -80,6 +87,7 @@ class LogWeights:
     strategies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     log_outcome: Tensor | None = None
     site_log_guide: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, repr=False)
+    beneath: tuple[str, ...] = ()
     _site_log_joint: Mapping[str, Tensor] = dataclasses.field(default_factory=dict, repr=False)
     _observed: tuple[str, ...] = ()
     _split: bool = True
@@ -187,8 +195,14 @@ class LogWeights:
         return self._traced().draws
 
     def _traced(self) -> Source:
-        if self._source is None or self._source.first().axes.sites:
-            raise InputError("These weights stand for all values of a site at once: there is no run of the guide.")
+        if self._source is None:
+            raise InputError("These weights have no run of the guide.")
+        sites = self._source.first().axes.sites
+        if sites:
+            raise InputError(
+                f"Site {sites[0][0]!r} is summed out or enumerated, and this objective needs a run of the guide at one "
+                "value of it: remove its mark, or use 'iwae', 'renyi' or 'elbo-enum'."
+            )
         return self._source
 
     def site_scores(self) -> dict[str, Tensor]:
@@ -229,6 +243,12 @@ class LogWeights:
             log q(z given x), shape (particles, batch), nats; and for each run and site its particles, the site and z.
         """
         source = self._traced()
+        hidden = auxiliary_sites(source.first())
+        if hidden:
+            raise InputError(
+                f"Site {hidden[0]['name']!r} is auxiliary, and the doubly reparameterised gradient has no mean over "
+                "it: use 'iwae' or 'stl'."
+            )
         runs, found = [], []
         for index, draw in enumerate(source.draws):
             received = draw.guide.copy()
@@ -251,8 +271,5 @@ class LogWeights:
             InputError: if particles were drawn one by one.
         """
         if self._source is None or len(self._source.draws) > 1:
-            raise InputError(
-                "This strategy needs programs that treat dimensions left of the data's as free (see the warning on "
-                "particles): use 'score' or 'score:leave-one-out'."
-            )
+            raise InputError(ONE_RUN[0].upper() + ONE_RUN[1:])
         return self._source

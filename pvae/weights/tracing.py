@@ -14,12 +14,12 @@ from pvae.models.agreement import common_scale, points_of, require_weights_exist
 from pvae.models.auxiliary import Marginal, auxiliary_sites, log_marginal
 from pvae.models.draws import Draw, sample_sites
 from pvae.models.layout import Site, find_layout
-from pvae.models.particles import draw_particles
+from pvae.models.particles import can_vectorise, draw_particles
 from pvae.models.programs import Fields, bind
 from pvae.models.registration import scope
 from pvae.models.steering import SUMMED, Choose, marked
 from pvae.models.tables import Shape, Tables, collapse, tabulate
-from pvae.weights.base import REVERSE, LogWeights, Source, total
+from pvae.weights.base import ONE_RUN, REVERSE, LogWeights, Source, total
 
 __all__ = ["branch", "log_weights", "trace_weights"]
 
@@ -33,6 +33,9 @@ def branch(weights: LogWeights, name: str, values: Tensor) -> LogWeights:
         values: shape (branches, *batch, *event): as the site's own value, with ones up to a dimension left of all.
     """
     source = weights.only_source()
+    first = source.first()
+    if source.shape.particles == 1 and not can_vectorise(*first.programs, *first.arguments, 2):
+        raise InputError(f"Site {name!r}: {ONE_RUN}")
     wide = dataclasses.replace(source.shape, left=source.shape.left + 1)
     other = dataclasses.replace(source, draws=(source.first().branch(name, values),), shape=wide)
     return _weights(other, weights.count, weights.scale, keep=1)
@@ -59,6 +62,7 @@ def _weights(source: Source, count: int, scale: float | Tensor, keep: int = 0) -
         site_log_guide=table.guide,
         _site_log_joint=table.joint,
         _observed=tuple(site["name"] for site in sample_sites(draws[0].model) if site["is_observed"]),
+        beneath=table.beneath,
         _split=not axes.names(SUMMED) and not auxiliary_sites(draws[0]),
         _points=points_of(draws[0]),
         _source=source,
