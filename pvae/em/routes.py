@@ -20,8 +20,8 @@ __all__ = ["Features", "Route", "Whitened", "make_route", "shares_"]
 
 #: Chunks that stay in a core's cache, in bytes.
 FEATURE_BYTES, WHITENED_BYTES = 1 << 20, 1 << 20
-#: In float32 logits further below the largest than this are raised to it before exp, and the shares set to 0 after:
-#: exp would else make denormals, on which arithmetic is many times slower. In float64 almost nothing is that small.
+#: Logits further below the largest than this are raised to it before exp, and the shares set to 0 after: exp takes many
+#: times longer where its result is denormal or 0, and so does arithmetic on denormals.
 LOWEST_LOGIT, LOWEST_SHARE = -60.0, 1e-20
 #: float32 sums are flushed to float64 after so many data.
 FLUSH = 16384
@@ -38,13 +38,9 @@ Scratch = dict[torch.Size, tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, Tens
 def shares_(logits: Tensor, weights: Tensor | None) -> Tensor:
     """Turn logits, (components, batch), into weighted responsibilities in place; return log p(x), (batch,)."""
     highest = logits.amax(0)
-    logits.sub_(highest)
-    if logits.dtype == torch.float32:
-        logits.clamp_min_(LOWEST_LOGIT)
-    total = logits.exp_().sum(0)
+    total = logits.sub_(highest).clamp_min_(LOWEST_LOGIT).exp_().sum(0)
     logits.mul_(total.reciprocal() if weights is None else weights / total)
-    if logits.dtype == torch.float32:
-        functional.threshold(logits, LOWEST_SHARE, 0.0, inplace=True)
+    functional.threshold(logits, LOWEST_SHARE, 0.0, inplace=True)
     return highest.add_(total.log_())
 
 
