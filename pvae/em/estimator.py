@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from torch import Tensor
 
 from pvae.em.base import Mixture
@@ -76,6 +77,9 @@ class GaussianMixture(MixturePredictor):
 
     Source: Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, JRSS B 39, 1977.
     """
+
+    # Who watches is no data that a pipeline could route.
+    __metadata_request__fit: ClassVar = {"watch": UNUSED}
 
     def __init__(
         self,
