@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pvae import (
     IWAE,
+    Dirac,
     DReG,
     FreeBits,
     InputError,
@@ -275,3 +276,10 @@ def test_what_has_no_auxiliary_form_says_so(objective: Any) -> None:
     objective.auxiliary = Marginal(reverse)
     with pytest.raises(InputError, match=r"'u' is auxiliary.*'iwae'"):
         value(objective, Smooth())
+
+
+def test_an_error_at_a_site_is_one_line_from_the_first_look_on() -> None:
+    model = exact.DiscreteModel()
+    with pytest.raises(InputError, match="Dirac needs continuous") as error:
+        Dirac().loss(model.model, model.guide, torch.arange(4))
+    assert "\n" not in str(error.value)

@@ -41,11 +41,24 @@ _MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
 
 
+class _Owner:
+    """Whose a name is: a weak reference, which neither a copy nor a pickle takes along."""
+
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self._held = None if module is None else weakref.ref(module)
+
+    def __call__(self) -> nn.Module | None:
+        return None if self._held is None else self._held()
+
+    def __reduce__(self) -> tuple[type[_Owner], tuple[()]]:
+        return (_Owner, ())
+
+
 def _instance_name(module: nn.Module) -> str:
     """A name that no other instance has. A copy carries its original's name along, and so is told apart by identity."""
     given = module.__dict__.get(_NAME_ATTRIBUTE)
     if given is None or given[1]() is not module:
-        given = (f"{type(module).__name__}-{next(_counter)}", weakref.ref(module))
+        given = (f"{type(module).__name__}-{next(_counter)}", _Owner(module))
         module.__dict__[_NAME_ATTRIBUTE] = given
     return given[0]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.models.auxiliary import Marginal
 from pvae.models.base import Program
-from pvae.models.registration import Registration
+from pvae.models.registration import Registration, forget_weak_references
 from pvae.objectives.estimator import estimate
 from pvae.objectives.strategies import (
     BIASED,
@@ -79,6 +79,10 @@ class Objective(ELBO, nn.Module):
         if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
             raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
         ELBO.__init__(self, num_particles=particles, vectorize_particles=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        forget_weak_references(self)
+        return dict(self.__dict__)
 
     @property
     def particles(self) -> int:

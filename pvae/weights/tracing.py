@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -135,18 +136,25 @@ def trace_weights(
     if not isinstance(particles, int) or particles < 1:
         raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
     options = dict(kwargs)
-    layout = find_layout(model, guide, args, options)
+    with _one_line():
+        layout = find_layout(model, guide, args, options)
     if not layout.latent_dims:
         raise InputError("The guide draws nothing: weights need at least one latent site.")
     plate, data_dim = layout.data_plate(data_plate)
-    try:
+    with _one_line():
         draws = draw_particles(model, guide, args, options, particles, choose, plate)
-    except InputError as error:
-        # Pyro adds the shapes of all sites so far to what is raised at one of them
-        raise InputError(str(error).splitlines()[0]) from error
     require_weights_exist(draws[0])
     shape = Shape(layout.nesting, data_dim, particles // len(draws), len(draws[0].axes.sites))
     return _weights(Source(tuple(draws), shape, auxiliary), _count(draws[0], plate), common_scale(draws[0]))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Leave out what Pyro adds to an error that is raised at a site: the shapes of all sites so far."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).splitlines()[0]) from error
 
 
 def log_weights(
