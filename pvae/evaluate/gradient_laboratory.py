@@ -69,7 +69,7 @@ def gradients(
         reference: unbiased estimators to sample in place of their targets where these have no exact gradient
             (`DReG` for `IWAE`); given as `objectives` are. One serves the objectives that share its target, and one
             of a dict also the objective of that name.
-        reference_draws: of a sampled reference; by default 4 times `draws`. Their error is part of every |z|.
+        reference_draws: of a sampled reference; by default 4 times `draws`. Their error is part of every z-score.
         warm_up: draws in training mode that first advance an objective's state (a decaying baseline, a schedule).
         step: ``"auto"`` draws from a graph traced once, as `pvae.fit` does, where the graph agrees with the eager
             computation; ``"eager"`` never does. Seconds are comparable only between alike: the table marks the others.

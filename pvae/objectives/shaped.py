@@ -141,7 +141,7 @@ class Beta(Tilted):
 
 
 class Capacity(Advancing):
-    """Keeps the KL at a capacity that grows: E log p(x given z) - gamma |KL - C|, the KL being the batch's mean.
+    """Keeps the KL at a capacity that grows: E log p(x given z) - gamma * abs(KL - C), the KL being the batch's mean.
 
     The KL is the closed form where there is one (see `FreeBits`).
 
