@@ -39,8 +39,8 @@ class GroupGradient:
         reference: what stands for the exact gradient of the objective's target.
         step: how it was computed, ``"graph"`` or ``"eager"``: seconds compare only between alike.
         bias: the mean's excess over the reference along it, in units of the reference: -0.5 is half too short.
-        z: the largest distance of mean and reference of a coordinate in standard errors, the reference's own among them; NaN where
-            the reference is a sample of the objective itself, which tests nothing.
+        z: the largest distance of mean and reference of a coordinate in standard errors, the reference's own among
+            them; NaN where the reference is a sample of the objective itself, which tests nothing.
         limit: what that largest z of so many coordinates exceeds as rarely, without bias, as one normal number
             exceeds 4.5 (Bonferroni).
         variance: the trace of the covariance of one draw.
