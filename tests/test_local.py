@@ -344,3 +344,29 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="requires 'index'"):
         pvae.log_weights(LocalGuide(frozen(), 3), {"x": X}, 1)
     LocalGuide(Bits(), 3).guide(X, index=INDEX)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_draws_without_a_second_derivative_are_refined_in_first_order_alone(through: bool) -> None:
+    class Rates(pvae.LatentModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = torch.nn.Linear(1, 2)
+
+        def model(self, x: torch.Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x: torch.Tensor) -> None:
+            codes = self.encoder(x[:, None]).exp()
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Gamma(codes[:, 0], codes[:, 1]))
+
+    refined = pvae.SemiAmortised(Rates(), steps=1, through=through)
+    if through:
+        with pytest.raises(pvae.InputError, match=r"'z', Gamma.*through=False"):
+            pvae.IWAE(1).loss_and_grads(refined.model, refined.guide, torch.ones(2))
+    else:
+        pvae.IWAE(1).loss_and_grads(refined.model, refined.guide, torch.ones(2))
+        assert refined.inner.encoder.weight.grad.abs().sum() > 0

@@ -15,10 +15,21 @@ from pvae.models.around import Around, Changed, declared
 from pvae.models.draws import sample_sites, site_log_prob
 from pvae.models.layout import Site
 from pvae.models.parameters import free_parameters
+from pvae.models.steering import base_of
 from pvae.names import unknown
 from pvae.randomness import evaluating
 
 __all__ = ["LocalGuide", "SemiAmortised"]
+
+# their pathwise gradients are implicit, and have no derivative in torch
+_ONCE = (
+    torch.distributions.Beta,
+    torch.distributions.Dirichlet,
+    torch.distributions.FisherSnedecor,
+    torch.distributions.Gamma,
+    torch.distributions.InverseGamma,
+    torch.distributions.StudentT,
+)
 
 
 class LocalGuide(Around):
@@ -180,6 +191,11 @@ class SemiAmortised(Around):
             if not site["fn"].has_rsample:
                 raise InputError(
                     f"SemiAmortised needs reparameterised guide sites, and {site['name']!r} cannot be: use LocalGuide."
+                )
+            if self.through and isinstance(base_of(site["fn"]), _ONCE):
+                raise InputError(
+                    f"The draw of {site['name']!r}, {type(base_of(site['fn'])).__name__}, cannot be differentiated "
+                    "twice, as training through the steps asks: use SemiAmortised(..., through=False)."
                 )
             return value + moves.setdefault((site["name"], name), torch.zeros_like(value).requires_grad_())
 
