@@ -283,3 +283,32 @@ def test_an_error_at_a_site_is_one_line_from_the_first_look_on() -> None:
     with pytest.raises(InputError, match="Dirac needs continuous") as error:
         Dirac().loss(model.model, model.guide, torch.arange(4))
     assert "\n" not in str(error.value)
+
+
+class Dropping(LatentModel):
+    """Two sites in a row behind dropout: each run of the guide has another density."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(1, 4), nn.Dropout(rate), nn.Linear(4, 2)).double()
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=DOUBLE), 1.0))
+            b = pyro.sample("b", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        codes = self.encoder(x[:, None])
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(codes[:, 0], 1.0))
+            pyro.sample("b", dist.Normal(codes[:, 1] + z, 1.0))
+
+
+@pytest.mark.parametrize("objective", [DReG(2), StickingTheLanding(1), IWAE(2, gradients="b=measure")])
+def test_dropout_is_refused_where_a_second_run_of_the_guide_is_compared_with_the_first(objective: Any) -> None:
+    with pytest.raises(InputError, match="another density"):
+        value(objective, Dropping(0.5))
+    value(objective, Dropping(0.5).eval())
+    value(objective, Dropping(0.0))
+    value(IWAE(2, gradients="b=score"), Dropping(0.5))

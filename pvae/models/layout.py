@@ -34,6 +34,7 @@ class Layout:
         latent_dims: for each latent site, the number of dimensions of its value in a single run.
         population: N where the observed data are a subsample of N, else None.
         vectorised: whether particles may share one run; None until it was checked.
+        repeatable: whether the guide, run again at the same z, gives the same density: dropout does not.
     """
 
     nesting: int
@@ -41,6 +42,7 @@ class Layout:
     latent_dims: Mapping[str, int]
     population: int | None
     vectorised: bool | None = None
+    repeatable: bool = True
 
     def data_plate(self, wanted: str | None = None) -> tuple[str, int]:
         """Return the name and dimension of the plate that is common to all sample sites.
@@ -117,6 +119,8 @@ def _look(
     with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        again = poutine.trace(poutine.replay(guide, trace=guide_trace)).get_trace(*args, **kwargs)
+        repeatable = _repeats(guide_trace, again)
     guide_sites: list[Site] = _sites(guide_trace)
     model_sites: list[Site] = _sites(model_trace)
     frames: dict[str, Mapping[str, Any]] = {}
@@ -131,7 +135,24 @@ def _look(
     if is_validation_enabled():
         for site in guide_sites + model_sites:
             check_site_shape(site.copy() | {"log_prob": site["fn"].log_prob(site["value"])}, nesting)
-    return Layout(nesting, frames, latent, population)
+    return Layout(nesting, frames, latent, population, repeatable=repeatable)
+
+
+def _repeats(once: poutine.Trace, again: poutine.Trace) -> bool:
+    """Whether two runs of the guide at the same z have the same densities; one that cannot be scored anew counts so."""
+
+    def log_prob(site: Site) -> torch.Tensor:
+        found: torch.Tensor = site["fn"].log_prob(site["value"])
+        return found
+
+    for site in _sites(once):
+        try:
+            first, second = log_prob(site), log_prob(again.nodes[site["name"]])
+        except (KeyError, NotImplementedError):
+            continue
+        if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+            return False
+    return True
 
 
 def anchor(program: Any) -> tuple[Any, Any]:

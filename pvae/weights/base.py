@@ -49,11 +49,26 @@ class Source:
         draws: the runs of both programs, one for all particles or one for each.
         shape: how the sites' log-densities are summed.
         auxiliary: how auxiliary sites are marginalised.
+        repeatable: whether the guide gives the same density when it is run again at the same z.
     """
 
     draws: tuple[Draw, ...]
     shape: Shape
     auxiliary: Marginal | None
+    repeatable: bool = True
+
+    def require_repeatable(self) -> None:
+        """Refuse to compare a run of the guide with another, where they are of different densities.
+
+        Raises:
+            InputError: with what to do.
+        """
+        if not self.repeatable:
+            raise InputError(
+                "The guide, run again at the same z, has another density (dropout, or draws beside its sites), and "
+                "this gradient compares two runs: put dropout into evaluation mode, or use 'iwae' with 'pathwise' and "
+                "'score' sites."
+            )
 
     def first(self) -> Draw:
         """Return the first run."""
@@ -214,12 +229,17 @@ class LogWeights:
         """Return log q(z given x) at z cut off from its draw, shape (particles, batch): only phi differentiates it."""
         return total(self.site_scores().values())
 
+    def _require_one_density(self) -> None:
+        if len(self._traced().first().latent()) > 1:  # the guide is then run again
+            self._traced().require_repeatable()
+
     def log_guide_with_phi_stopped(self) -> Tensor:
         """Return log q(z given x) that differentiates through z alone, shape (particles, batch).
 
         The gradient at fixed z is taken off the whole one. (Detaching each site's distribution would also cut
         the path from one latent site through another's parameters.)
         """
+        self._require_one_density()
         fixed = self.log_guide_at_fixed_z()
         return self.log_guide - (fixed - fixed.detach())
 
@@ -249,6 +269,7 @@ class LogWeights:
                 f"Site {hidden[0]['name']!r} is auxiliary, and the doubly reparameterised gradient has no mean over "
                 "it: use 'iwae' or 'stl'."
             )
+        self._require_one_density()
         runs, found = [], []
         for index, draw in enumerate(source.draws):
             received = draw.guide.copy()

@@ -35,6 +35,7 @@ def branch(weights: LogWeights, name: str, values: Tensor) -> LogWeights:
     """
     source = weights.only_source()
     first = source.first()
+    source.require_repeatable()
     if source.shape.particles == 1 and not can_vectorise(*first.programs, *first.arguments, 2):
         raise InputError(f"Site {name!r}: {ONE_RUN}")
     wide = dataclasses.replace(source.shape, left=source.shape.left + 1)
@@ -145,7 +146,10 @@ def trace_weights(
         draws = draw_particles(model, guide, args, options, particles, choose, plate)
     require_weights_exist(draws[0])
     shape = Shape(layout.nesting, data_dim, particles // len(draws), len(draws[0].axes.sites))
-    return _weights(Source(tuple(draws), shape, auxiliary), _count(draws[0], plate), common_scale(draws[0]))
+    source = Source(tuple(draws), shape, auxiliary, layout.repeatable)
+    if auxiliary_sites(draws[0]):
+        source.require_repeatable()
+    return _weights(source, _count(draws[0], plate), common_scale(draws[0]))
 
 
 @contextmanager
