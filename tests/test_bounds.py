@@ -137,6 +137,17 @@ def test_piwae_moves_theta_by_iwae_and_phi_by_miwae() -> None:
     assert seeded(lambda: PIWAE(2, 3).loss(model.model, model.guide, x)) == pytest.approx(theta.item(), rel=1e-12)
 
 
+def test_piwae_as_a_module_keeps_the_groups_apart() -> None:
+    model, x = exact.LinearGaussianModel(), torch.randn(5, 3, dtype=DOUBLE)
+    seeded(lambda: PIWAE(2, 3).loss_and_grads(model.model, model.guide, x))
+    found = [each.grad.clone() for each in model.parameters()]
+    model.zero_grad()
+    module = PIWAE(2, 3)(model.model, model.guide)
+    seeded(lambda: module(x).backward())
+    for each, gradient in zip(model.parameters(), found, strict=True):
+        torch.testing.assert_close(each.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
 # ---- Rényi, any order
 
 

@@ -312,3 +312,41 @@ def test_dropout_is_refused_where_a_second_run_of_the_guide_is_compared_with_the
     value(objective, Dropping(0.5).eval())
     value(objective, Dropping(0.0))
     value(IWAE(2, gradients="b=score"), Dropping(0.5))
+
+
+def test_binomials_whose_counts_differ_are_drawn_and_not_enumerated() -> None:
+    class Counts(LatentModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit, self.counts = free(0.3), torch.tensor([1.0, 3.0], dtype=DOUBLE)
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Binomial(self.counts, torch.tensor(0.4, dtype=DOUBLE)))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Binomial(self.counts, logits=self.logit))
+
+    with pytest.raises(InputError, match=r"'z' cannot be enumerated: Inhomogeneous"):
+        value(IWAE(2, gradients="z=enumerate"), Counts())
+    with pytest.raises(InputError, match="It can have score, score:leave-one-out"):
+        value(IWAE(2, gradients="z=measure"), Counts())
+    assert math.isfinite(value(IWAE(2), Counts()))
+
+
+def test_the_network_of_an_objective_that_was_never_run_is_in_no_group() -> None:
+    def model() -> None:
+        with pyro.plate("data", 2):
+            z = pyro.sample("z", dist.Bernoulli(pyro.param("prior", torch.tensor(0.4, dtype=DOUBLE))))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=X)
+
+    def guide() -> None:
+        with pyro.plate("data", 2):
+            pyro.sample("z", dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.1, dtype=DOUBLE))))
+
+    baseline = ScoreFunction("network", 2)
+    with pytest.raises(InputError, match="needs x"):
+        baseline.loss_and_grads(model, guide)
+    assert WakeSleep(2).loss_and_grads(model, guide) > 0

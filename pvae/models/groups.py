@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from pvae.models.programs import Fields, bind
 from pvae.models.registration import scope, store_tensors
@@ -114,7 +115,10 @@ def program_groups(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mappin
     """
 
     def parameters() -> dict[str, Tensor]:
-        return {name: each for name, each in pyro.get_param_store().named_parameters() if each.requires_grad}
+        store = pyro.get_param_store().named_parameters()
+        return {
+            name: each for name, each in store if each.requires_grad and not isinstance(each, UninitializedParameter)
+        }
 
     with preserved_randomness(), torch.enable_grad():
         return _grouped(*_reach(model, guide, args, kwargs, parameters))

@@ -84,7 +84,12 @@ def finite_support(name: str, distribution: Any) -> Tensor:
             f"Site {name!r} cannot be enumerated: {type(base).__name__} has no finite support. Enumeration is for "
             "Bernoulli, Categorical and the like; use 'pathwise' or 'score' here."
         )
-    single = base.enumerate_support(expand=False)
+    try:
+        single = base.enumerate_support(expand=False)
+    except NotImplementedError as error:  # a Binomial whose counts differ
+        raise InputError(
+            f"Site {name!r} cannot be enumerated: {error} Use 'score' or 'score:leave-one-out'."
+        ) from error
     single = single.reshape(len(single), *base.event_shape)
     cells = torch.Size(event[: len(event) - len(base.event_shape)]).numel()
     if len(single) ** cells > _MOST_VALUES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor
 
 from pvae.errors import InputError
@@ -108,3 +109,14 @@ class PIWAE(PlayersObjective):
         """Return the loss of the player's own bound."""
         own = self.by_theta if player == "theta" else self.by_phi
         return own.terms(model, guide, args, kwargs, "all")
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the sum of both losses as a scalar, in nats, in which each player's has the gradient of its group."""
+        total = torch.zeros(())
+        for player in self.players:
+            group = self.group(model, guide, args, kwargs, player)
+            terms = self.terms(model, guide, args, kwargs, player)
+            found = torch.autograd.grad(terms.surrogate, group, allow_unused=True)
+            pairs = [(each, slope) for each, slope in zip(group, found, strict=True) if slope is not None]
+            total = total + terms.loss + sum(((each - each.detach()) * slope).sum() for each, slope in pairs)
+        return total
