@@ -350,3 +350,34 @@ def test_the_network_of_an_objective_that_was_never_run_is_in_no_group() -> None
     with pytest.raises(InputError, match="needs x"):
         baseline.loss_and_grads(model, guide)
     assert WakeSleep(2).loss_and_grads(model, guide) > 0
+
+
+class Named(LatentModel):
+    """One coin, of a name with brackets."""
+
+    def __init__(self, gradient: str | None = None) -> None:
+        super().__init__()
+        self.logit, self.infer = free(0.3), {} if gradient is None else {"gradient": gradient}
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z[0]", dist.Bernoulli(torch.tensor(0.4, dtype=DOUBLE)))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z[0]", dist.Bernoulli(logits=self.logit), infer=self.infer)
+
+
+def test_a_site_is_found_by_its_very_name_whatever_it_holds() -> None:
+    found = value(IWAE(1, gradients={"z[0]": "enumerate"}), Named())
+    assert found == value(IWAE(1, gradients="z*=enumerate"), Named())
+
+
+@pytest.mark.parametrize("strategy", ["concrete", "straight-through"])
+def test_a_bias_is_asked_for_where_it_is_shown(strategy: str) -> None:
+    with pytest.raises(InputError, match=r"'z\[0\]' asks for.*biased.*gradients="):
+        value(IWAE(2), Named(strategy))
+    objective = IWAE(2, gradients={"z[0]": strategy})
+    value(objective, Named(strategy))
+    assert "relaxed draws" in objective.biased

@@ -146,9 +146,9 @@ class ScoreFunction(WeightsObjective):
         average = torch.where(self.steps > 0, self.average / started.clamp_min(1e-12), torch.zeros_like(self.average))
         if self.training:
             with torch.no_grad():
-                self.average.mul_(self.decay).add_((1 - self.decay) * signals.mean().to(self.average.dtype))
+                self.average.mul_(self.decay).add_((1 - self.decay) * signals.mean().to(self.average))
                 self.steps.add_(1)
-        return average.to(signals.dtype).expand_as(signals)
+        return average.to(signals).expand_as(signals)
 
     def _guess(self, signals: Tensor) -> Tensor:
         """The network's baseline, shape (batch,)."""

@@ -151,13 +151,23 @@ def chooser(gradients: Mapping[str, str], particles: int, scored: str | None = N
         name = site["name"]
         if site["infer"].get("_in_model"):  # gradients are of the guide's sites
             return SUMMED if marked(site) else "pathwise"
-        outside = next((each for glob, each in gradients.items() if fnmatchcase(name, glob)), None)
+        outside = next((each for glob, each in gradients.items() if _matches(name, glob)), None)
         strategy = outside or site["infer"].get("gradient")
         if strategy is None:
             return SUMMED if marked(site) else "pathwise" if site["fn"].has_rsample else blind
+        if outside is None and strategy in BIASED:
+            raise InputError(
+                f"Site {name!r} asks for {strategy!r} in the program, and that is biased: ask for it where tables show "
+                f"it, by gradients={{{name!r}: {strategy!r}}} of the objective."
+            )
         return _allowed(site, _known(strategy), particles)
 
     return choose
+
+
+def _matches(name: str, glob: str) -> bool:
+    """Whether a site is meant: by its very name, which may hold brackets, or by a glob."""
+    return name == glob or fnmatchcase(name, glob)
 
 
 def _allowed(site: Site, strategy: str, particles: int) -> str:
@@ -184,7 +194,7 @@ def require_matches(gradients: Mapping[str, str], strategies: Mapping[str, str])
         InputError: with the sites that there are.
     """
     for glob in gradients:
-        if not any(fnmatchcase(site, glob) for site in strategies):
+        if not any(_matches(site, glob) for site in strategies):
             raise InputError(f"gradients names {glob!r}, and no guide site matches: there are {', '.join(strategies)}.")
 
 
