@@ -137,11 +137,13 @@ def objective_names() -> list[tuple[str, str]]:
 def describe(objective: Any) -> str:
     """Return a name with settings, such as ``"iwae:particles=8"``, for tables and for the record of a run."""
     own = adapt(objective)
-    if isinstance(own, PyroObjective):
+    named = [name for name, (made, _) in OBJECTIVES.items() if made is type(own)]
+    if named:
+        name = named[0]
+    elif isinstance(own, PyroObjective):
         name = _PYRO.get(type(own.elbo), type(own.elbo).__name__)
     else:
-        named = [name for name, (made, _) in OBJECTIVES.items() if made is type(own)]
-        name = named[0] if named else type(own).__name__
+        name = type(own).__name__
     settings = own.settings()
     if name.startswith("elbo") and settings.get("particles") == 1:
         settings.pop("particles")
