@@ -66,11 +66,18 @@ class GaussianMixture(MixturePredictor):
         covariance_prior: scale of an inverse Wishart prior of the covariances: a number, (features,) or (features,
             features). With it EM finds the posterior's mode.
         degrees_of_freedom_prior: of the inverse Wishart prior, by default the number of features.
+        merge: a number in (0, 1), such as 0.9: components whose posteriors overlap by more are merged after EM, into
+            one of their weight and moments, and EM goes on. The overlap of two is the cosine of their posteriors of
+            all data: 1 where one could take the place of both.
+        split_merge: moves to try that merge two components and split a third, before giving up; 5 is usual. The
+            bound is never lower than without. Three components are needed.
 
     Attributes after a fit, beside scikit-learn's (``weights_``, ``means_``, ``covariances_``, ``precisions_``,
     ``precisions_cholesky_``, ``converged_``, ``n_iter_``, ``lower_bound_``, ``lower_bounds_``): ``n_effective_``, the
     summed responsibilities (components,); ``status_``, a word for each component (fitted, regularised, floored,
-    reseeded, empty); ``log_likelihoods_``, the history without the prior.
+    merged, reseeded, empty); ``log_likelihoods_``, the history without the prior; ``merged_``, the numbers that the
+    components merged into each had; ``split_merges_``, the moves that were kept. Merging makes components fewer than
+    ``n_components``, and continues the history, in which the bound may fall there.
 
     Raises:
         InputError: a ``ValueError``, in one line, for data or parameters that cannot be used.
@@ -107,6 +114,8 @@ class GaussianMixture(MixturePredictor):
         weight_concentration_prior: float | None = None,
         covariance_prior: Any = None,
         degrees_of_freedom_prior: float | None = None,
+        merge: float | None = None,
+        split_merge: int = 0,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -115,13 +124,10 @@ class GaussianMixture(MixturePredictor):
         self.max_iter = max_iter
         self.n_init = n_init
         self.init_params = init_params
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
+        self.weights_init, self.means_init, self.precisions_init = weights_init, means_init, precisions_init
         self.random_state = random_state
         self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
+        self.verbose, self.verbose_interval = verbose, verbose_interval
         self.tol_relative = tol_relative
         self.empty = empty
         self.missing = missing
@@ -131,6 +137,7 @@ class GaussianMixture(MixturePredictor):
         self.weight_concentration_prior = weight_concentration_prior
         self.covariance_prior = covariance_prior
         self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.merge, self.split_merge = merge, split_merge
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, watch: Watch | None = None) -> GaussianMixture:
         """Fit the mixture to X by EM; return it.
@@ -140,7 +147,8 @@ class GaussianMixture(MixturePredictor):
             y: for scikit-learn's sake.
             sample_weight: how often each datum counts, (data,); by default once.
             watch: called after each step with the number of the start, from 0, that of the step, from 1, the bound in
-                nats per datum, and False; once more with True when the start has ended.
+                nats per datum, and False; once more with True when the start has ended. Runs of EM after splits and
+                merges count on.
         """
         check_settings(self.get_params(deep=False))
         x, form = read(self, X, reset=True, least=1 if self.distributed else 2)
@@ -212,6 +220,7 @@ class GaussianMixture(MixturePredictor):
         self.lower_bounds_, self.log_likelihoods_ = run.bounds, run.log_likelihoods
         self.lower_bound_ = run.bounds[-1] if run.bounds else -np.inf
         self.n_effective_ = form.give(run.counts)
+        self.merged_, self.split_merges_ = fit.merged, fit.moves
         self.status_, low = status_of(fit)
         self._warn(fit, low)
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch import Tensor
 from pvae.em.ascent import Ascent, Rules, ascend
 from pvae.em.base import Family, Mixture, with_whitening
 from pvae.em.frame import Columns, Frame, survey
+from pvae.em.merging import merge_duplicates
 from pvae.em.passes import Passes
 from pvae.em.processes import Processes
 from pvae.em.rows import ArrayRows, Rows
 from pvae.em.settings import rules_of
+from pvae.em.splitting import Move, split_and_merge
 from pvae.em.starts import fallback, start
 from pvae.em.updates import maximised
 from pvae.errors import InputError
@@ -56,12 +59,23 @@ class Given:
 
 @dataclass(frozen=True)
 class Fit:
-    """The best run, and its parameters in the units of the data."""
+    """The best run, and its parameters in the units of the data.
+
+    Attributes:
+        mixture: the parameters.
+        run: of EM, in the coordinates of the frame.
+        frame: the coordinates.
+        rules: how EM ran.
+        moves: of split-and-merge, that raised the bound.
+        merged: for each component, the numbers of those that were merged into it; its own alone where none were.
+    """
 
     mixture: Mixture
     run: Ascent
     frame: Frame
     rules: Rules
+    moves: list[Move]
+    merged: list[list[int]]
 
 
 def fit_rows(rows: Rows, given: Given) -> Fit:
@@ -93,7 +107,30 @@ def fit_rows(rows: Rows, given: Given) -> Fit:
             best = run
     if best is None:
         raise RuntimeError("no run of EM")
-    return Fit(frame.outside(best.mixture), best, frame, rules)
+    best, moves, merged = _reshaped(passes, best, rules, given, runs)
+    return Fit(frame.outside(best.mixture), best, frame, rules, moves, merged)
+
+
+def _reshaped(
+    passes: Passes, run: Ascent, rules: Rules, given: Given, runs: int
+) -> tuple[Ascent, list[Move], list[list[int]]]:
+    """Return the run after the splits and merges that are asked for; runs of EM count on from `runs`."""
+    settings, numbers = given.settings, count(runs)
+
+    def climb(mixture: Mixture) -> Ascent:
+        teller = _Teller(settings["verbose"], settings["verbose_interval"], next(numbers), given.watch)
+        teller.begin()
+        run = ascend(passes, mixture, rules, float("-inf"), teller.step)
+        teller.end(run)
+        return run
+
+    moves: list[Move] = []
+    if settings["split_merge"] and run.bounds:
+        run, moves = split_and_merge(passes, run, rules, int(settings["split_merge"]), given.random, climb)
+    if settings["merge"] is None:
+        return run, moves, [[number] for number in range(run.mixture.components)]
+    run, merged = merge_duplicates(passes, run, rules, float(settings["merge"]), climb)
+    return run, moves, merged
 
 
 def _check_count(frame: Frame, components: int) -> None:
@@ -154,7 +191,7 @@ def status_of(fit: Fit) -> tuple[list[str], Tensor]:
     """Return a word for each component, and where a variance is regularisation, (components, features) bool.
 
     Words: fitted, regularised (a variance, given the features before, is below ten times reg_covar), floored (its
-    covariance had no Cholesky factor), reseeded, empty. The last that applies is said.
+    covariance had no Cholesky factor), merged, reseeded, empty. The last that applies is said.
     """
     family, run = fit.mixture.family, fit.run
     components, features = run.mixture.means.shape
@@ -165,6 +202,7 @@ def status_of(fit: Fit) -> tuple[list[str], Tensor]:
     for word, mask in (
         ("regularised", low.any(1)),
         ("floored", run.floored),
+        ("merged", torch.tensor([len(numbers) > 1 for numbers in fit.merged])),
         ("reseeded", run.reseeded),
         ("empty", run.empty),
     ):

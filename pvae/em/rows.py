@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 
-__all__ = ["ArrayRows", "BatchRows", "Rows", "as_tensor"]
+__all__ = ["ArrayRows", "BatchRows", "Rows", "Weighted", "as_tensor"]
 
 Chunk = tuple[Tensor, Tensor | None]
 
@@ -121,3 +121,26 @@ class BatchRows(Rows):
             found.append(x[torch.as_tensor(indices[at:end] - seen, device=x.device)])
             seen, at = seen + len(x), end
         return torch.cat(found)
+
+
+class Weighted(Rows):
+    """Rows that count more or less than they did.
+
+    Args:
+        rows: the data.
+        factors: what sample weights are multiplied by, (rows,).
+    """
+
+    def __init__(self, rows: Rows, factors: Tensor) -> None:
+        self.rows, self.factors = rows, factors
+        self.features, self.device = rows.features, rows.device
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        start = 0
+        for x, weights in self.rows.chunks(size):
+            factors = self.factors[start : start + len(x)]
+            start += len(x)
+            yield x, factors if weights is None else factors * weights
+
+    def take(self, indices: np.ndarray) -> Tensor:
+        return self.rows.take(indices)

@@ -63,6 +63,8 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "empty": _one_of("keep", "reseed"),
     "missing": _one_of("error", "marginalise"),
     "distributed": _flag(),
+    "merge": (lambda value: value is None or (_number(0)[0](value) and 0 < value < 1), "None or a number in (0, 1)"),
+    "split_merge": _whole(0),
     "weight_concentration_prior": _number(1, None),
     "degrees_of_freedom_prior": _number(0, None),
 }

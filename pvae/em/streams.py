@@ -14,6 +14,7 @@ from pvae.em.passes import Passes
 from pvae.em.processes import Processes
 from pvae.em.rows import Rows
 from pvae.em.updates import maximised
+from pvae.errors import InputError
 
 __all__ = ["Stream"]
 
@@ -33,9 +34,15 @@ class Stream:
         batches: how many were taken in.
         bounds: mean log-likelihood of each batch under the parameters before it, nats per datum.
         counts: the responsibilities of all data so far, (components,).
+    Raises:
+        InputError: where components are to be merged or split.
     """
 
     def __init__(self, rows: Rows, given: Given) -> None:
+        if given.settings["merge"] is not None or given.settings["split_merge"]:
+            raise InputError(
+                "A stream is seen once: partial_fit needs merge=None and split_merge=0; or use fit_batches."
+            )
         start = fit_rows(rows, replace(given, settings={**given.settings, "max_iter": 0, "n_init": 1}))
         self.given, self.frame, self.rules = given, start.frame, start.rules
         self.mixture = start.run.mixture
