@@ -195,3 +195,45 @@ def test_archives_whose_arrays_do_not_fit_say_which(tmp_path):
     assert "x needs numbers; got an array of <U1 values" in refused(x=np.array(["a", "b"]))
     assert "level needs the data as its first dimension; got the single value 3" in refused(x=X, level=3)
     assert "test split" in refused(x=X, x_test=X[:0])
+
+
+# ---- missing values
+
+
+HOLES = np.array([[1.0, np.nan], [2.0, 3.0], [np.nan, 4.0], [5.0, 6.0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "pair", "mapping", "npy", "npz", "csv"])
+def test_missing_values_become_zeros_and_a_mask(tmp_path, kind):
+    np.save(tmp_path / "a.npy", HOLES)
+    np.savez(tmp_path / "a.npz", x=HOLES)
+    (tmp_path / "a.csv").write_text("a,b\n1,\n2,3\nnan,4\n5,6\n")
+    pair, mapping = (HOLES, np.arange(4)), {"x": HOLES}
+    given = {"array": HOLES, "tensor": torch.as_tensor(HOLES), "pair": pair, "mapping": mapping}
+    source = given.get(kind, tmp_path / f"a.{kind}")
+    found = load_data(source, validation=0, test=0, missing="mask").train
+    assert found.x.tolist() == [[1, 0], [2, 3], [0, 4], [5, 6]]
+    assert found.mask.tolist() == [[1, 0], [1, 1], [0, 1], [1, 1]]
+    with pytest.raises(InputError):
+        load_data(source, validation=0, test=0)
+
+
+def test_masks_that_are_there_stay_and_every_split_gets_one():
+    given = {
+        "x": HOLES,
+        "mask": np.array([[1, 1], [0, 1], [1, 1], [1, 1]]),
+        "x_test": HOLES[1:2],
+        "x_validation": HOLES[3:],
+    }
+    found = load_data(given, missing="mask")
+    assert found.train.mask.tolist() == [[1, 0], [0, 1], [0, 1], [1, 1]]
+    assert found.test.mask.tolist() == found.validation.mask.tolist() == [[1, 1]]
+    whole = load_data(HOLES[1::2], validation=0, test=0, missing="mask").train
+    assert "mask" not in whole
+
+
+def test_infinity_is_not_missing_and_other_words_are_told():
+    with pytest.raises(InputError, match="1 infinite"):
+        load_data(np.array([[1.0, np.inf], [np.nan, 1.0]]), validation=0, test=0, missing="mask")
+    with pytest.raises(InputError, match="'error' or 'mask'; got 'drop'"):
+        load_data(HOLES, missing="drop")

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from pvae import plots
 from pvae.cli import cli
+from pvae.data import load_data
 from pvae.em import GaussianMixture
 
 RANDOM = np.random.default_rng(0)
@@ -97,6 +98,9 @@ def test_a_person_reads_a_table(folder: Path) -> None:
         (["--components", "500", "--data", "./x.npz"], "n_samples = 300"),
         (["--reg-covar", "absolute"], "relative"),
         (["--device", "moon"], "moon"),
+        (["--missing", "ignore"], "marginalise"),
+        (["--merge", "2", "--data", "./x.npz", "--components", "2"], "(0, 1)"),
+        (["--split-merge", "-1", "--data", "./x.npz", "--components", "2"], "from 0 up"),
         (["--covariance", "round"], "full"),
         (["--out", "."], "exists already"),
     ],
@@ -145,3 +149,59 @@ def test_the_curve_marks_the_choice() -> None:
     assert_allclose(axes.lines[1].get_ydata(), [2.0, 1.0, 0.5])
     assert axes.texts[0].get_text() == "4 chosen" and list(axes.lines[2].get_xdata()) == [4, 4]
     assert "lower is better" in axes.get_ylabel()
+
+
+# ---- missing values, merges and splits
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "mask"])
+def test_missing_values_are_integrated_out_from_any_file(folder: Path, kind: str) -> None:
+    x = X.astype(np.float32)
+    x[::3, 1] = np.nan
+    observed = ~np.isnan(x)
+    if kind == "npy":
+        np.save(folder / "holes.npy", x)
+    elif kind == "csv":
+        cells = [",".join("" if np.isnan(value) else repr(float(value)) for value in row) for row in x]
+        (folder / "holes.csv").write_text("\n".join(cells) + "\n")
+    else:
+        fields = {"x": x} if kind == "npz" else {"x": np.where(observed, x, 99.0), "mask": observed}
+        np.savez(folder / "holes.npz", **fields)
+    data = f"./holes.{kind.replace('mask', 'npz')}"
+    code, _, err = run("--data", data, "--components", "3", "--json")
+    assert code == 2 and err.count("\n") == 1 and ("--missing" in err or "empty cell" in err or "NaN" in err)
+    arguments = ("--data", data, "--components", "3", "--missing", "marginalise", "--out", f"out-{kind}", "--json")
+    code, out, _ = run(*arguments, "--no-progress")
+    told = json.loads(out)
+    part = load_data(X.astype(np.float32), binarise="none").train.x
+    rows = x[[int(np.flatnonzero((X.astype(np.float32) == each.numpy()).all(1))[0]) for each in part]].astype(float)
+    settings = {"tol": 1e-4, "max_iter": 200, "reg_covar": "relative", "random_state": 0, "missing": "marginalise"}
+    mixture = GaussianMixture(3, **settings).fit(rows)
+    assert code == 0 and told["missing"] == "marginalise"
+    assert_allclose(told["log_likelihood"]["train"]["value"], mixture.score(rows), rtol=1e-9)
+    assert (
+        told["log_likelihood"]["train"]["count"] == len(rows) and (folder / f"out-{kind}" / "components.png").exists()
+    )
+
+
+def test_components_are_merged_and_split_on_request(folder: Path) -> None:
+    arguments = ("--data", "./x.npz", "--components", "6", "--merge", "0.3", "--split-merge", "2")
+    code, out, _ = run(*arguments, "--json", "--no-progress")
+    told = json.loads(out)
+    settings = {"tol": 1e-4, "max_iter": 200, "reg_covar": "relative", "random_state": 0}
+    x = X[:300]
+    mixture = GaussianMixture(6, **settings, merge=0.3, split_merge=2).fit(x)
+    assert code == 0 and told["asked"] == 6 and told["components"] == len(told["weights"]) == len(mixture.weights_) < 6
+    assert told["merged"] == mixture.merged_ and "merged" in told["status"]
+    assert [(*each["merged"], each["split"]) for each in told["split_merges"]] == [
+        (*move.merged, move.split) for move in mixture.split_merges_
+    ]
+    assert_allclose([told["bic"], *told["weights"]], [mixture.bic(x), *mixture.weights_], rtol=1e-9)
+    assert (told["merge"], told["split_merge"]) == (0.3, 2)
+    _, text, _ = run(*arguments, "--no-progress")
+    assert f"{len(mixture.weights_)} components, full covariances, merged from 6" in text
+
+
+def test_a_choice_among_merged_mixtures_marks_one(folder: Path) -> None:
+    code, out, _ = run("--data", "./x.npz", "--select", "3:6", "--merge", "0.3", "--no-progress")
+    assert code == 0 and sum(line.rstrip().endswith("*") for line in out.splitlines()) == 1

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
+import sklearn.mixture
 import torch
 from numpy.testing import assert_allclose
+from scipy import special, stats
 from sklearn.base import clone
 
-from pvae.em import GaussianMixture, mixture_of, responsibilities
-from pvae.em.overlap import merged
+from pvae.em import GaussianMixture, merging, mixture_of, responsibilities
+from pvae.em.ascent import Rules
+from pvae.em.frame import Columns, Frame
+from pvae.em.merging import _groups
+from pvae.em.overlap import look, merged
+from pvae.em.passes import Passes
+from pvae.em.processes import Processes
+from pvae.em.rows import ArrayRows
+from pvae.em.splitting import _candidates, _halves, _partial
+from pvae.em.updates import Prior
 from pvae.errors import InputError
 
 KINDS = ("full", "tied", "diag", "spherical")
@@ -106,6 +117,23 @@ def test_duplicates_of_one_normal_merge_to_its_closed_form() -> None:
     assert_allclose(found.covariances_[0], np.cov(x.T, aweights=weights, bias=True), rtol=1e-12)
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9])
+def test_a_round_merges_what_the_summed_posteriors_say(threshold: float) -> None:
+    logits = np.random.default_rng(5).normal(size=(40, 3)) @ np.random.default_rng(6).normal(size=(3, 9))
+    r = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    # By hand: the columns themselves are added up, and compared anew.
+    columns, expected = [*r.T], [[number] for number in range(9)]
+    while len(columns) > 1:
+        unit = np.array([each / np.linalg.norm(each) for each in columns])
+        cosine = np.triu(unit @ unit.T, 1)
+        i, j = np.unravel_index(cosine.argmax(), cosine.shape)
+        if cosine[i, j] <= threshold:
+            break
+        columns[i] = columns[i] + columns.pop(j)
+        expected[i] = expected[i] + expected.pop(j)
+    assert _groups(torch.as_tensor(r.T @ r), threshold) == expected and 1 <= len(expected) < 9
+
+
 @ALL
 def test_all_that_a_merged_mixture_says_is_of_fewer_components(kind: str) -> None:
     found = fit(BLOBS, 6, covariance_type=kind, merge=0.3, max_iter=300)
@@ -135,6 +163,13 @@ def test_the_threshold_decides() -> None:
     np.testing.assert_array_equal(apart.means_, fit(BLOBS, 3).means_)
 
 
+def test_rounds_are_told_by_the_numbers_of_the_first_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = iter([[[0], [1, 3], [2]], [[0, 1], [2]], [[0], [1]]])
+    monkeypatch.setattr(merging, "_groups", lambda gram, threshold: next(rounds))
+    found = fit(BLOBS, 4, merge=0.5)
+    assert found.merged_ == [[0, 1, 3], [2]] and found.status_ == ["merged", "fitted"]
+
+
 def test_values_may_be_missing_where_components_merge() -> None:
     x = BLOBS.copy()
     x[::4, 1] = np.nan
@@ -144,6 +179,72 @@ def test_values_may_be_missing_where_components_merge() -> None:
 
 
 # ---- split and merge
+
+
+DRAW = np.random.default_rng(4)
+SLANTED, SMALL = DRAW.normal(size=(200, 2)) @ [[1.0, 0.6], [0.0, 0.5]], 3 + 0.4 * DRAW.normal(size=(60, 2))
+CROWD = np.r_[SLANTED, SMALL, DRAW.uniform(-6, 6, (60, 2))]
+
+
+def plain_passes(x: np.ndarray) -> Passes:
+    """Passes over data in their own coordinates."""
+    one = torch.ones(x.shape[1], dtype=torch.float64)
+    frame = Frame(0 * one, one, one, one, one, float(len(x)), len(x))
+    return Passes(Columns(ArrayRows(torch.as_tensor(x)), frame), torch.float64, False, Processes())
+
+
+@ALL
+def test_what_splits_first_is_what_the_source_splits_first(kind: str) -> None:
+    found = fit(CROWD, 4, covariance_type=kind, tol=0, max_iter=3000, reg_covar=0)
+    mixture = mixture_of(found.weights_, found.means_, found.covariances_, kind)
+    r = found.predict_proba(CROWD)
+    share = r / r.sum(0)
+    each = np.column_stack([
+        stats.multivariate_normal(m, c).logpdf(CROWD)
+        for m, c in zip(found.means_, found.dense_covariances(), strict=True)
+    ])  # fmt: skip
+    # Ueda et al.: the divergence of a component's data, each with its share, from the component's density.
+    divergence = (special.xlogy(share, share) - share * each).sum(0)
+    passes, rules = plain_passes(CROWD), Rules(0.0, None, 1, torch.zeros(2).double(), Prior(), False)
+    seen = look(passes, mixture, rules)
+    assert np.ptp(divergence) > 0.1
+    assert_allclose(seen.surprise - np.log(320), divergence, atol=1e-6)
+    assert seen.bound == pytest.approx(found.score(CROWD), abs=1e-12)
+    cosine = r.T @ r / np.linalg.norm(r, axis=0) / np.linalg.norm(r, axis=0)[:, None]
+    assert_allclose(seen.overlap(), cosine - np.eye(4), atol=1e-12)
+    moves = list(_candidates(seen))
+    pairs = sorted(combinations(range(4), 2), key=lambda pair: -cosine[pair])
+    assert moves == [(i, j, k) for i, j in pairs for k in sorted({0, 1, 2, 3} - {i, j}, key=lambda k: -divergence[k])]
+
+
+def test_partial_em_leaves_the_posteriors_of_the_others_alone() -> None:
+    w, m, c = parameters("full", 5, 2)
+    old, index = mixture_of(w, m, c), [3, 0, 4]
+    w, m, c = parameters("full", 3, 2, seed=1)
+    rules = Rules(0.0, None, 7, torch.zeros(2).double(), Prior(), False)
+    found = _partial(plain_passes(CROWD), old, torch.tensor(index), mixture_of(w, m, c), rules)
+    total = responsibilities(CROWD, old)[0].numpy()[:, index].sum(1)
+    for _ in range(7):
+        each = [p * stats.multivariate_normal(*rest).pdf(CROWD) for p, *rest in zip(w, m, c, strict=True)]
+        density = np.column_stack(each)
+        r = density / density.sum(1, keepdims=True) * total[:, None]
+        w, m = r.sum(0) / r.sum(), r.T @ CROWD / r.sum(0)[:, None]
+        c = np.stack([np.cov(CROWD.T, aweights=each, bias=True) for each in r.T])
+    assert_allclose(found.weights, w, rtol=1e-9)
+    assert_allclose(found.means, m, rtol=1e-8)
+    assert_allclose(found.covariances, c, rtol=1e-8, atol=1e-10)
+
+
+@ALL
+def test_a_split_keeps_weight_mean_and_covariance(kind: str) -> None:
+    one = mixture_of(*parameters(kind, 1, 3), kind)
+    halves = _halves(one, torch.tensor([0.3, -1.0, 0.5]).double())
+    again = merged(halves, [[0, 1]])
+    assert abs(halves.means[0] - halves.means[1]).max() > 0.1
+    assert_allclose(halves.weights, [0.5, 0.5], rtol=1e-15)
+    assert_allclose(again.means, one.means, rtol=1e-12)
+    if kind != "tied":
+        assert_allclose(again.covariances, one.covariances, rtol=1e-12, atol=1e-13)
 
 
 # Two components share the first cluster, and the third covers the others, which are as far from each other.
@@ -179,11 +280,6 @@ def test_it_leaves_the_trap_on_weighted_data_and_tensors() -> None:
     assert free.score(torch.as_tensor(TRAP)) == pytest.approx(best.score(TRAP), abs=1e-4)
 
 
-DRAW = np.random.default_rng(4)
-SLANTED, SMALL = DRAW.normal(size=(200, 2)) @ [[1.0, 0.6], [0.0, 0.5]], 3 + 0.4 * DRAW.normal(size=(60, 2))
-CROWD = np.r_[SLANTED, SMALL, DRAW.uniform(-6, 6, (60, 2))]
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_it_is_never_worse(seed: int) -> None:
     settings = {
@@ -207,6 +303,13 @@ def test_two_components_have_no_third_to_split() -> None:
 
 
 # ---- as options
+
+
+def test_what_is_not_asked_for_draws_nothing() -> None:
+    ours, theirs = np.random.RandomState(0), np.random.RandomState(0)
+    fit(CROWD, 4, init_params="random", random_state=ours)
+    sklearn.mixture.GaussianMixture(4, init_params="random", random_state=theirs).fit(CROWD)
+    assert ours.uniform() == theirs.uniform()
 
 
 @ALL

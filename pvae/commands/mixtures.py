@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
+    from pvae.batch import Batch
     from pvae.data import Splits
     from pvae.em import GaussianMixture
 
 __all__ = ["em"]
 
 CRITERIA = ("bic", "aic", "held-out")
+MISSING = click.Choice(["error", "marginalise"])
 #: Grey levels are in [0, 1]: this is a deviation of 3%, about what 16 levels round away.
 PICTURE_VARIANCE = 1e-3
 
@@ -56,6 +59,9 @@ PICTURE_VARIANCE = 1e-3
     help="Added to variances: a number, or relative, a millionth of each feature's. [default: 1e-3 for pictures, "
     "else relative]",
 )
+@click.option("--missing", type=MISSING, default="error", show_default=True, help="Integrate out NaN and empty cells.")
+@click.option("--merge", type=float, default=None, help="Merge components that overlap by more, in (0, 1).")
+@click.option("--split-merge", type=int, default=0, show_default=True, help="Split-and-merge moves to try.")
 @click.option("--device", default=None, help="cpu, cuda. [default: cpu]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the starts.")
 @click.option("--out", type=click.Path(), default=None, help="Folder for parameters and figures. [default: none]")
@@ -80,7 +86,7 @@ def em(as_json: bool, out: str | None, select: str | None, by: str, **options: A
     watch = _Progress(options["progress"], int(options["max_iter"]))
     fits = [_fit(parts, count, options, watch) for count in counts]
     mixture, record = min(fits, key=lambda fit: _criterion(fit[1], by))
-    settings = {name: options[name] for name in ("covariance", "reg_covar", "seed")}
+    settings = {name: options[name] for name in ("covariance", "reg_covar", "missing", "merge", "split_merge", "seed")}
     result = {"data_set": splits.summary(), **settings, **record}
     if select is not None:
         result["selection"] = {"by": by, "fits": [{name: each[name] for name in _SHORT} for _, each in fits]}
@@ -95,7 +101,7 @@ def em(as_json: bool, out: str | None, select: str | None, by: str, **options: A
         click.echo(_text(result))
 
 
-_SHORT = ("components", "bic", "aic", "log_likelihood", "steps", "converged", "seconds")
+_SHORT = ("asked", "components", "bic", "aic", "log_likelihood", "steps", "converged", "seconds")
 
 
 def _counts(text: str) -> list[int]:
@@ -131,9 +137,25 @@ def _data(options: dict[str, Any]) -> tuple[Splits, dict[str, np.ndarray]]:
     """Return the splits, and the x of each as a table of float64."""
     from pvae.data import load_data
 
-    splits = load_data(options["data"], binarise="none", seed=options["data_seed"], folder=options["data_folder"])
+    splits = load_data(
+        options["data"],
+        binarise="none",
+        seed=options["data_seed"],
+        folder=options["data_folder"],
+        missing="error" if options["missing"] == "error" else "mask",
+    )
     held = {name: part for name, part in splits.parts.items() if part is not None}
-    return splits, {name: part.x.reshape(part.size, -1).double().numpy() for name, part in held.items()}
+    return splits, {name: _table(part, options["missing"]) for name, part in held.items()}
+
+
+def _table(part: Batch, missing: str) -> np.ndarray:
+    """Return x, (data, features), float64, with NaN where a mask says that a value is missing."""
+    x = part.x.double()
+    if "mask" in part and not bool((part.mask == 1).all()):
+        if missing == "error":
+            raise InputError("The data's mask says that values are missing; --missing marginalise integrates them out.")
+        x = x.masked_fill(part.mask == 0, float("nan"))
+    return x.reshape(part.size, -1).numpy()
 
 
 def _fit(
@@ -149,7 +171,7 @@ def _fit(
         init_params=options["init"],
         device=options["device"],
         random_state=options["seed"],
-        **{name: options[name] for name in ("max_iter", "tol", "reg_covar")},
+        **{name: options[name] for name in ("max_iter", "tol", "reg_covar", "missing", "merge", "split_merge")},
     )
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -166,7 +188,8 @@ def _record(mixture: GaussianMixture, parts: dict[str, np.ndarray], seconds: flo
 
     train = parts["train"]
     return {
-        "components": mixture.n_components,
+        "components": len(mixture.weights_),
+        "asked": mixture.n_components,
         "steps": mixture.n_iter_,
         "converged": mixture.converged_,
         "seconds": seconds,
@@ -178,6 +201,8 @@ def _record(mixture: GaussianMixture, parts: dict[str, np.ndarray], seconds: flo
         "weights": mixture.weights_,
         "n_effective": mixture.n_effective_,
         "status": mixture.status_,
+        "merged": mixture.merged_,
+        "split_merges": [asdict(move) for move in mixture.split_merges_],
         "lower_bounds": mixture.lower_bounds_,
     }
 
@@ -202,19 +227,19 @@ def _figures(result: dict[str, Any], mixture: GaussianMixture, splits: Splits, x
     from pvae import plots
 
     steps = np.arange(1, len(mixture.lower_bounds_) + 1)
-    history = {f"{mixture.n_components} components": [(steps, mixture.lower_bounds_)]}
+    history = {f"{len(mixture.weights_)} components": [(steps, mixture.lower_bounds_)]}
     found = {"history": plots.learning_curves(history, xlabel="step", ylabel="log-likelihood (nats per datum)")}
     if len(splits.data_shape) > 1:
         found["components"] = plots.mixture_pictures(mixture.means_.reshape(-1, *splits.data_shape), mixture.weights_)
     elif x.shape[1] > 1:
-        shown = x[:: max(1, len(x) // 2000)]
+        shown = mixture.impute(x[:: max(1, len(x) // 2000)])
         found["components"] = plots.mixture_ellipses(
             shown, mixture.predict(shown), mixture.weights_, mixture.means_, mixture.dense_covariances()
         )
     if "selection" in result:
         fits = result["selection"]["fits"]
         criteria = {name.upper(): [each[name] / len(x) for each in fits] for name in ("bic", "aic")}
-        counts = [each["components"] for each in fits]
+        counts = [each["asked"] for each in fits]
         found["selection"] = plots.selection_curve(counts, criteria, best=mixture.n_components)
     return found
 
@@ -226,6 +251,7 @@ def _text(result: dict[str, Any]) -> str:
     sizes = ", ".join(f"{count} {name}" for name, count in result["data_set"]["sizes"].items() if count)
     rows = {"data": f"{result['data_set']['name']}: {sizes}"}
     rows["mixture"] = f"{result['components']} components, {result['covariance']} covariances"
+    rows["mixture"] += f", merged from {result['asked']}" if result["components"] < result["asked"] else ""
     ended = "converged" if result["converged"] else "not converged"
     rows["EM"] = f"{result['steps']} steps in {result['seconds']:.2f} s, {ended}"
     for name, each in result["log_likelihood"].items():
@@ -244,9 +270,9 @@ def _selection(result: dict[str, Any]) -> str:
     rows = []
     for each in result["selection"]["fits"]:
         held = each["log_likelihood"].get("validation")
-        chosen = "*" if each["components"] == result["components"] else ""
+        chosen = "*" if each["asked"] == result["asked"] else ""
         told = "" if held is None else f"{held.value:.3f} ± {held.error:.3f}"
-        rows.append([each["components"], f"{each['bic']:.0f}", f"{each['aic']:.0f}", told, each["steps"], chosen])
+        rows.append([each["asked"], f"{each['bic']:.0f}", f"{each['aic']:.0f}", told, each["steps"], chosen])
     return table(header, rows)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pvae.batch import as_batch
 from pvae.data.binarise import check_binarise
 from pvae.data.files import data_set, fetch_contents
+from pvae.data.missing import check_missing, masked
 from pvae.data.sources import SUFFIXES, read_arrays
 from pvae.data.splits import Splits
 from pvae.data.splitting import Source, source_of, split
@@ -25,6 +26,7 @@ def load_data(
     test: float | None = None,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
+    missing: str = "error",
 ) -> Splits:
     """Return data as training, validation and test splits that depend on the seed alone.
 
@@ -41,24 +43,33 @@ def load_data(
             a fifth).
         seed: decides which data go where, and what a binarisation draws.
         folder: looked into before ``$PVAE_DATA`` and the cache; a relative path is taken from here.
+        missing: ``"mask"`` takes NaN in ``x``, and empty cells of a ``.csv`` file, as missing values: 0 stands there,
+            in ``x`` and in the field ``mask``. ``"error"`` refuses them.
     Raises:
         InputError: if the source is unknown, missing, damaged or unfit, in one line.
     """
     check_binarise(binarise)
+    check_missing(missing)
     if isinstance(source, Splits):
         return _again(source, binarise, validation, test)
-    return split(_source(source, folder), validation=validation, test=test, seed=seed).binarised(binarise)
+    return split(_source(source, folder, missing == "mask"), validation=validation, test=test, seed=seed).binarised(
+        binarise
+    )
 
 
-def _source(source: Any, folder: str | os.PathLike[str] | None) -> Source:
+def _source(source: Any, folder: str | os.PathLike[str] | None, holes: bool) -> Source:
     if isinstance(source, str | os.PathLike):
         if not _is_path(source):
             known = data_set(str(source))
             return known.read(*fetch_contents(str(source), folder))
         path = Path(folder or "", source).expanduser()
-        return source_of(path.name, read_arrays(path))
+        arrays = read_arrays(path, holes=holes)
+        return source_of(path.name, masked(arrays) if holes else arrays)
     if isinstance(source, dict) or hasattr(source, "keys"):
-        return source_of("the data", dict(source))
+        return source_of("the data", masked(source) if holes else dict(source))
+    if holes:
+        pair = isinstance(source, tuple) and len(source) == 2
+        source = masked({"x": source[0], "y": source[1]} if pair else {"x": source})
     return source_of("the data", as_batch(source))
 
 

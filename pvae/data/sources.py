@@ -36,17 +36,20 @@ _DAMAGED = (
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, *, holes: bool = False) -> dict[str, np.ndarray]:
     """Return a file's arrays by name, read as its suffix says.
 
     ``.npz`` has them by name, ``.npy`` and IDX files are ``x``, and ``.csv`` has a row per datum.
 
+    Args:
+        path: the file.
+        holes: an empty cell of a ``.csv`` file is NaN.
     Raises:
         InputError: if the file is missing, of another kind, or damaged.
     """
     for suffix, reader in _READERS.items():
         if path.name.lower().endswith(suffix):
-            return reader(path)
+            return read_csv(path, holes=True) if holes and reader is read_csv else reader(path)
     if not path.exists():
         raise _no_file(path)
     raise InputError(f"{path} is of no kind that is read here; give one of {', '.join(SUFFIXES)}.")
@@ -120,15 +123,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_csv(path: Path) -> dict[str, np.ndarray]:
+def read_csv(path: Path, *, holes: bool = False) -> dict[str, np.ndarray]:
     """Return the columns of a comma-separated file: ``y`` where a header says ``y`` or ``label``, else ``x``.
 
     Args:
         path: a text file with a row of numbers per datum, and a first row of names where there is one.
+        holes: an empty cell is NaN, and no error.
     Raises:
         InputError: if a row has another length than the first, or a cell is no number (with its line).
     """
     rows = _csv_rows(path)
+    if holes:
+        rows = ((line, [cell if cell.strip() else "nan" for cell in row]) for line, row in rows)
     first = next(rows, (0, []))
     named = not all(_is_number(cell) for cell in first[1])
     header = [cell.strip() if named else f"column {i + 1}" for i, cell in enumerate(first[1])]
