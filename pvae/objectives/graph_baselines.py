@@ -90,6 +90,8 @@ class GraphELBO(PyroObjective):
     def _baseline(self, site: Any, args: Call, made: dict[str, Tensor]) -> dict[str, Any]:
         """Pyro's options for one site: a function, fitted by least squares, of what it is given."""
         shape = site["fn"].batch_shape
+        while shape and shape[0] == 1:  # Pyro's costs have no leading dimensions of size 1
+            shape = shape[1:]
         x = next((each for each in args if isinstance(each, Tensor)), None)
         if self.network is not None:
             if x is None:
@@ -97,7 +99,10 @@ class GraphELBO(PyroObjective):
             first = next(iter(self.network.parameters()))
             seen = x.reshape(len(x), -1).to(first.dtype)
             network = self.network
-            return {"nn_baseline": lambda given: network(given).reshape(-1).expand(shape), "nn_baseline_input": seen}
+            return {
+                "nn_baseline": lambda given: network(given).reshape(-1).expand(shape or (1,)).reshape(shape),
+                "nn_baseline_input": seen,
+            }
         name = "average_" + "".join(each if each.isalnum() else "_" for each in site["name"])
         if not hasattr(self, name):
             self.register_buffer(name, torch.zeros((), device=site["fn"].mean.device, dtype=torch.float64))
