@@ -70,7 +70,7 @@ class Objective(ELBO, nn.Module):
     #: why the loss is not minus a bound on log p(x), in a few words; empty where it is
     no_bound: str = ""
 
-    #: how often a step of `pvae.fit` updates a player, where not once; and when a phase ends early (`PlayersObjective`)
+    #: how often a step updates a player, where not once; and when a phase ends early: see `PlayersObjective`
     updates: Mapping[str, int] = MappingProxyType({})
     tolerance: float | None = None
 
