@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.models.layout import Site
 from pvae.models.steering import base_of
 from pvae.weights import LogWeights
 
-__all__ = ["coordinate_scores", "optimal", "others"]
+__all__ = ["checked_decay", "coordinate_scores", "new_network", "optimal", "others", "seen_by", "zero"]
 
 
 def others(numbers: Tensor) -> Tensor:
@@ -35,12 +35,45 @@ def optimal(signals: Tensor, squares: Tensor) -> Tensor:
     return torch.where(total > 0, weighted / total.clamp_min(torch.finfo(total.dtype).tiny), torch.zeros_like(total))
 
 
-def coordinate_scores(weights: LogWeights) -> list[tuple[Tensor, Tensor]]:
-    """Return the scores of q's own parameters (logits, loc, scale, ...), and those parameters, by site.
+def zero(handle: Tensor) -> Tensor:
+    """Return zeros with the gradient of a tensor."""
+    return handle - handle.detach()
+
+
+def new_network() -> nn.Module:
+    """Return a network from x to one number per datum, whose sizes are found at its first use."""
+    return nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.LazyLinear(1))
+
+
+def seen_by(network: nn.Module, args: tuple[Any, ...]) -> Tensor:
+    """Return what a baseline network is given: x, the first tensor of the programs' arguments, a row for each datum.
+
+    Raises:
+        InputError: if there is none.
+    """
+    x = next((each for each in args if isinstance(each, Tensor)), None)
+    if x is None:
+        raise InputError("A baseline network needs x, the first argument of the programs.")
+    return x.reshape(len(x), -1).to(next(iter(network.parameters())).dtype)
+
+
+def checked_decay(decay: float) -> float:
+    """Return the decay of a running average.
+
+    Raises:
+        InputError: if it does not lie between 0 and 1.
+    """
+    if not 0.0 < decay < 1.0:
+        raise InputError(f"decay must lie between 0 and 1; got {decay!r}.")
+    return decay
+
+
+def coordinate_scores(weights: LogWeights) -> tuple[Tensor, Tensor]:
+    """Return the scores of q's own parameters (logits, loc, scale, ...) at score-function sites, and those parameters.
 
     Returns:
-        For each score-function site a pair of shape (particles, batch, coordinates): the derivative of log q(z given x)
-        in its parameters, without gradient, and the parameters, attached.
+        Both of shape (particles, batch, coordinates): the derivative of log q(z given x) in its parameters, without
+        gradient, and the parameters, attached.
     Raises:
         InputError: if a distribution cannot be rebuilt from its parameters, or sites are enumerated.
     """
@@ -51,14 +84,16 @@ def coordinate_scores(weights: LogWeights) -> list[tuple[Tensor, Tensor]]:
             "'leave-one-out'."
         )
     sites = weights.guide_sites()
-    return [
-        _of_site(weights, sites[name])
-        for name, strategy in weights.strategies.items()
-        if strategy == "score" and name in sites
-    ]
+    scored = [sites[name] for name, each in weights.strategies.items() if each == "score" and name in sites]
+    return _joined([pair for site in scored for pair in _of_site(weights, site)])
 
 
-def _of_site(weights: LogWeights, site: Site) -> tuple[Tensor, Tensor]:
+def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    scores, parameters = zip(*pairs, strict=True)
+    return torch.cat(scores, -1), torch.cat(parameters, -1)
+
+
+def _of_site(weights: LogWeights, site: Site) -> list[tuple[Tensor, Tensor]]:
     base = base_of(site["fn"])
     value: Tensor = site["value"].detach()
     batch = value.shape[: value.dim() - len(base.event_shape)]
@@ -68,12 +103,11 @@ def _of_site(weights: LogWeights, site: Site) -> tuple[Tensor, Tensor]:
         log_q = _rebuilt(site["name"], base, leaves).log_prob(value)
         found = torch.autograd.grad(log_q.sum(), list(leaves.values()), allow_unused=True)
     plates = value.dim() - site["fn"].event_dim
-    pairs = [
+    return [
         (_cells(weights, gradient, plates), _cells(weights, parameter, plates))
         for gradient, parameter in zip(found, parameters.values(), strict=True)
         if gradient is not None
     ]
-    return torch.cat([score for score, _ in pairs], -1), torch.cat([handle for _, handle in pairs], -1)
 
 
 def _parameters(base: Any) -> list[str]:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.models.steering import PATHWISE, SUMMED
+from pvae.objectives.baselines import others, zero
 from pvae.objectives.branches import Branches, propose
 from pvae.objectives.strategies import BIASED, BRANCHING, LEAVE_ONE_OUT
 from pvae.weights import LogWeights, branch
@@ -122,8 +124,7 @@ def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: if strategies cannot be mixed so, or enumeration is too large.
     """
-    plain = ("pathwise", *BIASED)
-    if weights.log_outcome is None and all(each in plain or each == "sum" for each in weights.strategies.values()):
+    if weights.log_outcome is None and set(weights.strategies.values()) <= {PATHWISE, SUMMED, *BIASED}:
         surrogate = objective.surrogate(weights)
         return objective.reported(weights, surrogate), surrogate
     spread = _spread(objective, weights)
@@ -131,13 +132,14 @@ def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
     probability = spread.probability(weights.log_outcome)
     bound = objective.surrogate(own)
     value = spread.gathered(objective.reported(own, bound), None if probability is None else probability.detach())
-    surrogate = _scored(objective, weights, own, spread, bound, probability)
+    signals = _signals(spread, bound, probability) if objective.averages else None
+    surrogate = _scored(objective, weights, own, spread, bound, signals)
     for site, strategy in weights.strategies.items():
         if strategy in BRANCHING:
             surrogate = surrogate + _branched(objective, weights, own, spread, bound, propose(weights, site, strategy))
     result = spread.gathered(surrogate, probability)
-    if objective.averages:
-        extra = objective.control(_signals(spread, bound, probability), weights)
+    if signals is not None:
+        extra = objective.control(signals, weights)
         result = result if extra is None else result + extra
     return value, result
 
@@ -162,21 +164,20 @@ def _scored(
     own: LogWeights,
     spread: _Spread,
     bound: Tensor,
-    probability: Tensor | None,
+    signals: Tensor | None,
 ) -> Tensor:
-    """The bound, times what brings in the scores, less what is independent of each particle's own draw."""
+    """The bound, times what brings in the scores, less what is independent of each particle's own draw.
+
+    `signals` are the numbers of the particles where the bound averages over them, else None.
+    """
     sites = weights.strategies
     every = _total(own, sites, ("score", LEAVE_ONE_OUT))
     surrogate = bound if every is None else bound * magic(every.sum(0))
-    others = _total(own, sites, (LEAVE_ONE_OUT,))
-    if not objective.averages:
-        if others is not None:
-            surrogate = surrogate + ((1 - magic(others)) * _without_each(objective, own)).sum(0)
-        return surrogate
-    signals = _signals(spread, bound, probability)
-    if others is not None:
-        rest = (signals.sum(0) - signals) / (signals.shape[0] - 1)
-        surrogate = surrogate + (1 - magic(others[0])) * _entries(rest, spread)
+    apart = _total(own, sites, (LEAVE_ONE_OUT,))
+    if signals is None:
+        return surrogate if apart is None else surrogate + ((1 - magic(apart)) * _without_each(objective, own)).sum(0)
+    if apart is not None:
+        surrogate = surrogate + (1 - magic(apart[0])) * _entries(others(signals), spread)
     single = _total(own, sites, ("score",))
     if single is not None:
         surrogate = surrogate + (1 - magic(single[0])) * _entries(objective.baseline(signals, weights), spread)
@@ -203,7 +204,7 @@ def _without_each(objective: Estimand, own: LogWeights) -> Tensor:
         return torch.where(eye, rest.unsqueeze(0), table.unsqueeze(1)).flatten(1)
 
     def geometric(table: Tensor) -> Tensor:
-        return placed(table, (table.sum(0) - table) / (particles - 1))
+        return placed(table, others(table))
 
     replaced = own.rearranged(geometric)
     if objective.mean == "arithmetic":
@@ -216,8 +217,7 @@ def _without_each(objective: Estimand, own: LogWeights) -> Tensor:
 def _log_mean_of_others(log_w: Tensor) -> Tensor:
     particles = log_w.shape[0]
     eye = torch.eye(particles, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
-    others = log_w.unsqueeze(0).masked_fill(eye, -math.inf)
-    return torch.logsumexp(others, 1) - math.log(particles - 1)
+    return torch.logsumexp(log_w.unsqueeze(0).masked_fill(eye, -math.inf), 1) - math.log(particles - 1)
 
 
 def _branched(
@@ -244,8 +244,4 @@ def _branched(
         # what cannot be drawn has no weight, and no part in the gradient
         impossible = there.log_guide == -math.inf
         difference = (at_branches - bound.detach()).masked_fill(impossible, 0.0)
-    return (difference * _stopped_zero(spread(branches.handles))).sum((0, 1))
-
-
-def _stopped_zero(handle: Tensor) -> Tensor:
-    return handle - handle.detach()
+    return (difference * zero(spread(branches.handles))).sum((0, 1))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
+from pvae.objectives.baselines import checked_decay, new_network, seen_by
 from pvae.objectives.pyro_losses import PyroObjective
 
 __all__ = ["GraphELBO"]
@@ -59,15 +60,13 @@ class GraphELBO(PyroObjective):
             raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
         if not isinstance(baseline, nn.Module) and baseline not in _BASELINES:
             raise unknown("baseline", str(baseline), _BASELINES)
-        if not 0.0 < decay < 1.0:
-            raise InputError(f"decay must lie between 0 and 1; got {decay!r}.")
         super().__init__(TraceGraph_ELBO(num_particles=particles))
         self.kind = "network" if isinstance(baseline, nn.Module) else baseline
-        self.decay = decay
+        self.decay = checked_decay(decay)
         self._sizes: dict[str, int] = {}
         self.network: nn.Module | None = baseline if isinstance(baseline, nn.Module) else None
         if baseline == "network":
-            self.network = nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.LazyLinear(1))
+            self.network = new_network()
 
     def settings(self) -> dict[str, Any]:
         """Return the baseline where there is one, and the number of particles."""
@@ -92,16 +91,11 @@ class GraphELBO(PyroObjective):
         shape = site["fn"].batch_shape
         while shape and shape[0] == 1:  # Pyro's costs have no leading dimensions of size 1
             shape = shape[1:]
-        x = next((each for each in args if isinstance(each, Tensor)), None)
-        if self.network is not None:
-            if x is None:
-                raise InputError("A baseline network needs x, the first argument of the programs.")
-            first = next(iter(self.network.parameters()))
-            seen = x.reshape(len(x), -1).to(first.dtype)
-            network = self.network
+        network = self.network
+        if network is not None:
             return {
                 "nn_baseline": lambda given: network(given).reshape(-1).expand(shape or (1,)).reshape(shape),
-                "nn_baseline_input": seen,
+                "nn_baseline_input": seen_by(network, args),
             }
         name = "average_" + "".join(each if each.isalnum() else "_" for each in site["name"])
         if not hasattr(self, name):
@@ -109,7 +103,7 @@ class GraphELBO(PyroObjective):
         if name not in made:
             made[name] = getattr(self, name).detach().clone().requires_grad_()
             self._sizes[name] = max(1, shape.numel())
-        return {"nn_baseline": lambda given: made[name].expand(shape), "nn_baseline_input": x}
+        return {"nn_baseline": lambda given: made[name].expand(shape), "nn_baseline_input": made[name]}
 
     def _follow(self, surrogate: Tensor, made: Mapping[str, Tensor]) -> None:
         """Move each average towards the costs of this step.

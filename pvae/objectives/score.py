@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
-from pvae.objectives.baselines import coordinate_scores, optimal, others
+from pvae.objectives.baselines import checked_decay, coordinate_scores, new_network, optimal, others, seen_by, zero
 from pvae.objectives.particles import IWAE
 from pvae.weights import LogWeights
 
@@ -67,13 +67,12 @@ class ScoreFunction(WeightsObjective):
                 f"The baseline {baseline!r} comes from the other particles, and there is one: use particles=2 or more, "
                 "or 'mean', 'decaying' or 'network'."
             )
-        if not 0.0 < decay < 1.0:
-            raise InputError(f"decay must lie between 0 and 1; got {decay!r}.")
         self.kind: str | float = "network" if isinstance(baseline, nn.Module) else baseline
-        self.decay = decay
+        self.decay = checked_decay(decay)
+        self._args: Call = ()
         self.network: nn.Module | None = baseline if isinstance(baseline, nn.Module) else None
         if baseline == "network":
-            self.network = nn.Sequential(nn.LazyLinear(100), nn.Tanh(), nn.LazyLinear(1))
+            self.network = new_network()
         if baseline == "decaying":
             self.average: Tensor
             self.register_buffer("average", torch.zeros((), dtype=torch.float64))
@@ -91,11 +90,11 @@ class ScoreFunction(WeightsObjective):
 
     def terms(self, model: Any, guide: Any, args: Call, kwargs: Any, player: str) -> Terms:
         """Return the loss of a batch."""
-        self._x = next((each for each in args if isinstance(each, Tensor)), None)
+        self._args = args
         try:
             return super().terms(model, guide, args, kwargs, player)
         finally:
-            self._x = None
+            self._args = ()
 
     def weights(self, model: Any, guide: Any, args: Call, kwargs: Any) -> LogWeights:
         """Return the log weights of a batch; refuse a baseline that no site can use."""
@@ -119,26 +118,21 @@ class ScoreFunction(WeightsObjective):
             return others(signals)
         if self.kind == "decaying":
             return self._decaying(signals)
-        if self.kind == "network":
-            return self._guess(signals).detach().expand_as(signals)
+        if self.network is not None:
+            return self._guess(self.network, signals).detach().expand_as(signals)
         if self.kind == "optimal":
-            return optimal(signals, self._scores(weights).square().sum(-1, keepdim=True))[..., 0]
+            return optimal(signals, coordinate_scores(weights)[0].square().sum(-1, keepdim=True))[..., 0]
         return torch.zeros_like(signals)
 
     def control(self, signals: Tensor, weights: LogWeights) -> Tensor | None:
         """Return the baseline network's least-squares term, or the baseline of each coordinate."""
-        if self.kind == "network":
-            return -(signals.mean(0) - self._guess(signals)).square()
+        if self.network is not None:
+            return -(signals.mean(0) - self._guess(self.network, signals)).square()
         if self.kind == "optimal-per-coordinate":
-            pairs = coordinate_scores(weights)
-            scores = torch.cat([score for score, _ in pairs], -1)
-            handles = torch.cat([handle for _, handle in pairs], -1)
+            scores, parameters = coordinate_scores(weights)
             constants = optimal(signals, scores.square())
-            return -((constants * scores).detach() * (handles - handles.detach())).sum(-1).mean(0)
+            return -((constants * scores).detach() * zero(parameters)).sum(-1).mean(0)
         return None
-
-    def _scores(self, weights: LogWeights) -> Tensor:
-        return torch.cat([score for score, _ in coordinate_scores(weights)], -1)
 
     def _decaying(self, signals: Tensor) -> Tensor:
         """The average of earlier steps: with the present one in it, the gradient would shrink."""
@@ -150,23 +144,16 @@ class ScoreFunction(WeightsObjective):
                 self.steps.add_(1)
         return average.to(signals).expand_as(signals)
 
-    def _guess(self, signals: Tensor) -> Tensor:
+    def _guess(self, network: nn.Module, signals: Tensor) -> Tensor:
         """The network's baseline, shape (batch,)."""
-        if self.network is None or self._x is None:
-            raise InputError("A baseline network needs x, the first argument of the programs.")
-        x = self._x
+        x = seen_by(network, self._args)
         if len(x) != signals.shape[1]:
             raise InputError(
                 f"The baseline network sees {len(x)} data, and the plate holds {signals.shape[1]}: give the programs "
                 "batches instead of subsampling in the plate, or use another baseline."
             )
-        first = next(iter(self.network.parameters()))
-        guess: Tensor = self.network(x.flatten(1).to(first.dtype)) if x.dim() > 1 else self.network(_column(x, first))
+        guess: Tensor = network(x)
         return guess.reshape(-1).to(signals.dtype)
-
-
-def _column(x: Tensor, like: Tensor) -> Tensor:
-    return x.unsqueeze(-1).to(like.dtype)
 
 
 class VIMCO(IWAE):
