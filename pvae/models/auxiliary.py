@@ -18,7 +18,7 @@ from pvae.errors import InputError
 from pvae.models.draws import PLATE, Draw, sample_sites
 from pvae.models.layout import Site
 from pvae.models.steering import Axes, base_of
-from pvae.models.tables import Shape, by_site
+from pvae.models.tables import Shape, by_site, total
 
 __all__ = ["Marginal", "auxiliary_sites", "log_marginal"]
 
@@ -113,7 +113,7 @@ def _exact(draw: Draw, shape: Shape, auxiliary: Mapping[str, Site], held: Mappin
     args, kwargs = draw.arguments
     trace = poutine.trace(_AllValues(axes)(_Held(held)(draw.programs[1]))).get_trace(*args, **kwargs)
     wide = dataclasses.replace(shape, left=len(axes.sites))
-    joint = _total(by_site([trace], wide))
+    joint = total(by_site([trace], wide).values())
     added = range(len(auxiliary))
     return torch.logsumexp(joint, tuple(added))
 
@@ -133,18 +133,13 @@ def _sampled(
         blind = [site for site in sites.values() if not site["fn"].has_rsample]
         if blind:
             scores = by_site([drawn], wide)
-            score = _total({site["name"]: scores[site["name"]] for site in blind}).sum(0)
+            score = total(scores[site["name"]] for site in blind).sum(0)
         values = {name: _joined(values[name], sites[name]["value"]) for name in auxiliary}
     back = poutine.trace(_Held(values)(reverse)).get_trace(*args, **kwargs)
     _require_same(auxiliary, back)
     forth = poutine.trace(_Held({**held, **values})(draw.programs[1])).get_trace(*args, **kwargs)
-    ratio = _total(by_site([forth], wide)) - _total(by_site([back], wide))
+    ratio = total(by_site([forth], wide).values()) - total(by_site([back], wide).values())
     return torch.logsumexp(ratio, 0) - math.log(ratio.shape[0]), score
-
-
-def _total(tables: Mapping[str, Tensor]) -> Tensor:
-    first, *others = tables.values()
-    return sum(others, start=first)
 
 
 def _padded(site: Site, wide: Shape) -> Tensor:

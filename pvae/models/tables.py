@@ -16,7 +16,7 @@ from pvae.models.draws import Draw, sample_sites, site_log_prob
 from pvae.models.layout import Site
 from pvae.models.steering import ENUMERATE, SUMMED, Axes
 
-__all__ = ["Collapsed", "Shape", "Tables", "by_site", "collapse", "tabulate"]
+__all__ = ["Collapsed", "Shape", "Tables", "by_site", "collapse", "tabulate", "total"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class Collapsed:
     beneath: tuple[str, ...] = ()
 
 
-def _total(terms: Iterable[Tensor]) -> Tensor:
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors."""
     return functools.reduce(torch.add, terms)
 
 
@@ -123,14 +124,14 @@ def collapse(tables: Tables, log_guide: Tensor, axes: Axes, keep: int = 0) -> Co
         axes: the dimensions of values side by side.
         keep: the number of dimensions in front that stay.
     """
-    log_joint = _total(tables.joint.values())
+    log_joint = total(tables.joint.values())
     if not axes.sites:
         return Collapsed(log_joint, log_guide, None, tables.guide, tables.joint)
     summed = [keep + dim for dim in axes.of_kind(SUMMED)]
     sizes = tuple(size for dim, size in enumerate(axes.shape) if keep + dim not in summed)
     if summed:
         inside = [tables.guide[name] for name in axes.names(SUMMED) if name in tables.guide]
-        rest = log_guide - _total(inside) if inside else log_guide
+        rest = log_guide - total(inside) if inside else log_guide
         log_w = torch.logsumexp(log_joint - rest, summed)
         log_guide = rest.mean(summed)
         log_joint = log_w + log_guide
@@ -153,7 +154,7 @@ def collapse(tables: Tables, log_guide: Tensor, axes: Axes, keep: int = 0) -> Co
             "'score' for it, or enumerate both."
         )
     outcomes = [flat(guide[name]) for name in axes.names(ENUMERATE)]
-    log_outcome = _total(outcomes) if outcomes else None
+    log_outcome = total(outcomes) if outcomes else None
 
     def possible(table: Tensor) -> Tensor:
         # a value of probability 0 counts for nothing: its infinite weight would be nan times that

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +14,9 @@ from pvae.errors import InputError
 from pvae.models.auxiliary import Marginal, auxiliary_sites
 from pvae.models.draws import Draw
 from pvae.models.layout import Site
-from pvae.models.tables import Shape, by_site
+from pvae.models.tables import Shape, by_site, total
 
-__all__ = ["ONE_RUN", "REVERSE", "LogWeights", "Source", "log_mean_exp", "total"]
+__all__ = ["ONE_RUN", "REVERSE", "LogWeights", "Source", "log_mean_exp"]
 
 Change = Callable[[Tensor], Tensor]
 
@@ -34,11 +33,6 @@ ONE_RUN = (
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     """Return log((1/K) sum exp(log_w)) over the K entries of dimension `dim`."""
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
-
-
-def total(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of tensors."""
-    return functools.reduce(torch.add, terms)
 
 
 @dataclass(frozen=True)
@@ -174,16 +168,7 @@ class LogWeights:
 
     def rearranged(self, change: Change) -> LogWeights:
         """Return weights with every table changed alike, such as particles picked or replaced; without their source."""
-        return dataclasses.replace(
-            self,
-            log_joint=change(self.log_joint),
-            log_guide=change(self.log_guide),
-            log_outcome=None,
-            values={},
-            site_log_guide={name: change(each) for name, each in self.site_log_guide.items()},
-            _site_log_joint={name: change(each) for name, each in self._site_log_joint.items()},
-            _source=None,
-        )
+        return self.combined(self, lambda table, _: change(table))
 
     def with_log_w(self, log_w: Tensor) -> LogWeights:
         """Return weights with another log_w, put down to log_joint."""

@@ -19,8 +19,8 @@ from pvae.models.particles import can_vectorise, draw_particles
 from pvae.models.programs import Fields, bind
 from pvae.models.registration import scope
 from pvae.models.steering import SUMMED, Choose, marked
-from pvae.models.tables import Shape, Tables, collapse, tabulate
-from pvae.weights.base import ONE_RUN, REVERSE, LogWeights, Source, total
+from pvae.models.tables import Shape, Tables, collapse, tabulate, total
+from pvae.weights.base import ONE_RUN, REVERSE, LogWeights, Source
 
 __all__ = ["branch", "log_weights", "trace_weights"]
 
