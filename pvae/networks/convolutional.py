@@ -1,76 +1,16 @@
-"""Networks: tensors to tensors. Leading dimensions (particles, batch) are free everywhere."""
+"""Convolutions of stride 2 for images of any size, and the shapes that they need."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.names import unknown
+from pvae.networks.base import activation_layer, initialise
 
-__all__ = [
-    "ACTIVATIONS",
-    "INITIALISATIONS",
-    "MLP",
-    "ConvDecoder",
-    "ConvEncoder",
-    "GatedMLP",
-    "activation_layer",
-    "doubling",
-    "image_shape",
-    "initialise",
-]
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "softplus": nn.Softplus,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "leaky_relu": nn.LeakyReLU,
-}
-_WEIGHTS: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "glorot": nn.init.xavier_uniform_,
-    "he": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
-    "default": None,
-}
-INITIALISATIONS = tuple(_WEIGHTS)
-
-
-def activation_layer(name: str) -> nn.Module:
-    """Return the activation of this name, as a layer.
-
-    Raises:
-        InputError: if the name is not known; the nearest known one is named.
-    """
-    if name not in ACTIVATIONS:
-        raise unknown("activation", str(name), ACTIVATIONS)
-    return ACTIVATIONS[name]()
-
-
-def initialise(module: nn.Module, initialisation: str) -> None:
-    """Draw the weights of every linear and convolutional layer inside `module` afresh, in place.
-
-    Args:
-        module: any module; layers of other kinds are left alone.
-        initialisation: ``"glorot"`` (uniform, zero biases: Glorot & Bengio 2010), ``"he"`` (normal, zero
-            biases: He et al. 2015, for rectifiers) or ``"default"`` (PyTorch's own, which is left as it is).
-    Raises:
-        InputError: if the name is not known; the nearest known one is named.
-    """
-    if initialisation not in _WEIGHTS:
-        raise unknown("initialisation", str(initialisation), _WEIGHTS)
-    draw = _WEIGHTS[initialisation]
-    if draw is None:
-        return
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            draw(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+__all__ = ["ConvDecoder", "ConvEncoder", "doubling", "image_shape"]
 
 
 def image_shape(data_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -86,88 +26,6 @@ def image_shape(data_shape: Sequence[int]) -> tuple[int, int, int]:
             f"got {shape}. Use network='mlp', or reshape the data."
         )
     return (1, *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
-
-
-class MLP(nn.Sequential):
-    """A multilayer perceptron: linear layers, each hidden one followed by the activation.
-
-    Args:
-        in_features: size of the last dimension of the input.
-        out_features: size of the output, from a last linear layer without activation; None ends with the last
-            hidden layer (and its activation), so that a density's own head follows.
-        hidden: sizes of the hidden layers, in order.
-        activation: a name of `ACTIVATIONS`.
-        initialisation: a name of `INITIALISATIONS`, see `initialise`.
-    Raises:
-        InputError: for an unknown name.
-
-    Shapes: (..., in_features) to (..., out_features).
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int | None = None,
-        *,
-        hidden: Sequence[int] = (200, 200),
-        activation: str = "tanh",
-        initialisation: str = "glorot",
-    ) -> None:
-        super().__init__()
-        self.in_features, size = in_features, in_features
-        for width in hidden:
-            self.extend([nn.Linear(size, width), activation_layer(activation)])
-            size = width
-        if out_features is not None:
-            self.append(nn.Linear(size, out_features))
-        self.out_features = size if out_features is None else out_features
-        initialise(self, initialisation)
-
-
-class _Gate(nn.Module):
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, out_features)
-        self.gate = nn.Linear(in_features, out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) * self.gate(x).sigmoid()
-
-
-class GatedMLP(nn.Sequential):
-    """A multilayer perceptron of gated layers, h = (W x + b) * sigmoid(V x + c), without other activation.
-
-    Args:
-        in_features: size of the last dimension of the input.
-        out_features: size of the output, from a last linear layer without gate; None ends with the last
-            hidden layer, so that a density's own head follows.
-        hidden: sizes of the hidden layers, in order.
-        initialisation: a name of `INITIALISATIONS`, see `initialise`.
-    Raises:
-        InputError: for an unknown name.
-
-    Shapes: (..., in_features) to (..., out_features).
-    Source: Dauphin et al., Language Modeling with Gated Convolutional Networks, arXiv:1612.08083; as in
-    Tomczak & Welling, VAE with a VampPrior, arXiv:1705.07120.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int | None = None,
-        *,
-        hidden: Sequence[int] = (200, 200),
-        initialisation: str = "glorot",
-    ) -> None:
-        super().__init__()
-        self.in_features, size = in_features, in_features
-        for width in hidden:
-            self.append(_Gate(size, width))
-            size = width
-        if out_features is not None:
-            self.append(nn.Linear(size, out_features))
-        self.out_features = size if out_features is None else out_features
-        initialise(self, initialisation)
 
 
 def _halvings(size: tuple[int, int], count: int) -> list[tuple[int, int]]:

@@ -1,0 +1,18 @@
+"""Networks: tensors to tensors. Leading dimensions (particles, batch) are free everywhere."""
+
+from pvae.networks.base import ACTIVATIONS, INITIALISATIONS, activation_layer, initialise
+from pvae.networks.convolutional import ConvDecoder, ConvEncoder, doubling, image_shape
+from pvae.networks.mlp import MLP, GatedMLP
+
+__all__ = [
+    "ACTIVATIONS",
+    "INITIALISATIONS",
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GatedMLP",
+    "activation_layer",
+    "doubling",
+    "image_shape",
+    "initialise",
+]
