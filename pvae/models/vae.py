@@ -1,194 +1,32 @@
-"""The variational autoencoder: one Gaussian layer of latents, amortised by an encoder."""
+"""The variational autoencoder: one layer of latents, amortised by an encoder."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import pyro
-import torch
-from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from pvae.densities import part
-from pvae.errors import InputError
-from pvae.models.base import LatentModel
-from pvae.names import unknown
-from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
+from pvae.models.amortised import Amortised
 
-__all__ = ["NETWORKS", "VAE"]
-
-Networks = tuple[nn.Module, nn.Module]
+__all__ = ["VAE"]
 
 
-def _mlp(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
-    flat = math.prod(data_shape)
-    return MLP(flat, hidden=hidden, **style), MLP(latent, hidden=hidden[::-1], **style)
-
-
-def _gated(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
-    flat = math.prod(data_shape)
-    return GatedMLP(flat, hidden=hidden, **style), GatedMLP(latent, hidden=hidden[::-1], **style)
-
-
-def _conv(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
-    encoder = ConvEncoder(data_shape, hidden=hidden, **style)
-    return encoder, ConvDecoder(latent, data_shape, hidden=hidden[::-1], **style)
-
-
-# name: (encoder and decoder, default hidden sizes, default activation)
-NETWORKS: dict[str, tuple[Callable[..., Networks], tuple[int, ...], str | None]] = {
-    "mlp": (_mlp, (200, 200), "tanh"),
-    "gated": (_gated, (200, 200), None),
-    "conv": (_conv, (32, 64), "relu"),
-}
-
-
-def _positive_sizes(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(given) if isinstance(given, Sequence) else (given,)
-    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
-        raise InputError(f"{name} needs positive whole numbers, such as {name}=200,200; got {given!r}.")
-    return sizes
-
-
-def _style(
-    network: str, activation: str | None, initialisation: str
-) -> tuple[Callable[..., Networks], tuple[int, ...], dict[str, Any]]:
-    if network not in NETWORKS:
-        raise unknown("network", str(network), NETWORKS)
-    make, sizes, default = NETWORKS[network]
-    if default is None:
-        if activation is not None:
-            raise InputError(f"A {network} network takes no activation; got {activation!r}. Leave it out.")
-        return make, sizes, {"initialisation": initialisation}
-    return make, sizes, {"activation": activation or default, "initialisation": initialisation}
-
-
-class VAE(LatentModel):
+class VAE(Amortised):
     """A variational autoencoder: z ~ prior, x ~ likelihood(decoder(z)), q(z given x) = posterior(encoder(x)).
 
-    Args:
-        data_shape: shape of one x, such as (784,) or (28, 28); convolutions need (height, width) or
-            (channels, height, width).
-        latent: number of latent dimensions.
-        hidden: sizes of the encoder's hidden layers (filters, for convolutions), which the decoder takes in
-            reverse; by default (200, 200), and (32, 64) for convolutions.
-        network: ``"mlp"``, ``"gated"`` or ``"conv"``.
-        activation: a name of `pvae.networks.ACTIVATIONS`, by default ``"tanh"``, and ``"relu"`` for
-            convolutions; gated networks have none.
-        initialisation: a name of `pvae.networks.INITIALISATIONS`, for networks and heads.
-        output_bias: ``"data"`` lets `initialise_from` set the likelihood's output bias from the data,
-            where the likelihood has such a method; a number or a tensor sets it now; None leaves it.
-        prior: ``"standard"``, or a density as a module.
-        posterior: ``"diagonal"``, or a density as a module, in the context of the encoder's features.
-        likelihood: ``"bernoulli"``, ``"gaussian"`` (with settings: ``"gaussian:scale=0.1"``), or a density as
-            a module, in the context of the decoder's features; its events have the shape of its attribute
-            ``data_shape`` where it has one, else that of the data.
-    Raises:
-        InputError: for an argument that cannot be used, in one line; for an unknown name with the nearest.
+    The arguments are those of `pvae.models.amortised.Amortised`: ``data_shape``, and by name ``latent``, ``hidden``,
+    ``network``, ``activation``, ``initialisation``, ``output_bias``, ``prior``, ``posterior`` and ``likelihood``.
+    The sites are ``z`` and ``x``.
 
-    x may arrive flat, (batch, features), or shaped, (batch,) + data_shape. The sites are ``z`` and ``x``.
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114.
     """
-
-    initialised: Tensor
-
-    def __init__(
-        self,
-        data_shape: int | Sequence[int],
-        *,
-        latent: int = 16,
-        hidden: int | Sequence[int] | None = None,
-        network: str = "mlp",
-        activation: str | None = None,
-        initialisation: str = "glorot",
-        output_bias: str | float | Tensor | None = "data",
-        prior: str | nn.Module = "standard",
-        posterior: str | nn.Module = "diagonal",
-        likelihood: str | nn.Module = "bernoulli",
-    ) -> None:
-        super().__init__()
-        self.data_shape = _positive_sizes("data_shape", data_shape)
-        if type(latent) is not int or latent < 1:
-            raise InputError(f"latent needs a whole number of at least 1; got {latent!r}.")
-        make, sizes, style = _style(network, activation, initialisation)
-        sizes = sizes if hidden is None else _positive_sizes("hidden", hidden)
-        self.latent = latent
-        self.prior = part("prior", prior, latent)
-        self.encoder, self.decoder = make(self.data_shape, latent, sizes, **style)
-        self.posterior = part("posterior", posterior, self.encoder.out_features, latent, **style)
-        # Only convolutions see the picture; elsewhere one flat event spares the reshapes.
-        self._input_shape = self.data_shape if network == "conv" else (math.prod(self.data_shape),)
-        self.likelihood = part("likelihood", likelihood, self.decoder.out_features, self._input_shape, **style)
-        self._event_shape = tuple(getattr(self.likelihood, "data_shape", self.data_shape))
-        self._bias_from_data = isinstance(output_bias, str)
-        self._set_output_bias(output_bias)
-        # Persistent: a resumed or a second training must not reset a bias that was trained.
-        self.register_buffer("initialised", torch.tensor(False))
-
-    def _set_output_bias(self, output_bias: str | float | Tensor | None) -> None:
-        if isinstance(output_bias, str):
-            if output_bias != "data":
-                raise unknown("output_bias", output_bias, ["data", "a number", "none"])
-            return
-        if output_bias is None:
-            return
-        set_bias = getattr(self.likelihood, "set_bias", None)
-        if set_bias is None:
-            raise InputError(f"{type(self.likelihood).__name__} has no set_bias() for output_bias={output_bias}.")
-        set_bias(output_bias)
 
     def model(self, x: Tensor) -> Tensor:
         """Generate: z from the prior, x from the likelihood, observed. Returns x."""
         with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", self.prior(None))
-            return pyro.sample("x", self.decode(z), obs=_shaped(x, self._event_shape))
+            z = pyro.sample("z", self.prior_density())
+            return pyro.sample("x", self.decode(z), obs=self.observed(x))
 
     def guide(self, x: Tensor) -> Tensor:
         """Infer: z from the posterior given x. Returns z, shape (batch, latent)."""
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", self.encode(x))
-
-    def encode(self, x: Tensor) -> TorchDistribution:
-        """Return q(z given x), with batch shape (batch,) and event shape (latent,)."""
-        return self.posterior(self.encoder(_shaped(x, self._input_shape)))
-
-    def decode(self, z: Tensor) -> TorchDistribution:
-        """Return p(x given z) for z of shape (..., latent); its events are flat but for convolutions."""
-        return self.likelihood(self.decoder(z))
-
-    @torch.no_grad()
-    def sample(self, n: int, *, mean: bool = False) -> Tensor:
-        """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
-        return self._data(self.decode(self.prior(None).sample((n,))), mean)
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of x given the posterior's mean of z at `x`, shape (batch,) + data_shape."""
-        return self._data(self.decode(self.encode(x).mean), mean=True)
-
-    def _data(self, density: Any, mean: bool) -> Tensor:
-        return _shaped(density.mean if mean else density.sample(), self.data_shape)
-
-    def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: of prior, decoder and likelihood."""
-        return list(nn.ModuleList([self.prior, self.decoder, self.likelihood]).parameters())
-
-    def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide: of encoder and posterior, less those that the model has too."""
-        shared = {id(parameter) for parameter in self.theta()}
-        own = nn.ModuleList([self.encoder, self.posterior]).parameters()
-        return [parameter for parameter in own if id(parameter) not in shared]
-
-    def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Set the likelihood's output bias from the data, once, where ``output_bias="data"``."""
-        start = getattr(self.likelihood, "initialise_from", None)
-        if not self._bias_from_data or start is None or self.initialised:
-            return
-        start(_shaped(batch["x"], self._event_shape))
-        self.initialised.fill_(True)
-
-
-def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return x if x.shape[1:] == shape else x.reshape(x.shape[0], *shape)
