@@ -1,6 +1,7 @@
 """Networks: tensors to tensors. Leading dimensions (particles, batch) are free everywhere."""
 
 from pvae.networks.base import ACTIVATIONS, INITIALISATIONS, activation_layer, initialise
+from pvae.networks.conditioned import Conditioned
 from pvae.networks.convolutional import ConvDecoder, ConvEncoder, doubling, image_shape
 from pvae.networks.mlp import MLP, GatedMLP
 
@@ -8,6 +9,7 @@ __all__ = [
     "ACTIVATIONS",
     "INITIALISATIONS",
     "MLP",
+    "Conditioned",
     "ConvDecoder",
     "ConvEncoder",
     "GatedMLP",

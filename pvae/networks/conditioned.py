@@ -1,0 +1,98 @@
+"""A network with a condition: what stands beside its input enters its first layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.networks.base import initialise
+
+__all__ = ["Conditioned"]
+
+
+class Conditioned(nn.Module):
+    """A network that takes a condition c beside its input: first layer(x) + V c, then the other layers.
+
+    V has no bias, so that a condition of zeros leaves the network as it is, bit for bit. A network that takes
+    images can take an image as condition; it enters by a convolution as the first layer's.
+
+    Args:
+        network: a network of this package, trained together with V.
+        features: size of the condition's last dimension; None for a condition of the shape of the input.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`.
+    Raises:
+        InputError: if `features` is no positive number, or the network takes a shape that has no first layer.
+
+    Shapes: input as the network's, and condition (..., features), whose leading dimensions broadcast with those of the
+    input; to (...,) + the network's output.
+    """
+
+    def __init__(self, network: nn.Module, features: int | None, *, initialisation: str = "glorot") -> None:
+        super().__init__()
+        if features is not None and (type(features) is not int or features < 1):
+            raise InputError(f"A condition needs at least one feature; got {features!r}.")
+        self.network = network
+        self.in_features: Any = network.in_features
+        self.out_features: Any = network.out_features
+        self._image = getattr(network, "image_shape", None)
+        first = self._layers[0] if len(self._layers) else None
+        maps = isinstance(first, nn.Conv2d)
+        if features is None and maps:
+            self.layer: nn.Module = _beside(first)
+        else:
+            size = first.out_channels if maps else _width(first, network)
+            self.layer = nn.Linear(features or self.in_features, size, bias=False)
+        self._by_image = features is None and maps
+        initialise(self.layer, initialisation)
+
+    @property
+    def _layers(self) -> nn.Sequential:
+        layers = self.network if isinstance(self.network, nn.Sequential) else self.network.layers
+        return layers  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        first, *others = self._layers or [nn.Identity()]
+        h, added = self._images(first, x) if self._image else first(x), self._added(condition)
+        h = h + added
+        if isinstance(self.out_features, int) and not self._image:
+            for layer in others:
+                h = layer(h)
+            return h
+        event = 3 if self._image else 1
+        leading, h = h.shape[:-event], h.reshape(-1, *h.shape[-event:])
+        for layer in others:
+            h = layer(h)
+        return h.reshape(*leading, *_shape(self.out_features))
+
+    def _images(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The layer of images with any leading dimensions."""
+        leading = x.shape[: x.dim() - len(_shape(self.in_features))]
+        h = layer(x.reshape(-1, *self._image))  # type: ignore[misc]
+        return h.reshape(*leading, *h.shape[1:])
+
+    def _added(self, condition: Tensor) -> Tensor:
+        if self._by_image:
+            return self._images(self.layer, condition)
+        added = self.layer(condition)
+        return added[..., None, None] if self._image else added
+
+
+def _beside(layer: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of the same output as `layer`, without bias."""
+    return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False)  # type: ignore[arg-type]
+
+
+def _width(layer: nn.Module | None, network: nn.Module) -> int:
+    """The size of what the first layer gives; without layers, of the input."""
+    if layer is None:
+        return network.in_features  # type: ignore[return-value]
+    linear = next((each for each in layer.modules() if isinstance(each, nn.Linear)), None)
+    if linear is None:
+        raise InputError(f"{type(network).__name__} begins with {type(layer).__name__}, which takes no condition.")
+    return linear.out_features
+
+
+def _shape(features: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (features,) if isinstance(features, int) else tuple(features)
