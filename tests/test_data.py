@@ -107,7 +107,7 @@ def test_splits_survive_pickling_and_say_what_a_run_records(digits):
     assert again.summary() == digits.summary() == {
         "name": "digits", "checksum": digits.checksum,
         "sizes": {"train": 1294, "validation": 144, "test": 359},
-        "binarise": "auto", "seed": 0, "data_shape": [8, 8],
+        "binarise": "auto", "seed": 0, "data_shape": [8, 8], "classes": 10,
     }  # fmt: skip
 
 

@@ -34,7 +34,8 @@ def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options
     from pvae.objectives import check as checked
     from pvae.train.devices import isolated
 
-    spec, objective, data = spec_of(ctx, model), objective_of(ctx), data_of(ctx)
+    spec = spec_of(ctx, model)
+    objective, data = objective_of(ctx, spec), data_of(ctx)
     with isolated(seed):
         latent_model = spec.build(data)
         batch = _settled(latent_model, data).train.take(slice(0, 100))

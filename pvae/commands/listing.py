@@ -28,8 +28,8 @@ def list_(as_json: bool) -> None:
 def _kinds() -> dict[str, dict[str, str]]:
     from pvae.data import describe_data
     from pvae.densities import LIKELIHOODS, POSTERIORS, PRIORS
-    from pvae.models.build import MODELS
     from pvae.models.amortised import NETWORKS
+    from pvae.models.build import MODELS
     from pvae.networks import ACTIVATIONS, INITIALISATIONS
     from pvae.objectives import BASELINES, STRATEGIES, objective_names
 

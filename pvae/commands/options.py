@@ -155,7 +155,12 @@ def data_options(command: Command) -> Command:
 def objective_options(command: Command) -> Command:
     """Add the flags that choose one objective."""
     options = [
-        _option("--objective", str, "elbo", "A name (`pvae list`), settings after colons: renyi:alpha=0.5."),
+        _option(
+            "--objective",
+            str,
+            None,
+            "A name (`pvae list`), settings after colons: renyi:alpha=0.5. [default: the model's own, else elbo]",
+        ),
         _option("--particles", click.IntRange(min=1), None, "Draws of z per datum, as objective:particles=N."),
         click.option(
             "--gradients",

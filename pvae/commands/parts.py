@@ -41,11 +41,11 @@ def spec_of(ctx: click.Context, model: str) -> ModelSpec:
     return ModelSpec(model, settings(ctx))
 
 
-def objective_of(ctx: click.Context) -> NamedObjective:
-    """Return the factory of the objective that the command's options choose."""
+def objective_of(ctx: click.Context, spec: ModelSpec) -> NamedObjective:
+    """Return the factory of the objective that the command's options choose; by default the model's own."""
     from pvae.objectives import make_objective
 
-    text, particles = ctx.params["objective"], ctx.params["particles"]
+    text, particles = ctx.params["objective"] or spec.default_objective, ctx.params["particles"]
     if particles is not None:
         text = f"{text}:particles={particles}"
     chosen = "+".join(each.replace("score:", "") for each in ctx.params["gradients"])

@@ -44,7 +44,8 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
     """
     from pvae.train import fit
 
-    spec, objective = spec_of(ctx, model), objective_of(ctx)
+    spec = spec_of(ctx, model)
+    objective = objective_of(ctx, spec)
     folder = Path(out) if out else default_folder(model, options["data"], objective.text, options["seed"])
     _check_folder(folder, resume)
     data = data_of(ctx)

@@ -53,6 +53,24 @@ class Splits:
         """The three splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    @property
+    def classes(self) -> int | None:
+        """Number of values that a label takes, 0 to classes - 1; None without whole numbers as labels."""
+        labels = [part["y"] for part in self.parts.values() if part is not None and "y" in part]
+        if not labels or any(each.is_floating_point() or each.dim() > 1 for each in labels):
+            return None
+        return max(int(each.max()) for each in labels) + 1 or None
+
+    @property
+    def condition_shape(self) -> tuple[int, ...] | None:
+        """Shape of one condition c; None without."""
+        return tuple(self.train["c"].shape[1:]) if "c" in self.train else None
+
+    @property
+    def data_size(self) -> int:
+        """Number of training data."""
+        return self.train.size
+
     def binarised(self, how: str) -> Splits:
         """Return the splits with ``x`` binarised (see ``load_data``); ``"auto"`` changes nothing yet.
 
@@ -90,7 +108,7 @@ class Splits:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run records of its data: name, checksum, sizes, binarise, seed and data_shape."""
+        """Return what a run records of its data: name, checksum, sizes, binarise, seed, data_shape and classes."""
         return {
             "name": self.name,
             "checksum": self.checksum,
@@ -98,6 +116,7 @@ class Splits:
             "binarise": self.binarise,
             "seed": self.seed,
             "data_shape": list(self.data_shape),
+            **({} if self.classes is None else {"classes": self.classes}),
         }
 
 

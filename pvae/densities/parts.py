@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 from torch import nn
 
@@ -27,7 +27,19 @@ def accepted(constructor: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
     given = list(inspect.signature(constructor).parameters.values())
     named = [each for each in given if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     names = {each.name: each.default is each.empty for each in named}
-    return names, any(each.kind is each.VAR_KEYWORD for each in given)
+    others = [each.name for each in given if each.kind is each.VAR_KEYWORD]
+    listed = _listed(constructor, others[0]) if others else None
+    return names | dict.fromkeys(listed or (), False), bool(others) and listed is None
+
+
+def _listed(constructor: Callable[..., Any], name: str) -> list[str] | None:
+    """The names that ``**name: Unpack[...]`` lists; None where anything goes."""
+    made = getattr(constructor, "__init__", constructor) if isinstance(constructor, type) else constructor
+    try:
+        found = get_args(get_type_hints(made).get(name))
+    except (NameError, TypeError):  # annotations of a user's code that mean nothing at run time
+        return None
+    return list(get_type_hints(found[0])) if found and is_typeddict(found[0]) else None
 
 
 def check_settings(label: str, constructor: Callable[..., Any], settings: Mapping[str, Any]) -> None:

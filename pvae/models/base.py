@@ -24,6 +24,9 @@ class LatentModel(nn.Module):
     share, and copies, replaced submodules and loaded states stay trained.
     """
 
+    #: the objective that suits the model, as text, for trainings that name none
+    default_objective: str = "elbo"
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an instance that remembers its arguments, so that a run can record how to build it again."""
         made = super().__new__(cls)

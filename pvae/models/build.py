@@ -23,12 +23,16 @@ from pvae.models.mixture import GMM
 from pvae.models.vae import VAE
 from pvae.names import unknown
 
-__all__ = ["MODELS", "ModelSpec", "spec_of"]
+__all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 
 MODELS: dict[str, Callable[..., Any]] = {"gmm": GMM, "vae": VAE}
 
 
 _PLAIN = (bool, int, float, str, type(None))
+
+
+# What a constructor may ask of the data by naming it.
+FACTS = ("data_shape", "classes", "condition_shape", "data_size")
 
 
 class _HasShape(Protocol):
@@ -51,10 +55,13 @@ class ModelSpec:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def build(self, splits: _HasShape) -> Any:
-        """Return a new latent model. A constructor that names ``data_shape`` gets that of the data.
+        """Return a new latent model. A constructor gets what it names of `FACTS` from the data.
+
+        These are ``data_shape``, the shape of one x; ``classes``, the number of label values; ``condition_shape``,
+        the shape of one c; and ``data_size``, the number of training data.
 
         Args:
-            splits: the data, of which only ``data_shape`` is read.
+            splits: the data, of which these properties are read.
         Raises:
             InputError: for an unknown model, file, class or setting (the nearest is named), a missing one,
                 an error in the user's file (with its line), or a result without ``model`` and ``guide``.
@@ -68,8 +75,9 @@ class ModelSpec:
         if not callable(found):
             raise InputError(f"{label} is {type(found).__name__}; a class, a function or an instance was needed.")
         settings = dict(self.settings)
-        if "data_shape" in accepted(found)[0]:
-            settings.setdefault("data_shape", splits.data_shape)
+        for name in [each for each in accepted(found)[0] if each in FACTS and each not in settings]:
+            if getattr(splits, name, None) is not None:
+                settings[name] = getattr(splits, name)
         check_settings(label, found, settings)
         if path is None:
             return found(**settings)
@@ -78,6 +86,11 @@ class ModelSpec:
         if not _is_latent_model(made):
             raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide; write both.")
         return made
+
+    @property
+    def default_objective(self) -> str:
+        """The objective that the class names as its own, as text; ``"elbo"`` where it names none."""
+        return str(getattr(self._find()[1], "default_objective", "elbo"))
 
     @property
     def _attribute(self) -> str:

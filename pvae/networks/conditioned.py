@@ -38,13 +38,12 @@ class Conditioned(nn.Module):
         self.out_features: Any = network.out_features
         self._image = getattr(network, "image_shape", None)
         first = self._layers[0] if len(self._layers) else None
-        maps = isinstance(first, nn.Conv2d)
-        if features is None and maps:
-            self.layer: nn.Module = _beside(first)
+        self._by_image = features is None and isinstance(first, nn.Conv2d)
+        if isinstance(first, nn.Conv2d):
+            self.layer = _beside(first) if features is None else nn.Linear(features, first.out_channels, bias=False)
         else:
-            size = first.out_channels if maps else _width(first, network)
-            self.layer = nn.Linear(features or self.in_features, size, bias=False)
-        self._by_image = features is None and maps
+            size: int = self.in_features if features is None else features  # type: ignore[assignment]
+            self.layer = nn.Linear(size, _width(first, network), bias=False)
         initialise(self.layer, initialisation)
 
     @property
@@ -79,7 +78,7 @@ class Conditioned(nn.Module):
         return added[..., None, None] if self._image else added
 
 
-def _beside(layer: nn.Conv2d) -> nn.Conv2d:
+def _beside(layer: nn.Conv2d) -> nn.Module:
     """A convolution of the same output as `layer`, without bias."""
     return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False)  # type: ignore[arg-type]
 

@@ -141,7 +141,13 @@ def _rebuilt(folder: Path, config: Mapping[str, Any]) -> Any:
         key: tuple(each) if isinstance(each, list) else None if each == "none" else each
         for key, each in recipe.get("settings", {}).items()
     }
-    shape = SimpleNamespace(data_shape=tuple(config["data"]["data_shape"]))
+    data = config["data"]
+    shape = SimpleNamespace(
+        data_shape=tuple(data["data_shape"]),
+        classes=data.get("classes"),
+        condition_shape=tuple(data["fields"]["c"]["shape"]) if "c" in data["fields"] else None,
+        data_size=data["sizes"]["train"],
+    )
     with preserved_randomness():
         return ModelSpec(name, settings).build(shape)
 

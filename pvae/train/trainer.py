@@ -33,7 +33,7 @@ def fit(
     model: Any,
     data: Any,
     *,
-    objective: Any = "elbo",
+    objective: Any = None,
     epochs: int = 50,
     batch_size: int = 100,
     learning_rate: float | Mapping[str, float] = 1e-3,
@@ -67,7 +67,7 @@ def fit(
         model: a `LatentModel`, a `pair`, the VAE of a Pyro tutorial, or a `ModelSpec`, which is built from `seed`.
         data: `Splits`, or what `pvae.load_data` takes.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name such as
-            ``"iwae:particles=8"``.
+            ``"iwae:particles=8"``; by default what the model names as ``default_objective``, else ``"elbo"``.
         epochs: passes over the training data, in all: a continued run goes on to this number.
         batch_size: data per step.
         learning_rate: for optimisers by name or class; or one for each group of parameters,
@@ -126,6 +126,8 @@ def _fit(
         splits = data if isinstance(data, Splits) else load_data(data)
         if isinstance(model, ModelSpec):
             spec, model = model, model.build(splits)
+        if objective is None:
+            objective = getattr(model, "default_objective", "elbo")
         own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
         with scope(model), interrupts() as stop, torch.enable_grad():
             task = Task(model, own, options, fields, fresh=recorded is None)
