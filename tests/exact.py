@@ -203,7 +203,7 @@ class DiscreteModel(LatentModel):
 
     def guide(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x)):
-            return pyro.sample("z", dist.Categorical(logits=self.logits[x]), infer=self.infer)
+            return pyro.sample("z", dist.Categorical(logits=self.logits[x.long()]), infer=self.infer)
 
     def theta(self) -> list[nn.Parameter]:
         return [self.prior_logits, self.likelihood_logits]

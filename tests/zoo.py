@@ -13,7 +13,9 @@ import torch
 import tutorial_vae
 from torch import Tensor, nn
 
+from pvae.batch import Batch
 from pvae.densities import Bernoulli, DiagonalGaussian, Gaussian, StandardNormal
+from pvae.models.mixture import GMM
 from pvae.models.vae import VAE
 
 
@@ -28,6 +30,9 @@ class ModelCase:
         reparameterised: whether gradients flow through the guide's draws.
         latent_sites: names and event shapes of the latent sites.
         data_shape: shape of the observed event.
+        beside: makes the other fields of a batch of the given size.
+        objective: trains it; by default the model's own.
+        traced: whether a step of it can be traced to a graph.
     """
 
     make: Callable[[], nn.Module]
@@ -36,6 +41,13 @@ class ModelCase:
     reparameterised: bool
     latent_sites: dict[str, tuple[int, ...]]
     data_shape: tuple[int, ...]
+    beside: Callable[[int], dict[str, Tensor]] = lambda size: {}
+    objective: str | None = None
+    traced: bool = True
+
+    def batch(self, size: int) -> Batch:
+        """Make a batch of the given size."""
+        return Batch(x=self.data(size), **self.beside(size))
 
 
 @dataclass(frozen=True)
@@ -78,9 +90,12 @@ MODELS: dict[str, ModelCase] = {
     "vae-conv": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
     "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
     "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
+    "gmm": ModelCase(lambda: GMM((3,), components=2, covariance="diag"), _real(3), False, False, {"z": ()}, (3,)),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
-    "discrete": ModelCase(exact.DiscreteModel, lambda size: torch.arange(size) % 4, True, False, {"z": ()}, ()),
+    "discrete": ModelCase(
+        exact.DiscreteModel, lambda size: torch.arange(size) % 4, True, False, {"z": ()}, (), objective="elbo-enum"
+    ),
     "tutorial": ModelCase(
         lambda: tutorial_vae.VAE(z_dim=3, hidden_dim=5), _binary(784), False, True, {"latent": (3,)}, (784,)
     ),

@@ -35,6 +35,7 @@ class GMM(LatentModel):
         InputError: for an argument that cannot be used.
     """
 
+    default_objective = "elbo-enum"
     initialised: Tensor
     seed: Tensor
 
