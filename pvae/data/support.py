@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from pvae.errors import InputError
 
 __all__ = ["check_support"]
 
+_MOST_LEVELS = 256
 _WRAPPERS = frozenset({"Independent", "ExpandedDistribution", "MaskedDistribution"})
 
 
@@ -49,12 +51,34 @@ def _unwrapped(distribution: Any) -> Any:
 def _support_words(support: Any) -> str:
     # Bounds may be tensors, which print over many lines.
     words = " ".join(str(support).split())
-    return "{0, 1}" if words == "Boolean()" else words[:80]
+    return {"Boolean()": "{0, 1}", "IntegerGreaterThan(lower_bound=0)": "{0, 1, 2, ...}"}.get(words, words[:80])
 
 
 def _advice(words: str, x: Tensor) -> str:
+    fitting = _fitting(x)
     if words == "{0, 1}" and x.min() >= 0 and x.max() <= 1:
-        return "Binarise the data (binarise='static' or 'dynamic'), or use a Gaussian likelihood."
+        return f"Binarise the data (binarise='static' or 'dynamic'), or use a likelihood that fits: {fitting}."
     if words == "{0, 1}":
-        return "Rescale the data to [0, 1] and binarise them, or use a Gaussian likelihood."
-    return "Transform the data into the support, or use a likelihood whose support holds them."
+        return f"Rescale the data to [0, 1] and binarise them, or use a likelihood that fits: {fitting}."
+    if words.startswith("{0, 1/") and (x == x.round()).all() and x.min() >= 0:
+        return f"Divide the data by their largest possible value, or use a likelihood that fits: {fitting}."
+    return f"Use a likelihood that fits: {fitting}; or transform the data into the support."
+
+
+def _fitting(x: Tensor) -> str:
+    """The likelihoods, by the names of the command line, whose support holds x."""
+    if not ((x >= 0) & (x < math.inf)).all():
+        return "gaussian"
+    if (x == x.round()).all():
+        classes = int(x.max()) + 1
+        return "bernoulli" if classes <= 2 else f"poisson or negative-binomial (counts), categorical:classes={classes}"
+    if (x > 1).any():
+        return "gaussian"
+    levels = next((each for each in range(3, _MOST_LEVELS + 1) if _on_grid(x, each)), None)
+    discrete = "" if levels is None else f"discretised-logistic:levels={levels}, "
+    return f"{discrete}continuous-bernoulli or gaussian"
+
+
+def _on_grid(x: Tensor, levels: int) -> bool:
+    steps = x * (levels - 1)
+    return bool(((steps - steps.round()).abs() < 0.01).all())

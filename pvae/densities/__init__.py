@@ -1,6 +1,8 @@
 """Densities: modules whose ``forward(context)`` returns a Pyro distribution."""
 
-from pvae.densities.likelihoods import Bernoulli, Gaussian
+from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
+from pvae.densities.discretised import DiscretisedLogistic
+from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part
 from pvae.densities.posteriors import DiagonalGaussian
 from pvae.densities.priors import StandardNormal
@@ -10,8 +12,13 @@ __all__ = [
     "POSTERIORS",
     "PRIORS",
     "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
     "DiagonalGaussian",
+    "DiscretisedLogistic",
     "Gaussian",
+    "NegativeBinomial",
+    "Poisson",
     "StandardNormal",
     "part",
 ]

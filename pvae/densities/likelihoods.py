@@ -8,15 +8,17 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pvae.densities.base import Likelihood
+from pvae.densities import distributions
+from pvae.densities.base import Likelihood, OutputLayer
 from pvae.errors import InputError
 from pvae.names import unknown
 
-__all__ = ["Bernoulli", "Gaussian"]
+__all__ = ["Bernoulli", "ContinuousBernoulli", "Gaussian"]
 
 # A pixel that is never on in the training data still gets this probability: its logit has to be finite.
 _RAREST = 1e-3
 _SMALLEST_SCALE = 1e-3
+_SCALES = ("learned", "per-pixel", "network")
 
 
 class Bernoulli(Likelihood):
@@ -35,16 +37,54 @@ class Bernoulli(Likelihood):
         self.set_bias(self.head.by_bias(x).mean(0).clamp(_RAREST, 1 - _RAREST).logit())
 
 
+class ContinuousBernoulli(Likelihood):
+    """Real data in [0, 1]: density proportional to exp(logits * x), independent in each entry of x.
+
+    It is the density that a Bernoulli likelihood of grey levels lacks: its integral is 1. The arguments are those
+    of `pvae.densities.base.Likelihood`. Not for data that sit exactly on 0 or 1: there the density has no bound.
+    """
+
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
+        """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
+        return distributions.ContinuousBernoulli(self.head(context)).to_event(len(self.data_shape))
+
+    @torch.no_grad()
+    def initialise_from(self, x: Tensor) -> None:
+        """Set the output bias so that the mean is that of `x`, shape (batch, ...), in [0.001, 0.999].
+
+        This is the maximum of the likelihood, as for each exponential family.
+        Raises:
+            InputError: if a value is outside [0, 1].
+        """
+        self.check(x)
+        mean = self.head.by_bias(x).mean(0).clamp(_RAREST, 1 - _RAREST)
+        low, high = torch.full_like(mean, -2 / _RAREST), torch.full_like(mean, 2 / _RAREST)
+        for _ in range(60):  # the mean rises with the logits: halving finds them to the last digit
+            middle = (low + high) / 2
+            above = distributions.ContinuousBernoulli(middle).mean > mean
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        self.set_bias((low + high) / 2)
+
+
 class Gaussian(Likelihood):
-    """Real data: p(x given z) = Normal(loc, scale), independent in each entry of x, one scale for all.
+    """Real data: p(x given z) = Normal(loc, scale), independent in each entry of x.
+
+    A density may grow without bound where a scale goes to 0: at an entry that never varies, or at a datum that
+    the decoder knows by heart. Scales of many entries are therefore ``smallest + exp(raw)``, never less than
+    `smallest`; each entry then gains at most -log(smallest) - 0.92 nats.
 
     Args:
         in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
         data_shape: shape of one x, which is the distribution's event.
-        scale: the standard deviation, or ``"learned"`` for one that is a parameter (its logarithm).
+        scale: the standard deviation; or ``"learned"`` for one that is a parameter (its logarithm);
+            ``"per-pixel"`` for one for each entry of x; ``"network"`` for a second head, which makes the
+            scales from the decoder's features.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
+        smallest: the lower bound of the scales of ``"per-pixel"`` and ``"network"``, 0.01 by default; a good
+            choice is what the data were measured or rounded to.
     Raises:
         InputError: for an unknown name, a scale that is not positive, or maps that do not fit the data.
+    Source: the scale as a network, Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix C.2.
     """
 
     def __init__(
@@ -54,28 +94,61 @@ class Gaussian(Likelihood):
         scale: float | str = "learned",
         *,
         initialisation: str = "glorot",
+        smallest: float | None = None,
     ) -> None:
         super().__init__(in_features, data_shape, initialisation=initialisation)
-        if isinstance(scale, str) and scale != "learned":
-            raise unknown("scale", scale, ["learned", "a positive number"])
+        if isinstance(scale, str) and scale not in _SCALES:
+            raise unknown("scale", scale, [*_SCALES, "a positive number"])
         if not isinstance(scale, str) and not 0 < scale < float("inf"):
             raise InputError(f"A Gaussian needs a positive scale, or scale='learned'; got scale={scale}.")
         self.scale = scale
-        if scale == "learned":
-            self.log_scale = nn.Parameter(torch.zeros(()))
+        self.smallest = self._bound(smallest)
+        if scale in ("learned", "per-pixel"):
+            self.log_scale = nn.Parameter(torch.zeros(() if scale == "learned" else self.data_shape))
+        if scale == "network":
+            self.scale_head = OutputLayer(in_features, self.data_shape, initialisation=initialisation)
+
+    def _bound(self, smallest: float | str | None) -> float:
+        if self.scale not in ("per-pixel", "network"):
+            if smallest is not None:
+                raise InputError(f"scale={self.scale} has no lower bound; leave smallest={smallest} out.")
+            return 0.0
+        bound = 0.01 if smallest is None else smallest
+        if isinstance(bound, str) or not 0 < bound < float("inf"):
+            raise InputError(f"smallest, the lower bound of a scale, needs a positive number; got {smallest}.")
+        return bound
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
         loc = self.head(context)
-        # Written afresh in loc's own dtype: a float32 buffer of 0.1 would be wrong in float64.
-        scale = self.log_scale.exp() if self.scale == "learned" else loc.new_full((), self.scale)
-        return dist.Normal(loc, scale).to_event(len(self.data_shape))
+        return dist.Normal(loc, self._scale(context, loc)).to_event(len(self.data_shape))
+
+    def _scale(self, context: Tensor, loc: Tensor) -> Tensor:
+        if not isinstance(self.scale, str):
+            # Written afresh in loc's own dtype: a float32 buffer of 0.1 would be wrong in float64.
+            return loc.new_full((), self.scale)
+        if self.scale == "network":
+            return self.smallest + self.scale_head(context).exp()
+        scale = self.log_scale.exp()
+        return self.smallest + scale if self.scale == "per-pixel" else scale
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the mean of `x`, shape (batch, ...), a learned scale to what that leaves."""
+        """Set the output bias to the mean of `x`, shape (batch, ...), and learned scales to what that leaves.
+
+        With ``"per-pixel"`` that is a scale for each entry, with ``"network"`` for each bias of its head.
+        """
         columns = self.head.by_bias(x)
         self.set_bias(columns.mean(0))
         if self.scale == "learned":
             residual = (columns - columns.mean(0)).square().mean().sqrt()
             self.log_scale.copy_(residual.clamp_min(_SMALLEST_SCALE).log())
+        elif self.scale == "per-pixel":
+            apart = x.reshape(len(x), *self.data_shape) - self(x.new_zeros(1, *self.in_features)).mean
+            self.log_scale.copy_(self._raw(apart.square().mean(0).sqrt()))
+        elif self.scale == "network":
+            self.scale_head.bias.copy_(self._raw(columns.std(0, correction=0)))
+
+    def _raw(self, scale: Tensor) -> Tensor:
+        """The number whose exponential leads to this scale; where that is next to the bound, to twice the bound."""
+        return (scale - self.smallest).clamp_min(self.smallest).log()

@@ -8,7 +8,9 @@ from typing import Any, get_args, get_type_hints, is_typeddict
 
 from torch import nn
 
-from pvae.densities.likelihoods import Bernoulli, Gaussian
+from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
+from pvae.densities.discretised import DiscretisedLogistic
+from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.posteriors import DiagonalGaussian
 from pvae.densities.priors import StandardNormal
 from pvae.errors import InputError
@@ -18,7 +20,15 @@ __all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "accepted", "check_settings", 
 
 PRIORS: dict[str, Callable[..., nn.Module]] = {"standard": StandardNormal}
 POSTERIORS: dict[str, Callable[..., nn.Module]] = {"diagonal": DiagonalGaussian}
-LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
+    "bernoulli": Bernoulli,
+    "categorical": Categorical,
+    "continuous-bernoulli": ContinuousBernoulli,
+    "discretised-logistic": DiscretisedLogistic,
+    "gaussian": Gaussian,
+    "negative-binomial": NegativeBinomial,
+    "poisson": Poisson,
+}
 _TABLES = {"prior": PRIORS, "posterior": POSTERIORS, "likelihood": LIKELIHOODS}
 
 
@@ -70,7 +80,7 @@ def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.M
         context: positional arguments of the named density, such as features and the data's shape.
         style: settings that hold unless `given` names them, and where the named density takes them.
     Raises:
-        InputError: if the name or one of its settings is not known; the nearest is named.
+        InputError: if the name or one of its settings is not known (the nearest is named), or one is missing.
     """
     if isinstance(given, nn.Module):
         return given
@@ -86,4 +96,8 @@ def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.M
     for setting in settings:
         if setting not in free:
             raise unknown(f"setting of {role} {name!r}", setting, free)
-    return constructor(*context, **{**{key: style[key] for key in style if key in free}, **settings})
+    settings = {**{key: style[key] for key in style if key in free}, **settings}
+    missing = [each for each in free if names[each] and each not in settings]
+    if missing:
+        raise InputError(f"The {role} {name!r} needs {missing[0]}; write {name}:{missing[0]}=...")
+    return constructor(*context, **settings)

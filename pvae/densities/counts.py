@@ -1,0 +1,147 @@
+"""Whole numbers: counts, and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pvae.densities import distributions
+from pvae.densities.base import Likelihood, whole
+from pvae.errors import InputError
+from pvae.names import unknown
+
+__all__ = ["Categorical", "NegativeBinomial", "Poisson"]
+
+# What never occurs in the training data still gets this mean count, or this probability: logarithms are finite.
+_RAREST = 1e-3
+_SMALLEST_DISPERSION = 1e-4
+_DISPERSIONS = ("learned", "per-entry")
+
+
+class Poisson(Likelihood):
+    """Counts 0, 1, 2, ...: p(x given z) = Poisson(exp(log_mean)), independent in each entry of x.
+
+    The arguments are those of `pvae.densities.base.Likelihood`.
+    """
+
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
+        """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
+        return dist.Poisson(self.head(context).exp()).to_event(len(self.data_shape))
+
+    @torch.no_grad()
+    def initialise_from(self, x: Tensor) -> None:
+        """Set the output bias to the logarithm of the mean of `x`, shape (batch, ...), of at least 0.001.
+
+        Raises:
+            InputError: if a value is no count.
+        """
+        self.check(x)
+        self.set_bias(self.head.by_bias(x).mean(0).clamp_min(_RAREST).log())
+
+
+class NegativeBinomial(Likelihood):
+    """Counts that vary more than Poisson's: mean exp(log_mean) and variance mean + dispersion * mean^2.
+
+    Args:
+        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
+        data_shape: shape of one x, which is the distribution's event.
+        dispersion: ``"learned"`` for one number that is a parameter, ``"per-entry"`` for one for each entry of
+            x, or a positive number. What is learned is 0.0001 + exp(raw).
+        initialisation: a name of `pvae.networks.INITIALISATIONS`.
+    Raises:
+        InputError: for an unknown name, a dispersion that is not positive, or maps that do not fit the data.
+    Source: as for gene expression in Lopez et al., Deep generative modeling for single-cell transcriptomics,
+    Nature Methods 15 (2018), there by the inverse dispersion.
+    """
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        data_shape: Sequence[int],
+        dispersion: float | str = "learned",
+        *,
+        initialisation: str = "glorot",
+    ) -> None:
+        super().__init__(in_features, data_shape, initialisation=initialisation)
+        if isinstance(dispersion, str) and dispersion not in _DISPERSIONS:
+            raise unknown("dispersion", dispersion, [*_DISPERSIONS, "a positive number"])
+        if not isinstance(dispersion, str) and not 0 < dispersion < float("inf"):
+            raise InputError(f"A dispersion is a positive number, learned or per-entry; got dispersion={dispersion}.")
+        self.dispersion = dispersion
+        if isinstance(dispersion, str):
+            self.log_dispersion = nn.Parameter(torch.zeros(() if dispersion == "learned" else self.data_shape))
+
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
+        """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
+        mean = self.head(context).exp()
+        if isinstance(self.dispersion, str):
+            dispersion = _SMALLEST_DISPERSION + self.log_dispersion.exp()
+        else:
+            dispersion = mean.new_full((), self.dispersion)
+        return distributions.NegativeBinomial(mean, dispersion).to_event(len(self.data_shape))
+
+    @torch.no_grad()
+    def initialise_from(self, x: Tensor) -> None:
+        """Set the output bias to the logarithm of the mean of `x`, shape (batch, ...), of at least 0.001.
+
+        That is the maximum of the likelihood where the dispersion is one for all that shares a mean. A learned
+        dispersion is set by the method of moments: what the variance exceeds the mean by, over the mean's square.
+        Raises:
+            InputError: if a value is no count.
+        """
+        self.check(x)
+        self.set_bias(self.head.by_bias(x).mean(0).clamp_min(_RAREST).log())
+        if isinstance(self.dispersion, str):
+            mean = self(x.new_zeros(1, *self.in_features)).mean[0]
+            excess = (x.reshape(len(x), *self.data_shape) - mean).square().mean(0) - mean
+            if self.dispersion == "learned":
+                excess, mean = excess.mean(), mean.square().mean().sqrt()
+            raw = (excess / mean.square()).clamp(2 * _SMALLEST_DISPERSION, 1e3) - _SMALLEST_DISPERSION
+            self.log_dispersion.copy_(raw.log())
+
+
+class Categorical(Likelihood):
+    """Classes 0, ..., classes - 1 in each entry of x: p(x given z) = softmax(logits), independent in each entry.
+
+    x may be of any number type. The encoder sees the class as a number; give an encoder of your own where classes
+    have no order.
+
+    Args:
+        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
+        data_shape: shape of one x, which is the distribution's event.
+        classes: number of classes.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`.
+    Raises:
+        InputError: for an unknown name, fewer than 2 classes, or maps that do not fit the data.
+    """
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        data_shape: Sequence[int],
+        classes: int,
+        *,
+        initialisation: str = "glorot",
+    ) -> None:
+        super().__init__(in_features, data_shape, initialisation=initialisation, numbers=whole("classes", classes, 2))
+        self.classes = classes
+
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
+        """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""
+        logits = self.head(context).movedim(-1 - len(self.data_shape), -1)
+        return distributions.Categorical(logits=logits).to_event(len(self.data_shape))
+
+    @torch.no_grad()
+    def initialise_from(self, x: Tensor) -> None:
+        """Set the output bias to the logarithms of the classes' shares of `x`, shape (batch, ...), of at least 0.001.
+
+        Raises:
+            InputError: if a value is no class.
+        """
+        self.check(x)
+        columns = self.head.by_bias(x)
+        shares = [(columns == each).to(self.head.bias.dtype).mean(0) for each in range(self.classes)]
+        self.set_bias(torch.cat(shares).clamp_min(_RAREST).log())
