@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid, softplus
 __all__ = ["Categorical", "ContinuousBernoulli", "DiscretisedLogistic", "Grid", "NegativeBinomial"]
 
 _OFF_GRID = 0.01  # in steps: k / 255 in float32 is off by 3e-5 of a step, k / 256 by up to 1
-_SERIES = 0.1  # below this, x - log terms cancel; the series is exact to 1e-15
+_SERIES = 0.3  # below this, terms of 1 / logits cancel; the series are exact to 1e-15
 
 
 class Grid(constraints.Constraint):
@@ -189,7 +189,8 @@ class ContinuousBernoulli(_Elementwise):
         """Return log((exp(logits) - 1) / logits), which is 0 at 0."""
         small, size = self._sizes()
         square = (self.logits / 2).square()
-        series = self.logits / 2 + square * (1 / 6 - square * (1 / 180 - square / 2835))
+        higher = 1 / 2835 - square * (1 / 37800 - square / 467775)
+        series = self.logits / 2 + square * (1 / 6 - square * (1 / 180 - square * higher))
         return torch.where(small, series, self.logits.relu() + torch.log(-torch.expm1(-size) / size))
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
@@ -205,7 +206,8 @@ class ContinuousBernoulli(_Elementwise):
         """The mean: 1 / (1 - exp(-logits)) - 1 / logits."""
         small, size = self._sizes()
         square = self.logits.square()
-        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square / 30240))
+        higher = 1 / 30240 - square * (1 / 1209600 - square / 47900160)
+        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square * higher))
         away = 1 / size - 1 / torch.expm1(size)
         return torch.where(small, series, torch.where(self.logits > 0, 1 - away, away))
 
