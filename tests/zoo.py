@@ -14,7 +14,17 @@ import tutorial_vae
 from torch import Tensor, nn
 
 from pvae.batch import Batch
-from pvae.densities import Bernoulli, DiagonalGaussian, Gaussian, StandardNormal
+from pvae.densities import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiagonalGaussian,
+    DiscretisedLogistic,
+    Gaussian,
+    NegativeBinomial,
+    Poisson,
+    StandardNormal,
+)
 from pvae.models.mixture import GMM
 from pvae.models.vae import VAE
 
@@ -74,6 +84,14 @@ def _real(*shape: int) -> Callable[[int], Tensor]:
     return draw
 
 
+def _grey(*shape: int) -> Callable[[int], Tensor]:
+    return lambda size: _real(*shape)(size).sigmoid().mul(16).round() / 16
+
+
+def _counts(*shape: int) -> Callable[[int], Tensor]:
+    return lambda size: _grey(*shape)(size).mul(4).round()
+
+
 def _double(draw: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
     return lambda size: draw(size).double()
 
@@ -90,6 +108,9 @@ MODELS: dict[str, ModelCase] = {
     "vae-conv": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
     "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
     "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
+    "vae-grey": _vae(_grey(12), (12,), data_shape=(12,), likelihood="discretised-logistic:levels=17:components=2"),
+    "vae-counts": _vae(_counts(6, 5), (30,), data_shape=(6, 5), likelihood="negative-binomial"),
+    "vae-classes": _vae(_counts(6, 5), (6, 5), data_shape=(6, 5), likelihood="categorical:classes=5", network="conv"),
     "gmm": ModelCase(lambda: GMM((3,), components=2, covariance="diag"), _real(3), False, False, {"z": ()}, (3,)),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
@@ -110,6 +131,17 @@ DENSITIES: dict[str, DensityCase] = {
     "gaussian": DensityCase(lambda: Gaussian(5, (6,)), (5,), (6,)),
     "gaussian-fixed": DensityCase(lambda: Gaussian(5, (6,), 0.1), (5,), (6,)),
     "gaussian-maps": DensityCase(lambda: Gaussian((2, 2, 3), (3, 4, 6)), (2, 2, 3), (3, 4, 6)),
+    "gaussian-per-pixel": DensityCase(lambda: Gaussian(5, (2, 3), "per-pixel"), (5,), (2, 3)),
+    "gaussian-network": DensityCase(lambda: Gaussian((2, 2, 3), (4, 5), "network"), (2, 2, 3), (4, 5)),
+    "continuous-bernoulli": DensityCase(lambda: ContinuousBernoulli(5, (6,)), (5,), (6,)),
+    "discretised-logistic": DensityCase(lambda: DiscretisedLogistic(5, (2, 3)), (5,), (2, 3), discrete=True),
+    "discretised-logistic-maps": DensityCase(
+        lambda: DiscretisedLogistic((2, 1, 2), (3, 2, 3), 17, 2), (2, 1, 2), (3, 2, 3), discrete=True
+    ),
+    "categorical": DensityCase(lambda: Categorical(5, (6,), 4), (5,), (6,), discrete=True),
+    "categorical-maps": DensityCase(lambda: Categorical((2, 2, 3), (4, 5), 4), (2, 2, 3), (4, 5), discrete=True),
+    "poisson": DensityCase(lambda: Poisson(5, (6,)), (5,), (6,), discrete=True),
+    "negative-binomial": DensityCase(lambda: NegativeBinomial(5, (6,), "per-entry"), (5,), (6,), discrete=True),
 }
 
 
