@@ -117,6 +117,33 @@ def test_traversal_names_units_and_values():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["-2.0", "-1.0", "0.0", "1.0", "2.0"]
 
 
+def test_interpolations_say_how_far_along_they_are():
+    images = np.arange(6.0)[:, None, None] / 5 * np.ones((6, 4, 4))
+    axes = plots.interpolations(images.reshape(2, 3, 4, 4)).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.5", "1"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0", "1"]
+    assert_allclose(np.ma.filled(axes.images[0].get_array(), np.nan)[0][[0, 5, 10]], [0.0, 0.2, 0.4])
+
+
+def test_the_plane_has_its_greatest_value_on_top():
+    images = np.arange(9.0)[:, None, None] / 8 * np.ones((9, 4, 4))
+    axes = plots.plane(images.reshape(3, 3, 4, 4), np.array([[-1.0, 0.0, 1.0], [-2.0, 0.5, 2.0]])).axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["2.0", "0.5", "-2.0"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["-1.0", "0.0", "1.0"]
+    assert list(axes.get_yticks()) == sorted(axes.get_yticks())
+
+
+def test_value_rows_name_their_values():
+    axes = plots.value_rows(np.zeros((3, 5, 4, 4)), ["0", "1", "2"], "y").axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0", "1", "2"]
+    assert axes.get_ylabel() == "y" and not axes.get_xticklabels()
+
+
+def test_rows_of_what_is_no_picture_are_heat_maps_with_names():
+    figure = plots.value_rows(RNG.normal(size=(2, 5, 7)), ["0", "1"], "y")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["y 0", "y 1"]
+
+
 def test_history_turns_losses_up_and_skips_what_is_missing():
     records = [{"epoch": 1, "loss": 5.0}, {"epoch": 2, "loss": 4.0, "validation_bound": -4.5, "seconds": 1}]
     figure = plots.history(records)

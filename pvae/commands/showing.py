@@ -21,19 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 SUFFIXES = (".jpg", ".pdf", ".png", ".svg")
-COUNTS = {"samples": 40, "reconstructions": 20, "latent": 2000, "traversal": 8}
+COUNTS = {
+    "samples": 40,
+    "reconstructions": 20,
+    "latent": 2000,
+    "traversal": 8,
+    "interpolation": 8,
+    "plane": 15,
+    "classes": 10,
+    "components": 100,
+}
 
 
 @click.command(short_help="Draw a figure of a run.")
 @click.argument("run")
 @click.option(
     "--what",
-    type=click.Choice(["samples", "reconstructions", "latent", "traversal", "history"]),
+    type=click.Choice([*COUNTS, "history"]),
     default="samples",
     show_default=True,
 )
 @click.option("--out", type=click.Path(), default=None, help="File. [default: RUN/figures/WHAT.png]")
-@click.option("--count", type=click.IntRange(min=1), default=None, help="How many pictures, codes or latent units.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=None, help="How many pictures, codes, units, lines; or in a row."
+)
+@click.option("--site", default=None, help="Latent site of a traversal. [default: the model's first of real values]")
 @click.option("--data", default=None, help="Other data than the run's own: a name or a file.")
 @click.option("--data-folder", type=click.Path(), default=None, help="Folder with data sets, before $PVAE_DATA.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
@@ -44,7 +56,9 @@ def show(run: str, what: str, out: str | None, checkpoint: str, **options: Any) 
     """Draw a figure of the run in the folder RUN.
 
     samples: means of x for z drawn from the prior. reconstructions: data, and what comes back. latent: the codes
-    of data, coloured by label. traversal: one latent unit at a time. history: the numbers of the training.
+    of data, coloured by label. traversal: one latent unit at a time. interpolation: from one datum's code to
+    another's. plane: a two-dimensional latent space, at quantiles of its prior. classes: draws for each label or
+    component. components: each component at its mean, with its share. history: the numbers of the training.
     """
     from pvae.train import open_run
 
@@ -75,45 +89,94 @@ def _of_model(run: Run, what: str, options: dict[str, Any]) -> Figure:
     from pvae.train.devices import isolated
 
     splits = data_of_run(run, options["data"], options["data_folder"])
-    batch = split_of(splits, options["split"]).take(slice(0, options["count"] or COUNTS[what]))
+    options = {**options, "count": options["count"] or COUNTS[what]}
+    batch = split_of(splits, options["split"])
     with isolated(options["seed"]):
-        return _FIGURES[what](run, splits, batch)
+        return _FIGURES[what](run, splits, batch, options)
 
 
-def _samples(run: Run, splits: Splits, batch: Batch) -> Figure:
+def _samples(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     from pvae import plots
     from pvae.models.queries import sample
 
-    return plots.image_grid(_pictures(sample(run.model, batch), splits))
+    return plots.image_grid(_pictures(sample(run.model, _few(batch, options)), splits))
 
 
-def _reconstructions(run: Run, splits: Splits, batch: Batch) -> Figure:
+def _reconstructions(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     from pvae import plots
     from pvae.models.queries import reconstruct
 
+    batch = _few(batch, options)
     again = reconstruct(run.model, batch)
     return plots.reconstructions(_pictures(batch["x"], splits), _pictures(again, splits))
 
 
-def _latent(run: Run, splits: Splits, batch: Batch) -> Figure:
+def _latent(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     import torch
 
     from pvae import plots
     from pvae.models.queries import encode
 
+    batch = _few(batch, options)
     codes = torch.cat([code.reshape(batch.size, -1) for code in encode(run.model, batch).values()], 1)
     return plots.latent_scatter(codes, batch.get("y"))
 
 
-def _traversal(run: Run, splits: Splits, batch: Batch) -> Figure:
+def _traversal(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     import torch
 
     from pvae import plots
-    from pvae.models.traversal import traverse
+    from pvae.models.rendering import traverse
 
     values = torch.linspace(-3, 3, 9)
-    pictures = traverse(run.model, batch, values)[: batch.size]
+    pictures = traverse(run.model, batch, values, site=options["site"])[: options["count"]]
     return plots.traversal(_pictures(pictures, splits, leading=2), values)
+
+
+def _interpolation(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import interpolate
+
+    lines = min(options["count"], batch.size // 2)
+    if lines < 1:
+        raise InputError("An interpolation needs two data; this split has one. Choose another with --split.")
+    start, end = batch.take(slice(0, lines)), batch.take(slice(lines, 2 * lines))
+    return plots.interpolations(_pictures(interpolate(run.model, start, end), splits, leading=2))
+
+
+def _plane(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import plane
+
+    pictures, values = plane(run.model, batch, options["count"])
+    return plots.plane(_pictures(pictures, splits, leading=2), values)
+
+
+def _classes(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import value_by_value
+
+    rows = value_by_value(run.model, batch, options["count"])
+    names = [str(value) for value in range(len(rows.pictures))]
+    return plots.value_rows(_pictures(rows.pictures, splits, leading=2), names, rows.name)
+
+
+def _components(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import value_by_value
+
+    rows = value_by_value(run.model, batch)
+    if rows.shares is None:
+        raise InputError("The model has no components: y is a condition of it. Show classes.")
+    heaviest = rows.shares.argsort(descending=True)[: options["count"]]
+    pictures = _pictures(rows.pictures[heaviest, 0], splits)
+    if pictures.dim() < 3:
+        return plots.image_grid(pictures)
+    return plots.mixture_pictures(pictures, rows.shares[heaviest])
+
+
+def _few(batch: Batch, options: dict[str, Any]) -> Batch:
+    return batch.take(slice(0, options["count"]))
 
 
 def _pictures(x: Any, splits: Splits, leading: int = 1) -> Any:
@@ -127,4 +190,8 @@ _FIGURES = {
     "reconstructions": _reconstructions,
     "latent": _latent,
     "traversal": _traversal,
+    "interpolation": _interpolation,
+    "plane": _plane,
+    "classes": _classes,
+    "components": _components,
 }

@@ -12,19 +12,22 @@ from pvae.plots.curves import evidence_intervals, history, learning_curves
 from pvae.plots.gradients import signal_to_noise
 from pvae.plots.latent import latent_scatter
 from pvae.plots.mixtures import mixture_ellipses, mixture_pictures, selection_curve
-from pvae.plots.pictures import image_grid, reconstructions, traversal
+from pvae.plots.pictures import image_grid, interpolations, plane, reconstructions, traversal, value_rows
 
 __all__ = [
     "PALETTE",
     "evidence_intervals",
     "history",
     "image_grid",
+    "interpolations",
     "latent_scatter",
     "learning_curves",
     "mixture_ellipses",
     "mixture_pictures",
+    "plane",
     "reconstructions",
     "selection_curve",
     "signal_to_noise",
     "traversal",
+    "value_rows",
 ]

@@ -1,4 +1,4 @@
-"""Data as pictures: draws, reconstructions, traversals; a heat map where data are not pictures."""
+"""Data as pictures: draws, reconstructions, walks through z; a heat map where data are not pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from pvae.plots.base import INK, WIDTH, Array, as_array, blank
 
-__all__ = ["image_grid", "reconstructions", "traversal"]
+__all__ = ["image_grid", "interpolations", "plane", "reconstructions", "traversal", "value_rows"]
 
 
 def _pictures(x: Array) -> Array | None:
@@ -132,22 +132,75 @@ def traversal(images: ArrayLike, values: ArrayLike, *, units: Sequence[int] | No
 
     Args:
         images: (units, steps, *data), each ``data`` as for ``image_grid``.
-        values: the latent values along a row, (steps,), in standard deviations of the prior.
+        values: the latent values along a row, (steps,).
         units: the index of each row's latent unit; counted from 0 where not given.
     """
-    x, along = as_array(images), as_array(values)
-    flat = x.reshape(-1, *x.shape[2:])
+    x = as_array(images)
     names = [f"z[{unit}]" for unit in (units if units is not None else range(len(x)))]
+    return _labelled(x, names, _numbers(as_array(values)), "value of the latent unit (others at their prior mean)")
+
+
+def interpolations(images: ArrayLike) -> Figure:
+    """Return what lies between the codes of two data, a row per pair, from left to right.
+
+    Args:
+        images: (pairs, steps, *data), each ``data`` as for ``image_grid``.
+    """
+    x = as_array(images)
+    names = [str(number) for number in range(len(x))]
+    along = _numbers(np.linspace(0, 1, x.shape[1]), "{:.2g}")
+    return _labelled(x, names, along, "share of the way from one code to the other", "pair")
+
+
+def plane(images: ArrayLike, values: ArrayLike) -> Figure:
+    """Return p(x given z) over the plane of a two-dimensional z, at quantiles of its prior.
+
+    Args:
+        images: (size, size, *data), each ``data`` as for ``image_grid``; rows from the greatest value down.
+        values: of both dimensions, (2, size), rising.
+    """
+    x, (across, up) = as_array(images), as_array(values)
+    every = max(1, -(-len(up) // 7))
+
+    def named(numbers: Array) -> list[str]:
+        return [f"{each:.1f}" if index % every == 0 else "" for index, each in enumerate(numbers)]
+
+    return _labelled(x, named(up[::-1]), named(across), "z[0], at quantiles of the prior", "z[1]")
+
+
+def value_rows(images: ArrayLike, names: Sequence[str], ylabel: str) -> Figure:
+    """Return pictures for each value of a label or a component, a row per value.
+
+    Args:
+        images: (values, columns, *data), each ``data`` as for ``image_grid``; a column has the same noise everywhere.
+        names: of the values.
+        ylabel: what they are values of.
+    """
+    x = as_array(images)
+    return _labelled(x, list(names), [""] * x.shape[1], "a column has the same draws", ylabel)
+
+
+def _numbers(values: Array, form: str = "{:.1f}") -> list[str]:
+    return [form.format(value) if len(values) <= 11 else "" for value in values]
+
+
+def _labelled(x: Array, rows: list[str], columns: list[str], xlabel: str, ylabel: str = "") -> Figure:
+    """Draw (rows, columns, *data) with a name for each row and column; a heat map for each row of no pictures."""
+    flat = x.reshape(-1, *x.shape[2:])
     pictures = _pictures(flat)
     if pictures is None:
-        return _row_map(dict(zip(names, x, strict=True)), "step")
-    steps = x.shape[1]
-    figure, axes = _tiled(pictures, steps, _limits(pictures))
+        return _row_map({f"{ylabel} {row}".strip(): each for row, each in zip(rows, x, strict=True)}, "column")
+    figure, axes = _tiled(pictures, x.shape[1], _limits(pictures))
+    figure.set_figheight(figure.get_figheight() + 0.4)  # for the labels
     height, width = _tiles(pictures[:1], 1).shape[:2]
     gap = max(1, min(height, width) // 14)
-    axes.set_yticks([(row + 0.5) * (height + gap) for row in range(len(x))], names, color=INK, fontsize=8)
-    labels = [f"{value:.1f}" if steps <= 11 else "" for value in along]
-    axes.set_xticks([(column + 0.5) * (width + gap) for column in range(steps)], labels, color=INK, fontsize=8)
-    axes.set_xlabel("value of the latent unit (others at 0)", color=INK)
+    for set_ticks, names, step in (
+        (axes.set_yticks, rows, height + gap),
+        (axes.set_xticks, columns, width + gap),
+    ):
+        shown = [index for index, name in enumerate(names) if name]
+        set_ticks([(index + 0.5) * step for index in shown], [names[index] for index in shown], color=INK, fontsize=8)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(length=0)
     return figure
