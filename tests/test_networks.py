@@ -10,7 +10,16 @@ import torch
 from torch import nn
 
 from pvae.errors import InputError
-from pvae.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder, GatedMLP, activation_layer, initialise
+from pvae.networks import (
+    ACTIVATIONS,
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    GatedMLP,
+    ResidualBlock,
+    activation_layer,
+    initialise,
+)
 
 IMAGES = [(8, 8), (28, 20), (28, 28), (1, 28, 28), (3, 7, 5), (1, 1), (2, 3, 16)]
 
@@ -75,12 +84,63 @@ def test_convolutional_encoder_agrees_with_sums_by_hand():
     torch.testing.assert_close(encoder(x[None])[0], h.tanh().flatten(), rtol=1e-12, atol=1e-12)
 
 
+def moved(network):
+    """The network with every parameter drawn, so that residual blocks do something."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("shape", IMAGES)
+def test_residual_networks_have_the_shapes_of_plain_ones(shape):
+    encoder, decoder = ConvEncoder(shape, blocks=1), ConvDecoder(4, shape, blocks=1)
+    assert encoder(torch.randn(2, *shape)).shape == (2, ConvEncoder(shape).out_features)
+    assert decoder(torch.randn(2, 4)).shape == (2, *ConvDecoder(4, shape).out_features)
+
+
+@pytest.mark.parametrize("initialisation", ["glorot", "he", "default"])
+def test_residual_networks_start_as_plain_ones(initialisation):
+    """With the same weights where the plain ones have layers, the output is the same, bit for bit."""
+    style = {"hidden": (3, 2), "initialisation": initialisation, "activation": "tanh"}
+    for make, shape in ((ConvEncoder, (2, 5, 6)), (lambda *_, **kw: ConvDecoder(4, (5, 6), **kw), (4,))):
+        plain, residual = make(shape, **style), make(shape, blocks=2, **style)
+        assert sum(isinstance(each, ResidualBlock) for each in residual.modules()) == 4
+        own = [each for each in residual.layers if not isinstance(each, ResidualBlock)]
+        for one, other in zip(plain.layers, own, strict=True):
+            one.load_state_dict(other.state_dict())
+        x = torch.randn(7, *shape)
+        assert torch.equal(residual(x), plain(x))
+        assert not torch.equal(moved(residual)(x), plain(x))
+
+
+def test_residual_block_agrees_with_its_formula():
+    block = moved(ResidualBlock(2, activation="tanh")).double()
+    h = torch.randn(3, 2, 4, 5, dtype=torch.float64)
+    inner = nn.functional.conv2d(h.tanh(), block.first.weight, block.first.bias, padding=1)
+    by_hand = h + nn.functional.conv2d(inner.tanh(), block.last.weight, block.last.bias, padding=1)
+    torch.testing.assert_close(block(h), by_hand, rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_learn_from_their_start():
+    network = ConvEncoder((5, 6), hidden=(2,), blocks=1)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    x = torch.randn(9, 5, 6)
+    for _ in range(2):  # the first convolution of a block gets its first gradient once the last has moved
+        optimiser.zero_grad()
+        network(x).square().sum().backward()
+        optimiser.step()
+    block = network.layers[1]
+    assert all(parameter.grad.abs().max() > 0 for parameter in block.parameters())
+
+
 NETWORKS = {
     "mlp": (lambda: MLP(6, 3, hidden=(4,)), (6,)),
     "gated": (lambda: GatedMLP(6, 3, hidden=(4,)), (6,)),
     "encoder": (lambda: ConvEncoder((5, 6), hidden=(2, 3)), (5, 6)),
     "encoder of colours": (lambda: ConvEncoder((2, 5, 6), 4, hidden=(2, 3)), (2, 5, 6)),
     "decoder": (lambda: ConvDecoder(6, (5, 6), hidden=(3, 2)), (6,)),
+    "residual encoder": (lambda: moved(ConvEncoder((2, 5, 6), 4, hidden=(2, 3), blocks=2)), (2, 5, 6)),
+    "residual decoder": (lambda: moved(ConvDecoder(6, (5, 6), hidden=(3, 2), blocks=2)), (6,)),
 }
 
 
@@ -138,6 +198,7 @@ def test_default_leaves_pytorchs_own_draw():
         (lambda: ConvEncoder((784,)), r"\(height, width\)"),
         (lambda: ConvDecoder(3, (1, 1, 8, 8)), r"\(height, width\)"),
         (lambda: ConvDecoder(3, (8, 8), hidden=()), "at least one"),
+        (lambda: ConvEncoder((8, 8), blocks=-1), "0 or more; got -1"),
     ],
 )
 def test_bad_arguments_are_named(make, said):

@@ -106,6 +106,7 @@ MODELS: dict[str, ModelCase] = {
     "vae-pictures": _vae(_binary(4, 3), (12,), data_shape=(4, 3)),
     "vae-gated": _vae(_binary(12), (12,), data_shape=(12,), network="gated"),
     "vae-conv": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
+    "vae-resnet": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="resnet", hidden=(2, 3)),
     "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
     "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
     "vae-grey": _vae(_grey(12), (12,), data_shape=(12,), likelihood="discretised-logistic:levels=17:components=2"),

@@ -96,13 +96,13 @@ FIT: tuple[tuple[str, Any, Any, str], ...] = (
 MODEL: tuple[tuple[str, str], ...] = (
     ("latent", "Latent features."),
     ("hidden", "Hidden features of each layer: 200,200."),
-    ("network", "Kind of network: mlp, gated, conv."),
+    ("network", "Kind of network: mlp, gated, conv, resnet."),
     ("activation", "Activation of the networks: tanh, relu, ..."),
     ("initialisation", "Initialisation of the networks."),
     ("output_bias", "Bias of the decoder's last layer: data, a number, or none."),
     ("prior", "Density of z."),
     ("posterior", "Density of z given x."),
-    ("likelihood", "Density of x given z: bernoulli, gaussian."),
+    ("likelihood", "Density of x given z: bernoulli, gaussian, discretised-logistic:levels=17, ..."),
 )
 
 
@@ -146,7 +146,8 @@ def data_options(command: Command) -> Command:
             None,
             "Data for validation: a count, or a fraction below 1; 0 turns it off.",
         ),
-        _option("--data-seed", int, 0, "Seed of splits and binarisation."),
+        _option("--mask", str, "none", "Entries of x left out: pixels:share=0.5, block:size=4, rows, quadrants."),
+        _option("--data-seed", int, 0, "Seed of splits, binarisation and masks."),
         _option("--data-folder", click.Path(), None, "Folder with data sets, before $PVAE_DATA and the cache."),
     ]
     return apply(command, options)

@@ -36,11 +36,16 @@ def _conv(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **s
     return encoder, ConvDecoder(latent, data_shape, hidden=hidden[::-1], **style)
 
 
+def _resnet(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
+    return _conv(data_shape, latent, hidden, blocks=1, **style)
+
+
 # name: (encoder and decoder, default hidden sizes, default activation)
 NETWORKS: dict[str, tuple[Callable[..., Networks], tuple[int, ...], str | None]] = {
     "mlp": (_mlp, (200, 200), "tanh"),
     "gated": (_gated, (200, 200), None),
     "conv": (_conv, (32, 64), "relu"),
+    "resnet": (_resnet, (32, 64), "relu"),
 }
 
 # networks whose data are one flat vector

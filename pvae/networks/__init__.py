@@ -4,6 +4,7 @@ from pvae.networks.base import ACTIVATIONS, INITIALISATIONS, activation_layer, i
 from pvae.networks.conditioned import Conditioned
 from pvae.networks.convolutional import ConvDecoder, ConvEncoder, doubling, image_shape
 from pvae.networks.mlp import MLP, GatedMLP
+from pvae.networks.residual import ResidualBlock
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,6 +14,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "GatedMLP",
+    "ResidualBlock",
     "activation_layer",
     "doubling",
     "image_shape",

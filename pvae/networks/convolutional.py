@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.networks.base import activation_layer, initialise
+from pvae.networks.residual import ResidualBlock, start_as_identity
 
 __all__ = ["ConvDecoder", "ConvEncoder", "doubling", "image_shape"]
 
@@ -23,7 +24,7 @@ def image_shape(data_shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) not in (2, 3):
         raise InputError(
             "Convolutions need data of shape (height, width) or (channels, height, width); "
-            f"got {shape}. Use network='mlp', or reshape the data."
+            f"got {shape}. Use network='mlp' or 'gated', or reshape the data."
         )
     return (1, *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
 
@@ -43,6 +44,14 @@ def doubling(channels: int, out_channels: int, size: tuple[int, int]) -> nn.Conv
     return nn.ConvTranspose2d(channels, out_channels, 3, stride=2, padding=1, output_padding=extra)
 
 
+def _end(filters: int, blocks: int, activation: str) -> list[nn.Module]:
+    """What follows the convolution that makes maps of a new size: residual blocks, and an activation."""
+    if type(blocks) is not int or blocks < 0:
+        raise InputError(f"blocks, the number of residual blocks at each size, needs 0 or more; got {blocks!r}.")
+    made: list[nn.Module] = [ResidualBlock(filters, activation=activation) for _ in range(blocks)]
+    return [*made, activation_layer(activation)]
+
+
 class ConvEncoder(nn.Module):
     """Convolutions of stride 2 that turn an image of any size into features.
 
@@ -52,8 +61,9 @@ class ConvEncoder(nn.Module):
         hidden: number of filters of each convolution; each halves height and width (rounding up).
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
+        blocks: number of residual blocks after each convolution, see `ResidualBlock`.
     Raises:
-        InputError: for an unknown name, or data that are not images.
+        InputError: for an unknown name, a number of blocks below 0, or data that are not images.
 
     Shapes: (...) + data_shape to (..., out_features). ``in_features`` is `data_shape`.
     """
@@ -66,6 +76,7 @@ class ConvEncoder(nn.Module):
         hidden: Sequence[int] = (32, 64),
         activation: str = "relu",
         initialisation: str = "glorot",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         self.in_features = tuple(data_shape)
@@ -73,7 +84,8 @@ class ConvEncoder(nn.Module):
         channels, *size = self.image_shape
         self.layers = nn.Sequential()
         for filters in hidden:
-            self.layers.extend([nn.Conv2d(channels, filters, 3, stride=2, padding=1), activation_layer(activation)])
+            self.layers.append(nn.Conv2d(channels, filters, 3, stride=2, padding=1))
+            self.layers.extend(_end(filters, blocks, activation))
             channels = filters
         smallest = _halvings((size[0], size[1]), len(hidden))[-1]
         flat = channels * math.prod(smallest)
@@ -82,6 +94,7 @@ class ConvEncoder(nn.Module):
             self.layers.append(nn.Linear(flat, out_features))
         self.out_features = flat if out_features is None else out_features
         initialise(self, initialisation)
+        start_as_identity(self)
 
     def forward(self, x: Tensor) -> Tensor:
         leading = x.shape[: x.dim() - len(self.in_features)]
@@ -97,8 +110,9 @@ class ConvDecoder(nn.Module):
         hidden: number of filters of the feature maps, from the smallest maps to the largest.
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
+        blocks: number of residual blocks at each size of maps, see `ResidualBlock`.
     Raises:
-        InputError: for an unknown name, no filters, or data that are not images.
+        InputError: for an unknown name, no filters, a number of blocks below 0, or data that are not images.
 
     Shapes: (..., in_features) to (..., filters, height, width), which is ``out_features``: half of the
     image in height and width (rounded up).
@@ -112,6 +126,7 @@ class ConvDecoder(nn.Module):
         hidden: Sequence[int] = (64, 32),
         activation: str = "relu",
         initialisation: str = "glorot",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         if not hidden:
@@ -123,12 +138,13 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(in_features, math.prod(smallest)),
             nn.Unflatten(-1, smallest),
-            activation_layer(activation),
+            *_end(hidden[0], blocks, activation),
         )
         for channels, filters, size in zip(hidden, hidden[1:], sizes[1:], strict=False):
-            self.layers.extend([doubling(channels, filters, size), activation_layer(activation)])
+            self.layers.extend([doubling(channels, filters, size), *_end(filters, blocks, activation)])
         self.out_features = (hidden[-1], *sizes[-2])
         initialise(self, initialisation)
+        start_as_identity(self)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z.reshape(-1, self.in_features)).reshape(*z.shape[:-1], *self.out_features)
