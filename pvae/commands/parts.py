@@ -30,6 +30,7 @@ def data_of(ctx: click.Context) -> Splits:
         validation=options["validation"],
         seed=options["data_seed"],
         folder=folder,
+        mask=options["mask"],
     )
     return splits if source in data_names() else replace(splits, name=str(Path(folder or "", source)))
 

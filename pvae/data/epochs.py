@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.binarise import derived_seed
+from pvae.data.masks import Mask
 from pvae.errors import InputError
 
 __all__ = ["minibatches", "permutation"]
@@ -21,7 +22,14 @@ def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
 
 
 def minibatches(
-    batch: Batch, size: int, *, seed: int, epoch: int, start: int = 0, dynamic: bool = False
+    batch: Batch,
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    dynamic: bool = False,
+    mask: Mask | None = None,
 ) -> Iterator[Batch]:
     """Return the minibatches of one epoch, gathered on the device where the data are.
 
@@ -34,20 +42,23 @@ def minibatches(
         epoch: number of the epoch.
         start: how many minibatches to leave out at the beginning; nothing is drawn for them.
         dynamic: draw ``x`` from Bernoulli(x) at each use, by the device's global generator.
+        mask: leaves entries out of the field ``mask`` at each use, by the device's global generator.
     Raises:
         InputError: if size is below 1 or start below 0.
     """
     if size < 1 or start < 0:
         raise InputError(f"Minibatches need size >= 1 and start >= 0; got size {size} and start {start}.")
-    return _gather(batch, permutation(batch.size, seed=seed, epoch=epoch), size, start, dynamic)
+    return _gather(batch, permutation(batch.size, seed=seed, epoch=epoch), size, start, dynamic, mask)
 
 
-def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool) -> Iterator[Batch]:
+def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool, mask: Mask | None) -> Iterator[Batch]:
     if start * size >= batch.size:
         return  # a split of nothing is one empty chunk
     # One transfer per epoch; a chunk of it is a view, so that a step costs one gather per field.
     for chosen in order[start * size :].to(batch.device).split(size):
         taken = batch.take(chosen)
+        if mask is not None:
+            taken = taken.replace(mask=mask.like(taken.x) * taken.get("mask", 1.0))
         yield taken.replace(x=_drawn(taken.x)) if dynamic else taken
 
 

@@ -27,6 +27,7 @@ def load_data(
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
     missing: str = "error",
+    mask: str = "none",
 ) -> Splits:
     """Return data as training, validation and test splits that depend on the seed alone.
 
@@ -45,16 +46,19 @@ def load_data(
         folder: looked into before ``$PVAE_DATA`` and the cache; a relative path is taken from here.
         missing: ``"mask"`` takes NaN in ``x``, and empty cells of a ``.csv`` file, as missing values: 0 stands there,
             in ``x`` and in the field ``mask``. ``"error"`` refuses them.
+        mask: entries of ``x`` that the field ``mask`` leaves out at random: ``"pixels:share=0.5"`` each entry with
+            this probability, ``"block:size=14"`` a square, ``"rows:count=14"``, or all but some quadrants,
+            ``"quadrants:observed=1"``; without a setting, half of the side and of the rows. Drawn at every use in
+            training, fixed by the seed elsewhere. ``x`` itself stays complete.
     Raises:
         InputError: if the source is unknown, missing, damaged or unfit, in one line.
     """
     check_binarise(binarise)
     check_missing(missing)
     if isinstance(source, Splits):
-        return _again(source, binarise, validation, test)
-    return split(_source(source, folder, missing == "mask"), validation=validation, test=test, seed=seed).binarised(
-        binarise
-    )
+        return _again(source, binarise, validation, test, mask)
+    parted = split(_source(source, folder, missing == "mask"), validation=validation, test=test, seed=seed)
+    return parted.binarised(binarise).masked(mask)
 
 
 def _source(source: Any, folder: str | os.PathLike[str] | None, holes: bool) -> Source:
@@ -80,9 +84,13 @@ def _is_path(source: str | os.PathLike[str]) -> bool:
     return any(each in source for each in separators) or source.lower().endswith((*SUFFIXES, ".gz"))
 
 
-def _again(splits: Splits, binarise: str, validation: float | None, test: float | None) -> Splits:
+def _again(splits: Splits, binarise: str, validation: float | None, test: float | None, mask: str) -> Splits:
     if validation is not None or test is not None:
         raise InputError("These data are split already; give validation and test where they are first loaded.")
+    if mask != "none":
+        if splits.mask != "none":
+            raise InputError(f"These data are masked already ({splits.mask!r}); load them again for {mask!r}.")
+        splits = splits.masked(mask)
     if binarise in ("auto", splits.binarise):
         return splits
     if splits.binarise not in ("auto", "none"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.binarise import are_grey, binarised, check_binarise
+from pvae.data.masks import Mask, left_out, make_mask
 
 __all__ = ["Splits", "digest"]
 
@@ -31,6 +32,8 @@ class Splits:
         seed: what splits and draws were made from.
         checksum: SHA-256 of the data and of how they were split, before any binarisation.
         notes: lines for a person on what was done to the data.
+        mask: which entries of ``x`` are left out at random, with all settings; the training split's field ``mask``
+            does not have the draw yet.
     """
 
     train: Batch
@@ -42,11 +45,17 @@ class Splits:
     seed: int = 0
     checksum: str = ""
     notes: tuple[str, ...] = ()
+    mask: str = "none"
 
     @property
     def train_dynamic(self) -> bool:
         """Whether ``minibatches`` of the training split must draw: ``minibatches(..., dynamic=...)``."""
         return self.binarise == "dynamic"
+
+    @property
+    def train_mask(self) -> Mask | None:
+        """What ``minibatches`` of the training split must leave out: ``minibatches(..., mask=...)``."""
+        return None if self.mask == "none" else make_mask(self.mask, self.data_shape)
 
     @property
     def parts(self) -> dict[str, Batch | None]:
@@ -95,6 +104,17 @@ class Splits:
         )
         return replace(self.binarised("static"), notes=(*self.notes, note))
 
+    def masked(self, how: str) -> Splits:
+        """Return the splits with the field ``mask``, which leaves entries of ``x`` out (see ``load_data``).
+
+        Raises:
+            InputError: if ``how`` is no mask for these data, or their own mask has another shape than ``x``.
+        """
+        if how == "none":
+            return self
+        mask = make_mask(how, self.data_shape)
+        return replace(self._each(lambda part, batch: left_out(batch, mask, part, self.seed)), mask=mask.text)
+
     def to(self, device: torch.device | str) -> Splits:
         """Return the splits on ``device``."""
         return self._each(lambda part, batch: batch.to(device))
@@ -108,7 +128,7 @@ class Splits:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run records of its data: name, checksum, sizes, binarise, seed, data_shape and classes."""
+        """Return what a run records of its data: name, checksum, sizes, binarise, seed, data_shape, mask, classes."""
         return {
             "name": self.name,
             "checksum": self.checksum,
@@ -116,6 +136,7 @@ class Splits:
             "binarise": self.binarise,
             "seed": self.seed,
             "data_shape": list(self.data_shape),
+            **({} if self.mask == "none" else {"mask": self.mask}),
             **({} if self.classes is None else {"classes": self.classes}),
         }
 

@@ -96,6 +96,7 @@ class Loop:
             epoch=self.position.epoch,
             start=self.position.step_in_epoch,
             dynamic=splits.train_dynamic,
+            mask=splits.train_mask,
         )
 
     def _epoch(self) -> None:

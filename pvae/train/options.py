@@ -160,6 +160,8 @@ def binding(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must stay the same for a run to be continued, flat."""
     training = {name: each for name, each in config["training"].items() if name not in FREE}
     data = {f"data {name}": config["data"][name] for name in ("name", "checksum", "binarise", "sizes")}
+    if "mask" in config["data"]:
+        data["data mask"] = config["data"]["mask"]
     return {"objective": config["objective"], **data, **training}
 
 
