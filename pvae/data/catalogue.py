@@ -14,6 +14,7 @@ from pvae.batch import Batch, as_batch
 from pvae.data.sources import parse_idx, read_bytes, read_npz
 from pvae.data.splits import digest
 from pvae.data.splitting import Source
+from pvae.data.sprites import draw_sprites
 
 __all__ = ["CATALOGUE", "Content", "DataFile", "DataSet", "content_digest", "read_content"]
 
@@ -87,6 +88,13 @@ def _freyfaces(arrays: Arrays) -> Source:
     return Source("freyfaces", _grey(arrays["images"]), (28, 20), _FREY.sha256)
 
 
+def _sprites() -> Source:
+    pictures, factors = draw_sprites()
+    batch = as_batch({"x": pictures.reshape(len(pictures), -1), "factors": factors})
+    content = digest({"pictures": pictures, "factors": factors})
+    return Source("sprites", batch, pictures.shape[1:], content, defaults={"validation": 0.1, "test": 0.2})
+
+
 def _sum(files: tuple[DataFile, ...]) -> str:
     # The contents have been checked against these sums, so hashing them once more would tell nothing new.
     return hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
@@ -111,5 +119,6 @@ CATALOGUE: dict[str, DataSet] = {
     "mnist_static": DataSet(
         "MNIST binarised once and for all; its own three splits, no labels", (_STATIC,), _mnist_static
     ),
+    "sprites": DataSet("729 generated shapes of 16 x 16 pixels, binary, with the factors that made them", (), _sprites),
     "freyfaces": DataSet("1965 faces of 28 x 20 pixels, grey, one person's", (_FREY,), _freyfaces),
 }

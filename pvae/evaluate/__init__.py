@@ -2,30 +2,37 @@
 
 from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
+from pvae.evaluate.disentanglement import Disentanglement, disentanglement
 from pvae.evaluate.export import compare_evidence, save, to_arviz
 from pvae.evaluate.gradient_laboratory import gradients, named_objectives
 from pvae.evaluate.gradient_search import search_gradients, strategies_of
 from pvae.evaluate.gradient_study import GradientStudy, GroupGradient
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.likelihood import elbo, importance_bounds, log_evidence
+from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
 from pvae.evaluate.units import LatentUnits
 
 __all__ = [
     "Diagnosis",
+    "Disentanglement",
     "Estimate",
     "GradientStudy",
     "GroupGradient",
     "Judgement",
     "LatentUnits",
+    "TwoSampleTest",
+    "aggregate_test",
     "compare_evidence",
     "diagnose",
     "difference",
+    "disentanglement",
     "elbo",
     "gradients",
     "importance_bounds",
     "judge",
     "log_evidence",
     "mean_of",
+    "mmd_test",
     "named_objectives",
     "save",
     "search_gradients",
