@@ -218,8 +218,7 @@ def stepper(
         for player in own.players:
             own.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
         parameters = Parameters(latent_model, programs, own, batch)
-        groups = {player: parameters.of(player) for player in own.players}
-        optimiser = make_optimiser("adam", groups, 1e-2)
+        optimiser = make_optimiser("adam", parameters.groups(), 1e-2)
         yield Stepper(Computation(programs, own, parameters), optimiser, graph=graph, **settings), parameters
 
 

@@ -25,6 +25,7 @@ from pvae.densities import (
     Poisson,
     StandardNormal,
 )
+from pvae.models.autoencoder import Autoencoder
 from pvae.models.mixture import GMM
 from pvae.models.vae import VAE
 
@@ -43,6 +44,7 @@ class ModelCase:
         beside: makes the other fields of a batch of the given size.
         objective: trains it; by default the model's own.
         traced: whether a step of it can be traced to a graph.
+        generates: whether z can be drawn from the prior.
     """
 
     make: Callable[[], nn.Module]
@@ -54,6 +56,7 @@ class ModelCase:
     beside: Callable[[int], dict[str, Tensor]] = lambda size: {}
     objective: str | None = None
     traced: bool = True
+    generates: bool = True
 
     def batch(self, size: int) -> Batch:
         """Make a batch of the given size."""
@@ -101,6 +104,19 @@ def _vae(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: obje
     return ModelCase(lambda: VAE(**small), data, False, True, {"z": (3,)}, event)  # type: ignore[arg-type]
 
 
+def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
+    small = {"data_shape": (12,), "latent": 3, "hidden": (7, 5), **settings}
+    return ModelCase(
+        lambda: Autoencoder(**small),  # type: ignore[arg-type]
+        _binary(12),
+        exact=False,
+        reparameterised=True,
+        latent_sites={"z": (3,)},
+        data_shape=(12,),
+        generates=generates,
+    )
+
+
 MODELS: dict[str, ModelCase] = {
     "vae": _vae(_binary(12), (12,), data_shape=(12,)),
     "vae-pictures": _vae(_binary(4, 3), (12,), data_shape=(4, 3)),
@@ -112,7 +128,21 @@ MODELS: dict[str, ModelCase] = {
     "vae-grey": _vae(_grey(12), (12,), data_shape=(12,), likelihood="discretised-logistic:levels=17:components=2"),
     "vae-counts": _vae(_counts(6, 5), (30,), data_shape=(6, 5), likelihood="negative-binomial"),
     "vae-classes": _vae(_counts(6, 5), (6, 5), data_shape=(6, 5), likelihood="categorical:classes=5", network="conv"),
+    "autoencoder": _autoencoder(),
+    "autoencoder-denoising": _autoencoder(noise="masking:share=0.3"),
+    "autoencoder-map": _autoencoder(generates=True, prior="standard"),
     "gmm": ModelCase(lambda: GMM((3,), components=2, covariance="diag"), _real(3), False, False, {"z": ()}, (3,)),
+    "gmm-amortised": ModelCase(
+        lambda: GMM((3,), components=2, guide="amortised", hidden=5), _real(3), False, False, {"z": ()}, (3,)
+    ),
+    "gmm-prior": ModelCase(
+        lambda: GMM((3,), components=2, covariance="tied", prior="conjugate", data_size=8),
+        _real(3),
+        False,
+        False,
+        {"z": ()},
+        (3,),
+    ),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
     "discrete": ModelCase(
@@ -154,11 +184,13 @@ class ObjectiveCase:
         guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, else "any".
         traced: whether a step of it can be traced to a graph.
         scales: whether a scale of every datum multiplies its loss and gradient.
+        untrained: the groups of the latent model that no step of it moves.
     """
 
     guide: str = "pathwise"
     traced: bool = True
     scales: bool = True
+    untrained: tuple[str, ...] = ()
 
 
 OBJECTIVES: dict[str, ObjectiveCase] = {
@@ -214,4 +246,12 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "rws:particles=3": ObjectiveCase("any"),
     "rws:particles=3:phi=sleep": ObjectiveCase("any"),
     "rws:particles=3:phi=both": ObjectiveCase("any"),
+    "gan": ObjectiveCase("any", untrained=("phi",)),
+    "gan:loss=minimax:critic_steps=2": ObjectiveCase("any", untrained=("phi",)),
+    "gan:loss=wasserstein": ObjectiveCase("any", untrained=("phi",)),
+    "gan:loss=least-squares:spectral=true": ObjectiveCase("any", untrained=("phi",)),
+    "aae": ObjectiveCase(),
+    "aae:loss=wasserstein:hidden=8,8": ObjectiveCase(),
+    "ali": ObjectiveCase(),
+    "ali:spectral=true:penalty=1": ObjectiveCase(),
 }

@@ -22,7 +22,7 @@ from pvae.comparison.base import Cell
 from pvae.errors import InputError
 from pvae.models import ModelSpec
 from pvae.names import unknown
-from pvae.objectives import adapt, describe, make_objective
+from pvae.objectives import Objective, adapt, describe, make_objective
 
 __all__ = [
     "Job",
@@ -126,6 +126,7 @@ def plan(
     common = {"pvae": __version__, "fit": _plain(options), "judging": dict(judging), "data": _plain(data)}
     made_of = {name: adapt(factory) for name, factory in objectives.items()}
     labels = {name: describe(each) for name, each in made_of.items()}
+    _require_guides(made_of)
     marks = {name: {"biased": each.biased} if each.biased else {} for name, each in made_of.items()}
     jobs = []
     for model, made in models.items():
@@ -138,6 +139,15 @@ def plan(
                 cell = Cell(model, objective, seed, home, config)
                 jobs.append(Job(cell, made, factory, options, judging["particles"], judging["limit"]))
     return jobs
+
+
+def _require_guides(objectives: Mapping[str, Objective]) -> None:
+    for name, each in objectives.items():
+        if "phi" in each.untrained:
+            raise InputError(
+                f"A comparison judges by the evidence that a guide's weights give, and {name!r} trains no guide: leave "
+                "it out, or use 'ali', which trains one."
+            )
 
 
 def _places(names: Iterable[str]) -> dict[str, str]:

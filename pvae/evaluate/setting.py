@@ -17,6 +17,7 @@ from pvae.models.layout import find_layout
 from pvae.models.programs import Programs, bind
 from pvae.models.queries import scores_bits
 from pvae.models.registration import scope
+from pvae.objectives import untrained_by
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 
@@ -80,6 +81,17 @@ def latent_model_of(model: Any) -> Any:
     )
 
 
+def _require_guide(model: Any) -> None:
+    """Refuse a run whose guide was never trained: every number here comes of its weights or its draws."""
+    config = getattr(model, "config", None)
+    text = str(config.get("objective", "")) if isinstance(config, dict) else ""
+    if text and "phi" in untrained_by(text):
+        raise InputError(
+            f"This run was trained by {text!r}, which leaves the guide untrained: evidence and codes by it would say "
+            "nothing of the model. Look at its samples (`pvae show`), or train by 'ali', which trains a guide too."
+        )
+
+
 @contextmanager
 def prepared(
     model: Any,
@@ -107,9 +119,10 @@ def prepared(
         fields: the batch fields for the programs, where their signatures do not tell.
         data_plate: name of the plate over data, where it is not evident.
     Raises:
-        InputError: if there is no such split, no data, or no latent model.
+        InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide.
     """
     latent = latent_model_of(model)
+    _require_guide(model)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent, inherit=True))

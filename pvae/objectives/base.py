@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Unpack
@@ -30,6 +30,7 @@ from pvae.objectives.strategies import (
     require_pathwise,
     text_of,
 )
+from pvae.randomness import evaluating
 from pvae.weights import LogWeights, trace_weights
 
 __all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "WeightsOptions", "player_parameters"]
@@ -59,7 +60,7 @@ class Objective(ELBO, nn.Module):
     buffers. State advances only in training: `loss` runs in evaluation mode.
 
     Attributes:
-        players: whose parameters one step updates in turn: ``("all",)``, or groups such as ``("theta", "phi")``.
+        players: whose parameters one step updates in turn: ``("all",)``, or groups or `unions`: ``("theta", "phi")``.
     """
 
     players: tuple[str, ...] = ("all",)
@@ -69,6 +70,15 @@ class Objective(ELBO, nn.Module):
 
     #: why the loss is not minus a bound on log p(x), in a few words; empty where it is
     no_bound: str = ""
+
+    #: why the loss on held-out data does not rank parameters, in a few words; empty where it does
+    unranked: str = ""
+
+    #: players that update several groups together, such as {"generator": ("theta", "phi")}
+    unions: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    #: groups of the latent model that no player updates
+    untrained: tuple[str, ...] = ()
 
     #: how often a step updates a player, where not once; and when a phase ends early: see `PlayersObjective`
     updates: Mapping[str, int] = MappingProxyType({})
@@ -111,7 +121,7 @@ class Objective(ELBO, nn.Module):
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss of a batch, in nats, without gradients or a change of state."""
-        with self._without_state(), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             return torch_item(self.terms(model, guide, args, kwargs, self.players[0]).loss)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -148,15 +158,6 @@ class Objective(ELBO, nn.Module):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    @contextmanager
-    def _without_state(self) -> Iterator[None]:
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
-
     def _get_trace(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
@@ -181,8 +182,7 @@ class ObjectiveModule(nn.Module):
     """A model, a guide and an objective as one module; ``forward`` gives the loss of a batch, in nats.
 
     Args:
-        model: a Pyro program; a bound method stays with its owner.
-        guide: a Pyro program; a bound method stays with its owner.
+        model, guide: Pyro programs; a bound method stays with its owner.
         objective: the loss.
     """
 

@@ -11,6 +11,7 @@ from pvae.errors import InputError
 from pvae.models.groups import find_groups
 from pvae.models.layout import find_layout
 from pvae.models.steering import marked
+from pvae.objectives.adversarial import Adversarial
 from pvae.objectives.base import WeightsObjective
 from pvae.objectives.findings import Finding
 from pvae.objectives.look import Look
@@ -75,8 +76,12 @@ def _biased(look: Look) -> Iterator[Finding]:
 
 
 def _enumeration(look: Look) -> Iterator[Finding]:
+    if isinstance(look.objective, Adversarial):  # it draws every site, and says itself where it cannot
+        return
     marks = {each["name"]: each for each in look.guide + look.model if marked(each)}
     enumerates = isinstance(look.pyro_loss, TraceEnum_ELBO)
+    if marks and getattr(look.objective, "enumerates", False):
+        return
     if marks and isinstance(look.objective, WeightsObjective):
         yield from _summed_out(look)
     elif marks and not enumerates:
@@ -114,6 +119,13 @@ def _closed_form(look: Look) -> Iterator[Finding]:
             yield Finding("sampled KL", name, message, "Nothing, or use 'elbo', which is the same here.", fatal=False)
 
 
+def _untrained(look: Look) -> Iterator[Finding]:
+    if "phi" in look.trained.untrained:
+        message = "it leaves the guide untrained, so no code and no evidence by its weights can be had of it."
+        fix = "Train the guide afterwards with theta held fixed, or use 'ali', which trains both."
+        yield Finding("untrained guide", type(look.trained).__name__, message, fix, fatal=False)
+
+
 def _declares_groups(look: Look) -> bool:
     try:
         return bool(look.latent_model.theta()) and bool(look.latent_model.phi())
@@ -140,5 +152,6 @@ DEMANDS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
     _biased,
     _enumeration,
     _closed_form,
+    _untrained,
     _shared_groups,
 )

@@ -31,11 +31,17 @@ from pvae.randomness import preserved_buffers, preserved_randomness
 __all__ = ["check"]
 
 
+# fields that serve others than the programs
+_ELSEWHERE = {"y": "labels plots only", "factors": "serves metrics only"}
+
+
 def _unused_fields(look: Look) -> Iterator[Finding]:
     for name in look.programs.unused(look.batch):
-        message = f"no program takes {name!r}" + ("; it labels plots only." if name == "y" else ".")
+        message = f"no program takes {name!r}" + (f"; it {_ELSEWHERE[name]}." if name in _ELSEWHERE else ".")
         fix = (
-            "" if name == "y" else f"Name a parameter {name!r} in the model or the guide, or leave it out of the data."
+            ""
+            if name in _ELSEWHERE
+            else f"Name a parameter {name!r} in the model or the guide, or leave it out of the data."
         )
         yield Finding("unused field", name, message, fix, fatal=False)
 
@@ -43,8 +49,9 @@ def _unused_fields(look: Look) -> Iterator[Finding]:
 def _missing_sites(look: Look) -> Iterator[Finding]:
     enumerates = isinstance(look.pyro_loss, TraceEnum_ELBO)
     guide, model = look.latent(look.guide), look.latent(look.model)
+    unneeded = "phi" in look.trained.untrained
     for name, site in model.items():
-        if name not in guide and not (enumerates and site["infer"].get("enumerate")):
+        if name not in guide and not unneeded and not (enumerates and site["infer"].get("enumerate")):
             yield Finding("missing site", name, "the model draws it, and the guide does not.", "Draw it in the guide.")
     for name, site in guide.items():
         if name not in {each["name"] for each in look.model} and not site["infer"].get("is_auxiliary"):

@@ -11,24 +11,28 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 
 from pvae.errors import InputError
 from pvae.names import parse, unknown
+from pvae.objectives.aae import AAE
+from pvae.objectives.ali import ALI
 from pvae.objectives.alternate import Alternate
 from pvae.objectives.base import Objective, WeightsOptions
 from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
 from pvae.objectives.constrained import Constrained
 from pvae.objectives.dirac import Dirac
 from pvae.objectives.em import EM
+from pvae.objectives.gan import GAN
 from pvae.objectives.graph_baselines import GraphELBO
 from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pathwise import DReG, StickingTheLanding
 from pvae.objectives.penalties import InfoMMD, TotalCorrelation
 from pvae.objectives.pyro_losses import PyroObjective, adapt
 from pvae.objectives.score import VIMCO, ScoreFunction
+from pvae.objectives.semisupervised import SemiSupervised
 from pvae.objectives.shaped import Beta, Capacity, FreeBits
 from pvae.objectives.thermodynamic import Thermodynamic
 from pvae.objectives.variance import LogVariance, VarianceRegularised
 from pvae.objectives.wakesleep import WakeSleep
 
-__all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names"]
+__all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names", "untrained_by"]
 
 
 def _elbo(particles: int = 1) -> ELBO:
@@ -78,8 +82,12 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
     "reinforce": (ScoreFunction, "ELBO by the score function, with a baseline; any guide"),
     "vimco": (VIMCO, "IWAE by the score function, leave-one-out; any guide"),
     "alternate": (Alternate, "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable"),
+    "semi-supervised": (SemiSupervised, "M2: ELBO of labelled and hidden data, and a classifier's cross-entropy"),
     "dirac": (Dirac, "log p(x, z) at the guide's point: the noise-free limit, no bound"),
     "rws": (WakeSleep, "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide"),
+    "gan": (GAN, "p(x) matched to the data by a critic; the guide stays untrained"),
+    "aae": (AAE, "reconstruction, and the aggregate of the guide matched to the prior by a critic"),
+    "ali": (ALI, "ALI, BiGAN: pairs (x, z) of guide and model matched by a critic"),
 }
 _PYRO = {
     Trace_ELBO: "elbo",
@@ -132,6 +140,13 @@ def make_objective(text: str) -> NamedObjective:
 def objective_names() -> list[tuple[str, str]]:
     """Return each name of the command line with a line on what it is."""
     return [(name, line) for name, (_, line) in OBJECTIVES.items()]
+
+
+def untrained_by(text: str) -> tuple[str, ...]:
+    """Return the groups that no player of an objective updates, by its text; none for one without a name."""
+    made = OBJECTIVES.get(parse(text)[0], (None,))[0]
+    groups: tuple[str, ...] = getattr(made, "untrained", ())
+    return groups
 
 
 def describe(objective: Any) -> str:

@@ -16,7 +16,7 @@ from pvae.models.groups import Groups, program_groups
 from pvae.models.registration import Registration
 from pvae.objectives.base import Call, Objective, player_parameters
 
-__all__ = ["PlayersObjective", "Within"]
+__all__ = ["PlayersObjective", "Within", "whole"]
 
 
 class Within(nn.Module):
@@ -50,13 +50,13 @@ class PlayersObjective(Objective):
         tolerance: ends a phase early where two of its losses in a row differ by less, nats per datum; None never does.
     """
 
-    players = ("theta", "phi")
+    players: tuple[str, ...] = ("theta", "phi")
 
     def __init__(
         self, particles: int = 1, *, theta_steps: int = 1, phi_steps: int = 1, tolerance: float | None = None
     ) -> None:
         super().__init__(particles)
-        self.updates = {"theta": _whole("theta_steps", theta_steps), "phi": _whole("phi_steps", phi_steps)}
+        self.updates = {"theta": whole("theta_steps", theta_steps), "phi": whole("phi_steps", phi_steps)}
         if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
             raise InputError(f"tolerance needs a positive number of nats per datum, or None; got {tolerance!r}.")
         self.tolerance = tolerance
@@ -88,6 +88,8 @@ class PlayersObjective(Objective):
 
     def group(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> list[Any]:
         """Return a player's parameters: as declared, else as they are found by differentiating both programs."""
+        if player in self.unions:
+            return [each for name in self.unions[player] for each in self.group(model, guide, args, kwargs, name)]
         try:
             return [each for each in player_parameters(self, model, guide, player) if each.requires_grad]
         except InputError:
@@ -104,7 +106,12 @@ class PlayersObjective(Objective):
         return [store[name] for name in self._found[key][player]]
 
 
-def _whole(name: str, count: Any) -> int:
+def whole(name: str, count: Any) -> int:
+    """Return a count.
+
+    Raises:
+        InputError: if it is not a whole number of at least 1.
+    """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise InputError(f"{name} needs a whole number of at least 1; got {count!r}.")
     return count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,10 @@ def label(spec: Any) -> str:
 
 
 def make_optimiser(
-    spec: str | type | Factory | Optimizer, groups: Mapping[str, list[Tensor]], rate: float | Mapping[str, float]
+    spec: str | type | Factory | Optimizer,
+    groups: Mapping[str, list[Tensor]],
+    rate: float | Mapping[str, float],
+    optional: Collection[str] = ("objective",),
 ) -> Optimizer:
     """Return one torch optimiser over all parameters, fused where the device has a fused kernel.
 
@@ -51,6 +54,7 @@ def make_optimiser(
         groups: parameters by player; each player is one parameter group.
         rate: the learning rate, for names and classes; or one for each group, which a factory finds as ``lr`` in
             the groups that it is given.
+        optional: groups that need no rate of their own beside the others.
     Raises:
         InputError: for an unknown name or setting, an optimiser that does not fit, or rates of other groups.
     """
@@ -58,7 +62,8 @@ def make_optimiser(
         if isinstance(rate, Mapping):
             raise InputError("learning_rate by group needs an optimiser by name, class or factory, not one made.")
         return _checked_holding(spec, groups)
-    given: Groups = [{"params": list(each), **_named(name, groups, rate)} for name, each in groups.items()]
+    named = {name: _named(name, groups, rate, name in optional) for name in groups}
+    given: Groups = [{"params": list(each), **named[name]} for name, each in groups.items()]
     rate = _DEFAULT_RATE if isinstance(rate, Mapping) else rate
     if isinstance(spec, str):
         name, settings = parse(spec)
@@ -76,14 +81,16 @@ def make_optimiser(
     return made
 
 
-def _named(name: str, groups: Mapping[str, list[Tensor]], rate: float | Mapping[str, float]) -> dict[str, Any]:
+def _named(
+    name: str, groups: Mapping[str, list[Tensor]], rate: float | Mapping[str, float], optional: bool
+) -> dict[str, Any]:
     """The name of one group among several, and its learning rate where each has its own."""
     if not isinstance(rate, Mapping):
         return {"name": name} if len(groups) > 1 else {}
     for key in rate:
         if key not in groups:
             raise unknown("group of learning_rate", key, groups)
-    if name not in rate and name != "objective":
+    if name not in rate and not optional:
         raise InputError(f"learning_rate by group needs one for {name!r} too; got {', '.join(rate)}.")
     return {"name": name, "lr": rate.get(name, _DEFAULT_RATE)}
 

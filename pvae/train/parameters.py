@@ -66,7 +66,7 @@ class Parameters:
         if not self.named:
             raise InputError("There is nothing to train: the model and guide have no parameter with requires_grad.")
         self._by_player = {player: self._of(player) for player in self.players}
-        self._seen = len(pyro.get_param_store())
+        self._seen = self._count()
         return True
 
     def of(self, player: str) -> list[Tensor]:
@@ -76,14 +76,21 @@ class Parameters:
     def apart(self) -> dict[str, list[Tensor]]:
         """Return the parameters in the groups that may have learning rates of their own.
 
-        The players where an objective has several, else theta and phi; what is in none of them, such as the
-        objective's own networks, is the group ``objective``.
+        Those that players update where an objective has several, and those that none does, else theta and phi; what
+        is in none of them, such as the objective's own networks, is the group ``objective``.
         """
         names = self.players if self.players != ("all",) else ("theta", "phi")
-        groups = {name: self._of(name) for name in names}
+        groups = {name: self._of(name) for name in (*self._apart(names), *self.objective.untrained)}
         held = {id(each) for group in groups.values() for each in group}
         rest = [each for each in self.named.values() if id(each) not in held]
         return groups | ({"objective": rest} if rest else {})
+
+    def groups(self) -> dict[str, list[Tensor]]:
+        """Return what is updated, in groups that share no parameter: the players, or what they are unions of."""
+        return {name: self._of(name) for name in self._apart(self.players)}
+
+    def _apart(self, players: tuple[str, ...]) -> list[str]:
+        return list(dict.fromkeys(name for each in players for name in self.objective.unions.get(each, (each,))))
 
     def group_of(self, parameter: Tensor) -> str:
         """Return the name of a parameter's group in `apart`."""
@@ -95,8 +102,12 @@ class Parameters:
         return [names[id(each)] for each in self.of(player)]
 
     def appeared(self) -> bool:
-        """Whether a program has put a new entry into the store since the last look."""
-        return len(pyro.get_param_store()) != self._seen
+        """Whether a program has put a new entry into the store since the last look, or the objective made one."""
+        return self._count() != self._seen
+
+    def _count(self) -> int:
+        own = self.objective.parameters() if isinstance(self.objective, nn.Module) else ()
+        return len(pyro.get_param_store()) + sum(1 for _ in own)
 
     def _identities(self) -> Iterator[Any]:
         for module in (*self.programs.modules, self.objective):
@@ -115,6 +126,8 @@ class Parameters:
         """``all`` is everything; others as the objective or the model declares, or as theta and phi are found."""
         if player == "all":
             return list(self.named.values())
+        if player in self.objective.unions:
+            return [each for name in self.objective.unions[player] for each in self._of(name)]
         try:
             model, guide = self.programs.model.program, self.programs.guide.program
             declared = player_parameters(self.objective, model, guide, player)

@@ -50,6 +50,8 @@ class Task:
         splits = _typed_splits(settled, self.options.dtype)
         if self.fresh and hasattr(self.model, "initialise_from"):
             self.model.initialise_from(splits.train)
+        if hasattr(self.objective, "look_at"):
+            self.objective.look_at(splits.train)
         for module in (*programs.modules, self.objective):
             if isinstance(module, nn.Module):
                 module.to(device=self.device, dtype=self.options.dtype)
@@ -88,15 +90,11 @@ class Task:
         self._settle(programs, first)
         parameters = Parameters(self.model, programs, self.objective, first)
         by_group = isinstance(options.learning_rate, Mapping)
-        groups = parameters.apart() if by_group else {player: parameters.of(player) for player in parameters.players}
-        optimiser = make_optimiser(options.optimiser, groups, options.learning_rate)
+        groups = parameters.apart() if by_group else parameters.groups()
+        idle = ("objective", *self.objective.untrained)
+        optimiser = make_optimiser(options.optimiser, groups, options.learning_rate, optional=idle)
         computation = Computation(programs, self.objective, parameters, options.autocast)
-        validation = None
-        if splits.validation is not None:
-            few = splits.validation.take(slice(0, options.validation_limit))
-            validation = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
-        elif options.patience is not None:
-            raise InputError("patience needs a validation split: load the data with validation=0.1, say.")
+        validation = self._validation(splits, computation)
         return Setting(
             options=options,
             splits=splits,
@@ -110,6 +108,21 @@ class Task:
             interrupts=stop,
             identity={"data": splits.checksum, "config": config_hash(config)},
         )
+
+    def _validation(self, splits: Splits, computation: Computation) -> Validation | None:
+        options, reason = self.options, self.objective.unranked
+        found = None
+        if splits.validation is not None:
+            few = splits.validation.take(slice(0, options.validation_limit))
+            found = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
+        if found is not None and reason and not found.has_weights():
+            self.notes.append(f"note: no validation bound, so the last parameters are kept: {reason}")
+            found = None
+        elif found is None:
+            reason = "load the data with validation=0.1, say"
+        if found is None and options.patience is not None:
+            raise InputError(f"patience needs a validation split and a bound on it: {reason}.")
+        return found
 
     def _settle(self, programs: Programs, batch: Batch) -> None:
         """One validated eager pass creates what programs create lazily; it leaves nothing else behind."""

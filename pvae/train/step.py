@@ -100,9 +100,20 @@ class Stepper:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a step returns: the first player's loss and named terms, then the loss of each other player."""
+        """What a step returns: the first player's loss and named terms; then the loss of each other player, and those
+        terms that nobody before has named.
+        """
         first, *others = self.computation.parameters.players
-        return (*self._names.get(first, ()), *(f"{player}_loss" for player in others))
+        names = list(self._names.get(first, ()))
+        for player in others:
+            names += [f"{player}_loss", *self._further(player)]
+        return tuple(names)
+
+    def _further(self, player: str) -> tuple[str, ...]:
+        """The named terms of a player that those before him have not."""
+        players = self.computation.parameters.players
+        before = [name for each in players[: players.index(player)] for name in self._names.get(each, ())]
+        return tuple(name for name in self._names.get(player, ()) if name not in before)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Update by one batch; return the numbers of `names`, 0-d tensors in nats per datum."""
@@ -110,7 +121,10 @@ class Stepper:
         first, *others = self.computation.parameters.players
         numbers = self._phase(first, arguments)
         for player in others:
-            numbers += self._phase(player, arguments)[:1]
+            found, further = self._phase(player, arguments), self._further(player)
+            numbers += found[:1]
+            if further:
+                numbers += tuple(each for name, each in zip(self._names[player], found, strict=True) if name in further)
         return numbers
 
     def _phase(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:

@@ -35,6 +35,18 @@ class Validation:
         self.reason = computation.objective.no_bound
         self.kind = "objective" if self.reason else "importance-weighted"
 
+    def has_weights(self) -> bool:
+        """Return whether the importance-weighted bound exists here: one particle is tried on the first data."""
+        programs = self.computation.programs
+        if self.reason:
+            return False
+        with isolated(self.seed), evaluating(*programs.modules), torch.no_grad():
+            arguments = programs.arguments(self.batch.take(slice(0, 2)))
+            try:
+                return bool(trace_weights(programs.model, programs.guide, arguments, {}, 1).log_w.numel())
+            except (InputError, RuntimeError, ValueError, IndexError):
+                return False
+
     def __call__(self) -> dict[str, float | None]:
         """Return the bound and its standard error over the data; None where it is unknown."""
         objective = self.computation.objective
