@@ -437,10 +437,10 @@ COUNTS, REAL, FRACTIONS = torch.tensor([[0.0, 3.0, 200.0]]), torch.tensor([[-1.0
         ("discretised-logistic", GREY, "discretised-logistic:levels=17"),
         ("discretised-logistic:levels=17", COUNTS, "Divide the data .* poisson"),
         ("discretised-logistic:levels=17", FRACTIONS, "continuous-bernoulli or gaussian"),
-        ("continuous-bernoulli", COUNTS, "poisson"),
+        ("continuous-bernoulli", COUNTS, r"needs x in \[0, 1\]; .* poisson"),
         ("poisson", GREY, "discretised-logistic:levels=17"),
         ("negative-binomial", REAL, r"needs x in \{0, 1, 2, ...\}; .* gaussian"),
-        ("categorical:classes=4", COUNTS, "categorical:classes=201"),
+        ("categorical:classes=4", COUNTS, r"needs x in \{0, ..., 3\}; .* categorical:classes=201"),
         ("categorical:classes=4", GREY, "discretised-logistic:levels=17"),
     ],
 )

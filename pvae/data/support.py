@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from pvae.errors import InputError
 __all__ = ["check_support"]
 
 _MOST_LEVELS = 256
+_INTERVAL = re.compile(r"(Integer)?Interval\(lower_bound=([-\d.e]+), upper_bound=([-\d.e]+)\)")
 _WRAPPERS = frozenset({"Independent", "ExpandedDistribution", "MaskedDistribution"})
 
 
@@ -51,6 +53,9 @@ def _unwrapped(distribution: Any) -> Any:
 def _support_words(support: Any) -> str:
     # Bounds may be tensors, which print over many lines.
     words = " ".join(str(support).split())
+    if found := _INTERVAL.fullmatch(words):
+        low, high = (f"{float(bound):g}" for bound in found.groups()[1:])
+        return f"{{{low}, ..., {high}}}" if found[1] else f"[{low}, {high}]"
     return {"Boolean()": "{0, 1}", "IntegerGreaterThan(lower_bound=0)": "{0, 1, 2, ...}"}.get(words, words[:80])
 
 
