@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.comparison.base import Outcome
 from pvae.data import Splits
-from pvae.em import maximise, mixture_of, responsibilities
+from pvae.em import Mixture, Prior, maximise, mixture_of, responsibilities
 from pvae.errors import InputError
 from pvae.models.mixture import GMM
 from pvae.train import open_run
@@ -28,6 +28,8 @@ REGULARISATION = 1e-6
 class Climb:
     """A callback of `pvae.fit` that keeps a mixture's exact log-likelihood of the training data after each epoch.
 
+    Where the mixture has a prior, its log density per datum is added: what is climbed.
+
     Args:
         splits: the data.
     Attributes:
@@ -41,13 +43,15 @@ class Climb:
         """Look at the model, where it is a mixture."""
         if isinstance(model, GMM):
             begun = time.perf_counter()
-            value = float(model.log_evidence(self.x.to(model.means)).double().mean())
+            value = float(model.log_evidence(self.x.to(model.means)).double().mean()) + _share(model, len(self.x))
             self.points.append([record["epoch"], value, record["seconds"] - self.spent])
             self.spent += time.perf_counter() - begun
 
 
 def fit_by_em(model: Any, splits: Splits) -> dict[str, Any]:
     """Fit a mixture in place by EM, from its own start; return what the table tells of it.
+
+    With a prior this is MAP-EM. A network that guesses the component stays as it was: EM has no use for it.
 
     Raises:
         InputError: if the model has no closed-form M-step.
@@ -60,16 +64,20 @@ def fit_by_em(model: Any, splits: Splits) -> dict[str, Any]:
     train = _flat(splits.train.x)
     held = train if splits.validation is None else _flat(splits.validation.x)
     kind, least = model.covariance, REGULARISATION * float(train.var(0, correction=0).mean())
-    mixture = mixture_of(*model.parameters_of_mixture(), kind)
+    mixture, prior = mixture_of(*model.parameters_of_mixture(), kind), _prior(model)
+
+    def share(mixture: Mixture) -> float:
+        return float(prior.log_density(mixture)) / len(train)
+
     seconds, before, curve, climb, begun = 0.0, -np.inf, [], [], time.perf_counter()
     for step in range(1, STEPS + 1):
         shares, log_likelihood = responsibilities(train, mixture)
-        mixture = maximise(train, shares, covariance_type=kind, reg_covar=least)
+        bound = float(log_likelihood.mean()) + share(mixture)
+        mixture = maximise(train, shares, covariance_type=kind, reg_covar=least, prior=prior)
         seconds += time.perf_counter() - begun
         curve.append([step, float(responsibilities(held, mixture)[1].mean()), seconds])
-        climb.append([step, float(responsibilities(train, mixture)[1].mean()), seconds])
+        climb.append([step, float(responsibilities(train, mixture)[1].mean()) + share(mixture), seconds])
         begun = time.perf_counter()
-        bound = float(log_likelihood.mean())
         if bound - before < GAIN:
             break
         before = bound
@@ -78,6 +86,17 @@ def fit_by_em(model: Any, splits: Splits) -> dict[str, Any]:
     curves = {"curve": curve, "curve is": told, "climb": climb}
     done = {"seconds": seconds, "epochs": len(curve), "train particles": 1}
     return {**done, "decoder_evaluations": len(train) * len(curve), **curves}
+
+
+def _prior(model: GMM) -> Prior:
+    if model.prior is None:
+        return Prior()
+    return Prior(model.prior.concentration, torch.diag(model.prior.scale.double().cpu()), model.prior.degrees)
+
+
+@torch.no_grad()
+def _share(model: GMM, data: int) -> float:
+    return float(model.log_prior().double()) / data
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -89,8 +108,8 @@ def agreement(cells: Sequence[Outcome], splits: Splits) -> list[dict[str, Any]]:
 
     Components are matched by their posteriors on the test data, so that their order does not matter. A row holds
     ``label``; ``difference``, the largest difference of a posterior probability; ``mean difference``; ``gap``, EM's
-    last log-likelihood of the training data less the cell's, nats per datum; ``seconds``, of training, until it was
-    within 1e-3 nats of the best of the cells of that seed, or None where it never was.
+    last log-likelihood of the training data (and log prior, if any) less the cell's, nats per datum; ``seconds``, of
+    training, until it was within 1e-3 nats of the best of the cells of that seed, or None where it never was.
     """
     by_em = {(each.cell.model, each.cell.seed): each for each in cells if _is_em(each)}
     rows = []

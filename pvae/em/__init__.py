@@ -5,5 +5,6 @@ from __future__ import annotations
 from pvae.em.base import Mixture
 from pvae.em.estimator import GaussianMixture
 from pvae.em.steps import bound, maximise, mixture_of, responsibilities
+from pvae.em.updates import Prior
 
-__all__ = ["GaussianMixture", "Mixture", "bound", "maximise", "mixture_of", "responsibilities"]
+__all__ = ["GaussianMixture", "Mixture", "Prior", "bound", "maximise", "mixture_of", "responsibilities"]

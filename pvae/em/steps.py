@@ -76,9 +76,17 @@ def bound(x: Any, shares: Any, mixture: Mixture) -> Tensor:
 
 
 def maximise(
-    x: Any, shares: Any, *, covariance_type: str = "full", reg_covar: float = 0.0, sample_weight: Any = None
+    x: Any,
+    shares: Any,
+    *,
+    covariance_type: str = "full",
+    reg_covar: float = 0.0,
+    sample_weight: Any = None,
+    prior: Prior | None = None,
 ) -> Mixture:
     """Return the M-step: the parameters that maximise the expected log joint density of data and components.
+
+    With a prior it is that of MAP-EM: its log density is added.
 
     Args:
         x: (data, features).
@@ -86,6 +94,7 @@ def maximise(
         covariance_type: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
         reg_covar: added to each variance.
         sample_weight: how often each datum counts, (data,); by default once.
+        prior: of weights and covariances, in the units of the data; by default flat.
     Raises:
         InputError: where a covariance is singular and reg_covar is 0.
     """
@@ -98,7 +107,7 @@ def maximise(
     statistics = moments_of(family, [(x.mT, q.mT)], means)
     regularisation = torch.full_like(means[0], float(reg_covar))
     kept = fallback(family, means, x.var(0, correction=0), regularisation)
-    return maximised(statistics, kept, regularisation, Prior(), strict=True).mixture
+    return maximised(statistics, kept, regularisation, prior or Prior(), strict=True).mixture
 
 
 def _logits(x: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:

@@ -12,24 +12,33 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.models.base import LatentModel
+from pvae.models.conjugate import Recogniser, make_prior
 from pvae.names import unknown
 
 __all__ = ["GMM"]
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
+GUIDES = ("exact", "amortised")
 
 
 class GMM(LatentModel):
     """A Gaussian mixture: z ~ Categorical(weights), x ~ Normal(mean, covariance) of component z.
 
-    Its guide is the exact posterior of z under the present parameters, held fixed: the E-step of EM. It has no
-    parameters of its own, and log weights are the log evidence. z is marked for enumeration, so that
-    ``elbo-enum`` sums it out. `pvae.GaussianMixture` fits the same model without gradients.
+    Its guide is the exact posterior of z under the present parameters, held fixed: the E-step of EM. It then has no
+    parameters of its own, and log weights are the log evidence. An amortised guide is a network, whose bound falls
+    short of the log evidence by `gap`. z is marked for enumeration, so that ``elbo-enum`` sums it out.
+    `pvae.GaussianMixture` fits the same model without gradients.
 
     Args:
         data_shape: shape of one x; its values are one long vector.
         components: number of components.
         covariance: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
+        guide: ``"exact"``, the posterior; or ``"amortised"``, a network from x to q(z given x).
+        hidden: sizes of the network's hidden layers.
+        prior: ``"none"``, or ``"conjugate"``, for the mode of the parameters' posterior: a Dirichlet and an inverse
+            Wishart density, with the settings of `pvae.models.conjugate.ConjugatePrior` after colons. In training each
+            datum carries 1/data_size of its logarithm, whatever the batch or its scale; evaluation leaves it out.
+        data_size: number of training data; only a prior needs it.
         floor: least variance at the start, as a share of the data's; clusters of one datum would have none.
     Raises:
         InputError: for an argument that cannot be used.
@@ -40,11 +49,22 @@ class GMM(LatentModel):
     seed: Tensor
 
     def __init__(
-        self, data_shape: int | Sequence[int], *, components: int = 10, covariance: str = "full", floor: float = 1e-3
+        self,
+        data_shape: int | Sequence[int],
+        *,
+        components: int = 10,
+        covariance: str = "full",
+        guide: str = "exact",
+        hidden: int | Sequence[int] = (32, 32),
+        prior: str | None = "none",
+        data_size: int | None = None,
+        floor: float = 1e-3,
     ) -> None:
         super().__init__()
         if covariance not in COVARIANCES:
             raise unknown("covariance", str(covariance), COVARIANCES)
+        if guide not in GUIDES:
+            raise unknown("guide", str(guide), GUIDES)
         if type(components) is not int or components < 1:
             raise InputError(f"components needs a whole number of at least 1; got {components!r}.")
         self.covariance, self.components, self.floor = covariance, components, floor
@@ -57,6 +77,10 @@ class GMM(LatentModel):
         self.scales = nn.Parameter(torch.zeros(shape[covariance] or (components,)))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seed", torch.randint(1 << 31, ()))
+        self.register_buffer("seen", torch.tensor(False))
+        self.prior = make_prior(prior or "none", self.features, components, data_size)
+        sizes = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+        self.recogniser = Recogniser(self.features, components, sizes) if guide == "amortised" else None
 
     def component(self) -> dist.MultivariateNormal:
         """Return p(x given z) of each component, batch shape (components,)."""
@@ -74,19 +98,32 @@ class GMM(LatentModel):
     def _log_joint(self, x: Tensor) -> Tensor:
         return torch.log_softmax(self.logits, 0) + self.component().log_prob(x.unsqueeze(1))
 
+    def log_prior(self) -> Tensor:
+        """Return log p of the parameters, (), nats, up to a constant; 0 without a prior."""
+        if self.prior is None:
+            return self.means.new_zeros(())
+        factors = self._factors()
+        different = factors[:1] if self.covariance == "tied" else factors
+        return self.prior.log_density(torch.log_softmax(self.logits, 0), different)
+
     def model(self, x: Tensor) -> Tensor:
         """Generate: a component, and x from it, observed. Returns x."""
         x = x.reshape(len(x), -1)
         means, factors = self.means, self._factors()
         with pyro.plate("data", len(x)):
+            if self.prior is not None and self.training:
+                pyro.factor("parameters", (self.log_prior() / self.prior.data_size).expand(len(x)))
             z = pyro.sample("z", dist.Categorical(logits=self.logits))
             return pyro.sample("x", dist.MultivariateNormal(means[z], scale_tril=factors[z]), obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
-        """Infer: the component from its exact posterior. Returns z, shape (batch,)."""
-        logits = self._log_joint(x.reshape(len(x), -1)).detach()
+        """Infer: the component from q(z given x). Returns z, shape (batch,)."""
+        logits = self._guess(x.reshape(len(x), -1))
         with pyro.plate("data", len(x)):
             return pyro.sample("z", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+    def _guess(self, x: Tensor) -> Tensor:
+        return self._log_joint(x).detach() if self.recogniser is None else self.recogniser(x)
 
     @torch.no_grad()
     def posterior(self, x: Tensor) -> Tensor:
@@ -98,13 +135,20 @@ class GMM(LatentModel):
         """Return log p(x), shape (batch,), nats."""
         return self._log_joint(x.reshape(len(x), -1)).logsumexp(1)
 
+    @torch.no_grad()
+    def gap(self, x: Tensor) -> Tensor:
+        """Return KL(q to p(z given x)), shape (batch,), nats: what an amortised guide's bound lacks; else 0."""
+        x = x.reshape(len(x), -1)
+        log_q, log_p = (torch.log_softmax(each, 1) for each in (self._guess(x), self._log_joint(x)))
+        return (log_q.exp() * (log_q - log_p)).sum(1)
+
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: all."""
+        """Return the parameters of the model."""
         return [self.logits, self.means, self.scales]
 
     def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide: none."""
-        return []
+        """Return the parameters of the guide: of its network, or none."""
+        return [] if self.recogniser is None else list(self.recogniser.parameters())
 
     @torch.no_grad()
     def set_parameters(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -131,12 +175,21 @@ class GMM(LatentModel):
         return torch.softmax(self.logits.double(), 0), self.means.double(), covariances
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start from k-means, once: from unit variances around random means no gradient finds the way."""
+        """Start from k-means, once: from unit variances around random means no gradient finds the way.
+
+        Prior and guide take from the data what they need, once, too.
+        """
+        x = batch["x"].reshape(len(batch["x"]), -1).double()
+        if not self.seen:
+            if self.prior is not None:
+                self.prior.initialise_from(x)
+            if self.recogniser is not None:
+                self.recogniser.initialise_from(x)
+            self.seen.fill_(True)
         if self.initialised:
             return
         from sklearn.cluster import KMeans
 
-        x = batch["x"].reshape(len(batch["x"]), -1).double()
         found = KMeans(self.components, n_init=1, random_state=int(self.seed)).fit(x.cpu().numpy())
         shares = nn.functional.one_hot(torch.as_tensor(found.labels_).long(), self.components).to(x)
         counts = shares.sum(0)
