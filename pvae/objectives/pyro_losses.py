@@ -84,7 +84,9 @@ class PyroObjective(Objective):
         elbo = self._settled(model, guide, args, kwargs)
         with _captured() as surrogates:
             loss = elbo.loss_and_grads(model, guide, *args, **kwargs)
-        total = sum(surrogates[1:], start=surrogates[0]) if surrogates else torch.zeros(())
+        if not surrogates:  # without gradients the loss alone tells the type
+            return Terms(torch.as_tensor(loss).detach(), torch.zeros_like(torch.as_tensor(loss)))
+        total = sum(surrogates[1:], start=surrogates[0])
         return Terms(torch.as_tensor(loss, dtype=total.dtype, device=total.device).detach(), total)
 
 
