@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AAE": "objectives",
+    "ALI": "objectives",
     "Alternate": "objectives",
     "Autoencoder": "models",
     "Batch": "batch",
@@ -33,6 +35,7 @@ _HOMES = {
     "Estimate": "evaluate",
     "FreeBits": "objectives",
     "GatedMLP": "networks",
+    "GAN": "objectives",
     "Gaussian": "densities",
     "GaussianMixture": "em",
     "IWAE": "objectives",
@@ -97,7 +100,10 @@ _FOLDERS = {
 
 # Written out, not computed from _HOMES: linters and type checkers read this list and do not run the file.
 __all__ = [
+    "AAE",
+    "ALI",
     "CIWAE",
+    "GAN",
     "IWAE",
     "MIWAE",
     "MLP",
@@ -195,7 +201,10 @@ if TYPE_CHECKING:
     )
     from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
     from pvae.objectives import (
+        AAE,
+        ALI,
         CIWAE,
+        GAN,
         IWAE,
         MIWAE,
         PIWAE,
