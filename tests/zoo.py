@@ -143,17 +143,6 @@ MODELS: dict[str, ModelCase] = {
         {"z": ()},
         (3,),
     ),
-    "gmm-amortised": ModelCase(
-        lambda: GMM((3,), components=2, guide="amortised", hidden=5), _real(3), False, False, {"z": ()}, (3,)
-    ),
-    "gmm-prior": ModelCase(
-        lambda: GMM((3,), components=2, covariance="tied", prior="conjugate", data_size=8),
-        _real(3),
-        False,
-        False,
-        {"z": ()},
-        (3,),
-    ),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
     "discrete": ModelCase(
