@@ -1,0 +1,105 @@
+"""What experiments share: a budget, a folder that remembers what is done, numbers with their errors, tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Budget", "Result", "Room", "mean_error", "paired", "table"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much an experiment may spend; fixed before it runs.
+
+    Attributes:
+        name: ``"short"`` for two cores, ``"published"`` for a CUDA device and the papers' settings.
+        seeds: of trainings.
+        settings: of the experiment.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment measured.
+
+    Attributes:
+        setting: one paragraph: data, networks, budget, seeds.
+        table: rows of text, the first the heading.
+        says: what it says, one line each; claims beyond two standard errors only.
+        seconds: wall time.
+    """
+
+    setting: str
+    table: tuple[tuple[str, ...], ...]
+    says: tuple[str, ...]
+    seconds: float = 0.0
+
+
+class Room:
+    """The folder of an experiment, in which each cell's numbers are kept, so that a second call goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def once(self, cell: str, measure: Callable[[], Any]) -> Any:
+        """Return the JSON value of a cell, measured now or before."""
+        path = self.folder / f"{cell}.json"
+        if not path.exists():
+            begun = time.monotonic()
+            value = measure()
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({"value": value, "seconds": time.monotonic() - begun}))
+            os.replace(partial, path)
+            print(f"{self.folder.name}: {cell} in {time.monotonic() - begun:.0f} s", flush=True)
+        return json.loads(path.read_text())["value"]
+
+    def seconds(self) -> float:
+        """Return the time of all cells."""
+        return sum(json.loads(path.read_text())["seconds"] for path in self.folder.glob("*.json"))
+
+
+def mean_error(values: Iterable[float]) -> tuple[float, float]:
+    """Return mean and standard error of independent numbers; NaN for one alone."""
+    given = torch.tensor(list(values), dtype=torch.float64)
+    error = float(given.std()) / math.sqrt(len(given)) if len(given) > 1 else math.nan
+    return float(given.mean()), error
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Return the mean difference of pairs, such as one for each seed, with its standard error."""
+    return mean_error([a - b for a, b in zip(first, second, strict=True)])
+
+
+def shown(value: float, error: float, decimals: int = 2, sign: bool = False) -> str:
+    """Return a number with its error, as text."""
+    plus = "+" if sign else ""
+    return f"{value:{plus}.{decimals}f} ± {error:.{decimals}f}"
+
+
+def verdict(what: str, value: float, error: float, unit: str, decimals: int = 2) -> str:
+    """Return a claim where a difference is beyond two standard errors, else that there is none."""
+    number = f"{shown(value, error, decimals, sign=True)} {unit}".strip()
+    if abs(value) > 2 * error:
+        return f"{what}: {number}, beyond two standard errors."
+    return f"{what}: {number}, within two standard errors: no claim."
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a table in Markdown."""
+    heading, *others = rows
+    lines = [heading, ["---"] * len(heading), *others]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

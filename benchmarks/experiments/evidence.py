@@ -1,0 +1,81 @@
+"""Priors, posteriors and layers: test log evidence against the plain VAE, paired by image and by seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pvae
+from experiments.base import Budget, Result, verdict
+
+COMMON = {"hidden": (200, 200), "latent": 20, "activation": "tanh"}
+SYSTEMS: dict[str, dict[str, dict[str, Any]]] = {
+    "priors": {
+        "standard prior": {"model": "vae"},
+        "mixture prior": {"model": "vae", "prior": "mixture:components=50"},
+        "vamp prior": {"model": "vae", "prior": "vamp:components=200"},
+    },
+    "posteriors": {
+        "diagonal posterior": {"model": "vae"},
+        "full posterior": {"model": "vae", "posterior": "full"},
+        "flow posterior": {"model": "vae", "posterior": "flow:kind=iaf"},
+    },
+    "layers": {
+        "one layer": {"model": "vae"},
+        "two layers, bottom-up guide": {"model": "ladder-vae", "guide": "bottom-up", "latent": (20, 10)},
+        "two layers, ladder guide": {"model": "ladder-vae", "guide": "ladder", "latent": (20, 10)},
+    },
+}
+BUDGETS = {
+    "short": Budget("short", (0, 1, 2), {"epochs": 10, "batch_size": 100, "particles": 200, "limit": 500}),
+    "published": Budget(
+        "published", (0, 1, 2, 3, 4), {"epochs": 500, "batch_size": 100, "particles": 5000, "limit": None}
+    ),
+}
+
+
+def run(name: str, budget: Budget, folder: Path) -> Result:
+    """Compare the systems of one kind by `pvae.compare`."""
+    settings = budget.settings
+    models = {
+        label: pvae.ModelSpec(recipe["model"], {**COMMON, **{key: recipe[key] for key in recipe if key != "model"}})
+        for label, recipe in SYSTEMS[name].items()
+    }
+    data = pvae.load_data("mnist_static")
+    found = pvae.compare(
+        models,
+        data,
+        {"elbo": "elbo"},
+        budget.seeds,
+        settings["epochs"],
+        folder / name,
+        particles=settings["particles"],
+        limit=settings["limit"],
+        batch_size=settings["batch_size"],
+        threads=1,
+    )
+    rows, says = [("system", "log evidence (sd over seeds)", "difference", "ELBO", "active units", "seconds")], []
+    for row in found.table.rows:
+        difference = "first row"
+        if row.difference is not None:
+            over = row.difference_over_seeds
+            difference = f"{row.difference.value:+.2f} ± {row.difference.error:.2f} ({over.error:.2f} seeds)"
+            error = max(row.difference.error, over.error)
+            says.append(verdict(f"{row.model} against {found.table.rows[0].model}", over.value, error, "nats"))
+        rows.append(
+            (
+                row.model,
+                f"{row.log_evidence.value:.2f} ± {row.log_evidence.error:.2f} ({row.spread:.2f})",
+                difference,
+                f"{row.elbo.value:.2f}",
+                f"{row.active_units.value:.1f}" if row.active_units is not None else "-",
+                f"{row.seconds.value:.0f}",
+            )
+        )
+    setting = (
+        f"Static MNIST, 784-200-200-20 with tanh, `elbo`, Adam 1e-3, batch {settings['batch_size']}, "
+        f"{settings['epochs']} epochs, seeds {', '.join(map(str, budget.seeds))}; log evidence of "
+        f"{settings['limit'] or 10000} test images by {settings['particles']} particles, nats per image. A difference "
+        "is paired by image; its second error is over seeds, and a claim needs twice the greater of the two."
+    )
+    return Result(setting, tuple(rows), tuple(says))

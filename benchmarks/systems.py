@@ -1,0 +1,105 @@
+"""Every system of the family on real data, at budgets fixed beforehand; writes docs/results.md.
+
+    PVAE_DATA=... python benchmarks/systems.py priors layers [--budget short] [--out reports/systems]
+    python benchmarks/systems.py --write docs/results.md          # the page of what was measured
+
+Each experiment keeps its cells in its folder: interrupted, it goes on where it stopped. Budgets: ``short`` is what two
+cores finish in minutes; ``published`` has the papers' settings, for a CUDA device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from experiments import blur, evidence, factors
+from experiments.base import Budget, Result, table
+
+HERE = Path(__file__).resolve().parent
+Run = Callable[[str, Budget, Path], Result]
+
+# name: heading, what it asks, how it is run, its budgets
+EXPERIMENTS: dict[str, tuple[str, Run, dict[str, Budget]]] = {
+    "priors": ("Priors", evidence.run, evidence.BUDGETS),
+    "posteriors": ("Posteriors", evidence.run, evidence.BUDGETS),
+    "layers": ("Layers of latents", evidence.run, evidence.BUDGETS),
+    "disentanglement": ("Beta and disentanglement", factors.run, factors.BUDGETS),
+    "blur": ("Likelihood, decoder and blur", blur.run, blur.BUDGETS),
+}
+
+
+def measure(name: str, budget: str, folder: Path) -> None:
+    """Run one experiment, and keep its result beside the others, in ``benchmarks/results``."""
+    heading, run, budgets = EXPERIMENTS[name]
+    begun = time.monotonic()
+    result = run(name, budgets[budget], folder / budget)
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    record = {
+        "heading": heading,
+        "command": f"python benchmarks/systems.py {name}" + (f" --budget {budget}" if budget != "short" else ""),
+        "budget": budget,
+        "date": date.today().isoformat(),
+        "machine": f"{device}, torch {torch.__version__}, Pyro {version('pyro-ppl')}",
+        **asdict(result),
+        "seconds": result.seconds or time.monotonic() - begun,
+    }
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"{name}-{budget}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\n{result.setting}\n\n{table(result.table)}\n")
+    print("\n".join(f"- {line}" for line in result.says))
+
+
+def page() -> str:
+    """Return the page of everything that was measured."""
+    parts = [(HERE / "results" / "introduction.md").read_text().strip()]
+    for name in EXPERIMENTS:
+        for budget in ("short", "published"):
+            path = HERE / "results" / f"{name}-{budget}.json"
+            if not path.exists():
+                continue
+            record = json.loads(path.read_text())
+            suffix = "" if budget == "short" else ", the published setting"
+            says = "\n".join(f"- {line}" for line in record["says"])
+            parts.append(
+                f"## {record['heading']}{suffix}\n\n{record['setting']}\n\n```\n{record['command']}\n```\n\n"
+                f"{table(record['table'])}\n\n{says}\n\nMeasured {record['date']} in {record['seconds'] / 60:.0f} "
+                f"minutes of cells on {record['machine']}."
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Measure what is named, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, []], help=f"of: {', '.join(EXPERIMENTS)}")
+    parser.add_argument("--budget", choices=("short", "published"), default="short")
+    parser.add_argument("--out", type=Path, default=Path("reports/systems"), help="folder of the cells")
+    parser.add_argument("--write", type=Path, help="write the page of what was measured to this file")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.experiments and options.write is None:
+        parser.error("name an experiment, or --write FILE")
+    for name in options.experiments:
+        measure(name, options.budget, options.out)
+    if options.write is not None:
+        options.write.write_text(page())
+        print(options.write, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
