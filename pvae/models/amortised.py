@@ -16,7 +16,7 @@ from pvae.models.base import LatentModel
 from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 
-__all__ = ["NETWORKS", "Amortised", "Parts", "shaped"]
+__all__ = ["NETWORKS", "Amortised", "NetworkParts", "Parts", "shaped"]
 
 Networks = tuple[nn.Module, nn.Module]
 
@@ -72,18 +72,23 @@ def _style(
     return make, sizes, {"activation": activation or default, "initialisation": initialisation}
 
 
-class Parts(TypedDict, total=False):
-    """The arguments of `Amortised` beside the shape of the data, for classes that pass them on."""
+class NetworkParts(TypedDict, total=False):
+    """The arguments of `Amortised` that say nothing of z, for classes with a z of their own that pass them on."""
 
-    latent: int
     hidden: int | Sequence[int] | None
     network: str
     activation: str | None
     initialisation: str
     output_bias: str | float | Tensor | None
+    likelihood: str | nn.Module
+
+
+class Parts(NetworkParts, total=False):
+    """The arguments of `Amortised` beside the shape of the data, for classes that pass them on."""
+
+    latent: int
     prior: str | nn.Module
     posterior: str | nn.Module
-    likelihood: str | nn.Module
 
 
 class Amortised(LatentModel):
