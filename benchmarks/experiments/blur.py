@@ -81,7 +81,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
     setting = (
         f"Grey MNIST, {budget.settings['images']} images, 784-200-200-20 with tanh (convolutions where said), `elbo`, "
         f"Adam 1e-3, batch 100, {budget.settings['epochs']} epochs, seeds {', '.join(map(str, budget.seeds))}. Edge "
-        "energy is the mean squared difference of neighbouring pixels, of means of x given z, as a share of that of 1000 "
-        "test images: 1 is as sharp as the data, less is blurred. Errors over seeds."
+        "energy is the mean squared difference of neighbouring pixels, of means of x given z, as a share of that of "
+        "1000 test images: 1 is as sharp as the data, less is blurred. Errors over seeds."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())
