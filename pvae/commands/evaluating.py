@@ -21,10 +21,10 @@ __all__ = ["evaluate"]
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option(
     "--method",
-    type=click.Choice(["is", "elbo"]),
+    type=click.Choice(["is", "elbo", "accuracy"]),
     default="is",
     show_default=True,
-    help="is: importance sampling, with all diagnostics; elbo: the evidence lower bound alone.",
+    help="is: importance sampling, with all diagnostics; elbo: the evidence lower bound alone; accuracy: of labels.",
 )
 @click.option("--particles", type=click.IntRange(min=1), default=1000, show_default=True, help="Draws per datum.")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first data of the split.")
@@ -47,7 +47,8 @@ def evaluate(run: str, data: str | None, arviz: str | None, as_json: bool, **opt
     splits = data_of_run(opened, data, options.pop("data_folder"))
     where = {name: options[name] for name in ("split", "limit", "seed")}
     where["device"] = device
-    say(f"Judging {run} on {splits.name}, {options['split']} split, {options['particles']} particles ...")
+    drawn = "" if options["method"] == "accuracy" else f", {options['particles']} particles"
+    say(f"Judging {run} on {splits.name}, {options['split']} split{drawn} ...")
     found = _judged(options["method"], opened, splits, options["particles"], where)
     if arviz is not None:
         found["arviz"] = _written(arviz, opened, splits, where)
@@ -58,8 +59,10 @@ def evaluate(run: str, data: str | None, arviz: str | None, as_json: bool, **opt
 
 
 def _judged(method: str, run: Any, splits: Any, particles: int, where: dict[str, Any]) -> dict[str, Any]:
-    from pvae.evaluate import elbo, judge
+    from pvae.evaluate import accuracy, elbo, judge
 
+    if method == "accuracy":
+        return {"accuracy": accuracy(run, splits, **where)}
     if method == "elbo":
         return {"elbo": elbo(run, splits, particles, **where)}
     judgement = judge(run, splits, particles, **where)

@@ -147,6 +147,7 @@ def data_options(command: Command) -> Command:
             "Data for validation: a count, or a fraction below 1; 0 turns it off.",
         ),
         _option("--mask", str, "none", "Entries of x left out: pixels:share=0.5, block:size=4, rows, quadrants."),
+        _option("--labels", int, None, "Training data that keep their label, balanced over classes; others hide it."),
         _option("--data-seed", int, 0, "Seed of splits, binarisation and masks."),
         _option("--data-folder", click.Path(), None, "Folder with data sets, before $PVAE_DATA and the cache."),
     ]

@@ -31,6 +31,7 @@ def data_of(ctx: click.Context) -> Splits:
         seed=options["data_seed"],
         folder=folder,
         mask=options["mask"],
+        labels=options["labels"],
     )
     return splits if source in data_names() else replace(splits, name=str(Path(folder or "", source)))
 

@@ -30,6 +30,7 @@ def data_of_run(run: Run, data: str | None = None, folder: str | None = None) ->
     source, sizes = data or recorded["name"], recorded["sizes"]
     options = {"binarise": recorded["binarise"], "seed": recorded["seed"], "folder": folder}
     options["mask"] = recorded.get("mask", "none")
+    options["labels"] = recorded.get("labels") if data is None else None
     try:
         found = load_data(source, **options)
         if data is None and found.checksum != recorded["checksum"]:

@@ -1,6 +1,6 @@
 """Data: named sets, files and arrays become splits; splits become minibatches."""
 
-from pvae.data.epochs import minibatches, permutation
+from pvae.data.epochs import minibatches, permutation, steps_of_epoch
 from pvae.data.files import data_names, describe_data, fetch, verify
 from pvae.data.loading import load_data
 from pvae.data.splits import Splits
@@ -18,5 +18,6 @@ __all__ = [
     "load_data",
     "minibatches",
     "permutation",
+    "steps_of_epoch",
     "verify",
 ]

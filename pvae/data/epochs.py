@@ -10,9 +10,10 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.data.binarise import derived_seed
 from pvae.data.masks import Mask
+from pvae.data.strata import interleaved, labelled_per_batch
 from pvae.errors import InputError
 
-__all__ = ["minibatches", "permutation"]
+__all__ = ["minibatches", "permutation", "steps_of_epoch"]
 
 
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
@@ -30,6 +31,7 @@ def minibatches(
     start: int = 0,
     dynamic: bool = False,
     mask: Mask | None = None,
+    labelled: float = 0.0,
 ) -> Iterator[Batch]:
     """Return the minibatches of one epoch, gathered on the device where the data are.
 
@@ -43,16 +45,37 @@ def minibatches(
         start: how many minibatches to leave out at the beginning; nothing is drawn for them.
         dynamic: draw ``x`` from Bernoulli(x) at each use, by the device's global generator.
         mask: leaves entries out of the field ``mask`` at each use, by the device's global generator.
+        labelled: least part of each minibatch that is taken from the data with a label, ``y`` from 0 on, where some
+            have one and others not: these come again and again, while the others come once an epoch. 0 takes all as
+            they fall.
     Raises:
         InputError: if size is below 1 or start below 0.
     """
     if size < 1 or start < 0:
         raise InputError(f"Minibatches need size >= 1 and start >= 0; got size {size} and start {start}.")
-    return _gather(batch, permutation(batch.size, seed=seed, epoch=epoch), size, start, dynamic, mask)
+    return _gather(batch, _order(batch, size, seed, epoch, labelled), size, start, dynamic, mask)
+
+
+def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
+    """Return the number of minibatches of one epoch; see `minibatches`."""
+    own = labelled_per_batch(batch, size, labelled)
+    return -(-int((batch["y"] < 0).sum()) // (size - own)) if own else -(-batch.size // size)
+
+
+def _order(batch: Batch, size: int, seed: int, epoch: int, labelled: float) -> Tensor:
+    """Positions of the data of one epoch: each `size` of them are a minibatch."""
+    own = labelled_per_batch(batch, size, labelled)
+    if own == 0:
+        return permutation(batch.size, seed=seed, epoch=epoch)
+    known = batch["y"].cpu() >= 0
+    hidden = (~known).nonzero().ravel()
+    order = hidden[permutation(len(hidden), seed=seed, epoch=epoch)]
+    generator = torch.Generator().manual_seed(derived_seed(seed, "labelled", epoch))
+    return interleaved(known.nonzero().ravel(), order, own, size - own, generator)
 
 
 def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool, mask: Mask | None) -> Iterator[Batch]:
-    if start * size >= batch.size:
+    if start * size >= len(order):
         return  # a split of nothing is one empty chunk
     # One transfer per epoch; a chunk of it is a view, so that a step costs one gather per field.
     for chosen in order[start * size :].to(batch.device).split(size):

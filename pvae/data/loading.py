@@ -9,6 +9,7 @@ from typing import Any
 from pvae.batch import as_batch
 from pvae.data.binarise import check_binarise
 from pvae.data.files import data_set, fetch_contents
+from pvae.data.labels import check_labels
 from pvae.data.missing import check_missing, masked
 from pvae.data.sources import SUFFIXES, read_arrays
 from pvae.data.splits import Splits
@@ -28,6 +29,7 @@ def load_data(
     folder: str | os.PathLike[str] | None = None,
     missing: str = "error",
     mask: str = "none",
+    labels: int | None = None,
 ) -> Splits:
     """Return data as training, validation and test splits that depend on the seed alone.
 
@@ -50,15 +52,18 @@ def load_data(
             this probability, ``"block:size=14"`` a square, ``"rows:count=14"``, or all but some quadrants,
             ``"quadrants:observed=1"``; without a setting, half of the side and of the rows. Drawn at every use in
             training, fixed by the seed elsewhere. ``x`` itself stays complete.
+        labels: how many training data keep their label ``y``, as many of each class as of any other; the others get
+            -1, which hides it, and 0 hides all. The seed decides which. Validation and test labels stay.
     Raises:
         InputError: if the source is unknown, missing, damaged or unfit, in one line.
     """
     check_binarise(binarise)
     check_missing(missing)
+    check_labels(labels)
     if isinstance(source, Splits):
-        return _again(source, binarise, validation, test, mask)
+        return _again(source, binarise, validation, test, mask).with_labels(labels)
     parted = split(_source(source, folder, missing == "mask"), validation=validation, test=test, seed=seed)
-    return parted.binarised(binarise).masked(mask)
+    return parted.binarised(binarise).masked(mask).with_labels(labels)
 
 
 def _source(source: Any, folder: str | os.PathLike[str] | None, holes: bool) -> Source:

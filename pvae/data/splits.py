@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.binarise import are_grey, binarised, check_binarise
+from pvae.data.labels import with_labels
 from pvae.data.masks import Mask, left_out, make_mask
+from pvae.errors import InputError
 
 __all__ = ["Splits", "digest"]
 
@@ -34,6 +36,7 @@ class Splits:
         notes: lines for a person on what was done to the data.
         mask: which entries of ``x`` are left out at random, with all settings; the training split's field ``mask``
             does not have the draw yet.
+        labels: how many training data kept their label where the others' were hidden; else None.
     """
 
     train: Batch
@@ -46,6 +49,7 @@ class Splits:
     checksum: str = ""
     notes: tuple[str, ...] = ()
     mask: str = "none"
+    labels: int | None = None
 
     @property
     def train_dynamic(self) -> bool:
@@ -115,6 +119,19 @@ class Splits:
         mask = make_mask(how, self.data_shape)
         return replace(self._each(lambda part, batch: left_out(batch, mask, part, self.seed)), mask=mask.text)
 
+    def with_labels(self, count: int | None) -> Splits:
+        """Return the splits with `count` labels left in the training data (see ``load_data``); None changes nothing.
+
+        Raises:
+            InputError: if that cannot be, or labels were hidden before.
+        """
+        if count is None or count == self.labels:
+            return self
+        if self.labels is not None:
+            raise InputError(f"These data have {self.labels} labels left already; load them again for labels={count}.")
+        checksum = hashlib.sha256(f"{self.checksum};labels:{count}".encode()).hexdigest()
+        return replace(self, train=with_labels(self.train, count, seed=self.seed), labels=count, checksum=checksum)
+
     def to(self, device: torch.device | str) -> Splits:
         """Return the splits on ``device``."""
         return self._each(lambda part, batch: batch.to(device))
@@ -128,7 +145,7 @@ class Splits:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run records of its data: name, checksum, sizes, binarise, seed, data_shape, mask, classes."""
+        """Return what a run records of its data, by name: how they were made, and facts of them."""
         return {
             "name": self.name,
             "checksum": self.checksum,
@@ -138,6 +155,7 @@ class Splits:
             "data_shape": list(self.data_shape),
             **({} if self.mask == "none" else {"mask": self.mask}),
             **({} if self.classes is None else {"classes": self.classes}),
+            **({} if self.labels is None else {"labels": self.labels}),
         }
 
 

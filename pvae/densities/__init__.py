@@ -2,6 +2,7 @@
 
 from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
 from pvae.densities.discretised import DiscretisedLogistic
+from pvae.densities.labels import GivenLabel, label_posterior
 from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part
 from pvae.densities.posteriors import DiagonalGaussian
@@ -17,8 +18,10 @@ __all__ = [
     "DiagonalGaussian",
     "DiscretisedLogistic",
     "Gaussian",
+    "GivenLabel",
     "NegativeBinomial",
     "Poisson",
     "StandardNormal",
+    "label_posterior",
     "part",
 ]

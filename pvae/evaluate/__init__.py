@@ -1,6 +1,7 @@
 """How good a model really is: log evidence and bounds with errors, diagnostics, and export to ArviZ."""
 
 from pvae.evaluate.base import Estimate, difference, mean_of
+from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
 from pvae.evaluate.export import compare_evidence, save, to_arviz
@@ -21,6 +22,7 @@ __all__ = [
     "Judgement",
     "LatentUnits",
     "TwoSampleTest",
+    "accuracy",
     "aggregate_test",
     "compare_evidence",
     "diagnose",

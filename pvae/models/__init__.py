@@ -7,6 +7,8 @@ from pvae.models.local import LocalGuide, SemiAmortised
 from pvae.models.programs import Programs, bind
 from pvae.models.queries import encode, reconstruct, sample, scores_bits
 from pvae.models.registration import restore_store, scope, store_tensors
+from pvae.models.semisupervised import SemiSupervisedVAE
+from pvae.models.stacking import codes_of
 from pvae.models.vae import VAE
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "Program",
     "Programs",
     "SemiAmortised",
+    "SemiSupervisedVAE",
     "bind",
+    "codes_of",
     "encode",
     "find_groups",
     "named_parameters",

@@ -20,12 +20,13 @@ from typing import Any, Protocol
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
 from pvae.models.mixture import GMM
+from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
 from pvae.names import unknown
 
 __all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 
-MODELS: dict[str, Callable[..., Any]] = {"gmm": GMM, "vae": VAE}
+MODELS: dict[str, Callable[..., Any]] = {"gmm": GMM, "ssvae": SemiSupervisedVAE, "vae": VAE}
 
 
 _PLAIN = (bool, int, float, str, type(None))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.models.base import Program, program
 
-__all__ = ["Programs", "bind"]
+__all__ = ["Programs", "bind", "fields_of", "owner_of"]
 
 _ALIASES = {"xs": "x", "ys": "y"}
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -82,9 +82,11 @@ def _by_fields(
 class _Bound(nn.Module):
     """A program that picks its own fields from those passed to both programs."""
 
-    def __init__(self, program: Program, positions: tuple[int, ...], keywords: dict[str, int]) -> None:
+    def __init__(
+        self, program: Program, positions: tuple[int, ...], keywords: dict[str, int], fields: tuple[str, ...]
+    ) -> None:
         super().__init__()
-        self.program = program
+        self.program, self.fields = program, fields
         self.positions, self.keywords = positions, keywords
 
     def forward(self, *values: Tensor) -> Any:
@@ -115,6 +117,24 @@ class Programs:
     def unused(self, batch: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Return the fields of `batch` that no program takes (``index`` apart)."""
         return tuple(field for field in batch if field not in self.fields and field != "index")
+
+
+def fields_of(program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors that a program is called with by their field: as bound, else by its parameters' names.
+
+    ``xs`` and ``ys`` are ``x`` and ``y``, and the first parameter is ``x`` where no other is.
+    """
+    if isinstance(program, _Bound):
+        return dict(zip(program.fields, args, strict=False))
+    given = signature_of(program).bind(*args, **kwargs).arguments
+    found = {_ALIASES.get(name, name): each for name, each in given.items() if isinstance(each, Tensor)}
+    return {"x": next(iter(found.values())), **found} if found else {}
+
+
+def owner_of(program: Any) -> Any:
+    """Return the latent model that a program belongs to; None for a plain function."""
+    function: Any = unwrap(program.program if isinstance(program, _Bound) else program)
+    return function.owner if isinstance(function, Program) else getattr(function, "__self__", None)
 
 
 def _choose(
@@ -162,6 +182,7 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
             {"model": model, "guide": guide}[name],
             tuple(place[field] for field in positional),
             {key: place[field] for key, field in keywords.items()},
+            tuple(names),
         )
         for name, (positional, keywords) in chosen.items()
     }

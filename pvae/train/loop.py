@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pvae.batch import Batch
-from pvae.data import minibatches
+from pvae.data import minibatches, steps_of_epoch
 from pvae.errors import DivergenceError, InputError
 from pvae.train import checkpoint, live
 from pvae.train.checkpoint import Snapshot
@@ -58,7 +58,7 @@ class Loop:
         if position.finished and not self._goes_on():
             return
         position.finished = ""
-        steps = -(-self.setting.splits.train.size // options.batch_size)
+        steps = steps_of_epoch(self.setting.splits.train, options.batch_size, self._labelled)
         self.setting.progress.start(position.epoch, options.epochs, steps)
         self._begun = time.monotonic()
         try:
@@ -97,7 +97,13 @@ class Loop:
             start=self.position.step_in_epoch,
             dynamic=splits.train_dynamic,
             mask=splits.train_mask,
+            labelled=self._labelled,
         )
+
+    @property
+    def _labelled(self) -> float:
+        """The least part of a batch that the objective wants of labelled data."""
+        return getattr(self.parameters.objective, "labelled", 0.0)
 
     def _epoch(self) -> None:
         self.setting.stepper.refresh()

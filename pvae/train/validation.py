@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.models.labels import accuracy_of
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated
 from pvae.train.step import Computation
@@ -52,12 +53,14 @@ class Validation:
         objective = self.computation.objective
         modules = [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
         with isolated(self.seed), evaluating(*modules), torch.no_grad():
+            accuracy = accuracy_of(self.computation.parameters.latent_model, self.batch)
+            right = {} if accuracy is None else {"validation_accuracy": accuracy}
             if self.kind == "importance-weighted":
                 try:
-                    return self._weighted()
+                    return self._weighted() | right
                 except (InputError, RuntimeError, ValueError, IndexError) as error:
                     self.kind, self.reason = "objective", str(error)
-            return self._own()
+            return self._own() | right
 
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
         size = max(1, _DRAWS.get(self.batch.device.type, 5000) // self.particles)

@@ -1,0 +1,167 @@
+"""The semi-supervised variational autoencoder: a label beside z, known for some data and inferred for the others."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pvae.densities import GivenLabel, label_posterior
+from pvae.errors import InputError
+from pvae.models.amortised import Amortised, Parts, shaped
+from pvae.names import unknown
+from pvae.networks import Conditioned, initialise
+
+__all__ = ["SemiSupervisedVAE"]
+
+INFERENCES = ("enumerated", "sampled")
+LABEL_PRIORS = ("uniform", "learned")
+
+
+class SemiSupervisedVAE(Amortised):
+    """M2: y ~ Categorical, z ~ prior, x ~ likelihood(decoder(z, y)); guide q(y given x) q(z given x, y).
+
+    A label of -1 is hidden: then y is drawn by the guide, and log p(x) is scored; else log p(x, y). Labelled and
+    hidden data go through one program, side by side. Decoder and encoder get y as a centred one-hot vector
+    (`pvae.networks.Conditioned`); the classifier is an encoder of its own with a linear layer.
+
+    The arguments beside these are those of `pvae.models.amortised.Amortised`. Sites are ``y``, ``z``, ``x``, and
+    ``given``, which is what the data say of y.
+
+    Args:
+        data_shape: shape of one x.
+        classes: number of classes; labels are 0 to classes - 1.
+        infer_labels: ``"enumerated"`` sums over all labels exactly; ``"sampled"`` draws one, with a score-function
+            gradient.
+        factorised: let q(z given x) not see y: cheaper, and a loss of evidence wherever the code depends on the label.
+        label_prior: ``"uniform"``, or ``"learned"``.
+        parts: see `pvae.models.amortised.Parts`.
+    Raises:
+        InputError: for an argument that cannot be used; in `initialise_from`, if no datum has a label, or one lies
+            outside the classes.
+    Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
+        section 3.
+    """
+
+    default_objective = "semi-supervised"
+
+    def __init__(
+        self,
+        data_shape: int | Sequence[int],
+        classes: int,
+        *,
+        infer_labels: str = "enumerated",
+        factorised: bool = False,
+        label_prior: str = "uniform",
+        **parts: Unpack[Parts],
+    ) -> None:
+        super().__init__(data_shape, **parts)
+        if type(classes) is not int or classes < 1:
+            raise InputError(f"classes needs a whole number of at least 1; got {classes!r}.")
+        if infer_labels not in INFERENCES:
+            raise unknown("infer_labels", str(infer_labels), INFERENCES)
+        if label_prior not in LABEL_PRIORS:
+            raise unknown("label_prior", str(label_prior), LABEL_PRIORS)
+        self.classes, self.factorised = classes, bool(factorised)
+        self._infer: Any = {"enumerate": "parallel"} if infer_labels == "enumerated" else {}
+        plain: Any = copy.deepcopy(self.encoder)
+        self.decoder: nn.Module = Conditioned(self.decoder, classes, initialisation=self.initialisation)
+        if not self.factorised:
+            self.encoder: nn.Module = Conditioned(self.encoder, classes, initialisation=self.initialisation)
+        self.classifier = nn.Sequential(plain, nn.Linear(plain.out_features, classes))
+        _draw_anew(self.classifier, self.initialisation)
+        self.label_logits = nn.Parameter(torch.zeros(classes), requires_grad=label_prior == "learned")
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Generate: y, z and x; x is observed, and y where it is known. Returns x."""
+        with pyro.plate("data", x.shape[0]):
+            label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
+            given = GivenLabel(label, self.classes, dtype=self.label_logits.dtype)
+            pyro.sample("given", given, obs=_or_hidden(y, x))
+            z = pyro.sample("z", self.prior_density())
+            return pyro.sample("x", self.decode(z, self.code(label)), obs=self.observed(x))
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Infer: y where it is hidden, and z. Returns z, shape (batch, latent)."""
+        with pyro.plate("data", x.shape[0]):
+            density = label_posterior(self.classify(x).logits, _or_hidden(y, x))
+            label = pyro.sample("y", density, infer=self._infer.copy())
+            return pyro.sample("z", self.encode(x, self.code(label)))
+
+    def classify(self, x: Tensor) -> dist.Categorical:
+        """Return q(y given x), batch shape (batch,)."""
+        return dist.Categorical(logits=self.classifier(shaped(x, self._input_shape)))
+
+    def code(self, label: Tensor) -> Tensor:
+        """Return labels, shape (...), as one-hot vectors less their mean, shape (..., classes)."""
+        one_hot = label.unsqueeze(-1) == torch.arange(self.classes, device=label.device)
+        return one_hot.to(self.label_logits.dtype) - 1.0 / self.classes
+
+    def encode(self, x: Tensor, *context: Tensor) -> TorchDistribution:
+        """Return q(z given x, y) for y as `code` gives it; without, for the classifier's probabilities in its place."""
+        if self.factorised:
+            return super().encode(x)
+        return super().encode(x, *(context or (self.classify(x).probs - 1.0 / self.classes,)))
+
+    @torch.no_grad()
+    def sample(self, n: int, *, y: Tensor | None = None, mean: bool = False) -> Tensor:
+        """Return `n` new data, shape (n,) + data_shape; of the classes `y`, shape (n,), or of classes drawn."""
+        label = dist.Categorical(logits=self.label_logits).sample((n,)) if y is None else self._labels(y, n)
+        return self.as_data(self.decode(self.prior_density().sample((n,)), self.code(label)), mean=mean)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the mean of x given y and the posterior's mean of z; y is the most probable where it is not given."""
+        label = self.classify(x).logits.argmax(-1) if y is None else self._labels(y, len(x))
+        code = self.code(label)
+        return self.as_data(self.decode(self.encode(x, code).mean, code), mean=True)
+
+    def _labels(self, y: Tensor, n: int) -> Tensor:
+        y = torch.as_tensor(y, device=self.label_logits.device)
+        if y.shape != (n,) or bool((y < 0).any()) or bool((y >= self.classes).any()):
+            raise InputError(f"y needs {n} labels from 0 to {self.classes - 1}; got {y!r:.60}.")
+        return y
+
+    def theta(self) -> list[nn.Parameter]:
+        """Return the parameters of the model: of prior, decoder and likelihood, and the logits of p(y)."""
+        return [*super().theta(), self.label_logits]
+
+    def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
+        """Check the labels; start the prior and the likelihood's output bias from the data, once."""
+        _check(batch, self.classes)
+        super().initialise_from(batch)
+
+
+def _or_hidden(y: Tensor | None, x: Tensor) -> Tensor:
+    return torch.full((x.shape[0],), -1, device=x.device) if y is None else y
+
+
+def _draw_anew(network: nn.Module, initialisation: str) -> None:
+    for layer in network.modules():
+        reset: Any = getattr(layer, "reset_parameters", None)
+        if reset is not None:
+            reset()
+    initialise(network, initialisation)
+
+
+def _check(batch: Mapping[str, Tensor], classes: int) -> None:
+    y = batch.get("y")
+    if y is None or not bool((y >= 0).any()):
+        came = "no field y" if y is None else f"-1, hidden, for all {len(y)}"
+        raise InputError(
+            f"SemiSupervisedVAE needs training data with labels, and these have {came}: load them with labels=100 "
+            "(--labels 100), or take a vae, or a gmvae for classes without labels."
+        )
+    outside = (y < -1) | (y >= classes)
+    if bool(outside.any()):
+        first = int(outside.nonzero()[0])
+        raise InputError(
+            f"{int(outside.sum())} labels lie outside the {classes} classes, 0 to {classes - 1} (-1: hidden): the "
+            f"first is y={float(y[first]):g}, of datum {first}. Give classes={max(int(y.max()) + 1, 1)}, or correct y."
+        )
