@@ -2,11 +2,13 @@
 
 from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
 from pvae.densities.discretised import DiscretisedLogistic
-from pvae.densities.labels import GivenLabel, label_posterior
+from pvae.densities.flows import FlowPosterior, FlowPrior, HouseholderPosterior
 from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
+from pvae.densities.mixtures import DiagonalMixture, MixturePosterior, MixturePrior
 from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part
-from pvae.densities.posteriors import DiagonalGaussian
+from pvae.densities.posteriors import DiagonalGaussian, FullGaussian
 from pvae.densities.priors import StandardNormal
+from pvae.densities.vamp import VampPrior
 
 __all__ = [
     "LIKELIHOODS",
@@ -16,12 +18,18 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "DiagonalGaussian",
+    "DiagonalMixture",
     "DiscretisedLogistic",
+    "FlowPosterior",
+    "FlowPrior",
+    "FullGaussian",
     "Gaussian",
-    "GivenLabel",
+    "HouseholderPosterior",
+    "MixturePosterior",
+    "MixturePrior",
     "NegativeBinomial",
     "Poisson",
     "StandardNormal",
-    "label_posterior",
+    "VampPrior",
     "part",
 ]

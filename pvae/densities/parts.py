@@ -10,16 +10,30 @@ from torch import nn
 
 from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
 from pvae.densities.discretised import DiscretisedLogistic
+from pvae.densities.flows import FlowPosterior, FlowPrior, HouseholderPosterior
 from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
-from pvae.densities.posteriors import DiagonalGaussian
+from pvae.densities.mixtures import MixturePosterior, MixturePrior
+from pvae.densities.posteriors import DiagonalGaussian, FullGaussian
 from pvae.densities.priors import StandardNormal
+from pvae.densities.vamp import VampPrior
 from pvae.errors import InputError
 from pvae.names import parse, unknown
 
 __all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "accepted", "check_settings", "part"]
 
-PRIORS: dict[str, Callable[..., nn.Module]] = {"standard": StandardNormal}
-POSTERIORS: dict[str, Callable[..., nn.Module]] = {"diagonal": DiagonalGaussian}
+PRIORS: dict[str, Callable[..., nn.Module]] = {
+    "flow": FlowPrior,
+    "mixture": MixturePrior,
+    "standard": StandardNormal,
+    "vamp": VampPrior,
+}
+POSTERIORS: dict[str, Callable[..., nn.Module]] = {
+    "diagonal": DiagonalGaussian,
+    "flow": FlowPosterior,
+    "full": FullGaussian,
+    "householder": HouseholderPosterior,
+    "mixture": MixturePosterior,
+}
 LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "bernoulli": Bernoulli,
     "categorical": Categorical,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
+from pvae.densities.checks import positive
 from pvae.errors import InputError
 from pvae.networks import initialise
 
-__all__ = ["DiagonalGaussian"]
+__all__ = ["DiagonalGaussian", "FullGaussian"]
 
 
 class DiagonalGaussian(nn.Module):
@@ -36,3 +38,51 @@ class DiagonalGaussian(nn.Module):
     def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
         return dist.Normal(self.loc(context), self.log_scale(context).exp()).to_event(1)
+
+
+class FullGaussian(nn.Module):
+    """The posterior q(z given x) = Normal(loc(h), L(h) L(h)'), where L = diag(scale(h)) (I + A(h)).
+
+    A has entries below the diagonal alone. They are 0 at first: it starts as the diagonal Gaussian of the same seed.
+    Use it where latents explain each other away.
+
+    Args:
+        in_features: size of the encoder's output h.
+        latent: number of latent dimensions; the head of A has latent (latent - 1) / 2 outputs.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
+    Raises:
+        InputError: for an unknown name, or if there is no latent dimension.
+    Source: Kingma & Welling, An Introduction to Variational Autoencoders, arXiv:1906.02691, section 2.5.1.
+    """
+
+    places: Tensor
+
+    def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
+        super().__init__()
+        self.in_features, self.latent = in_features, positive("A posterior", "latent", latent)
+        self.loc = nn.Linear(in_features, latent)
+        self.log_scale = nn.Linear(in_features, latent)
+        initialise(self, initialisation)
+        entries = latent * (latent - 1) // 2
+        self.below = nn.Linear(in_features, entries) if entries else None
+        if self.below is not None:
+            nn.init.zeros_(self.below.weight)
+            nn.init.zeros_(self.below.bias)
+        # where each entry of A stands among the head's outputs; those that are 0 come after the last
+        places = torch.full((latent, latent), entries)
+        places[tuple(torch.tril_indices(latent, latent, -1))] = torch.arange(entries)
+        self.register_buffer("places", places.flatten(), persistent=False)
+
+    def forward(self, context: Tensor) -> dist.TorchDistribution:
+        """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
+        scale = self.log_scale(context).exp()
+        return dist.MultivariateNormal(self.loc(context), scale_tril=scale.unsqueeze(-1) * self._unit(context, scale))
+
+    def _unit(self, context: Tensor, like: Tensor) -> Tensor:
+        """I + A, shape (..., latent, latent)."""
+        one = torch.eye(self.latent, dtype=like.dtype, device=like.device)
+        if self.below is None:
+            return one
+        entries = nn.functional.pad(self.below(context), (0, 1))
+        found = entries.gather(-1, self.places.expand(*entries.shape[:-1], -1))
+        return one + found.unflatten(-1, (self.latent, self.latent))

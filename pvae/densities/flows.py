@@ -1,0 +1,242 @@
+"""Normalising flows: as a prior that is learned, and as posteriors that bend a Gaussian for each datum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.contrib.zuko import ZukoToPyro
+from pyro.distributions import constraints
+from torch import Size, Tensor, nn
+from torch.distributions import AffineTransform, Transform
+
+from pvae.densities.checks import positive
+from pvae.densities.posteriors import DiagonalGaussian
+from pvae.densities.transforms import Householder, compose, stack, zuko
+from pvae.names import unknown
+from pvae.networks import initialise
+
+__all__ = ["FlowDistribution", "FlowPosterior", "FlowPrior", "HouseholderPosterior"]
+
+# name: (the maps, and whether they lead from noise to z, which makes draws cheap, or from z to noise)
+_PRIORS = {"coupling": ("coupling", False), "maf": ("affine", False), "spline": ("spline", False)}
+_POSTERIORS = {
+    "coupling": ("coupling", True),
+    "iaf": ("affine", True),
+    "maf": ("affine", False),
+    "planar": ("planar", True),
+    "spline": ("spline", True),
+}
+_PAIRS = 32
+
+
+class FlowDistribution(ZukoToPyro):
+    """A flow as a Pyro distribution: batch shape that of the base, event shape (latent,).
+
+    It scores its own draws by what drawing has found, and other values through the inverse.
+
+    Args:
+        flow: a ``zuko.distributions.NormalizingFlow``.
+    """
+
+    dist: Any
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    support = constraints.real_vector
+
+    @classmethod
+    def of(cls, to_noise: Transform, zeros: Tensor) -> FlowDistribution:
+        """Return the distribution of z whose image under `to_noise` is N(0, I), in the shape of `zeros`."""
+        base = dist.Normal(zeros, zeros + 1).to_event(1)
+        return cls(zuko().distributions.NormalizingFlow(to_noise, base))
+
+    def __call__(self, shape: Sequence[int] = ()) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().__call__(Size(shape))
+        # a score without gradient must not answer for one with it later
+        return self.dist.rsample(Size(shape))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Return draws of shape sample_shape + batch_shape + (latent,)."""
+        return self(sample_shape)
+
+    @property
+    def event_shape(self) -> Size:
+        """The shape of one z: an affine map would count its batch in."""
+        return self.dist.base.event_shape
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
+        """Return the flow with another batch shape, to which its own broadcasts."""
+        return FlowDistribution(self.dist.expand(Size(batch_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over 64 draws, always from the same noise and its negative: exact where the map is affine."""
+        like = self.dist.base.base_dist.loc
+        noise = torch.randn(_PAIRS, like.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        to_z = self.dist.transform.inv
+        each = (to_z((sign * row).to(like).expand(like.shape)) for row in noise for sign in (1, -1))
+        return sum(each, torch.zeros_like(like)) / (2 * _PAIRS)
+
+
+def _kind(table: dict[str, tuple[str, bool]], role: str, kind: str) -> tuple[str, bool]:
+    if kind not in table:
+        raise unknown(f"kind of flow {role}", str(kind), table)
+    return table[kind]
+
+
+class FlowPrior(nn.Module):
+    """A prior p(z) that is a normalising flow, learned with theta. It starts as N(0, I) unless ``identity=False``.
+
+    Maps lead from z to noise, so that scoring z is one pass of their networks. Draws need as many passes as there are
+    dimensions for ``"maf"``, which is the Gaussian autoregressive prior, and two for the others.
+
+    Args:
+        latent: number of latent dimensions.
+        kind: ``"maf"`` (affine, autoregressive), ``"coupling"`` (affine, half given the other half) or ``"spline"``
+            (rational-quadratic on [-5, 5], half given the other half).
+        transforms: number of maps; the order of dimensions turns around between them.
+        hidden: sizes of the hidden layers of each map's network.
+        identity: whether all maps are the identity at first.
+        bins: number of bins of a spline.
+        activation: a name of `pvae.networks.ACTIVATIONS`.
+    Raises:
+        InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
+    Sources: Papamakarios, Pavlakou & Murray, Masked Autoregressive Flow, arXiv:1705.07057; Dinh, Sohl-Dickstein &
+    Bengio, Density Estimation using Real NVP, arXiv:1605.08803; Durkan et al., Neural Spline Flows, arXiv:1906.04032;
+    as a prior, Chen et al., Variational Lossy Autoencoder, arXiv:1611.02731.
+    """
+
+    zeros: Tensor
+
+    def __init__(
+        self,
+        latent: int,
+        kind: str = "maf",
+        *,
+        transforms: int = 3,
+        hidden: int | Sequence[int] = (64, 64),
+        identity: bool = True,
+        bins: int = 8,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.latent, self.kind = positive("A prior", "latent", latent), kind
+        maps, _ = _kind(_PRIORS, "prior", kind)
+        self.maps = stack(
+            maps,
+            latent,
+            0,
+            transforms=transforms,
+            hidden=hidden,
+            bins=bins,
+            activation=activation,
+            identity=identity,
+        )
+        self.register_buffer("zeros", torch.zeros(latent), persistent=False)
+
+    def forward(self, context: Tensor | None = None) -> FlowDistribution:
+        """Return p(z), with batch shape () and event shape (latent,); `context` is not used."""
+        return FlowDistribution.of(self.maps(None), self.zeros)
+
+    def __repr__(self) -> str:
+        # zuko's own draws random numbers, and so moves the caller's generator
+        return f"FlowPrior(latent={self.latent}, kind={self.kind!r})"
+
+
+class FlowPosterior(nn.Module):
+    """The posterior q(z given x) of z = loc(h) + scale(h) T(noise; h), where T is a flow in the context of h.
+
+    It starts as the diagonal Gaussian unless ``identity=False``. T works on standardised noise, so that a spline's
+    range [-5, 5] is that of the posterior, however narrow that is.
+
+    Args:
+        in_features: size of the encoder's output h.
+        latent: number of latent dimensions.
+        kind: ``"iaf"`` (affine, autoregressive, drawn in one pass and scored elsewhere in one for each dimension),
+            ``"maf"`` (its mirror: scored in one pass, drawn in many), ``"coupling"`` (affine, half given the other
+            half), ``"spline"`` (rational-quadratic, half given the other half) or ``"planar"``.
+        transforms: number of maps; the order of dimensions turns around between them.
+        hidden: sizes of the hidden layers of each map's network; planar maps have none.
+        identity: whether all maps are the identity at first.
+        bins: number of bins of a spline.
+        activation: a name of `pvae.networks.ACTIVATIONS`.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
+    Raises:
+        InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
+    Sources: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934; Rezende
+    & Mohamed, Variational Inference with Normalizing Flows, arXiv:1505.05770; and those of `FlowPrior`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latent: int,
+        kind: str = "iaf",
+        *,
+        transforms: int = 3,
+        hidden: int | Sequence[int] = (64, 64),
+        identity: bool = True,
+        bins: int = 8,
+        activation: str = "relu",
+        initialisation: str = "glorot",
+    ) -> None:
+        super().__init__()
+        maps, self._to_z = _kind(_POSTERIORS, "posterior", kind)
+        self.in_features, self.latent, self.kind = in_features, latent, kind
+        self.base = DiagonalGaussian(in_features, latent, initialisation=initialisation)
+        self.maps = stack(
+            maps,
+            latent,
+            in_features,
+            transforms=transforms,
+            hidden=hidden,
+            bins=bins,
+            activation=activation,
+            identity=identity,
+        )
+
+    def forward(self, context: Tensor) -> FlowDistribution:
+        """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
+        loc, scale = self.base.loc(context), self.base.log_scale(context).exp()
+        maps = self.maps(context)
+        standardise = AffineTransform(loc, scale, event_dim=1).inv
+        return FlowDistribution.of(compose(standardise, maps.inv if self._to_z else maps), torch.zeros_like(loc))
+
+    def __repr__(self) -> str:
+        return f"FlowPosterior(in_features={self.in_features}, latent={self.latent}, kind={self.kind!r})"
+
+
+class HouseholderPosterior(nn.Module):
+    """The posterior q(z given x) of z = loc(h) + H(h) scale(h) noise, where H is a product of reflections.
+
+    It is a Gaussian of covariance H diag(scale^2) H', full where there are as many reflections as dimensions, less
+    one. Its density needs no determinant.
+
+    Args:
+        in_features: size of the encoder's output h.
+        latent: number of latent dimensions.
+        reflections: number of reflections; 1 and more.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
+    Raises:
+        InputError: for an unknown name, or a number that is not positive.
+    Source: Tomczak & Welling, Improving Variational Auto-Encoders using Householder Flow, arXiv:1611.09630.
+    """
+
+    def __init__(self, in_features: int, latent: int, reflections: int = 4, *, initialisation: str = "glorot") -> None:
+        super().__init__()
+        self.in_features, self.latent = in_features, latent
+        self.reflections = positive("A Householder posterior", "reflections", reflections)
+        self.loc = nn.Linear(in_features, positive("A posterior", "latent", latent))
+        self.log_scale = nn.Linear(in_features, latent)
+        initialise(self, initialisation)
+        self.vectors = nn.Linear(in_features, reflections * latent)
+
+    def forward(self, context: Tensor) -> FlowDistribution:
+        """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
+        loc, scale = self.loc(context), self.log_scale(context).exp()
+        turn = Householder(self.vectors(context).unflatten(-1, (self.reflections, self.latent)))
+        move = AffineTransform(loc, torch.ones_like(loc), event_dim=1)
+        stretch = AffineTransform(torch.zeros_like(loc), scale, event_dim=1)
+        return FlowDistribution.of(compose(move.inv, turn.inv, stretch.inv), torch.zeros_like(loc))

@@ -1,0 +1,174 @@
+"""Mixtures of diagonal Gaussians: as a learned prior, and as a posterior whose draws carry gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from pvae.densities.checks import positive
+from pvae.networks import initialise
+
+__all__ = ["DiagonalMixture", "MixturePosterior", "MixturePrior"]
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+# share of the variance of a draw from a fresh mixture prior that lies between its components
+_BETWEEN = 0.25
+
+
+class DiagonalMixture(dist.TorchDistribution):
+    """A mixture of Gaussians with diagonal covariances: batch shape (...), event shape (latent,).
+
+    Draws are reparameterised, exactly: z solves F(z) = u, where F_d is the distribution function of z_d given the
+    dimensions before it and u is uniform, so that dz = -(dF/dz)^-1 dF at fixed u. Components may coincide, one latent
+    dimension will do, and any sample shape is right: `pyro.distributions.MixtureOfDiagNormals` lacks the last two.
+
+    Args:
+        logits: unnormalised log-weights, shape (..., components).
+        loc: means, shape (..., components, latent).
+        scale: standard deviations, as `loc`.
+    Sources: Graves, Stochastic Backpropagation through Mixture Density Distributions, arXiv:1607.05690; Figurnov,
+    Mohamed & Mnih, Implicit Reparameterization Gradients, arXiv:1805.08498, section 4.
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "logits": constraints.real_vector,
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        batch = torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
+        self.logits = logits.expand(*batch, -1)
+        self.loc, self.scale = (each.expand(*batch, *each.shape[-2:]) for each in (loc, scale))
+        super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: DiagonalMixture | None = None) -> DiagonalMixture:
+        """Return the mixture with another batch shape, to which its own broadcasts."""
+        new: DiagonalMixture = self._get_checked_instance(DiagonalMixture, _instance)
+        new.logits = self.logits.expand(*batch_shape, -1)
+        new.loc, new.scale = (each.expand(*batch_shape, *each.shape[-2:]) for each in (self.loc, self.scale))
+        super(DiagonalMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, shape (..., latent)."""
+        return (self.logits.softmax(-1).unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each dimension, shape (..., latent)."""
+        second = self.scale.square() + (self.loc - self.mean.unsqueeze(-2)).square()
+        return (self.logits.softmax(-1).unsqueeze(-1) * second).sum(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-density of z of shape (..., latent), nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        inside = self._log_components(self._noise(value)).sum(-1)
+        return torch.logsumexp(self.logits.log_softmax(-1) + inside, -1)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Return draws of shape sample_shape + batch_shape + (latent,), which differentiate in all parameters."""
+        wide = self.expand((*sample_shape, *self.batch_shape))
+        index = torch.distributions.Categorical(logits=wide.logits).sample()
+        index = index[..., None, None].expand(*wide.batch_shape, 1, *self.event_shape)
+        loc, scale = (each.gather(-2, index).squeeze(-2).detach() for each in (wide.loc, wide.scale))
+        z = loc + scale * torch.randn_like(loc)
+        moves = any(each.requires_grad for each in (self.logits, self.loc, self.scale))
+        return self._attached(z) if moves and torch.is_grad_enabled() else z
+
+    def _noise(self, value: Tensor) -> Tensor:
+        return (value.unsqueeze(-2) - self.loc) / self.scale
+
+    def _log_components(self, noise: Tensor) -> Tensor:
+        """Log-densities by component and dimension."""
+        return -0.5 * noise.square() - self.scale.log() - _HALF_LOG_2PI
+
+    def _attached(self, z: Tensor) -> Tensor:
+        """The same values, with the gradient of z at fixed u."""
+        noise = self._noise(z)
+        log_inside = self._log_components(noise)
+        before = log_inside.cumsum(-1) - log_inside
+        # probability of each component given the dimensions before, (..., components, latent)
+        weights = (self.logits.unsqueeze(-1) + before).softmax(-2)
+        below = torch.special.ndtr(noise)
+        u = (weights * below).sum(-2)
+        with torch.no_grad():
+            # du_d / dz_j: through the weights for j < d, and the conditional density for j = d
+            through = torch.einsum("...kd,...kj->...dj", weights * (below - u.unsqueeze(-2)), -noise / self.scale)
+            density = (weights * log_inside.exp()).sum(-2)
+            jacobian = through.tril(-1) + torch.diag_embed(density)
+        moved = (u - u.detach()).unsqueeze(-1)
+        return z - torch.linalg.solve_triangular(jacobian, moved, upper=False).squeeze(-1)
+
+
+class MixturePrior(nn.Module):
+    """A prior p(z) that is a mixture of diagonal Gaussians, learned with theta.
+
+    A fresh one has equal weights, means drawn from N(0, 1/4) and variances of 3/4: components stand apart, and a draw
+    from all of them has, in expectation over the means, the mean 0 and variance 1 of the standard normal prior.
+
+    Args:
+        latent: number of latent dimensions.
+        components: number of Gaussians.
+    Raises:
+        InputError: if either is not a whole number of at least 1.
+    Source: as a prior of a variational autoencoder, the baseline of Tomczak & Welling, VAE with a VampPrior,
+    arXiv:1705.07120, section 4.
+    """
+
+    def __init__(self, latent: int, components: int = 10) -> None:
+        super().__init__()
+        self.latent = positive("A prior", "latent", latent)
+        self.components = positive("A mixture prior", "components", components)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(_BETWEEN**0.5 * torch.randn(components, latent))
+        self.log_scale = nn.Parameter(torch.full((components, latent), 0.5 * math.log(1 - _BETWEEN)))
+
+    def forward(self, context: Tensor | None = None) -> DiagonalMixture:
+        """Return p(z), with batch shape () and event shape (latent,); `context` is not used."""
+        return DiagonalMixture(self.logits, self.loc, self.log_scale.exp())
+
+
+class MixturePosterior(nn.Module):
+    """The posterior q(z given x) = sum_k w_k(h) Normal(loc_k(h), scale_k(h)), with reparameterised draws.
+
+    Weights start equal. A gradient of q's own entropy is needed for components to stay apart: one draw per datum sees
+    one component, so more particles help.
+
+    Args:
+        in_features: size of the encoder's output h.
+        latent: number of latent dimensions.
+        components: number of Gaussians.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of locations and scales.
+    Raises:
+        InputError: for an unknown name, or if `latent` or `components` is not a whole number of at least 1.
+    Source: Graves, arXiv:1607.05690; Morningstar et al., Automatic Differentiation Variational Inference with
+    Mixtures, arXiv:2003.01687.
+    """
+
+    def __init__(self, in_features: int, latent: int, components: int = 3, *, initialisation: str = "glorot") -> None:
+        super().__init__()
+        self.in_features, self.latent = in_features, positive("A posterior", "latent", latent)
+        self.components = positive("A mixture posterior", "components", components)
+        self.loc = nn.Linear(in_features, components * latent)
+        self.log_scale = nn.Linear(in_features, components * latent)
+        self.logits = nn.Linear(in_features, components)
+        initialise(self, initialisation)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, context: Tensor) -> DiagonalMixture:
+        """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
+        apart = (self.components, self.latent)
+        loc, log_scale = (head(context).unflatten(-1, apart) for head in (self.loc, self.log_scale))
+        return DiagonalMixture(self.logits(context), loc, log_scale.exp())

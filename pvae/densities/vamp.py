@@ -1,0 +1,128 @@
+"""The VampPrior: a prior made of the posteriors at learned pseudo-inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pvae.densities.checks import positive, sizes
+from pvae.errors import InputError
+from pvae.names import unknown
+
+__all__ = ["VampPrior"]
+
+_INPUTS = ("data", "learned", "unbounded")
+# A pseudo-input starts at least this share of the range away from its ends, where the sigmoid has no slope.
+_MARGIN = 0.01
+
+
+class _Aggregate(dist.MixtureSameFamily):
+    """The mixture of posteriors, which says what is missing where they cannot be scored."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        try:
+            return super().log_prob(value)
+        except (KeyError, NotImplementedError) as error:
+            raise InputError(
+                "A VampPrior scores z under q(z given u) of every pseudo-input, and this posterior scores nothing but "
+                "its own draws: use a posterior with an inverse, such as 'full' or 'flow', or another prior."
+            ) from error
+
+
+class VampPrior(nn.Module):
+    """The prior p(z) = 1/K sum_k q(z given u_k): the encoder's own posteriors at K pseudo-inputs u.
+
+    With the training data as pseudo-inputs it is the aggregate posterior, the best prior there is for this encoder
+    and these data; fewer, learned ones keep it from fitting them too well. Pseudo-inputs belong to theta, and the
+    encoder to phi although the prior reaches it too: its gradient comes from both programs.
+
+    Args:
+        latent: number of latent dimensions.
+        components: K, the number of pseudo-inputs.
+        data_shape: shape in which the encoder takes one x.
+        inputs: ``"learned"``, within the range of the training data by a sigmoid; ``"unbounded"``, learned as they
+            are; or ``"data"``, data that stay fixed.
+    Raises:
+        InputError: for an unknown word, or a number that is not positive; in `initialise_from`, for fewer data than
+            pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot be scored at z drawn
+            elsewhere.
+    Source: Tomczak & Welling, VAE with a VampPrior, arXiv:1705.07120, equation 9.
+    """
+
+    takes_posterior = True
+    low: Tensor
+    high: Tensor
+    values: Tensor
+    logits: Tensor
+
+    def __init__(
+        self, latent: int, components: int = 500, *, data_shape: int | Sequence[int], inputs: str = "learned"
+    ) -> None:
+        super().__init__()
+        self.latent = positive("A prior", "latent", latent)
+        self.components = positive("A VampPrior", "components", components)
+        if inputs not in _INPUTS:
+            raise unknown("inputs of a VampPrior", str(inputs), _INPUTS)
+        self.inputs = inputs
+        self.data_shape = sizes("A VampPrior", "data_shape", data_shape)
+        values = torch.randn(components, *self.data_shape)
+        if inputs == "data":
+            self.register_buffer("values", values)
+        else:
+            self.values = nn.Parameter(values)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+        self.register_buffer("logits", torch.zeros(components), persistent=False)
+        self._has_data = inputs != "data"
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """u, shape (components,) + data_shape, in the units of x."""
+        return self.low + (self.high - self.low) * self.values.sigmoid() if self.inputs == "learned" else self.values
+
+    def forward(self, context: Callable[[Tensor], Any]) -> dist.TorchDistribution:
+        """Return p(z), with batch shape () and event shape (latent,).
+
+        Args:
+            context: the function from x, shape (batch,) + data_shape, to q(z given x).
+        """
+        # without gradients it may be asked earlier: pvae.fit looks at the programs before it hands over the data
+        if not self._has_data and torch.is_grad_enabled():
+            raise InputError("A VampPrior with inputs='data' needs data: call initialise_from(x), as pvae.fit does.")
+        return _Aggregate(torch.distributions.Categorical(logits=self.logits), context(self.pseudo_inputs))
+
+    @torch.no_grad()
+    def initialise_from(self, x: Tensor) -> None:
+        """Start the pseudo-inputs at data, evenly spaced over the rows of `x`, shape (data,) + data_shape.
+
+        Raises:
+            InputError: if there are fewer data than pseudo-inputs.
+        """
+        if len(x) < self.components:
+            raise InputError(
+                f"A VampPrior of {self.components} pseudo-inputs starts from as many data; got {len(x)}. "
+                f"Choose components={len(x)} or fewer."
+            )
+        rows = torch.arange(self.components, device=x.device) * len(x) // self.components
+        start = x[rows].reshape(self.values.shape).to(self.values)
+        if self.inputs == "learned":
+            self.low.copy_(x.min())
+            self.high.copy_(x.max())
+            width = (self.high - self.low).clamp_min(torch.finfo(start.dtype).tiny)
+            start = ((start - self.low) / width).clamp(_MARGIN, 1 - _MARGIN).logit()
+        self.values.copy_(start)
+        self._has_data = True
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._has_data = True
+
+    def extra_repr(self) -> str:
+        """Return what it is made of."""
+        size = math.prod(self.data_shape)
+        return f"latent={self.latent}, components={self.components}, inputs={self.inputs!r}, size={size}"
