@@ -3,6 +3,7 @@
 from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
 from pvae.densities.discretised import DiscretisedLogistic
 from pvae.densities.flows import FlowPosterior, FlowPrior, HouseholderPosterior
+from pvae.densities.labels import GivenLabel, label_posterior
 from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.mixtures import DiagonalMixture, MixturePosterior, MixturePrior
 from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part
@@ -24,6 +25,7 @@ __all__ = [
     "FlowPrior",
     "FullGaussian",
     "Gaussian",
+    "GivenLabel",
     "HouseholderPosterior",
     "MixturePosterior",
     "MixturePrior",
@@ -31,5 +33,6 @@ __all__ = [
     "Poisson",
     "StandardNormal",
     "VampPrior",
+    "label_posterior",
     "part",
 ]
