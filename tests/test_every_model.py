@@ -86,8 +86,11 @@ def test_what_the_model_samples_is_what_it_scores(name):
     """x drawn from the model, put back as data at the same z, has the score that it was drawn with."""
     model, batch = made(name)
     programs = bind(model, batch)
+    _, guide = traces(model, batch)
     with scope(model):
-        drawn = poutine.trace(poutine.uncondition(programs.model)).get_trace(*programs.arguments(batch))
+        free_of_data = poutine.uncondition(programs.model)
+        start = free_of_data if MODELS[name].generates else poutine.replay(free_of_data, trace=guide)
+        drawn = poutine.trace(start).get_trace(*programs.arguments(batch))
         site = next(each for each in sample_sites(drawn) if each["name"] == observed_x(model, batch))
         again = batch.replace(x=site["value"].detach().reshape(batch.x.shape).to(batch.x.dtype))
         held = poutine.condition(programs.model, data={key: drawn.nodes[key]["value"] for key in free(drawn, site)})

@@ -30,7 +30,7 @@ def _alone():
         yield
 
 
-def traces(vae, x, particles=None):
+def traces(vae, *fields, particles=None):
     """Traces of guide and model at its draws, with an outer plate of particles where asked."""
 
     def wide(program):
@@ -38,8 +38,8 @@ def traces(vae, x, particles=None):
             return program
         return lambda *args: pyro.plate("particles", particles, dim=-2)(program)(*args)
 
-    guide = poutine.trace(wide(vae.guide)).get_trace(x)
-    model = poutine.trace(poutine.replay(wide(vae.model), trace=guide)).get_trace(x)
+    guide = poutine.trace(wide(vae.guide)).get_trace(*fields)
+    model = poutine.trace(poutine.replay(wide(vae.model), trace=guide)).get_trace(*fields)
     guide.compute_log_prob(), model.compute_log_prob()
     return model, guide
 
@@ -149,7 +149,7 @@ def test_groups_are_what_each_program_depends_on(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_observed_and_latent_sites_are_those_of_the_table(name):
     case = MODELS[name]
-    model, guide = traces(case.make(), case.data(4))
+    model, guide = traces(case.make(), *case.batch(4).values())
     events = {site: tuple(guide.nodes[site]["fn"].event_shape) for site in drawn(guide)}
     assert events == case.latent_sites
     (observed,) = model.observation_nodes
@@ -161,13 +161,13 @@ def test_observed_and_latent_sites_are_those_of_the_table(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_particle_dimension_equals_a_loop(name):
     case = MODELS[name]
-    latent_model, x = case.make().double(), case.data(4)
-    x = x.double() if x.is_floating_point() else x
-    model, guide = traces(latent_model, x, particles=3)
+    latent_model = case.make().double().eval()  # what corrupts an input in training would differ
+    fields = [each.double() if each.is_floating_point() else each for each in case.batch(4).values()]
+    model, guide = traces(latent_model, *fields, particles=3)
     for particle in range(3):
         values = {site: guide.nodes[site]["value"][particle] for site in drawn(guide)}
         for program, trace in ((latent_model.model, model), (latent_model.guide, guide)):
-            one = poutine.trace(poutine.condition(program, data=values)).get_trace(x)
+            one = poutine.trace(poutine.condition(program, data=values)).get_trace(*fields)
             one.compute_log_prob()
             for site in (*values, *model.observation_nodes):
                 if site in one:

@@ -95,7 +95,7 @@ FIT: tuple[tuple[str, Any, Any, str], ...] = (
 
 MODEL: tuple[tuple[str, str], ...] = (
     ("latent", "Latent features."),
-    ("hidden", "Hidden features of each layer: 200,200."),
+    ("hidden", "Hidden features of each layer: 200,200; 0 for none."),
     ("network", "Kind of network: mlp, gated, conv, resnet."),
     ("activation", "Activation of the networks: tanh, relu, ..."),
     ("initialisation", "Initialisation of the networks."),
@@ -103,6 +103,7 @@ MODEL: tuple[tuple[str, str], ...] = (
     ("prior", "Density of z."),
     ("posterior", "Density of z given x."),
     ("likelihood", "Density of x given z: bernoulli, gaussian, discretised-logistic:levels=17, ..."),
+    ("noise", "What corrupts an autoencoder's input: gaussian:scale=0.3, masking:share=0.25."),
 )
 
 

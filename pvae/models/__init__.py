@@ -1,5 +1,6 @@
 """Latent-variable models: what one is, how its programs get their fields, and whose parameters are whose."""
 
+from pvae.models.autoencoder import Autoencoder
 from pvae.models.base import LatentModel, Program, pair, program
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.groups import Groups, find_groups, named_parameters
@@ -14,6 +15,7 @@ from pvae.models.vae import VAE
 __all__ = [
     "MODELS",
     "VAE",
+    "Autoencoder",
     "Groups",
     "LatentModel",
     "LocalGuide",

@@ -59,6 +59,11 @@ def _positive_sizes(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
+def _hidden_sizes(given: int | Sequence[int]) -> tuple[int, ...]:
+    """The sizes of hidden layers; none for 0, which a command line can say, and for an empty tuple."""
+    return () if given in (0, (), []) and given is not False else _positive_sizes("hidden", given)
+
+
 def _style(
     network: str, activation: str | None, initialisation: str
 ) -> tuple[Callable[..., Networks], tuple[int, ...], dict[str, Any]]:
@@ -99,7 +104,8 @@ class Amortised(LatentModel):
             (channels, height, width).
         latent: number of latent dimensions.
         hidden: sizes of the encoder's hidden layers (filters, for convolutions), which the decoder takes in
-            reverse; by default (200, 200), and (32, 64) for convolutions.
+            reverse; by default (200, 200), and (32, 64) for convolutions. 0 or () means none: encoder and
+            decoder are then linear, and convolutions refuse it.
         network: a name of `NETWORKS`.
         activation: a name of `pvae.networks.ACTIVATIONS`, by default ``"tanh"``, and ``"relu"`` for
             convolutions; gated networks have none.
@@ -139,7 +145,7 @@ class Amortised(LatentModel):
         if type(latent) is not int or latent < 1:
             raise InputError(f"latent needs a whole number of at least 1; got {latent!r}.")
         make, sizes, style = _style(network, activation, initialisation)
-        sizes = sizes if hidden is None else _positive_sizes("hidden", hidden)
+        sizes = sizes if hidden is None else _hidden_sizes(hidden)
         self.latent, self.initialisation = latent, initialisation
         # Only convolutions see the picture; elsewhere one flat event spares the reshapes.
         self._input_shape = (math.prod(self.data_shape),) if network in _FLAT else self.data_shape

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
+from pvae.models.autoencoder import Autoencoder
 from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
@@ -26,7 +27,7 @@ from pvae.names import unknown
 
 __all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 
-MODELS: dict[str, Callable[..., Any]] = {"gmm": GMM, "ssvae": SemiSupervisedVAE, "vae": VAE}
+MODELS: dict[str, Callable[..., Any]] = {"autoencoder": Autoencoder, "gmm": GMM, "ssvae": SemiSupervisedVAE, "vae": VAE}
 
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -125,11 +126,14 @@ def spec_of(latent_model: Any) -> ModelSpec | None:
     arguments, settings = latent_model.__dict__.get("_pvae_arguments", (None, {}))
     if arguments is None or "." in made.__qualname__ or made.__module__ not in sys.modules.keys() - {"__main__"}:
         return None
+    signature = inspect.signature(made.__init__)
     try:
-        bound = inspect.signature(made.__init__).bind(latent_model, *arguments, **settings).arguments
+        bound = signature.bind(latent_model, *arguments, **settings).arguments
     except TypeError:
         return None
     named = dict(list(bound.items())[1:])
+    for others in [name for name, each in signature.parameters.items() if each.kind is each.VAR_KEYWORD]:
+        named |= named.pop(others, {})
     if not all(_is_plain(each) for each in named.values()):
         return None
     builtin = [name for name, each in MODELS.items() if each is made]

@@ -26,7 +26,10 @@ def _asked(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> It
     """Programs bound to the batch, in evaluation mode, without gradients, in the model's own scope."""
     programs = bind(latent_model, batch, fields)
     with scope(latent_model, inherit=True), torch.no_grad(), evaluating(*programs.modules):
-        yield programs
+        try:
+            yield programs
+        except InputError as error:  # raised within a program, it has a table of shapes from Pyro behind it
+            raise InputError(str(error).splitlines()[0]) from error
 
 
 def _mean(site: Site) -> Tensor:
@@ -99,6 +102,15 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         return _as_data(_mean(drawn.nodes[seen]), batch)
 
 
+def _scored(programs: Programs, arguments: tuple[Tensor, ...]) -> poutine.Trace:
+    """A trace of the model at any z: from its prior, or from the guide where that prior cannot be drawn from."""
+    try:
+        return poutine.trace(programs.model).get_trace(*arguments)
+    except InputError:
+        guide = poutine.trace(programs.guide).get_trace(*arguments)
+        return poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
+
+
 def scores_bits(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
     """Return whether the model scores x by a Bernoulli distribution, so that grey data have to be binarised for it.
 
@@ -110,7 +122,7 @@ def scores_bits(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
     with preserved_randomness(), _asked(latent_model, batch, fields) as programs:
         home = next((each.device for each in programs.modules.parameters()), None)
         here = {name: each.to(home) for name, each in batch.items()} if home is not None else batch
-        sites = sample_sites(poutine.trace(programs.model).get_trace(*programs.arguments(here)))
+        sites = sample_sites(_scored(programs, programs.arguments(here)))
         if not any(site["is_observed"] for site in sites):
             return False
         density = _observed(sites, here)["fn"]

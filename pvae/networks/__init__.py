@@ -3,6 +3,7 @@
 from pvae.networks.base import ACTIVATIONS, INITIALISATIONS, activation_layer, initialise
 from pvae.networks.conditioned import Conditioned
 from pvae.networks.convolutional import ConvDecoder, ConvEncoder, doubling, image_shape
+from pvae.networks.corruption import NOISES, GaussianNoise, MaskingNoise, noise
 from pvae.networks.mlp import MLP, GatedMLP
 from pvae.networks.residual import ResidualBlock
 
@@ -10,13 +11,17 @@ __all__ = [
     "ACTIVATIONS",
     "INITIALISATIONS",
     "MLP",
+    "NOISES",
     "Conditioned",
     "ConvDecoder",
     "ConvEncoder",
     "GatedMLP",
+    "GaussianNoise",
+    "MaskingNoise",
     "ResidualBlock",
     "activation_layer",
     "doubling",
     "image_shape",
     "initialise",
+    "noise",
 ]

@@ -113,7 +113,8 @@ class LogWeights:
         if self._points:
             raise InputError(
                 f"Guide site {self._points[0]!r} is a Delta, a point without a density, so there is no weight and no "
-                "bound: train it by the objective 'dirac', or draw it from a density, such as a narrow Normal."
+                "bound: its loss under the objective 'dirac' is all there is. For a bound, draw it from a density, as "
+                "pvae.VAE does."
             )
         return self.log_joint - self.log_guide
 

@@ -1,0 +1,70 @@
+"""Noise on a network's input, in training alone: what a denoising encoder has to see through."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.names import parse, unknown
+
+__all__ = ["NOISES", "GaussianNoise", "MaskingNoise", "noise"]
+
+
+class GaussianNoise(nn.Module):
+    """x + scale * e with e ~ N(0, 1) in each entry, in training mode; x itself in evaluation mode.
+
+    Args:
+        scale: standard deviation of the noise, in the unit of x.
+    Raises:
+        InputError: if it is not a positive number.
+    """
+
+    def __init__(self, scale: float = 0.3) -> None:
+        super().__init__()
+        if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+            raise InputError(f"Gaussian noise needs a positive scale; got scale={scale!r}.")
+        self.scale = float(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * torch.randn_like(x) if self.training else x
+
+
+class MaskingNoise(nn.Module):
+    """x with a random share of its entries set to 0, in training mode; x itself in evaluation mode.
+
+    Args:
+        share: probability of each entry to be set to 0.
+    Raises:
+        InputError: if it is not strictly between 0 and 1.
+    """
+
+    def __init__(self, share: float = 0.25) -> None:
+        super().__init__()
+        if not isinstance(share, int | float) or not 0 < share < 1:
+            raise InputError(f"Masking noise needs a share between 0 and 1; got share={share!r}.")
+        self.share = float(share)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand_like(x) >= self.share) if self.training else x
+
+
+NOISES: dict[str, type[nn.Module]] = {"gaussian": GaussianNoise, "masking": MaskingNoise}
+
+
+def noise(text: str) -> nn.Module:
+    """Return the noise that a text names, such as ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``.
+
+    Raises:
+        InputError: if the name or a setting is not known (the nearest is named), or a setting cannot be used.
+    """
+    name, settings = parse(text)
+    if name not in NOISES:
+        raise unknown("noise", name, NOISES)
+    known = list(inspect.signature(NOISES[name]).parameters)
+    for setting in settings:
+        if setting not in known:
+            raise unknown(f"setting of noise {name!r}", setting, known)
+    return NOISES[name](**settings)
