@@ -3,25 +3,33 @@
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.base import LatentModel, Program, pair, program
 from pvae.models.build import MODELS, ModelSpec
+from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.groups import Groups, find_groups, named_parameters
+from pvae.models.ladder import LadderVAE
 from pvae.models.local import LocalGuide, SemiAmortised
 from pvae.models.programs import Programs, bind
+from pvae.models.quantiser import Quantiser
 from pvae.models.queries import encode, reconstruct, sample, scores_bits
 from pvae.models.registration import restore_store, scope, store_tensors
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.stacking import codes_of
 from pvae.models.vae import VAE
+from pvae.models.vector_quantised import VQVAE
 
 __all__ = [
+    "GMVAE",
     "MODELS",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "Groups",
+    "LadderVAE",
     "LatentModel",
     "LocalGuide",
     "ModelSpec",
     "Program",
     "Programs",
+    "Quantiser",
     "SemiAmortised",
     "SemiSupervisedVAE",
     "bind",

@@ -20,14 +20,25 @@ from typing import Any, Protocol
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
 from pvae.models.autoencoder import Autoencoder
+from pvae.models.gaussian_mixture_vae import GMVAE
+from pvae.models.ladder import LadderVAE
 from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
+from pvae.models.vector_quantised import VQVAE
 from pvae.names import unknown
 
 __all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 
-MODELS: dict[str, Callable[..., Any]] = {"autoencoder": Autoencoder, "gmm": GMM, "ssvae": SemiSupervisedVAE, "vae": VAE}
+MODELS: dict[str, Callable[..., Any]] = {
+    "autoencoder": Autoencoder,
+    "gmm": GMM,
+    "gmvae": GMVAE,
+    "ladder-vae": LadderVAE,
+    "ssvae": SemiSupervisedVAE,
+    "vae": VAE,
+    "vqvae": VQVAE,
+}
 
 
 _PLAIN = (bool, int, float, str, type(None))

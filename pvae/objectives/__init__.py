@@ -20,6 +20,7 @@ from pvae.objectives.pathwise import DReG, StickingTheLanding
 from pvae.objectives.penalties import InfoMMD, TotalCorrelation, mmd
 from pvae.objectives.players import PlayersObjective
 from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.quantised import VectorQuantised
 from pvae.objectives.schedules import Schedule
 from pvae.objectives.score import BASELINES, VIMCO, ScoreFunction
 from pvae.objectives.semisupervised import SemiSupervised
@@ -71,6 +72,7 @@ __all__ = [
     "Thermodynamic",
     "TotalCorrelation",
     "VarianceRegularised",
+    "VectorQuantised",
     "WakeSleep",
     "WeightsObjective",
     "WeightsOptions",

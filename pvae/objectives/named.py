@@ -25,6 +25,7 @@ from pvae.objectives.particles import IWAE, Renyi
 from pvae.objectives.pathwise import DReG, StickingTheLanding
 from pvae.objectives.penalties import InfoMMD, TotalCorrelation
 from pvae.objectives.pyro_losses import PyroObjective, adapt
+from pvae.objectives.quantised import VectorQuantised
 from pvae.objectives.score import VIMCO, ScoreFunction
 from pvae.objectives.semisupervised import SemiSupervised
 from pvae.objectives.shaped import Beta, Capacity, FreeBits
@@ -84,6 +85,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
     "alternate": (Alternate, "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable"),
     "semi-supervised": (SemiSupervised, "M2: ELBO of labelled and hidden data, and a classifier's cross-entropy"),
     "dirac": (Dirac, "log p(x, z) at the guide's point: the noise-free limit, no bound"),
+    "vq": (VectorQuantised, "vector-quantised models: straight-through gradients, codebook, commitment; biased"),
     "rws": (WakeSleep, "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide"),
     "gan": (GAN, "p(x) matched to the data by a critic; the guide stays untrained"),
     "aae": (AAE, "reconstruction, and the aggregate of the guide matched to the prior by a critic"),
