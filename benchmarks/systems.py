@@ -1,6 +1,6 @@
 """Every system of the family on real data, at budgets fixed beforehand; writes docs/results.md.
 
-    PVAE_DATA=... python benchmarks/systems.py priors layers [--budget short] [--out reports/systems]
+    PVAE_DATA=... python benchmarks/systems.py evidence blur [--budget short] [--out reports/systems]
     python benchmarks/systems.py --write docs/results.md          # the page of what was measured
 
 Each experiment keeps its cells in its folder: interrupted, it goes on where it stopped. Budgets: ``short`` is what two
@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from experiments import blur, evidence, factors
+from experiments import adversarial, blur, evidence, factors
 from experiments.base import Budget, Result, table
 
 HERE = Path(__file__).resolve().parent
@@ -29,9 +29,10 @@ Run = Callable[[str, Budget, Path], Result]
 
 # name: heading, what it asks, how it is run, its budgets
 EXPERIMENTS: dict[str, tuple[str, Run, dict[str, Budget]]] = {
-    "priors": ("Priors", evidence.run, evidence.BUDGETS),
-    "posteriors": ("Posteriors", evidence.run, evidence.BUDGETS),
-    "layers": ("Layers of latents", evidence.run, evidence.BUDGETS),
+    "evidence": ("Priors, posteriors and layers", evidence.run, evidence.BUDGETS),
+    "aggregate": ("AAE and the aggregate posterior", adversarial.aggregate, adversarial.AAE_BUDGETS),
+    "features": ("ALI and its codes", adversarial.features, adversarial.ALI_BUDGETS),
+    "coverage": ("GAN and its classes", adversarial.coverage, adversarial.GAN_BUDGETS),
     "disentanglement": ("Beta and disentanglement", factors.run, factors.BUDGETS),
     "blur": ("Likelihood, decoder and blur", blur.run, blur.BUDGETS),
 }

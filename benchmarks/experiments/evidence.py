@@ -9,38 +9,32 @@ import pvae
 from experiments.base import Budget, Result, verdict
 
 COMMON = {"hidden": (200, 200), "latent": 20, "activation": "tanh"}
-SYSTEMS: dict[str, dict[str, dict[str, Any]]] = {
-    "priors": {
-        "standard prior": {"model": "vae"},
-        "mixture prior": {"model": "vae", "prior": "mixture:components=50"},
-        "vamp prior": {"model": "vae", "prior": "vamp:components=200"},
-    },
-    "posteriors": {
-        "diagonal posterior": {"model": "vae"},
-        "full posterior": {"model": "vae", "posterior": "full"},
-        "flow posterior": {"model": "vae", "posterior": "flow:kind=iaf"},
-    },
-    "layers": {
-        "one layer": {"model": "vae"},
-        "two layers, bottom-up guide": {"model": "ladder-vae", "guide": "bottom-up", "latent": (20, 10)},
-        "two layers, ladder guide": {"model": "ladder-vae", "guide": "ladder", "latent": (20, 10)},
-    },
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "vae": {},
+    "mixture prior": {"prior": "mixture:components=50"},
+    "vamp prior": {"prior": "vamp:components=200"},
+    "full posterior": {"posterior": "full"},
+    "flow posterior": {"posterior": "flow:kind=iaf"},
+    "two layers, bottom-up": {"model": "ladder-vae", "inference": "bottom-up", "latent": (20, 10)},
+    "two layers, ladder": {"model": "ladder-vae", "inference": "ladder", "latent": (20, 10)},
 }
 BUDGETS = {
-    "short": Budget("short", (0, 1, 2), {"epochs": 10, "batch_size": 100, "particles": 200, "limit": 500}),
+    "short": Budget(
+        "short", (0, 1, 2), {"epochs": 10, "batch_size": 100, "particles": 200, "limit": 500, "workers": 1}
+    ),
     "published": Budget(
-        "published", (0, 1, 2, 3, 4), {"epochs": 500, "batch_size": 100, "particles": 5000, "limit": None}
+        "published",
+        (0, 1, 2, 3, 4),
+        {"epochs": 500, "batch_size": 100, "particles": 5000, "limit": None, "workers": None},
     ),
 }
 
 
 def run(name: str, budget: Budget, folder: Path) -> Result:
-    """Compare the systems of one kind by `pvae.compare`."""
+    """Compare the systems by `pvae.compare`."""
     settings = budget.settings
-    models = {
-        label: pvae.ModelSpec(recipe["model"], {**COMMON, **{key: recipe[key] for key in recipe if key != "model"}})
-        for label, recipe in SYSTEMS[name].items()
-    }
+    recipes = {label: {"model": "vae", **COMMON, **recipe} for label, recipe in SYSTEMS.items()}
+    models = {label: pvae.ModelSpec(recipe.pop("model"), recipe) for label, recipe in recipes.items()}
     data = pvae.load_data("mnist_static")
     found = pvae.compare(
         models,
@@ -52,7 +46,9 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         particles=settings["particles"],
         limit=settings["limit"],
         batch_size=settings["batch_size"],
+        baseline="vae / elbo",
         threads=1,
+        workers=settings["workers"],
     )
     rows, says = [("system", "log evidence (sd over seeds)", "difference", "ELBO", "active units", "seconds")], []
     for row in found.table.rows:

@@ -1,0 +1,203 @@
+"""AAE's aggregate posterior, ALI's codes and GAN's classes, on MNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import pvae
+from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from pvae.evaluate import aggregate_test, mmd_test
+from pvae.models import encode, sample
+
+AAE_BUDGETS = {
+    "short": Budget("short", (0, 1, 2), {"images": 20000, "epochs": 20, "trials": 20}),
+    "published": Budget("published", (0, 1, 2, 3, 4), {"images": 60000, "epochs": 500, "trials": 200}),
+}
+ALI_BUDGETS = {
+    "short": Budget("short", (0, 1, 2), {"images": 20000, "epochs": 30}),
+    "published": Budget("published", (0, 1, 2, 3, 4), {"images": 60000, "epochs": 400}),
+}
+GAN_BUDGETS = {
+    "short": Budget("short", (0, 1, 2), {"images": 20000, "epochs": 40}),
+    "published": Budget("published", (0, 1, 2, 3, 4), {"images": 60000, "epochs": 200}),
+}
+LATENT = 8
+
+
+def grey(images: int) -> Any:
+    """Return grey MNIST: the first training images, and the test split."""
+    data = pvae.load_data("mnist", binarise="none", validation=0)
+    some = data.train.take(slice(0, images))
+    fields = {"x": some["x"].reshape(-1, 28, 28), "y": some["y"]}
+    fields |= {"x_test": data.test["x"].reshape(-1, 28, 28), "y_test": data.test["y"]}
+    return pvae.load_data(fields, binarise="none", validation=0)
+
+
+def train(spec: pvae.ModelSpec, data: Any, objective: str, budget: Budget, seed: int, **options: Any) -> Any:
+    """Return the run."""
+    return pvae.fit(
+        spec, data, objective=objective, epochs=budget.settings["epochs"], seed=seed, progress=False, **options
+    )
+
+
+def aggregate(name: str, budget: Budget, folder: Path) -> Result:
+    """Test the aggregate posterior of AAE and of a VAE against the prior, and state the test's power."""
+    room, settings = Room(folder / name), budget.settings
+    data = grey(settings["images"]).binarised("static")
+
+    def measure(objective: str, seed: int) -> dict[str, float]:
+        spec = pvae.ModelSpec("vae", {"latent": LATENT, "hidden": (200, 200), "activation": "relu"})
+        run = train(spec, data, objective, budget, seed)
+        found = aggregate_test(run, data, limit=2000, permutations=500)
+        return {"statistic": found.statistic, "p": found.p_value}
+
+    def power(shift: float) -> float:
+        generator = torch.Generator().manual_seed(0)
+        rejected = 0
+        for trial in range(settings["trials"]):
+            first, second = (torch.randn(2000, LATENT, generator=generator) for _ in range(2))
+            first[:, 0] += shift
+            rejected += mmd_test(first, second, permutations=200, seed=trial).p_value <= 0.05
+        return rejected / settings["trials"]
+
+    cells = {
+        objective: [
+            room.once(f"{objective}-seed{seed}", lambda o=objective, s=seed: measure(o, s)) for seed in budget.seeds
+        ]
+        for objective in ("elbo", "aae")
+    }
+    powers = {shift: room.once(f"power-{shift}", lambda s=shift: power(s)) for shift in (0.0, 0.3)}
+    rows = [("objective", "squared MMD, x 1000", "p-values by seed")]
+    for objective, found in cells.items():
+        number = shown(*mean_error(1000 * each["statistic"] for each in found))
+        rows.append((f"`{objective}`", number, ", ".join(f"{each['p']:.3f}" for each in found)))
+    trials = settings["trials"]
+    says = [
+        verdict(
+            "Squared MMD x 1000, `aae` against `elbo`",
+            *paired(
+                [1000 * each["statistic"] for each in cells["aae"]],
+                [1000 * each["statistic"] for each in cells["elbo"]],
+            ),
+            "",
+        ),
+        f"Power at level 0.05 and n = 2000, a shift of 0.3 in one of {LATENT} dimensions: {powers[0.3]:.2f} of "
+        f"{trials} trials; without a shift {powers[0.0]:.2f}.",
+        f"The prior is rejected at 0.05 in {sum(each['p'] <= 0.05 for each in cells['aae'])} of {len(budget.seeds)} "
+        "trainings by `aae`, and in "
+        f"{sum(each['p'] <= 0.05 for each in cells['elbo'])} by `elbo`.",
+    ]
+    setting = (
+        f"MNIST, {settings['images']} images, static binarisation, 784-200-200-{LATENT} with relu, Adam 1e-3, batch "
+        f"100, {settings['epochs']} epochs, seeds {', '.join(map(str, budget.seeds))}. One code for each of 2000 "
+        "test images against 2000 draws of the prior: permutation test on the MMD, 500 permutations."
+    )
+    return Result(setting, tuple(rows), tuple(says), room.seconds())
+
+
+def nearest(train_codes: Tensor, labels: Tensor, codes: Tensor, truth: Tensor) -> float:
+    """Return the accuracy of the nearest neighbour's label."""
+    right = 0
+    for some, true in zip(codes.split(500), truth.split(500), strict=True):
+        right += int((labels[torch.cdist(some, train_codes).argmin(1)] == true).sum())
+    return right / len(truth)
+
+
+def features(name: str, budget: Budget, folder: Path) -> Result:
+    """1-nearest-neighbour accuracy of codes: by ALI, untrained, and by a VAE; of the pixels beside them."""
+    room, settings = Room(folder / name), budget.settings
+    data = grey(settings["images"])
+    known, judged = data.train.take(slice(0, 10000)), data.test.take(slice(0, 2000))
+
+    def codes(model: Any) -> float:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            first, second = (encode(model, each)["z"] for each in (known, judged))
+        return nearest(first, known["y"], second, judged["y"])
+
+    def measure(seed: int) -> dict[str, float]:
+        spec = pvae.ModelSpec(
+            "vae",
+            {"latent": 50, "hidden": (400, 400), "activation": "leaky_relu", "likelihood": "gaussian:scale=0.1"},
+        )
+        untrained = pvae.fit(spec, data, objective="elbo", epochs=0, seed=seed, progress=False)
+        found = {"untrained": codes(untrained.model)}
+        found["ali"] = codes(train(spec, data, "ali", budget, seed, learning_rate=2e-4).model)
+        found["elbo"] = codes(train(spec, data, "elbo", budget, seed).model)
+        return found
+
+    cells = [room.once(f"seed{seed}", lambda s=seed: measure(s)) for seed in budget.seeds]
+    pixels = room.once(
+        "pixels", lambda: nearest(known["x"].flatten(1), known["y"], judged["x"].flatten(1), judged["y"])
+    )
+    rows = [("codes", "1-nearest-neighbour accuracy, %")]
+    rows += [(each, shown(*mean_error(100 * cell[each] for cell in cells))) for each in ("untrained", "ali", "elbo")]
+    rows.append(("pixels themselves", f"{100 * pixels:.2f}"))
+    says = [
+        verdict(
+            f"`{each}` against the untrained encoder",
+            *paired([100 * cell[each] for cell in cells], [100 * cell["untrained"] for cell in cells]),
+            "points",
+        )
+        for each in ("ali", "elbo")
+    ]
+    setting = (
+        f"Grey MNIST, {settings['images']} images, 784-400-400-50 with leaky_relu, Gaussian likelihood of scale 0.1, "
+        f"batch 100, {settings['epochs']} epochs, Adam 2e-4 (`ali`) and 1e-3 (`elbo`), seeds "
+        f"{', '.join(map(str, budget.seeds))}. Means of q(z given x) of 2000 test images against those of 10000 "
+        "training images. Errors over seeds, differences paired by seed."
+    )
+    return Result(setting, tuple(rows), tuple(says), room.seconds())
+
+
+def coverage(name: str, budget: Budget, folder: Path) -> Result:
+    """Which classes the samples of a GAN belong to, by a classifier."""
+    from sklearn.neural_network import MLPClassifier
+
+    room, settings = Room(folder / name), budget.settings
+    data = grey(settings["images"])
+    classifier = MLPClassifier((200,), max_iter=15, random_state=0)
+    classifier.fit(data.train["x"].flatten(1).numpy(), data.train["y"].numpy())
+    accuracy = classifier.score(data.test["x"].flatten(1).numpy(), data.test["y"].numpy())
+
+    def measure(objective: str, seed: int) -> dict[str, Any]:
+        spec = pvae.ModelSpec(
+            "vae",
+            {"latent": 20, "hidden": (400, 400), "activation": "leaky_relu", "likelihood": "gaussian:scale=0.1"},
+        )
+        rate = 2e-4 if objective.startswith("gan") else 1e-3
+        model = train(spec, data, objective, budget, seed, learning_rate=rate).model
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            drawn = sample(model, data.test.take(slice(0, 2000))).flatten(1)
+        chances = classifier.predict_proba(drawn.numpy())
+        counts = np.bincount(chances.argmax(1), minlength=10) / len(drawn)
+        return {"shares": counts.tolist(), "sure": float((chances.max(1) > 0.9).mean())}
+
+    objectives = ("gan", "gan:loss=least-squares", "gan:loss=wasserstein", "elbo")
+    cells = {
+        each: [
+            room.once(f"{each.replace(':', '_')}-seed{seed}", lambda o=each, s=seed: measure(o, s))
+            for seed in budget.seeds
+        ]
+        for each in objectives
+    }
+    rows = [("objective", "classes with at least 1%, by seed", "smallest share, %", "classifier above 0.9, %")]
+    for each, found in cells.items():
+        covered = ", ".join(str(sum(share >= 0.01 for share in cell["shares"])) for cell in found)
+        least = shown(*mean_error(100 * min(cell["shares"]) for cell in found), 1)
+        rows.append((f"`{each}`", covered, least, shown(*mean_error(100 * cell["sure"] for cell in found), 1)))
+    all_ten = sum(min(cell["shares"]) >= 0.01 for cell in cells["gan"])
+    says = [f"`gan` covers all ten classes in {all_ten} of {len(budget.seeds)} trainings."]
+    setting = (
+        f"Grey MNIST, {settings['images']} images, 784-400-400-20 with leaky_relu, Gaussian likelihood of scale 0.1, "
+        f"batch 100, {settings['epochs']} epochs, Adam 2e-4 (1e-3 for `elbo`), seeds "
+        f"{', '.join(map(str, budget.seeds))}. 2000 means of x given z from the prior, classified by a network of 200 "
+        f"hidden units ({100 * accuracy:.1f}% right on the test images)."
+    )
+    return Result(setting, tuple(rows), tuple(says), room.seconds())
