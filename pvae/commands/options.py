@@ -104,6 +104,8 @@ MODEL: tuple[tuple[str, str], ...] = (
     ("posterior", "Density of z given x."),
     ("likelihood", "Density of x given z: bernoulli, gaussian, discretised-logistic:levels=17, ..."),
     ("noise", "What corrupts an autoencoder's input: gaussian:scale=0.3, masking:share=0.25."),
+    ("condition", "What a conditional model is given: y, c, or quadrants of the picture."),
+    ("observed", "How many quadrants are given: 1, 2 or 3."),
 )
 
 

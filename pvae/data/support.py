@@ -14,7 +14,7 @@ __all__ = ["check_support"]
 
 _MOST_LEVELS = 256
 _INTERVAL = re.compile(r"(Integer)?Interval\(lower_bound=([-\d.e]+), upper_bound=([-\d.e]+)\)")
-_WRAPPERS = frozenset({"Independent", "ExpandedDistribution", "MaskedDistribution"})
+_WRAPPERS = frozenset({"Completion", "Independent", "ExpandedDistribution", "MaskedDistribution"})
 
 
 def check_support(name: str, x: Tensor, distribution: Any) -> None:

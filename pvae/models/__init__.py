@@ -3,6 +3,7 @@
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.base import LatentModel, Program, pair, program
 from pvae.models.build import MODELS, ModelSpec
+from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.groups import Groups, find_groups, named_parameters
 from pvae.models.ladder import LadderVAE
@@ -24,6 +25,7 @@ __all__ = [
     "Autoencoder",
     "Groups",
     "LadderVAE",
+    "ConditionalVAE",
     "LatentModel",
     "LocalGuide",
     "ModelSpec",

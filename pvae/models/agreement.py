@@ -11,7 +11,7 @@ from pvae.models.draws import Draw, sample_sites
 from pvae.models.layout import Site
 from pvae.models.steering import base_of, marked
 
-__all__ = ["common_scale", "points_of", "require_weights_exist"]
+__all__ = ["common_scale", "is_traced", "points_of", "require_weights_exist"]
 
 
 def require_weights_exist(draw: Draw) -> None:
@@ -52,15 +52,15 @@ def points_of(draw: Draw) -> tuple[str, ...]:
     return tuple(site["name"] for site in draw.latent() if is_point(site))
 
 
-def _is_traced() -> bool:
-    """Whether a step is being traced below Pyro: values are then not to be looked at."""
+def is_traced() -> bool:
+    """Return whether a step is being traced below Pyro: values are then not to be looked at."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def _same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
     if not isinstance(scale, Tensor) and not isinstance(first, Tensor):
         return scale == first
-    if _is_traced():  # the eager step before a traced one has compared the tensors
+    if is_traced():  # the eager step before a traced one has compared the tensors
         return True
     one, other = torch.as_tensor(scale), torch.as_tensor(first)
     return one.shape == other.shape and bool((one == other).all())

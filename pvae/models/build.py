@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
 from pvae.models.autoencoder import Autoencoder
+from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.mixture import GMM
@@ -33,6 +34,7 @@ __all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 MODELS: dict[str, Callable[..., Any]] = {
     "autoencoder": Autoencoder,
     "gmm": GMM,
+    "cvae": ConditionalVAE,
     "gmvae": GMVAE,
     "ladder-vae": LadderVAE,
     "ssvae": SemiSupervisedVAE,
