@@ -48,6 +48,25 @@ class Mixed(pvae.LatentModel):
         return list(self.encoder.parameters())
 
 
+class Quantised(pvae.LatentModel):
+    """Two codes by a codebook that both programs use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantiser = pvae.Quantiser(4, LATENT)
+        self.decoder, self.encoder = nn.Linear(2 * LATENT, FEATURES), nn.Linear(FEATURES, 2 * LATENT)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(logits=x.new_zeros(2, 4)).to_event(1))
+            logits = self.decoder(self.quantiser.embed(k).flatten(-2))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", self.quantiser(self.encoder(x).unflatten(-1, (2, LATENT))))
+
+
 @pytest.fixture(autouse=True)
 def own_store() -> Iterator[None]:
     with pyro.get_param_store().scope():
@@ -56,7 +75,7 @@ def own_store() -> Iterator[None]:
 
 
 def model_of(kind: str) -> Any:
-    return {"pathwise": Plain, "any": Mixed, "marked": Enumerated}[kind]
+    return {"pathwise": Plain, "any": Mixed, "marked": Enumerated, "quantised": Quantised}[kind]
 
 
 def test_every_name_has_a_row() -> None:

@@ -26,8 +26,11 @@ from pvae.densities import (
     StandardNormal,
 )
 from pvae.models.autoencoder import Autoencoder
+from pvae.models.gaussian_mixture_vae import GMVAE
+from pvae.models.ladder import LadderVAE
 from pvae.models.mixture import GMM
 from pvae.models.vae import VAE
+from pvae.models.vector_quantised import VQVAE
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,23 @@ def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
     )
 
 
+def _mixture(**settings: object) -> ModelCase:
+    small = {"data_shape": (12,), "components": 3, "latent": 3, "hidden": (7, 5), **settings}
+    return ModelCase(lambda: GMVAE(**small), _binary(12), False, True, {"z": (3,), "y": ()}, (12,))  # type: ignore[arg-type]
+
+
+def _ladder(**settings: object) -> ModelCase:
+    small = {"data_shape": (12,), "latent": (3, 2), "hidden": (7, 5), "between": 4, **settings}
+    sites: dict[str, tuple[int, ...]] = {"z1": (3,), "z2": (2,)}
+    return ModelCase(lambda: LadderVAE(**small), _binary(12), False, True, sites, (12,))  # type: ignore[arg-type]
+
+
+def _quantised(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
+    small = {"codes": 5, "latent": 2, "hidden": (7, 5), **settings}
+    positions = VQVAE(**small).positions  # type: ignore[arg-type]
+    return ModelCase(lambda: VQVAE(**small), data, False, False, {"k": (positions,)}, event)  # type: ignore[arg-type]
+
+
 MODELS: dict[str, ModelCase] = {
     "vae": _vae(_binary(12), (12,), data_shape=(12,)),
     "vae-pictures": _vae(_binary(4, 3), (12,), data_shape=(4, 3)),
@@ -142,6 +162,14 @@ MODELS: dict[str, ModelCase] = {
         False,
         {"z": ()},
         (3,),
+    ),
+    "gmvae": _mixture(),
+    "gmvae-amortised": _mixture(inference="amortised"),
+    "ladder-vae": _ladder(),
+    "ladder-vae-bottom-up": _ladder(inference="bottom-up", skip=True),
+    "vqvae": _quantised(_binary(12), (12,), data_shape=(12,), positions=3, prior="learned"),
+    "vqvae-average": _quantised(
+        _binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3), codebook="average", restart=0.3
     ),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
@@ -181,7 +209,8 @@ class ObjectiveCase:
     """An objective by its text, and what the shared contracts ask of it.
 
     Args:
-        guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, else "any".
+        guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, "quantised" if
+            a `pvae.Quantiser` between the programs, else "any".
         traced: whether a step of it can be traced to a graph.
         scales: whether a scale of every datum multiplies its loss and gradient.
         untrained: the groups of the latent model that no step of it moves.
@@ -243,6 +272,8 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "vimco:particles=3:mean=arithmetic": ObjectiveCase("any"),
     "alternate": ObjectiveCase("any"),
     "dirac": ObjectiveCase(),
+    "vq": ObjectiveCase("quantised"),
+    "vq:commitment=2": ObjectiveCase("quantised"),
     "rws:particles=3": ObjectiveCase("any"),
     "rws:particles=3:phi=sleep": ObjectiveCase("any"),
     "rws:particles=3:phi=both": ObjectiveCase("any"),
