@@ -5,11 +5,13 @@ from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
 from pvae.evaluate.export import compare_evidence, save, to_arviz
+from pvae.evaluate.filling import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 from pvae.evaluate.gradient_laboratory import gradients, named_objectives
 from pvae.evaluate.gradient_search import search_gradients, strategies_of
 from pvae.evaluate.gradient_study import GradientStudy, GroupGradient
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.likelihood import elbo, importance_bounds, log_evidence
+from pvae.evaluate.missing import masking_divergence, missing_log_likelihood
 from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
 from pvae.evaluate.units import LatentUnits
 
@@ -29,13 +31,18 @@ __all__ = [
     "difference",
     "disentanglement",
     "elbo",
+    "filled_log_likelihood",
     "gradients",
     "importance_bounds",
     "judge",
     "log_evidence",
+    "masking_divergence",
+    "mean_filling",
     "mean_of",
+    "missing_log_likelihood",
     "mmd_test",
     "named_objectives",
+    "nearest_neighbour_filling",
     "save",
     "search_gradients",
     "strategies_of",

@@ -6,8 +6,10 @@ from pvae.models.build import MODELS, ModelSpec
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.groups import Groups, find_groups, named_parameters
+from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
 from pvae.models.local import LocalGuide, SemiAmortised
+from pvae.models.masked import MaskedVAE
 from pvae.models.programs import Programs, bind
 from pvae.models.quantiser import Quantiser
 from pvae.models.queries import encode, reconstruct, sample, scores_bits
@@ -23,11 +25,13 @@ __all__ = [
     "VAE",
     "VQVAE",
     "Autoencoder",
-    "Groups",
-    "LadderVAE",
     "ConditionalVAE",
+    "Groups",
+    "Imputation",
+    "LadderVAE",
     "LatentModel",
     "LocalGuide",
+    "MaskedVAE",
     "ModelSpec",
     "Program",
     "Programs",
@@ -38,6 +42,7 @@ __all__ = [
     "codes_of",
     "encode",
     "find_groups",
+    "impute",
     "named_parameters",
     "pair",
     "program",

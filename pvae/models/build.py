@@ -23,6 +23,7 @@ from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
+from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
@@ -33,10 +34,11 @@ __all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 
 MODELS: dict[str, Callable[..., Any]] = {
     "autoencoder": Autoencoder,
-    "gmm": GMM,
     "cvae": ConditionalVAE,
+    "gmm": GMM,
     "gmvae": GMVAE,
     "ladder-vae": LadderVAE,
+    "masked-vae": MaskedVAE,
     "ssvae": SemiSupervisedVAE,
     "vae": VAE,
     "vqvae": VQVAE,
