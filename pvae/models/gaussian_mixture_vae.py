@@ -47,7 +47,7 @@ class GMVAE(Amortised):
     default_objective = "elbo-enum"
     prior: MixturePrior
     encoder: Any
-    indicators: Tensor
+    _eye: Tensor
 
     def __init__(
         self,
@@ -74,8 +74,7 @@ class GMVAE(Amortised):
         self.components, self.inference = components, inference
         if mixing == "uniform":
             self.prior.logits.requires_grad_(False)
-        # a component in the place of a condition, centred: a single one is no condition
-        self.register_buffer("indicators", torch.eye(components) - 1 / components, persistent=False)
+        self.register_buffer("_eye", torch.eye(components), persistent=False)
         if inference == "amortised":
             self._make_amortised()
 
@@ -101,6 +100,13 @@ class GMVAE(Amortised):
         density = dist.Normal(loc, log_scale.exp()).to_event(1)
         return logits.log_softmax(-1) + density.log_prob(z.unsqueeze(-2))
 
+    def indicator(self, y: Tensor) -> Tensor:
+        """Return a component as the encoder's condition: its indicator, centred, so that a single one is no condition.
+
+        Shape (...) to (..., components).
+        """
+        return self._eye[y] - 1 / self.components
+
     def classify(self, x: Tensor) -> dist.Categorical:
         """Return q(y given x) of ``inference="amortised"``, batch shape (batch,)."""
         return dist.Categorical(logits=self.classifier(shaped(x, self._input_shape)))
@@ -119,7 +125,7 @@ class GMVAE(Amortised):
                 z = pyro.sample("z", self.encode(x))
                 return pyro.sample("y", dist.Categorical(logits=self.component_logits(z)), infer=_ENUMERATED)
             y = pyro.sample("y", self.classify(x), infer=_ENUMERATED)
-            pyro.sample("z", self.encode(x, self.indicators[y]))
+            pyro.sample("z", self.encode(x, self.indicator(y)))
             return y
 
     @torch.no_grad()
@@ -143,4 +149,4 @@ class GMVAE(Amortised):
         if self.inference == "exact":
             return super().reconstruct(x)
         likely = self.classify(x).logits.argmax(-1)
-        return self.as_data(self.decode(self.encode(x, self.indicators[likely]).mean), mean=True)
+        return self.as_data(self.decode(self.encode(x, self.indicator(likely)).mean), mean=True)
