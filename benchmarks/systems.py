@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from experiments import adversarial, blur, evidence, factors
+from experiments import adversarial, blur, conditional, evidence, factors, labels, missing
 from experiments.base import Budget, Result, table
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +30,9 @@ Run = Callable[[str, Budget, Path], Result]
 # name: heading, what it asks, how it is run, its budgets
 EXPERIMENTS: dict[str, tuple[str, Run, dict[str, Budget]]] = {
     "evidence": ("Priors, posteriors and layers", evidence.run, evidence.BUDGETS),
+    "labels": ("A hundred labels", labels.run, labels.BUDGETS),
+    "quadrants": ("Conditional on quadrants", conditional.run, conditional.BUDGETS),
+    "inpainting": ("Inpainting", missing.run, missing.BUDGETS),
     "aggregate": ("AAE and the aggregate posterior", adversarial.aggregate, adversarial.AAE_BUDGETS),
     "features": ("ALI and its codes", adversarial.features, adversarial.ALI_BUDGETS),
     "coverage": ("GAN and its classes", adversarial.coverage, adversarial.GAN_BUDGETS),
