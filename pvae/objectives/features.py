@@ -169,7 +169,7 @@ def _pair(site: Site, data: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The rows of what was simulated and of the data, both without what a mask leaves out."""
     drawn = site["value"]
     if isinstance(base_of(site["fn"]), dist.Categorical):
-        data = torch.nn.functional.one_hot(data.long(), drawn.shape[-1])
+        data = data.unsqueeze(-1) == torch.arange(drawn.shape[-1], device=drawn.device)  # one-hot rows
         return _rows(site, drawn, dim, 1), _rows(site, data.expand(drawn.shape), dim, 1)
     kept = _kept(site)
     drawn, data = torch.broadcast_tensors(drawn, data)
