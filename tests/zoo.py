@@ -28,6 +28,7 @@ from pvae.densities import (
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
+from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
@@ -107,6 +108,16 @@ def _vae(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: obje
     return ModelCase(lambda: VAE(**small), data, False, True, {"z": (3,)}, event)  # type: ignore[arg-type]
 
 
+def _masked(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
+    small = {"latent": 3, "hidden": (7, 5), **settings}
+
+    def beside(size: int) -> dict[str, Tensor]:
+        kept = torch.rand(data(size).shape, generator=torch.Generator().manual_seed(7 + size)) < 0.6
+        return {"mask": kept.float()}
+
+    return ModelCase(lambda: MaskedVAE(**small), data, False, True, {"z": (3,)}, event, beside)  # type: ignore[arg-type]
+
+
 def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
     small = {"data_shape": (12,), "latent": 3, "hidden": (7, 5), **settings}
     return ModelCase(
@@ -151,6 +162,11 @@ MODELS: dict[str, ModelCase] = {
     "autoencoder": _autoencoder(),
     "autoencoder-denoising": _autoencoder(noise="masking:share=0.3"),
     "autoencoder-map": _autoencoder(generates=True, prior="standard"),
+    "masked-vae": _masked(_binary(12), (12,), data_shape=(12,)),
+    "masked-vae-conv": _masked(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
+    "masked-vae-counts": _masked(
+        _counts(6, 5), (30,), data_shape=(6, 5), likelihood="negative-binomial", encode_mask=False
+    ),
     "gmm": ModelCase(lambda: GMM((3,), components=2, covariance="diag"), _real(3), False, False, {"z": ()}, (3,)),
     "gmm-amortised": ModelCase(
         lambda: GMM((3,), components=2, guide="amortised", hidden=5), _real(3), False, False, {"z": ()}, (3,)
