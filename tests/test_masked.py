@@ -16,7 +16,9 @@ from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor, nn
 
 import pvae
+from pvae import plots
 from pvae.batch import Batch
+from pvae.cli import cli
 from pvae.densities import LIKELIHOODS, DiagonalGaussian, Gaussian
 from pvae.models import impute
 from pvae.models.masked import MaskedVAE
@@ -443,3 +445,62 @@ def test_copies_of_a_masked_model_impute_alike() -> None:
         torch.manual_seed(0)
         found.append(each.impute(*batch.values(), n=2, particles=30).draws)
     assert torch.equal(*found)
+
+
+# --- pictures, and the command line ---
+
+
+def test_the_triptych_has_the_missing_pixels_in_a_colour_of_their_own() -> None:
+    x, imputed = np.full((5, 6, 4), 0.25), np.full((5, 24), 0.75)
+    mask = np.ones((5, 6, 4))
+    mask[:, 2:4, 1:3] = 0
+    figure = plots.inpainting(x, mask, imputed, columns=3)
+    axes = figure.axes[0]
+    shown, layer = (np.ma.filled(each.get_array(), np.nan) for each in axes.images)
+    assert shown.shape == (6 * 7 - 1, 3 * 5 - 1) and layer.shape == (*shown.shape, 4)
+    for row, level in enumerate([0.25, 0.75, 0.25] * 2):
+        np.testing.assert_allclose(shown[7 * row : 7 * row + 6, :4], level)
+        tile = layer[7 * row : 7 * row + 6, :4, 3]
+        np.testing.assert_allclose(tile, 1 - mask[0] if row % 3 == 0 else 0)
+    colours = {tuple(each) for each in layer[layer[..., 3] > 0][:, :3].round(3)}
+    assert len(colours) == 1 and len(set(next(iter(colours)))) == 3  # one colour, and no grey
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["observed", "imputed", "true"] * 2
+    np.testing.assert_allclose(axes.get_yticks(), [7 * row + 2.5 for row in range(6)])
+    assert [each.get_text() for each in figure.legends[0].get_texts()] == ["missing"]
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 6, 4), (5, 7)])
+def test_triptychs_of_colours_and_of_no_pictures(shape: tuple[int, ...]) -> None:
+    mask = np.ones(shape)
+    mask[..., 2:4] = 0
+    figure = plots.inpainting(np.full(shape, 0.25), mask, np.full(shape, 0.75))
+    layer = figure.axes[0].images[1].get_array()
+    first = layer[:6, :4, 3] if len(shape) == 4 else layer[..., 3]
+    np.testing.assert_allclose(first, (1 - mask)[0, 0] if len(shape) == 4 else 1 - mask)
+    if len(shape) == 2:
+        assert [axes.get_title() for axes in figure.axes[:3]] == ["observed", "imputed", "true"]
+
+
+def test_the_command_line_trains_evaluates_and_shows(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "masked-vae", "--data", "digits", "--mask", "block", "--latent", "2", "--hidden", "8"]
+    for command in (
+        [*train, "--epochs", "2", "--out", "run"],
+        ["evaluate", "run", "--particles", "5", "--limit", "10", "--json"],
+        ["show", "run", "--what", "inpainting", "--count", "5"],
+        ["show", "run", "--what", "inpainting", "--count", "5", "--split", "train", "--out", "train.png"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command)
+        assert ended.value.code == 0
+    assert (tmp_path / "run/figures/inpainting.png").is_file()
+    run = pvae.open_run("run")
+    assert run.config["data"]["mask"] == "block:size=4" and run.model.encode_mask
+    bare = [each for each in train if each not in ("--mask", "block")]
+    for command, code in (
+        ([*bare, "--epochs", "0", "--out", "bare"], 0),
+        (["show", "bare", "--what", "inpainting"], 2),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command)
+        assert ended.value.code == code

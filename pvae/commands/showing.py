@@ -24,6 +24,7 @@ SUFFIXES = (".jpg", ".pdf", ".png", ".svg")
 COUNTS = {
     "samples": 40,
     "reconstructions": 20,
+    "inpainting": 16,
     "latent": 2000,
     "traversal": 8,
     "interpolation": 8,
@@ -55,10 +56,11 @@ COUNTS = {
 def show(run: str, what: str, out: str | None, checkpoint: str, **options: Any) -> None:
     """Draw a figure of the run in the folder RUN.
 
-    samples: means of x for z drawn from the prior. reconstructions: data, and what comes back. latent: the codes
-    of data, coloured by label. traversal: one latent unit at a time. interpolation: from one datum's code to
-    another's. plane: a two-dimensional latent space, at quantiles of its prior. classes: draws for each label or
-    component. components: each component at its mean, with its share. history: the numbers of the training.
+    samples: means of x for z drawn from the prior. reconstructions: data, and what comes back. inpainting: what a
+    mask leaves of data, its missing entries imputed, and the truth. latent: the codes of data, coloured by label.
+    traversal: one latent unit at a time. interpolation: from one datum's code to another's. plane: a two-dimensional
+    latent space, at quantiles of its prior. classes: draws for each label or component. components: each component at
+    its mean, with its share. history: the numbers of the training.
     """
     from pvae.train import open_run
 
@@ -109,6 +111,19 @@ def _reconstructions(run: Run, splits: Splits, batch: Batch, options: dict[str, 
     batch = _few(batch, options)
     again = reconstruct(run.model, batch)
     return plots.reconstructions(_pictures(batch["x"], splits), _pictures(again, splits))
+
+
+def _inpainting(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
+    from pvae import plots
+    from pvae.models.imputation import impute
+
+    batch = _few(batch, options)
+    if options["split"] == "train" and splits.train_mask is not None:
+        batch = batch.replace(mask=splits.train_mask.like(batch.x) * batch.mask)
+    if "mask" not in batch:
+        raise InputError("Inpainting needs data with missing entries: train with --mask block, or data with a mask.")
+    shown = (batch.x, batch.mask, impute(run.model, batch, n=1).mean)
+    return plots.inpainting(*(_pictures(each, splits) for each in shown))
 
 
 def _latent(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
@@ -188,6 +203,7 @@ def _pictures(x: Any, splits: Splits, leading: int = 1) -> Any:
 _FIGURES = {
     "samples": _samples,
     "reconstructions": _reconstructions,
+    "inpainting": _inpainting,
     "latent": _latent,
     "traversal": _traversal,
     "interpolation": _interpolation,

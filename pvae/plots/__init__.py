@@ -12,13 +12,14 @@ from pvae.plots.curves import evidence_intervals, history, learning_curves
 from pvae.plots.gradients import signal_to_noise
 from pvae.plots.latent import latent_scatter
 from pvae.plots.mixtures import mixture_ellipses, mixture_pictures, selection_curve
-from pvae.plots.pictures import image_grid, interpolations, plane, reconstructions, traversal, value_rows
+from pvae.plots.pictures import image_grid, inpainting, interpolations, plane, reconstructions, traversal, value_rows
 
 __all__ = [
     "PALETTE",
     "evidence_intervals",
     "history",
     "image_grid",
+    "inpainting",
     "interpolations",
     "latent_scatter",
     "learning_curves",

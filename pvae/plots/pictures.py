@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import INK, WIDTH, Array, as_array, blank
+from pvae.plots.base import INK, PALETTE, WIDTH, Array, as_array, blank
 
-__all__ = ["image_grid", "interpolations", "plane", "reconstructions", "traversal", "value_rows"]
+__all__ = ["image_grid", "inpainting", "interpolations", "plane", "reconstructions", "traversal", "value_rows"]
 
 
 def _pictures(x: Array) -> Array | None:
@@ -112,19 +114,60 @@ def reconstructions(originals: ArrayLike, reconstructed: ArrayLike, *, columns: 
         columns: pairs beside each other.
     """
     x, again = as_array(originals), as_array(reconstructed).reshape(np.shape(originals))
-    top, bottom = _pictures(x), _pictures(again)
-    if top is None or bottom is None:
-        return _row_map({"original": x, "reconstruction": again}, "datum")
-    columns = min(columns, len(x))
-    filler = [np.full((columns - 1 - (len(x) - 1) % columns, *top.shape[1:]), np.nan)]
-    rows = [np.concatenate([part, *filler]).reshape(-1, columns, *part.shape[1:]) for part in (top, bottom)]
-    pairs = np.stack(rows, axis=1).reshape(-1, *top.shape[1:])
-    figure, axes = _tiled(pairs, columns, _limits(top, bottom))
-    step = _tiles(pairs[: 2 * columns], columns).shape[0] / 2
-    positions = [(row + 0.5) * step for row in range(len(pairs) // columns)]
-    axes.set_yticks(positions, ["original", "reconstruction"] * (len(positions) // 2), color=INK, fontsize=8)
-    axes.tick_params(length=0)
+    return _beneath({"original": x, "reconstruction": again}, columns)[0]
+
+
+def inpainting(originals: ArrayLike, mask: ArrayLike, imputed: ArrayLike, *, columns: int = 8) -> Figure:
+    """Return data as observed, above the same with missing entries imputed, above the truth, in labelled rows.
+
+    Missing entries are drawn in a colour that no grey level has, the second of ``PALETTE``.
+
+    Args:
+        originals: the complete data, as for ``image_grid``.
+        mask: 1 observed, 0 missing, of the same shape.
+        imputed: the same shape, with the missing entries filled in.
+        columns: data beside each other.
+    """
+    x, again = as_array(originals), as_array(imputed).reshape(np.shape(originals))
+    hidden = (as_array(mask).reshape(x.shape) == 0).astype(float)
+    figure, axes = _beneath({"observed": x, "imputed": again, "true": x}, columns)
+    if _pictures(x) is None:
+        axes.imshow(_painted(hidden.reshape(len(x), -1)), interpolation="nearest", aspect="auto")
+        figure.set_figheight(figure.get_figheight() + 0.3)
+    else:
+        laid = _laid([hidden, 0 * hidden, 0 * hidden], columns)
+        canvas = np.nan_to_num(_tiles(laid, min(columns, len(x))))
+        axes.imshow(_painted(canvas if canvas.ndim == 2 else canvas.min(-1)), interpolation="nearest")
+    figure.legend(handles=[Patch(color=PALETTE[1], label="missing")], loc="outside lower center", frameon=False)
     return figure
+
+
+def _painted(where: Array) -> Array:
+    """A layer in the colour of what is missing, where it is; clear elsewhere."""
+    return np.where(where[..., None] > 0, to_rgba(PALETTE[1]), 0.0)
+
+
+def _laid(panels: Sequence[Array], columns: int) -> Array:
+    """Pictures of several panels in the order of a canvas: `columns` of the first, of the second, ..., the next."""
+    parts = [pictures for each in panels if (pictures := _pictures(each)) is not None]
+    shape, columns = parts[0].shape[1:], min(columns, len(parts[0]))
+    filler = np.full((-len(parts[0]) % columns, *shape), np.nan)
+    rows = [np.concatenate([part, filler]).reshape(-1, columns, *shape) for part in parts]
+    return np.stack(rows, axis=1).reshape(-1, *shape)
+
+
+def _beneath(panels: Mapping[str, Array], columns: int) -> tuple[Figure, Axes]:
+    """Draw panels of the same data in rows beneath each other, with their names; side by side where no pictures."""
+    if any(_pictures(each) is None for each in panels.values()):
+        figure = _row_map(panels, "datum")
+        return figure, figure.axes[0]
+    laid, columns = _laid(list(panels.values()), columns), min(columns, len(next(iter(panels.values()))))
+    figure, axes = _tiled(laid, columns, _limits(laid))
+    height, step = laid.shape[1], _tiles(laid[: 2 * columns], columns).shape[0] - laid.shape[1]
+    positions = [row * step + (height - 1) / 2 for row in range(len(laid) // columns)]
+    axes.set_yticks(positions, list(panels) * (len(positions) // len(panels)), color=INK, fontsize=8)
+    axes.tick_params(length=0)
+    return figure, axes
 
 
 def traversal(images: ArrayLike, values: ArrayLike, *, units: Sequence[int] | None = None) -> Figure:
