@@ -9,7 +9,13 @@ class InputError(ValueError):
     """Input that cannot be used, in one line: what was needed, what came, what to do.
 
     The command line prints the line and exits with code 2.
+
+    Args:
+        message: the line. Pyro raises an error of a program anew, with a table of shapes behind it: that is left out.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message.partition("Trace Shapes:")[0].rstrip())
 
 
 class DivergenceError(RuntimeError):

@@ -26,6 +26,7 @@ from pvae.densities import (
     StandardNormal,
 )
 from pvae.models.autoencoder import Autoencoder
+from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.masked import MaskedVAE
@@ -118,6 +119,19 @@ def _masked(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: o
     return ModelCase(lambda: MaskedVAE(**small), data, False, True, {"z": (3,)}, event, beside)  # type: ignore[arg-type]
 
 
+def _conditional(event: tuple[int, ...], beside: dict[str, Callable[[int], Tensor]], **settings: object) -> ModelCase:
+    small = {"latent": 3, "hidden": (7, 5), **settings}
+    return ModelCase(
+        lambda: ConditionalVAE(**small),  # type: ignore[arg-type]
+        _binary(*settings["data_shape"]),  # type: ignore[misc]
+        exact=False,
+        reparameterised=True,
+        latent_sites={"z": (3,)},
+        data_shape=event,
+        beside=lambda size: {name: draw(size) for name, draw in beside.items()},
+    )
+
+
 def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
     small = {"data_shape": (12,), "latent": 3, "hidden": (7, 5), **settings}
     return ModelCase(
@@ -166,6 +180,13 @@ MODELS: dict[str, ModelCase] = {
     "masked-vae-conv": _masked(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
     "masked-vae-counts": _masked(
         _counts(6, 5), (30,), data_shape=(6, 5), likelihood="negative-binomial", encode_mask=False
+    ),
+    "cvae": _conditional((12,), {"y": lambda size: torch.arange(size) % 3}, data_shape=(12,), classes=3),
+    "cvae-vectors": _conditional(
+        (12,), {"c": _real(2)}, data_shape=(12,), condition_shape=(2,), network="gated", prior="conditional:hidden=4"
+    ),
+    "cvae-quadrants": _conditional(
+        (6, 5), {}, data_shape=(6, 5), condition="quadrants", observed=2, network="conv", hidden=(2, 3)
     ),
     "gmm": ModelCase(lambda: GMM((3,), components=2, covariance="diag"), _real(3), False, False, {"z": ()}, (3,)),
     "gmm-amortised": ModelCase(

@@ -26,10 +26,7 @@ def _asked(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> It
     """Programs bound to the batch, in evaluation mode, without gradients, in the model's own scope."""
     programs = bind(latent_model, batch, fields)
     with scope(latent_model, inherit=True), torch.no_grad(), evaluating(*programs.modules):
-        try:
-            yield programs
-        except InputError as error:  # raised within a program, it has a table of shapes from Pyro behind it
-            raise InputError(str(error).splitlines()[0]) from error
+        yield programs
 
 
 def _mean(site: Site) -> Tensor:

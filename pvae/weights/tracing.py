@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -137,28 +136,17 @@ def trace_weights(
     if not isinstance(particles, int) or particles < 1:
         raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
     options = dict(kwargs)
-    with _one_line():
-        layout = find_layout(model, guide, args, options)
+    layout = find_layout(model, guide, args, options)
     if not layout.latent_dims:
         raise InputError("The guide draws nothing: weights need at least one latent site.")
     plate, data_dim = layout.data_plate(data_plate)
-    with _one_line():
-        draws = draw_particles(model, guide, args, options, particles, choose, plate)
+    draws = draw_particles(model, guide, args, options, particles, choose, plate)
     require_weights_exist(draws[0])
     shape = Shape(layout.nesting, data_dim, particles // len(draws), len(draws[0].axes.sites))
     source = Source(tuple(draws), shape, auxiliary, layout.repeatable)
     if auxiliary_sites(draws[0]):
         source.require_repeatable()
     return _weights(source, _count(draws[0], plate), common_scale(draws[0]))
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Leave out what Pyro adds to an error that is raised at a site: the shapes of all sites so far."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).splitlines()[0]) from error
 
 
 def log_weights(
