@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Budget", "Result", "Room", "mean_error", "paired", "table"]
+from pvae.batch import Batch
+
+__all__ = ["Budget", "Result", "Room", "mean_error", "paired", "shown", "shuffled", "table", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Room:
     def seconds(self) -> float:
         """Return the time of all cells."""
         return sum(json.loads(path.read_text())["seconds"] for path in self.folder.glob("*.json"))
+
+
+def shuffled(batch: Batch) -> Batch:
+    """Return the data in an order of no meaning, always the same: the first images of some files are the harder ones."""
+    return batch.take(torch.randperm(batch.size, generator=torch.Generator().manual_seed(0)))
 
 
 def mean_error(values: Iterable[float]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from experiments.base import Budget, Result, Room, mean_error, paired, shown, shuffled, verdict
 
 BUDGETS = {
     "short": Budget("short", (0, 1, 2), {"images": 20000, "epochs": 10, "limit": 500, "particles": 200}),
@@ -21,7 +21,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
     whole = pvae.load_data("mnist_static", validation=0)
     fields = {
         "x": whole.train["x"][: settings["images"]].reshape(-1, 28, 28),
-        "x_test": whole.test["x"].reshape(-1, 28, 28),
+        "x_test": shuffled(whole.test)["x"].reshape(-1, 28, 28),
     }
     data = pvae.load_data(fields, binarise="none", validation=0)
 

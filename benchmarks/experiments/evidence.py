@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pvae
-from experiments.base import Budget, Result, verdict
+from experiments.base import Budget, Result, shuffled, verdict
 
 COMMON = {"hidden": (200, 200), "latent": 20, "activation": "tanh"}
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -36,6 +37,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
     recipes = {label: {"model": "vae", **COMMON, **recipe} for label, recipe in SYSTEMS.items()}
     models = {label: pvae.ModelSpec(recipe.pop("model"), recipe) for label, recipe in recipes.items()}
     data = pvae.load_data("mnist_static")
+    data = replace(data, test=shuffled(data.test))
     found = pvae.compare(
         models,
         data,

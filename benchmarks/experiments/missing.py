@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from experiments.base import Budget, Result, Room, mean_error, paired, shown, shuffled, verdict
 from pvae.evaluate import masking_divergence, missing_log_likelihood
 from pvae.evaluate.filling import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 
@@ -25,7 +25,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
     some, limit = whole.train.take(slice(0, settings["images"])), settings["limit"]
 
     def measure(mask: str, seed: int) -> dict[str, float]:
-        fields = {"x": some["x"].reshape(-1, 28, 28), "x_test": whole.test["x"].reshape(-1, 28, 28)}
+        fields = {"x": some["x"].reshape(-1, 28, 28), "x_test": shuffled(whole.test)["x"].reshape(-1, 28, 28)}
         data = pvae.load_data(fields, binarise="none", validation=0, mask=mask, seed=seed)
         spec = pvae.ModelSpec("masked-vae", {"latent": 20, "hidden": (200, 200)})
         run = pvae.fit(spec, data, objective="elbo", epochs=settings["epochs"], seed=seed, progress=False)
