@@ -75,7 +75,7 @@ class Room:
 
 
 def shuffled(batch: Batch) -> Batch:
-    """Return the data in an order of no meaning, always the same: the first images of some files are the harder ones."""
+    """Return the data in an order of no meaning, always the same: the first images of a file may be the harder ones."""
     return batch.take(torch.randperm(batch.size, generator=torch.Generator().manual_seed(0)))
 
 
