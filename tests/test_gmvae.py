@@ -129,7 +129,7 @@ def test_elbo_enum_is_the_explicit_sum_over_components(inference):
         log_q = logits.log_softmax(-1)
         inside = logits + (model.decode(z).log_prob(x) - q_z.log_prob(z)).unsqueeze(-1) - log_q
     else:
-        log_q = model.classify(x).logits
+        log_q = model.assign(x).logits
         q_z = model.encode(x, model.indicator(torch.arange(3)[:, None].expand(3, 3)))
         z = q_z.sample()
         log_p = model.prior.logits.log_softmax(-1)[:, None] + model.component(torch.arange(3)[:, None]).log_prob(z)

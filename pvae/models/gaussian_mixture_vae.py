@@ -107,8 +107,8 @@ class GMVAE(Amortised):
         """
         return self._eye[y] - 1 / self.components
 
-    def classify(self, x: Tensor) -> dist.Categorical:
-        """Return q(y given x) of ``inference="amortised"``, batch shape (batch,)."""
+    def assign(self, x: Tensor) -> dist.Categorical:
+        """Return q(y given x) of ``inference="amortised"``, batch shape (batch,); components, which are no labels."""
         return dist.Categorical(logits=self.classifier(shaped(x, self._input_shape)))
 
     def model(self, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class GMVAE(Amortised):
             if self.inference == "exact":
                 z = pyro.sample("z", self.encode(x))
                 return pyro.sample("y", dist.Categorical(logits=self.component_logits(z)), infer=_ENUMERATED)
-            y = pyro.sample("y", self.classify(x), infer=_ENUMERATED)
+            y = pyro.sample("y", self.assign(x), infer=_ENUMERATED)
             pyro.sample("z", self.encode(x, self.indicator(y)))
             return y
 
@@ -137,7 +137,7 @@ class GMVAE(Amortised):
             draws: of z per datum, over which p(y given z) is averaged; ``inference="amortised"`` needs none.
         """
         if self.inference == "amortised":
-            return self.classify(x).probs
+            return self.assign(x).probs
         return self.component_logits(self.encode(x).sample((draws,))).softmax(-1).mean(0)
 
     @torch.no_grad()
@@ -148,5 +148,5 @@ class GMVAE(Amortised):
         """
         if self.inference == "exact":
             return super().reconstruct(x)
-        likely = self.classify(x).logits.argmax(-1)
+        likely = self.assign(x).logits.argmax(-1)
         return self.as_data(self.decode(self.encode(x, self.indicator(likely)).mean), mean=True)
