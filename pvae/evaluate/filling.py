@@ -76,7 +76,7 @@ def filled_log_likelihood(filled: Tensor, batch: Batch, least: float = 0.01) -> 
 
 
 def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
-    """x and its mask, flat; x is 0 where it is missing from training data."""
+    """x and its mask, flat; without a mask, all is observed."""
     x = batch["x"].flatten(1)
     mask = batch["mask"].reshape(x.shape).to(x.dtype) if "mask" in batch else torch.ones_like(x)
     return x, mask
