@@ -59,8 +59,8 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
     ]
     setting = (
         f"MNIST, {settings['images']} images of which {settings['labels']} are labelled, balanced; static "
-        f"binarisation, 784-200-20 with relu, labels enumerated, Adam 1e-3, batch 100, {settings['epochs']} epochs, draws "
-        f"of labels {', '.join(map(str, budget.seeds))}, each with its own training seed. Accuracy on 10000 test images; "
-        "errors over draws, differences paired by draw."
+        f"binarisation, 784-200-20, relu, labels enumerated, Adam 1e-3, batch 100, {settings['epochs']} epochs, draws "
+        f"{', '.join(map(str, budget.seeds))}, each with its own training seed. Accuracy on 10000 test images; errors "
+        "over draws, differences paired by draw."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())
