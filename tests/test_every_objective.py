@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from test_step import FEATURES, LATENT, Enumerated, Plain, after, data
 from torch import Tensor, nn
 
 import pvae
+from pvae.densities import GivenLabel, label_posterior
 from pvae.objectives import make_objective, objective_names
 
 MAKE = zoo.OBJECTIVES
@@ -74,8 +76,36 @@ def own_store() -> Iterator[None]:
         yield
 
 
+class Labelled(Enumerated):
+    """The same mixture, where some data tell their label."""
+
+    def classify(self, x: Tensor) -> dist.Categorical:
+        return dist.Categorical(logits=self.encoder(x))
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(logits=x.new_zeros(3)))
+            pyro.sample("given", GivenLabel(k, 3, dtype=x.dtype), obs=y)
+            pyro.sample("x", dist.Bernoulli(logits=self.centres[k]).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", label_posterior(self.encoder(x), y), infer={"enumerate": "parallel"})
+
+    def theta(self) -> list[nn.Parameter]:
+        return [self.centres]
+
+    def phi(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+
 def model_of(kind: str) -> Any:
-    return {"pathwise": Plain, "any": Mixed, "marked": Enumerated, "quantised": Quantised}[kind]
+    return {"pathwise": Plain, "any": Mixed, "marked": Enumerated, "labelled": Labelled, "quantised": Quantised}[kind]
+
+
+def beside(kind: str, size: int) -> dict[str, Tensor]:
+    """The fields that a kind of model takes beside x."""
+    return {"y": torch.arange(size) % 4 - 1} if kind == "labelled" else {}
 
 
 def test_every_name_has_a_row() -> None:
@@ -85,11 +115,12 @@ def test_every_name_has_a_row() -> None:
 @pytest.mark.parametrize("text", MAKE)
 def test_graph_equals_eager_in_every_bit(text: str) -> None:
     case = MAKE[text]
+    fields = {"beside": functools.partial(beside, case.guide)}
     dtype = torch.float64 if len(text) % 2 else torch.float32  # either, as it falls
     with warnings.catch_warnings():
         warnings.simplefilter("error" if case.traced else "ignore")
-        graph = after(model_of(case.guide), make_objective(text), graph=True, dtype=dtype)
-        eager = after(model_of(case.guide), make_objective(text), graph=False, dtype=dtype)
+        graph = after(model_of(case.guide), make_objective(text), graph=True, dtype=dtype, **fields)
+        eager = after(model_of(case.guide), make_objective(text), graph=False, dtype=dtype, **fields)
     assert graph[3].graph is case.traced
     assert torch.isfinite(graph[0]).all()
     if case.guide == "marked":  # sums the same terms in another order
@@ -104,13 +135,14 @@ def test_graph_equals_eager_in_every_bit(text: str) -> None:
 def test_a_plain_svi_script_moves_the_parameters_and_loss_moves_nothing(text: str) -> None:
     model, objective, x = model_of(MAKE[text].guide)(), make_objective(text)(), data(16).x
     svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 0.01}), loss=objective)
-    svi.step(x)
+    fields = beside(MAKE[text].guide, len(x))
+    svi.step(x, **fields)
     before = {name: each.clone() for name, each in [*model.state_dict().items(), *objective.state_dict().items()]}
-    objective.loss(model.model, model.guide, x)
+    objective.loss(model.model, model.guide, x, **fields)
     held = {**model.state_dict(), **objective.state_dict()}
     assert all(torch.equal(held[name], each) for name, each in before.items())
     for _ in range(2):  # objectives that alternate move one group a step
-        svi.step(x)
+        svi.step(x, **fields)
     resting = {id(each) for group in MAKE[text].untrained for each in getattr(model, group)()}
     for name, each in model.named_parameters():
         assert torch.equal(each, before[name]) is (id(each) in resting), name

@@ -227,7 +227,8 @@ def after(make: Callable[[], Any], objective: Callable[[], Any], *, graph: bool,
     dtype = settings.pop("dtype", torch.float32)
     with isolated(3):
         latent_model = make().to(dtype)
-    batches = [data(8, dtype), data(settings.pop("last", 5), dtype)]
+    beside = settings.pop("beside", lambda size: {})
+    batches = [data(size, dtype).replace(**beside(size)) for size in (8, settings.pop("last", 5))]
     with stepper(latent_model, objective(), graph=graph, batch=batches[0], **settings) as (step, parameters):
         with isolated(4):
             numbers = [torch.stack(step(batches[i % 2])) for i in range(steps)] or [torch.zeros(1)]

@@ -31,6 +31,7 @@ from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
+from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 
@@ -132,6 +133,16 @@ def _conditional(event: tuple[int, ...], beside: dict[str, Callable[[int], Tenso
     )
 
 
+def _semisupervised(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
+    small = {"classes": 3, "latent": 3, "hidden": (7, 5), **settings}
+
+    def beside(size: int) -> dict[str, Tensor]:
+        return {"y": torch.arange(size) % 4 - 1}
+
+    sites = {"y": (), "z": (3,)}
+    return ModelCase(lambda: SemiSupervisedVAE(**small), data, False, False, sites, event, beside)  # type: ignore[arg-type]
+
+
 def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
     small = {"data_shape": (12,), "latent": 3, "hidden": (7, 5), **settings}
     return ModelCase(
@@ -188,6 +199,10 @@ MODELS: dict[str, ModelCase] = {
     "cvae-quadrants": _conditional(
         (6, 5), {}, data_shape=(6, 5), condition="quadrants", observed=2, network="conv", hidden=(2, 3)
     ),
+    "ssvae": _semisupervised(_binary(12), (12,), data_shape=(12,), label_prior="learned"),
+    "ssvae-sampled": _semisupervised(_binary(12), (12,), data_shape=(12,), infer_labels="sampled"),
+    "ssvae-factorised": _semisupervised(_real(12), (12,), data_shape=(12,), likelihood="gaussian", factorised=True),
+    "ssvae-conv": _semisupervised(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
     "gmm": ModelCase(lambda: GMM((3,), components=2, covariance="diag"), _real(3), False, False, {"z": ()}, (3,)),
     "gmm-amortised": ModelCase(
         lambda: GMM((3,), components=2, guide="amortised", hidden=5), _real(3), False, False, {"z": ()}, (3,)
@@ -246,7 +261,8 @@ class ObjectiveCase:
     """An objective by its text, and what the shared contracts ask of it.
 
     Args:
-        guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, "quantised" if
+        guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, "labelled" if
+            labels too, "quantised" if
             a `pvae.Quantiser` between the programs, else "any".
         traced: whether a step of it can be traced to a graph.
         scales: whether a scale of every datum multiplies its loss and gradient.
@@ -314,6 +330,9 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "rws:particles=3": ObjectiveCase("any"),
     "rws:particles=3:phi=sleep": ObjectiveCase("any"),
     "rws:particles=3:phi=both": ObjectiveCase("any"),
+    "semi-supervised": ObjectiveCase("labelled"),
+    "semi-supervised:particles=2:share=0.2": ObjectiveCase("labelled"),
+    "semi-supervised:weight=1:generative=false": ObjectiveCase("labelled", untrained=("theta",)),
     "gan": ObjectiveCase("any", untrained=("phi",)),
     "gan:loss=minimax:critic_steps=2": ObjectiveCase("any", untrained=("phi",)),
     "gan:loss=wasserstein": ObjectiveCase("any", untrained=("phi",)),

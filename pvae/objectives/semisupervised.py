@@ -155,7 +155,7 @@ class SemiSupervised(WeightsObjective):
         log_q = density.log_prob(label)
         if log_q.shape != y.shape:
             raise InputError(f"classify(x) needs batch shape {tuple(y.shape)}; got {tuple(log_q.shape)}.")
-        count = data_count(model, guide, args, dict(kwargs)) / known.sum().clamp_min(1)
+        count = data_count(model, guide, args, dict(kwargs)) / known.sum().clamp_min(1).to(log_q.dtype)
         with torch.no_grad():
             right = (most_probable(density) == label) & known
         return -torch.where(known, log_q, torch.zeros_like(log_q)).sum() * count, right.to(log_q.dtype).sum() * count
