@@ -1,7 +1,7 @@
 """Every snippet of the documentation runs, page by page, in an empty folder.
 
 The blocks of a page run in order and share one namespace: ``python`` blocks are executed, ``{code-block}``
-with a ``:caption:`` is written to the file it names, and each ``$ pvae`` line of a ``console`` block is run.
+with a ``:caption:`` is written to the file it names, as is the file of a ``{literalinclude}``, and each ``$ pvae`` line of a ``console`` block is run.
 A comment ``<!-- not run: why -->`` before a block exempts it.
 """
 
@@ -51,7 +51,8 @@ def run_page(path: Path) -> int:
     count = 0
     for block in blocks(path.read_text()):
         if block.file is not None:
-            Path(block.file).write_text(block.text)
+            included = block.kind.partition("{literalinclude} ")[2]
+            Path(block.file).write_text((path.parent / included).read_text() if included else block.text)
         elif block.kind == "python":
             name = f"{path}:{block.line}"
             linecache.cache[name] = (len(block.text), None, block.text.splitlines(keepends=True), name)

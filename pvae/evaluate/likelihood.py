@@ -8,6 +8,7 @@ from typing import Any
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.setting import prepared
+from pvae.evaluate.shared import shared_elbo, shared_sites
 from pvae.evaluate.stream import CHUNK, Bound, sweep
 
 __all__ = ["elbo", "importance_bounds", "log_evidence"]
@@ -39,6 +40,9 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
     With the same seed and `chunk` as `log_evidence` it is taken of the same weights. For the gap between the
     two, with its paired error, use `judge`.
 
+    Where data share a latent, such as a decoder's weights, it is the ELBO of all N data, divided by N: N is the full
+    size of the plate over data. This is then the only estimate that there is.
+
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), a `Batch`, a tensor or an array.
@@ -49,7 +53,10 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
         InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
     """
     with prepared(model, data, **where) as setting:
-        (pointwise,) = sweep(setting, particles, chunk, lambda: [Bound(1)])
+        if shared_sites(setting):
+            pointwise = shared_elbo(setting, particles, chunk)
+        else:
+            (pointwise,) = sweep(setting, particles, chunk, lambda: [Bound(1)])
     return Estimate.mean_of(pointwise)
 
 

@@ -16,10 +16,12 @@ from pyro.util import check_site_shape
 from pvae.errors import InputError
 from pvae.randomness import preserved_buffers, preserved_randomness
 
-__all__ = ["Layout", "anchor", "data_count", "find_layout", "remember"]
+__all__ = ["GUIDE", "Layout", "anchor", "data_count", "find_layout", "remember"]
 
 # a site of a trace: Pyro's message, a mapping of strings
 Site = Any
+#: marks the guide's sites among the frames
+GUIDE = " (guide)"
 # by the model's owner, then the guide's: a name or an id would outlive them, and speak for others
 _LAYOUTS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
@@ -72,6 +74,24 @@ class Layout:
             )
         return name, dim
 
+    def observed_plate(self) -> tuple[str, int] | None:
+        """Return the name and dimension of the plate of the observed data; None without one.
+
+        Of several that hold every observed site, such as one over pixels, it is that with the most sites.
+        """
+        seen = [each for name, each in self.frames.items() if not name.endswith(GUIDE) and name not in self.latent_dims]
+        found = [name for name in _common(seen) if seen[0][name].dim is not None]
+        if not found:
+            return None
+        name = max(found, key=lambda name: sum(name in each for each in self.frames.values()))
+        return name, seen[0][name].dim
+
+    def shared(self) -> tuple[str, ...]:
+        """Return the latent sites of both programs outside the plate of the observed data: all data share them."""
+        plate = self.observed_plate()
+        both = [name for name in self.latent_dims if name in self.frames and name + GUIDE in self.frames]
+        return () if plate is None else tuple(name for name in both if plate[0] not in self.frames[name])
+
 
 def _common(frames: Iterable[Mapping[str, Any]]) -> list[str]:
     first, *others = list(frames) or [{}]
@@ -93,7 +113,7 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
     outside = next(site for site, each in frames.items() if plate not in each)
     return (
         f"Site {outside!r} is outside the data plate {plate!r}: weights per datum need every sample site of the model "
-        "and the guide in one common plate; move it inside, or use the objective 'elbo'."
+        "and the guide in one common plate; move it inside, or, where data share it, train and evaluate by 'elbo'."
     )
 
 
@@ -124,7 +144,7 @@ def _look(
     guide_sites: list[Site] = _sites(guide_trace)
     model_sites: list[Site] = _sites(model_trace)
     frames: dict[str, Mapping[str, Any]] = {}
-    for where, sites in (("", model_sites), (" (guide)", guide_sites)):
+    for where, sites in (("", model_sites), (GUIDE, guide_sites)):
         for site in sites:
             frames[site["name"] + where] = {frame.name: frame for frame in site["cond_indep_stack"]}
     dims = [frame.dim for each in frames.values() for frame in each.values() if frame.dim is not None]

@@ -9,7 +9,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELB
 
 from pvae.errors import InputError
 from pvae.models.groups import find_groups
-from pvae.models.layout import find_layout
+from pvae.models.layout import GUIDE, Layout, find_layout
 from pvae.models.steering import marked
 from pvae.objectives.adversarial import Adversarial
 from pvae.objectives.base import WeightsObjective
@@ -126,6 +126,30 @@ def _untrained(look: Look) -> Iterator[Finding]:
         yield Finding("untrained guide", type(look.trained).__name__, message, fix, fatal=False)
 
 
+def _shared_latents(look: Look) -> Iterator[Finding]:
+    """Latents of all data, under a plate that does not say how many data there are."""
+    frames = {
+        site["name"] + where: {frame.name: frame for frame in site["cond_indep_stack"]}
+        for where, sites in (("", look.model), (GUIDE, look.guide))
+        for site in sites
+    }
+    layout = Layout(0, frames, dict.fromkeys(look.latent(look.guide), 0), None)
+    plate, shared = layout.observed_plate(), layout.shared()
+    whole = plate is not None and all(
+        each[plate[0]].full_size == each[plate[0]].size for each in frames.values() if plate[0] in each
+    )
+    if plate is not None and shared and whole:
+        message = (
+            f"all data share it, and the plate {plate[0]!r} has the size of the batch: unless a batch is all data, its "
+            "prior counts in each batch anew."
+        )
+        fix = (
+            f"Write pyro.plate({plate[0]!r}, data_size, subsample=torch.arange(len(x))), with data_size from the "
+            "constructor."
+        )
+        yield Finding("shared latent", shared[0], message, fix, fatal=False)
+
+
 def _declares_groups(look: Look) -> bool:
     try:
         return bool(look.latent_model.theta()) and bool(look.latent_model.phi())
@@ -154,4 +178,5 @@ DEMANDS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
     _closed_form,
     _untrained,
     _shared_groups,
+    _shared_latents,
 )

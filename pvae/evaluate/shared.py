@@ -1,0 +1,87 @@
+"""The ELBO of programs with latents that all data share, such as a decoder's weights: there is no weight per datum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.errors import InputError
+from pvae.evaluate.setting import Setting
+from pvae.models.draws import Draw, sample_sites
+from pvae.models.layout import data_count, find_layout
+from pvae.models.particles import draw_particles
+from pvae.models.tables import Shape, by_site
+
+__all__ = ["shared_elbo", "shared_sites"]
+
+_FEW = slice(0, 2)
+
+
+def shared_sites(setting: Setting) -> tuple[str, ...]:
+    """Return the latent sites outside the plate of the observed data; none where that is not one plate."""
+    programs = setting.programs()
+    arguments = programs.arguments(setting.batch.take(_FEW))
+    return find_layout(programs.model, programs.guide, arguments, {}).shared()
+
+
+def shared_elbo(setting: Setting, particles: int, chunk: int) -> Tensor:
+    """Return for each datum its part of the ELBO, shape (data,), nats: their mean is the ELBO of N data over N.
+
+    A datum's part is E_q[log p(x, z given w) - log q(z given x)] - KL(q(w) to p(w)) / N, where w is shared. N is the
+    full size of the plate over data; without a subsample the data here are all that there are. Data of one pass
+    share the draws of w, so the spread over data does not tell the noise of these: take more particles.
+
+    Args:
+        setting: the model and the data.
+        particles: draws of w and z.
+        chunk: greatest number of (particle, datum) evaluations at once.
+    Raises:
+        InputError: if `particles` or `chunk` is below 1.
+    """
+    for name, given in (("particles", particles), ("chunk", chunk)):
+        if not isinstance(given, int) or given < 1:
+            raise InputError(f"{name} is a whole number of at least 1; got {given!r}.")
+    local: list[Tensor] = []
+    shared: list[Tensor] = []
+    for batch in setting.slices(chunk):
+        most = max(1, chunk // batch.size)
+        parts = [_parts(setting, batch, min(most, particles - done)) for done in range(0, particles, most)]
+        local.append(torch.stack([own for own, _ in parts]).sum(0) / particles)
+        shared.append(torch.stack([of_all for _, of_all in parts]).sum() / particles)
+    return torch.cat(local) + torch.stack(shared).mean() / _count(setting)
+
+
+def _count(setting: Setting) -> int:
+    """N of the plate over data; without a subsample these data are all, however many are passed at once."""
+    programs, few = setting.programs(), setting.batch.take(_FEW)
+    count = data_count(programs.model, programs.guide, programs.arguments(few), {})
+    return count if count != few.size else setting.batch.size
+
+
+def _parts(setting: Setting, batch: Batch, particles: int) -> tuple[Tensor, Tensor]:
+    """Summed over particles: the terms of each datum, shape (batch,), and those of none, ()."""
+    programs = setting.programs()
+    arguments = programs.arguments(batch)
+    layout = find_layout(programs.model, programs.guide, arguments, {})
+    plate = layout.observed_plate()
+    if plate is None:
+        raise InputError("The observed data are in no plate, so there is nothing to average over.")
+    draws = draw_particles(programs.model, programs.guide, arguments, {}, particles)
+    shape = Shape(layout.nesting, plate[1], particles // len(draws))
+    own = torch.zeros(batch.size, dtype=torch.float64)
+    shared = torch.zeros((), dtype=torch.float64)
+    for sign, program in ((1, "model"), (-1, "guide")):
+        inside = _inside(draws[0], program, plate[0])
+        for name, table in by_site([getattr(draw, program) for draw in draws], shape).items():
+            table = sign * table.detach().to("cpu", torch.float64)
+            if name in inside:
+                own += table.sum(0)
+            else:
+                shared += table.sum()
+    return own, shared
+
+
+def _inside(draw: Draw, program: str, plate: str) -> set[str]:
+    sites = sample_sites(getattr(draw, program))
+    return {site["name"] for site in sites if plate in {frame.name for frame in site["cond_indep_stack"]}}
