@@ -119,7 +119,11 @@ class Likelihood(nn.Module, ABC):
 
     def check(self, x: Tensor) -> None:
         """Raise InputError, with what would fit, where values of `x`, shape (batch, ...), have no density here."""
-        check_support("x", x, self(self.head.bias.new_zeros(1, *self.in_features)))
+        check_support("x", x, self.constant())
+
+    def constant(self) -> TorchDistribution:
+        """Return the prediction at features of zeros, batch shape (1,): what the biases alone say."""
+        return self(self.head.bias.new_zeros(1, *self.in_features))
 
     @torch.no_grad()
     def set_bias(self, bias: float | Tensor) -> None:

@@ -95,7 +95,7 @@ class NegativeBinomial(Likelihood):
         self.check(x)
         self.set_bias(self.head.by_bias(x).mean(0).clamp_min(_RAREST).log())
         if isinstance(self.dispersion, str):
-            mean = self(x.new_zeros(1, *self.in_features)).mean[0]
+            mean = self.constant().mean[0].to(x)
             excess = (x.reshape(len(x), *self.data_shape) - mean).square().mean(0) - mean
             if self.dispersion == "learned":
                 excess, mean = excess.mean(), mean.square().mean().sqrt()

@@ -144,7 +144,7 @@ class Gaussian(Likelihood):
             residual = (columns - columns.mean(0)).square().mean().sqrt()
             self.log_scale.copy_(residual.clamp_min(_SMALLEST_SCALE).log())
         elif self.scale == "per-pixel":
-            apart = x.reshape(len(x), *self.data_shape) - self(x.new_zeros(1, *self.in_features)).mean
+            apart = x.reshape(len(x), *self.data_shape) - self.constant().mean.to(x)
             self.log_scale.copy_(self._raw(apart.square().mean(0).sqrt()))
         elif self.scale == "network":
             self.scale_head.bias.copy_(self._raw(columns.std(0, correction=0)))
