@@ -20,7 +20,13 @@ from pvae.densities import (
     ContinuousBernoulli,
     DiagonalGaussian,
     DiscretisedLogistic,
+    FlowPosterior,
+    FlowPrior,
+    FullGaussian,
     Gaussian,
+    HouseholderPosterior,
+    MixturePosterior,
+    MixturePrior,
     NegativeBinomial,
     Poisson,
     StandardNormal,
@@ -71,12 +77,17 @@ class ModelCase:
 
 @dataclass(frozen=True)
 class DensityCase:
-    """A density, the shape of its context (None: it needs none) and of its events."""
+    """A density, the shape of its context (None: it needs none) and of its events.
+
+    Args:
+        closed: whether its entropy has a closed form, or is a sum.
+    """
 
     make: Callable[[], nn.Module]
     context: tuple[int, ...] | None
     event: tuple[int, ...]
     discrete: bool = False
+    closed: bool = True
 
 
 def _binary(*shape: int) -> Callable[[int], Tensor]:
@@ -179,6 +190,15 @@ MODELS: dict[str, ModelCase] = {
     "vae-gated": _vae(_binary(12), (12,), data_shape=(12,), network="gated"),
     "vae-conv": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
     "vae-resnet": _vae(_binary(6, 5), (6, 5), data_shape=(6, 5), network="resnet", hidden=(2, 3)),
+    "vae-vamp": _vae(
+        _binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3), prior="vamp:components=4"
+    ),
+    "vae-flows": _vae(
+        _binary(12), (12,), data_shape=(12,), prior="flow:transforms=2:hidden=6", posterior="flow:transforms=2:hidden=6"
+    ),
+    "vae-mixtures": _vae(
+        _binary(12), (12,), data_shape=(12,), prior="mixture:components=3", posterior="mixture:components=2"
+    ),
     "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
     "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
     "vae-grey": _vae(_grey(12), (12,), data_shape=(12,), likelihood="discretised-logistic:levels=17:components=2"),
@@ -236,6 +256,12 @@ MODELS: dict[str, ModelCase] = {
 DENSITIES: dict[str, DensityCase] = {
     "standard-normal": DensityCase(lambda: StandardNormal(3), None, (3,)),
     "diagonal-gaussian": DensityCase(lambda: DiagonalGaussian(5, 3), (5,), (3,)),
+    "full-gaussian": DensityCase(lambda: FullGaussian(5, 3), (5,), (3,)),
+    "householder-posterior": DensityCase(lambda: HouseholderPosterior(5, 3), (5,), (3,), closed=False),
+    "mixture-prior": DensityCase(lambda: MixturePrior(3, 4), None, (3,), closed=False),
+    "mixture-posterior": DensityCase(lambda: MixturePosterior(5, 3, 2), (5,), (3,), closed=False),
+    "flow-prior": DensityCase(lambda: FlowPrior(3, transforms=1, hidden=4), None, (3,), closed=False),
+    "flow-posterior": DensityCase(lambda: FlowPosterior(5, 3, "planar", transforms=2), (5,), (3,), closed=False),
     "bernoulli": DensityCase(lambda: Bernoulli(5, (6,)), (5,), (6,), discrete=True),
     "bernoulli-pictures": DensityCase(lambda: Bernoulli(5, (2, 3)), (5,), (2, 3), discrete=True),
     "bernoulli-maps": DensityCase(lambda: Bernoulli((2, 2, 3), (4, 5)), (2, 2, 3), (4, 5), discrete=True),
