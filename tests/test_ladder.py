@@ -201,6 +201,10 @@ def test_three_layers_with_skips_agree_with_their_formulas():
     weights = pvae.log_weights(model, {"x": x}, 2)
     expected = by_hand(model, x, [weights.values[name] for name in ("z1", "z2", "z3")])
     torch.testing.assert_close(weights.log_w, expected, **EXACT)
+    parameters = list(model.parameters())
+    gradients = (torch.autograd.grad(each.sum(), parameters, retain_graph=True) for each in (weights.log_w, expected))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, **EXACT)
 
 
 @pytest.mark.parametrize("skip", [True, False])
