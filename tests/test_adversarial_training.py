@@ -271,16 +271,25 @@ def test_bad_settings_are_refused(text: str, said: str) -> None:
         make_objective(text)
 
 
+def astray(record: Any, model: Line) -> None:
+    model.weight.data.fill_(9.0)  # so that the bound of the next epoch is worse
+
+
 def test_a_record_tells_what_the_critic_sees_and_keeps_the_last_parameters() -> None:
     splits = pvae.load_data(draws(60).float().numpy(), validation=0.2, test=0.0)
     run = pvae.fit(Line(), splits, objective="gan", epochs=2, step="eager", progress=False)
     assert {"loss", "theta_loss", "jensen_shannon", "critic_accuracy"} <= run.history[0].keys()
     assert "validation_bound" not in run.history[0] and run.epoch == 2
-    with pytest.raises(pvae.InputError, match=r"patience needs .* the loss of a game says nothing"):
-        pvae.fit(Line(), splits, objective="gan", epochs=2, patience=1, step="eager", progress=False)
+    for name in KINDS:
+        with pytest.raises(pvae.InputError, match=r"patience needs .* bound that ranks parameters: neither the loss"):
+            pvae.fit(Line(), splits, objective=name, epochs=2, patience=1, step="eager", progress=False)
     for name in ("aae", "ali"):
-        run = pvae.fit(Line(), splits, objective=name, epochs=1, step="eager", progress=False)
-        assert run.history[0]["validation_bound"] is not None and "validation_of" not in run.history[0]
+        options = {"epochs": 2, "step": "eager", "progress": False}
+        run = pvae.fit(Line(), splits, objective=name, callbacks=(astray,), **options)
+        first, last = (each["validation_bound"] for each in run.history)
+        assert first > last and "validation_of" not in run.history[0] and run.checkpoint == "best"
+        best = {name: each.clone() for name, each in run.model.state_dict().items()}
+        assert all(torch.equal(each, best[name]) for name, each in run.load("last").model.state_dict().items())
         assert {"jensen_shannon", "critic_accuracy"} <= run.history[0].keys()
         run = pvae.fit(Point(), splits, objective=name, epochs=1, step="eager", progress=False)
         assert "validation_bound" not in run.history[0]

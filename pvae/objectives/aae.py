@@ -33,8 +33,9 @@ class AAE(Adversarial):
     phi takes two steps per step, and an optimiser such as Adam keeps one memory for both.
 
     The arguments are those of `Adversarial`. The reported loss is minus E log p(x given z), no bound. The validation
-    bound is the importance-weighted one of the guide, a bound on log p(x) although it is not what is trained; a guide
-    of points has none, and the last parameters are kept.
+    bound is the importance-weighted one of the guide, a true bound on log p(x), and often a very loose one: nothing
+    keeps q(z given x) as wide as the posterior. So it is recorded and ranks nothing: the last parameters are kept. A
+    guide of points has none.
 
     Raises:
         InputError: in use, if a site of the guide lets no gradient through.

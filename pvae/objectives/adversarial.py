@@ -75,7 +75,7 @@ class Adversarial(PlayersObjective):
     moves = "qp"
 
     biased = "it follows the critic of the moment, which stands for the divergence only where it is the best one"
-    unranked = "the loss of a game says nothing of which parameters are better"
+    unranked = "neither the loss of a game nor a bound by a guide that climbs no bound ranks them"
 
     def __init__(
         self,

@@ -24,8 +24,9 @@ class ALI(Adversarial):
     x is simulated as in `GAN`: drawn where the likelihood is reparameterised, else its mean. Nothing asks that x be
     reconstructed from its own z, and in practice it is only roughly.
 
-    The arguments are those of `Adversarial`. The validation bound is the importance-weighted one of the guide, a bound
-    on log p(x) although it is not what is trained; a guide of points has none, and the last parameters are kept.
+    The arguments are those of `Adversarial`. The validation bound is the importance-weighted one of the guide, a true
+    bound on log p(x) that nothing here climbs: it is recorded and ranks nothing, so the last parameters are kept. A
+    guide of points has none.
 
     Raises:
         InputError: in use, if a site of the guide, or a latent one of the model with parameters, lets no gradient

@@ -71,7 +71,7 @@ class Objective(ELBO, nn.Module):
     #: why the loss is not minus a bound on log p(x), in a few words; empty where it is
     no_bound: str = ""
 
-    #: why the loss on held-out data does not rank parameters, in a few words; empty where it does
+    #: why no bound on held-out data ranks the parameters that it trains, in a few words; empty where one does
     unranked: str = ""
 
     #: players that update several groups together, such as {"generator": ("theta", "phi")}

@@ -178,7 +178,7 @@ class Loop:
     def _judge(self, bound: float | None) -> None:
         """Keep the parameters where the validation bound is the best so far."""
         position = self.position
-        if self.setting.validation is None:
+        if not self.setting.ranked:
             return
         if bound is None or (position.best_bound is not None and bound <= position.best_bound):
             position.stale += 1
@@ -216,7 +216,7 @@ class Loop:
             checkpoint.write(folder, "best", self.best)
             self._best_written = True
         checkpoint.write(folder, "last", self.good)
-        if self.setting.validation is None and self.position.finished:
+        if not self.setting.ranked and self.position.finished:
             checkpoint.write(folder, "best", self.good)
 
     def _diverged(self) -> None:

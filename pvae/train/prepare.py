@@ -110,19 +110,18 @@ class Task:
         )
 
     def _validation(self, splits: Splits, computation: Computation) -> Validation | None:
-        options, reason = self.options, self.objective.unranked
-        found = None
-        if splits.validation is not None:
-            few = splits.validation.take(slice(0, options.validation_limit))
-            found = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
-        if found is not None and reason and not found.has_weights():
-            self.notes.append(f"note: no validation bound, so the last parameters are kept: {reason}")
-            found = None
-        elif found is None:
-            reason = "load the data with validation=0.1, say"
-        if found is None and options.patience is not None:
-            raise InputError(f"patience needs a validation split and a bound on it: {reason}.")
-        return found
+        options, unranked = self.options, self.objective.unranked
+        reason = unranked if splits.validation is not None else "load the data with validation=0.1, say"
+        if options.patience is not None and reason:
+            raise InputError(f"patience needs a validation split and a bound that ranks parameters: {reason}.")
+        if splits.validation is None:
+            return None
+        few = splits.validation.take(slice(0, options.validation_limit))
+        found = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
+        if not unranked:
+            return found
+        self.notes.append(f"note: the last parameters are kept, not the best by a validation bound: {unranked}")
+        return found if found.has_weights() else None
 
     def _settle(self, programs: Programs, batch: Batch) -> None:
         """One validated eager pass creates what programs create lazily; it leaves nothing else behind."""

@@ -47,3 +47,8 @@ class Setting:
     progress: Silent
     interrupts: Interrupts
     identity: dict[str, Any]
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the validation bound says which parameters are the best; else the last ones are kept as such."""
+        return self.validation is not None and self.validation.ranks

@@ -196,7 +196,7 @@ def _result(loop: Loop, config: dict[str, Any], folder: Path | None) -> Run:
     held = {} if loop.good is None else {"last": loop.good.parameters}
     if loop.best is not None:
         held["best"] = loop.best.parameters
-    elif setting.validation is None and held:
+    elif not setting.ranked and held:
         held["best"] = held["last"]
     model, seconds = loop.parameters.latent_model, loop.position.seconds
     step = "graph" if setting.stepper.graph else "eager"

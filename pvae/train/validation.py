@@ -34,6 +34,7 @@ class Validation:
     def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
         self.reason = computation.objective.no_bound
+        self.ranks = not computation.objective.unranked
         self.kind = "objective" if self.reason else "importance-weighted"
 
     def has_weights(self) -> bool:
