@@ -31,6 +31,7 @@ from pvae.models import codes_of
 from pvae.objectives import make_objective
 
 BOUND = {"weight": 0.0}  # the bound alone
+QUICK = {"step": "eager", "validation_particles": 2, "progress": False}
 
 
 @pytest.fixture(autouse=True)
@@ -230,15 +231,17 @@ def test_two_functions_with_a_classifier_of_their_own_train_alike():
 # ---- batches
 
 
-def test_all_batches_together_are_the_objective_of_all_data():
-    """Loss and gradient per datum, over every batch of one labelled and two hidden data of two and four."""
+@pytest.mark.parametrize("labelled", [0.1, 0.0])
+def test_all_batches_together_are_the_objective_of_all_data(labelled):
+    """Loss and gradient per datum: over every batch of one labelled and two hidden data, or of any three of the six."""
     model = Labelled(slope=(0.5, -1.0))
     data = {"x": torch.linspace(-1, 2, 6, dtype=DOUBLE), "y": torch.tensor([-1, 1, -1, -1, 0, -1])}
     known, hidden = [1, 4], [0, 2, 3, 5]
-    objective = pvae.SemiSupervised(0.3, share=2 / 6)
+    objective = pvae.SemiSupervised(0.3, share=2 / 6, labelled=labelled)
     losses, slopes = [], []
-    for own, others in itertools.product(known, itertools.combinations(hidden, 2)):
-        few = {name: each[[own, *others]] for name, each in data.items()}
+    apart = ((own, *others) for own, others in itertools.product(known, itertools.combinations(hidden, 2)))
+    for chosen in apart if labelled else itertools.combinations(range(6), 3):
+        few = {name: each[list(chosen)] for name, each in data.items()}
         losses.append(terms(objective, model, few).loss / 3)
         slopes.append(gradients(objective, model, few)[0] / 3)
     joint, q = log_joint(data["x"]), model.classify(data["x"])
@@ -282,10 +285,10 @@ def test_fit_takes_the_share_from_the_data():
     x = torch.full((40, 1), 0.4)
     data = pvae.load_data({"x": x, "y": torch.arange(40) % 2}, validation=0, test=0, binarise="none", labels=4)
     objective = pvae.SemiSupervised(labelled=0.5)
-    run = pvae.fit(small(1), data, objective=objective, epochs=1, batch_size=8, progress=False)
+    run = pvae.fit(small(1), data, objective=objective, epochs=1, batch_size=8, **QUICK)
     assert objective._counts(torch.tensor([0, 1, -1, -1]), DOUBLE).tolist() == [0.2, 0.2, 1.8, 1.8]
     assert run.history[-1]["step"] == 9
-    assert run.config["objective"] == "semi-supervised:weight=0.1:labelled=0.5:particles=1"
+    assert run.config["objective"] == "semi-supervised:weight=10.0:labelled=0.5:particles=1"
 
 
 def small(features=6, classes=2, **settings):
@@ -412,9 +415,9 @@ def test_training_records_accuracy_and_reloads_with_its_labels(tmp_path):
     x = torch.cat([torch.randn(60, 2) + 4, torch.randn(60, 2) - 4])
     y = torch.arange(2).repeat_interleave(60)
     data = pvae.load_data({"x": x, "y": y}, validation=20, test=20, binarise="none", labels=6)
-    options = {"epochs": 8, "batch_size": 20, "learning_rate": 0.02, "validation_particles": 2, "progress": False}
+    options = {"epochs": 8, "batch_size": 20, "learning_rate": 0.02, **QUICK}
     run = pvae.fit(small(2), data, out=tmp_path / "run", **options)
-    assert run.config["objective"] == "semi-supervised:weight=0.1:particles=1"
+    assert run.config["objective"] == "semi-supervised:weight=10.0:particles=1"
     assert run.config["data"]["labels"] == 6 and run.config["data"]["classes"] == 2
     assert run.history[-1]["validation_accuracy"] == 1.0 and run.history[-1]["cross_entropy"] < 0.2
     opened = pvae.open_run(tmp_path / "run")
@@ -450,7 +453,7 @@ def test_codes_of_one_model_are_the_data_of_the_next():
     assert codes.data_shape == (3,) and codes.binarise == "none" and codes.labels == 4
     torch.testing.assert_close(codes.test.x, first.encode(data.test.x).mean.detach())
     assert set(codes.train.names) == {"x", "y"} and torch.equal(codes.train.y, data.train.y)
-    run = pvae.fit(small(3), codes, epochs=1, batch_size=8, validation_particles=2, progress=False)
+    run = pvae.fit(small(3), codes, epochs=1, batch_size=8, **QUICK)
     assert run.config["data"]["name"] == "codes of the data"
     again = codes_of(pvae.VAE(6, latent=3, hidden=4), data)
     assert again.checksum != codes.checksum

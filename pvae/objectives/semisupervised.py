@@ -30,9 +30,10 @@ class SemiSupervised(WeightsObjective):
         mean over all data of the bound + weight * mean over labelled data of log q(y given x),
 
     where the bound is L(x, y) <= log p(x, y) for labelled data and U(x) <= log p(x) for hidden ones. That is the
-    paper's J of equation 9 over N, with alpha = weight * N; its alpha = 0.1 N is the default. Sites marked for
-    enumeration are summed over with the guide's probabilities, so that q(y given x) is trained by the bound too;
-    other label sites are drawn, with a score-function gradient.
+    paper's J of equation 9 over N, with alpha = weight * N. The paper has alpha = 0.1 N, in thousands of epochs; in few
+    epochs the bound then takes q(y given x) for clusters of its own, and the default is 10: a label must outweigh the
+    nats of x that a cluster explains. Sites marked for enumeration are summed over with the guide's probabilities, so
+    that the bound trains q(y given x) too; other label sites are drawn, with a score-function gradient.
 
     The labels are the field ``y``, -1 where hidden. The classifier is the latent model's method ``classify(x)``, which
     returns q(y given x) as a distribution of batch shape (batch,).
@@ -40,11 +41,13 @@ class SemiSupervised(WeightsObjective):
     In a batch of B data of which n are labelled, the cross-entropy is the mean over these n, times B. Where the share s
     of labelled data among all is known, the bound of each labelled datum counts s B / n times, and that of each hidden
     one (1 - s) B / (B - n) times: so batches may hold more labelled data than their share, as `pvae.fit` makes them,
-    and loss and gradient stay unbiased. Without a share each datum counts once.
+    and loss and gradient stay unbiased. Without a share each datum counts once. With ``labelled=0``, for batches of all
+    data at random, each datum counts once too, and the cross-entropy is the sum over the n, over s.
 
     Args:
         weight: of the cross-entropy; 0 leaves it out.
-        labelled: least part of each batch that `pvae.fit` takes from the labelled data; 0 takes data as they fall.
+        labelled: least part of each batch that `pvae.fit` takes from the labelled data; 0 takes data as they fall, and
+            with few labels most batches have none.
         share: part of all data that is labelled; None lets `pvae.fit` find it.
         generative: False leaves the bound out: a classifier trained on labelled data alone, to compare with.
         classify: x to q(y given x), in the place of the latent model's method.
@@ -65,7 +68,7 @@ class SemiSupervised(WeightsObjective):
 
     def __init__(
         self,
-        weight: float = 0.1,
+        weight: float = 10.0,
         *,
         labelled: float = 0.1,
         share: float | None = None,
@@ -106,7 +109,7 @@ class SemiSupervised(WeightsObjective):
                 "SemiSupervised needs labelled training data, and none has a label: load them with labels=100 "
                 "(--labels 100), or take the objective 'elbo-enum'."
             )
-        self._found = known / len(y) if self.labelled else None  # type: ignore[arg-type]
+        self._found = known / len(y)  # type: ignore[arg-type]
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return the mean of log_w over particles, shape (batch,), in nats."""
@@ -155,19 +158,25 @@ class SemiSupervised(WeightsObjective):
         log_q = density.log_prob(label)
         if log_q.shape != y.shape:
             raise InputError(f"classify(x) needs batch shape {tuple(y.shape)}; got {tuple(log_q.shape)}.")
-        count = data_count(model, guide, args, dict(kwargs)) / known.sum().clamp_min(1).to(log_q.dtype)
+        share = self._share()
+        among = known.sum().clamp_min(1).to(log_q.dtype) if share is None or self.labelled else share * len(y)
+        count = data_count(model, guide, args, dict(kwargs)) / among
         with torch.no_grad():
             right = (most_probable(density) == label) & known
         return -torch.where(known, log_q, torch.zeros_like(log_q)).sum() * count, right.to(log_q.dtype).sum() * count
 
     def _counts(self, y: Tensor, dtype: torch.dtype) -> Tensor | None:
         """How often each datum counts in the bound, shape (batch,)."""
-        share = self._found if self.share is None else self.share
-        if share is None:
+        share = self._share()
+        if share is None or not self.labelled:
             return None
         known = (y >= 0).to(dtype)
         labelled, hidden = known.sum().clamp_min(1), (1 - known).sum().clamp_min(1)
         return len(y) * (known * (share / labelled) + (1 - known) * ((1 - share) / hidden))
+
+    def _share(self) -> float | None:
+        """The part of all data that is labelled, where it is known."""
+        return self._found if self.share is None else self.share
 
 
 def _part(name: str, given: float) -> float:
