@@ -310,13 +310,18 @@ def test_components_that_the_model_alone_draws_are_weighed_by_the_data() -> None
 
 
 def test_imputation_hides_missing_values_from_programs_and_leaves_observed_ones() -> None:
+    def careless(x: Tensor, mask: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 1:], 1.0).to_event(1))
+
     model, batch = model_a(), copies(5)
     hidden = batch.replace(x=torch.where(batch.mask > 0, batch.x, float("nan")))
-    found = []
-    for given in (batch, hidden):
-        torch.manual_seed(0)
-        found.append(model.impute(*given.values(), n=2, particles=20))
-    assert torch.equal(found[0].mean, found[1].mean) and torch.equal(found[0].draws, found[1].draws)
+    for asked in (model, pvae.pair(model.model, careless)):
+        found = []
+        for given in (batch, hidden):
+            torch.manual_seed(0)
+            found.append(impute(asked, given, n=2, particles=20))
+        assert torch.equal(found[0].mean, found[1].mean) and torch.equal(found[0].draws, found[1].draws)
     few = model.impute(*batch.values(), n=2, particles=1)
     assert few.effective_sample_size.tolist() == [1.0] * 5
 
