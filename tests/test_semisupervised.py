@@ -291,6 +291,17 @@ def test_fit_takes_the_share_from_the_data():
     assert run.config["objective"] == "semi-supervised:weight=10.0:labelled=0.5:particles=1"
 
 
+def test_the_classifier_alone_is_ranked_by_its_own_loss():
+    fields = {"x": torch.randn(40, 6), "y": torch.arange(40) % 2}
+    data = pvae.load_data(fields, validation=10, test=0, binarise="none", labels=4)
+    objective = pvae.SemiSupervised(2.0, generative=False)
+    run = pvae.fit(small(), data, objective=objective, epochs=1, batch_size=8, **QUICK)
+    q = run.model.classify(data.validation.x)
+    expected = 2.0 * q.log_prob(data.validation.y).mean().item()
+    assert run.history[-1]["validation_bound"] == pytest.approx(expected, rel=1e-5)
+    assert run.history[-1]["validation_of"] == "objective"
+
+
 def small(features=6, classes=2, **settings):
     settings = {"latent": 2, "hidden": 4, "likelihood": "gaussian", **settings}
     return pvae.SemiSupervisedVAE(features, classes, **settings)

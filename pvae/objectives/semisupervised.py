@@ -84,10 +84,10 @@ class SemiSupervised(WeightsObjective):
         if classify is not None and not callable(classify):
             raise InputError(f"classify needs a function of x that returns a distribution of labels; got {classify!r}.")
         self._found: float | None = None
-        if not self.generative:
-            if self.weight == 0:
-                raise InputError("With generative=False and weight=0 there is nothing to train; give one of them.")
-            self.no_bound = "the classifier alone is trained, so there is no bound on log p(x)"
+        #: whether held-out data rank parameters by this loss: the classifier alone has no bound on log p(x)
+        self.ranks_by_loss = not self.generative
+        if not self.generative and self.weight == 0:
+            raise InputError("With generative=False and weight=0 there is nothing to train; give one of them.")
 
     def settings(self) -> dict[str, Any]:
         """Return the weight, what is not the default of the rest, and the number of particles."""

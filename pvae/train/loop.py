@@ -160,7 +160,7 @@ class Loop:
         step_schedule(setting.schedule, bound if setting.validation is not None else -means["loss"])
         position.next_epoch()
         record: dict[str, Any] = {"epoch": position.epoch, "step": position.step, **means, **validation}
-        if setting.validation is not None and setting.validation.reason:
+        if setting.validation is not None and setting.validation.kind == "objective":
             record["validation_of"] = "objective"
         record |= {"learning_rate": rate, "seconds": self._seconds()}
         setting.history.add(record)

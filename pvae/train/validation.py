@@ -35,7 +35,8 @@ class Validation:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
         self.reason = computation.objective.no_bound
         self.ranks = not computation.objective.unranked
-        self.kind = "objective" if self.reason else "importance-weighted"
+        own = bool(self.reason) or getattr(computation.objective, "ranks_by_loss", False)
+        self.kind = "objective" if own else "importance-weighted"
 
     def has_weights(self) -> bool:
         """Return whether the importance-weighted bound exists here: one particle is tried on the first data."""
