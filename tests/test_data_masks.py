@@ -203,6 +203,23 @@ def fitted(model: nn.Module, **options: object) -> pvae.Run:
     return pvae.fit(model, data, **settings)
 
 
+class Recording(Filler):
+    """Keeps the masks that it is trained with."""
+
+    def guide(self, x: Tensor, mask: Tensor) -> None:
+        if self.training and torch.is_grad_enabled():
+            self.__dict__.setdefault("seen", []).append(mask.clone())
+        super().guide(x, mask)
+
+
+def test_each_step_of_a_training_sees_new_masks() -> None:
+    model = Recording()
+    fitted(model, epochs=3, step="eager")
+    steps = [each for each in model.seen if len(each) == 8 and bool((each == 0).any())][-12:]
+    assert all(((1 - each).sum((1, 2)) == 4).all() for each in steps)  # a block of two by two
+    assert len({tuple(each.flatten().tolist()) for each in steps}) == 12
+
+
 def test_a_resumed_training_with_masks_has_the_same_bits(tmp_path) -> None:
     first = Filler()
     second, third, other = (copy.deepcopy(first) for _ in range(3))

@@ -381,12 +381,12 @@ def test_the_baselines_are_the_mean_and_the_nearest_neighbour() -> None:
 
 def test_neighbours_are_brute_forces_where_training_data_have_holes() -> None:
     generator = torch.Generator().manual_seed(0)
-    rows, x = torch.rand(40, 6, generator=generator), torch.rand(9, 6, generator=generator)
-    held, mask = some(rows, 0.7), some(x)
+    rows, x = torch.rand(40, 6, generator=generator), torch.rand(90, 6, generator=generator)
+    held, mask = some(rows, 0.5), some(x)
     mask[0], held[:, 5] = 0, 0
     filled = pvae.evaluate.nearest_neighbour_filling(Batch(x=rows, mask=held), Batch(x=x, mask=mask))
     mean = (rows * held).sum(0) / held.sum(0).clamp_min(1)
-    for place in range(9):
+    for place in range(90):
         both = mask[place] * held
         distance = (both * (x[place] - rows).square()).sum(1) / both.sum(1)
         best = int(distance.nan_to_num(torch.inf).argmin())
