@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,8 @@ import pyro.infer.util
 import pyro.util
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -64,6 +66,11 @@ def without_synchronisation() -> Iterator[None]:
             setattr(module, key, value)
 
 
+def _one_fake_mode() -> AbstractContextManager[Any]:
+    """Let the tracer describe tensors by one mode: it would make one for each, which takes most of a trace's time."""
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+
+
 def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Callable[..., Outputs]:
     """Return `function` as a flat list of tensor operations, for arguments of the same shapes and types.
 
@@ -76,7 +83,7 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Call
     Raises:
         Exception: whatever a branch on a tensor's value, or an operation that cannot be traced, raises.
     """
-    with without_synchronisation():
+    with without_synchronisation(), _one_fake_mode():
         graph = make_fx(function, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
     simplify(graph)
     # a plain namespace: looking constants up through nn.Module costs a tenth of a small model's step
