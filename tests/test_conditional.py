@@ -376,7 +376,7 @@ def command(*arguments: str) -> Any:
 def test_on_the_command_line(options: list[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Conditions come from the data at every turn."""
     monkeypatch.chdir(tmp_path)
-    small = ["--latent", "3", "--hidden", "8", "--epochs", "1", "--out", "run", "--no-progress"]
+    small = ["--latent", "3", "--hidden", "8", "--max-steps", "3", "--out", "run", "--no-progress"]
     done = command("train", "cvae", "--data", "digits", *small, *options)
     assert done.exit_code == 0, done.stderr
     for what in ("samples", "reconstructions", "traversal", "latent"):

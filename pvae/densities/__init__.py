@@ -1,5 +1,6 @@
 """Densities: modules whose ``forward(context)`` returns a Pyro distribution."""
 
+from pvae.densities.conditional import Completion, ConditionalGaussian
 from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
 from pvae.densities.discretised import DiscretisedLogistic
 from pvae.densities.flows import FlowPosterior, FlowPrior, HouseholderPosterior
@@ -7,6 +8,7 @@ from pvae.densities.labels import GivenLabel, label_posterior
 from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.mixtures import DiagonalMixture, MixturePosterior, MixturePrior
 from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part
+from pvae.densities.points import Flat, Point
 from pvae.densities.posteriors import DiagonalGaussian, FullGaussian
 from pvae.densities.priors import StandardNormal
 from pvae.densities.vamp import VampPrior
@@ -17,10 +19,13 @@ __all__ = [
     "PRIORS",
     "Bernoulli",
     "Categorical",
+    "Completion",
+    "ConditionalGaussian",
     "ContinuousBernoulli",
     "DiagonalGaussian",
     "DiagonalMixture",
     "DiscretisedLogistic",
+    "Flat",
     "FlowPosterior",
     "FlowPrior",
     "FullGaussian",
@@ -30,6 +35,7 @@ __all__ = [
     "MixturePosterior",
     "MixturePrior",
     "NegativeBinomial",
+    "Point",
     "Poisson",
     "StandardNormal",
     "VampPrior",
