@@ -154,14 +154,16 @@ class FlowPosterior(nn.Module):
     Args:
         in_features: size of the encoder's output h.
         latent: number of latent dimensions.
-        kind: ``"iaf"`` (affine, autoregressive, drawn in one pass and scored elsewhere in one for each dimension),
-            ``"maf"`` (its mirror: scored in one pass, drawn in many), ``"coupling"`` (affine, half given the other
-            half), ``"spline"`` (rational-quadratic, half given the other half) or ``"planar"``.
+        kind: ``"coupling"`` (affine, half given the other half, drawn in one pass and scored elsewhere in two),
+            ``"spline"`` (the same with rational-quadratic maps), ``"iaf"`` (affine, autoregressive, drawn in one pass
+            and scored elsewhere in one for each dimension), ``"maf"`` (its mirror: scored in one pass, drawn in many)
+            or ``"planar"``.
         transforms: number of maps; the order of dimensions turns around between them.
         hidden: sizes of the hidden layers of each map's network; planar maps have none.
         identity: whether all maps are the identity at first.
         bins: number of bins of a spline.
         activation: a name of `pvae.networks.ACTIVATIONS`.
+        context: number of features, linear in h, that the maps see: their networks run for each z and h anew.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
     Raises:
         InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
@@ -173,23 +175,25 @@ class FlowPosterior(nn.Module):
         self,
         in_features: int,
         latent: int,
-        kind: str = "iaf",
+        kind: str = "coupling",
         *,
         transforms: int = 3,
         hidden: int | Sequence[int] = (64, 64),
         identity: bool = True,
         bins: int = 8,
         activation: str = "relu",
+        context: int = 32,
         initialisation: str = "glorot",
     ) -> None:
         super().__init__()
         maps, self._to_z = _kind(_POSTERIORS, "posterior", kind)
         self.in_features, self.latent, self.kind = in_features, latent, kind
         self.base = DiagonalGaussian(in_features, latent, initialisation=initialisation)
+        self.context = nn.Linear(in_features, positive("A flow", "context", context))
         self.maps = stack(
             maps,
             latent,
-            in_features,
+            context,
             transforms=transforms,
             hidden=hidden,
             bins=bins,
@@ -200,7 +204,7 @@ class FlowPosterior(nn.Module):
     def forward(self, context: Tensor) -> FlowDistribution:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
         loc, scale = self.base.loc(context), self.base.log_scale(context).exp()
-        maps = self.maps(context)
+        maps = self.maps(self.context(context))
         standardise = AffineTransform(loc, scale, event_dim=1).inv
         return FlowDistribution.of(compose(standardise, maps.inv if self._to_z else maps), torch.zeros_like(loc))
 
