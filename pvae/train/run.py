@@ -42,7 +42,8 @@ class Run:
         folder: of the run, or None.
         config: every resolved option, versions, data and model; as ``config.toml``.
         seconds: time spent in training.
-        checkpoint: ``"best"`` by the validation bound, or ``"last"`` (without a validation split both are one).
+        checkpoint: ``"best"`` by the validation bound, or ``"last"`` (both are one where
+            no validation bound ranks them).
         step: how the steps ran in the end, ``"graph"`` or ``"eager"``; empty for a run that was opened.
     """
 

@@ -61,7 +61,8 @@ def fit(
     """Train a latent model, and return the run.
 
     The model holds the best parameters by the validation bound afterwards, or the last ones where the data have
-    no validation split. The caller's random generators, parameter store and number of threads stay as they were.
+    no validation split, or the objective (`GAN`, `AAE`, `ALI`) nothing that ranks parameters. The caller's random
+    generators, parameter store and number of threads stay as they were.
 
     Args:
         model: a `LatentModel`, a `pair`, the VAE of a Pyro tutorial, or a `ModelSpec`, which is built from `seed`.
@@ -71,7 +72,8 @@ def fit(
         epochs: passes over the training data, in all: a continued run goes on to this number.
         batch_size: data per step.
         learning_rate: for optimisers by name or class; or one for each group of parameters,
-            ``{"theta": 1e-3, "phi": 3e-4}``, declared or found (``"objective"`` is for the objective's own networks).
+            ``{"theta": 1e-3, "phi": 3e-4}``, declared or found (``"critic"`` where there is one; ``"objective"`` is for
+            an objective's other networks).
         optimiser: a name of ``torch.optim`` with settings (``"sgd:momentum=0.9"``), a class, a factory that takes
             the parameters, or an optimiser.
         schedule: a name of ``torch.optim.lr_scheduler`` (``"exponential:gamma=0.99"``) or a factory that takes the
