@@ -161,7 +161,7 @@ def coverage(name: str, budget: Budget, folder: Path) -> Result:
 
     room, settings = Room(folder / name), budget.settings
     data = grey(settings["images"])
-    classifier = MLPClassifier((200,), max_iter=15, random_state=0)
+    classifier = MLPClassifier((200,), max_iter=60, early_stopping=True, random_state=0)
     classifier.fit(data.train["x"].flatten(1).numpy(), data.train["y"].numpy())
     accuracy = classifier.score(data.test["x"].flatten(1).numpy(), data.test["y"].numpy())
 
