@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
+from stats import assert_close_in_sigmas
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
@@ -18,6 +21,7 @@ from pvae.objectives import make_objective
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs" / "examples"))
 
+from quadrants import Baseline, Quadrants
 from sigmoid_belief_net import SigmoidBeliefNet
 
 
@@ -69,3 +73,63 @@ def test_the_sigmoid_belief_net_learns_by_what_its_page_names(text: str) -> None
     run = pvae.fit(net, data, objective=make_objective(text)(), epochs=60, learning_rate=0.03, progress=False)
     # two patterns alike often: log p(x) is at most -log 2
     assert -run.history[-1]["loss"] > -2.2 > -6 * 0.6931
+
+
+def quadrants_by_quadrature(model: Quadrants, x: Tensor) -> Tensor:
+    """log p(missing given the given pixels) with one latent, by Gauss-Hermite quadrature, shape (batch,)."""
+    nodes, shares = (torch.as_tensor(each) for each in np.polynomial.hermite_e.hermegauss(80))
+    guess = model.baseline(x)
+    loc, raw = model.prior(model.first_guess(x, guess)).chunk(2, -1)
+    z = loc + torch.nn.functional.softplus(raw) * nodes  # (batch, nodes)
+    logits = guess.unsqueeze(1) + model.decoder(z.unsqueeze(-1))
+    missing = x.flatten(1)[:, ~model.given].unsqueeze(1).expand_as(logits)
+    return torch.logsumexp(log_bernoulli(logits, missing) + (shares / shares.sum()).log(), 1)
+
+
+def completions() -> Tensor:
+    """All pictures of 2 x 2 whose lower left pixel is on."""
+    values = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64)
+    return torch.stack([values[:, 0], values[:, 1], torch.ones(8).double(), values[:, 2]], 1).reshape(8, 2, 2)
+
+
+def test_the_quadrants_are_a_density_of_what_is_missing() -> None:
+    model, x = Quadrants((2, 2), latent=1, hidden=4).double(), completions()
+    model.encoder[2].bias.data[1] = 1.5  # a guide wider than the prior, so that weights are bounded
+    exact = quadrants_by_quadrature(model, x).detach()
+    assert float(exact.logsumexp(0)) == pytest.approx(0.0, abs=1e-10)
+    log_w = pvae.log_weights(model, {"x": x}, 20_000).log_w.detach()
+    found = (log_w - exact).exp()
+    error = found.std(0) / len(found) ** 0.5
+    assert_close_in_sigmas(found.mean(0), 1.0, error, effect=1.0)
+    model.decoder[2].weight.data.zero_(), model.decoder[2].bias.data.zero_()
+    alone = -pvae.objectives.make_objective("elbo")().loss(model.baseline.model, model.baseline.guide, x)
+    assert float(quadrants_by_quadrature(model, x).detach().sum()) == pytest.approx(alone, rel=1e-10)
+
+
+@pytest.mark.parametrize("quadrants", [1, 2, 3])
+def test_prior_and_guess_see_the_given_quadrants_alone(quadrants: int) -> None:
+    model, x = Quadrants((4, 6), quadrants=quadrants), torch.rand(2, 4, 6, requires_grad=True)
+    assert int(model.given.sum()) == quadrants * 6
+    prior = model.prior(model.first_guess(x, model.baseline(x)))
+    (seen,) = torch.autograd.grad(prior.square().sum(), x)
+    assert torch.equal(seen.flatten(1).abs().sum(0) > 0, model.given)
+    picture = x.detach().round()
+    drawn = model.complete(picture)
+    assert torch.equal(drawn.flatten(1)[:, model.given], picture.flatten(1)[:, model.given])
+
+
+def test_a_latent_variable_knows_that_missing_pixels_go_together() -> None:
+    """The three missing pixels are all on or all off, by a fair coin: log 2 nats, and 3 log 2 for each on its own."""
+    coin = (torch.arange(200) % 2).double()
+    x = torch.stack([coin, coin, torch.ones(200), coin], 1).reshape(-1, 2, 2).numpy()
+    data = pvae.load_data({"x": x}, validation=0, test=0, binarise="none")
+    options = {"batch_size": 100, "learning_rate": 0.03, "progress": False, "step": "eager"}
+    baseline = Baseline((2, 2), hidden=8)
+    first = pvae.fit(baseline, data, epochs=40, **options)
+    assert first.history[-1]["loss"] == pytest.approx(3 * math.log(2), abs=0.02)
+    model = Quadrants((2, 2), latent=2, hidden=8, baseline=baseline)
+    before = {name: each.clone() for name, each in baseline.state_dict().items()}
+    pvae.fit(model, data, epochs=80, **options)
+    evidence = pvae.evaluate.log_evidence(model, data.train, particles=100).value
+    assert -math.log(2) - 0.3 < evidence < -math.log(2) + 0.01
+    assert all(torch.equal(each, before[name]) for name, each in baseline.state_dict().items())
