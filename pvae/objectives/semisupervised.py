@@ -31,9 +31,11 @@ class SemiSupervised(WeightsObjective):
 
     where the bound is L(x, y) <= log p(x, y) for labelled data and U(x) <= log p(x) for hidden ones. That is the
     paper's J of equation 9 over N, with alpha = weight * N. The paper has alpha = 0.1 N, in thousands of epochs; in few
-    epochs the bound then takes q(y given x) for clusters of its own, and the default is 10: a label must outweigh the
-    nats of x that a cluster explains. Sites marked for enumeration are summed over with the guide's probabilities, so
-    that the bound trains q(y given x) too; other label sites are drawn, with a score-function gradient.
+    epochs the bound then takes q(y given x) for clusters of its own: a label must outweigh the nats of x that a cluster
+    explains. The default, 100, is for pictures; for short x, such as codes, 1 to 10 leave the bound more say.
+
+    Sites marked for enumeration are summed over with the guide's probabilities, so that the bound trains q(y given x)
+    too; other label sites are drawn, with a score-function gradient.
 
     The labels are the field ``y``, -1 where hidden. The classifier is the latent model's method ``classify(x)``, which
     returns q(y given x) as a distribution of batch shape (batch,).
@@ -68,7 +70,7 @@ class SemiSupervised(WeightsObjective):
 
     def __init__(
         self,
-        weight: float = 10.0,
+        weight: float = 100.0,
         *,
         labelled: float = 0.1,
         share: float | None = None,
