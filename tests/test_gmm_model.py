@@ -149,7 +149,8 @@ def test_em_and_the_program_climb_one_function_under_a_prior(kind: str) -> None:
         for value, net in ((loss, model), (other, away))
     )
     assert at < 0.02 < 5 < off
-    assert float(loss.detach()) == pytest.approx(-float(model.log_evidence(X).sum() + model.log_prior().detach()), rel=1e-12)
+    whole = float(model.log_evidence(X).sum() + model.log_prior().detach())
+    assert float(loss.detach()) == pytest.approx(-whole, rel=1e-12)
 
 
 def test_a_prior_counts_once_in_all_batches_and_scales() -> None:

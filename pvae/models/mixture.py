@@ -46,6 +46,7 @@ class GMM(LatentModel):
 
     default_objective = "elbo-enum"
     initialised: Tensor
+    seen: Tensor
     seed: Tensor
 
     def __init__(
