@@ -26,6 +26,7 @@ from pvae.densities import (
 )
 from pvae.densities.transforms import Planar
 from pvae.errors import InputError
+from pvae.randomness import preserved_buffers
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 PRIORS = ["coupling", "maf", "spline"]
@@ -404,21 +405,41 @@ def test_copies_and_states_score_the_same(kind):
         assert torch.equal(other(h).log_prob(z), density(h).log_prob(z))
 
 
-@pytest.mark.parametrize(
-    "text", ["flow", "flow:kind=iaf", "flow:kind=planar", "flow:kind=spline", "full", "mixture", "householder"]
-)
-def test_graph_equals_eager_in_every_bit(text, recwarn):
+TRACED = [
+    *(
+        (text, "iwae:particles=2")
+        for text in ("flow", "flow:kind=iaf", "flow:kind=planar", "flow:kind=spline", "full", "mixture", "householder")
+    ),
+    ("flow:transforms=1", "dirac"),  # at q.mean
+]
+
+
+@pytest.mark.parametrize(("text", "objective"), TRACED)
+def test_graph_equals_eager_in_every_bit(text, objective, recwarn):
     x = torch.rand(8, 6).round()
     found = []
     for step in ("graph", "eager"):
         torch.manual_seed(0)
         model = pvae.VAE(6, latent=2, hidden=4, posterior=text, prior="flow:transforms=1:hidden=4")
         data = pvae.load_data({"x": x}, validation=0, test=0)
-        run = pvae.fit(model, data, objective="iwae:particles=2", epochs=1, batch_size=4, step=step, progress=False)
+        run = pvae.fit(model, data, objective=objective, epochs=1, batch_size=4, step=step, progress=False)
         assert run.step == step
         found.append(torch.cat([each.detach().flatten() for each in run.model.parameters()]))
     assert torch.equal(*found)
     assert [str(each.message) for each in recwarn if "trace" in str(each.message)] == []
+
+
+def test_a_look_at_programs_leaves_the_graphs_of_others_whole():
+    """Masks of a flow and places of a factor are buffers that gradients hold on to."""
+    averaged = nn.BatchNorm1d(FEATURES).double()
+    for kind in ("iaf", "full"):
+        density, h = posterior(kind), context(5)
+        score = density(h).log_prob(torch.zeros(3).double()).sum()
+        with preserved_buffers(density, averaged):
+            density(h).sample()
+            averaged(h)
+        score.backward()
+        assert torch.equal(averaged.running_mean, torch.zeros(FEATURES).double())
 
 
 def test_zuko_leaves_validation_and_printing_leaves_the_generator():

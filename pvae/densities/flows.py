@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.contrib.zuko import ZukoToPyro
@@ -74,7 +75,8 @@ class FlowDistribution(ZukoToPyro):
     def mean(self) -> Tensor:
         """The mean over 64 draws, always from the same noise and its negative: exact where the map is affine."""
         like = self.dist.base.base_dist.loc
-        noise = torch.randn(_PAIRS, like.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        # of NumPy: a step that is traced holds it as a constant, and no generator of torch moves
+        noise = torch.tensor(np.random.default_rng(0).standard_normal((_PAIRS, like.shape[-1])))
         to_z = self.dist.transform.inv
         each = (to_z((sign * row).to(like).expand(like.shape)) for row in noise for sign in (1, -1))
         return sum(each, torch.zeros_like(like)) / (2 * _PAIRS)
