@@ -1,7 +1,8 @@
 """Every snippet of the documentation runs, page by page, in an empty folder.
 
 The blocks of a page run in order and share one namespace: ``python`` blocks are executed, ``{code-block}``
-with a ``:caption:`` is written to the file it names, as is the file of a ``{literalinclude}``, and each ``$ pvae`` line of a ``console`` block is run.
+with a ``:caption:`` is written to the file it names, as is the file of a ``{literalinclude}``, and each ``$ pvae``
+line of a ``console`` block is run.
 A comment ``<!-- not run: why -->`` before a block exempts it.
 """
 

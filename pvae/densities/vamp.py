@@ -49,8 +49,8 @@ class VampPrior(nn.Module):
             are; or ``"data"``, data that stay fixed.
     Raises:
         InputError: for an unknown word, or a number that is not positive; in `initialise_from`, for fewer data than
-            pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot be scored at z drawn
-            elsewhere.
+            pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot be scored at z
+            drawn elsewhere.
     Source: Tomczak & Welling, VAE with a VampPrior, arXiv:1705.07120, equation 9.
     """
 

@@ -91,8 +91,9 @@ class LadderVAE(Amortised):
 
     There is no batch normalisation, which the source has: it makes each datum's q depend on the other data of
     the batch, so that there is no log weight per datum, and on the other particles.
+
     Source: Sonderby et al., Ladder Variational Autoencoders, arXiv:1602.02282; bottom-up: Burda, Grosse &
-        Salakhutdinov, arXiv:1509.00519, section 2.
+    Salakhutdinov, arXiv:1509.00519, section 2.
     """
 
     encoder: Any
