@@ -53,14 +53,15 @@ def preserved_randomness() -> Iterator[None]:
 def preserved_buffers(*owners: Any) -> Iterator[None]:
     """Run a block, and leave the buffers of those owners that are modules (running averages, say) as they were."""
     modules = [each for each in owners if isinstance(each, nn.Module)]
-    held = [(each, each.detach().clone(), each._version) for module in modules for each in module.buffers()]
+    held = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before, version in held:
-                # writing the same numbers again would still break a graph that has saved the buffer for its gradient
-                if buffer._version != version:
+            for buffer, before in held:
+                # writing the same numbers again would break a graph that has saved the buffer for its gradient;
+                # by value, since batch normalisation does not count its writes as versions
+                if not torch.equal(buffer, before):
                     buffer.copy_(before)
 
 
