@@ -162,6 +162,23 @@ def test_draws_of_any_sample_shape_come_from_their_own_batch():
         assert (z - loc[:, 0]).abs().max() < 0.1
 
 
+class Shifted(nn.Module):
+    """A prior of a user's own that fills a tensor in the shape of a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("loc", torch.full((2,), 0.5))
+
+    def forward(self, context):
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+
+
+def test_a_prior_that_fills_in_the_shape_of_a_buffer_is_traced():
+    data = pvae.load_data({"x": binary(6).float()}, validation=0, test=0)
+    model = pvae.VAE(6, latent=2, hidden=4, prior=Shifted())
+    assert pvae.fit(model, data, epochs=1, batch_size=3, step="graph", progress=False).step == "graph"
+
+
 # ---- VampPrior
 
 MEANS, VARIANCES = torch.tensor([-2.0, -1.0, 0.0, 1.5]).double(), torch.tensor([0.2, 0.3, 0.25, 0.1]).double()

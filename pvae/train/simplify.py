@@ -220,6 +220,9 @@ def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> 
     def known(each: Node) -> Tensor:
         if each in constants:
             return constants[each]
+        if each.op == "get_attr":  # a parameter or a buffer, of which a filler takes the shape alone
+            held: Tensor = getattr(graph, str(each.target))
+            return held.detach()
         meta = each.meta["tensor_meta"]
         device = node.meta["val"].device if "val" in node.meta else None
         return torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device=device)
