@@ -8,7 +8,7 @@ import pvae
 from experiments.base import Budget, Result, Room, mean_error, paired, shown, shuffled, verdict
 
 BUDGETS = {
-    "short": Budget("short", (0, 1, 2), {"images": 20000, "epochs": 10, "limit": 500, "particles": 200}),
+    "short": Budget("short", (0, 1, 2), {"images": 10000, "epochs": 10, "limit": 500, "particles": 200}),
     "published": Budget(
         "published", (0, 1, 2, 3, 4), {"images": 50000, "epochs": 50, "limit": 10000, "particles": 5000}
     ),

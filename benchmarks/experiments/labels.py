@@ -11,7 +11,7 @@ from pvae.evaluate import accuracy
 
 # a draw of labels is the seed of the data; each has a training of its own seed
 BUDGETS = {
-    "short": Budget("short", (0, 1, 2, 3, 4), {"images": 10000, "labels": 100, "epochs": 15}),
+    "short": Budget("short", (0, 1, 2, 3, 4), {"images": 10000, "labels": 100, "epochs": 10}),
     "published": Budget("published", tuple(range(10)), {"images": 50000, "labels": 100, "epochs": 200}),
 }
 OBJECTIVES = {

@@ -10,7 +10,7 @@ from pvae.evaluate import masking_divergence, missing_log_likelihood
 from pvae.evaluate.filling import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 
 BUDGETS = {
-    "short": Budget("short", (0, 1, 2), {"images": 20000, "epochs": 15, "limit": 500, "particles": 500}),
+    "short": Budget("short", (0, 1, 2), {"images": 10000, "epochs": 10, "limit": 500, "particles": 200}),
     "published": Budget(
         "published", (0, 1, 2, 3, 4), {"images": 50000, "epochs": 500, "limit": 10000, "particles": 5000}
     ),
