@@ -331,3 +331,34 @@ def test_particles_of_the_example_share_one_run() -> None:
         for each in range(3)
     ]
     assert together == pytest.approx(-float(torch.stack(single).mean().detach()), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("point", "'w' is a Delta"),
+        ("auxiliary", "'a' is in one program alone"),
+        ("summed", "'k' is in one program alone"),
+        ("prior", "'k' is neither observed nor in the guide"),
+    ],
+)
+def test_what_bounds_nothing_is_no_elbo(family: str, message: str) -> None:
+    """A point leaves log q out, an auxiliary site its entropy in, and a site of the model alone its log p."""
+    x = torch.randn(4, 1, dtype=torch.float64)
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            if family in ("summed", "prior"):
+                infer = {"enumerate": "parallel"} if family == "summed" else {}
+                pyro.sample("k", dist.Categorical(x.new_ones(10)), infer=infer)
+            pyro.sample("x", dist.Normal(w, 1.0).expand([len(x), 1]).to_event(1), obs=x)
+
+    def guide(x):
+        if family == "auxiliary":
+            pyro.sample("a", dist.Normal(x.new_zeros(()), 100.0), infer={"is_auxiliary": True})
+        mean = x.sum() / (len(x) + 1)
+        pyro.sample("w", dist.Delta(mean) if family == "point" else dist.Normal(mean, (len(x) + 1) ** -0.5))
+
+    with pytest.raises(pvae.InputError, match=message):
+        pvae.evaluate.elbo(pvae.pair(model, guide), x, particles=1)

@@ -8,6 +8,8 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.evaluate.setting import Setting
+from pvae.models.agreement import points_of, require_weights_exist
+from pvae.models.auxiliary import auxiliary_sites
 from pvae.models.draws import Draw, sample_sites
 from pvae.models.layout import data_count, find_layout
 from pvae.models.particles import draw_particles
@@ -37,7 +39,8 @@ def shared_elbo(setting: Setting, particles: int, chunk: int) -> Tensor:
         particles: draws of w and z.
         chunk: greatest number of (particle, datum) evaluations at once.
     Raises:
-        InputError: if `particles` or `chunk` is below 1.
+        InputError: if `particles` or `chunk` is below 1; if a site of one program is none of the other's, or a point:
+            the difference is then no bound.
     """
     for name, given in (("particles", particles), ("chunk", chunk)):
         if not isinstance(given, int) or given < 1:
@@ -68,6 +71,7 @@ def _parts(setting: Setting, batch: Batch, particles: int) -> tuple[Tensor, Tens
     if plate is None:
         raise InputError("The observed data are in no plate, so there is nothing to average over.")
     draws = draw_particles(programs.model, programs.guide, arguments, {}, particles)
+    _require_bound(draws[0])
     shape = Shape(layout.nesting, plate[1], particles // len(draws))
     own = torch.zeros(batch.size, dtype=torch.float64)
     shared = torch.zeros((), dtype=torch.float64)
@@ -80,6 +84,25 @@ def _parts(setting: Setting, batch: Batch, particles: int) -> tuple[Tensor, Tens
             else:
                 shared += table.sum()
     return own, shared
+
+
+def _require_bound(draw: Draw) -> None:
+    """Refuse programs of which log p - log q, site by site, is no lower bound."""
+    require_weights_exist(draw)
+    guided = {site["name"] for site in draw.latent()}
+    summed = [site["name"] for site in sample_sites(draw.model) if not site["is_observed"]]
+    alone = [name for name in summed if name not in guided] + [site["name"] for site in auxiliary_sites(draw)]
+    if alone:
+        raise InputError(
+            f"Site {alone[0]!r} is in one program alone, and nothing is summed out beside a latent that all data "
+            "share: draw it in both."
+        )
+    points = points_of(draw)
+    if points:
+        raise InputError(
+            f"Guide site {points[0]!r} is a Delta, a point without a density, so there is no bound: draw it from a "
+            "density, such as a Normal."
+        )
 
 
 def _inside(draw: Draw, program: str, plate: str) -> set[str]:
