@@ -53,6 +53,11 @@ def test_importance_scores_by_hand():
     assert scores[1] == pytest.approx((1.0 + 1 - thirds / math.log(3)) / 2)
 
 
+def test_a_factor_that_no_unit_tells_of_is_not_complete():
+    assert importance_scores(torch.tensor([[1.0, 0.0], [0.0, 0.0]])) == (1.0, 0.5)
+    assert importance_scores(torch.zeros(2, 2)) == (0.0, 0.0)
+
+
 def coded(mix):
     """A latent model whose codes are the factors, mixed."""
 
@@ -77,6 +82,14 @@ def test_axes_score_one_and_a_rotation_less():
     assert straight.disentanglement > 0.97 and straight.completeness > 0.97
     turned = disentanglement(coded(torch.tensor([[1.0, 1.0], [1.0, -1.0]])), batch)
     assert turned.mig < 0.1 and turned.disentanglement < 0.4 and turned.informativeness > 0.9
+
+
+def test_data_in_the_order_of_a_grid_are_judged_as_any_other():
+    """Every second row of this grid has one value of the second factor."""
+    factors = torch.cartesian_prod(torch.arange(3), torch.arange(2)).repeat(40, 1)
+    found = disentanglement(coded(torch.eye(2)), pvae.Batch(x=factors.float(), factors=factors))
+    assert found.informativeness == 1.0
+    torch.testing.assert_close(found.importance, torch.eye(2).double(), atol=0.03, rtol=0)
 
 
 def test_sprites_are_all_different_and_know_their_factors():

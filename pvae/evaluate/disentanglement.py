@@ -109,14 +109,16 @@ def importance_scores(importance: Tensor) -> tuple[float, float]:
     """Return disentanglement and completeness of a matrix of importances, shape (units, factors), not negative.
 
     Each is 1 minus the entropy of a row or column, in units of its maximum: rows weighted by their share of all
-    importance, columns alike. A unit that tells nothing has no weight.
+    importance, each column as any other. A unit that tells nothing has no weight; a factor that none tells of counts 0.
     """
+    importance = importance.double()
     units, factors = importance.shape
     rows = importance / importance.sum(1, keepdim=True).clamp_min(1e-300)
     columns = importance / importance.sum(0, keepdim=True).clamp_min(1e-300)
-    weights = importance.sum(1) / importance.sum()
+    weights = importance.sum(1) / importance.sum().clamp_min(1e-300)
     disentangled = 1.0 - torch.special.entr(rows).sum(1) / math.log(max(factors, 2))
     complete = 1.0 - torch.special.entr(columns).sum(0) / math.log(max(units, 2))
+    complete = torch.where(importance.sum(0) > 0, complete, 0.0)
     return float((weights * disentangled).sum()), float(complete.mean())
 
 
@@ -124,7 +126,8 @@ def _forests(codes: np.ndarray, factors: np.ndarray, seed: int) -> tuple[Tensor,
     """Importances by a random forest for each factor, shape (units, factors), and the mean held-out accuracy."""
     from sklearn.ensemble import RandomForestClassifier
 
-    held = np.arange(len(codes)) % 2 == 1
+    # at random: data in the order of a grid have only some values of a factor in every second row
+    held = np.random.default_rng(seed).permutation(len(codes)) % 2 == 1
     columns, scores = [], []
     for values in factors.T:
         # all units at each split: among random ones an idle unit is taken for want of a better
