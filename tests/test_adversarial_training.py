@@ -16,6 +16,7 @@ from test_step import Drawn, Plain, after, data
 from torch import Tensor, nn
 
 import pvae
+from pvae.models.programs import bind
 from pvae.objectives import check, describe, make_objective
 from pvae.train.trainer import fit
 
@@ -179,6 +180,36 @@ def test_conditions_are_found_and_given_to_both_sides() -> None:
         objective.log_ratio(onehot, batch["x"])
     sides = objective.sides(model.model, lambda *_: None, tuple(batch.values()), {})
     assert torch.equal(sides.q[0].long(), onehot) and torch.allclose(sides.p[0], torch.full((12, 3), 1 / 3).double())
+
+
+class Unweighted(Line):
+    """x ~ N(shift[y] + z, 1), of shifts that are equal at first; a running count in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(2))
+        self.register_buffer("runs", torch.zeros(()))
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        self.runs += 1
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.slope * z + self.shift[y].unsqueeze(1), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        super().guide(x)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_condition_without_weight_at_first_is_found(wrapped: bool) -> None:
+    model, objective = Unweighted(), pvae.GAN(hidden=(4,))
+    batch, before = {"x": draws(12), "y": torch.arange(12) % 2}, copy.deepcopy(model.state_dict())
+    programs = bind(model, batch) if wrapped else model
+    objective.to(torch.float64)._prepare(programs.model, programs.guide, tuple(batch.values()), {})
+    assert objective.network is not None and objective.network[0].in_features == 1 + 1  # x, y
+    now = model.state_dict()
+    assert all(torch.equal(now[name], each) for name, each in before.items() if name != "runs")
+    assert now["runs"] == 1  # the looks left it alone; the critic's width is from a draw
 
 
 def test_what_a_mask_leaves_out_is_not_judged() -> None:
