@@ -144,8 +144,8 @@ class Adversarial(PlayersObjective):
         """Return the divergence between q and p that the critic implies on one batch; nothing moves.
 
         Fresh draws, and the critic in evaluation mode: the Jensen-Shannon divergence in nats, or what the loss
-        estimates. For a fixed critic its mean is a lower bound, whatever that critic has learned; of Wasserstein-1 it is
-        one as far as the critic's slope is nowhere above 1, which a penalty asks for and does not ensure.
+        estimates. For a fixed critic its mean is a lower bound, whatever that critic has learned; of Wasserstein-1
+        only if the critic's slope is nowhere above 1, which a penalty asks for and does not ensure.
         """
         self._prepare(model, guide, args, kwargs)
         with evaluating(self), torch.no_grad():
