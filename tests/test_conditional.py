@@ -320,6 +320,16 @@ def test_bad_arguments_are_named(settings: dict[str, Any], said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("settings", [{"condition_shape": 3}, {"classes": 3}, {"condition": "c", "condition_shape": 3}])
+def test_a_model_made_for_one_condition_of_two_is_opened_again(settings: dict[str, Any], tmp_path: Any) -> None:
+    made = pvae.ConditionalVAE((4,), latent=2, hidden=3, likelihood="gaussian", **settings)
+    data = pvae.load_data({"x": X, "y": Y, "c": C}, validation=0, test=0)
+    pvae.fit(made, data, epochs=1, out=tmp_path / "run", progress=False)
+    opened = pvae.open_run(tmp_path / "run").model
+    assert opened.condition.field == made.condition.field
+    assert all(torch.equal(each, opened.state_dict()[name]) for name, each in made.state_dict().items())
+
+
 def _by_label() -> Any:
     return exact("y").model
 

@@ -373,6 +373,14 @@ def test_labels_that_the_model_cannot_learn_from_are_refused(y, said):
         pvae.fit(small(classes=3), data, progress=False)
 
 
+@pytest.mark.parametrize("y", [np.arange(9.0), np.full(9, -1), np.eye(9), None])
+def test_data_without_labels_as_whole_numbers_are_refused(y, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.zeros((9, 4)), **({} if y is None else {"y": y}))
+    done = command("train", "ssvae", "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "run"))
+    assert done.code == 2 and "ssvae needs classes: labels y in the data, whole numbers" in done.err
+    assert done.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

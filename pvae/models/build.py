@@ -95,6 +95,8 @@ class ModelSpec:
         for name in [each for each in accepted(found)[0] if each in FACTS and each not in settings]:
             if getattr(splits, name, None) is not None:
                 settings[name] = getattr(splits, name)
+        if "classes" not in settings and accepted(found)[0].get("classes"):
+            raise InputError(f"{label} needs classes: labels y in the data, whole numbers 0, 1, ... and one per datum.")
         check_settings(label, found, settings)
         if path is None:
             return found(**settings)
@@ -149,6 +151,9 @@ def spec_of(latent_model: Any) -> ModelSpec | None:
     named = dict(list(bound.items())[1:])
     for others in [name for name, each in signature.parameters.items() if each.kind is each.VAR_KEYWORD]:
         named |= named.pop(others, {})
+    # said outright, for what is not said is read off the data where the recipe is built
+    defaults = {name: signature.parameters[name].default for name in FACTS if name in signature.parameters}
+    named = {**{name: each for name, each in defaults.items() if each is not inspect.Parameter.empty}, **named}
     if not all(_is_plain(each) for each in named.values()):
         return None
     builtin = [name for name, each in MODELS.items() if each is made]

@@ -204,7 +204,8 @@ def _condition(
     if found is None or (found in needed and needed[found] is None):
         raise InputError(
             "A conditional VAE needs a condition: labels y (classes=10), vectors c (condition_shape=3), or "
-            f"condition='quadrants' for pictures; got condition={name!r}, and data without {found or 'y and c'}."
+            f"condition='quadrants' for pictures; got condition={name!r}, and data without "
+            f"{found or 'y and c'}{'' if found == 'c' else ' (labels are whole numbers)'}."
         )
     if found not in needed:
         raise unknown("condition", str(found), CONDITIONS)

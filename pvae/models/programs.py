@@ -71,7 +71,10 @@ def _by_fields(
     named = list(fields.values()) if isinstance(fields, Mapping) else list(fields or ())
     missing = [each for each in named if each not in batch]
     if missing:
-        raise InputError(f"fields= names {missing[0]!r}, and the batch has {', '.join(batch)}.")
+        raise InputError(
+            f"The programs take {missing[0]!r}, and the batch has {', '.join(batch)}: add the field to the data, or "
+            "say other fields=."
+        )
     if isinstance(fields, Mapping):
         return [], {key: fields[key] for key in parameters if key in fields}
     places = [each for each in parameters.values() if each.kind in _POSITIONAL]
