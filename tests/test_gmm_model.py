@@ -228,6 +228,18 @@ def test_wrong_settings_are_told(settings: dict, words: str) -> None:
         GMM(2, **settings)
 
 
+@pytest.mark.parametrize("rows", [torch.arange(8.0).reshape(4, 2), torch.arange(8.0).reshape(4, 2).repeat(5, 1)])
+def test_more_components_than_different_data_are_told(rows: torch.Tensor) -> None:
+    with pytest.raises(pvae.InputError, match=r"5 components .* got 4 among .* Choose components=4 or fewer"):
+        GMM(2, components=5).initialise_from({"x": rows})
+    GMM(2, components=4).initialise_from({"x": rows})
+
+
+def test_data_of_another_width_are_told() -> None:
+    with pytest.raises(pvae.InputError, match=r"x needs 2 values for each datum, .* got \(3,\)"):
+        GMM(2, components=2).model(torch.zeros(4, 3))
+
+
 def test_a_comparison_watches_what_is_climbed_under_a_prior() -> None:
     data, model = splits(), mixture_model(prior=CONJUGATE)
     watch = Climb(data)

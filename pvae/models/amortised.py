@@ -54,6 +54,8 @@ _FLAT = frozenset({"mlp", "gated"})
 
 def _positive_sizes(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(given) if isinstance(given, Sequence) else (given,)
+    if name == "data_shape" and not sizes:
+        raise InputError("data_shape needs the size of one x; got (), as of one number per datum: give x a column.")
     if not sizes or not all(type(size) is int and size > 0 for size in sizes):
         raise InputError(f"{name} needs positive whole numbers, such as {name}=200,200; got {given!r}.")
     return sizes
@@ -232,5 +234,16 @@ def _start(density: nn.Module, x: Tensor) -> None:
 
 
 def shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `x` with one datum of this shape: (batch, ...) to (batch,) + shape."""
-    return x if x.shape[1:] == shape else x.reshape(x.shape[0], *shape)
+    """Return `x` with one datum of this shape: (batch, ...) to (batch,) + shape.
+
+    Raises:
+        InputError: if one datum has another number of values.
+    """
+    if x.shape[1:] == shape:
+        return x
+    if math.prod(x.shape[1:]) != math.prod(shape):
+        raise InputError(
+            f"x needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; got "
+            f"{tuple(x.shape[1:])}."
+        )
+    return x.reshape(x.shape[0], *shape)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
+from pvae.models.amortised import shaped
 from pvae.models.base import LatentModel
 from pvae.models.conjugate import Recogniser, make_prior
 from pvae.names import unknown
@@ -109,7 +110,7 @@ class GMM(LatentModel):
 
     def model(self, x: Tensor) -> Tensor:
         """Generate: a component, and x from it, observed. Returns x."""
-        x = x.reshape(len(x), -1)
+        x = shaped(x, (self.features,))
         means, factors = self.means, self._factors()
         with pyro.plate("data", len(x)):
             if self.prior is not None and self.training:
@@ -119,7 +120,7 @@ class GMM(LatentModel):
 
     def guide(self, x: Tensor) -> Tensor:
         """Infer: the component from q(z given x). Returns z, shape (batch,)."""
-        logits = self._guess(x.reshape(len(x), -1))
+        logits = self._guess(shaped(x, (self.features,)))
         with pyro.plate("data", len(x)):
             return pyro.sample("z", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
 
@@ -129,17 +130,17 @@ class GMM(LatentModel):
     @torch.no_grad()
     def posterior(self, x: Tensor) -> Tensor:
         """Return p(z given x), shape (batch, components)."""
-        return torch.softmax(self._log_joint(x.reshape(len(x), -1)), 1)
+        return torch.softmax(self._log_joint(shaped(x, (self.features,))), 1)
 
     @torch.no_grad()
     def log_evidence(self, x: Tensor) -> Tensor:
         """Return log p(x), shape (batch,), nats."""
-        return self._log_joint(x.reshape(len(x), -1)).logsumexp(1)
+        return self._log_joint(shaped(x, (self.features,))).logsumexp(1)
 
     @torch.no_grad()
     def gap(self, x: Tensor) -> Tensor:
         """Return KL(q to p(z given x)), shape (batch,), nats: what an amortised guide's bound lacks; else 0."""
-        x = x.reshape(len(x), -1)
+        x = shaped(x, (self.features,))
         log_q, log_p = (torch.log_softmax(each, 1) for each in (self._guess(x), self._log_joint(x)))
         return (log_q.exp() * (log_q - log_p)).sum(1)
 
@@ -179,8 +180,11 @@ class GMM(LatentModel):
         """Start from k-means, once: from unit variances around random means no gradient finds the way.
 
         Prior and guide take from the data what they need, once, too.
+
+        Raises:
+            InputError: if there are fewer different data than components.
         """
-        x = batch["x"].reshape(len(batch["x"]), -1).double()
+        x = shaped(batch["x"], (self.features,)).double()
         if not self.seen:
             if self.prior is not None:
                 self.prior.initialise_from(x)
@@ -189,6 +193,12 @@ class GMM(LatentModel):
             self.seen.fill_(True)
         if self.initialised:
             return
+        different = len(torch.unique(x, dim=0))
+        if different < self.components:
+            raise InputError(
+                f"A mixture of {self.components} components starts from as many different data; got {different} among "
+                f"{len(x)}. Choose components={different} or fewer."
+            )
         from sklearn.cluster import KMeans
 
         found = KMeans(self.components, n_init=1, random_state=int(self.seed)).fit(x.cpu().numpy())
