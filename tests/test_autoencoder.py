@@ -274,9 +274,13 @@ def trained(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.filterwarnings("ignore:The validation bound is the objective")
 def test_on_the_command_line(trained: str) -> None:
-    for what in ("reconstructions", "latent", "history"):
+    for what in ("reconstructions", "latent", "interpolation", "history"):
         assert CliRunner().invoke(cli, ["show", trained, "--what", what]).exit_code == 0
-    for asked in (["show", trained, "--what", "samples"], ["evaluate", trained, "--particles", "2"]):
+    for asked in (
+        ["show", trained, "--what", "samples"],
+        ["show", trained, "--what", "traversal"],
+        ["evaluate", trained, "--particles", "2"],
+    ):
         done = CliRunner().invoke(cli, asked)
         last = done.stderr.strip().splitlines()[-1]
         assert done.exit_code == 2 and last.startswith("pvae: error: ") and "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from pvae.errors import InputError
 from pvae.models.draws import sample_sites
 from pvae.models.layout import Site
 from pvae.models.programs import Fields, bind
-from pvae.models.queries import _as_data, _asked, _mean, _observed, encode
+from pvae.models.queries import _as_data, _asked, _mean, _observed, _scored, encode
 from pvae.models.steering import base_of, finite_support
 from pvae.names import unknown
 from pvae.randomness import preserved_randomness
@@ -66,7 +66,7 @@ def _run(
     with _asked(latent_model, batch, fields) as programs:
         arguments = programs.arguments(batch)
         with preserved_randomness():
-            seen = _observed(sample_sites(poutine.trace(programs.model).get_trace(*arguments)), batch)["name"]
+            seen = _observed(sample_sites(_scored(programs, arguments)), batch)["name"]
         held = _Held(values, seen, draw=draw)(poutine.uncondition(programs.model))
         sites = {site["name"]: site for site in sample_sites(poutine.trace(held).get_trace(*arguments))}
     return sites, sites.pop(seen)
