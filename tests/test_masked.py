@@ -142,6 +142,26 @@ def test_missing_entries_are_scored_by_their_conditional_density() -> None:
     assert_close_in_sigmas(estimate.value, of_two, estimate.error, effect=0.5, resolution=0.05)
 
 
+def test_a_guide_that_knows_masked_data_alone_still_scores_what_is_missing() -> None:
+    """Far off where nothing is missing, and the exact posterior given x0: its draws are enough for both parts."""
+    model, batch = model_a(), copies(40)
+    precision = np.eye(2) + np.outer(A.weight[0], A.weight[0]) / A.variance
+    with torch.no_grad():
+        model.encoder.layer.weight.zero_()  # of mask - 1: x1 and x2 observed push the first features up
+        model.encoder.layer.weight[1, 1] = -40.0
+        model.posterior.loc.weight[:, 1] = 1.0
+        model.posterior.loc.bias.copy_(torch.tensor([0.6, 0.3]) - 40.0)
+        model.posterior.log_scale.bias.copy_(-0.5 * torch.tensor(np.diag(precision)).log())
+    q = model.encode(*batch.values())
+    torch.testing.assert_close(q.mean[0], torch.tensor([0.6, 0.3]).double(), atol=1e-5, rtol=0)
+    away = model.encode(batch.x, torch.ones_like(batch.x)).mean[0]
+    assert away.abs().min() > 30
+    exactly = (A.log_evidence() - LOG_EVIDENCE_OF_X0) / 2
+    estimate = pvae.evaluate.missing_log_likelihood(model, batch, 5000)
+    lost = np.log(2) / 2  # of two estimates one is 0, so half of the other remains
+    assert_close_in_sigmas(estimate.value, exactly - lost, estimate.error, effect=0.5, resolution=0.2)
+
+
 def test_data_with_nothing_missing_are_left_out_of_the_score() -> None:
     mask = torch.tensor([[1.0, 0, 0], [1, 1, 1], [1, 1, 0]]).double()
     batch = copies(3).replace(mask=mask)
@@ -428,6 +448,12 @@ def test_a_mask_of_another_shape_is_one_clear_line(mask: Tensor) -> None:
         data = pvae.load_data({"x": x, "mask": mask}, validation=0, test=0)
         with pytest.raises(pvae.InputError, match="one entry for each of x"):
             pvae.fit(model, data, epochs=1, progress=False)
+
+
+def test_training_needs_something_observed() -> None:
+    model, x = MaskedVAE((4,), latent=2, hidden=4), torch.zeros(6, 4)
+    with pytest.raises(pvae.InputError, match="nothing is: mask is 0 for every entry"):
+        model.initialise_from({"x": x, "mask": torch.zeros(6, 4)})
 
 
 def test_imputation_says_what_it_lacks() -> None:

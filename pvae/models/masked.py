@@ -87,8 +87,14 @@ class MaskedVAE(Amortised):
         return impute(self, {"x": x, "mask": mask}, n=n, particles=particles)
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start prior and output bias from the observed entries of the data, once."""
+        """Start prior and output bias from the observed entries of the data, once.
+
+        Raises:
+            InputError: if none is observed.
+        """
         x, mask = batch["x"], batch.get("mask")
+        if mask is not None and not bool((mask > 0).any()):
+            raise InputError("A masked VAE learns from what is observed, and nothing is: mask is 0 for every entry.")
         if mask is not None and not self.initialised and bool((mask == 0).any()):
             batch = {**batch, "x": _carried(x, _known(x, mask))}
         super().initialise_from(batch)
