@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.setting import Setting, prepared
 from pvae.evaluate.stream import CHUNK, Bound, sweep
+from pvae.models.base import pair
 from pvae.models.draws import sample_sites
 from pvae.models.layout import find_layout
 from pvae.models.tables import Shape, by_site, total
@@ -37,14 +39,17 @@ def missing_log_likelihood(
     ``mask`` leaves entries out, divided datum by datum by the number of those; data with none are left out. For pixels
     in {0, 1} it compares with `filled_log_likelihood`.
 
-    Both parts are too low in expectation, by Jensen's inequality; so the difference is too low where the guide falls
-    short for complete data by more than for masked ones, which is usual (more observed entries make a narrower
-    posterior), and too high otherwise. Either vanishes with more particles: take more until nothing moves.
+    p(x) is estimated twice, at z of the guide given all of x and given the observed entries alone, and the mean is
+    taken, which is unbiased as well: a guide that was trained with masks has perhaps never seen complete data, and is
+    then far off there, which costs log 2 of a datum and no more. In the logarithm both parts are too low, by Jensen's
+    inequality; so the difference is too low where the guide falls short for complete data by more than for masked
+    ones, which is usual (more observed entries make a narrower posterior), and too high otherwise. Either vanishes
+    with more particles: take more until nothing moves.
 
     Args:
         model: a run, or a latent model whose programs take ``(x, mask)``.
         data: `Splits` (the test split) or a `Batch`, with the field ``mask``.
-        particles: draws of z per datum, for each part.
+        particles: draws of z per datum, for each of the three estimates.
         known: where the true value is in x, shape of x (1, or 0 where the data have missing values of their own);
             None for everywhere.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
@@ -58,9 +63,11 @@ def missing_log_likelihood(
         some = hidden > 0
         if not bool(some.any()):
             raise InputError("Nothing is missing in these data: load them with mask='block', say.")
-        (of_all,), (of_observed,) = (
-            sweep(each, particles, chunk, lambda: [Bound(particles)]) for each in (complete, setting)
+        (at_all,), (across,), (of_observed,) = (
+            sweep(each, particles, chunk, lambda: [Bound(particles)])
+            for each in (complete, _across(setting, complete), setting)
         )
+        of_all = torch.logaddexp(at_all, across) - math.log(2)
     return Estimate.mean_of(((of_all - of_observed) / hidden)[some])
 
 
@@ -97,6 +104,22 @@ def _complete(setting: Setting, known: Tensor | None) -> Setting:
     if known is not None:
         mask = known[: batch.size].to(mask).reshape(mask.shape)
     return dataclasses.replace(setting, batch=batch.replace(mask=mask))
+
+
+def _across(setting: Setting, complete: Setting) -> Setting:
+    """A setting whose guide sees the observed entries, and whose model all that are known."""
+    programs = setting.programs()
+    place = programs.fields.index("mask")
+
+    def guide(*values: Tensor) -> None:
+        programs.guide(*values[:-1])
+
+    def model(*values: Tensor) -> None:
+        *observed, known = values
+        programs.model(*observed[:place], known, *observed[place + 1 :])
+
+    batch = setting.batch.replace(known=complete.batch["mask"])
+    return Setting(pair(model, guide), batch, (*programs.fields, "known"), setting.data_plate)
 
 
 def _divergence(setting: Setting, masked: Batch, whole: Batch, particles: int) -> Tensor:
