@@ -46,6 +46,9 @@ class SemiSupervised(WeightsObjective):
     and loss and gradient stay unbiased. Without a share each datum counts once. With ``labelled=0``, for batches of all
     data at random, each datum counts once too, and the cross-entropy is the sum over the n, over s.
 
+    Under a plate that is a subsample of N data, bound and cross-entropy both stand for N. A scale that the programs set
+    themselves, as by `pyro.poutine.scale`, multiplies the bound alone: give `weight` times that scale.
+
     Args:
         weight: of the cross-entropy; 0 leaves it out.
         labelled: least part of each batch that `pvae.fit` takes from the labelled data; 0 takes data as they fall, and
