@@ -139,8 +139,9 @@ def test_groups_are_what_each_program_depends_on(name):
     model, guide = traces(vae, x)
     fixed = guide.nodes["z"]["value"].detach()
     log_q = vae.encode(x).log_prob(fixed).sum()
-    log_p = vae.prior(None).log_prob(fixed).sum() + vae.decode(fixed).log_prob(model.nodes["x"]["value"]).sum()
-    for log_prob, own in ((log_q, vae.phi()), (log_p, vae.theta())):
+    log_p = vae.prior_density().log_prob(fixed).sum() + vae.decode(fixed).log_prob(model.nodes["x"]["value"]).sum()
+    shared = vae.phi() if getattr(vae.prior, "takes_posterior", False) else []  # the prior is made of posteriors
+    for log_prob, own in ((log_q, vae.phi()), (log_p, [*vae.theta(), *shared])):
         reached = torch.autograd.grad(log_prob, list(vae.parameters()), allow_unused=True)
         touched = {id(p) for p, grad in zip(vae.parameters(), reached, strict=True) if grad is not None}
         assert touched == {id(p) for p in own}
@@ -152,7 +153,7 @@ def test_observed_and_latent_sites_are_those_of_the_table(name):
     model, guide = traces(case.make(), *case.batch(4).values())
     events = {site: tuple(guide.nodes[site]["fn"].event_shape) for site in drawn(guide)}
     assert events == case.latent_sites
-    (observed,) = model.observation_nodes
+    observed = "x" if "x" in model.nodes else model.observation_nodes[0]
     assert tuple(model.nodes[observed]["fn"].event_shape) == case.data_shape
     for site in (*drawn(model), observed):
         assert model.nodes[site]["log_prob"].shape == (4,)
