@@ -201,9 +201,10 @@ class Unweighted(Line):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_condition_without_weight_at_first_is_found(wrapped: bool) -> None:
+@pytest.mark.parametrize("y", [[0, 1, 0, 1], [1, 1, 1, 1], [1]])
+def test_a_condition_without_weight_or_of_one_value_at_first_is_found(y: list[int], wrapped: bool) -> None:
     model, objective = Unweighted(), pvae.GAN(hidden=(4,))
-    batch, before = {"x": draws(12), "y": torch.arange(12) % 2}, copy.deepcopy(model.state_dict())
+    batch, before = {"x": draws(len(y)), "y": torch.tensor(y)}, copy.deepcopy(model.state_dict())
     programs = bind(model, batch) if wrapped else model
     objective.to(torch.float64)._prepare(programs.model, programs.guide, tuple(batch.values()), {})
     assert objective.network is not None and objective.network[0].in_features == 1 + 1  # x, y

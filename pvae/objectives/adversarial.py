@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
+from pvae.objectives.conditions import conditions_of
 from pvae.objectives.critics import LOSSES, gradient_penalty, held_still, new_critic
-from pvae.objectives.features import conditions_of, joined
+from pvae.objectives.features import joined
 from pvae.objectives.players import PlayersObjective, whole
 from pvae.randomness import evaluating
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.models.draws import sample_sites
 from pvae.models.layout import Site, find_layout
-from pvae.models.programs import owner_of
 from pvae.models.steering import base_of
 from pvae.objectives.base import Call
-from pvae.randomness import RandomState, preserved_buffers, preserved_randomness
 
-__all__ = ["Simulation", "conditions_of", "encoded", "in_order", "joined", "simulated"]
-
-_NEAR = 0.1  # by how much, at most, parameters are moved to see what simulations depend on
+__all__ = ["Simulation", "encoded", "in_order", "joined", "simulated"]
 
 
 @dataclass(frozen=True)
@@ -215,85 +209,3 @@ def _scale(site: Site) -> float | Tensor:
 def _indices(trace: poutine.Trace) -> dict[str, Tensor]:
     sites: dict[str, Site] = dict(trace.nodes)
     return {name: site["value"] for name, site in sites.items() if type(site.get("fn")).__name__ == "_Subsample"}
-
-
-def conditions_of(model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the places of the arguments that a simulation depends on: both sides of a match are given these.
-
-    Each argument in turn is put out of step with the others, and the model simulated again with the same noise: at its
-    parameters, and at others near them, since many a condition has no weight yet when training starts.
-
-    Raises:
-        InputError: if that is an argument which the model observes: it would simulate x with a look at x.
-    """
-    owners = [owner_of(each) for each in (model, guide)]
-    with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
-        found = _dependences(model, guide, args, kwargs)
-        try:
-            with _moved(*owners):
-                found |= _dependences(model, guide, args, kwargs)
-        except (InputError, RuntimeError, ValueError):
-            pass  # parameters that cannot be just anything, such as probabilities that sum to 1
-    places: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    return tuple(place for place in places if place in found)
-
-
-def _dependences(model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> set[Any]:
-    """The places of the arguments that a simulation depends on, at the present parameters."""
-    places: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    state = RandomState.capture()
-    before = simulated(model, guide, args, kwargs)
-    found = set()
-    for place, moved in _out_of_step(places, len(next(iter(before.data.values())))):
-        state.restore()
-        now = _at(moved, len(args))
-        if _differ(before, simulated(model, guide, now[0], now[1])):
-            _require_unseen(place, places[place], before)
-            found.add(place)
-    return found
-
-
-@contextmanager
-def _moved(*owners: Any) -> Iterator[None]:
-    """Run a block with every parameter a little greater; afterwards each is as it was, to the last bit."""
-    modules = [each for each in owners if isinstance(each, nn.Module)]
-    parameters: list[Tensor] = [each for module in modules for each in module.parameters()]
-    parameters += [each for _, each in pyro.get_param_store().named_parameters()]
-    held = {each: each.detach().clone() for each in parameters if each.is_floating_point()}
-    try:
-        for each in held:
-            each.add_(_NEAR * torch.rand_like(each))
-        yield
-    finally:
-        for each, before in held.items():
-            each.copy_(before)
-
-
-def _out_of_step(places: Mapping[Any, Any], batch: int) -> Iterator[tuple[Any, dict[Any, Any]]]:
-    for place, each in places.items():
-        if isinstance(each, Tensor) and each.dim() and len(each) == batch:
-            yield place, {**places, place: each.roll(1, 0)}
-
-
-def _at(places: Mapping[Any, Any], count: int) -> tuple[Call, dict[str, Any]]:
-    return tuple(places[each] for each in range(count)), {
-        key: each for key, each in places.items() if key not in range(count)
-    }
-
-
-def _differ(one: Simulation, other: Simulation) -> bool:
-    return any(
-        not torch.equal(each, theirs[name])
-        for ours, theirs in ((one.latent, other.latent), (one.drawn, other.drawn))
-        for name, each in ours.items()
-    )
-
-
-def _require_unseen(place: Any, given: Tensor, run: Simulation) -> None:
-    rows = given.reshape(len(given), -1)
-    for name, data in run.data.items():
-        if data.shape == rows.shape and torch.equal(data.to(rows.dtype), rows):
-            raise InputError(
-                f"The model looks at what it observes at site {name!r} when it simulates (argument {place!r}): such a "
-                "simulation is no draw of p(x). Use an objective of densities, such as 'elbo'."
-            )
