@@ -43,7 +43,7 @@ class Adversarial(PlayersObjective):
     """Two distributions matched by a critic: q, which data and guide make, and p, which the model makes.
 
     Class 1 is q and class 0 is p, for every objective, so that the critic's log ratio is log q - log p. Each step
-    trains the critic first, on draws that it passes no gradient to, then whoever fools it, with the critic held still.
+    trains the critic, on draws that it passes no gradient to, before whoever fools it, with the critic held still.
     The critic is the parameter group ``critic``: it has a learning rate, is checkpointed and moved with the objective,
     and is made at the first batch, whose numbers tell its width. Arguments that a simulation of the model depends on
     (labels, conditions) are found then, and given to the critic on both sides.
