@@ -65,7 +65,8 @@ def test_the_catalogue_names_its_sets():
     assert data_names() == ["digits", "freyfaces", "mnist", "mnist_static", "sprites"]
     assert [row[0] for row in describe_data()] == data_names()
     assert describe_data()[0][2:] == (True, "scikit-learn")
-    assert verify("digits") == ["digits: comes with scikit-learn, no file to check"]
+    assert verify("digits") == ["digits: scikit-learn, no file to check"]
+    assert verify("sprites") == ["sprites: generated, no file to check"]
     assert all(len(file.sha256) == 64 for known in CATALOGUE.values() for file in known.files)
     assert "did you mean 'mnist'" in _refused(lambda: verify("mnits"))
 

@@ -40,11 +40,12 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One named set: a line for a person, its files, and ``read``, which takes their contents in order."""
+    """One named set: a line for a person, its files, ``read``, which takes their contents, and where it is without."""
 
     line: str
     files: tuple[DataFile, ...]
     read: Callable[..., Source]
+    origin: str = ""
 
 
 def read_content(path: Path) -> Content:
@@ -114,11 +115,15 @@ _STATIC = DataFile("mnist_static.npz", "880b0848c1e370ed312cfe14c7d32b3a5430aff7
 _FREY = DataFile("freyfaces.npz", "c4aa53f55f81990ebe65b822e9cc30a65d61a9b41dedd215389dba0cb914f21c")
 
 CATALOGUE: dict[str, DataSet] = {
-    "digits": DataSet("1797 handwritten digits of 8 x 8 pixels, grey, labelled (with scikit-learn)", (), _digits),
+    "digits": DataSet(
+        "1797 handwritten digits of 8 x 8 pixels, grey, labelled (with scikit-learn)", (), _digits, "scikit-learn"
+    ),
     "mnist": DataSet("70000 handwritten digits of 28 x 28 pixels, grey, labelled; its own test split", _MNIST, _mnist),
     "mnist_static": DataSet(
         "MNIST binarised once and for all; its own three splits, no labels", (_STATIC,), _mnist_static
     ),
-    "sprites": DataSet("729 generated shapes of 16 x 16 pixels, binary, with the factors that made them", (), _sprites),
+    "sprites": DataSet(
+        "729 generated shapes of 16 x 16 pixels, binary, with the factors that made them", (), _sprites, "generated"
+    ),
     "freyfaces": DataSet("1965 faces of 28 x 20 pixels, grey, one person's", (_FREY,), _freyfaces),
 }

@@ -37,7 +37,7 @@ def describe_data() -> list[tuple[str, str, bool, str]]:
     result = []
     for name in data_names():
         found = [_find(name, file, None) for file in CATALOGUE[name].files]
-        where = str(found[0].parent) if found and found[0] else "" if found else "scikit-learn"
+        where = str(found[0].parent) if found and found[0] else CATALOGUE[name].origin
         result.append((name, CATALOGUE[name].line, None not in found, where))
     return result
 
@@ -55,7 +55,7 @@ def verify(name: str) -> list[str]:
             raise _missing(name, file, None, [])
         checked_content(path, file)
         lines.append(f"{path}: right (SHA-256 {file.sha256[:12]}... of the decompressed content)")
-    return lines or [f"{name}: comes with scikit-learn, no file to check"]
+    return lines or [f"{name}: {data_set(name).origin}, no file to check"]
 
 
 def fetch(name: str) -> Path:
