@@ -269,6 +269,7 @@ def trained(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     small = ["--latent", "3", "--hidden", "0", "--noise", "masking:share=0.2", "--max-steps", "3", "--out", "run"]
     done = CliRunner().invoke(cli, ["train", "autoencoder", "--data", "digits", *small, "--no-progress"])
     assert done.exit_code == 0 and "objective dirac" in " ".join(done.stdout.split()), done.stderr
+    assert "nan" not in done.stdout
     return "run"
 
 

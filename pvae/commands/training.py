@@ -119,9 +119,14 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
         "device": f"{training['device']}, {training['precision']}, step {record['step']}",
         "training": f"{record['epochs']} epochs in {record['seconds']:.1f} s",
         "loss": f"{final['loss']:.4f} nats per datum" if final.get("loss") is not None else "none",
-        "validation bound": f"{bound:.4f} ± {error or float('nan'):.4f} nats per datum"
-        if bound is not None
-        else "none",
+        "validation bound": _with_error(bound, error),
         "run": record["run"],
     }
     return {name: text for name, text in rows.items() if text != "none"}
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    """A value in nats, with its standard error where it has one."""
+    if value is None:
+        return "none"
+    return f"{value:.4f}{'' if error is None else f' ± {error:.4f}'} nats per datum"
