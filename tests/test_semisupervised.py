@@ -362,7 +362,7 @@ def test_labels_that_cannot_be_kept_are_refused(fields, labels, said):
     [
         (torch.full((8,), -1), "-1, hidden, for all 8"),
         (torch.tensor([0, 1, 2, 3, 0, -1, -1, 0]), "1 labels lie outside the 3 classes, .* first is y=3, of datum 3"),
-        (torch.tensor([0, 1, 2, -2, 0, -1, -1, 0]), "first is y=-2"),
+        (torch.tensor([0, 1, 2, -2, 0, -1, -1, 0]), r"first is y=-2, of datum 3\. Correct y"),
         (None, "no field y"),
     ],
 )

@@ -161,7 +161,8 @@ def _check(batch: Mapping[str, Tensor], classes: int) -> None:
     outside = (y < -1) | (y >= classes)
     if bool(outside.any()):
         first = int(outside.nonzero()[0])
+        more = f"Give classes={int(y.max()) + 1}, or correct y." if int(y.max()) >= classes else "Correct y."
         raise InputError(
             f"{int(outside.sum())} labels lie outside the {classes} classes, 0 to {classes - 1} (-1: hidden): the "
-            f"first is y={float(y[first]):g}, of datum {first}. Give classes={max(int(y.max()) + 1, 1)}, or correct y."
+            f"first is y={float(y[first]):g}, of datum {first}. {more}"
         )
