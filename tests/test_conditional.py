@@ -391,5 +391,7 @@ def test_on_the_command_line(options: list[str], tmp_path: Any, monkeypatch: pyt
     assert done.exit_code == 0, done.stderr
     for what in ("samples", "reconstructions", "traversal", "latent"):
         assert command("show", "run", "--what", what).exit_code == 0, what
+    drawn = command("show", "run", "--what", "inpainting", "--count", "3").exit_code
+    assert drawn == (0 if "quadrants" in options else 2)
     done = command("evaluate", "run", "--particles", "2", "--limit", "20")
     assert done.exit_code == 0 and "log evidence" in done.stdout

@@ -118,6 +118,10 @@ def _inpainting(run: Run, splits: Splits, batch: Batch, options: dict[str, Any])
     from pvae.models.imputation import impute
 
     batch = _few(batch, options)
+    missing = getattr(getattr(run.model, "condition", None), "missing", None)
+    if missing is not None:  # a model of some quadrants given the others
+        mask, imputed = (~missing).expand(batch.size, *missing.shape), run.model.impute(batch.x, mean=True)[0]
+        return plots.inpainting(*(_pictures(each, splits) for each in (batch.x, mask, imputed)))
     if options["split"] == "train" and splits.train_mask is not None:
         batch = batch.replace(mask=splits.train_mask.like(batch.x) * batch.mask)
     if "mask" not in batch:
