@@ -386,6 +386,7 @@ BAD = {
     "folder that is no run": (["evaluate", "full"], "full"),
     "folder of a figure": (["show", "full", "--out", "no/where.png"], "no"),
     "no seeds": (["compare", "vae", "--seeds", "none", "--out", "c"], "--seeds"),
+    "unknown model of many": (["compare", "vae,veq", *SMALL, "--out", "c"], "did you mean 'vae'?"),
     "unknown objective of many": (["compare", "vae", "--objectives", "elbo,iwea", "--out", "c"], "'iwae'"),
 }
 

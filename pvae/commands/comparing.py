@@ -64,8 +64,11 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
 
     names = [name.strip() for name in models.split(",") if name.strip()]
     objectives = [name.strip() for name in options["objectives"].split(",") if name.strip()]
+    specs = {name: spec_of(ctx, name) for name in names}
+    for spec in specs.values():
+        spec.check()
     found = compared(
-        {name: spec_of(ctx, name) for name in names},
+        specs,
         data_of(ctx),
         objectives,
         seeds=_seeds(options["seeds"]),

@@ -106,6 +106,10 @@ class ModelSpec:
             raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide; write both.")
         return made
 
+    def check(self) -> None:
+        """Raise InputError where the name stands for nothing, before anything is built or trained."""
+        self._find()
+
     @property
     def default_objective(self) -> str:
         """The objective that the class names as its own, as text; ``"elbo"`` where it names none."""
