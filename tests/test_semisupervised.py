@@ -404,6 +404,20 @@ def test_the_linter_names_labels_outside_the_classes_and_programs_without_labels
     assert not pvae.check(small(), {**data, "y": torch.tensor([0, 1, -1, 1])}, "semi-supervised")
 
 
+@pytest.mark.parametrize("y", [[0.0, 1.0, 0.5], [0, 1, 7], [0, -2, 1]])
+def test_evaluations_name_labels_outside_the_classes(y):
+    data = {"x": torch.rand(3, 6), "y": torch.tensor(y)}
+    with pytest.raises(pvae.InputError, match="1 labels of these data lie outside the 2 classes"):
+        pvae.evaluate.elbo(small(), data, particles=2)
+
+
+def test_one_label_serves_all_samples_and_halves_serve_none():
+    model = small()
+    assert model.sample(3, y=1).shape == (3, 6)
+    with pytest.raises(pvae.InputError, match="one whole number"):
+        model.sample(2, y=torch.tensor([0.0, 0.5]))
+
+
 @pytest.mark.parametrize("text", ["weight=-1", "labelled=2", "share=-1", "generative=false:weight=0", "classify=3"])
 def test_settings_that_mean_nothing_are_refused(text):
     with pytest.raises(pvae.InputError):

@@ -126,9 +126,11 @@ def prepared(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent, inherit=True))
-        modules = bind(latent, _sample(data, split), fields).modules
+        programs = bind(latent, _sample(data, split), fields)
+        modules = programs.modules
         stack.enter_context(evaluating(modules))
         batch = _limited(_chosen(latent, data, split, fields), limit)
+        _check_labels(latent, batch if "y" in programs.fields else {})
         batch = _like_parameters(batch, modules, stack.enter_context(_placed(modules, device)))
         stack.enter_context(isolated(seed))
         yield Setting(latent, batch, fields, data_plate)
@@ -158,6 +160,19 @@ def _chosen(latent: Any, data: Any, split: str, fields: Fields) -> Batch:
     if _is_splits(data) and getattr(data, "binarise", None) == "auto":
         data = data.for_likelihood(scores_bits(latent, _sample(data, split), fields))
     return _split(data, split)
+
+
+def _check_labels(latent: Any, batch: Mapping[str, Tensor]) -> None:
+    """Refuse labels that a model of so many classes has not: they would have probability 0."""
+    classes, y = getattr(latent, "classes", None), batch.get("y")
+    if not isinstance(classes, int) or y is None or y.dim() > 1:
+        return
+    outside = (y < -1) | (y >= classes) | (y != y.long())
+    if bool(outside.any()):
+        raise InputError(
+            f"{int(outside.sum())} labels of these data lie outside the {classes} classes of the model, 0 to "
+            f"{classes - 1} (-1: hidden); the first is {y[outside][0].item():g}."
+        )
 
 
 def _limited(batch: Batch, limit: int | None) -> Batch:

@@ -111,7 +111,7 @@ class SemiSupervisedVAE(Amortised):
 
     @torch.no_grad()
     def sample(self, n: int, *, y: Tensor | None = None, mean: bool = False) -> Tensor:
-        """Return `n` new data, shape (n,) + data_shape; of the classes `y`, shape (n,), or of classes drawn."""
+        """Return `n` new data, shape (n,) + data_shape; of one class `y`, of one each, (n,), or of classes drawn."""
         label = dist.Categorical(logits=self.label_logits).sample((n,)) if y is None else self._labels(y, n)
         return self.as_data(self.decode(self.prior_density().sample((n,)), self.code(label)), mean=mean)
 
@@ -124,9 +124,10 @@ class SemiSupervisedVAE(Amortised):
 
     def _labels(self, y: Tensor, n: int) -> Tensor:
         y = torch.as_tensor(y, device=self.label_logits.device)
-        if y.shape != (n,) or bool((y < 0).any()) or bool((y >= self.classes).any()):
-            raise InputError(f"y needs {n} labels from 0 to {self.classes - 1}; got {y!r:.60}.")
-        return y
+        y = y.expand(n) if y.dim() == 0 else y
+        if y.shape != (n,) or bool((y != y.long()).any() | (y < 0).any() | (y >= self.classes).any()):
+            raise InputError(f"y needs one whole number from 0 to {self.classes - 1}, or {n}; got {y!r:.60}.")
+        return y.long()
 
     def theta(self) -> list[nn.Parameter]:
         """Return the parameters of the model: of prior, decoder and likelihood, and the logits of p(y)."""
