@@ -85,14 +85,14 @@ def test_quadrants_are_observed_whole_and_every_choice_is_alike_probable(observe
 def test_sizes_that_are_not_given_follow_from_the_shape_and_are_recorded() -> None:
     texts = {kind: make_mask(kind, (28, 20)).text for kind in KINDS}
     assert texts == {
-        "pixels": "pixels:share=0.5",
-        "block": "block:size=10",
-        "rows": "rows:count=14",
-        "quadrants": "quadrants:observed=1",
+        "pixels": "pixels:share=0.5:whole=0.1",
+        "block": "block:size=10:whole=0.1",
+        "rows": "rows:count=14:whole=0.1",
+        "quadrants": "quadrants:observed=1:whole=0.1",
     }
     assert set(texts) == set(MASKS)
     assert all(make_mask(text, (28, 20)) == make_mask(kind, (28, 20)) for kind, text in texts.items())
-    assert load_data(pictures(), mask="block").mask == "block:size=2"
+    assert load_data(pictures(), mask="block").mask == "block:size=2:whole=0.1"
 
 
 @pytest.mark.parametrize("kind", ["block", "rows", "quadrants"])
@@ -139,10 +139,19 @@ def test_training_masks_are_drawn_anew_at_every_use_by_the_global_generator() ->
         return torch.cat([b.mask for b in minibatches(data.train, 16, seed=0, epoch=0, mask=data.train_mask)])
 
     assert torch.equal(epoch(1), epoch(1)) and not torch.equal(epoch(1), epoch(2))
-    assert 0.4 < epoch(1).mean() < 0.6
+    assert 0.4 < epoch(1).mean() < 0.65
     torch.manual_seed(1)
-    whole = torch.cat([make_mask("pixels", (6, 5)).like(torch.zeros(n, 6, 5)) for n in (16, 16, 8)])
-    assert torch.equal(epoch(1), whole)
+    again = torch.cat([make_mask("pixels", (6, 5)).in_training(torch.zeros(n, 6, 5)) for n in (16, 16, 8)])
+    assert torch.equal(epoch(1), again)
+
+
+@pytest.mark.parametrize("whole", [0, 0.1, 0.6])
+def test_a_share_of_training_data_misses_nothing_and_no_test_data(whole: float) -> None:
+    mask, x = make_mask(f"rows:count=2:whole={whole}", (4, 3)), torch.zeros(4000, 4, 3)
+    kept = (mask.in_training(x) == 1).flatten(1).all(1)
+    assert_close_in_sigmas(kept.double().mean(), whole, max((whole * (1 - whole) / 4000) ** 0.5, 1e-12))
+    assert not (mask.like(x) == 1).flatten(1).all(1).any()
+    assert bool(((1 - mask.in_training(x)[~kept]).sum((1, 2)) % 6 == 0).all())  # the others miss two rows, or nothing
 
 
 def test_a_mask_goes_with_a_dynamic_binarisation() -> None:
@@ -169,10 +178,10 @@ def test_masked_splits_survive_pickling_and_moving_and_say_what_they_are() -> No
     again = pickle.loads(pickle.dumps(data))
     assert again.mask == data.mask and torch.equal(again.test.mask, data.test.mask)
     assert data.to("cpu").train.mask.shape == data.train.x.shape
-    assert data.summary()["mask"] == "block:size=2" and "mask" not in load_data(pictures()).summary()
+    assert data.summary()["mask"] == "block:size=2:whole=0.1" and "mask" not in load_data(pictures()).summary()
     masked = load_data(load_data(pictures()), mask="block")
     assert torch.equal(masked.test.mask, data.test.mask)
-    with pytest.raises(InputError, match=r"masked already \('block:size=2'\)"):
+    with pytest.raises(InputError, match=r"masked already \('block:size=2:whole=0.1'\)"):
         load_data(masked, mask="rows")
 
 
@@ -216,7 +225,8 @@ def test_each_step_of_a_training_sees_new_masks() -> None:
     model = Recording()
     fitted(model, epochs=3, step="eager")
     steps = [each for each in model.seen if len(each) == 8 and bool((each == 0).any())][-12:]
-    assert all(((1 - each).sum((1, 2)) == 4).all() for each in steps)  # a block of two by two
+    missing = torch.stack([(1 - each).sum((1, 2)) for each in steps])
+    assert set(missing.unique().tolist()) == {0.0, 4.0}  # a block of two by two, or nothing
     assert len({tuple(each.flatten().tolist()) for each in steps}) == 12
 
 
@@ -241,7 +251,7 @@ def test_a_run_finds_its_masked_data_again(tmp_path, monkeypatch) -> None:
     run = pvae.fit(Filler(), data, objective="elbo", epochs=1, out="run", progress=False)
     run.config["data"]["name"] = "./mine.npz"
     again = data_of_run(run)
-    assert again.mask == run.config["data"]["mask"] == "quadrants:observed=2"
+    assert again.mask == run.config["data"]["mask"] == "quadrants:observed=2:whole=0.1"
     assert torch.equal(again.test.mask, data.test.mask)
 
 
@@ -256,6 +266,7 @@ def test_a_run_finds_its_masked_data_again(tmp_path, monkeypatch) -> None:
         ("block:side=3", ["Unknown setting of mask 'block' 'side'", "size"]),
         ("block:size=7", ["size from 1 to 5", "(6, 5)", "size=7"]),
         ("block:size=0", ["size from 1 to 5"]),
+        ("block:whole=1", ["from 0 to below 1", "got 1"]),
         ("block:size=2.5", ["size=2.5"]),
         ("rows:count=7", ["count from 1 to 6", "count=7"]),
         ("quadrants:observed=4", ["observed from 1 to 3", "observed=4"]),

@@ -526,7 +526,7 @@ def test_the_command_line_trains_evaluates_and_shows(tmp_path, monkeypatch) -> N
         assert ended.value.code == 0
     assert (tmp_path / "run/figures/inpainting.png").is_file()
     run = pvae.open_run("run")
-    assert run.config["data"]["mask"] == "block:size=4" and run.model.encode_mask
+    assert run.config["data"]["mask"] == "block:size=4:whole=0.1" and run.model.encode_mask
     bare = [each for each in train if each not in ("--mask", "block")]
     for command, code in (
         ([*bare, "--epochs", "0", "--out", "bare"], 0),

@@ -64,6 +64,6 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         f"epochs, seeds {', '.join(map(str, budget.seeds))} of training and of masks. Log-likelihood in nats per "
         f"missing pixel of {limit} test images, by {settings['particles']} particles; what is filled in is taken as a "
         "probability in [0.01, 0.99]. Errors over seeds, differences paired by seed. The "
-        "divergence is in nats per image; no image of the training is whole, so it says how far off the guide is there."
+        "divergence is in nats per image; a tenth of the images of the training are whole."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())

@@ -81,7 +81,7 @@ def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool, m
     for chosen in order[start * size :].to(batch.device).split(size):
         taken = batch.take(chosen)
         if mask is not None:
-            taken = taken.replace(mask=mask.like(taken.x) * taken.get("mask", 1.0))
+            taken = taken.replace(mask=mask.in_training(taken.x) * taken.get("mask", 1.0))
         yield taken.replace(x=_drawn(taken.x)) if dynamic else taken
 
 

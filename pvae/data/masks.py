@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -24,9 +24,12 @@ class Mask(ABC):
 
     Args:
         shape: of one datum, such as (28, 28); with channels in front, (channels, height, width).
+        whole: share of training data, at each use, from which nothing is left out. Without any a guide never learns
+            what complete data say of z, and log p(x) of complete data is poorly estimated by its weights.
     """
 
     shape: tuple[int, ...]
+    whole: float = field(default=0.1, kw_only=True)
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -44,6 +47,14 @@ class Mask(ABC):
         """Return a mask for each datum of `x`, in its shape and dtype: 1 observed, 0 missing."""
         drawn = self.draw(x.shape[0], generator, x.device)
         return drawn.expand(-1, *self.shape).to(x.dtype).reshape(x.shape)
+
+    def in_training(self, x: Tensor) -> Tensor:
+        """Return a mask for each datum of `x` as `like` does, with a share `whole` of data that miss nothing."""
+        mask = self.like(x)
+        if self.whole == 0:
+            return mask
+        kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) < self.whole
+        return torch.where(kept, torch.ones_like(mask), mask)
 
     @property
     def text(self) -> str:
@@ -144,7 +155,7 @@ def _kind(made: type[Mask]) -> str:
 
 
 def _settings(made: type[Mask]) -> list[str]:
-    return [each.name for each in fields(made) if each.name != "shape"]
+    return [*(each.name for each in fields(made) if each.name not in ("shape", "whole")), "whole"]
 
 
 def _sides(made: type[Mask], shape: tuple[int, ...]) -> tuple[int, int]:
@@ -181,6 +192,9 @@ def make_mask(text: str, shape: Sequence[int]) -> Mask:
     for setting in settings:
         if setting not in _settings(made):
             raise unknown(f"setting of mask {name!r}", setting, _settings(made))
+    whole = settings.get("whole", 0)
+    if isinstance(whole, bool) or not isinstance(whole, int | float) or not 0 <= whole < 1:
+        raise InputError(f"whole is a share of training data from 0 to below 1; got {whole!r}.")
     return made(place, **{**made.usual(place), **settings})
 
 
