@@ -348,6 +348,6 @@ def test_bad_arguments_are_named(wrong, said):
 
 def test_fit_says_when_there_are_fewer_data_than_pseudo_inputs():
     data = pvae.load_data({"x": binary(5)}, validation=0, test=0)
-    with pytest.raises(InputError, match=r"500 pseudo-inputs.*got 5\. Choose components=5") as caught:
+    with pytest.raises(InputError, match=r"100 pseudo-inputs.*got 5\. Choose components=5") as caught:
         pvae.fit(pvae.VAE(6, latent=2, hidden=4, prior="vamp"), data, epochs=1, batch_size=3, progress=False)
     assert "\n" not in str(caught.value)
