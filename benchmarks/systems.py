@@ -49,7 +49,7 @@ def measure(name: str, budget: str, folder: Path) -> None:
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
-        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+        else f"a CPU ({platform.machine()}, threads: {torch.get_num_threads()})"
     )
     record = {
         "heading": heading,
@@ -80,8 +80,8 @@ def page() -> str:
             says = "\n".join(f"- {line}" for line in record["says"])
             parts.append(
                 f"## {record['heading']}{suffix}\n\n{record['setting']}\n\n```\n{record['command']}\n```\n\n"
-                f"{table(record['table'])}\n\n{says}\n\nMeasured {record['date']} in {record['seconds'] / 60:.0f} "
-                f"minutes of cells on {record['machine']}."
+                f"{table(record['table'])}\n\n{says}\n\nMeasured {record['date']} on {record['machine']}; "
+                f"{record['seconds'] / 60:.0f} minutes of wall time for all cells, with other work beside them."
             )
     return "\n\n".join(parts) + "\n"
 

@@ -52,7 +52,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         threads=1,
         workers=settings["workers"],
     )
-    rows, says = [("system", "log evidence (sd over seeds)", "difference", "ELBO", "active units", "seconds")], []
+    rows, says = [("system", "log evidence (sd over seeds)", "difference", "ELBO", "active units")], []
     for row in found.table.rows:
         difference = "first row"
         if row.difference is not None:
@@ -67,7 +67,6 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
                 difference,
                 f"{row.elbo.value:.2f}",
                 f"{row.active_units.value:.1f}" if row.active_units is not None else "-",
-                f"{row.seconds.value:.0f}",
             )
         )
     setting = (
