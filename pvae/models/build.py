@@ -145,7 +145,8 @@ def spec_of(latent_model: Any) -> ModelSpec | None:
     """
     made = type(latent_model)
     arguments, settings = latent_model.__dict__.get("_pvae_arguments", (None, {}))
-    if arguments is None or "." in made.__qualname__ or made.__module__ not in sys.modules.keys() - {"__main__", "builtins"}:
+    homes = sys.modules.keys() - {"__main__", "builtins"}
+    if arguments is None or "." in made.__qualname__ or made.__module__ not in homes:
         return None
     signature = inspect.signature(made.__init__)
     try:
