@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DivergenceError", "InputError"]
+__all__ = ["DivergenceError", "InputError", "first_line"]
 
 
 class InputError(ValueError):
@@ -35,3 +35,8 @@ class DivergenceError(RuntimeError):
         self.site = site
         self.tensor = tensor
         self.step = step
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).strip() or "no message").splitlines()[0]

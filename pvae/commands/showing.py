@@ -131,14 +131,11 @@ def _inpainting(run: Run, splits: Splits, batch: Batch, options: dict[str, Any])
 
 
 def _latent(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
-    import torch
-
     from pvae import plots
-    from pvae.models.queries import encode
+    from pvae.models.queries import encode, joined
 
     batch = _few(batch, options)
-    codes = torch.cat([code.reshape(batch.size, -1) for code in encode(run.model, batch).values()], 1)
-    return plots.latent_scatter(codes, batch.get("y"))
+    return plots.latent_scatter(joined(encode(run.model, batch)), batch.get("y"))
 
 
 def _traversal(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:

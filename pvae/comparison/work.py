@@ -26,7 +26,7 @@ from pvae.errors import InputError
 from pvae.evaluate import Judgement, judge
 from pvae.evaluate.setting import prepared
 from pvae.models import ModelSpec
-from pvae.models.queries import encode, reconstruct, sample
+from pvae.models.queries import encode, joined, reconstruct, sample
 from pvae.objectives import adapt
 from pvae.objectives.em import EM
 from pvae.train import Run, fit
@@ -205,7 +205,7 @@ def _codes(model: Any, splits: Splits, found: Judgement) -> dict[str, Tensor]:
     codes = {name: each for name, each in encode(model, batch).items() if name in units and len(each) == batch.size}
     if not codes:
         return {}
-    flat = torch.cat([each.reshape(batch.size, -1) for each in codes.values()], dim=1)
+    flat = joined(codes)
     labels = {"labels": batch.y} if "y" in batch and batch.y.ndim == 1 else {}
     sizes = [units[name].kl_per_unit for name in codes]
     known = [each for each in sizes if each is not None]

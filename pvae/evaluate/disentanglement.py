@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.evaluate.setting import prepared
-from pvae.models.queries import encode
+from pvae.models.queries import encode, joined
 
 __all__ = ["Disentanglement", "disentanglement", "importance_scores", "mutual_information_gap"]
 
@@ -61,7 +61,7 @@ def disentanglement(
         if known is None:
             raise InputError("Disentanglement needs the factors of the data: a field 'factors', or factors=.")
         found = encode(setting.model, setting.batch, setting.fields)
-    codes = torch.cat([each.reshape(size, -1) for each in found.values()], 1).double().cpu()
+    codes = joined(found).double().cpu()
     values = torch.as_tensor(known).reshape(size, -1).long().cpu()
     constant = [column for column in range(values.shape[1]) if len(values[:, column].unique()) < 2]
     if constant:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.evaluate.setting import Setting
 from pvae.models.draws import sample_sites
-from pvae.models.steering import ENUMERATE, finite_support
+from pvae.models.steering import ENUMERATE, support_size
 from pvae.objectives import Objective, PyroObjective, WeightsObjective
 from pvae.weights import LogWeights, trace_weights
 
@@ -77,7 +77,7 @@ def _all_outcomes(setting: Setting, data_plate: str | None) -> LogWeights | None
     joint = 1
     for site in sample_sites(trace):
         if not site["is_observed"]:
-            joint *= len(finite_support(site["name"], site["fn"]))
+            joint *= support_size(site["name"], site["fn"])
     if joint > JOINT:
         return None
     return trace_weights(

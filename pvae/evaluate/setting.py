@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvae.batch import Batch, as_batch
 from pvae.errors import InputError
+from pvae.models.labels import outside_classes
 from pvae.models.layout import find_layout
 from pvae.models.programs import Programs, bind
 from pvae.models.queries import scores_bits
@@ -167,7 +168,7 @@ def _check_labels(latent: Any, batch: Mapping[str, Tensor]) -> None:
     classes, y = getattr(latent, "classes", None), batch.get("y")
     if not isinstance(classes, int) or y is None or y.dim() > 1:
         return
-    outside = (y < -1) | (y >= classes) | (y != y.long())
+    outside = outside_classes(y, classes, hidden=True)
     if bool(outside.any()):
         raise InputError(
             f"{int(outside.sum())} labels of these data lie outside the {classes} classes of the model, 0 to "

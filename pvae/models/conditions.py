@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.models.agreement import is_traced
+from pvae.models.labels import outside_classes
 
 __all__ = ["Condition", "Labels", "Quadrants", "Vectors"]
 
@@ -106,7 +107,7 @@ class Labels(Condition):
             raise InputError(
                 f"y needs one whole number for each datum; got {value.dtype} of shape {tuple(value.shape)}."
             )
-        if bool(((value < 0) | (value >= self.features)).any()):
+        if bool(outside_classes(value, self.features).any()):
             hint = " A conditional VAE needs the label of every datum: hide none." if bool((value == -1).any()) else ""
             raise InputError(
                 f"y needs labels from 0 to {self.features - 1} (classes={self.features}); got values from "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.models.registration import Registration
 
-__all__ = ["accuracy_of", "classifier_of", "most_probable"]
+__all__ = ["accuracy_of", "classifier_of", "most_probable", "outside_classes"]
 
 
 def classifier_of(*owners: Any, said: str) -> Callable[[Tensor], Any]:
@@ -46,6 +46,11 @@ def most_probable(density: Any) -> Tensor:
     values = density.enumerate_support(expand=False)
     place = density.log_prob(values).argmax(0)
     return values.reshape(-1)[place].long()
+
+
+def outside_classes(y: Tensor, classes: int, *, hidden: bool = False) -> Tensor:
+    """Return which labels are none of 0 to classes - 1, nor -1 where labels may be hidden, in the shape of `y`."""
+    return (y < (-1 if hidden else 0)) | (y >= classes) | (y != y.long())
 
 
 def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.errors import InputError
+from pvae.errors import InputError, first_line
 from pvae.models.draws import (
     PLATE,
     Arguments,
@@ -128,8 +128,7 @@ def _vectorises(model: Any, guide: Any, arguments: Arguments, particles: int, la
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            said = str(error).strip().splitlines() or ["no message"]
-            reason = f"{type(error).__name__}: {said[0]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
     if reason is not None:
         warnings.warn(
             f"Particles are drawn one by one, which is slower: in one run for all, {reason}. A program vectorises if "

@@ -18,7 +18,7 @@ from pvae.models.programs import Fields, Programs, bind
 from pvae.models.registration import scope
 from pvae.randomness import evaluating, preserved_randomness
 
-__all__ = ["encode", "reconstruct", "sample", "scores_bits"]
+__all__ = ["encode", "joined", "reconstruct", "sample", "scores_bits"]
 
 
 @contextmanager
@@ -63,6 +63,11 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
     with _asked(latent_model, batch, fields) as programs:
         trace = poutine.trace(programs.guide).get_trace(*programs.arguments(batch))
         return {site["name"]: _mean(site) for site in sample_sites(trace) if not site["is_observed"]}
+
+
+def joined(codes: Mapping[str, Tensor]) -> Tensor:
+    """Return the codes of several latent sites beside each other, shape (batch, units)."""
+    return torch.cat([each.reshape(len(each), -1) for each in codes.values()], 1)
 
 
 def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pvae.densities import GivenLabel, label_posterior
 from pvae.errors import InputError
 from pvae.models.amortised import Amortised, Parts, shaped
+from pvae.models.labels import outside_classes
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 
@@ -125,7 +126,7 @@ class SemiSupervisedVAE(Amortised):
     def _labels(self, y: Tensor, n: int) -> Tensor:
         y = torch.as_tensor(y, device=self.label_logits.device)
         y = y.expand(n) if y.dim() == 0 else y
-        if y.shape != (n,) or bool((y != y.long()).any() | (y < 0).any() | (y >= self.classes).any()):
+        if y.shape != (n,) or bool(outside_classes(y, self.classes).any()):
             raise InputError(f"y needs one whole number from 0 to {self.classes - 1}, or {n}; got {y!r:.60}.")
         return y.long()
 
@@ -159,7 +160,7 @@ def _check(batch: Mapping[str, Tensor], classes: int) -> None:
             f"SemiSupervisedVAE needs training data with labels, and these have {came}: load them with labels=100 "
             "(--labels 100), or take a vae, or a gmvae for classes without labels."
         )
-    outside = (y < -1) | (y >= classes)
+    outside = outside_classes(y, classes, hidden=True)
     if bool(outside.any()):
         first = int(outside.nonzero()[0])
         more = f"Give classes={int(y.max()) + 1}, or correct y." if int(y.max()) >= classes else "Correct y."

@@ -13,7 +13,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pvae.errors import InputError
+from pvae.errors import InputError, first_line
 from pvae.models.layout import Site
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "finite_support",
     "marked",
     "side_by_side",
+    "support_size",
 ]
 
 #: a strategy for each latent site of a guide, by its message
@@ -56,10 +57,9 @@ def side_by_side(sites: Collection[tuple[str, int]]) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if not sites:
             raise
-        said = str(error).strip().splitlines() or ["no message"]
         raise InputError(
             f"All values of site {', '.join(repr(name) for name, _ in sites)} stand side by side on a dimension of "
-            f"their own, and the programs fail there ({type(error).__name__}: {said[0]}): let them broadcast "
+            f"their own, and the programs fail there ({type(error).__name__}: {first_line(error)}): let them broadcast "
             "(torch.broadcast_tensors before stack, cat and gather; pyro.ops.indexing.Vindex), or use 'score'."
         ) from error
 
@@ -77,6 +77,23 @@ def finite_support(name: str, distribution: Any) -> Tensor:
     Raises:
         InputError: if the support is continuous, infinite, or too large.
     """
+    single, cells = _parts_of_support(name, distribution)
+    picks = torch.tensor(list(itertools.product(range(len(single)), repeat=cells)), device=single.device)
+    return single[picks].reshape(-1, *distribution.event_shape)
+
+
+def support_size(name: str, distribution: Any) -> int:
+    """Return the number of values of a distribution, without making them.
+
+    Raises:
+        InputError: as `finite_support`.
+    """
+    single, cells = _parts_of_support(name, distribution)
+    return int(len(single) ** cells)
+
+
+def _parts_of_support(name: str, distribution: Any) -> tuple[Tensor, int]:
+    """The values of one cell of an event, and the number of cells."""
     event = tuple(distribution.event_shape)
     base = base_of(distribution)
     if not getattr(base, "has_enumerate_support", False):
@@ -97,8 +114,7 @@ def finite_support(name: str, distribution: Any) -> Tensor:
             f"Site {name!r} has {len(single)}^{cells} joint values, more than the {_MOST_VALUES} that can be "
             "enumerated: use 'measure', 'disarm' or 'score:leave-one-out', or split it into sites."
         )
-    picks = torch.tensor(list(itertools.product(range(len(single)), repeat=cells)), device=single.device)
-    return single[picks].reshape(-1, *event)
+    return single, cells
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pvae.objectives.aae import AAE
 from pvae.objectives.adversarial import Adversarial, Sides
 from pvae.objectives.ali import ALI
 from pvae.objectives.alternate import Alternate
-from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, WeightsOptions, player_parameters
+from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, WeightsOptions
 from pvae.objectives.bounds import CIWAE, MIWAE, PIWAE
 from pvae.objectives.constrained import Constrained
 from pvae.objectives.critics import LOSSES, CriticLoss
@@ -13,6 +13,7 @@ from pvae.objectives.dirac import Dirac
 from pvae.objectives.findings import Finding, Findings
 from pvae.objectives.gan import GAN
 from pvae.objectives.graph_baselines import GraphELBO
+from pvae.objectives.groups import player_parameters
 from pvae.objectives.linter import check
 from pvae.objectives.named import NamedObjective, describe, make_objective, objective_names, untrained_by
 from pvae.objectives.particles import IWAE, Renyi

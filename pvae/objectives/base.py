@@ -20,7 +20,9 @@ from pvae.errors import InputError
 from pvae.models.auxiliary import Marginal
 from pvae.models.base import Program
 from pvae.models.registration import Registration, forget_weak_references
+from pvae.models.steering import Choose
 from pvae.objectives.estimator import estimate
+from pvae.objectives.groups import player_parameters
 from pvae.objectives.strategies import (
     BIASED,
     WeightsOptions,
@@ -33,7 +35,7 @@ from pvae.objectives.strategies import (
 from pvae.randomness import evaluating
 from pvae.weights import LogWeights, trace_weights
 
-__all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "WeightsOptions", "player_parameters"]
+__all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "WeightsOptions"]
 
 Call = tuple[Any, ...]
 
@@ -162,22 +164,6 @@ class Objective(ELBO, nn.Module):
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
 
-def player_parameters(objective: nn.Module, model: Any, guide: Any, player: str) -> list[nn.Parameter]:
-    """Return the group of parameters that `player` updates: declared by the objective, else by the model's owner.
-
-    Raises:
-        InputError: if neither declares it.
-    """
-    owners = [each.owner if isinstance(each, Program) else getattr(each, "__self__", each) for each in (model, guide)]
-    for owner in (objective, *owners):
-        declared = getattr(owner, player, None)
-        if callable(declared):
-            return list(declared())
-    raise InputError(
-        f"{type(objective).__name__} updates the group {player!r} on its own: declare {player}() on the latent model."
-    )
-
-
 class ObjectiveModule(nn.Module):
     """A model, a guide and an objective as one module; ``forward`` gives the loss of a batch, in nats.
 
@@ -264,13 +250,16 @@ class WeightsObjective(Objective):
         """Return a further term per datum whose gradient has mean zero, shape (batch,), or None."""
         return None
 
+    def choose(self) -> Choose:
+        """Return the function that gives each site of a run its strategy."""
+        return chooser(self.gradients, self.num_particles, "pathwise" if self.pathwise else self.scored)
+
     def weights(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> LogWeights:
         """Return the log weights of a batch, with the strategy of each site.
 
         Raises:
             InputError: if a site cannot have its strategy, or a name in ``gradients`` matches none.
         """
-        scored = "pathwise" if self.pathwise else self.scored
         weights = trace_weights(
             model,
             guide,
@@ -278,7 +267,7 @@ class WeightsObjective(Objective):
             kwargs,
             self.num_particles,
             data_plate=self.data_plate,
-            choose=chooser(self.gradients, self.num_particles, scored),
+            choose=self.choose(),
             auxiliary=self.auxiliary,
         )
         require_matches(self.gradients, weights.strategies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 
-from pvae.errors import InputError
+from pvae.errors import InputError, first_line
 
 __all__ = ["Finding", "Findings", "failure"]
 
@@ -62,6 +62,5 @@ def _where(error: BaseException) -> str:
 
 def failure(error: Exception) -> Finding:
     """Return the finding for an error that a program raised, with its place in the user's code."""
-    first = (str(error).strip() or "no message").splitlines()[0]
-    message = f"a program raised {type(error).__name__}{_where(error)}: {first}"
+    message = f"a program raised {type(error).__name__}{_where(error)}: {first_line(error)}"
     return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.models.groups import Groups, program_groups
 from pvae.models.registration import Registration
-from pvae.objectives.base import Call, Objective, player_parameters
+from pvae.objectives.base import Call, Objective
+from pvae.objectives.groups import player_parameters
 
 __all__ = ["PlayersObjective", "Within", "whole"]
 

@@ -13,11 +13,10 @@ from pvae.errors import InputError
 from pvae.models.labels import classifier_of, most_probable
 from pvae.models.layout import data_count
 from pvae.models.programs import fields_of, owner_of
-from pvae.models.steering import SUMMED
+from pvae.models.steering import ENUMERATE, SUMMED, Choose
 from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
 from pvae.objectives.shaped import not_negative
-from pvae.objectives.strategies import chooser, require_matches
-from pvae.weights import LogWeights, trace_weights
+from pvae.weights import LogWeights
 
 __all__ = ["SemiSupervised"]
 
@@ -120,25 +119,19 @@ class SemiSupervised(WeightsObjective):
         """Return the mean of log_w over particles, shape (batch,), in nats."""
         return weights.log_w.mean(0)
 
-    def weights(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> LogWeights:
-        """Return the log weights of a batch, with each datum's count as its scale; marked sites are enumerated."""
-        choose = chooser(self.gradients, self.num_particles, self.scored)
+    def choose(self) -> Choose:
+        """Return the strategy of each site: what `WeightsObjective` gives it, but that marked ones are enumerated."""
+        usual = super().choose()
 
         def enumerating(site: Any) -> str:
-            strategy = choose(site)
-            return "enumerate" if strategy == SUMMED and not site["infer"].get("_in_model") else strategy
+            strategy = usual(site)
+            return ENUMERATE if strategy == SUMMED and not site["infer"].get("_in_model") else strategy
 
-        weights = trace_weights(
-            model,
-            guide,
-            args,
-            kwargs,
-            self.num_particles,
-            data_plate=self.data_plate,
-            choose=enumerating,
-            auxiliary=self.auxiliary,
-        )
-        require_matches(self.gradients, weights.strategies)
+        return enumerating
+
+    def weights(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> LogWeights:
+        """Return the log weights of a batch, with each datum's count as its scale."""
+        weights = super().weights(model, guide, args, kwargs)
         counts = self._counts(_labels(guide, args, kwargs, weights.log_joint.shape[-1]), weights.log_joint.dtype)
         return weights if counts is None else dataclasses.replace(weights, scale=weights.scale * counts)
 

@@ -11,7 +11,7 @@ import torch
 from pvae.errors import InputError
 from pvae.models.auxiliary import Marginal
 from pvae.models.layout import Site
-from pvae.models.steering import SUMMED, Choose, base_of, finite_support, marked
+from pvae.models.steering import SUMMED, Choose, base_of, marked, support_size
 from pvae.names import unknown
 from pvae.weights import LogWeights
 
@@ -87,7 +87,7 @@ def admissible(site: Site, particles: int = 2) -> tuple[str, ...]:
     found = ["pathwise"] if distribution.has_rsample else []
     found += ["score"] + [LEAVE_ONE_OUT] * (particles > 1)
     try:
-        finite_support(site["name"], distribution)
+        support_size(site["name"], distribution)
         found.append("enumerate")
     except InputError:
         pass
@@ -178,7 +178,7 @@ def _allowed(site: Site, strategy: str, particles: int) -> str:
             "use particles=2 or more, or 'score'."
         )
     if strategy == "enumerate":
-        finite_support(site["name"], site["fn"])
+        support_size(site["name"], site["fn"])
     elif strategy not in admissible(site, particles):
         raise InputError(
             f"Site {site['name']!r} cannot have the gradient {strategy!r}: it is {type(base_of(site['fn'])).__name__}. "

@@ -13,7 +13,7 @@ from pvae.errors import InputError
 from pvae.models.groups import find_groups, named_parameters
 from pvae.models.programs import Programs
 from pvae.models.registration import store_tensors
-from pvae.objectives.base import player_parameters
+from pvae.objectives.groups import player_parameters
 
 __all__ = ["Parameters", "all_finite", "is_average", "root_module"]
 

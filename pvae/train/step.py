@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pvae.errors import first_line
 from pvae.models.layout import data_count
 from pvae.models.programs import Programs
 from pvae.train.frozen import Frozen, unmoved
@@ -230,8 +231,7 @@ class Stepper:
                     run = trace(eager, arguments)
                 reason = self._difference(run, expected, arguments, player)
             except Exception as error:  # user code is run as it was not meant to be: any error counts
-                said = str(error).strip().splitlines() or ["no message"]
-                reason = f"{type(error).__name__}: {said[0]}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
         if reason is None:
             return run
         self._fall_back(reason)
