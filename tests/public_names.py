@@ -1,0 +1,60 @@
+"""List every public name of pvae with its signature: ``python tests/public_names.py > tests/public_names.txt``.
+
+A public name is a name in ``__all__`` of the package or of one of its folders, or a public attribute that such a
+class defines. Signatures hold parameter names, kinds and defaults; annotations are left out, because a private type may
+be renamed without any effect on a caller.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pvae
+
+
+def folders() -> Iterator[str]:
+    """Yield the dotted names of the package and of its folders."""
+    yield "pvae"
+    yield from (found.name for found in pkgutil.iter_modules(pvae.__path__, "pvae.") if found.ispkg)
+
+
+def signature(value: Any) -> str:
+    """Return parameter names, kinds and defaults of a callable, without annotations."""
+    try:
+        found = inspect.signature(value)
+    except (TypeError, ValueError):
+        return ""
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in found.parameters.values()]
+    text = str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def attributes(owner: type) -> Iterator[tuple[str, str]]:
+    """Yield name and signature of each public attribute that a class of pvae defines or inherits from one of pvae."""
+    homes = [base for base in owner.__mro__ if base.__module__.split(".")[0] == "pvae"]
+    for name in sorted({name for base in homes for name in vars(base) if not name.startswith("_")}):
+        value = inspect.getattr_static(owner, name)
+        bound = getattr(value, "__func__", value)
+        yield name, signature(bound) if callable(bound) else ""
+
+
+def lines() -> Iterator[str]:
+    """Yield one line for each public name."""
+    listed: set[type] = set()
+    for folder in folders():
+        module = importlib.import_module(folder)
+        for name in sorted(getattr(module, "__all__", [])):
+            value = getattr(module, name)
+            yield f"{folder}.{name}{signature(value) if callable(value) else ''}"
+            if isinstance(value, type) and value not in listed:
+                listed.add(value)
+                yield from (f"{folder}.{name}.{each}{found}" for each, found in attributes(value))
+
+
+if __name__ == "__main__":
+    print("\n".join(lines()))
