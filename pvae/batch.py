@@ -25,6 +25,7 @@ class Batch(Mapping[str, Tensor]):
 
     Args:
         fields: tensors whose first dimension is the data, so of the same length.
+
     Raises:
         InputError: if a field is no tensor, differs in length from the first, or has an unusable name.
     """
@@ -124,6 +125,7 @@ def as_batch(data: Any) -> Batch:
 
     Args:
         data: a Batch, one array or tensor (``x``), a pair (``x``, ``y``), or a mapping from field to array.
+
     Raises:
         InputError: if lengths disagree, a value is not finite, there are no data, or a field is not numeric.
     """

@@ -21,6 +21,7 @@ def data_of_run(run: Run, data: str | None = None, folder: str | None = None) ->
         run: an opened run.
         data: a name or a file, where the run's own data are not meant or lie elsewhere now.
         folder: looked into for named data, before ``$PVAE_DATA`` and the cache.
+
     Raises:
         InputError: if the run's own data are not to be had any more, or are not what they were.
     """

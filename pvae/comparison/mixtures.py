@@ -32,6 +32,7 @@ class Climb:
 
     Args:
         splits: the data.
+
     Attributes:
         points: (epoch, log-likelihood in nats per datum, seconds of training, without those of this).
     """

@@ -109,6 +109,7 @@ def compare(
         progress: show progress on standard error.
         command: what the page names as the way to make it again; the call, where not given.
         options: of `pvae.fit`, for every cell; ``validation_particles`` is 25 where not given.
+
     Raises:
         InputError: for options that cannot be used, a folder that holds something else or was made with other
             options, or where every cell failed.

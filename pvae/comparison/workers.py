@@ -148,6 +148,7 @@ def run_jobs(
         prepare: the same, without arguments.
         workers: processes at a time.
         report: called in this process with each ``Event``.
+
     Raises:
         StartError: if processes die before they are ready.
     """

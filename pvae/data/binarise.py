@@ -51,6 +51,7 @@ def binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
         how: ``"none"``, ``"static"``, ``"dynamic"`` or ``"threshold"``.
         part: ``"train"``, ``"validation"`` or ``"test"``.
         seed: of the splits.
+
     Raises:
         InputError: if a value is outside [0, 1].
     """

@@ -48,6 +48,7 @@ def minibatches(
         labelled: least part of each minibatch that is taken from the data with a label, ``y`` from 0 on, where some
             have one and others not: these come again and again, while the others come once an epoch. 0 takes all as
             they fall.
+
     Raises:
         InputError: if size is below 1 or start below 0.
     """

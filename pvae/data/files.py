@@ -79,6 +79,7 @@ def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> l
     Args:
         name: a named set.
         folder: looked into before ``$PVAE_DATA`` and the cache; files lie in ``<folder>/<name>/``.
+
     Raises:
         InputError: as for ``fetch``.
     """

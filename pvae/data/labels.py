@@ -32,6 +32,7 @@ def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:
         batch: training data.
         count: how many keep their label; 0 for none.
         seed: decides which.
+
     Raises:
         InputError: if there are no labels, they are no whole numbers, or `count` is above the labels that there are
             or, but for 0, below the number of classes.

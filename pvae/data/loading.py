@@ -54,6 +54,7 @@ def load_data(
             training, fixed by the seed elsewhere. ``x`` itself stays complete.
         labels: how many training data keep their label ``y``, as many of each class as of any other; the others get
             -1, which hides it, and 0 hides all. The seed decides which. Validation and test labels stay.
+
     Raises:
         InputError: if the source is unknown, missing, damaged or unfit, in one line.
     """

@@ -44,6 +44,7 @@ def read_arrays(path: Path, *, holes: bool = False) -> dict[str, np.ndarray]:
     Args:
         path: the file.
         holes: an empty cell of a ``.csv`` file is NaN.
+
     Raises:
         InputError: if the file is missing, of another kind, or damaged.
     """
@@ -129,6 +130,7 @@ def read_csv(path: Path, *, holes: bool = False) -> dict[str, np.ndarray]:
     Args:
         path: a text file with a row of numbers per datum, and a first row of names where there is one.
         holes: an empty cell is NaN, and no error.
+
     Raises:
         InputError: if a row has another length than the first, or a cell is no number (with its line).
     """

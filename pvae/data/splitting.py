@@ -75,6 +75,7 @@ def split(source: Source, *, validation: float | None, test: float | None, seed:
         validation: fraction of what the test split leaves, or count; 0 for none; None for the default.
         test: fraction of the data, or count; 0 for none; None for the source's own or default.
         seed: decides which data are drawn.
+
     Raises:
         InputError: if a size is no fraction or count, asks for a split that the source brings itself, or
             leaves no data to train on.

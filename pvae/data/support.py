@@ -24,6 +24,7 @@ def check_support(name: str, x: Tensor, distribution: Any) -> None:
         name: what the values are called, such as the site's name.
         x: the values, of the distribution's shape or one that broadcasts with it.
         distribution: a torch or Pyro distribution, as the program gives it.
+
     Raises:
         InputError: with the support, the range that came, the first place, and what to do.
     """

@@ -68,6 +68,7 @@ def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
     Args:
         x: data, shape (batch, features).
         latent: number of latent dimensions, from 1 to below features.
+
     Raises:
         InputError: if ``latent`` is out of range, or the data have no variance left beside it.
     Source: Tipping & Bishop (1999), equations 7 and 8; the rotation is the identity.

@@ -30,6 +30,7 @@ class OutputLayer(nn.Module):
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
         numbers: how many for each entry, in a dimension of their own before `data_shape`; None for one, without
             that dimension.
+
     Raises:
         InputError: for an unknown name, or if feature maps do not fit the data.
 
@@ -67,7 +68,8 @@ class OutputLayer(nn.Module):
     @property
     def bias(self) -> nn.Parameter:
         """One number for each entry of x, or, after feature maps, for each channel; where there are several numbers,
-        all those of the first come first."""
+        all those of the first come first.
+        """
         return self.layer.bias  # type: ignore[return-value]
 
     def forward(self, h: Tensor) -> Tensor:
@@ -90,6 +92,7 @@ class Likelihood(nn.Module, ABC):
         data_shape: shape of one x, which is the distribution's event.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
         head: further arguments of the `OutputLayer`, for densities that need several numbers for each entry.
+
     Raises:
         InputError: for an unknown name, an empty shape, or feature maps that do not fit the data.
     """

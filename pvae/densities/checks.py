@@ -16,6 +16,7 @@ def positive(owner: str, name: str, value: object) -> int:
         owner: what needs it, for the message.
         name: of the argument.
         value: what came.
+
     Raises:
         InputError: for anything else.
     """

@@ -27,6 +27,7 @@ class ConditionalGaussian(nn.Module):
         hidden: sizes of the network's hidden layers, one layer of 200 by default; 0, () or None for none.
         activation: a name of `pvae.networks.ACTIVATIONS`.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
+
     Raises:
         InputError: for an unknown name, or a size that is not positive.
     Source: Sohn, Lee & Yan, Learning Structured Output Representation using Deep Conditional Generative Models, NeurIPS
@@ -63,6 +64,7 @@ class Completion(dist.TorchDistribution):
         density: a density of all of x that is independent in each entry, batch shape (...).
         given: x, shape (batch, *event), of any value at missing entries.
         missing: True at entries that are scored and drawn, in the shape of the event.
+
     Raises:
         InputError: if the density is not a product over entries.
     """

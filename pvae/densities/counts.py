@@ -51,6 +51,7 @@ class NegativeBinomial(Likelihood):
         dispersion: ``"learned"`` for one number that is a parameter, ``"per-entry"`` for one for each entry of
             x, or a positive number. What is learned is 0.0001 + exp(raw).
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
+
     Raises:
         InputError: for an unknown name, a dispersion that is not positive, or maps that do not fit the data.
     Source: as for gene expression in Lopez et al., Deep generative modeling for single-cell transcriptomics,
@@ -89,6 +90,7 @@ class NegativeBinomial(Likelihood):
 
         That is the maximum of the likelihood where the dispersion is one for all that shares a mean. A learned
         dispersion is set by the method of moments: what the variance exceeds the mean by, over the mean's square.
+
         Raises:
             InputError: if a value is no count.
         """
@@ -114,6 +116,7 @@ class Categorical(Likelihood):
         data_shape: shape of one x, which is the distribution's event.
         classes: number of classes.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
+
     Raises:
         InputError: for an unknown name, fewer than 2 classes, or maps that do not fit the data.
     """

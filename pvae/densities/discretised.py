@@ -30,6 +30,7 @@ class DiscretisedLogistic(Likelihood):
         levels: number of grey levels in the data: 256 for pictures of 8 bits, 17 for the digits.
         components: number of logistic distributions in each entry; weights are made by the decoder too.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
+
     Raises:
         InputError: for an unknown name, fewer than 2 levels, no component, or maps that do not fit the data.
     Source: Kingma et al., Inverse Autoregressive Flow, arXiv:1606.04934, appendix C; Salimans et al., PixelCNN++,
@@ -69,6 +70,7 @@ class DiscretisedLogistic(Likelihood):
 
         The maximum of the likelihood has no closed form; this start is near it where levels at the ends are rare.
         Components lie side by side, with equal weights.
+
         Raises:
             InputError: if a value is not on the grid.
         """

@@ -103,6 +103,7 @@ class FlowPrior(nn.Module):
         identity: whether all maps are the identity at first.
         bins: number of bins of a spline.
         activation: a name of `pvae.networks.ACTIVATIONS`.
+
     Raises:
         InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
     Sources: Papamakarios, Pavlakou & Murray, Masked Autoregressive Flow, arXiv:1705.07057; Dinh, Sohl-Dickstein &
@@ -167,6 +168,7 @@ class FlowPosterior(nn.Module):
         activation: a name of `pvae.networks.ACTIVATIONS`.
         context: number of features, linear in h, that the maps see: their networks run for each z and h anew.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
+
     Raises:
         InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
     Sources: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934; Rezende
@@ -225,6 +227,7 @@ class HouseholderPosterior(nn.Module):
         latent: number of latent dimensions.
         reflections: number of reflections; 1 and more.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
+
     Raises:
         InputError: for an unknown name, or a number that is not positive.
     Source: Tomczak & Welling, Improving Variational Auto-Encoders using Householder Flow, arXiv:1611.09630.

@@ -53,6 +53,7 @@ class ContinuousBernoulli(Likelihood):
         """Set the output bias so that the mean is that of `x`, shape (batch, ...), in [0.001, 0.999].
 
         This is the maximum of the likelihood, as for each exponential family.
+
         Raises:
             InputError: if a value is outside [0, 1].
         """
@@ -82,6 +83,7 @@ class Gaussian(Likelihood):
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
         smallest: the lower bound of the scales of ``"per-pixel"`` and ``"network"``, 0.01 by default; a good
             choice is what the data were measured or rounded to.
+
     Raises:
         InputError: for an unknown name, a scale that is not positive, or maps that do not fit the data.
     Source: the scale as a network, Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix C.2.

@@ -120,6 +120,7 @@ class MixturePrior(nn.Module):
     Args:
         latent: number of latent dimensions.
         components: number of Gaussians.
+
     Raises:
         InputError: if either is not a whole number of at least 1.
     Source: as a prior of a variational autoencoder, the baseline of Tomczak & Welling, VAE with a VampPrior,
@@ -150,6 +151,7 @@ class MixturePosterior(nn.Module):
         latent: number of latent dimensions.
         components: number of Gaussians.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of locations and scales.
+
     Raises:
         InputError: for an unknown name, or if `latent` or `components` is not a whole number of at least 1.
     Source: Graves, arXiv:1607.05690; Morningstar et al., Automatic Differentiation Variational Inference with

@@ -73,6 +73,7 @@ def check_settings(label: str, constructor: Callable[..., Any], settings: Mappin
         label: what is built, for the message.
         constructor: a class or a function.
         settings: its arguments by name.
+
     Raises:
         InputError: for a setting that it does not take (the nearest is named), or a missing one.
     """
@@ -93,6 +94,7 @@ def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.M
         given: a name, with settings after colons, or a module whose ``forward(context)`` is one.
         context: positional arguments of the named density, such as features and the data's shape.
         style: settings that hold unless `given` names them, and where the named density takes them.
+
     Raises:
         InputError: if the name or one of its settings is not known (the nearest is named), or one is missing.
     """

@@ -24,6 +24,7 @@ class Point(nn.Module):
         in_features: size of the encoder's output h.
         latent: number of latent dimensions.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the linear head.
+
     Raises:
         InputError: for an unknown name, or if there is no latent dimension.
     """
@@ -46,6 +47,7 @@ class Flat(nn.Module):
 
     Args:
         latent: number of latent dimensions.
+
     Raises:
         InputError: if there is none; and in use, where z is to be drawn from it.
     """

@@ -20,6 +20,7 @@ class DiagonalGaussian(nn.Module):
         in_features: size of the encoder's output h.
         latent: number of latent dimensions.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for both linear heads.
+
     Raises:
         InputError: for an unknown name, or if there is no latent dimension.
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114; the scale as exp as in Burda,
@@ -50,6 +51,7 @@ class FullGaussian(nn.Module):
         in_features: size of the encoder's output h.
         latent: number of latent dimensions; the head of A has latent (latent - 1) / 2 outputs.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
+
     Raises:
         InputError: for an unknown name, or if there is no latent dimension.
     Source: Kingma & Welling, An Introduction to Variational Autoencoders, arXiv:1906.02691, section 2.5.1.

@@ -16,6 +16,7 @@ class StandardNormal(nn.Module):
 
     Args:
         latent: number of latent dimensions.
+
     Raises:
         InputError: if there is none.
     """

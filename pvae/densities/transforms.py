@@ -167,6 +167,7 @@ def stack(
         bins: number of bins of a spline on [-5, 5]; beyond it is the identity.
         activation: a name of `pvae.networks.ACTIVATIONS`.
         identity: whether all are the identity at first.
+
     Raises:
         InputError: for an unknown kind or activation, numbers that are not positive, or halves of one dimension.
     """

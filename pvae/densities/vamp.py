@@ -47,6 +47,7 @@ class VampPrior(nn.Module):
         data_shape: shape in which the encoder takes one x.
         inputs: ``"learned"``, within the range of the training data by a sigmoid; ``"unbounded"``, learned as they
             are; or ``"data"``, data that stay fixed.
+
     Raises:
         InputError: for an unknown word, or a number that is not positive; in `initialise_from`, for fewer data than
             pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot be scored at z

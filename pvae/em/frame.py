@@ -114,6 +114,7 @@ def survey(rows: Rows, *, uniform: bool, missing: bool, reduce: Reduce = lambda 
         uniform: one scale for all features.
         missing: NaN stands for a missing value, and is left out.
         reduce: sums a float64 tensor over processes.
+
     Raises:
         InputError: for values that are not finite (NaN may stand for a missing one), or too large to square; the
             first is named by row and column.

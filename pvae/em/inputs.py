@@ -39,6 +39,7 @@ def read(estimator: Any, x: Any, *, reset: bool, least: int = 1) -> tuple[Tensor
         x: array-like or tensor.
         reset: the estimator is being fitted.
         least: fewest rows.
+
     Raises:
         InputError: for data that are not a table of real numbers, or have other features than the fitted ones.
     """

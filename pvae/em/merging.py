@@ -32,6 +32,7 @@ def merge_duplicates(
         rules: how EM runs.
         threshold: cosine of two components' posteriors, in (0, 1).
         climb: runs EM from a mixture.
+
     Returns:
         The run, its history with that of the steps after merging, and the components of the first run that each
         component was made of.

@@ -18,6 +18,7 @@ class Processes:
 
     Args:
         together: whether the process group of ``torch.distributed`` is to be used.
+
     Raises:
         InputError: if a group is to be used and none is initialised.
     """

@@ -82,6 +82,7 @@ class BatchRows(Rows):
         source: an iterable that can be run through many times, such as a list or a loader, or a function that
             returns an iterator.
         device: where the chunks go.
+
     Raises:
         InputError: if the source can be run through only once, or a batch does not fit the ones before.
     """

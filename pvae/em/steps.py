@@ -31,6 +31,7 @@ def mixture_of(weights: Any, means: Any, covariances: Any, covariance_type: str 
         covariances: full (components, features, features), tied (features, features), diag (components,
             features), spherical (components,); positive definite.
         covariance_type: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
+
     Raises:
         InputError: for shapes that do not fit each other, or covariances that are not positive definite.
     """
@@ -95,6 +96,7 @@ def maximise(
         reg_covar: added to each variance.
         sample_weight: how often each datum counts, (data,); by default once.
         prior: of weights and covariances, in the units of the data; by default flat.
+
     Raises:
         InputError: where a covariance is singular and reg_covar is 0.
     """

@@ -30,10 +30,12 @@ class Stream:
     Args:
         rows: the first batch, which sets frame and start.
         given: what a fit is given beside the data.
+
     Attributes:
         batches: how many were taken in.
         bounds: mean log-likelihood of each batch under the parameters before it, nats per datum.
         counts: the responsibilities of all data so far, (components,).
+
     Raises:
         InputError: where components are to be merged or split.
     """

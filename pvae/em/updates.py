@@ -97,6 +97,7 @@ def maximised(
         prior: of weights and covariances.
         strict: a singular covariance is an error where there is no regularisation; else it is raised to what
             rounding allows.
+
     Raises:
         InputError: where `strict`, for a singular covariance; names component and feature.
     """

@@ -49,6 +49,7 @@ class Estimate:
 
         Args:
             values: one number per datum, shape (data,).
+
         Raises:
             InputError: if there are no data, or more than one dimension.
         """
@@ -92,6 +93,7 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     Args:
         a: an estimate with pointwise values.
         b: an estimate on the same data in the same order.
+
     Raises:
         InputError: if pointwise values are missing, or the counts differ.
     """

@@ -25,6 +25,7 @@ def accuracy(model: Any, data: Any, *, chunk: int = 1000, **where: Any) -> Estim
         data: `Splits` (the test split), or a `Batch` with ``y``.
         chunk: data at once.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields`` of `prepared`.
+
     Raises:
         InputError: if there is no classifier, or no label.
     """

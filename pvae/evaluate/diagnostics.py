@@ -99,6 +99,7 @@ def diagnose(
         threshold: Var_x(E_q[z_u]) above which a unit counts as active.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there are no data, a count is below 1, or the programs give no weight per datum.
     Source: Burda, Grosse & Salakhutdinov, arXiv:1509.00519, section 5 (active units); Vehtari et al., Pareto

@@ -49,6 +49,7 @@ def disentanglement(
         factors: the factors, where the data have no such field.
         bins: of a unit's values, equally wide, for the mutual information.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields`` of `prepared`; the seed is the forests' too.
+
     Raises:
         InputError: if there are no factors, or they are constant.
     Sources: Chen et al., Isolating Sources of Disentanglement, arXiv:1802.04942, equation 6, with mean codes in bins as
@@ -81,6 +82,7 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = 20) ->
         codes: shape (data, units), at least two units.
         factors: whole numbers, shape (data, factors).
         bins: of a unit's values, equally wide between its extremes.
+
     Raises:
         InputError: if there is one unit only.
     """

@@ -42,6 +42,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         draws: draws of z per datum, and of the prior.
         limit: only this many data, the first ones; None for all. The file grows with draws times limit.
         where: ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there are no data, `draws` is below 1, or the programs give no weight per datum.
     """
@@ -68,6 +69,7 @@ def save(tree: Any, path: str | Path) -> Path:
     Args:
         tree: from `to_arviz`.
         path: the file, such as ``draws.nc``; replaced where it exists.
+
     Raises:
         InputError: if the folder does not exist.
     """
@@ -94,6 +96,7 @@ def compare_evidence(judged: Mapping[str, Judgement | tuple[Any, Any, int]]) -> 
     Args:
         judged: for each name a `Judgement`, or pointwise log evidence (data,), k-hat (data,) and the number
             of particles; all on the same data in the same order.
+
     Raises:
         InputError: if there is nothing to compare, data differ in number, or an evidence is not finite.
     """

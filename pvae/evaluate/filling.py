@@ -60,6 +60,7 @@ def filled_log_likelihood(filled: Tensor, batch: Batch, least: float = 0.01) -> 
         filled: x filled in, shape of x.
         batch: data with a complete ``x`` and ``mask`` (1 observed, 0 missing).
         least: the least probability of either value.
+
     Raises:
         InputError: if x has other values than 0 and 1, or nothing is missing.
     """
@@ -76,7 +77,7 @@ def filled_log_likelihood(filled: Tensor, batch: Batch, least: float = 0.01) -> 
 
 
 def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
-    """x and its mask, flat; without a mask, all is observed."""
+    """X and its mask, flat; without a mask, all is observed."""
     x = batch["x"].flatten(1)
     mask = batch["mask"].reshape(x.shape).to(x.dtype) if "mask" in batch else torch.ones_like(x)
     return x, mask

@@ -31,6 +31,7 @@ def exact_gradient(setting: Setting, target: Objective, tensors: Sequence[Tensor
         setting: the model and the batch.
         target: an objective whose surrogate is its value as a function of the log weights, or one of Pyro's ELBOs.
         tensors: what is differentiated, one after the other in the result.
+
     Returns:
         The gradient, shape (coordinates,), float64; None where a latent site is continuous, the outcomes are too many
         (more than 65536 of all particles of a datum), a plate is subsampled, or the target's value is not a function

@@ -79,6 +79,7 @@ def gradients(
         notes: lines that the table is to end with.
         progress: called with a line now and then.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: for fewer than 2 draws, no objective or an unknown one, a biased reference, or no parameter to
             differentiate.

@@ -61,6 +61,7 @@ def search_gradients(
         draws: of each gradient.
         progress: called with a line now and then.
         options: as for `gradients`.
+
     Raises:
         InputError: if no objective is made of log weights, or `most` is below 1.
     """

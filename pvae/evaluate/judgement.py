@@ -106,6 +106,7 @@ def judge(
         threshold: Var_x(E_q[z_u]) above which a unit counts as active.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there are no data, a count is below 1, or the programs give no weight per datum.
     """

@@ -27,6 +27,7 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
         particles: draws of z per datum.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 5.
@@ -49,6 +50,7 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
         particles: draws of z per datum, averaged.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
     """
@@ -75,6 +77,7 @@ def importance_bounds(
         particles: the numbers of particles.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there are no data, a number is below 1, or the programs give no weight per datum.
     """

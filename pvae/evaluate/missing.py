@@ -54,6 +54,7 @@ def missing_log_likelihood(
             None for everywhere.
         chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there is no mask, the programs take none, nothing is missing, or there is no weight per datum.
     """
@@ -84,6 +85,7 @@ def masking_divergence(model: Any, data: Any, particles: int = 100, *, chunk: in
         particles: draws of z per datum, where there is no closed form.
         chunk: greatest number of data at once, which bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+
     Raises:
         InputError: if there is no mask, or the programs take none.
     """

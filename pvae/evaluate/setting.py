@@ -119,6 +119,7 @@ def prepared(
         device: where to compute; by default where the parameters are.
         fields: the batch fields for the programs, where their signatures do not tell.
         data_plate: name of the plate over data, where it is not evident.
+
     Raises:
         InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide.
     """

@@ -38,6 +38,7 @@ def shared_elbo(setting: Setting, particles: int, chunk: int) -> Tensor:
         setting: the model and the data.
         particles: draws of w and z.
         chunk: greatest number of (particle, datum) evaluations at once.
+
     Raises:
         InputError: if `particles` or `chunk` is below 1; if a site of one program is none of the other's, or a point:
             the difference is then no bound.

@@ -146,6 +146,7 @@ def sweep(
         chunk: greatest number of (particle, datum) evaluations at once; memory grows with it alone.
         statistics: makes fresh statistics for the next few data.
         points: whether guide sites may be points without a density, whose log p(x, z) is no weight.
+
     Raises:
         InputError: if `particles` or `chunk` is below 1, or the programs give no weight per datum.
     """

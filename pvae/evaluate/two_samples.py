@@ -57,6 +57,7 @@ def mmd_test(
         widths: s of each kernel, in units of one dimension's scale; the p-value says nothing of dimensions that
             differ by much in scale.
         seed: of the permutations.
+
     Raises:
         InputError: if the samples differ in units, or have fewer than two draws.
     Source: Gretton et al., A Kernel Two-Sample Test, JMLR 13 (2012), lemma 6 and section 5; a p-value that counts the
@@ -105,6 +106,7 @@ def aggregate_test(model: Any, data: Any, *, permutations: int = 1000, **where: 
         data: `Splits` (the test split), a `Batch`, a tensor or an array.
         permutations: relabellings of the joined samples.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields`` of `prepared`.
+
     Raises:
         InputError: if there are no data, or no latent site of real values for each datum.
     """

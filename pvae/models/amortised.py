@@ -120,6 +120,7 @@ class Amortised(LatentModel):
         likelihood: a name of `pvae.densities.LIKELIHOODS` (``"gaussian:scale=0.1"``), or a density as a module, in
             the context of the decoder's features; its events have the shape of its attribute ``data_shape`` where it
             has one, else that of the data.
+
     Raises:
         InputError: for an argument that cannot be used, in one line; for an unknown name with the nearest.
 

@@ -37,6 +37,7 @@ class Autoencoder(Amortised):
             ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``, or a module from x to x; None for nothing.
         parts: the arguments of `pvae.models.amortised.Amortised` but for the posterior; the prior is ``"flat"`` by
             default.
+
     Raises:
         InputError: for an argument that cannot be used; and by `sample`, while the prior is flat.
 

@@ -34,6 +34,7 @@ class Marginal:
         reverse: a Pyro program with the guide's arguments and the latent sites of the model by name, such as
             ``reverse(x, z)``; it draws exactly the auxiliary sites. Its parameters are trained with the guide's.
         particles: m, at least 1.
+
     Raises:
         InputError: if ``particles < 1`` or the kernel cannot be called.
     Sources: Ranganath, Tran & Blei, Hierarchical Variational Models, arXiv:1511.02386 (m = 1); Sobolev & Vetrov,
@@ -84,9 +85,11 @@ def log_marginal(draw: Draw, shape: Shape, marginal: Marginal | None) -> tuple[T
         draw: of a guide with auxiliary sites.
         shape: where particles and data lie.
         marginal: the reverse kernel; None for the exact sum over all values.
+
     Returns:
         The log-density, shape (*left, particles, batch); and log r of what the kernel has drawn without a gradient,
         of that shape, whose gradient is the score, or None.
+
     Raises:
         InputError: if the sites have no finite support and there is no kernel, or it draws other sites.
     """

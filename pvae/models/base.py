@@ -149,6 +149,7 @@ def pair(
         guide: the program q(z given x), with the same sample sites except the observed ones; an autoguide will do.
         fields: the batch fields for the positional parameters, or a mapping from parameter to field; by default
             parameters take the fields of their own names, and the first takes ``x``.
+
     Raises:
         InputError: if one is not callable.
     """

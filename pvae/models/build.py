@@ -79,6 +79,7 @@ class ModelSpec:
 
         Args:
             splits: the data, of which these properties are read.
+
         Raises:
             InputError: for an unknown model, file, class or setting (the nearest is named), a missing one,
                 an error in the user's file (with its line), or a result without ``model`` and ``guide``.

@@ -43,6 +43,7 @@ class ConditionalVAE(Amortised):
             whose mean and scale a network makes from c (``"conditional:hidden=50"``), or a module with
             ``takes_condition = True``; any other is independent of c. A VampPrior's pseudo-inputs stand at the mean
             condition.
+
     Raises:
         InputError: for an argument that cannot be used; in use, for labels outside the classes, conditions of another
             shape, or none where one is needed.
@@ -109,6 +110,7 @@ class ConditionalVAE(Amortised):
             c: one condition for all, or one for each.
             x: pictures whose observed quadrants are the condition, one for all or one for each; the others are not
                 looked at.
+
         Raises:
             InputError: without the condition that the model was made for, or with another.
         """
@@ -128,6 +130,7 @@ class ConditionalVAE(Amortised):
             x: pictures, whose missing quadrants are not looked at.
             n: how many for each.
             mean: whether to return means of x given z in place of draws.
+
         Raises:
             InputError: if the condition is not quadrants.
         """

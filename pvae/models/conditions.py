@@ -90,6 +90,7 @@ class Labels(Condition):
 
     Args:
         classes: number of classes; labels are 0 to classes - 1.
+
     Raises:
         InputError: if that is no positive number.
     """
@@ -123,6 +124,7 @@ class Vectors(Condition):
 
     Args:
         shape: of one c.
+
     Raises:
         InputError: if it has a size that is not positive.
     """
@@ -152,6 +154,7 @@ class Quadrants(Condition):
         data_shape: (height, width) or (channels, height, width); odd sizes have the middle row and column in the
             lower and right quadrants.
         observed: how many quadrants are given, 1 to 3.
+
     Raises:
         InputError: for another number, or data that are no pictures of at least 2 by 2.
     """

@@ -27,6 +27,7 @@ class ConjugatePrior(nn.Module):
         scale: the inverse Wishart's scale matrix, as this number times the identity; None takes the variances of the
             training data, divided by components^(2 / features).
         degrees: its degrees of freedom, above features - 1; None is features + 2.
+
     Raises:
         InputError: for an argument that cannot be used.
     Source: Fraley & Raftery, Bayesian regularization for normal mixture estimation, Journal of Classification 24, 2007

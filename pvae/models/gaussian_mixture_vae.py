@@ -39,6 +39,7 @@ class GMVAE(Amortised):
         posterior: as for `Amortised`.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
             `Amortised`.
+
     Raises:
         InputError: for an argument that cannot be used, in one line.
     Source: Jiang et al., Variational Deep Embedding, arXiv:1611.05148, equations 1 to 3 (model) and 16 (exact q(y)).

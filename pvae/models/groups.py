@@ -131,6 +131,7 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
         latent_model: any object with ``model`` and ``guide``.
         batches: one batch of each kind (labelled and unlabelled, say): some parameters show only on one of them.
         fields: as for `pvae.models.bind`.
+
     Returns:
         The groups; frozen parameters are in none of them.
     """

@@ -59,6 +59,7 @@ def impute(
         n: draws for each datum.
         particles: draws of z that are weighted, for each datum.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if there is no mask, the programs take none, or it has another shape than x; if the programs give
             no weight per datum; if a datum has no weight above 0.

@@ -20,6 +20,7 @@ def classifier_of(*owners: Any, said: str) -> Callable[[Tensor], Any]:
     Args:
         owners: latent models, or the programs' owners.
         said: who asks, for the error.
+
     Raises:
         InputError: if there is none.
     """

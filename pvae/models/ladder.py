@@ -86,6 +86,7 @@ class LadderVAE(Amortised):
             diagonal Gaussians, as the model's own, with a scale by softplus as in the source.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
             `Amortised`.
+
     Raises:
         InputError: for an argument that cannot be used, in one line.
 

@@ -47,6 +47,7 @@ class LocalGuide(Around):
         latent_model: a module with ``model`` and ``guide``; its ``theta`` is trained, its encoder is not.
         count: the number of data, of all splits together; indices are below it.
         start: ``"encoder"``, or ``"prior"`` for models of one latent site.
+
     Raises:
         InputError: for a count below 1, or an unknown start; in use, if a guide site has no parameters to be free, if
             prior and guide are of different families, or if no plate has one entry for each index.
@@ -140,6 +141,7 @@ class SemiAmortised(Around):
         rate: length of a step, in the unconstrained parameters per nat.
         particles: draws of z per step.
         through: whether training differentiates through the steps; else in first order.
+
     Raises:
         InputError: for a number out of range; in use, for a site without parameters or a pathwise gradient.
     Source: Kim, Wiseman, Miller, Sontag & Rush, Semi-Amortized Variational Autoencoders, arXiv:1802.02550, section 3.

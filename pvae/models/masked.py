@@ -34,6 +34,7 @@ class MaskedVAE(Amortised):
             with everything observed the model is the VAE, bit for bit.
         parts: ``latent``, ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias``, ``prior``,
             ``posterior`` and ``likelihood``, as for `VAE`.
+
     Raises:
         InputError: as `VAE`; in use, for a mask of another shape than x, or a likelihood whose entries cannot be
             left out one by one.
@@ -112,7 +113,7 @@ def _known(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _kept(x: Tensor, mask: Tensor) -> Tensor:
-    """x where it is observed, and 0 elsewhere; a product would let NaN through."""
+    """X where it is observed, and 0 elsewhere; a product would let NaN through."""
     return torch.where(mask > 0, x, torch.zeros_like(x))
 
 

@@ -41,6 +41,7 @@ class GMM(LatentModel):
             datum carries 1/data_size of its logarithm, whatever the batch or its scale; evaluation leaves it out.
         data_size: number of training data; only a prior needs it.
         floor: least variance at the start, as a share of the data's; clusters of one datum would have none.
+
     Raises:
         InputError: for an argument that cannot be used.
     """

@@ -54,6 +54,7 @@ def rebuilt(name: str, density: Any, change: Callable[[str, Tensor], Tensor]) ->
         name: the site, for errors.
         density: a distribution of Pyro; wrappers that make events of dimensions, or mask, are kept.
         change: from a parameter's name and its unconstrained value to another of the same shape.
+
     Raises:
         InputError: for a distribution whose parameters cannot be changed.
     """

@@ -171,6 +171,7 @@ def draw_particles(
         particles: how many.
         choose: how the value of each latent site comes about.
         data_plate: the name of the plate over data, the one in which sites may be enumerated.
+
     Returns:
         One draw that holds all particles, or one draw per particle.
     """

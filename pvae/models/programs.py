@@ -169,6 +169,7 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
         batch: a batch of the kind to be passed; its field names matter, not its values.
         fields: field names by position, or a mapping from parameter to field; by default by name, with ``xs`` and
             ``ys`` read as ``x`` and ``y``, and ``x`` for a first parameter of another name.
+
     Raises:
         InputError: for a required parameter without a field, ``*args`` without `fields`, or a missing program.
     """

@@ -55,6 +55,7 @@ class Quantiser(nn.Module):
         decay: of the moving averages.
         restart: with averages, a code that is assigned fewer vectors a step, on (moving) average, is put on one of the
             batch's vectors, drawn at random; None never does so.
+
     Raises:
         InputError: for an argument that cannot be used.
     Sources: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937, section 3

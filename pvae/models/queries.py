@@ -77,6 +77,7 @@ def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
         latent_model: any object with ``model`` and ``guide``.
         batch: named tensors.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if the model observes nothing.
     """
@@ -94,6 +95,7 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         latent_model: any object with ``model`` and ``guide``.
         batch: named tensors: their number and shape matter, and their conditions; the observed x does not.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if the model observes nothing.
     """

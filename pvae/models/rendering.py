@@ -84,6 +84,7 @@ def render(
         fields: as for `pvae.models.bind`.
         draw: draw the other sites; by default they are at their mean given those before them, and discrete ones at
             their most probable value.
+
     Raises:
         InputError: if the model observes nothing.
     """
@@ -124,6 +125,7 @@ def traverse(
         fields: as for `pvae.models.bind`.
         site: whose units move; by default the model's first real-valued site, the top of a hierarchy. Sites below it
             follow at their mean.
+
     Raises:
         InputError: for an unknown site, or a model without one of real values.
     """
@@ -145,6 +147,7 @@ def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fie
         end: where they end, as many data.
         steps: points of a line, with both ends.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if the batches differ in size, or a line has fewer than two points.
     """
@@ -173,6 +176,7 @@ def plane(latent_model: Any, batch: Batch, size: int = 15, fields: Fields = None
         batch: named tensors; the first datum gives shapes and conditions, its x does not matter.
         size: pictures along a side.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if no latent site of real values has two units.
     """
@@ -224,6 +228,7 @@ def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, 
         columns: pictures for each value, with the other sites drawn, from the same noise for each value; one where
             there are none. None for one, with the others at their mean.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if the model has neither a discrete site of few values nor a label.
     """

@@ -43,6 +43,7 @@ class SemiSupervisedVAE(Amortised):
         factorised: let q(z given x) not see y: cheaper, and a loss of evidence wherever the code depends on the label.
         label_prior: ``"uniform"``, or ``"learned"``.
         parts: see `pvae.models.amortised.Parts`.
+
     Raises:
         InputError: for an argument that cannot be used; in `initialise_from`, if no datum has a label, or one lies
             outside the classes.

@@ -32,6 +32,7 @@ def codes_of(
         site: name of the latent site, where there are several.
         chunk: data encoded at once.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: if there are several latent sites and none is named, or not that one.
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,

@@ -87,6 +87,7 @@ class VQVAE(Amortised):
         restart: with averages, the usage below which a code is put on one of the batch's vectors; None for never.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
             `Amortised`.
+
     Raises:
         InputError: for an argument that cannot be used, in one line.
     Source: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937.

@@ -45,6 +45,7 @@ def initialise(module: nn.Module, initialisation: str) -> None:
         module: any module; layers of other kinds are left alone.
         initialisation: ``"glorot"`` (uniform, zero biases: Glorot & Bengio 2010), ``"he"`` (normal, zero
             biases: He et al. 2015, for rectifiers) or ``"default"`` (PyTorch's own, which is left as it is).
+
     Raises:
         InputError: if the name is not known; the nearest known one is named.
     """

@@ -22,6 +22,7 @@ class Conditioned(nn.Module):
         network: a network of this package, trained together with V.
         features: size of the condition's last dimension; None for a condition of the shape of the input.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
+
     Raises:
         InputError: if `features` is no positive number, or the network takes a shape that has no first layer.
 

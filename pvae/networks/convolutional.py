@@ -62,6 +62,7 @@ class ConvEncoder(nn.Module):
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
         blocks: number of residual blocks after each convolution, see `ResidualBlock`.
+
     Raises:
         InputError: for an unknown name, a number of blocks below 0, or data that are not images.
 
@@ -111,6 +112,7 @@ class ConvDecoder(nn.Module):
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
         blocks: number of residual blocks at each size of maps, see `ResidualBlock`.
+
     Raises:
         InputError: for an unknown name, no filters, a number of blocks below 0, or data that are not images.
 

@@ -18,6 +18,7 @@ class GaussianNoise(nn.Module):
 
     Args:
         scale: standard deviation of the noise, in the unit of x.
+
     Raises:
         InputError: if it is not a positive number.
     """
@@ -37,6 +38,7 @@ class MaskingNoise(nn.Module):
 
     Args:
         share: probability of each entry to be set to 0.
+
     Raises:
         InputError: if it is not strictly between 0 and 1.
     """

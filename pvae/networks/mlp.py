@@ -21,6 +21,7 @@ class MLP(nn.Sequential):
         hidden: sizes of the hidden layers, in order.
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
+
     Raises:
         InputError: for an unknown name.
 
@@ -66,6 +67,7 @@ class GatedMLP(nn.Sequential):
             hidden layer, so that a density's own head follows.
         hidden: sizes of the hidden layers, in order.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
+
     Raises:
         InputError: for an unknown name.
 

@@ -19,6 +19,7 @@ class ResidualBlock(nn.Module):
     Args:
         filters: number of feature maps, which stays.
         activation: a name of `ACTIVATIONS`.
+
     Raises:
         InputError: for an unknown name.
 

@@ -68,6 +68,7 @@ class Adversarial(PlayersObjective):
             without ``spectral``, else 0.
         critic: a module of your own from features, shape (batch, features), to a number each, shape (batch,) or
             (batch, 1): the sites in the order of the model, flat, then the conditions.
+
     Raises:
         InputError: for an unknown loss, a setting out of its range, or one that a critic of your own leaves no use for.
     """
@@ -160,6 +161,7 @@ class Adversarial(PlayersObjective):
         Args:
             parts: the sites that this objective matches, in the order of the model, then the conditions where there
                 are any, each of shape (batch, ...).
+
         Raises:
             InputError: before the first batch, for a Wasserstein critic, or for another number of features.
         """

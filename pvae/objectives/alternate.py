@@ -40,6 +40,7 @@ class Alternate(PlayersObjective):
         tolerance: see `PlayersObjective`; it compares losses in a row, so give it with losses that are exact or have
             little noise.
         data_plate: the name of the plate over data, for the exact posterior, where several hold every site.
+
     Raises:
         InputError: for settings that do not fit together; in use, if the exact posterior cannot be enumerated.
     Source: Neal & Hinton, A View of the EM Algorithm that Justifies Incremental, Sparse, and other Variants (1998).

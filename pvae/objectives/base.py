@@ -241,6 +241,7 @@ class WeightsObjective(Objective):
         Args:
             signals: the number of each particle, shape (particles, batch), nats.
             weights: of the batch.
+
         Returns:
             Shape (particles, batch); it must not depend on a particle's own draw.
         """

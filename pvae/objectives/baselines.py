@@ -26,6 +26,7 @@ def optimal(signals: Tensor, squares: Tensor) -> Tensor:
     Args:
         signals: log_w, shape (particles, batch), nats.
         squares: squared scores, shape (particles, batch, coordinates).
+
     Returns:
         Shape (particles, batch, coordinates), nats; 0 where all the others' scores are 0.
     Source: Ranganath, Gerrish & Blei, Black Box Variational Inference, arXiv:1401.0118, equation 9.
@@ -74,6 +75,7 @@ def coordinate_scores(weights: LogWeights) -> tuple[Tensor, Tensor]:
     Returns:
         Both of shape (particles, batch, coordinates): the derivative of log q(z given x) in its parameters, without
         gradient, and the parameters, attached.
+
     Raises:
         InputError: if a distribution cannot be rebuilt from its parameters, or sites are enumerated.
     """

@@ -33,6 +33,7 @@ class MIWAE(WeightsObjective):
         particles: K, draws of z in one bound.
         batches: M, the number of bounds; K M draws of z per datum in all.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if either is below 1.
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
@@ -60,6 +61,7 @@ class CIWAE(WeightsObjective):
         beta: the ELBO's share, 0 to 1.
         particles: K, draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 1`` or beta is outside [0, 1].
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
@@ -92,6 +94,7 @@ class PIWAE(PlayersObjective):
         particles: K, draws of z in one bound of phi.
         batches: M, the number of bounds of phi; K M draws of z per datum and player.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if either is below 1; in use, if theta and phi share parameters that are not declared.
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.

@@ -38,6 +38,7 @@ class Constrained(Tilted):
         largest: what it never exceeds; it never falls below one over that.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a target that nothing meets (a negative KL), or a setting out of its range; in use, without one.
     Source: Rezende & Viola, Taming VAEs, arXiv:1810.00597, section 2.3 and algorithm 1; the limit on a step is ours.

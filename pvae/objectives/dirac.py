@@ -32,6 +32,7 @@ class Dirac(Objective):
 
     Args:
         data_plate: the name of the plate over data, where several hold every site.
+
     Raises:
         InputError: in use, if a site is discrete or its mean has no closed form.
     """

@@ -121,6 +121,7 @@ def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
     Args:
         objective: the bound.
         weights: with a strategy for each site.
+
     Raises:
         InputError: if strategies cannot be mixed so, or enumeration is too large.
     """
@@ -145,7 +146,7 @@ def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
 
 
 def _total(own: LogWeights, sites: Mapping[str, str], kinds: tuple[str, ...]) -> Tensor | None:
-    """log q of the sites with one of these strategies, shape (particles, entries)."""
+    """Log q of the sites with one of these strategies, shape (particles, entries)."""
     chosen = [own.site_log_guide[site] for site, strategy in sites.items() if strategy in kinds]
     return sum(chosen[1:], start=chosen[0]) if chosen else None
 

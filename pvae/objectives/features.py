@@ -58,6 +58,7 @@ def simulated(
         args: positional arguments of both programs.
         kwargs: keyword arguments of both programs.
         encoding: the guide's trace, whose subsample of the data is then used; else the model draws its own.
+
     Raises:
         InputError: if no plate holds every site, nothing is observed, theta would lose a part of its gradient, or a
             likelihood has neither a pathwise gradient nor a mean.

@@ -49,6 +49,7 @@ class GraphELBO(PyroObjective):
             ``"network"``, or a module from x to one number per datum, trained by least squares.
         particles: draws of z per datum, one run of the programs each.
         decay: of the decaying average, between 0 and 1.
+
     Raises:
         InputError: for an unknown baseline, or values out of range.
     Sources: Schulman et al., Gradient Estimation Using Stochastic Computation Graphs, arXiv:1506.05254; Mnih & Gregor,

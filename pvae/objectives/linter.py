@@ -172,8 +172,10 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
         batch: a few data of the kind to be trained on.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name of the command line.
         fields: as for `pvae.models.bind`.
+
     Returns:
         The findings, fatal ones among them; ``findings.require()`` raises for those.
+
     Raises:
         InputError: for an objective that is none, or fields that cannot be bound.
     """

@@ -35,6 +35,7 @@ class IWAE(WeightsObjective):
     Args:
         particles: K, draws of z per datum; the paper's settings are 5 and 50.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient asked for.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
@@ -61,6 +62,7 @@ class Renyi(WeightsObjective):
         alpha: the order, any number or infinity; the safe default 0.5 lies between ELBO and IWAE.
         particles: K, draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 1`` or alpha is no number; in use, if a guide site cannot
             have the gradient asked for.

@@ -23,6 +23,7 @@ class StickingTheLanding(WeightsObjective):
     Args:
         particles: K, draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 1``; in use, if a guide site is not reparameterised.
     Sources: Roeder, Wu & Duvenaud, Sticking the Landing, arXiv:1703.09194, equation 8; Tucker et al., arXiv:1810.04152,
@@ -53,6 +54,7 @@ class DReG(WeightsObjective):
         particles: K, draws of z per datum; the paper's setting is 64.
         alpha: the order of the Rényi bound; 0 is IWAE, 1 is sticking the landing.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 1`` or alpha is no finite number; in use, if a guide site is not reparameterised.
     Source: Tucker, Lawson, Gu & Maddison, Doubly Reparameterized Gradient Estimators, arXiv:1810.04152, equation 8

@@ -54,6 +54,7 @@ class InfoMMD(WeightsObjective):
         scale: the kernel's width in units of the prior's scale.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a negative weight or an unknown kernel; in use, for a batch of one, several latent
             sites, or one that is not reparameterised.
@@ -112,6 +113,7 @@ class TotalCorrelation(WeightsObjective):
         estimator: ``"weighted"`` (minibatch-weighted) or ``"stratified"`` (unbiased for q(z), given random batches).
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a negative weight or an unknown estimator; in use, if N is not known or less than the batch,
             the guide has several latent sites, or its density does not factorise over units, or is not
@@ -162,7 +164,7 @@ class TotalCorrelation(WeightsObjective):
         return int(size)
 
     def _aggregates(self, latent: Latent, size: int) -> tuple[Tensor, Tensor]:
-        """log q(z) of each draw, and the sum of its log q(z_u), each of shape (particles, batch)."""
+        """Log q(z) of each draw, and the sum of its log q(z_u), each of shape (particles, batch)."""
         one = latent.factor(latent.guide)
         if one is None:
             raise InputError(
@@ -177,7 +179,7 @@ class TotalCorrelation(WeightsObjective):
 
 
 def _pairs(latent: Latent, one: Any) -> Tensor:
-    """log q(z_u) of each datum's draw under the guide of the datum `shift` further on.
+    """Log q(z_u) of each datum's draw under the guide of the datum `shift` further on.
 
     The shape is (particles, batch, shift, units). Each datum's density meets the draws of all others by shifting these
     along the data: one call for all shifts.

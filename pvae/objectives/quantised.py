@@ -40,6 +40,7 @@ class VectorQuantised(Objective):
     Args:
         commitment: weight of the squares for the encoder; the paper's 0.25 is the default.
         data_plate: the name of the plate over data, where several hold every site.
+
     Raises:
         InputError: for a negative weight; in use, if the programs do not go through a `pvae.Quantiser`, or another
             guide site cannot be reparameterised.

@@ -27,6 +27,7 @@ class Schedule:
         steps: the length of the warm-up, or of all cycles together.
         cycles: how often a cyclical one begins anew.
         rise: the part of a cycle that rises, above 0 and at most 1.
+
     Raises:
         InputError: for another kind, or a number out of its range.
     Source: Fu et al., Cyclical Annealing Schedule, arXiv:1903.10145, equation 6 (cyclical; 4 cycles, half rising).

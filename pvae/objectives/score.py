@@ -41,6 +41,7 @@ class ScoreFunction(WeightsObjective):
         particles: K, draws of z per datum; 2 or more where the baseline comes from the other particles.
         decay: of the decaying average, between 0 and 1.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for an unknown baseline, or one particle where it needs two; in use, if no site takes a baseline.
     Sources: Williams 1992; Mnih & Gregor, Neural Variational Inference and Learning, arXiv:1402.0030 (network and
@@ -165,6 +166,7 @@ class VIMCO(IWAE):
         particles: K, draws of z per datum, at least 2; the paper's settings are 5 to 50.
         mean: how the other particles stand in for one, ``"geometric"`` (the paper's choice) or ``"arithmetic"``.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 2`` or ``mean`` is neither.
     Source: Mnih & Rezende, Variational Inference for Monte Carlo Objectives, arXiv:1602.06725, equations 10 to 12.

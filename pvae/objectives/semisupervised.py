@@ -57,6 +57,7 @@ class SemiSupervised(WeightsObjective):
         classify: x to q(y given x), in the place of the latent model's method.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a negative weight or a part outside [0, 1]; in use, if the programs take no y, there is no
             classifier, or there is nothing to train for want of labels or weight.

@@ -106,6 +106,7 @@ class Beta(Tilted):
         cycles: how many cycles a cyclical one has.
         rise: the part of a cycle that rises.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a negative weight, or a schedule that is none.
     Source: Higgins et al., beta-VAE, ICLR 2017, equation 4; Bowman et al., arXiv:1511.06349, section 3.1 (linear
@@ -151,6 +152,7 @@ class Capacity(Advancing):
         steps: of training in which C grows linearly from 0; the paper's 100000 is the default.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a negative capacity or weight; in use, if a guide site is not reparameterised.
     Source: Burgess et al., Understanding disentangling in beta-VAE, arXiv:1804.03599, equation 8.
@@ -207,6 +209,7 @@ class FreeBits(WeightsObjective):
         by: ``"unit"`` (each latent unit is a group), ``"site"``, or a number of equal groups of a site's units.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: for a negative threshold or a grouping that is none; in use, if the units cannot be grouped so, or
             a guide site is not reparameterised.

@@ -40,6 +40,7 @@ class Thermodynamic(AtFixedDraws):
         smallest: the first point after 0 of a log-uniform partition.
         side: ``"left"`` (lower bound) or ``"right"`` (upper bound).
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 2``, the partition does not rise from 0 to 1, or the side is unknown.
     Source: Masrani, Le & Wood, The Thermodynamic Variational Objective, arXiv:1907.00031, sections 3 and 4.

@@ -30,6 +30,7 @@ class VarianceRegularised(WeightsObjective):
         weight: of the variance; 0 gives the ELBO.
         particles: draws of z per datum, at least 2.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 2`` or the weight is negative.
     """
@@ -61,6 +62,7 @@ class LogVariance(AtFixedDraws):
     Args:
         particles: draws of z per datum, at least 2.
         options: see `WeightsOptions`.
+
     Raises:
         InputError: if ``particles < 2``.
     Source: Richter et al., VarGrad: A Low-Variance Gradient Estimator for Variational Inference, arXiv:2010.10436.

@@ -41,6 +41,7 @@ class WakeSleep(PlayersObjective):
         theta_steps: updates of theta per step.
         phi_steps: updates of phi per step.
         tolerance: see `PlayersObjective`.
+
     Raises:
         InputError: for a number or a word out of range; in use, if the simulated data cannot take the place of an
             argument, with the site's name.

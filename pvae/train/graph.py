@@ -80,6 +80,7 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Call
     Args:
         function: of tensors alone; it may call `torch.autograd.grad`. It returns a tuple of tensors or None.
         arguments: tensors as those to be passed later.
+
     Raises:
         Exception: whatever a branch on a tensor's value, or an operation that cannot be traced, raises.
     """

@@ -55,6 +55,7 @@ def make_optimiser(
         rate: the learning rate, for names and classes; or one for each group, which a factory finds as ``lr`` in
             the groups that it is given.
         optional: groups that need no rate of their own beside the others.
+
     Raises:
         InputError: for an unknown name or setting, an optimiser that does not fit, or rates of other groups.
     """
@@ -177,6 +178,7 @@ def make_schedule(spec: str | Factory | None, optimiser: Optimizer) -> Any:
         spec: a name of ``torch.optim.lr_scheduler`` in any case, with or without LR, with settings
             (``"cosineannealing:T_max=50"``); or a factory that takes the optimiser.
         optimiser: whose learning rate is scheduled.
+
     Raises:
         InputError: for an unknown name or setting, or a required setting that is missing.
     """

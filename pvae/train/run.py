@@ -174,6 +174,7 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best") ->
         folder: of the run.
         model: the latent model to load into, where the run does not say how to build it.
         checkpoint: ``"best"`` by the validation bound, or ``"last"``.
+
     Raises:
         InputError: if the folder is no run, a checkpoint is damaged, or the model is another one.
     """

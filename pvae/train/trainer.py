@@ -98,6 +98,7 @@ def fit(
             importable class that was made with numbers, texts and tuples.
         max_steps: end after so many steps in all.
         checkpoint_seconds: time between checkpoints (one is written at the end and on SIGTERM in any case).
+
     Raises:
         InputError: for input that cannot be used; `out` is then untouched.
         DivergenceError: if a number went non-finite; the last good state is kept.

@@ -105,7 +105,7 @@ class LogWeights:
 
     @property
     def log_w(self) -> Tensor:
-        """log p(x, z) - log q(z given x), shape (particles, batch), nats.
+        """Log p(x, z) - log q(z given x), shape (particles, batch), nats.
 
         Raises:
             InputError: if a guide site is a `pyro.distributions.Delta` of a continuous z: log p(x, z) bounds nothing.

@@ -75,7 +75,7 @@ def _strategy(site: Site) -> str:
 
 
 def _guide_total(source: Source, tables: Tables) -> tuple[Tensor, Tensor | None]:
-    """log q(z given x), and the score of a reverse kernel's draws where it has drawn without a gradient."""
+    """Log q(z given x), and the score of a reverse kernel's draws where it has drawn without a gradient."""
     if not auxiliary_sites(source.first()):
         return total(tables.guide.values()), None
     parts = [log_marginal(draw, source.shape, source.auxiliary) for draw in source.draws]
@@ -130,6 +130,7 @@ def trace_weights(
         data_plate: the name of the plate over data, where several hold every site.
         choose: how the gradient of each site is taken, by default as it is drawn.
         auxiliary: how auxiliary sites are marginalised; None for the exact sum.
+
     Raises:
         InputError: if there is no weight per datum, with the site that stands in the way; or ``particles < 1``.
     """
@@ -165,6 +166,7 @@ def log_weights(
         particles: how many z are drawn per datum, at least 1.
         data_plate: the name of the plate over data, where several hold every site.
         fields: as for `pvae.models.bind`.
+
     Raises:
         InputError: as `trace_weights` and `pvae.models.bind`.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 3 (the weights).
