@@ -34,7 +34,7 @@ from pvae.em.frame import Columns, survey  # noqa: E402
 from pvae.em.passes import Passes  # noqa: E402
 from pvae.em.processes import Processes  # noqa: E402
 from pvae.em.routes import Route  # noqa: E402
-from pvae.em.rows import ArrayRows  # noqa: E402
+from pvae.em.row_sources import ArrayRows  # noqa: E402
 from pvae.em.settings import rules_of  # noqa: E402
 
 Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pvae.models.base import LatentModel
+from pvae.programs.base import LatentModel
 
 LOG_2PI = float(np.log(2 * np.pi))
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pvae.models.steering import Steering
 from pvae.weights import trace_weights
+from pvae.weights.handlers import Steering
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pvae.densities import GivenLabel, label_posterior
-from pvae.models.base import LatentModel
 from pvae.models.semisupervised import SemiSupervisedVAE
+from pvae.programs.base import LatentModel
 
 DOUBLE = torch.float64
 SHIFT, SLOPE, SCALE = (torch.tensor(each, dtype=DOUBLE) for each in ([-1.0, 1.0], [1.0, -0.5], [0.5, 0.7]))

@@ -7,11 +7,13 @@ be renamed without any effect on a caller.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pvae
@@ -21,6 +23,13 @@ def folders() -> Iterator[str]:
     """Yield the dotted names of the package and of its folders."""
     yield "pvae"
     yield from (found.name for found in pkgutil.iter_modules(pvae.__path__, "pvae.") if found.ispkg)
+
+
+def public_homes() -> dict[str, str]:
+    """Return the module that each name of ``pvae/__init__.pyi`` comes from; folders are left out."""
+    stub = ast.parse(Path(pvae.__file__).with_suffix(".pyi").read_text())
+    sources = [node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module]
+    return {alias.name: f"pvae.{node.module}" for node in sources for alias in node.names}
 
 
 def signature(value: Any) -> str:

@@ -16,8 +16,8 @@ from test_step import Drawn, Plain, after, data
 from torch import Tensor, nn
 
 import pvae
-from pvae.models.programs import bind
 from pvae.objectives import check, describe, make_objective
+from pvae.programs.binding import bind
 from pvae.train.trainer import fit
 
 KINDS = {"gan": pvae.GAN, "aae": pvae.AAE, "ali": pvae.ALI}

@@ -18,7 +18,7 @@ import pvae
 from pvae.errors import InputError
 from pvae.models import LatentModel
 from pvae.objectives import IWAE, Alternate, WakeSleep, check, describe, make_objective
-from pvae.objectives.outcomes import weights_of_outcomes
+from pvae.objectives.phases.enumeration import weights_of_outcomes
 from pvae.train.checkpoint import read
 
 Y = np.array([-2.1, -1.9, -2.0, -1.7, 1.8, 2.2, 2.0, 0.1])

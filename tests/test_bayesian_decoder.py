@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import pvae
-from pvae.models.programs import bind
 from pvae.objectives import make_objective
-from pvae.objectives.pyro_losses import adapt
+from pvae.objectives.pyro.pyro_losses import adapt
+from pvae.programs.binding import bind
 from pvae.train.parameters import Parameters
 from pvae.train.step import Computation
 

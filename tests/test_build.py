@@ -13,16 +13,16 @@ import torch
 
 from pvae.densities import StandardNormal
 from pvae.errors import InputError
-from pvae.models.base import LatentModel
 from pvae.models.build import ModelSpec, spec_of
 from pvae.models.vae import VAE
+from pvae.programs.base import LatentModel
 
 DATA = SimpleNamespace(data_shape=(2, 3))
 
 OWN = """
 import pyro, pyro.distributions as dist, torch
 from torch import nn
-from pvae.models.base import LatentModel, pair
+from pvae.programs.base import LatentModel, pair
 import neighbour
 
 class MyModel(LatentModel):

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 import pvae
 from pvae.cli import cli
-from pvae.commands.options import FIT, MODEL, Setting
+from pvae.commands.shared_options import FIT, MODEL, Setting
 from pvae.densities.parts import accepted
 from pvae.models import MODELS
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import pvae
 from pvae import IWAE, InputError, pair
 from pvae.models import bind, encode, scores_bits
-from pvae.models.layout import data_count
+from pvae.programs.layout import data_count
 
 
 @pytest.fixture(autouse=True)

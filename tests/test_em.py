@@ -18,7 +18,7 @@ from pvae.em.frame import Columns, survey
 from pvae.em.passes import Passes
 from pvae.em.processes import Processes
 from pvae.em.routes import Features, Whitened
-from pvae.em.rows import ArrayRows
+from pvae.em.row_sources import ArrayRows
 from pvae.errors import InputError
 
 KINDS = ("full", "tied", "diag", "spherical")

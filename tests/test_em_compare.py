@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 
 import pvae
 from pvae.cli import cli
-from pvae.comparison.mixtures import fit_by_em, matched
+from pvae.comparison.em_cells import fit_by_em, matched
 from pvae.em import GaussianMixture, mixture_of, responsibilities
 from pvae.errors import InputError
 from pvae.models.mixture import GMM

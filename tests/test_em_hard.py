@@ -267,7 +267,7 @@ def test_memory_that_runs_out_on_a_device_is_told_in_one_line(monkeypatch: pytes
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("pvae.em.estimator.fit_rows", full)
+    monkeypatch.setattr("pvae.em.gaussian_mixture.fit_rows", full)
     assert "not enough memory" in refused(X) and "device='cpu'" in refused(X)
 
 

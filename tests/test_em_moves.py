@@ -20,8 +20,8 @@ from pvae.em.merging import _groups
 from pvae.em.overlap import look, merged
 from pvae.em.passes import Passes
 from pvae.em.processes import Processes
-from pvae.em.rows import ArrayRows
-from pvae.em.splitting import _candidates, _halves, _partial
+from pvae.em.row_sources import ArrayRows
+from pvae.em.split_merge import _candidates, _halves, _partial
 from pvae.em.updates import Prior
 from pvae.errors import InputError
 

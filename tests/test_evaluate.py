@@ -25,9 +25,9 @@ import pvae
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate, difference, mean_of
-from pvae.evaluate.setting import prepared
+from pvae.evaluate.evaluation_context import prepared
 from pvae.evaluate.stream import Bound, EffectiveSampleSize, ParetoKhat
-from pvae.models.base import LatentModel, pair
+from pvae.programs.base import LatentModel, pair
 from pvae.train.devices import isolated
 from pvae.weights import log_weights
 

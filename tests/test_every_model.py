@@ -15,8 +15,8 @@ from zoo import MODELS
 import pvae
 from pvae.models import find_groups, scope
 from pvae.models.build import spec_of
-from pvae.models.draws import sample_sites
-from pvae.models.programs import bind
+from pvae.programs.binding import bind
+from pvae.weights.traces import sample_sites
 
 SIZE = 8
 

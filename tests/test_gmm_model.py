@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 import pvae
-from pvae.comparison.mixtures import Climb, fit_by_em
+from pvae.comparison.em_cells import Climb, fit_by_em
 from pvae.em import GaussianMixture, Prior, maximise, mixture_of, responsibilities
 from pvae.models.mixture import GMM
 from pvae.objectives import make_objective

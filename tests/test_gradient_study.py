@@ -22,7 +22,7 @@ import pvae
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.gradient_blocks import Blocks, block_sizes, limit_of_z
+from pvae.evaluate.gradient_estimators.blocks import Blocks, block_sizes, limit_of_z
 from pvae.objectives import Objective, PyroObjective, Terms, WeightsObjective
 from pvae.weights import LogWeights, log_mean_exp, trace_weights
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import pvae
 from pvae.errors import InputError
 from pvae.models import LatentModel, LocalGuide, SemiAmortised, pair
-from pvae.models.parameters import rebuilt
 from pvae.objectives import IWAE, WakeSleep, check
+from pvae.programs.distribution_parameters import rebuilt
 from pvae.train.checkpoint import read
 
 EXACT = LinearGaussian()

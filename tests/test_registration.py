@@ -17,7 +17,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 from pvae.models import LatentModel, bind, pair, restore_store, scope, store_tensors
-from pvae.models.registration import Registration
+from pvae.programs.registration import Registration
 
 X = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.3, -0.7]])
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.base import LatentModel
 from pvae.models.mixture import GMM
 from pvae.models.rendering import interpolate, plane, traverse, value_by_value
 from pvae.models.vae import VAE
+from pvae.programs.base import LatentModel
 
 
 class Labelled(LatentModel):

@@ -18,7 +18,7 @@ import pvae
 from pvae.errors import InputError
 from pvae.train import checkpoint
 from pvae.train.checkpoint import read
-from pvae.train.position import Position
+from pvae.train.progress_state import Position
 
 
 def splits() -> Any:

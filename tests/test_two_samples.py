@@ -14,7 +14,7 @@ from stats import assert_close_in_sigmas
 
 from pvae.errors import InputError
 from pvae.evaluate import aggregate_test, mmd_test
-from pvae.models.base import pair
+from pvae.programs.base import pair
 
 WIDTHS = (0.5, 1.0)
 

@@ -19,7 +19,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pvae import InputError, LatentModel, log_weights, pair
-from pvae.models import layout
+from pvae.programs import layout
 from pvae.weights import log_mean_exp, trace_weights
 
 DOUBLE = torch.float64

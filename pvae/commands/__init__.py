@@ -4,10 +4,10 @@ from pvae.commands.checking import check
 from pvae.commands.comparing import compare
 from pvae.commands.data import data
 from pvae.commands.evaluating import evaluate
-from pvae.commands.gradients import gradients
+from pvae.commands.fitting_mixtures import em
 from pvae.commands.listing import list_
-from pvae.commands.mixtures import em
 from pvae.commands.showing import show
+from pvae.commands.studying_gradients import gradients
 from pvae.commands.training import train
 
 __all__ = ["COMMANDS", "check", "compare", "data", "em", "evaluate", "gradients", "list_", "show", "train"]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvae.commands.options import data_options, model_options, objective_options, traceback_option
+from pvae.commands.model_parts import data_of, objective_of, spec_of
 from pvae.commands.output import print_json
-from pvae.commands.parts import data_of, objective_of, spec_of
+from pvae.commands.shared_options import data_options, model_options, objective_options, traceback_option
 from pvae.commands.shell import BAD_INPUT
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-from pvae.commands.options import (
+from pvae.commands.model_parts import data_of, spec_of
+from pvae.commands.output import print_json
+from pvae.commands.shared_options import (
     FIT,
     config_option,
     data_options,
@@ -18,8 +20,6 @@ from pvae.commands.options import (
     model_options,
     traceback_option,
 )
-from pvae.commands.output import print_json
-from pvae.commands.parts import data_of, spec_of
 from pvae.errors import InputError
 
 __all__ = ["compare"]
@@ -88,7 +88,7 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
 
 def _text(found: Any) -> str:
     """The table as wide as the terminal allows, what it says, and where the page is."""
-    from pvae.comparison.mixtures import told
+    from pvae.comparison.em_cells import told
 
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
     shown = found.table.to_text(width, terminal=sys.stdout.isatty())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pvae.commands.options import traceback_option
 from pvae.commands.output import print_json, say, table
+from pvae.commands.shared_options import traceback_option
 from pvae.commands.shell import Named
 
 __all__ = ["data"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from pvae.commands.options import traceback_option
 from pvae.commands.output import lines, print_json, say
+from pvae.commands.shared_options import traceback_option
 from pvae.errors import InputError
 
 __all__ = ["evaluate"]

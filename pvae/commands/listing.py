@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pvae.commands.options import traceback_option
 from pvae.commands.output import lines, print_json
+from pvae.commands.shared_options import traceback_option
 
 __all__ = ["list_"]
 
@@ -28,7 +28,7 @@ def list_(as_json: bool) -> None:
 def _kinds() -> dict[str, dict[str, str]]:
     from pvae.data import describe_data
     from pvae.densities import LIKELIHOODS, POSTERIORS, PRIORS
-    from pvae.models.amortised import NETWORKS
+    from pvae.models.base import NETWORKS
     from pvae.models.build import MODELS
     from pvae.networks import ACTIVATIONS, INITIALISATIONS
     from pvae.objectives import BASELINES, STRATEGIES, objective_names

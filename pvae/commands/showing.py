@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvae.commands.options import traceback_option
+from pvae.commands.shared_options import traceback_option
 from pvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ def _of_model(run: Run, what: str, options: dict[str, Any]) -> Figure:
 
 def _samples(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     from pvae import plots
-    from pvae.models.queries import sample
+    from pvae.programs.queries import sample
 
     return plots.image_grid(_pictures(sample(run.model, _few(batch, options)), splits))
 
 
 def _reconstructions(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     from pvae import plots
-    from pvae.models.queries import reconstruct
+    from pvae.programs.queries import reconstruct
 
     batch = _few(batch, options)
     again = reconstruct(run.model, batch)
@@ -132,7 +132,7 @@ def _inpainting(run: Run, splits: Splits, batch: Batch, options: dict[str, Any])
 
 def _latent(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     from pvae import plots
-    from pvae.models.queries import encode, joined
+    from pvae.programs.queries import encode, joined
 
     batch = _few(batch, options)
     return plots.latent_scatter(joined(encode(run.model, batch)), batch.get("y"))

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from pvae.commands.options import (
+from pvae.commands.model_parts import data_of, objective_of, spec_of
+from pvae.commands.output import lines, print_json
+from pvae.commands.shared_options import (
     FIT,
     config_option,
     data_options,
@@ -17,8 +19,6 @@ from pvae.commands.options import (
     objective_options,
     traceback_option,
 )
-from pvae.commands.output import lines, print_json
-from pvae.commands.parts import data_of, objective_of, spec_of
 from pvae.errors import InputError
 
 __all__ = ["default_folder", "train"]

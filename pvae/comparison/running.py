@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvae.comparison.grid_progress import Display
 from pvae.comparison.plan import Job, can_travel, is_done, record
-from pvae.comparison.progress import Display
 from pvae.comparison.sharing import share
 from pvae.comparison.work import train_and_judge
 from pvae.comparison.workers import Event, StartError, run_here, run_jobs

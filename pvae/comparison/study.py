@@ -15,7 +15,7 @@ import torch
 
 from pvae import __version__
 from pvae.comparison.base import Outcome
-from pvae.comparison.mixtures import agreement, told
+from pvae.comparison.em_cells import agreement, told
 from pvae.comparison.pages import Study, make_page
 from pvae.comparison.plan import (
     Job,

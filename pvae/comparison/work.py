@@ -18,17 +18,17 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.comparison.base import Cell, Outcome
-from pvae.comparison.mixtures import Climb, fit_by_em
+from pvae.comparison.em_cells import Climb, fit_by_em
 from pvae.comparison.plan import Job
 from pvae.comparison.workers import Tell
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate import Judgement, judge
-from pvae.evaluate.setting import prepared
+from pvae.evaluate.evaluation_context import prepared
 from pvae.models import ModelSpec
-from pvae.models.queries import encode, joined, reconstruct, sample
 from pvae.objectives import adapt
-from pvae.objectives.em import EM
+from pvae.objectives.pyro.em import EM
+from pvae.programs.queries import encode, joined, reconstruct, sample
 from pvae.train import Run, fit
 from pvae.train.devices import isolated
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvae.em.base import Mixture
-from pvae.em.estimator import GaussianMixture
+from pvae.em.gaussian_mixture import GaussianMixture
 from pvae.em.steps import bound, maximise, mixture_of, responsibilities
 from pvae.em.updates import Prior
 

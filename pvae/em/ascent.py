@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pvae.em.base import Mixture, Statistics
-from pvae.em.missing import Marginal
+from pvae.em.missing_values import Marginal
 from pvae.em.passes import Passes
 from pvae.em.routes import Route, Whitened
 from pvae.em.updates import Prior, Update, maximised

@@ -18,9 +18,9 @@ from pvae.em.frame import Columns, Frame, survey
 from pvae.em.merging import merge_duplicates
 from pvae.em.passes import Passes
 from pvae.em.processes import Processes
-from pvae.em.rows import ArrayRows, Rows
+from pvae.em.row_sources import ArrayRows, Rows
 from pvae.em.settings import rules_of
-from pvae.em.splitting import Move, split_and_merge
+from pvae.em.split_merge import Move, split_and_merge
 from pvae.em.starts import fallback, start
 from pvae.em.updates import maximised
 from pvae.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.em.base import Mixture
-from pvae.em.rows import Rows
+from pvae.em.row_sources import Rows
 from pvae.errors import InputError
 
 __all__ = ["Columns", "Frame", "check_finite", "frame_of", "observed_share", "survey"]

@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from pvae.em.base import Family, whitening_of
-from pvae.em.rows import as_tensor
+from pvae.em.row_sources import as_tensor
 from pvae.errors import InputError
 
 __all__ = ["Form", "initial", "read", "read_weights"]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture, Statistics
 from pvae.em.frame import Columns
-from pvae.em.missing import Marginal
+from pvae.em.missing_values import Marginal
 from pvae.em.processes import Processes
 from pvae.em.routes import Route, Whitened, make_route
 

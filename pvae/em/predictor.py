@@ -17,10 +17,10 @@ from pvae.em.base import Mixture, with_whitening
 from pvae.em.families import FAMILIES
 from pvae.em.frame import Columns, check_finite, frame_of
 from pvae.em.inputs import Form, read, read_weights
-from pvae.em.missing import Marginal
+from pvae.em.missing_values import Marginal
 from pvae.em.passes import log_likelihoods, shares
 from pvae.em.routes import Route, make_route
-from pvae.em.rows import ArrayRows, as_tensor
+from pvae.em.row_sources import ArrayRows, as_tensor
 from pvae.em.settings import device_of
 from pvae.errors import InputError
 

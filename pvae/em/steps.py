@@ -13,7 +13,7 @@ from pvae.em.families import FAMILIES
 from pvae.em.frame import frame_of
 from pvae.em.passes import log_likelihoods
 from pvae.em.routes import Whitened
-from pvae.em.rows import as_tensor
+from pvae.em.row_sources import as_tensor
 from pvae.em.starts import fallback, moments_of
 from pvae.em.updates import Prior, maximised
 from pvae.errors import InputError

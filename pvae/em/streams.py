@@ -12,7 +12,7 @@ from pvae.em.fitting import Given, fit_rows
 from pvae.em.frame import Columns, observed_share
 from pvae.em.passes import Passes
 from pvae.em.processes import Processes
-from pvae.em.rows import Rows
+from pvae.em.row_sources import Rows
 from pvae.em.updates import maximised
 from pvae.errors import InputError
 

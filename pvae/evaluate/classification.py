@@ -8,8 +8,8 @@ import torch
 
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.setting import prepared
-from pvae.models.labels import classifier_of, most_probable
+from pvae.evaluate.evaluation_context import prepared
+from pvae.programs.classifier import classifier_of, most_probable
 
 __all__ = ["accuracy"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.evaluate.adapter import good_khat
 from pvae.evaluate.base import finite_or_none
-from pvae.evaluate.setting import Setting, prepared
+from pvae.evaluate.evaluation_context import Setting, prepared
 from pvae.evaluate.stream import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, sweep
 from pvae.evaluate.units import ACTIVE, LatentUnits, latent_units
 

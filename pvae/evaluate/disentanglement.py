@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.evaluate.setting import prepared
-from pvae.models.queries import encode, joined
+from pvae.evaluate.evaluation_context import prepared
+from pvae.programs.queries import encode, joined
 
 __all__ = ["Disentanglement", "disentanglement", "importance_scores", "mutual_information_gap"]
 

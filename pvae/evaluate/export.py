@@ -16,8 +16,8 @@ from torch import Tensor
 from pvae import __version__
 from pvae.errors import InputError
 from pvae.evaluate.adapter import arviz, compare_pointwise, good_khat, groups_of, load, wrap
+from pvae.evaluate.evaluation_context import Setting, prepared
 from pvae.evaluate.judgement import Judgement
-from pvae.evaluate.setting import Setting, prepared
 from pvae.weights import log_weights
 
 __all__ = ["compare_evidence", "load", "save", "to_arviz"]

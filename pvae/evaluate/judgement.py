@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
-from pvae.evaluate.setting import prepared
+from pvae.evaluate.evaluation_context import prepared
 from pvae.evaluate.stream import CHUNK, Bound, Statistic, sweep
 from pvae.evaluate.units import ACTIVE
 

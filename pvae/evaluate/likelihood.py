@@ -7,7 +7,7 @@ from typing import Any
 
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.setting import prepared
+from pvae.evaluate.evaluation_context import prepared
 from pvae.evaluate.shared import shared_elbo, shared_sites
 from pvae.evaluate.stream import CHUNK, Bound, sweep
 

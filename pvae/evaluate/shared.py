@@ -7,13 +7,13 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.evaluate.setting import Setting
-from pvae.models.agreement import points_of, require_weights_exist
-from pvae.models.auxiliary import auxiliary_sites
-from pvae.models.draws import Draw, sample_sites
-from pvae.models.layout import data_count, find_layout
-from pvae.models.particles import draw_particles
-from pvae.models.tables import Shape, by_site
+from pvae.evaluate.evaluation_context import Setting
+from pvae.programs.layout import data_count, find_layout, sample_sites
+from pvae.weights.auxiliary import auxiliary_sites
+from pvae.weights.log_probs import Shape, by_site
+from pvae.weights.site_validation import points_of, require_weights_exist
+from pvae.weights.traces import Draw
+from pvae.weights.vectorise import draw_particles
 
 __all__ = ["shared_elbo", "shared_sites"]
 

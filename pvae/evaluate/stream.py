@@ -12,7 +12,7 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.evaluate.adapter import pareto_khat, tail_length
-from pvae.evaluate.setting import Setting
+from pvae.evaluate.evaluation_context import Setting
 from pvae.weights import log_weights
 
 __all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "ParetoKhat", "Statistic", "sweep"]

@@ -11,8 +11,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.evaluate.setting import prepared
-from pvae.models.draws import sample_sites
+from pvae.evaluate.evaluation_context import prepared
+from pvae.programs.layout import sample_sites
 
 __all__ = ["TwoSampleTest", "aggregate_test", "mmd_test"]
 

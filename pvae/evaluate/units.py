@@ -16,7 +16,7 @@ from torch.distributions import kl_divergence
 
 from pvae.batch import Batch
 from pvae.evaluate.base import Estimate, finite_or_none
-from pvae.evaluate.setting import Setting
+from pvae.evaluate.evaluation_context import Setting
 
 __all__ = ["ACTIVE", "LatentUnits", "latent_units"]
 

@@ -1,23 +1,23 @@
 """Latent-variable models: what one is, how its programs get their fields, and whose parameters are whose."""
 
+from pvae.densities.quantiser import Quantiser
 from pvae.models.autoencoder import Autoencoder
-from pvae.models.base import LatentModel, Program, pair, program
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.conditional import ConditionalVAE
+from pvae.models.encode_data import codes_of
 from pvae.models.gaussian_mixture_vae import GMVAE
-from pvae.models.groups import Groups, find_groups, named_parameters
 from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
 from pvae.models.local import LocalGuide, SemiAmortised
 from pvae.models.masked import MaskedVAE
-from pvae.models.programs import Programs, bind
-from pvae.models.quantiser import Quantiser
-from pvae.models.queries import encode, reconstruct, sample, scores_bits
-from pvae.models.registration import restore_store, scope, store_tensors
 from pvae.models.semisupervised import SemiSupervisedVAE
-from pvae.models.stacking import codes_of
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
+from pvae.programs.base import LatentModel, Program, pair, program
+from pvae.programs.binding import Programs, bind
+from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
+from pvae.programs.queries import encode, reconstruct, sample, scores_bits
+from pvae.programs.registration import restore_store, scope, store_tensors
 
 __all__ = [
     "GMVAE",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvae.densities.points import Flat, Point
 from pvae.errors import InputError
-from pvae.models.amortised import Amortised, NetworkParts, shaped
+from pvae.models.base import Amortised, NetworkParts, shaped
 from pvae.networks import noise as noise_of
 
 __all__ = ["Autoencoder"]
@@ -35,7 +35,7 @@ class Autoencoder(Amortised):
         data_shape: shape of one x.
         noise: what corrupts the encoder's input in training, while the loss is of the clean x: a text such as
             ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``, or a module from x to x; None for nothing.
-        parts: the arguments of `pvae.models.amortised.Amortised` but for the posterior; the prior is ``"flat"`` by
+        parts: the arguments of `pvae.models.base.Amortised` but for the posterior; the prior is ``"flat"`` by
             default.
 
     Raises:

@@ -10,9 +10,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pvae.densities.conditional import Completion, ConditionalGaussian
+from pvae.densities.conditional_densities import Completion, ConditionalGaussian
 from pvae.errors import InputError
-from pvae.models.amortised import Amortised, Parts
+from pvae.models.base import Amortised, Parts
 from pvae.models.conditions import Condition, Labels, Quadrants, Vectors
 from pvae.names import parse, unknown
 from pvae.networks import Conditioned
@@ -39,7 +39,7 @@ class ConditionalVAE(Amortised):
         classes: number of classes, for labels 0 to classes - 1; `pvae.ModelSpec` and the command line give it.
         condition_shape: shape of one c; given likewise.
         observed: how many quadrants are given, 1 (the default) to 3: lower left, upper left, upper right.
-        parts: the arguments of `pvae.models.amortised.Amortised`. The prior may also be ``"conditional"``, a Gaussian
+        parts: the arguments of `pvae.models.base.Amortised`. The prior may also be ``"conditional"``, a Gaussian
             whose mean and scale a network makes from c (``"conditional:hidden=50"``), or a module with
             ``takes_condition = True``; any other is independent of c. A VampPrior's pseudo-inputs stand at the mean
             condition.

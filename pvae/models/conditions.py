@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.agreement import is_traced
-from pvae.models.labels import outside_classes
+from pvae.programs.classifier import outside_classes
+from pvae.weights.site_validation import is_traced
 
 __all__ = ["Condition", "Labels", "Quadrants", "Vectors"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pvae.densities import MixturePrior
 from pvae.errors import InputError
-from pvae.models.amortised import Amortised, NetworkParts, shaped
+from pvae.models.base import Amortised, NetworkParts, shaped
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 
@@ -29,7 +29,7 @@ class GMVAE(Amortised):
     components have become a site.
 
     Args:
-        data_shape: as for `pvae.models.amortised.Amortised`.
+        data_shape: as for `pvae.models.base.Amortised`.
         components: number of Gaussians.
         mixing: ``"learned"``, or ``"uniform"``: every component has the probability 1 / components.
         inference: ``"exact"``: q(z given x), and q(y given z) = p(y given z), which leaves no gap; or ``"amortised"``:

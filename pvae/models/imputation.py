@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.agreement import points_of
-from pvae.models.auxiliary import auxiliary_sites
-from pvae.models.draws import Draw, sample_sites
-from pvae.models.layout import Layout, find_layout
-from pvae.models.particles import draw_particles
-from pvae.models.programs import Fields, Programs
-from pvae.models.queries import _asked, _observed
-from pvae.models.tables import Shape, by_site, total
+from pvae.programs.binding import Fields, Programs
+from pvae.programs.layout import Layout, find_layout, sample_sites
+from pvae.programs.queries import _asked, _observed
+from pvae.weights.auxiliary import auxiliary_sites
+from pvae.weights.log_probs import Shape, by_site, total
+from pvae.weights.site_validation import points_of
+from pvae.weights.traces import Draw
+from pvae.weights.vectorise import draw_particles
 
 __all__ = ["Imputation", "impute"]
 

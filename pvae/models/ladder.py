@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from pvae.densities import DiagonalGaussian, part
 from pvae.errors import InputError
-from pvae.models.amortised import NETWORKS, Amortised, NetworkParts, shaped
+from pvae.models.base import NETWORKS, Amortised, NetworkParts, shaped
 from pvae.names import unknown
 from pvae.networks import MLP, Conditioned, initialise
 
@@ -71,7 +71,7 @@ class LadderVAE(Amortised):
     The sites are ``z1``, the layer next to x, to ``zL``, and ``x``. One layer is a `VAE` whose z is called ``z1``.
 
     Args:
-        data_shape: as for `pvae.models.amortised.Amortised`.
+        data_shape: as for `pvae.models.base.Amortised`.
         layers: number L of layers; by default as many as `latent` has sizes, or 2.
         latent: sizes of z_1, ..., z_L; one number is the size of z_1, and each layer above has half the size of the
             one below.

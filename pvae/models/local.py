@@ -11,13 +11,13 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.around import Around, Changed, declared
-from pvae.models.draws import sample_sites, site_log_prob
-from pvae.models.layout import Site
-from pvae.models.parameters import free_parameters
-from pvae.models.steering import base_of
 from pvae.names import unknown
+from pvae.programs.distribution_parameters import free_parameters
+from pvae.programs.layout import Site, sample_sites
+from pvae.programs.wrapped import Around, Changed, declared
 from pvae.randomness import evaluating
+from pvae.weights.handlers import base_of
+from pvae.weights.traces import site_log_prob
 
 __all__ = ["LocalGuide", "SemiAmortised"]
 

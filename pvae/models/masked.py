@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pvae.errors import InputError
-from pvae.models.amortised import Amortised, Parts, shaped
+from pvae.models.base import Amortised, Parts, shaped
 from pvae.models.imputation import Imputation, impute
 from pvae.networks import Conditioned
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.amortised import shaped
-from pvae.models.base import LatentModel
+from pvae.models.base import shaped
 from pvae.models.conjugate import Recogniser, make_prior
 from pvae.names import unknown
+from pvae.programs.base import LatentModel
 
 __all__ = ["GMM"]
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.draws import sample_sites
-from pvae.models.layout import Site
-from pvae.models.programs import Fields, bind
-from pvae.models.queries import _as_data, _asked, _mean, _observed, _scored, encode
-from pvae.models.steering import base_of, finite_support
 from pvae.names import unknown
+from pvae.programs.binding import Fields, bind
+from pvae.programs.layout import Site, sample_sites
+from pvae.programs.queries import _as_data, _asked, _mean, _observed, _scored, encode
 from pvae.randomness import preserved_randomness
+from pvae.weights.handlers import base_of, finite_support
 
 __all__ = ["Rows", "interpolate", "plane", "render", "traverse", "value_by_value"]
 

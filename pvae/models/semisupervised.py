@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pvae.densities import GivenLabel, label_posterior
 from pvae.errors import InputError
-from pvae.models.amortised import Amortised, Parts, shaped
-from pvae.models.labels import outside_classes
+from pvae.models.base import Amortised, Parts, shaped
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
+from pvae.programs.classifier import outside_classes
 
 __all__ = ["SemiSupervisedVAE"]
 
@@ -32,7 +32,7 @@ class SemiSupervisedVAE(Amortised):
     hidden data go through one program, side by side. Decoder and encoder get y as a centred one-hot vector
     (`pvae.networks.Conditioned`); the classifier is an encoder of its own with a linear layer.
 
-    The arguments beside these are those of `pvae.models.amortised.Amortised`. Sites are ``y``, ``z``, ``x``, and
+    The arguments beside these are those of `pvae.models.base.Amortised`. Sites are ``y``, ``z``, ``x``, and
     ``given``, which is what the data say of y.
 
     Args:
@@ -42,7 +42,7 @@ class SemiSupervisedVAE(Amortised):
             gradient.
         factorised: let q(z given x) not see y: cheaper, and a loss of evidence wherever the code depends on the label.
         label_prior: ``"uniform"``, or ``"learned"``.
-        parts: see `pvae.models.amortised.Parts`.
+        parts: see `pvae.models.base.Parts`.
 
     Raises:
         InputError: for an argument that cannot be used; in `initialise_from`, if no datum has a label, or one lies

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor
 
-from pvae.models.amortised import Amortised
+from pvae.models.base import Amortised
 
 __all__ = ["VAE"]
 
@@ -13,7 +13,7 @@ __all__ = ["VAE"]
 class VAE(Amortised):
     """A variational autoencoder: z ~ prior, x ~ likelihood(decoder(z)), q(z given x) = posterior(encoder(x)).
 
-    The arguments are those of `pvae.models.amortised.Amortised`: ``data_shape``, and by name ``latent``, ``hidden``,
+    The arguments are those of `pvae.models.base.Amortised`: ``data_shape``, and by name ``latent``, ``hidden``,
     ``network``, ``activation``, ``initialisation``, ``output_bias``, ``prior``, ``posterior`` and ``likelihood``.
     The sites are ``z`` and ``x``.
 

@@ -10,9 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.densities.quantiser import Quantiser
 from pvae.errors import InputError
-from pvae.models.amortised import _FLAT, Amortised, NetworkParts, shaped
-from pvae.models.quantiser import Quantiser
+from pvae.models.base import _FLAT, Amortised, NetworkParts, shaped
 from pvae.names import unknown
 from pvae.networks import initialise
 
@@ -76,7 +76,7 @@ class VQVAE(Amortised):
     positions * log(codes).
 
     Args:
-        data_shape: as for `pvae.models.amortised.Amortised`.
+        data_shape: as for `pvae.models.base.Amortised`.
         codes: number of codes.
         latent: size of a code.
         positions: how many codes stand for one x, 8 by default; networks of convolutions have one at each place of

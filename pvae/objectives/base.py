@@ -17,13 +17,8 @@ from pyro.infer.util import torch_item
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.auxiliary import Marginal
-from pvae.models.base import Program
-from pvae.models.registration import Registration, forget_weak_references
-from pvae.models.steering import Choose
-from pvae.objectives.estimator import estimate
-from pvae.objectives.groups import player_parameters
-from pvae.objectives.strategies import (
+from pvae.objectives.gradients.estimator import estimate
+from pvae.objectives.gradients.strategies import (
     BIASED,
     WeightsOptions,
     chooser,
@@ -32,8 +27,13 @@ from pvae.objectives.strategies import (
     require_pathwise,
     text_of,
 )
+from pvae.objectives.phases.player_groups import player_parameters
+from pvae.programs.base import Program
+from pvae.programs.registration import Registration, forget_weak_references
 from pvae.randomness import evaluating
 from pvae.weights import LogWeights, trace_weights
+from pvae.weights.auxiliary import Marginal
+from pvae.weights.handlers import Choose
 
 __all__ = ["Objective", "ObjectiveModule", "Terms", "WeightsObjective", "WeightsOptions"]
 

@@ -11,10 +11,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.steering import base_of
 from pvae.objectives.base import Call, Objective, Terms
-from pvae.objectives.players import Within
+from pvae.objectives.phases.alternating import Within
 from pvae.weights import trace_weights
+from pvae.weights.handlers import base_of
 
 __all__ = ["Dirac"]
 

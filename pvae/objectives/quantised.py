@@ -10,14 +10,14 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pvae.densities.quantiser import NearestCode, Quantiser
 from pvae.errors import InputError
-from pvae.models.layout import data_count
-from pvae.models.quantiser import NearestCode, Quantiser
-from pvae.models.steering import base_of
 from pvae.objectives.base import Call, Objective, Terms
-from pvae.objectives.players import Within
-from pvae.objectives.shaped import not_negative
+from pvae.objectives.kl.weighted_kl import not_negative
+from pvae.objectives.phases.alternating import Within
+from pvae.programs.layout import data_count
 from pvae.weights import LogWeights, trace_weights
+from pvae.weights.handlers import base_of
 
 __all__ = ["VectorQuantised"]
 

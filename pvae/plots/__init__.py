@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pvae.plots.base import PALETTE
 from pvae.plots.curves import evidence_intervals, history, learning_curves
-from pvae.plots.gradients import signal_to_noise
+from pvae.plots.gradient_plots import signal_to_noise
 from pvae.plots.latent import latent_scatter
-from pvae.plots.mixtures import mixture_ellipses, mixture_pictures, selection_curve
+from pvae.plots.mixture_plots import mixture_ellipses, mixture_pictures, selection_curve
 from pvae.plots.pictures import image_grid, inpainting, interpolations, plane, reconstructions, traversal, value_rows
 
 __all__ = [

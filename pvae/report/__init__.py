@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvae.report.content import Column, Entry, Page, Picture, Section, Settings, Sheet
-from pvae.report.pictures import data_address
+from pvae.report.data_uris import data_address
 from pvae.report.writing import write_page
 
 __all__ = [

@@ -11,7 +11,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from pvae.report.content import Page, Picture
-from pvae.report.pictures import data_address
+from pvae.report.data_uris import data_address
 
 __all__ = ["write_page"]
 

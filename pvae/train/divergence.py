@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pvae.train.frozen import unmoved
+from pvae.train.graph.preserve import unmoved
 from pvae.train.step import Stepper
 
 __all__ = ["Culprit", "first_culprit"]

@@ -9,13 +9,13 @@ from typing import Any
 from pvae.batch import Batch
 from pvae.data import minibatches, steps_of_epoch
 from pvae.errors import DivergenceError, InputError
-from pvae.train import checkpoint, live
+from pvae.train import checkpoint, training_state
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import Culprit, first_culprit
 from pvae.train.optimisers import rates, step_schedule
 from pvae.train.parameters import all_finite
-from pvae.train.position import Position
-from pvae.train.setting import Setting
+from pvae.train.progress_state import Position
+from pvae.train.training_context import Setting
 
 __all__ = ["Loop"]
 
@@ -45,7 +45,7 @@ class Loop:
 
     def resume(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot."""
-        live.put_back(self.parameters, self.optimiser, self.setting.schedule, snapshot)
+        training_state.put_back(self.parameters, self.optimiser, self.setting.schedule, snapshot)
         self.setting.history.cut(snapshot.state)
         self.position = Position.of(snapshot.state)
         self.good = snapshot
@@ -200,7 +200,7 @@ class Loop:
 
     def _snapshot(self) -> Snapshot:
         state = {**self.position.record(), **self.setting.history.mark(), **self.setting.identity}
-        return live.take(self.parameters, self.optimiser, self.setting.schedule, state)
+        return training_state.take(self.parameters, self.optimiser, self.setting.schedule, state)
 
     def save(self) -> None:
         """Keep the present state as the last good one, and write it where there is a folder."""

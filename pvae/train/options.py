@@ -14,8 +14,8 @@ from pvae import __version__
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
-from pvae.models.programs import Fields
 from pvae.names import unknown
+from pvae.programs.binding import Fields
 from pvae.train.devices import resolve
 from pvae.train.encoding import canonical, digest
 from pvae.train.optimisers import label

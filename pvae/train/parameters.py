@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.models.groups import find_groups, named_parameters
-from pvae.models.programs import Programs
-from pvae.models.registration import store_tensors
-from pvae.objectives.groups import player_parameters
+from pvae.objectives.phases.player_groups import player_parameters
+from pvae.programs.binding import Programs
+from pvae.programs.parameter_groups import find_groups, named_parameters
+from pvae.programs.registration import store_tensors
 
 __all__ = ["Parameters", "all_finite", "is_average", "root_module"]
 

@@ -12,20 +12,20 @@ from torch import nn
 from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.errors import InputError
-from pvae.models.programs import Fields, Programs, bind
-from pvae.models.queries import scores_bits
-from pvae.models.registration import store_tensors
 from pvae.objectives import check
+from pvae.programs.binding import Fields, Programs, bind
+from pvae.programs.queries import scores_bits
+from pvae.programs.registration import store_tensors
 from pvae.train.devices import resolve
-from pvae.train.frozen import unmoved
+from pvae.train.graph.preserve import unmoved
 from pvae.train.history import History
 from pvae.train.optimisers import make_optimiser, make_schedule
 from pvae.train.options import Options, config_hash
 from pvae.train.parameters import Parameters
 from pvae.train.progress import Silent
-from pvae.train.setting import Setting
 from pvae.train.signals import Interrupts
 from pvae.train.step import Computation, Stepper
+from pvae.train.training_context import Setting
 from pvae.train.validation import Validation
 
 __all__ = ["Task"]

@@ -16,14 +16,14 @@ from torch import nn
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
-from pvae.models.programs import bind
-from pvae.models.registration import scope
 from pvae.names import unknown
+from pvae.programs.binding import bind
+from pvae.programs.registration import scope
 from pvae.randomness import preserved_randomness
 from pvae.train import checkpoint
 from pvae.train.history import read_history
-from pvae.train.live import load_parameters, model_tensors, signature
 from pvae.train.parameters import root_module
+from pvae.train.training_state import load_parameters, model_tensors, signature
 
 __all__ = ["Run", "open_run", "read_config"]
 

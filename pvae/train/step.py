@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import first_line
-from pvae.models.layout import data_count
-from pvae.models.programs import Programs
-from pvae.train.frozen import Frozen, unmoved
-from pvae.train.graph import Outputs, trace
+from pvae.programs.binding import Programs
+from pvae.programs.layout import data_count
+from pvae.train.graph.preserve import Frozen, unmoved
+from pvae.train.graph.trace import Outputs, trace
 from pvae.train.optimisers import adopt
 from pvae.train.parameters import Parameters
 

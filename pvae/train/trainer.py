@@ -13,9 +13,9 @@ import torch
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec, spec_of
-from pvae.models.programs import Fields
-from pvae.models.registration import scope
 from pvae.objectives import adapt, describe, make_objective
+from pvae.programs.binding import Fields
+from pvae.programs.registration import scope
 from pvae.train.checkpoint import describe_difference, read_newest
 from pvae.train.devices import isolated
 from pvae.train.history import History

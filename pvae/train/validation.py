@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.labels import accuracy_of
+from pvae.programs.classifier import accuracy_of
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated
 from pvae.train.step import Computation

@@ -5,6 +5,6 @@ beside them and belongs outside a logarithm of a mean (inside it, the result is 
 """
 
 from pvae.weights.base import LogWeights, log_mean_exp
-from pvae.weights.tracing import branch, log_weights, trace_weights
+from pvae.weights.compute import branch, log_weights, trace_weights
 
 __all__ = ["LogWeights", "branch", "log_mean_exp", "log_weights", "trace_weights"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.models.auxiliary import Marginal, auxiliary_sites
-from pvae.models.draws import Draw
-from pvae.models.layout import Site
-from pvae.models.tables import Shape, by_site, total
+from pvae.programs.layout import Site
+from pvae.weights.auxiliary import Marginal, auxiliary_sites
+from pvae.weights.log_probs import Shape, by_site, total
+from pvae.weights.traces import Draw
 
 __all__ = ["ONE_RUN", "REVERSE", "LogWeights", "Source", "log_mean_exp"]
 

@@ -1,0 +1,1 @@
+"""Objectives with a critic: GAN, AAE and ALI."""

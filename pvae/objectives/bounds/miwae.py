@@ -1,0 +1,125 @@
+"""Mixtures of the ELBO and the importance-weighted bound: MIWAE, CIWAE, PIWAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
+from pvae.objectives.bounds.iwae import IWAE
+from pvae.objectives.phases.alternating import PlayersObjective
+from pvae.weights import LogWeights, log_mean_exp
+
+__all__ = ["CIWAE", "MIWAE", "PIWAE"]
+
+
+def _whole(name: str, number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise InputError(f"{name} must be a whole number of at least 1; got {number!r}.")
+    return number
+
+
+class MIWAE(WeightsObjective):
+    """The mean of M importance-weighted bounds of K particles each, per datum.
+
+    It lies between the ELBO (K = 1) and the importance-weighted bound of K M particles (M = 1). The guide's gradient
+    loses less of its signal than with K M particles in one bound.
+
+    Args:
+        particles: K, draws of z in one bound.
+        batches: M, the number of bounds; K M draws of z per datum in all.
+        options: see `WeightsOptions`.
+
+    Raises:
+        InputError: if either is below 1.
+    Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
+    """
+
+    pathwise = False
+
+    def __init__(self, particles: int = 8, batches: int = 8, **options: Unpack[WeightsOptions]) -> None:
+        self.within, self.batches = _whole("particles", particles), _whole("batches", batches)
+        super().__init__(self.within * self.batches, **options)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the particles of one bound, and the number of bounds."""
+        return {"batches": self.batches, **super().settings(), "particles": self.within}
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return the mean of the bounds, shape (batch,), in nats."""
+        return log_mean_exp(weights.log_w.unflatten(-2, (self.batches, self.within)), -2).mean(-2)
+
+
+class CIWAE(WeightsObjective):
+    """A convex combination, beta ELBO + (1 - beta) IWAE, of the same K particles, per datum.
+
+    Args:
+        beta: the ELBO's share, 0 to 1.
+        particles: K, draws of z per datum.
+        options: see `WeightsOptions`.
+
+    Raises:
+        InputError: if ``particles < 1`` or beta is outside [0, 1].
+    Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
+    """
+
+    pathwise = False
+
+    def __init__(self, beta: float = 0.5, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:
+        super().__init__(particles, **options)
+        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
+            raise InputError(f"beta must be a number from 0 (IWAE) to 1 (ELBO); got {beta!r}.")
+        self.beta = float(beta)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the ELBO's share and the number of particles."""
+        return {"beta": self.beta, **super().settings()}
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return the combination, shape (batch,), in nats."""
+        return self.beta * weights.log_w.mean(-2) + (1.0 - self.beta) * log_mean_exp(weights.log_w, -2)
+
+
+class PIWAE(PlayersObjective):
+    """Two bounds at once: theta follows the importance-weighted bound of K M particles, phi follows MIWAE.
+
+    theta profits from a tight bound, phi from a gradient whose signal is not drowned. Each player draws its own z. The
+    reported loss is minus the importance-weighted bound.
+
+    Args:
+        particles: K, draws of z in one bound of phi.
+        batches: M, the number of bounds of phi; K M draws of z per datum and player.
+        options: see `WeightsOptions`.
+
+    Raises:
+        InputError: if either is below 1; in use, if theta and phi share parameters that are not declared.
+    Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
+    """
+
+    def __init__(self, particles: int = 8, batches: int = 8, **options: Unpack[WeightsOptions]) -> None:
+        super().__init__(_whole("particles", particles) * _whole("batches", batches))
+        self.by_theta, self.by_phi = IWAE(self.num_particles, **options), MIWAE(particles, batches, **options)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the particles of one bound of phi, and the number of bounds."""
+        return self.by_phi.settings()
+
+    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of the player's own bound."""
+        own = self.by_theta if player == "theta" else self.by_phi
+        return own.terms(model, guide, args, kwargs, "all")
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the sum of both losses as a scalar, in nats, in which each player's has the gradient of its group."""
+        total = torch.zeros(())
+        for player in self.players:
+            group = self.group(model, guide, args, kwargs, player)
+            terms = self.terms(model, guide, args, kwargs, player)
+            found = torch.autograd.grad(terms.surrogate, group, allow_unused=True)
+            pairs = [(each, slope) for each, slope in zip(group, found, strict=True) if slope is not None]
+            total = total + terms.loss + sum(((each - each.detach()) * slope).sum() for each, slope in pairs)
+        return total

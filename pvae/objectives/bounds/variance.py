@@ -1,0 +1,86 @@
+"""Objectives of the variance of the log weights, which is 0 exactly where the guide is the posterior."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.objectives.base import Objective, WeightsObjective, WeightsOptions
+from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
+from pvae.objectives.kl.weighted_kl import Beta
+from pvae.weights import LogWeights
+
+__all__ = ["LogVariance", "VarianceRegularised"]
+
+
+def _several(particles: Any) -> None:
+    if not isinstance(particles, int) or particles < 2:
+        raise InputError(f"A variance over particles needs at least 2 of them; got {particles!r}.")
+
+
+class VarianceRegularised(WeightsObjective):
+    """The ELBO minus `weight` times the variance of log w under the guide, per datum.
+
+    The variance is the unbiased one over the particles, so that value and gradient are unbiased too; where a guide
+    site is not reparameterised, the gradient has its score-function part.
+
+    Args:
+        weight: of the variance; 0 gives the ELBO.
+        particles: draws of z per datum, at least 2.
+        options: see `WeightsOptions`.
+
+    Raises:
+        InputError: if ``particles < 2`` or the weight is negative.
+    """
+
+    pathwise = False
+
+    def __init__(self, weight: float = 0.5, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:
+        _several(particles)
+        super().__init__(particles, **options)
+        if not weight >= 0:
+            raise InputError(f"weight must be at least 0; got {weight!r}.")
+        self.weight = float(weight)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the weight and the number of particles."""
+        return {"weight": self.weight, **super().settings()}
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return the regularised bound, shape (batch,), in nats."""
+        return weights.log_w.mean(-2) - self.weight * weights.log_w.var(-2)
+
+
+class LogVariance(AtFixedDraws):
+    """VarGrad: theta follows the ELBO, and phi descends half the variance of log w under a guide held fixed.
+
+    At that point the gradient for phi is the ELBO's: the score-function estimator with each particle's baseline being
+    the mean of the others (leave-one-out), without any baseline written down. The reported loss is minus the ELBO.
+
+    Args:
+        particles: draws of z per datum, at least 2.
+        options: see `WeightsOptions`.
+
+    Raises:
+        InputError: if ``particles < 2``.
+    Source: Richter et al., VarGrad: A Low-Variance Gradient Estimator for Variational Inference, arXiv:2010.10436.
+    """
+
+    def __init__(self, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:
+        _several(particles)
+        super().__init__(particles, **options)
+        self.options = options
+
+    def target(self) -> Objective:
+        """Return the ELBO."""
+        return Beta(1.0, self.num_particles, **self.options)
+
+    def bound(self, weights: LogWeights) -> Tensor:
+        """Return the ELBO, shape (batch,), in nats."""
+        return weights.log_w.detach().mean(0)
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        """Return theta's part of the ELBO, minus half the variance as a function of the guide's density alone."""
+        return weights.log_joint.mean(0) - 0.5 * (weights.log_joint.detach() - weights.log_guide).var(0)

@@ -1,0 +1,1 @@
+"""How the gradient of each site is taken, and baselines that lower its variance."""

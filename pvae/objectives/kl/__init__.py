@@ -1,0 +1,1 @@
+"""Objectives that weight, bound or penalise the KL divergence."""

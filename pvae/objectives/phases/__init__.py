@@ -1,0 +1,1 @@
+"""Objectives that update theta and phi in turn."""

@@ -1,0 +1,1 @@
+"""Pyro's own losses as objectives, and EM."""

@@ -1,0 +1,26 @@
+"""Pairs of Pyro programs: registered, bound to the fields of a batch, laid out in plates, grouped by parameters."""
+
+from pvae.programs.base import LatentModel, Program, pair, program
+from pvae.programs.binding import Programs, bind
+from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
+from pvae.programs.queries import encode, reconstruct, sample, scores_bits
+from pvae.programs.registration import restore_store, scope, store_tensors
+
+__all__ = [
+    "Groups",
+    "LatentModel",
+    "Program",
+    "Programs",
+    "bind",
+    "encode",
+    "find_groups",
+    "named_parameters",
+    "pair",
+    "program",
+    "reconstruct",
+    "restore_store",
+    "sample",
+    "scope",
+    "scores_bits",
+    "store_tensors",
+]

@@ -1,0 +1,159 @@
+"""What a latent model is: anything with a Pyro program `model` and a Pyro program `guide` over the same batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Self
+
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import unwrap
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.programs.registration import Registration, forget_weak_references, registered, rename
+
+__all__ = ["LatentModel", "Program", "pair", "program"]
+
+
+class LatentModel(nn.Module):
+    """A generative model and its amortised encoder, as two Pyro programs over the same batch fields.
+
+    Subclass it, build networks in ``__init__`` and write ``model`` and ``guide``. Its parameters are registered with
+    Pyro by identity at each run of a program, so that `pyro.infer.SVI` and pvae both train them, two instances never
+    share, and copies, replaced submodules and loaded states stay trained.
+    """
+
+    #: the objective that suits the model, as text, for trainings that name none
+    default_objective: str = "elbo"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make an instance that remembers its arguments, so that a run can record how to build it again."""
+        made = super().__new__(cls)
+        made.__dict__["_pvae_arguments"] = (args, kwargs)
+        return made
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            own = cls.__dict__.get(name)
+            if callable(own) and not getattr(own, "__pvae_registered__", False):
+                setattr(cls, name, registered(own))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, PyroModule):
+            rename(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        forget_weak_references(self)
+        return {key: value for key, value in self.__dict__.items() if key not in ("_pvae_name", "_pvae_entered")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        rename(self)
+
+    def theta(self) -> list[nn.Parameter]:
+        """Return the parameters of the model; declare them by overriding this method together with `phi`.
+
+        Raises:
+            InputError: where they are not declared. `pvae.models.find_groups` then finds them from a batch.
+        """
+        raise InputError(
+            f"{type(self).__name__} declares no theta(): override theta() and phi(), or let "
+            "pvae.models.find_groups(model, [batch]) find the groups."
+        )
+
+    def phi(self) -> list[nn.Parameter]:
+        """Return the parameters of the guide; declare them by overriding this method together with `theta`.
+
+        Raises:
+            InputError: where they are not declared. `pvae.models.find_groups` then finds them from a batch.
+        """
+        raise InputError(
+            f"{type(self).__name__} declares no phi(): override theta() and phi(), or let "
+            "pvae.models.find_groups(model, [batch]) find the groups."
+        )
+
+    def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
+        """Set what depends on the data, such as an output bias; `pvae.fit` calls it once, before a fresh training."""
+
+
+class Program(nn.Module):
+    """A Pyro program that holds its owner, so that ``parameters()`` is complete.
+
+    Args:
+        function: a callable of Pyro statements: a function, a bound method, a handler around one, a module.
+        owner: the module that holds its parameters; found from a bound method where it is not given.
+    """
+
+    def __init__(self, function: Callable[..., Any], owner: nn.Module | None = None) -> None:
+        super().__init__()
+        inner: Any = unwrap(function)
+        bound = inner if isinstance(inner, nn.Module) else getattr(inner, "__self__", None)
+        self.owner = owner if owner is not None else bound if isinstance(bound, nn.Module) else None
+        self.registers = self.owner is not None and not getattr(inner, "__pvae_registered__", False)
+        # kept out of the submodules: the owner is registered once, above
+        object.__setattr__(self, "function", function)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program, with the owner's parameters registered by identity."""
+        with Registration(self.owner) if self.registers and self.owner is not None else nullcontext():
+            return self.function(*args, **kwargs)  # type: ignore[operator]
+
+
+def program(latent_model: Any, name: str) -> Program:
+    """Return ``latent_model.model`` or ``.guide`` as a module whose ``parameters()`` is complete.
+
+    Use it with Pyro's own objectives: ``Trace_ELBO()(pvae.program(m, "model"), pvae.program(m, "guide"))``.
+
+    Raises:
+        InputError: if the latent model has no such program.
+    """
+    function = getattr(latent_model, name, None)
+    if not callable(function):
+        raise InputError(f"A latent model needs a callable {name!r}; {type(latent_model).__name__} has none.")
+    return Program(function, latent_model if isinstance(latent_model, nn.Module) else None)
+
+
+class _Pair(LatentModel):
+    """Two functions as a latent model; modules among them are submodules."""
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        fields: Sequence[str] | Mapping[str, str] | None,
+    ) -> None:
+        super().__init__()
+        self.fields = fields
+        self._functions = (model, guide)
+        self.model_program, self.guide_program = Program(model), Program(guide)
+
+    def __getattr__(self, name: str) -> Any:
+        # the functions themselves, so that their signatures and handlers are seen as they were written
+        if name in ("model", "guide"):
+            return self.__dict__["_functions"][name == "guide"]
+        return super().__getattr__(name)
+
+
+def pair(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    fields: Sequence[str] | Mapping[str, str] | None = None,
+) -> LatentModel:
+    """Make a latent model of two Pyro functions.
+
+    Args:
+        model: the generative program p(x, z).
+        guide: the program q(z given x), with the same sample sites except the observed ones; an autoguide will do.
+        fields: the batch fields for the positional parameters, or a mapping from parameter to field; by default
+            parameters take the fields of their own names, and the first takes ``x``.
+
+    Raises:
+        InputError: if one is not callable.
+    """
+    for name, function in (("model", model), ("guide", guide)):
+        if not callable(function):
+            raise InputError(f"pair needs two callables; {name} is {type(function).__name__}.")
+    return _Pair(model, guide, fields)
