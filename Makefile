@@ -44,7 +44,7 @@ docs: $(READY)  ## build the documentation into docs/_build/html
 build: $(READY)  ## build wheel and sdist into dist/, and look inside them
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
-	$(BIN)/python -m pytest -q tests/test_packaging.py
+	$(BIN)/python -m pytest -q tests/repository/test_packaging.py
 
 clean:  ## remove what the other targets made, .venv included; runs/ and reports/ stay
 	rm -rf $(VENV) build dist docs/_build docs/reference/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

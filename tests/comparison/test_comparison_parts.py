@@ -295,8 +295,8 @@ if __name__ == "__main__":
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "orphan.py").write_text(ORPHAN)
-    tests = Path(__file__).parent
-    paths = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    tests = Path(__file__).parents[1] / "support"
+    paths = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parents[1]}"}
     with subprocess.Popen(
         [sys.executable, tmp_path / "orphan.py"], env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as parent:

@@ -15,7 +15,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
-import test_step
+import step_models
 import torch
 from forced import DOUBLE, Forced, SigmaPoints, exhaustive
 from pyro.infer import SVI, Trace_ELBO
@@ -738,7 +738,7 @@ def test_a_graph_equals_the_eager_step_in_every_bit(name: str) -> None:
         return made[-1].to(dtype)
 
     graph, eager = (
-        test_step.after(test_step.Plain, make, graph=graph, dtype=dtype, steps=4, last=8) for graph in (True, False)
+        step_models.after(step_models.Plain, make, graph=graph, dtype=dtype, steps=4, last=8) for graph in (True, False)
     )
     assert graph[3].graph and graph[3].fallback is None
     assert torch.equal(graph[0], eager[0]) and torch.equal(graph[2], eager[2])
@@ -751,9 +751,9 @@ def test_a_graph_equals_the_eager_step_in_every_bit(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_scale_stands_outside(name: str) -> None:
     torch.manual_seed(2)
-    plain, scaled = test_step.Plain().double(), test_step.Subsampled().double()
+    plain, scaled = step_models.Plain().double(), step_models.Subsampled().double()
     scaled.load_state_dict(plain.state_dict())
-    x = test_step.data(8, DOUBLE).x
+    x = step_models.data(8, DOUBLE).x
     found = []
     for model in (plain, scaled):
         objective = EVERY[name]()

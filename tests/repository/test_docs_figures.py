@@ -21,7 +21,7 @@ from torch import Tensor
 import pvae
 from pvae.objectives import make_objective, objective_names
 
-FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
+FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 SCRIPTS = sorted(path.stem for path in FIGURES.glob("*.py") if path.stem != "drawing")
 DOUBLE = torch.float64
 

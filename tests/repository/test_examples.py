@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 import pvae
 from pvae.objectives import make_objective
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs" / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "examples"))
 
 from quadrants import Baseline, Quadrants
 from sigmoid_belief_net import SigmoidBeliefNet

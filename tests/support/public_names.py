@@ -1,4 +1,4 @@
-"""List every public name of pvae with its signature: ``python tests/public_names.py > tests/public_names.txt``.
+"""List every public name of pvae with its signature: ``python tests/support/public_names.py``.
 
 A public name is a name in ``__all__`` of the package or of one of its folders, or a public attribute that such a
 class defines. Signatures hold parameter names, kinds and defaults; annotations are left out, because a private type may

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import Done, in_process, run
 
 import pvae
 from pvae.cli import cli
@@ -24,7 +24,7 @@ from pvae.commands.shared_options import FIT, MODEL, Setting
 from pvae.densities.parts import accepted
 from pvae.models import MODELS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--latent", "2", "--hidden", "8", "--epochs", "1"]
 MY_MODEL = """
 import pyro
@@ -61,27 +61,6 @@ class Raises(MyModel):
 """
 
 WRONG_LINE = 1 + MY_MODEL.splitlines().index("        return self.decoder(x)  # this line")
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run(*arguments: str) -> Done:
-    """Run a command in this process."""
-    ended = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
-    return Done(ended.exit_code, ended.stdout, ended.stderr)
-
-
-def in_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own."""
-    command = [sys.executable, "-m", "pvae", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120, **options)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from public_names import public_homes
 
 import pvae
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _python(code: str) -> str:

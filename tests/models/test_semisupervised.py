@@ -9,6 +9,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from command_line import run as command
 from exhaustive import forced
 from labelled_models import (
     BEST,
@@ -23,7 +24,6 @@ from labelled_models import (
     of_parts,
 )
 from pyro.infer import SVI, TraceEnum_ELBO
-from test_cli import run as command
 
 import pvae
 from pvae.data import minibatches, steps_of_epoch

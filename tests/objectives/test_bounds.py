@@ -12,7 +12,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
-import test_step
+import step_models
 import torch
 from forced import DOUBLE, Forced, exhaustive
 from stats import assert_close_in_sigmas, mean_and_error
@@ -342,9 +342,9 @@ def test_at_the_posterior_every_bound_is_the_evidence_without_noise(name: str) -
 @pytest.mark.parametrize("name", EVERY)
 def test_a_scale_stands_outside(name: str) -> None:
     torch.manual_seed(2)
-    plain, scaled = test_step.Plain().double(), test_step.Subsampled().double()
+    plain, scaled = step_models.Plain().double(), step_models.Subsampled().double()
     scaled.load_state_dict(plain.state_dict())
-    x = test_step.data(8, DOUBLE).x
+    x = step_models.data(8, DOUBLE).x
     found = []
     for model in (plain, scaled):
         objective = EVERY[name]()
@@ -359,7 +359,7 @@ def test_a_scale_stands_outside(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_graph_equals_the_eager_step_in_every_bit(name: str, dtype: torch.dtype) -> None:
     graph, eager = (
-        test_step.after(test_step.Plain, EVERY[name], graph=graph, dtype=dtype, steps=3, last=8)
+        step_models.after(step_models.Plain, EVERY[name], graph=graph, dtype=dtype, steps=3, last=8)
         for graph in (True, False)
     )
     assert graph[3].graph and graph[3].fallback is None

@@ -11,8 +11,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_adversarial import Line, Point, draws
-from test_step import Drawn, Plain, after, data
+from line_models import Line, Point, draws
+from step_models import Drawn, Plain, after, data
 from torch import Tensor, nn
 
 import pvae

@@ -13,7 +13,7 @@ import pytest
 import torch
 import zoo
 from pyro.infer import SVI
-from test_step import FEATURES, LATENT, Enumerated, Plain, after, data
+from step_models import FEATURES, LATENT, Enumerated, Plain, after, data
 from torch import Tensor, nn
 
 import pvae

@@ -19,7 +19,7 @@ import pvae
 from pvae.models import find_groups
 from pvae.objectives import make_objective
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs" / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "examples"))
 
 from deep_markov_model import DeepMarkovModel, running_lights
 

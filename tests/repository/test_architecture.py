@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from public_names import public_homes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pvae"
 FLOORS = [
     {"errors", "randomness"},

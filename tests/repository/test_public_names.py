@@ -40,7 +40,7 @@ def test_public_names_and_signatures_are_those_of_the_list() -> None:
 
 def test_the_list_is_complete() -> None:
     new = sorted(set(lines()) - set(GOLDEN.read_text().splitlines()))
-    assert new == [], "add these: `python tests/public_names.py >> tests/public_names.txt`"
+    assert new == [], "add these to tests/repository/public_names.txt"
 
 
 def test_the_list_shows_parameters_and_defaults() -> None:

@@ -1,4 +1,4 @@
-"""The oracles agree with their golden numbers, and the Pyro programs of tests/exact.py with the oracles."""
+"""The oracles agree with their golden numbers, and the Pyro programs of tests/support/exact.py with the oracles."""
 
 from __future__ import annotations
 

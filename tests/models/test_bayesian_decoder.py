@@ -25,7 +25,7 @@ from pvae.programs.binding import bind
 from pvae.train.parameters import Parameters
 from pvae.train.step import Computation
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs" / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "examples"))
 
 from bayesian_decoder import BayesianDecoder
 
