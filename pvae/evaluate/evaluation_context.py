@@ -16,7 +16,6 @@ from pvae.errors import InputError
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Programs, bind
 from pvae.programs.classifier import outside_classes
-from pvae.programs.layout import find_layout
 from pvae.programs.queries import scores_bits
 from pvae.programs.registration import scope
 from pvae.randomness import evaluating
@@ -49,17 +48,11 @@ class Setting:
 
     def traces(self, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
         """Return the traces of one draw: the guide's, and the model's at the same z."""
-        programs = self.programs()
-        arguments = programs.arguments(batch)
-        guide = poutine.trace(programs.guide).get_trace(*arguments)
-        model = poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
-        return guide, model
+        return self.programs().bound_to(batch).trace_both()
 
     def data_dim(self, batch: Batch) -> int:
         """Return the dimension of the plate over data, counted from the right of a site's batch shape."""
-        programs = self.programs()
-        layout = find_layout(programs.model, programs.guide, programs.arguments(batch), {})
-        return layout.data_plate(self.data_plate)[1]
+        return self.programs().bound_to(batch).layout.data_plate(self.data_plate)[1]
 
     def slices(self, size: int) -> Iterator[Batch]:
         """Return the data in order, at most `size` at a time."""

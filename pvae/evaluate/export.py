@@ -151,13 +151,11 @@ def _front(value: Tensor, axis: int) -> Tensor:
 
 def _one(setting: Setting, axes: Mapping[str, int]) -> Draws:
     """One draw of everything, with the data first in every tensor."""
-    programs = setting.programs()
-    arguments = programs.arguments(setting.batch)
+    programs = setting.programs().bound_to(setting.batch)
     weights = log_weights(setting.model, setting.batch, 1, data_plate=setting.data_plate, fields=setting.fields)
     latents = {name: value[0] for name, value in weights.values.items()}
-    free = poutine.uncondition(programs.model)
-    prior = _samples(poutine.trace(free).get_trace(*arguments))
-    posterior = _samples(poutine.trace(poutine.condition(free, data=latents)).get_trace(*arguments))
+    prior = _samples(programs.trace_model(simulate=True))
+    posterior = _samples(programs.trace_model(values=latents, simulate=True))
 
     def kept(sites: list[Site], latent: bool) -> dict[str, Tensor]:
         chosen = [site for site in sites if (site["name"] in latents) is latent]

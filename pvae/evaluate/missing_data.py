@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -17,8 +16,8 @@ from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import Setting, prepared
 from pvae.evaluate.stream import CHUNK, Bound, sweep
 from pvae.programs.base import pair
-from pvae.programs.layout import find_layout, sample_sites
-from pvae.weights.log_probs import Shape, by_site, total
+from pvae.programs.sites import sample_sites
+from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 
 __all__ = ["masking_divergence", "missing_log_likelihood"]
 
@@ -125,10 +124,10 @@ def _across(setting: Setting, complete: Setting) -> Setting:
 
 def _divergence(setting: Setting, masked: Batch, whole: Batch, particles: int) -> Tensor:
     programs = setting.programs()
-    guide, of_masked, of_whole = programs.guide, programs.arguments(masked), programs.arguments(whole)
-    layout = find_layout(programs.model, guide, of_masked, {})
-    shape = Shape(layout.nesting, layout.data_plate(setting.data_plate)[1], 1)
-    sites = [sample_sites(poutine.trace(guide).get_trace(*each)) for each in (of_masked, of_whole)]
+    of_masked, of_whole = programs.bound_to(masked), programs.bound_to(whole)
+    layout = of_masked.layout
+    shape = PlateDims(layout.nesting, layout.data_plate(setting.data_plate)[1], 1)
+    sites = [sample_sites(each.trace_guide()) for each in (of_masked, of_whole)]
     if len(sites[0]) == 1:
         try:
             return shape.reduce(kl_divergence(sites[0][0]["fn"], sites[1][0]["fn"]))[0].to("cpu", torch.float64)
@@ -136,8 +135,10 @@ def _divergence(setting: Setting, masked: Batch, whole: Batch, particles: int) -
             pass
     summed = torch.zeros(masked.size, dtype=torch.float64)
     for _ in range(particles):
-        trace = poutine.trace(guide).get_trace(*of_masked)
-        again = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*of_whole)
-        ours, theirs = (total(by_site([each], shape).values())[0] for each in (trace, again))
+        trace = of_masked.trace_guide()
+        again = of_whole.trace_guide(trace)
+        ours, theirs = (
+            sum_tensors(log_probs_by_site([sample_sites(each)], shape).values())[0] for each in (trace, again)
+        )
         summed += (ours - theirs).to("cpu", torch.float64)
     return summed / particles

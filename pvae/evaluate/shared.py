@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import Setting
-from pvae.programs.layout import data_count, find_layout, sample_sites
-from pvae.weights.auxiliary import auxiliary_sites
-from pvae.weights.log_probs import Shape, by_site
-from pvae.weights.site_validation import points_of, require_weights_exist
-from pvae.weights.traces import Draw
-from pvae.weights.vectorise import draw_particles
+from pvae.programs.sites import Site
+from pvae.weights.log_probs import PlateDims, log_probs_by_site
+from pvae.weights.site_validation import delta_sites, require_weights_exist
+from pvae.weights.traces import TracePair
+from pvae.weights.vectorise import trace_particles
 
 __all__ = ["shared_elbo", "shared_sites"]
 
@@ -22,9 +23,7 @@ _FEW = slice(0, 2)
 
 def shared_sites(setting: Setting) -> tuple[str, ...]:
     """Return the latent sites outside the plate of the observed data; none where that is not one plate."""
-    programs = setting.programs()
-    arguments = programs.arguments(setting.batch.take(_FEW))
-    return find_layout(programs.model, programs.guide, arguments, {}).shared()
+    return setting.programs().bound_to(setting.batch.take(_FEW)).layout.shared()
 
 
 def shared_elbo(setting: Setting, particles: int, chunk: int) -> Tensor:
@@ -58,27 +57,27 @@ def shared_elbo(setting: Setting, particles: int, chunk: int) -> Tensor:
 
 def _count(setting: Setting) -> int:
     """N of the plate over data; without a subsample these data are all, however many are passed at once."""
-    programs, few = setting.programs(), setting.batch.take(_FEW)
-    count = data_count(programs.model, programs.guide, programs.arguments(few), {})
+    few = setting.batch.take(_FEW)
+    count = setting.programs().bound_to(few).count
     return count if count != few.size else setting.batch.size
 
 
 def _parts(setting: Setting, batch: Batch, particles: int) -> tuple[Tensor, Tensor]:
     """Summed over particles: the terms of each datum, shape (batch,), and those of none, ()."""
-    programs = setting.programs()
-    arguments = programs.arguments(batch)
-    layout = find_layout(programs.model, programs.guide, arguments, {})
+    programs = setting.programs().bound_to(batch)
+    layout = programs.layout
     plate = layout.observed_plate()
     if plate is None:
         raise InputError("The observed data are in no plate, so there is nothing to average over.")
-    draws = draw_particles(programs.model, programs.guide, arguments, {}, particles)
+    draws = trace_particles(programs, particles)
     _require_bound(draws[0])
-    shape = Shape(layout.nesting, plate[1], particles // len(draws))
+    shape = PlateDims(layout.nesting, plate[1], particles // len(draws))
     own = torch.zeros(batch.size, dtype=torch.float64)
     shared = torch.zeros((), dtype=torch.float64)
-    for sign, program in ((1, "model"), (-1, "guide")):
-        inside = _inside(draws[0], program, plate[0])
-        for name, table in by_site([getattr(draw, program) for draw in draws], shape).items():
+    runs = ((1, [draw.model_sites for draw in draws]), (-1, [draw.guide_sites for draw in draws]))
+    for sign, sites in runs:
+        inside = _inside(sites[0], plate[0])
+        for name, table in log_probs_by_site(sites, shape).items():
             table = sign * table.detach().to("cpu", torch.float64)
             if name in inside:
                 own += table.sum(0)
@@ -87,18 +86,18 @@ def _parts(setting: Setting, batch: Batch, particles: int) -> tuple[Tensor, Tens
     return own, shared
 
 
-def _require_bound(draw: Draw) -> None:
+def _require_bound(draw: TracePair) -> None:
     """Refuse programs of which log p - log q, site by site, is no lower bound."""
     require_weights_exist(draw)
-    guided = {site["name"] for site in draw.latent()}
-    summed = [site["name"] for site in sample_sites(draw.model) if not site["is_observed"]]
-    alone = [name for name in summed if name not in guided] + [site["name"] for site in auxiliary_sites(draw)]
+    guided = {site["name"] for site in draw.latent_sites}
+    summed = [site["name"] for site in draw.model_sites if not site["is_observed"]]
+    alone = [name for name in summed if name not in guided] + [site["name"] for site in draw.auxiliary_sites]
     if alone:
         raise InputError(
             f"Site {alone[0]!r} is in one program alone, and nothing is summed out beside a latent that all data "
             "share: draw it in both."
         )
-    points = points_of(draw)
+    points = delta_sites(draw)
     if points:
         raise InputError(
             f"Guide site {points[0]!r} is a Delta, a point without a density, so there is no bound: draw it from a "
@@ -106,6 +105,6 @@ def _require_bound(draw: Draw) -> None:
         )
 
 
-def _inside(draw: Draw, program: str, plate: str) -> set[str]:
-    sites = sample_sites(getattr(draw, program))
+def _inside(sites: Iterable[Site], plate: str) -> set[str]:
+    """Return the names of the sites in a plate."""
     return {site["name"] for site in sites if plate in {frame.name for frame in site["cond_indep_stack"]}}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import prepared
-from pvae.programs.layout import sample_sites
+from pvae.programs.sites import sample_sites
 
 __all__ = ["TwoSampleTest", "aggregate_test", "mmd_test"]
 
@@ -111,10 +111,9 @@ def aggregate_test(model: Any, data: Any, *, permutations: int = 1000, **where: 
         InputError: if there are no data, or no latent site of real values for each datum.
     """
     with prepared(model, data, **where) as setting:
-        programs = setting.programs()
-        arguments = programs.arguments(setting.batch)
-        guide = _latents(poutine.trace(programs.guide).get_trace(*arguments), setting.batch.size)
-        prior = _latents(poutine.trace(programs.model).get_trace(*arguments), setting.batch.size)
+        programs = setting.programs().bound_to(setting.batch)
+        guide = _latents(programs.trace_guide(), setting.batch.size)
+        prior = _latents(programs.trace_model(), setting.batch.size)
     names = [name for name in guide if name in prior]
     if not names:
         raise InputError("An aggregate posterior needs a latent site of real values for each datum; there is none.")

@@ -1,4 +1,4 @@
-"""One run of both programs, and everything that the linter's checks ask about."""
+"""`CheckContext`: one run of both programs, and the questions that the rules ask about it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,49 @@ from torch import Tensor
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.programs.binding import Fields, Programs
-from pvae.programs.layout import Site
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site
 
-__all__ = ["Look"]
+__all__ = ["CheckContext"]
 
 
 @dataclass(frozen=True)
-class Look:
-    """One run of both programs, and everything that the single checks ask about."""
+class CheckContext:
+    """One run of both programs on a batch, with the objective to be trained.
+
+    Attributes:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: the batch of the run.
+        objective: the objective whose bound is maximised.
+        trained: the objective that is trained; it may update theta and phi in turn by `objective`.
+        fields: as for `pvae.models.bind`.
+        programs: both programs.
+        bound: both programs with the arguments of the batch.
+        guide_sites: the sample sites of the guide.
+        model_sites: the sample sites of the model.
+    """
 
     latent_model: Any
     batch: Mapping[str, Tensor]
-    objective: Objective  # what is climbed
-    trained: Objective  # whose players take turns
+    objective: Objective
+    trained: Objective
     fields: Fields
     programs: Programs
-    guide: list[Site]
-    model: list[Site]
-
-    @property
-    def arguments(self) -> tuple[Tensor, ...]:
-        return self.programs.arguments(self.batch)
+    bound: BoundPrograms
+    guide_sites: list[Site]
+    model_sites: list[Site]
 
     @property
     def pyro_loss(self) -> Any:
+        """The loss of `pyro.infer` under the objective; None if the objective is one of pvae's own."""
         return self.objective.elbo if isinstance(self.objective, PyroObjective) else None
 
-    def latent(self, sites: list[Site]) -> dict[str, Site]:
-        return {site["name"]: site for site in sites if not site["is_observed"]}
+    @property
+    def guide_latents(self) -> dict[str, Site]:
+        """The latent sites of the guide by name."""
+        return {site["name"]: site for site in self.guide_sites if not site["is_observed"]}
+
+    @property
+    def model_latents(self) -> dict[str, Site]:
+        """The latent sites of the model by name."""
+        return {site["name"]: site for site in self.model_sites if not site["is_observed"]}

@@ -12,13 +12,12 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs
-from pvae.programs.layout import Layout, find_layout, sample_sites
+from pvae.programs.layout import Layout
 from pvae.programs.queries import _asked, _observed
-from pvae.weights.auxiliary import auxiliary_sites
-from pvae.weights.log_probs import Shape, by_site, total
-from pvae.weights.site_validation import points_of
-from pvae.weights.traces import Draw
-from pvae.weights.vectorise import draw_particles
+from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
+from pvae.weights.site_validation import delta_sites
+from pvae.weights.traces import TracePair
+from pvae.weights.vectorise import trace_particles
 
 __all__ = ["Imputation", "impute"]
 
@@ -99,12 +98,12 @@ def _slices(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def _imputed(programs: Programs, batch: Batch, n: int, particles: int) -> Imputation:
-    arguments = programs.arguments(batch)
-    layout = find_layout(programs.model, programs.guide, arguments, {})
+    bound = programs.bound_to(batch)
+    layout = bound.layout
     plate, data_dim = layout.data_plate()
-    draws = draw_particles(programs.model, programs.guide, arguments, {}, particles, data_plate=plate)
-    weights = _weights(draws, Shape(layout.nesting, data_dim, particles // len(draws)))
-    name = _observed(sample_sites(draws[0].model), batch)["name"]
+    draws = trace_particles(bound, particles, data_plate=plate)
+    weights = _weights(draws, PlateDims(layout.nesting, data_dim, particles // len(draws)))
+    name = _observed(draws[0].model_sites, batch)["name"]
     found = [_given_z(draw, name, layout, data_dim, batch.x) for draw in draws]
     means, drawn = (torch.cat(each) for each in zip(*found, strict=True))
     chosen = torch.multinomial(weights.T, n, replacement=True).T
@@ -117,21 +116,21 @@ def _imputed(programs: Programs, batch: Batch, n: int, particles: int) -> Imputa
     )
 
 
-def _weights(draws: list[Draw], shape: Shape) -> Tensor:
+def _weights(draws: list[TracePair], shape: PlateDims) -> Tensor:
     """Normalised importance weights, (particles, batch), float64.
 
     A latent site that only the model has is drawn from its prior, which so is its guide: its density cancels.
     """
-    if auxiliary_sites(draws[0]) or points_of(draws[0]):
+    if draws[0].auxiliary_sites or delta_sites(draws[0]):
         raise InputError(
             "Imputation weighs draws of z by p(x, z) / q(z given x), which a guide with auxiliary sites or points "
             "(Delta) does not have. Draw every site of the guide from a density."
         )
-    guide = by_site([draw.guide for draw in draws], shape)
-    joint = by_site([draw.model for draw in draws], shape)
-    free = {each["name"] for each in sample_sites(draws[0].model) if not each["is_observed"]} - guide.keys()
+    guide = log_probs_by_site([draw.guide_sites for draw in draws], shape)
+    joint = log_probs_by_site([draw.model_sites for draw in draws], shape)
+    free = {each["name"] for each in draws[0].model_sites if not each["is_observed"]} - guide.keys()
     terms = [each.double() for name, each in joint.items() if name not in free]
-    log_w = total([*terms, *(-each.double() for each in guide.values())])
+    log_w = sum_tensors([*terms, *(-each.double() for each in guide.values())])
     weights = log_w.softmax(0)
     if not bool(torch.isfinite(weights).all()):
         datum = int((~torch.isfinite(weights).all(0)).nonzero()[0])
@@ -139,7 +138,7 @@ def _weights(draws: list[Draw], shape: Shape) -> Tensor:
     return weights
 
 
-def _given_z(draw: Draw, name: str, layout: Layout, data_dim: int, x: Tensor) -> tuple[Tensor, Tensor]:
+def _given_z(draw: TracePair, name: str, layout: Layout, data_dim: int, x: Tensor) -> tuple[Tensor, Tensor]:
     """Means of x given z, and draws, of the particles of one run: (particles, batch, *x) each."""
     density: Any = draw.model.nodes[name]["fn"]
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.programs.distribution_parameters import free_parameters
-from pvae.programs.layout import Site, sample_sites
+from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.programs.wrapped import Around, Changed, declared
 from pvae.randomness import evaluating
-from pvae.weights.handlers import base_of
 from pvae.weights.traces import site_log_prob
 
 __all__ = ["LocalGuide", "SemiAmortised"]
@@ -194,10 +193,10 @@ class SemiAmortised(Around):
                 raise InputError(
                     f"SemiAmortised needs reparameterised guide sites, and {site['name']!r} cannot be: use LocalGuide."
                 )
-            if self.through and isinstance(base_of(site["fn"]), _ONCE):
+            if self.through and isinstance(base_distribution(site["fn"]), _ONCE):
                 raise InputError(
-                    f"The draw of {site['name']!r}, {type(base_of(site['fn'])).__name__}, cannot be differentiated "
-                    "twice, as training through the steps asks: use SemiAmortised(..., through=False)."
+                    f"The draw of {site['name']!r}, {type(base_distribution(site['fn'])).__name__}, cannot be "
+                    "differentiated twice, as training through the steps asks: use SemiAmortised(..., through=False)."
                 )
             return value + moves.setdefault((site["name"], name), torch.zeros_like(value).requires_grad_())
 

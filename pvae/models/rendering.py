@@ -15,10 +15,10 @@ from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.programs.binding import Fields, bind
-from pvae.programs.layout import Site, sample_sites
 from pvae.programs.queries import _as_data, _asked, _mean, _observed, _scored, encode
+from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.randomness import preserved_randomness
-from pvae.weights.handlers import base_of, finite_support
+from pvae.weights.handlers import finite_support
 
 __all__ = ["Rows", "interpolate", "plane", "render", "traverse", "value_by_value"]
 
@@ -49,7 +49,7 @@ class _Held(Messenger):
 
 def _plausible(density: Any) -> Tensor:
     """The mean of a density; the most probable value of a discrete one, entry by entry."""
-    base = base_of(density)
+    base = base_distribution(density)
     if not getattr(base, "has_enumerate_support", False):
         return _mean({"fn": density, "value": density()})
     values = base.enumerate_support(expand=True)
@@ -63,11 +63,12 @@ def _run(
 ) -> tuple[dict[str, Site], Site]:
     """The latent sites of a run of the model at held values, and the site of x."""
     with _asked(latent_model, batch, fields) as programs:
-        arguments = programs.arguments(batch)
+        bound = programs.bound_to(batch)
         with preserved_randomness():
-            seen = _observed(sample_sites(_scored(programs, arguments)), batch)["name"]
+            seen = _observed(sample_sites(_scored(bound)), batch)["name"]
         held = _Held(values, seen, draw=draw)(poutine.uncondition(programs.model))
-        sites = {site["name"]: site for site in sample_sites(poutine.trace(held).get_trace(*arguments))}
+        trace = bound.with_programs(held, programs.guide).trace_model()
+        sites = {site["name"]: site for site in sample_sites(trace)}
     return sites, sites.pop(seen)
 
 
@@ -102,7 +103,7 @@ def _real(latent_model: Any, batch: Batch, fields: Fields, site: str | None) -> 
         name: each
         for name, each in sites.items()
         if each["value"].is_floating_point()
-        and not getattr(base_of(each["fn"]), "has_enumerate_support", False)
+        and not getattr(base_distribution(each["fn"]), "has_enumerate_support", False)
         and each["value"].shape[:1] == (batch.size,)
     }
     if site is not None and site not in real:
@@ -196,7 +197,7 @@ def plane(latent_model: Any, batch: Batch, size: int = 15, fields: Fields = None
 def _quantiles(density: Any, levels: Tensor) -> Tensor:
     """Quantiles of the first datum's density in each dimension, shape (dimensions, levels)."""
     try:
-        found = base_of(density).icdf(levels.reshape(-1, *[1] * len(density.batch_shape), 1))
+        found = base_distribution(density).icdf(levels.reshape(-1, *[1] * len(density.batch_shape), 1))
         return found.reshape(len(levels), -1, 2)[:, 0].T
     except NotImplementedError:
         draws = density.sample((_DRAWS,)).reshape(_DRAWS, -1, 2)[:, 0]
@@ -240,7 +241,7 @@ def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, 
         )
     if found is not None:
         values, name = finite_support(found["name"], found["fn"]), found["name"]
-        shares = base_of(found["fn"]).log_prob(values.reshape(-1, *[1] * found["value"].dim()))
+        shares = base_distribution(found["fn"]).log_prob(values.reshape(-1, *[1] * found["value"].dim()))
         shares = shares.reshape(len(values), -1)[:, 0].exp()
     else:
         values, name, shares = torch.arange(int(batch["y"].max()) + 1, device=batch.device), "y", None
@@ -258,5 +259,5 @@ def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, 
 
 def _is_label(site: Site) -> bool:
     """Whether a site has one discrete value for each datum, of few."""
-    enumerable = getattr(base_of(site["fn"]), "has_enumerate_support", False)
+    enumerable = getattr(base_distribution(site["fn"]), "has_enumerate_support", False)
     return enumerable and not site["fn"].event_shape and site["value"].dim() == 1

@@ -8,7 +8,7 @@ from pvae.objectives.adversarial.ali import ALI
 from pvae.objectives.adversarial.base import Adversarial, Sides
 from pvae.objectives.adversarial.critics import LOSSES, CriticLoss
 from pvae.objectives.adversarial.gan import GAN
-from pvae.objectives.base import Objective, ObjectiveModule, Terms, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Objective, ObjectiveModule, Terms
 from pvae.objectives.bounds.iwae import IWAE, Renyi
 from pvae.objectives.bounds.miwae import CIWAE, MIWAE, PIWAE
 from pvae.objectives.bounds.reparameterised import DReG, StickingTheLanding
@@ -30,6 +30,7 @@ from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
 from pvae.objectives.quantised import VectorQuantised
 from pvae.objectives.registry import NamedObjective, describe, make_objective, objective_names, untrained_by
 from pvae.objectives.semisupervised_elbo import SemiSupervised
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights.auxiliary import Marginal
 
 __all__ = [

@@ -13,8 +13,8 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Objective, Terms
 from pvae.objectives.phases.alternating import Within
+from pvae.programs.sites import base_distribution
 from pvae.weights import trace_weights
-from pvae.weights.handlers import base_of
 
 __all__ = ["Dirac"]
 
@@ -75,13 +75,13 @@ class _Points(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["infer"].get("_deterministic") or type(msg["fn"]).__name__ == "_Subsample":
             return
-        self.noise[msg["name"]] = not isinstance(base_of(msg["fn"]), dist.Delta)
+        self.noise[msg["name"]] = not isinstance(base_distribution(msg["fn"]), dist.Delta)
         if not msg["done"]:
             msg["value"], msg["done"] = _point(msg["name"], msg["fn"]), True
 
 
 def _point(name: str, density: Any) -> Tensor:
-    kind = type(base_of(density)).__name__
+    kind = type(base_distribution(density)).__name__
     if getattr(density.support, "is_discrete", False):
         raise InputError(
             f"Dirac needs continuous guide sites, and {name!r} is {kind}: a mean of discrete values is none of them. "

@@ -15,9 +15,9 @@ from pvae.errors import InputError
 from pvae.objectives.base import Call, Objective, Terms
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.phases.alternating import Within
-from pvae.programs.layout import data_count
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import base_distribution
 from pvae.weights import LogWeights, trace_weights
-from pvae.weights.handlers import base_of
 
 __all__ = ["VectorQuantised"]
 
@@ -61,16 +61,16 @@ class VectorQuantised(Objective):
     def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch; in training, move averages of codes on."""
         # before the terms: a first look at a layout writes buffers back, which autograd would find changed
-        count = data_count(model, guide, args, dict(kwargs))
+        count = BoundPrograms(model, guide, args, kwargs).count
         uses: dict[Quantiser, _Use] = {}
         p, q = (Within(each, lambda: _Following(uses)) for each in (model, guide))
         weights = trace_weights(p, q, args, kwargs, 1, data_plate=self.data_plate)
         _require(uses, weights)
-        shape = weights.only_source().shape
+        dims = weights.only_source().dims
         value, distance = weights.log_w[0], torch.zeros_like(weights.log_w[0])
         for quantiser, use in uses.items():
-            value = value - self.commitment * shape.reduce(use.apart(use.h, use.e.detach()))[0]
-            apart = shape.reduce(use.apart(use.h.detach(), use.e))[0]
+            value = value - self.commitment * dims.reduce(use.apart(use.h, use.e.detach()))[0]
+            apart = dims.reduce(use.apart(use.h.detach(), use.e))[0]
             value = value if quantiser.averages else value - apart
             distance = distance + apart.detach()
         named = {**weights.named(), "distance": distance}
@@ -137,7 +137,7 @@ def _require(uses: Mapping[Quantiser, _Use], weights: LogWeights) -> None:
         )
     sites = weights.guide_sites()
     for name in weights.not_reparameterised:
-        if not isinstance(base_of(sites[name]["fn"]), NearestCode):
+        if not isinstance(base_distribution(sites[name]["fn"]), NearestCode):
             raise InputError(
                 f"VectorQuantised trains quantised and reparameterised sites, and {name!r} is neither: quantise it, or "
                 "use 'iwae'."

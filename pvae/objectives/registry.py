@@ -14,7 +14,7 @@ from pvae.names import parse, unknown
 from pvae.objectives.adversarial.aae import AAE
 from pvae.objectives.adversarial.ali import ALI
 from pvae.objectives.adversarial.gan import GAN
-from pvae.objectives.base import Objective, WeightsOptions
+from pvae.objectives.base import Objective
 from pvae.objectives.bounds.iwae import IWAE, Renyi
 from pvae.objectives.bounds.miwae import CIWAE, MIWAE, PIWAE
 from pvae.objectives.bounds.reparameterised import DReG, StickingTheLanding
@@ -32,6 +32,7 @@ from pvae.objectives.pyro.graph_elbo import GraphELBO
 from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
 from pvae.objectives.quantised import VectorQuantised
 from pvae.objectives.semisupervised_elbo import SemiSupervised
+from pvae.objectives.weights_objective import WeightsOptions
 
 __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names", "untrained_by"]
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.weighted_kl import not_negative
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.programs.binding import fields_of, owner_of
+from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import classifier_of, most_probable
-from pvae.programs.layout import data_count
 from pvae.weights import LogWeights
-from pvae.weights.handlers import ENUMERATE, SUMMED, Choose
+from pvae.weights.handlers import ENUMERATE, SUMMED, ChooseStrategy
 
 __all__ = ["SemiSupervised"]
 
@@ -120,7 +121,7 @@ class SemiSupervised(WeightsObjective):
         """Return the mean of log_w over particles, shape (batch,), in nats."""
         return weights.log_w.mean(0)
 
-    def choose(self) -> Choose:
+    def choose(self) -> ChooseStrategy:
         """Return the strategy of each site: what `WeightsObjective` gives it, but that marked ones are enumerated."""
         usual = super().choose()
 
@@ -159,7 +160,7 @@ class SemiSupervised(WeightsObjective):
             raise InputError(f"classify(x) needs batch shape {tuple(y.shape)}; got {tuple(log_q.shape)}.")
         share = self._share()
         among = known.sum().clamp_min(1).to(log_q.dtype) if share is None or self.labelled else share * len(y)
-        count = data_count(model, guide, args, dict(kwargs)) / among
+        count = BoundPrograms(model, guide, args, kwargs).count / among
         with torch.no_grad():
             right = (most_probable(density) == label) & known
         return -torch.where(known, log_q, torch.zeros_like(log_q)).sum() * count, right.to(log_q.dtype).sum() * count

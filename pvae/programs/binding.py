@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.programs.base import Program, program
+from pvae.programs.bound import BoundPrograms
 
 __all__ = ["Programs", "bind", "fields_of", "owner_of"]
 
@@ -93,8 +94,11 @@ class _Bound(nn.Module):
         self.positions, self.keywords = positions, keywords
 
     def forward(self, *values: Tensor) -> Any:
+        positional = [values[place] for place in self.positions]
+        if not self.keywords:
+            return self.program(*positional)
         named = {key: values[place] for key, place in self.keywords.items()}
-        return self.program(*(values[place] for place in self.positions), **named)
+        return self.program(*positional, **named)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,15 @@ class Programs:
 
     def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of `batch` that the programs take."""
-        return tuple(batch[field] for field in self.fields)
+        return tuple([batch[field] for field in self.fields])
+
+    def bound_with(self, arguments: tuple[Tensor, ...]) -> BoundPrograms:
+        """Return both programs with the given arguments, which `arguments` returned for a batch."""
+        return BoundPrograms(self.model, self.guide, arguments)
+
+    def bound_to(self, batch: Mapping[str, Tensor]) -> BoundPrograms:
+        """Return both programs with the fields of `batch` that they take as their arguments."""
+        return self.bound_with(self.arguments(batch))
 
     def unused(self, batch: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Return the fields of `batch` that no program takes (``index`` apart)."""

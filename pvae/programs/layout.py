@@ -1,236 +1,195 @@
-"""How a pair of programs is laid out: plates, the data plate, and whether particles can be vectorised."""
+"""The layout of a pair of programs: the plates of each site, the data plate, and the latent sites."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
-from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
 
 from pvae.errors import InputError
-from pvae.randomness import preserved_buffers, preserved_randomness
+from pvae.programs.sites import Site, sample_sites
 
-__all__ = ["GUIDE", "Layout", "anchor", "data_count", "find_layout", "remember", "sample_sites"]
+__all__ = [
+    "GUIDE",
+    "Layout",
+    "check_site_shapes",
+    "has_same_densities",
+    "layout_of_traces",
+    "population_of",
+]
 
-# a site of a trace: Pyro's message, a mapping of strings
-Site = Any
-#: marks the guide's sites among the frames
+#: the suffix of the guide's sites in `Layout.frames`
 GUIDE = " (guide)"
-# by the model's owner, then the guide's: a name or an id would outlive them, and speak for others
-_LAYOUTS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-
-
-def sample_sites(trace: poutine.Trace) -> list[Site]:
-    """Return the sample sites of a trace in order, without indices of subsampled plates and ``pyro.deterministic``."""
-    sites: list[Site] = [each for each in prune_subsample_sites(trace).nodes.values() if each["type"] == "sample"]
-    return [each for each in sites if not each["infer"].get("_deterministic")]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What one run of both programs shows, and what is then assumed of every batch of that kind.
+    """The plates and latent sites that one run of both programs shows; assumed for every batch of the same kind.
 
     Attributes:
         nesting: the greatest number of nested vectorised plates; particles go to dimension ``-1 - nesting``.
-        frames: for each sample site of the model and the guide (marked so), its plates by name.
-        latent_dims: for each latent site, the number of dimensions of its value in a single run.
-        population: N where the observed data are a subsample of N, else None.
-        vectorised: whether particles may share one run; None until it was checked.
-        repeatable: whether the guide, run again at the same z, gives the same density: dropout does not.
+        frames: for each sample site, its plates by name; a site of the guide has the suffix `GUIDE`.
+        latent_dims: for each latent site of the guide, the number of dimensions of its value in a single run.
+        vectorised: whether all particles may share one run; None until this is checked.
+        repeatable: whether a second run of the guide at the same z gives the same density. With dropout it does not.
     """
 
     nesting: int
     frames: Mapping[str, Mapping[str, Any]]
     latent_dims: Mapping[str, int]
-    population: int | None
     vectorised: bool | None = None
     repeatable: bool = True
 
+    @cached_property
+    def common_plates(self) -> list[str]:
+        """The names of the plates that hold every sample site of both programs."""
+        return _common_plates(self.frames.values())
+
     def data_plate(self, wanted: str | None = None) -> tuple[str, int]:
-        """Return the name and dimension of the plate that is common to all sample sites.
+        """Return the name and the dimension of the plate over data, which holds all sample sites.
+
+        Args:
+            wanted: the name of the plate, where several plates hold all sites.
 
         Raises:
-            InputError: if no plate is common (the site outside is named), if several are and `wanted` does not
-                choose, or if it is sequential.
+            InputError: if no plate holds all sites (the error names a site outside), if several do and `wanted` is
+                None, or if the plate is sequential.
         """
-        common = _common(self.frames.values())
         if wanted is not None:
-            outside = next((site for site, frames in self.frames.items() if wanted not in frames), None)
+            outside = next((site for site, plates in self.frames.items() if wanted not in plates), None)
             if outside is not None:
                 raise InputError(
-                    f"Site {outside!r} is outside the data plate {wanted!r}: weights per datum need every site in it."
+                    f"Weights per datum need every site in the data plate {wanted!r}; site {outside!r} is outside. "
+                    "Move it inside, or name another plate with data_plate=."
                 )
-        elif not common:
+        elif not self.common_plates:
             raise InputError(_no_plate(self.frames))
-        elif len(common) > 1:
+        elif len(self.common_plates) > 1:
             raise InputError(
-                f"Plates {', '.join(common)} hold every site: say which one is over data with data_plate='{common[0]}'."
+                f"Weights per datum need to know the plate over data; the plates {', '.join(self.common_plates)} all "
+                f"hold every site. Name one, such as data_plate='{self.common_plates[0]}'."
             )
-        name = wanted or common[0]
+        name = wanted or self.common_plates[0]
         dim = next(iter(self.frames.values()))[name].dim
         if dim is None:
             raise InputError(
-                f"Plate {name!r} is sequential (a for loop): weights per datum need it as `with pyro.plate(...)`."
+                f"Weights per datum need a vectorised data plate; plate {name!r} is sequential (a for loop). Write "
+                "`with pyro.plate(...)`."
             )
         return name, dim
 
     def observed_plate(self) -> tuple[str, int] | None:
-        """Return the name and dimension of the plate of the observed data; None without one.
+        """Return the name and the dimension of the plate of the observed data; None if there is none.
 
-        Of several that hold every observed site, such as one over pixels, it is that with the most sites.
+        If several plates hold every observed site (one may be over pixels), this is the plate with the most sites.
         """
-        seen = [each for name, each in self.frames.items() if not name.endswith(GUIDE) and name not in self.latent_dims]
-        found = [name for name in _common(seen) if seen[0][name].dim is not None]
-        if not found:
+        observed = [
+            plates for name, plates in self.frames.items() if not name.endswith(GUIDE) and name not in self.latent_dims
+        ]
+        names = [name for name in _common_plates(observed) if observed[0][name].dim is not None]
+        if not names:
             return None
-        name = max(found, key=lambda name: sum(name in each for each in self.frames.values()))
-        return name, seen[0][name].dim
+        name = max(names, key=lambda name: sum(name in plates for plates in self.frames.values()))
+        return name, observed[0][name].dim
 
     def shared(self) -> tuple[str, ...]:
-        """Return the latent sites of both programs outside the plate of the observed data: all data share them."""
+        """Return the latent sites of both programs outside the plate of the observed data; all data share them."""
         plate = self.observed_plate()
-        both = [name for name in self.latent_dims if name in self.frames and name + GUIDE in self.frames]
-        return () if plate is None else tuple(name for name in both if plate[0] not in self.frames[name])
+        if plate is None:
+            return ()
+        in_both = [name for name in self.latent_dims if name in self.frames and name + GUIDE in self.frames]
+        return tuple(name for name in in_both if plate[0] not in self.frames[name])
 
 
-def _common(frames: Iterable[Mapping[str, Any]]) -> list[str]:
-    first, *others = list(frames) or [{}]
-    return [name for name in first if all(name in each for each in others)]
+def _common_plates(frames: Iterable[Mapping[str, Any]]) -> list[str]:
+    first, *rest = list(frames) or [{}]
+    return [name for name in first if all(name in plates for plates in rest)]
 
 
 def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the message for programs without a plate that holds all sites."""
     counts: dict[str, int] = {}
-    for each in frames.values():
-        for name in each:
+    for plates in frames.values():
+        for name in plates:
             counts[name] = counts.get(name, 0) + 1
     if not counts:
         sites = ", ".join(repr(site) for site in frames)
         return (
-            f"Sites {sites} are in no plate, so there is no weight per datum: write `with pyro.plate('data', len(x))` "
-            "in the model and the guide, or use the objective 'elbo'."
+            f"Weights per datum need a plate over data; the sites {sites} are in no plate. Write `with "
+            "pyro.plate('data', len(x))` in the model and in the guide, or use the objective 'elbo'."
         )
     plate = max(counts, key=lambda name: counts[name])
-    outside = next(site for site, each in frames.items() if plate not in each)
+    outside = next(site for site, plates in frames.items() if plate not in plates)
     return (
-        f"Site {outside!r} is outside the data plate {plate!r}: weights per datum need every sample site of the model "
-        "and the guide in one common plate; move it inside, or, where data share it, train and evaluate by 'elbo'."
+        f"Weights per datum need every sample site of the model and the guide in one common plate; site {outside!r} is "
+        f"outside the data plate {plate!r}. Move it inside; if all data share it, train and evaluate by 'elbo'."
     )
 
 
-def _population(sites: list[Site], size: int) -> int | None:
-    """N of the plate over the observed data where that is a subsample; scales that a user sets himself do not count."""
-    frames = [{frame.name: frame for frame in site["cond_indep_stack"]} for site in sites if site["is_observed"]]
-    common = [frames[0][name] for name in _common(frames)] if frames else []
-    over_data = next((frame for frame in common if frame.size == size), common[0] if common else None)
-    full = getattr(over_data, "full_size", None)
-    return int(full) if full is not None and over_data is not None and full != over_data.size else None
+def population_of(model: poutine.Trace, size: int) -> int | None:
+    """Return N where the observed data are a subsample of N, else None.
+
+    Scales that a user sets with `pyro.poutine.scale` are no subsample and do not count.
+
+    Args:
+        model: a trace of the model.
+        size: the length of the batch, B.
+    """
+    observed = [site for site in sample_sites(model) if site["is_observed"]]
+    frames = [{frame.name: frame for frame in site["cond_indep_stack"]} for site in observed]
+    common = [frames[0][name] for name in _common_plates(frames)] if frames else []
+    data_plate = next((frame for frame in common if frame.size == size), common[0] if common else None)
+    full_size = getattr(data_plate, "full_size", None)
+    if full_size is None or data_plate is None or full_size == data_plate.size:
+        return None
+    return int(full_size)
 
 
-def _look(
-    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Layout:
-    owners = [anchor(program)[0] for program in (model, guide)]
-    with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        again = poutine.trace(poutine.replay(guide, trace=guide_trace)).get_trace(*args, **kwargs)
-        repeatable = _repeats(guide_trace, again)
-    guide_sites: list[Site] = sample_sites(guide_trace)
-    model_sites: list[Site] = sample_sites(model_trace)
+def layout_of_traces(model: poutine.Trace, guide: poutine.Trace, repeatable: bool) -> Layout:
+    """Return the layout that the traces of both programs show.
+
+    Args:
+        model: a trace of the model at the guide's draws.
+        guide: a trace of the guide.
+        repeatable: whether a second run of the guide at the same draws has the same densities.
+    """
     frames: dict[str, Mapping[str, Any]] = {}
-    for where, sites in (("", model_sites), (GUIDE, guide_sites)):
-        for site in sites:
-            frames[site["name"] + where] = {frame.name: frame for frame in site["cond_indep_stack"]}
-    dims = [frame.dim for each in frames.values() for frame in each.values() if frame.dim is not None]
-    latent = {site["name"]: site["value"].dim() for site in guide_sites if not site["is_observed"]}
-    first = next((each for each in args if isinstance(each, torch.Tensor) and each.dim()), None)
-    population = _population(model_sites, -1 if first is None else len(first))
-    nesting = max((-dim for dim in dims), default=0)
-    if is_validation_enabled():
-        for site in guide_sites + model_sites:
-            check_site_shape(site.copy() | {"log_prob": site["fn"].log_prob(site["value"])}, nesting)
-    return Layout(nesting, frames, latent, population, repeatable=repeatable)
+    for suffix, trace in (("", model), (GUIDE, guide)):
+        for site in sample_sites(trace):
+            frames[site["name"] + suffix] = {frame.name: frame for frame in site["cond_indep_stack"]}
+    dims = [frame.dim for plates in frames.values() for frame in plates.values() if frame.dim is not None]
+    latent_dims = {site["name"]: site["value"].dim() for site in sample_sites(guide) if not site["is_observed"]}
+    return Layout(max((-dim for dim in dims), default=0), frames, latent_dims, repeatable=repeatable)
 
 
-def _repeats(once: poutine.Trace, again: poutine.Trace) -> bool:
-    """Whether two runs of the guide at the same z have the same densities; one that cannot be scored anew counts so."""
+def check_site_shapes(traces: Iterable[poutine.Trace], nesting: int) -> None:
+    """Let Pyro check that the batch shape of each log-density fits the plates of its site.
 
-    def log_prob(site: Site) -> torch.Tensor:
-        found: torch.Tensor = site["fn"].log_prob(site["value"])
-        return found
+    Raises:
+        ValueError: Pyro's error, with the expected and the actual shape.
+    """
+    for trace in traces:
+        for site in sample_sites(trace):
+            density: Any = site["fn"]
+            check_site_shape(site.copy() | {"log_prob": density.log_prob(site["value"])}, nesting)
 
-    for site in sample_sites(once):
+
+def has_same_densities(first: poutine.Trace, second: poutine.Trace) -> bool:
+    """Return whether two runs of one program at the same values have the same log-densities.
+
+    Dropout makes them differ. A site that cannot be scored again counts as equal.
+    """
+    for site in sample_sites(first):
         try:
-            first, second = log_prob(site), log_prob(again.nodes[site["name"]])
+            again: Site = second.nodes[site["name"]]
+            one, other = (node["fn"].log_prob(node["value"]) for node in (site, again))
         except (KeyError, NotImplementedError):
             continue
-        if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
             return False
     return True
-
-
-def anchor(program: Any) -> tuple[Any, Any]:
-    """What a layout is remembered by: an object that can die, and the name of the program on it."""
-    while True:
-        inner = getattr(program, "program", None) or getattr(program, "function", None)
-        if inner is None or not isinstance(program, torch.nn.Module):
-            break
-        program = inner
-    owner = getattr(program, "__self__", None)
-    return (program, "") if owner is None else (owner, getattr(program, "__name__", ""))
-
-
-def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    def of(value: Any) -> Any:
-        return (str(value.dtype), value.dim()) if isinstance(value, torch.Tensor) else type(value).__name__
-
-    return (*(of(each) for each in args), *((key, of(each)) for key, each in sorted(kwargs.items())))
-
-
-def _modes(*owners: Any) -> tuple[bool, ...]:
-    """The training flags of all modules: dropout and batch normalisation vectorise in one mode and not in the other."""
-    modules = [each for owner in owners if isinstance(owner, torch.nn.Module) for each in owner.modules()]
-    return tuple(each.training for each in modules)
-
-
-def _shelf(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[Any, Any], Any]:
-    owner, name = anchor(model)
-    other, other_name = anchor(guide)
-    try:
-        shelf = _LAYOUTS.setdefault(owner, weakref.WeakKeyDictionary()).setdefault(other, {})
-    except TypeError:  # an owner that cannot be referred to weakly is looked at anew each time
-        shelf = {}
-    return shelf, (name, other_name, _kind(args, kwargs), _modes(owner, other))
-
-
-def find_layout(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout:
-    """Return the layout of the programs on this kind of batch: found by one run, with the random state restored.
-
-    It is remembered per pair of programs and kind of batch, never on the objective: an objective serves many models.
-    """
-    shelf, key = _shelf(model, guide, args, kwargs)
-    if key not in shelf:
-        shelf[key] = _look(model, guide, args, kwargs)
-    return shelf[key]
-
-
-def remember(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layout: Layout) -> None:
-    """Keep a layout, completed by the check of vectorised particles, for the next batch of its kind."""
-    shelf, key = _shelf(model, guide, args, kwargs)
-    shelf[key] = layout
-
-
-def data_count(model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Return the number of data that a loss of these programs stands for: N under a plate of scale N/B, else B."""
-    first = next((each for each in args if isinstance(each, torch.Tensor) and each.dim()), None)
-    size = 1 if first is None else len(first)
-    shelf, key = _shelf(model, guide, args, kwargs)
-    if ("count", size, key) not in shelf:  # a plate that is subsampled at one size may be whole at another
-        shelf["count", size, key] = _look(model, guide, args, kwargs).population or size
-    return int(shelf["count", size, key])

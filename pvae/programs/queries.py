@@ -13,8 +13,9 @@ from torch.distributions import Bernoulli
 
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs, bind
-from pvae.programs.layout import Site, sample_sites
+from pvae.programs.bound import BoundPrograms
 from pvae.programs.registration import scope
+from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import evaluating, preserved_randomness
 
 __all__ = ["encode", "joined", "reconstruct", "sample", "scores_bits"]
@@ -60,7 +61,7 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         fields: as for `pvae.models.bind`.
     """
     with _asked(latent_model, batch, fields) as programs:
-        trace = poutine.trace(programs.guide).get_trace(*programs.arguments(batch))
+        trace = programs.bound_to(batch).trace_guide()
         return {site["name"]: _mean(site) for site in sample_sites(trace) if not site["is_observed"]}
 
 
@@ -81,9 +82,7 @@ def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
         InputError: if the model observes nothing.
     """
     with _asked(latent_model, batch, fields) as programs:
-        arguments = programs.arguments(batch)
-        guide = poutine.trace(programs.guide).get_trace(*arguments)
-        model = poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
+        _, model = programs.bound_to(batch).trace_both()
         return _as_data(_mean(_observed(sample_sites(model), batch)), batch)
 
 
@@ -99,19 +98,18 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         InputError: if the model observes nothing.
     """
     with _asked(latent_model, batch, fields) as programs:
-        arguments = programs.arguments(batch)
-        seen = _observed(sample_sites(poutine.trace(programs.model).get_trace(*arguments)), batch)["name"]
-        drawn = poutine.trace(poutine.uncondition(programs.model)).get_trace(*arguments)
+        bound = programs.bound_to(batch)
+        seen = _observed(sample_sites(bound.trace_model()), batch)["name"]
+        drawn = bound.trace_model(simulate=True)
         return _as_data(_mean(drawn.nodes[seen]), batch)
 
 
-def _scored(programs: Programs, arguments: tuple[Tensor, ...]) -> poutine.Trace:
-    """A trace of the model at any z: from its prior, or from the guide where that prior cannot be drawn from."""
+def _scored(programs: BoundPrograms) -> poutine.Trace:
+    """Return a trace of the model at any z: from its prior, or from the guide if that prior cannot be drawn from."""
     try:
-        return poutine.trace(programs.model).get_trace(*arguments)
+        return programs.trace_model()
     except InputError:
-        guide = poutine.trace(programs.guide).get_trace(*arguments)
-        return poutine.trace(poutine.replay(programs.model, trace=guide)).get_trace(*arguments)
+        return programs.trace_both()[1]
 
 
 def scores_bits(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
@@ -125,7 +123,7 @@ def scores_bits(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
     with preserved_randomness(), _asked(latent_model, batch, fields) as programs:
         home = next((each.device for each in programs.modules.parameters()), None)
         here = {name: each.to(home) for name, each in batch.items()} if home is not None else batch
-        sites = sample_sites(_scored(programs, programs.arguments(here)))
+        sites = sample_sites(_scored(programs.bound_to(here)))
         if not any(site["is_observed"] for site in sites):
             return False
         density = _observed(sites, here)["fn"]

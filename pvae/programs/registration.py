@@ -1,8 +1,9 @@
-"""Pyro's parameter store kept in step with modules, by identity. No other file touches the store's private parts.
+"""Registration of module parameters in Pyro's parameter store, by identity.
 
-Pyro finds a module's parameters through a global store, by name. A name that outlives its tensor (after ``deepcopy``,
-a replaced submodule, ``load_state_dict(assign=True)``, a second instance) makes `pyro.infer.SVI` train the
-wrong tensor, or none, without an error. Here the store's entry is always the very tensor that the module holds.
+Pyro finds the parameters of a module by name, in a global store. If a name refers to an old tensor (after
+``deepcopy``, a replaced submodule, ``load_state_dict(assign=True)``, or a second instance), `pyro.infer.SVI` trains
+the wrong tensor, or none, without an error. With this file the store always holds the tensor that the module holds. No
+other file of pvae uses private attributes of the store.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ _MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
 
 
-class _Owner:
-    """Whose a name is: a weak reference, which neither a copy nor a pickle takes along."""
+class _OwnerReference:
+    """A weak reference to the module that a name belongs to; copies and pickles of it refer to nothing."""
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self._held = None if module is None else weakref.ref(module)
@@ -50,26 +51,32 @@ class _Owner:
     def __call__(self) -> nn.Module | None:
         return None if self._held is None else self._held()
 
-    def __reduce__(self) -> tuple[type[_Owner], tuple[()]]:
-        return (_Owner, ())
+    def __reduce__(self) -> tuple[type[_OwnerReference], tuple[()]]:
+        return (_OwnerReference, ())
 
 
 def _instance_name(module: nn.Module) -> str:
-    """A name that no other instance has. A copy carries its original's name along, and so is told apart by identity."""
-    given = module.__dict__.get(_NAME_ATTRIBUTE)
-    if given is None or given[1]() is not module:
-        given = (f"{type(module).__name__}-{next(_counter)}", _Owner(module))
-        module.__dict__[_NAME_ATTRIBUTE] = given
-    return given[0]
+    """Return a name that no other instance has.
+
+    A copy has the attribute with its original's name; it gets a new name, because it is another object.
+    """
+    named = module.__dict__.get(_NAME_ATTRIBUTE)
+    if named is None or named[1]() is not module:
+        named = (f"{type(module).__name__}-{next(_counter)}", _OwnerReference(module))
+        module.__dict__[_NAME_ATTRIBUTE] = named
+    return named[0]
 
 
 def rename(module: nn.Module) -> dict[str, str]:
-    """Give every PyroModule inside `module` a name below this instance's own: else those of two instances share.
+    """Give every PyroModule inside `module` a name that starts with the name of this instance.
+
+    Without this, the PyroModules of two instances have equal names and share their parameters.
 
     Returns:
-        The names before, by path.
+        The former names, by path.
     """
-    name, before = _instance_name(module), {}
+    name = _instance_name(module)
+    before = {}
     for path, child in module.named_modules():
         if isinstance(child, PyroModule):
             before[path] = child._pyro_name
@@ -77,10 +84,11 @@ def rename(module: nn.Module) -> dict[str, str]:
     return before
 
 
-def _entries(module: nn.Module) -> Iterator[tuple[str, Tensor, constraints.Constraint]]:
-    """Each parameter once, as the store should hold it: name, unconstrained tensor, constraint."""
+def _store_entries(module: nn.Module) -> list[tuple[str, Tensor, constraints.Constraint]]:
+    """Return the entries of the store for the parameters of `module`: name, unconstrained tensor, constraint."""
     name = _instance_name(module)
     seen: set[int] = set()
+    entries: list[tuple[str, Tensor, constraints.Constraint]] = []
     for path, child in module.named_modules():
         constrained = child._pyro_params if isinstance(child, PyroModule) else {}
         for key, parameter in child._parameters.items():
@@ -89,13 +97,15 @@ def _entries(module: nn.Module) -> Iterator[tuple[str, Tensor, constraints.Const
             seen.add(id(parameter))
             plain = key.removesuffix("_unconstrained")
             if plain in constrained:
-                yield ".".join(filter(None, (name, path, plain))), parameter, constrained[plain][0]
+                entries.append((".".join(filter(None, (name, path, plain))), parameter, constrained[plain][0]))
             else:
-                yield name + _MODULE_DIVIDER + ".".join(filter(None, (path, key))), parameter, constraints.real
+                entry_name = name + _MODULE_DIVIDER + ".".join(filter(None, (path, key)))
+                entries.append((entry_name, parameter, constraints.real))
+    return entries
 
 
 def forget(names: Iterable[str]) -> None:
-    """Remove entries of the current store; Pyro's own removal fails where two names share a tensor."""
+    """Remove entries of the current store by name. (Pyro's own method fails if two names share a tensor.)"""
     store = pyro.get_param_store()
     for name in list(names):
         store._param_to_name.pop(store._params.pop(name), None)
@@ -106,64 +116,66 @@ def register(module: nn.Module) -> dict[int, str]:
     """Put the parameters of `module` into the store by identity; return their names there by ``id``."""
     store = pyro.get_param_store()
     names: dict[int, str] = {}
-    for name, parameter, constraint in _entries(module):
+    for name, parameter, constraint in _store_entries(module):
         names[id(parameter)] = name
         if store._params.get(name) is not parameter:
             store._params[name] = parameter
             store._param_to_name[parameter] = name
             store._constraints[name] = constraint
-    own, current = _instance_name(module), set(names.values())
-    mine = [each for each in store._params if each.startswith((f"{own}.", own + _MODULE_DIVIDER))]
-    forget(each for each in mine if each not in current)
+    prefix = _instance_name(module)
+    current = set(names.values())
+    registered_names = [name for name in store._params if name.startswith((f"{prefix}.", prefix + _MODULE_DIVIDER))]
+    forget([name for name in registered_names if name not in current])
     return names
 
 
 class Registration(Messenger):
-    """While it is entered, the parameters of `module` show as ``param`` sites under their own names.
+    """A handler that makes the parameters of `module` appear as ``param`` sites, under names of this instance.
 
-    A program's own ``pyro.module("decoder", self.decoder)`` is answered with the module's own tensors, whatever the
-    store holds under that name. Sample sites of PyroModules inside keep their plain names: only parameters need to be
-    told apart between instances.
+    A statement ``pyro.module("decoder", self.decoder)`` of the program gets the tensors of the module, whatever the
+    store holds under that name. The sample sites of PyroModules inside keep their plain names, because only parameters
+    have to differ between instances.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
         self.names: dict[int, str] = {}
-        self._former: dict[str, str] = {}
+        self._instance_name = ""
+        self._former_names: dict[str, str] = {}
 
     def __enter__(self) -> Any:
-        self._former = rename(self.module)
+        self._former_names = rename(self.module)
         self.names = register(self.module)
-        entered = super().__enter__()
+        self._instance_name = f"{_instance_name(self.module)}."
         for name in self.names.values():
             pyro.param(name)
-        return entered
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         children = dict(self.module.named_modules())
-        for path, name in self._former.items():
+        for path, name in self._former_names.items():
             if path in children:
                 children[path]._pyro_name = name
 
     def _pyro_sample(self, msg: Any) -> None:
-        name = msg["name"].removeprefix(f"{_instance_name(self.module)}.")
-        # a PyroModule that is itself a program keeps the names that it has alone
-        for place in ("model_program.owner.", "guide_program.owner."):
-            name = name.removeprefix(place)
+        name = msg["name"].removeprefix(self._instance_name)
+        # A PyroModule that is a program itself keeps the names that it has outside a pair.
+        for prefix in ("model_program.owner.", "guide_program.owner."):
+            name = name.removeprefix(prefix)
         msg["name"] = name
 
     def _pyro_param(self, msg: Any) -> None:
-        given: Any = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
-        name = self.names.get(id(given)) if isinstance(given, nn.Parameter) else None
+        initial: Any = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
+        name = self.names.get(id(initial)) if isinstance(initial, nn.Parameter) else None
         if name is not None:
-            given.unconstrained = weakref.ref(given)
-            msg["name"], msg["value"], msg["done"] = name, given, True
+            initial.unconstrained = weakref.ref(initial)
+            msg["name"], msg["value"], msg["done"] = name, initial, True
 
 
 def registered(program: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a ``model`` or ``guide`` method, so that each run brings the store into step first."""
+    """Wrap a ``model`` or ``guide`` method, so that each run first registers the parameters of its object."""
 
     @functools.wraps(program)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -175,91 +187,108 @@ def registered(program: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def forget_weak_references(module: nn.Module) -> None:
-    """Remove what Pyro leaves on parameters (a weak reference that cannot be pickled); the next run renews it."""
+    """Remove the weak references that Pyro sets on parameters; they cannot be pickled. The next run sets them again."""
     for parameter in module.parameters():
         parameter.__dict__.pop("unconstrained", None)
 
 
 def _owners(latent_model: Any) -> Iterator[nn.Module]:
-    """The modules that hold parameters: the latent model itself, or those whose methods or calls its programs are."""
-    programs = [each for each in (getattr(latent_model, name, None) for name in ("model", "guide")) if each is not None]
-    for each in (latent_model, *map(unwrap, programs)):
-        owner = each if isinstance(each, nn.Module) else getattr(each, "__self__", None)
+    """Yield the modules that hold parameters: the latent model, and the modules that its programs belong to."""
+    programs = [getattr(latent_model, name, None) for name in ("model", "guide")]
+    for candidate in (latent_model, *[unwrap(program) for program in programs if program is not None]):
+        owner = candidate if isinstance(candidate, nn.Module) else getattr(candidate, "__self__", None)
         if isinstance(owner, nn.Module):
             yield owner
 
 
-def _held(latent_model: Any) -> set[int]:
-    return {id(each) for owner in _owners(latent_model) for each in owner.parameters()}
+def _module_parameter_ids(latent_model: Any) -> set[int]:
+    return {id(parameter) for owner in _owners(latent_model) for parameter in owner.parameters()}
 
 
 def _outer_state() -> dict[str, Any]:
-    """The ``pyro.param`` entries of the surrounding store, by reference; modules are found without it."""
+    """Return the ``pyro.param`` entries of the surrounding store, by reference, without parameters of modules."""
     outer = pyro.get_param_store().get_state()
     kept = [name for name in outer["params"] if _MODULE_DIVIDER not in name]
     return {part: {name: outer[part][name] for name in kept} for part in ("params", "constraints")}
 
 
-class _Restored(Messenger):
-    """Gives saved values to ``pyro.param`` statements when they first run: only then is their constraint known."""
+class _RestoreParameters(Messenger):
+    """A handler that gives ``pyro.param`` statements their saved values when they first run.
+
+    Only then is their constraint known. The handler does nothing while no value is pending.
+    """
 
     def __init__(self, pending: dict[str, Tensor]) -> None:
         super().__init__()
         self.pending = pending
+        self._pyro_post_param: Callable[[Any], None] | None = None
+        self.update()
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def update(self) -> None:
+        """Start or stop to look at ``pyro.param`` statements."""
+        self._pyro_post_param = self._restore if self.pending else None
+
+    def _restore(self, msg: Any) -> None:
         saved = self.pending.pop(msg["name"], None)
         if saved is not None:
             store = pyro.get_param_store()
             with torch.no_grad():
                 store._params[msg["name"]].copy_(saved)
             msg["value"] = store[msg["name"]]
+            self.update()
 
 
 @contextmanager
 def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
-    """Run user programs in a parameter store of their own, which stays with `latent_model` between entries.
+    """Run user programs in a parameter store of their own, which is kept with `latent_model` between entries.
 
     Args:
         latent_model: the object with ``model`` and ``guide``.
-        inherit: where this latent model has no store of its own yet, use the ``pyro.param`` entries of the surrounding
-            store for the time inside (a plain `SVI` may have trained the functions); else begin empty.
+        inherit: if this latent model has no store yet, use the ``pyro.param`` entries of the surrounding store
+            inside the block (a plain `SVI` may have trained the functions). Otherwise start empty.
     """
-    held = latent_model.__dict__
-    if held.get(_ENTERED_ATTRIBUTE):
-        yield  # already inside: the store is this latent model's own
+    attributes = latent_model.__dict__
+    if attributes.get(_ENTERED_ATTRIBUTE):
+        yield  # the current store belongs to this latent model already
         return
-    own = held.get(_STORE_ATTRIBUTE)
+    own = attributes.get(_STORE_ATTRIBUTE)
     borrowed = own is None and inherit
     state: Any = own if own is not None else _outer_state() if inherit else {"params": {}, "constraints": {}}
     store = pyro.get_param_store()
     with store.scope(state):
-        held[_ENTERED_ATTRIBUTE] = True
+        restore = _RestoreParameters(attributes.setdefault(_PENDING_ATTRIBUTE, {}))
+        attributes[_ENTERED_ATTRIBUTE] = restore
         try:
-            with _Restored(held.setdefault(_PENDING_ATTRIBUTE, {})):
+            with restore:
                 yield
         finally:
-            held.pop(_ENTERED_ATTRIBUTE, None)
+            attributes.pop(_ENTERED_ATTRIBUTE, None)
             state.update(store.get_state())
-            # what is borrowed belongs to the surrounding store, and may be trained on there
+            # Borrowed entries belong to the surrounding store, where training may continue.
             if not borrowed and state["params"]:
-                held[_STORE_ATTRIBUTE] = state
+                attributes[_STORE_ATTRIBUTE] = state
 
 
 def store_tensors(latent_model: Any) -> dict[str, Tensor]:
-    """The unconstrained tensors of the current scope that no module of `latent_model` holds, by name in the store."""
-    held = _held(latent_model)
-    return {name: each for name, each in pyro.get_param_store().named_parameters() if id(each) not in held}
+    """Return the unconstrained tensors of the current scope that no module of `latent_model` holds, by name."""
+    in_modules = _module_parameter_ids(latent_model)
+    entries = pyro.get_param_store().named_parameters()
+    return {name: tensor for name, tensor in entries if id(tensor) not in in_modules}
 
 
 def restore_store(latent_model: Any, tensors: dict[str, Tensor]) -> None:
-    """Set what `store_tensors` gave: entries that exist now, the others when their ``pyro.param`` first runs.
+    """Set the tensors that `store_tensors` returned.
 
-    Call it inside the latent model's `scope`, or before entering.
+    Entries that exist are set now, the others when their ``pyro.param`` first runs. Call it inside the latent model's
+    `scope`, or before the scope is entered.
+
+    Args:
+        latent_model: the object with ``model`` and ``guide``.
+        tensors: unconstrained tensors by name.
     """
     state = latent_model.__dict__.setdefault(_STORE_ATTRIBUTE, {"params": {}, "constraints": {}})
-    inside = bool(latent_model.__dict__.get(_ENTERED_ATTRIBUTE))
-    existing = dict(pyro.get_param_store().named_parameters()) if inside else state["params"]
+    restore = latent_model.__dict__.get(_ENTERED_ATTRIBUTE)
+    existing = dict(pyro.get_param_store().named_parameters()) if restore is not None else state["params"]
     pending = latent_model.__dict__.setdefault(_PENDING_ATTRIBUTE, {})
     for name, tensor in tensors.items():
         if name in existing:
@@ -267,3 +296,5 @@ def restore_store(latent_model: Any, tensors: dict[str, Tensor]) -> None:
                 existing[name].copy_(tensor)
         else:
             pending[name] = tensor
+    if restore is not None:
+        restore.update()

@@ -13,8 +13,8 @@ from pvae.errors import InputError
 from pvae.programs.base import LatentModel
 from pvae.programs.binding import signature_of
 from pvae.programs.distribution_parameters import rebuilt
-from pvae.programs.layout import Site
 from pvae.programs.registration import Registration
+from pvae.programs.sites import Site
 
 __all__ = ["Around", "Changed", "declared"]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -80,12 +79,12 @@ class _Watch(Messenger):
 
 
 def _in_programs(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
-    programs = stepper.computation.programs
+    programs = stepper.computation.programs.bound_with(arguments)
     try:
         with _Watch("guide"):
-            guide = poutine.trace(programs.guide).get_trace(*arguments)
+            guide = programs.trace_guide()
         with _Watch("model"):
-            poutine.replay(programs.model, trace=guide)(*arguments)
+            programs.trace_model(guide)
     except _Found as found:
         yield found.culprit
 

@@ -103,7 +103,7 @@ class Loop:
     @property
     def _labelled(self) -> float:
         """The least part of a batch that the objective wants of labelled data."""
-        return getattr(self.parameters.objective, "labelled", 0.0)
+        return self.parameters.objective.labelled
 
     def _epoch(self) -> None:
         self.setting.stepper.refresh()
@@ -166,9 +166,7 @@ class Loop:
         setting.history.add(record)
         setting.progress.record(setting.history.records[-1])
         self._call_back(setting.history.records[-1])
-        diagnose = getattr(self.parameters.objective, "diagnose", None)
-        if diagnose is not None:
-            diagnose()
+        self.parameters.objective.diagnose()
         patience = setting.options.patience
         if patience is not None and position.stale >= patience:
             position.finished = "patience"

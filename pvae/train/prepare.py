@@ -50,8 +50,7 @@ class Task:
         splits = _typed_splits(settled, self.options.dtype)
         if self.fresh and hasattr(self.model, "initialise_from"):
             self.model.initialise_from(splits.train)
-        if hasattr(self.objective, "look_at"):
-            self.objective.look_at(splits.train)
+        self.objective.look_at(splits.train)
         for module in (*programs.modules, self.objective):
             if isinstance(module, nn.Module):
                 module.to(device=self.device, dtype=self.options.dtype)

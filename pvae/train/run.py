@@ -159,10 +159,10 @@ def _create_lazy_parameters(model: Any, config: Mapping[str, Any], wanted: Mappi
     if signature(model_tensors(model, root)).keys() >= {each for each in wanted if not each.startswith("param_store/")}:
         return
     batch = _example(config)
-    programs = bind(model, batch, config.get("fields"))
+    programs = bind(model, batch, config.get("fields")).bound_to(batch)
     with preserved_randomness(), torch.no_grad():
-        programs.guide(*programs.arguments(batch))
-        programs.model(*programs.arguments(batch))
+        programs.trace_guide()
+        programs.trace_model()
 
 
 def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best") -> Run:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pvae.errors import first_line
 from pvae.programs.binding import Programs
-from pvae.programs.layout import data_count
 from pvae.train.graph.preserve import Frozen, unmoved
 from pvae.train.graph.trace import Outputs, trace
 from pvae.train.optimisers import adopt
@@ -40,7 +39,7 @@ class Computation:
 
     def count(self, arguments: tuple[Tensor, ...]) -> int:
         """Return the number of data that the loss of these arguments stands for."""
-        return data_count(self.programs.model, self.programs.guide, arguments, {})
+        return self.programs.bound_with(arguments).count
 
     def terms(self, arguments: tuple[Tensor, ...], player: str) -> Any:
         """Return the objective's terms, sums over the data."""
@@ -63,7 +62,7 @@ class Computation:
         else:
             gradients = (None,) * len(parameters)
         numbers = {"loss": terms.loss, **terms.named}
-        return tuple(numbers), (*(each.detach() / count for each in numbers.values()), *gradients)
+        return tuple(numbers), (*[number.detach() / count for number in numbers.values()], *gradients)
 
 
 class _Plan(NamedTuple):

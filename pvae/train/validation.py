@@ -14,7 +14,8 @@ from pvae.programs.classifier import accuracy_of
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated
 from pvae.train.step import Computation
-from pvae.weights import log_mean_exp, trace_weights
+from pvae.weights import log_mean_exp
+from pvae.weights.compute import weights_of
 
 __all__ = ["Validation"]
 
@@ -35,7 +36,7 @@ class Validation:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
         self.reason = computation.objective.no_bound
         self.ranks = not computation.objective.unranked
-        own = bool(self.reason) or getattr(computation.objective, "ranks_by_loss", False)
+        own = bool(self.reason) or computation.objective.ranks_by_loss
         self.kind = "objective" if own else "importance-weighted"
 
     def has_weights(self) -> bool:
@@ -46,7 +47,7 @@ class Validation:
         with isolated(self.seed), evaluating(*programs.modules), torch.no_grad():
             arguments = programs.arguments(self.batch.take(slice(0, 2)))
             try:
-                return bool(trace_weights(programs.model, programs.guide, arguments, {}, 1).log_w.numel())
+                return bool(weights_of(programs.bound_with(arguments), 1).log_w.numel())
             except (InputError, RuntimeError, ValueError, IndexError):
                 return False
 
@@ -70,10 +71,9 @@ class Validation:
             yield self.computation.programs.arguments(self.batch.take(slice(start, start + size)))
 
     def _weighted(self) -> dict[str, float | None]:
-        programs = self.computation.programs
         bounds = []
         for arguments in self._chunks():
-            weights = trace_weights(programs.model, programs.guide, arguments, {}, self.particles)
+            weights = weights_of(self.computation.programs.bound_with(arguments), self.particles)
             bounds.append(log_mean_exp(weights.log_w.double()))
         bound = torch.cat(bounds)
         error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)

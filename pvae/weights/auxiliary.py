@@ -1,4 +1,4 @@
-"""Guides with auxiliary sites, which the model does not have: log q(z given x) with them marginalised."""
+"""Guides with auxiliary sites, which the model does not have: log q(z given x) with these sites marginalised."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.layout import Site, sample_sites
-from pvae.weights.handlers import Axes, base_of
-from pvae.weights.log_probs import Shape, by_site, total
-from pvae.weights.traces import PLATE, Draw
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, base_distribution, sample_sites
+from pvae.weights.handlers import EnumerationDims
+from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
+from pvae.weights.traces import PARTICLE_PLATE, TracePair
 
-__all__ = ["Marginal", "auxiliary_sites", "log_marginal"]
+__all__ = ["Marginal", "log_marginal"]
 
 
 class Marginal:
@@ -32,7 +32,7 @@ class Marginal:
 
     Args:
         reverse: a Pyro program with the guide's arguments and the latent sites of the model by name, such as
-            ``reverse(x, z)``; it draws exactly the auxiliary sites. Its parameters are trained with the guide's.
+            ``reverse(x, z)``; it draws exactly the auxiliary sites. Its parameters are trained with those of the guide.
         particles: m, at least 1.
 
     Raises:
@@ -49,8 +49,8 @@ class Marginal:
         self.reverse, self.particles = reverse, particles
 
 
-class _Held(Messenger):
-    """Gives sites the values that they are held at."""
+class _FixedValues(Messenger):
+    """Gives latent sites fixed values."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -61,129 +61,158 @@ class _Held(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-class _AllValues(Messenger):
-    """Puts all values of the auxiliary sites side by side."""
+class _EnumerateAuxiliary(Messenger):
+    """Puts all values of each auxiliary site on a dimension of its own."""
 
-    def __init__(self, axes: Axes) -> None:
+    def __init__(self, dims: EnumerationDims) -> None:
         super().__init__()
-        self.axes = axes
+        self.dims = dims
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["infer"].get("is_auxiliary") and not msg["done"] and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.axes.add(msg, "sum"), True
+            msg["value"], msg["done"] = self.dims.add(msg, "sum"), True
 
 
-def auxiliary_sites(draw: Draw) -> list[Site]:
-    """Return the guide's auxiliary sites."""
-    return [site for site in draw.latent() if site["infer"].get("is_auxiliary")]
-
-
-def log_marginal(draw: Draw, shape: Shape, marginal: Marginal | None) -> tuple[Tensor, Tensor | None]:
-    """Return log q(z given x) of a draw, without its auxiliary sites.
+def log_marginal(pair: TracePair, dims: PlateDims, marginal: Marginal | None) -> tuple[Tensor, Tensor | None]:
+    """Return log q(z given x) of a run, with its auxiliary sites marginalised.
 
     Args:
-        draw: of a guide with auxiliary sites.
-        shape: where particles and data lie.
+        pair: a run of programs whose guide has auxiliary sites.
+        dims: the dimensions of particles and data.
         marginal: the reverse kernel; None for the exact sum over all values.
 
     Returns:
-        The log-density, shape (*left, particles, batch); and log r of what the kernel has drawn without a gradient,
-        of that shape, whose gradient is the score, or None.
+        The log-density, shape (*left, particles, batch); and log r of the draws of the kernel that carry no gradient,
+        of the same shape, whose gradient is the score. The second is None if there are no such draws.
 
     Raises:
-        InputError: if the sites have no finite support and there is no kernel, or it draws other sites.
+        InputError: if the sites have no finite support and there is no kernel, or if the kernel draws other sites.
     """
-    auxiliary = {site["name"]: site for site in auxiliary_sites(draw)}
-    held = {site["name"]: site["value"] for site in draw.latent() if site["name"] not in auxiliary}
     if marginal is None:
-        return _exact(draw, shape, auxiliary, held), None
-    return _sampled(draw, shape, auxiliary, held, marginal)
+        return _exact_log_marginal(pair, dims), None
+    return _ReverseKernel(pair, dims, marginal).log_marginal()
 
 
-def _exact(draw: Draw, shape: Shape, auxiliary: Mapping[str, Site], held: Mapping[str, Tensor]) -> Tensor:
-    for name, site in auxiliary.items():
-        if not getattr(base_of(site["fn"]), "has_enumerate_support", False):
+def _fixed_z(pair: TracePair) -> dict[str, Tensor]:
+    """Return the values of the latent sites that both programs have."""
+    return {site["name"]: site["value"] for site in pair.latent_sites if not site["infer"].get("is_auxiliary")}
+
+
+def _guide_log_prob(programs: BoundPrograms, messenger: Messenger, dims: PlateDims) -> Tensor:
+    """Run the guide under a handler; return the sum of its log-densities, shape (*left, particles, batch)."""
+    trace = programs.with_programs(programs.model, messenger(programs.guide)).trace_guide()
+    return sum_tensors(log_probs_by_site([sample_sites(trace)], dims).values())
+
+
+def _exact_log_marginal(pair: TracePair, dims: PlateDims) -> Tensor:
+    """Return log q(z given x), summed over all values of the auxiliary sites."""
+    for site in pair.auxiliary_sites:
+        if not getattr(base_distribution(site["fn"]), "has_enumerate_support", False):
             raise InputError(
-                f"Auxiliary site {name!r} has no finite support to sum over: give the objective a reverse kernel, "
-                "auxiliary=pvae.Marginal(reverse=..., particles=5)."
+                f"The exact sum over auxiliary sites needs finite supports; site {site['name']!r} has no finite "
+                "support. Give the objective a reverse kernel, auxiliary=pvae.Marginal(reverse=..., particles=5)."
             )
-    branches = shape.left - len(draw.axes.sites)  # dimensions that are taken already, though by no site
-    axes = dataclasses.replace(
-        draw.axes,
-        sites=[*draw.axes.sites, *[("", 1)] * branches],
-        kinds=[*draw.axes.kinds, *["branch"] * branches],
+    # Dimensions of branches are in use already, although no site has them.
+    branches = dims.left - len(pair.dims.sites)
+    enumeration = dataclasses.replace(
+        pair.dims,
+        sites=[*pair.dims.sites, *[("", 1)] * branches],
+        kinds=[*pair.dims.kinds, *["branch"] * branches],
     )
-    args, kwargs = draw.arguments
-    trace = poutine.trace(_AllValues(axes)(_Held(held)(draw.programs[1]))).get_trace(*args, **kwargs)
-    wide = dataclasses.replace(shape, left=len(axes.sites))
-    joint = total(by_site([trace], wide).values())
-    added = range(len(auxiliary))
-    return torch.logsumexp(joint, tuple(added))
+    fixed = _FixedValues(_fixed_z(pair))
+    guide = pair.programs.with_programs(pair.programs.model, fixed(pair.programs.guide))
+    trace = guide.with_programs(guide.model, _EnumerateAuxiliary(enumeration)(guide.guide)).trace_guide()
+    wide = dataclasses.replace(dims, left=len(enumeration.sites))
+    log_probs = sum_tensors(log_probs_by_site([sample_sites(trace)], wide).values())
+    return torch.logsumexp(log_probs, tuple(range(len(pair.auxiliary_sites))))
 
 
-def _sampled(
-    draw: Draw, shape: Shape, auxiliary: Mapping[str, Site], held: Mapping[str, Tensor], marginal: Marginal
-) -> tuple[Tensor, Tensor | None]:
-    args, kwargs = draw.arguments
-    wide = dataclasses.replace(shape, left=shape.left + 1)
-    reverse = _reverse(marginal, draw, shape, held)
-    values = {name: _padded(site, wide) for name, site in auxiliary.items()}
-    score = None
-    if marginal.particles > 1:
-        drawn = poutine.trace(_many(reverse, marginal.particles - 1, wide)).get_trace(*args, **kwargs)
-        _require_same(auxiliary, drawn)
-        sites: dict[str, Site] = {name: drawn.nodes[name] for name in auxiliary}
+class _ReverseKernel:
+    """A reverse kernel r(u given x, z) at the z of one run.
+
+    Args:
+        pair: a run of programs whose guide has auxiliary sites.
+        dims: the dimensions of particles and data.
+        marginal: the kernel, and the number of its draws.
+    """
+
+    def __init__(self, pair: TracePair, dims: PlateDims, marginal: Marginal) -> None:
+        self.pair, self.marginal = pair, marginal
+        self.particles, self.particle_dim = dims.particles, -1 - dims.nesting
+        self.dims = dataclasses.replace(dims, left=dims.left + 1)
+        self.fixed_z = _fixed_z(pair)
+        self.auxiliary = {site["name"]: site for site in pair.auxiliary_sites}
+
+    def log_marginal(self) -> tuple[Tensor, Tensor | None]:
+        """Return log (1/m) sum_i q(u_i, z given x) / r(u_i given x, z), and the score of the kernel's draws."""
+        values = {name: _with_left_dims(site, self.dims) for name, site in self.auxiliary.items()}
+        score = None
+        if self.marginal.particles > 1:
+            sites = self._draw(self.marginal.particles - 1)
+            score = self._score(sites)
+            values = {name: _concatenate(values[name], sites[name]["value"]) for name in values}
+        log_r = self._log_prob(_FixedValues(values)(self._program))
+        programs = self.pair.programs
+        log_q = _guide_log_prob(programs, _FixedValues({**self.fixed_z, **values}), self.dims)
+        ratio = log_q - log_r
+        return torch.logsumexp(ratio, 0) - math.log(ratio.shape[0]), score
+
+    def _draw(self, count: int) -> dict[str, Site]:
+        """Draw the auxiliary sites `count` times, on a dimension to the left of all others."""
+        left_dim = -1 - self.dims.nesting - self.dims.left
+
+        def many(*args: Any, **kwargs: Any) -> Any:
+            with pyro.plate("reverse_draws_of_pvae", count, dim=left_dim):
+                return self._program(*args, **kwargs)
+
+        return {site["name"]: site for site in self._sites(many)}
+
+    def _score(self, sites: Mapping[str, Site]) -> Tensor | None:
+        """Return log r of the draws without a pathwise gradient, summed over draws, shape (*left, particles, batch)."""
         blind = [site for site in sites.values() if not site["fn"].has_rsample]
-        if blind:
-            scores = by_site([drawn], wide)
-            score = total(scores[site["name"]] for site in blind).sum(0)
-        values = {name: _joined(values[name], sites[name]["value"]) for name in auxiliary}
-    back = poutine.trace(_Held(values)(reverse)).get_trace(*args, **kwargs)
-    _require_same(auxiliary, back)
-    forth = poutine.trace(_Held({**held, **values})(draw.programs[1])).get_trace(*args, **kwargs)
-    ratio = total(by_site([forth], wide).values()) - total(by_site([back], wide).values())
-    return torch.logsumexp(ratio, 0) - math.log(ratio.shape[0]), score
+        if not blind:
+            return None
+        return sum_tensors(log_probs_by_site([blind], self.dims).values()).sum(0)
+
+    def _log_prob(self, program: Callable[..., Any]) -> Tensor:
+        return sum_tensors(log_probs_by_site([self._sites(program)], self.dims).values())
+
+    def _sites(self, program: Callable[..., Any]) -> list[Site]:
+        """Run the kernel, and return its sites.
+
+        Raises:
+            InputError: if they are not exactly the auxiliary sites of the guide.
+        """
+        trace = self.pair.programs.with_programs(self.pair.programs.model, program).trace_guide()
+        sites = sample_sites(trace)
+        names = {site["name"] for site in sites if not site["is_observed"]}
+        if names != self.auxiliary.keys():
+            raise InputError(
+                f"The reverse kernel must draw exactly the auxiliary sites of the guide, {', '.join(self.auxiliary)}; "
+                f"it draws {', '.join(sorted(names)) or 'nothing'}. Draw these sites, by these names."
+            )
+        return sites
+
+    def _program(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the kernel with the arguments of the guide and the latent sites that it names, in the particle plate."""
+        parameters = inspect.signature(self.marginal.reverse).parameters.values()
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        names = {parameter.name for parameter in parameters}
+        latents = {name: value for name, value in self.fixed_z.items() if takes_any or name in names}
+        if self.particles == 1:
+            return self.marginal.reverse(*args, **kwargs, **latents)
+        with pyro.plate(PARTICLE_PLATE, self.particles, dim=self.particle_dim):
+            return self.marginal.reverse(*args, **kwargs, **latents)
 
 
-def _padded(site: Site, wide: Shape) -> Tensor:
-    """A site's value with ones in front, up to a dimension left of all others."""
+def _with_left_dims(site: Site, dims: PlateDims) -> Tensor:
+    """Return the value of a site with dimensions of size 1 on the left, up to a new dimension left of all others."""
     value: Tensor = site["value"]
-    dims = 1 + wide.nesting + wide.left + site["fn"].event_dim
-    return value.reshape((1,) * (dims - value.dim()) + tuple(value.shape))
+    wanted = 1 + dims.nesting + dims.left + site["fn"].event_dim
+    return value.reshape((1,) * (wanted - value.dim()) + tuple(value.shape))
 
 
-def _joined(own: Tensor, drawn: Tensor) -> Tensor:
+def _concatenate(own: Tensor, drawn: Tensor) -> Tensor:
+    """Return the guide's own value, shape (1, ...), followed by the draws of the kernel, shape (draws, ...)."""
     shape = torch.broadcast_shapes(own.shape[1:], drawn.shape[1:])
     return torch.cat([own.expand(1, *shape), drawn.expand(drawn.shape[0], *shape)])
-
-
-def _many(program: Callable[..., Any], count: int, wide: Shape) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with pyro.plate("reverse_draws_of_pvae", count, dim=-1 - wide.nesting - wide.left):
-            return program(*args, **kwargs)
-
-    return run
-
-
-def _reverse(marginal: Marginal, draw: Draw, shape: Shape, held: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """The kernel as a program of the guide's arguments, in the particles' plate, with the latents that it names."""
-    parameters = inspect.signature(marginal.reverse).parameters.values()
-    every = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    wanted = {name: value for name, value in held.items() if every or name in {each.name for each in parameters}}
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if shape.particles == 1:
-            return marginal.reverse(*args, **kwargs, **wanted)
-        with pyro.plate(PLATE, shape.particles, dim=-1 - shape.nesting):
-            return marginal.reverse(*args, **kwargs, **wanted)
-
-    return run
-
-
-def _require_same(auxiliary: Mapping[str, Site], drawn: poutine.Trace) -> None:
-    names = {site["name"] for site in sample_sites(drawn) if not site["is_observed"]}
-    if names != auxiliary.keys():
-        raise InputError(
-            f"The reverse kernel draws {', '.join(sorted(names)) or 'nothing'}, and the guide's auxiliary sites are "
-            f"{', '.join(auxiliary)}: it must draw exactly those."
-        )

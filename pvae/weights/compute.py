@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,98 +11,156 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
-from pvae.programs.layout import Site, find_layout, sample_sites
+from pvae.programs.bound import BoundPrograms
 from pvae.programs.registration import scope
-from pvae.weights.auxiliary import Marginal, auxiliary_sites, log_marginal
-from pvae.weights.base import ONE_RUN, REVERSE, LogWeights, Source
-from pvae.weights.handlers import SUMMED, Choose, marked
-from pvae.weights.log_probs import Shape, Tables, collapse, tabulate, total
-from pvae.weights.site_validation import common_scale, points_of, require_weights_exist
-from pvae.weights.traces import Draw
-from pvae.weights.vectorise import can_vectorise, draw_particles
+from pvae.programs.sites import Site, is_marked_for_enumeration
+from pvae.weights.auxiliary import Marginal, log_marginal
+from pvae.weights.base import REVERSE, LogWeights
+from pvae.weights.handlers import PATHWISE, SUMMED, ChooseStrategy
+from pvae.weights.log_probs import PlateDims, SiteLogProbs, marginalise_enumerated, site_log_probs, sum_tensors
+from pvae.weights.site_validation import common_scale, delta_sites, require_weights_exist
+from pvae.weights.source import ONE_RUN, WeightsSource
+from pvae.weights.traces import TracePair
+from pvae.weights.vectorise import can_vectorise, trace_particles
 
-__all__ = ["branch", "log_weights", "trace_weights"]
+__all__ = ["branch", "log_weights", "trace_weights", "weights_of"]
 
 
 def branch(weights: LogWeights, name: str, values: Tensor) -> LogWeights:
-    """Return the weights of runs with one site at other values, every table with a dimension of branches in front.
+    """Return the weights of runs with one site at other values; every tensor has a dimension of branches on the left.
 
     Args:
-        weights: of the first run.
+        weights: the weights of the first run.
         name: a latent site.
-        values: shape (branches, *batch, *event): as the site's own value, with ones up to a dimension left of all.
+        values: shape (branches, *batch, *event), as the site's own value, with ones up to a new dimension on the left.
+
+    Raises:
+        InputError: if the programs do not broadcast over dimensions to the left of the data's.
     """
     source = weights.only_source()
-    first = source.first()
     source.require_repeatable()
-    if source.shape.particles == 1 and not can_vectorise(*first.programs, *first.arguments, 2):
+    pair = source.pairs[0]
+    if source.dims.particles == 1 and not can_vectorise(pair.programs, 2):
         raise InputError(f"Site {name!r}: {ONE_RUN}")
-    wide = dataclasses.replace(source.shape, left=source.shape.left + 1)
-    other = dataclasses.replace(source, draws=(source.first().branch(name, values),), shape=wide)
-    return _weights(other, weights.count, weights.scale, keep=1)
+    wide = dataclasses.replace(source.dims, left=source.dims.left + 1)
+    branched = dataclasses.replace(source, pairs=(pair.branch(name, values),), dims=wide)
+    return _weights_of_source(branched, weights.count, weights.scale, keep=1)
 
 
-def _weights(source: Source, count: int, scale: float | Tensor, keep: int = 0) -> LogWeights:
-    """The weights of one pair of runs, or of several with `keep` dimensions of branches in front."""
-    draws, axes = list(source.draws), source.first().axes
-    tables = tabulate(draws, source.shape)
-    log_guide, reverse = _guide_total(source, tables)
-    if reverse is not None:
-        tables = dataclasses.replace(tables, guide={**tables.guide, REVERSE: reverse})
-    table = collapse(tables, log_guide, axes, keep)
-    latent = source.first().latent()
+def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor, keep: int = 0) -> LogWeights:
+    """Return the weights of runs of both programs.
+
+    Args:
+        source: the runs.
+        count: the number of data that the batch stands for.
+        scale: the factor of each datum.
+        keep: the number of dimensions of branches on the left.
+    """
+    pair = source.pairs[0]
+    log_probs = site_log_probs(source.pairs, source.dims)
+    log_guide, reverse_score = _log_guide(source, log_probs)
+    strategies = {site["name"]: str(site["infer"].get("_strategy", PATHWISE)) for site in pair.latent_sites}
+    if reverse_score is not None:
+        strategies[REVERSE] = "score"
+        log_probs = dataclasses.replace(log_probs, guide={**log_probs.guide, REVERSE: reverse_score})
+    marginal = marginalise_enumerated(log_probs, log_guide, pair.dims, keep)
     return LogWeights(
-        log_joint=table.log_joint,
-        log_guide=table.log_guide,
+        log_joint=marginal.log_joint,
+        log_guide=marginal.log_guide,
         scale=scale,
         count=count,
-        values={} if keep else _values(draws, source.shape),
-        not_reparameterised=tuple(site["name"] for site in latent if not site["fn"].has_rsample),
-        strategies={site["name"]: _strategy(site) for site in latent} | ({} if reverse is None else {REVERSE: "score"}),
-        log_outcome=table.log_outcome,
-        site_log_guide=table.guide,
-        _site_log_joint=table.joint,
-        _observed=tuple(site["name"] for site in sample_sites(draws[0].model) if site["is_observed"]),
-        beneath=table.beneath,
-        _split=not axes.names(SUMMED) and not auxiliary_sites(draws[0]),
-        _points=points_of(draws[0]),
+        values={} if keep else _values(source.pairs, source.dims),
+        not_reparameterised=tuple([site["name"] for site in pair.latent_sites if not site["fn"].has_rsample]),
+        strategies=strategies,
+        log_outcome=marginal.log_outcome,
+        site_log_guide=marginal.guide,
+        _site_log_joint=marginal.joint,
+        _observed=tuple([site["name"] for site in pair.model_sites if site["is_observed"]]),
+        beneath=marginal.beneath,
+        _split=not pair.dims.names(SUMMED) and not pair.auxiliary_sites,
+        _points=delta_sites(pair),
         _source=source,
     )
 
 
-def _strategy(site: Site) -> str:
-    return str(site["infer"].get("_strategy", "pathwise"))
+def _log_guide(source: WeightsSource, log_probs: SiteLogProbs) -> tuple[Tensor, Tensor | None]:
+    """Return log q(z given x), and the score of the draws of a reverse kernel that carry no gradient, or None.
 
-
-def _guide_total(source: Source, tables: Tables) -> tuple[Tensor, Tensor | None]:
-    """Log q(z given x), and the score of a reverse kernel's draws where it has drawn without a gradient."""
-    if not auxiliary_sites(source.first()):
-        return total(tables.guide.values()), None
-    parts = [log_marginal(draw, source.shape, source.auxiliary) for draw in source.draws]
+    Both have shape (*left, particles, batch).
+    """
+    if not source.pairs[0].auxiliary_sites:
+        return sum_tensors(log_probs.guide.values()), None
+    parts = [log_marginal(pair, source.dims, source.auxiliary) for pair in source.pairs]
+    log_guide = torch.cat([log_q for log_q, _ in parts], -2)
     scores = [score for _, score in parts if score is not None]
-    return torch.cat([each for each, _ in parts], -2), torch.cat(scores, -2) if scores else None
+    return log_guide, torch.cat(scores, -2) if scores else None
 
 
-def _values(draws: list[Draw], shape: Shape) -> dict[str, Tensor]:
-    """The drawn z by site, particles in front; without sites that stand for all their values, or depend on such."""
+def _values(pairs: Sequence[TracePair], dims: PlateDims) -> dict[str, Tensor]:
+    """Return the drawn z by site, shape (particles, batch, *event).
 
-    def of(name: str) -> Tensor:
-        drawn: list[Any] = [draw.guide.nodes[name]["value"] for draw in draws]
-        return drawn[0] if len(draws) == 1 and shape.particles > 1 else torch.stack(drawn)
+    Sites are left out if they are enumerated or depend on an enumerated site.
+    """
+    values = {}
+    for site in pairs[0].latent_sites:
+        name, value = site["name"], site["value"]
+        if value.dim() > 1 + dims.nesting + site["fn"].event_dim:
+            continue
+        if len(pairs) == 1 and dims.particles > 1:
+            values[name] = value
+        else:
+            drawn: list[Any] = [pair.guide.nodes[name]["value"] for pair in pairs]
+            values[name] = torch.stack(drawn)
+    return values
 
-    def single(site: Site) -> bool:
-        return bool(site["value"].dim() <= 1 + shape.nesting + site["fn"].event_dim)
 
-    return {site["name"]: of(site["name"]) for site in draws[0].latent() if single(site)}
-
-
-def _by_mark(site: Site) -> str:
-    return SUMMED if marked(site) else "pathwise"
+def _sum_marked(site: Site) -> str:
+    """Return the strategy of a site by Pyro's mark: marked sites are summed out, the others stay as they are drawn."""
+    return SUMMED if is_marked_for_enumeration(site) else PATHWISE
 
 
-def _count(draw: Draw, plate: str) -> int:
-    frame = next(each for each in draw.latent()[0]["cond_indep_stack"] if each.name == plate)
-    return int(frame.full_size or frame.size)
+def _data_count(pair: TracePair, plate: str) -> int:
+    """Return the number of data that a batch stands for: the full size of the data plate."""
+    for frame in pair.latent_sites[0]["cond_indep_stack"]:
+        if frame.name == plate:
+            return int(frame.full_size or frame.size)
+    raise InputError(f"Weights need every site in the plate {plate!r}; {pair.latent_sites[0]['name']!r} is outside it.")
+
+
+def weights_of(
+    programs: BoundPrograms,
+    particles: int,
+    *,
+    data_plate: str | None = None,
+    choose: ChooseStrategy = _sum_marked,
+    auxiliary: Marginal | None = None,
+) -> LogWeights:
+    """Return the log weights of two Pyro programs on the arguments of one batch.
+
+    Sites that a program marks with ``infer={"enumerate": "parallel"}`` are summed out exactly within each weight.
+    The guide's sites marked with ``infer={"is_auxiliary": True}`` are marginalised.
+
+    Args:
+        programs: both programs with their arguments.
+        particles: the number of draws of z per datum, at least 1.
+        data_plate: the name of the plate over data, where several plates hold every site.
+        choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
+        auxiliary: how auxiliary sites are marginalised; None for the exact sum.
+
+    Raises:
+        InputError: if there is no weight per datum; the error names the site that is the cause.
+    """
+    layout = programs.layout
+    if not layout.latent_dims:
+        raise InputError("Log weights need at least one latent site; the guide draws nothing. Draw z in the guide.")
+    plate, data_dim = layout.data_plate(data_plate)
+    pairs = trace_particles(programs, particles, choose, plate)
+    require_weights_exist(pairs[0])
+    dims = PlateDims(layout.nesting, data_dim, particles // len(pairs), len(pairs[0].dims.sites))
+    source = WeightsSource(tuple(pairs), dims, auxiliary, layout.repeatable)
+    if pairs[0].auxiliary_sites:
+        source.require_repeatable()
+    return _weights_of_source(source, _data_count(pairs[0], plate), common_scale(pairs[0]))
 
 
 def trace_weights(
@@ -113,41 +171,28 @@ def trace_weights(
     particles: int,
     *,
     data_plate: str | None = None,
-    choose: Choose = _by_mark,
+    choose: ChooseStrategy = _sum_marked,
     auxiliary: Marginal | None = None,
 ) -> LogWeights:
-    """Return the log weights of two Pyro programs on the same arguments.
-
-    Sites that a program marks with ``infer={"enumerate": "parallel"}`` are summed out exactly within each weight;
-    the guide's sites marked with ``infer={"is_auxiliary": True}`` are marginalised.
+    """Return the log weights of two Pyro programs on the same arguments; `weights_of` for programs that are not bound.
 
     Args:
         model: p(x, z).
         guide: q(z given x).
-        args: positional arguments of both.
-        kwargs: keyword arguments of both.
-        particles: how many z are drawn per datum, at least 1.
-        data_plate: the name of the plate over data, where several hold every site.
-        choose: how the gradient of each site is taken, by default as it is drawn.
+        args: the positional arguments of both programs.
+        kwargs: the keyword arguments of both programs.
+        particles: the number of draws of z per datum, at least 1.
+        data_plate: the name of the plate over data, where several plates hold every site.
+        choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
         auxiliary: how auxiliary sites are marginalised; None for the exact sum.
 
     Raises:
-        InputError: if there is no weight per datum, with the site that stands in the way; or ``particles < 1``.
+        InputError: if there is no weight per datum, or ``particles < 1``.
     """
     if not isinstance(particles, int) or particles < 1:
         raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
-    options = dict(kwargs)
-    layout = find_layout(model, guide, args, options)
-    if not layout.latent_dims:
-        raise InputError("The guide draws nothing: weights need at least one latent site.")
-    plate, data_dim = layout.data_plate(data_plate)
-    draws = draw_particles(model, guide, args, options, particles, choose, plate)
-    require_weights_exist(draws[0])
-    shape = Shape(layout.nesting, data_dim, particles // len(draws), len(draws[0].axes.sites))
-    source = Source(tuple(draws), shape, auxiliary, layout.repeatable)
-    if auxiliary_sites(draws[0]):
-        source.require_repeatable()
-    return _weights(source, _count(draws[0], plate), common_scale(draws[0]))
+    programs = BoundPrograms(model, guide, args, kwargs)
+    return weights_of(programs, particles, data_plate=data_plate, choose=choose, auxiliary=auxiliary)
 
 
 def log_weights(
@@ -163,8 +208,8 @@ def log_weights(
     Args:
         latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.
         batch: named tensors of the same data.
-        particles: how many z are drawn per datum, at least 1.
-        data_plate: the name of the plate over data, where several hold every site.
+        particles: the number of draws of z per datum, at least 1.
+        data_plate: the name of the plate over data, where several plates hold every site.
         fields: as for `pvae.models.bind`.
 
     Raises:

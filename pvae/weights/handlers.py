@@ -1,4 +1,4 @@
-"""How the value of a latent site comes about: drawn, cut off from its draw, relaxed, or all values side by side."""
+"""Message handlers that decide how the value of a latent site is obtained: drawn, detached, relaxed or enumerated."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import InputError, first_line
-from pvae.programs.layout import Site
+from pvae.programs.sites import Site, base_distribution, is_latent_draw
 
 __all__ = [
     "ENUMERATE",
+    "FIRST_VALUE",
     "PATHWISE",
     "SUMMED",
-    "Axes",
-    "Branching",
-    "Choose",
-    "Steering",
-    "base_of",
+    "BranchMessenger",
+    "ChooseStrategy",
+    "EnumerationDims",
+    "SiteStrategyMessenger",
+    "explain_broadcast_errors",
     "finite_support",
-    "marked",
-    "side_by_side",
+    "keep_draw",
     "support_size",
 ]
 
-#: a strategy for each latent site of a guide, by its message
-Choose = Callable[[Site], str]
+#: A function from the message of a latent site to its strategy.
+ChooseStrategy = Callable[[Site], str]
 
-PATHWISE, ENUMERATE, SUMMED, FIRST = "pathwise", "enumerate", "sum", "first"
+PATHWISE, ENUMERATE, SUMMED, FIRST_VALUE = "pathwise", "enumerate", "sum", "first"
 _MOST_VALUES = 4096
 
 
-def marked(site: Site) -> bool:
-    """Whether a program asks, in Pyro's way, that a site be summed out."""
-    return bool(site["infer"].get("enumerate")) and not site["is_observed"]
+def keep_draw(site: Site) -> str:
+    """Return the strategy that leaves the value of a site as it is drawn."""
+    return PATHWISE
 
 
 @contextmanager
-def side_by_side(sites: Collection[tuple[str, int]]) -> Iterator[None]:
-    """Say which sites' values stand side by side where a program fails, which is then for want of broadcasting.
+def explain_broadcast_errors(sites: Collection[tuple[str, int]]) -> Iterator[None]:
+    """Run programs with enumerated sites; if one fails, name the sites, because broadcasting is the likely cause.
+
+    Args:
+        sites: name and number of values of each enumerated site. It may grow inside the block.
 
     Raises:
-        InputError: in place of what the program raises.
+        InputError: in place of the error that the program raises.
     """
     try:
         yield
@@ -57,49 +60,52 @@ def side_by_side(sites: Collection[tuple[str, int]]) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if not sites:
             raise
+        names = ", ".join(repr(name) for name, _ in sites)
         raise InputError(
-            f"All values of site {', '.join(repr(name) for name, _ in sites)} stand side by side on a dimension of "
-            f"their own, and the programs fail there ({type(error).__name__}: {first_line(error)}): let them broadcast "
+            f"Enumeration of site {names} adds a dimension to the left of all others, and the programs must broadcast "
+            f"over it; they fail ({type(error).__name__}: {first_line(error)}). Make them broadcast "
             "(torch.broadcast_tensors before stack, cat and gather; pyro.ops.indexing.Vindex), or use 'score'."
         ) from error
-
-
-def base_of(distribution: Any) -> Any:
-    """Return the distribution under `Independent` and `Masked` wrappers."""
-    while isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def finite_support(name: str, distribution: Any) -> Tensor:
     """Return every value of a distribution, shape (values, *event).
 
+    Args:
+        name: the site, for the error.
+        distribution: a distribution of Pyro.
+
     Raises:
         InputError: if the support is continuous, infinite, or too large.
     """
-    single, cells = _parts_of_support(name, distribution)
-    picks = torch.tensor(list(itertools.product(range(len(single)), repeat=cells)), device=single.device)
-    return single[picks].reshape(-1, *distribution.event_shape)
+    cell_values, cells = _support_of_a_cell(name, distribution)
+    choices = list(itertools.product(range(len(cell_values)), repeat=cells))
+    indices = torch.tensor(choices, device=cell_values.device)
+    return cell_values[indices].reshape(-1, *distribution.event_shape)
 
 
 def support_size(name: str, distribution: Any) -> int:
-    """Return the number of values of a distribution, without making them.
+    """Return the number of values of a distribution, without listing them.
+
+    Args:
+        name: the site, for the error.
+        distribution: a distribution of Pyro.
 
     Raises:
-        InputError: as `finite_support`.
+        InputError: if the support is continuous, infinite, or too large.
     """
-    single, cells = _parts_of_support(name, distribution)
-    return int(len(single) ** cells)
+    cell_values, cells = _support_of_a_cell(name, distribution)
+    return int(len(cell_values) ** cells)
 
 
-def _parts_of_support(name: str, distribution: Any) -> tuple[Tensor, int]:
-    """The values of one cell of an event, and the number of cells."""
+def _support_of_a_cell(name: str, distribution: Any) -> tuple[Tensor, int]:
+    """Return the values of one cell of an event, shape (values, *base event), and the number of cells."""
     event = tuple(distribution.event_shape)
-    base = base_of(distribution)
+    base = base_distribution(distribution)
     if not getattr(base, "has_enumerate_support", False):
         raise InputError(
-            f"Site {name!r} cannot be enumerated: {type(base).__name__} has no finite support. Enumeration is for "
-            "Bernoulli, Categorical and the like; use 'pathwise' or 'score' here."
+            f"Enumeration needs a finite support, such as that of Bernoulli or Categorical; site {name!r} cannot be "
+            f"enumerated, because {type(base).__name__} has none. Use 'pathwise' or 'score' for it."
         )
     try:
         single = base.enumerate_support(expand=False)
@@ -111,21 +117,21 @@ def _parts_of_support(name: str, distribution: Any) -> tuple[Tensor, int]:
     cells = torch.Size(event[: len(event) - len(base.event_shape)]).numel()
     if len(single) ** cells > _MOST_VALUES:
         raise InputError(
-            f"Site {name!r} has {len(single)}^{cells} joint values, more than the {_MOST_VALUES} that can be "
-            "enumerated: use 'measure', 'disarm' or 'score:leave-one-out', or split it into sites."
+            f"Enumeration is limited to {_MOST_VALUES} values; site {name!r} has {len(single)}^{cells} joint values. "
+            "Use 'measure', 'disarm' or 'score:leave-one-out', or split it into several sites."
         )
     return single, cells
 
 
 @dataclass
-class Axes:
-    """Dimensions left of the particles', one for each site whose values all stand side by side.
+class EnumerationDims:
+    """The dimensions of enumerated sites: one for each site, to the left of the particles' dimension.
 
     Attributes:
         nesting: the greatest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
+        plates: the plates in which an enumerated site may be: those of particles and data.
         sites: name and number of values of each site, in order of appearance, from right to left.
-        kinds: "enumerate" or "sum", for each.
-        plates: the plates in which such a site may lie: those of particles and data.
+        kinds: ``"enumerate"`` or ``"sum"``, for each site.
     """
 
     nesting: int
@@ -135,47 +141,62 @@ class Axes:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The sizes, from left to right."""
+        """The sizes of the dimensions, from left to right."""
         return tuple(size for _, size in reversed(self.sites))
 
-    def of_kind(self, kind: str) -> list[int]:
-        """Positions in `shape` of the axes of one kind."""
-        return [len(self.kinds) - 1 - index for index, each in enumerate(self.kinds) if each == kind]
+    def positions(self, kind: str) -> list[int]:
+        """Return the positions in `shape` of the sites of one kind."""
+        last = len(self.kinds) - 1
+        return [last - index for index, this_kind in enumerate(self.kinds) if this_kind == kind]
 
     def names(self, kind: str) -> list[str]:
-        """Sites of one kind."""
-        return [name for (name, _), each in zip(self.sites, self.kinds, strict=True) if each == kind]
+        """Return the names of the sites of one kind."""
+        if not self.sites:
+            return []
+        return [name for (name, _), this_kind in zip(self.sites, self.kinds, strict=True) if this_kind == kind]
 
     def add(self, site: Site, kind: str) -> Tensor:
-        """Give a site the next dimension, and return all its values along it."""
+        """Give a site the next dimension to the left, and return all its values along it.
+
+        Args:
+            site: the message of a latent site.
+            kind: ``"enumerate"`` or ``"sum"``.
+
+        Returns:
+            The values, shape (values, 1, ..., 1, *event).
+
+        Raises:
+            InputError: if the support is not finite, or the site is in a plate inside the data plate.
+        """
         inner = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized and frame.name not in self.plates]
         if inner:
             raise InputError(
-                f"Site {site['name']!r} lies in the plate {inner[0]!r} within the data's: its joint values are too "
-                "many to enumerate together. Use the objective 'elbo-enum', or 'measure' or 'disarm' for its gradient."
+                f"Enumeration needs a site in the data plate alone; site {site['name']!r} lies in the plate "
+                f"{inner[0]!r} too, so its joint values are too many. Use the objective 'elbo-enum', or 'measure' or "
+                "'disarm' for its gradient."
             )
         values = finite_support(site["name"], site["fn"])
-        singles = (1,) * (1 + self.nesting + len(self.sites))
+        ones = (1,) * (1 + self.nesting + len(self.sites))
         self.sites.append((site["name"], len(values)))
         self.kinds.append(kind)
-        return values.reshape(len(values), *singles, *values.shape[1:])
+        return values.reshape(len(values), *ones, *values.shape[1:])
 
 
 def _relaxed(name: str, distribution: Any, strategy: str) -> Tensor:
-    """A draw that carries a gradient which is not that of the draw: biased by construction.
+    """Return a draw with a gradient that is not the gradient of the draw; this is biased by construction.
 
     Sources: Maddison et al., arXiv:1611.00712, and Jang et al., arXiv:1611.01144 (concrete, here at temperature 2/3);
     Bengio et al., arXiv:1308.3432 (straight-through).
     """
-    base = base_of(distribution)
+    base = base_distribution(distribution)
     if isinstance(base, torch.distributions.Bernoulli):
         relaxed: Any = dist.RelaxedBernoulli
     elif isinstance(base, torch.distributions.OneHotCategorical):
         relaxed = dist.RelaxedOneHotCategorical
     else:
         raise InputError(
-            f"Site {name!r} cannot be relaxed: {strategy!r} is for Bernoulli and OneHotCategorical, and this is "
-            f"{type(base).__name__}. Use 'score:leave-one-out', 'measure' or 'enumerate'."
+            f"The gradient {strategy!r} needs a Bernoulli or a OneHotCategorical; site {name!r} cannot be relaxed, "
+            f"because it is {type(base).__name__}. Use 'score:leave-one-out', 'measure' or 'enumerate'."
         )
     if strategy == "concrete":
         temperature = torch.full((), 2.0 / 3.0, dtype=base.logits.dtype, device=base.logits.device)
@@ -185,40 +206,37 @@ def _relaxed(name: str, distribution: Any, strategy: str) -> Tensor:
     return drawn + (base.probs - base.probs.detach())
 
 
-class Steering(Messenger):
-    """Decides at each latent site how its value comes about, and notes the strategy in the site's ``infer``.
+class SiteStrategyMessenger(Messenger):
+    """Gives each latent site its value by a strategy, and records the strategy in the site's ``infer["_strategy"]``.
 
     Args:
-        choose: a strategy for each site: ``"pathwise"`` leaves the draw as it is, ``"enumerate"`` and ``"sum"`` put
-            all values side by side, ``"first"`` takes the first of them, relaxations draw with a gradient; any other
-            cuts the draw off.
-        axes: the dimensions of values side by side, shared by guide and model.
-        in_model: whether the program is the model, whose own sites are asked about with ``infer["_in_model"]``.
+        choose: the strategy of each site: ``"pathwise"`` leaves the draw as it is; ``"enumerate"`` and ``"sum"`` put
+            all values on a dimension of their own; ``"first"`` takes the first of these values; ``"concrete"`` and
+            ``"straight-through"`` draw with a biased gradient; every other strategy detaches the draw.
+        dims: the dimensions of enumerated sites, shared by guide and model.
+        in_model: whether the program is the model. Its own latent sites carry ``infer["_in_model"]`` while `choose`
+            is asked.
     """
 
-    def __init__(self, choose: Choose, axes: Axes, *, in_model: bool = False) -> None:
+    def __init__(self, choose: ChooseStrategy, dims: EnumerationDims, *, in_model: bool = False) -> None:
         super().__init__()
-        self.choose, self.axes, self.in_model = choose, axes, in_model
+        self.choose, self.dims, self.in_model = choose, dims, in_model
 
     def _pyro_sample(self, msg: Any) -> None:
         infer = msg["infer"]
-        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample" or infer.get("_deterministic"):
-            return
-        if "_strategy" in infer:  # the guide's draw, replayed in the model
+        if not is_latent_draw(msg) or "_strategy" in infer:  # the second: a draw of the guide, replayed in the model
             return
         msg["infer"] = {**infer, "_in_model": self.in_model}
         strategy = self.choose(msg)
         msg["infer"] = {**infer, "_strategy": strategy}
-        value = None if msg["done"] else self._value(msg, strategy)
-        if value is not None:
-            msg["value"], msg["done"] = value, True
+        if strategy == PATHWISE or msg["done"]:
+            return
+        msg["value"], msg["done"] = self._value(msg, strategy), True
 
-    def _value(self, msg: Any, strategy: str) -> Tensor | None:
-        if strategy == PATHWISE:
-            return None
+    def _value(self, msg: Any, strategy: str) -> Tensor:
         if strategy in (ENUMERATE, SUMMED):
-            return self.axes.add(msg, strategy)
-        if strategy == FIRST:
+            return self.dims.add(msg, strategy)
+        if strategy == FIRST_VALUE:
             values = finite_support(msg["name"], msg["fn"])
             return values[0].expand(msg["fn"].batch_shape + msg["fn"].event_shape)
         if strategy in ("concrete", "straight-through"):
@@ -227,33 +245,33 @@ class Steering(Messenger):
         return drawn.detach()
 
 
-class Branching(Messenger):
-    """Runs a guide again with one site at other values, on a dimension left of all others.
+class BranchMessenger(Messenger):
+    """Runs a guide again with one site at other values, on a dimension to the left of all others.
 
-    Sites that the change reaches (whose distribution has got that dimension) are drawn anew, all others keep
-    their values: the branches share everything that they can.
+    Sites that depend on the changed site (their distribution then has the new dimension) are drawn again. All other
+    sites keep their values, so that the branches share as much as possible.
 
     Args:
-        values: the first run's values by site.
-        site: the site to be changed.
-        branches: its values, with the dimension of branches in front.
-        axes: the first run's dimensions of values side by side.
+        values: the values of the first run by site.
+        site: the site to change.
+        branches: its new values, shape (branches, *batch, *event).
+        dims: the dimensions of enumerated sites of the first run.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], site: str, branches: Tensor, axes: Axes) -> None:
+    def __init__(self, values: Mapping[str, Tensor], site: str, branches: Tensor, dims: EnumerationDims) -> None:
         super().__init__()
         self.values, self.site, self.branches = values, site, branches
-        self.dims = 2 + axes.nesting + len(axes.sites)
-        self.enumerated = {name for name, _ in axes.sites}
+        self.branch_dims = 2 + dims.nesting + len(dims.sites)
+        self.enumerated = {name for name, _ in dims.sites}
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
         if msg["done"] or msg["is_observed"] or name not in self.values:
             return
-        reached = len(msg["fn"].batch_shape) >= self.dims
+        depends_on_site = len(msg["fn"].batch_shape) >= self.branch_dims
         if name == self.site:
             value = self.branches
-        elif reached and name not in self.enumerated:
+        elif depends_on_site and name not in self.enumerated:
             value = msg["fn"](*msg["args"], **msg["kwargs"]).detach()
         else:
             value = self.values[name]

@@ -1,33 +1,40 @@
-"""Log-densities of all sites, summed to one number per particle and datum."""
+"""Log-densities of all sites, summed to one number for each particle and datum; enumerated sites are marginalised."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.layout import Site, sample_sites
-from pvae.weights.handlers import ENUMERATE, SUMMED, Axes
-from pvae.weights.traces import Draw, site_log_prob
+from pvae.programs.sites import Site
+from pvae.weights.handlers import ENUMERATE, SUMMED, EnumerationDims
+from pvae.weights.traces import TracePair, site_log_prob
 
-__all__ = ["Collapsed", "Shape", "Tables", "by_site", "collapse", "tabulate", "total"]
+__all__ = [
+    "MarginalisedLogProbs",
+    "PlateDims",
+    "SiteLogProbs",
+    "log_probs_by_site",
+    "marginalise_enumerated",
+    "site_log_probs",
+    "sum_tensors",
+]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Where particles and data lie in a site's log-density.
+class PlateDims:
+    """The dimensions of particles and data in the log-density of a site.
 
     Attributes:
         nesting: the greatest number of nested plates; particles are at dimension ``-1 - nesting``.
         data_dim: the dimension of the data plate.
         particles: the number of particles of one run.
-        left: the number of dimensions left of the particles'.
+        left: the number of dimensions to the left of the particles.
     """
 
     nesting: int
@@ -36,18 +43,30 @@ class Shape:
     left: int = 0
 
     def reduce(self, log_prob: Tensor) -> Tensor:
-        """Sum over all plates but two: shape (*left, particles, batch), of size 1 where a site does not vary."""
+        """Sum a log-density over all plates except those of particles and data.
+
+        Args:
+            log_prob: shape (*left, particles, *plates); dimensions on the left may be missing.
+
+        Returns:
+            Shape (*left, particles, batch), of size 1 in the dimensions where the site does not vary.
+        """
         particle_dim = -1 - self.nesting
-        rest = [dim for dim in range(max(-log_prob.dim(), particle_dim + 1), 0) if dim != self.data_dim]
-        has_particles = log_prob.dim() >= -particle_dim
-        summed = log_prob.sum(rest) if rest else log_prob
-        summed = summed if has_particles else summed.unsqueeze(0)
-        if summed.dim() < 2 + self.left:
-            summed = summed.reshape((1,) * (2 + self.left - summed.dim()) + tuple(summed.shape))
+        if self.nesting > 1:
+            first = max(-log_prob.dim(), particle_dim + 1)
+            inner = [dim for dim in range(first, 0) if dim != self.data_dim]
+            summed = log_prob.sum(inner) if inner else log_prob
+        else:
+            summed = log_prob
+        if log_prob.dim() < -particle_dim:
+            summed = summed.unsqueeze(0)
+        missing = 2 + self.left - summed.dim()
+        if missing > 0:
+            summed = summed.reshape((1,) * missing + tuple(summed.shape))
         return summed.expand(*summed.shape[:-2], self.particles, -1)
 
-    def spread(self, per_datum: Tensor, site: Site) -> Tensor:
-        """Return numbers of shape (particles, batch) in the shape of a site's value, of size 1 in other dimensions."""
+    def expand_to_site(self, per_datum: Tensor, site: Site) -> Tensor:
+        """Return numbers of shape (particles, batch) with the dimensions of a site's value, of size 1 in the others."""
         value: Tensor = site["value"]
         sizes = [1] * (1 + self.nesting)
         sizes[0], sizes[self.data_dim] = per_datum.shape
@@ -56,7 +75,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Tables:
+class SiteLogProbs:
     """Log-densities by site, each of shape (*left, particles, batch) or of size 1 in a dimension on the left.
 
     Attributes:
@@ -68,38 +87,47 @@ class Tables:
     guide: Mapping[str, Tensor]
 
 
-def by_site(traces: list[poutine.Trace], shape: Shape) -> dict[str, Tensor]:
-    """Return the log-densities of the sites of traces of one program, joined along the particles."""
+def log_probs_by_site(runs: Sequence[Iterable[Site]], dims: PlateDims) -> dict[str, Tensor]:
+    """Return the log-density of each site, shape (*left, particles, batch).
 
-    def of(name: str) -> Tensor:
-        sites: list[Site] = [trace.nodes[name] for trace in traces]
-        parts = [shape.reduce(site_log_prob(site)) for site in sites]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+    Args:
+        runs: the sample sites of each run of one program; the particles of all runs are concatenated.
+        dims: the dimensions of particles and data.
+    """
+    tables = []
+    for sites in runs:
+        table = {}
+        for site in sites:
+            table[site["name"]] = dims.reduce(site_log_prob(site))
+        tables.append(table)
+    if len(tables) == 1:
+        return tables[0]
+    return {name: torch.cat([table[name] for table in tables], -2) for name in tables[0]}
 
-    return {site["name"]: of(site["name"]) for site in sample_sites(traces[0])}
 
-
-def tabulate(draws: list[Draw], shape: Shape) -> Tables:
+def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims) -> SiteLogProbs:
     """Return the log-densities of all sites of both programs."""
-    guide = by_site([draw.guide for draw in draws], shape)
-    # q of a summed-out site cancels, so where it is 0 it may be anything finite
-    for name in draws[0].axes.names(SUMMED):
+    guide = log_probs_by_site([pair.guide_sites for pair in pairs], dims)
+    # q of a summed-out site cancels, so any finite number may replace its log of 0.
+    for name in pairs[0].dims.names(SUMMED):
         if name in guide:
             guide[name] = guide[name].masked_fill(guide[name] == -math.inf, 0.0)
-    return Tables(joint=by_site([draw.model for draw in draws], shape), guide=guide)
+    return SiteLogProbs(joint=log_probs_by_site([pair.model_sites for pair in pairs], dims), guide=guide)
 
 
 @dataclass(frozen=True)
-class Collapsed:
-    """Tables with summed-out sites gone and enumerated ones on one dimension: shape (outcomes, particles, batch).
+class MarginalisedLogProbs:
+    """Log-densities without summed-out sites, with enumerated sites on one dimension: (outcomes, particles, batch).
+
+    Without enumerated sites the shape is (particles, batch).
 
     Attributes:
         log_joint: log p(x, z).
-        log_guide: log q(z given x); where other sites depend on a summed-out one, its mean over the values.
-        log_outcome: the log-probability of the enumerated sites' values; None where there is no such site.
-        guide: log q by site, without summed-out ones.
-        joint: log p by site; empty where a site is summed out.
-        beneath: the guide's sites that depend on a summed-out one.
+        log_guide: log q(z given x); if other sites depend on a summed-out site, the mean over its values.
+        log_outcome: the log-probability of the values of the enumerated sites; None without such sites.
+        guide: log q by site, without summed-out sites.
+        joint: log p by site; empty if a site is summed out.
+        beneath: the guide's sites that depend on a summed-out site.
     """
 
     log_joint: Tensor
@@ -110,61 +138,89 @@ class Collapsed:
     beneath: tuple[str, ...] = ()
 
 
-def total(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of tensors."""
+def sum_tensors(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors, which broadcast."""
     return functools.reduce(torch.add, terms)
 
 
-def collapse(tables: Tables, log_guide: Tensor, axes: Axes, keep: int = 0) -> Collapsed:
-    """Sum out the sites that are to be, w = sum over their values of q(value) w(value), and join enumerated ones.
+def marginalise_enumerated(
+    log_probs: SiteLogProbs, log_guide: Tensor, dims: EnumerationDims, keep: int = 0
+) -> MarginalisedLogProbs:
+    """Marginalise the summed-out sites, w = sum over their values of q(value) w(value), and join enumerated dimensions.
 
     Args:
-        tables: log-densities by site.
-        log_guide: log q of all sites together.
-        axes: the dimensions of values side by side.
-        keep: the number of dimensions in front that stay.
+        log_probs: log-densities by site, shape (*keep, *enumerated, particles, batch).
+        log_guide: log q of all sites together, of the same shape.
+        dims: the dimensions of enumerated and summed-out sites.
+        keep: the number of dimensions on the left that stay as they are.
+
+    Raises:
+        InputError: if an enumerated site depends on a summed-out site of the guide.
     """
-    log_joint = total(tables.joint.values())
-    if not axes.sites:
-        return Collapsed(log_joint, log_guide, None, tables.guide, tables.joint)
-    summed = [keep + dim for dim in axes.of_kind(SUMMED)]
-    sizes = tuple(size for dim, size in enumerate(axes.shape) if keep + dim not in summed)
+    log_joint = sum_tensors(log_probs.joint.values())
+    if not dims.sites:
+        return MarginalisedLogProbs(log_joint, log_guide, None, log_probs.guide, log_probs.joint)
+    summed = [keep + position for position in dims.positions(SUMMED)]
     if summed:
-        inside = [tables.guide[name] for name in axes.names(SUMMED) if name in tables.guide]
-        rest = log_guide - total(inside) if inside else log_guide
-        log_w = torch.logsumexp(log_joint - rest, summed)
-        log_guide = rest.mean(summed)
-        log_joint = log_w + log_guide
-
-    def joined(table: Tensor) -> Tensor:
-        if not sizes:
-            return table
-        front, last = table.shape[:keep], table.shape[-2:]
-        return table.expand(*front, *sizes, *last).reshape(*front, -1, *last)
-
-    def flat(table: Tensor) -> Tensor:
-        return joined(table.sum(summed) if summed else table)
-
-    guide = {name: each for name, each in tables.guide.items() if name not in axes.names(SUMMED)}
-    beneath = tuple(name for name, each in guide.items() if any(each.shape[dim] > 1 for dim in summed))
-    wrong = [name for name in axes.names(ENUMERATE) if name in beneath]
-    if wrong:
-        raise InputError(
-            f"Site {wrong[0]!r} depends on a summed-out site of the guide, so its values have no one probability: use "
-            "'score' for it, or enumerate both."
-        )
-    outcomes = [flat(guide[name]) for name in axes.names(ENUMERATE)]
-    log_outcome = total(outcomes) if outcomes else None
-
-    def possible(table: Tensor) -> Tensor:
-        # a value of probability 0 counts for nothing: its infinite weight would be nan times that
-        return table if log_outcome is None else table.masked_fill(log_outcome == -math.inf, 0.0)
-
-    return Collapsed(
-        log_joint=possible(joined(log_joint)),
-        log_guide=possible(joined(log_guide)),
+        log_joint, log_guide = _sum_out(log_probs, log_joint, log_guide, dims.names(SUMMED), summed)
+    guide = {name: table for name, table in log_probs.guide.items() if name not in dims.names(SUMMED)}
+    beneath = tuple(name for name, table in guide.items() if any(table.shape[dim] > 1 for dim in summed))
+    _require_one_probability(dims.names(ENUMERATE), beneath)
+    join = _joiner(dims, keep)
+    guide = {name: join(table.sum(summed) if summed else table) for name, table in guide.items()}
+    outcomes = [guide[name] for name in dims.names(ENUMERATE)]
+    log_outcome = sum_tensors(outcomes) if outcomes else None
+    joint = {} if summed else {name: join(table) for name, table in log_probs.joint.items()}
+    return MarginalisedLogProbs(
+        log_joint=_without_impossible(join(log_joint), log_outcome),
+        log_guide=_without_impossible(join(log_guide), log_outcome),
         log_outcome=log_outcome,
-        guide={name: possible(flat(each)) for name, each in guide.items()},
-        joint={} if summed else {name: possible(flat(each)) for name, each in tables.joint.items()},
+        guide={name: _without_impossible(table, log_outcome) for name, table in guide.items()},
+        joint={name: _without_impossible(table, log_outcome) for name, table in joint.items()},
         beneath=beneath,
     )
+
+
+def _sum_out(
+    log_probs: SiteLogProbs, log_joint: Tensor, log_guide: Tensor, names: Sequence[str], summed: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Return log p and log q after the sites `names` are summed out over the dimensions `summed`.
+
+    log p - log q is the log weight, log sum over values of q(value) w(value). log q is the mean over the values.
+    """
+    inside = [log_probs.guide[name] for name in names if name in log_probs.guide]
+    rest = log_guide - sum_tensors(inside) if inside else log_guide
+    log_w = torch.logsumexp(log_joint - rest, summed)
+    log_guide = rest.mean(summed)
+    return log_w + log_guide, log_guide
+
+
+def _require_one_probability(enumerated: Sequence[str], beneath: Sequence[str]) -> None:
+    wrong = [name for name in enumerated if name in beneath]
+    if wrong:
+        raise InputError(
+            f"Enumeration needs one probability for each value; site {wrong[0]!r} depends on a summed-out site of the "
+            "guide, so its values have several. Use 'score' for it, or enumerate both sites."
+        )
+
+
+def _joiner(dims: EnumerationDims, keep: int) -> Callable[[Tensor], Tensor]:
+    """Return the function that joins the enumerated dimensions of a table to one.
+
+    It maps shape (*keep, *enumerated, particles, batch) to (*keep, outcomes, particles, batch).
+    """
+    summed = dims.positions(SUMMED)
+    sizes = tuple(size for position, size in enumerate(dims.shape) if position not in summed)
+
+    def join(table: Tensor) -> Tensor:
+        if not sizes:
+            return table
+        left, right = table.shape[:keep], table.shape[-2:]
+        return table.expand(*left, *sizes, *right).reshape(*left, -1, *right)
+
+    return join
+
+
+def _without_impossible(table: Tensor, log_outcome: Tensor | None) -> Tensor:
+    """Return a table with 0 for values of probability 0: their infinite log weight times 0 would be nan."""
+    return table if log_outcome is None else table.masked_fill(log_outcome == -math.inf, 0.0)

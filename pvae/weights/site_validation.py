@@ -1,4 +1,4 @@
-"""What model and guide must agree on for a weight per datum to exist."""
+"""Conditions on the sites of model and guide for a weight per datum to exist."""
 
 from __future__ import annotations
 
@@ -7,77 +7,86 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.layout import Site, sample_sites
-from pvae.weights.handlers import base_of, marked
-from pvae.weights.traces import Draw
+from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration
+from pvae.weights.traces import TracePair
 
-__all__ = ["common_scale", "is_traced", "points_of", "require_weights_exist"]
+__all__ = ["common_scale", "delta_sites", "is_traced", "require_weights_exist"]
 
 
-def require_weights_exist(draw: Draw) -> None:
-    """Refuse what has no weight per datum: sites in one program only.
+def require_weights_exist(pair: TracePair) -> None:
+    """Refuse programs without a weight per datum, where a latent site is in one program only.
 
     Raises:
-        InputError: with the site's name.
+        InputError: with the name of the site.
     """
-    latent = {site["name"] for site in draw.latent()}
-    for site in sample_sites(draw.model):
-        if not site["is_observed"] and site["name"] not in latent and not marked(site):
+    latent = {site["name"] for site in pair.latent_sites}
+    for site in pair.model_sites:
+        if not site["is_observed"] and site["name"] not in latent and not is_marked_for_enumeration(site):
             raise InputError(
-                f"Model site {site['name']!r} is neither observed nor in the guide: draw it in the guide too."
+                f"Weights need every latent site in both programs; model site {site['name']!r} is neither observed nor "
+                "in the guide. Draw it in the guide too."
             )
-    for site in sample_sites(draw.guide):
-        if site["infer"].get("is_auxiliary"):
-            continue
-        other = draw.model.nodes.get(site["name"])
-        if site["is_observed"] or other is None or other["type"] != "sample":
-            raise InputError(
-                f"Guide site {site['name']!r} is not a latent site of the model: weights need the same z in both, "
-                "or infer={'is_auxiliary': True} on a site that the guide alone has."
-            )
-        if other["is_observed"]:
-            raise InputError(
-                f"Site {site['name']!r} is drawn in the guide and observed in the model: leave it out of one."
-            )
+    for site in pair.guide_sites:
+        if not site["infer"].get("is_auxiliary"):
+            _require_latent_in_model(site, pair)
 
 
-def points_of(draw: Draw) -> tuple[str, ...]:
-    """Return the guide's sites that are a point where z is continuous: they have no density, and so no weight."""
+def _require_latent_in_model(site: Site, pair: TracePair) -> None:
+    name = site["name"]
+    other = pair.model.nodes.get(name)
+    if site["is_observed"] or other is None or other["type"] != "sample":
+        raise InputError(
+            f"Weights need the same z in both programs; guide site {name!r} is not a latent site of the model. Draw it "
+            "in the model, or mark a site that only the guide has with infer={'is_auxiliary': True}."
+        )
+    if other["is_observed"]:
+        raise InputError(
+            f"Weights need the same z in both programs; site {name!r} is drawn in the guide and observed in the model. "
+            "Leave it out of one."
+        )
 
-    def is_point(site: Site) -> bool:
-        other = draw.model.nodes.get(site["name"])
-        discrete = other is not None and getattr(getattr(other["fn"], "support", None), "is_discrete", False)
-        return isinstance(base_of(site["fn"]), dist.Delta) and not discrete
 
-    return tuple(site["name"] for site in draw.latent() if is_point(site))
+def delta_sites(pair: TracePair) -> tuple[str, ...]:
+    """Return the guide's sites that are a Delta while z is continuous; they have no density, and so no weight."""
+    names = []
+    for site in pair.latent_sites:
+        other = pair.model.nodes.get(site["name"])
+        support = None if other is None else getattr(other["fn"], "support", None)
+        is_discrete = getattr(support, "is_discrete", False)
+        if isinstance(base_distribution(site["fn"]), dist.Delta) and not is_discrete:
+            names.append(site["name"])
+    return tuple(names)
 
 
 def is_traced() -> bool:
-    """Return whether a step is being traced below Pyro: values are then not to be looked at."""
+    """Return whether a step is being traced below Pyro; the values of tensors must not be read then."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
-def _same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
+def _is_same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
     if not isinstance(scale, Tensor) and not isinstance(first, Tensor):
         return scale == first
-    if is_traced():  # the eager step before a traced one has compared the tensors
+    if is_traced():  # the eager step before the traced one has compared the tensors
         return True
     one, other = torch.as_tensor(scale), torch.as_tensor(first)
     return one.shape == other.shape and bool((one == other).all())
 
 
-def common_scale(draw: Draw) -> float | Tensor:
-    """Return the one scale of all sites: scales that differ between sites have no place outside the logarithm.
+def common_scale(pair: TracePair) -> float | Tensor:
+    """Return the one scale of all sites, a number or shape (batch,).
+
+    Scales that differ between sites have no place outside the logarithm of a mean over particles.
 
     Raises:
-        InputError: if they differ.
+        InputError: if the scales differ.
     """
-    scales = [(site["name"], site["scale"]) for site in sample_sites(draw.guide) + sample_sites(draw.model)]
-    name, first = scales[0]
-    for other, scale in scales:
-        if scale is not first and not _same_scale(scale, first):
+    first_site = pair.guide_sites[0]
+    first = first_site["scale"]
+    for site in pair.guide_sites + pair.model_sites:
+        scale = site["scale"]
+        if scale is not first and not _is_same_scale(scale, first):
             raise InputError(
-                f"Sites {name!r} (guide) and {other!r} carry different scales: weights need one scale per datum. "
-                "Scale both programs alike, or use the objective 'elbo'."
+                f"Weights need one scale per datum; sites {first_site['name']!r} (guide) and {site['name']!r} carry "
+                "different scales. Scale both programs alike, or use the objective 'elbo'."
             )
     return first.flatten() if isinstance(first, Tensor) and first.dim() else first

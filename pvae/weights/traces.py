@@ -1,10 +1,11 @@
-"""Pairs of traces: z drawn by the guide and scored by the model, one run for many particles or one for each."""
+"""Pairs of traces: the guide draws z and the model scores it, in one run for all particles or in one run for each."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -13,152 +14,185 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.layout import Layout, Site, sample_sites
-from pvae.weights.handlers import Axes, Branching, Choose, Steering, side_by_side
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, is_subsample, sample_sites
+from pvae.weights.handlers import (
+    BranchMessenger,
+    ChooseStrategy,
+    EnumerationDims,
+    SiteStrategyMessenger,
+    explain_broadcast_errors,
+    keep_draw,
+)
 
 __all__ = [
-    "PLATE",
-    "Arguments",
-    "Draw",
-    "draw_once",
-    "left_alone",
-    "run_apart",
-    "run_together",
+    "PARTICLE_PLATE",
+    "TracePair",
     "site_log_prob",
+    "trace_pair",
+    "trace_sequentially",
+    "trace_vectorised",
 ]
 
-PLATE = "particles_of_pvae"
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+PARTICLE_PLATE = "particles_of_pvae"
 
 
 def site_log_prob(site: Site) -> Tensor:
     """Return the log-density of a site's value, masked and unscaled, of the batch shape of its distribution."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(log_prob, 1.0, site["mask"])
+    return log_prob if site["mask"] is None else scale_and_mask(log_prob, 1.0, site["mask"])
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One run of both programs: all particles at once, or one of them.
+class TracePair:
+    """The traces of one run of both programs, with all particles or with one of them.
 
     Attributes:
-        model: the model's trace, at the guide's draws.
-        guide: the guide's trace.
-        programs: both programs, as they were run.
-        arguments: of both.
-        axes: the dimensions of sites whose values all stand side by side.
+        model: the trace of the model at the guide's draws.
+        guide: the trace of the guide.
+        programs: both programs as they were run, with their arguments.
+        dims: the dimensions of enumerated sites.
     """
 
     model: poutine.Trace
     guide: poutine.Trace
-    programs: tuple[Callable[..., Any], Callable[..., Any]]
-    arguments: Arguments
-    axes: Axes
+    programs: BoundPrograms
+    dims: EnumerationDims
 
-    def latent(self) -> list[Site]:
-        """Return the guide's latent sites."""
-        return [site for site in sample_sites(self.guide) if not site["is_observed"]]
+    @cached_property
+    def model_sites(self) -> list[Site]:
+        """The sample sites of the model."""
+        return sample_sites(self.model)
 
-    def guide_at(self, trace: poutine.Trace) -> poutine.Trace:
-        """Return the guide run again at the values of a trace."""
-        args, kwargs = self.arguments
-        return poutine.trace(poutine.replay(self.programs[1], trace=trace)).get_trace(*args, **kwargs)
+    @cached_property
+    def guide_sites(self) -> list[Site]:
+        """The sample sites of the guide."""
+        return sample_sites(self.guide)
+
+    @cached_property
+    def latent_sites(self) -> list[Site]:
+        """The latent sites of the guide."""
+        return [site for site in self.guide_sites if not site["is_observed"]]
+
+    @cached_property
+    def auxiliary_sites(self) -> list[Site]:
+        """The latent sites of the guide that the model does not have, marked with ``infer={"is_auxiliary": True}``."""
+        return [site for site in self.latent_sites if site["infer"].get("is_auxiliary")]
 
     def guide_at_fixed_z(self) -> poutine.Trace:
-        """Return the guide at the same z, cut off from its draw; run again only where one site may feed another."""
-        fixed = self.guide.copy()
-        for site in self.latent():
-            fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
-        return fixed if len(self.latent()) == 1 else self.guide_at(fixed)
+        """Return a trace of the guide at the same z, detached from its draw.
 
-    def branch(self, name: str, values: Tensor) -> Draw:
-        """Return a run with one site at other values, shape (branches, *batch, *event), and what they reach anew."""
-        args, kwargs = self.arguments
-        held = {site["name"]: site["value"].detach() for site in sample_sites(self.model) if not site["is_observed"]}
-        held |= {site["name"]: site["value"].detach() for site in self.latent()}
-        steer = Branching(held, name, values, self.axes)
-        indices = poutine.replay(self.programs[1], trace=_indices(self.guide))
-        with side_by_side([(name, len(values))]):
-            guide = poutine.trace(steer(indices)).get_trace(*args, **kwargs)
-            model = poutine.trace(steer(poutine.replay(self.programs[0], trace=guide))).get_trace(*args, **kwargs)
+        The guide is run again only if it has several latent sites, where one may be a parameter of another.
+        """
+        fixed = self.guide.copy()
+        for site in self.latent_sites:
+            fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
+        return fixed if len(self.latent_sites) == 1 else self.programs.trace_guide(fixed)
+
+    def branch(self, name: str, values: Tensor) -> TracePair:
+        """Return a run with one site at other values; the sites that depend on it are drawn again.
+
+        Args:
+            name: a latent site.
+            values: its values, shape (branches, *batch, *event).
+        """
+        kept = {site["name"]: site["value"].detach() for site in self.model_sites if not site["is_observed"]}
+        kept |= {site["name"]: site["value"].detach() for site in self.latent_sites}
+        messenger = BranchMessenger(kept, name, values, self.dims)
+        guide_program = poutine.replay(self.programs.guide, trace=_subsample_indices(self.guide))
+        with explain_broadcast_errors([(name, len(values))]):
+            guide = self.programs.with_programs(self.programs.model, messenger(guide_program)).trace_guide()
+            model_program = messenger(poutine.replay(self.programs.model, trace=guide))
+            model = self.programs.with_programs(model_program, self.programs.guide).trace_model()
         return dataclasses.replace(self, model=model, guide=guide)
 
 
-def _indices(trace: poutine.Trace) -> poutine.Trace:
-    """The indices of subsampled plates alone."""
+def _subsample_indices(trace: poutine.Trace) -> poutine.Trace:
+    """Return a trace that holds only the indices of subsampled plates."""
     indices = poutine.Trace()
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and type(site["fn"]).__name__ == "_Subsample":
+        if is_subsample(site):
             indices.add_node(name, **site)
     return indices
 
 
-def left_alone(site: Site) -> str:
-    """Leave a site's value as it is drawn."""
-    return "pathwise"
-
-
-def draw_once(
-    model: Any,
-    guide: Any,
-    arguments: Arguments,
+def trace_pair(
+    programs: BoundPrograms,
     replayed: poutine.Trace | None = None,
-    choose: Choose = left_alone,
-    axes: Axes | None = None,
-) -> Draw:
-    """Run the guide, and the model at its values."""
-    args, kwargs = arguments
-    axes = axes or Axes(0, ())
-    steer = Steering(choose, axes)
-    first = guide if replayed is None else poutine.replay(guide, trace=replayed)
-    with side_by_side(axes.sites):
-        guide_trace = poutine.trace(steer(first)).get_trace(*args, **kwargs)
-        follow = Steering(choose, axes, in_model=True)
-        replayed_model = poutine.replay(model, trace=_entering(guide_trace))
-        model_trace = poutine.trace(follow(replayed_model)).get_trace(*args, **kwargs)
-    return Draw(model_trace, guide_trace, (model, guide), arguments, axes)
+    choose: ChooseStrategy = keep_draw,
+    dims: EnumerationDims | None = None,
+) -> TracePair:
+    """Run the guide, then the model at the values of the guide.
+
+    Args:
+        programs: both programs with their arguments.
+        replayed: a trace that gives values of the guide's sites; None to draw them all.
+        choose: the strategy of each latent site.
+        dims: the dimensions of enumerated sites; the run adds to it.
+    """
+    dims = dims or EnumerationDims(0, ())
+    guide_program = programs.guide if replayed is None else poutine.replay(programs.guide, trace=replayed)
+    with explain_broadcast_errors(dims.sites):
+        in_guide = SiteStrategyMessenger(choose, dims)
+        guide = programs.with_programs(programs.model, in_guide(guide_program)).trace_guide()
+        in_model = SiteStrategyMessenger(choose, dims, in_model=True)
+        model_program = in_model(poutine.replay(programs.model, trace=_with_views(guide)))
+        model = programs.with_programs(model_program, programs.guide).trace_model()
+    return TracePair(model, guide, programs, dims)
 
 
-def _entering(guide: poutine.Trace) -> poutine.Trace:
-    """The guide's trace with each value as a view: a gradient that reaches z by the model can be told from others."""
-    entering = guide.copy()
+def _with_views(guide: poutine.Trace) -> poutine.Trace:
+    """Return the guide's trace with a view of each value.
+
+    The model receives the view, so a gradient that reaches z through the model can be told apart from the gradient
+    that reaches it through the guide.
+    """
+    received = guide.copy()
     for name, site in guide.nodes.items():
         value = site.get("value")
         if site["type"] == "sample" and isinstance(value, Tensor) and value.requires_grad:
-            entering.nodes[name] = site.copy() | {"value": value.view_as(value)}
-    return entering
+            received.nodes[name] = site.copy() | {"value": value.view_as(value)}
+    return received
 
 
-def _together(program: Callable[..., Any], particles: int, nesting: int) -> Callable[..., Any]:
+def _in_particle_plate(program: Callable[..., Any], particles: int, nesting: int) -> Callable[..., Any]:
+    """Return the program inside a plate of particles, on the dimension to the left of all its plates."""
+
     def run(*args: Any, **kwargs: Any) -> Any:
-        with pyro.plate(PLATE, particles, dim=-1 - nesting):
+        with pyro.plate(PARTICLE_PLATE, particles, dim=-1 - nesting):
             return program(*args, **kwargs)
 
     return run
 
 
-def run_together(
-    model: Any,
-    guide: Any,
-    arguments: Arguments,
-    particles: int,
-    layout: Layout,
-    choose: Choose = left_alone,
-    axes: Axes | None = None,
-) -> list[Draw]:
-    """Draw all particles in one run, in a plate left of all others."""
+def trace_vectorised(
+    programs: BoundPrograms, particles: int, choose: ChooseStrategy = keep_draw, dims: EnumerationDims | None = None
+) -> TracePair:
+    """Draw all particles in one run, in a plate to the left of all others."""
     if particles > 1:
-        model, guide = (_together(each, particles, layout.nesting) for each in (model, guide))
-    return [draw_once(model, guide, arguments, None, choose, axes)]
+        nesting = programs.layout.nesting
+        model = _in_particle_plate(programs.model, particles, nesting)
+        guide = _in_particle_plate(programs.guide, particles, nesting)
+        programs = programs.with_programs(model, guide)
+    return trace_pair(programs, None, choose, dims)
 
 
-def run_apart(model: Any, guide: Any, arguments: Arguments, particles: int, choose: Choose, axes: Axes) -> list[Draw]:
-    """One run per particle. They share the indices of subsampled plates: else a mean over them mixes different data."""
-    first = draw_once(model, guide, arguments, None, choose, axes)
-    if axes.sites:
+def trace_sequentially(
+    programs: BoundPrograms, particles: int, choose: ChooseStrategy, dims: EnumerationDims
+) -> list[TracePair]:
+    """Draw each particle in a run of its own.
+
+    The runs share the indices of subsampled plates. Otherwise an average over particles would mix different data.
+
+    Raises:
+        InputError: if a site is to be enumerated.
+    """
+    first = trace_pair(programs, None, choose, dims)
+    if dims.sites:
         raise InputError(
-            f"Site {axes.sites[0][0]!r} cannot be enumerated: the programs do not treat dimensions left of the "
-            "data's as free (see the warning on particles). Use the objective 'elbo-enum', or another strategy."
+            f"Site {dims.sites[0][0]!r} cannot be enumerated, because the programs do not broadcast over dimensions to "
+            "the left of the data's (see the warning about particles). Use the objective 'elbo-enum', or another "
+            "strategy for the site."
         )
-    indices = _indices(first.guide)
-    return [first] + [draw_once(model, guide, arguments, indices, choose, axes) for _ in range(particles - 1)]
+    indices = _subsample_indices(first.guide)
+    return [first] + [trace_pair(programs, indices, choose, dims) for _ in range(particles - 1)]

@@ -16,7 +16,7 @@ import pvae
 from pvae.models import find_groups, scope
 from pvae.models.build import spec_of
 from pvae.programs.binding import bind
-from pvae.weights.traces import sample_sites
+from pvae.programs.sites import sample_sites
 
 SIZE = 8
 

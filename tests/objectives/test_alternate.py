@@ -314,7 +314,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], said: str) -> None:
 def test_what_cannot_be_enumerated_is_refused() -> None:
     x = torch.zeros(2, 3, dtype=torch.float64)
     findings = check(LinearGaussianModel(), pvae.Batch(x=x), Alternate(phi="exact"))
-    assert "Site 'z' cannot be enumerated" in str(findings) and findings.fatal
+    assert "site 'z' cannot be enumerated" in str(findings) and findings.fatal
 
 
 def test_the_name_of_the_command_line_round_trips() -> None:

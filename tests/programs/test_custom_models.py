@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import pvae
 from pvae import IWAE, InputError, pair
 from pvae.models import bind, encode, scores_bits
-from pvae.programs.layout import data_count
+from pvae.programs.bound import BoundPrograms
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,7 @@ def test_the_count_of_data_is_asked_for_each_size() -> None:
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    counts = [data_count(program, lambda x: None, (torch.zeros(size),), {}) for size in (20, 5, 20)]
+    counts = [BoundPrograms(program, lambda x: None, (torch.zeros(size),)).count for size in (20, 5, 20)]
     assert counts == [20, 20, 20]
 
 

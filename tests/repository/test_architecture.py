@@ -18,7 +18,7 @@ from public_names import public_homes
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pvae"
 FLOORS = [
-    {"errors", "randomness"},
+    {"deprecation", "errors", "randomness"},
     {"names"},
     {"batch"},
     {"data", "networks"},

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from pvae.weights import trace_weights
-from pvae.weights.handlers import Steering
+from pvae.weights.handlers import SiteStrategyMessenger
 
 
 @contextmanager
 def forced(values: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the guide's sites draw these values, shape (particles, batch, *event); what branches draw stays random."""
-    drawn = Steering._value
+    drawn = SiteStrategyMessenger._value
 
-    def value(self: Steering, msg: Any, strategy: str) -> Any:
+    def value(self: SiteStrategyMessenger, msg: Any, strategy: str) -> Any:
         shape = (*msg["fn"].batch_shape, *msg["fn"].event_shape)
         if strategy in ("enumerate", "sum"):
             return drawn(self, msg, strategy)
@@ -30,7 +30,7 @@ def forced(values: Mapping[str, Tensor]) -> Iterator[None]:
             return drawn(self, msg, strategy)  # a look at the layout
         return values[msg["name"]].reshape(shape)
 
-    with mock.patch.object(Steering, "_value", value):
+    with mock.patch.object(SiteStrategyMessenger, "_value", value):
         yield
 
 

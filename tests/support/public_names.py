@@ -40,12 +40,12 @@ def signature(value: Any) -> str:
         return ""
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in found.parameters.values()]
     text = str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty))
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    return re.sub(r"<function [^>]*>", "<function>", text)
 
 
-def attributes(owner: type) -> Iterator[tuple[str, str]]:
-    """Yield name and signature of each public attribute that a class of pvae defines or inherits from one of pvae."""
-    homes = [base for base in owner.__mro__ if base.__module__.split(".")[0] == "pvae"]
+def attributes(owner: type, listed: set[type]) -> Iterator[tuple[str, str]]:
+    """Yield name and signature of each public attribute of a class; a base class that is public lists its own."""
+    homes = [owner, *(base for base in owner.__mro__ if base.__module__.startswith("pvae.") and base not in listed)]
     for name in sorted({name for base in homes for name in vars(base) if not name.startswith("_")}):
         value = inspect.getattr_static(owner, name)
         bound = getattr(value, "__func__", value)
@@ -54,15 +54,17 @@ def attributes(owner: type) -> Iterator[tuple[str, str]]:
 
 def lines() -> Iterator[str]:
     """Yield one line for each public name."""
+    modules = {folder: importlib.import_module(folder) for folder in folders()}
+    values = [getattr(module, name) for module in modules.values() for name in getattr(module, "__all__", [])]
+    public = {value for value in values if isinstance(value, type)}
     listed: set[type] = set()
-    for folder in folders():
-        module = importlib.import_module(folder)
+    for folder, module in modules.items():
         for name in sorted(getattr(module, "__all__", [])):
             value = getattr(module, name)
             yield f"{folder}.{name}{signature(value) if callable(value) else ''}"
             if isinstance(value, type) and value not in listed:
                 listed.add(value)
-                yield from (f"{folder}.{name}.{each}{found}" for each, found in attributes(value))
+                yield from (f"{folder}.{name}.{each}{found}" for each, found in attributes(value, public))
 
 
 if __name__ == "__main__":

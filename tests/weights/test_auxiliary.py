@@ -101,7 +101,7 @@ def test_two_auxiliary_sites_are_summed_together() -> None:
     [
         (lambda model: None, "no finite support"),
         (lambda model: Marginal(lambda x: None, 3), "draws nothing"),
-        (lambda model: Marginal(lambda x, place: cone(x), 3), "must draw exactly those"),
+        (lambda model: Marginal(lambda x, place: cone(x), 3), "must draw exactly the auxiliary sites"),
     ],
 )
 def test_a_kernel_that_does_not_fit_is_refused(make: Callable[[Ring], Any], said: str) -> None:

@@ -157,7 +157,7 @@ def _target(objective: Objective) -> Objective:
     if isinstance(objective, PyroObjective) and type(objective.elbo) in (TraceGraph_ELBO, TraceMeanField_ELBO):
         return PyroObjective(Trace_ELBO())
     target = objective.target()
-    if isinstance(target, WeightsObjective) and getattr(target, "gradients", None):
+    if isinstance(target, WeightsObjective) and target.gradients:
         target = copy.copy(target)
         target.gradients, target.biased = {}, type(target).biased
     return target

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import Setting
 from pvae.objectives import Objective, PyroObjective, WeightsObjective
-from pvae.programs.layout import sample_sites
-from pvae.weights import LogWeights, trace_weights
+from pvae.programs.sites import is_subsample, sample_sites
+from pvae.weights import LogWeights
+from pvae.weights.compute import weights_of
 from pvae.weights.handlers import ENUMERATE, support_size
 
 __all__ = ["exact_gradient"]
@@ -42,7 +42,7 @@ def exact_gradient(setting: Setting, target: Objective, tensors: Sequence[Tensor
         return None
     value, particles = found
     try:
-        weights = _all_outcomes(setting, getattr(target, "data_plate", None) or setting.data_plate)
+        weights = _all_outcomes(setting, target.data_plate or setting.data_plate)
     except InputError:
         return None
     loss = None if weights is None else _expected_loss(weights, value, particles)
@@ -65,14 +65,13 @@ def _value(target: Objective) -> tuple[Value, int] | None:
 def _draws_data(site: Any) -> bool:
     """Whether a site is the draw of a subsample, which is random too."""
     plate: Any = site["fn"] if site["type"] == "sample" else None
-    return type(plate).__name__ == "_Subsample" and plate.subsample_size not in (None, plate.size)
+    return is_subsample(site) and plate.subsample_size not in (None, plate.size)
 
 
 def _all_outcomes(setting: Setting, data_plate: str | None) -> LogWeights | None:
     """The log weights of every joint outcome of the latent sites, tables of shape (outcomes, 1, batch)."""
-    programs = setting.programs()
-    arguments = programs.arguments(setting.batch)
-    trace = poutine.trace(programs.guide).get_trace(*arguments)
+    programs = setting.programs().bound_to(setting.batch)
+    trace = programs.trace_guide()
     if any(_draws_data(site) for site in trace.nodes.values()):
         return None
     joint = 1
@@ -81,9 +80,7 @@ def _all_outcomes(setting: Setting, data_plate: str | None) -> LogWeights | None
             joint *= support_size(site["name"], site["fn"])
     if joint > JOINT:
         return None
-    return trace_weights(
-        programs.model, programs.guide, arguments, {}, 1, data_plate=data_plate, choose=lambda site: ENUMERATE
-    )
+    return weights_of(programs, 1, data_plate=data_plate, choose=lambda site: ENUMERATE)
 
 
 def _expected_loss(weights: LogWeights, value: Value, particles: int) -> Tensor | None:
@@ -113,4 +110,4 @@ def _picked(weights: LogWeights, index: Tensor) -> LogWeights:
     def pick(table: Tensor) -> Tensor:
         return table[:, 0][index].reshape(particles, tuples * table.shape[-1])
 
-    return weights.rearranged(pick)
+    return weights.map(pick)

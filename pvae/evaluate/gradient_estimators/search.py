@@ -16,7 +16,7 @@ from pvae.names import parse
 from pvae.objectives import WeightsObjective, make_objective
 from pvae.objectives.gradients.strategies import admissible
 from pvae.objectives.registry import OBJECTIVES
-from pvae.programs.layout import sample_sites
+from pvae.programs.sites import sample_sites
 
 __all__ = ["search_gradients", "strategies_of"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.objectives.base import Call
-from pvae.programs.layout import Site, find_layout, sample_sites
-from pvae.weights.handlers import base_of
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, base_distribution, sample_sites
 
 __all__ = ["Simulation", "encoded", "in_order", "joined", "simulated"]
 
@@ -62,10 +62,11 @@ def simulated(
         InputError: if no plate holds every site, nothing is observed, theta would lose a part of its gradient, or a
             likelihood has neither a pathwise gradient nor a mean.
     """
-    dim = find_layout(model, guide, args, dict(kwargs)).data_plate()[1]
+    programs = BoundPrograms(model, guide, args, kwargs)
+    dim = programs.layout.data_plate()[1]
     run = _Simulating({} if encoding is None else _indices(encoding))
     with run:
-        sites = sample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+        sites = sample_sites(programs.trace_model())
     observed = [site for site in sites if site["name"] in run.data]
     if not observed:
         raise InputError("The model observes nothing, so there is nothing to match: give a site obs=.")
@@ -85,8 +86,9 @@ def encoded(model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> tu
     Raises:
         InputError: if the guide draws nothing, or a site has no pathwise gradient.
     """
-    dim = find_layout(model, guide, args, dict(kwargs)).data_plate()[1]
-    trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    programs = BoundPrograms(model, guide, args, kwargs)
+    dim = programs.layout.data_plate()[1]
+    trace = programs.trace_guide()
     sites = [site for site in sample_sites(trace) if not site["is_observed"]]
     if not sites:
         raise InputError("The guide draws no z, so there is nothing to match: use 'gan', which needs no guide.")
@@ -122,7 +124,11 @@ class _Simulating(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.indices:
             msg["value"], msg["done"] = self.indices[msg["name"]], True
-        if msg["infer"].get("_deterministic") or not msg["is_observed"] or isinstance(base_of(msg["fn"]), dist.Unit):
+        if (
+            msg["infer"].get("_deterministic")
+            or not msg["is_observed"]
+            or isinstance(base_distribution(msg["fn"]), dist.Unit)
+        ):
             return
         self.data[msg["name"]] = msg["value"]
         msg["is_observed"] = False
@@ -144,22 +150,23 @@ def _require_pathwise(site: Site, group: str, instead: str) -> None:
     if density.log_prob(site["value"].detach()).requires_grad:
         raise InputError(
             f"A critic's gradient reaches {group} through the draws, and site {site['name']!r} "
-            f"({type(base_of(density)).__name__}) lets none through: its parameters would not be trained. Use a "
-            f"reparameterised density there, or an objective for any site, such as '{instead}'."
+            f"({type(base_distribution(density)).__name__}) lets none through: its parameters would not be trained. "
+            f"Use a reparameterised density there, or an objective for any site, such as '{instead}'."
         )
 
 
 def _mean(name: str, density: Any) -> Tensor:
     """The generator's output where a draw would let no gradient through."""
-    if isinstance(base_of(density), dist.Categorical):
-        probs: Tensor = base_of(density).probs
+    if isinstance(base_distribution(density), dist.Categorical):
+        probs: Tensor = base_distribution(density).probs
         return probs
     try:
         mean: Tensor = density.mean
     except (AttributeError, NotImplementedError):
         raise InputError(
             f"Site {name!r} is simulated by a draw that lets a gradient through, or by its mean, and "
-            f"{type(base_of(density)).__name__} has neither: give the model another likelihood, such as a Normal."
+            f"{type(base_distribution(density)).__name__} has neither: give the model another likelihood, such as a "
+            "Normal."
         ) from None
     return mean
 
@@ -167,7 +174,7 @@ def _mean(name: str, density: Any) -> Tensor:
 def _pair(site: Site, data: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The rows of what was simulated and of the data, both without what a mask leaves out."""
     drawn = site["value"]
-    if isinstance(base_of(site["fn"]), dist.Categorical):
+    if isinstance(base_distribution(site["fn"]), dist.Categorical):
         data = data.unsqueeze(-1) == torch.arange(drawn.shape[-1], device=drawn.device)  # one-hot rows
         return _rows(site, drawn, dim, 1), _rows(site, data.expand(drawn.shape), dim, 1)
     kept = _kept(site)

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
-from pvae.programs.layout import Site
+from pvae.objectives.base import Call, Terms
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
+from pvae.programs.sites import Site, is_marked_for_enumeration
 from pvae.weights import trace_weights
-from pvae.weights.handlers import SUMMED, marked
+from pvae.weights.handlers import SUMMED
 
 __all__ = ["AtFixedDraws"]
 
 
 def _cut_off(site: Site) -> str:
-    return SUMMED if marked(site) else "score"
+    return SUMMED if is_marked_for_enumeration(site) else "score"
 
 
 class AtFixedDraws(WeightsObjective):

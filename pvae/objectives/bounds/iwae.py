@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import WeightsObjective, WeightsOptions
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
 __all__ = ["IWAE", "Renyi", "order"]

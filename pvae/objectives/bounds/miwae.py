@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Call, Terms
 from pvae.objectives.bounds.iwae import IWAE
 from pvae.objectives.phases.alternating import PlayersObjective
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
 __all__ = ["CIWAE", "MIWAE", "PIWAE"]

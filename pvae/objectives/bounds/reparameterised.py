@@ -7,8 +7,9 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from pvae.objectives.base import Objective, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Objective
 from pvae.objectives.bounds.iwae import IWAE, Renyi, order
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
 __all__ = ["DReG", "StickingTheLanding"]
@@ -84,14 +85,14 @@ class DReG(WeightsObjective):
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return what has the model's gradient of the bound, and the guide's doubly reparameterised one, (batch,)."""
-        log_q, entering = weights.entering()
+        log_q, entering = weights.log_guide_at_model_z()
         log_w = weights.log_joint - log_q
         share = torch.softmax((1.0 - self.alpha) * log_w.detach(), 0)
         # what reaches z carries the share already: once more for alpha = 0, not at all for alpha = 1
         factor = self.alpha + (1.0 - self.alpha) * share
         for particles, site, z in entering:
             if z.requires_grad:
-                z.register_hook(_times(weights.spread(factor[particles], site)))
+                z.register_hook(_times(weights.expand_to_site(factor[particles], site)))
         return (share * log_w).sum(0)
 
 

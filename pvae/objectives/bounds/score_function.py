@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Call, Terms
 from pvae.objectives.bounds.iwae import IWAE
 from pvae.objectives.gradients.baselines import (
     checked_decay,
@@ -20,6 +20,7 @@ from pvae.objectives.gradients.baselines import (
     seen_by,
     zero,
 )
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
 
 __all__ = ["BASELINES", "VIMCO", "ScoreFunction"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import WeightsOptions
 from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
+from pvae.objectives.weights_objective import WeightsOptions
 from pvae.weights import LogWeights
 
 __all__ = ["Thermodynamic", "log_uniform"]

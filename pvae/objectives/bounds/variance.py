@@ -7,9 +7,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Objective, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Objective
 from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
 from pvae.objectives.kl.weighted_kl import Beta
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
 
 __all__ = ["LogVariance", "VarianceRegularised"]

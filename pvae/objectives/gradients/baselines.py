@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.programs.layout import Site
+from pvae.programs.sites import Site, base_distribution
 from pvae.weights import LogWeights
-from pvae.weights.handlers import base_of
 
 __all__ = ["checked_decay", "coordinate_scores", "new_network", "optimal", "others", "seen_by", "zero"]
 
@@ -79,7 +78,7 @@ def coordinate_scores(weights: LogWeights) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: if a distribution cannot be rebuilt from its parameters, or sites are enumerated.
     """
-    summed = weights.only_source().first().axes.sites
+    summed = weights.only_source().pairs[0].dims.sites
     if summed:
         raise InputError(
             f"The optimal baseline is for programs without enumerated sites, and {summed[0][0]!r} is one: use "
@@ -96,7 +95,7 @@ def _joined(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _of_site(weights: LogWeights, site: Site) -> list[tuple[Tensor, Tensor]]:
-    base = base_of(site["fn"])
+    base = base_distribution(site["fn"])
     value: Tensor = site["value"].detach()
     batch = value.shape[: value.dim() - len(base.event_shape)]
     parameters = {name: _wide(getattr(base, name), base, batch) for name in _parameters(base)}
@@ -138,8 +137,8 @@ def _wide(parameter: Tensor, base: Any, batch: torch.Size) -> Tensor:
 
 def _cells(weights: LogWeights, tensor: Tensor, plates: int) -> Tensor:
     """Coordinates of a site in shape (particles, batch, coordinates)."""
-    shape = weights.only_source().shape
-    missing = 1 + shape.nesting - plates
+    dims = weights.only_source().dims
+    missing = 1 + dims.nesting - plates
     wide = tensor.reshape((1,) * missing + tuple(tensor.shape)) if missing > 0 else tensor
-    moved = wide.movedim(1 + shape.nesting + shape.data_dim, 1)
+    moved = wide.movedim(1 + dims.nesting + dims.data_dim, 1)
     return moved.flatten(2) if moved.dim() > 2 else moved.unsqueeze(-1)

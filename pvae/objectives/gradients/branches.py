@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.layout import Site
+from pvae.programs.sites import Site, base_distribution
 from pvae.weights import LogWeights
-from pvae.weights.handlers import base_of
 
 __all__ = ["Branches", "propose"]
 
@@ -133,8 +132,8 @@ _BY_CELL: dict[type, Callable[..., Variants]] = {
 
 
 def _cells(weights: LogWeights, site: Site, inner: int) -> _Cells:
-    shape = weights.only_source().shape
-    return _Cells(shape.nesting, shape.data_dim, shape.left, site["fn"].event_dim - inner, inner)
+    dims = weights.only_source().dims
+    return _Cells(dims.nesting, dims.data_dim, dims.left, site["fn"].event_dim - inner, inner)
 
 
 def propose(weights: LogWeights, name: str, strategy: str) -> Branches:
@@ -144,7 +143,7 @@ def propose(weights: LogWeights, name: str, strategy: str) -> Branches:
         InputError: if the site is of a kind that the strategy is not for, or depends on a summed-out site.
     """
     site = weights.guide_sites()[name]
-    base = base_of(site["fn"])
+    base = base_distribution(site["fn"])
     inner = len(base.event_shape)
     cells = _cells(weights, site, inner)
     value = cells.full(site["value"].detach(), 0)
@@ -214,14 +213,14 @@ def _antithetic(base: Any, z: Tensor, at: Callable[[Tensor], Tensor], strategy: 
 
 def _by_outcome(weights: LogWeights, handle: Tensor, name: str) -> Tensor:
     """Handles of shape (branches, *left, particles, batch) with what is on the left as outcomes."""
-    axes = weights.only_source().first().axes
-    summed = [1 + dim for dim in axes.of_kind("sum")]
+    dims = weights.only_source().pairs[0].dims
+    summed = [1 + position for position in dims.positions("sum")]
     if any(handle.shape[dim] > 1 for dim in summed):
         raise InputError(
             f"Site {name!r} depends on a summed-out site, where its gradient cannot be branched: use 'score' for it."
         )
-    sizes = [size for dim, size in enumerate(axes.shape) if 1 + dim not in summed]
-    if not axes.sites:
+    sizes = [size for dim, size in enumerate(dims.shape) if 1 + dim not in summed]
+    if not dims.sites:
         return handle
     kept = handle.sum(summed) if summed else handle
     return kept.expand(len(kept), *sizes, *kept.shape[-2:]).flatten(1, len(sizes)) if sizes else kept

@@ -129,7 +129,7 @@ def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
         surrogate = objective.surrogate(weights)
         return objective.reported(weights, surrogate), surrogate
     spread = _spread(objective, weights)
-    own = weights.rearranged(spread)
+    own = weights.map(spread)
     probability = spread.probability(weights.log_outcome)
     bound = objective.surrogate(own)
     value = spread.gathered(objective.reported(own, bound), None if probability is None else probability.detach())
@@ -198,7 +198,7 @@ def _without_each(objective: Estimand, own: LogWeights) -> Tensor:
     Source: Mnih & Rezende, Variational Inference for Monte Carlo Objectives, arXiv:1602.06725, equation 10.
     """
     particles = own.particles
-    own = own.rearranged(Tensor.detach)
+    own = own.map(Tensor.detach)
 
     def placed(table: Tensor, rest: Tensor) -> Tensor:
         eye = torch.eye(particles, dtype=torch.bool, device=table.device).unsqueeze(-1)
@@ -207,7 +207,7 @@ def _without_each(objective: Estimand, own: LogWeights) -> Tensor:
     def geometric(table: Tensor) -> Tensor:
         return placed(table, others(table))
 
-    replaced = own.rearranged(geometric)
+    replaced = own.map(geometric)
     if objective.mean == "arithmetic":
         log_w = placed(own.log_w, _log_mean_of_others(own.log_w))
         replaced = replaced.with_log_w(log_w)
@@ -227,8 +227,8 @@ def _branched(
     """What one site adds whose gradient is a sum of differences between the bound at other values and at its own."""
     with torch.no_grad():
         runs = branch(weights, branches.site, branches.values)
-        there = runs.rearranged(spread)
-        here = own.rearranged(Tensor.detach)
+        there = runs.map(spread)
+        here = own.map(Tensor.detach)
         count, particles = there.log_joint.shape[:2]
 
         def placed(mine: Tensor, other: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ def _branched(
             eye = torch.eye(particles, dtype=torch.bool, device=mine.device)[:, None, :, None]
             return torch.where(eye, other.unsqueeze(0), mine[:, None, None, :]).flatten(1)
 
-        at_branches = objective.surrogate(here.combined(there, placed)).reshape(count, particles, -1)
+        at_branches = objective.surrogate(here.zip_with(there, placed)).reshape(count, particles, -1)
         if weights.log_outcome is not None and runs.log_outcome is not None:
             # enumerated sites further on have other probabilities there
             apart = spread(runs.log_outcome) - spread(weights.log_outcome)

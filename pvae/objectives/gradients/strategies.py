@@ -10,10 +10,10 @@ import torch
 
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.programs.layout import Site
+from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration
 from pvae.weights import LogWeights
 from pvae.weights.auxiliary import Marginal
-from pvae.weights.handlers import SUMMED, Choose, base_of, marked, support_size
+from pvae.weights.handlers import SUMMED, ChooseStrategy, support_size
 
 __all__ = [
     "BIASED",
@@ -67,8 +67,8 @@ class WeightsOptions(TypedDict, total=False):
         gradients: how the gradient of guide sites is taken, by site name or glob: ``{"z_*": "measure"}``, or as text
             ``"z_*=measure+c=enumerate"``. It wins over a program's ``infer={"gradient": ...}``; see
             `pvae.objectives.STRATEGIES`.
-        auxiliary: a `pvae.Marginal`, how guide sites marked ``infer={"is_auxiliary": True}`` are marginalised; None
-            for the exact sum over their values.
+        auxiliary: a `pvae.Marginal`, how guide sites marked ``infer={"is_auxiliary": True}`` are
+            marginalised; None for the exact sum over their values.
     """
 
     data_plate: str | None
@@ -83,7 +83,7 @@ def admissible(site: Site, particles: int = 2) -> tuple[str, ...]:
         site: a sample site of a guide's trace.
         particles: draws of z per datum: leave-one-out needs two.
     """
-    distribution, base = site["fn"], base_of(site["fn"])
+    distribution, base = site["fn"], base_distribution(site["fn"])
     found = ["pathwise"] if distribution.has_rsample else []
     found += ["score"] + [LEAVE_ONE_OUT] * (particles > 1)
     try:
@@ -136,7 +136,7 @@ def _known(strategy: Any) -> str:
     return str(name)
 
 
-def chooser(gradients: Mapping[str, str], particles: int, scored: str | None = None) -> Choose:
+def chooser(gradients: Mapping[str, str], particles: int, scored: str | None = None) -> ChooseStrategy:
     """Return the strategy of each site: as `gradients` says, else as the program says, else by what the site can.
 
     Args:
@@ -150,11 +150,11 @@ def chooser(gradients: Mapping[str, str], particles: int, scored: str | None = N
     def choose(site: Site) -> str:
         name = site["name"]
         if site["infer"].get("_in_model"):  # gradients are of the guide's sites
-            return SUMMED if marked(site) else "pathwise"
+            return SUMMED if is_marked_for_enumeration(site) else "pathwise"
         outside = next((each for glob, each in gradients.items() if _matches(name, glob)), None)
         strategy = outside or site["infer"].get("gradient")
         if strategy is None:
-            return SUMMED if marked(site) else "pathwise" if site["fn"].has_rsample else blind
+            return SUMMED if is_marked_for_enumeration(site) else "pathwise" if site["fn"].has_rsample else blind
         if outside is None and strategy in BIASED:
             raise InputError(
                 f"Site {name!r} asks for {strategy!r} in the program, and that is biased: ask for it where tables show "
@@ -181,8 +181,8 @@ def _allowed(site: Site, strategy: str, particles: int) -> str:
         support_size(site["name"], site["fn"])
     elif strategy not in admissible(site, particles):
         raise InputError(
-            f"Site {site['name']!r} cannot have the gradient {strategy!r}: it is {type(base_of(site['fn'])).__name__}. "
-            f"It can have {', '.join(admissible(site, particles))}."
+            f"Site {site['name']!r} cannot have the gradient {strategy!r}: it is "
+            f"{type(base_distribution(site['fn'])).__name__}. It can have {', '.join(admissible(site, particles))}."
         )
     return strategy
 
@@ -210,7 +210,7 @@ def require_pathwise(objective: str, weights: LogWeights) -> None:
         raise InputError(
             f"{objective} needs reparameterised guide sites, and {', '.join(map(repr, rest))} cannot be: its gradient "
             "for the guide would be wrong. Use 'vimco' or 'iwae' for a multi-sample bound, 'reinforce' or 'elbo-graph' "
-            "for the ELBO, or 'elbo-enum' for discrete sites marked for enumeration."
+            "for the ELBO, or 'elbo-enum' for discrete sites is_marked_for_enumeration for enumeration."
         )
     for site, strategy in weights.strategies.items():
         if strategy not in ("pathwise", SUMMED, *BIASED):

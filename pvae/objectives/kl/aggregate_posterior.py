@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import WeightsObjective, WeightsOptions
 from pvae.objectives.kl.kl_by_unit import Latent, one_latent
 from pvae.objectives.kl.weighted_kl import not_negative
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
 
 __all__ = ["InfoMMD", "TotalCorrelation", "mmd"]

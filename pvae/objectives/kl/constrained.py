@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms, WeightsOptions
+from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.weighted_kl import Tilted
+from pvae.objectives.weights_objective import WeightsOptions
 from pvae.weights import LogWeights
 
 __all__ = ["Constrained"]

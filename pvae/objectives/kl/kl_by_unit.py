@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pvae.errors import InputError
-from pvae.programs.layout import Site, sample_sites
+from pvae.programs.sites import Site
 from pvae.weights import LogWeights
-from pvae.weights.traces import PLATE, Draw
+from pvae.weights.traces import PARTICLE_PLATE, TracePair
 
 __all__ = ["Latent", "kl_by_unit", "one_latent"]
 
@@ -69,23 +69,23 @@ def _masked(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:
 def _data_dim(guide: list[Site], model: list[Site], data_plate: str | None) -> int:
     """The dimension of the one plate of all sites that is not the particles', or of the one that is named."""
     frames = [{each.name: each.dim for each in site["cond_indep_stack"]} for site in guide + model]
-    common = [name for name in frames[0] if name != PLATE and all(name in each for each in frames)]
+    common = [name for name in frames[0] if name != PARTICLE_PLATE and all(name in each for each in frames)]
     return int(frames[0][data_plate or common[0]])
 
 
-def _latents(draw: Draw, data_plate: str | None) -> dict[str, Latent]:
-    model = sample_sites(draw.model)
-    dim = _data_dim(draw.latent(), model, data_plate)
+def _latents(draw: TracePair, data_plate: str | None) -> dict[str, Latent]:
+    model = draw.model_sites
+    dim = _data_dim(draw.latent_sites, model, data_plate)
     scored = {site["name"]: site for site in model}
-    hidden = next((site["name"] for site in draw.latent() if site["name"] not in scored), None)
+    hidden = next((site["name"] for site in draw.latent_sites if site["name"] not in scored), None)
     if hidden is not None:
         raise InputError(f"Site {hidden!r} is auxiliary, so the KL has no parts by unit: use 'iwae'.")
 
     def of(site: Site) -> Latent:
         frames = {each.name: each.dim for each in site["cond_indep_stack"]}
-        return Latent(site, scored[site["name"]], dim, frames.get(PLATE))
+        return Latent(site, scored[site["name"]], dim, frames.get(PARTICLE_PLATE))
 
-    return {site["name"]: of(site) for site in draw.latent()}
+    return {site["name"]: of(site) for site in draw.latent_sites}
 
 
 def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tensor]:
@@ -96,7 +96,7 @@ def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tens
     """
     runs = [_latents(draw, data_plate) for draw in weights.draws]
     ours = list(runs[0])
-    theirs = [site["name"] for site in sample_sites(weights.draws[0].model) if site["name"] in runs[0]]
+    theirs = [site["name"] for site in weights.draws[0].model_sites if site["name"] in runs[0]]
     found = {}
     for name in ours:
         before = set(itertools.takewhile(name.__ne__, ours))

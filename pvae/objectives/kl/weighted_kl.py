@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms, WeightsObjective, WeightsOptions
+from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.kl_by_unit import kl_by_unit
 from pvae.objectives.kl.schedules import Schedule
-from pvae.programs.layout import data_count
+from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
+from pvae.programs.bound import BoundPrograms
 from pvae.weights import LogWeights
 
 __all__ = ["Beta", "Capacity", "FreeBits", "Tilted", "batch_mean", "not_negative"]
@@ -61,7 +62,7 @@ class Advancing(WeightsObjective):
     def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch, as any objective of weights; in training, move the state on."""
         # before the terms: a first look at a layout writes buffers back, which autograd would find changed
-        count = data_count(model, guide, args, dict(kwargs))
+        count = BoundPrograms(model, guide, args, kwargs).count
         terms = super().terms(model, guide, args, kwargs, player)
         # these are no sums over data: times the count, so that the trainer's division gives them back
         shown = {name: each * count for name, each in self.shown(terms.loss).items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.base import Call, Objective, Terms
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.phases.enumeration import weights_of_outcomes
 from pvae.objectives.pyro.pyro_losses import adapt
@@ -74,6 +74,11 @@ class Alternate(PlayersObjective):
         # scratch of one step: it is written by the first phase, and read by the second
         self._posteriors: dict[Any, Tensor] = {}
         self._turn = 0
+
+    @property
+    def bound_objective(self) -> Objective:
+        """The objective that both phases maximise."""
+        return self.inner
 
     def settings(self) -> dict[str, Any]:
         """Return the phases, and the objective that is climbed."""

@@ -14,8 +14,10 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.base import Call
 from pvae.objectives.phases.alternating import Within
-from pvae.programs.layout import Site, find_layout, sample_sites
-from pvae.weights import LogWeights, trace_weights
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, sample_sites
+from pvae.weights import LogWeights
+from pvae.weights.compute import weights_of
 from pvae.weights.handlers import finite_support
 from pvae.weights.vectorise import can_vectorise
 
@@ -33,10 +35,11 @@ def weights_of_outcomes(
         InputError: if a site has no finite support, lies in a plate within the data's, or if there are too many joint
             values; or if the programs do not vectorise.
     """
-    layout = find_layout(model, guide, args, dict(kwargs))
+    programs = BoundPrograms(model, guide, args, kwargs)
+    layout = programs.layout
     layout.data_plate(data_plate)
     with torch.no_grad():
-        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = programs.trace_guide()
     sites = [site for site in sample_sites(drawn) if not site["is_observed"]]
     supports = {site["name"]: finite_support(site["name"], site["fn"]) for site in sites}
     count = torch.Size(len(each) for each in supports.values()).numel()
@@ -45,8 +48,8 @@ def weights_of_outcomes(
             f"The latent sites have {count} joint values, more than the {_MOST} that can be enumerated together: "
             "use phi='gradient', or the objective 'elbo-enum' where sites are independent."
         )
-    if not can_vectorise(model, guide, args, dict(kwargs), count):
-        raise InputError("Joint values are enumerated side by side, and these programs run for one at a time alone.")
+    if not can_vectorise(programs, count):
+        raise InputError("Exact enumeration needs programs that broadcast over a leading dimension; these do not.")
     picks = torch.tensor(list(itertools.product(*(range(len(each)) for each in supports.values()))))
     forced = poutine.Trace()
     for place, site in enumerate(sites):
@@ -54,7 +57,7 @@ def weights_of_outcomes(
         chosen = values[picks[:, place].to(values.device)]
         forced.add_node(site["name"], **(site.copy() | {"value": _spread(chosen, site, layout.nesting)}))
     replayed = Within(guide, lambda: ReplayMessenger(forced))
-    return trace_weights(model, replayed, args, kwargs, count, data_plate=data_plate)
+    return weights_of(programs.with_programs(model, replayed), count, data_plate=data_plate)
 
 
 def _spread(values: Tensor, site: Site, nesting: int) -> Tensor:

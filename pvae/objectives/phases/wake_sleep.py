@@ -14,7 +14,8 @@ from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.phases.alternating import PlayersObjective, Within
-from pvae.programs.layout import Site, sample_sites
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, sample_sites
 from pvae.weights import LogWeights, log_mean_exp, trace_weights
 
 __all__ = ["WakeSleep"]
@@ -103,8 +104,8 @@ class WakeSleep(PlayersObjective):
     def _sleep(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Tensor:
         """Minus log q of simulated z given simulated x: one simulation takes the place of each datum."""
         with torch.no_grad():
-            observed = poutine.trace(model).get_trace(*args, **kwargs)
-            simulated = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+            programs = BoundPrograms(model, guide, args, kwargs)
+            observed, simulated = programs.trace_model(), programs.trace_model(simulate=True)
         args, kwargs = _with_simulated(sample_sites(observed), simulated, args, kwargs)
         latent = poutine.Trace()
         for site in sample_sites(observed):

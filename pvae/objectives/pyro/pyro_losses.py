@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Objective, Terms
-from pvae.programs.layout import find_layout
+from pvae.programs.bound import BoundPrograms
 from pvae.weights.vectorise import can_vectorise
 
 __all__ = ["PyroObjective", "adapt"]
@@ -72,11 +72,12 @@ class PyroObjective(Objective):
         if not together and not isinstance(self.elbo, TraceEnum_ELBO):
             return self.elbo
         settled = copy.copy(self.elbo)
-        if together and not can_vectorise(model, guide, args, dict(kwargs), self.num_particles):
+        programs = BoundPrograms(model, guide, args, kwargs)
+        if together and not can_vectorise(programs, self.num_particles):
             together = settled.vectorize_particles = False
             settled.max_plate_nesting = math.inf
         if math.isinf(settled.max_plate_nesting):
-            settled.max_plate_nesting = find_layout(model, guide, args, dict(kwargs)).nesting + together
+            settled.max_plate_nesting = programs.layout.nesting + together
         return settled
 
     def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:

@@ -1,0 +1,192 @@
+"""`BoundPrograms`: a model and a guide together with the arguments of one batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
+from pvae.randomness import preserved_buffers, preserved_randomness
+
+__all__ = ["BoundPrograms", "owner_and_name"]
+
+_TRAINING = operator.attrgetter("training")
+
+# Layouts by the owner of the model, then by the owner of the guide. The references are weak: a name or an id could
+# outlive its object and return the layout of another one.
+_LAYOUTS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class BoundPrograms:
+    """Two Pyro programs on the arguments of one batch.
+
+    An evaluation, a loss or a training step makes it once and passes it on. Outside `pvae.programs` and
+    `pvae.weights`, no code of pvae runs a user's program except by the methods of this class.
+
+    Attributes:
+        model: p(x, z).
+        guide: q(z given x).
+        args: the positional arguments of both programs.
+        kwargs: the keyword arguments of both programs.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout of the programs on this kind of batch.
+
+        It is found by one run of both programs, which leaves random generators and buffers unchanged. It is cached by
+        the pair of programs and the kind of batch, not by the objective, because one objective serves many models.
+        """
+        cached = _cache_for(self).get(_cache_key(self))
+        if cached is not None:
+            known: Layout = cached
+            return known
+        with self.preserved_state():
+            return self.find_layout(*self.trace_both())
+
+    def find_layout(self, guide_trace: poutine.Trace, model_trace: poutine.Trace) -> Layout:
+        """Return and cache the layout that the traces of both programs show.
+
+        The guide is run again at its own draws, to see whether its densities are repeatable. This run must follow the
+        traces without a reset of the random generators, because dropout would otherwise drop the same units again.
+
+        Args:
+            guide_trace: a trace of the guide.
+            model_trace: a trace of the model at the guide's draws.
+        """
+        with self.preserved_state():
+            repeatable = has_same_densities(guide_trace, self.trace_guide(guide_trace))
+        layout = layout_of_traces(model_trace, guide_trace, repeatable)
+        if is_validation_enabled():
+            check_site_shapes((guide_trace, model_trace), layout.nesting)
+        _cache_for(self)["population", self.size, _cache_key(self)] = population_of(model_trace, self.size)
+        self.store_layout(layout)
+        return layout
+
+    def store_layout(self, layout: Layout) -> None:
+        """Replace the cached layout, for this batch and for the next batches of its kind."""
+        _cache_for(self)[_cache_key(self)] = layout
+        self.__dict__["layout"] = layout
+
+    @property
+    def size(self) -> int:
+        """The length of the first tensor among the arguments, B; 1 if there is none."""
+        first = next((value for value in self.args if isinstance(value, Tensor) and value.dim()), None)
+        return 1 if first is None else len(first)
+
+    @property
+    def count(self) -> int:
+        """The number of data that a loss of these programs stands for: N under a plate of scale N/B, else B."""
+        cache = _cache_for(self)
+        key = ("population", self.size, _cache_key(self))
+        if key not in cache:  # a plate that is subsampled at one size of batch may be whole at another
+            with self.preserved_state():
+                _, model_trace = self.trace_both()
+            cache[key] = population_of(model_trace, self.size)
+        return int(cache[key] or self.size)
+
+    def trace_guide(self, replay: poutine.Trace | None = None) -> poutine.Trace:
+        """Return a trace of the guide.
+
+        Args:
+            replay: a trace that gives the values of latent sites; None to draw them.
+        """
+        return self._trace(self.guide, replay)
+
+    def trace_model(
+        self,
+        replay: poutine.Trace | None = None,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        simulate: bool = False,
+    ) -> poutine.Trace:
+        """Return a trace of the model.
+
+        Args:
+            replay: a trace that gives the values of latent sites; None to draw them from the prior.
+            values: values of latent sites by name, which then count as observed.
+            simulate: whether observed sites are drawn too.
+        """
+        program = poutine.uncondition(self.model) if simulate else self.model
+        return self._trace(program if values is None else poutine.condition(program, data=dict(values)), replay)
+
+    def trace_both(self) -> tuple[poutine.Trace, poutine.Trace]:
+        """Return a trace of the guide, and a trace of the model at the values that the guide drew."""
+        guide_trace = self.trace_guide()
+        return guide_trace, self.trace_model(guide_trace)
+
+    def _trace(self, program: Callable[..., Any], replay: poutine.Trace | None) -> poutine.Trace:
+        replayed = program if replay is None else poutine.replay(program, trace=replay)
+        return poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
+
+    def with_programs(self, model: Callable[..., Any], guide: Callable[..., Any]) -> BoundPrograms:
+        """Return other programs on the same arguments."""
+        return BoundPrograms(model, guide, self.args, self.kwargs)
+
+    @cached_property
+    def owners(self) -> tuple[Any, Any]:
+        """The objects that hold the two programs: latent models, modules or functions."""
+        return owner_and_name(self.model)[0], owner_and_name(self.guide)[0]
+
+    @contextmanager
+    def preserved_state(self) -> Iterator[None]:
+        """Run a block without gradients, and restore random generators and buffers after it."""
+        with preserved_randomness(), preserved_buffers(*self.owners), torch.no_grad():
+            yield
+
+
+def owner_and_name(program: Any) -> tuple[Any, str]:
+    """Return the object that holds a program, and the name of the program on it; the name is "" for a function."""
+    while True:
+        inner = getattr(program, "program", None) or getattr(program, "function", None)
+        if inner is None or not isinstance(program, nn.Module):
+            break
+        program = inner
+    owner = getattr(program, "__self__", None)
+    return (program, "") if owner is None else (owner, getattr(program, "__name__", ""))
+
+
+def _kind(value: Any) -> Any:
+    """What the layout may depend on: type and number of dimensions of a tensor, class of anything else."""
+    return (str(value.dtype), value.dim()) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:
+    """The training flags of all modules: dropout and batch normalisation vectorise in one mode and not in the other."""
+    modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
+    return tuple(map(_TRAINING, modules))
+
+
+def _cache_for(programs: BoundPrograms) -> dict[Any, Any]:
+    """Return the layouts of a pair of programs; an owner without weak references gets an empty cache each time."""
+    model_owner, guide_owner = programs.owners
+    try:
+        by_guide = _LAYOUTS.setdefault(model_owner, weakref.WeakKeyDictionary())
+        cache: dict[Any, Any] = by_guide.setdefault(guide_owner, {})
+    except TypeError:
+        return {}
+    return cache
+
+
+def _cache_key(programs: BoundPrograms) -> tuple[Any, ...]:
+    names = (owner_and_name(programs.model)[1], owner_and_name(programs.guide)[1])
+    positional = tuple(map(_kind, programs.args))
+    named = tuple([(name, _kind(value)) for name, value in sorted(programs.kwargs.items())])
+    return (names, positional, named, _training_modes(programs.owners))

@@ -1,0 +1,53 @@
+"""Sample sites of a trace, and what a message handler needs to know about one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
+
+__all__ = ["Site", "base_distribution", "is_latent_draw", "is_marked_for_enumeration", "is_subsample", "sample_sites"]
+
+#: A site of a trace or a message of a handler: Pyro's mapping from strings.
+Site = Any
+
+
+def is_subsample(site: Site) -> bool:
+    """Return whether a site draws the indices of a subsampled plate."""
+    return isinstance(site.get("fn"), _Subsample)
+
+
+def is_latent_draw(message: Site) -> bool:
+    """Return whether a handler's message is a latent variable.
+
+    Observed sites, subsample indices and ``pyro.deterministic`` are none.
+    """
+    if message["is_observed"] or message["infer"].get("_deterministic"):
+        return False
+    return not isinstance(message["fn"], _Subsample)
+
+
+def is_marked_for_enumeration(site: Site) -> bool:
+    """Return whether a program asks, with Pyro's ``infer={"enumerate": ...}``, that a latent site is summed out."""
+    return bool(site["infer"].get("enumerate")) and not site["is_observed"]
+
+
+def sample_sites(trace: poutine.Trace) -> list[Site]:
+    """Return the sample sites of a trace in order, without subsample indices and ``pyro.deterministic``."""
+    sites = []
+    for node in trace.nodes.values():
+        site: Site = node
+        is_draw = site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
+        if is_draw and not site["infer"].get("_deterministic"):
+            sites.append(site)
+    return sites
+
+
+def base_distribution(distribution: Any) -> Any:
+    """Return the distribution under `Independent` and `Masked` wrappers."""
+    while isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
+        distribution = distribution.base_dist
+    return distribution
