@@ -115,10 +115,11 @@ def _reconstructions(run: Run, splits: Splits, batch: Batch, options: dict[str, 
 
 def _inpainting(run: Run, splits: Splits, batch: Batch, options: dict[str, Any]) -> Figure:
     from pvae import plots
+    from pvae.models import ConditionalVAE
     from pvae.models.imputation import impute
 
     batch = _few(batch, options)
-    missing = getattr(getattr(run.model, "condition", None), "missing", None)
+    missing = run.model.missing_entries if isinstance(run.model, ConditionalVAE) else None
     if missing is not None:  # a model of some quadrants given the others
         mask, imputed = (~missing).expand(batch.size, *missing.shape), run.model.impute(batch.x, mean=True)[0]
         return plots.inpainting(*(_pictures(each, splits) for each in (batch.x, mask, imputed)))

@@ -125,6 +125,7 @@ def _model_and_data(ctx: click.Context, model: str) -> tuple[Any, Splits]:
     """The run, or a fresh model as a training would start with; and the data."""
     from pvae.commands.runs import data_of_run
     from pvae.models import scores_bits
+    from pvae.programs.model_traits import traits_of
     from pvae.train import open_run
     from pvae.train.devices import isolated
 
@@ -136,8 +137,9 @@ def _model_and_data(ctx: click.Context, model: str) -> tuple[Any, Splits]:
     with isolated(ctx.params["seed"]):
         latent = spec.build(splits)
         splits = splits.for_likelihood(scores_bits(latent, splits.train.take(slice(0, 4))))
-        if hasattr(latent, "initialise_from"):
-            latent.initialise_from(splits.train)
+        initialise_from = traits_of(latent).initialise_from
+        if initialise_from is not None:
+            initialise_from(splits.train)
     return latent, splits
 
 

@@ -16,6 +16,7 @@ from pvae.errors import InputError
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Programs, bind
 from pvae.programs.classifier import outside_classes
+from pvae.programs.model_traits import is_latent_model, traits_of
 from pvae.programs.queries import scores_bits
 from pvae.programs.registration import scope
 from pvae.randomness import evaluating
@@ -67,7 +68,7 @@ def latent_model_of(model: Any) -> Any:
         InputError: if it is neither.
     """
     for candidate in (model, getattr(model, "model", None)):
-        if callable(getattr(candidate, "model", None)) and callable(getattr(candidate, "guide", None)):
+        if is_latent_model(candidate):
             return candidate
     raise InputError(
         "An evaluation needs a run or a latent model with .model and .guide; "
@@ -159,7 +160,7 @@ def _chosen(latent: Any, data: Any, split: str, fields: Fields) -> Batch:
 
 def _check_labels(latent: Any, batch: Mapping[str, Tensor]) -> None:
     """Refuse labels that a model of so many classes has not: they would have probability 0."""
-    classes, y = getattr(latent, "classes", None), batch.get("y")
+    classes, y = traits_of(latent).classes, batch.get("y")
     if not isinstance(classes, int) or y is None or y.dim() > 1:
         return
     outside = outside_classes(y, classes, hidden=True)

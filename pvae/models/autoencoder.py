@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pvae.densities.points import Flat, Point
 from pvae.errors import InputError
 from pvae.models.base import Amortised, NetworkParts, shaped
+from pvae.models.density_traits import density_traits_of
 from pvae.networks import noise as noise_of
 
 __all__ = ["Autoencoder"]
@@ -55,7 +56,7 @@ class Autoencoder(Amortised):
     ) -> None:
         flat = parts.get("prior", "flat") == "flat"
         super().__init__(data_shape, posterior="diagonal", **{**parts, "prior": "standard"} if flat else parts)
-        if getattr(self.prior, "takes_posterior", False):
+        if density_traits_of(self.prior).takes_posterior:
             raise InputError(
                 "An autoencoder's codes are points, and this prior is made of posteriors, which need a density: use "
                 "prior='flat', 'standard' or 'mixture', or pvae.VAE."

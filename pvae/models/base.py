@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pvae.densities import part
 from pvae.errors import InputError
+from pvae.models.density_traits import density_traits_of
 from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pvae.programs.base import LatentModel
@@ -156,7 +157,8 @@ class Amortised(LatentModel):
         self.encoder, self.decoder = make(self.data_shape, latent, sizes, **style)
         self.posterior = part("posterior", posterior, self.encoder.out_features, latent, **style)
         self.likelihood = part("likelihood", likelihood, self.decoder.out_features, self._input_shape, **style)
-        self._event_shape = tuple(getattr(self.likelihood, "data_shape", self.data_shape))
+        event_shape = density_traits_of(self.likelihood).data_shape
+        self._event_shape = self.data_shape if event_shape is None else tuple(event_shape)
         self._bias_from_data = isinstance(output_bias, str)
         self._set_output_bias(output_bias)
         # Persistent: a resumed or a second training must not reset a bias that was trained.
@@ -169,14 +171,14 @@ class Amortised(LatentModel):
             return
         if output_bias is None:
             return
-        set_bias = getattr(self.likelihood, "set_bias", None)
+        set_bias = density_traits_of(self.likelihood).set_bias
         if set_bias is None:
             raise InputError(f"{type(self.likelihood).__name__} has no set_bias() for output_bias={output_bias}.")
         set_bias(output_bias)
 
     def prior_density(self) -> TorchDistribution:
         """Return p(z), with event shape (latent,); a prior that is made of posteriors gets the encoder."""
-        return self.prior(self.encode if getattr(self.prior, "takes_posterior", False) else None)
+        return self.prior(self.encode if density_traits_of(self.prior).takes_posterior else None)
 
     def encode(self, x: Tensor, *context: Tensor) -> TorchDistribution:
         """Return q(z given x), with batch shape (batch,) and event shape (latent,).
@@ -229,7 +231,7 @@ class Amortised(LatentModel):
 
 
 def _start(density: nn.Module, x: Tensor) -> None:
-    start = getattr(density, "initialise_from", None)
+    start = density_traits_of(density).initialise_from
     if start is not None:
         start(x)
 

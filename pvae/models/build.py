@@ -29,6 +29,7 @@ from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.names import unknown
+from pvae.programs.model_traits import is_latent_model, traits_of
 
 __all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
 
@@ -86,7 +87,7 @@ class ModelSpec:
         """
         path, found = self._find()
         label = self.name if path is None else f"{path.name}:{getattr(found, '__name__', self._attribute)}"
-        if _is_latent_model(found) and not isinstance(found, type):
+        if is_latent_model(found) and not isinstance(found, type):
             if self.settings:
                 raise InputError(f"{label} is an instance and takes no settings; got {', '.join(self.settings)}.")
             return copy.deepcopy(found)
@@ -103,7 +104,7 @@ class ModelSpec:
             return found(**settings)
         with _errors_of(path, label):
             made = found(**settings)
-        if not _is_latent_model(made):
+        if not is_latent_model(made):
             raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide; write both.")
         return made
 
@@ -114,7 +115,7 @@ class ModelSpec:
     @property
     def default_objective(self) -> str:
         """The objective that the class names as its own, as text; ``"elbo"`` where it names none."""
-        return str(getattr(self._find()[1], "default_objective", "elbo"))
+        return str(traits_of(self._find()[1]).default_objective)
 
     @property
     def _attribute(self) -> str:
@@ -178,18 +179,14 @@ def _home(made: type) -> str:
     return made.__module__ if found is not None or file is None else file
 
 
-def _is_latent_model(thing: Any) -> bool:
-    return callable(getattr(thing, "model", None)) and callable(getattr(thing, "guide", None))
-
-
 def _candidates(module: ModuleType) -> list[str]:
     """What a person may have meant: the module's own classes and functions, and its latent models."""
     return [
         name
         for name, thing in vars(module).items()
         if not name.startswith("_")
-        and (getattr(thing, "__module__", None) == module.__name__ or _is_latent_model(thing))
-        and (callable(thing) or _is_latent_model(thing))
+        and (getattr(thing, "__module__", None) == module.__name__ or is_latent_model(thing))
+        and (callable(thing) or is_latent_model(thing))
     ]
 
 

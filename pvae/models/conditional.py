@@ -14,6 +14,7 @@ from pvae.densities.conditional_densities import Completion, ConditionalGaussian
 from pvae.errors import InputError
 from pvae.models.base import Amortised, Parts
 from pvae.models.conditions import Condition, Labels, Quadrants, Vectors
+from pvae.models.density_traits import density_traits_of
 from pvae.names import parse, unknown
 from pvae.networks import Conditioned
 from pvae.randomness import preserved_randomness
@@ -154,6 +155,11 @@ class ConditionalVAE(Amortised):
         super().initialise_from(batch)
 
     @property
+    def missing_entries(self) -> Tensor | None:
+        """True at the entries of x that the model completes, shape data_shape; None if no quadrants are given."""
+        return self.condition.missing if isinstance(self.condition, Quadrants) else None
+
+    @property
     def _given(self) -> str:
         return "its observed quadrants" if self.condition.field == "x" else self.condition.field
 
@@ -164,9 +170,10 @@ class ConditionalVAE(Amortised):
         return self.condition(value)
 
     def _prior(self, c: Tensor) -> TorchDistribution:
-        if getattr(self.prior, "takes_condition", False):
+        traits = density_traits_of(self.prior)
+        if traits.takes_condition:
             return self.prior(c)
-        if getattr(self.prior, "takes_posterior", False):
+        if traits.takes_posterior:
             mean_condition = c.new_zeros(self.condition.features)
             return self.prior(lambda u: super(ConditionalVAE, self).encode(u, mean_condition))
         return self.prior(None)

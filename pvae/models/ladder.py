@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from pvae.densities import DiagonalGaussian, part
 from pvae.errors import InputError
 from pvae.models.base import NETWORKS, Amortised, NetworkParts, shaped
+from pvae.models.density_traits import density_traits_of
 from pvae.names import unknown
 from pvae.networks import MLP, Conditioned, initialise
 
@@ -145,7 +146,7 @@ class LadderVAE(Amortised):
             self.decoder = Conditioned(self.decoder, sum(sizes[1:]), initialisation=self.initialisation)
 
     def _check(self) -> None:
-        if getattr(self.prior, "takes_posterior", False):
+        if density_traits_of(self.prior).takes_posterior:
             raise InputError(
                 f"{type(self.prior).__name__} is made of q(z given x), and with several layers q of the topmost has no "
                 "density given x alone: use layers=1, or another prior such as 'mixture'."

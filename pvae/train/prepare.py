@@ -14,6 +14,7 @@ from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.objectives import check
 from pvae.programs.binding import Fields, Programs, bind
+from pvae.programs.model_traits import traits_of
 from pvae.programs.queries import scores_bits
 from pvae.programs.registration import store_tensors
 from pvae.train.devices import resolve
@@ -48,8 +49,9 @@ class Task:
         programs = bind(self.model, few, self.fields)
         settled = splits.for_likelihood(scores_bits(self.model, few, self.fields))
         splits = _typed_splits(settled, self.options.dtype)
-        if self.fresh and hasattr(self.model, "initialise_from"):
-            self.model.initialise_from(splits.train)
+        initialise_from = traits_of(self.model).initialise_from
+        if self.fresh and initialise_from is not None:
+            initialise_from(splits.train)
         self.objective.look_at(splits.train)
         for module in (*programs.modules, self.objective):
             if isinstance(module, nn.Module):

@@ -15,6 +15,7 @@ from pvae.errors import InputError
 from pvae.models.build import ModelSpec, spec_of
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
+from pvae.programs.model_traits import traits_of
 from pvae.programs.registration import scope
 from pvae.train.checkpoint import describe_difference, read_newest
 from pvae.train.devices import isolated
@@ -130,7 +131,7 @@ def _fit(
         if isinstance(model, ModelSpec):
             spec, model = model, model.build(splits)
         if objective is None:
-            objective = getattr(model, "default_objective", "elbo")
+            objective = traits_of(model).default_objective
         own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
         with scope(model), interrupts() as stop, torch.enable_grad():
             task = Task(model, own, options, fields, fresh=recorded is None)

@@ -1,0 +1,57 @@
+"""What a latent model may offer besides its two programs, in one record with defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["ModelTraits", "is_latent_model", "traits_of"]
+
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """The optional attributes and methods of a latent model, each with the value that applies where it is absent.
+
+    A latent model needs the programs ``model`` and ``guide``; everything here is optional. A class of one's own offers
+    a trait by an attribute or a method of the same name. This record is the whole contract: training, validation, the
+    linter and evaluation read a latent model's optional attributes through `traits_of` and in no other way.
+
+    Attributes:
+        fields: the batch fields that the programs get: names by position, or a mapping from parameter to field. None
+            lets the signatures of the programs say it, see `pvae.models.bind`.
+        default_objective: the objective that suits the model, as text. It is used where a training names none.
+        initialise_from: a method that sets what depends on the data, such as an output bias. `pvae.fit` calls it with
+            the training data, once, before a fresh training. None where nothing depends on the data.
+        classify: a method from x, shape (batch, ...), to q(y given x), a distribution of batch shape (batch,). None
+            where the model has no classifier.
+        classes: the number of classes of the label y; labels are 0 to classes - 1. None where labels are not checked.
+    """
+
+    fields: Sequence[str] | Mapping[str, str] | None = None
+    default_objective: str = "elbo"
+    initialise_from: Callable[[Mapping[str, Tensor]], None] | None = None
+    classify: Callable[[Tensor], Any] | None = None
+    classes: int | None = None
+
+
+def traits_of(latent_model: Any) -> ModelTraits:
+    """Return the traits of a latent model, with the defaults of `ModelTraits` for those that it does not have.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``: a `LatentModel`, a `pvae.pair`, a VAE of a Pyro tutorial
+            or a plain object. A class, or a function that makes a latent model, is accepted too: of these
+            `default_objective` is meaningful, and methods are not bound to an instance.
+    """
+    traits: dict[str, Any] = {
+        trait.name: getattr(latent_model, trait.name, trait.default) for trait in dataclasses.fields(ModelTraits)
+    }
+    return ModelTraits(**traits)
+
+
+def is_latent_model(candidate: Any) -> bool:
+    """Return whether an object has the two programs, ``model`` and ``guide``."""
+    return callable(getattr(candidate, "model", None)) and callable(getattr(candidate, "guide", None))
