@@ -25,9 +25,10 @@ from torch.nn import functional
 import pvae
 from pvae.batch import Batch
 from pvae.models import bind, scope
+from pvae.train.computation import Computation
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
-from pvae.train.step import Computation, Stepper
+from pvae.train.step import Stepper
 
 PIXELS, HIDDEN, LATENT, BATCH = 784, 400, 20, 128
 

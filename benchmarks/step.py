@@ -27,9 +27,10 @@ from torch.nn import functional
 import pvae
 from pvae.models import bind, scope
 from pvae.objectives import adapt
+from pvae.train.computation import Computation
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
-from pvae.train.step import Computation, Stepper
+from pvae.train.step import Stepper
 
 BATCH = 128
 #: name -> (settings of pvae.VAE, steps in a round)

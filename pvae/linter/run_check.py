@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -24,11 +25,11 @@ from pvae.objectives.registry import make_objective
 from pvae.programs.binding import Fields, bind
 from pvae.programs.layout import check_site_shapes
 from pvae.programs.parameter_groups import named_parameters
-from pvae.programs.registration import forget, scope
+from pvae.programs.registration import MODULE_DIVIDER, forget, scope
 from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import preserved_buffers, preserved_randomness
 
-__all__ = ["check"]
+__all__ = ["CheckResult", "check", "run_check"]
 
 
 # Fields that have a use outside the programs.
@@ -168,6 +169,19 @@ def _ignore_warnings() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class CheckResult:
+    """The findings of a check, and what the programs created when they ran.
+
+    Attributes:
+        findings: the findings.
+        created: the names of the ``pyro.param`` entries that did not exist before; they are removed again.
+    """
+
+    findings: Findings
+    created: frozenset[str]
+
+
 def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo", fields: Fields = None) -> Findings:
     """Check a latent model and an objective on one batch, before training.
 
@@ -185,6 +199,11 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
     Raises:
         InputError: if `objective` is no objective, or the fields cannot be bound.
     """
+    return run_check(latent_model, batch, objective, fields).findings
+
+
+def run_check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fields: Fields = None) -> CheckResult:
+    """Check as `check` does, and report which ``pyro.param`` entries the programs create at their first run."""
     adapted = adapt(make_objective(objective) if isinstance(objective, str) else objective)
     findings = Findings()
     with (
@@ -195,6 +214,7 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
         torch.enable_grad(),
     ):
         before = set(pyro.get_param_store().keys())
+        created: set[str] = set()
         training = adapted.training
         adapted.eval()
         try:
@@ -211,5 +231,8 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
             findings.append(failure(error))
         finally:
             adapted.train(training)
-            forget(set(pyro.get_param_store().keys()) - before)
-    return findings
+            created = set(pyro.get_param_store().keys()) - before
+            forget(created)
+    # Parameters of modules are entries of the store while their program runs; they are not created by it.
+    own = {name for name in created if MODULE_DIVIDER not in name}
+    return CheckResult(findings, frozenset(own))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 __all__ = [
+    "MODULE_DIVIDER",
     "Registration",
     "forget",
     "forget_weak_references",
@@ -38,7 +39,8 @@ _STORE_ATTRIBUTE = "_pvae_store"
 _PENDING_ATTRIBUTE = "_pvae_pending"
 _ENTERED_ATTRIBUTE = "_pvae_entered"
 _NAME_ATTRIBUTE = "_pvae_name"
-_MODULE_DIVIDER = "$$$"
+#: Stands in the store between the name of a module and the name of its parameter, as in Pyro.
+MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
 
 
@@ -99,7 +101,7 @@ def _store_entries(module: nn.Module) -> list[tuple[str, Tensor, constraints.Con
             if plain in constrained:
                 entries.append((".".join(filter(None, (name, path, plain))), parameter, constrained[plain][0]))
             else:
-                entry_name = name + _MODULE_DIVIDER + ".".join(filter(None, (path, key)))
+                entry_name = name + MODULE_DIVIDER + ".".join(filter(None, (path, key)))
                 entries.append((entry_name, parameter, constraints.real))
     return entries
 
@@ -124,7 +126,7 @@ def register(module: nn.Module) -> dict[int, str]:
             store._constraints[name] = constraint
     prefix = _instance_name(module)
     current = set(names.values())
-    registered_names = [name for name in store._params if name.startswith((f"{prefix}.", prefix + _MODULE_DIVIDER))]
+    registered_names = [name for name in store._params if name.startswith((f"{prefix}.", prefix + MODULE_DIVIDER))]
     forget([name for name in registered_names if name not in current])
     return names
 
@@ -208,7 +210,7 @@ def _module_parameter_ids(latent_model: Any) -> set[int]:
 def _outer_state() -> dict[str, Any]:
     """Return the ``pyro.param`` entries of the surrounding store, by reference, without parameters of modules."""
     outer = pyro.get_param_store().get_state()
-    kept = [name for name in outer["params"] if _MODULE_DIVIDER not in name]
+    kept = [name for name in outer["params"] if MODULE_DIVIDER not in name]
     return {part: {name: outer[part][name] for name in kept} for part in ("params", "constraints")}
 
 

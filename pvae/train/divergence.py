@@ -11,7 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pvae.train.graph.preserve import unmoved
+from pvae.train.graph.preserve import preserve_state
 from pvae.train.step import Stepper
 
 __all__ = ["Culprit", "first_culprit"]
@@ -97,10 +97,10 @@ def _all(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
         if said := _bad(each.detach()):
             yield Culprit("", name, "parameter", said)
     modules = [each for each in (*parameters.programs.modules, parameters.objective) if isinstance(each, nn.Module)]
-    with pyro.validation_enabled(False), unmoved(parameters.latent_model, modules):
+    with pyro.validation_enabled(False), preserve_state(parameters.latent_model, modules):
         yield from _in_programs(stepper, arguments)
     for player in parameters.players:
-        with pyro.validation_enabled(False), unmoved(parameters.latent_model, modules):
+        with pyro.validation_enabled(False), preserve_state(parameters.latent_model, modules):
             names, outputs = computation(arguments, player, computation.count(arguments))
         for name, number in zip(names, outputs, strict=False):
             if said := _bad(number):

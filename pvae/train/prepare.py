@@ -12,20 +12,21 @@ from torch import nn
 from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.errors import InputError
-from pvae.objectives import check
+from pvae.linter.run_check import run_check
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.model_traits import traits_of
 from pvae.programs.queries import scores_bits
 from pvae.programs.registration import store_tensors
+from pvae.train.computation import Computation
 from pvae.train.devices import resolve
-from pvae.train.graph.preserve import unmoved
+from pvae.train.graph.preserve import preserve_state
 from pvae.train.history import History
 from pvae.train.optimisers import make_optimiser, make_schedule
 from pvae.train.options import Options, config_hash
 from pvae.train.parameters import Parameters
 from pvae.train.progress import Silent
 from pvae.train.signals import Interrupts
-from pvae.train.step import Computation, Stepper
+from pvae.train.step import Stepper
 from pvae.train.training_context import Setting
 from pvae.train.validation import Validation
 
@@ -42,6 +43,7 @@ class Task:
         self.fields, self.fresh = fields, fresh
         self.device = resolve(options.device)
         self.notes: list[str] = []
+        self._creates_parameters = False
 
     def prepare(self, splits: Splits) -> Splits:
         """Return the data as the model needs them, on the device; initialise, move and check the model."""
@@ -70,9 +72,10 @@ class Task:
     def _check(self, splits: Splits) -> None:
         # a whole batch: an autoguide takes its shapes from the first one it sees
         batch = _example(splits, self.options.batch_size)
-        findings = check(self.model, batch, self.objective, self.fields)
-        findings.require()
-        self.notes += [f"note: {each}" for each in findings]
+        result = run_check(self.model, batch, self.objective, self.fields)
+        result.findings.require()
+        self.notes += [f"note: {finding}" for finding in result.findings]
+        self._creates_parameters = bool(result.created)
 
     def setting(
         self,
@@ -88,7 +91,8 @@ class Task:
         options = self.options
         first = _example(splits, options.batch_size)
         programs = bind(self.model, first, self.fields)
-        self._settle(programs, first)
+        if self._creates_parameters:
+            self._create_parameters(programs, first)
         parameters = Parameters(self.model, programs, self.objective, first)
         by_group = isinstance(options.learning_rate, Mapping)
         groups = parameters.apart() if by_group else parameters.groups()
@@ -124,10 +128,10 @@ class Task:
         self.notes.append(f"note: the last parameters are kept, not the best by a validation bound: {unranked}")
         return found if found.has_weights() else None
 
-    def _settle(self, programs: Programs, batch: Batch) -> None:
-        """One validated eager pass creates what programs create lazily; it leaves nothing else behind."""
+    def _create_parameters(self, programs: Programs, batch: Batch) -> None:
+        """Run the objective once, so that ``pyro.param`` statements create their parameters; no other state changes."""
         modules = [each for each in (*programs.modules, self.objective) if isinstance(each, nn.Module)]
-        with unmoved(self.model, modules):
+        with preserve_state(self.model, modules):
             for player in self.objective.players:
                 self.objective.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
 

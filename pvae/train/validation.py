@@ -12,8 +12,8 @@ from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.programs.classifier import accuracy_of
 from pvae.randomness import evaluating
+from pvae.train.computation import Computation
 from pvae.train.devices import isolated
-from pvae.train.step import Computation
 from pvae.weights import log_mean_exp
 from pvae.weights.compute import weights_of
 

@@ -22,8 +22,8 @@ import pvae
 from pvae.objectives import make_objective
 from pvae.objectives.pyro.pyro_losses import adapt
 from pvae.programs.binding import bind
+from pvae.train.computation import Computation
 from pvae.train.parameters import Parameters
-from pvae.train.step import Computation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "examples"))
 

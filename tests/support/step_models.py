@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from pvae.batch import Batch
 from pvae.models import LatentModel, bind, pair, scope
 from pvae.objectives import adapt
+from pvae.train.computation import Computation
 from pvae.train.devices import isolated
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
-from pvae.train.step import Computation, Stepper
+from pvae.train.step import Stepper
 
 FEATURES, HIDDEN, LATENT = 6, 5, 2
 

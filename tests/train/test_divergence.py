@@ -16,11 +16,12 @@ from torch import Tensor, nn
 import pvae
 from pvae.models import LatentModel, bind, scope
 from pvae.train.checkpoint import read
+from pvae.train.computation import Computation
 from pvae.train.devices import isolated
 from pvae.train.divergence import first_culprit
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
-from pvae.train.step import Computation, Stepper
+from pvae.train.step import Stepper
 
 
 def data() -> Any:

@@ -20,7 +20,7 @@ from pvae.evaluate.gradient_estimators.gradient_study import GradientStudy, Grou
 from pvae.evaluate.gradient_estimators.sampling import Coordinates, Sampler, find_coordinates, sample
 from pvae.objectives import Objective, PyroObjective, WeightsObjective, adapt, describe, make_objective
 from pvae.randomness import evaluating
-from pvae.train.graph.preserve import unmoved
+from pvae.train.graph.preserve import preserve_state
 
 __all__ = ["gradients", "named_objectives"]
 
@@ -97,7 +97,7 @@ def gradients(
         stack.enter_context(torch.enable_grad())
         held = [setting.programs().modules, *named.values()]
         stack.enter_context(evaluating(*held))
-        stack.enter_context(unmoved(setting.model, [each for each in held if isinstance(each, nn.Module)]))
+        stack.enter_context(preserve_state(setting.model, [each for each in held if isinstance(each, nn.Module)]))
         study = _Laboratory(setting, find_coordinates(setting), seed, step, say)
         samplers = study.samplers(named, warm_up, skip_refused)
         many = reference_draws or 4 * draws

@@ -17,11 +17,12 @@ from pvae.evaluate.evaluation_context import Setting
 from pvae.evaluate.gradient_estimators.blocks import Blocks, block_sizes
 from pvae.objectives import Objective
 from pvae.programs.parameter_groups import find_groups
+from pvae.train.computation import Computation
 from pvae.train.devices import isolated
-from pvae.train.graph.preserve import Frozen, unmoved
+from pvae.train.graph.agreement import first_difference
+from pvae.train.graph.preserve import PreservedState, preserve_state
 from pvae.train.graph.trace import Outputs, trace
 from pvae.train.parameters import Parameters
-from pvae.train.step import Computation
 
 __all__ = ["Coordinates", "Sampler", "find_coordinates", "sample"]
 
@@ -149,31 +150,20 @@ class Sampler:
     def _traced(self, player: str) -> Callable[..., Outputs] | None:
         with self._unmoved() as frozen:
             expected = self._eager(player)
-            if frozen.beyond_reach() is not None:
+            if frozen.untraceable_change() is not None:
                 return None
         try:
             with self._unmoved():
                 run = trace(lambda *values: self.computation(values, player, self.count)[1], self.arguments)
             with self._unmoved():
-                return run if _agree(run(*self.arguments), expected) else None
+                outputs = run(*self.arguments)
+                names = [str(index) for index in range(len(expected))]
+                return run if first_difference(names, outputs, expected) is None else None
         except Exception:  # user code is run as it was not meant to be, and the eager computation stands ready
             return None
 
-    def _unmoved(self) -> AbstractContextManager[Frozen]:
-        return unmoved(self.model, [*self.computation.programs.modules, self.objective])
-
-
-def _agree(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether two results agree within the rounding of sums in another order."""
-    for one, other in zip(ours, theirs, strict=True):
-        if one is None or other is None:
-            if one is not other:
-                return False
-            continue
-        room = 1e3 * torch.finfo(other.dtype).eps
-        if not torch.allclose(one, other, rtol=room, atol=room * float(other.abs().amax()), equal_nan=True):
-            return False
-    return True
+    def _unmoved(self) -> AbstractContextManager[PreservedState]:
+        return preserve_state(self.model, [*self.computation.programs.modules, self.objective])
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

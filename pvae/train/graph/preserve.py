@@ -1,4 +1,4 @@
-"""Run a training step as a rehearsal: whatever it moves is put back."""
+"""Run a block of training steps, then restore random generators, buffers and running averages."""
 
 from __future__ import annotations
 
@@ -14,70 +14,79 @@ from pvae.programs.registration import store_tensors
 from pvae.train.devices import capture, restore
 from pvae.train.parameters import is_average
 
-__all__ = ["Frozen", "unmoved"]
+__all__ = ["PreservedState", "preserve_state"]
 
 
-class Frozen:
-    """The state that a step moves beside the parameters: generators, buffers, running averages in Pyro's store."""
+class PreservedState:
+    """The state that a step changes besides the parameters, as it was when this object was made.
+
+    It holds random generators, buffers, plain numbers of modules, and running averages in Pyro's store.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        modules: the modules with buffers and numbers.
+    """
 
     def __init__(self, latent_model: Any, modules: Iterable[nn.Module]) -> None:
         self.latent_model = latent_model
         modules = list(modules)
         self.random = capture()
-        self.buffers = [(each, each.detach().clone()) for module in modules for each in module.buffers()]
-        self.modules = [each for module in modules for each in module.modules()]
-        self.numbers = self._numbers()
-        self.averages = {name: each.detach().clone() for name, each in self._averages().items()}
-        self._store = self._averages()
+        self.buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
+        self.modules = [submodule for module in modules for submodule in module.modules()]
+        self.numbers = self._plain_numbers()
+        self._averages = self._find_averages()
+        self._average_values = {name: average.detach().clone() for name, average in self._averages.items()}
 
-    def beyond_reach(self) -> str | None:
-        """What has moved that a graph of tensor operations would leave as it is, or None."""
-        now = capture()
+    def untraceable_change(self) -> str | None:
+        """Return what has changed that a graph of tensor operations would not change, or None."""
+        random = capture()
         for name, library in (("numpy", "NumPy's generator"), ("python", "the random module")):
-            if not torch.equal(now[name], self.random[name]):
+            if not torch.equal(random[name], self.random[name]):
                 return f"a program draws from {library}, and a graph would freeze the draw (use torch)"
-        for (place, key), number in self._numbers().items():
-            if self.numbers.get((place, key), number) != number:
-                kind = type(self.modules[place]).__name__
+        for (index, key), number in self._plain_numbers().items():
+            if self.numbers.get((index, key), number) != number:
+                kind = type(self.modules[index]).__name__
                 return f"a run of the programs changes the number {kind}.{key}, which a graph would freeze"
-        held = self._averages()
-        if held.keys() != self._store.keys() or any(held[name] is not self._store[name] for name in held):
+        averages = self._find_averages()
+        same_names = averages.keys() == self._averages.keys()
+        if not same_names or any(averages[name] is not self._averages[name] for name in averages):
             return "a decaying-average baseline of TraceGraph_ELBO lives in Python"
         return None
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Set everything to its former value."""
         restore(self.random)
-        for (place, key), number in self.numbers.items():
-            self.modules[place].__dict__[key] = number
+        for (index, key), number in self.numbers.items():
+            self.modules[index].__dict__[key] = number
         with torch.no_grad():
-            for buffer, before in self.buffers:
-                buffer.copy_(before)
+            for buffer, former in self.buffers:
+                buffer.copy_(former)
         store = pyro.get_param_store()
-        for name in self._averages():
-            if name in self.averages:
-                store[name] = self.averages[name].clone()
+        for name in self._find_averages():
+            if name in self._average_values:
+                store[name] = self._average_values[name].clone()
             else:
                 del store[name]
 
-    def _numbers(self) -> dict[tuple[int, str], Any]:
-        """The plain numbers that modules hold, such as a count of calls."""
+    def _plain_numbers(self) -> dict[tuple[int, str], Any]:
+        """Return the plain numbers that modules hold as attributes, such as a count of calls."""
         return {
-            (place, key): value
-            for place, module in enumerate(self.modules)
+            (index, key): value
+            for index, module in enumerate(self.modules)
             for key, value in module.__dict__.items()
             if type(value) in (int, float)
         }
 
-    def _averages(self) -> dict[str, Tensor]:
-        return {name: each for name, each in store_tensors(self.latent_model).items() if is_average(name)}
+    def _find_averages(self) -> dict[str, Tensor]:
+        entries = store_tensors(self.latent_model).items()
+        return {name: tensor for name, tensor in entries if is_average(name)}
 
 
 @contextmanager
-def unmoved(latent_model: Any, modules: Iterable[nn.Module]) -> Iterator[Frozen]:
-    """Run a block, and put back the generators, the buffers of `modules` and the averages in the store."""
-    frozen = Frozen(latent_model, modules)
+def preserve_state(latent_model: Any, modules: Iterable[nn.Module]) -> Iterator[PreservedState]:
+    """Run a block, then restore random generators, the state of `modules`, and the averages in the store."""
+    state = PreservedState(latent_model, modules)
     try:
-        yield frozen
+        yield state
     finally:
-        frozen.restore()
+        state.restore()

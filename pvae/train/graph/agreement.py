@@ -1,0 +1,63 @@
+"""Agreement of two ways to compute the same numbers, such as a graph and the eager step on the same draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["first_difference", "is_close"]
+
+#: Rounding errors that sums in another order may add up to, in units of the last place (ulp).
+_ULPS = 64
+#: A graph on CUDA may add in any order.
+_ULPS_ON_CUDA = 16 * _ULPS
+
+
+def first_difference(
+    names: Sequence[str], outputs: Sequence[Tensor | None], expected: Sequence[Tensor | None]
+) -> str | None:
+    """Return the name of the first output that differs from what is expected beyond rounding; None if all agree.
+
+    Args:
+        names: a name for each output.
+        outputs: the outputs of a graph; the first is the loss.
+        expected: the outputs of the eager step on the same draws.
+    """
+    least = _rounding_of(expected[0])
+    for name, output, eager in zip(names, outputs, expected, strict=True):
+        if not is_close(output, eager, least):
+            return name
+    return None
+
+
+def _rounding_of(loss: Tensor | None) -> float:
+    """Return the rounding error of a sum of terms as large as the loss; near an optimum a gradient is no larger."""
+    if loss is None or not loss.is_floating_point():
+        return 0.0
+    return float(loss.abs().nan_to_num(0.0, posinf=0.0)) * torch.finfo(loss.dtype).eps
+
+
+def is_close(output: Tensor | None, expected: Tensor | None, least: float = 0.0) -> bool:
+    """Return whether two tensors agree within the rounding of sums in another order.
+
+    Most graphs agree in every bit. `pyro.infer.TraceEnum_ELBO` always masks impossible values in a graph, and eagerly
+    only if there are any; CUDA kernels add in any order.
+
+    Args:
+        output: a tensor, or None for a gradient that does not exist.
+        expected: the tensor to compare with.
+        least: an absolute difference that always counts as rounding.
+    """
+    if output is None or expected is None:
+        return output is expected
+    if output.shape != expected.shape or output.dtype != expected.dtype:
+        return False
+    if not output.is_floating_point() or not output.numel():
+        return torch.equal(output, expected)
+    ulps = _ULPS_ON_CUDA if output.is_cuda else _ULPS
+    relative = ulps * torch.finfo(output.dtype).eps
+    largest = expected.abs().nan_to_num(0.0, posinf=0.0).amax()
+    absolute = max(float(relative * largest), least)
+    return bool(torch.isclose(output, expected, rtol=relative, atol=absolute, equal_nan=True).all())
