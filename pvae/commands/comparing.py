@@ -88,11 +88,11 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
 
 def _text(found: Any) -> str:
     """The table as wide as the terminal allows, what it says, and where the page is."""
-    from pvae.comparison.em_cells import told
+    from pvae.comparison.table.mixture_agreement import summary_lines
 
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
     shown = found.table.to_text(width, terminal=sys.stdout.isatty())
-    return "\n\n".join([shown, found.table.verdict(), *told(found.mixtures), f"Report: {found.report}"])
+    return "\n\n".join([shown, found.table.verdict(), *summary_lines(found.mixtures), f"Report: {found.report}"])
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,6 +1,7 @@
-"""Comparisons: the same models under many objectives and seeds, judged alike, in a table and on a page.
+"""Comparisons: train the same models by many objectives and seeds, evaluate all alike, write a table and a page.
 
-Names are loaded when they are first used: a worker process starts here, and needs neither figures nor tables.
+Each name is loaded when it is first used, because a worker process imports this package and needs neither figures nor
+tables.
 """
 
 from __future__ import annotations
@@ -8,26 +9,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {
+_MODULE_OF_NAME = {
     "Cell": "base",
-    "Comparison": "study",
+    "Comparison": "run_comparison",
     "Outcome": "base",
-    "Row": "rows",
-    "Table": "table",
-    "compare": "study",
-    "usual_epochs": "study",
+    "Row": "table.rows",
+    "Table": "table.comparison_table",
+    "compare": "run_comparison",
+    "usual_epochs": "run_comparison",
 }
 
 __all__ = ["Cell", "Comparison", "Outcome", "Row", "Table", "compare", "usual_epochs"]
 
 if TYPE_CHECKING:
     from pvae.comparison.base import Cell, Outcome
-    from pvae.comparison.rows import Row
-    from pvae.comparison.study import Comparison, compare, usual_epochs
-    from pvae.comparison.table import Table
+    from pvae.comparison.run_comparison import Comparison, compare, usual_epochs
+    from pvae.comparison.table.comparison_table import Table
+    from pvae.comparison.table.rows import Row
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULE_OF_NAME:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF_NAME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A comparison's cells: what one is, where it lies, and what came of it."""
+"""A cell of a comparison (one training and its evaluation), and the outcome of a cell."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Cell:
     Attributes:
         model: name of the model.
         objective: name of the objective.
-        seed: seed of its first parameters, its order of data and its draws.
-        folder: its run folder; what was asked of it stands beside it in ``<folder>.json``.
-        config: every option that decides its numbers; JSON-able.
+        seed: seed of the initial parameters, of the order of the data and of the draws.
+        folder: the run folder of the cell; the options of the cell are in ``<folder>.json`` beside it.
+        config: every option that decides the numbers of the cell, as JSON can hold it.
     """
 
     model: str
@@ -32,29 +32,30 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The cell's name for people."""
+        """The name of the cell on screen and on the page."""
         return f"{self.model}, {self.objective}, seed {self.seed}"
 
     @property
     def record(self) -> Path:
-        """The file that says what was asked of the cell."""
+        """The path of the file that holds `config`."""
         return self.folder.with_name(self.folder.name + ".json")
 
     @property
     def evaluation(self) -> Path:
-        """The file with its judgement; pointwise values lie beside it with the ending ``.safetensors``."""
+        """The path of the file with the scores; the pointwise values are beside it, with suffix ``.safetensors``."""
         return self.folder / "evaluation.json"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell: its scores, or why it failed.
+    """The scores of a cell, or the reason why it failed.
 
     Attributes:
-        cell: which one.
-        scores: numbers of its training and judgement, as in ``evaluation.json``; empty where it failed.
-        pointwise: a number per judged datum: ``log_evidence``, ``elbo`` (nats), ``khat``, ``ess``.
-        failure: the reason in one line, or an empty string.
+        cell: the cell.
+        scores: numbers of the training and of the evaluation, as in ``evaluation.json``; empty if the cell failed.
+        pointwise: one number for each test datum, shape (data,): ``log_evidence`` and ``elbo`` in nats, ``khat``, and
+            ``ess`` as a share of the particles; empty if the cell failed.
+        failure: the reason of the failure in one line; empty if the cell finished.
     """
 
     cell: Cell

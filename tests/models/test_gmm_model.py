@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 import pvae
-from pvae.comparison.em_cells import Climb, fit_by_em
+from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
 from pvae.em import GaussianMixture, Prior, maximise, mixture_of, responsibilities
 from pvae.models.mixture import GMM
 from pvae.objectives import make_objective
@@ -240,14 +240,14 @@ def test_data_of_another_width_are_told() -> None:
         GMM(2, components=2).model(torch.zeros(4, 3))
 
 
-def test_a_comparison_watches_what_is_climbed_under_a_prior() -> None:
+def test_a_comparison_records_the_log_likelihood_plus_log_prior() -> None:
     data, model = splits(), mixture_model(prior=CONJUGATE)
-    watch = Climb(data)
-    watch({"epoch": 1, "seconds": 0.0}, model)
+    recorder = LikelihoodRecorder(data)
+    recorder({"epoch": 1, "seconds": 0.0}, model)
     start = float(model.log_evidence(X).mean()) + float(model.log_prior().detach()) / len(X)
-    assert watch.points[0][1] == pytest.approx(start, rel=1e-6)
-    told = fit_by_em(model, data)
-    watch({"epoch": 2, "seconds": 0.0}, model)
-    assert watch.points[1][1] == pytest.approx(told["climb"][-1][1], rel=1e-6)
-    values = [value for _, value, _ in told["climb"]]
+    assert recorder.points[0].value == pytest.approx(start, rel=1e-6)
+    summary = fit_by_em(model, data)
+    recorder({"epoch": 2, "seconds": 0.0}, model)
+    assert recorder.points[1].value == pytest.approx(summary.log_likelihoods[-1].value, rel=1e-6)
+    values = [point.value for point in summary.log_likelihoods]
     assert values == sorted(values) and values[0] > start

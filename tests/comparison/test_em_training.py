@@ -15,7 +15,8 @@ from numpy.testing import assert_allclose
 
 import pvae
 from pvae.cli import cli
-from pvae.comparison.em_cells import fit_by_em, matched
+from pvae.comparison.cells.em_training import fit_by_em
+from pvae.comparison.table.mixture_agreement import match_components
 from pvae.em import GaussianMixture, mixture_of, responsibilities
 from pvae.errors import InputError
 from pvae.models.mixture import GMM
@@ -75,14 +76,17 @@ def test_em_in_a_comparison_ends_where_the_estimator_ends(kind: str) -> None:
     data = pvae.load_data({"x": X.astype(np.float32)}, binarise="none")
     model = model_of(kind, data.train.x.double().numpy())
     start = copy.deepcopy(model)
-    told = fit_by_em(model, data)
+    summary = fit_by_em(model, data)
     weights, means, covariances = start.parameters_of_mixture()
     precisions = 1 / covariances if kind in ("diag", "spherical") else torch.linalg.inv(covariances)
     given = {"weights_init": weights, "means_init": means, "precisions_init": precisions, "tol": 1e-7, "max_iter": 2000}
     fitted = GaussianMixture(3, covariance_type=kind, **given).fit(data.train.x.double())
     assert_allclose(model.log_evidence(data.test.x.double()), fitted.score_samples(data.test.x.double()), atol=1e-4)
-    assert told["curve"][-1][1] == pytest.approx(float(model.log_evidence(data.validation.x.double()).mean()), abs=1e-9)
-    assert [point[2] for point in told["curve"]] == sorted(point[2] for point in told["curve"])
+    assert summary.curve.points[-1].value == pytest.approx(
+        float(model.log_evidence(data.validation.x.double()).mean()), abs=1e-9
+    )
+    seconds = [point.seconds for point in summary.curve.points]
+    assert seconds == sorted(seconds)
 
 
 def test_em_needs_a_closed_form() -> None:
@@ -94,7 +98,7 @@ def test_components_are_matched_whatever_their_order() -> None:
     shares = torch.as_tensor(np.random.default_rng(0).dirichlet(np.full(5, 0.1), size=200))
     order = torch.tensor([3, 0, 4, 1, 2])
     other = (shares + 0.01)[:, order]
-    assert (order[matched(other, shares)] == torch.arange(5)).all()
+    assert (order[match_components(other, shares)] == torch.arange(5)).all()
 
 
 @pytest.mark.parametrize(("settings", "words"), [({"covariance": "round"}, "round"), ({"components": 0}, "at least 1")])
@@ -112,10 +116,10 @@ def test_em_and_svi_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.Monke
     assert ended.exit_code == 0, ended.stderr
     first, second = json.loads(ended.stdout)["mixtures"]
     assert first["label"] == "gmm, em, seed 0" and first["difference"] == first["gap"] == 0
-    assert 0 < second["difference"] < 0.1 and second["mean difference"] < 0.01 and abs(second["gap"]) < 0.02
+    assert 0 < second["difference"] < 0.1 and second["mean_difference"] < 0.01 and abs(second["gap"]) < 0.02
     assert second["gap"] > 0 and (second["seconds"] is None or second["seconds"] > first["seconds"] > 0)
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "posteriors of components, matched" in page
+    assert "posteriors of matched components" in page
     wrong = ["compare", "vae", "--objectives", "em", "--seeds", "1", "--epochs", "1", "--out", "no", "--workers", "0"]
     refused = CliRunner().invoke(cli, wrong)
     assert refused.exit_code == 2 and "closed-form M-step" in refused.stderr

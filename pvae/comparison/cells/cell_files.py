@@ -1,0 +1,147 @@
+"""The files of a cell: its options, its scores and pointwise values, and the check of a folder that exists already."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pvae.comparison.base import Cell, Outcome
+from pvae.comparison.cells.plan import Job
+from pvae.errors import InputError
+
+__all__ = [
+    "check_folder",
+    "is_done",
+    "read_arrays",
+    "read_outcome",
+    "write_arrays",
+    "write_config",
+    "write_evaluation",
+]
+
+_MOST_DIFFERENCES = 4  # in an error message
+
+
+def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
+    """Refuse a folder that holds anything but these cells, before anything is written.
+
+    Args:
+        folder: the folder of the comparison.
+        jobs: the cells that will run in it.
+
+    Raises:
+        InputError: if the folder is not that of a comparison, or a cell in it has other options; names them.
+    """
+    if folder.exists() and not _may_hold_comparison(folder):
+        raise InputError(f"{folder} exists and holds no comparison; give another folder for out. Nothing was changed.")
+    for job in jobs:
+        config = _read_config(job.cell)
+        if config is None and job.cell.folder.exists():
+            raise InputError(f"{job.cell.folder} is a run of something else; give another folder for out.")
+        # Through JSON and back, so that tuples and lists compare equal.
+        new_config = json.loads(json.dumps(job.cell.config))
+        different = [] if config is None else _list_differences(config, new_config)
+        if different:
+            raise InputError(
+                f"{folder} holds {job.cell.label} made with other options ({'; '.join(different[:_MOST_DIFFERENCES])})."
+                " Give another folder for out, or the same options; nothing was changed."
+            )
+
+
+def _may_hold_comparison(folder: Path) -> bool:
+    return folder.is_dir() and (not any(folder.iterdir()) or (folder / "cells").is_dir())
+
+
+def _read_config(cell: Cell) -> dict[str, Any] | None:
+    """Return the options in the file of a cell, or None if there is no file."""
+    try:
+        config = json.loads(cell.record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{cell.record} cannot be read ({error}); remove it together with its run, or give another folder for out."
+        ) from None
+    return config if isinstance(config, dict) else {}
+
+
+def _list_differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Return a line for each option whose values differ; the keys of nested options are joined by spaces."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [] if old == new else [f"{name} was {old!r}, now {new!r}"]
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        lines += _list_differences(old.get(key), new.get(key), f"{name} {key}".strip())
+    return lines
+
+
+def write_config(cell: Cell) -> None:
+    """Write the options of a cell, before it starts."""
+    cell.record.parent.mkdir(parents=True, exist_ok=True)
+    _replace(cell.record, lambda path: path.write_text(json.dumps(cell.config, indent=1), encoding="utf-8"))
+
+
+def is_done(cell: Cell) -> bool:
+    """Return whether a cell is trained and evaluated."""
+    return cell.evaluation.is_file() and _pointwise_path(cell).is_file()
+
+
+def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[str, Tensor]) -> None:
+    """Write the pointwise values, then the scores. A cell with both files is done.
+
+    Args:
+        cell: the cell.
+        scores: numbers that JSON can hold.
+        pointwise: one number for each test datum, shape (data,).
+    """
+    values = {name: tensor.detach().cpu().double().contiguous() for name, tensor in pointwise.items()}
+    _replace(_pointwise_path(cell), lambda path: save_file(values, path))
+    names = {"cell": {"model": cell.model, "objective": cell.objective, "seed": cell.seed}}
+    text = json.dumps({**names, **scores}, indent=1)
+    _replace(cell.evaluation, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_outcome(cell: Cell) -> Outcome:
+    """Return the outcome of a finished cell from its files; a file that cannot be read is a failure of the cell."""
+    try:
+        scores = json.loads(cell.evaluation.read_text(encoding="utf-8"))
+        return Outcome(cell, scores, load_file(_pointwise_path(cell)))
+    except (OSError, ValueError, SafetensorError) as error:
+        return Outcome(cell, failure=f"its evaluation cannot be read: {error}")
+
+
+def write_arrays(cell: Cell, arrays: Mapping[str, Tensor]) -> None:
+    """Write the arrays for the pictures of a cell; without arrays there is no file."""
+    if arrays:
+        save_file(dict(arrays), _arrays_path(cell))
+
+
+def read_arrays(cell: Cell) -> dict[str, Tensor]:
+    """Return the arrays for the pictures of a cell; empty if there is no readable file."""
+    path = _arrays_path(cell)
+    try:
+        return load_file(path) if path.exists() else {}
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _pointwise_path(cell: Cell) -> Path:
+    return cell.evaluation.with_suffix(".safetensors")
+
+
+def _arrays_path(cell: Cell) -> Path:
+    return cell.folder / "drawings.safetensors"
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside `path` and rename it, so that no reader sees half a file."""
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    os.replace(temporary, path)

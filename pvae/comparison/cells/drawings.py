@@ -1,0 +1,95 @@
+"""Arrays for the pictures of a cell: samples, reconstructions, and codes of the latent space."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.data import Splits
+from pvae.evaluate import Judgement
+from pvae.programs.queries import encode, joined, reconstruct, sample
+from pvae.train.devices import isolated
+
+__all__ = ["SEED", "draw_arrays"]
+
+SEED = 0  # of the evaluation and of the pictures: every cell has the same random numbers
+_SAMPLES, _RECONSTRUCTIONS, _CODES = 40, 10, 1000
+
+
+def draw_arrays(model: object, splits: Splits, judgement: Judgement) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the arrays for the pictures of a trained model.
+
+    A part that the model cannot compute is left out: the evaluation of the cell is still valid.
+
+    Args:
+        model: the latent model.
+        splits: the data.
+        judgement: the evaluation of the model.
+
+    Returns:
+        ``samples`` (40, ...), ``originals`` and ``reconstructions`` (10, ...), ``codes`` (data, units) with ``labels``
+        (data,) and ``kl`` (units,) if they are known, all on the CPU; and a line for each part that failed.
+    """
+    parts = {
+        "samples": lambda: _draw_samples(model, splits),
+        "reconstructions": lambda: _draw_reconstructions(model, splits),
+        "codes": lambda: _draw_codes(model, splits, judgement),
+    }
+    arrays: dict[str, Tensor] = {}
+    failures = []
+    for name, draw in parts.items():
+        try:
+            with isolated(SEED):
+                arrays.update(draw())
+        except Exception as error:  # a user's program may raise any error
+            failures.append(f"{name}: {type(error).__name__}: {error}")
+    return {name: array.detach().cpu().contiguous() for name, array in arrays.items()}, failures
+
+
+def _draw_samples(model: object, splits: Splits) -> dict[str, Tensor]:
+    return {"samples": _as_pictures(sample(model, _first_data(splits, model, _SAMPLES)), splits)}
+
+
+def _draw_reconstructions(model: object, splits: Splits) -> dict[str, Tensor]:
+    batch = _first_data(splits, model, _RECONSTRUCTIONS)
+    reconstructions = reconstruct(model, batch)
+    return {
+        "originals": _as_pictures(batch.x, splits),
+        "reconstructions": _as_pictures(reconstructions, splits),
+    }
+
+
+def _draw_codes(model: object, splits: Splits, judgement: Judgement) -> dict[str, Tensor]:
+    """Return the guide's means of the continuous latent sites, (data, units), with labels and KL of each unit."""
+    batch = _first_data(splits, model, _CODES)
+    continuous = {name: units for name, units in judgement.diagnosis.latents.items() if units.activity is not None}
+    codes = {
+        name: code for name, code in encode(model, batch).items() if name in continuous and len(code) == batch.size
+    }
+    if not codes:
+        return {}
+    arrays = {"codes": joined(codes)}
+    if "y" in batch and batch.y.ndim == 1:
+        arrays["labels"] = batch.y
+    kl_by_site = [continuous[name].kl_per_unit for name in codes]
+    known = [kl for kl in kl_by_site if kl is not None]
+    if known and sum(map(len, known)) == arrays["codes"].shape[1]:
+        arrays["kl"] = torch.cat(known)
+    return arrays
+
+
+def _first_data(splits: Splits, model: object, count: int) -> Batch:
+    """Return the first test data on the device of the model; training data if there is no test split."""
+    split = splits.test if splits.test is not None else splits.train
+    parameters = list(model.parameters()) if isinstance(model, torch.nn.Module) else []
+    device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    return split.take(slice(0, count)).to(device)
+
+
+def _as_pictures(x: Tensor, splits: Splits) -> Tensor:
+    """Return data in the shape of a picture, (data, *data_shape), if they have as many values."""
+    has_as_many_values = x[0].numel() == math.prod(splits.data_shape)
+    return x.reshape(len(x), *splits.data_shape) if has_as_many_values else x

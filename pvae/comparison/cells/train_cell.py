@@ -1,0 +1,130 @@
+"""Train and evaluate one cell, and write its files; runs in a worker process or in the process of the caller."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from pvae.comparison.cells.cell_files import write_arrays, write_evaluation
+from pvae.comparison.cells.drawings import SEED, draw_arrays
+from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
+from pvae.comparison.cells.factories import build_model
+from pvae.comparison.cells.plan import Job
+from pvae.comparison.cells.training_summary import TrainingSummary, summarise_run, with_old_keys
+from pvae.data import Splits
+from pvae.evaluate import Judgement, judge
+from pvae.models import ModelSpec
+from pvae.objectives import adapt
+from pvae.objectives.pyro.em import EM
+from pvae.train import Run, fit
+from pvae.train.devices import isolated
+
+__all__ = ["train_and_evaluate"]
+
+ReportProgress: TypeAlias = Callable[[tuple[int, str]], None]
+
+_SECONDS_BETWEEN_REPORTS = 0.25
+
+
+def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress) -> str:
+    """Train a cell, evaluate it, and write scores, pointwise values and arrays for pictures into its folder.
+
+    A training that was stopped is continued from its last checkpoint.
+
+    Args:
+        job: the cell with its factories and options.
+        splits: the data.
+        report_progress: called with (epoch, note) after an epoch, at most four times a second.
+
+    Returns:
+        The estimate of the log evidence, in one line for the screen.
+    """
+    # Warnings are shown on the page. On a terminal they would disturb the progress bars.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        run, summary = _train(job, splits, report_progress)
+        report_progress((job.options["epochs"], "evaluating"))
+        judgement = judge(run, splits, job.particles, limit=job.limit, seed=SEED)
+        arrays, missing = draw_arrays(run.model, splits, judgement)
+    write_arrays(job.cell, arrays)
+    warned = dict.fromkeys(str(warning.message) for warning in caught)
+    notes = [*judgement.notes, *(f"no {reason}" for reason in missing), *warned]
+    write_evaluation(job.cell, _scores(judgement, summary, notes), _pointwise_values(judgement))
+    return f"log evidence {judgement.log_evidence}"
+
+
+def _train(job: Job, splits: Splits, report_progress: ReportProgress) -> tuple[Run, TrainingSummary]:
+    objective = adapt(job.objective())
+    if isinstance(objective, EM):
+        return _train_by_em(job, splits)
+    recorder = LikelihoodRecorder(splits)
+    # fit builds a ModelSpec itself, and stores it in the run, so that pvae can open the run without the user's code.
+    model = job.model
+    if not isinstance(model, ModelSpec):
+        with isolated(job.cell.seed):
+            model = build_model(model, splits)
+    run = _fit(job, model, splits, callbacks=(_progress_callback(report_progress), recorder))
+    return run, summarise_run(run, int(objective.num_particles), splits.train.size, recorder.points)
+
+
+def _train_by_em(job: Job, splits: Splits) -> tuple[Run, TrainingSummary]:
+    """Fit by EM, and store the result as a run of 0 epochs. A continued cell repeats EM, with the same result."""
+    with isolated(job.cell.seed):
+        model = build_model(job.model, splits)
+        summary = fit_by_em(model, splits)
+    return _fit(job, model, splits, epochs=0), summary
+
+
+def _fit(job: Job, model: Any, splits: Splits, callbacks: Sequence[Callable[..., Any]] = (), **changes: Any) -> Run:
+    return fit(
+        model,
+        splits,
+        objective=job.objective(),
+        seed=job.cell.seed,
+        out=job.cell.folder,
+        progress=False,
+        resume=job.cell.folder.exists(),
+        callbacks=callbacks,
+        **{**job.options, **changes},
+    )
+
+
+def _progress_callback(report_progress: ReportProgress) -> Callable[..., None]:
+    """Return a callback of `pvae.fit` that reports the epoch and the validation bound."""
+    last_report = 0.0
+
+    def callback(record: Mapping[str, Any], *_: Any) -> None:
+        nonlocal last_report
+        if time.monotonic() - last_report > _SECONDS_BETWEEN_REPORTS:
+            last_report = time.monotonic()
+            bound = record.get("validation_bound")
+            report_progress((record["epoch"], "" if bound is None else f"validation bound {bound:.2f}"))
+
+    return callback
+
+
+def _scores(judgement: Judgement, summary: TrainingSummary, notes: Sequence[str]) -> dict[str, Any]:
+    """Return the entries of ``evaluation.json``; ``decoder_evaluations`` is that of the training."""
+    scores = {
+        **judgement.to_json(),
+        "active_units": judgement.active_units,
+        **summary.to_scores(),
+        "evaluation_seconds": judgement.seconds,
+        "notes": list(notes),
+    }
+    return with_old_keys(scores)
+
+
+def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
+    """Return one number for each test datum, shape (data,)."""
+    values = {
+        "log_evidence": judgement.log_evidence.pointwise,
+        "elbo": judgement.elbo.pointwise,
+        "khat": judgement.khat,
+        "ess": judgement.ess.double() / judgement.particles,
+    }
+    return {name: tensor for name, tensor in values.items() if tensor is not None}

@@ -1,0 +1,58 @@
+"""Numbers as the table, the page and the progress of a comparison show them."""
+
+from __future__ import annotations
+
+import math
+
+from pvae.evaluate import Estimate
+
+__all__ = ["UNKNOWN", "format_count", "format_duration", "format_interval", "format_number", "format_percentage"]
+
+UNKNOWN = "-"
+
+
+def format_number(value: float, decimals: int = 2, sign: bool = False) -> str:
+    """Return a number, or a dash if it is NaN.
+
+    Args:
+        value: the number.
+        decimals: digits after the point.
+        sign: whether positive numbers have a plus sign.
+    """
+    return UNKNOWN if math.isnan(value) else f"{value:{'+' if sign else ''}.{decimals}f}"
+
+
+def format_interval(estimate: Estimate, sign: bool = False) -> str:
+    """Return an estimate with its standard error, such as ``"-26.58 ± 0.17"``.
+
+    Args:
+        estimate: the estimate.
+        sign: whether a positive value has a plus sign.
+    """
+    # A small error gets a third decimal, so that the error of a paired difference does not read as 0.00.
+    decimals = 3 if 0 < estimate.error < 0.095 else 2
+    return f"{format_number(estimate.value, decimals, sign)} ± {format_number(estimate.error, decimals)}"
+
+
+def format_percentage(share: float, decimals: int = 0) -> str:
+    """Return a share as a percentage, such as ``"22%"``."""
+    return f"{100 * share:.{decimals}f}%"
+
+
+def format_count(value: float) -> str:
+    """Return a large count with three digits, such as ``"1.29M"``."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration, such as ``"0.4 s"``, ``"38 s"``, ``"12 min"`` or ``"3.1 h"``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""The HTML page of a comparison, as content for `pvae.report`."""

@@ -1,0 +1,115 @@
+"""Make the page of a comparison: verdict, table, learning curves, pictures, cells and settings."""
+
+from __future__ import annotations
+
+from pvae.comparison.base import Outcome
+from pvae.comparison.cells.training_summary import read_score
+from pvae.comparison.number_formats import UNKNOWN, format_duration
+from pvae.comparison.page.picture_sections import make_curves_section, make_latent_section, make_samples_section
+from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.page.results_section import make_results_section
+from pvae.report import Column, Entry, Page, Section, Settings, Sheet
+
+__all__ = ["make_page"]
+
+_FOLDERS_SHOWN = 4  # cells / model / objective / seed
+
+
+def make_page(data: ReportData) -> Page:
+    """Return the page of a comparison. A section without content is left out.
+
+    Args:
+        data: the results and settings.
+    """
+    sections = (
+        make_results_section(data),
+        make_curves_section(data),
+        make_samples_section(data),
+        make_latent_section(data),
+        _make_cells_section(data),
+        _make_settings_section(data),
+    )
+    version = data.settings.get("Software", {}).get("pvae", "")
+    return Page(
+        title=f"Comparison on {data.data_name}",
+        lead=(data.table.verdict(), _describe_evaluation(data), *map(_to_sentence, data.notes)),
+        sections=tuple(section for section in sections if section is not None),
+        foot=f"Made by pvae {version}.",
+    )
+
+
+def _describe_evaluation(data: ReportData) -> str:
+    rows = data.table.rows
+    models = list(dict.fromkeys(row.model for row in rows))
+    objectives = {row.objective for row in rows}
+    seeds = sorted({outcome.cell.seed for outcome in data.outcomes})
+    return (
+        f"{_count(len(models), 'model')} ({', '.join(models)}), {_count(len(objectives), 'objective')}, "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}. All cells are evaluated on the same "
+        f"{data.table.data} test data of {data.data_name} (binarise: {data.data.get('binarise')}) with "
+        f"{data.table.particles} particles. ± is one standard error; "
+        "values are in nats per datum, unless another unit is given."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _to_sentence(note: str) -> str:
+    """Return a note with a capital letter and a full stop."""
+    return note[:1].upper() + note[1:] + ("" if note.endswith((".", ")")) else ".")
+
+
+def _make_cells_section(data: ReportData) -> Section:
+    columns = (
+        Column("cell", numeric=False),
+        Column("log evidence"),
+        Column("ELBO"),
+        Column("epochs"),
+        Column("training"),
+        Column("run", numeric=False),
+    )
+    rows = tuple(_cell_entries(outcome) for outcome in data.outcomes)
+    failed = frozenset(index for index, outcome in enumerate(data.outcomes) if outcome.failure)
+    text = f"All {len(rows)} cells finished."
+    if failed:
+        text = f"{len(failed)} of {len(rows)} cells failed; the others do not depend on them."
+    caption = "Each cell is a run: the commands pvae show and pvae evaluate take its folder."
+    notes = _notes_by_cell(data)
+    folded = (Settings(f"Notes on {_count(len(notes), 'cell')}", notes),) if notes else ()
+    return Section("Cells", (text,), (Sheet(caption, columns, rows, failed),), settings=folded)
+
+
+def _notes_by_cell(data: ReportData) -> dict[str, str]:
+    notes = {}
+    for outcome in data.outcomes:
+        lines = outcome.scores.get("notes", ())
+        if lines:
+            notes[outcome.cell.label] = " ".join(map(_to_sentence, lines))
+    return notes
+
+
+def _cell_entries(outcome: Outcome) -> tuple[Entry, ...]:
+    name = Entry(outcome.cell.label)
+    run = Entry("/".join(outcome.cell.folder.parts[-_FOLDERS_SHOWN:]))
+    if outcome.failure:
+        unknown = Entry(UNKNOWN)
+        return (name, Entry(f"failed: {outcome.failure}"), unknown, unknown, unknown, run)
+    evidence = outcome.pointwise["log_evidence"].double().mean().item()
+    elbo = outcome.pointwise["elbo"].double().mean().item()
+    epochs, seconds = (read_score(outcome.scores, key) for key in ("epochs", "training_seconds"))
+    return (
+        name,
+        Entry(f"{evidence:.3f}", order=evidence),
+        Entry(f"{elbo:.3f}", order=elbo),
+        Entry(str(epochs), order=epochs),
+        Entry(format_duration(seconds), order=seconds),
+        run,
+    )
+
+
+def _make_settings_section(data: ReportData) -> Section:
+    folded = tuple(Settings(title, values) for title, values in data.settings.items())
+    text = "The same call skips the cells that are done, and continues the others from their last checkpoint:"
+    return Section("Settings", (*map(_to_sentence, data.data_notes), text), settings=folded, code=data.rerun)

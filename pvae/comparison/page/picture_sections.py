@@ -1,0 +1,134 @@
+"""The sections with pictures on a comparison's page: learning curves, samples and reconstructions, latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from pvae import plots
+from pvae.comparison.base import Outcome
+from pvae.comparison.cells.training_summary import VALIDATION, LearningCurve, read_curve
+from pvae.comparison.page.report_data import ReportData
+from pvae.report import Picture, Section
+
+__all__ = ["make_curves_section", "make_latent_section", "make_samples_section"]
+
+_SAME_BOUND = "All rows have the same bound on the same data, whatever their objective."
+_OWN_LOSSES = "The data have no validation split, so each row shows the loss of its own objective; rows do not compare."
+_SHARED_MACHINE = "Cells were trained at the same time, so the seconds depend on this machine and its load."
+
+
+def make_curves_section(data: ReportData) -> Section | None:
+    """Return the section with the learning curves, or None if no cell has one.
+
+    Args:
+        data: the results and settings.
+    """
+    curves = {}
+    for row in data.table.rows:
+        row_curves = [read_curve(outcome.scores) for outcome in data.finished_outcomes(row)]
+        if known := [curve for curve in row_curves if curve is not None]:
+            curves[data.label(row)] = known
+    if not curves:
+        return None
+    first = next(iter(curves.values()))[0]
+    note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
+    by_epoch = {name: [_by_epoch(curve) for curve in row_curves] for name, row_curves in curves.items()}
+    by_time = {name: [_by_time(curve) for curve in row_curves] for name, row_curves in curves.items()}
+    pictures = (
+        _draw_curves(by_epoch, first.quantity, "epochs", note),
+        _draw_curves(by_time, first.quantity, "seconds of training", _SHARED_MACHINE),
+    )
+    return Section("Learning curves", pictures=pictures)
+
+
+_Line = tuple[list[float], list[float]]
+
+
+def _by_epoch(curve: LearningCurve) -> _Line:
+    return [float(point.epoch) for point in curve.points], [point.value for point in curve.points]
+
+
+def _by_time(curve: LearningCurve) -> _Line:
+    return [point.seconds for point in curve.points], [point.value for point in curve.points]
+
+
+def _draw_curves(lines: Mapping[str, Sequence[_Line]], quantity: str, axis: str, note: str) -> Picture:
+    return Picture(
+        plots.learning_curves(lines, xlabel=axis, ylabel=f"{quantity}\n(nats per datum)"),
+        f"The {quantity} against {axis} for {', '.join(lines)}.",
+        f"{quantity.capitalize()}, against {axis}. A thin line is one seed, a thick line the mean over seeds. {note}",
+    )
+
+
+def make_samples_section(data: ReportData) -> Section | None:
+    """Return the section with samples and reconstructions, or None if no cell has any.
+
+    Args:
+        data: the results and settings.
+    """
+    samples, reconstructions = [], []
+    for row, outcome in data.rows_with_pictures():
+        arrays, name = _arrays_of(data, outcome), f"{data.label(row)}, seed {outcome.cell.seed}"
+        if "samples" in arrays:
+            samples.append(_draw_samples(arrays, name))
+        if "reconstructions" in arrays:
+            reconstructions.append(_draw_reconstructions(arrays, name))
+    if not samples and not reconstructions:
+        return None
+    text = (
+        f"Pictures are from the first finished seed of each row, which need not be its best. The data are test data of "
+        f"{data.data_name}."
+    )
+    return Section("Samples and reconstructions", (text,), pictures=(*samples, *reconstructions))
+
+
+def _draw_samples(arrays: Mapping[str, Tensor], name: str) -> Picture:
+    return Picture(
+        plots.image_grid(arrays["samples"]),
+        f"{len(arrays['samples'])} samples from the model trained with {name}.",
+        f"{name}: the mean of p(x given z) for z drawn from the prior.",
+    )
+
+
+def _draw_reconstructions(arrays: Mapping[str, Tensor], name: str) -> Picture:
+    return Picture(
+        plots.reconstructions(arrays["originals"], arrays["reconstructions"]),
+        f"{len(arrays['originals'])} test data and their reconstructions, {name}.",
+        f"{name}: test data, and the mean of p(x given z) for z drawn from the guide.",
+    )
+
+
+def make_latent_section(data: ReportData) -> Section | None:
+    """Return the section with the codes of the latent space, or None if no cell has any.
+
+    Args:
+        data: the results and settings.
+    """
+    pictures = []
+    for row, outcome in data.rows_with_pictures():
+        arrays = _arrays_of(data, outcome)
+        if "codes" in arrays:
+            pictures.append(_draw_codes(arrays, f"{data.label(row)}, seed {outcome.cell.seed}"))
+    if not pictures:
+        return None
+    text = (
+        "Each point is the latent code of one datum. The labels of the axes say which latent units they show (those "
+        "with the largest KL), or that they show principal components of the codes."
+    )
+    return Section("Latent space", (text,), pictures=tuple(pictures))
+
+
+def _draw_codes(arrays: Mapping[str, Tensor], name: str) -> Picture:
+    coloured = ", coloured by label" if "labels" in arrays else ""
+    count = len(arrays["codes"])
+    return Picture(
+        plots.latent_scatter(arrays["codes"], arrays.get("labels"), kl=arrays.get("kl")),
+        f"Scatter plot of the latent means of {count} test data{coloured}, {name}.",
+        f"{name}: means of q(z given x) of {count} test data{coloured}.",
+    )
+
+
+def _arrays_of(data: ReportData, outcome: Outcome) -> Mapping[str, Tensor]:
+    return data.arrays.get(outcome.cell.label, {})

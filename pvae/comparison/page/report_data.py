@@ -1,0 +1,62 @@
+"""Everything that the page of a comparison shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pvae.comparison.base import Outcome
+from pvae.comparison.table.comparison_table import Table
+from pvae.comparison.table.make_rows import finished
+from pvae.comparison.table.rows import Row, row_label
+
+__all__ = ["ReportData"]
+
+_MOST_ROWS_WITH_PICTURES = 12  # with more, the page would be too large
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The results and settings of a comparison.
+
+    Attributes:
+        table: the table.
+        outcomes: those of all cells, in order.
+        data: `Splits.summary()`.
+        settings: options by heading.
+        rerun: the command or call that makes the page again.
+        notes: lines on the results, for the head of the page.
+        data_notes: lines on the preparation of the data.
+        arrays: for the label of each finished cell, the arrays of `draw_arrays`.
+    """
+
+    table: Table
+    outcomes: Sequence[Outcome]
+    data: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+    rerun: str
+    notes: Sequence[str] = ()
+    data_notes: Sequence[str] = ()
+    arrays: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data."""
+        return str(self.data.get("name", "data"))
+
+    def label(self, row: Row) -> str:
+        """Return the name of a row."""
+        return row_label(row, self.table.rows)
+
+    def finished_outcomes(self, row: Row) -> list[Outcome]:
+        """Return the finished outcomes of a row."""
+        names = (row.model, row.objective)
+        return [outcome for outcome in finished(self.outcomes) if (outcome.cell.model, outcome.cell.objective) == names]
+
+    def rows_with_pictures(self) -> list[tuple[Row, Outcome]]:
+        """Return each row with the outcome of its first seed; the best seed would show the row better than it is."""
+        outcomes_by_row = [(row, self.finished_outcomes(row)) for row in self.table.rows]
+        return [(row, outcomes[0]) for row, outcomes in outcomes_by_row if outcomes][:_MOST_ROWS_WITH_PICTURES]

@@ -1,0 +1,98 @@
+"""The first section of a comparison's page: the table, and the log evidences with their intervals."""
+
+from __future__ import annotations
+
+from pvae import plots
+from pvae.comparison.cells.training_summary import VALIDATION, read_curve
+from pvae.comparison.number_formats import UNKNOWN
+from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.table.columns import COLUMNS, cell_text
+from pvae.comparison.table.row_outcomes import RowOutcomes
+from pvae.comparison.table.rows import Row
+from pvae.report import Column, Entry, Picture, Section, Sheet
+
+__all__ = ["make_results_section"]
+
+
+def make_results_section(data: ReportData) -> Section:
+    """Return the section with the table and its pictures.
+
+    Args:
+        data: the results and settings.
+    """
+    columns = (
+        Column("objective", numeric=False),
+        *(Column(column.name, column.meaning) for column in COLUMNS),
+    )
+    rows = tuple(_entries(data, row, is_first=index == 0) for index, row in enumerate(data.table.rows))
+    failed = frozenset(index for index, row in enumerate(data.table.rows) if not row.seeds)
+    caption = f"Means over seeds, {_describe_checkpoint(data)}. Select a heading to sort by it."
+    pictures = [picture for make in (_draw_evidences, _draw_differences) if (picture := make(data)) is not None]
+    return Section("Results", sheets=(Sheet(caption, columns, rows, failed),), pictures=tuple(pictures))
+
+
+def _describe_checkpoint(data: ReportData) -> str:
+    curves = [read_curve(outcome.scores) for outcome in data.outcomes]
+    has_validation = any(curve is not None and curve.split == VALIDATION for curve in curves)
+    if has_validation:
+        return "for the parameters with the best validation bound"
+    return "for the parameters at the end of training"
+
+
+def _entries(data: ReportData, row: Row, is_first: bool) -> tuple[Entry, ...]:
+    failures = f"{len(row.failures)} failed" if row.failures else ""
+    name = Entry(data.label(row), failures)
+    if not row.seeds:
+        return (name, Entry(f"failed: {row.failures[0]}"), *(Entry(UNKNOWN) for _ in COLUMNS[1:]))
+    cells = [cell_text(column, row, is_first) for column in COLUMNS]
+    return (name, *(Entry(cell.text, cell.note, cell.order) for cell in cells))
+
+
+def _draw_evidences(data: ReportData) -> Picture | None:
+    """Return a picture of the log evidence of each row, with one point for each seed."""
+    rows = [row for row in data.table.rows if row.log_evidence is not None]
+    if not rows:
+        return None
+    values = {data.label(row): _evidence_of_seeds(data, row) for row in rows}
+    errors = {data.label(row): row.log_evidence.error for row in rows if row.log_evidence is not None}
+    return Picture(
+        plots.evidence_intervals(values, errors),
+        f"Log evidence with intervals for {', '.join(values)}; the table has the numbers.",
+        "Log evidence: a large dot is the mean over seeds with one standard error over data, a small dot is one seed. "
+        "All rows share the test data, so rows may differ although their intervals overlap: see the paired "
+        "differences.",
+    )
+
+
+def _draw_differences(data: ReportData) -> Picture | None:
+    """Return a picture of the paired differences to the first row, or None if there are none."""
+    first = data.table.rows[0]
+    if first.log_evidence is None:
+        return None
+    rows = [row for row in data.table.rows if row is first or row.difference is not None]
+    if len(rows) < 2:
+        return None
+    values = {data.label(row): _differences_of_seeds(data, row) for row in rows}
+    errors = {data.label(row): 0.0 if row is first else row.total_error for row in rows}
+    first_name = data.label(first)
+    return Picture(
+        plots.evidence_intervals(
+            values, errors, xlabel=f"log evidence minus that of {first_name} (nats per datum)", zero=True
+        ),
+        f"Paired differences in log evidence to {first_name} for {', '.join(values)}, with intervals.",
+        f"Differences to {first_name}, paired by datum and seed: a large dot is the mean with one standard error over "
+        "data and seeds together, a small dot is one seed. Right of 0 is better.",
+    )
+
+
+def _evidence_of_seeds(data: ReportData, row: Row) -> list[float]:
+    evidence = RowOutcomes(data.finished_outcomes(row)).pointwise("log_evidence")
+    values: list[float] = evidence.mean(dim=1).tolist()
+    return values
+
+
+def _differences_of_seeds(data: ReportData, row: Row) -> list[float]:
+    first_row = data.finished_outcomes(data.table.rows[0])
+    difference = RowOutcomes(data.finished_outcomes(row), first_row).paired_difference()
+    values: list[float] = [] if difference is None else difference.mean(dim=1).tolist()
+    return values

@@ -1,0 +1,138 @@
+"""Run the cells of a comparison that are not done, in worker processes or in this process."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvae.comparison.cells.cell_files import is_done, write_config
+from pvae.comparison.cells.plan import Job, can_be_pickled
+from pvae.comparison.cells.train_cell import train_and_evaluate
+from pvae.comparison.processes.progress_display import ProgressDisplay
+from pvae.comparison.processes.shared_splits import write_shared_splits
+from pvae.comparison.processes.worker_plan import WorkerPlan
+from pvae.comparison.processes.worker_pool import Event, EventKind, StartError, run_in_process, run_in_workers
+from pvae.data import Splits
+
+__all__ = ["CellRuns", "run_cells"]
+
+
+@dataclass
+class CellRuns:
+    """What happened while the cells ran.
+
+    Attributes:
+        failures: the reason of each failure, by the label of the cell.
+        notes: lines for the page, on cells that did not run in a worker process.
+    """
+
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progress: bool) -> CellRuns:
+    """Train and evaluate the cells that are not done.
+
+    Args:
+        jobs: all cells of the comparison.
+        splits: the data.
+        plan: number of processes and threads.
+        show_progress: whether to write to standard error.
+    """
+    waiting = [job for job in jobs if not is_done(job.cell)]
+    done = len(jobs) - len(waiting)
+    epochs = int(jobs[0].options["epochs"])
+    with ProgressDisplay([job.cell for job in waiting], done, epochs, shown=show_progress) as display:
+        if done:
+            display.write_line(f"{done} of {len(jobs)} cells were done before and are kept.")
+        runner = _CellRunner(waiting, splits, plan, display)
+        try:
+            with _sigterm_as_exit():
+                runner.run()
+        except (KeyboardInterrupt, SystemExit):
+            display.write_line("Stopped. Finished cells and checkpoints are kept; the same call continues from them.")
+            raise
+    return runner.runs
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that the workers are stopped too.
+
+    Python allows this in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_exit(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, raise_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _CellRunner:
+    """Runs jobs, and collects failures and notes."""
+
+    def __init__(self, jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, display: ProgressDisplay) -> None:
+        self._jobs, self._splits, self._plan, self._display = jobs, splits, plan, display
+        self.runs = CellRuns()
+
+    def run(self) -> None:
+        """Run in workers; in this process, run jobs that cannot be pickled, and all jobs if no worker starts."""
+        for_workers = [index for index, job in enumerate(self._jobs) if self._plan.workers and can_be_pickled(job)]
+        for_process = [index for index in range(len(self._jobs)) if index not in set(for_workers)]
+        if for_workers:
+            self._display.write_line(f"{len(for_workers)} cells {self._plan}.")
+        if for_process and self._plan.workers:
+            self._note(f"Ran in one process, because what makes them cannot be pickled: {self._names(for_process)}.")
+        try:
+            self._run_in_workers(for_workers)
+        except StartError as error:
+            self._note(f"Ran in one process: {error}. (A script calls compare under if __name__ == '__main__'.)")
+            for_process += [for_workers[index] for index in error.unfinished]
+        run_in_process(
+            [self._jobs[index] for index in for_process],
+            train_and_evaluate,
+            lambda: self._splits,
+            indices=for_process,
+            report=self._handle_event,
+        )
+
+    def _run_in_workers(self, indices: Sequence[int]) -> None:
+        if not indices:
+            return
+        with tempfile.TemporaryDirectory(prefix="pvae-") as folder:
+            run_in_workers(
+                [self._jobs[index] for index in indices],
+                train_and_evaluate,
+                write_shared_splits(self._splits, Path(folder), self._plan.threads),
+                workers=self._plan.workers,
+                report=lambda event: self._handle_event(Event(event.kind, indices[event.job], event.content)),
+            )
+
+    def _handle_event(self, event: Event) -> None:
+        cell = self._jobs[event.job].cell
+        if event.kind is EventKind.FAILED:
+            self.runs.failures[cell.label] = str(event.content)
+        elif event.kind is EventKind.STARTED:
+            write_config(cell)
+        self._display.show_event(event)
+
+    def _note(self, line: str) -> None:
+        self.runs.notes.append(line)
+        self._display.write_line(line)
+
+    def _names(self, indices: Sequence[int]) -> str:
+        cells = [self._jobs[index].cell for index in indices]
+        return ", ".join(dict.fromkeys(f"{cell.model} under {cell.objective}" for cell in cells))

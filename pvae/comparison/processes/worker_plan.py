@@ -1,0 +1,66 @@
+"""The number of worker processes and threads of a comparison."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvae.errors import InputError
+from pvae.train.devices import resolve
+
+__all__ = ["WorkerPlan", "count_cores"]
+
+_MOST_WORKERS_ON_GPU = 3  # a small network leaves most of a card idle while it waits for its process
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """How many processes run the cells, and on which device.
+
+    Attributes:
+        workers: number of processes; 0 to run all cells in the process of the caller.
+        threads: number of torch threads in each process.
+        device: type of the device, ``"cpu"`` or ``"cuda"``.
+    """
+
+    workers: int
+    threads: int
+    device: str
+
+    @classmethod
+    def choose(cls, jobs: int, workers: int | None, threads: int | None, device: str) -> WorkerPlan:
+        """Return the plan for a number of jobs: as many workers as cores, which share the cores.
+
+        Args:
+            jobs: number of jobs.
+            workers: number of processes that the user wants; None to choose it.
+            threads: number of threads that the user wants; None to choose it.
+            device: name of the device, or ``"auto"``.
+
+        Raises:
+            InputError: if a number is too small, or the device does not exist.
+        """
+        cores, device_type = count_cores(), resolve(device).type
+        if workers is None:
+            workers = min(jobs, cores, _MOST_WORKERS_ON_GPU) if device_type == "cuda" else min(jobs, cores)
+        if workers < 0 or (threads is not None and threads < 1):
+            raise InputError(f"workers is at least 0 and threads at least 1; got {workers} and {threads}.")
+        return cls(workers, threads or max(1, cores // max(1, workers)), device_type)
+
+    def __str__(self) -> str:
+        if self.workers == 0:
+            return "in this process"
+        processes = f"{self.workers} worker process{'es' if self.workers > 1 else ''}"
+        card = " that share the CUDA device" if self.device == "cuda" else ""
+        return f"in {processes}{card}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use, within its CPU affinity and the quota of a container."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return bound if quota == "max" else max(1, min(bound, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return bound

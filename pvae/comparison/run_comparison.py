@@ -1,0 +1,256 @@
+"""Run a comparison: plan the cells, train and evaluate them, and write the table and the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvae import __version__
+from pvae.comparison.base import Outcome
+from pvae.comparison.cells.cell_files import check_folder, read_arrays, read_outcome
+from pvae.comparison.cells.common_binarisation import resolve_binarisation
+from pvae.comparison.cells.factories import models_by_name, objectives_by_name
+from pvae.comparison.cells.fit_options import resolve_fit_options
+from pvae.comparison.cells.plan import MODEL_RECIPE, OBJECTIVE_SETTINGS, Job, plan_jobs
+from pvae.comparison.page.make_page import make_page
+from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.processes.run_cells import run_cells
+from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
+from pvae.comparison.table.comparison_table import Table
+from pvae.comparison.table.make_rows import finished, make_ranked_rows
+from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
+from pvae.data import Splits, load_data
+from pvae.errors import InputError
+from pvae.names import unknown
+from pvae.report import write_page
+from pvae.train import fit
+
+__all__ = ["Comparison", "compare", "usual_epochs"]
+
+_USUAL_STEPS, _USUAL_EPOCHS = 1600, 50
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results of a comparison, and where its files are.
+
+    Attributes:
+        table: one row for each model and objective.
+        report: path of the page, one HTML file.
+        folder: the folder with the page, ``comparison.json``, and a run folder for each cell.
+        cells: the outcomes of all cells, failures included.
+        mixtures: if EM is one of the objectives, how the posterior and the training time of each cell compare with
+            those of EM.
+    """
+
+    table: Table
+    report: Path
+    folder: Path
+    cells: tuple[Outcome, ...]
+    mixtures: tuple[dict[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        parts = [self.table, self.table.verdict(), *summary_lines(self.mixtures), f"Report: {self.report}"]
+        return "\n\n".join(map(str, parts))
+
+
+def usual_epochs(splits: Splits, batch_size: int) -> int:
+    """Return the default number of epochs of a comparison: 50, or as many as give 1600 steps on small data.
+
+    Args:
+        splits: the data.
+        batch_size: data in a step.
+    """
+    steps_per_epoch = -(-splits.train.size // batch_size)
+    return max(_USUAL_EPOCHS, -(-_USUAL_STEPS // steps_per_epoch))
+
+
+def compare(
+    models: Mapping[str, Any],
+    data: Any,
+    objectives: Mapping[str, Any] | Iterable[str] | str,
+    seeds: Iterable[int] | int = range(3),
+    epochs: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    particles: int = 1000,
+    limit: int | None = 1000,
+    baseline: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+    command: str = "",
+    **options: Any,
+) -> Comparison:
+    """Train every model by every objective from every seed, evaluate all alike, and write a page about the results.
+
+    A cell is one model, one objective and one seed. The cells run in worker processes, as many as there are cores. If
+    a cell fails, the table says so, and the other cells are not affected. The same call on the same folder skips the
+    cells that are done and continues the others. All cells of one seed have the same initial parameters of a model and
+    the same order of the data.
+
+    Args:
+        models: for each name what makes a fresh latent model: a class, a function without arguments or with one
+            (the splits), or a `ModelSpec`. One that cannot be pickled runs in this process, and the page says so.
+        data: `Splits`, or what `pvae.load_data` takes.
+        objectives: for each name what makes an objective (its class, a function, a text); or only texts, such as
+            ``"iwae:particles=8"``.
+        seeds: the seeds, or their number, counted from 0.
+        epochs: passes over the training data in each training; `usual_epochs` by default.
+        out: the folder; a new temporary one by default.
+        particles: draws of z per datum in the evaluation.
+        limit: number of test data in the evaluation, the first ones; None for all.
+        baseline: the objective (or ``"model / objective"``) of the first row, with which the others are compared.
+        workers: number of worker processes; 0 runs all cells in this process.
+        threads: number of torch threads in each worker.
+        progress: whether to show the progress on standard error.
+        command: the command on the page that makes it again; this call by default.
+        options: options of `pvae.fit` for every cell; the default of ``validation_particles`` is 25.
+
+    Returns:
+        The table, the outcomes of the cells, and the path of the page.
+
+    Raises:
+        InputError: if an option cannot be used, if the folder holds something else or was made with other options, or
+            if every cell failed.
+    """
+    factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
+    seed_list = _resolve_seeds(seeds)
+    splits = resolve_binarisation(data if isinstance(data, Splits) else load_data(data), factories)
+    test_size = _count_test_data(splits)
+    fit_options = resolve_fit_options(fit, options)
+    fit_options["epochs"] = usual_epochs(splits, fit_options["batch_size"]) if epochs is None else epochs
+    judging = {"particles": particles, "limit": limit}
+    _check_counts(epochs=fit_options["epochs"], **judging)
+    _check_baseline(baseline, factories, objective_factories)
+    folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
+    summary = splits.summary()
+    jobs = plan_jobs(factories, objective_factories, seed_list, folder, fit_options, judging, summary)
+    check_folder(folder, jobs)
+    plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
+    runs = run_cells(jobs, splits, plan, progress)
+    cells = _move_baseline_first([_read_outcome(job, runs.failures) for job in jobs], baseline)
+    table = Table(make_ranked_rows(cells, particles), min(limit or test_size, test_size), particles)
+    mixtures = tuple(compare_mixtures(cells, splits))
+    report_data = ReportData(
+        table,
+        cells,
+        summary,
+        settings=_settings(jobs, fit_options, judging, summary, plan),
+        rerun=command or _format_call(jobs, splits.name, seed_list, folder),
+        notes=(*runs.notes, *summary_lines(mixtures)),
+        data_notes=splits.notes,
+        arrays={outcome.cell.label: read_arrays(outcome.cell) for outcome in finished(cells)},
+    )
+    report = write_page(folder / "index.html", make_page(report_data))
+    _write_json(folder / "comparison.json", report_data, seed_list)
+    if not finished(cells):
+        raise InputError(f"Every cell failed; the first: {cells[0].failure} (all: {report}).")
+    return Comparison(table, report, folder, cells, mixtures)
+
+
+def _count_test_data(splits: Splits) -> int:
+    if splits.test is None:
+        raise InputError("A comparison evaluates on test data, and these data have no test split; give one.")
+    return splits.test.size
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} is at least 1; got {count}.")
+
+
+def _check_baseline(baseline: str | None, models: Iterable[str], objectives: Iterable[str]) -> None:
+    known = [*objectives, *(f"{model} / {objective}" for model in models for objective in objectives)]
+    if baseline is not None and baseline not in known:
+        raise unknown("baseline", baseline, known)
+
+
+def _resolve_seeds(seeds: Iterable[int] | int) -> list[int]:
+    seed_list = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not seed_list or len(set(seed_list)) < len(seed_list) or min(seed_list) < 0:
+        raise InputError(f"seeds are different whole numbers from 0 on, or their number; got {seeds!r}.")
+    return seed_list
+
+
+def _read_outcome(job: Job, failures: Mapping[str, str]) -> Outcome:
+    failure = failures.get(job.cell.label)
+    return Outcome(job.cell, failure=failure) if failure else read_outcome(job.cell)
+
+
+def _move_baseline_first(outcomes: Sequence[Outcome], baseline: str | None) -> tuple[Outcome, ...]:
+    """Return the outcomes, those of the baseline first, otherwise in the same order."""
+
+    def is_other(outcome: Outcome) -> bool:
+        cell = outcome.cell
+        return baseline not in (cell.objective, f"{cell.model} / {cell.objective}")
+
+    return tuple(outcomes if baseline is None else sorted(outcomes, key=is_other))
+
+
+def _settings(
+    jobs: Sequence[Job],
+    options: Mapping[str, Any],
+    judging: Mapping[str, Any],
+    data: Mapping[str, Any],
+    plan: WorkerPlan,
+) -> dict[str, Mapping[str, Any]]:
+    """Return the options for the page, by heading."""
+    return {
+        "Models": {job.cell.model: job.cell.config[MODEL_RECIPE] for job in jobs},
+        "Objectives": {job.cell.objective: job.cell.config[OBJECTIVE_SETTINGS] for job in jobs},
+        "Training": options,
+        "Evaluation": judging,
+        "Data": data,
+        "Software": {
+            "pvae": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cells ran": str(plan),
+            "cores": count_cores(),
+        },
+    }
+
+
+def _format_call(jobs: Sequence[Job], data_name: str, seeds: Sequence[int], folder: Path) -> str:
+    """Return the Python call that makes the page again."""
+    models = ", ".join(dict.fromkeys(job.cell.model for job in jobs))
+    objectives = ", ".join(dict.fromkeys(job.cell.objective for job in jobs))
+    epochs = jobs[0].options["epochs"]
+    return (
+        f"pvae.compare(models,  # {models}\n    data,  # {data_name}\n    objectives,  # {objectives}\n"
+        f"    seeds={list(seeds)}, epochs={epochs}, out={str(folder)!r})"
+    )
+
+
+def _write_json(path: Path, data: ReportData, seeds: Sequence[int]) -> None:
+    cells = [
+        {
+            "model": outcome.cell.model,
+            "objective": outcome.cell.objective,
+            "seed": outcome.cell.seed,
+            "folder": str(outcome.cell.folder.relative_to(path.parent)),
+            "failure": outcome.failure or None,
+        }
+        for outcome in data.outcomes
+    ]
+    content = {
+        "pvae": __version__,
+        "data set": data.data,
+        "seeds": list(seeds),
+        **data.table.to_json(),
+        "cells": cells,
+    }
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,67 @@
+"""The table of a comparison: as text, as JSON, and in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pvae.comparison.table.columns import COLUMNS, CellText, TableColumn, cell_text
+from pvae.comparison.table.rows import Row, row_label
+from pvae.comparison.table.text_table import draw_text_table
+from pvae.comparison.table.verdict import make_verdict
+
+__all__ = ["Table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a comparison. All rows are compared with the first one.
+
+    Attributes:
+        rows: one for each model and objective.
+        data: number of test data in the evaluation of every row.
+        particles: draws of z per datum in the evaluation of every row.
+    """
+
+    rows: tuple[Row, ...]
+    data: int
+    particles: int
+
+    def verdict(self) -> str:
+        """Return in sentences which rows differ from the first by more than two standard errors, and which do not."""
+        return make_verdict(self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rows, the verdict, and the size of the evaluation; estimates as value, error and count."""
+        return {
+            "data": self.data,
+            "particles": self.particles,
+            "verdict": self.verdict(),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+    def to_text(self, width: int | None = None, *, terminal: bool = False) -> str:
+        """Return the table as text, with the failures below; a table wider than `width` is printed in parts.
+
+        Args:
+            width: number of characters in a line of the terminal; None for no limit.
+            terminal: whether to draw rules and colours.
+        """
+        failures = [f"failed: {row_label(row, self.rows)}, {reason}" for row in self.rows for reason in row.failures]
+        return draw_text_table(self._text_columns(), failures, width, terminal=terminal)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _text_columns(self) -> list[list[str]]:
+        """Return each column as its heading and the texts of its cells; the first column has the names of the rows."""
+        names = ["", *(row_label(row, self.rows) for row in self.rows)]
+        return [names, *([column.heading or column.name, *self._texts(column)] for column in COLUMNS)]
+
+    def _texts(self, column: TableColumn) -> Sequence[str]:
+        return [_join(cell_text(column, row, is_first=index == 0)) for index, row in enumerate(self.rows)]
+
+
+def _join(cell: CellText) -> str:
+    return " ".join(filter(None, [cell.text, cell.note]))

@@ -1,0 +1,93 @@
+"""Make the rows of the comparison table from the outcomes of all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pvae.comparison.base import Outcome
+from pvae.comparison.cells.plan import BIASED
+from pvae.comparison.table.columns import COLUMNS
+from pvae.comparison.table.row_outcomes import RowOutcomes, stack_pointwise
+from pvae.comparison.table.rows import Row, make_row
+from pvae.errors import InputError
+from pvae.evaluate import compare_evidence
+
+__all__ = ["finished", "make_ranked_rows", "make_rows"]
+
+
+def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
+    """Return one row for each model and objective, in the order of the outcomes, without ranks.
+
+    A difference to the first row uses the seeds that finished in both rows.
+
+    Args:
+        outcomes: those of all cells, evaluated on the same data in the same order.
+    """
+    return _rows_of(_group_by_row(outcomes), {})
+
+
+def make_ranked_rows(outcomes: Sequence[Outcome], particles: int) -> tuple[Row, ...]:
+    """Return the rows of `make_rows`, ranked by ``az.compare`` on the pointwise log evidence.
+
+    There are no ranks if fewer than two rows have a finished seed, or if an evidence is not finite.
+
+    Args:
+        outcomes: those of all cells.
+        particles: draws of z per datum that the evidences are estimated with.
+    """
+    groups = _group_by_row(outcomes)
+    return _rows_of(groups, _rank(groups, particles))
+
+
+def finished(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes that are no failures."""
+    return [outcome for outcome in outcomes if not outcome.failure]
+
+
+def _group_by_row(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.cell.model, outcome.cell.objective), []).append(outcome)
+    return list(groups.values())
+
+
+def _rank(groups: Sequence[Sequence[Outcome]], particles: int) -> dict[int, int]:
+    """Return the rank of each group by its index; 0 is best."""
+    evidences = {}
+    for index, group in enumerate(groups):
+        if members := finished(group):
+            log_evidence = stack_pointwise(members, "log_evidence").mean(dim=0)
+            khat = stack_pointwise(members, "khat").mean(dim=0)
+            evidences[str(index)] = (log_evidence, khat, particles)
+    if len(evidences) < 2:
+        return {}
+    try:
+        ranks = compare_evidence(evidences)["rank"]
+    except InputError:  # an evidence is not finite: the table shows it
+        return {}
+    return {int(index): int(ranks[index]) for index in evidences}
+
+
+def _rows_of(groups: Sequence[Sequence[Outcome]], ranks: Mapping[int, int]) -> tuple[Row, ...]:
+    first_row = finished(groups[0]) if groups else []
+    return tuple(
+        make_row(_row_values(group, first_row if index else [], ranks.get(index))) for index, group in enumerate(groups)
+    )
+
+
+def _row_values(group: Sequence[Outcome], first_row: Sequence[Outcome], rank: int | None) -> dict[str, Any]:
+    cell = group[0].cell
+    members = finished(group)
+    values: dict[str, Any] = {
+        "model": cell.model,
+        "objective": cell.objective,
+        "seeds": tuple(outcome.cell.seed for outcome in members),
+        "failures": tuple(f"seed {outcome.cell.seed}: {outcome.failure}" for outcome in group if outcome.failure),
+        "biased": str(cell.config.get(BIASED, "")),
+    }
+    if members:
+        outcomes = RowOutcomes(members, first_row, rank)
+        for column in COLUMNS:
+            values |= {name: statistic(outcomes) for name, statistic in column.statistics.items()}
+    return values

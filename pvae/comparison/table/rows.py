@@ -1,0 +1,116 @@
+"""A row of the comparison table: one model under one objective, summarised over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pvae.evaluate import Estimate
+
+__all__ = ["Row", "make_row", "row_label"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one objective: means over the seeds that finished.
+
+    Evidences are in nats per datum. A standard error over data is that of the pointwise values averaged over seeds: it
+    describes how the mean would vary with other test data, for the models that were trained. A standard error over
+    seeds describes how it would vary with other trainings, on the same test data.
+
+    Attributes:
+        model: name of the model.
+        objective: name of the objective.
+        seeds: the seeds that finished.
+        failures: why the other seeds failed, one line each.
+        log_evidence: importance-sampled estimate of log p(x), error over data.
+        evidence_over_seeds: the same mean, error over seeds.
+        spread: standard deviation of the log evidence over seeds; NaN for one seed.
+        elbo: evidence lower bound, error over data.
+        gap: log evidence minus ELBO, error over data.
+        bad_khat: share of data whose Pareto k-hat is above 0.7, error over data.
+        ess_median: effective sample size as a share of the particles, median over data, error over seeds.
+        ess_low: the same at the 5% quantile over data.
+        active_units: number of active latent units, error over seeds.
+        seconds: training time in seconds, error over seeds; see `training_seconds`.
+        decoder_evaluations: particles x data x epochs of the training, error over seeds.
+        difference: log evidence minus that of the first row, paired by datum, error over data; None in the first row.
+        difference_over_seeds: the same, paired by seed, error over seeds.
+        rank: rank by ``az.compare`` on the pointwise log evidence, 0 is best; None if there is none.
+        biased: why the gradient of the objective is biased, in a few words; empty if it is unbiased.
+        additional: statistics of table columns that have no attribute of their own, by name.
+    """
+
+    model: str
+    objective: str
+    seeds: tuple[int, ...]
+    failures: tuple[str, ...]
+    log_evidence: Estimate | None = None
+    evidence_over_seeds: Estimate | None = None
+    spread: float = math.nan
+    elbo: Estimate | None = None
+    gap: Estimate | None = None
+    bad_khat: Estimate | None = None
+    ess_median: Estimate | None = None
+    ess_low: Estimate | None = None
+    active_units: Estimate | None = None
+    seconds: Estimate | None = None
+    decoder_evaluations: Estimate | None = None
+    difference: Estimate | None = None
+    difference_over_seeds: Estimate | None = None
+    rank: int | None = None
+    biased: str = ""
+    additional: Mapping[str, Any] = field(default_factory=dict, init=False, hash=False, repr=False)
+
+    @property
+    def training_seconds(self) -> Estimate | None:
+        """Training time in seconds, error over seeds."""
+        return self.seconds
+
+    @property
+    def total_error(self) -> float:
+        """Standard error of `difference` over data and, from two seeds on, over seeds: root of the summed squares."""
+        estimates = (self.difference, self.difference_over_seeds)
+        errors = [estimate.error for estimate in estimates if estimate is not None]
+        return math.hypot(*filter(math.isfinite, errors)) if errors else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all attributes by name; an estimate becomes its value, error and count."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "additional"}
+        values["training_seconds"] = self.training_seconds
+        return {name: _to_json_value(value) for name, value in {**values, **self.additional}.items()}
+
+
+def make_row(values: Mapping[str, Any]) -> Row:
+    """Return a row with these attributes; values without an attribute of their own become `Row.additional`.
+
+    Args:
+        values: attributes and statistics by name.
+    """
+    attributes = {item.name for item in fields(Row) if item.init}
+    row = Row(**{name: value for name, value in values.items() if name in attributes})
+    additional = {name: value for name, value in values.items() if name not in attributes}
+    object.__setattr__(row, "additional", additional)  # the dataclass is frozen, and this is still its construction
+    return row
+
+
+def row_label(row: Row, rows: tuple[Row, ...] | list[Row]) -> str:
+    """Return the name of a row in a table: its objective, with the model if the rows have several models.
+
+    Args:
+        row: the row.
+        rows: all rows of the table.
+    """
+    has_one_model = len({other.model for other in rows}) == 1
+    name = row.objective if has_one_model else f"{row.model} / {row.objective}"
+    return f"{name} (biased)" if row.biased else name
+
+
+def _to_json_value(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return list(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
