@@ -152,8 +152,7 @@ def compare(
     )
     report = write_page(folder / "index.html", make_page(report_data))
     _write_json(folder / "comparison.json", report_data, seed_list)
-    if not finished(cells):
-        raise InputError(f"Every cell failed; the first: {cells[0].failure} (all: {report}).")
+    _require_finished_cell(cells, report)
     return Comparison(table, report, folder, cells, mixtures)
 
 
@@ -195,6 +194,11 @@ def _move_baseline_first(outcomes: Sequence[Outcome], baseline: str | None) -> t
         return baseline not in (cell.objective, f"{cell.model} / {cell.objective}")
 
     return tuple(outcomes if baseline is None else sorted(outcomes, key=is_other))
+
+
+def _require_finished_cell(outcomes: Sequence[Outcome], report: Path) -> None:
+    if not finished(outcomes):
+        raise InputError(f"Every cell failed; the first: {outcomes[0].failure} (all: {report}).")
 
 
 def _settings(

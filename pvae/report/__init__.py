@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables, pictures, settings; nothing beside it, nothing fetched."""
+"""Write one self-contained HTML page of text, tables, pictures and settings; it needs no other file and no network."""
 
 from __future__ import annotations
 

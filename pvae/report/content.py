@@ -1,4 +1,4 @@
-"""What a page holds. All text is plain: the template escapes it."""
+"""The content of a page. All text is plain text; the template escapes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ __all__ = ["Column", "Entry", "Page", "Picture", "Section", "Settings", "Sheet"]
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading and, in a sentence, what stands in it."""
+    """A column of a sheet.
+
+    Attributes:
+        title: heading of the column.
+        meaning: what the column shows, in a sentence; empty if the heading says enough.
+        numeric: whether the column has numbers, which are aligned to the right.
+    """
 
     title: str
     meaning: str = ""
@@ -22,7 +28,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a sheet: its text, a smaller second line, and the number that sorts it (else its text)."""
+    """One cell of a sheet.
+
+    Attributes:
+        text: the text.
+        note: a second line in smaller letters.
+        order: the number that sorts the cell; None to sort it by its text.
+    """
 
     text: str
     note: str = ""
@@ -31,9 +43,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table with a caption, sorted by a click on a heading where the page's script runs.
+    """A table with a caption. A click on a heading sorts it, if the browser runs the script of the page.
 
-    Rows whose index is in ``faded`` are set apart, such as those of failed cells.
+    Attributes:
+        caption: the text below the table.
+        columns: the columns.
+        rows: for each row, one entry for each column.
+        faded: indices of rows in grey, such as those that failed.
     """
 
     caption: str
@@ -44,7 +60,13 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with the text that stands for it where it cannot be seen, and the caption below it."""
+    """A figure with its texts.
+
+    Attributes:
+        figure: the figure.
+        alt: the text for readers who cannot see the figure.
+        caption: the text below the figure.
+    """
 
     figure: Figure
     alt: str
@@ -53,7 +75,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Settings:
-    """Names and values, folded up until a reader opens them."""
+    """A list of names and values, which is closed until the reader opens it.
+
+    Attributes:
+        title: heading of the list.
+        values: values by name.
+    """
 
     title: str
     values: Mapping[str, Any]
@@ -61,7 +88,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it, in this order."""
+    """A part of the page. Its contents are shown in the order of the attributes.
+
+    Attributes:
+        title: heading of the section.
+        text: paragraphs.
+        sheets: tables.
+        pictures: figures, side by side if the window is wide enough.
+        settings: lists of names and values.
+        code: a command or a call.
+    """
 
     title: str
     text: tuple[str, ...] = ()
@@ -73,7 +109,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A title, the lead (for a reader who reads no further), sections, and a line at the foot."""
+    """A page.
+
+    Attributes:
+        title: title of the page.
+        lead: first paragraphs, which summarise the page.
+        sections: the sections.
+        foot: a line at the end.
+    """
 
     title: str
     lead: tuple[str, ...]

@@ -1,4 +1,4 @@
-// A click on a heading sorts the table by that column; without the script the page reads the same.
+// A click on a heading sorts the table by that column. The page is complete without this script.
 "use strict";
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
@@ -7,10 +7,10 @@ for (const table of document.querySelectorAll("table")) {
     if (!cell) return NaN;
     return "order" in cell.dataset ? Number(cell.dataset.order) : cell.textContent.trim().toLowerCase();
   };
-  // What has no value stays at the end in either direction.
+  // Cells without a value stay at the end in both directions.
   const compare = (a, b, sign) => {
-    const lost = (value) => Number.isNaN(value) || value === "";
-    if (lost(a) || lost(b)) return lost(a) - lost(b);
+    const missing = (value) => Number.isNaN(value) || value === "";
+    if (missing(a) || missing(b)) return missing(a) - missing(b);
     if (typeof a === typeof b) return sign * (a < b ? -1 : Number(a > b));
     return typeof a === "number" ? -1 : 1;
   };
@@ -19,7 +19,7 @@ for (const table of document.querySelectorAll("table")) {
     head.tabIndex = 0;
     const sort = () => {
       const down = head.getAttribute("aria-sort") === "ascending";
-      for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+      for (const heading of head.parentNode.cells) heading.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...body.rows];
       rows.sort((a, b) => compare(key(a, index), key(b, index), down ? -1 : 1));
@@ -29,5 +29,5 @@ for (const table of document.querySelectorAll("table")) {
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
   });
 }
-// Folded parts do not print: open them first.
-addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
+// Browsers do not print closed details, so open them first.
+addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("details")) details.open = true; });

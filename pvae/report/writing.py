@@ -1,9 +1,9 @@
-"""A page as one HTML file."""
+"""Write a page as one HTML file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,23 +15,27 @@ from pvae.report.data_uris import data_address
 
 __all__ = ["write_page"]
 
-# A page is sent by mail and opened on a phone.
-_LIMIT = 2_900_000
+# Readers send a page by mail and open it on a phone. The template tells them the limit as 3 MB.
+_MOST_BYTES = 2_900_000
+_RESOLUTIONS = (180, 120, 80)  # pixels per inch, tried in this order
 
 
 def write_page(path: str | os.PathLike[str], page: Page) -> Path:
-    """Write a page as one HTML file below 3 MB, that needs no other file and no network, and return its path.
+    """Write a page as one HTML file of less than 3 MB, which needs no other file and no network.
 
-    Pictures are drawn coarser where the page would be too large; what still does not fit is left out, and the
-    page says so in its place.
+    If the page would be too large, its pictures get a lower resolution. A picture that still does not fit is left out,
+    and the page says so in its place.
 
     Args:
-        path: the file; its folder is made, and a file of that name is replaced in one step.
-        page: what to write; its text is escaped.
+        path: the file. Its folder is made if it does not exist; an existing file is replaced in one step.
+        page: the content. Its text is escaped.
+
+    Returns:
+        The path of the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    html = _render(page, _addresses(page))
+    html = _render(page, _encode_pictures(page))
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
@@ -39,36 +43,43 @@ def write_page(path: str | os.PathLike[str], page: Page) -> Path:
 
 
 def _render(page: Page, addresses: Mapping[int, str]) -> str:
+    """Return the HTML text of a page.
+
+    Args:
+        page: the content.
+        addresses: the address of each picture by its `id`; a picture without address is left out.
+    """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_part("page.html.j2"))
+    template = environment.from_string(_read_resource("page.html.j2"))
     return template.render(
         page=page,
-        style=Markup(_part("page.css")),
-        script=Markup(_part("page.js")),
+        style=Markup(_read_resource("page.css")),
+        script=Markup(_read_resource("page.js")),
         address=lambda picture: addresses.get(id(picture)),
     )
 
 
-def _part(name: str) -> str:
+def _read_resource(name: str) -> str:
     return files("pvae.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _addresses(page: Page) -> dict[int, str]:
-    """Return the pictures' addresses by identity, as fine as the page's size allows."""
+def _encode_pictures(page: Page) -> dict[int, str]:
+    """Return the address of each picture by its `id`, at the highest resolution that fits into the page."""
     pictures = [picture for section in page.sections for picture in section.pictures]
-    room = _LIMIT - len(_render(page, {}).encode())
-    for dpi in (180, 120, 80):
-        found = {id(picture): data_address(picture.figure, dpi) for picture in pictures}
-        if sum(map(len, found.values())) <= room:
-            return found
-    return _that_fit(pictures, found, room)
+    available = _MOST_BYTES - len(_render(page, {}).encode())
+    for dpi in _RESOLUTIONS:
+        addresses = {id(picture): data_address(picture.figure, dpi) for picture in pictures}
+        if sum(map(len, addresses.values())) <= available:
+            return addresses
+    return _keep_what_fits(pictures, addresses, available)
 
 
-def _that_fit(pictures: list[Picture], addresses: Mapping[int, str], room: int) -> dict[int, str]:
+def _keep_what_fits(pictures: Sequence[Picture], addresses: Mapping[int, str], available: int) -> dict[int, str]:
+    """Return the addresses of the first pictures that fit into a number of bytes."""
     kept = {}
     for picture in pictures:
         address = addresses[id(picture)]
-        if len(address) <= room:
+        if len(address) <= available:
             kept[id(picture)] = address
-            room -= len(address)
+            available -= len(address)
     return kept

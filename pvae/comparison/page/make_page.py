@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.number_formats import UNKNOWN, format_duration
@@ -110,6 +113,17 @@ def _cell_entries(outcome: Outcome) -> tuple[Entry, ...]:
 
 
 def _make_settings_section(data: ReportData) -> Section:
-    folded = tuple(Settings(title, values) for title, values in data.settings.items())
-    text = "The same call skips the cells that are done, and continues the others from their last checkpoint:"
+    folded = tuple(
+        Settings(title, {name: _format_value(value) for name, value in values.items()})
+        for title, values in data.settings.items()
+    )
+    text = (
+        "The command or call below the settings makes this page again. It skips the cells that are done, and continues "
+        "the others from their last checkpoint."
+    )
     return Section("Settings", (*map(_to_sentence, data.data_notes), text), settings=folded, code=data.rerun)
+
+
+def _format_value(value: Any) -> Any:
+    """Return a setting for the page; one with names and values becomes text such as ``"train 1294, test 359"``."""
+    return ", ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, Mapping) else value

@@ -78,8 +78,8 @@ def make_samples_section(data: ReportData) -> Section | None:
     if not samples and not reconstructions:
         return None
     text = (
-        f"Pictures are from the first finished seed of each row, which need not be its best. The data are test data of "
-        f"{data.data_name}."
+        "The pictures are from the first finished seed of each row, which need not be the best one. "
+        f"The originals are test data of {data.data_name}."
     )
     return Section("Samples and reconstructions", (text,), pictures=(*samples, *reconstructions))
 

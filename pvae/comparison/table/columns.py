@@ -195,7 +195,7 @@ COLUMNS: tuple[TableColumn, ...] = (
         show_estimate("gap", format_interval),
     ),
     TableColumn(
-        "k-hat",
+        "k-hat > 0.7",
         "Share of data whose Pareto k-hat is above 0.7. Their log evidence is estimated too low, and the standard "
         "error does not show by how much.",
         {"bad_khat": _bad_khat},

@@ -56,7 +56,7 @@ def _describe_differences(rows: tuple[Row, ...], compared: Sequence[Row]) -> lis
 def _describe_training(first: Row, compared: Sequence[Row]) -> list[str]:
     if not any(map(_is_different, compared)):
         return []
-    columns = "the columns training and evaluations show the cost of it."
+    columns = "see the columns training and evaluations for the cost."
     epochs = {_mean_epochs(row) for row in (first, *compared)}
     if len(epochs) == 1:
         return [f"All rows were trained for the same number of epochs; {columns}"]
