@@ -1,4 +1,4 @@
-"""Whole comparisons of small models: what fails fails alone, what is done is kept, and the page tells what ran."""
+"""Whole comparisons of small models: failures, cells that are done already, options, and the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAST = {"epochs": 2, "batch_size": 20, "particles": 30, "limit": None, "workers"
 
 @pytest.fixture(autouse=True)
 def coarse_pictures(monkeypatch):
-    """Drawing is most of the time of a comparison this small; the one that `linear` makes draws in full."""
+    """Replace the pictures, which take most of the time of a small comparison; `linear` has real ones."""
     monkeypatch.setattr("pvae.report.writing.data_address", lambda figure, dpi: "data:image/png;base64,")
 
 
@@ -41,7 +41,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def linear(data, tmp_path_factory):
-    """A comparison that several tests read: two objectives, two seeds."""
+    """A comparison of two objectives and two seeds, which several tests read."""
     folder = tmp_path_factory.mktemp("comparison") / "linear"
     objectives = {"elbo": Trace_ELBO, "iwae-3": "iwae:particles=3"}
     return pvae.compare({"linear": Linear}, data, objectives, 2, out=folder, **FAST)
@@ -81,7 +81,7 @@ def test_comparison_leaves_random_state_and_parameter_store_alone(data, tmp_path
     assert torch.equal(before, torch.get_rng_state()) and len(pyro.get_param_store()) == 0
 
 
-def test_page_tells_everything_and_needs_nothing(linear):
+def test_page_has_all_sections_and_needs_no_other_file(linear):
     html = linear.report.read_text()
     for heading in ("Results", "Learning curves", "Samples and reconstructions", "Latent space", "Cells", "Settings"):
         assert f"<h2>{heading}</h2>" in html
@@ -134,7 +134,7 @@ def test_unknown_options_name_the_nearest(data, tmp_path):
 
 
 def test_failed_and_killed_cells_leave_the_others_alone(data, tmp_path):
-    """In a worker process: the process of the killed cell is gone, and the next cell gets a new one."""
+    """They run in a worker process, which is replaced after the killed cell."""
     models = {"killed": Killed, "failing": Failing, "good": build_linear}
     found = pvae.compare(models, data, "elbo", 1, out=tmp_path / "x", **{**FAST, "workers": 1})
     killed, failing, good = found.cells

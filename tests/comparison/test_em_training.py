@@ -59,7 +59,7 @@ def test_the_parameters_go_in_and_out(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["elbo-enum", "em", "iwae:particles=2"])
-def test_objectives_climb_the_exact_evidence(name: str) -> None:
+def test_objectives_have_the_gradient_of_the_exact_evidence(name: str) -> None:
     """The guide is the E-step's posterior held fixed: the gradient of the bound is that of the evidence."""
     model, x = model_of("full"), torch.as_tensor(X[:40])
     logits = torch.log_softmax(model.logits, 0) + model.component().log_prob(x.unsqueeze(1))
@@ -102,12 +102,12 @@ def test_components_are_matched_whatever_their_order() -> None:
 
 
 @pytest.mark.parametrize(("settings", "words"), [({"covariance": "round"}, "round"), ({"components": 0}, "at least 1")])
-def test_wrong_settings_are_told(settings: dict, words: str) -> None:
+def test_wrong_settings_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         GMM(2, **settings)
 
 
-def test_em_and_svi_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_em_and_svi_are_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
     command = "compare gmm --data ./x.npy --set components=3 --objectives em,elbo-enum --seeds 1 --epochs 40 --json"
@@ -120,6 +120,7 @@ def test_em_and_svi_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.Monke
     assert second["gap"] > 0 and (second["seconds"] is None or second["seconds"] > first["seconds"] > 0)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "posteriors of matched components" in page
+    assert "Quantities: validation bound, exact for em; validation bound, 25 particles for elbo-enum." in page
     wrong = ["compare", "vae", "--objectives", "em", "--seeds", "1", "--epochs", "1", "--out", "no", "--workers", "0"]
     refused = CliRunner().invoke(cli, wrong)
     assert refused.exit_code == 2 and "closed-form M-step" in refused.stderr

@@ -1,4 +1,4 @@
-"""A report is one file that needs nothing else, says what its pictures show, and runs nobody's script."""
+"""A report is one file that needs no other file, describes its pictures, and runs no script of a user."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class Unbuildable:
         return int, ("no number",)
 
 
-def work(job, shared, tell):
-    tell(f"at {job}")
+def work(job, shared, report_progress):
+    report_progress(f"at {job}")
     if job == "raise":
         raise ValueError("a reason\nand more")
     if job == "die":
@@ -27,14 +27,14 @@ def work(job, shared, tell):
     return f"{job} {shared}"
 
 
-def nap(job, shared, tell):
-    tell(os.getpid())
+def nap(job, shared, report_progress):
+    report_progress(os.getpid())
     time.sleep(60)
 
 
-def chatter(job, shared, tell):
+def chatter(job, shared, report_progress):
     while True:
-        tell(os.getpid())
+        report_progress(os.getpid())
         time.sleep(0.02)
 
 

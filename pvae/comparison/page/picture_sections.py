@@ -14,7 +14,7 @@ from pvae.report import Picture, Section
 
 __all__ = ["make_curves_section", "make_latent_section", "make_samples_section"]
 
-_SAME_BOUND = "All rows have the same bound on the same data, whatever their objective."
+_SAME_BOUND = "The bound does not depend on the objective, and all rows have the same data."
 _OWN_LOSSES = "The data have no validation split, so each row shows the loss of its own objective; rows do not compare."
 _SHARED_MACHINE = "Cells were trained at the same time, so the seconds depend on this machine and its load."
 
@@ -32,15 +32,27 @@ def make_curves_section(data: ReportData) -> Section | None:
             curves[data.label(row)] = known
     if not curves:
         return None
-    first = next(iter(curves.values()))[0]
-    note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
+    quantity, note = _describe_quantity(curves)
     by_epoch = {name: [_by_epoch(curve) for curve in row_curves] for name, row_curves in curves.items()}
     by_time = {name: [_by_time(curve) for curve in row_curves] for name, row_curves in curves.items()}
     pictures = (
-        _draw_curves(by_epoch, first.quantity, "epochs", note),
-        _draw_curves(by_time, first.quantity, "seconds of training", _SHARED_MACHINE),
+        _draw_curves(by_epoch, quantity, "epochs", note),
+        _draw_curves(by_time, quantity, "seconds of training", _SHARED_MACHINE),
     )
     return Section("Learning curves", pictures=pictures)
+
+
+def _describe_quantity(curves: Mapping[str, Sequence[LearningCurve]]) -> tuple[str, str]:
+    """Return the quantity of all curves for the axis, and a note on whether rows can be compared by it."""
+    names_by_quantity: dict[str, list[str]] = {}
+    for name, row_curves in curves.items():
+        names_by_quantity.setdefault(row_curves[0].quantity, []).append(name)
+    first = next(iter(curves.values()))[0]
+    note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
+    if len(names_by_quantity) == 1:
+        return first.quantity, note
+    groups = "; ".join(f"{quantity} for {', '.join(names)}" for quantity, names in names_by_quantity.items())
+    return f"{first.split} bound", f"{note} Quantities: {groups}."
 
 
 _Line = tuple[list[float], list[float]]

@@ -55,7 +55,7 @@ def summary_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         close = f"within {_CONVERGED:g} nats of the best log-likelihood"
         progress = f"it did not come {close}" if seconds is None else f"it came {close} after {seconds:.3g} s"
         lines.append(
-            f"{comparison['label']}: the posteriors of matched components differ from those of EM by "
+            f"Cell {comparison['label']}: the posteriors of matched components differ from those of EM by "
             f"{comparison['mean_difference']:.2g} on average and by {comparison['difference']:.2g} at most; {progress}."
         )
     return lines
