@@ -13,6 +13,7 @@ import torch
 from pvae import __version__
 from pvae.data import Splits
 from pvae.errors import InputError
+from pvae.fit_options import FitOptions
 from pvae.models.build import ModelSpec
 from pvae.names import unknown
 from pvae.programs.binding import Fields
@@ -28,29 +29,11 @@ FREE = ("epochs", "checkpoint_seconds", "max_steps", "step")
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `fit` was asked for; see there."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float | Mapping[str, float]
-    optimiser: Any
-    schedule: Any
-    device: str
-    precision: str
-    step: str
-    seed: int
-    clip: float | None
-    patience: int | None
-    validation_particles: int
-    validation_limit: int
-    on_divergence: str
-    threads: int
-    max_steps: int | None
-    checkpoint_seconds: float
+class Options(FitOptions):
+    """The checked options of one training, with the device and the number of threads resolved by `resolved`."""
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Raise InputError for a value that cannot be used."""
         for name in ("epochs", "batch_size", "validation_particles", "validation_limit", "threads"):
             _require_whole(name, getattr(self, name), 0 if name == "epochs" else 1)
         for name in ("patience", "max_steps"):
@@ -63,13 +46,10 @@ class Options:
                 _require_positive(f"learning_rate of {group}", rate)
         else:
             _require_positive("learning_rate", self.learning_rate)
-        for name, known in (
-            ("precision", tuple(_DTYPES)),
-            ("step", ("auto", "eager", "graph")),
-            ("on_divergence", ("stop", "rollback")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown(name, str(getattr(self, name)), known)
+        for option in fields(self):
+            choices = option.metadata["choices"]
+            if choices and getattr(self, option.name) not in choices:
+                raise unknown(option.name, str(getattr(self, option.name)), choices)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
             raise InputError(f"seed needs a whole number from 0 on; got {self.seed!r}.")
 
@@ -89,11 +69,11 @@ class Options:
 
     def record(self) -> dict[str, Any]:
         """Return the options for ``config.toml``; what is None is left out, since TOML has no such value."""
-        held = {each.name: getattr(self, each.name) for each in fields(self)}
-        held |= {name: label(held[name]) for name in ("optimiser", "schedule")}
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        values |= {name: label(values[name]) for name in ("optimiser", "schedule")}
         if isinstance(self.learning_rate, Mapping):
-            held["learning_rate"] = {name: float(each) for name, each in self.learning_rate.items()}
-        return {name: each for name, each in held.items() if each is not None}
+            values["learning_rate"] = {group: float(rate) for group, rate in self.learning_rate.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _require_whole(name: str, number: Any, least: int) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
+from pvae.fit_options import FitOptions
 from pvae.models.build import ModelSpec, spec_of
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
@@ -21,7 +22,7 @@ from pvae.train.checkpoint import describe_difference, read_newest
 from pvae.train.devices import isolated
 from pvae.train.history import History
 from pvae.train.loop import Loop
-from pvae.train.options import Options, binding, describe_run, resolved
+from pvae.train.options import binding, describe_run, resolved
 from pvae.train.prepare import Task
 from pvae.train.progress import make_progress
 from pvae.train.run import Run, read_config
@@ -35,29 +36,29 @@ def fit(
     data: Any,
     *,
     objective: Any = None,
-    epochs: int = 50,
-    batch_size: int = 100,
-    learning_rate: float | Mapping[str, float] = 1e-3,
-    optimiser: Any = "adam",
-    schedule: Any = None,
-    device: str = "auto",
-    precision: str = "float32",
-    step: str = "auto",
-    seed: int = 0,
+    epochs: int = FitOptions.epochs,
+    batch_size: int = FitOptions.batch_size,
+    learning_rate: float | Mapping[str, float] = FitOptions.learning_rate,
+    optimiser: Any = FitOptions.optimiser,
+    schedule: Any = FitOptions.schedule,
+    device: str = FitOptions.device,
+    precision: str = FitOptions.precision,
+    step: str = FitOptions.step,
+    seed: int = FitOptions.seed,
     out: str | Path | None = None,
     resume: bool = False,
-    clip: float | None = None,
-    patience: int | None = None,
-    validation_particles: int = 100,
-    validation_limit: int = 500,
+    clip: float | None = FitOptions.clip,
+    patience: int | None = FitOptions.patience,
+    validation_particles: int = FitOptions.validation_particles,
+    validation_limit: int = FitOptions.validation_limit,
     callbacks: Sequence[Callable[..., Any]] = (),
     progress: bool | None = None,
-    on_divergence: str = "stop",
-    threads: int | None = None,
+    on_divergence: str = FitOptions.on_divergence,
+    threads: int | None = FitOptions.threads,
     fields: Fields = None,
     model_spec: ModelSpec | None = None,
-    max_steps: int | None = None,
-    checkpoint_seconds: float = 30.0,
+    max_steps: int | None = FitOptions.max_steps,
+    checkpoint_seconds: float = FitOptions.checkpoint_seconds,
 ) -> Run:
     """Train a latent model, and return the run.
 
@@ -105,7 +106,7 @@ def fit(
         DivergenceError: if a number went non-finite; the last good state is kept.
         OSError: if a checkpoint cannot be written; the one before is intact.
     """
-    options = {name: value for name, value in locals().items() if name in Options.__dataclass_fields__}
+    options = {name: value for name, value in locals().items() if name in FitOptions.__dataclass_fields__}
     return _fit(model, data, objective, options, out, resume, callbacks, progress, fields, model_spec)
 
 

@@ -1,0 +1,89 @@
+"""The options of `pvae.fit` that a run records, declared once: name, type, default, choices and a line of help.
+
+`pvae.fit` takes its default values from here, `pvae.train.options.Options` its fields, and the command line its
+flags. This file does not import torch, so `pvae train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["FitOptions"]
+
+
+def _metadata(help_text: str, choices: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the metadata of a field: the help of its flag, and its possible values if these are few."""
+    return {"help": help_text, "choices": choices}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The options of a training with their defaults. The docstring of `pvae.fit` describes each in full."""
+
+    epochs: int = field(
+        default=50,
+        metadata=_metadata("Number of passes over the training data, including those of the run to be resumed."),
+    )
+    batch_size: int = field(default=100, metadata=_metadata("Number of data in one step."))
+    learning_rate: float | Mapping[str, float] = field(
+        default=1e-3,
+        metadata=_metadata("Step size of the optimiser, or one for each parameter group: theta=1e-3,phi=3e-4."),
+    )
+    optimiser: Any = field(
+        default="adam", metadata=_metadata("Optimiser of torch.optim, with settings after colons: sgd:momentum=0.9.")
+    )
+    schedule: Any = field(
+        default=None,
+        metadata=_metadata(
+            "Learning-rate schedule of torch.optim.lr_scheduler: exponential:gamma=0.99. [default: none]"
+        ),
+    )
+    device: str = field(
+        default="auto", metadata=_metadata("cpu, cuda or cuda:1; auto uses CUDA if there is a CUDA device.")
+    )
+    precision: str = field(
+        default="float32",
+        metadata=_metadata(
+            "Number format of the parameters and data; bfloat16 means float32 parameters and bfloat16 operations.",
+            ("float32", "float64", "bfloat16"),
+        ),
+    )
+    step: str = field(
+        default="auto",
+        metadata=_metadata(
+            "How a step is executed; the numbers are the same. graph traces a step once and replays it; auto is graph.",
+            ("auto", "eager", "graph"),
+        ),
+    )
+    seed: int = field(
+        default=0, metadata=_metadata("Seed of the initial parameters, the order of the data and all draws.")
+    )
+    clip: float | None = field(
+        default=None, metadata=_metadata("Largest norm of the whole gradient, per datum. [default: no clipping]")
+    )
+    patience: int | None = field(
+        default=None,
+        metadata=_metadata("Stop after this number of epochs without a better validation bound. [default: never]"),
+    )
+    validation_particles: int = field(
+        default=100, metadata=_metadata("Number of draws of z per datum for the validation bound.")
+    )
+    validation_limit: int = field(
+        default=500, metadata=_metadata("Compute the validation bound on at most this number of data.")
+    )
+    on_divergence: str = field(
+        default="stop",
+        metadata=_metadata(
+            "What to do if a number is not finite. rollback restores the last good state and halves the learning rate.",
+            ("stop", "rollback"),
+        ),
+    )
+    threads: int | None = field(
+        default=None, metadata=_metadata("Number of CPU threads of torch. [default: torch's own number]")
+    )
+    max_steps: int | None = field(
+        default=None, metadata=_metadata("Stop after this number of steps. [default: no limit]")
+    )
+    checkpoint_seconds: float = field(default=30.0, metadata=_metadata("Number of seconds between two checkpoints."))
