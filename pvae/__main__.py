@@ -1,4 +1,4 @@
-"""``python -m pvae`` and the console script ``pvae``."""
+"""Entry point of ``python -m pvae`` and of the console script ``pvae``."""
 
 from pvae.cli import main
 

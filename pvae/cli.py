@@ -1,6 +1,7 @@
-"""The command line: ``pvae train``, ``evaluate``, ``compare``, ``show``, ``check``, ``data`` and ``list``.
+"""The command line ``pvae``: its commands are in `pvae.commands`.
 
-Nothing here imports torch: each command imports what it needs when it runs, so that help answers at once.
+No module of the command line imports torch at its top level, so help answers at once. Each command imports what it
+needs when it runs.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import click
 
 from pvae import __version__
 from pvae.commands import COMMANDS
-from pvae.commands.shell import Shell
+from pvae.commands.error_reporting import MainGroup
 
 __all__ = ["cli", "main"]
 
 
-@click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pvae", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, evaluate and compare deep latent-variable models in Pyro.
 
-    Exit codes: 0 done, 2 bad input, 3 diverged, 130 interrupted, 143 terminated.
+    `pvae COMMAND --help` shows the options of a command. Exit codes: 0 success, 2 bad input, 3 the training diverged,
+    130 interrupted, 143 terminated.
     """
 
 
@@ -28,5 +30,5 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line of this process."""
+    """Run the command line with the arguments of this process."""
     cli.main()

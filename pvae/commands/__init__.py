@@ -1,4 +1,4 @@
-"""The commands of the command line, a file each."""
+"""The commands of the command line: one file for each command, and the files that they share."""
 
 from pvae.commands.checking import check
 from pvae.commands.comparing import compare

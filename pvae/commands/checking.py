@@ -1,55 +1,50 @@
-"""``pvae check``: what is wrong with a model under an objective, found without training it."""
+"""``pvae check``: find errors of a model and an objective without training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from pvae.commands.model_parts import data_of, objective_of, spec_of
+from pvae.commands.chosen_parts import build_model_and_data, chosen_data, chosen_model, chosen_objective
+from pvae.commands.error_reporting import BAD_INPUT
+from pvae.commands.help_sections import SectionedCommand
 from pvae.commands.output import print_json
-from pvae.commands.shared_options import data_options, model_options, objective_options, traceback_option
-from pvae.commands.shell import BAD_INPUT
-
-if TYPE_CHECKING:
-    from pvae.data import Splits
+from pvae.commands.shared_options import (
+    data_options,
+    json_option,
+    model_options,
+    objective_options,
+    traceback_option,
+)
 
 __all__ = ["check"]
 
 
-@click.command(short_help="Say what is wrong with a model under an objective.")
+@click.command(cls=SectionedCommand, short_help="Find errors of a model without training.")
 @click.argument("model")
 @data_options
 @objective_options
 @model_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the parameters and draws.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @traceback_option
 @click.pass_context
 def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options: object) -> None:
-    """Check MODEL under an objective on a batch of data, without training.
+    """Check MODEL with an objective on one batch of data, without training, and print what is wrong.
 
-    MODEL is a built-in name, or my_model.py:MyModel. Ends with exit code 2 where a finding is fatal.
+    MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel. The
+    exit code is 2 if a finding is fatal.
     """
-    from pvae.objectives import check as checked
+    from pvae.objectives import check as find_errors
     from pvae.train.devices import isolated
 
-    spec = spec_of(ctx, model)
-    objective, data = objective_of(ctx, spec), data_of(ctx)
+    spec = chosen_model(ctx, model)
+    objective, splits = chosen_objective(ctx, spec), chosen_data(ctx)
     with isolated(seed):
-        latent_model = spec.build(data)
-        batch = _settled(latent_model, data).train.take(slice(0, 100))
-        findings = list(checked(latent_model, batch, objective()))
+        latent_model, splits = build_model_and_data(spec, splits)
+        findings = list(find_errors(latent_model, splits.train.take(slice(0, 100)), objective()))
     if as_json:
-        print_json({"model": model, "findings": [vars(each) for each in findings]})
+        print_json({"model": model, "findings": [vars(finding) for finding in findings]})
     else:
         click.echo("\n".join(map(str, findings)) or "Nothing is wrong.")
-    if any(each.fatal for each in findings):
+    if any(finding.fatal for finding in findings):
         ctx.exit(BAD_INPUT)
-
-
-def _settled(latent_model: Any, data: Splits) -> Splits:
-    """The data as a training would see them: an open binarisation is settled by the likelihood."""
-    from pvae.models import scores_bits
-
-    return data.for_likelihood(scores_bits(latent_model, data.train.take(slice(0, 4))))

@@ -1,4 +1,4 @@
-"""``pvae compare``: the same model under several objectives and seeds, in one table and one page."""
+"""``pvae compare``: train models with several objectives and seeds, and write a table and a report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 
 import click
 
-from pvae.commands.model_parts import data_of, spec_of
+from pvae.commands.chosen_parts import chosen_data, chosen_model
+from pvae.commands.config_files import config_option
+from pvae.commands.help_sections import SectionedCommand, make_option
+from pvae.commands.option_types import parse_whole_numbers, split_list
 from pvae.commands.output import print_json
 from pvae.commands.shared_options import (
-    FIT,
-    config_option,
+    FIT_OPTIONS,
     data_options,
+    explicit_options,
     fit_options,
-    given,
+    json_option,
     model_options,
     traceback_option,
 )
@@ -24,83 +27,88 @@ from pvae.errors import InputError
 
 __all__ = ["compare"]
 
+OBJECTIVES_HELP = "Names of objectives (`pvae list`) with settings, separated by commas."
+SEEDS_HELP = "Number of seeds, counted from 0; or the seeds themselves, such as 3,5,8."
+BASELINE_HELP = "Objective to list first and to compare the others with. [default: the first of --objectives]"
+WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [default: by the number of CPU cores]"
 
-@click.command(short_help="Compare objectives: a table and a report.")
+
+@click.command(cls=SectionedCommand, short_help="Compare objectives in a table and a report.")
 @click.argument("models", metavar="MODEL[,MODEL...]")
 @data_options
-@click.option(
-    "--objectives",
-    default="elbo,iwae:particles=8",
-    show_default=True,
-    help="Names (`pvae list`) with settings, separated by commas.",
+@make_option("Comparison", "--objectives", str, "elbo,iwae:particles=8", OBJECTIVES_HELP)
+@make_option("Comparison", "--seeds", str, "3", SEEDS_HELP)
+@make_option("Comparison", "--baseline", str, None, BASELINE_HELP)
+@make_option("Comparison", "--workers", click.IntRange(min=0), None, WORKERS_HELP)
+@make_option(
+    "Comparison", "--particles", click.IntRange(min=1), 1000, "Number of draws of z per datum for the log evidence."
 )
-@click.option("--seeds", default="3", show_default=True, help="How many seeds, from 0; or the seeds: 3,5,8.")
+@make_option(
+    "Comparison", "--limit", click.IntRange(min=0), 1000, "Number of test data to evaluate on; 0 means all of them."
+)
 @model_options
-@click.option("--epochs", type=int, default=None, help="Passes over the data. [default: 50, or 1600 steps]")
+@make_option(
+    "Training", "--epochs", int, None, "Number of passes over the training data. [default: 50, or 1600 steps if more]"
+)
 @fit_options(without=["seed", "epochs", "validation_particles"])
-@click.option(
+@make_option(
+    "Training",
     "--validation-particles",
-    type=int,
-    default=None,
-    help="Draws of z per datum for the validation bound. [default: 25]",
+    int,
+    None,
+    "Number of draws of z per datum for the validation bound. [default: 25]",
 )
-@click.option("--particles", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the judgement.")
-@click.option("--limit", type=click.IntRange(min=0), default=1000, show_default=True, help="Judged data; 0 for all.")
-@click.option("--baseline", default=None, help="The objective that stands first, and others are compared with.")
-@click.option(
-    "--workers", type=click.IntRange(min=0), default=None, help="Processes; 0: this one. [default: the cores]"
-)
-@click.option("--out", type=click.Path(), required=True, help="Folder of the report and its runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.option("--out", type=click.Path(), required=True, help="Folder for the report and the runs.")
+@json_option
 @config_option
 @traceback_option
 @click.pass_context
 def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **options: Any) -> None:
-    """Compare objectives on MODEL: train under each, from several seeds, and judge all on the same test data.
+    """Train each MODEL with each objective and seed, and evaluate all on the same test data.
 
-    Runs that are there already are not trained again. The report is OUT/index.html.
+    A MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel. Runs
+    that OUT already holds are not trained again. The report is OUT/index.html.
     """
-    from pvae.comparison import compare as compared
+    from pvae.comparison import compare as compare_models
 
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    objectives = [name.strip() for name in options["objectives"].split(",") if name.strip()]
-    specs = {name: spec_of(ctx, name) for name in names}
+    specs = {name: chosen_model(ctx, name) for name in split_list(models)}
     for spec in specs.values():
         spec.check()
-    found = compared(
+    comparison = compare_models(
         specs,
-        data_of(ctx),
-        objectives,
-        seeds=_seeds(options["seeds"]),
+        chosen_data(ctx),
+        split_list(options["objectives"]),
+        seeds=_parse_seeds(options["seeds"]),
         epochs=options["epochs"],
         out=out,
         limit=options["limit"] or None,
         command=shlex.join(["pvae", *ctx.find_root().obj]),
         **{name: options[name] for name in ("particles", "baseline", "workers")},
-        **given(ctx, [name for name, *_ in FIT if name not in ("seed", "epochs")]),
+        **explicit_options(ctx, [name for name in FIT_OPTIONS if name not in ("seed", "epochs")]),
     )
     if as_json:
-        mixtures = {"mixtures": found.mixtures} if found.mixtures else {}
-        print_json({"report": found.report, "folder": found.folder, **found.table.to_json(), **mixtures})
+        mixtures = {"mixtures": comparison.mixtures} if comparison.mixtures else {}
+        print_json({"report": comparison.report, "folder": comparison.folder, **comparison.table.to_json(), **mixtures})
     else:
-        click.echo(_text(found))
+        click.echo(_summary_text(comparison))
 
 
-def _text(found: Any) -> str:
-    """The table as wide as the terminal allows, what it says, and where the page is."""
+def _summary_text(comparison: Any) -> str:
+    """Return the table, at most as wide as the terminal, its verdict, and the path of the report."""
     from pvae.comparison.table.mixture_agreement import summary_lines
 
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
-    shown = found.table.to_text(width, terminal=sys.stdout.isatty())
-    return "\n\n".join([shown, found.table.verdict(), *summary_lines(found.mixtures), f"Report: {found.report}"])
+    table = comparison.table.to_text(width, terminal=sys.stdout.isatty())
+    parts = [table, comparison.table.verdict(), *summary_lines(comparison.mixtures), f"Report: {comparison.report}"]
+    return "\n\n".join(parts)
 
 
-def _seeds(text: str) -> list[int]:
-    """Return the seeds meant: ``"3"`` is 0, 1, 2; ``"3,5"`` and ``"7,"`` are themselves."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0 or ("," not in text and numbers[0] == 0) or len(set(numbers)) < len(numbers):
-        raise InputError(f"--seeds takes how many seeds, such as 3, or the seeds, such as 0,1,2; got {text!r}.")
-    return numbers if "," in text else list(range(numbers[0]))
+def _parse_seeds(text: str) -> list[int]:
+    """Return the seeds of an option: ``"3"`` means 0, 1, 2; ``"3,5"`` and ``"7,"`` list the seeds themselves."""
+    numbers = parse_whole_numbers(text)
+    is_count = "," not in text
+    if not numbers or min(numbers) < 0 or (is_count and numbers[0] == 0) or len(set(numbers)) < len(numbers):
+        raise InputError(
+            f"--seeds needs a number of seeds, such as 3, or different seeds, such as 0,1,2; got {text!r}."
+        )
+    return list(range(numbers[0])) if is_count else numbers

@@ -1,65 +1,66 @@
-"""``pvae data``: which data sets have a name, whether their files are here and right, and fetching them."""
+"""``pvae data``: list, verify and download the data sets that have a name."""
 
 from __future__ import annotations
 
 import click
 
-from pvae.commands.output import print_json, say, table
-from pvae.commands.shared_options import traceback_option
-from pvae.commands.shell import Named
+from pvae.commands.error_reporting import SuggestingGroup
+from pvae.commands.output import format_table, print_json, print_status
+from pvae.commands.shared_options import json_option, traceback_option
 
 __all__ = ["data"]
 
 
-@click.group(cls=Named)
+@click.group(cls=SuggestingGroup)
 def data() -> None:
-    """List, verify and fetch named data sets.
+    """List, verify and download named data sets.
 
-    Files are looked for in $PVAE_DATA, then in the cache ($PVAE_CACHE); $PVAE_MIRROR is asked first for
-    what must be downloaded.
+    Files are searched for in the folder $PVAE_DATA, then in the cache folder $PVAE_CACHE. A download tries the address
+    $PVAE_MIRROR first. Each of these environment variables is optional.
     """
 
 
-@data.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@data.command("list", short_help="List the named data sets.")
+@json_option
 @traceback_option
 def list_(as_json: bool) -> None:
-    """List the data sets that have a name, and say where they are."""
+    """List the named data sets, and whether their files are on this machine."""
     from pvae.data import describe_data
 
-    found = describe_data()
+    data_sets = describe_data()
     if as_json:
-        named = {name: {"about": line, "here": here, "folder": where} for name, line, here, where in found}
-        print_json({"data": named})
+        records = {
+            name: {"about": about, "here": present, "folder": folder} for name, about, present, folder in data_sets
+        }
+        print_json({"data": records})
         return
-    click.echo(
-        table(
-            ["name", "here", "about"],
-            [[name, "yes" if here else "no", line] for name, line, here, _ in found],
-        )
-    )
+    rows = [[name, "yes" if present else "no", about] for name, about, present, _ in data_sets]
+    click.echo(format_table(["name", "present", "about"], rows))
 
 
-@data.command()
+@data.command(short_help="Check files against their SHA-256 checksum.")
 @click.argument("names", nargs=-1)
 @traceback_option
 def verify(names: tuple[str, ...]) -> None:
-    """Check the files of data sets against their SHA-256; by default of every set that is here."""
-    from pvae.data import describe_data
-    from pvae.data import verify as verified
+    """Check the files of the data sets NAMES against their SHA-256 checksum.
 
-    for name in names or [name for name, _, here, _ in describe_data() if here]:
-        for line in verified(name):
+    Without NAMES, every data set whose files are on this machine is checked.
+    """
+    from pvae.data import describe_data
+    from pvae.data import verify as verify_files
+
+    for name in names or [name for name, _, present, _ in describe_data() if present]:
+        for line in verify_files(name):
             click.echo(line)
 
 
-@data.command()
+@data.command(short_help="Download data sets.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @traceback_option
 def fetch(names: tuple[str, ...]) -> None:
-    """Download data sets into the cache, each file checked against its SHA-256."""
-    from pvae.data import fetch as fetched
+    """Download the data sets NAME... into the cache, and check each file against its SHA-256 checksum."""
+    from pvae.data import fetch as fetch_files
 
     for name in names:
-        say(f"Fetching {name} ...")
-        click.echo(f"{name}: {fetched(name)}")
+        print_status(f"Fetching {name} ...")
+        click.echo(f"{name}: {fetch_files(name)}")

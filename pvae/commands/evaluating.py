@@ -1,4 +1,4 @@
-"""``pvae evaluate``: how good a run is, with standard errors."""
+"""``pvae evaluate``: estimate the log evidence, ELBO or accuracy of a run, with standard errors."""
 
 from __future__ import annotations
 
@@ -7,88 +7,113 @@ from typing import Any
 
 import click
 
-from pvae.commands.output import lines, print_json, say
-from pvae.commands.shared_options import traceback_option
+from pvae.commands.help_sections import SectionedCommand, make_option
+from pvae.commands.output import format_rows, print_json, print_status
+from pvae.commands.shared_options import (
+    checkpoint_option,
+    data_folder_option,
+    device_option,
+    json_option,
+    other_data_option,
+    split_option,
+    traceback_option,
+)
 from pvae.errors import InputError
 
 __all__ = ["evaluate"]
 
-
-@click.command(short_help="Judge a run, with standard errors.")
-@click.argument("run")
-@click.option("--data", default=None, help="Other data than the run's own: a name or a file.")
-@click.option("--data-folder", type=click.Path(), default=None, help="Folder with data sets, before $PVAE_DATA.")
-@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
-@click.option(
-    "--method",
-    type=click.Choice(["is", "elbo", "accuracy"]),
-    default="is",
-    show_default=True,
-    help="is: importance sampling, with all diagnostics; elbo: the evidence lower bound alone; accuracy: of labels.",
+METHOD_HELP = (
+    "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. "
+    "accuracy: accuracy of predicted labels."
 )
-@click.option("--particles", type=click.IntRange(min=1), default=1000, show_default=True, help="Draws per datum.")
-@click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first data of the split.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-@click.option("--arviz", type=click.Path(), default=None, help="Also write draws to this netCDF file, for ArviZ.")
+PARTICLES_HELP = "Number of draws of z per datum. The method accuracy needs none."
+ARVIZ_HELP = "Write posterior and prior draws for the first data to this netCDF file, for ArviZ."
+
+
+@click.command(cls=SectionedCommand, short_help="Evaluate a run, with standard errors.")
+@click.argument("run")
+@other_data_option
+@data_folder_option
+@split_option("test")
+@make_option("Data", "--limit", click.IntRange(min=1), None, "Number of data to use, the first ones. [default: all]")
+@make_option("Run", "--method", click.Choice(["is", "elbo", "accuracy"]), "is", METHOD_HELP)
+@checkpoint_option
+@make_option("Computation", "--particles", click.IntRange(min=1), 1000, PARTICLES_HELP)
+@make_option("Computation", "--seed", int, 0, "Seed of the draws.")
+@device_option
+@make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)
+@json_option
 @traceback_option
 def evaluate(run: str, data: str | None, arviz: str | None, as_json: bool, **options: Any) -> None:
-    """Judge the run in the folder RUN on data that it was not trained on, in nats per datum."""
+    """Evaluate the run in the folder RUN, by default on its test split, in nats per datum."""
     from pvae.commands.runs import data_of_run
     from pvae.train import open_run
     from pvae.train.devices import resolve
 
-    if arviz is not None and not Path(arviz).resolve().parent.is_dir():
-        raise InputError(f"--arviz {arviz}: there is no folder {Path(arviz).resolve().parent}.")
+    _check_arviz_path(arviz)
     device = resolve(options["device"])
     opened = open_run(run, checkpoint=options["checkpoint"])
     splits = data_of_run(opened, data, options.pop("data_folder"))
-    where = {name: options[name] for name in ("split", "limit", "seed")}
-    where["device"] = device
-    drawn = "" if options["method"] == "accuracy" else f", {options['particles']} particles"
-    say(f"Judging {run} on {splits.name}, {options['split']} split{drawn} ...")
-    found = _judged(options["method"], opened, splits, options["particles"], where)
+    settings = {name: options[name] for name in ("split", "limit", "seed")} | {"device": device}
+    draws = "" if options["method"] == "accuracy" else f", {options['particles']} particles"
+    print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{draws} ...")
+    record = _evaluate(options["method"], opened, splits, options["particles"], settings)
     if arviz is not None:
-        found["arviz"] = _written(arviz, opened, splits, where)
+        record["arviz"] = _write_arviz(arviz, opened, splits, settings)
     if as_json:
-        print_json({"run": run, "data_set": splits.summary(), **options, **found})
+        print_json({"run": run, "data_set": splits.summary(), **options, **record})
     else:
-        click.echo(lines(_readable(found)))
+        click.echo(format_rows(_text_rows(record)))
 
 
-def _judged(method: str, run: Any, splits: Any, particles: int, where: dict[str, Any]) -> dict[str, Any]:
+def _check_arviz_path(arviz: str | None) -> None:
+    """Raise InputError before any computation if the folder of the ArviZ file does not exist."""
+    if arviz is None:
+        return
+    folder = Path(arviz).resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"--arviz needs a path in an existing folder; the folder {folder} does not exist.")
+
+
+def _evaluate(method: str, run: Any, splits: Any, particles: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the estimates of one method by name, as the JSON output holds them."""
     from pvae.evaluate import accuracy, elbo, judge
 
     if method == "accuracy":
-        return {"accuracy": accuracy(run, splits, **where)}
+        return {"accuracy": accuracy(run, splits, **settings)}
     if method == "elbo":
-        return {"elbo": elbo(run, splits, particles, **where)}
-    judgement = judge(run, splits, particles, **where)
-    return {**judgement.to_json(), **{name: getattr(judgement, name) for name in ("log_evidence", "elbo", "gap")}}
+        return {"elbo": elbo(run, splits, particles, **settings)}
+    judgement = judge(run, splits, particles, **settings)
+    estimates = {name: getattr(judgement, name) for name in ("log_evidence", "elbo", "gap")}
+    return {**judgement.to_json(), **estimates}
 
 
-def _written(path: str, run: Any, splits: Any, where: dict[str, Any]) -> str:
+def _write_arviz(path: str, run: Any, splits: Any, settings: dict[str, Any]) -> str:
+    """Write the draws for at most 100 data, and return the path."""
     from pvae.evaluate import save, to_arviz
 
-    tree = to_arviz(run, splits, **{**where, "limit": min(where["limit"] or 100, 100)})
+    tree = to_arviz(run, splits, **{**settings, "limit": min(settings["limit"] or 100, 100)})
     return str(save(tree, path))
 
 
-def _readable(found: dict[str, Any]) -> dict[str, Any]:
-    """What a person reads: estimates and single values, named in words."""
-    plain = {name: value for name, value in found.items() if not isinstance(value, dict | list)}
-    if found.get("ess", {}).get("median") is not None:
-        median, low = found["ess"]["median"], found["ess"]["q05"]
-        khat = found["khat"]
-        plain["effective sample size"] = f"{median:.1f} of {found['particles']} (median; 5% quantile {low:.1f})"
-        plain["Pareto k-hat"] = (
-            f"{khat['median']:.2f} (median); {khat['unreliable']:.1%} of the data above {khat['good']:.2f}, too high"
-            if khat["median"] is not None
-            else "unknown: it takes more particles"
-        )
-    if "seconds" in plain:
-        plain["seconds"] = f"{plain['seconds']:.1f}"
-    notes = {f"note {number}": note for number, note in enumerate(found.get("notes", ()), 1)}
-    return {name.replace("_", " "): value for name, value in (plain | notes).items()}
+def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the estimates and single values of a record for a person, by name."""
+    rows = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
+    if record.get("ess", {}).get("median") is not None:
+        rows["effective sample size"] = _ess_text(record)
+        rows["Pareto k-hat"] = _khat_text(record["khat"])
+    if "seconds" in rows:
+        rows["seconds"] = f"{rows['seconds']:.1f}"
+    rows |= {f"note {number}": note for number, note in enumerate(record.get("notes", ()), 1)}
+    return {name.replace("_", " "): value for name, value in rows.items()}
+
+
+def _ess_text(record: dict[str, Any]) -> str:
+    median, low = record["ess"]["median"], record["ess"]["q05"]
+    return f"{median:.1f} of {record['particles']} (median; 5% quantile {low:.1f})"
+
+
+def _khat_text(khat: dict[str, Any]) -> str:
+    if khat["median"] is None:
+        return "unknown: it needs more particles"
+    return f"{khat['median']:.2f} (median); {khat['unreliable']:.1%} of the data above {khat['good']:.2f}, too high"

@@ -1,4 +1,4 @@
-"""What commands print: tables and lines for people, one JSON object for programs."""
+"""Output of the commands: text tables for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-__all__ = ["json_text", "lines", "print_json", "say", "table"]
+__all__ = ["format_rows", "format_table", "json_text", "print_json", "print_status"]
 
 
-def say(message: str) -> None:
-    """Print a line for a person on standard error, where progress goes."""
+def print_status(message: str) -> None:
+    """Print a line on standard error, so that standard output holds the result only."""
     click.echo(message, err=True)
 
 
@@ -50,34 +50,30 @@ def _finite(content: Any) -> Any:
     return content
 
 
-def lines(rows: Mapping[str, Any]) -> str:
-    """Return names and values, one pair a line, the values below each other.
+def format_rows(rows: Mapping[str, Any]) -> str:
+    """Return one line for each name and its value, with the values aligned.
 
-    >>> print(lines({"data": "digits", "loss": 27.2}))
+    >>> print(format_rows({"data": "digits", "loss": 27.2}))
     data  digits
     loss  27.2
     """
     width = max(map(len, rows), default=0)
-    return "\n".join(f"{name:<{width}}  {content}" for name, content in rows.items())
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table as text: the first column to the left, the others to the right.
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table as text, with the first column aligned left and the others aligned right.
 
-    >>> print(table(["name", "loss"], [["elbo", 27.25], ["iwae", 9.5]]))
+    >>> print(format_table(["name", "loss"], [["elbo", 27.25], ["iwae", 9.5]]))
     name   loss
     elbo  27.25
     iwae    9.5
     """
     cells = [list(map(str, row)) for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    aligned = [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in cells
-    ]
-    return "\n".join(line.rstrip() for line in aligned)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(_format_line(line, widths) for line in cells)
+
+
+def _format_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()

@@ -1,4 +1,4 @@
-"""``pvae train``: one model, one objective, one run folder."""
+"""``pvae train``: train one model with one objective, and write a run folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
-from pvae.commands.model_parts import data_of, objective_of, spec_of
-from pvae.commands.output import lines, print_json
+from pvae.commands.chosen_parts import chosen_data, chosen_model, chosen_objective
+from pvae.commands.config_files import config_option
+from pvae.commands.help_sections import SectionedCommand, make_option
+from pvae.commands.output import format_rows, print_json
 from pvae.commands.shared_options import (
-    FIT,
-    config_option,
+    FIT_OPTIONS,
     data_options,
     fit_options,
+    json_option,
     model_options,
     objective_options,
     traceback_option,
@@ -23,42 +25,45 @@ from pvae.errors import InputError
 
 __all__ = ["default_folder", "train"]
 
+PROGRESS_HELP = "Show progress on standard error: a bar on a terminal, else one line per epoch. [default: show]"
 
-@click.command(short_help="Train a model, and write a run folder.")
+
+@click.command(cls=SectionedCommand, short_help="Train a model, and write a run folder.")
 @click.argument("model")
 @data_options
 @objective_options
 @model_options
 @fit_options()
-@click.option("--out", type=click.Path(), default=None, help="Run folder. [default: runs/MODEL-DATA-OBJECTIVE-seedN]")
-@click.option("--progress/--no-progress", default=None, help="A bar on a terminal, lines elsewhere; or nothing.")
-@click.option("--resume", is_flag=True, help="Continue the run in the folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@make_option("Run", "--out", click.Path(), None, "Run folder. [default: runs/MODEL-DATA-OBJECTIVE-seedN]")
+@click.option("--resume", is_flag=True, help="Resume the run in the run folder.")
+@click.option("--progress/--no-progress", default=None, help=PROGRESS_HELP)
+@json_option
 @config_option
 @traceback_option
 @click.pass_context
 def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_json: bool, **options: Any) -> None:
     """Train MODEL, and write a run folder.
 
-    MODEL is a built-in name (vae), or a class or function of your own: my_model.py:MyModel.
+    MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel.
     """
     from pvae.train import fit
 
-    spec = spec_of(ctx, model)
-    objective = objective_of(ctx, spec)
+    spec = chosen_model(ctx, model)
+    objective = chosen_objective(ctx, spec)
     folder = Path(out) if out else default_folder(model, options["data"], objective.text, options["seed"])
     _check_folder(folder, resume)
-    data = data_of(ctx)
-    chosen = {name: options[name] for name, *_ in FIT}
-    run = fit(spec, data, objective=objective(), out=folder, resume=resume, progress=options["progress"], **chosen)
+    splits = chosen_data(ctx)
+    training = {name: options[name] for name in FIT_OPTIONS}
+    run = fit(spec, splits, objective=objective(), out=folder, resume=resume, progress=options["progress"], **training)
+    record = _run_record(run)
     if as_json:
-        print_json(_record(run))
+        print_json(record)
     else:
-        click.echo(lines(_summary(_record(run))))
+        click.echo(format_rows(_text_rows(record)))
 
 
 def default_folder(model: str, data: str, objective: str, seed: int) -> Path:
-    """Return the run folder for a training that names none.
+    """Return the run folder of a training without ``--out``.
 
     >>> print(default_folder("vae", "digits", "iwae:particles=8", 0))
     runs/vae-digits-iwae_particles=8-seed0
@@ -68,65 +73,62 @@ def default_folder(model: str, data: str, objective: str, seed: int) -> Path:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse an existing folder before anything is read or built."""
+    """Raise InputError for a folder in use before anything is read or built."""
     if folder.exists() and not resume and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
-            f"{folder} exists already, and was not changed. Continue it with --resume, or name another with --out."
+            f"{folder} exists already, and was not changed. Resume its run with --resume, or name another folder "
+            "with --out."
         )
 
 
-def _sizes(sizes: dict[str, int]) -> str:
-    """How many data are in each split."""
-    return ", ".join(f"{count} {name}" for name, count in sizes.items() if count)
-
-
-def _parameters(model: Any) -> int:
-    """How many numbers are trained, in modules and in the model's parameter store."""
+def _count_parameters(model: Any) -> int:
+    """Return the number of scalar parameters in modules and in the model's parameter store."""
     from torch import nn
 
     from pvae.models import named_parameters, scope
 
     with scope(model):
-        return sum(each.numel() for each in named_parameters(model, [model] * isinstance(model, nn.Module)).values())
+        modules = [model] if isinstance(model, nn.Module) else []
+        return sum(parameter.numel() for parameter in named_parameters(model, modules).values())
 
 
-def _record(run: Any) -> dict[str, Any]:
-    """What a training settled and came to, for programs."""
-    training = run.config["training"]
-    done = [each for each in run.history if "epoch" in each]
+def _run_record(run: Any) -> dict[str, Any]:
+    """Return the settings and results of a training, as the JSON output holds them."""
+    data = run.config["data"]
+    epochs = [record for record in run.history if "epoch" in record]
     return {
         "run": run.folder,
         "model": run.config["model"].get("name"),
-        "parameters": _parameters(run.model),
+        "parameters": _count_parameters(run.model),
         "step": run.step,
         "objective": run.config["objective"],
-        "data": {name: run.config["data"][name] for name in ("name", "binarise", "sizes", "seed", "checksum", "notes")},
-        "training": training,
+        "data": {name: data[name] for name in ("name", "binarise", "sizes", "seed", "checksum", "notes")},
+        "training": run.config["training"],
         "seconds": run.seconds,
-        "epochs": len(done),
-        "final": done[-1] if done else {},
+        "epochs": len(epochs),
+        "final": epochs[-1] if epochs else {},
     }
 
 
-def _summary(record: dict[str, Any]) -> dict[str, Any]:
-    """The same in a few lines, for a person."""
+def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a training in a few rows for a person."""
     training, data, final = record["training"], record["data"], record["final"]
-    bound, error = final.get("validation_bound"), final.get("validation_error")
+    sizes = ", ".join(f"{count} {name}" for name, count in data["sizes"].items() if count)
     rows = {
-        "data": f"{data['name']}: {_sizes(data['sizes'])}; binarise {data['binarise']}, seed {data['seed']}",
+        "data": f"{data['name']}: {sizes}; binarise {data['binarise']}, seed {data['seed']}",
         "model": f"{record['model']}, {record['parameters']} parameters",
         "objective": record["objective"],
         "device": f"{training['device']}, {training['precision']}, step {record['step']}",
         "training": f"{record['epochs']} epochs in {record['seconds']:.1f} s",
-        "loss": f"{final['loss']:.4f} nats per datum" if final.get("loss") is not None else "none",
-        "validation bound": _with_error(bound, error),
+        "loss": _nats_text(final.get("loss")),
+        "validation bound": _nats_text(final.get("validation_bound"), final.get("validation_error")),
         "run": record["run"],
     }
-    return {name: text for name, text in rows.items() if text != "none"}
+    return {name: value for name, value in rows.items() if value is not None}
 
 
-def _with_error(value: float | None, error: float | None) -> str:
-    """A value in nats, with its standard error where it has one."""
+def _nats_text(value: float | None, error: float | None = None) -> str | None:
+    """Return a value in nats per datum, with its standard error if there is one; None if there is no value."""
     if value is None:
-        return "none"
+        return None
     return f"{value:.4f}{'' if error is None else f' ± {error:.4f}'} nats per datum"

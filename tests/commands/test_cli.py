@@ -20,7 +20,8 @@ from command_line import Done, in_process, run
 
 import pvae
 from pvae.cli import cli
-from pvae.commands.shared_options import FIT, MODEL, Setting
+from pvae.commands.option_types import SettingType
+from pvae.commands.shared_options import MODEL_HELP
 from pvae.densities.parts import accepted
 from pvae.models import MODELS
 
@@ -113,7 +114,7 @@ def test_every_option_has_a_help_text() -> None:
         f"{name} {option.name}"
         for name, command in cli.commands.items()
         for option in command.params
-        if isinstance(option, click.Option) and not option.help and not isinstance(option.type, click.Choice)
+        if isinstance(option, click.Option) and not option.help
     ]
     assert silent == []
 
@@ -132,20 +133,33 @@ def test_without_a_command_help_is_shown_and_the_code_is_2() -> None:
 
 
 def test_every_argument_of_fit_is_a_flag_with_the_same_default() -> None:
-    defaults = {name: each.default for name, each in inspect.signature(pvae.fit).parameters.items()}
-    elsewhere = {"model", "data", "objective", "out", "resume", "progress"}
-    only_python = {"callbacks", "fields", "model_spec"}
-    assert {name for name, *_ in FIT} == set(defaults) - elsewhere - only_python
-    assert {name: default for name, _, default, _ in FIT} == {name: defaults[name] for name, *_ in FIT}
+    flags = {option.name: option.default for option in cli.commands["train"].params if isinstance(option, click.Option)}
+    differs_by_design = {"model", "data", "objective", "out", "resume", "progress"}
+    python_only = {"callbacks", "fields", "model_spec"}
+    arguments = inspect.signature(pvae.fit).parameters.items()
+    defaults = {name: each.default for name, each in arguments if name not in differs_by_design | python_only}
+    assert len(defaults) == 17
+    assert {name: flags.get(name, "no flag") for name in defaults} == defaults
+
+
+def test_an_integer_option_of_fit_has_a_flag_that_takes_integers() -> None:
+    types = {option.name: option.type for option in cli.commands["train"].params}
+    assert [types[name] for name in ("epochs", "patience", "clip", "device")] == [
+        click.INT,
+        click.INT,
+        click.FLOAT,
+        click.STRING,
+    ]
+    assert types["on_divergence"].choices == ("stop", "rollback")
 
 
 def test_every_part_of_the_vae_is_a_flag() -> None:
-    assert {name for name, _ in MODEL} >= set(inspect.signature(pvae.VAE).parameters) - {"data_shape"}
+    assert set(MODEL_HELP) >= set(inspect.signature(pvae.VAE).parameters) - {"data_shape"}
 
 
 def test_every_model_flag_is_an_argument_of_a_built_in_model() -> None:
     taken = {name for each in MODELS.values() for name in accepted(each)[0]}
-    assert {name for name, _ in MODEL} <= taken
+    assert set(MODEL_HELP) <= taken
 
 
 @pytest.mark.parametrize(
@@ -153,7 +167,7 @@ def test_every_model_flag_is_an_argument_of_a_built_in_model() -> None:
     [("3", 3), ("0.5", 0.5), ("none", None), ("true", True), ("200,100", (200, 100)), ("tanh", "tanh")],
 )
 def test_settings_are_read_by_their_text(text: str, value: Any) -> None:
-    assert Setting().convert(text, None, None) == value
+    assert SettingType().convert(text, None, None) == value
 
 
 # Training

@@ -1,0 +1,80 @@
+"""The data, the model and the objective that the options of a command choose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pvae.commands.shared_options import MODEL_HELP, explicit_options
+from pvae.errors import InputError
+from pvae.names import value as parse_value
+
+if TYPE_CHECKING:
+    from pvae.data import Splits
+    from pvae.models.build import ModelSpec
+    from pvae.objectives.registry import NamedObjective
+
+__all__ = ["build_model_and_data", "chosen_data", "chosen_model", "chosen_objective"]
+
+
+def chosen_data(ctx: click.Context) -> Splits:
+    """Return the data that the options choose. Data of a file are named by its path, so that a run finds it again."""
+    from pvae.data import data_names, load_data
+
+    options: dict[str, Any] = ctx.params
+    source, folder = options["data"], options["data_folder"]
+    splits = load_data(
+        source,
+        binarise=options["binarise"],
+        validation=options["validation"],
+        seed=options["data_seed"],
+        folder=folder,
+        mask=options["mask"],
+        labels=options["labels"],
+    )
+    return splits if source in data_names() else replace(splits, name=str(Path(folder or "", source)))
+
+
+def chosen_model(ctx: click.Context, model: str) -> ModelSpec:
+    """Return the specification of the model that the options choose; nothing is built yet."""
+    from pvae.models.build import ModelSpec
+
+    return ModelSpec(model, _model_settings(ctx))
+
+
+def _model_settings(ctx: click.Context) -> dict[str, Any]:
+    """Return the settings of the model: those of the flags, replaced by those of ``--set``."""
+    settings = explicit_options(ctx, MODEL_HELP)
+    for text in ctx.params["set_"]:
+        name, separator, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator or not name.isidentifier():
+            raise InputError(f"--set needs name=value, such as latent=4; got {text!r}.")
+        settings[name] = parse_value(value)
+    return settings
+
+
+def chosen_objective(ctx: click.Context, spec: ModelSpec) -> NamedObjective:
+    """Return the factory of the objective that the options choose; the default is the model's own."""
+    from pvae.objectives import make_objective
+
+    text = ctx.params["objective"] or spec.default_objective
+    if ctx.params["particles"] is not None:
+        text = f"{text}:particles={ctx.params['particles']}"
+    gradients = "+".join(strategy.replace("score:", "") for strategy in ctx.params["gradients"])
+    return make_objective(f"{text}:gradients={gradients}" if gradients else text)
+
+
+def build_model_and_data(spec: ModelSpec, splits: Splits) -> tuple[Any, Splits]:
+    """Return the model, freshly built, and the data with ``binarise="auto"`` decided by the model's likelihood.
+
+    The caller seeds the random generators, which decide the parameters.
+    """
+    from pvae.models import scores_bits
+
+    latent_model = spec.build(splits)
+    first_data = splits.train.take(slice(0, 4))
+    return latent_model, splits.for_likelihood(scores_bits(latent_model, first_data))

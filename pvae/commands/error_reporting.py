@@ -1,0 +1,129 @@
+"""Errors of the command line: one line on standard error and an exit code, without a traceback."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from pvae.errors import DivergenceError, InputError
+from pvae.names import unknown
+
+__all__ = ["BAD_INPUT", "DIVERGED", "INTERRUPTED", "MainGroup", "SuggestingGroup", "user_frame"]
+
+BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
+_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
+
+
+class SuggestingGroup(click.Group):
+    """A group of commands that suggests the nearest name for an unknown command."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Return the command that the arguments name.
+
+        Raises:
+            InputError: if no command has that name; the message suggests the nearest one.
+        """
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+class MainGroup(SuggestingGroup):
+    """The group of all commands. It turns an error into one line and an exit code."""
+
+    # click overloads this method by standalone_mode, which is always off here because we print errors ourselves.
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """Run a command, and end the process with its exit code.
+
+        Args:
+            args: the arguments; by default those of the process.
+            prog_name: name of the program in the help.
+            extra: settings of `click.Group.main`.
+        """
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra |= {"standalone_mode": False, "obj": arguments}
+        original, warnings.showwarning = warnings.showwarning, _print_warning
+        try:
+            code = super().main(arguments, prog_name or "pvae", **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+            sys.exit(BAD_INPUT)
+        except click.Abort:
+            _exit_with_error(
+                "interrupted; the checkpoints are kept. Continue a training with --resume, or a comparison with the "
+                "same command.",
+                INTERRUPTED,
+            )
+        except Exception as error:
+            _report(error, show_traceback="--traceback" in arguments)
+        finally:
+            warnings.showwarning = original
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Print a warning as one line, without the place in the code, which does not help on a command line."""
+    click.echo(f"pvae: warning: {' '.join(str(message).split())}", err=True)
+
+
+def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
+    """End the process with the line and the exit code of an error; raise the error again if it is a bug of pvae."""
+    if show_traceback:
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        _exit_with_error(error.format_message(), BAD_INPUT)
+    if isinstance(error, DivergenceError):
+        _exit_with_error(str(error), DIVERGED)
+    frame = user_frame(error)
+    if frame is not None:
+        hint = "" if show_traceback else " (--traceback shows more)"
+        _exit_with_error(f"{frame}: {type(error).__name__}: {_first_line(error)}{hint}", BAD_INPUT)
+    if isinstance(error, InputError):
+        _exit_with_error(str(error), BAD_INPUT)
+    if isinstance(error, OSError) and error.filename is not None:
+        _exit_with_error(f"{error.strerror}: {error.filename}", BAD_INPUT)
+    raise error
+
+
+def _exit_with_error(message: str, code: int) -> NoReturn:
+    click.echo(f"pvae: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error: Pyro appends a table of shapes to the errors of a program."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def user_frame(error: BaseException) -> str | None:
+    """Return ``file:line`` of the innermost frame of an error that is in the user's code; None if there is none.
+
+    A file is the user's code if it is outside pvae, the standard library and the installed packages.
+    """
+    if isinstance(error, SyntaxError) and error.filename and _is_user_code(error.filename):
+        return f"{error.filename}:{error.lineno}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_user_code(frame.filename):
+            return f"{_short_path(frame.filename)}:{frame.lineno}"
+    return None
+
+
+def _is_user_code(filename: str) -> bool:
+    path = Path(filename)
+    if filename.startswith("<") or any(folder in path.parts for folder in _PACKAGE_FOLDERS):
+        return False
+    package, standard_library, script = Path(__file__).parents[1], Path(linecache.__file__).parent, Path(sys.argv[0])
+    return not any(path.resolve().is_relative_to(place.resolve()) for place in (package, standard_library, script))
+
+
+def _short_path(filename: str) -> str:
+    """Return a path relative to the working folder if the file is inside it."""
+    path = Path(filename).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

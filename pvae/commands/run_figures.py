@@ -1,0 +1,215 @@
+"""The figures of ``pvae show``: one function for each, from a run and its data to a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pvae.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pvae.batch import Batch
+    from pvae.data import Splits
+    from pvae.train import Run
+
+__all__ = ["FIGURES", "FigureKind", "draw_figure"]
+
+
+@dataclass(frozen=True)
+class FigureInputs:
+    """What the figures are drawn from.
+
+    Attributes:
+        run: the opened run.
+        splits: its data.
+        batch: the chosen split.
+        split: its name.
+        count: number of pictures, codes, latent units, lines or columns.
+        site: latent site of a traversal, or None.
+    """
+
+    run: Run
+    splits: Splits
+    batch: Batch
+    split: str
+    count: int
+    site: str | None
+
+    def first_data(self) -> Batch:
+        """Return the first `count` data of the split."""
+        return self.batch.take(slice(0, self.count))
+
+    def as_pictures(self, x: Any, leading: int = 1) -> Any:
+        """Return values in the shape of a datum if they have as many features, else unchanged.
+
+        Args:
+            x: values, shape (*leading, features).
+            leading: number of leading dimensions.
+
+        Returns:
+            The values, shape (*leading, *data_shape) or unchanged.
+        """
+        fits = math.prod(x.shape[leading:]) == math.prod(self.splits.data_shape)
+        return x.reshape(*x.shape[:leading], *self.splits.data_shape) if fits else x
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """A kind of figure.
+
+    Attributes:
+        description: one line for the help.
+        draw: returns the figure, or None for the history, which needs no data.
+        default_count: default of ``--count``.
+    """
+
+    description: str
+    draw: Callable[[FigureInputs], Figure] | None
+    default_count: int = 0
+
+
+def draw_figure(run: Run, name: str, options: dict[str, Any]) -> Figure:
+    """Return one figure of a run.
+
+    Args:
+        run: the opened run.
+        name: a key of `FIGURES`.
+        options: the options of ``pvae show``.
+
+    Raises:
+        InputError: if the data cannot be loaded, or the run has no such figure.
+    """
+    from pvae import plots
+    from pvae.commands.runs import data_of_run, require_split
+    from pvae.train.devices import isolated
+
+    kind = FIGURES[name]
+    if kind.draw is None:
+        return plots.history(run.history)
+    splits = data_of_run(run, options["data"], options["data_folder"])
+    batch = require_split(splits, options["split"])
+    count = options["count"] or kind.default_count
+    inputs = FigureInputs(run, splits, batch, options["split"], count, options["site"])
+    with isolated(options["seed"]):
+        return kind.draw(inputs)
+
+
+def _samples(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.programs.queries import sample
+
+    return plots.image_grid(inputs.as_pictures(sample(inputs.run.model, inputs.first_data())))
+
+
+def _reconstructions(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.programs.queries import reconstruct
+
+    batch = inputs.first_data()
+    reconstructed = reconstruct(inputs.run.model, batch)
+    return plots.reconstructions(inputs.as_pictures(batch["x"]), inputs.as_pictures(reconstructed))
+
+
+def _inpainting(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.models import ConditionalVAE
+    from pvae.models.imputation import impute
+
+    model, batch = inputs.run.model, inputs.first_data()
+    missing = model.missing_entries if isinstance(model, ConditionalVAE) else None
+    if missing is not None:  # a model of some quadrants given the others
+        mask = (~missing).expand(batch.size, *missing.shape)
+        imputed = model.impute(batch.x, mean=True)[0]
+    else:
+        batch = _with_mask(inputs, batch)
+        mask, imputed = batch.mask, impute(model, batch, n=1).mean
+    return plots.inpainting(inputs.as_pictures(batch.x), inputs.as_pictures(mask), inputs.as_pictures(imputed))
+
+
+def _with_mask(inputs: FigureInputs, batch: Batch) -> Batch:
+    """Return the batch with the mask of its missing entries; the training split draws its mask at each use."""
+    if inputs.split == "train" and inputs.splits.train_mask is not None:
+        batch = batch.replace(mask=inputs.splits.train_mask.like(batch.x) * batch.mask)
+    if "mask" not in batch:
+        raise InputError("Inpainting needs data with missing entries: train with --mask block, or data with a mask.")
+    return batch
+
+
+def _latent(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.programs.queries import encode, joined
+
+    batch = inputs.first_data()
+    return plots.latent_scatter(joined(encode(inputs.run.model, batch)), batch.get("y"))
+
+
+def _traversal(inputs: FigureInputs) -> Figure:
+    import torch
+
+    from pvae import plots
+    from pvae.models.rendering import traverse
+
+    values = torch.linspace(-3, 3, 9)
+    pictures = traverse(inputs.run.model, inputs.batch, values, site=inputs.site)[: inputs.count]
+    return plots.traversal(inputs.as_pictures(pictures, leading=2), values)
+
+
+def _interpolation(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import interpolate
+
+    pairs = min(inputs.count, inputs.batch.size // 2)
+    if pairs < 1:
+        raise InputError("An interpolation needs two data; this split has one. Choose another split with --split.")
+    start = inputs.batch.take(slice(0, pairs))
+    end = inputs.batch.take(slice(pairs, 2 * pairs))
+    return plots.interpolations(inputs.as_pictures(interpolate(inputs.run.model, start, end), leading=2))
+
+
+def _plane(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import plane
+
+    pictures, values = plane(inputs.run.model, inputs.batch, inputs.count)
+    return plots.plane(inputs.as_pictures(pictures, leading=2), values)
+
+
+def _classes(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import value_by_value
+
+    rows = value_by_value(inputs.run.model, inputs.batch, inputs.count)
+    names = [str(value) for value in range(len(rows.pictures))]
+    return plots.value_rows(inputs.as_pictures(rows.pictures, leading=2), names, rows.name)
+
+
+def _components(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.models.rendering import value_by_value
+
+    rows = value_by_value(inputs.run.model, inputs.batch)
+    if rows.shares is None:
+        raise InputError("The model has no components, since y is a condition of it; use --what classes.")
+    heaviest = rows.shares.argsort(descending=True)[: inputs.count]
+    pictures = inputs.as_pictures(rows.pictures[heaviest, 0])
+    if pictures.dim() < 3:
+        return plots.image_grid(pictures)
+    return plots.mixture_pictures(pictures, rows.shares[heaviest])
+
+
+FIGURES = {
+    "samples": FigureKind("mean of x for each z drawn from the prior", _samples, 40),
+    "reconstructions": FigureKind("data above their reconstructions", _reconstructions, 20),
+    "inpainting": FigureKind("data with missing entries, with imputed entries, and complete", _inpainting, 16),
+    "latent": FigureKind("latent codes of the data, coloured by label", _latent, 2000),
+    "traversal": FigureKind("mean of x while one latent unit changes", _traversal, 8),
+    "interpolation": FigureKind("mean of x between the codes of two data", _interpolation, 8),
+    "plane": FigureKind("mean of x over a two-dimensional latent space", _plane, 15),
+    "classes": FigureKind("draws for each label or component", _classes, 10),
+    "components": FigureKind("mean of x for each component, with its prior weight", _components, 100),
+    "history": FigureKind("loss and validation bound of each epoch", None),
+}
