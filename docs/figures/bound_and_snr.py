@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pvae
-from pvae.plots.base import INK, PALETTE, blank
+from pvae.plots.base import INK, PALETTE, new_figure
 
 LATENT, X, ROWS = 5, 0.7, 2000
 LOG_EVIDENCE = -0.5 * LATENT * (math.log(4 * math.pi) + X**2 / 2)
@@ -96,7 +96,7 @@ def draw(tiny: bool) -> Figure:
     particles = 2 ** np.arange(0, 5, 2) if tiny else 2 ** np.arange(9)
     torch.manual_seed(1)
     found = [measure(int(each), 1 if tiny else 10) for each in particles]
-    figure = blank(3.3, 7.6)
+    figure = new_figure(3.3, 7.6)
     left, right = figure.subplots(1, 2)
     bounds(left, particles, np.array([each["bound"] for each in found]))
     ratios(right, particles, found)

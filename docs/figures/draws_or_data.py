@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import pvae
-from pvae.plots.base import PALETTE, blank
+from pvae.plots.base import PALETTE, new_figure
 
 COST = 64  # decoder runs of a step: data times draws
 Array = NDArray[np.float64]
@@ -82,7 +82,7 @@ def draw(tiny: bool) -> Figure:
     torch.manual_seed(1)
     parts = predicted(vae, x, 2 * repeats)
     found = [[gradient(vae, batch(x, COST // L), int(L)) for _ in range(repeats)] for L in draws]
-    figure = blank(3.3, 7.6)
+    figure = new_figure(3.3, 7.6)
     for group, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("decoder", "encoder"), strict=True)):
         line(axes, draws, [variance([each[group] for each in repeated]) for repeated in found], parts[group], title)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize, minimize_scalar
 
-from pvae.plots.base import INK, PALETTE, blank
+from pvae.plots.base import INK, PALETTE, new_figure
 
 GRID = np.linspace(-24.0, 24.0, 8001)
 STEP = GRID[1] - GRID[0]
@@ -100,7 +100,7 @@ def prices(axes: Axes, distances: NDArray[np.float64], a_c: float) -> None:
 
 
 def draw(tiny: bool) -> Figure:
-    figure = blank(5.4, 7.6)
+    figure = new_figure(5.4, 7.6)
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1.0])
     for axes, a in zip(top.subplots(1, 4, sharey=True), (2.0, 2.6, 3.0, 4.0), strict=True):
         densities(axes, a)

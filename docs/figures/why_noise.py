@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pvae
-from pvae.plots.base import INK, PALETTE, blank
+from pvae.plots.base import INK, PALETTE, new_figure
 
 LATENT, HIDDEN = 8, 100
 NOISES: tuple[float | None, ...] = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, None)  # None: learned
@@ -146,7 +146,7 @@ def table(found: dict[float | None, list[Row]]) -> str:
 def draw(tiny: bool) -> Figure:
     found = sweep(tiny)
     print(table(found))
-    figure = blank(3.0, 9.6)
+    figure = new_figure(3.0, 9.6)
     shown = {noise: columns(rows) for noise, rows in found.items() if noise is not None}
     learned = columns(found[None])
     words = {"variance of codes": "collapse", "gap, train - test": "overfitting", "log p(x), test": "evidence"}

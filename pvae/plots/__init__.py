@@ -1,8 +1,8 @@
-"""Figures: one function each, arrays in, a matplotlib ``Figure`` out; nothing here trains or draws at random.
+"""Functions that take arrays and return a matplotlib ``Figure``. None of them trains a model or draws random numbers.
 
-Figures are made with the object interface, so that no display, no ``pyplot`` and no global state is needed.
-They stand on a white card, wide enough to be read at the width of a phone, in a palette that
-colour-blind readers can tell apart (Okabe and Ito). ``figure.savefig("name.png")`` writes one.
+The figures are made without ``pyplot``, so they need no display and change no global state. They have a white
+background, text that can be read at the width of a phone, and a palette that colour-blind readers can distinguish
+(Okabe and Ito). ``figure.savefig("name.png")`` writes a figure to a file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes, axes and legends."""
+"""Colours, sizes, axes and legends that all figures share."""
 
 from __future__ import annotations
 
@@ -15,32 +15,49 @@ __all__ = [
     "PALETTE",
     "WIDTH",
     "Array",
+    "add_axes",
+    "add_legend",
     "as_array",
-    "blank",
-    "labelled_axes",
-    "legend",
     "legend_height",
+    "new_figure",
+    "principal_components",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31")
 WIDTH = 4.6  # inches: 10 pt text is 11 px high where the picture is 350 px wide
-INK = "#333333"
+INK = "#333333"  # colour of text and ticks
+LINE_CHARACTERS = 48  # characters in one row of a legend
+KEY_CHARACTERS = 5  # width of a legend's line or marker, in characters
 Array = NDArray[np.float64]
 
 
 def as_array(values: Any) -> Array:
+    """Return a tensor (of any device, with or without gradient), array or sequence as a float64 array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     return np.asarray(values, dtype=np.float64)
 
 
-def blank(height: float, width: float = WIDTH) -> Figure:
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure with a white background.
+
+    Args:
+        height: in inches.
+        width: in inches.
+    """
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     return figure
 
 
-def labelled_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
+def add_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
+    """Add axes with labels and a grid to a figure, and return them.
+
+    Args:
+        figure: the figure.
+        xlabel: label of the horizontal axis, with its unit.
+        ylabel: label of the vertical axis, with its unit.
+    """
     axes = figure.add_subplot()
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
@@ -51,13 +68,40 @@ def labelled_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
     return axes
 
 
-def legend(figure: Figure, axes: Axes, title: str | None = None, columns: int | None = None) -> None:
+def add_legend(figure: Figure, axes: Axes, title: str | None = None, columns: int | None = None) -> None:
+    """Add the legend of the axes below them.
+
+    Args:
+        figure: the figure.
+        axes: axes with labelled lines or markers.
+        title: title of the legend.
+        columns: number of columns; by default as many as fit the width.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    longest = max((len(label) for label in labels), default=1)
-    columns = columns or max(1, min(len(labels), 48 // (longest + 5)))
+    columns = columns or max(1, min(len(labels), _columns_that_fit(labels)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title=title)
 
 
 def legend_height(labels: Sequence[str]) -> float:
+    """Return the height of a legend with these labels, in inches."""
+    return 0.2 * -(-len(labels) // max(1, _columns_that_fit(labels)))
+
+
+def _columns_that_fit(labels: Sequence[str]) -> int:
     longest = max((len(label) for label in labels), default=1)
-    return 0.2 * -(-len(labels) // max(1, 48 // (longest + 5)))
+    return LINE_CHARACTERS // (longest + KEY_CHARACTERS)
+
+
+def principal_components(x: Array) -> tuple[Array, tuple[str, str]]:
+    """Return the two directions of largest variance of data, and an axis label for each.
+
+    Args:
+        x: data, shape (data, features), with at least two features.
+
+    Returns:
+        The directions as columns, shape (features, 2), and the labels, which state the share of the variance.
+    """
+    _, singular_values, directions = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    percent = 100 * singular_values**2 / max((singular_values**2).sum(), 1e-300)
+    first, second = (f"principal component {i + 1} ({percent[i]:.0f}% of variance)" for i in (0, 1))
+    return directions[:2].T, (first, second)

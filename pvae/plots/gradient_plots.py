@@ -1,4 +1,4 @@
-"""How the quality of a gradient goes with the number of particles."""
+"""A figure of the signal-to-noise ratio of gradients against the number of particles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import PALETTE, Array, as_array, blank, labelled_axes, legend, legend_height
+from pvae.plots.base import PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure
 
 __all__ = ["signal_to_noise"]
 
@@ -27,73 +27,104 @@ def signal_to_noise(
     ylabel: str = "signal-to-noise of the gradient",
     fit_from: int = 1,
 ) -> Figure:
-    """Return both axes in logarithms, a line per name, and in the legend the slope of a straight line through it.
+    """Return a figure with logarithmic axes, one curve per name, and the slope of each curve in the legend.
 
-    A slope of 0.5 is what averaging gives; below 0 more particles make the gradient worse. The line (dotted) is fitted
-    by least squares, each point by its error where errors are given; its own error grows where the points lie on no
-    straight line. What is not above 0 is left out.
+    A slope of 0.5 is that of averaging independent draws; with a negative slope, more particles make the gradient
+    worse. The slope is that of a straight line (dotted) fitted by least squares, which weights each point by its
+    standard error if all errors are known. The standard error of the slope grows if the points do not lie on a line.
+    Ratios that are not positive are left out.
 
     Args:
-        particles: numbers of particles, (points,).
-        curves: for each name, the ratios, (points,).
-        errors: for each name, their standard errors, (points,).
-        ylabel: what the ratios are.
-        fit_from: the least number of particles that the straight line is fitted to: the theory is of many.
+        particles: numbers of particles, shape (points,).
+        curves: for each name, the ratios, shape (points,).
+        errors: for each name, the standard errors of the ratios, shape (points,).
+        ylabel: label of the vertical axis.
+        fit_from: least number of particles that enters the fit, since the theory holds for many particles.
+
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, theorem 1.
     """
-    lines = {}
+    ratio_curves = {}
     for name, values in curves.items():
-        y = as_array(values)
-        error = np.zeros_like(y) if errors is None else np.nan_to_num(as_array(errors[name]))
-        kept = np.isfinite(y) & (y > 0)
-        lines[name] = _Line(as_array(particles)[kept], y[kept], error[kept], fit_from)
-    figure = blank(3.1 + legend_height([line.label(name) for name, line in lines.items()]))
-    axes = labelled_axes(figure, "particles", ylabel)
-    for index, (name, line) in enumerate(lines.items()):
-        line.draw(axes, name, PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)])
-    _logarithmic(axes, as_array(particles))
-    legend(figure, axes)
+        ratios = as_array(values)
+        ratio_errors = np.zeros_like(ratios) if errors is None else np.nan_to_num(as_array(errors[name]))
+        positive = np.isfinite(ratios) & (ratios > 0)
+        ratio_curves[name] = _RatioCurve(
+            as_array(particles)[positive], ratios[positive], ratio_errors[positive], fit_from
+        )
+    figure = new_figure(3.1 + legend_height([curve.label(name) for name, curve in ratio_curves.items()]))
+    axes = add_axes(figure, "particles", ylabel)
+    for index, (name, curve) in enumerate(ratio_curves.items()):
+        curve.draw(axes, name, PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)])
+    _make_logarithmic(axes, as_array(particles))
+    add_legend(figure, axes)
     return figure
 
 
 @dataclass(frozen=True)
-class _Line:
-    """Points above 0 with their errors, 0 where unknown."""
+class _LineFit:
+    """A straight line in logarithms: log ratio = intercept + slope log particles.
 
-    x: Array
-    y: Array
-    error: Array
+    Attributes:
+        slope: the slope.
+        slope_error: its standard error; 0 if unknown.
+        intercept: the intercept.
+    """
+
+    slope: float
+    slope_error: float
+    intercept: float
+
+
+@dataclass(frozen=True)
+class _RatioCurve:
+    """Positive ratios for several numbers of particles.
+
+    Attributes:
+        particles: numbers of particles, shape (points,).
+        ratios: the ratios, shape (points,).
+        errors: their standard errors, shape (points,); 0 if unknown.
+        fit_from: least number of particles that enters the fit.
+    """
+
+    particles: Array
+    ratios: Array
+    errors: Array
     fit_from: int
 
-    def fit(self) -> tuple[float, float, float] | None:
-        """Slope, its standard error (0 where unknown) and intercept in logarithms, by least squares."""
-        far = self.x >= self.fit_from
-        if far.sum() < 2:
+    def fit(self) -> _LineFit | None:
+        """Return the line through the points, by weighted least squares; None for fewer than two points."""
+        chosen = self.particles >= self.fit_from
+        if chosen.sum() < 2:
             return None
-        x, y, known = np.log(self.x[far]), np.log(self.y[far]), bool((self.error > 0).all())
-        weight = (self.y[far] / self.error[far]) ** 2 if known else np.ones_like(x)
-        middle, height = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
-        scatter = (weight * (x - middle) ** 2).sum()
-        slope = float((weight * (x - middle) * y).sum() / scatter)
-        misfit = (weight * (y - height - slope * (x - middle)) ** 2).sum() / max(len(x) - 2, 1)
-        spread = math.sqrt(max(1.0, misfit) / scatter) if known else 0.0
-        return slope, spread, float(height - slope * middle)
+        x, y = np.log(self.particles[chosen]), np.log(self.ratios[chosen])
+        has_errors = bool((self.errors > 0).all())
+        # By the delta method, the standard error of log(ratio) is error / ratio.
+        weights = (self.ratios[chosen] / self.errors[chosen]) ** 2 if has_errors else np.ones_like(x)
+        mean_x, mean_y = (weights * x).sum() / weights.sum(), (weights * y).sum() / weights.sum()
+        sum_of_squares = (weights * (x - mean_x) ** 2).sum()
+        slope = float((weights * (x - mean_x) * y).sum() / sum_of_squares)
+        residuals = y - mean_y - slope * (x - mean_x)
+        # Mean weighted squared residual: about 1 if the points lie on a line up to their errors.
+        chi_squared = (weights * residuals**2).sum() / max(len(x) - 2, 1)
+        slope_error = math.sqrt(max(1.0, chi_squared) / sum_of_squares) if has_errors else 0.0
+        return _LineFit(slope, slope_error, float(mean_y - slope * mean_x))
 
     def label(self, name: str) -> str:
-        found = self.fit()
-        if found is None:
+        """Return the name with the slope and its standard error."""
+        line = self.fit()
+        if line is None:
             return name
-        slope, spread, _ = found
-        decimals = 3 if 0 < spread < 0.005 else 2
-        text = f"{name}: slope {slope:.{decimals}f}".replace("slope -", "slope −")
-        return text + (f" ± {spread:.{decimals}f}" if spread > 0 else "")
+        decimals = 3 if 0 < line.slope_error < 0.005 else 2
+        text = f"{name}: slope {line.slope:.{decimals}f}".replace("slope -", "slope −")
+        return text + (f" ± {line.slope_error:.{decimals}f}" if line.slope_error > 0 else "")
 
     def draw(self, axes: Axes, name: str, colour: str, marker: str) -> None:
-        low = np.minimum(self.error, 0.9 * self.y)  # a whisker to below 0 has no place on a logarithmic axis
+        """Draw the points with bars of one standard error, and the fitted line."""
+        lower_errors = np.minimum(self.errors, 0.9 * self.ratios)  # a logarithmic axis cannot show values below 0
         axes.errorbar(
-            self.x,
-            self.y,
-            yerr=[low, self.error],
+            self.particles,
+            self.ratios,
+            yerr=[lower_errors, self.errors],
             color=colour,
             marker=marker,
             markersize=5,
@@ -101,13 +132,14 @@ class _Line:
             linewidth=1.5,
             label=self.label(name),
         )
-        found = self.fit()
-        if found is not None:
-            x = self.x[self.x >= self.fit_from]
-            axes.plot(x, np.exp(found[2]) * x ** found[0], ":", color=colour, linewidth=1.2)
+        line = self.fit()
+        if line is not None:
+            x = self.particles[self.particles >= self.fit_from]
+            axes.plot(x, np.exp(line.intercept) * x**line.slope, ":", color=colour, linewidth=1.2)
 
 
-def _logarithmic(axes: Axes, particles: Array) -> None:
+def _make_logarithmic(axes: Axes, particles: Array) -> None:
+    """Make both axes logarithmic, with the numbers of particles, shape (points,), as ticks."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(particles)

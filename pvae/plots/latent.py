@@ -1,49 +1,39 @@
-"""Latent codes in the plane."""
+"""A scatter plot of latent codes."""
 
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from pvae.plots.base import PALETTE, Array, as_array, blank, labelled_axes, legend
+from pvae.plots.base import PALETTE, Array, add_axes, add_legend, as_array, new_figure, principal_components
 
 __all__ = ["latent_scatter"]
 
-_TEN = (*PALETTE, "#5E3C99", "#1B1B1B")
-_MARKS = "os^Dv<>Pphs*"
+_CLASS_COLOURS = (*PALETTE, "#5E3C99", "#1B1B1B")
+_CLASS_MARKERS = "os^Dv<>Pphs*"
 
 
 def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None, *, kl: ArrayLike | None = None) -> Figure:
-    """Return the means of q(z given x) in the plane, coloured by label where there is one.
+    """Return a scatter plot of the means of q(z given x), coloured by label if there are labels.
 
-    More than two latent units are shown by the two with the largest KL, or where ``kl`` is not given by the
-    two first principal components; the axes say which.
+    Codes with more than two units are shown by the two units with the largest KL, or without ``kl`` by their first two
+    principal components. The axis labels say which.
 
     Args:
-        codes: (data, latent).
-        labels: class of each datum, (data,); a legend names up to ten.
-        kl: KL of each unit, nats, (latent,).
+        codes: latent codes, shape (data, latent).
+        labels: class of each datum, shape (data,). Up to ten classes have a legend; more have a colour bar.
+        kl: KL of each unit in nats, shape (latent,).
     """
-    points, names = _plane(as_array(codes).reshape(len(np.asarray(codes)), -1), kl)
+    points, axis_labels = _points_in_plane(as_array(codes).reshape(len(np.asarray(codes)), -1), kl)
     classes = np.unique(np.asarray(labels)) if labels is not None else np.array([])
-    few = 0 < len(classes) <= len(_TEN)
-    figure = blank(4.2 + (0.45 if few else 0.0))
-    axes = labelled_axes(figure, *names)
-    if few:
-        for index, label in enumerate(classes):
-            chosen = np.asarray(labels) == label
-            mark, colour = _MARKS[index % len(_MARKS)], _TEN[index]
-            axes.scatter(
-                points[chosen, 0],
-                points[chosen, 1],
-                s=13,
-                marker=mark,
-                color=colour,
-                linewidths=0,
-                label=str(label),
-            )
-        legend(figure, axes, title="label", columns=min(len(classes), 5))
+    has_legend = 0 < len(classes) <= len(_CLASS_COLOURS)
+    figure = new_figure(4.2 + (0.45 if has_legend else 0.0))
+    axes = add_axes(figure, *axis_labels)
+    if has_legend:
+        _draw_classes(axes, points, np.asarray(labels), classes)
+        add_legend(figure, axes, title="label", columns=min(len(classes), 5))
     elif labels is not None:
         drawn = axes.scatter(points[:, 0], points[:, 1], s=11, c=np.asarray(labels), cmap="cividis")
         figure.colorbar(drawn, ax=axes, label="label")
@@ -52,20 +42,32 @@ def latent_scatter(codes: ArrayLike, labels: ArrayLike | None = None, *, kl: Arr
     return figure
 
 
-def _plane(codes: Array, kl: ArrayLike | None) -> tuple[Array, tuple[str, str]]:
-    """Return the codes in two dimensions, and what the two are."""
+def _draw_classes(axes: Axes, points: Array, labels: NDArray, classes: NDArray) -> None:
+    """Draw points, shape (data, 2), with a colour and a marker for each class; labels have shape (data,)."""
+    for index, label in enumerate(classes):
+        in_class = labels == label
+        axes.scatter(
+            points[in_class, 0],
+            points[in_class, 1],
+            s=13,
+            marker=_CLASS_MARKERS[index % len(_CLASS_MARKERS)],
+            color=_CLASS_COLOURS[index],
+            linewidths=0,
+            label=str(label),
+        )
+
+
+def _points_in_plane(codes: Array, kl: ArrayLike | None) -> tuple[Array, tuple[str, str]]:
+    """Return two coordinates of each code, shape (data, 2) from (data, latent), and the axis labels."""
     if codes.shape[1] == 1:
         ranks = codes[:, 0].argsort().argsort() / max(1, len(codes) - 1)
         return np.stack([codes[:, 0], ranks], axis=1), ("z[0]", "rank of the datum")
     if kl is None and codes.shape[1] > 2:
-        centred = codes - codes.mean(axis=0)
-        _, spread, directions = np.linalg.svd(centred, full_matrices=False)
-        share = 100 * spread**2 / max((spread**2).sum(), 1e-30)
-        first, second = (f"principal component {i + 1} ({share[i]:.0f}% of variance)" for i in (0, 1))
-        return centred @ directions[:2].T, (first, second)
+        directions, axis_labels = principal_components(codes)
+        return (codes - codes.mean(axis=0)) @ directions, axis_labels
     if kl is None:
         return codes, ("z[0]", "z[1]")
-    sizes = as_array(kl)
-    best = np.sort(np.argsort(-sizes, kind="stable")[:2])
-    first, second = (f"z[{unit}] (KL {sizes[unit]:.2f} nats)" for unit in best)
-    return codes[:, best], (first, second)
+    kl_by_unit = as_array(kl)
+    units = np.sort(np.argsort(-kl_by_unit, kind="stable")[:2])
+    first, second = (f"z[{unit}] (KL {kl_by_unit[unit]:.2f} nats)" for unit in units)
+    return codes[:, units], (first, second)

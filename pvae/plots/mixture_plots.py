@@ -1,29 +1,30 @@
-"""Gaussian mixtures: components as pictures or ellipses, and criteria against the number of components."""
+"""Figures of Gaussian mixtures: components as pictures or ellipses, and criteria by number of components."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import INK, PALETTE, WIDTH, Array, as_array, blank, labelled_axes, legend
+from pvae.plots.base import INK, PALETTE, WIDTH, Array, add_axes, add_legend, as_array, new_figure, principal_components
 
 __all__ = ["mixture_ellipses", "mixture_pictures", "selection_curve"]
 
-_FEW = 8
+_LEGEND_ENTRIES = 8
 
 
 def mixture_pictures(means: ArrayLike, weights: ArrayLike, *, columns: int = 10) -> Figure:
-    """Return the components' means as pictures, the heaviest first, each under its weight.
+    """Return the mean of each component as a picture with its weight above, the largest weight first.
 
     Args:
-        means: (components, height, width), or with one or three channels before or after.
-        weights: (components,).
-        columns: most pictures in a row.
+        means: shape (components, height, width), with one or three channels first or last if there are channels.
+        weights: shape (components,).
+        columns: largest number of pictures in a row.
     """
     pictures, shares = _channels_last(as_array(means)), as_array(weights)
     order = np.argsort(-shares, kind="stable")
@@ -31,19 +32,20 @@ def mixture_pictures(means: ArrayLike, weights: ArrayLike, *, columns: int = 10)
     columns = -(-len(order) // rows)
     width = WIDTH if columns >= 5 else 0.3 + 0.8 * columns
     tile = (width - 0.1) / columns
-    figure = blank(rows * (tile * pictures.shape[1] / pictures.shape[2] + 0.17) + 0.1, width)
+    figure = new_figure(rows * (tile * pictures.shape[1] / pictures.shape[2] + 0.17) + 0.1, width)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    limits = (float(pictures.min()), float(pictures.max()))
+    low, high = float(pictures.min()), float(pictures.max())
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, component in zip(grid, order, strict=False):
-        axes.imshow(pictures[component], cmap="gray", interpolation="nearest", vmin=limits[0], vmax=limits[1])
+        axes.imshow(pictures[component], cmap="gray", interpolation="nearest", vmin=low, vmax=high)
         axes.set_title(f"{100 * shares[component]:.1f}%", fontsize=8, color=INK, pad=2)
     return figure
 
 
 def _channels_last(x: Array) -> Array:
+    """Return pictures of shape (n, height, width) for one channel, or (n, height, width, 3)."""
     if x.ndim == 4 and x.shape[1] in (1, 3):
         x = np.moveaxis(x, 1, -1)
     return x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
@@ -52,83 +54,98 @@ def _channels_last(x: Array) -> Array:
 def mixture_ellipses(
     data: ArrayLike, labels: ArrayLike, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike
 ) -> Figure:
-    """Return data in the plane, coloured by component, with an ellipse of one and of two standard deviations each.
+    """Return a scatter plot of data, coloured by component, with ellipses of one and two standard deviations.
 
-    More than two features are shown on the data's two first principal components, onto which means and
-    covariances are projected exactly.
+    Data with more than two features are shown by their first two principal components. Means and covariances are
+    projected on them exactly.
 
     Args:
-        data: (data, features).
-        labels: the most probable component of each datum, (data,).
-        weights: (components,); the heaviest eight are named in the legend.
-        means: (components, features).
-        covariances: (components, features, features).
+        data: shape (data, features).
+        labels: the most probable component of each datum, shape (data,).
+        weights: shape (components,). The eight largest are in the legend.
+        means: shape (components, features).
+        covariances: shape (components, features, features).
     """
-    x, kinds, shares = as_array(data), np.asarray(labels), as_array(weights)
-    basis, names = _plane(x)
+    x, component_of_datum, shares = as_array(data), np.asarray(labels), as_array(weights)
+    directions, axis_labels = _plane_directions(x)
     origin = x.mean(axis=0) if x.shape[1] > 2 else np.zeros(x.shape[1])
-    points, centres = (x - origin) @ basis, (as_array(means) - origin) @ basis
-    spreads = basis.T @ as_array(covariances) @ basis
-    figure = blank(4.4)
-    axes = labelled_axes(figure, *names)
+    points, centres = (x - origin) @ directions, (as_array(means) - origin) @ directions
+    projected_covariances = directions.T @ as_array(covariances) @ directions
+    figure = new_figure(4.4)
+    axes = add_axes(figure, *axis_labels)
+    if x.shape[1] == 1:
+        axes.set_yticks([])  # there is no second coordinate
     for rank, component in enumerate(np.argsort(-shares, kind="stable")):
-        colour = PALETTE[rank % len(PALETTE)]
-        own = kinds == component
-        axes.scatter(points[own, 0], points[own, 1], s=6, color=colour, alpha=0.45, linewidths=0)
-        name = f"{100 * shares[component]:.0f}%" if rank < _FEW else None
-        for deviations in (1, 2):
-            axes.add_patch(_ellipse(centres[component], spreads[component], deviations, colour))
-        axes.plot(*centres[component], "o", color=colour, markersize=5, markeredgecolor="white", label=name)
-    legend(figure, axes, title="weight of the component", columns=min(len(shares), 4))
+        _draw_component(
+            axes,
+            points[component_of_datum == component],
+            centres[component],
+            projected_covariances[component],
+            colour=PALETTE[rank % len(PALETTE)],
+            label=f"{100 * shares[component]:.0f}%" if rank < _LEGEND_ENTRIES else None,
+        )
+    add_legend(figure, axes, title="weight of the component", columns=min(len(shares), 4))
     return figure
 
 
-def _plane(x: Array) -> tuple[Array, tuple[str, str]]:
-    """Return the two directions that are drawn, (features, 2), and what they are."""
+def _draw_component(
+    axes: Axes, points: Array, centre: Array, covariance: Array, *, colour: str, label: str | None
+) -> None:
+    """Draw the data of a component, shape (data, 2), its mean, (2,), and the ellipses of its covariance, (2, 2)."""
+    axes.scatter(points[:, 0], points[:, 1], s=6, color=colour, alpha=0.45, linewidths=0)
+    for deviations in (1, 2):
+        axes.add_patch(_ellipse(centre, covariance, deviations, colour))
+    axes.plot(*centre, "o", color=colour, markersize=5, markeredgecolor="white", label=label)
+
+
+def _plane_directions(x: Array) -> tuple[Array, tuple[str, str]]:
+    """Return the two directions to draw, shape (features, 2), and the axis labels, for data (data, features)."""
     if x.shape[1] == 1:
         return np.array([[1.0, 0.0]]), ("x[0]", "")
     if x.shape[1] == 2:
         return np.eye(2), ("x[0]", "x[1]")
-    _, spread, directions = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    share = 100 * spread**2 / max((spread**2).sum(), 1e-300)
-    first, second = (f"principal component {i + 1} ({share[i]:.0f}% of variance)" for i in (0, 1))
-    return directions[:2].T, (first, second)
+    return principal_components(x)
 
 
 def _ellipse(centre: Array, covariance: Array, deviations: int, colour: str) -> Ellipse:
-    values, vectors = np.linalg.eigh(covariance)
-    width, height = 2 * deviations * np.sqrt(np.clip(values[::-1], 0, None))
-    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
-    style = {"linewidth": 1.6 if deviations == 1 else 0.9, "linestyle": "-" if deviations == 1 else "--"}
+    """Return the ellipse at a number of standard deviations from the centre, (2,), by the covariance, (2, 2)."""
+    variances, directions = np.linalg.eigh(covariance)
+    width, height = 2 * deviations * np.sqrt(np.clip(variances[::-1], 0, None))
+    angle = float(np.degrees(np.arctan2(directions[1, 1], directions[0, 1])))
+    style = {"linewidth": 1.6, "linestyle": "-"} if deviations == 1 else {"linewidth": 0.9, "linestyle": "--"}
     return Ellipse((centre[0], centre[1]), width, height, angle=angle, fill=False, edgecolor=colour, **style)
 
 
 def selection_curve(components: Sequence[int], criteria: Mapping[str, ArrayLike], *, best: int | None = None) -> Figure:
-    """Return criteria against the number of components, a line each; lower is better.
+    """Return a figure with one line per criterion against the number of components; lower is better.
 
     Args:
-        components: numbers of components that were fitted, (fits,).
-        criteria: for each name, its value for each fit, (fits,), in nats per datum.
-        best: the number that was chosen, marked by a line.
+        components: number of components of each fit, shape (fits,).
+        criteria: for each name, the values in nats per datum, shape (fits,).
+        best: the chosen number of components, which a vertical line marks.
     """
-    figure = blank(3.3)
-    axes = labelled_axes(figure, "components", "nats per datum (lower is better)")
+    figure = new_figure(3.3)
+    axes = add_axes(figure, "components", "nats per datum (lower is better)")
     for index, (name, values) in enumerate(criteria.items()):
         colour = PALETTE[index % len(PALETTE)]
         axes.plot(list(components), as_array(values), "o-", color=colour, markersize=4, label=name)
     if best is not None:
-        axes.axvline(best, color="#999999", linewidth=1, zorder=0)
-        left = best > sum(components) / len(components)
-        axes.annotate(
-            f"{best} chosen",
-            (best, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if left else 4, -10),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            color=INK,
-            fontsize=9,
-        )
+        _mark_choice(axes, best, text_on_left=best > sum(components) / len(components))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    legend(figure, axes)
+    add_legend(figure, axes)
     return figure
+
+
+def _mark_choice(axes: Axes, best: int, *, text_on_left: bool) -> None:
+    """Draw a vertical line at the chosen number of components, with its text on the side that has more room."""
+    axes.axvline(best, color="#999999", linewidth=1, zorder=0)
+    axes.annotate(
+        f"{best} chosen",
+        (best, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if text_on_left else 4, -10),
+        textcoords="offset points",
+        ha="right" if text_on_left else "left",
+        color=INK,
+        fontsize=9,
+    )

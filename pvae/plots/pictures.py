@@ -1,4 +1,7 @@
-"""Data as pictures: draws, reconstructions, walks through z; a heat map where data are not pictures."""
+"""Figures of data as pictures: draws, reconstructions, imputations, and decoded latent values.
+
+Data that are not pictures become heat maps.
+"""
 
 from __future__ import annotations
 
@@ -9,241 +12,166 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import INK, PALETTE, WIDTH, Array, as_array, blank
+from pvae.plots.base import INK, PALETTE, Array, as_array
+from pvae.plots.picture_tiles import (
+    as_pictures,
+    draw_heat_maps,
+    draw_labelled_rows,
+    draw_tiles,
+    gap_between,
+    interleave_rows,
+    tile,
+    value_limits,
+)
 
 __all__ = ["image_grid", "inpainting", "interpolations", "plane", "reconstructions", "traversal", "value_rows"]
 
-
-def _pictures(x: Array) -> Array | None:
-    """Return grey (n, height, width) or colour (n, height, width, 3) pictures; None where x is neither."""
-    if x.ndim == 3:
-        return x
-    if x.ndim == 4 and x.shape[1] in (1, 3):
-        x = np.moveaxis(x, 1, -1)
-    if x.ndim == 4 and x.shape[-1] in (1, 3):
-        return x[..., 0] if x.shape[-1] == 1 else np.clip(x, 0, 1)
-    return None
-
-
-def _tiles(pictures: Array, columns: int) -> Array:
-    """Return one canvas with a line of NaN between the pictures, laid out row by row."""
-    count, height, width = pictures.shape[:3]
-    rows, gap = -(-count // columns), max(1, min(height, width) // 14)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:])
-    canvas = np.full(shape, np.nan if pictures.ndim == 3 else 1.0)
-    for index, picture in enumerate(pictures):
-        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        canvas[top : top + height, left : left + width] = picture
-    return canvas
-
-
-def _show(figure: Figure, axes: Axes, values: Array, *, bar: bool, limits: tuple[float, float]) -> None:
-    image = axes.imshow(values, cmap="gray" if limits == (0.0, 1.0) else "cividis", interpolation="nearest")
-    image.set_clim(*limits)
-    image.set_gid(f"pictures {values.shape}")
-    if bar and values.ndim == 2:
-        figure.colorbar(image, ax=axes, shrink=0.8, label="value")
-
-
-def _limits(*arrays: Array) -> tuple[float, float]:
-    low = min(float(np.nanmin(each)) for each in arrays)
-    high = max(float(np.nanmax(each)) for each in arrays)
-    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
-
-
-def _bare(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
-def _tiled(pictures: Array, columns: int, limits: tuple[float, float]) -> tuple[Figure, Axes]:
-    canvas = _tiles(pictures, columns)
-    width = WIDTH if columns >= 4 else 0.5 + 0.8 * columns
-    figure = blank(max(0.6, width * canvas.shape[0] / canvas.shape[1]) + 0.1, width)
-    axes = figure.add_subplot()
-    _show(figure, axes, canvas, bar=limits != (0.0, 1.0), limits=limits)
-    _bare(axes)
-    return figure, axes
-
-
-def _row_map(panels: Mapping[str, Array], ylabel: str) -> Figure:
-    """Draw data that are not pictures: a heat map for each panel, a row per datum, a column per feature."""
-    flat = {title: values.reshape(len(values), -1) for title, values in panels.items()}
-    limits = _limits(*flat.values())
-    figure = blank(0.9 + 0.16 * max(len(values) for values in flat.values()))
-    parts = figure.subplots(1, len(flat), squeeze=False, sharey=True)[0]
-    for axes, (title, values) in zip(parts, flat.items(), strict=True):
-        image = axes.imshow(values, cmap="cividis", interpolation="nearest", aspect="auto")
-        image.set_clim(*limits)
-        axes.set_title(title, fontsize=10, color=INK)
-        axes.set_xlabel("feature", color=INK)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(5, integer=True))
-    parts[0].set_ylabel(ylabel, color=INK)
-    figure.colorbar(image, ax=list(parts), label="value (units of the data)", shrink=0.9)
-    return figure
+_MOST_LABELS = 11  # a longer row of numbers would overlap
+_PLANE_LABELS = 7
 
 
 def image_grid(images: ArrayLike, *, columns: int = 10) -> Figure:
     """Return a grid of pictures, such as draws from a model.
 
-    Data that are not pictures become a heat map, a row per datum and a column per feature.
+    Data that are not pictures become a heat map with a row per datum and a column per feature.
 
     Args:
-        images: grey (n, height, width); or with 1 or 3 channels, first or last; or no pictures, (n, ...).
-            Grey levels are drawn black at 0 and white at 1 where all lie in [0, 1], else over their range.
-        columns: pictures beside each other.
+        images: grey pictures, shape (n, height, width); pictures with 1 or 3 channels, first or last; or other data,
+            shape (n, ...). Black is 0 and white is 1 if all values are in [0, 1]; else the colours span their range.
+        columns: largest number of pictures in a row.
     """
     x = as_array(images)
-    pictures = _pictures(x)
+    pictures = as_pictures(x)
     if pictures is None:
-        return _row_map({"": x}, "datum")
-    return _tiled(pictures, min(columns, len(pictures)), _limits(pictures))[0]
+        return draw_heat_maps({"": x}, "datum")
+    return draw_tiles(pictures, min(columns, len(pictures)), value_limits(pictures))[0]
 
 
 def reconstructions(originals: ArrayLike, reconstructed: ArrayLike, *, columns: int = 10) -> Figure:
     """Return data above their reconstructions, in labelled pairs of rows.
 
     Args:
-        originals: as for ``image_grid``.
-        reconstructed: the same shape, mean of p(x given z) at the mean of q(z given x).
-        columns: pairs beside each other.
+        originals: data as for `image_grid`.
+        reconstructed: mean of p(x given z) at the mean of q(z given x), with as many values as `originals`.
+        columns: largest number of pairs side by side.
     """
-    x, again = as_array(originals), as_array(reconstructed).reshape(np.shape(originals))
-    return _beneath({"original": x, "reconstruction": again}, columns)[0]
+    x = as_array(originals)
+    panels = {"original": x, "reconstruction": as_array(reconstructed).reshape(x.shape)}
+    return _draw_panels(panels, columns)[0]
 
 
 def inpainting(originals: ArrayLike, mask: ArrayLike, imputed: ArrayLike, *, columns: int = 8) -> Figure:
-    """Return data as observed, above the same with missing entries imputed, above the truth, in labelled rows.
+    """Return labelled rows: the observed entries of data, the data with missing entries imputed, the complete data.
 
-    Missing entries are drawn in a colour that no grey level has, the second of ``PALETTE``.
+    Missing entries are drawn in a colour that is no grey level, the second of `PALETTE`.
 
     Args:
-        originals: the complete data, as for ``image_grid``.
-        mask: 1 observed, 0 missing, of the same shape.
-        imputed: the same shape, with the missing entries filled in.
-        columns: data beside each other.
+        originals: the complete data, as for `image_grid`.
+        mask: 1 for observed and 0 for missing entries, with as many values as `originals`.
+        imputed: data with the missing entries imputed, with as many values as `originals`.
+        columns: largest number of data side by side.
     """
-    x, again = as_array(originals), as_array(imputed).reshape(np.shape(originals))
-    hidden = (as_array(mask).reshape(x.shape) == 0).astype(float)
-    figure, axes = _beneath({"observed": x, "imputed": again, "true": x}, columns)
-    if _pictures(x) is None:
-        axes.imshow(_painted(hidden.reshape(len(x), -1)), interpolation="nearest", aspect="auto")
+    x = as_array(originals)
+    missing = (as_array(mask).reshape(x.shape) == 0).astype(float)
+    figure, axes = _draw_panels({"observed": x, "imputed": as_array(imputed).reshape(x.shape), "true": x}, columns)
+    pictures = as_pictures(missing)
+    if pictures is None:
+        axes.imshow(_missing_layer(missing.reshape(len(x), -1)), interpolation="nearest", aspect="auto")
         figure.set_figheight(figure.get_figheight() + 0.3)
     else:
-        laid = _laid([hidden, 0 * hidden, 0 * hidden], columns)
-        canvas = np.nan_to_num(_tiles(laid, min(columns, len(x))))
-        axes.imshow(_painted(canvas if canvas.ndim == 2 else canvas.min(-1)), interpolation="nearest")
+        rows = interleave_rows([pictures, np.zeros_like(pictures), np.zeros_like(pictures)], columns)
+        canvas = np.nan_to_num(tile(rows, min(columns, len(x))))
+        axes.imshow(_missing_layer(canvas if canvas.ndim == 2 else canvas.min(-1)), interpolation="nearest")
     figure.legend(handles=[Patch(color=PALETTE[1], label="missing")], loc="outside lower center", frameon=False)
     return figure
 
 
-def _painted(where: Array) -> Array:
-    """A layer in the colour of what is missing, where it is; clear elsewhere."""
-    return np.where(where[..., None] > 0, to_rgba(PALETTE[1]), 0.0)
+def _missing_layer(missing: Array) -> Array:
+    """Return colours (height, width, 4) that are opaque at missing entries and transparent elsewhere."""
+    return np.where(missing[..., None] > 0, to_rgba(PALETTE[1]), 0.0)
 
 
-def _laid(panels: Sequence[Array], columns: int) -> Array:
-    """Pictures of several panels in the order of a canvas: `columns` of the first, of the second, ..., the next."""
-    parts = [pictures for each in panels if (pictures := _pictures(each)) is not None]
-    shape, columns = parts[0].shape[1:], min(columns, len(parts[0]))
-    filler = np.full((-len(parts[0]) % columns, *shape), np.nan)
-    rows = [np.concatenate([part, filler]).reshape(-1, columns, *shape) for part in parts]
-    return np.stack(rows, axis=1).reshape(-1, *shape)
+def _draw_panels(panels: Mapping[str, Array], columns: int) -> tuple[Figure, Axes]:
+    """Draw several versions of the same data in labelled rows, or as heat maps if they are not pictures.
 
-
-def _beneath(panels: Mapping[str, Array], columns: int) -> tuple[Figure, Axes]:
-    """Draw panels of the same data in rows beneath each other, with their names; side by side where no pictures."""
-    if any(_pictures(each) is None for each in panels.values()):
-        figure = _row_map(panels, "datum")
+    Args:
+        panels: for each name the data, as for `image_grid`, all of one shape.
+        columns: largest number of data side by side.
+    """
+    pictures = [as_pictures(x) for x in panels.values()]
+    grids = [grid for grid in pictures if grid is not None]
+    if len(grids) < len(pictures):
+        figure = draw_heat_maps(panels, "datum")
         return figure, figure.axes[0]
-    laid, columns = _laid(list(panels.values()), columns), min(columns, len(next(iter(panels.values()))))
-    figure, axes = _tiled(laid, columns, _limits(laid))
-    height, step = laid.shape[1], _tiles(laid[: 2 * columns], columns).shape[0] - laid.shape[1]
-    positions = [row * step + (height - 1) / 2 for row in range(len(laid) // columns)]
-    axes.set_yticks(positions, list(panels) * (len(positions) // len(panels)), color=INK, fontsize=8)
+    rows = interleave_rows(grids, columns)
+    columns = min(columns, len(grids[0]))
+    figure, axes = draw_tiles(rows, columns, value_limits(rows))
+    height, step = rows.shape[1], rows.shape[1] + gap_between(rows)
+    centres = [index * step + (height - 1) / 2 for index in range(len(rows) // columns)]
+    axes.set_yticks(centres, list(panels) * (len(centres) // len(panels)), color=INK, fontsize=8)
     axes.tick_params(length=0)
     return figure, axes
 
 
 def traversal(images: ArrayLike, values: ArrayLike, *, units: Sequence[int] | None = None) -> Figure:
-    """Return how p(x given z) changes with one latent unit at a time, a row per unit.
+    """Return the mean of p(x given z) while one latent unit changes and all others stay at their prior mean.
 
     Args:
-        images: (units, steps, *data), each ``data`` as for ``image_grid``.
-        values: the latent values along a row, (steps,).
-        units: the index of each row's latent unit; counted from 0 where not given.
+        images: shape (units, steps, *data), each datum as for `image_grid`; a row for each unit.
+        values: the values of the unit along a row, shape (steps,).
+        units: index of the latent unit of each row; by default 0, 1, ...
     """
     x = as_array(images)
-    names = [f"z[{unit}]" for unit in (units if units is not None else range(len(x)))]
-    return _labelled(x, names, _numbers(as_array(values)), "value of the latent unit (others at their prior mean)")
+    row_names = [f"z[{unit}]" for unit in (units if units is not None else range(len(x)))]
+    xlabel = "value of the latent unit (others at their prior mean)"
+    return draw_labelled_rows(x, row_names, _number_labels(as_array(values)), xlabel)
 
 
 def interpolations(images: ArrayLike) -> Figure:
-    """Return what lies between the codes of two data, a row per pair, from left to right.
+    """Return the mean of p(x given z) on the line between the codes of two data, one row for each pair.
 
     Args:
-        images: (pairs, steps, *data), each ``data`` as for ``image_grid``.
+        images: shape (pairs, steps, *data), each datum as for `image_grid`.
     """
     x = as_array(images)
-    names = [str(number) for number in range(len(x))]
-    along = _numbers(np.linspace(0, 1, x.shape[1]), "{:.2g}")
-    return _labelled(x, names, along, "share of the way from one code to the other", "pair")
+    row_names = [str(pair) for pair in range(len(x))]
+    shares = _number_labels(np.linspace(0, 1, x.shape[1]), "{:.2g}")
+    return draw_labelled_rows(x, row_names, shares, "share of the way from one code to the other", "pair")
 
 
 def plane(images: ArrayLike, values: ArrayLike) -> Figure:
-    """Return p(x given z) over the plane of a two-dimensional z, at quantiles of its prior.
+    """Return the mean of p(x given z) over the plane of a two-dimensional z, at quantiles of its prior.
 
     Args:
-        images: (size, size, *data), each ``data`` as for ``image_grid``; rows from the greatest value down.
-        values: of both dimensions, (2, size), rising.
+        images: shape (size, size, *data), each datum as for `image_grid`. The rows are in descending order of z[1].
+        values: values of z[0] and z[1] in ascending order, shape (2, size).
     """
-    x, (across, up) = as_array(images), as_array(values)
-    every = max(1, -(-len(up) // 7))
+    x = as_array(images)
+    horizontal, vertical = as_array(values)
+    label_step = max(1, -(-len(vertical) // _PLANE_LABELS))
 
-    def named(numbers: Array) -> list[str]:
-        return [f"{each:.1f}" if index % every == 0 else "" for index, each in enumerate(numbers)]
+    def label_some(numbers: Array) -> list[str]:
+        return [f"{number:.1f}" if index % label_step == 0 else "" for index, number in enumerate(numbers)]
 
-    return _labelled(x, named(up[::-1]), named(across), "z[0], at quantiles of the prior", "z[1]")
+    xlabel = "z[0], at quantiles of the prior"
+    return draw_labelled_rows(x, label_some(vertical[::-1]), label_some(horizontal), xlabel, "z[1]")
 
 
 def value_rows(images: ArrayLike, names: Sequence[str], ylabel: str) -> Figure:
-    """Return pictures for each value of a label or a component, a row per value.
+    """Return one row of pictures for each value of a label or component.
 
     Args:
-        images: (values, columns, *data), each ``data`` as for ``image_grid``; a column has the same noise everywhere.
-        names: of the values.
-        ylabel: what they are values of.
+        images: shape (values, columns, *data), each datum as for `image_grid`. All pictures of a column are made from
+            the same draws of the other latent sites.
+        names: name of each value, shape (values,).
+        ylabel: name of the label or latent site.
     """
     x = as_array(images)
-    return _labelled(x, list(names), [""] * x.shape[1], "a column has the same draws", ylabel)
+    return draw_labelled_rows(x, list(names), [""] * x.shape[1], "each column uses the same draws", ylabel)
 
 
-def _numbers(values: Array, form: str = "{:.1f}") -> list[str]:
-    return [form.format(value) if len(values) <= 11 else "" for value in values]
-
-
-def _labelled(x: Array, rows: list[str], columns: list[str], xlabel: str, ylabel: str = "") -> Figure:
-    """Draw (rows, columns, *data) with a name for each row and column; a heat map for each row of no pictures."""
-    flat = x.reshape(-1, *x.shape[2:])
-    pictures = _pictures(flat)
-    if pictures is None:
-        return _row_map({f"{ylabel} {row}".strip(): each for row, each in zip(rows, x, strict=True)}, "column")
-    figure, axes = _tiled(pictures, x.shape[1], _limits(pictures))
-    figure.set_figheight(figure.get_figheight() + 0.4)  # for the labels
-    height, width = _tiles(pictures[:1], 1).shape[:2]
-    gap = max(1, min(height, width) // 14)
-    for set_ticks, names, step in (
-        (axes.set_yticks, rows, height + gap),
-        (axes.set_xticks, columns, width + gap),
-    ):
-        shown = [index for index, name in enumerate(names) if name]
-        set_ticks([(index + 0.5) * step for index in shown], [names[index] for index in shown], color=INK, fontsize=8)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
-    axes.tick_params(length=0)
-    return figure
+def _number_labels(values: Array, form: str = "{:.1f}") -> list[str]:
+    """Return a label for each value, shape (steps,); empty labels if there are too many."""
+    return [form.format(value) if len(values) <= _MOST_LABELS else "" for value in values]

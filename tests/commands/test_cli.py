@@ -1,4 +1,4 @@
-"""The command line: what it prints and where, its exit codes, and that a bad input changes nothing."""
+"""The command line: its output, its exit codes, and that bad input changes no file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run."""
+    """The folder of a small run."""
     place = tmp_path_factory.mktemp("trained") / "run"
     done = run("train", "vae", *SMALL, "--objective", "iwae", "--particles", "3", "--out", str(place))
     assert done.code == 0, done.err
@@ -85,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in sorted(cli.commands))], ids=" ".join)
-def test_help_lists_every_option_and_needs_no_torch(command: list[str]) -> None:
+def test_help_of_each_command_imports_no_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom pvae.cli import cli\n"
         f"try: cli.main({[*command, '--help']!r})\nexcept SystemExit as end: assert end.code == 0\n"
@@ -110,20 +110,29 @@ def _seconds(*arguments: str) -> float:
 
 
 def test_every_option_has_a_help_text() -> None:
-    silent = [
+    without_help = [
         f"{name} {option.name}"
         for name, command in cli.commands.items()
         for option in command.params
         if isinstance(option, click.Option) and not option.help
     ]
-    assert silent == []
+    assert without_help == []
+
+
+def test_help_lists_options_in_sections() -> None:
+    lines = run("train", "--help").out.splitlines()
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles[:2] == ["Data:", "Objective:"]
+    assert titles[3:] == ["Training:", "Run:", "Other options:"]
+    training = lines[lines.index("Training:") : lines.index("Run:")]
+    assert sum(line.startswith("  --") for line in training) == 17
 
 
 def test_version_is_printed() -> None:
     assert run("--version") == Done(0, f"pvae {pvae.__version__}\n", "")
 
 
-def test_without_a_command_help_is_shown_and_the_code_is_2() -> None:
+def test_no_command_prints_help_and_ends_with_code_2() -> None:
     done = run()
     assert (done.code, done.out) == (2, "")
     assert "Commands:" in done.err
@@ -137,12 +146,12 @@ def test_every_argument_of_fit_is_a_flag_with_the_same_default() -> None:
     differs_by_design = {"model", "data", "objective", "out", "resume", "progress"}
     python_only = {"callbacks", "fields", "model_spec"}
     arguments = inspect.signature(pvae.fit).parameters.items()
-    defaults = {name: each.default for name, each in arguments if name not in differs_by_design | python_only}
+    defaults = {name: argument.default for name, argument in arguments if name not in differs_by_design | python_only}
     assert len(defaults) == 17
     assert {name: flags.get(name, "no flag") for name in defaults} == defaults
 
 
-def test_an_integer_option_of_fit_has_a_flag_that_takes_integers() -> None:
+def test_flags_of_fit_have_the_type_of_their_argument() -> None:
     types = {option.name: option.type for option in cli.commands["train"].params}
     assert [types[name] for name in ("epochs", "patience", "clip", "device")] == [
         click.INT,
@@ -158,22 +167,22 @@ def test_every_part_of_the_vae_is_a_flag() -> None:
 
 
 def test_every_model_flag_is_an_argument_of_a_built_in_model() -> None:
-    taken = {name for each in MODELS.values() for name in accepted(each)[0]}
-    assert set(MODEL_HELP) <= taken
+    names = {name for model in MODELS.values() for name in accepted(model)[0]}
+    assert set(MODEL_HELP) <= names
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [("3", 3), ("0.5", 0.5), ("none", None), ("true", True), ("200,100", (200, 100)), ("tanh", "tanh")],
 )
-def test_settings_are_read_by_their_text(text: str, value: Any) -> None:
+def test_text_decides_the_type_of_a_setting(text: str, value: Any) -> None:
     assert SettingType().convert(text, None, None) == value
 
 
 # Training
 
 
-def test_train_says_what_it_settled_and_writes_a_run(folder: Path) -> None:
+def test_train_prints_a_summary_and_writes_a_run(folder: Path) -> None:
     done = run("train", "vae", *SMALL, "--out", "runs/a")
     assert done.code == 0
     assert (folder / "runs/a/config.toml").is_file()
@@ -183,14 +192,14 @@ def test_train_says_what_it_settled_and_writes_a_run(folder: Path) -> None:
 
 def test_train_json_is_one_object_and_nothing_else(folder: Path) -> None:
     done = run("train", "vae", *SMALL, "--out", "runs/a", "--json")
-    found = json.loads(done.out)
+    record = json.loads(done.out)
     assert done.out.count("\n") == 1
-    assert found["run"] == "runs/a"
-    assert found["objective"] == "elbo"
-    assert found["parameters"] == sum(each.numel() for each in pvae.open_run("runs/a").model.parameters())
+    assert record["run"] == "runs/a"
+    assert record["objective"] == "elbo"
+    assert record["parameters"] == sum(parameter.numel() for parameter in pvae.open_run("runs/a").model.parameters())
 
 
-def test_train_names_the_folder_where_none_is_given(folder: Path) -> None:
+def test_train_has_a_default_folder(folder: Path) -> None:
     done = run("train", "vae", *SMALL, "--objective", "iwae:particles=2", "--seed", "4")
     assert done.code == 0
     assert [path.name for path in (folder / "runs").iterdir()] == ["vae-digits-iwae_particles=2-seed4"]
@@ -208,7 +217,7 @@ def test_train_flags_reach_fit(folder: Path) -> None:
     assert [config[name] for name in ("batch_size", "learning_rate", "seed")] == [50, 0.01, 5]
 
 
-def test_config_file_gives_options_and_the_command_line_wins(folder: Path) -> None:
+def test_command_line_takes_precedence_over_config_file(folder: Path) -> None:
     text = 'data = "digits"\nepochs = 3\nbatch-size = 300\nout = "r"\n[set]\nlatent = 2\nhidden = [8, 9]\n'
     (folder / "c.toml").write_text(text)
     assert run("train", "vae", "--config", "c.toml", "--epochs", "1").code == 0
@@ -232,15 +241,15 @@ def test_divergence_ends_with_code_3_and_one_line(folder: Path) -> None:
     assert _error_line(done.err).startswith("pvae: error: ")
 
 
-# Evaluation, figures, checks
+# Evaluation, figures, checks, comparisons
 
 
 def test_evaluate_json_holds_estimates(trained: Path) -> None:
     done = run("evaluate", str(trained), "--particles", "20", "--limit", "30", "--json")
-    found = json.loads(done.out)
-    assert set(found["log_evidence"]) == {"value", "error", "count"}
-    assert found["log_evidence"]["count"] == 30
-    assert found["log_evidence"]["value"] >= found["elbo"]["value"]
+    record = json.loads(done.out)
+    assert set(record["log_evidence"]) == {"value", "error", "count"}
+    assert record["log_evidence"]["count"] == 30
+    assert record["log_evidence"]["value"] >= record["elbo"]["value"]
 
 
 def test_evaluate_agrees_with_the_library(trained: Path) -> None:
@@ -272,7 +281,7 @@ def test_show_draws_each_figure(trained: Path, tmp_path: Path, what: str) -> Non
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_show_draws_a_model_of_ones_own(folder: Path) -> None:
+def test_show_draws_figures_of_a_users_model(folder: Path) -> None:
     assert run("train", "my_model.py:MyModel", "--epochs", "1", "--out", "r").code == 0
     for what in ("samples", "reconstructions", "latent", "traversal"):
         assert run("show", "r", "--what", what).code == 0
@@ -292,10 +301,10 @@ def test_check_names_the_site_that_is_missing(folder: Path) -> None:
 
 
 def test_list_names_models_objectives_and_data() -> None:
-    found = json.loads(run("list", "--json").out)
-    assert {"vae"} <= set(found["models"])
-    assert {"elbo", "iwae", "renyi"} <= set(found["objectives"])
-    assert {"digits", "mnist"} <= set(found["data"])
+    record = json.loads(run("list", "--json").out)
+    assert {"vae"} <= set(record["models"])
+    assert {"elbo", "iwae", "renyi"} <= set(record["objectives"])
+    assert {"digits", "mnist"} <= set(record["data"])
     assert "renyi" in run("list").out
 
 
@@ -308,19 +317,19 @@ def test_compare_writes_table_and_page(folder: Path) -> None:
     flags = ["--seeds", "2", "--particles", "10", "--limit", "20", "--workers", "1", "--out", "c", "--json"]
     done = run("compare", "vae", *SMALL, "--objectives", "elbo,renyi:alpha=0.5:particles=2", *flags)
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert Path(found["report"]).is_file()
-    assert [row["objective"] for row in found["rows"]] == ["elbo", "renyi:alpha=0.5:particles=2"]
+    record = json.loads(done.out)
+    assert Path(record["report"]).is_file()
+    assert [row["objective"] for row in record["rows"]] == ["elbo", "renyi:alpha=0.5:particles=2"]
 
 
-def test_a_run_on_a_file_is_judged_on_that_file(folder: Path) -> None:
+def test_evaluate_uses_the_data_file_of_the_run(folder: Path) -> None:
     x = torch.rand(60, 5, generator=torch.Generator().manual_seed(0)).numpy()
     np.savez(folder / "mine.npz", x=x)
     flags = ["--data", "./mine.npz", "--validation", "7", "--likelihood", "gaussian", "--out", "r"]
     assert run("train", "vae", *SMALL, *flags).code == 0
-    found = json.loads(run("evaluate", "r", "--particles", "3", "--json").out)
-    assert found["data_set"]["sizes"] == pvae.open_run("r").config["data"]["sizes"]
-    assert found["data_set"]["sizes"]["validation"] == 7
+    record = json.loads(run("evaluate", "r", "--particles", "3", "--json").out)
+    assert record["data_set"]["sizes"] == pvae.open_run("r").config["data"]["sizes"]
+    assert record["data_set"]["sizes"]["validation"] == 7
     np.savez(folder / "mine.npz", x=1 - x)
     done = run("evaluate", "r", "--particles", "3", "--json")
     assert done.code == 2
@@ -362,6 +371,7 @@ BAD = {
     "unknown optimiser": ([*TRAIN, "--optimiser", "adm"], "did you mean"),
     "unknown data": ([*TRAIN, "--data", "mnits"], "did you mean 'mnist'?"),
     "missing data file": ([*TRAIN, "--data", "none.npz"], "none.npz"),
+    "unknown precision": ([*TRAIN, "--precision", "float16"], "bfloat16"),
     "unknown choice": ([*TRAIN, "--binarise", "statik"], "static"),
     "no number": ([*TRAIN, "--batch-size", "many"], "many"),
     "no epochs": (["train", "vae", "--epochs", "-1", "--out", "r"], "epochs"),
@@ -385,8 +395,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_code_2_and_changes_nothing(folder: Path, name: str) -> None:
-    arguments, says = BAD[name]
+def test_bad_input_prints_one_line_and_changes_no_file(folder: Path, name: str) -> None:
+    arguments, words = BAD[name]
     (folder / "full").mkdir()
     (folder / "full/notes.txt").write_text("mine")
     (folder / "key.toml").write_text("epohcs = 3\n")
@@ -395,12 +405,12 @@ def test_bad_input_is_one_line_and_code_2_and_changes_nothing(folder: Path, name
     done = run(*arguments)
     assert done.code == 2, (done.out, done.err)
     assert done.out == ""
-    assert says in _error_line(done.err)
+    assert words in _error_line(done.err)
     assert _snapshot(folder) == before
     assert not (folder / "r").exists()
 
 
-def test_traceback_shows_the_whole_error_of_a_users_program(folder: Path) -> None:
+def test_traceback_option_prints_the_traceback_of_a_users_program(folder: Path) -> None:
     done = in_process("train", "my_model.py:Broken", "--out", "r", "--traceback", cwd=folder)
     assert done.returncode == 2
     assert "Traceback" in done.stderr

@@ -1,4 +1,4 @@
-"""Figures hold what their arguments say: every picture, every label, every unit."""
+"""Figures show the pictures, numbers, labels and units of their arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def canvas(figure, axes=0):
     return np.ma.filled(figure.axes[axes].images[0].get_array(), np.nan)
 
 
-def test_image_grid_shows_every_picture_in_its_place():
+def test_image_grid_places_pictures_row_by_row():
     pictures = RNG.uniform(size=(7, 8, 6))
     shown = canvas(plots.image_grid(pictures, columns=3))
     assert shown.shape == (3 * 9 - 1, 3 * 7 - 1)
@@ -29,7 +29,7 @@ def test_image_grid_shows_every_picture_in_its_place():
     assert np.isnan(shown[8]).all() and np.isnan(shown[18:26, 7:]).all()
 
 
-def test_grey_levels_are_absolute_within_zero_and_one_and_have_a_bar_outside():
+def test_values_outside_zero_and_one_have_a_colour_bar():
     inside, outside = (
         plots.image_grid(RNG.uniform(0.2, 0.6, (2, 4, 4))),
         plots.image_grid(RNG.normal(size=(2, 4, 4))),
@@ -52,7 +52,7 @@ def test_reconstructions_alternate_with_originals_and_are_labelled():
     assert labels == ["original", "reconstruction"] * 2
 
 
-def test_data_that_are_no_pictures_become_a_labelled_heat_map():
+def test_data_that_are_not_pictures_become_labelled_heat_maps():
     x, again = RNG.normal(size=(12, 5)), RNG.normal(size=(12, 5))
     figure = plots.reconstructions(x, again)
     assert [axes.get_title() for axes in figure.axes[:2]] == ["original", "reconstruction"]
@@ -61,7 +61,7 @@ def test_data_that_are_no_pictures_become_a_labelled_heat_map():
     assert figure.axes[0].images[0].get_clim() == figure.axes[1].images[0].get_clim()
 
 
-def test_learning_curves_have_a_line_per_seed_and_their_mean():
+def test_learning_curves_have_a_line_for_each_seed_and_for_the_mean():
     epochs = np.arange(1, 11)
     curves = {"elbo": [(epochs, epochs * 1.0), (epochs, epochs * 3.0)], "iwae": [(epochs, epochs * 2.0)]}
     figure = plots.learning_curves(curves)
@@ -71,7 +71,7 @@ def test_learning_curves_have_a_line_per_seed_and_their_mean():
     assert_allclose(axes.lines[2].get_ydata(), epochs * 2.0)
 
 
-def test_learning_curves_leave_out_the_first_steep_tenth():
+def test_limits_of_learning_curves_ignore_the_first_tenth():
     values = np.concatenate([np.full(5, -1e6), np.linspace(-20, -10, 95)])
     low, high = plots.learning_curves({"a": [(np.arange(100), values)]}).axes[0].get_ylim()
     assert -21 < low < -19 and -10 < high < -9
@@ -88,7 +88,7 @@ def test_evidence_intervals_show_mean_error_and_seeds():
     assert [note.get_text() for note in axes.texts] == ["elbo"]
 
 
-def test_latent_scatter_takes_the_two_units_with_the_largest_kl_and_names_labels():
+def test_latent_scatter_shows_the_two_units_with_the_largest_kl():
     codes, labels = RNG.normal(size=(60, 4)), np.arange(60) % 3
     figure = plots.latent_scatter(codes, labels, kl=[0.1, 2.0, 0.0, 1.0])
     axes = figure.axes[0]
@@ -105,7 +105,7 @@ def test_latent_scatter_without_kl_shows_principal_components():
     assert axes.get_xlabel().startswith("principal component 1 (99%")
 
 
-def test_latent_scatter_of_one_unit_spreads_by_rank():
+def test_latent_scatter_of_one_unit_has_ranks_as_second_coordinate():
     axes = plots.latent_scatter(np.array([[3.0], [1.0], [2.0]])).axes[0]
     assert_allclose(axes.collections[0].get_offsets(), [[3, 1], [1, 0], [2, 0.5]])
 
@@ -117,7 +117,7 @@ def test_traversal_names_units_and_values():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["-2.0", "-1.0", "0.0", "1.0", "2.0"]
 
 
-def test_interpolations_say_how_far_along_they_are():
+def test_interpolations_label_the_share_of_the_way():
     images = np.arange(6.0)[:, None, None] / 5 * np.ones((6, 4, 4))
     axes = plots.interpolations(images.reshape(2, 3, 4, 4)).axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.5", "1"]
@@ -125,7 +125,7 @@ def test_interpolations_say_how_far_along_they_are():
     assert_allclose(np.ma.filled(axes.images[0].get_array(), np.nan)[0][[0, 5, 10]], [0.0, 0.2, 0.4])
 
 
-def test_the_plane_has_its_greatest_value_on_top():
+def test_plane_has_the_largest_value_on_top():
     images = np.arange(9.0)[:, None, None] / 8 * np.ones((9, 4, 4))
     axes = plots.plane(images.reshape(3, 3, 4, 4), np.array([[-1.0, 0.0, 1.0], [-2.0, 0.5, 2.0]])).axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["2.0", "0.5", "-2.0"]
@@ -139,12 +139,12 @@ def test_value_rows_name_their_values():
     assert axes.get_ylabel() == "y" and not axes.get_xticklabels()
 
 
-def test_rows_of_what_is_no_picture_are_heat_maps_with_names():
+def test_value_rows_of_other_data_are_heat_maps_with_names():
     figure = plots.value_rows(RNG.normal(size=(2, 5, 7)), ["0", "1"], "y")
     assert [axes.get_title() for axes in figure.axes[:2]] == ["y 0", "y 1"]
 
 
-def test_history_turns_losses_up_and_skips_what_is_missing():
+def test_history_negates_losses_and_skips_missing_records():
     records = [{"epoch": 1, "loss": 5.0}, {"epoch": 2, "loss": 4.0, "validation_bound": -4.5, "seconds": 1}]
     figure = plots.history(records)
     assert texts(figure) == ["minus loss", "validation bound"]
@@ -152,7 +152,7 @@ def test_history_turns_losses_up_and_skips_what_is_missing():
     assert_allclose(figure.axes[0].lines[1].get_xdata(), [2])
 
 
-def test_figures_leave_pyplot_alone():
+def test_figures_do_not_use_pyplot():
     import matplotlib.pyplot as plt
 
     plots.image_grid(np.zeros((2, 4, 4)))

@@ -1,0 +1,170 @@
+"""Pictures side by side on one canvas, and heat maps for data that are not pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pvae.plots.base import INK, WIDTH, Array, new_figure
+
+__all__ = [
+    "as_pictures",
+    "draw_heat_maps",
+    "draw_labelled_rows",
+    "draw_tiles",
+    "gap_between",
+    "interleave_rows",
+    "tile",
+    "value_limits",
+]
+
+
+def as_pictures(x: Array) -> Array | None:
+    """Return the data as pictures, or None if they are not pictures.
+
+    Args:
+        x: data, shape (n, height, width), or with 1 or 3 channels first or last; or any other shape.
+
+    Returns:
+        Grey pictures, shape (n, height, width), or colour pictures, shape (n, height, width, 3); or None.
+    """
+    if x.ndim == 3:
+        return x
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        x = np.moveaxis(x, 1, -1)
+    if x.ndim == 4 and x.shape[-1] in (1, 3):
+        return x[..., 0] if x.shape[-1] == 1 else np.clip(x, 0, 1)
+    return None
+
+
+def gap_between(pictures: Array) -> int:
+    """Return the number of empty pixels between two pictures of shape (n, height, width) on a canvas."""
+    return max(1, min(pictures.shape[1:3]) // 14)
+
+
+def tile(pictures: Array, columns: int) -> Array:
+    """Return one canvas with the pictures in rows, with empty pixels (NaN, or white for colour) between them.
+
+    Args:
+        pictures: shape (n, height, width) or (n, height, width, 3).
+        columns: number of pictures in a row.
+
+    Returns:
+        The canvas, shape (rows * (height + gap) - gap, columns * (width + gap) - gap), with 3 channels for colour.
+    """
+    count, height, width = pictures.shape[:3]
+    rows, gap = -(-count // columns), gap_between(pictures)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:])
+    canvas = np.full(shape, np.nan if pictures.ndim == 3 else 1.0)
+    for index, picture in enumerate(pictures):
+        top = (index // columns) * (height + gap)
+        left = (index % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def interleave_rows(panels: Sequence[Array], columns: int) -> Array:
+    """Return the pictures of several panels in the order of a canvas: a row of the first panel, of the second, ...
+
+    Args:
+        panels: the same number of pictures each, shape (n, height, width) or (n, height, width, 3).
+        columns: largest number of pictures in a row.
+
+    Returns:
+        The pictures, shape (rows * panels * columns, height, width) or with 3 channels; the last row of each panel is
+        filled up with NaN.
+    """
+    shape, columns = panels[0].shape[1:], min(columns, len(panels[0]))
+    filler = np.full((-len(panels[0]) % columns, *shape), np.nan)
+    rows = [np.concatenate([panel, filler]).reshape(-1, columns, *shape) for panel in panels]
+    return np.stack(rows, axis=1).reshape(-1, *shape)
+
+
+def value_limits(*arrays: Array) -> tuple[float, float]:
+    """Return the limits of a colour scale: (0, 1) if all values are in [0, 1], else the smallest and largest value."""
+    low = min(float(np.nanmin(values)) for values in arrays)
+    high = max(float(np.nanmax(values)) for values in arrays)
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def draw_tiles(pictures: Array, columns: int, limits: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Return a figure of pictures in rows, and its axes, which have no ticks.
+
+    Args:
+        pictures: shape (n, height, width) or (n, height, width, 3).
+        columns: number of pictures in a row.
+        limits: limits of the colour scale; limits other than (0, 1) are shown by a colour bar.
+    """
+    canvas = tile(pictures, columns)
+    width = WIDTH if columns >= 4 else 0.5 + 0.8 * columns
+    figure = new_figure(max(0.6, width * canvas.shape[0] / canvas.shape[1]) + 0.1, width)
+    axes = figure.add_subplot()
+    grey_levels = limits == (0.0, 1.0)
+    image = axes.imshow(canvas, cmap="gray" if grey_levels else "cividis", interpolation="nearest")
+    image.set_clim(*limits)
+    image.set_gid(f"pictures {canvas.shape}")
+    if not grey_levels and canvas.ndim == 2:
+        figure.colorbar(image, ax=axes, shrink=0.8, label="value")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def draw_heat_maps(panels: Mapping[str, Array], ylabel: str) -> Figure:
+    """Return one heat map per panel, side by side, for data that are not pictures.
+
+    Args:
+        panels: for each title the values, shape (rows, *data); a column of the heat map is a feature.
+        ylabel: label of the rows.
+    """
+    flat_panels = {title: values.reshape(len(values), -1) for title, values in panels.items()}
+    limits = value_limits(*flat_panels.values())
+    figure = new_figure(0.9 + 0.16 * max(len(values) for values in flat_panels.values()))
+    all_axes = figure.subplots(1, len(flat_panels), squeeze=False, sharey=True)[0]
+    for axes, (title, values) in zip(all_axes, flat_panels.items(), strict=True):
+        image = axes.imshow(values, cmap="cividis", interpolation="nearest", aspect="auto")
+        image.set_clim(*limits)
+        axes.set_title(title, fontsize=10, color=INK)
+        axes.set_xlabel("feature", color=INK)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
+    all_axes[0].set_ylabel(ylabel, color=INK)
+    figure.colorbar(image, ax=list(all_axes), label="value (units of the data)", shrink=0.9)
+    return figure
+
+
+def draw_labelled_rows(
+    x: Array, row_names: Sequence[str], column_names: Sequence[str], xlabel: str, ylabel: str = ""
+) -> Figure:
+    """Return a figure of pictures with a name for each row and column; one heat map per row if they are not pictures.
+
+    Args:
+        x: shape (rows, columns, *data).
+        row_names: a name for each row; an empty name is not shown.
+        column_names: a name for each column; an empty name is not shown.
+        xlabel: label of the columns.
+        ylabel: label of the rows.
+    """
+    pictures = as_pictures(x.reshape(-1, *x.shape[2:]))
+    if pictures is None:
+        panels = {f"{ylabel} {name}".strip(): row for name, row in zip(row_names, x, strict=True)}
+        return draw_heat_maps(panels, "column")
+    figure, axes = draw_tiles(pictures, x.shape[1], value_limits(pictures))
+    figure.set_figheight(figure.get_figheight() + 0.4)  # for the labels
+    height, width = pictures.shape[1:3]
+    gap = gap_between(pictures)
+    for set_ticks, names, step in (
+        (axes.set_yticks, row_names, height + gap),
+        (axes.set_xticks, column_names, width + gap),
+    ):
+        ticks = {(index + 0.5) * step: name for index, name in enumerate(names) if name}
+        set_ticks(list(ticks), list(ticks.values()), color=INK, fontsize=8)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.tick_params(length=0)
+    return figure
