@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from pvae.commands.chosen_parts import build_model_and_data, chosen_data, chosen_model, chosen_objective
 from pvae.commands.error_reporting import BAD_INPUT
-from pvae.commands.help_sections import SectionedCommand
-from pvae.commands.output import print_json
-from pvae.commands.shared_options import (
+from pvae.commands.options.chosen_parts import build_model_and_data, chosen_data, chosen_model, chosen_objective
+from pvae.commands.options.help_sections import SectionedCommand
+from pvae.commands.options.option_groups import (
     data_options,
     json_option,
     model_options,
     objective_options,
     traceback_option,
 )
+from pvae.commands.output import print_json
 
 __all__ = ["check"]
 

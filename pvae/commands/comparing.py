@@ -9,12 +9,10 @@ from typing import Any
 
 import click
 
-from pvae.commands.chosen_parts import chosen_data, chosen_model
-from pvae.commands.config_files import config_option
-from pvae.commands.help_sections import SectionedCommand, make_option
-from pvae.commands.option_types import parse_whole_numbers, split_list
-from pvae.commands.output import print_json
-from pvae.commands.shared_options import (
+from pvae.commands.options.chosen_parts import chosen_data, chosen_model
+from pvae.commands.options.config_files import config_option
+from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.option_groups import (
     FIT_OPTIONS,
     data_options,
     explicit_options,
@@ -23,6 +21,8 @@ from pvae.commands.shared_options import (
     model_options,
     traceback_option,
 )
+from pvae.commands.options.option_types import parse_whole_numbers, split_list
+from pvae.commands.output import print_json
 from pvae.errors import InputError
 
 __all__ = ["compare"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from pvae.commands.error_reporting import SuggestingGroup
+from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_table, print_json, print_status
-from pvae.commands.shared_options import json_option, traceback_option
 
 __all__ = ["data"]
 

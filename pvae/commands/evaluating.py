@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from pvae.commands.help_sections import SectionedCommand, make_option
-from pvae.commands.output import format_rows, print_json, print_status
-from pvae.commands.shared_options import (
+from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
     device_option,
@@ -18,6 +17,7 @@ from pvae.commands.shared_options import (
     split_option,
     traceback_option,
 )
+from pvae.commands.output import format_rows, print_json, print_status
 from pvae.errors import InputError
 
 __all__ = ["evaluate"]

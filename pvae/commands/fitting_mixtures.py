@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from pvae.commands.config_files import config_option
-from pvae.commands.help_sections import SectionedCommand, make_option
 from pvae.commands.mixture_fits import MixtureFit, fit_mixture, load_tables
 from pvae.commands.mixture_output import summary_text, write_results
 from pvae.commands.mixture_progress import EMProgress
-from pvae.commands.option_types import SettingType, parse_whole_numbers
+from pvae.commands.options.config_files import config_option
+from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
+from pvae.commands.options.option_types import SettingType, parse_whole_numbers
 from pvae.commands.output import print_json, print_status
-from pvae.commands.shared_options import data_folder_option, json_option, traceback_option
 from pvae.errors import InputError
 
 __all__ = ["em"]
@@ -77,17 +77,21 @@ def em(as_json: bool, out: str | None, select: str | None, by: str, **options: A
     if options["reg_covar"] is None:
         # A pixel that never varies in the training split may vary in another; a tiny variance would make it unlikely.
         options["reg_covar"] = PICTURE_VARIANCE if len(splits.data_shape) > 1 else "relative"
-    progress = EMProgress(options["progress"] is not False, int(options["max_iter"]))
+    progress = EMProgress(enabled=options["progress"] is not False, max_steps=int(options["max_iter"]))
     fits = [fit_mixture(tables, count, options, progress) for count in counts]
     best = min(fits, key=lambda fit: fit.criterion(by))
-    for note in best.record["notes"]:
-        print_status(f"pvae: warning: {note}")
     result = _result(best, options, splits.summary())
     if select is not None:
         result["selection"] = {"by": by, "fits": [fit.selection_record() for fit in fits]}
+    for note in best.record["notes"]:
+        print_status(f"pvae: warning: {note}")
     if folder is not None:
         result["out"] = str(folder)
         write_results(folder, result, best.mixture, splits, tables["train"])
+    _print_result(result, as_json)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:

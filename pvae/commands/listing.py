@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_rows, print_json
-from pvae.commands.shared_options import json_option, traceback_option
 
 __all__ = ["list_"]
 

@@ -20,7 +20,7 @@ class EMProgress:
         max_steps: largest number of steps of one start.
     """
 
-    def __init__(self, enabled: bool, max_steps: int) -> None:
+    def __init__(self, *, enabled: bool, max_steps: int) -> None:
         self.enabled = enabled
         self.max_steps = max_steps
         self.on_terminal = sys.stderr.isatty()

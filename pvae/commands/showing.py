@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from pvae.commands.help_sections import SectionedCommand, make_option
-from pvae.commands.run_figures import FIGURES, draw_figure
-from pvae.commands.shared_options import (
+from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
     other_data_option,
     split_option,
     traceback_option,
 )
+from pvae.commands.run_figures import FIGURES, draw_figure
 from pvae.errors import InputError
 
 __all__ = ["show"]

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvae.commands.chosen_parts import build_model_and_data, chosen_data, chosen_model
 from pvae.commands.gradient_figures import with_particles, write_figures
-from pvae.commands.help_sections import SectionedCommand, make_option
-from pvae.commands.option_types import parse_whole_numbers, split_list
-from pvae.commands.output import json_text, print_json, print_status
-from pvae.commands.shared_options import (
+from pvae.commands.options.chosen_parts import build_model_and_data, chosen_data, chosen_model
+from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_options,
     device_option,
@@ -22,6 +20,8 @@ from pvae.commands.shared_options import (
     split_option,
     traceback_option,
 )
+from pvae.commands.options.option_types import parse_whole_numbers, split_list
+from pvae.commands.output import json_text, print_json, print_status
 from pvae.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from pvae.commands.chosen_parts import chosen_data, chosen_model, chosen_objective
-from pvae.commands.config_files import config_option
-from pvae.commands.help_sections import SectionedCommand, make_option
-from pvae.commands.output import format_rows, print_json
-from pvae.commands.shared_options import (
+from pvae.commands.options.chosen_parts import chosen_data, chosen_model, chosen_objective
+from pvae.commands.options.config_files import config_option
+from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.option_groups import (
     FIT_OPTIONS,
     data_options,
     fit_options,
@@ -21,6 +20,7 @@ from pvae.commands.shared_options import (
     objective_options,
     traceback_option,
 )
+from pvae.commands.output import format_rows, print_json
 from pvae.errors import InputError
 
 __all__ = ["default_folder", "train"]

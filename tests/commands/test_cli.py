@@ -20,8 +20,8 @@ from command_line import Done, in_process, run
 
 import pvae
 from pvae.cli import cli
-from pvae.commands.option_types import SettingType
-from pvae.commands.shared_options import MODEL_HELP
+from pvae.commands.options.option_groups import MODEL_HELP
+from pvae.commands.options.option_types import SettingType
 from pvae.densities.parts import accepted
 from pvae.models import MODELS
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from pvae.commands.help_sections import Decorator, SectionedOption, apply_options, make_option
-from pvae.commands.option_types import LearningRateType, SettingType
+from pvae.commands.options.help_sections import Decorator, SectionedOption, apply_options, make_option
+from pvae.commands.options.option_types import LearningRateType, SettingType
 from pvae.fit_options import FitOptions
 
 __all__ = [

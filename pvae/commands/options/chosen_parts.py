@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvae.commands.shared_options import MODEL_HELP, explicit_options
+from pvae.commands.options.option_groups import MODEL_HELP, explicit_options
 from pvae.errors import InputError
 from pvae.names import value as parse_value
 
