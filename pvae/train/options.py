@@ -1,4 +1,4 @@
-"""The options of a training, checked, and as a run records them."""
+"""The checked options of a training, and the record of a run that ``config.toml`` holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pvae.train.optimisers import label
 __all__ = ["FREE", "Options", "describe_run"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-# What may differ when a run is continued: it changes no number of the steps that were done.
+# Options that may differ when a run is resumed: they change no number of the steps that are done.
 FREE = ("epochs", "checkpoint_seconds", "max_steps", "step")
 
 
@@ -55,20 +55,26 @@ class Options(FitOptions):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of parameters and data."""
+        """The dtype of parameters and data."""
         return _DTYPES[self.precision]
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """The type that operations are cast to, or None."""
+        """The dtype that operations are cast to by autocast; None without autocast.
+
+        Raises:
+            InputError: if the device does not support bfloat16.
+        """
         if self.precision != "bfloat16":
             return None
         if self.device.startswith("cuda") and not torch.cuda.is_bf16_supported():
-            raise InputError("precision='bfloat16' needs a device that has it; this one has not. Use float32.")
+            raise InputError(
+                f"precision='bfloat16' needs a device with bfloat16 arithmetic; {self.device} has none. Use 'float32'."
+            )
         return torch.bfloat16
 
     def record(self) -> dict[str, Any]:
-        """Return the options for ``config.toml``; what is None is left out, since TOML has no such value."""
+        """Return the options for ``config.toml``, without those that are None, since TOML has no such value."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
         values |= {name: label(values[name]) for name in ("optimiser", "schedule")}
         if isinstance(self.learning_rate, Mapping):
@@ -86,9 +92,17 @@ def _require_positive(name: str, number: Any) -> None:
         raise InputError(f"{name} needs a positive number; got {number!r}.")
 
 
-def resolved(given: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Options:
-    """Return the options with device and threads found; a continued run takes the threads it had."""
-    values = dict(given)
+def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Options:
+    """Return the checked options, with the device and the number of threads resolved.
+
+    Args:
+        arguments: the arguments of `pvae.fit` that are fields of `FitOptions`.
+        recorded: the options of the run to be resumed, whose number of threads is the default; or None.
+
+    Raises:
+        InputError: for a value that cannot be used.
+    """
+    values = dict(arguments)
     values["device"] = str(resolve(values["device"]))
     if values["threads"] is None:
         values["threads"] = int((recorded or {}).get("threads", torch.get_num_threads()))
@@ -98,10 +112,19 @@ def resolved(given: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Op
 def describe_run(
     options: Options, splits: Splits, objective: str, model: Any, spec: ModelSpec | None, fields: Fields
 ) -> dict[str, Any]:
-    """Return everything that ``config.toml`` says of a run."""
-    example = {
-        name: {"shape": list(each.shape[1:]), "dtype": str(each.dtype).removeprefix("torch.")}
-        for name, each in splits.train.items()
+    """Return the content of ``config.toml``: versions, objective, model, data and options.
+
+    Args:
+        options: the checked options.
+        splits: the data.
+        objective: the objective as text.
+        model: the latent model.
+        spec: how to build the model again, or None.
+        fields: the batch fields of the programs, or None.
+    """
+    data_fields = {
+        name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        for name, tensor in splits.train.items()
     }
     recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if spec is not None:
@@ -118,27 +141,27 @@ def describe_run(
         "objective": objective,
         **named,
         "model": recipe,
-        "data": {**splits.summary(), "fields": example, "notes": list(splits.notes)},
+        "data": {**splits.summary(), "fields": data_fields, "notes": list(splits.notes)},
         "training": options.record(),
     }
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as TOML can hold them; it has no None, which the command line writes as the word, too."""
+    """Return settings as values of TOML. It has no None, so None becomes the word none, as on the command line."""
 
-    def of(value: Any) -> Any:
+    def plain_value(value: Any) -> Any:
         if value is None:
             return "none"
         if isinstance(value, list | tuple):
-            return [of(each) for each in value]
+            return [plain_value(element) for element in value]
         return value if isinstance(value, str | int | float | bool) else repr(value)
 
-    return {name: of(value) for name, value in settings.items()}
+    return {name: plain_value(value) for name, value in settings.items()}
 
 
 def binding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must stay the same for a run to be continued, flat."""
-    training = {name: each for name, each in config["training"].items() if name not in FREE}
+    """Return the values of ``config.toml`` that must be the same when a run is resumed, in one mapping."""
+    training = {name: value for name, value in config["training"].items() if name not in FREE}
     data = {f"data {name}": config["data"][name] for name in ("name", "checksum", "binarise", "sizes")}
     if "mask" in config["data"]:
         data["data mask"] = config["data"]["mask"]
@@ -146,7 +169,7 @@ def binding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what must stay the same."""
+    """Return the SHA-256 of the values that must be the same when a run is resumed."""
     return digest(canonical(binding(config)))
 
 

@@ -244,7 +244,7 @@ def test_the_command_searches(here: Path) -> None:
         (("--objectives", ","), "at least one name"),
         (("--particles", "0,4"), "numbers of particles"),
         (("--particles", "4,4"), "numbers of particles"),
-        (("--particles", "1,4", "--search"), "ask for one"),
+        (("--particles", "1,4", "--search"), "use one of them"),
         (("--out", "bits.py"), "bits.py is a file"),
         (("--search", "--objectives", "elbo"), "objective of log weights"),
         (("--draws", "1"), "draws"),
