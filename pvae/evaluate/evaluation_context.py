@@ -17,8 +17,8 @@ from pvae.objectives import untrained_by
 from pvae.programs.binding import Programs, bind
 from pvae.programs.classifier import outside_classes
 from pvae.programs.model_traits import is_latent_model, traits_of
+from pvae.programs.parameter_scope import scope
 from pvae.programs.queries import scores_bits
-from pvae.programs.registration import scope
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 

@@ -25,7 +25,8 @@ from pvae.objectives.registry import make_objective
 from pvae.programs.binding import Fields, bind
 from pvae.programs.layout import check_site_shapes
 from pvae.programs.parameter_groups import named_parameters
-from pvae.programs.registration import MODULE_DIVIDER, forget, scope
+from pvae.programs.parameter_scope import scope
+from pvae.programs.registration import MODULE_DIVIDER, forget
 from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import preserved_buffers, preserved_randomness
 

@@ -3,8 +3,8 @@
 from pvae.programs.base import LatentModel, Program, pair, program
 from pvae.programs.binding import Programs, bind
 from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
+from pvae.programs.parameter_scope import restore_store, scope, store_tensors
 from pvae.programs.queries import encode, reconstruct, sample, scores_bits
-from pvae.programs.registration import restore_store, scope, store_tensors
 
 __all__ = [
     "Groups",

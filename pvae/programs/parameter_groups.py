@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pvae.programs.binding import Fields, bind
-from pvae.programs.registration import scope, store_tensors
+from pvae.programs.parameter_scope import scope, store_tensors
 from pvae.randomness import preserved_randomness
 
 __all__ = ["Groups", "find_groups", "named_parameters", "program_groups"]

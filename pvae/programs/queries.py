@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.registration import scope
+from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import evaluating, preserved_randomness
 

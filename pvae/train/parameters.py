@@ -13,7 +13,7 @@ from pvae.errors import InputError
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.binding import Programs
 from pvae.programs.parameter_groups import find_groups, named_parameters
-from pvae.programs.registration import store_tensors
+from pvae.programs.parameter_scope import store_tensors
 
 __all__ = ["Parameters", "all_finite", "is_average", "root_module"]
 

@@ -15,8 +15,8 @@ from pvae.errors import InputError
 from pvae.linter.run_check import run_check
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.model_traits import traits_of
+from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import scores_bits
-from pvae.programs.registration import store_tensors
 from pvae.train.computation import Computation
 from pvae.train.devices import resolve
 from pvae.train.graph.preserve import preserve_state

@@ -18,7 +18,7 @@ from pvae.errors import InputError
 from pvae.models.build import ModelSpec
 from pvae.names import unknown
 from pvae.programs.binding import bind
-from pvae.programs.registration import scope
+from pvae.programs.parameter_scope import scope
 from pvae.randomness import preserved_randomness
 from pvae.train import checkpoint
 from pvae.train.history import read_history

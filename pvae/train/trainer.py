@@ -17,7 +17,7 @@ from pvae.models.build import ModelSpec, spec_of
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import traits_of
-from pvae.programs.registration import scope
+from pvae.programs.parameter_scope import scope
 from pvae.train.checkpoint import describe_difference, read_newest
 from pvae.train.devices import isolated
 from pvae.train.history import History

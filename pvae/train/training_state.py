@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.programs.registration import restore_store, store_tensors
+from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture, restore
 from pvae.train.encoding import decode, encode, is_plain

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.registration import scope
+from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, is_marked_for_enumeration
 from pvae.weights.auxiliary import Marginal, log_marginal
 from pvae.weights.base import REVERSE, LogWeights

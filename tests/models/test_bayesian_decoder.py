@@ -272,7 +272,7 @@ def test_training_on_batches_finds_the_posterior_of_the_weights() -> None:
 def test_objectives_that_need_weights_per_datum_refuse_by_name(name: str) -> None:
     model = decoder()
     findings = pvae.check(model, data(), name)
-    with pytest.raises(pvae.InputError, match="Site 'w0' is outside the data plate 'data'") as caught:
+    with pytest.raises(pvae.InputError, match="site 'w0' is outside the data plate 'data'") as caught:
         findings.require()
     assert "train and evaluate by 'elbo'" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(pvae.InputError, match="'w0'"):
@@ -281,7 +281,7 @@ def test_objectives_that_need_weights_per_datum_refuse_by_name(name: str) -> Non
 
 @pytest.mark.parametrize("ask", [pvae.evaluate.log_evidence, pvae.evaluate.judge, pvae.evaluate.diagnose])
 def test_evaluations_that_need_weights_per_datum_refuse_by_name(ask) -> None:
-    with pytest.raises(pvae.InputError, match="Site 'w0' is outside") as caught:
+    with pytest.raises(pvae.InputError, match="site 'w0' is outside") as caught:
         ask(decoder(), data(), particles=3)
     assert "evaluate by 'elbo'" in str(caught.value) and "\n" not in str(caught.value)
 

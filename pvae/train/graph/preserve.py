@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pvae.programs.registration import store_tensors
+from pvae.programs.parameter_scope import store_tensors
 from pvae.train.devices import capture, restore
 from pvae.train.parameters import is_average
 
