@@ -18,8 +18,8 @@ from pvae.comparison.base import Outcome
 from pvae.comparison.cells.cell_files import check_folder, read_arrays, read_outcome
 from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
-from pvae.comparison.cells.fit_options import resolve_fit_options
 from pvae.comparison.cells.plan import MODEL_RECIPE, OBJECTIVE_SETTINGS, Job, plan_jobs
+from pvae.comparison.cells.resolve_options import resolve_fit_options
 from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.processes.run_cells import run_cells
