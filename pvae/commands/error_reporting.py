@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 import traceback
 import warnings
@@ -14,11 +13,11 @@ import click
 
 from pvae.errors import DivergenceError, InputError
 from pvae.names import unknown
+from pvae.user_code import find_user_place
 
 __all__ = ["BAD_INPUT", "DIVERGED", "INTERRUPTED", "MainGroup", "SuggestingGroup", "user_frame"]
 
 BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
-_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
 
 class SuggestingGroup(click.Group):
@@ -107,20 +106,10 @@ def user_frame(error: BaseException) -> str | None:
 
     A file is the user's code if it is outside pvae, the standard library and the installed packages.
     """
-    if isinstance(error, SyntaxError) and error.filename and _is_user_code(error.filename):
-        return f"{error.filename}:{error.lineno}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_user_code(frame.filename):
-            return f"{_short_path(frame.filename)}:{frame.lineno}"
-    return None
-
-
-def _is_user_code(filename: str) -> bool:
-    path = Path(filename)
-    if filename.startswith("<") or any(folder in path.parts for folder in _PACKAGE_FOLDERS):
-        return False
-    package, standard_library, script = Path(__file__).parents[1], Path(linecache.__file__).parent, Path(sys.argv[0])
-    return not any(path.resolve().is_relative_to(place.resolve()) for place in (package, standard_library, script))
+    place = find_user_place(error)
+    if place is None or Path(place.file).resolve() == Path(sys.argv[0]).resolve():
+        return None
+    return f"{_short_path(place.file)}:{place.line}"
 
 
 def _short_path(filename: str) -> str:

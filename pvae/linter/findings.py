@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 
 from pvae.errors import InputError, first_line
+from pvae.user_code import find_user_place
 
 __all__ = ["Finding", "Findings", "failure"]
 
@@ -53,14 +53,9 @@ class Findings(list[Finding]):
         return "\n".join(f"{'error' if each.fatal else 'note'}: {each}" for each in self) or "nothing found"
 
 
-def _where(error: BaseException) -> str:
-    """The innermost line outside torch and Pyro: the place to look at."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if "site-packages" not in each.filename and "/pvae/" not in each.filename]
-    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-
-
 def failure(error: Exception) -> Finding:
     """Return the finding for an error that a program raised, with its place in the user's code."""
-    message = f"a program raised {type(error).__name__}{_where(error)}: {first_line(error)}"
+    place = find_user_place(error)
+    where = f" at {place}" if place else ""
+    message = f"a program raised {type(error).__name__}{where}: {first_line(error)}"
     return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")

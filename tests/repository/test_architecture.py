@@ -18,7 +18,7 @@ from public_names import public_homes
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pvae"
 FLOORS = [
-    {"deprecation", "errors", "fit_options", "randomness"},
+    {"deprecation", "errors", "fit_options", "randomness", "user_code"},
     {"names"},
     {"batch"},
     {"data", "networks"},
