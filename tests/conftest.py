@@ -71,6 +71,19 @@ def leaves_no_trace(request: pytest.FixtureRequest) -> Iterator[None]:
         )
 
 
+@pytest.fixture
+def own_store() -> Iterator[None]:
+    """Give the test a param store of Pyro of its own: ``pytestmark = pytest.mark.usefixtures("own_store")``."""
+    with pyro.get_param_store().scope():
+        yield
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Seed torch's generator before the test."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder with MNIST and Frey faces: ``$PVAE_DATA``, else ``../shared/data`` beside the checkout."""

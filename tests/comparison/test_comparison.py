@@ -9,7 +9,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from comparison_models import Failing, Killed, Linear, Mixture, TutorialVAE, build_linear
+from models import Failing, Killed, Linear, Mixture, TutorialVAE, build_linear
 from pyro.infer import Trace_ELBO
 from safetensors.torch import load_file
 

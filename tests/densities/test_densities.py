@@ -19,10 +19,7 @@ from pvae.errors import InputError
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def make(name):

@@ -33,12 +33,7 @@ PRIORS = ["coupling", "maf", "spline"]
 POSTERIORS = ["coupling", "iaf", "maf", "planar", "spline"]
 FEATURES = 4
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def posterior(kind, latent=3, std=0.4, **settings):

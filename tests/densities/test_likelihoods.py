@@ -29,10 +29,7 @@ from pvae.models import scores_bits
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def double(values):

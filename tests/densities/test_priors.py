@@ -6,7 +6,6 @@ import itertools
 import math
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -26,12 +25,7 @@ LOGITS = np.array([0.3, -0.4, 0.1])
 LOC = np.array([[-1.0, 0.5], [1.2, -0.3], [0.1, 1.4]])
 SCALE = np.array([[0.6, 1.1], [0.4, 0.7], [1.3, 0.5]])
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def by_scipy(z, logits, loc, scale):

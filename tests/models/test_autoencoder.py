@@ -6,11 +6,10 @@ import math
 import warnings
 from typing import Any
 
-import pyro
 import pytest
 import torch
 from click.testing import CliRunner
-from forced import SigmaPoints
+from forcing import Forced, sigma_points
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor, nn
 
@@ -27,12 +26,7 @@ EIGENVALUES = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.1], dtype=DOUBLE)
 MEAN = torch.tensor([0.1, -0.2, 0.3, 1.0, -1.0], dtype=DOUBLE)
 VARIANCE = 0.25  # of the linear VAE's likelihood
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def gaussian_data(size: int = 64) -> tuple[Tensor, Tensor]:
@@ -76,13 +70,6 @@ def test_a_linear_autoencoder_is_pca() -> None:
     torch.testing.assert_close(projector(decoder), projector(fit_ppca(x, 2).weight), rtol=0, atol=1e-5)
 
 
-class ExactDraws(DiagonalGaussian):
-    """Draws whose first two moments are exact: the ELBO of a linear decoder then has no noise."""
-
-    def forward(self, context: Tensor) -> Any:
-        return SigmaPoints(self.loc(context), self.log_scale(context).exp()).to_event(1)
-
-
 @pytest.mark.parametrize(
     ("beta", "norms"),
     [(10.0, (1.5, 0, 0)), (4.0, (3, 1, 0)), (1.0, (3.75, 1.75, 0.75)), (0.25, (3.9375, 1.9375, 0.9375))],
@@ -95,14 +82,18 @@ def test_the_linear_vae_under_beta_has_the_known_optimum_and_tends_to_pca(
     As beta goes to 0, so does q's variance, and the error falls to the sum of the discarded eigenvalues, 0.6.
     """
     x, _ = gaussian_data()
-    model = pvae.VAE((5,), latent=3, hidden=(), likelihood="gaussian:scale=0.5", posterior=ExactDraws(5, 3)).double()
+    model = pvae.VAE(
+        (5,), latent=3, hidden=(), likelihood="gaussian:scale=0.5", posterior=DiagonalGaussian(5, 3)
+    ).double()
     loss = pvae.Beta(beta, particles=6)(model.model, model.guide)
+    exact_draws = Forced(noise={"z": sigma_points(3, len(x))})  # the ELBO of a linear decoder then has no noise
     search = {"max_iter": 250, "tolerance_grad": 1e-6, "tolerance_change": 0.0, "history_size": 50}
     optimiser = torch.optim.LBFGS(model.parameters(), **search, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        value = loss(x) / len(x)
+        with exact_draws:
+            value = loss(x) / len(x)
         value.backward()
         return value
 

@@ -13,8 +13,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import normal_log_prob
+from forcing import Forced
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
@@ -31,25 +31,7 @@ from bayesian_decoder import BayesianDecoder
 
 N = 5
 
-
-@pytest.fixture(autouse=True)
-def own_store():
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
-
-
-class Noise(Messenger):
-    """The guide with its noise held: each draw is loc + scale times a given number."""
-
-    def __init__(self, noise: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.noise = noise
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["name"] in self.noise and not msg["done"]:  # in the model, z is the guide's
-            normal = getattr(msg["fn"], "base_dist", msg["fn"])
-            msg["value"], msg["done"] = normal.loc + normal.scale * self.noise[msg["name"]], True
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 class Held(nn.Module):
@@ -64,7 +46,7 @@ class Held(nn.Module):
 
     def guide(self, x, index):
         noise = {name: each if name != "z" else each[index] for name, each in self.noise.items()}
-        with Noise(noise):
+        with Forced(noise=noise):
             return self.inner.guide(x)
 
 
@@ -223,7 +205,7 @@ def test_the_evaluated_elbo_is_that_of_all_data_over_n(data_size: int | None) ->
     local = Normal(batch.c @ w + z, NOISE).log_prob(batch.x)
     local = local + Normal(0.0, 1.0).log_prob(z) - Normal(mean, scale).log_prob(z)
     expected = (local + shared.sum() / (data_size or 8)).detach()
-    with Noise({"w": torch.tensor(0.7), "z": torch.tensor(-0.3)}):
+    with Forced(noise={"w": torch.tensor(0.7), "z": torch.tensor(-0.3)}):
         for chunk in (100, 6, 3):
             found = pvae.evaluate.elbo(model, batch, particles=5, chunk=chunk)
             torch.testing.assert_close(found.pointwise, expected, rtol=1e-7, atol=1e-7)
@@ -244,7 +226,7 @@ def test_a_guide_that_falls_short_does_so_by_its_divergence() -> None:
     objective = adapt(Trace_ELBO(num_particles=20, vectorize_particles=True))
     objective.loss(model.model, model.guide, batch.x, batch.c)  # how particles run is settled at free draws
     pvae.evaluate.elbo(model, batch, particles=20)
-    with Noise({"w": points[:, None, :2], "z": points[:, 2:]}):
+    with Forced(noise={"w": points[:, None, :2], "z": points[:, 2:]}):
         loss = objective.loss(model.model, model.guide, batch.x, batch.c)
         found = pvae.evaluate.elbo(model, batch, particles=20)
     assert -loss == pytest.approx(expected, rel=1e-10)
@@ -324,7 +306,7 @@ def test_particles_of_the_example_share_one_run() -> None:
     }
     objective = adapt(Trace_ELBO(num_particles=3, vectorize_particles=True))
     objective.loss(model.model, model.guide, batch.x)  # how particles run is settled at free draws, without a warning
-    with Noise(noise):
+    with Forced(noise=noise):
         together = objective.loss(model.model, model.guide, batch.x)
     single = [
         elbo_by_hand(model, batch.x, {"z": noise["z"][each], "w0": noise["w0"][each, 0], "w1": noise["w1"][each, 0]})

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -28,12 +27,7 @@ X = torch.tensor([[1.0, -0.5, 0.2, 0.7], [0.3, 0.9, -1.1, 0.4], [-0.6, 0.1, 0.8,
 Y = torch.tensor([0, 2, 1])
 C = torch.tensor([[0.5, -1.0, 0.3], [1.5, 0.2, -0.4], [-0.7, 0.6, 1.1]], dtype=DOUBLE)
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 class Exact:

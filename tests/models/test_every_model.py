@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 
-import pyro
 import pytest
 import torch
 from pyro import poutine
@@ -21,11 +20,13 @@ from pvae.programs.sites import sample_sites
 SIZE = 8
 
 
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
+
+
 @pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope(), warnings.catch_warnings():
-        # what a model's own tests look at: particles one by one, steps that cannot be traced
+def _ignored_warnings():
+    with warnings.catch_warnings():
+        # each model's own tests look at these: particles one by one, steps that cannot be traced
         warnings.simplefilter("ignore", UserWarning)
         yield
 

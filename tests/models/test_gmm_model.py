@@ -24,11 +24,7 @@ SHARES = RANDOM.choice(3, p=[0.5, 0.3, 0.2], size=240)
 X = torch.as_tensor(CENTRES[SHARES] + RANDOM.normal(size=(240, 2)) * np.array([1.0, 0.6]))
 CONJUGATE = "conjugate:concentration=3:scale=0.5:degrees=4"
 
-
-@pytest.fixture(autouse=True)
-def own_store():
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 def mixture_model(kind: str = "full", **settings) -> GMM:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyro
 import pytest
 import torch
 from exact import normal_log_prob
@@ -26,12 +25,7 @@ MIXING, MEANS, SCALES = (
 )
 X = np.array([[0.8, 1.1, 0.4], [-1.0, -1.9, 0.2], [2.0, -0.7, 0.3]])
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def log_joint(x):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -18,12 +17,7 @@ from pvae.objectives import make_objective
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def put(layer, weight, bias):

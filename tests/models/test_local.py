@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,7 @@ BEST = -3.6308803939  # A2
 X = torch.tensor(np.stack([A_X, [0.3, 1.0, -0.7], [-1.2, 0.1, 0.9]]))
 INDEX = torch.tensor([2, 0, 1])
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 def frozen() -> LinearGaussianModel:

@@ -30,12 +30,7 @@ ONLY_X0 = np.array([1.0, 0.0, 0.0])
 LOG_EVIDENCE_OF_X0 = -1.3916710873
 COPIES = 120
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def model_a() -> MaskedVAE:

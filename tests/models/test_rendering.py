@@ -38,9 +38,7 @@ class Labelled(LatentModel):
             pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_traversal_agrees_with_the_decoder_at_each_unit_and_step() -> None:

@@ -10,19 +10,17 @@ import pyro
 import pytest
 import torch
 from command_line import run as command
-from exhaustive import forced
-from labelled_models import (
-    BEST,
-    BEST_FACTORISED,
-    DOUBLE,
-    LOG_JOINT,
-    POSTERIOR,
+from exact import (
+    LABELLED_BEST_FACTORISED,
+    LABELLED_LOG_EVIDENCE,
+    LABELLED_LOG_JOINT,
+    LABELLED_POSTERIOR,
     Labelled,
-    OnGrid,
-    batch,
-    log_joint,
-    of_parts,
+    LabelledModel,
+    labelled_batch,
 )
+from forcing import Forced
+from models import DOUBLE, FreeGaussian, labelled_vae
 from pyro.infer import SVI, TraceEnum_ELBO
 
 import pvae
@@ -34,11 +32,12 @@ from pvae.objectives import make_objective
 BOUND = {"weight": 0.0}  # the bound alone
 QUICK = {"step": "eager", "validation_particles": 2, "progress": False}
 
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
+
 
 @pytest.fixture(autouse=True)
-def _own_store():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope(), warnings.catch_warnings():
+def _warnings_are_errors():
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
 
@@ -72,18 +71,18 @@ def climb(loss, parameters):
 
 def test_the_best_classifier_is_the_posterior_and_the_bound_is_the_evidence():
     """U* = logsumexp log p(x, y), reached where q(y) is proportional to p(x, y): equation 7."""
-    model, objective, data = Labelled(), pvae.SemiSupervised(**BOUND), batch(-1)
+    model, objective, data = LabelledModel(), pvae.SemiSupervised(**BOUND), labelled_batch(-1)
     best = climb(lambda: objective.differentiable_loss(model.model, model.guide, data["x"], data["y"]), model.phi())
-    assert best == pytest.approx(BEST, abs=1e-9)
-    torch.testing.assert_close(model.classify(data["x"]).probs[0].detach(), POSTERIOR, rtol=0, atol=1e-5)
+    assert best == pytest.approx(LABELLED_LOG_EVIDENCE, abs=1e-9)
+    torch.testing.assert_close(model.classify(data["x"]).probs[0].detach(), LABELLED_POSTERIOR, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("infer_labels", ["enumerated", "sampled"])
 def test_the_class_of_the_package_reaches_the_same(infer_labels):
     """With its parts set to the toy's, whatever z and y are drawn."""
-    model = of_parts(infer_labels=infer_labels)
-    found = -terms(pvae.SemiSupervised(**BOUND), model, as_column(batch(-1, 0, 1))).loss
-    assert found.item() == pytest.approx(BEST + LOG_JOINT.sum().item(), abs=1e-8)
+    model = labelled_vae(infer_labels=infer_labels)
+    found = -terms(pvae.SemiSupervised(**BOUND), model, as_column(labelled_batch(-1, 0, 1))).loss
+    assert found.item() == pytest.approx(LABELLED_LOG_EVIDENCE + LABELLED_LOG_JOINT.sum().item(), abs=1e-8)
 
 
 def as_column(data):
@@ -94,7 +93,7 @@ def test_the_factorised_guide_loses_what_it_must():
     """q(y given x) q(z given x) tops out .2385 nats below: z is integrated on a grid, y summed."""
     noise = torch.linspace(-8, 8, 161, dtype=DOUBLE)
     mass = torch.softmax(-0.5 * noise**2, 0)
-    model = of_parts(OnGrid(noise), factorised=True)
+    model = labelled_vae(FreeGaussian(), factorised=True)
     x, y = torch.full((161, 1), 0.4, dtype=DOUBLE), torch.full((161,), -1)
     programs = [pyro.poutine.scale(each, scale=mass) for each in (model.model, model.guide)]
     objective = pvae.SemiSupervised(gradients={"z": "pathwise"}, **BOUND)
@@ -105,26 +104,28 @@ def test_the_factorised_guide_loses_what_it_must():
             model.posterior.loc.fill_(start)
             model.posterior.log_scale.zero_()
             model.classifier[1].bias.copy_(torch.tensor([start, -start]))
-        best.append(climb(lambda: objective.terms(*programs, (x, y), {}, "all").surrogate, parameters))
-    assert max(best) == pytest.approx(BEST_FACTORISED, abs=1e-6)
-    assert BEST - max(best) == pytest.approx(0.2385, abs=1e-4)
+        with Forced(noise={"z": noise}):
+            best.append(climb(lambda: objective.terms(*programs, (x, y), {}, "all").surrogate, parameters))
+    assert max(best) == pytest.approx(LABELLED_BEST_FACTORISED, abs=1e-6)
+    assert LABELLED_LOG_EVIDENCE - max(best) == pytest.approx(0.2385, abs=1e-4)
 
 
 def test_a_known_label_is_bounded_as_log_p_of_both_and_a_batch_is_the_sum_of_its_parts():
-    model, objective = Labelled(), pvae.SemiSupervised(**BOUND)
-    single = [terms(objective, model, batch(y)).loss.item() for y in (-1, 0, 1)]
-    np.testing.assert_allclose(-np.array(single[1:]), LOG_JOINT.numpy(), rtol=1e-9)
-    q = model.classify(batch(-1)["x"]).probs[0].detach()
-    np.testing.assert_allclose(-single[0], (q * (LOG_JOINT - q.log())).sum().item(), rtol=1e-9)
-    mixed = batch(-1, 0, 1)
+    model, objective = LabelledModel(), pvae.SemiSupervised(**BOUND)
+    single = [terms(objective, model, labelled_batch(y)).loss.item() for y in (-1, 0, 1)]
+    np.testing.assert_allclose(-np.array(single[1:]), LABELLED_LOG_JOINT.numpy(), rtol=1e-9)
+    q = model.classify(labelled_batch(-1)["x"]).probs[0].detach()
+    np.testing.assert_allclose(-single[0], (q * (LABELLED_LOG_JOINT - q.log())).sum().item(), rtol=1e-9)
+    mixed = labelled_batch(-1, 0, 1)
     np.testing.assert_allclose(terms(objective, model, mixed).loss.item(), sum(single), rtol=1e-12)
-    apart = [sum(each) for each in zip(*(gradients(objective, model, batch(y)) for y in (-1, 0, 1)), strict=True)]
+    apart = [gradients(objective, model, labelled_batch(y)) for y in (-1, 0, 1)]
+    apart = [sum(each) for each in zip(*apart, strict=True)]
     for whole, parts in zip(gradients(objective, model, mixed), apart, strict=True):
         torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-15)
 
 
 def test_known_labels_train_no_classifier_through_the_bound():
-    for each in gradients(pvae.SemiSupervised(**BOUND), Labelled(), batch(0, 1)):
+    for each in gradients(pvae.SemiSupervised(**BOUND), LabelledModel(), labelled_batch(0, 1)):
         assert not each.any()
 
 
@@ -174,12 +175,12 @@ def test_enumeration_is_the_explicit_sum_over_labels():
 @pytest.mark.parametrize("particles", [1, 2])
 def test_the_gradient_of_drawn_labels_has_the_mean_of_the_enumerated_one(particles):
     """All outcomes of the draws, each by its probability."""
-    marked, drawn, data = Labelled(), Labelled(marked=False), batch(-1)
+    marked, drawn, data = LabelledModel(), LabelledModel(marked=False), labelled_batch(-1)
     expected = gradients(pvae.SemiSupervised(**BOUND), marked, data)
     objective, probabilities = pvae.SemiSupervised(particles=particles, **BOUND), marked.classify(data["x"]).probs[0]
     total = [torch.zeros(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE)]
     for outcome in itertools.product(range(2), repeat=particles):
-        with forced({"y": torch.tensor(outcome)[:, None]}):
+        with Forced({"y": torch.tensor(outcome)[:, None]}):
             found = gradients(objective, drawn, data)
         share = probabilities[list(outcome)].prod().detach()
         total = [mean + share * each for mean, each in zip(total, found, strict=True)]
@@ -192,7 +193,7 @@ def test_the_gradient_of_drawn_labels_has_the_mean_of_the_enumerated_one(particl
 
 def test_the_classifier_term_is_the_mean_cross_entropy_of_labelled_data():
     """Value and gradient by hand; hidden data have no part in it."""
-    model, data = Labelled(slope=(0.5, -1.0)), batch(1, -1, 0, 0, -1)
+    model, data = LabelledModel(slope=(0.5, -1.0)), labelled_batch(1, -1, 0, 0, -1)
     data["x"] = torch.linspace(-1, 1, 5, dtype=DOUBLE)
     known = data["y"] >= 0
     q = model.classify(data["x"]).probs.detach()
@@ -212,7 +213,7 @@ def test_the_classifier_term_is_the_mean_cross_entropy_of_labelled_data():
 
 
 def test_a_plain_svi_script_trains_the_classifier_alone():
-    model, data = Labelled(), batch(0, 1, 1, 1)
+    model, data = LabelledModel(), labelled_batch(0, 1, 1, 1)
     svi = SVI(model.model, model.guide, pyro.optim.SGD({"lr": 0.3}), pvae.SemiSupervised(1.0, generative=False))
     for _ in range(100):
         svi.step(data["x"], data["y"])
@@ -221,7 +222,7 @@ def test_a_plain_svi_script_trains_the_classifier_alone():
 
 
 def test_two_functions_with_a_classifier_of_their_own_train_alike():
-    model, data = Labelled(), batch(0, -1, 1)
+    model, data = LabelledModel(), labelled_batch(0, -1, 1)
     pair = pvae.pair(lambda x, y: model.model(x, y), lambda x, y: model.guide(x, y))
     mine = terms(pvae.SemiSupervised(0.7), model, data).loss
     assert terms(pvae.SemiSupervised(0.7, classify=model.classify), pair, data).loss == mine
@@ -235,7 +236,7 @@ def test_two_functions_with_a_classifier_of_their_own_train_alike():
 @pytest.mark.parametrize("labelled", [0.1, 0.0])
 def test_all_batches_together_are_the_objective_of_all_data(labelled):
     """Loss and gradient per datum: over every batch of one labelled and two hidden data, or of any three of the six."""
-    model = Labelled(slope=(0.5, -1.0))
+    model = LabelledModel(slope=(0.5, -1.0))
     data = {"x": torch.linspace(-1, 2, 6, dtype=DOUBLE), "y": torch.tensor([-1, 1, -1, -1, 0, -1])}
     known, hidden = [1, 4], [0, 2, 3, 5]
     objective = pvae.SemiSupervised(0.3, share=2 / 6, labelled=labelled)
@@ -245,7 +246,7 @@ def test_all_batches_together_are_the_objective_of_all_data(labelled):
         few = {name: each[list(chosen)] for name, each in data.items()}
         losses.append(terms(objective, model, few).loss / 3)
         slopes.append(gradients(objective, model, few)[0] / 3)
-    joint, q = log_joint(data["x"]), model.classify(data["x"])
+    joint, q = Labelled().log_joint(data["x"]), model.classify(data["x"])
     bound = torch.where(data["y"] < 0, (q.probs * (joint - q.logits)).sum(1), joint[range(6), data["y"].clamp_min(0)])
     expected = -bound.mean() + 0.3 * -q.log_prob(data["y"].clamp_min(0))[known].mean()
     torch.testing.assert_close(torch.stack(losses).mean(), expected.detach(), rtol=1e-10, atol=0)
@@ -441,15 +442,16 @@ def test_the_density_of_a_given_label_is_certain_or_silent():
 
 
 def test_the_evidence_is_that_of_what_is_known():
-    found = pvae.evaluate.log_evidence(Labelled(), pvae.Batch(**batch(-1, 0, 1)), particles=3)
-    np.testing.assert_allclose(found.pointwise.numpy(), [BEST, *LOG_JOINT.tolist()], rtol=1e-8)
-    column = pvae.Batch(**as_column(batch(-1, 0, 1)))
-    found = pvae.evaluate.log_evidence(of_parts(), column, particles=3)
-    np.testing.assert_allclose(found.pointwise.numpy(), [BEST, *LOG_JOINT.tolist()], rtol=1e-8)
+    golden = [LABELLED_LOG_EVIDENCE, *LABELLED_LOG_JOINT.tolist()]
+    found = pvae.evaluate.log_evidence(LabelledModel(), pvae.Batch(**labelled_batch(-1, 0, 1)), particles=3)
+    np.testing.assert_allclose(found.pointwise.numpy(), golden, rtol=1e-8)
+    column = pvae.Batch(**as_column(labelled_batch(-1, 0, 1)))
+    found = pvae.evaluate.log_evidence(labelled_vae(), column, particles=3)
+    np.testing.assert_allclose(found.pointwise.numpy(), golden, rtol=1e-8)
 
 
 def test_accuracy_counts_labelled_data_that_are_right():
-    model = Labelled(slope=(1.0, -1.0))
+    model = LabelledModel(slope=(1.0, -1.0))
     x = torch.linspace(-2, 2, 9, dtype=DOUBLE)
     y = torch.tensor([1, 1, 0, 1, -1, 0, 1, 0, -1])
     right = (model.classify(x).logits.argmax(1) == y)[y >= 0].double()
@@ -476,7 +478,7 @@ def test_training_records_accuracy_and_reloads_with_its_labels(tmp_path):
 
 
 def test_samples_and_reconstructions_take_a_class():
-    model = of_parts()
+    model = labelled_vae()
     y = torch.tensor([0, 1]).repeat_interleave(2000)
     drawn = model.sample(4000, y=y)
     assert drawn.shape == (4000, 1)

@@ -22,12 +22,7 @@ from pvae.models.vae import VAE
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 BUILT_IN = {name: case for name, case in MODELS.items() if name.startswith("vae")}
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def traces(vae, *fields, particles=None):

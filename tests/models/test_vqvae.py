@@ -21,12 +21,7 @@ from pvae.objectives import make_objective
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 SMALL = {"codes": 4, "latent": 3, "positions": 2, "hidden": (5,)}
 
-
-@pytest.fixture(autouse=True)
-def _alone():
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def made(**settings):

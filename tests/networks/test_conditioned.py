@@ -18,10 +18,7 @@ NETWORKS = {
     "deconv": (lambda: ConvDecoder(6, (5, 4), hidden=(3, 2)), (6,)),
 }
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -23,10 +23,7 @@ from pvae.networks import (
 
 IMAGES = [(8, 8), (28, 20), (28, 28), (1, 28, 28), (3, 7, 5), (1, 1), (2, 3, 16)]
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_mlp_agrees_with_its_formula():

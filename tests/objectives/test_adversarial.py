@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from line_models import Line, Point, draws
+from models import Line, Point, draws
 from scipy.stats import norm
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor, nn
@@ -24,12 +24,7 @@ AXIS = np.linspace(-9.0, 9.0, 601)
 PLANE = np.meshgrid(AXIS, AXIS, indexing="ij")  # x, z
 CELL = float((AXIS[1] - AXIS[0]) ** 2)
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 class Quadratic(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from line_models import Line, Point, draws
-from step_models import Drawn, Plain, after, data
+from models import Drawn, Line, Plain, Point, data, draws
+from stepping import after
 from torch import Tensor, nn
 
 import pvae
@@ -22,12 +21,7 @@ from pvae.train.trainer import fit
 
 KINDS = {"gan": pvae.GAN, "aae": pvae.AAE, "ali": pvae.ALI}
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def groups(model: Any, objective: Any) -> dict[str, list[Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,7 @@ from pvae.train.checkpoint import read
 Y = np.array([-2.1, -1.9, -2.0, -1.7, 1.8, 2.2, 2.0, 0.1])
 LOG_LIKELIHOODS = {0: -15.853250, 1: -13.091548, 2: -11.923477, 5: -8.529144, 10: -8.529144}
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 class Mixture(LatentModel):

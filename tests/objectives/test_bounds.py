@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import exact
+import models
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
-import step_models
+import stepping
 import torch
-from forced import DOUBLE, Forced, exhaustive
+from forcing import DOUBLE, Forced, exhaustive
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor
 
@@ -26,12 +27,7 @@ KNOWN, DISCRETE = exact.LinearGaussian(), exact.Discrete()
 EVEN = np.log(np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1], [0.4, 0.4, 0.2]]))
 OTHER = np.array([[-0.4, 0.9, 0.0], [0.3, -0.2, 0.6], [0.1, 0.7, -1.0], [0.5, 0.0, 0.2]])
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def seeded(run: Callable[[], Any]) -> Any:
@@ -44,7 +40,7 @@ def even_weights(repeats: int) -> tuple[pvae.LogWeights, np.ndarray]:
     counts = (np.exp(EVEN) * 10 * repeats).round().astype(int)
     values = torch.tensor(np.stack([np.repeat([0, 1, 2], row) for row in counts], 1))
     model = exact.DiscreteModel(EVEN)
-    with Forced(values):
+    with Forced({"z": values}):
         return pvae.log_weights(model, {"x": torch.arange(4)}, 10 * repeats), model
 
 
@@ -183,7 +179,7 @@ def test_the_mean_of_renyi_moves_as_its_theorem_says(logits: np.ndarray) -> None
         model = exact.DiscreteModel(logits)
         outcomes = torch.cartesian_prod(*[torch.arange(3)] * particles).reshape(-1, particles).T
         shares = np.exp(exact.Discrete(logits).log_guide[0])[outcomes].prod(0)
-        with Forced(outcomes), torch.no_grad():
+        with Forced({"z": outcomes}), torch.no_grad():
             weights = pvae.log_weights(model, {"x": torch.zeros(outcomes.shape[1], dtype=torch.long)}, particles)
         return float(objective.surrogate(weights).numpy() @ shares)
 
@@ -342,9 +338,9 @@ def test_at_the_posterior_every_bound_is_the_evidence_without_noise(name: str) -
 @pytest.mark.parametrize("name", EVERY)
 def test_a_scale_stands_outside(name: str) -> None:
     torch.manual_seed(2)
-    plain, scaled = step_models.Plain().double(), step_models.Subsampled().double()
+    plain, scaled = models.Plain().double(), models.Subsampled().double()
     scaled.load_state_dict(plain.state_dict())
-    x = step_models.data(8, DOUBLE).x
+    x = models.data(8, DOUBLE).x
     found = []
     for model in (plain, scaled):
         objective = EVERY[name]()
@@ -359,8 +355,7 @@ def test_a_scale_stands_outside(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_graph_equals_the_eager_step_in_every_bit(name: str, dtype: torch.dtype) -> None:
     graph, eager = (
-        step_models.after(step_models.Plain, EVERY[name], graph=graph, dtype=dtype, steps=3, last=8)
-        for graph in (True, False)
+        stepping.after(models.Plain, EVERY[name], graph=graph, dtype=dtype, steps=3, last=8) for graph in (True, False)
     )
     assert graph[3].graph and graph[3].fallback is None
     assert torch.equal(graph[0], eager[0]) and torch.equal(graph[2], eager[2])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import exact
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from forcing import Forced
 
 import pvae
 
@@ -16,23 +14,8 @@ DOUBLE = torch.float64
 NODES = torch.linspace(-8, 8, 121, dtype=DOUBLE)
 
 
-class OnGrid(dist.Normal):
-    """Draws a grid of noise, a point for each row of the batch."""
-
-    noise = torch.cartesian_prod(NODES, NODES)
-    mass = torch.softmax(-0.5 * (noise**2).sum(1), 0)  # of each point: sums over rows are integrals
-
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        return self.loc + self.scale * self.noise
-
-
-class GridModel(exact.LinearGaussianModel):
-    """Model A, whose guide has a mean of its own for each row: one backward pass gives a gradient per draw."""
-
-    def guide(self, x: Tensor) -> Tensor:
-        with pyro.plate("data", len(x)):
-            return pyro.sample("z", OnGrid(self.q_loc, self.q_log_scale.exp()).to_event(1))
-
+NOISE = torch.cartesian_prod(NODES, NODES)
+MASS = torch.softmax(-0.5 * (NOISE**2).sum(1), 0)  # of each point: sums over rows are integrals
 
 A11 = [  # mean and variance of q, gradient of the ELBO in the mean: precision (posterior mean - mean)
     (np.array([0.6, -0.1]), np.array([0.35, 0.3]), np.array([-1.320, 0.636])),
@@ -45,15 +28,16 @@ def test_plain_importance_sampling_cannot_train_a_guide(
     mean: np.ndarray, variance: np.ndarray, golden: np.ndarray
 ) -> None:
     """A11: the pathwise gradient of w has mean 0 and a variance; the same code on log w has the ELBO's."""
-    rows = len(OnGrid.noise)
-    model = GridModel(np.tile(mean, (rows, 1)), np.tile(variance, (rows, 1)))
+    rows = len(NOISE)  # a mean of q of its own for each row: one backward pass gives a gradient per draw
+    model = exact.LinearGaussianModel(np.tile(mean, (rows, 1)), np.tile(variance, (rows, 1)))
     x = torch.tensor(exact.A_X).expand(rows, -1)
-    log_w = pvae.log_weights(model, {"x": x}, particles=1).log_w[0]
+    with Forced(noise={"z": NOISE}):
+        log_w = pvae.log_weights(model, {"x": x}, particles=1).log_w[0]
     leaves = [model.q_loc, model.q_log_scale]
     plain, of_log = (
         torch.cat(torch.autograd.grad(each.sum(), leaves, retain_graph=True), 1) for each in (log_w.exp(), log_w)
     )
-    known, mass = exact.LinearGaussian(), OnGrid.mass
+    known, mass = exact.LinearGaussian(), MASS
     evidence = np.exp(known.log_evidence())
     assert float(mass @ log_w.detach().exp()) == pytest.approx(evidence, rel=1e-8)
     np.testing.assert_allclose(mass @ plain, 0, atol=1e-8 * evidence)
@@ -77,19 +61,10 @@ FREQUENCY = np.array([0.4, 0.3, 0.2, 0.1])
 )
 def test_the_joint_divergence_is_the_larger_one(logits: np.ndarray, golden: tuple[float, float, float]) -> None:
     """C7: joint KL = marginal KL + mean KL of the guide to the posterior, through the log weights of every z."""
-    model = exact.DiscreteModel(logits)
-
-    class Every(dist.Categorical):
-        def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-            return torch.arange(3).repeat(4)  # each z at each x
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", Every(logits=model.logits[x]))
-
     x = torch.arange(4).repeat_interleave(3)
-    with torch.no_grad():
-        weights = pvae.log_weights(pvae.pair(model.model, guide), {"x": x}, particles=1)
+    every_z = torch.arange(3).repeat(4)  # at each x
+    with Forced({"z": every_z}), torch.no_grad():
+        weights = pvae.log_weights(exact.DiscreteModel(logits), {"x": x}, particles=1)
     log_q, log_w = (each.numpy().reshape(4, 3) for each in (weights.log_guide[0], weights.log_w[0]))
     log_p = (weights.log_joint[0].numpy()).reshape(4, 3)
     share, log_evidence = FREQUENCY[:, None] * np.exp(log_q), np.logaddexp.reduce(log_p, axis=1)

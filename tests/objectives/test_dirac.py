@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,7 @@ MAP = 0.8672773573
 # argmax over the mean of E log p(x, z), z ~ N(mean, sd^2)
 BEST_MEANS = {0.01: 0.867299, 0.1: 0.869425, 0.5: 0.915180}
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 class Logistic(LatentModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -12,8 +11,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 import zoo
+from models import FEATURES, LATENT, Enumerated, Plain, data
 from pyro.infer import SVI
-from step_models import FEATURES, LATENT, Enumerated, Plain, after, data
+from stepping import after
 from torch import Tensor, nn
 
 import pvae
@@ -69,11 +69,7 @@ class Quantised(pvae.LatentModel):
             pyro.sample("k", self.quantiser(self.encoder(x).unflatten(-1, (2, LATENT))))
 
 
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 class Labelled(Enumerated):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import exact
@@ -33,12 +33,7 @@ from pvae.objectives import Objective, Terms, adapt, describe, make_objective, o
 DOUBLE = torch.float64
 KNOWN = exact.LinearGaussian()
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def seeded(run: Callable[[], Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import exact
@@ -19,12 +18,7 @@ from pvae import IWAE, DReG, InputError, LatentModel, Renyi, StickingTheLanding
 
 KNOWN = exact.LinearGaussian()
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def gradient(objective: Any, model: nn.Module, x: Tensor, parameters: list[nn.Parameter], seed: int = 0) -> Tensor:

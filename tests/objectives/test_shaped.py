@@ -6,18 +6,19 @@ import copy
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import exact
+import models
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
-import step_models
+import stepping
 import torch
-from forced import DOUBLE, Forced, SigmaPoints, exhaustive
+from forcing import DOUBLE, Forced, exhaustive, sigma_points
 from pyro.infer import SVI, Trace_ELBO
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor, nn
@@ -43,12 +44,7 @@ from pvae.train.checkpoint import read
 KNOWN, DISCRETE = exact.LinearGaussian(), exact.Discrete()
 OTHER = np.array([[-0.4, 0.9, 0.0], [0.3, -0.2, 0.6], [0.1, 0.7, -1.0], [0.5, 0.0, 0.2]])
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def seeded(run: Callable[[], Any]) -> Any:
@@ -178,9 +174,9 @@ class Linear(pvae.LatentModel):
             pyro.sample("x", dist.Normal(z @ self.weight.T, self.noise).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(x)), Forced(noise={"z": sigma_points(3, len(x))}):
             loc = x @ self.encoder.T
-            pyro.sample("z", SigmaPoints(loc, self.log_scale.exp().expand_as(loc)).to_event(1))
+            pyro.sample("z", dist.Normal(loc, self.log_scale.exp().expand_as(loc)).to_event(1))
 
 
 def exact_data(spectrum: np.ndarray = SPECTRUM) -> Tensor:
@@ -668,7 +664,7 @@ def parts_of_model_c(data: list[int], size: int, estimator: str) -> tuple[np.nda
     """Mutual information, and the KL of the aggregate, at each z: shape (3, data), through the objective's weights."""
     parts = []
     for z in range(3):
-        with Forced(torch.full((1, len(data)), z)):
+        with Forced({"z": torch.full((1, len(data)), z)}):
             weights = pvae.log_weights(exact.DiscreteModel(), {"x": torch.tensor(data)}, 1)
         given = {"data_size": size, "estimator": estimator}
         base = TotalCorrelation(0.0, 0.0, 0.0, **given).surrogate(weights)
@@ -738,7 +734,7 @@ def test_a_graph_equals_the_eager_step_in_every_bit(name: str) -> None:
         return made[-1].to(dtype)
 
     graph, eager = (
-        step_models.after(step_models.Plain, make, graph=graph, dtype=dtype, steps=4, last=8) for graph in (True, False)
+        stepping.after(models.Plain, make, graph=graph, dtype=dtype, steps=4, last=8) for graph in (True, False)
     )
     assert graph[3].graph and graph[3].fallback is None
     assert torch.equal(graph[0], eager[0]) and torch.equal(graph[2], eager[2])
@@ -751,9 +747,9 @@ def test_a_graph_equals_the_eager_step_in_every_bit(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_scale_stands_outside(name: str) -> None:
     torch.manual_seed(2)
-    plain, scaled = step_models.Plain().double(), step_models.Subsampled().double()
+    plain, scaled = models.Plain().double(), models.Subsampled().double()
     scaled.load_state_dict(plain.state_dict())
-    x = step_models.data(8, DOUBLE).x
+    x = models.data(8, DOUBLE).x
     found = []
     for model in (plain, scaled):
         objective = EVERY[name]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import exact
@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exhaustive import forced, moments
+from forcing import Forced, moments
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor, nn
 
@@ -24,12 +24,7 @@ KNOWN = exact.Discrete()
 OTHER_LOGITS = np.array([[-0.6, 0.4, 1.1], [0.3, -1.2, 0.5], [0.0, 0.7, -0.4], [1.5, 0.2, -0.3]])
 VALUES = {"z": torch.arange(3)}
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def on_model_c(objective: Any, x: int = 0, logits: np.ndarray = exact.C_LOGITS) -> Any:
@@ -220,7 +215,7 @@ def test_vimco_takes_off_the_bound_without_the_particle(mean: str) -> None:
         without = np.logaddexp.reduce([*rest, other]) - np.log(particles)
         expected += (bound - without - np.exp(w[k] - bound) / particles) * score[outcome[k]]
     model = exact.DiscreteModel()
-    with forced({"z": torch.tensor(outcome)[:, None]}):
+    with Forced({"z": torch.tensor(outcome)[:, None]}):
         terms = VIMCO(3, mean=mean).terms(model.model, model.guide, (torch.tensor([0]),), {}, "all")
     found = -torch.autograd.grad(terms.surrogate, model.logits)[0][0]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
@@ -243,7 +238,7 @@ def averaged_loss(objective: Callable[[], Any]) -> Callable[[Tensor], Tensor]:
         copy.logits = torch.cat([logits[None], own[1:]])
         total = torch.zeros((), dtype=torch.float64)
         for z in range(3):
-            with forced({"z": torch.tensor([[z]])}):
+            with Forced({"z": torch.tensor([[z]])}):
                 total = total - shares[z] * objective().differentiable_loss(copy.model, copy.guide, torch.tensor([0]))
         return total
 

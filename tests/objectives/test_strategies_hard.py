@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import exact
@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exhaustive import moments
+from forcing import moments
 from stats import assert_close_in_sigmas
 from torch import Tensor, nn
 
@@ -35,12 +35,7 @@ DOUBLE = torch.float64
 PARALLEL = {"enumerate": "parallel"}
 X = torch.tensor([0.7, -0.3], dtype=DOUBLE)
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def free(*numbers: float) -> nn.Parameter:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import C_DATA, C_LOGITS, Discrete, DiscreteModel, LinearGaussianModel, TwoLayer, TwoLayerModel
+from forcing import Forced
 from pyro.infer import SVI
 from scipy.special import gammaln
 from stats import assert_close_in_sigmas, mean_and_error
@@ -31,11 +30,7 @@ POSTERIOR = np.exp(EXACT.log_joint - EXACT.log_evidence()[:, None])
 # C5: p(x) E_post[score] at x = 0
 C5 = np.array([0.19891, -0.08193, -0.11698])
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 class PerDatum(DiscreteModel):
@@ -48,20 +43,6 @@ class PerDatum(DiscreteModel):
     def guide(self, x: Tensor) -> Tensor:
         with pyro.plate("data", len(x)):
             return pyro.sample("z", dist.Categorical(logits=self.logits))
-
-
-@contextmanager
-def forced(values: Tensor, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Draws of Categoricals of the shape of `values` are these."""
-    sample = dist.Categorical.sample
-
-    def draw(self: Any, shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        given: Tensor = sample(self, shape)
-        return values if given.shape == values.shape else given
-
-    with monkeypatch.context() as patched:
-        patched.setattr(dist.Categorical, "sample", draw)
-        yield
 
 
 def wake_gradient(draws: np.ndarray, x: int = 0) -> np.ndarray:
@@ -81,14 +62,12 @@ def mean_wake_gradient(particles: int, x: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("particles", [1, 2, 3, 4])
-def test_wake_gradient_of_every_outcome_and_its_mean_are_exact(particles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wake_gradient_of_every_outcome_and_its_mean_are_exact(particles: int) -> None:
     draws = np.array(list(itertools.product(range(3), repeat=particles))).T
     latent_model = PerDatum(draws.shape[1])
     x = torch.zeros(draws.shape[1], dtype=torch.long)
     objective = WakeSleep(particles)
-    objective.terms(latent_model.model, latent_model.guide, (x,), {}, "phi")  # the first look at the layout
-    values = torch.tensor(draws) if particles > 1 else torch.tensor(draws[0])
-    with forced(values, monkeypatch):
+    with Forced({"z": torch.tensor(draws)}):
         terms = objective.terms(latent_model.model, latent_model.guide, (x,), {}, "phi")
     (found,) = torch.autograd.grad(-terms.surrogate, [latent_model.logits])
     np.testing.assert_allclose(found.numpy(), wake_gradient(draws), rtol=1e-10, atol=1e-12)

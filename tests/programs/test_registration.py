@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -21,12 +21,7 @@ from pvae.programs.registration import Registration
 
 X = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.3, -0.7]])
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    torch.manual_seed(0)
-    with pyro.get_param_store().scope():
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 class Plain(LatentModel):

@@ -25,12 +25,7 @@ from deep_markov_model import DeepMarkovModel, running_lights
 
 TIME, FEATURES, LATENT = 4, 2, 2
 
-
-@pytest.fixture(autouse=True)
-def own_store():
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def linear_gaussian() -> DeepMarkovModel:

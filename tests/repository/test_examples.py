@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyro
 import pytest
 import torch
 from stats import assert_close_in_sigmas
@@ -24,12 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "examples"
 from quadrants import Baseline, Quadrants
 from sigmoid_belief_net import SigmoidBeliefNet
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def log_bernoulli(logits: Tensor, value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Models whose answers are known, written as a user would, beside their closed forms in NumPy alone.
+"""The reference models of ``docs/exact-models.md``, as a user would write them, beside their closed forms.
 
-Model A: linear-Gaussian (probabilistic PCA). Model C: everything enumerable. Two-layer: a Gaussian chain.
+The linear-Gaussian model (probabilistic PCA, names ``A_``), the enumerable categorical model (names ``C_``), a Gaussian
+chain of two layers, and a Gaussian model with labels (names ``LABELLED_``). The closed forms use neither pvae nor Pyro.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.densities import GivenLabel, label_posterior
 from pvae.programs.base import LatentModel
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -24,7 +26,7 @@ def normal_log_prob(x: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> float:
     return float(-0.5 * (d @ np.linalg.solve(cov, d) + np.linalg.slogdet(cov)[1] + len(d) * LOG_2PI))
 
 
-# ---- Model A
+# ---- The linear-Gaussian model
 
 A_WEIGHT = np.array([[1.0, 0.5], [0.0, 1.0], [-1.0, 0.3]])
 A_BIAS = np.array([0.1, -0.2, 0.3])
@@ -103,7 +105,7 @@ class LinearGaussian:
 
 
 class LinearGaussianModel(LatentModel):
-    """Model A in float64, with a guide N(q_loc, exp(q_log_scale)) whose parameters are free.
+    """The linear-Gaussian model in float64, with a guide N(q_loc, exp(q_log_scale)) whose parameters are free.
 
     Args:
         mean, variance: those of q, shape (latent,) for all data or (batch, latent).
@@ -140,7 +142,7 @@ class LinearGaussianModel(LatentModel):
         return [self.q_loc, self.q_log_scale]
 
 
-# ---- Model C
+# ---- The enumerable categorical model
 
 C_PRIOR = np.array([0.5, 0.3, 0.2])
 C_LIKELIHOOD = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]])
@@ -149,7 +151,7 @@ C_LOGITS = np.array([[0.2, -0.1, 0.3], [0.0, 0.5, -0.5], [1.0, 0.0, 0.0], [-0.3,
 
 
 class Discrete:
-    """Closed forms of model C, by enumeration, one number for each of the four values of x."""
+    """Closed forms of the enumerable categorical model, one number for each of the four values of x."""
 
     def __init__(self, logits: np.ndarray = C_LOGITS) -> None:
         self.log_joint = np.log(C_PRIOR[:, None] * C_LIKELIHOOD).T
@@ -183,7 +185,7 @@ class Discrete:
 
 
 class DiscreteModel(LatentModel):
-    """Model C as a user would write it; x holds class indices, shape (batch,).
+    """The enumerable categorical model as a user would write it; x holds class indices, shape (batch,).
 
     Args:
         enumerate: the guide's (and an enumerated model's) ``infer={"enumerate": ...}``; None leaves it out.
@@ -280,3 +282,74 @@ class TwoLayerModel(LatentModel):
 
     def phi(self) -> list[nn.Parameter]:
         return [self.C, self.c, self.t1, self.D, self.d, self.t2]
+
+
+# ---- A Gaussian model with labels
+
+LABELLED_X = 0.4
+# Golden numbers at this x, found without pvae and torch: log p(x, y) for both labels and log p(x), by normal densities;
+# p(y given x); and the best ELBO of a guide q(y given x) q(z given x), by a search.
+LABELLED_LOG_JOINT = torch.tensor([-2.5076574894, -1.7047764106], dtype=torch.float64)
+LABELLED_LOG_EVIDENCE = -1.3345680652
+LABELLED_POSTERIOR = torch.tensor([0.30941, 0.69059], dtype=torch.float64)
+LABELLED_BEST_FACTORISED = -1.5731166087
+
+
+class Labelled:
+    """Closed forms of y ~ Bernoulli(1/2), z ~ N(0, 1), x given y, z ~ N(shift_y + slope_y z, scale_y^2)."""
+
+    def __init__(self) -> None:
+        self.shift, self.slope, self.scale = torch.tensor([[-1.0, 1.0], [1.0, -0.5], [0.5, 0.7]], dtype=torch.float64)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log p(x, y), shape (batch, 2), by the normal density."""
+        variance = self.slope**2 + self.scale**2
+        return -0.5 * ((x.unsqueeze(-1) - self.shift) ** 2 / variance + variance.log() + LOG_2PI) - np.log(2)
+
+    def posterior(self, label: Tensor, x: Tensor) -> dist.Normal:
+        """p(z given x, y)."""
+        shift, slope, scale = self.shift[label], self.slope[label], self.scale[label]
+        variance = 1 / (1 + slope**2 / scale**2)
+        return dist.Normal(variance * slope * (x - shift) / scale**2, variance.sqrt())
+
+
+def labelled_batch(*y: int, x: float = LABELLED_X) -> dict[str, Tensor]:
+    """One x for each label; -1 hides the label."""
+    return {"x": torch.full((len(y),), x, dtype=torch.float64), "y": torch.tensor(y)}
+
+
+class LabelledModel(LatentModel):
+    """As a user would write it: z given x and y from the exact posterior, y given x from a linear classifier.
+
+    Every log weight is then known whatever z is drawn: no test of it has noise.
+    """
+
+    def __init__(self, marked: bool = True, slope: tuple[float, float] = (0.0, 0.0)) -> None:
+        super().__init__()
+        self.exact = Labelled()
+        self.slope = nn.Parameter(torch.tensor(slope, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.tensor([0.3, -0.2], dtype=torch.float64))
+        self.infer = {"enumerate": "parallel"} if marked else {}
+
+    def classify(self, x: Tensor) -> dist.Categorical:
+        return dist.Categorical(logits=x.unsqueeze(-1) * self.slope + self.bias)
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        shift, slope, scale = self.exact.shift, self.exact.slope, self.exact.scale
+        with pyro.plate("data", len(x)):
+            label = pyro.sample("y", dist.Categorical(logits=x.new_zeros(2)))
+            pyro.sample("given", GivenLabel(label, 2, dtype=torch.float64), obs=y)
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(shift[label] + slope[label] * z, scale[label]), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            density = label_posterior(self.classify(x).logits, y)
+            label = pyro.sample("y", density, infer=dict(self.infer))
+            pyro.sample("z", self.exact.posterior(label, x))
+
+    def theta(self) -> list[nn.Parameter]:
+        return []
+
+    def phi(self) -> list[nn.Parameter]:
+        return [self.slope, self.bias]

@@ -1,6 +1,6 @@
 """A VAE class in the form that Pyro's VAE tutorial teaches: plain modules, `pyro.module`, global names.
 
-It knows nothing of pvae, which has to take it as it stands.
+It uses nothing of pvae. Only the number of pixels is added, an argument here and 784 in the tutorial.
 """
 
 import pyro
@@ -10,15 +10,15 @@ from torch import nn
 
 
 class Encoder(nn.Module):
-    def __init__(self, z_dim, hidden_dim):
+    def __init__(self, z_dim, hidden_dim, pixels=784):
         super().__init__()
-        self.fc1 = nn.Linear(784, hidden_dim)
+        self.fc1 = nn.Linear(pixels, hidden_dim)
         self.fc21 = nn.Linear(hidden_dim, z_dim)
         self.fc22 = nn.Linear(hidden_dim, z_dim)
         self.softplus = nn.Softplus()
 
     def forward(self, x):
-        x = x.reshape(-1, 784)
+        x = x.reshape(-1, self.fc1.in_features)
         hidden = self.softplus(self.fc1(x))
         z_loc = self.fc21(hidden)
         z_scale = torch.exp(self.fc22(hidden))
@@ -26,10 +26,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, z_dim, hidden_dim):
+    def __init__(self, z_dim, hidden_dim, pixels=784):
         super().__init__()
         self.fc1 = nn.Linear(z_dim, hidden_dim)
-        self.fc21 = nn.Linear(hidden_dim, 784)
+        self.fc21 = nn.Linear(hidden_dim, pixels)
         self.softplus = nn.Softplus()
 
     def forward(self, z):
@@ -38,14 +38,15 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    def __init__(self, z_dim=50, hidden_dim=400, use_cuda=False):
+    def __init__(self, z_dim=50, hidden_dim=400, use_cuda=False, pixels=784):
         super().__init__()
-        self.encoder = Encoder(z_dim, hidden_dim)
-        self.decoder = Decoder(z_dim, hidden_dim)
+        self.encoder = Encoder(z_dim, hidden_dim, pixels)
+        self.decoder = Decoder(z_dim, hidden_dim, pixels)
         if use_cuda:
             self.cuda()
         self.use_cuda = use_cuda
         self.z_dim = z_dim
+        self.pixels = pixels
 
     def model(self, x):
         pyro.module("decoder", self.decoder)
@@ -54,7 +55,7 @@ class VAE(nn.Module):
             z_scale = x.new_ones(torch.Size((x.shape[0], self.z_dim)))
             z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
             loc_img = self.decoder(z)
-            pyro.sample("obs", dist.Bernoulli(loc_img, validate_args=False).to_event(1), obs=x.reshape(-1, 784))
+            pyro.sample("obs", dist.Bernoulli(loc_img, validate_args=False).to_event(1), obs=x.reshape(-1, self.pixels))
             return loc_img
 
     def guide(self, x):

@@ -13,14 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
-from pyro.infer import (
-    RenyiELBO,
-    Trace_ELBO,
-    TraceEnum_ELBO,
-    TraceGraph_ELBO,
-    TraceMeanField_ELBO,
-)
-from step_models import (
+from models import (
     LATENT,
     Counted,
     Discrete,
@@ -30,13 +23,19 @@ from step_models import (
     Plain,
     Repeated,
     Subsampled,
-    _global_guide,
-    _global_model,
-    after,
     autoguided,
     data,
-    stepper,
+    global_guide,
+    global_model,
 )
+from pyro.infer import (
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
+from stepping import after, stepper
 from torch import Tensor, nn
 
 from pvae.models import LatentModel, pair
@@ -47,7 +46,7 @@ from pvae.train.step import clipped
 CASES = {
     "modules": (Plain, Trace_ELBO),
     "PyroModule": (OfPyroModules, Trace_ELBO),
-    "pyro.param": (lambda: pair(_global_model, _global_guide), Trace_ELBO),
+    "pyro.param": (lambda: pair(global_model, global_guide), Trace_ELBO),
     "score function": (Discrete, Trace_ELBO),
     "score function, particles": (Discrete, lambda: Trace_ELBO(num_particles=3)),
     "subsampled plate": (Subsampled, Trace_ELBO),

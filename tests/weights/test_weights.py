@@ -7,7 +7,7 @@ import gc
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import exact
@@ -24,12 +24,7 @@ from pvae.weights import log_mean_exp, trace_weights
 
 DOUBLE = torch.float64
 
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    with pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
 def seeded(run: Callable[[], Any]) -> Any:

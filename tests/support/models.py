@@ -1,35 +1,39 @@
-"""Small latent models, and one training by a `Stepper`, for tests of the training step."""
+"""Small latent models, as a user would write them: for training steps, comparisons, and models built of parts.
+
+Workers of a comparison import this file too. Models with closed forms beside them are in `exact`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import math
+import os
+import signal
 
+import exact
 import pyro
 import pyro.distributions as dist
 import torch
+import tutorial_vae
 from pyro.distributions import constraints
-from pyro.infer import (
-    config_enumerate,
-)
+from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoDiagonalNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
+import pvae
 from pvae.batch import Batch
-from pvae.models import LatentModel, bind, pair, scope
-from pvae.objectives import adapt
-from pvae.train.computation import Computation
-from pvae.train.devices import isolated
-from pvae.train.optimisers import make_optimiser
-from pvae.train.parameters import Parameters
-from pvae.train.step import Stepper
+from pvae.models import LatentModel, pair
+from pvae.models.semisupervised import SemiSupervisedVAE
+
+DOUBLE = torch.float64
+
+# ---- Models of six binary features, for training steps: each holds one thing that a traced step must get right
 
 FEATURES, HIDDEN, LATENT = 6, 5, 2
 
 
 def data(size: int = 8, dtype: torch.dtype = torch.float32) -> Batch:
+    """A batch of binary x, shape (size, FEATURES), the same at each call."""
     generator = torch.Generator().manual_seed(1)
     return Batch(x=torch.rand(size, FEATURES, generator=generator).round().to(dtype))
 
@@ -73,14 +77,14 @@ class OfPyroModules(LatentModel):
             pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
 
 
-def _global_model(x: Tensor) -> None:
+def global_model(x: Tensor) -> None:
     weight = pyro.param("weight", lambda: torch.randn(LATENT, FEATURES, dtype=x.dtype))
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
         pyro.sample("x", dist.Bernoulli(logits=z @ weight).to_event(1), obs=x)
 
 
-def _global_guide(x: Tensor) -> None:
+def global_guide(x: Tensor) -> None:
     weight = pyro.param("guide weight", lambda: torch.randn(FEATURES, LATENT, dtype=x.dtype))
     scale = pyro.param("scale", torch.ones(LATENT, dtype=x.dtype), constraint=constraints.positive)
     with pyro.plate("data", len(x)):
@@ -106,7 +110,7 @@ class Discrete(LatentModel):
 
 
 class Enumerated(LatentModel):
-    """A mixture whose label is summed out, beside a continuous z."""
+    """A mixture whose label is summed out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,32 +202,170 @@ def autoguided() -> LatentModel:
     return pair(model, AutoDiagonalNormal(model))
 
 
-@contextmanager
-def stepper(
-    latent_model: Any, objective: Any, *, graph: bool, batch: Batch, **settings: Any
-) -> Iterator[tuple[Stepper, Parameters]]:
-    """A stepper in the model's scope, after the pass that creates what is created lazily."""
-    own = adapt(objective)
-    with isolated(0), scope(latent_model):
-        programs = bind(latent_model, batch)
-        for player in own.players:
-            own.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
-        parameters = Parameters(latent_model, programs, own, batch)
-        optimiser = make_optimiser("adam", parameters.groups(), 1e-2)
-        yield Stepper(Computation(programs, own, parameters), optimiser, graph=graph, **settings), parameters
+# ---- One latent and one observed number
 
 
-def after(make: Callable[[], Any], objective: Callable[[], Any], *, graph: bool, steps: int = 4, **settings: Any):
-    """Losses and final parameters and buffers of some steps from one seed; and whether the graph was used."""
-    dtype = settings.pop("dtype", torch.float32)
-    with isolated(3):
-        latent_model = make().to(dtype)
-    beside = settings.pop("beside", lambda size: {})
-    batches = [data(size, dtype).replace(**beside(size)) for size in (8, settings.pop("last", 5))]
-    with stepper(latent_model, objective(), graph=graph, batch=batches[0], **settings) as (step, parameters):
-        with isolated(4):
-            numbers = [torch.stack(step(batches[i % 2])) for i in range(steps)] or [torch.zeros(1)]
-            drawn = torch.rand(3)
-        tensors = {name: each.detach().clone() for name, each in parameters.named.items()}
-        tensors |= {name: each.clone() for name, each in latent_model.named_buffers()}
-        return torch.stack(numbers), tensors, drawn, step
+class Line(pvae.LatentModel):
+    """z ~ N(0, 1), x ~ N(loc + slope z, noise^2): p(x) = N(loc, slope^2 + noise^2); guide N(weight x, variance)."""
+
+    def __init__(
+        self, loc: float = 1.0, slope: float = 1.2, noise: float = 0.9, weight: float = 0.0, variance: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.loc, self.slope, self.weight, self.spread = (
+            nn.Parameter(torch.tensor(each, dtype=torch.float64))
+            for each in (loc, slope, weight, math.log(variance) / 2)
+        )
+        self.noise = noise
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.loc + self.slope * z, self.noise).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.weight * x, self.spread.exp()).to_event(1))
+
+    def theta(self) -> list[nn.Parameter]:
+        return [self.loc, self.slope]
+
+    def phi(self) -> list[nn.Parameter]:
+        return [self.weight, self.spread]
+
+
+class Point(Line):
+    """The same model with a deterministic encoder."""
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(self.weight * x, event_dim=1))
+
+
+def draws(size: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    """Normal numbers of mean 0 and standard deviation `scale`, shape (size, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(size, 1, generator=generator, dtype=torch.float64)
+
+
+# ---- Models of four features, for comparisons in worker processes
+
+
+class Linear(pvae.LatentModel):
+    """Two latent units, four features; as a user would write it, without methods to sample or to reconstruct."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(2, 4), nn.Linear(4, 2)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+class Killed(Linear):
+    """Its process dies in the first training step."""
+
+    def guide(self, x):
+        if self.training:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().guide(x)
+
+
+class Failing(Linear):
+    """Raises in the first training step."""
+
+    def guide(self, x):
+        raise RuntimeError("this guide has a bug")
+
+
+class TutorialVAE(tutorial_vae.VAE):
+    """The class of Pyro's VAE tutorial, on pictures of 4x4 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(z_dim=2, hidden_dim=8, pixels=16)
+
+
+class Mixture(pvae.LatentModel):
+    """One discrete latent, no continuous one: nothing to scatter."""
+
+    def __init__(self):
+        super().__init__()
+        self.centres, self.encoder = nn.Parameter(torch.randn(3, 4)), nn.Linear(4, 3)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(logits=torch.zeros(3)))
+            pyro.sample("x", dist.Normal(self.centres[k], 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(logits=self.encoder(x)))
+
+
+def build_linear(splits):
+    """A factory that asks for the data."""
+    if splits.data_shape != (4,):
+        raise ValueError(f"expected 4 features, got {splits.data_shape}")
+    return Linear()
+
+
+# ---- The labelled Gaussian model, built of the parts of a `SemiSupervisedVAE`
+
+LABELLED = exact.Labelled()
+_ROOM = 1000.0  # a rectifier passes z + _ROOM as it is
+
+
+class _Exact(nn.Module):
+    """p(x given y, z), or p(z given x, y), of two features: that of the label is its input + _ROOM, the other 0."""
+
+    def __init__(self, posterior_of_z: bool) -> None:
+        super().__init__()
+        self.posterior_of_z, self.data_shape = posterior_of_z, (1,)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        label = (h > 0).long().argmax(-1)
+        value = h.max(-1).values - _ROOM
+        if self.posterior_of_z:
+            density = LABELLED.posterior(label, value)
+        else:
+            density = dist.Normal(LABELLED.shift[label] + LABELLED.slope[label] * value, LABELLED.scale[label])
+        return dist.Normal(density.loc.unsqueeze(-1), density.scale.unsqueeze(-1)).to_event(1)
+
+
+class FreeGaussian(nn.Module):
+    """q(z given x) = N(loc, scale) for a factorised guide, with one location and one scale for all data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(1, dtype=DOUBLE))
+        self.log_scale = nn.Parameter(torch.zeros(1, dtype=DOUBLE))
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(self.loc.expand(len(h), 1), self.log_scale.exp()).to_event(1)
+
+
+def labelled_vae(posterior_of_z: nn.Module | None = None, **settings: object) -> SemiSupervisedVAE:
+    """The labelled Gaussian model of `exact` as a `SemiSupervisedVAE`.
+
+    Rectifiers pass z, or x, as it is; the label switches them.
+    """
+    parts = {"likelihood": _Exact(False), "posterior": posterior_of_z or _Exact(True)}
+    vae = SemiSupervisedVAE(1, 2, latent=1, hidden=2, activation="relu", output_bias=None, **parts, **settings)
+    vae.double()
+    with torch.no_grad():
+        for network in (vae.decoder, vae.encoder):
+            if hasattr(network, "layer"):  # which takes the label: + or - half, so + or - _ROOM
+                network.layer.weight.copy_(2 * _ROOM * torch.eye(2))
+                first = next(each for each in network.network.modules() if isinstance(each, nn.Linear))
+                first.weight.fill_(1.0)
+                first.bias.zero_()
+        head = vae.classifier[1]
+        head.weight.zero_()
+        head.bias.copy_(exact.LABELLED_LOG_JOINT)
+    return vae

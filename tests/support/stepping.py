@@ -1,0 +1,50 @@
+"""One training by a `Stepper`, in a graph or eagerly: what it computes, and the state that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from models import data
+
+from pvae.batch import Batch
+from pvae.models import bind, scope
+from pvae.objectives import adapt
+from pvae.train.computation import Computation
+from pvae.train.devices import isolated
+from pvae.train.optimisers import make_optimiser
+from pvae.train.parameters import Parameters
+from pvae.train.step import Stepper
+
+
+@contextmanager
+def stepper(
+    latent_model: Any, objective: Any, *, graph: bool, batch: Batch, **settings: Any
+) -> Iterator[tuple[Stepper, Parameters]]:
+    """A stepper in the model's scope, after the pass that creates what is created lazily."""
+    own = adapt(objective)
+    with isolated(0), scope(latent_model):
+        programs = bind(latent_model, batch)
+        for player in own.players:
+            own.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
+        parameters = Parameters(latent_model, programs, own, batch)
+        optimiser = make_optimiser("adam", parameters.groups(), 1e-2)
+        yield Stepper(Computation(programs, own, parameters), optimiser, graph=graph, **settings), parameters
+
+
+def after(make: Callable[[], Any], objective: Callable[[], Any], *, graph: bool, steps: int = 4, **settings: Any):
+    """Losses and final parameters and buffers of some steps from one seed; and whether the graph was used."""
+    dtype = settings.pop("dtype", torch.float32)
+    with isolated(3):
+        latent_model = make().to(dtype)
+    beside = settings.pop("beside", lambda size: {})
+    batches = [data(size, dtype).replace(**beside(size)) for size in (8, settings.pop("last", 5))]
+    with stepper(latent_model, objective(), graph=graph, batch=batches[0], **settings) as (step, parameters):
+        with isolated(4):
+            numbers = [torch.stack(step(batches[i % 2])) for i in range(steps)] or [torch.zeros(1)]
+            drawn = torch.rand(3)
+        tensors = {name: each.detach().clone() for name, each in parameters.named.items()}
+        tensors |= {name: each.clone() for name, each in latent_model.named_buffers()}
+        return torch.stack(numbers), tensors, drawn, step
