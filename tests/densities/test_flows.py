@@ -168,10 +168,10 @@ def test_a_fresh_flow_prior_is_standard_normal():
         assert (other - expected).abs().max() > 0.01
 
 
-# ---- Model A: its posterior is a full Gaussian
+# ---- the linear-Gaussian model: its posterior is a full Gaussian
 
 
-def elbo_on_model_a(q):
+def elbo_on_linear_gaussian(q):
     """The exact ELBO of a Gaussian q: log p(x, z) - log q(z) is a quadratic, so its mean is that over four points."""
     closed = exact.LinearGaussian()
     points = q.mean + 2**0.5 * torch.cat([q.scale_tril.mT, -q.scale_tril.mT])
@@ -191,7 +191,7 @@ def test_full_covariance_reaches_the_evidence_by_gradient_and_diagonal_stays_bel
         def loss(made=made, optimiser=optimiser):
             q = made(h)
             full = q if isinstance(q, dist.MultivariateNormal) else _as_full(q)
-            value = -elbo_on_model_a(full)
+            value = -elbo_on_linear_gaussian(full)
             optimiser.zero_grad()
             value.backward()
             return value
@@ -205,7 +205,7 @@ def _as_full(q):
 
 
 class ModelA(exact.LinearGaussianModel):
-    """Model A with a posterior of our own, in the context of one constant feature."""
+    """The linear-Gaussian model with a posterior of our own, in the context of one constant feature."""
 
     def __init__(self, density):
         super().__init__()

@@ -42,7 +42,7 @@ def copies(count: int, x: np.ndarray = A_X) -> Tensor:
 
 
 class AtPosterior(LinearGaussianModel):
-    """Model A with its exact posterior as the guide."""
+    """The linear-Gaussian model with its exact posterior as the guide."""
 
     def guide(self, x: Tensor) -> Tensor:
         precision = torch.tensor(EXACT.precision)
@@ -116,7 +116,7 @@ def test_everything_is_exact_where_the_guide_is_the_posterior() -> None:
     assert found.notes == ("site 'z' has no closed-form KL here: it is estimated from the draws",)
 
 
-def test_log_evidence_and_elbo_agree_with_model_a() -> None:
+def test_log_evidence_and_elbo_agree_with_the_linear_gaussian_model() -> None:
     found = evaluate.judge(LinearGaussianModel(), copies(400), 1000)
     bias = EXACT.chi2(*A_Q1) / (2 * 1000)
     assert_close_in_sigmas(found.log_evidence.value, LOG_EVIDENCE - bias, found.log_evidence.error, effect=KL_Q1)
@@ -124,7 +124,7 @@ def test_log_evidence_and_elbo_agree_with_model_a() -> None:
     assert_close_in_sigmas(found.gap.value, KL_Q1 - bias, found.gap.error, effect=KL_Q1)
 
 
-def test_bounds_rise_with_particles_to_the_evidence_of_model_a() -> None:
+def test_bounds_rise_with_particles_to_the_evidence_of_the_linear_gaussian_model() -> None:
     golden = {1: -5.0149, 2: -4.2958, 5: -3.8917, 10: -3.7597, 50: -3.6517, 500: -3.6278}
     found = evaluate.importance_bounds(LinearGaussianModel(), copies(400), tuple(golden))
     values = [found[particles].value for particles in golden]

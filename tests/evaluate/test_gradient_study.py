@@ -27,7 +27,8 @@ from pvae.objectives import Objective, PyroObjective, Terms, WeightsObjective
 from pvae.weights import LogWeights, log_mean_exp, trace_weights
 
 EXACT = Discrete()
-# model C at x = 0: the ELBO's gradient in the logits, and the trace variance of its estimators, by enumeration
+# The enumerable categorical model at x = 0 (docs/exact-models.md): the ELBO's gradient in the logits, and the trace
+# variance of its estimators, by enumeration
 ELBO_GRADIENT = [0.476419, -0.208464, -0.267955]
 SCORE_VARIANCE = 1.578427
 LEAVE_ONE_OUT = {2: 0.6556, 3: 0.2706, 4: 0.1613}
@@ -42,7 +43,7 @@ def assert_estimates(found: Estimate, exact: float, resolution: float = 0.15) ->
 
 
 class Score(Objective):
-    """The score-function ELBO gradient of model C, with the mean of log w taken off: of all particles, or the others'.
+    """The score-function ELBO gradient of the categorical model, less the mean of log w of all or the other particles.
 
     Args:
         own: whether a particle's baseline counts the particle itself, which is wrong.
@@ -409,7 +410,7 @@ def test_a_gradient_without_variance_has_none_and_no_bias_from_rounding() -> Non
 
 
 class Noisy(LinearGaussianModel):
-    """Model A with a buffer that every run moves, and a layer that training mode changes."""
+    """The linear-Gaussian model with a buffer that every run moves, and a layer that training mode changes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from pvae.programs.distribution_parameters import rebuilt
 from pvae.train.checkpoint import read
 
 EXACT = LinearGaussian()
-BEST = -3.6308803939  # A2
+BEST = -3.6308803939  # of the linear-Gaussian model, by the best diagonal q (docs/exact-models.md)
 X = torch.tensor(np.stack([A_X, [0.3, 1.0, -0.7], [-1.2, 0.1, 0.9]]))
 INDEX = torch.tensor([2, 0, 1])
 
@@ -60,7 +60,7 @@ def fit(model: Any, objective: Any = "elbo", **options: Any) -> pvae.Run:
 
 @pytest.mark.parametrize(("start", "before"), [("encoder", -5.0148794163), ("prior", -9.1773740579)])
 def test_rows_reach_the_best_q_of_each_datum(start: str, before: float) -> None:
-    """A2: from q1, or the prior, to the per-datum optimum: no amortisation gap is left, only approximation's."""
+    """From q1, or the prior, to the per-datum optimum: no amortisation gap is left, only approximation's."""
     model = LocalGuide(frozen(), 3, start)
     mean, variance = A_Q1 if start == "encoder" else A_PRIOR
     found = q_of(model)
@@ -187,7 +187,7 @@ def test_two_layers_keep_their_dependence_under_particles() -> None:
 
 
 class Encoded(LinearGaussianModel):
-    """Model A with an encoder of x."""
+    """The linear-Gaussian model with an encoder of x."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The masked VAE: exact answers of model A with x0 alone observed, what it never looks at, and what it fills in."""
+"""The masked VAE: exact answers of the linear-Gaussian model where x0 alone is observed; what it fills in."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ COPIES = 120
 pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
-def model_a() -> MaskedVAE:
-    """Model A with a linear encoder of x and mask; theta is exact, and the guide begins as the prior."""
+def linear_gaussian() -> MaskedVAE:
+    """The linear-Gaussian model with a linear encoder of x and mask; theta is exact, the guide begins as the prior."""
     likelihood = Gaussian(2, (3,), A.variance**0.5)
     model = MaskedVAE((3,), latent=2, hidden=4, posterior=DiagonalGaussian(3, 2), likelihood=likelihood)
     model.decoder, model.encoder = nn.Identity(), Conditioned(MLP(3, hidden=()), None)
@@ -59,16 +59,16 @@ def given_x0() -> tuple[np.ndarray, np.ndarray]:
     return mean, cov[1:, 1:] - np.outer(cov[1:, 0], cov[0, 1:]) / cov[0, 0]
 
 
-# --- exact answers of model A ---
+# --- exact answers of the linear-Gaussian model ---
 
 
 def test_the_evidence_is_that_of_the_observed_entries() -> None:
-    estimate = pvae.evaluate.log_evidence(model_a(), copies(), particles=2000)
+    estimate = pvae.evaluate.log_evidence(linear_gaussian(), copies(), particles=2000)
     assert_close_in_sigmas(estimate.value, LOG_EVIDENCE_OF_X0, estimate.error, effect=0.3)
 
 
 def test_the_posterior_of_z_is_that_given_the_observed_entries() -> None:
-    weights = pvae.log_weights(model_a(), copies(), 2000)
+    weights = pvae.log_weights(linear_gaussian(), copies(), 2000)
     share = weights.log_w.softmax(0).detach()
     means = torch.einsum("kb,kbi->bi", share, weights.values["z"].detach())
     assert_close_in_sigmas(means.mean(0), [0.6, 0.3], mean_and_error(means)[1], effect=0.4, resolution=0.05)
@@ -79,7 +79,7 @@ def test_the_guide_is_drawn_to_it_and_zero_filling_the_whole_encoder_is_elsewher
     zero_filled = A.posterior(exact.A_X * ONLY_X0)[0]
     np.testing.assert_allclose(zero_filled, [0.508, 0.288], atol=5e-4)
     precision = np.eye(2) + np.outer(A.weight[0], A.weight[0]) / A.variance
-    model, batch = model_a(), copies(2000)
+    model, batch = linear_gaussian(), copies(2000)
     for mean in ([0.6, 0.3], zero_filled):
         with torch.no_grad():
             model.posterior.loc.bias.copy_(torch.tensor(mean))
@@ -97,7 +97,7 @@ def test_the_guide_is_drawn_to_it_and_zero_filling_the_whole_encoder_is_elsewher
 def test_imputations_have_the_conditional_mean_and_covariance() -> None:
     expected, cov = given_x0()
     np.testing.assert_allclose(expected, [0.1, -0.21], atol=1e-12)
-    found = model_a().impute(*copies().values(), n=40, particles=2000)
+    found = linear_gaussian().impute(*copies().values(), n=40, particles=2000)
     assert found.mean.shape == (COPIES, 3) and found.draws.shape == (40, COPIES, 3)
     assert (found.mean[:, 0] == 1).all() and (found.draws[..., 0] == 1).all()
     assert_close_in_sigmas(found.mean[:, 1:].mean(0), expected, mean_and_error(found.mean[:, 1:])[1])
@@ -111,7 +111,7 @@ def test_imputations_have_the_conditional_mean_and_covariance() -> None:
 
 def test_the_effective_sample_size_is_that_of_the_weights() -> None:
     """E[w]^2 / E[w^2] is 1 / (1 + chi2) of the guide; and everything where guide and posterior are one."""
-    model, batch = model_a(), copies(40)
+    model, batch = linear_gaussian(), copies(40)
     nothing = batch.replace(mask=torch.zeros_like(batch.mask))
     for given, log_w in ((nothing, None), (batch, pvae.log_weights(model, batch, 20_000).log_w.detach())):
         found = model.impute(*given.values(), n=1, particles=1000).effective_sample_size
@@ -127,19 +127,19 @@ def test_the_effective_sample_size_is_that_of_the_weights() -> None:
 
 def test_missing_entries_are_scored_by_their_conditional_density() -> None:
     exactly = (A.log_evidence() - LOG_EVIDENCE_OF_X0) / 2
-    estimate = pvae.evaluate.missing_log_likelihood(model_a(), copies(), 5000)
+    estimate = pvae.evaluate.missing_log_likelihood(linear_gaussian(), copies(), 5000)
     assert_close_in_sigmas(estimate.value, exactly, estimate.error, effect=0.5)
     # an entry that is not known counts in neither part
     known = torch.tensor([1.0, 1.0, 0.0]).expand(COPIES, 3)
     pair = A.weight[:2] @ A.weight[:2].T + A.variance * np.eye(2)
     of_two = exact.normal_log_prob(exact.A_X[:2], A.bias[:2], pair) - LOG_EVIDENCE_OF_X0
-    estimate = pvae.evaluate.missing_log_likelihood(model_a(), copies(), 5000, known=known)
+    estimate = pvae.evaluate.missing_log_likelihood(linear_gaussian(), copies(), 5000, known=known)
     assert_close_in_sigmas(estimate.value, of_two, estimate.error, effect=0.5, resolution=0.05)
 
 
 def test_a_guide_that_knows_masked_data_alone_still_scores_what_is_missing() -> None:
     """Far off where nothing is missing, and the exact posterior given x0: its draws are enough for both parts."""
-    model, batch = model_a(), copies(40)
+    model, batch = linear_gaussian(), copies(40)
     precision = np.eye(2) + np.outer(A.weight[0], A.weight[0]) / A.variance
     with torch.no_grad():
         model.encoder.layer.weight.zero_()  # of mask - 1: x1 and x2 observed push the first features up
@@ -160,12 +160,12 @@ def test_a_guide_that_knows_masked_data_alone_still_scores_what_is_missing() -> 
 def test_data_with_nothing_missing_are_left_out_of_the_score() -> None:
     mask = torch.tensor([[1.0, 0, 0], [1, 1, 1], [1, 1, 0]]).double()
     batch = copies(3).replace(mask=mask)
-    assert pvae.evaluate.missing_log_likelihood(model_a(), batch, 50).count == 2
+    assert pvae.evaluate.missing_log_likelihood(linear_gaussian(), batch, 50).count == 2
     for score in (pvae.evaluate.missing_log_likelihood, pvae.evaluate.masking_divergence):
         with pytest.raises(pvae.InputError, match="field mask"):
-            score(model_a(), Batch(x=batch.x), 50)
+            score(linear_gaussian(), Batch(x=batch.x), 50)
     with pytest.raises(pvae.InputError, match="Nothing is missing"):
-        pvae.evaluate.missing_log_likelihood(model_a(), copies(3, np.ones(3)), 50)
+        pvae.evaluate.missing_log_likelihood(linear_gaussian(), copies(3, np.ones(3)), 50)
 
 
 # --- what it never looks at, and what it equals ---
@@ -329,7 +329,7 @@ def test_imputation_hides_missing_values_from_programs_and_leaves_observed_ones(
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x[:, 1:], 1.0).to_event(1))
 
-    model, batch = model_a(), copies(5)
+    model, batch = linear_gaussian(), copies(5)
     hidden = batch.replace(x=torch.where(batch.mask > 0, batch.x, float("nan")))
     for asked in (model, pvae.pair(model.model, careless)):
         found = []
@@ -454,18 +454,18 @@ def test_training_needs_something_observed() -> None:
 def test_imputation_says_what_it_lacks() -> None:
     batch = copies(4)
     with pytest.raises(pvae.InputError, match="x and mask in the batch; it has x"):
-        impute(model_a(), {"x": batch.x})
+        impute(linear_gaussian(), {"x": batch.x})
     with pytest.raises(pvae.InputError, match="take no mask"):
         impute(exact.LinearGaussianModel(), batch)
     for wrong in ({"n": 0}, {"particles": 0}, {"n": 2.5}):
         with pytest.raises(pvae.InputError, match="whole number of at least 1"):
-            impute(model_a(), batch, **wrong)
+            impute(linear_gaussian(), batch, **wrong)
     with pytest.raises(pvae.InputError, match="encode_mask is true or false; got 'no'"):
         MaskedVAE((3,), encode_mask="no")  # type: ignore[arg-type]
 
 
 def test_copies_of_a_masked_model_impute_alike() -> None:
-    model, batch = model_a(), copies(4)
+    model, batch = linear_gaussian(), copies(4)
     found = []
     for each in (model, copy.deepcopy(model)):
         torch.manual_seed(0)

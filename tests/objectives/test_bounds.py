@@ -36,7 +36,7 @@ def seeded(run: Callable[[], Any]) -> Any:
 
 
 def even_weights(repeats: int) -> tuple[pvae.LogWeights, np.ndarray]:
-    """Weights of model C at q = EVEN, whose particles are a sample with exactly q's shares; and how many there are."""
+    """Weights of the categorical model at q = EVEN, and the model; the particles' values have exactly q's shares."""
     counts = (np.exp(EVEN) * 10 * repeats).round().astype(int)
     values = torch.tensor(np.stack([np.repeat([0, 1, 2], row) for row in counts], 1))
     model = exact.DiscreteModel(EVEN)
@@ -213,7 +213,7 @@ def test_renyi_below_zero_exceeds_the_evidence_of_model_a_in_the_limit() -> None
 
 
 def path_integrand(known: exact.LinearGaussian, beta: float) -> float:
-    """E_b[log p(x given z)] under N(0, I) tempered by the likelihood to the power of b, for model A's x."""
+    """E_b[log p(x given z)] under N(0, I) tempered by the likelihood to the power of b, at A_X."""
     precision = np.eye(known.latent) + beta * known.weight.T @ known.weight / known.variance
     cov = np.linalg.inv(precision)
     mean = beta * cov @ known.weight.T @ (exact.A_X - known.bias) / known.variance
@@ -247,7 +247,7 @@ def test_tvo_of_model_a_is_the_riemann_sum_of_the_exact_path(variance: float) ->
 
 
 def tvo_of_c(logits: np.ndarray, log_joint: np.ndarray, points: np.ndarray, side: str) -> float:
-    """The exact Riemann sum of model C, summed over x."""
+    """The exact Riemann sum of the enumerable categorical model, summed over x."""
     log_q = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     log_w = log_joint - log_q
     total = 0.0

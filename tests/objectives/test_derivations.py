@@ -17,17 +17,17 @@ NODES = torch.linspace(-8, 8, 121, dtype=DOUBLE)
 NOISE = torch.cartesian_prod(NODES, NODES)
 MASS = torch.softmax(-0.5 * (NOISE**2).sum(1), 0)  # of each point: sums over rows are integrals
 
-A11 = [  # mean and variance of q, gradient of the ELBO in the mean: precision (posterior mean - mean)
+GUIDES = [  # mean and variance of q, gradient of the ELBO in the mean: precision (posterior mean - mean)
     (np.array([0.6, -0.1]), np.array([0.35, 0.3]), np.array([-1.320, 0.636])),
     (np.array([0.3, 0.4]), np.array([0.5, 0.15]), np.array([0.98, -2.304])),
 ]
 
 
-@pytest.mark.parametrize(("mean", "variance", "golden"), A11)
+@pytest.mark.parametrize(("mean", "variance", "golden"), GUIDES)
 def test_plain_importance_sampling_cannot_train_a_guide(
     mean: np.ndarray, variance: np.ndarray, golden: np.ndarray
 ) -> None:
-    """A11: the pathwise gradient of w has mean 0 and a variance; the same code on log w has the ELBO's."""
+    """The pathwise gradient of w has mean 0 and a variance; the same code on log w has the ELBO's."""
     rows = len(NOISE)  # a mean of q of its own for each row: one backward pass gives a gradient per draw
     model = exact.LinearGaussianModel(np.tile(mean, (rows, 1)), np.tile(variance, (rows, 1)))
     x = torch.tensor(exact.A_X).expand(rows, -1)
@@ -57,10 +57,10 @@ FREQUENCY = np.array([0.4, 0.3, 0.2, 0.1])
         (exact.C_LOGITS, (0.2725877324, 0.0101618806, 0.2624258518)),
         (np.zeros((4, 3)), (0.3027005215, 0.0101618806, 0.2925386408)),
     ],
-    ids=["model C", "a flat guide"],
+    ids=["given logits", "a flat guide"],
 )
 def test_the_joint_divergence_is_the_larger_one(logits: np.ndarray, golden: tuple[float, float, float]) -> None:
-    """C7: joint KL = marginal KL + mean KL of the guide to the posterior, through the log weights of every z."""
+    """Joint KL = marginal KL + mean KL of the guide to the posterior, through the log weights of every z."""
     x = torch.arange(4).repeat_interleave(3)
     every_z = torch.arange(3).repeat(4)  # at each x
     with Forced({"z": every_z}), torch.no_grad():

@@ -148,13 +148,13 @@ def test_the_gradient_is_that_of_the_formula_on_the_same_draws(alpha: float) -> 
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
 
 
-# ---- model A: exact answers
+# ---- the linear-Gaussian model: exact answers
 
 
 def bounds(
     objective: Any, q: tuple[np.ndarray, np.ndarray], repeats: int, control: bool = False
 ) -> tuple[float, float]:
-    """Mean and standard error of a bound of model A's one x, from independent repeats along the batch.
+    """Mean and standard error of a bound of the linear-Gaussian model at A_X, from independent repeats along the batch.
 
     With `control`, the mean weight over p(x), less 1, is taken off: its mean is exactly 0, and log(1 + d) - d is quiet.
     """
@@ -169,7 +169,7 @@ def bounds(
     return float(mean), float(error)
 
 
-def test_elbo_of_model_a() -> None:
+def test_elbo_of_the_linear_gaussian_model() -> None:
     for q, golden in ((exact.A_PRIOR, -9.1773740579), (exact.A_Q1, -5.0148794163)):
         assert KNOWN.elbo(*q) == pytest.approx(golden, abs=1e-9)
         mean, error = bounds(IWAE(1), q, 100_000)

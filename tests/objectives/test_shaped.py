@@ -415,7 +415,7 @@ def test_variance_regularised_is_exact_in_the_mean() -> None:
 
 
 def test_the_gradient_of_variance_regularised_has_its_score_function_part() -> None:
-    """C6, the variance's own part; then all of it, at other parameters, against finite differences."""
+    """The variance's own part; then all of it, at other parameters, against finite differences."""
     with_variance, without = (exhaustive(VarianceRegularised(weight, 2))[1] for weight in (1.0, 0.0))
     np.testing.assert_allclose(without - with_variance, [-0.657473, 0.324143, 0.333330], atol=1e-6)
     for x, weight, particles in ((0, 0.3, 3), (2, 1.5, 2)):
@@ -458,7 +458,7 @@ def test_log_variance_is_leave_one_out_where_draws_could_be_reparameterised(make
 
 
 def test_the_gradient_of_the_variance_under_a_fixed_law_is_that_of_the_kl() -> None:
-    """C6: half the gradient of Var_r[log w] at r = q is the gradient of KL(q to the posterior)."""
+    """Half the gradient of Var_r[log w] at r = q is the gradient of KL(q to the posterior)."""
     log_joint, guide = torch.tensor(DISCRETE.log_joint), torch.tensor(DISCRETE.guide)
     logits = torch.tensor(exact.C_LOGITS, requires_grad=True)
     log_w = log_joint - logits.log_softmax(1)
@@ -660,7 +660,7 @@ def test_with_all_weights_at_one_the_parts_add_up_to_the_elbo(estimator: str) ->
     assert_is(objective, by_hand, model, x)
 
 
-def parts_of_model_c(data: list[int], size: int, estimator: str) -> tuple[np.ndarray, np.ndarray]:
+def parts_on_categorical(data: list[int], size: int, estimator: str) -> tuple[np.ndarray, np.ndarray]:
     """Mutual information, and the KL of the aggregate, at each z: shape (3, data), through the objective's weights."""
     parts = []
     for z in range(3):
@@ -674,11 +674,11 @@ def parts_of_model_c(data: list[int], size: int, estimator: str) -> tuple[np.nda
     return np.array(parts)[:, 0], np.array(parts)[:, 1]
 
 
-def test_elbo_surgery_of_model_c() -> None:
-    """C8: the mean KL is mutual information plus the KL of the aggregate, exactly, with all data in one batch."""
+def test_elbo_surgery_of_the_categorical_model() -> None:
+    """The mean KL is mutual information plus the KL of the aggregate, exactly, with all data in one batch."""
     data = [0] * 4 + [1] * 3 + [2] * 2 + [3]
     guide = DISCRETE.guide[data].T
-    information, rest = parts_of_model_c(data, 10, "weighted")
+    information, rest = parts_on_categorical(data, 10, "weighted")
     # the minibatch-weighted estimate of q(z) is the aggregate over N, a constant factor
     assert (guide * information).sum(0).mean() - math.log(10) == pytest.approx(0.051063, abs=1e-6)
     assert (guide * rest).sum(0).mean() + math.log(10) == pytest.approx(0.037990, abs=1e-6)
@@ -686,7 +686,7 @@ def test_elbo_surgery_of_model_c() -> None:
     guide = DISCRETE.guide[other].T
     aggregate = guide.mean(1)
     exactly = (guide * (np.log(guide) - np.log(aggregate)[:, None])).sum(0).mean()
-    information, rest = parts_of_model_c(other, 4, "weighted")
+    information, rest = parts_on_categorical(other, 4, "weighted")
     assert (guide * information).sum(0).mean() - math.log(4) == pytest.approx(exactly, abs=1e-12)
     assert (guide * rest).sum(0).mean() + math.log(4) == pytest.approx(
         (aggregate * (np.log(aggregate) - np.log(exact.C_PRIOR))).sum(), abs=1e-12
@@ -701,7 +701,7 @@ def test_the_stratified_estimate_of_the_aggregate_is_unbiased_over_all_batches(d
     found = []
     for others in itertools.permutations(range(1, size), batch - 1):
         rows = [0, *others]
-        information, _ = parts_of_model_c([data[row] for row in rows], size, "stratified")
+        information, _ = parts_on_categorical([data[row] for row in rows], size, "stratified")
         found.append(np.exp(log_guide[0] - information[:, 0]))  # q(z) as it was estimated, for the first datum
     np.testing.assert_allclose(np.mean(found, axis=0), aggregate, rtol=1e-12)
 

@@ -27,7 +27,7 @@ VALUES = {"z": torch.arange(3)}
 pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
 
-def on_model_c(objective: Any, x: int = 0, logits: np.ndarray = exact.C_LOGITS) -> Any:
+def on_categorical(objective: Any, x: int = 0, logits: np.ndarray = exact.C_LOGITS) -> Any:
     model = exact.DiscreteModel(logits)
     found = moments(objective, model, torch.tensor([x]), VALUES, [model.logits])
     assert found.total == pytest.approx(1.0, rel=1e-12)
@@ -56,7 +56,7 @@ def test_each_strategy_has_the_gradient_of_the_importance_weighted_bound(
 ) -> None:
     if particles == 1 and strategy == "score:leave-one-out":
         pytest.skip("one particle has no others")
-    found = on_model_c(IWAE(particles, gradients={"z": strategy}), x, logits)
+    found = on_categorical(IWAE(particles, gradients={"z": strategy}), x, logits)
     assert found.value == pytest.approx(exact.Discrete(logits).iwae(particles, x), rel=1e-12)
     np.testing.assert_allclose(found.mean, iwae_gradient(logits, particles, x), atol=2e-9)
     if strategy == "enumerate":
@@ -66,8 +66,8 @@ def test_each_strategy_has_the_gradient_of_the_importance_weighted_bound(
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
 @pytest.mark.parametrize("alpha", [-1.0, 0.5, 2.0])
 def test_strategies_agree_under_a_renyi_bound(strategy: str, alpha: float) -> None:
-    plain = on_model_c(Renyi(alpha, 2, gradients="z=score"), 1)
-    found = on_model_c(Renyi(alpha, 2, gradients={"z": strategy}), 1)
+    plain = on_categorical(Renyi(alpha, 2, gradients="z=score"), 1)
+    found = on_categorical(Renyi(alpha, 2, gradients={"z": strategy}), 1)
     assert found.value == pytest.approx(plain.value, rel=1e-12)
     np.testing.assert_allclose(found.mean, plain.mean, atol=1e-12)
 
@@ -82,7 +82,7 @@ def test_the_models_gradient_is_the_same_under_every_strategy() -> None:
         np.testing.assert_allclose(mean, means[0], atol=1e-12)
 
 
-# ---- Baselines: rows C1 to C4 of the table of exact answers
+# ---- Baselines on the enumerable categorical model (docs/exact-models.md)
 
 GOLDEN_GRADIENT = [0.476419, -0.208464, -0.267955]
 
@@ -102,7 +102,7 @@ GOLDEN_GRADIENT = [0.476419, -0.208464, -0.267955]
     ],
 )
 def test_baselines_leave_the_mean_and_have_the_known_variance(baseline: Any, particles: int, variance: float) -> None:
-    found = on_model_c(ScoreFunction(baseline, particles))
+    found = on_categorical(ScoreFunction(baseline, particles))
     np.testing.assert_allclose(found.mean[:3], GOLDEN_GRADIENT, atol=1e-6)
     np.testing.assert_allclose(found.mean.reshape(4, 3)[0], KNOWN.elbo_gradient()[0], rtol=1e-10)
     assert found.variance == pytest.approx(variance, abs=5e-5 if particles > 1 else 1e-6)
@@ -116,12 +116,12 @@ def test_estimated_baselines_are_unbiased(baseline: str, logits: np.ndarray, x: 
         objective.average.fill_(-1.7)
         objective.steps.fill_(1.0)
         objective.eval()
-    found = on_model_c(objective, x, logits)
+    found = on_categorical(objective, x, logits)
     np.testing.assert_allclose(found.mean.reshape(4, 3)[x], exact.Discrete(logits).elbo_gradient()[x], rtol=1e-10)
 
 
 def test_the_optimal_baseline_tends_to_the_constant_of_least_variance() -> None:
-    # C3: c* = -1.387402 at x = 0; from 4000 other particles the estimate is near it
+    # the best constant c* = -1.387402 at x = 0; from 4000 other particles the estimate is near it
     model = exact.DiscreteModel()
     objective = ScoreFunction("optimal", 4000)
     weights = objective.weights(model.model, model.guide, (torch.tensor([0]),), {})
@@ -135,7 +135,7 @@ def test_the_optimal_baseline_tends_to_the_constant_of_least_variance() -> None:
 
 
 def test_per_coordinate_baselines_do_better_than_one_for_all_in_the_limit() -> None:
-    # C3: traces .311884 and .157437 at x = 0, here with the constants from many other particles
+    # traces .311884 and .157437 at x = 0, here with the constants from many other particles
     torch.manual_seed(3)
     model, x = exact.DiscreteModel(), torch.zeros(1, dtype=torch.long)
     found = {}
@@ -152,13 +152,13 @@ def test_per_coordinate_baselines_do_better_than_one_for_all_in_the_limit() -> N
 
 
 def test_a_plug_in_baseline_would_shrink_the_gradient() -> None:
-    # C4: with a particle's own sample in the baseline the mean is (1 - 1/K) of the gradient
+    # with a particle's own sample in the baseline the mean is (1 - 1/K) of the gradient
     class PlugIn(ScoreFunction):
         def baseline(self, signals: Tensor, weights: LogWeights) -> Tensor:
             return signals.mean(0).expand_as(signals)
 
     for particles in (2, 3, 4):
-        found = on_model_c(PlugIn("leave-one-out", particles))
+        found = on_categorical(PlugIn("leave-one-out", particles))
         expected = (1 - 1 / particles) * KNOWN.elbo_gradient()[0]
         np.testing.assert_allclose(found.mean.reshape(4, 3)[0], expected, rtol=1e-10)
 
@@ -183,7 +183,7 @@ def test_the_decaying_baseline_uses_the_average_of_earlier_steps_alone() -> None
 def test_the_baseline_network_is_fitted_to_the_signal_and_leaves_the_mean() -> None:
     network = nn.Linear(1, 1).double()
     objective = ScoreFunction(network, 2)
-    found = on_model_c(objective, 1)
+    found = on_categorical(objective, 1)
     np.testing.assert_allclose(found.mean.reshape(4, 3)[1], KNOWN.elbo_gradient()[1], rtol=1e-10)
     model, optimiser = exact.DiscreteModel(), torch.optim.LBFGS(network.parameters(), max_iter=50)
 
@@ -221,13 +221,13 @@ def test_vimco_takes_off_the_bound_without_the_particle(mean: str) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
 
 
-# ---- C11: derivatives of any order
+# ---- derivatives of any order
 
 HESSIAN = [[-0.086291, 0.040698, 0.045593], [0.040698, -0.292482, 0.251783], [0.045593, 0.251783, -0.297376]]
 
 
 def averaged_loss(objective: Callable[[], Any]) -> Callable[[Tensor], Tensor]:
-    """The differentiable loss of model C at x = 0 as a function of its logits, averaged over all outcomes."""
+    """The differentiable loss of the categorical model at x = 0 as a function of its logits, over all outcomes."""
     model = exact.DiscreteModel()
     own = model.logits.detach()
     shares = torch.softmax(own[0], -1)
@@ -279,7 +279,7 @@ def test_the_plain_score_surrogate_has_the_wrong_second_order() -> None:
     assert found[0, 0].item() == pytest.approx(0.309910, abs=1e-6)
 
 
-# ---- C13: two Bernoulli sites, f = (b1 - .3)^2 + (b2 - .6)^2 + .7 b1 b2
+# ---- two Bernoulli sites (docs/exact-models.md), f = (b1 - .3)^2 + (b2 - .6)^2 + .7 b1 b2
 
 
 class Pair(LatentModel):
@@ -316,7 +316,7 @@ class Expectation(WeightsObjective):
 
 
 def traces(objective: Any, model: nn.Module, draws: int) -> tuple[Tensor, float, float]:
-    """Mean gradient with its error as sigmas from C13's, and the trace variance with its error, from many data."""
+    """Mean gradient, its error as sigmas from the exact one, and the trace variance with its error, from many data."""
     x = torch.zeros(draws, 1)
     wide = model.logits.detach().expand(draws, 2).clone().requires_grad_()
     copy = type(model)(model.joined)
@@ -547,16 +547,16 @@ def test_marked_sites_are_summed_out_within_each_weight() -> None:
     assert -terms.loss.item() == pytest.approx(KNOWN.log_evidence().sum(), rel=1e-12)
 
 
-C12 = {"q_u": np.array([0.4, 0.6]), "q_z": np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])}
+AUXILIARY = {"q_u": np.array([0.4, 0.6]), "q_z": np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])}
 
 
 class WithAuxiliary(exact.DiscreteModel):
-    """Model C whose guide draws u, then z given u: q(z) is their mixture, for every x."""
+    """The enumerable categorical model whose guide draws u, then z given u: q(z) is their mixture, for every x."""
 
-    def __init__(self, reverse: np.ndarray = C12["q_u"]) -> None:
+    def __init__(self, reverse: np.ndarray = AUXILIARY["q_u"]) -> None:
         super().__init__()
-        self.u = nn.Parameter(torch.tensor(np.log(C12["q_u"])))
-        self.z = nn.Parameter(torch.tensor(np.log(C12["q_z"])))
+        self.u = nn.Parameter(torch.tensor(np.log(AUXILIARY["q_u"])))
+        self.z = nn.Parameter(torch.tensor(np.log(AUXILIARY["q_z"])))
         self.back = nn.Parameter(torch.tensor(np.log(reverse)))
 
     def guide(self, x: Tensor) -> None:
@@ -599,7 +599,7 @@ def test_auxiliary_sites_are_marginalised(particles: int, m: int | None, golden:
 
 
 def test_the_exact_reverse_kernel_gives_the_marginal_at_one_draw() -> None:
-    joint = C12["q_u"][:, None] * C12["q_z"]
+    joint = AUXILIARY["q_u"][:, None] * AUXILIARY["q_z"]
     model = WithAuxiliary()
     log_q = torch.tensor(np.log(joint.sum(0)))
 

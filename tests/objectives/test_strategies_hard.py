@@ -166,7 +166,7 @@ def test_the_optimal_baseline_names_a_summed_out_site() -> None:
 
 
 class Masked(exact.DiscreteModel):
-    """Model C whose guide rules the last class out, as a mask on its logits does."""
+    """The enumerable categorical model whose guide rules the last class out, as a mask on its logits does."""
 
     def guide(self, x: Tensor) -> None:
         barred = torch.tensor([0.0, 0.0, -math.inf], dtype=DOUBLE)
@@ -197,7 +197,7 @@ def test_a_value_that_the_guide_rules_out_is_summed_out_all_the_same() -> None:
 
 
 class OneHot(exact.DiscreteModel):
-    """Model C with a vector for its class."""
+    """The enumerable categorical model with a vector for its class."""
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -27,14 +27,14 @@ from pvae.train.checkpoint import read
 
 EXACT = Discrete()
 POSTERIOR = np.exp(EXACT.log_joint - EXACT.log_evidence()[:, None])
-# C5: p(x) E_post[score] at x = 0
-C5 = np.array([0.19891, -0.08193, -0.11698])
+# p(x) E_post[score] of the enumerable categorical model at x = 0 (docs/exact-models.md)
+POSTERIOR_SCORE = np.array([0.19891, -0.08193, -0.11698])
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
 
 class PerDatum(DiscreteModel):
-    """Model C at x = 0 with logits of their own for each datum, so that one loss gives a gradient for each."""
+    """The categorical model at x = 0 with logits of their own for each datum, so that one loss gives each gradient."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -76,9 +76,12 @@ def test_wake_gradient_of_every_outcome_and_its_mean_are_exact(particles: int) -
 
 
 def test_wake_bias_equals_its_theory() -> None:
-    """E_q[w score] / E_q[w] is C5 over p(x); the self-normalised mean tends to it like -Cov(w, w (s - mu)) / K."""
+    """E_q[w score] / E_q[w] is POSTERIOR_SCORE / p(x).
+
+    The self-normalised mean tends to it like -Cov(w, w (s - mu)) / K.
+    """
     exact = POSTERIOR[0] - EXACT.guide[0]
-    np.testing.assert_allclose(exact * 0.43, C5, atol=6e-6)
+    np.testing.assert_allclose(exact * 0.43, POSTERIOR_SCORE, atol=6e-6)
     np.testing.assert_allclose(mean_wake_gradient(1), 0.0, atol=1e-15)
     ratio = np.exp(EXACT.log_w[0]) / 0.43
     leading = -(EXACT.guide[0] * ratio**2) @ (np.eye(3) - POSTERIOR[0])
@@ -210,7 +213,7 @@ def _data() -> pvae.Splits:
 
 
 class Undeclared(DiscreteModel):
-    """Model C whose groups are to be found."""
+    """The enumerable categorical model whose groups are to be found."""
 
     theta = LatentModel.theta
     phi = LatentModel.phi

@@ -76,7 +76,7 @@ def test_two_layer_elbo_is_below_its_evidence():
         assert chain.elbo(x) < chain.log_evidence(x)
 
 
-def test_linear_gaussian_programs_score_as_model_a():
+def test_linear_gaussian_programs_score_as_their_closed_form():
     torch.manual_seed(0)
     x = torch.tensor(np.tile(exact.A_X, (50_000, 1)))
     with pyro.get_param_store().scope():
@@ -98,7 +98,7 @@ def test_two_layer_programs_score_as_the_chain():
             assert_close_in_sigmas(value, chain.elbo(x), error, effect=chain.log_evidence(x) - chain.elbo(x))
 
 
-def test_discrete_programs_score_as_model_c():
+def test_discrete_programs_score_as_their_enumeration():
     torch.manual_seed(0)
     with pyro.get_param_store().scope():
         for x, golden in enumerate(exact.Discrete().elbo()):

@@ -402,7 +402,7 @@ def test_sites_without_a_pathwise_gradient_are_known() -> None:
     assert log_weights(two_layers()[0], two_layers()[1], 2).not_reparameterised == ()
 
 
-def test_discrete_weights_are_the_table_of_model_c() -> None:
+def test_discrete_weights_are_the_table_of_the_categorical_model() -> None:
     known = exact.Discrete()
     weights = log_weights(exact.DiscreteModel(), {"x": torch.arange(4)}, 5)
     for particle, x in itertools.product(range(5), range(4)):
