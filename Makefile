@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check docs build clean
+.PHONY: help venv demo test test-slow test-paths check docs build clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,6 +30,10 @@ test: $(READY)  ## run the test suite, without the slow grids
 
 test-slow: $(READY)  ## run the slow grids
 	$(TEST) -n $(JOBS) --dist loadfile -m slow
+
+test-paths: $(READY)  ## run the tests that look at paths, with their temporary files in this folder
+	@mkdir -p build
+	$(TEST) -q -n $(JOBS) -m paths --basetemp "$(CURDIR)/build/tmp" $$(grep -rl "pytest.mark.paths" tests --include="test_*.py")
 
 check: $(READY)  ## format, lint, types, docs with warnings as errors, doctests
 	$(BIN)/ruff format --check .

@@ -394,7 +394,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+# These errors name the file of the user.
+NAMES_FILE = {"missing model file", "unknown class", "syntax error", "error in a constructor", "error in a program"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.paths if name in NAMES_FILE else ()) for name in BAD]
+)
 def test_bad_input_prints_one_line_and_changes_no_file(folder: Path, name: str) -> None:
     arguments, words = BAD[name]
     (folder / "full").mkdir()
@@ -410,6 +416,7 @@ def test_bad_input_prints_one_line_and_changes_no_file(folder: Path, name: str) 
     assert not (folder / "r").exists()
 
 
+@pytest.mark.paths
 def test_traceback_option_prints_the_traceback_of_a_users_program(folder: Path) -> None:
     done = in_process("train", "my_model.py:Broken", "--out", "r", "--traceback", cwd=folder)
     assert done.returncode == 2
@@ -417,6 +424,7 @@ def test_traceback_option_prints_the_traceback_of_a_users_program(folder: Path) 
     assert "return self.decoder(x)  # this line" in done.stderr
 
 
+@pytest.mark.paths
 def test_json_leaves_standard_output_clean_in_a_process(folder: Path) -> None:
     done = in_process("train", "vae", *SMALL, "--out", "r", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr

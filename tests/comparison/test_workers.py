@@ -14,6 +14,7 @@ from comparison_jobs import Unbuildable, broken, nap, shared, work
 from pvae.comparison.processes.worker_pool import StartError, run_in_process, run_in_workers
 
 
+@pytest.mark.paths
 def test_a_failing_and_a_dying_job_leave_the_others_alone():
     events = []
     jobs = ["one", "raise", "die", Unbuildable(), "leave", "two"]
@@ -69,6 +70,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.paths
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "orphan.py").write_text(ORPHAN)
     tests = Path(__file__).parents[1] / "support"

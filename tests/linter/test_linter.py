@@ -249,6 +249,7 @@ def test_parameters_of_both_groups_must_be_declared_where_groups_are_treated_apa
     assert check(Shared(), {"x": X}, "elbo") == []
 
 
+@pytest.mark.paths
 def test_a_program_that_fails_says_where() -> None:
     (found,) = look(failing_model)
     assert f"{__file__}:" in found.message

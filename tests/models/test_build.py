@@ -88,6 +88,7 @@ def test_spec_builds_the_same_after_pickling():
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
+@pytest.mark.paths
 def test_class_in_a_file(own):
     made = ModelSpec(f"{own}:MyModel", {"latent": 4}).build(DATA)
     assert (made.latent, made.decoder.out_features) == (4, 6)
@@ -97,6 +98,7 @@ def test_class_in_a_file(own):
     assert torch.equal(copy.decoder.weight, made.decoder.weight)
 
 
+@pytest.mark.paths
 def test_changed_file_is_loaded_afresh(own):
     first = ModelSpec(f"{own}:MyModel").build(DATA)
     with open(own, "a") as file:
@@ -145,6 +147,7 @@ def test_mistakes_about_a_file_are_named(own, name, settings, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.paths
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -188,6 +191,7 @@ def test_an_instance_remembers_how_it_was_made() -> None:
     assert spec_of(VAE((8, 8), prior=StandardNormal(16))) is None
 
 
+@pytest.mark.paths
 def test_an_instance_of_a_file_is_known_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "own_model.py"
     file.write_text(

@@ -94,6 +94,7 @@ def test_snippets_of_the_page_run(path: Path, tmp_path: Path, monkeypatch: pytes
             del sys.modules[name]
 
 
+@pytest.mark.paths
 def test_a_planted_error_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
@@ -111,6 +112,7 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert listed == pages - {"index"}
 
 
+@pytest.mark.paths
 def test_links_between_pages_lead_somewhere() -> None:
     missing = []
     for path in PAGES:

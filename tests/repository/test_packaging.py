@@ -63,6 +63,7 @@ def test_all_and_dir_list_exactly_the_names_of_the_stub() -> None:
     assert set(pvae.__all__) - {"__version__"} == set(dir(pvae))
 
 
+@pytest.mark.paths
 def test_folders_are_attributes() -> None:
     found = _python("import pvae; print(pvae.evaluate.__name__, pvae.plots.__name__, pvae.weights.__name__)")
     assert found == "pvae.evaluate pvae.plots pvae.weights"
@@ -132,6 +133,7 @@ def _package_files() -> set[str]:
     }
 
 
+@pytest.mark.paths
 def test_wheel_holds_every_file_of_the_package(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

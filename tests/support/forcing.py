@@ -31,7 +31,8 @@ class Forced(Messenger):
     """Give latent sites chosen values: ``with Forced({"z": values}): ...``, around a loss or inside a guide.
 
     A draw is replaced if it has as many numbers as the chosen value. A run of another size draws as usual, such as the
-    run that finds the layout of the programs. Sites whose values are all enumerated keep them.
+    run that finds the layout of the programs. Sites whose values are all enumerated keep them. Inside a guide, the size
+    is that before plates are applied: particles that share a run are not seen there.
 
     Args:
         values: by site, as many numbers as (particles, batch, *event).
