@@ -147,7 +147,7 @@ def test_piwae_as_a_module_keeps_the_groups_apart() -> None:
 # ---- Rényi, any order
 
 
-def test_renyi_of_model_c_for_every_order() -> None:
+def test_renyi_of_the_categorical_model_for_every_order() -> None:
     golden = {-1: -0.512873, 0: -0.843970, 0.5: -1.094991, 0.9: -1.308951, 1.1: -1.408599, 2: -1.727624}
     np.testing.assert_allclose([DISCRETE.renyi(a)[0] for a in golden], list(golden.values()), rtol=0, atol=1.1e-6)
     weights, _ = even_weights(1)  # a sample with q's own shares: the mean over particles is the mean under q
@@ -195,7 +195,7 @@ def test_the_mean_of_renyi_moves_as_its_theorem_says(logits: np.ndarray) -> None
     assert mean(-2.0, 2) < exact.Discrete(logits).log_evidence()[0] < exactly  # few particles: still below
 
 
-def test_renyi_below_zero_exceeds_the_evidence_of_model_a_in_the_limit() -> None:
+def test_renyi_below_zero_exceeds_the_evidence_of_the_linear_gaussian_model_in_the_limit() -> None:
     assert KNOWN.renyi(-0.2, *exact.A_Q1) == pytest.approx(-3.465486, abs=1e-6)
     wide = (exact.A_Q1[0], 4 * exact.A_Q1[1])
     x = torch.tensor(exact.A_X).expand(30, 3)
@@ -227,7 +227,7 @@ RIEMANN = {1: (-9.17737, -2.37338), 4: (-4.73375, -3.03275), 16: (-3.85768, -3.4
 
 
 @pytest.mark.parametrize("variance", [0.25, 0.6], ids=["given", "other"])
-def test_tvo_of_model_a_is_the_riemann_sum_of_the_exact_path(variance: float) -> None:
+def test_tvo_of_the_linear_gaussian_model_is_the_riemann_sum_of_the_exact_path(variance: float) -> None:
     known = exact.LinearGaussian(variance=variance)
     model = exact.LinearGaussianModel(*exact.A_PRIOR, exact=known)
     with torch.no_grad():

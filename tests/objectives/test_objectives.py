@@ -176,7 +176,7 @@ def test_elbo_of_the_linear_gaussian_model() -> None:
         assert_close_in_sigmas(mean, golden, error, effect=KNOWN.kl_to_posterior(*q))
 
 
-def test_best_diagonal_guide_of_model_a_is_where_the_gradient_vanishes() -> None:
+def test_best_diagonal_guide_of_the_linear_gaussian_model_is_where_the_gradient_vanishes() -> None:
     best = KNOWN.best_diagonal()
     np.testing.assert_allclose(best[1], [0.111111, 0.157233], atol=1e-6)
     assert KNOWN.elbo(*best) == pytest.approx(-3.6308803939, abs=1e-9)
@@ -193,7 +193,7 @@ def test_best_diagonal_guide_of_model_a_is_where_the_gradient_vanishes() -> None
 IWAE_OF_A = {1: -5.0148794163, 2: -4.2958, 5: -3.8917, 10: -3.7597, 50: -3.6517, 500: -3.6278}
 
 
-def test_iwae_of_model_a_rises_with_particles_to_the_evidence() -> None:
+def test_iwae_of_the_linear_gaussian_model_rises_with_particles_to_the_evidence() -> None:
     found = []
     for particles, golden in IWAE_OF_A.items():
         mean, error = bounds(IWAE(particles), exact.A_Q1, 400_000 // particles, control=particles > 1)
@@ -216,7 +216,7 @@ def test_gap_of_iwae_is_half_chi2_over_particles() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "golden"), [(0.25, -3.856865), (0.5, -4.138514), (0.75, -4.500218)])
-def test_renyi_of_model_a_nears_its_limit_from_below(alpha: float, golden: float) -> None:
+def test_renyi_of_the_linear_gaussian_model_nears_its_limit_from_below(alpha: float, golden: float) -> None:
     assert KNOWN.renyi(alpha, *exact.A_Q1) == pytest.approx(golden, abs=1e-6)
     few, few_error = bounds(Renyi(alpha, 5), exact.A_Q1, 20_000)
     many, many_error = bounds(Renyi(alpha, 1000), exact.A_Q1, 300)
@@ -224,7 +224,7 @@ def test_renyi_of_model_a_nears_its_limit_from_below(alpha: float, golden: float
     assert_close_in_sigmas(many, golden, many_error, effect=golden - few, resolution=0.15)
 
 
-def test_renyi_of_model_a_falls_with_alpha() -> None:
+def test_renyi_of_the_linear_gaussian_model_falls_with_alpha() -> None:
     noise = torch.randn(8, 50_000, 2, dtype=DOUBLE)
     model, x = exact.LinearGaussianModel(), torch.tensor(exact.A_X).expand(50_000, 3)
     weights = LogWeights(log_w_by_hand(model, x, noise), torch.zeros(()), 1.0, 50_000, {}, (), {}, (), lambda x: x)

@@ -25,7 +25,7 @@ def log_w(latent_model, x, particles):
     return torch.stack(rows)
 
 
-def test_model_a_has_its_golden_numbers():
+def test_linear_gaussian_has_its_golden_numbers():
     assert A.log_evidence() == pytest.approx(-3.6252584092, abs=1e-10)
     mean, cov = A.posterior()
     np.testing.assert_allclose(mean, [0.442686, 0.019788], atol=1e-6)
@@ -40,16 +40,16 @@ def test_model_a_has_its_golden_numbers():
 @pytest.mark.parametrize(
     ("alpha", "golden"), [(-0.2, -3.465486), (0.25, -3.856865), (0.5, -4.138514), (0.75, -4.500218)]
 )
-def test_model_a_has_its_golden_renyi_bounds(alpha, golden):
+def test_linear_gaussian_has_its_golden_renyi_bounds(alpha, golden):
     assert A.renyi(alpha, *exact.A_Q1) == pytest.approx(golden, abs=1e-6)
 
 
-def test_model_a_renyi_goes_over_into_evidence_and_elbo():
+def test_linear_gaussian_renyi_goes_over_into_evidence_and_elbo():
     assert A.renyi(0.0, *exact.A_Q1) == pytest.approx(A.log_evidence(), abs=1e-12)
     assert A.renyi(1 - 1e-6, *exact.A_Q1) == pytest.approx(A.elbo(*exact.A_Q1), abs=1e-4)
 
 
-def test_model_a_elbo_gradient_agrees_with_differences():
+def test_linear_gaussian_elbo_gradient_agrees_with_differences():
     mean, variance = exact.A_Q1
     in_mean, in_log_scale = A.elbo_gradient(mean, variance)
     for unit, step in enumerate(np.eye(2) * 1e-5):
@@ -59,7 +59,7 @@ def test_model_a_elbo_gradient_agrees_with_differences():
         assert (high - low) / 2e-5 == pytest.approx(in_log_scale[unit], rel=1e-6)
 
 
-def test_model_c_has_its_golden_numbers():
+def test_categorical_has_its_golden_numbers():
     c = exact.Discrete()
     np.testing.assert_allclose(np.exp(c.log_evidence()), [0.43, 0.28, 0.16, 0.13], atol=1e-12)
     np.testing.assert_allclose(c.elbo(), [-1.359795, -1.326773, -1.981763, -2.141395], atol=1e-6)
