@@ -25,6 +25,7 @@ from pvae.objectives.phases.alternate import Alternate
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.objectives.phases.wake_sleep import WakeSleep
+from pvae.objectives.pyro.em import EM
 from pvae.objectives.pyro.graph_elbo import GraphELBO
 from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
 from pvae.objectives.quantised import VectorQuantised
@@ -38,6 +39,7 @@ __all__ = [
     "ALI",
     "BASELINES",
     "CIWAE",
+    "EM",
     "GAN",
     "IWAE",
     "LOSSES",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Objective, Terms
+from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import Within
 from pvae.programs.sites import base_distribution
 from pvae.weights import trace_weights
@@ -19,6 +20,7 @@ from pvae.weights import trace_weights
 __all__ = ["Dirac"]
 
 
+@named("dirac", "log p(x, z) at the guide's point: the noise-free limit, no bound")
 class Dirac(Objective):
     """log p(x, z) at z = the guide's point, per datum: a MAP encoder, a deterministic autoencoder with a prior.
 

@@ -14,6 +14,7 @@ from pvae.densities.quantiser import NearestCode, Quantiser
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Objective, Terms
 from pvae.objectives.kl.weighted_kl import not_negative
+from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import Within
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import base_distribution
@@ -22,6 +23,7 @@ from pvae.weights import LogWeights, trace_weights
 __all__ = ["VectorQuantised"]
 
 
+@named("vq", "vector-quantised models: straight-through gradients, codebook, commitment; biased")
 class VectorQuantised(Objective):
     """log p(x given k) + log p(k) at the nearest codes k, less what draws vectors and codes together, per datum.
 

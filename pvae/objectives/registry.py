@@ -1,4 +1,4 @@
-"""The names of objectives on the command line, and what each one makes."""
+"""Make objectives by their names on the command line, and say their names."""
 
 from __future__ import annotations
 
@@ -11,40 +11,25 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 
 from pvae.errors import InputError
 from pvae.names import parse, unknown
-from pvae.objectives.adversarial.aae import AAE
-from pvae.objectives.adversarial.ali import ALI
-from pvae.objectives.adversarial.gan import GAN
 from pvae.objectives.base import Objective
-from pvae.objectives.bounds.iwae import IWAE, Renyi
-from pvae.objectives.bounds.miwae import CIWAE, MIWAE, PIWAE
-from pvae.objectives.bounds.reparameterised import DReG, StickingTheLanding
-from pvae.objectives.bounds.score_function import VIMCO, ScoreFunction
-from pvae.objectives.bounds.thermodynamic import Thermodynamic
-from pvae.objectives.bounds.variance import LogVariance, VarianceRegularised
-from pvae.objectives.dirac import Dirac
-from pvae.objectives.kl.aggregate_posterior import InfoMMD, TotalCorrelation
-from pvae.objectives.kl.constrained import Constrained
-from pvae.objectives.kl.weighted_kl import Beta, Capacity, FreeBits
-from pvae.objectives.phases.alternate import Alternate
-from pvae.objectives.phases.wake_sleep import WakeSleep
-from pvae.objectives.pyro.em import EM
-from pvae.objectives.pyro.graph_elbo import GraphELBO
+from pvae.objectives.named import OBJECTIVES, named
 from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
-from pvae.objectives.quantised import VectorQuantised
-from pvae.objectives.semisupervised_elbo import SemiSupervised
 from pvae.objectives.weights_objective import WeightsOptions
 
 __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names", "untrained_by"]
 
 
+@named("elbo", "pyro.infer.Trace_ELBO: reparameterised or score function")
 def _elbo(particles: int = 1) -> ELBO:
     return Trace_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
 
 
+@named("elbo-analytic", "pyro.infer.TraceMeanField_ELBO: KL in closed form where there is one")
 def _elbo_analytic(particles: int = 1) -> ELBO:
     return TraceMeanField_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
 
 
+@named("elbo-enum", "pyro.infer.TraceEnum_ELBO: discrete latents summed out")
 def _elbo_enum(particles: int = 1) -> ELBO:
     return TraceEnum_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
 
@@ -55,43 +40,6 @@ def _whole(particles: Any) -> int:
     return particles
 
 
-#: command-line name -> (constructor, one line on what it is)
-OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {
-    "elbo": (_elbo, "pyro.infer.Trace_ELBO: reparameterised or score function"),
-    "elbo-analytic": (_elbo_analytic, "pyro.infer.TraceMeanField_ELBO: KL in closed form where there is one"),
-    "elbo-graph": (
-        GraphELBO,
-        "pyro.infer.TraceGraph_ELBO: score function with Rao-Blackwellisation and baselines",
-    ),
-    "elbo-enum": (_elbo_enum, "pyro.infer.TraceEnum_ELBO: discrete latents summed out"),
-    "em": (EM, "EM for models with a closed-form M-step (gmm), by `compare`; elsewhere by gradients"),
-    "iwae": (IWAE, "importance-weighted bound of several particles"),
-    "miwae": (MIWAE, "mean of several importance-weighted bounds"),
-    "ciwae": (CIWAE, "combination of ELBO and importance-weighted bound"),
-    "piwae": (PIWAE, "theta by the importance-weighted bound, phi by the mean of several"),
-    "renyi": (Renyi, "Rényi bound of order alpha"),
-    "tvo": (Thermodynamic, "thermodynamic objective: a Riemann sum from the guide to the posterior; any guide"),
-    "beta": (Beta, "beta-VAE: the KL weighted by beta, constant or warmed up"),
-    "capacity": (Capacity, "the KL held at a capacity that grows"),
-    "geco": (Constrained, "GECO: a target on reconstruction or on the KL, its multiplier learned"),
-    "free-bits": (FreeBits, "no charge for a KL below a threshold, by unit, site or group"),
-    "variance": (VarianceRegularised, "ELBO minus weight times the variance of the log weights"),
-    "log-variance": (LogVariance, "VarGrad: phi by the variance of the log weights; any guide"),
-    "info-mmd": (InfoMMD, "InfoVAE: the aggregate of the guide matched to the prior by an MMD"),
-    "total-correlation": (TotalCorrelation, "beta-TCVAE: the total correlation of the aggregate weighted by beta"),
-    "stl": (StickingTheLanding, "pathwise gradient without the guide's score; biased for particles > 1"),
-    "dreg": (DReG, "IWAE with the doubly reparameterised guide gradient: less noise, unbiased"),
-    "reinforce": (ScoreFunction, "ELBO by the score function, with a baseline; any guide"),
-    "vimco": (VIMCO, "IWAE by the score function, leave-one-out; any guide"),
-    "alternate": (Alternate, "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable"),
-    "semi-supervised": (SemiSupervised, "M2: ELBO of labelled and hidden data, and a classifier's cross-entropy"),
-    "dirac": (Dirac, "log p(x, z) at the guide's point: the noise-free limit, no bound"),
-    "vq": (VectorQuantised, "vector-quantised models: straight-through gradients, codebook, commitment; biased"),
-    "rws": (WakeSleep, "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide"),
-    "gan": (GAN, "p(x) matched to the data by a critic; the guide stays untrained"),
-    "aae": (AAE, "reconstruction, and the aggregate of the guide matched to the prior by a critic"),
-    "ali": (ALI, "ALI, BiGAN: pairs (x, z) of guide and model matched by a critic"),
-}
 _PYRO = {
     Trace_ELBO: "elbo",
     TraceMeanField_ELBO: "elbo-analytic",
@@ -141,8 +89,9 @@ def make_objective(text: str) -> NamedObjective:
 
 
 def objective_names() -> list[tuple[str, str]]:
-    """Return each name of the command line with a line on what it is."""
-    return [(name, line) for name, (_, line) in OBJECTIVES.items()]
+    """Return each name of the command line with a line on what it is, those of Pyro's own objectives first."""
+    lines = [(name, line) for name, (_, line) in OBJECTIVES.items()]
+    return sorted(lines, key=lambda pair: not pair[0].startswith("elbo"))
 
 
 def untrained_by(text: str) -> tuple[str, ...]:

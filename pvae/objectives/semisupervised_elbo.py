@@ -12,6 +12,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.weighted_kl import not_negative
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.programs.binding import fields_of, owner_of
 from pvae.programs.bound import BoundPrograms
@@ -22,6 +23,7 @@ from pvae.weights.handlers import ENUMERATE, SUMMED, ChooseStrategy
 __all__ = ["SemiSupervised"]
 
 
+@named("semi-supervised", "M2: ELBO of labelled and hidden data, and a classifier's cross-entropy")
 class SemiSupervised(WeightsObjective):
     """The ELBO of labelled and hidden data together, and beside it ``weight`` times the classifier's cross-entropy.
 

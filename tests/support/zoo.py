@@ -40,6 +40,7 @@ from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
+from pvae.objectives import named
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,8 @@ DENSITIES: dict[str, DensityCase] = {
 class ObjectiveCase:
     """An objective by its text, and what the shared contracts ask of it.
 
+    A named objective without a row of its own gets one: its name alone, with the defaults and the guide that it admits.
+
     Args:
         guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, "labelled" if
             labels too, "quantised" if
@@ -368,3 +371,13 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "ali": ObjectiveCase(),
     "ali:spectral=true:penalty=1": ObjectiveCase(),
 }
+
+
+def _add_missing_objectives() -> None:
+    listed = {text.partition(":")[0] for text in OBJECTIVES}
+    for name in named.OBJECTIVES.keys() - listed:
+        needs_pathwise = getattr(named.OBJECTIVES[name][0], "pathwise", False)
+        OBJECTIVES[name] = ObjectiveCase("pathwise" if needs_pathwise else "any")
+
+
+_add_missing_objectives()

@@ -13,11 +13,13 @@ from pvae.objectives.adversarial.base import Adversarial, Sides
 from pvae.objectives.adversarial.critic_inputs import encoded, in_order, simulated
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.gradients.strategies import require_pathwise
+from pvae.objectives.named import named
 from pvae.weights import trace_weights
 
 __all__ = ["AAE"]
 
 
+@named("aae", "reconstruction, and the aggregate of the guide matched to the prior by a critic")
 class AAE(Adversarial):
     """Adversarial autoencoder: E log p(x given z) is climbed at codes z, whose aggregate is matched to the prior.
 

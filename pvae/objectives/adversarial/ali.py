@@ -9,10 +9,12 @@ from typing import Any
 from pvae.objectives.adversarial.base import Adversarial, Sides
 from pvae.objectives.adversarial.critic_inputs import encoded, in_order, simulated
 from pvae.objectives.base import Call
+from pvae.objectives.named import named
 
 __all__ = ["ALI"]
 
 
+@named("ali", "ALI, BiGAN: pairs (x, z) of guide and model matched by a critic")
 class ALI(Adversarial):
     """Adversarially learned inference: pairs (x, z) of data and guide against pairs of the model.
 

@@ -8,10 +8,12 @@ from typing import Any
 from pvae.objectives.adversarial.base import Adversarial, Sides
 from pvae.objectives.adversarial.critic_inputs import simulated
 from pvae.objectives.base import Call
+from pvae.objectives.named import named
 
 __all__ = ["GAN"]
 
 
+@named("gan", "p(x) matched to the data by a critic; the guide stays untrained")
 class GAN(Adversarial):
     """Generative adversarial network: simulations of the model against the data; the guide has no part in it.
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
@@ -26,6 +27,7 @@ def order(alpha: Any, *, finite: bool = False) -> float:
     return float(alpha)
 
 
+@named("iwae", "importance-weighted bound of several particles")
 class IWAE(WeightsObjective):
     """The importance-weighted bound: E log (1/K) sum_k w_k, per datum.
 
@@ -52,6 +54,7 @@ class IWAE(WeightsObjective):
         return log_mean_exp(weights.log_w)
 
 
+@named("renyi", "Rényi bound of order alpha")
 class Renyi(WeightsObjective):
     """The variational Rényi bound of order alpha: E log (1/K) sum_k w_k^(1 - alpha), over 1 - alpha, per datum.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.bounds.iwae import IWAE
+from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
@@ -24,6 +25,7 @@ def _whole(name: str, number: Any) -> int:
     return number
 
 
+@named("miwae", "mean of several importance-weighted bounds")
 class MIWAE(WeightsObjective):
     """The mean of M importance-weighted bounds of K particles each, per datum.
 
@@ -55,6 +57,7 @@ class MIWAE(WeightsObjective):
         return log_mean_exp(weights.log_w.unflatten(-2, (self.batches, self.within)), -2).mean(-2)
 
 
+@named("ciwae", "combination of ELBO and importance-weighted bound")
 class CIWAE(WeightsObjective):
     """A convex combination, beta ELBO + (1 - beta) IWAE, of the same K particles, per datum.
 
@@ -85,6 +88,7 @@ class CIWAE(WeightsObjective):
         return self.beta * weights.log_w.mean(-2) + (1.0 - self.beta) * log_mean_exp(weights.log_w, -2)
 
 
+@named("piwae", "theta by the importance-weighted bound, phi by the mean of several")
 class PIWAE(PlayersObjective):
     """Two bounds at once: theta follows the importance-weighted bound of K M particles, phi follows MIWAE.
 

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from pvae.objectives.base import Objective
 from pvae.objectives.bounds.iwae import IWAE, Renyi, order
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
 __all__ = ["DReG", "StickingTheLanding"]
 
 
+@named("stl", "pathwise gradient without the guide's score; biased for particles > 1")
 class StickingTheLanding(WeightsObjective):
     """The importance-weighted bound whose guide gradient leaves out the score: exactly zero at the exact posterior.
 
@@ -45,6 +47,7 @@ class StickingTheLanding(WeightsObjective):
         return log_mean_exp(weights.log_joint - weights.log_guide_with_phi_stopped())
 
 
+@named("dreg", "IWAE with the doubly reparameterised guide gradient: less noise, unbiased")
 class DReG(WeightsObjective):
     """The Rényi bound (importance-weighted at alpha = 0) with the doubly reparameterised guide gradient: unbiased.
 

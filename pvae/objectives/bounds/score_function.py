@@ -20,6 +20,7 @@ from pvae.objectives.gradients.baselines import (
     seen_by,
     zero,
 )
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
 
@@ -38,6 +39,7 @@ BASELINES: dict[str, str] = {
 _OF_PARTICLES = ("leave-one-out", "optimal", "optimal-per-coordinate")
 
 
+@named("reinforce", "ELBO by the score function, with a baseline; any guide")
 class ScoreFunction(WeightsObjective):
     """The ELBO with the score-function gradient, also called REINFORCE, for sites without a pathwise one.
 
@@ -166,6 +168,7 @@ class ScoreFunction(WeightsObjective):
         return guess.reshape(-1).to(signals.dtype)
 
 
+@named("vimco", "IWAE by the score function, leave-one-out; any guide")
 class VIMCO(IWAE):
     """The importance-weighted bound for any guide: score function with a leave-one-out baseline for each particle.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsOptions
 from pvae.weights import LogWeights
 
@@ -26,6 +27,7 @@ def log_uniform(steps: int, smallest: float = 0.025) -> tuple[float, ...]:
     return (0.0, *(math.exp(ratio * (steps - 1 - step)) for step in range(steps)))
 
 
+@named("tvo", "thermodynamic objective: a Riemann sum from the guide to the posterior; any guide")
 class Thermodynamic(AtFixedDraws):
     """The thermodynamic variational objective (TVO), per datum.
 

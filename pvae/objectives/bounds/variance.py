@@ -10,6 +10,7 @@ from pvae.errors import InputError
 from pvae.objectives.base import Objective
 from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
 from pvae.objectives.kl.weighted_kl import Beta
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
 
@@ -21,6 +22,7 @@ def _several(particles: Any) -> None:
         raise InputError(f"A variance over particles needs at least 2 of them; got {particles!r}.")
 
 
+@named("variance", "ELBO minus weight times the variance of the log weights")
 class VarianceRegularised(WeightsObjective):
     """The ELBO minus `weight` times the variance of log w under the guide, per datum.
 
@@ -54,6 +56,7 @@ class VarianceRegularised(WeightsObjective):
         return weights.log_w.mean(-2) - self.weight * weights.log_w.var(-2)
 
 
+@named("log-variance", "VarGrad: phi by the variance of the log weights; any guide")
 class LogVariance(AtFixedDraws):
     """VarGrad: theta follows the ELBO, and phi descends half the variance of log w under a guide held fixed.
 

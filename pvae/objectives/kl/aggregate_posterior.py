@@ -11,6 +11,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.kl.kl_by_unit import Latent, one_latent
 from pvae.objectives.kl.weighted_kl import not_negative
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
 
@@ -40,6 +41,7 @@ def mmd(ours: Tensor, theirs: Tensor, kernel: str = "gaussian", scale: float = 1
     return within / (count * (count - 1)) - 2.0 * _kernel(ours, theirs, kernel, scale).mean((-1, -2))
 
 
+@named("info-mmd", "InfoVAE: the aggregate of the guide matched to the prior by an MMD")
 class InfoMMD(WeightsObjective):
     """InfoVAE: E log p(x given z) - kl * KL(q to prior) - mmd * MMD^2(aggregate of the guide to prior).
 
@@ -97,6 +99,7 @@ class InfoMMD(WeightsObjective):
         return mmd(ours, theirs.to(ours), self.kernel, self.scale)
 
 
+@named("total-correlation", "beta-TCVAE: the total correlation of the aggregate weighted by beta")
 class TotalCorrelation(WeightsObjective):
     """beta-TCVAE: E log p(x given z) - alpha information - beta total correlation - gamma rest, per datum.
 

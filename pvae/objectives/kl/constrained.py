@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.weighted_kl import Tilted
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsOptions
 from pvae.weights import LogWeights
 
@@ -21,6 +22,7 @@ __all__ = ["Constrained"]
 _STUCK = 100  # steps at the largest multiplier without meeting the bound, until that is said
 
 
+@named("geco", "GECO: a target on reconstruction or on the KL, its multiplier learned")
 class Constrained(Tilted):
     """Generalised ELBO with constrained optimisation (GECO): the beta of a beta-VAE found from a target.
 

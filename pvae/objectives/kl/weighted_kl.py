@@ -14,6 +14,7 @@ from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.kl_by_unit import kl_by_unit
 from pvae.objectives.kl.schedules import Schedule
+from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.programs.bound import BoundPrograms
 from pvae.weights import LogWeights
@@ -92,6 +93,7 @@ class Tilted(Advancing):
         return (a * likelihood - b * (likelihood - weights.log_w)).mean(-2)
 
 
+@named("beta", "beta-VAE: the KL weighted by beta, constant or warmed up")
 class Beta(Tilted):
     """The beta-VAE's objective: E log p(x given z) - beta KL(q to prior), per datum.
 
@@ -142,6 +144,7 @@ class Beta(Tilted):
         return {"beta": self.schedule.at(self.steps, like)}
 
 
+@named("capacity", "the KL held at a capacity that grows")
 class Capacity(Advancing):
     """Keeps the KL at a capacity that grows: E log p(x given z) - gamma * abs(KL - C), the KL being the batch's mean.
 
@@ -198,6 +201,7 @@ class Capacity(Advancing):
         return kl - self.schedule.at(self.steps, kl)
 
 
+@named("free-bits", "no charge for a KL below a threshold, by unit, site or group")
 class FreeBits(WeightsObjective):
     """Charges no KL below a threshold: E log p(x given z) - sum over groups of max(nats, KL of the group).
 

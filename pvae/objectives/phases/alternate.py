@@ -12,6 +12,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Objective, Terms
+from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.phases.enumeration import weights_of_outcomes
 from pvae.objectives.pyro.pyro_losses import adapt
@@ -21,6 +22,7 @@ __all__ = ["Alternate"]
 _PHI = ("gradient", "exact")
 
 
+@named("alternate", "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable")
 class Alternate(PlayersObjective):
     """Another objective, climbed in turns: theta for a fixed q, then phi for a fixed theta.
 

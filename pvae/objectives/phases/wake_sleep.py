@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
+from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective, Within
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, sample_sites
@@ -23,6 +24,7 @@ __all__ = ["WakeSleep"]
 _PHI = ("wake", "sleep", "both")
 
 
+@named("rws", "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide")
 class WakeSleep(PlayersObjective):
     """Reweighted wake-sleep: two losses, for guides of any kind, since nothing is reparameterised.
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from pyro.infer import TraceEnum_ELBO
 
+from pvae.objectives.named import named
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 
 __all__ = ["EM"]
 
 
+@named("em", "EM for models with a closed-form M-step (gmm), by `compare`; elsewhere by gradients")
 class EM(PyroObjective):
     """The evidence with an exact E-step; for models whose M-step has a closed form, which `pvae.compare` then takes.
 

@@ -14,6 +14,7 @@ from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.gradients.baselines import checked_decay, new_network, seen_by
+from pvae.objectives.named import named
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 
 __all__ = ["GraphELBO"]
@@ -38,6 +39,7 @@ class _Baselines(Messenger):
             msg["infer"] = {**msg["infer"], "baseline": self.baseline(msg)}
 
 
+@named("elbo-graph", "pyro.infer.TraceGraph_ELBO: score function with Rao-Blackwellisation and baselines")
 class GraphELBO(PyroObjective):
     """`pyro.infer.TraceGraph_ELBO`: the score function with Rao-Blackwellisation, and baselines.
 
