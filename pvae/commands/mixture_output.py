@@ -109,13 +109,13 @@ def summary_text(result: dict[str, Any]) -> str:
 
 def _status_rows(status: list[str]) -> dict[str, str]:
     """Return for each status except "fitted", such as "empty", the numbers of the components that have it."""
-    from pvae.em.fitting import ranges
+    from pvae.em.component_status import format_ranges
 
     rows = {}
     for word in dict.fromkeys(status):
         if word != "fitted":
             numbers = [number for number, component_status in enumerate(status) if component_status == word]
-            rows[word] = f"components {ranges(numbers)}"
+            rows[word] = f"components {format_ranges(numbers)}"
     return rows
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pvae.em.base import Mixture
+from pvae.em.functional import bound, maximise, mixture_of, responsibilities
 from pvae.em.gaussian_mixture import GaussianMixture
-from pvae.em.steps import bound, maximise, mixture_of, responsibilities
-from pvae.em.updates import Prior
+from pvae.em.prior import Prior
 
 __all__ = ["GaussianMixture", "Mixture", "Prior", "bound", "maximise", "mixture_of", "responsibilities"]

@@ -1,16 +1,24 @@
-"""What all of EM speaks of: a mixture's parameters, its sufficient statistics, and a family of covariances."""
+"""The values that all of EM uses: the parameters of a mixture, its sufficient statistics, a family of covariances."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOG_2PI", "Family", "Mixture", "Statistics", "cholesky", "whitening_of", "with_whitening"]
+__all__ = [
+    "LOG_2PI",
+    "CovarianceFamily",
+    "Mixture",
+    "Statistics",
+    "factor_matrices",
+    "mixture_from_whitening",
+    "whitening_from_precisions",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -20,17 +28,17 @@ class Mixture:
     """Parameters of a Gaussian mixture, float64.
 
     Attributes:
-        family: what kind of covariances the components have.
+        family: the family of the covariances.
         weights: (components,), summing to 1.
         means: (components, features).
         covariances: full (components, features, features), tied (features, features), diag
             (components, features), spherical (components,).
-        whitening: W with y = (x - mean) W of unit covariance, in the shape of the covariances: upper triangular
-            or positive. It is scikit-learn's ``precisions_cholesky_``.
-        roots: the inverse of W transposed, the lower Cholesky factor of the covariances (or standard deviations).
+        whitening: the matrices W for which y = (x - mean) W has unit covariance, in the shape of the covariances:
+            upper triangular, or positive numbers. It is scikit-learn's ``precisions_cholesky_``.
+        roots: the inverse of W transposed: the lower Cholesky factors of the covariances, or standard deviations.
     """
 
-    family: Family
+    family: CovarianceFamily
     weights: Tensor
     means: Tensor
     covariances: Tensor
@@ -48,118 +56,156 @@ class Mixture:
         return self.means.shape[1]
 
     def log_scale(self) -> Tensor:
-        """Return log weight plus the logarithm of the Gaussian's normaliser, (components,)."""
-        # A component that lost all data has weight 0; the floor keeps its logit finite and its share at 0.
-        weights = self.weights.clamp_min(1e-300).log()
-        return weights - 0.5 * self.features * LOG_2PI + self.family.log_det(self.whitening, self.features)
+        """Return the log weight plus the log normalising constant of each Gaussian, (components,)."""
+        # A component without data has weight 0. The floor keeps its logit finite and its responsibilities at 0.
+        log_weights = self.weights.clamp_min(1e-300).log()
+        log_det = self.family.whitening_log_det(self.whitening, self.features)
+        return log_weights - 0.5 * self.features * LOG_2PI + log_det
 
     def take(self, order: Tensor) -> Mixture:
-        """Return the mixture with its components in another order."""
-        shared = self.family.name == "tied"
-        picked = {name: getattr(self, name) for name in ("covariances", "whitening", "roots")}
-        picked = picked if shared else {name: each[order] for name, each in picked.items()}
-        return replace(self, weights=self.weights[order], means=self.means[order], **picked)
+        """Return the mixture of the selected components.
+
+        Args:
+            order: indices of components, (selected,).
+        """
+        selected = replace(self, weights=self.weights[order], means=self.means[order])
+        if self.family.name == "tied":
+            return selected
+        return replace(
+            selected,
+            covariances=self.covariances[order],
+            whitening=self.whitening[order],
+            roots=self.roots[order],
+        )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Weighted moments of the data under responsibilities, float64; those of two parts of the data add up.
+    """Weighted moments of data under responsibilities r, float64. The statistics of two parts of the data add up.
 
     Attributes:
-        counts: summed responsibilities, (components,).
-        first: summed r (x - about), (components, features).
-        second: summed r (x - about)(x - about)', in the shape of the covariances; spherical sums the features.
-        about: the points that the moments are about, (components, features).
-        log_likelihood: summed log p(x), (), nats.
-        weight: summed sample weights, ().
+        counts: sum of r, (components,).
+        first_moments: sum of r (x - origin), (components, features).
+        second_moments: sum of r (x - origin)(x - origin)', in the shape of the covariances; spherical covariances
+            keep the sum over features.
+        origins: the points from which x is measured, (components, features).
+        log_likelihood: sum of log p(x), (), nats.
+        weight: sum of the sample weights, ().
     """
 
     counts: Tensor
-    first: Tensor
-    second: Tensor
-    about: Tensor
+    first_moments: Tensor
+    second_moments: Tensor
+    origins: Tensor
     log_likelihood: Tensor
     weight: Tensor
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Return the moments of both parts; they must be about the same points."""
-        names = ("counts", "first", "second", "log_likelihood", "weight")
-        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+        """Return the statistics of both parts of the data, which must have the same origins."""
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in self.summed_names()})
 
-    def times(self, factor: float) -> Statistics:
-        """Return the moments of data that weigh `factor` as much."""
-        names = ("counts", "first", "second", "log_likelihood", "weight")
-        return replace(self, **{name: getattr(self, name) * factor for name in names})
+    def scale(self, factor: float) -> Statistics:
+        """Return the statistics of the same data with all sample weights multiplied by `factor`."""
+        return replace(self, **{name: getattr(self, name) * factor for name in self.summed_names()})
+
+    @classmethod
+    def summed_names(cls) -> list[str]:
+        """Return the names of the attributes that are sums over the data: all but the origins."""
+        return [attribute.name for attribute in fields(cls) if attribute.name != "origins"]
 
 
-class Family(ABC):
-    """One kind of covariances: what EM does differently for it. Instances hold nothing.
+class CovarianceFamily(ABC):
+    """A family of covariances: the computations in which EM differs between families. Instances hold no state.
 
-    A pass over the data has two routes. `write`, `natural` and `moments` are exponential-family features: two
-    matrix products for all components, fast, but squares cancel. `whiten`, `second` and `colour` work in the
-    whitened coordinates of each component, and stay exact where components are narrow.
+    An E-step has two ways to compute. The methods with `phi` use exponential-family features phi(x), for instance
+    [1, x, x x']: two matrix products serve all components, which is fast, but squares cancel. `whiten`,
+    `weighted_second_moments` and `unwhiten` work in the whitened coordinates of each component, which stays accurate
+    where components are narrow.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
-    def shape(self, components: int, features: int) -> tuple[int, ...]:
+    def covariance_shape(self, components: int, features: int) -> tuple[int, ...]:
         """Return the shape of the covariances."""
 
     @abstractmethod
-    def size(self, components: int, features: int) -> int:
-        """Return how many free numbers the covariances hold."""
+    def count_parameters(self, components: int, features: int) -> int:
+        """Return the number of free parameters of the covariances."""
 
     @abstractmethod
-    def width(self, features: int) -> int:
+    def phi_size(self, features: int) -> int:
         """Return the number of exponential-family features of a datum."""
 
     @abstractmethod
-    def write(self, x: Tensor, phi: Tensor) -> None:
-        """Write the features of `x`, (features, batch), into `phi`, (width, batch)."""
+    def write_phi(self, x: Tensor, phi: Tensor) -> None:
+        """Write the exponential-family features of data into existing memory.
 
-    def products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return factors and places of the products that `write` takes, as views of `x` and `phi`; by default none.
+        Args:
+            x: (features, batch).
+            phi: overwritten, (phi_size, batch).
+        """
 
-        Making views takes longer than a small product; where the same memory is written many times, they are made once.
+    def phi_products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the products that `write_phi` computes, as views of `x` and `phi`; by default none.
+
+        Making a view takes longer than a small product. Memory that is written many times needs its views only once.
+
+        Args:
+            x: (features, batch).
+            phi: (phi_size, batch).
+
+        Returns:
+            Left factor, right factor and destination of each product.
         """
         return []
 
     @abstractmethod
-    def natural(self, mixture: Mixture) -> Tensor:
-        """Return the matrix that turns features into log w_k p(x given k), (components, width)."""
+    def natural_parameters(self, mixture: Mixture) -> Tensor:
+        """Return the matrix whose product with phi(x) is log w_k p(x given k), (components, phi_size)."""
 
     @abstractmethod
-    def moments(self, totals: Tensor, features: int, outer: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return first and second moments about 0 from summed features, (components, width)."""
+    def moments_from_phi(self, sums: Tensor, features: int, outer_sum: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return first and second moments about 0.
+
+        Args:
+            sums: sum of r phi(x), (components, phi_size).
+            features: number of features of x.
+            outer_sum: sum of x x' over the data, (features, features); only tied covariances need it.
+        """
 
     @abstractmethod
-    def log_det(self, whitening: Tensor, features: int) -> Tensor:
+    def whitening_log_det(self, whitening: Tensor, features: int) -> Tensor:
         """Return log |W|, which is minus half of log |covariance|, (components,) or ()."""
 
     @abstractmethod
-    def whiten(self, d: Tensor, whitening: Tensor) -> Tensor:
-        """Return y = W' d for differences of shape (components, features, batch)."""
+    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
+        """Return y = W' d for deviations d from the means, both (components, features, batch)."""
 
     @abstractmethod
-    def second(self, y: Tensor, weighted: Tensor) -> Tensor:
-        """Return the second moments of whitened data, (components, features, batch), given y and r y."""
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+        """Return the sum of r y y' over a batch, in the shape of the covariances.
+
+        Args:
+            y: (components, features, batch).
+            weighted: r y, (components, features, batch).
+        """
 
     @abstractmethod
-    def colour(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-        """Return whitened moments in the coordinates of the data."""
+    def unwhiten(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return first and second moments of whitened data in the coordinates of the data."""
 
     @abstractmethod
-    def moved(self, second: Tensor, first: Tensor, counts: Tensor, by: Tensor) -> Tensor:
-        """Return second moments about points that lie `by`, (components, features), further on."""
+    def shift_second_moments(self, second: Tensor, first: Tensor, counts: Tensor, offset: Tensor) -> Tensor:
+        """Return second moments about origins that are moved by `offset`, (components, features)."""
 
     @abstractmethod
-    def centred(self, second: Tensor, counts: Tensor, step: Tensor) -> Tensor:
-        """Return second moments about the means, which lie `step` from where they were taken."""
+    def centre_second_moments(self, second: Tensor, counts: Tensor, offset: Tensor) -> Tensor:
+        """Return second moments about the means, which are the origins plus `offset`, (components, features)."""
 
     @abstractmethod
-    def divided(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
-        """Return covariances: second moments about the means over the counts, (components,)."""
+    def covariances_from_scatter(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
+        """Return the covariances: second moments about the means divided by the counts, (components,)."""
 
     @abstractmethod
     def add_diagonal(self, values: Tensor, covariances: Tensor) -> Tensor:
@@ -167,41 +213,48 @@ class Family(ABC):
 
     @abstractmethod
     def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return roots, whitening, and which components have no Cholesky factor, (components,) or () bool."""
+        """Return roots, whitening, and a mask of components without a Cholesky factor, (components,) or () bool."""
 
     @abstractmethod
     def precision_diagonal(self, whitening: Tensor) -> Tensor:
         """Return the diagonal of the precisions, broadcastable to (components, features)."""
 
     @abstractmethod
-    def scaled(self, covariances: Tensor, scale: Tensor) -> Tensor:
-        """Return covariances of data whose features were multiplied by `scale`, (features,)."""
+    def scale_covariances(self, covariances: Tensor, scale: Tensor) -> Tensor:
+        """Return the covariances of data whose features are multiplied by `scale`, (features,)."""
 
     @abstractmethod
-    def scaled_whitening(self, whitening: Tensor, scale: Tensor) -> Tensor:
-        """Return the whitening of data whose features were multiplied by `scale`, (features,)."""
+    def scale_whitening(self, whitening: Tensor, scale: Tensor) -> Tensor:
+        """Return the whitening of data whose features are multiplied by `scale`, (features,)."""
 
     @abstractmethod
-    def dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
-        """Return covariances as (components, features, features)."""
+    def to_dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
+        """Return covariances, or roots or whitening, as (components, features, features)."""
 
     @abstractmethod
-    def restrict(self, second: Tensor) -> Tensor:
-        """Return full second moments, (components, features, features), as this family keeps them."""
+    def from_dense(self, second: Tensor) -> Tensor:
+        """Return dense second moments, (components, features, features), in the form that this family keeps."""
 
     @property
-    def outer(self) -> bool:
-        """Whether the fast route needs the data's own summed x x'."""
+    def needs_outer_sum(self) -> bool:
+        """Whether `moments_from_phi` needs the sum of x x' over the data."""
         return False
 
-    def mixture(self, weights: Tensor, means: Tensor, covariances: Tensor) -> Mixture:
+    def make_mixture(self, weights: Tensor, means: Tensor, covariances: Tensor) -> Mixture:
         """Return the mixture of these parameters; the covariances must be positive definite."""
         roots, whitening, _ = self.factor(covariances)
         return Mixture(self, weights, means, covariances, whitening, roots)
 
 
-def cholesky(covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return lower factors, whitening and which failed, for matrices (..., features, features)."""
+def factor_matrices(covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lower Cholesky factors, whitening and a mask of the matrices that have no factor.
+
+    Args:
+        covariances: (..., features, features).
+
+    Returns:
+        Roots and whitening, both (..., features, features), and the mask, (...), bool.
+    """
     roots, info = torch.linalg.cholesky_ex(covariances)
     failed = (info != 0) | ~torch.isfinite(roots).all(-1).all(-1)
     identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
@@ -209,8 +262,8 @@ def cholesky(covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return roots, whitening.contiguous(), failed
 
 
-def with_whitening(family: Family, weights: Tensor, means: Tensor, whitening: Tensor) -> Mixture:
-    """Return the mixture whose precisions are W W'."""
+def mixture_from_whitening(family: CovarianceFamily, weights: Tensor, means: Tensor, whitening: Tensor) -> Mixture:
+    """Return the mixture with precisions W W' for the given whitening W."""
     if family.name in ("diag", "spherical"):
         roots = whitening.reciprocal()
         return Mixture(family, weights, means, roots.square(), whitening, roots)
@@ -219,9 +272,9 @@ def with_whitening(family: Family, weights: Tensor, means: Tensor, whitening: Te
     return Mixture(family, weights, means, roots @ roots.mT, whitening, roots)
 
 
-def whitening_of(family: Family, precisions: Tensor) -> Tensor:
-    """Return the upper triangular (or positive) W with W W' the precisions."""
+def whitening_from_precisions(family: CovarianceFamily, precisions: Tensor) -> Tensor:
+    """Return the upper triangular (or positive) W for which W W' equals the precisions."""
     if family.name in ("diag", "spherical"):
         return precisions.sqrt()
-    # The Cholesky factor of the matrix turned around is the upper factor, turned around.
+    # Reversing rows and columns turns the lower Cholesky factor of the reversed matrix into the upper factor.
     return torch.linalg.cholesky(precisions.flip(-1, -2)).flip(-1, -2)

@@ -1,4 +1,4 @@
-"""`GaussianMixture`: scikit-learn's estimator, fitted by this library's EM."""
+"""`GaussianMixture`: the estimator of scikit-learn, fitted by the EM of this library."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from sklearn.utils.metadata_routing import UNUSED
 from torch import Tensor
 
 from pvae.em.base import Mixture
-from pvae.em.families import FAMILIES
-from pvae.em.fitting import Fit, Given, Watch, each, fit_rows, ranges, status_of
-from pvae.em.inputs import Form, initial, read, read_weights
+from pvae.em.check_parameters import check_parameters, find_device, find_dtype
+from pvae.em.component_status import find_regularised, find_status, list_warnings
+from pvae.em.covariances.families import FAMILIES
+from pvae.em.fit_mixture import EMFit, FitInputs, WarmStart, fit_mixture
 from pvae.em.predictor import MixturePredictor
-from pvae.em.row_sources import ArrayRows, BatchRows, Rows
-from pvae.em.settings import check_settings, device_of, dtype_of
-from pvae.em.streams import Stream
+from pvae.em.read_inputs import OutputFormat, read_data, read_initial_parameters, read_sample_weight
+from pvae.em.rows.row_sources import ArrayRows, BatchRows, RowSource
+from pvae.em.run_reports import Watch
+from pvae.em.stepwise_em import StepwiseEM
 from pvae.errors import InputError
 
 __all__ = ["GaussianMixture"]
 
+#: The message of scikit-learn, which people search for.
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
     "check for degenerate data."
@@ -35,57 +38,58 @@ NOT_CONVERGED = (
 class GaussianMixture(MixturePredictor):
     """A mixture of Gaussians fitted by EM, with the interface of ``sklearn.mixture.GaussianMixture``.
 
-    From the same initial parameters it finds scikit-learn's parameters and log-likelihood, faster. What it
-    takes beyond scikit-learn stands below the line; its defaults change nothing. NumPy in, NumPy out; tensors in,
-    tensors out, on their device.
+    From the same initial parameters it finds the parameters and log-likelihood that scikit-learn finds. The arguments
+    from ``tol_relative`` on are additions to scikit-learn's; their defaults do not change its results. Results are
+    NumPy arrays if the data are arrays, and tensors on the same device if the data are tensors.
 
     Args:
         n_components: number of components.
         covariance_type: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
-        tol: EM has converged where the bound changes by less, nats per datum.
-        reg_covar: added to each variance; ``"relative"`` adds a millionth of each feature's variance, and measures
-            distance for the start in standard deviations, so that units do not matter.
-        max_iter: most steps of EM.
+        tol: EM has converged if a step changes the bound by less, nats per datum.
+        reg_covar: added to each variance. ``"relative"`` adds a millionth of the variance of each feature, and k-means
+            then measures distance in standard deviations, so that units do not matter.
+        max_iter: largest number of steps of EM.
         n_init: number of starts, of which the best run is kept.
-        init_params: where to start: ``"kmeans"``, ``"k-means++"``, ``"random"`` or ``"random_from_data"``.
+        init_params: the initialisation: ``"kmeans"``, ``"k-means++"``, ``"random"`` or ``"random_from_data"``.
         weights_init: initial weights, (components,).
         means_init: initial means, (components, features).
         precisions_init: initial precisions, in the shape of the covariances.
         random_state: a seed, a ``RandomState``, or None.
-        warm_start: go on from the last fit.
-        verbose: 1 or 2 prints how a fit goes.
-        verbose_interval: steps between two lines.
-        tol_relative: EM has also converged where a step gains less than this share of all that was gained.
-        empty: ``"keep"`` leaves a component without data as it is, ``"reseed"`` moves it to the datum of the lowest
+        warm_start: continue from the last fit.
+        verbose: 1 prints the progress of a fit, 2 adds times and changes of the bound.
+        verbose_interval: number of steps between two printed lines.
+        tol_relative: EM has also converged if a step changes the bound by at most this share of its rise since the
+            first step.
+        empty: ``"keep"`` leaves a component without data as it is, ``"reseed"`` moves it to the datum with the lowest
             density, once.
-        missing: ``"marginalise"`` takes NaN as missing, and integrates it out exactly.
-        device: where to work, such as ``"cuda"``; by default where the data are.
-        dtype: ``"float32"`` or ``"float64"``, of the work and the results; by default the data's.
+        missing: ``"marginalise"`` treats NaN as a missing value, and integrates it out exactly.
+        device: the device of the arithmetic, such as ``"cuda"``; by default that of the data.
+        dtype: ``"float32"`` or ``"float64"``, of the arithmetic and the results; by default that of the data.
         distributed: the processes of ``torch.distributed`` each hold a part of the data, and fit one mixture.
-        weight_concentration_prior: of a Dirichlet prior of the weights, at least 1.
+        weight_concentration_prior: concentration of a Dirichlet prior of the weights, at least 1.
         covariance_prior: scale of an inverse Wishart prior of the covariances: a number, (features,) or (features,
-            features). With it EM finds the posterior's mode.
+            features). EM then finds the posterior mode.
         degrees_of_freedom_prior: of the inverse Wishart prior, by default the number of features.
-        merge: a number in (0, 1), such as 0.9: components whose posteriors overlap by more are merged after EM, into
-            one of their weight and moments, and EM goes on. The overlap of two is the cosine of their posteriors of
-            all data: 1 where one could take the place of both.
-        split_merge: moves to try that merge two components and split a third, before giving up; 5 is usual. The
-            bound is never lower than without. Three components are needed.
+        merge: a number in (0, 1), such as 0.9. Components with posteriors that overlap by more are merged after EM:
+            one component with their weight and moments replaces them, and EM continues. The overlap of two components
+            is the cosine between their posteriors of all data: 1 if one could replace both.
+        split_merge: number of moves without success after which split-and-merge ends; 5 is usual. A move merges two
+            components and splits a third, and is kept if the bound rises. It needs three components.
 
-    Attributes after a fit, beside scikit-learn's (``weights_``, ``means_``, ``covariances_``, ``precisions_``,
-    ``precisions_cholesky_``, ``converged_``, ``n_iter_``, ``lower_bound_``, ``lower_bounds_``): ``n_effective_``, the
-    summed responsibilities (components,); ``status_``, a word for each component (fitted, regularised, floored,
-    merged, reseeded, empty); ``log_likelihoods_``, the history without the prior; ``merged_``, the numbers that the
-    components merged into each had; ``split_merges_``, the moves that were kept. Merging makes components fewer than
-    ``n_components``, and continues the history, in which the bound may fall there.
+    The attributes after a fit are those of scikit-learn (``weights_``, ``means_``, ``covariances_``, ``precisions_``,
+    ``precisions_cholesky_``, ``converged_``, ``n_iter_``, ``lower_bound_``, ``lower_bounds_``) and: ``n_effective_``,
+    the sums of the responsibilities, (components,); ``status_``, one word for each component (fitted, regularised,
+    floored, merged, reseeded, empty); ``log_likelihoods_``, the history without the prior; ``merged_``, for each
+    component the numbers of the components that were merged into it; ``split_merges_``, the moves that were kept. After
+    merging there are fewer than ``n_components`` components, and the history continues: the bound may fall there.
 
     Raises:
-        InputError: a ``ValueError``, in one line, for data or parameters that cannot be used.
+        InputError: a ``ValueError`` with a message of one line, for data or parameters that cannot be used.
 
     Source: Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, JRSS B 39, 1977.
     """
 
-    # Who watches is no data that a pipeline could route.
+    # `watch` is no data: exclude it from metadata routing.
     __metadata_request__fit: ClassVar = {"watch": UNUSED}
 
     def __init__(
@@ -140,139 +144,148 @@ class GaussianMixture(MixturePredictor):
         self.merge, self.split_merge = merge, split_merge
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, watch: Watch | None = None) -> GaussianMixture:
-        """Fit the mixture to X by EM; return it.
+        """Fit the mixture to X by EM.
 
         Args:
             X: (data, features).
-            y: for scikit-learn's sake.
-            sample_weight: how often each datum counts, (data,); by default once.
-            watch: called after each step with the number of the start, from 0, that of the step, from 1, the bound in
-                nats per datum, and False; once more with True when the start has ended. Runs of EM after splits and
-                merges count on.
+            y: not used; part of the interface of scikit-learn.
+            sample_weight: number of times that each datum counts, (data,); by default 1.
+            watch: called after each step with the number of the run, from 0, that of the step, from 1, the bound in
+                nats per datum, and False; once more with True when the run has ended. Runs of EM after splits and
+                merges have the next numbers.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            InputError: for data or parameters that cannot be used.
         """
-        check_settings(self.get_params(deep=False))
-        x, form = read(self, X, reset=True, least=1 if self.distributed else 2)
-        weights = read_weights(sample_weight, len(x))
-        rows = ArrayRows(x, weights, device_of(self.device, x.device))
-        return self._fit(rows, form, watch)
+        check_parameters(self.get_params(deep=False))
+        x, output = read_data(self, X, reset=True, min_rows=1 if self.distributed else 2)
+        weights = read_sample_weight(sample_weight, len(x))
+        rows = ArrayRows(x, weights, find_device(self.device, x.device))
+        return self._fit(rows, output, watch)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit the mixture to X, and return the most probable component of each datum, (data,)."""
+        """Fit the mixture to X, and return the number of the most probable component of each datum, (data,).
+
+        Args:
+            X: (data, features).
+            y: not used; part of the interface of scikit-learn.
+            sample_weight: number of times that each datum counts, (data,); by default 1.
+        """
         return self.fit(X, y, sample_weight).predict(X)
 
     def fit_batches(self, batches: Iterable[Any] | Callable[[], Iterable[Any]]) -> GaussianMixture:
-        """Fit the mixture to data that come in batches, (rows, features) each, and need not fit into memory.
+        """Fit the mixture to data that come in batches, and need not fit into memory.
 
-        Each step of EM is exact: it runs through all batches. A batch may be a tuple whose first entry is x.
+        Each step of EM is exact: it reads all batches.
 
         Args:
-            batches: an iterable that can be run through many times, or a function that returns an iterator.
+            batches: an iterable that can be iterated many times, or a function that returns an iterator. A batch is
+                (rows, features), or a tuple that has it as first entry.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            InputError: for data or parameters that cannot be used, or an iterable that can be iterated only once.
         """
-        check_settings(self.get_params(deep=False))
-        rows = BatchRows(batches, device_of(self.device, torch.device("cpu")))
+        check_parameters(self.get_params(deep=False))
+        rows = BatchRows(batches, find_device(self.device, torch.device("cpu")))
         self.n_features_in_ = rows.features
-        return self._fit(rows, Form(False, rows.dtype, torch.device("cpu")))
+        return self._fit(rows, OutputFormat(False, rows.dtype, torch.device("cpu")))
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
-        """Take in a batch of a stream by stepwise EM; return the mixture.
+        """Update the mixture with a batch of a stream, by stepwise EM.
 
-        Statistics move towards the batch's by (t + 2)^-0.6 at batch t. The first batch must hold at least one datum
-        for each component; the more it holds, the better the start.
+        At batch t the running statistics move towards those of the batch by the step size (t + 2)^-0.6. The first
+        batch must have at least one datum for each component; more data give a better start.
+
+        Args:
+            X: the batch, (data, features).
+            y: not used; part of the interface of scikit-learn.
+            sample_weight: number of times that each datum counts, (data,); by default 1.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            InputError: for data or parameters that cannot be used.
+
         Source: Liang & Klein, Online EM for unsupervised models, NAACL 2009.
         """
-        check_settings(self.get_params(deep=False))
+        check_parameters(self.get_params(deep=False))
         stream = getattr(self, "_stream", None)
-        x, form = read(self, X, reset=stream is None)
-        weights = read_weights(sample_weight, len(x))
-        rows = ArrayRows(x, weights, device_of(self.device, x.device))
+        x, output = read_data(self, X, reset=stream is None)
+        weights = read_sample_weight(sample_weight, len(x))
+        rows = ArrayRows(x, weights, find_device(self.device, x.device))
         if stream is None:
-            stream = self._stream = Stream(rows, self._given(rows, form))
-        mixture = stream.take(rows)
-        self._publish(mixture, form)
-        self.n_iter_, self.converged_ = stream.batches, False
+            stream = self._stream = StepwiseEM(rows, self._fit_inputs(rows, output))
+        mixture = stream.update(rows)
+        self._publish_parameters(mixture, output)
+        self.n_iter_ = stream.batches
+        self.converged_ = False
         self.lower_bounds_ = self.log_likelihoods_ = stream.bounds
         self.lower_bound_ = stream.bounds[-1]
-        self.n_effective_ = form.give(stream.counts)
+        self.n_effective_ = output.convert(stream.counts)
         return self
 
-    def _given(self, rows: Rows, form: Form) -> Given:
+    def _fit_inputs(self, rows: RowSource, output: OutputFormat) -> FitInputs:
         family = FAMILIES[self.covariance_type]
-        partial = initial(
+        initial = read_initial_parameters(
             family, self.n_components, rows.features, self.weights_init, self.means_init, self.precisions_init
         )
-        again = self.warm_start and hasattr(self, "converged_")
-        warm = (self._mixture(rows.device), self.lower_bound_) if again else None
+        warm_start = None
+        if self.warm_start and hasattr(self, "converged_"):
+            warm_start = WarmStart(self._mixture(rows.device), self.lower_bound_)
         random = check_random_state(self.random_state)
-        dtype = dtype_of(self.dtype, form.dtype)
-        return Given(family, self.get_params(deep=False), partial, warm, random, dtype)
+        dtype = find_dtype(self.dtype, output.dtype)
+        return FitInputs(family, self.get_params(deep=False), initial, warm_start, random, dtype)
 
-    def _fit(self, rows: Rows, form: Form, watch: Watch | None = None) -> GaussianMixture:
-        given = replace(self._given(rows, form), watch=watch)
+    def _fit(self, rows: RowSource, output: OutputFormat, watch: Watch | None = None) -> GaussianMixture:
+        inputs = replace(self._fit_inputs(rows, output), watch=watch)
         self.__dict__.pop("_stream", None)
         try:
-            fit = fit_rows(rows, given)
+            fit = fit_mixture(rows, inputs)
         except torch.cuda.OutOfMemoryError as error:
-            raise _out_of_memory(rows) from error
-        form = Form(form.tensors, given.dtype, form.device)
-        self._publish(fit.mixture, form)
-        run = fit.run
-        self.converged_, self.n_iter_ = run.converged, len(run.bounds)
-        self.lower_bounds_, self.log_likelihoods_ = run.bounds, run.log_likelihoods
-        self.lower_bound_ = run.bounds[-1] if run.bounds else -np.inf
-        self.n_effective_ = form.give(run.counts)
-        self.merged_, self.split_merges_ = fit.merged, fit.moves
-        self.status_, low = status_of(fit)
-        self._warn(fit, low)
+            raise InputError(
+                f"{rows.device} has not enough memory for this fit. Free some memory, use device='cpu', or use fewer "
+                "components or features."
+            ) from error
+        output = OutputFormat(output.is_tensor, inputs.dtype, output.device)
+        is_regularised = find_regularised(fit)
+        self._publish_parameters(fit.mixture, output)
+        self._set_history(fit)
+        self.n_effective_ = output.convert(fit.run.counts)
+        self.status_ = find_status(fit, is_regularised)
+        self._warn(fit, is_regularised)
         return self
 
-    def _publish(self, mixture: Mixture, form: Form) -> None:
-        """Set the fitted parameters in the form of the data, and keep them in float64 too."""
+    def _publish_parameters(self, mixture: Mixture, output: OutputFormat) -> None:
+        """Set the fitted parameters in the format of the data, and keep them in float64 too."""
         self._precise = mixture
-        self.weights_ = form.give(mixture.weights)
-        self.means_ = form.give(mixture.means)
-        self.covariances_ = form.give(mixture.covariances)
-        self.precisions_cholesky_ = form.give(mixture.whitening)
-        matrices = mixture.family.name in ("full", "tied")
+        self.weights_ = output.convert(mixture.weights)
+        self.means_ = output.convert(mixture.means)
+        self.covariances_ = output.convert(mixture.covariances)
+        self.precisions_cholesky_ = output.convert(mixture.whitening)
         whitening = mixture.whitening
-        self.precisions_ = form.give(whitening @ whitening.mT if matrices else whitening.square())
+        is_matrix = mixture.family.name in ("full", "tied")
+        self.precisions_ = output.convert(whitening @ whitening.mT if is_matrix else whitening.square())
 
-    def _warn(self, fit: Fit, low: Tensor) -> None:
+    def _set_history(self, fit: EMFit) -> None:
         run = fit.run
-        if not run.converged and self.max_iter > 0:
+        self.converged_ = run.converged
+        self.n_iter_ = len(run.bounds)
+        self.lower_bounds_ = run.bounds
+        self.log_likelihoods_ = run.log_likelihoods
+        self.lower_bound_ = run.bounds[-1] if run.bounds else -np.inf
+        self.merged_ = fit.merged
+        self.split_merges_ = fit.moves
+
+    def _warn(self, fit: EMFit, is_regularised: Tensor) -> None:
+        """Warn at the line that called `fit` or `fit_batches`."""
+        if not fit.run.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-        for line in _remarks(fit, low, self.reg_covar):
+        for line in list_warnings(fit, is_regularised, self.reg_covar):
             warnings.warn(line, RuntimeWarning, stacklevel=4)
-
-
-def _remarks(fit: Fit, low: Tensor, reg_covar: float | str) -> list[str]:
-    """What a person should know of a fit, a line each."""
-    run, lines = fit.run, []
-    if run.falls:
-        lines.append(
-            f"The bound fell in {len(run.falls)} of {len(run.bounds)} steps, by up to {max(run.falls):.3g} nats per "
-            "datum: reg_covar moves the covariances away from their maximum; reg_covar='relative' moves them less."
-        )
-    if bool(run.empty.any()):
-        lines.append(
-            f"Components {ranges(list(each(run.empty)))} have no data, and kept their parameters; use fewer "
-            "components, or empty='reseed'."
-        )
-    if bool(run.floored.any()):
-        lines.append(
-            f"The covariances of components {ranges(list(each(run.floored)))} collapsed, and were raised to the "
-            "least that is positive definite; use fewer components, or a larger reg_covar."
-        )
-    if bool(low.any()) and not isinstance(reg_covar, str):
-        lines.append(
-            f"Components {ranges(list(each(low.any(1))))} have variances under ten times reg_covar={reg_covar:g} in "
-            f"features {ranges(list(each(low.any(0))))}, where it decides and not the data; reg_covar='relative' "
-            "follows the scale of each feature."
-        )
-    return lines
-
-
-def _out_of_memory(rows: Rows) -> InputError:
-    return InputError(
-        f"{rows.device} has not enough memory for this fit; free some, use device='cpu', or fewer components or "
-        "features."
-    )

@@ -1,9 +1,10 @@
-"""What a fitted mixture says of data: densities, components, draws, information criteria, missing values."""
+"""The methods of a fitted mixture: log-densities, components, draws, information criteria, imputation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,75 +14,163 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pvae.em.base import Mixture, with_whitening
-from pvae.em.families import FAMILIES
-from pvae.em.frame import Columns, check_finite, frame_of
-from pvae.em.inputs import Form, read, read_weights
-from pvae.em.missing_values import Marginal
-from pvae.em.passes import log_likelihoods, shares
-from pvae.em.routes import Route, make_route
-from pvae.em.row_sources import ArrayRows, as_tensor
-from pvae.em.settings import device_of
+from pvae.em.base import Mixture, mixture_from_whitening
+from pvae.em.check_parameters import find_device
+from pvae.em.covariances.families import FAMILIES
+from pvae.em.e_step import chunk_log_likelihoods, chunk_responsibilities
+from pvae.em.kernels.base import EStepKernel
+from pvae.em.kernels.choose_kernel import choose_kernel
+from pvae.em.kernels.missing_values_kernel import MissingValuesKernel
+from pvae.em.read_inputs import OutputFormat, read_data, read_sample_weight
+from pvae.em.rows.row_sources import ArrayRows, as_tensor
+from pvae.em.rows.standardise import Standardiser, standardiser_of_mixture
+from pvae.em.rows.standardised_chunks import StandardisedChunks
+from pvae.em.rows.value_checks import check_finite
 from pvae.errors import InputError
 
 __all__ = ["MixturePredictor"]
 
 
+@dataclass(frozen=True)
+class _PredictionInputs:
+    """Data, and the kernel of a fitted mixture for them.
+
+    Attributes:
+        x: (data, features).
+        output: format of the results.
+        data: the data in standardised coordinates.
+        kernel: for the fitted parameters in standardised coordinates.
+    """
+
+    x: Tensor
+    output: OutputFormat
+    data: StandardisedChunks
+    kernel: EStepKernel
+
+    @property
+    def standardiser(self) -> Standardiser:
+        """The standardised coordinates."""
+        return self.data.standardiser
+
+    def prepared_chunks(self) -> Iterator[Tensor]:
+        """Yield the data in chunks as the kernel prepares them, (prepared_size, batch)."""
+        for prepared, _ in self.data.prepared_chunks(self.kernel):
+            yield prepared
+
+    def log_scale(self) -> Tensor:
+        """Return log p(u) - log p(x) of each datum, (data,), or one number for all, (), nats."""
+        log_scales = self.standardiser.scale.log()
+        if isinstance(self.kernel, MissingValuesKernel):
+            return (~self.x.isnan()).to(log_scales) @ log_scales
+        return log_scales.sum()
+
+
 class MixturePredictor(DensityMixin, BaseEstimator):
-    """Methods of a mixture that has ``weights_``, ``means_`` and ``precisions_cholesky_``."""
+    """The methods of a mixture that has ``weights_``, ``means_`` and ``precisions_cholesky_``."""
 
     def score_samples(self, X: Any) -> Any:
-        """Return log p(x) of each datum, (data,), nats."""
-        return self._each(X, log_likelihoods)
+        """Return log p(x) of each datum, (data,), nats.
+
+        Args:
+            X: (data, features).
+
+        Raises:
+            InputError: for values that are not finite, or another number of features than that of the fitted data.
+        """
+        inputs = self._prepare(X)
+        values = torch.cat([chunk_log_likelihoods(inputs.kernel, prepared) for prepared in inputs.prepared_chunks()])
+        return inputs.output.convert(values - inputs.log_scale())
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the mean of log p(x), nats per datum; weighted where weights are given."""
+        """Return the mean of log p(x), nats per datum.
+
+        Args:
+            X: (data, features).
+            y: not used; part of the interface of scikit-learn.
+            sample_weight: weights of the mean, (data,); by default equal.
+        """
         values = self.score_samples(X)
-        weights = read_weights(sample_weight, len(values))
+        weights = read_sample_weight(sample_weight, len(values))
         if weights is None:
             return float(values.mean())
         return float(weights @ as_tensor(values).to(weights) / weights.sum())
 
     def predict(self, X: Any) -> Any:
-        """Return the most probable component of each datum, (data,)."""
-        return self._each(X, lambda route, prepared: route.logits(prepared).argmax(0), torch.int64)
+        """Return the number of the most probable component of each datum, (data,).
+
+        Args:
+            X: (data, features).
+        """
+        return self._map_chunks(X, lambda kernel, prepared: kernel.logits(prepared).argmax(0), torch.int64)
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each component given each datum, (data, components)."""
-        return self._each(X, lambda route, prepared: shares(route, prepared).mT)
+        """Return the probability of each component given each datum, (data, components).
+
+        Args:
+            X: (data, features).
+        """
+        return self._map_chunks(X, lambda kernel, prepared: chunk_responsibilities(kernel, prepared).mT)
 
     def bic(self, X: Any) -> float:
-        """Return the Bayesian information criterion: lower is better."""
+        """Return the Bayesian information criterion, nats; lower is better.
+
+        Args:
+            X: (data, features).
+        """
         count = len(X)
         return -2 * self.score(X) * count + self._n_parameters() * math.log(count)
 
     def aic(self, X: Any) -> float:
-        """Return Akaike's information criterion: lower is better."""
+        """Return Akaike's information criterion, nats; lower is better.
+
+        Args:
+            X: (data, features).
+        """
         return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
 
     def impute(self, X: Any) -> Any:
-        """Return X with each missing value, NaN, at its expectation given the observed ones of its row.
+        """Return X with each missing value replaced by its expectation given the observed values of its row.
 
-        A row without any observed value gets the mixture's mean.
+        A row without any observed value gets the mean of the mixture.
+
+        Args:
+            X: (data, features), NaN where a value is missing.
+
+        Returns:
+            (data, features).
+
+        Raises:
+            InputError: for infinite values, or another number of features than that of the fitted data.
         """
         check_is_fitted(self)
-        x, form = read(self, X, reset=False)
-        check_finite(x, missing=True)
-        frame, _, columns = self._columns(x)
-        inside = frame.inside(self._mixture(x.device))
-        route = Marginal(inside, torch.float64)
-        found = [route.completed(u) for u, _ in columns.chunks(route.chunk, route.dtype)]
-        values = torch.cat(found, 1).mT * frame.scale + frame.shift
-        return form.give(torch.where(x.isnan(), values.to(x.device), x.double()))
+        x, output = read_data(self, X, reset=False)
+        check_finite(x, has_missing=True)
+        data = self._standardise(x)
+        standardiser = data.standardiser
+        kernel = MissingValuesKernel(standardiser.standardise(self._mixture(x.device)), torch.float64)
+        imputed = [kernel.impute(u) for u, _ in data.chunks(kernel.chunk_size, kernel.dtype)]
+        values = torch.cat(imputed, 1).mT * standardiser.scale + standardiser.shift
+        return output.convert(torch.where(x.isnan(), values.to(x.device), x.double()))
 
     def dense_covariances(self) -> Any:
-        """Return the covariances as matrices whatever their type, (components, features, features)."""
+        """Return the covariances as matrices for every covariance type, (components, features, features)."""
         check_is_fitted(self)
         mixture = self._mixture(torch.device("cpu"))
-        return self._form().give(mixture.family.dense(mixture.covariances, mixture.components, mixture.features))
+        dense = mixture.family.to_dense(mixture.covariances, mixture.components, mixture.features)
+        return self._output_format().convert(dense)
 
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
-        """Return draws, (n_samples, features), and the component of each, (n_samples,), in order of components."""
+        """Draw data from the mixture, in the order of the components.
+
+        Args:
+            n_samples: number of draws.
+
+        Returns:
+            The draws, (n_samples, features), and the component of each, (n_samples,).
+
+        Raises:
+            InputError: for less than one draw.
+        """
         check_is_fitted(self)
         if n_samples < 1:
             raise InputError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
@@ -89,73 +178,92 @@ class MixturePredictor(DensityMixin, BaseEstimator):
         mixture = self._mixture(torch.device("cpu"))
         weights = mixture.weights.numpy()
         counts = random.multinomial(n_samples, weights / weights.sum())
-        drawn = [self._draw(random, mixture, component, int(count)) for component, count in enumerate(counts)]
-        x, y = torch.from_numpy(np.vstack(drawn)), torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-        form = self._form()
-        return form.give(x, torch.float64), form.give(y, torch.int64)
-
-    @staticmethod
-    def _draw(random: np.random.RandomState, mixture: Mixture, component: int, count: int) -> np.ndarray:
-        """Draws in scikit-learn's order, so that the same random state gives the same data."""
-        mean, covariances = mixture.means[component].numpy(), mixture.covariances.numpy()
-        if mixture.family.name in ("full", "tied"):
-            covariance = covariances if mixture.family.name == "tied" else covariances[component]
-            return random.multivariate_normal(mean, covariance, count)
-        return mean + random.standard_normal(size=(count, len(mean))) * np.sqrt(covariances[component])
+        drawn = [_draw_component(random, mixture, component, int(count)) for component, count in enumerate(counts)]
+        x = torch.from_numpy(np.vstack(drawn))
+        components = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+        output = self._output_format()
+        return output.convert(x, torch.float64), output.convert(components, torch.int64)
 
     def _n_parameters(self) -> int:
-        """How many free numbers the mixture has."""
+        """Return the number of free parameters of the mixture."""
         components, features = self.means_.shape
-        return FAMILIES[self.covariance_type].size(components, features) + features * components + components - 1
+        covariance_parameters = FAMILIES[self.covariance_type].count_parameters(components, features)
+        return covariance_parameters + features * components + components - 1
 
-    def _form(self) -> Form:
-        """In which form the fitted parameters are."""
+    def _output_format(self) -> OutputFormat:
+        """Return the format of the fitted parameters."""
         means = self.means_
         tensor = as_tensor(means)
-        return Form(isinstance(means, Tensor), tensor.dtype, tensor.device)
+        return OutputFormat(isinstance(means, Tensor), tensor.dtype, tensor.device)
 
     def _mixture(self, device: torch.device) -> Mixture:
-        """Return the fitted parameters in float64: those that the fit left, unless a person set others since."""
+        """Return the parameters in float64: those of the fit, unless the user has set other public parameters."""
         precise = getattr(self, "_precise", None)
-        if precise is None or not self._is_own(precise):
-            family = FAMILIES[self.covariance_type]
-            named = (self.weights_, self.means_, self.precisions_cholesky_)
-            precise = with_whitening(family, *(as_tensor(each).to(torch.float64) for each in named))
+        if precise is None or not self._is_unchanged(precise):
+            public = (self.weights_, self.means_, self.precisions_cholesky_)
+            doubles = [as_tensor(values).to(torch.float64) for values in public]
+            precise = mixture_from_whitening(FAMILIES[self.covariance_type], *doubles)
         parts = (precise.weights, precise.means, precise.covariances, precise.whitening, precise.roots)
-        return Mixture(precise.family, *(each.to(device) for each in parts))
+        return Mixture(precise.family, *(values.to(device) for values in parts))
 
-    def _is_own(self, precise: Mixture) -> bool:
-        """Whether the public parameters are those of the fit, rounded to the dtype of the data."""
+    def _is_unchanged(self, precise: Mixture) -> bool:
+        """Return whether the public parameters are those of the fit, rounded to the dtype of the data."""
+        if precise.family.name != self.covariance_type:
+            return False
         pairs = (
             (self.weights_, precise.weights),
             (self.means_, precise.means),
             (self.precisions_cholesky_, precise.whitening),
         )
-        tensors = [(as_tensor(public), own) for public, own in pairs]
-        return precise.family.name == self.covariance_type and all(
-            public.shape == own.shape and torch.equal(public.cpu(), own.to(public.dtype).cpu())
-            for public, own in tensors
-        )
+        return all(_is_rounded(as_tensor(public), fitted) for public, fitted in pairs)
 
-    def _columns(self, x: Tensor) -> tuple[Any, torch.device, Columns]:
-        device = device_of(self.device, x.device)
-        frame = frame_of(self._mixture(device))
-        return frame, device, Columns(ArrayRows(x, device=device), frame)
+    def _standardise(self, x: Tensor) -> StandardisedChunks:
+        """Return data in standardised coordinates, on the device of the estimator."""
+        device = find_device(self.device, x.device)
+        return StandardisedChunks(ArrayRows(x, device=device), standardiser_of_mixture(self._mixture(device)))
 
-    def _each(self, X: Any, what: Callable[[Route, Tensor], Tensor], dtype: torch.dtype | None = None) -> Any:
-        """Return something of each datum, chunk by chunk."""
+    def _prepare(self, X: Any) -> _PredictionInputs:
+        """Check data, and choose the kernel of the fitted parameters for them."""
         check_is_fitted(self)
-        x, form = read(self, X, reset=False)
-        frame, device, columns = self._columns(x)
-        missing = self.missing == "marginalise"
+        x, output = read_data(self, X, reset=False)
+        data = self._standardise(x)
+        has_missing = self.missing == "marginalise"
         if not bool(x.sum().isfinite()):
-            check_finite(x, missing=missing)
-        inside = frame.inside(self._mixture(device))
-        marginal = missing and bool(x.isnan().any())
-        route = Marginal(inside, torch.float64) if marginal else make_route(inside, frame.spread, torch.float64)
-        found = [what(route, prepared) for prepared, _ in columns.prepared(route)]
-        values = torch.cat(found)
-        if what is log_likelihoods:
-            scales = frame.scale.log()
-            values = values - ((~x.isnan()).to(scales) @ scales if marginal else scales.sum())
-        return form.give(values, dtype)
+            check_finite(x, has_missing=has_missing)
+        mixture = data.standardiser.standardise(self._mixture(data.rows.device))
+        kernel: EStepKernel
+        if has_missing and bool(x.isnan().any()):
+            kernel = MissingValuesKernel(mixture, torch.float64)
+        else:
+            kernel = choose_kernel(mixture, data.standardiser.mean_square, torch.float64)
+        return _PredictionInputs(x, output, data, kernel)
+
+    def _map_chunks(
+        self, X: Any, compute: Callable[[EStepKernel, Tensor], Tensor], dtype: torch.dtype | None = None
+    ) -> Any:
+        """Return the results of a function of kernel and prepared chunk, (batch, ...), for all data.
+
+        Args:
+            X: (data, features).
+            compute: the function.
+            dtype: of the results; by default that of the data.
+        """
+        inputs = self._prepare(X)
+        results = [compute(inputs.kernel, prepared) for prepared in inputs.prepared_chunks()]
+        return inputs.output.convert(torch.cat(results), dtype)
+
+
+def _draw_component(random: np.random.RandomState, mixture: Mixture, component: int, count: int) -> np.ndarray:
+    """Return draws from a component, (count, features), the same as those of scikit-learn for the same random state."""
+    mean = mixture.means[component].numpy()
+    covariances = mixture.covariances.numpy()
+    if mixture.family.name == "tied":
+        return random.multivariate_normal(mean, covariances, count)
+    if mixture.family.name == "full":
+        return random.multivariate_normal(mean, covariances[component], count)
+    return mean + random.standard_normal(size=(count, len(mean))) * np.sqrt(covariances[component])
+
+
+def _is_rounded(public: Tensor, fitted: Tensor) -> bool:
+    """Return whether public parameters are fitted parameters in the dtype of the public ones."""
+    return public.shape == fitted.shape and torch.equal(public.cpu(), fitted.to(public.dtype).cpu())

@@ -1,0 +1,1 @@
+"""The four families of covariances: full, tied, diagonal and spherical."""

@@ -1,0 +1,76 @@
+"""Covariances of the tied family: one matrix for all components."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pvae.em.base import Mixture
+from pvae.em.covariances.full import Full
+
+__all__ = ["Tied"]
+
+
+class Tied(Full):
+    """All components share one covariance matrix."""
+
+    name = "tied"
+
+    def covariance_shape(self, components: int, features: int) -> tuple[int, ...]:
+        return features, features
+
+    def count_parameters(self, components: int, features: int) -> int:
+        return features * (features + 1) // 2
+
+    def phi_size(self, features: int) -> int:
+        return 1 + features
+
+    def write_phi(self, x: Tensor, phi: Tensor) -> None:
+        phi[0] = 1
+        phi[1:] = x
+
+    def phi_products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return []
+
+    def natural_parameters(self, mixture: Mixture) -> Tensor:
+        # The quadratic term in x is the same for all components. The responsibilities do not depend on it, and the
+        # log-likelihood gets it from the sum of x x' over the data.
+        linear = mixture.means @ (mixture.whitening @ mixture.whitening.mT)
+        constant = mixture.log_scale() - 0.5 * (linear * mixture.means).sum(1)
+        return torch.cat([constant.unsqueeze(1), linear], 1)
+
+    def moments_from_phi(self, sums: Tensor, features: int, outer_sum: Tensor | None) -> tuple[Tensor, Tensor]:
+        if outer_sum is None:
+            raise RuntimeError("Tied covariances need the sum of x x' over the data; got None. Pass `outer_sum`.")
+        return sums[:, 1:], outer_sum
+
+    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
+        return whitening.mT @ deviations
+
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+        return torch.bmm(weighted, y.mT).sum(0)
+
+    def unwhiten(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+        unwhitened = roots @ second @ roots.mT
+        return first @ roots.mT, 0.5 * (unwhitened + unwhitened.mT)
+
+    def shift_second_moments(self, second: Tensor, first: Tensor, counts: Tensor, offset: Tensor) -> Tensor:
+        cross = first.mT @ offset
+        return second - cross - cross.mT + (counts.unsqueeze(1) * offset).mT @ offset
+
+    def centre_second_moments(self, second: Tensor, counts: Tensor, offset: Tensor) -> Tensor:
+        scaled_offset = offset * counts.sqrt().unsqueeze(1)
+        return second - scaled_offset.mT @ scaled_offset
+
+    def covariances_from_scatter(self, scatter: Tensor, counts: Tensor, features: int) -> Tensor:
+        return scatter / counts.sum()
+
+    def to_dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
+        return covariances.expand(components, features, features)
+
+    def from_dense(self, second: Tensor) -> Tensor:
+        return second.sum(0)
+
+    @property
+    def needs_outer_sum(self) -> bool:
+        return True

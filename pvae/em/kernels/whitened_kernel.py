@@ -1,0 +1,81 @@
+"""The accurate E-step kernel: one matrix product for each component, in the whitened coordinates of the component."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pvae.em.base import Mixture, Statistics
+from pvae.em.kernels.base import FLUSH_ROWS, EStepKernel, responsibilities_, scale_chunk_bytes
+
+__all__ = ["WhitenedKernel"]
+
+#: Size of a chunk that stays in the cache of a core, in bytes.
+CHUNK_BYTES = 1 << 20
+
+
+class WhitenedKernel(EStepKernel):
+    """The kernel on whitened coordinates y = W'(u - m): accurate for narrow components and for components far away."""
+
+    def __init__(self, mixture: Mixture, dtype: torch.dtype) -> None:
+        super().__init__(mixture, dtype)
+        self.means = mixture.means.to(dtype).unsqueeze(2)
+        self.whitening = mixture.whitening.to(dtype)
+        self.log_scale = mixture.log_scale().to(dtype).unsqueeze(1)
+        shape = mixture.family.covariance_shape(mixture.components, mixture.features)
+        self.counts = torch.zeros_like(mixture.weights)
+        self.first_moments = torch.zeros_like(mixture.means)
+        self.second_moments = torch.zeros(shape, dtype=torch.float64, device=self.means.device)
+        self.unflushed_sums = [torch.zeros_like(total, dtype=dtype) for total in self._totals()]
+        self.unflushed_rows = 0
+
+    @property
+    def chunk_size(self) -> int:
+        mixture = self.mixture
+        bytes_per_datum = mixture.components * mixture.features * self.dtype.itemsize
+        fitting = scale_chunk_bytes(CHUNK_BYTES, self.means.device) // bytes_per_datum
+        return max(32, 2 * mixture.features, fitting)
+
+    @property
+    def is_most_accurate(self) -> bool:
+        return self.dtype == torch.float64
+
+    def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.counts, self.first_moments, self.second_moments
+
+    def _whiten(self, u: Tensor) -> Tensor:
+        """Return y = W'(u - m), (components, features, batch)."""
+        # The difference comes first: far from the origin, W'u - W'm would cancel.
+        return self.mixture.family.whiten(u - self.means, self.whitening)
+
+    def _logits_of_whitened(self, y: Tensor) -> Tensor:
+        return torch.sub(self.log_scale, y.square().sum(1), alpha=0.5)
+
+    def logits(self, prepared: Tensor) -> Tensor:
+        return self._logits_of_whitened(self._whiten(prepared))
+
+    def add(self, prepared: Tensor, weights: Tensor | None) -> None:
+        y = self._whiten(prepared)
+        responsibilities = self._logits_of_whitened(y)
+        self._add_log_likelihoods(responsibilities_(responsibilities, weights), weights)
+        weighted = y * responsibilities.unsqueeze(1)
+        counts, first_moments, second_moments = self.unflushed_sums
+        counts += responsibilities.sum(1)
+        first_moments += weighted.sum(2)
+        second_moments += self.mixture.family.weighted_second_moments(y, weighted)
+        self.unflushed_rows += prepared.shape[1]
+        if self.unflushed_rows >= FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Add the sums in the working dtype to the float64 sums."""
+        for total, unflushed in zip(self._totals(), self.unflushed_sums, strict=True):
+            total += unflushed
+            unflushed.zero_()
+        self.unflushed_rows = 0
+
+    def statistics(self, outer_sum: Tensor | None) -> Statistics:
+        self._flush()
+        mixture = self.mixture
+        first, second = mixture.family.unwhiten(self.first_moments, self.second_moments, mixture.roots)
+        return Statistics(self.counts, first, second, mixture.means, self.log_likelihood, self.weight)

@@ -1,0 +1,1 @@
+"""Merging of near-duplicate components, and split-and-merge EM, after EM has converged."""

@@ -1,0 +1,109 @@
+"""Stepwise EM: fits a mixture to a stream of batches, each seen once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pvae.em.base import Mixture, Statistics
+from pvae.em.e_step import EStep
+from pvae.em.fit_mixture import FitInputs, fit_mixture
+from pvae.em.m_step import m_step
+from pvae.em.process_group import ProcessGroup
+from pvae.em.rows.row_sources import RowSource
+from pvae.em.rows.standardised_chunks import StandardisedChunks
+from pvae.em.rows.value_checks import compute_observed_share
+from pvae.errors import InputError
+
+__all__ = ["StepwiseEM"]
+
+#: The step size at batch t is (t + 2) to this power. Above 1/2 the noise of the batches averages out; near 1/2 the
+#: influence of the start fades fast.
+STEP_POWER = -0.6
+#: The parameters change only after this number of data for each component.
+WARM_UP_ROWS = 10
+
+
+class StepwiseEM:
+    """Running statistics of a stream, in the standardised coordinates of its first batch.
+
+    Args:
+        rows: the first batch, which determines coordinates and initial parameters.
+        inputs: of the fit.
+
+    Attributes:
+        batches: number of batches so far.
+        bounds: mean log-likelihood of each batch under the parameters before it, nats per datum.
+        counts: sums of the responsibilities of all data so far, (components,).
+
+    Raises:
+        InputError: if components are to be merged or split.
+
+    Source: Liang & Klein, Online EM for unsupervised models, NAACL 2009.
+    """
+
+    def __init__(self, rows: RowSource, inputs: FitInputs) -> None:
+        if inputs.settings["merge"] is not None or inputs.settings["split_merge"]:
+            raise InputError(
+                "partial_fit needs merge=None and split_merge=0, because it sees each batch once; got "
+                f"merge={inputs.settings['merge']!r} and split_merge={inputs.settings['split_merge']!r}. Use "
+                "fit_batches to merge or split components."
+            )
+        start = fit_mixture(rows, replace(inputs, settings={**inputs.settings, "max_iter": 0, "n_init": 1}))
+        self.inputs = inputs
+        self.standardiser = start.standardiser
+        self.options = start.options
+        self.mixture = start.run.mixture
+        self.statistics: Statistics | None = None
+        self.batches = 0
+        self.total_weight = 0.0
+        self.bounds: list[float] = []
+        self.counts: Tensor = torch.zeros_like(self.mixture.weights)
+
+    def update(self, rows: RowSource) -> Mixture:
+        """Update the parameters with a batch.
+
+        Args:
+            rows: the batch.
+
+        Returns:
+            The new parameters, in the units of the data.
+        """
+        e_step = self._make_e_step(rows)
+        batch = e_step.statistics(e_step.make_kernel(self.mixture))
+        weight = float(batch.weight)
+        self.bounds.append(float(batch.log_likelihood) / weight - e_step.data.standardiser.log_scale())
+        self.counts = self.counts + batch.counts
+        self.statistics = self._average(_move_origins_to_zero(batch.scale(1 / weight), self.mixture))
+        self.batches += 1
+        self.total_weight += weight
+        if self.total_weight >= WARM_UP_ROWS * self.mixture.components:
+            # The statistics of all data so far: empty components are recognised, and a prior counts once.
+            total = self.statistics.scale(self.total_weight)
+            self.mixture = m_step(total, self.mixture, self.options.regularisation, self.options.prior).mixture
+        return self.standardiser.unstandardise(self.mixture)
+
+    def _make_e_step(self, rows: RowSource) -> EStep:
+        has_missing = self.inputs.has_missing
+        observed_share = compute_observed_share(rows) if has_missing else self.standardiser.observed_share
+        standardiser = replace(self.standardiser, rows=rows.count_rows(), observed_share=observed_share)
+        return EStep(StandardisedChunks(rows, standardiser), self.inputs.dtype, has_missing, ProcessGroup())
+
+    def _average(self, batch: Statistics) -> Statistics:
+        """Return the running statistics, moved towards those of a batch by the step size."""
+        if self.statistics is None:
+            return batch
+        step_size = (self.batches + 2) ** STEP_POWER
+        return self.statistics.scale(1 - step_size) + batch.scale(step_size)
+
+
+def _move_origins_to_zero(statistics: Statistics, mixture: Mixture) -> Statistics:
+    """Return the statistics with origins at 0, so that those of different parameters can be averaged."""
+    origins = statistics.origins
+    second = mixture.family.shift_second_moments(
+        statistics.second_moments, statistics.first_moments, statistics.counts, -origins
+    )
+    first = statistics.first_moments + statistics.counts.unsqueeze(1) * origins
+    return replace(statistics, first_moments=first, second_moments=second, origins=torch.zeros_like(origins))

@@ -1,0 +1,124 @@
+"""The E-step kernels, the standardised coordinates and the chunks of data: equal to their definitions."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from pvae.em import GaussianMixture, maximise, responsibilities
+from pvae.em.covariances.families import FAMILIES
+from pvae.em.e_step import EStep
+from pvae.em.kernels.feature_kernel import FeatureKernel
+from pvae.em.kernels.whitened_kernel import WhitenedKernel
+from pvae.em.process_group import ProcessGroup
+from pvae.em.rows.row_sources import ArrayRows
+from pvae.em.rows.standardise import fit_standardiser
+from pvae.em.rows.standardised_chunks import StandardisedChunks
+
+KINDS = ("full", "tied", "diag", "spherical")
+
+
+def blobs(count: int = 900, components: int = 4, features: int = 3, seed: int = 0) -> np.ndarray:
+    """Data of correlated, overlapping components."""
+    random = np.random.default_rng(seed)
+    means = 2.5 * random.normal(size=(components, features))
+    roots = np.eye(features) + 0.4 * random.normal(size=(components, features, features))
+    which = random.integers(components, size=count)
+    return means[which] + np.einsum("nij,nj->ni", roots[which], random.normal(size=(count, features)))
+
+
+def quietly(estimator, x, **more):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return estimator.fit(x, **more)
+
+
+def initial(x: np.ndarray, kind: str, components: int) -> dict:
+    """Initial parameters for either library."""
+    random = np.random.default_rng(5)
+    spread = np.linalg.inv(np.cov(x.T).reshape(x.shape[1], -1))
+    precisions = {
+        "full": np.repeat(spread[None], components, 0),
+        "tied": spread,
+        "diag": np.repeat(np.diag(spread)[None], components, 0),
+        "spherical": np.full(components, np.diag(spread).mean()),
+    }[kind]
+    means = x[random.choice(len(x), components, replace=False)]
+    return {
+        "weights_init": random.dirichlet(np.full(components, 5.0)),
+        "means_init": means,
+        "precisions_init": precisions,
+    }
+
+
+def make_e_step(x: np.ndarray, kind: str, weights=None, dtype=torch.float64) -> EStep:
+    rows = ArrayRows(torch.as_tensor(x), None if weights is None else torch.as_tensor(weights))
+    standardiser = fit_standardiser(rows, one_scale=kind == "spherical", has_missing=False)
+    return EStep(StandardisedChunks(rows, standardiser), dtype, False, ProcessGroup())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_both_kernels_return_the_moments_of_their_definition(kind: str, weighted: bool) -> None:
+    x = blobs(700, 3, 4)
+    weights = np.random.default_rng(1).exponential(size=700) if weighted else None
+    e_step = make_e_step(x, kind, weights)
+    standardiser, family = e_step.data.standardiser, FAMILIES[kind]
+    parameters = maximise(x, np.random.default_rng(2).dirichlet(np.ones(3), size=700), covariance_type=kind)
+    mixture = standardiser.standardise(parameters)
+    shares, log_likelihood = responsibilities(x, parameters)
+    w = np.ones(700) if weights is None else weights
+    u = (x - standardiser.shift.numpy()) / standardiser.scale.numpy()
+    r = shares.numpy() * w[:, None]
+    second = np.einsum("nk,ni,nj->kij", r, u, u)
+    for kernel in (FeatureKernel(mixture, torch.float64), WhitenedKernel(mixture, torch.float64)):
+        statistics = e_step.statistics(kernel)
+        origins = statistics.origins
+        first = statistics.first_moments + statistics.counts[:, None] * origins
+        moved = family.shift_second_moments(
+            statistics.second_moments, statistics.first_moments, statistics.counts, -origins
+        )
+        assert_allclose(statistics.counts, r.sum(0), rtol=1e-12)
+        assert_allclose(first, r.T @ u, rtol=1e-11, atol=1e-11)
+        assert_allclose(moved, family.from_dense(torch.as_tensor(second)), rtol=1e-11, atol=1e-10)
+        total = float(statistics.log_likelihood) - standardiser.log_scale() * w.sum()
+        assert total == pytest.approx(float(log_likelihood.numpy() @ w), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_too_large_to_keep_give_the_same_bounds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = blobs(3000)
+    settings = {"covariance_type": kind, "tol": 1e-7, **initial(x, kind, 4)}
+    kept = quietly(GaussianMixture(4, **settings), x)
+    monkeypatch.setattr("pvae.em.rows.standardised_chunks.KEPT_BYTES", 0)
+    assert_allclose(quietly(GaussianMixture(4, **settings), x).lower_bounds_, kept.lower_bounds_, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overwritten_memory_has_the_same_features(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The features themselves are compared: EM would repeat a wrong step by the other kernel.
+    monkeypatch.setattr("pvae.em.rows.standardised_chunks.KEPT_BYTES", 0)
+    monkeypatch.setattr("pvae.em.kernels.feature_kernel.CHUNK_BYTES", 0)
+    e_step = make_e_step(x := blobs(300), kind)
+    parameters = maximise(x, np.random.default_rng(2).dirichlet(np.ones(3), size=300), covariance_type=kind)
+    kernel = FeatureKernel(e_step.data.standardiser.standardise(parameters), torch.float64)
+    for _ in range(2):
+        pairs = zip(e_step.data.chunks(128, torch.float64), e_step.data.prepared_chunks(kernel), strict=True)
+        for (u, _), (prepared, _) in pairs:
+            expected = torch.empty(kernel.prepared_size, u.shape[1], dtype=torch.float64)
+            kernel.mixture.family.write_phi(u, expected)
+            assert torch.equal(prepared, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unstandardise_inverts_standardise(kind: str) -> None:
+    x = blobs(100, 3, 3) * [1.0, 100.0, 1e-3]
+    standardiser = make_e_step(x, kind).data.standardiser
+    mixture = maximise(x, np.random.default_rng(0).dirichlet(np.ones(3), size=100), covariance_type=kind)
+    again = standardiser.unstandardise(standardiser.standardise(mixture))
+    for name in ("means", "covariances", "whitening", "roots"):
+        assert_allclose(getattr(again, name), getattr(mixture, name), rtol=1e-11, atol=1e-14)
