@@ -1,8 +1,15 @@
-"""Seconds per step of EM for Gaussian mixtures: pvae beside scikit-learn in float64, from the same parameters.
+"""Speed of a step of EM for Gaussian mixtures: pvae beside scikit-learn in float64, from the same parameters.
 
-The variants take turns in one process, in rounds of one step on a copy of the same parameters; the table shows the
-median of the rounds' ratios of CPU time with their quartiles, or of wall-clock time where threads are many. Above 1:
-pvae is faster. The last column is the largest difference of the log-likelihood to scikit-learn's in float64.
+The variants take turns in one process, in rounds of one step each; all start from copies of the same parameters. The
+table shows, for each dtype of pvae, the ratio of scikit-learn's time to pvae's: the median over rounds with quartiles.
+Above 1, pvae is faster. Time is CPU time with one thread, and wall-clock time with several. The column "log p off" is
+the largest difference of the log-likelihood to that of scikit-learn, nats per datum.
+
+Settings of OpenBLAS in the environment, such as OPENBLAS_CORETYPE, slow scikit-learn down if they do not fit the
+processor. The script therefore removes them and starts itself again before NumPy is imported, and says so.
+
+The allocator of the C library keeps the memory of temporary arrays only after larger ones were freed. The order of the
+rows therefore matters: in the full grid, scikit-learn's diagonal and spherical steps are faster than in the small one.
 
     python benchmarks/em.py [--rounds 9] [--threads 1] [--grid small|full] [--device cuda] [--profile]
 """
@@ -17,223 +24,313 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-# Set before NumPy is read, since scikit-learn's BLAS takes its number of threads from here.
+#: Variables that choose the code path of OpenBLAS, which NumPy and scikit-learn use.
+OPENBLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+#: Tells the process that is started again which variables were removed.
+REMOVED = "PVAE_BENCHMARK_REMOVED"
+
+
+def restart_without_openblas_settings() -> None:
+    """Start this script again without settings of OpenBLAS, if the environment has any."""
+    settings = [name for name in OPENBLAS_SETTINGS if name in os.environ]
+    if settings:
+        environment = {name: value for name, value in os.environ.items() if name not in settings}
+        environment[REMOVED] = " and ".join(settings)
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+if __name__ == "__main__":
+    restart_without_openblas_settings()
+
+# BLAS reads its number of threads when NumPy is imported.
 THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "1"
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = THREADS
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = THREADS
 
 import numpy as np  # noqa: E402
 import sklearn  # noqa: E402
+import threadpoolctl  # noqa: E402
 import torch  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 
 import pvae  # noqa: E402
-from pvae.em.ascent import step as em_step  # noqa: E402
-from pvae.em.families import FAMILIES  # noqa: E402
-from pvae.em.frame import Columns, survey  # noqa: E402
-from pvae.em.passes import Passes  # noqa: E402
-from pvae.em.processes import Processes  # noqa: E402
-from pvae.em.routes import Route  # noqa: E402
-from pvae.em.row_sources import ArrayRows  # noqa: E402
-from pvae.em.settings import rules_of  # noqa: E402
+from pvae.em.covariances.families import FAMILIES  # noqa: E402
+from pvae.em.e_step import EStep  # noqa: E402
+from pvae.em.em_options import make_options  # noqa: E402
+from pvae.em.em_run import em_step  # noqa: E402
+from pvae.em.kernels.base import EStepKernel  # noqa: E402
+from pvae.em.kernels.feature_kernel import FeatureKernel  # noqa: E402
+from pvae.em.process_group import ProcessGroup  # noqa: E402
+from pvae.em.rows.row_sources import ArrayRows  # noqa: E402
+from pvae.em.rows.standardise import fit_standardiser  # noqa: E402
+from pvae.em.rows.standardised_chunks import StandardisedChunks  # noqa: E402
 
-Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]
-REG = 1e-6
-#: kind, data, features, components, goal in float64, goal in float32
-GRIDS = {
-    "full": [
-        ("full", 10_000, 2, 50, 10, None),
-        ("full", 10_000, 16, 50, 10, 4),
-        ("full", 50_000, 16, 50, 10, 4),
-        ("full", 10_000, 16, 10, 4, 4),
-        ("full", 10_000, 64, 50, 4, None),
-        ("full", 10_000, 64, 10, 2, None),
-        ("tied", 10_000, 16, 50, 5, None),
-        ("tied", 100_000, 16, 50, 15, None),
-        ("diag", 10_000, 16, 50, 2.5, 4.5),
-        ("spherical", 10_000, 16, 50, 3, 5),
-    ],
-    "small": [
-        ("full", 10_000, 16, 50, 10, 4),
-        ("tied", 10_000, 16, 50, 5, None),
-        ("diag", 10_000, 16, 50, 2.5, 4.5),
-        ("spherical", 10_000, 16, 50, 3, 5),
-    ],
-}
+REG_COVAR = 1e-6
+Step = Callable[[], float]
+Clock = Callable[[], float]
 
 
-def make_data(count: int, features: int, components: int, seed: int = 0) -> np.ndarray:
-    """Correlated components of unequal weight, which overlap."""
+class Case(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        covariance_type: of the mixture.
+        rows: number of data.
+        features: number of features.
+        components: number of components.
+        goals: ratios that are aimed at, by dtype.
+    """
+
+    covariance_type: str
+    rows: int
+    features: int
+    components: int
+    goals: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """Covariances, N, D and K."""
+        return f"{self.covariance_type}, {self.rows}, {self.features}, {self.components}"
+
+
+SMALL_GRID = [
+    Case("full", 10_000, 16, 50, {"float64": 10, "float32": 4}),
+    Case("tied", 10_000, 16, 50, {"float64": 5}),
+    Case("diag", 10_000, 16, 50, {"float64": 2.5, "float32": 4.5}),
+    Case("spherical", 10_000, 16, 50, {"float64": 3, "float32": 5}),
+]
+FULL_GRID = [
+    Case("full", 10_000, 2, 50, {"float64": 10}),
+    Case("full", 10_000, 16, 50, {"float64": 10, "float32": 4}),
+    Case("full", 50_000, 16, 50, {"float64": 10, "float32": 4}),
+    Case("full", 10_000, 16, 10, {"float64": 4, "float32": 4}),
+    Case("full", 10_000, 64, 50, {"float64": 4}),
+    Case("full", 10_000, 64, 10, {"float64": 2}),
+    Case("tied", 10_000, 16, 50, {"float64": 5}),
+    Case("tied", 100_000, 16, 50, {"float64": 15}),
+    Case("diag", 10_000, 16, 50, {"float64": 2.5, "float32": 4.5}),
+    Case("spherical", 10_000, 16, 50, {"float64": 3, "float32": 5}),
+]
+GRIDS = {"full": FULL_GRID, "small": SMALL_GRID}
+
+
+class Parameters(NamedTuple):
+    """Parameters of a mixture."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+
+def make_data(rows: int, features: int, components: int, seed: int = 0) -> np.ndarray:
+    """Return draws from correlated, overlapping components of unequal weight, (rows, features)."""
     random = np.random.default_rng(seed)
     spread = 3.0 if features <= 2 else 6.0 / np.sqrt(features)
     means = spread * random.normal(size=(components, features))
     roots = 0.7 * random.normal(size=(components, features, features)) / np.sqrt(features) + 0.5 * np.eye(features)
-    which = random.choice(components, size=count, p=random.dirichlet(np.full(components, 5.0)))
-    x = np.empty((count, features))
+    labels = random.choice(components, size=rows, p=random.dirichlet(np.full(components, 5.0)))
+    x = np.empty((rows, features))
     for component in range(components):
-        own = np.flatnonzero(which == component)
-        x[own] = means[component] + random.normal(size=(len(own), features)) @ roots[component].T
+        indices = np.flatnonzero(labels == component)
+        x[indices] = means[component] + random.normal(size=(len(indices), features)) @ roots[component].T
     return x
 
 
-def start(x: np.ndarray, kind: str, components: int) -> Parameters:
-    """Means at data, and the covariance of the data for each component."""
+def make_parameters(x: np.ndarray, covariance_type: str, components: int) -> Parameters:
+    """Return initial parameters: means at data, and the covariance of the data for each component."""
     means = x[np.random.default_rng(1).choice(len(x), components, replace=False)]
-    covariance = np.cov(x[:20_000].T) + REG * np.eye(x.shape[1])
+    covariance = np.cov(x[:20_000].T) + REG_COVAR * np.eye(x.shape[1])
     covariances = {
         "full": np.repeat(covariance[None], components, 0),
         "tied": covariance,
         "diag": np.repeat(np.diag(covariance)[None], components, 0),
         "spherical": np.full(components, np.diag(covariance).mean()),
     }
-    return np.full(components, 1 / components), means, covariances[kind]
+    return Parameters(np.full(components, 1 / components), means, covariances[covariance_type])
 
 
-class Theirs:
-    """scikit-learn's E-step and M-step."""
+class ScikitLearnStep:
+    """A step of EM by scikit-learn: its E-step and M-step."""
 
-    def __init__(self, x: np.ndarray, kind: str, given: Parameters) -> None:
+    def __init__(self, x: np.ndarray, covariance_type: str, parameters: Parameters) -> None:
         from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
-        self.x, self.mixture = x, GaussianMixture(len(given[0]), covariance_type=kind, reg_covar=REG)
-        self.mixture.weights_, self.mixture.means_, self.mixture.covariances_ = (each.copy() for each in given)
-        self.mixture.precisions_cholesky_ = _compute_precision_cholesky(given[2], kind)
+        self.x = x
+        components = len(parameters.weights)
+        self.mixture = GaussianMixture(components, covariance_type=covariance_type, reg_covar=REG_COVAR)
+        self.mixture.weights_ = parameters.weights.copy()
+        self.mixture.means_ = parameters.means.copy()
+        self.mixture.covariances_ = parameters.covariances.copy()
+        self.mixture.precisions_cholesky_ = _compute_precision_cholesky(parameters.covariances, covariance_type)
 
     def __call__(self) -> float:
-        log_likelihood, shares = self.mixture._e_step(self.x)
-        self.mixture._m_step(self.x, shares)
+        log_likelihood, responsibilities = self.mixture._e_step(self.x)
+        self.mixture._m_step(self.x, responsibilities)
         return float(log_likelihood)
 
 
-class Ours:
-    """What `pvae.GaussianMixture` runs for each step."""
+class PvaeStep:
+    """A step of EM by pvae: what `pvae.GaussianMixture` runs in each step."""
 
-    def __init__(self, x: np.ndarray, kind: str, given: Parameters, dtype: torch.dtype, device: str = "cpu") -> None:
-        family = FAMILIES[kind]
+    def __init__(
+        self, x: np.ndarray, covariance_type: str, parameters: Parameters, dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
+        family = FAMILIES[covariance_type]
         rows = ArrayRows(torch.as_tensor(x).to(device, dtype))
-        self.frame = survey(rows, uniform=kind == "spherical", missing=False)
-        self.rules = rules_of(pvae.GaussianMixture(len(given[0]), reg_covar=REG).get_params(), family, self.frame)
-        self.passes = Passes(Columns(rows, self.frame), dtype, False, Processes())
-        weights, means, covariances = (torch.as_tensor(each, device=device) for each in given)
-        self.route: Route = self.passes.route(self.frame.inside(family.mixture(weights, means, covariances)))
+        self.standardiser = fit_standardiser(rows, one_scale=covariance_type == "spherical", has_missing=False)
+        settings = pvae.GaussianMixture(len(parameters.weights), reg_covar=REG_COVAR).get_params()
+        self.options = make_options(settings, self.standardiser)
+        self.e_step = EStep(StandardisedChunks(rows, self.standardiser), dtype, False, ProcessGroup())
+        tensors = [torch.as_tensor(values, device=device) for values in parameters]
+        mixture = self.standardiser.standardise(family.make_mixture(*tensors))
+        self.kernel: EStepKernel = self.e_step.make_kernel(mixture)
 
     def __call__(self) -> float:
-        statistics_, _, self.route = em_step(self.passes, self.route, self.rules)
-        return float(statistics_.log_likelihood / statistics_.weight) - self.frame.log_scale()
+        step = em_step(self.e_step, self.kernel, self.options)
+        self.kernel = step.next_kernel
+        return float(step.statistics.log_likelihood / step.statistics.weight) - self.standardiser.log_scale()
 
 
-def measure(
-    variants: dict[str, Callable[[], float]], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, after three steps to warm up."""
+def measure_seconds(variants: dict[str, Step], rounds: int, clock: Clock) -> dict[str, list[float]]:
+    """Return the seconds of a step of each variant in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, step in variants.items():
-            begun = clock()
+            start = clock()
             step()
-            seconds[name].append(clock() - begun)
+            seconds[name].append(clock() - start)
     return seconds
 
 
-def row(case: tuple, rounds: int, clock: Callable[[], float]) -> str:
-    """One line of the table."""
-    kind, count, features, components, goal64, goal32 = case
-    x = make_data(count, features, components)
-    given = start(x, kind, components)
-    variants: dict[str, Callable[[], float]] = {
-        "scikit-learn": Theirs(x, kind, given),
-        "float64": Ours(x, kind, given, torch.float64),
-        "float32": Ours(x, kind, given, torch.float32),
+def format_row(case: Case, rounds: int, clock: Clock) -> str:
+    """Return a row of the table; each variant takes three steps before it is measured."""
+    x = make_data(case.rows, case.features, case.components)
+    parameters = make_parameters(x, case.covariance_type, case.components)
+    variants: dict[str, Step] = {
+        "scikit-learn": ScikitLearnStep(x, case.covariance_type, parameters),
+        "float64": PvaeStep(x, case.covariance_type, parameters, torch.float64),
+        "float32": PvaeStep(x, case.covariance_type, parameters, torch.float32),
     }
     likelihoods = {name: [step() for _ in range(3)] for name, step in variants.items()}
-    seconds = measure(variants, rounds, clock)
-    cells = [f"{kind}, {count}, {features}, {components}", f"{1e3 * statistics.median(seconds['scikit-learn']):.1f}"]
-    for name, goal in (("float64", goal64), ("float32", goal32)):
+    seconds = measure_seconds(variants, rounds, clock)
+    cells = [case.label, f"{1e3 * statistics.median(seconds['scikit-learn']):.1f}"]
+    for name in ("float64", "float32"):
         ratios = [theirs / ours for theirs, ours in zip(seconds["scikit-learn"], seconds[name], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        off = max(abs(a - b) for a, b in zip(likelihoods[name], likelihoods["scikit-learn"], strict=True))
-        cells += [f"{middle:.1f} ({low:.1f} to {high:.1f})", "" if goal is None else f"{goal:g}", f"{off:.0e}"]
+        pairs = zip(likelihoods[name], likelihoods["scikit-learn"], strict=True)
+        difference = max(abs(ours - theirs) for ours, theirs in pairs)
+        goal = f"{case.goals[name]:g}" if name in case.goals else ""
+        cells += [f"{middle:.1f} ({low:.1f} to {high:.1f})", goal, f"{difference:.0e}"]
     return "| " + " | ".join(cells) + " |"
 
 
-def rows(cases: list[tuple], rounds: int, clock: Callable[[], float]) -> Iterator[str]:
-    """The table, line by line."""
+def format_table(cases: list[Case], rounds: int, clock: Clock) -> Iterator[str]:
+    """Yield the table, line by line."""
     yield "| covariances, N, D, K | scikit-learn ms | float64 | goal | log p off | float32 | goal | log p off |"
     yield "|---|---|---|---|---|---|---|---|"
     for case in cases:
-        yield row(case, rounds, clock)
+        yield format_row(case, rounds, clock)
 
 
-def profile(rounds: int) -> Iterator[str]:
-    """Where a step's time goes, beside what its two matrix products alone cost."""
+def format_profile(cases: list[Case], rounds: int) -> Iterator[str]:
+    """Yield a table of the share of a step that its two matrix products alone take."""
     yield "\n| covariances, N, D, K | products alone, share of a step | GFLOP/s of the products |\n|---|---|---|"
-    for kind, count, features, components, *_ in GRIDS["full"]:
-        x = make_data(count, features, components)
-        ours = Ours(x, kind, start(x, kind, components), torch.float64)
-        for _ in range(3):
-            ours()
-        chunk, width = min(ours.route.chunk, count), ours.route.width
-        if type(ours.route).__name__ != "Features":
-            yield f"| {kind}, {count}, {features}, {components} | whitened route | |"
-            continue
-        a, b = torch.randn(components, width, dtype=torch.float64), torch.randn(width, chunk, dtype=torch.float64)
-        c = torch.randn(components, chunk, dtype=torch.float64)
-
-        def products(a: torch.Tensor = a, b: torch.Tensor = b, c: torch.Tensor = c, n: int = count // chunk) -> float:
-            for _ in range(n):
-                a @ b
-                c @ b.mT
-            return 0.0
-
-        seconds = measure({"step": ours, "products": products}, rounds, time.process_time)
-        alone, whole = (statistics.median(seconds[name]) for name in ("products", "step"))
-        rate = 4 * components * width * chunk * (count // chunk) / alone / 1e9
-        yield f"| {kind}, {count}, {features}, {components} | {alone / whole:.2f} | {rate:.0f} |"
+    for case in cases:
+        yield format_profile_row(case, rounds)
 
 
-def cuda(rounds: int) -> Iterator[str]:
-    """A million data of 64 features on the card, as a share of its own rate of matrix products."""
-    count, features, components = 1_000_000, 64, 50
-    x = make_data(count, features, components).astype(np.float32)
-    given = start(x.astype(np.float64), "full", components)
-    big = torch.randn(8192, 8192, device="cuda", dtype=torch.float64)
+def format_profile_row(case: Case, rounds: int) -> str:
+    """Return a row of the profile; only `FeatureKernel` consists of two matrix products."""
+    x = make_data(case.rows, case.features, case.components)
+    parameters = make_parameters(x, case.covariance_type, case.components)
+    step = PvaeStep(x, case.covariance_type, parameters, torch.float64)
+    for _ in range(3):
+        step()
+    if not isinstance(step.kernel, FeatureKernel):
+        return f"| {case.label} | whitened kernel | |"
+    chunk, width = min(step.kernel.chunk_size, case.rows), step.kernel.prepared_size
+    chunks = case.rows // chunk
+    natural = torch.randn(case.components, width, dtype=torch.float64)
+    phi = torch.randn(width, chunk, dtype=torch.float64)
+    responsibilities = torch.randn(case.components, chunk, dtype=torch.float64)
+
+    def multiply() -> float:
+        for _ in range(chunks):
+            natural @ phi
+            responsibilities @ phi.mT
+        return 0.0
+
+    seconds = measure_seconds({"step": step, "products": multiply}, rounds, time.process_time)
+    products, whole = (statistics.median(seconds[name]) for name in ("products", "step"))
+    rate = 4 * case.components * width * chunk * chunks / products / 1e9
+    return f"| {case.label} | {products / whole:.2f} | {rate:.0f} |"
+
+
+def measure_cuda(rounds: int) -> Iterator[str]:
+    """Yield the time of a step on a GPU for a million data of 64 features, beside its rate of matrix products."""
+    rows, features, components = 1_000_000, 64, 50
+    x = make_data(rows, features, components).astype(np.float32)
+    parameters = make_parameters(x.astype(np.float64), "full", components)
+    square = torch.randn(8192, 8192, device="cuda", dtype=torch.float64)
 
     def clock() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    rate = 2 * 8192**3 / statistics.median(measure({"gemm": lambda: float((big @ big)[0, 0])}, rounds, clock)["gemm"])
+    product_seconds = measure_seconds({"product": lambda: float((square @ square)[0, 0])}, rounds, clock)["product"]
+    rate = 2 * 8192**3 / statistics.median(product_seconds)
     for dtype in (torch.float64, torch.float32):
-        ours = Ours(x, "full", given, dtype, "cuda")
+        step = PvaeStep(x, "full", parameters, dtype, "cuda")
         for _ in range(2):
-            ours()
-        seconds = statistics.median(measure({"step": ours}, rounds, clock)["step"])
-        work = 4 * components * ours.route.width * count / seconds
-        card = torch.cuda.get_device_name()
-        yield f"{card}, {dtype}: {1e3 * seconds:.1f} ms a step, {work / rate:.2f} of its float64 matrix products"
+            step()
+        seconds = statistics.median(measure_seconds({"step": step}, rounds, clock)["step"])
+        step_rate = 4 * components * step.kernel.prepared_size * rows / seconds
+        name = torch.cuda.get_device_name()
+        yield f"{name}, {dtype}: {1e3 * seconds:.1f} ms a step, {step_rate / rate:.2f} of its float64 matrix products"
+
+
+def describe_environment(threads: int, rounds: int) -> Iterator[str]:
+    """Yield versions, threads, and the code path of OpenBLAS."""
+    yield (
+        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, NumPy {np.__version__}, {platform.machine()}, "
+        f"{threads} threads, {rounds} rounds"
+    )
+    if REMOVED in os.environ:
+        yield f"Started again without {os.environ[REMOVED]}: neither library is measured with them."
+    paths = {
+        f"{library['internal_api']} {library['version']} for {library['architecture']}"
+        for library in threadpoolctl.threadpool_info()
+        if library["internal_api"] == "openblas"
+    }
+    yield f"BLAS of NumPy and scikit-learn: {', '.join(sorted(paths)) or 'not OpenBLAS'}"
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--grid", choices=tuple(GRIDS), default="full")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--profile", action="store_true", help="also what the matrix products alone cost")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
-    clock = time.process_time if given.threads == 1 else time.perf_counter
-    print(
-        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, NumPy {np.__version__}, {platform.machine()}, "
-        f"{given.threads} threads, {given.rounds} rounds"
-    )
-    lines = cuda(given.rounds) if given.device == "cuda" else rows(GRIDS[given.grid], given.rounds, clock)
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    for line in describe_environment(arguments.threads, arguments.rounds):
+        print(line, flush=True)
+    cases = GRIDS[arguments.grid]
+    if arguments.device == "cuda":
+        lines = measure_cuda(arguments.rounds)
+    else:
+        lines = format_table(cases, arguments.rounds, clock)
     for line in lines:
         print(line, flush=True)
-    for line in profile(given.rounds) if given.profile else ():
-        print(line, flush=True)
+    if arguments.profile:
+        for line in format_profile(cases, arguments.rounds):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
