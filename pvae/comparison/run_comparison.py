@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pvae import __version__
+from pvae.checks import require_whole
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.cell_files import check_folder, read_arrays, read_outcome
 from pvae.comparison.cells.common_binarisation import resolve_binarisation
@@ -128,8 +129,8 @@ def compare(
     test_size = _count_test_data(splits)
     fit_options = resolve_fit_options(fit, options)
     fit_options["epochs"] = usual_epochs(splits, fit_options["batch_size"]) if epochs is None else epochs
-    judging = {"particles": particles, "limit": limit}
-    _check_counts(epochs=fit_options["epochs"], **judging)
+    fit_options["epochs"] = require_whole(fit_options["epochs"], "epochs")
+    judging = _checked_judging(particles, limit)
     _check_baseline(baseline, factories, objective_factories)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
@@ -162,10 +163,11 @@ def _count_test_data(splits: Splits) -> int:
     return splits.test.size
 
 
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name} is at least 1; got {count}.")
+def _checked_judging(particles: int, limit: int | None) -> dict[str, int | None]:
+    return {
+        "particles": require_whole(particles, "particles"),
+        "limit": None if limit is None else require_whole(limit, "limit"),
+    }
 
 
 def _check_baseline(baseline: str | None, models: Iterable[str], objectives: Iterable[str]) -> None:
@@ -175,9 +177,11 @@ def _check_baseline(baseline: str | None, models: Iterable[str], objectives: Ite
 
 
 def _resolve_seeds(seeds: Iterable[int] | int) -> list[int]:
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if not seed_list or len(set(seed_list)) < len(seed_list) or min(seed_list) < 0:
-        raise InputError(f"seeds are different whole numbers from 0 on, or their number; got {seeds!r}.")
+    if not isinstance(seeds, Iterable):
+        return list(range(require_whole(seeds, "seeds", advice="It is the number of seeds, or a list of seeds.")))
+    seed_list = [require_whole(seed, "each of seeds", least=0) for seed in seeds]
+    if not seed_list or len(set(seed_list)) < len(seed_list):
+        raise InputError(f"seeds needs one seed or several different ones; got {seed_list}.")
     return seed_list
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.data.binarise import derived_seed
 from pvae.data.masks import Mask
 from pvae.data.strata import interleaved, labelled_per_batch
-from pvae.errors import InputError
 
 __all__ = ["minibatches", "permutation", "steps_of_epoch"]
 
@@ -52,8 +52,7 @@ def minibatches(
     Raises:
         InputError: if size is below 1 or start below 0.
     """
-    if size < 1 or start < 0:
-        raise InputError(f"Minibatches need size >= 1 and start >= 0; got size {size} and start {start}.")
+    size, start = require_whole(size, "size"), require_whole(start, "start", least=0)
     return _gather(batch, _order(batch, size, seed, epoch, labelled), size, start, dynamic, mask)
 
 

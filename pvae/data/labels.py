@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.data.binarise import derived_seed
 from pvae.errors import InputError
 
@@ -19,8 +20,8 @@ HIDDEN = -1
 
 def check_labels(labels: Any) -> None:
     """Raise InputError for what is no number of labels."""
-    if labels is not None and (not isinstance(labels, int) or isinstance(labels, bool) or labels < 0):
-        raise InputError(f"labels needs a whole number from 0 on, the training data that keep theirs; got {labels!r}.")
+    if labels is not None:
+        require_whole(labels, "labels", least=0, advice="It is the number of training data that keep their label.")
 
 
 def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_number, require_whole
 from pvae.data.binarise import derived_seed
 from pvae.errors import InputError
 from pvae.names import parse, unknown
@@ -62,12 +63,9 @@ class Mask(ABC):
         return ":".join([_kind(type(self)), *(f"{name}={getattr(self, name)}" for name in _settings(type(self)))])
 
     def _require_whole(self, name: str, most: int) -> None:
-        given = getattr(self, name)
-        if type(given) is not int or not 1 <= given <= most:
-            raise InputError(
-                f"The mask {_kind(type(self))!r} needs {name} from 1 to {most} for data of shape {self.shape}; "
-                f"got {name}={given!r}."
-            )
+        advice = f"The data have shape {self.shape}."
+        label = f"{name} of the mask {_kind(type(self))!r}"
+        object.__setattr__(self, name, require_whole(getattr(self, name), label, most=most, advice=advice))
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,9 @@ class Pixels(Mask):
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""
-        if isinstance(self.share, bool) or not isinstance(self.share, int | float) or not 0 <= self.share <= 1:
-            raise InputError(f"The mask 'pixels' needs a share of missing entries from 0 to 1; got {self.share!r}.")
+        advice = "It is the probability that an entry is missing."
+        share = require_number(self.share, "share of the mask 'pixels'", least=0, most=1, advice=advice)
+        object.__setattr__(self, "share", share)
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         return torch.rand(count, *self.shape, generator=generator, device=device) >= self.share
@@ -193,8 +192,8 @@ def make_mask(text: str, shape: Sequence[int]) -> Mask:
         if setting not in _settings(made):
             raise unknown(f"setting of mask {name!r}", setting, _settings(made))
     whole = settings.get("whole", 0)
-    if isinstance(whole, bool) or not isinstance(whole, int | float) or not 0 <= whole < 1:
-        raise InputError(f"whole is a share of training data from 0 to below 1; got {whole!r}.")
+    advice = "It is the share of training data that miss nothing."
+    require_number(whole, "whole", least=0, below=1, advice=advice)
     return made(place, **{**made.usual(place), **settings})
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvae.batch import Batch, as_batch
+from pvae.checks import is_number, is_whole
 from pvae.data.binarise import derived_seed
 from pvae.data.splits import Splits, digest
 from pvae.errors import InputError
@@ -125,15 +125,10 @@ def _draw(source: Source, part: str, asked: float | None, order: Tensor) -> tupl
 
 
 def _count(part: str, asked: Any, available: int) -> int:
-    if isinstance(asked, bool) or not isinstance(asked, Real) or not _is_size(asked):
-        raise InputError(f"{part} is a fraction from 0 to below 1, or a count of data; got {asked!r}.")
+    if not is_number(asked) or not (0 <= asked < 1 or (is_whole(asked) and asked >= 1)):
+        raise InputError(f"{part} needs a fraction from 0 to below 1, or a count of data; got {asked!r}.")
     number = float(asked)
     return int(number) if number >= 1 or number == 0 else max(1, round(number * available))
-
-
-def _is_size(asked: Real) -> bool:
-    number = float(asked)
-    return 0 <= number < 1 or (isinstance(asked, Integral) and number >= 1)
 
 
 def _checked(name: str, part: str, fields: Mapping[str, Any]) -> Batch:

@@ -14,7 +14,7 @@ from pvae.data import check_support
 from pvae.errors import InputError
 from pvae.networks import doubling, image_shape, initialise
 
-__all__ = ["Likelihood", "OutputLayer", "whole"]
+__all__ = ["Likelihood", "OutputLayer"]
 
 
 class OutputLayer(nn.Module):
@@ -144,10 +144,3 @@ class Likelihood(nn.Module, ABC):
     def _locations(self) -> Tensor:
         """The part of the output bias that one number sets: all of it, unless it holds scales or weights too."""
         return self.head.bias
-
-
-def whole(name: str, given: int, least: int) -> int:
-    """Return a setting that is a whole number of at least `least`; raise InputError for anything else."""
-    if type(given) is not int or given < least:
-        raise InputError(f"{name} needs a whole number of at least {least}; got {name}={given!r}.")
-    return given

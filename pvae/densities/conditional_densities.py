@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from pvae.densities.checks import sizes
+from pvae.checks import require_sizes
 from pvae.densities.posteriors import DiagonalGaussian
 from pvae.errors import InputError
 from pvae.networks import MLP
@@ -48,7 +48,7 @@ class ConditionalGaussian(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.latent = in_features, latent
-        layers = () if hidden in (None, 0, (), []) else sizes("A conditional prior", "hidden", hidden)
+        layers = () if hidden in (None, 0, (), []) else require_sizes(hidden, "hidden")
         self.network = MLP(in_features, hidden=layers, activation=activation, initialisation=initialisation)
         self.density = DiagonalGaussian(self.network.out_features, latent, initialisation=initialisation)
 

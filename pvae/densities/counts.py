@@ -8,9 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_positive, require_whole
 from pvae.densities import distributions
-from pvae.densities.base import Likelihood, whole
-from pvae.errors import InputError
+from pvae.densities.base import Likelihood
 from pvae.names import unknown
 
 __all__ = ["Categorical", "NegativeBinomial", "Poisson"]
@@ -69,9 +69,9 @@ class NegativeBinomial(Likelihood):
         super().__init__(in_features, data_shape, initialisation=initialisation)
         if isinstance(dispersion, str) and dispersion not in _DISPERSIONS:
             raise unknown("dispersion", dispersion, [*_DISPERSIONS, "a positive number"])
-        if not isinstance(dispersion, str) and not 0 < dispersion < float("inf"):
-            raise InputError(f"A dispersion is a positive number, learned or per-entry; got dispersion={dispersion}.")
-        self.dispersion = dispersion
+        advice = "Or use dispersion='learned' or 'per-entry'."
+        held = dispersion if isinstance(dispersion, str) else require_positive(dispersion, "dispersion", advice=advice)
+        self.dispersion = held
         if isinstance(dispersion, str):
             self.log_dispersion = nn.Parameter(torch.zeros(() if dispersion == "learned" else self.data_shape))
 
@@ -129,7 +129,8 @@ class Categorical(Likelihood):
         *,
         initialisation: str = "glorot",
     ) -> None:
-        super().__init__(in_features, data_shape, initialisation=initialisation, numbers=whole("classes", classes, 2))
+        classes = require_whole(classes, "classes", least=2)
+        super().__init__(in_features, data_shape, initialisation=initialisation, numbers=classes)
         self.classes = classes
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:

@@ -9,8 +9,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.densities import distributions
-from pvae.densities.base import Likelihood, whole
+from pvae.densities.base import Likelihood
 
 __all__ = ["DiscretisedLogistic"]
 
@@ -46,9 +47,10 @@ class DiscretisedLogistic(Likelihood):
         *,
         initialisation: str = "glorot",
     ) -> None:
-        numbers = 3 * whole("components", components, 1) if components != 1 else 2
+        components = require_whole(components, "components")
+        numbers = 3 * components if components != 1 else 2
         super().__init__(in_features, data_shape, initialisation=initialisation, numbers=numbers)
-        self.levels, self.components = whole("levels", levels, 2), components
+        self.levels, self.components = require_whole(levels, "levels", least=2), components
 
     @property
     def smallest(self) -> float:

@@ -13,7 +13,7 @@ from pyro.distributions import constraints
 from torch import Size, Tensor, nn
 from torch.distributions import AffineTransform, Transform
 
-from pvae.densities.checks import positive
+from pvae.checks import require_whole
 from pvae.densities.posteriors import DiagonalGaussian
 from pvae.densities.transforms import Householder, compose, stack, zuko
 from pvae.names import unknown
@@ -125,7 +125,7 @@ class FlowPrior(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.latent, self.kind = positive("A prior", "latent", latent), kind
+        self.latent, self.kind = require_whole(latent, "latent"), kind
         maps, _ = _kind(_PRIORS, "prior", kind)
         self.maps = stack(
             maps,
@@ -193,7 +193,7 @@ class FlowPosterior(nn.Module):
         maps, self._to_z = _kind(_POSTERIORS, "posterior", kind)
         self.in_features, self.latent, self.kind = in_features, latent, kind
         self.base = DiagonalGaussian(in_features, latent, initialisation=initialisation)
-        self.context = nn.Linear(in_features, positive("A flow", "context", context))
+        self.context = nn.Linear(in_features, require_whole(context, "context"))
         self.maps = stack(
             maps,
             latent,
@@ -235,9 +235,9 @@ class HouseholderPosterior(nn.Module):
 
     def __init__(self, in_features: int, latent: int, reflections: int = 4, *, initialisation: str = "glorot") -> None:
         super().__init__()
-        self.in_features, self.latent = in_features, latent
-        self.reflections = positive("A Householder posterior", "reflections", reflections)
-        self.loc = nn.Linear(in_features, positive("A posterior", "latent", latent))
+        self.in_features, self.latent = in_features, require_whole(latent, "latent")
+        self.reflections = require_whole(reflections, "reflections")
+        self.loc = nn.Linear(in_features, latent)
         self.log_scale = nn.Linear(in_features, latent)
         initialise(self, initialisation)
         self.vectors = nn.Linear(in_features, reflections * latent)

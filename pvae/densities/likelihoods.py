@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_positive
 from pvae.densities import distributions
 from pvae.densities.base import Likelihood, OutputLayer
 from pvae.errors import InputError
@@ -101,9 +102,8 @@ class Gaussian(Likelihood):
         super().__init__(in_features, data_shape, initialisation=initialisation)
         if isinstance(scale, str) and scale not in _SCALES:
             raise unknown("scale", scale, [*_SCALES, "a positive number"])
-        if not isinstance(scale, str) and not 0 < scale < float("inf"):
-            raise InputError(f"A Gaussian needs a positive scale, or scale='learned'; got scale={scale}.")
-        self.scale = scale
+        advice = "Or use scale='learned', 'per-pixel' or 'network'."
+        self.scale = scale if isinstance(scale, str) else require_positive(scale, "scale", advice=advice)
         self.smallest = self._bound(smallest)
         if scale in ("learned", "per-pixel"):
             self.log_scale = nn.Parameter(torch.zeros(() if scale == "learned" else self.data_shape))
@@ -115,10 +115,9 @@ class Gaussian(Likelihood):
             if smallest is not None:
                 raise InputError(f"scale={self.scale} has no lower bound; leave smallest={smallest} out.")
             return 0.0
-        bound = 0.01 if smallest is None else smallest
-        if isinstance(bound, str) or not 0 < bound < float("inf"):
-            raise InputError(f"smallest, the lower bound of a scale, needs a positive number; got {smallest}.")
-        return bound
+        if smallest is None:
+            return 0.01
+        return require_positive(smallest, "smallest", advice="It is the lower bound of the scales.")
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return p(x given z) for features of shape (..., in_features), with event shape `data_shape`."""

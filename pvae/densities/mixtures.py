@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from pvae.densities.checks import positive
+from pvae.checks import require_whole
 from pvae.networks import initialise
 
 __all__ = ["DiagonalMixture", "MixturePosterior", "MixturePrior"]
@@ -129,8 +129,8 @@ class MixturePrior(nn.Module):
 
     def __init__(self, latent: int, components: int = 10) -> None:
         super().__init__()
-        self.latent = positive("A prior", "latent", latent)
-        self.components = positive("A mixture prior", "components", components)
+        self.latent = require_whole(latent, "latent")
+        self.components = require_whole(components, "components")
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(_BETWEEN**0.5 * torch.randn(components, latent))
         self.log_scale = nn.Parameter(torch.full((components, latent), 0.5 * math.log(1 - _BETWEEN)))
@@ -160,8 +160,8 @@ class MixturePosterior(nn.Module):
 
     def __init__(self, in_features: int, latent: int, components: int = 3, *, initialisation: str = "glorot") -> None:
         super().__init__()
-        self.in_features, self.latent = in_features, positive("A posterior", "latent", latent)
-        self.components = positive("A mixture posterior", "components", components)
+        self.in_features, self.latent = in_features, require_whole(latent, "latent")
+        self.components = require_whole(components, "components")
         self.loc = nn.Linear(in_features, components * latent)
         self.log_scale = nn.Linear(in_features, components * latent)
         self.logits = nn.Linear(in_features, components)

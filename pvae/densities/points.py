@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.networks import initialise
 
@@ -31,9 +32,7 @@ class Point(nn.Module):
 
     def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
         super().__init__()
-        if latent < 1:
-            raise InputError(f"A posterior needs at least one latent dimension; got latent={latent}.")
-        self.in_features, self.latent = in_features, latent
+        self.in_features, self.latent = in_features, require_whole(latent, "latent")
         self.loc = nn.Linear(in_features, latent)
         initialise(self, initialisation)
 
@@ -54,9 +53,7 @@ class Flat(nn.Module):
 
     def __init__(self, latent: int) -> None:
         super().__init__()
-        if latent < 1:
-            raise InputError(f"A prior needs at least one latent dimension; got latent={latent}.")
-        self.latent = latent
+        self.latent = require_whole(latent, "latent")
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """Return the prior, with event shape (latent,) and no batch shape: a plate expands it."""

@@ -6,8 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pvae.densities.checks import positive
-from pvae.errors import InputError
+from pvae.checks import require_whole
 from pvae.networks import initialise
 
 __all__ = ["DiagonalGaussian", "FullGaussian"]
@@ -29,9 +28,7 @@ class DiagonalGaussian(nn.Module):
 
     def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
         super().__init__()
-        if latent < 1:
-            raise InputError(f"A posterior needs at least one latent dimension; got latent={latent}.")
-        self.in_features, self.latent = in_features, latent
+        self.in_features, self.latent = in_features, require_whole(latent, "latent")
         self.loc = nn.Linear(in_features, latent)
         self.log_scale = nn.Linear(in_features, latent)
         initialise(self, initialisation)
@@ -61,7 +58,7 @@ class FullGaussian(nn.Module):
 
     def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
         super().__init__()
-        self.in_features, self.latent = in_features, positive("A posterior", "latent", latent)
+        self.in_features, self.latent = in_features, require_whole(latent, "latent")
         self.loc = nn.Linear(in_features, latent)
         self.log_scale = nn.Linear(in_features, latent)
         initialise(self, initialisation)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pvae.errors import InputError
+from pvae.checks import require_whole
 
 __all__ = ["StandardNormal"]
 
@@ -26,9 +26,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent: int) -> None:
         super().__init__()
-        if latent < 1:
-            raise InputError(f"A prior needs at least one latent dimension; got latent={latent}.")
-        self.latent = latent
+        self.latent = require_whole(latent, "latent")
         # Buffers follow the module's device and dtype; constants are no state: checkpoints lack them.
         self.register_buffer("loc", torch.zeros(latent), persistent=False)
         self.register_buffer("scale", torch.ones(latent), persistent=False)

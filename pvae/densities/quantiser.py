@@ -10,6 +10,7 @@ import torch
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
+from pvae.checks import require_number, require_whole
 from pvae.errors import InputError
 from pvae.names import unknown
 
@@ -76,13 +77,12 @@ class Quantiser(nn.Module):
         restart: float | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("codes", codes), ("latent", latent)):
-            if type(size) is not int or size < 1:
-                raise InputError(f"{name} needs a whole number of at least 1; got {size!r}.")
+        codes, latent = require_whole(codes, "codes"), require_whole(latent, "latent")
         if codebook not in ("gradient", "average"):
             raise unknown("codebook", str(codebook), ("gradient", "average"))
         self.codes, self.latent, self.averages = codes, latent, codebook == "average"
-        self.decay, self.restart = _decay(decay), _restart(restart, self.averages)
+        self.decay = float(require_number(decay, "decay", least=0, below=1))
+        self.restart = _checked_restart(restart, self.averages)
         start = torch.empty(codes, latent).uniform_(-1 / codes, 1 / codes)
         if not self.averages:
             self.codebook = nn.Parameter(start)
@@ -146,17 +146,11 @@ class Quantiser(nn.Module):
         self.codebook.copy_(codebook)
 
 
-def _decay(decay: float) -> float:
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise InputError(f"decay needs a number of at least 0 and below 1; got {decay!r}.")
-    return float(decay)
-
-
-def _restart(restart: float | None, averages: bool) -> float | None:
+def _checked_restart(restart: float | None, averages: bool) -> float | None:
     if restart is None:
         return None
-    if isinstance(restart, bool) or not isinstance(restart, int | float) or not 0 < restart < 1:
-        raise InputError(f"restart needs a number of vectors a step between 0 and 1, or none; got {restart!r}.")
+    advice = "It is a number of vectors per step; None never restarts a code."
+    checked = require_number(restart, "restart", above=0, below=1, advice=advice)
     if not averages:
         raise InputError("restart is for codebook='average': a code that a gradient moves has no count of its vectors.")
-    return float(restart)
+    return float(checked)

@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pvae.densities.checks import positive, sizes
+from pvae.checks import require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.networks import ACTIVATIONS, activation_layer
@@ -171,12 +171,12 @@ def stack(
     Raises:
         InputError: for an unknown kind or activation, numbers that are not positive, or halves of one dimension.
     """
-    positive("A flow", "transforms", transforms)
+    transforms = require_whole(transforms, "transforms")
     activation_layer(activation)
     if kind == "planar":
         return PlanarStack(latent, context, transforms, identity=identity)
     settings: dict[str, Any] = {
-        "hidden_features": sizes("A flow", "hidden", hidden),
+        "hidden_features": require_sizes(hidden, "hidden"),
         "activation": ACTIVATIONS[activation],
     }
     if kind in ("coupling", "spline"):
@@ -184,9 +184,7 @@ def stack(
             raise InputError(f"A {kind} flow moves half of z given the other half: latent=1 has none. Use kind='maf'.")
         settings["passes"] = 2
     if kind == "spline":
-        made = zuko().flows.NSF(
-            latent, context, transforms=transforms, bins=positive("A flow", "bins", bins), **settings
-        )
+        made = zuko().flows.NSF(latent, context, transforms=transforms, bins=require_whole(bins, "bins"), **settings)
     elif kind in ("affine", "coupling"):
         made = zuko().flows.MAF(latent, context, transforms=transforms, **settings)
     else:

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pvae.densities.checks import positive, sizes
+from pvae.checks import require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.names import unknown
 
@@ -65,12 +65,12 @@ class VampPrior(nn.Module):
         self, latent: int, components: int = 100, *, data_shape: int | Sequence[int], inputs: str = "learned"
     ) -> None:
         super().__init__()
-        self.latent = positive("A prior", "latent", latent)
-        self.components = positive("A VampPrior", "components", components)
+        self.latent = require_whole(latent, "latent")
+        self.components = require_whole(components, "components")
         if inputs not in _INPUTS:
             raise unknown("inputs of a VampPrior", str(inputs), _INPUTS)
         self.inputs = inputs
-        self.data_shape = sizes("A VampPrior", "data_shape", data_shape)
+        self.data_shape = require_sizes(data_shape, "data_shape")
         values = torch.randn(components, *self.data_shape)
         if inputs == "data":
             self.register_buffer("values", values)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from pvae.checks import is_number, is_whole
 from pvae.em.covariances.families import FAMILIES
 from pvae.em.initialisation.initial_statistics import INITIALISERS
 from pvae.errors import InputError
@@ -31,11 +31,11 @@ class _Check:
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
+    return is_whole(value) and value >= least
 
 
 def _is_number(value: Any, least: float) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and least <= float(value) < float("inf")
+    return is_number(value) and least <= value < float("inf")
 
 
 def _whole(least: int) -> _Check:

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from pvae.checks import is_whole
 from pvae.em.base import Mixture, mixture_from_whitening
 from pvae.em.check_parameters import find_device
 from pvae.em.covariances.families import FAMILIES
@@ -172,7 +173,7 @@ class MixturePredictor(DensityMixin, BaseEstimator):
             InputError: for less than one draw.
         """
         check_is_fitted(self)
-        if n_samples < 1:
+        if not is_whole(n_samples) or n_samples < 1:
             raise InputError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
         random = check_random_state(self.random_state)
         mixture = self._mixture(torch.device("cpu"))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvae.errors import InputError
+from pvae.checks import require_whole
 from pvae.evaluate.adapter import good_khat
 from pvae.evaluate.base import finite_or_none
 from pvae.evaluate.evaluation_context import Setting, prepared
@@ -119,8 +119,7 @@ def diagnosis_of(
     setting: Setting, found: Sequence[Tensor], particles: int, draws: int, chunk: int, threshold: float
 ) -> Diagnosis:
     """Return the diagnosis of weights already swept, with the latent units found here."""
-    if not isinstance(draws, int) or draws < 1:
-        raise InputError(f"draws is a whole number of at least 1; got {draws!r}.")
+    draws = require_whole(draws, "draws")
     ess, khat = found
     with torch.no_grad():
         latents, notes = latent_units(setting, draws, chunk, threshold)

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pvae.batch import Batch, as_batch
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Programs, bind
@@ -172,8 +173,8 @@ def _check_labels(latent: Any, batch: Mapping[str, Tensor]) -> None:
 
 
 def _limited(batch: Batch, limit: int | None) -> Batch:
-    if limit is not None and limit < 1:
-        raise InputError(f"limit counts data to evaluate and is at least 1; got {limit}.")
+    if limit is not None:
+        limit = require_whole(limit, "limit", advice="It is the number of data to evaluate; None takes all.")
     if batch.size == 0:
         raise InputError("An evaluation needs at least one datum; the data are empty.")
     return batch if limit is None else batch.take(slice(0, limit))

@@ -14,6 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pvae import __version__
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.adapter import arviz, compare_pointwise, good_khat, groups_of, load, wrap
 from pvae.evaluate.evaluation_context import Setting, prepared
@@ -46,8 +47,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
     Raises:
         InputError: if there are no data, `draws` is below 1, or the programs give no weight per datum.
     """
-    if not isinstance(draws, int) or draws < 1:
-        raise InputError(f"draws is a whole number of at least 1; got {draws!r}.")
+    draws = require_whole(draws, "draws")
     with prepared(model, data, limit=limit, **where) as setting:
         axes = _axes(setting)
         drawn = [_one(setting, axes) for _ in range(draws)]

@@ -112,7 +112,7 @@ def judge(
     """
     started = time.perf_counter()
     with prepared(model, data, seed=seed, **where) as setting:
-        sizes = sorted({each for each in TREND if isinstance(particles, int) and each < particles})
+        sizes = sorted({each for each in TREND if each < particles})
         found = sweep(setting, particles, chunk, lambda: _statistics(particles, sizes))
         evidence, elbo, *rest = found
         diagnosis = diagnosis_of(setting, rest[:2], particles, draws, chunk, threshold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import prepared
@@ -32,6 +33,7 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
         InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 5.
     """
+    particles = require_whole(particles, "particles")
     return importance_bounds(model, data, (particles,), chunk=chunk, **where)[particles]
 
 
@@ -81,9 +83,7 @@ def importance_bounds(
     Raises:
         InputError: if there are no data, a number is below 1, or the programs give no weight per datum.
     """
-    for each in particles:
-        if not isinstance(each, int) or each < 1:
-            raise InputError(f"particles is a whole number of at least 1; got {each!r}.")
+    particles = [require_whole(count, "particles") for count in particles]
     if not particles:
         raise InputError("importance_bounds needs at least one number of particles; got none.")
     with prepared(model, data, **where) as setting:

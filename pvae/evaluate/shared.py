@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import Setting
 from pvae.programs.sites import Site
@@ -42,9 +43,7 @@ def shared_elbo(setting: Setting, particles: int, chunk: int) -> Tensor:
         InputError: if `particles` or `chunk` is below 1; if a site of one program is none of the other's, or a point:
             the difference is then no bound.
     """
-    for name, given in (("particles", particles), ("chunk", chunk)):
-        if not isinstance(given, int) or given < 1:
-            raise InputError(f"{name} is a whole number of at least 1; got {given!r}.")
+    particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     local: list[Tensor] = []
     shared: list[Tensor] = []
     for batch in setting.slices(chunk):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.adapter import pareto_khat, tail_length
 from pvae.evaluate.evaluation_context import Setting
@@ -150,9 +151,7 @@ def sweep(
     Raises:
         InputError: if `particles` or `chunk` is below 1, or the programs give no weight per datum.
     """
-    for name, given in (("particles", particles), ("chunk", chunk)):
-        if not isinstance(given, int) or given < 1:
-            raise InputError(f"{name} is a whole number of at least 1; got {given!r}.")
+    particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     blocks = _blocks(particles, chunk)
     found: list[list[Tensor]] = []
     for batch in setting.slices(max(1, chunk // blocks[0])):

@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import prepared
 from pvae.programs.sites import sample_sites
@@ -66,8 +67,9 @@ def mmd_test(
     if first.dim() != 2 or first.shape[1:] != second.shape[1:] or min(len(first), len(second)) < 2:
         came = f"{tuple(first.shape)} and {tuple(second.shape)}"
         raise InputError(f"Two samples of the same units, shape (draws, units), at least 2 draws each; got {came}.")
-    if permutations < 1 or not widths or min(widths) <= 0:
-        raise InputError(f"permutations >= 1 and positive widths; got {permutations} and {tuple(widths)}.")
+    permutations = require_whole(permutations, "permutations")
+    if not widths or min(widths) <= 0:
+        raise InputError(f"widths needs at least one positive number; got {tuple(widths)}.")
     kernel = _kernel(torch.cat([first, second]).double().cpu(), widths)
     size, count = len(kernel), len(first)
     generator = torch.Generator().manual_seed(seed)

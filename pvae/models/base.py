@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pvae.checks import require_sizes, require_whole
 from pvae.densities import part
 from pvae.errors import InputError
 from pvae.models.density_traits import density_traits_of
@@ -54,11 +55,9 @@ _FLAT = frozenset({"mlp", "gated"})
 
 
 def _positive_sizes(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(given) if isinstance(given, Sequence) else (given,)
+    sizes = require_sizes(given, name, advice=f"For example {name}=200,200.")
     if name == "data_shape" and not sizes:
         raise InputError("data_shape needs the size of one x; got (), as of one number per datum: give x a column.")
-    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
-        raise InputError(f"{name} needs positive whole numbers, such as {name}=200,200; got {given!r}.")
     return sizes
 
 
@@ -146,8 +145,7 @@ class Amortised(LatentModel):
     ) -> None:
         super().__init__()
         self.data_shape = _positive_sizes("data_shape", data_shape)
-        if type(latent) is not int or latent < 1:
-            raise InputError(f"latent needs a whole number of at least 1; got {latent!r}.")
+        latent = require_whole(latent, "latent")
         make, sizes, style = _style(network, activation, initialisation)
         sizes = sizes if hidden is None else _hidden_sizes(hidden)
         self.latent, self.initialisation = latent, initialisation

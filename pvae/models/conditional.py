@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.densities.conditional_densities import Completion, ConditionalGaussian
 from pvae.errors import InputError
 from pvae.models.base import Amortised, Parts
@@ -137,8 +138,7 @@ class ConditionalVAE(Amortised):
         """
         if not isinstance(self.condition, Quadrants):
             raise InputError(f"impute completes quadrants, and this model is of x given {self._given}: use sample.")
-        if type(n) is not int or n < 1:
-            raise InputError(f"n needs a whole number of at least 1; got {n!r}.")
+        n = require_whole(n, "n")
         self.condition.check(x)
         return self._drawn(x.repeat(n, *[1] * (x.dim() - 1)), mean).unflatten(0, (n, len(x)))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.programs.classifier import outside_classes
 from pvae.weights.site_validation import is_traced
@@ -96,9 +97,7 @@ class Labels(Condition):
     """
 
     def __init__(self, classes: int) -> None:
-        if type(classes) is not int or classes < 1:
-            raise InputError(f"classes needs a whole number of at least 1; got {classes!r}.")
-        super().__init__("y", classes)
+        super().__init__("y", require_whole(classes, "classes"))
 
     def raw(self, value: Tensor) -> Tensor:
         return (value.unsqueeze(-1) == torch.arange(self.features, device=value.device)).to(self.centre.dtype)
@@ -130,10 +129,9 @@ class Vectors(Condition):
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        if not all(type(size) is int and size > 0 for size in shape):
-            raise InputError(f"condition_shape needs positive whole numbers, the shape of one c; got {shape!r}.")
-        self.shape = shape
-        super().__init__("c", math.prod(shape), apart=True)
+        sizes = require_sizes(shape, "condition_shape", advice="It is the shape of one c.")
+        self.shape = sizes
+        super().__init__("c", math.prod(sizes), apart=True)
 
     def raw(self, value: Tensor) -> Tensor:
         return value.reshape(len(value), self.features).to(self.centre.dtype)
@@ -163,8 +161,7 @@ class Quadrants(Condition):
     places: Tensor
 
     def __init__(self, data_shape: tuple[int, ...], observed: int) -> None:
-        if type(observed) is not int or not 1 <= observed <= 3:
-            raise InputError(f"observed counts the quadrants that are given: 1, 2 or 3; got {observed!r}.")
+        observed = require_whole(observed, "observed", most=3, advice="It is the number of observed quadrants.")
         if len(data_shape) not in (2, 3) or min(data_shape[-2:]) < 2:
             raise InputError(
                 f"condition='quadrants' needs pictures, (height, width) or (channels, height, width); got {data_shape}."

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import is_number
 from pvae.errors import InputError
 from pvae.names import parse, unknown
 from pvae.networks import MLP
@@ -96,7 +97,7 @@ def make_prior(text: str, features: int, components: int, data_size: int | None)
     for key, given in settings.items():
         if key not in known:
             raise unknown("setting of prior 'conjugate'", key, known)
-        if type(given) not in (int, float) or not math.isfinite(given):
+        if not is_number(given) or not math.isfinite(given):
             raise InputError(f"{key} of prior 'conjugate' needs a number; got {given!r}.")
     if data_size is None:
         raise InputError("prior 'conjugate' needs data_size, the number of training data: it is counted once for them.")

@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.densities import MixturePrior
-from pvae.errors import InputError
 from pvae.models.base import Amortised, NetworkParts, shaped
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
@@ -67,8 +67,7 @@ class GMVAE(Amortised):
         ):
             if given not in known:
                 raise unknown(name, str(given), known)
-        if type(components) is not int or components < 1:
-            raise InputError(f"components needs a whole number of at least 1; got {components!r}.")
+        components = require_whole(components, "components")
         super().__init__(
             data_shape, latent=latent, prior=f"mixture:components={components}", posterior=posterior, **parts
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs
 from pvae.programs.layout import Layout
@@ -65,9 +66,7 @@ def impute(
     Source: Mattei & Frellsen, MIWAE, arXiv:1812.02633, section 3.3; for the use of n completed data sets, Rubin,
     Multiple Imputation for Nonresponse in Surveys, 1987.
     """
-    for name, given in (("n", n), ("particles", particles)):
-        if type(given) is not int or given < 1:
-            raise InputError(f"{name} is a whole number of at least 1; got {given!r}.")
+    n, particles = require_whole(n, "n"), require_whole(particles, "particles")
     kept = _hidden(batch)
     with _asked(latent_model, kept, fields) as programs:
         if "mask" not in programs.fields:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pvae.checks import require_sizes, require_whole
 from pvae.densities import DiagonalGaussian, part
 from pvae.errors import InputError
 from pvae.models.base import NETWORKS, Amortised, NetworkParts, shaped
@@ -234,23 +235,19 @@ class LadderVAE(Amortised):
 
 def _sizes(latent: int | Sequence[int], layers: int | None) -> tuple[int, ...]:
     """The size of each layer, z_1 first."""
-    if layers is not None and (type(layers) is not int or layers < 1):
-        raise InputError(f"layers needs a whole number of at least 1; got {layers!r}.")
-    several = isinstance(latent, Sequence) and not isinstance(latent, str)
-    given: tuple[Any, ...] = tuple(latent) if several else (latent,)  # type: ignore[arg-type]
-    if not given or not all(type(size) is int and size > 0 for size in given):
-        raise InputError(f"latent needs the size of each layer, such as latent=16,8; got {latent!r}.")
-    if not several:
-        return tuple(max(1, given[0] >> number) for number in range(layers or 2))
-    if layers not in (None, len(given)):
-        raise InputError(f"latent has the sizes of {len(given)} layers, and layers={layers}: leave one of them out.")
-    return given
+    advice = "It is the size of each layer, such as latent=16,8."
+    sizes = require_sizes(latent, "latent", advice=advice)
+    if not sizes:
+        raise InputError(f"latent needs at least one size; got {latent!r}. {advice}")
+    layers = None if layers is None else require_whole(layers, "layers")
+    if not isinstance(latent, Sequence):
+        return tuple(max(1, sizes[0] >> number) for number in range(layers or 2))
+    if layers not in (None, len(sizes)):
+        raise InputError(f"latent has the sizes of {len(sizes)} layers, and layers={layers}: leave one of them out.")
+    return sizes
 
 
 def _hidden(between: int | Sequence[int]) -> tuple[int, ...]:
-    given: tuple[Any, ...] = tuple(between) if isinstance(between, Sequence) else (between,)
-    if given == (0,) and between is not False:
+    if between in (0, (0,), [0]) and between is not False:
         return ()
-    if not all(type(size) is int and size > 0 for size in given):
-        raise InputError(f"between needs positive whole numbers, such as between=100,100, or 0; got {between!r}.")
-    return given
+    return require_sizes(between, "between", advice="For example between=100,100; 0 means no hidden layer.")

@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pvae.checks import require_positive, require_whole
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.programs.distribution_parameters import free_parameters
@@ -54,8 +55,7 @@ class LocalGuide(Around):
 
     def __init__(self, latent_model: Any, count: int, start: str = "encoder") -> None:
         super().__init__(latent_model, ["index"])
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InputError(f"count needs the number of data, a whole number of at least 1; got {count!r}.")
+        count = require_whole(count, "count", advice="It is the number of data.")
         if start not in ("encoder", "prior"):
             raise unknown("start of LocalGuide", str(start), ("encoder", "prior"))
         self.count, self.start = count, start
@@ -150,12 +150,9 @@ class SemiAmortised(Around):
         self, latent_model: Any, steps: int = 10, rate: float = 0.05, particles: int = 1, through: bool = True
     ) -> None:
         super().__init__(latent_model)
-        for name, number in (("steps", steps), ("particles", particles)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise InputError(f"{name} needs a whole number of at least 1; got {number!r}.")
-        if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
-            raise InputError(f"rate needs a positive number; got {rate!r}.")
-        self.steps, self.rate, self.particles, self.through = steps, float(rate), particles, through
+        self.steps = require_whole(steps, "steps")
+        self.rate = float(require_positive(rate, "rate"))
+        self.particles, self.through = require_whole(particles, "particles"), through
 
     def phi(self) -> list[nn.Parameter]:
         """Return the inner model's, where it declares them."""

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.models.base import shaped
 from pvae.models.conjugate import Recogniser, make_prior
@@ -68,10 +69,9 @@ class GMM(LatentModel):
             raise unknown("covariance", str(covariance), COVARIANCES)
         if guide not in GUIDES:
             raise unknown("guide", str(guide), GUIDES)
-        if type(components) is not int or components < 1:
-            raise InputError(f"components needs a whole number of at least 1; got {components!r}.")
+        components = require_whole(components, "components")
         self.covariance, self.components, self.floor = covariance, components, floor
-        self.features = math.prod([data_shape] if isinstance(data_shape, int) else data_shape)
+        self.features = math.prod(require_sizes(data_shape, "data_shape"))
         square = (self.features, self.features)
         shape = {"full": (components, *square), "tied": square, "diag": (components, self.features), "spherical": ()}
         self.logits = nn.Parameter(torch.zeros(components))
@@ -82,7 +82,7 @@ class GMM(LatentModel):
         self.register_buffer("seed", torch.randint(1 << 31, ()))
         self.register_buffer("seen", torch.tensor(False))
         self.prior = make_prior(prior or "none", self.features, components, data_size)
-        sizes = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+        sizes = require_sizes(hidden, "hidden")
         self.recogniser = Recogniser(self.features, components, sizes) if guide == "amortised" else None
 
     def component(self) -> dist.MultivariateNormal:

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.densities import GivenLabel, label_posterior
 from pvae.errors import InputError
 from pvae.models.base import Amortised, Parts, shaped
@@ -64,8 +65,7 @@ class SemiSupervisedVAE(Amortised):
         **parts: Unpack[Parts],
     ) -> None:
         super().__init__(data_shape, **parts)
-        if type(classes) is not int or classes < 1:
-            raise InputError(f"classes needs a whole number of at least 1; got {classes!r}.")
+        classes = require_whole(classes, "classes")
         if infer_labels not in INFERENCES:
             raise unknown("infer_labels", str(infer_labels), INFERENCES)
         if label_prior not in LABEL_PRIORS:

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.densities.quantiser import Quantiser
 from pvae.errors import InputError
 from pvae.models.base import _FLAT, Amortised, NetworkParts, shaped
@@ -186,8 +187,7 @@ def _positions(positions: int | None, flat: bool) -> int:
     """How many vectors a flat encoder gives; for maps, whose places are counted later, 1."""
     if positions is None:
         return _POSITIONS if flat else 1
-    if type(positions) is not int or positions < 1:
-        raise InputError(f"positions needs a whole number of at least 1; got {positions!r}.")
+    positions = require_whole(positions, "positions")
     if not flat:
         raise InputError("positions is for flat networks: convolutions have a code at each place of their maps.")
     return positions

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.networks.base import initialise
 
@@ -32,8 +33,7 @@ class Conditioned(nn.Module):
 
     def __init__(self, network: nn.Module, features: int | None, *, initialisation: str = "glorot") -> None:
         super().__init__()
-        if features is not None and (type(features) is not int or features < 1):
-            raise InputError(f"A condition needs at least one feature; got {features!r}.")
+        features = None if features is None else require_whole(features, "features")
         self.network = network
         self.in_features: Any = network.in_features
         self.out_features: Any = network.out_features

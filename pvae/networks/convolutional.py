@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.networks.base import activation_layer, initialise
 from pvae.networks.residual import ResidualBlock, start_as_identity
@@ -46,8 +47,7 @@ def doubling(channels: int, out_channels: int, size: tuple[int, int]) -> nn.Conv
 
 def _end(filters: int, blocks: int, activation: str) -> list[nn.Module]:
     """What follows the convolution that makes maps of a new size: residual blocks, and an activation."""
-    if type(blocks) is not int or blocks < 0:
-        raise InputError(f"blocks, the number of residual blocks at each size, needs 0 or more; got {blocks!r}.")
+    blocks = require_whole(blocks, "blocks", least=0, advice="It is the number of residual blocks at each size.")
     made: list[nn.Module] = [ResidualBlock(filters, activation=activation) for _ in range(blocks)]
     return [*made, activation_layer(activation)]
 

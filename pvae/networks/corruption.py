@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from pvae.errors import InputError
+from pvae.checks import require_number, require_positive
 from pvae.names import parse, unknown
 
 __all__ = ["NOISES", "GaussianNoise", "MaskingNoise", "noise"]
@@ -25,9 +25,7 @@ class GaussianNoise(nn.Module):
 
     def __init__(self, scale: float = 0.3) -> None:
         super().__init__()
-        if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
-            raise InputError(f"Gaussian noise needs a positive scale; got scale={scale!r}.")
-        self.scale = float(scale)
+        self.scale = float(require_positive(scale, "scale"))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.scale * torch.randn_like(x) if self.training else x
@@ -45,9 +43,7 @@ class MaskingNoise(nn.Module):
 
     def __init__(self, share: float = 0.25) -> None:
         super().__init__()
-        if not isinstance(share, int | float) or not 0 < share < 1:
-            raise InputError(f"Masking noise needs a share between 0 and 1; got share={share!r}.")
-        self.share = float(share)
+        self.share = float(require_number(share, "share", above=0, below=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (torch.rand_like(x) >= self.share) if self.training else x

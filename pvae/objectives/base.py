@@ -14,7 +14,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import torch_item
 from torch import Tensor, nn
 
-from pvae.errors import InputError
+from pvae.checks import require_whole
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.base import Program
 from pvae.programs.registration import Registration, forget_weak_references
@@ -96,9 +96,7 @@ class Objective(ELBO, nn.Module):
 
     def __init__(self, particles: int = 1) -> None:
         nn.Module.__init__(self)
-        if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
-            raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
-        ELBO.__init__(self, num_particles=particles, vectorize_particles=True)
+        ELBO.__init__(self, num_particles=require_whole(particles, "particles"), vectorize_particles=True)
 
     def __getstate__(self) -> dict[str, Any]:
         forget_weak_references(self)

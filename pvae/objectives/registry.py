@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
-from pvae.errors import InputError
+from pvae.checks import require_whole
 from pvae.names import parse, unknown
 from pvae.objectives.base import Objective
 from pvae.objectives.named import OBJECTIVES, named
@@ -21,23 +21,17 @@ __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "object
 
 @named("elbo", "pyro.infer.Trace_ELBO: reparameterised or score function")
 def _elbo(particles: int = 1) -> ELBO:
-    return Trace_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
+    return Trace_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 
 
 @named("elbo-analytic", "pyro.infer.TraceMeanField_ELBO: KL in closed form where there is one")
 def _elbo_analytic(particles: int = 1) -> ELBO:
-    return TraceMeanField_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
+    return TraceMeanField_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 
 
 @named("elbo-enum", "pyro.infer.TraceEnum_ELBO: discrete latents summed out")
 def _elbo_enum(particles: int = 1) -> ELBO:
-    return TraceEnum_ELBO(num_particles=_whole(particles), vectorize_particles=particles > 1)
-
-
-def _whole(particles: Any) -> int:
-    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
-        raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
-    return particles
+    return TraceEnum_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 
 
 _PYRO = {

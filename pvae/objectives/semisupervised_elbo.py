@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from pvae.checks import require_number
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.weighted_kl import not_negative
@@ -182,9 +183,7 @@ class SemiSupervised(WeightsObjective):
 
 
 def _part(name: str, given: float) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-        raise InputError(f"{name} needs a part from 0 to 1; got {given!r}.")
-    return float(given)
+    return float(require_number(given, name, least=0, most=1))
 
 
 def _labels(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pvae import __version__
+from pvae.checks import require_positive, require_whole
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.fit_options import FitOptions
@@ -24,6 +25,18 @@ from pvae.train.optimisers import label
 __all__ = ["FREE", "Options", "describe_run"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+# option that is a count -> its smallest value
+_COUNTS = {
+    "epochs": 0,
+    "batch_size": 1,
+    "validation_particles": 1,
+    "validation_limit": 1,
+    "threads": 1,
+    "patience": 1,
+    "max_steps": 1,
+    "seed": 0,
+}
+_OPTIONAL = ("patience", "max_steps")
 # Options that may differ when a run is resumed: they change no number of the steps that are done.
 FREE = ("epochs", "checkpoint_seconds", "max_steps", "step")
 
@@ -34,24 +47,20 @@ class Options(FitOptions):
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that cannot be used."""
-        for name in ("epochs", "batch_size", "validation_particles", "validation_limit", "threads"):
-            _require_whole(name, getattr(self, name), 0 if name == "epochs" else 1)
-        for name in ("patience", "max_steps"):
-            if getattr(self, name) is not None:
-                _require_whole(name, getattr(self, name), 1)
+        for name, least in _COUNTS.items():
+            if getattr(self, name) is not None or name not in _OPTIONAL:
+                self._set(name, require_whole(getattr(self, name), name, least=least))
         if self.clip is not None:
-            _require_positive("clip", self.clip)
-        if isinstance(self.learning_rate, Mapping):
-            for group, rate in self.learning_rate.items():
-                _require_positive(f"learning_rate of {group}", rate)
-        else:
-            _require_positive("learning_rate", self.learning_rate)
+            self._set("clip", require_positive(self.clip, "clip"))
+        self._set("learning_rate", _checked_rates(self.learning_rate))
         for option in fields(self):
             choices = option.metadata["choices"]
             if choices and getattr(self, option.name) not in choices:
                 raise unknown(option.name, str(getattr(self, option.name)), choices)
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise InputError(f"seed needs a whole number from 0 on; got {self.seed!r}.")
+
+    def _set(self, name: str, value: Any) -> None:
+        """Replace an option by its plain Python value; the class is frozen for everyone else."""
+        object.__setattr__(self, name, value)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,14 +91,11 @@ class Options(FitOptions):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _require_whole(name: str, number: Any, least: int) -> None:
-    if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise InputError(f"{name} needs a whole number of at least {least}; got {number!r}.")
-
-
-def _require_positive(name: str, number: Any) -> None:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
-        raise InputError(f"{name} needs a positive number; got {number!r}.")
+def _checked_rates(rates: float | Mapping[str, float]) -> float | dict[str, float]:
+    """Return one learning rate, or one for each parameter group, as plain numbers."""
+    if isinstance(rates, Mapping):
+        return {group: require_positive(rate, f"learning_rate of {group}") for group, rate in rates.items()}
+    return require_positive(rates, "learning_rate")
 
 
 def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> Options:

@@ -13,6 +13,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, base_distribution, sample_sites
@@ -42,8 +43,7 @@ class Marginal:
     """
 
     def __init__(self, reverse: Callable[..., Any], particles: int = 1) -> None:
-        if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
-            raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
+        particles = require_whole(particles, "particles")
         if not callable(reverse):
             raise InputError(f"reverse needs a Pyro program such as reverse(x, z); got {type(reverse).__name__}.")
         self.reverse, self.particles = reverse, particles

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
 from pvae.programs.bound import BoundPrograms
@@ -148,8 +149,9 @@ def weights_of(
         auxiliary: how auxiliary sites are marginalised; None for the exact sum.
 
     Raises:
-        InputError: if there is no weight per datum; the error names the site that is the cause.
+        InputError: if there is no weight per datum (the error names the site that is the cause), or ``particles < 1``.
     """
+    particles = require_whole(particles, "particles")
     layout = programs.layout
     if not layout.latent_dims:
         raise InputError("Log weights need at least one latent site; the guide draws nothing. Draw z in the guide.")
@@ -189,8 +191,6 @@ def trace_weights(
     Raises:
         InputError: if there is no weight per datum, or ``particles < 1``.
     """
-    if not isinstance(particles, int) or particles < 1:
-        raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
     programs = BoundPrograms(model, guide, args, kwargs)
     return weights_of(programs, particles, data_plate=data_plate, choose=choose, auxiliary=auxiliary)
 

@@ -191,8 +191,8 @@ def test_baseline_stands_first(linear, data):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seeds": []}, "seeds are"),
-        ({"seeds": [1, 1]}, "seeds are"),
+        ({"seeds": []}, "seeds needs one seed or several different ones"),
+        ({"seeds": [1, 1]}, "seeds needs one seed or several different ones"),
         ({"baseline": "iwea"}, "did you mean 'iwae'"),
         ({"particles": 0}, "particles"),
         ({"limit": 0}, "limit"),

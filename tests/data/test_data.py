@@ -114,11 +114,11 @@ def test_splits_survive_pickling_and_say_what_a_run_records(digits):
 @pytest.mark.parametrize(
     ("arguments", "facts"),
     [
-        ({"validation": -1}, ["validation is a fraction", "-1"]),
-        ({"validation": 1.0}, ["validation is a fraction", "1.0"]),
-        ({"test": True}, ["test is a fraction", "True"]),
-        ({"test": "half"}, ["test is a fraction", "'half'"]),
-        ({"test": float("nan")}, ["test is a fraction", "nan"]),
+        ({"validation": -1}, ["validation needs a fraction", "-1"]),
+        ({"validation": 1.0}, ["validation needs a fraction", "1.0"]),
+        ({"test": True}, ["test needs a fraction", "True"]),
+        ({"test": "half"}, ["test needs a fraction", "'half'"]),
+        ({"test": float("nan")}, ["test needs a fraction", "nan"]),
         ({"validation": 9}, ["validation would take 9 of the 9", "validation=0"]),
         ({"test": 99}, ["test would take 99 of the 10"]),
         ({"binarise": "statik"}, ["'statik'", "'static'"]),
@@ -271,9 +271,15 @@ def test_fields_stay_together_through_minibatches(digits):
         assert all(known[tuple(x.tolist())] == y for x, y in zip(part.x, part.y.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("arguments", [{"size": 0}, {"size": 5, "start": -1}])
-def test_unfit_minibatches_are_refused_at_the_call(arguments):
-    with pytest.raises(InputError, match="size >= 1"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size needs a whole number of at least 1; got 0"),
+        ({"size": 5, "start": -1}, "start needs a whole number of at least 0; got -1"),
+    ],
+)
+def test_unfit_minibatches_are_refused_at_the_call(arguments, message):
+    with pytest.raises(InputError, match=message):
         minibatches(Batch(x=torch.zeros(5)), seed=0, epoch=0, **arguments)
 
 

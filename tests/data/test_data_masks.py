@@ -264,12 +264,12 @@ def test_a_run_finds_its_masked_data_again(tmp_path, monkeypatch) -> None:
         ("blocks", ["Unknown mask 'blocks'", "did you mean 'block'", "none"]),
         (14, ["Unknown mask '14'"]),
         ("block:side=3", ["Unknown setting of mask 'block' 'side'", "size"]),
-        ("block:size=7", ["size from 1 to 5", "(6, 5)", "size=7"]),
-        ("block:size=0", ["size from 1 to 5"]),
+        ("block:size=7", ["size of the mask 'block' needs", "from 1 to 5; got 7", "(6, 5)"]),
+        ("block:size=0", ["size of the mask 'block' needs", "from 1 to 5; got 0"]),
         ("block:whole=1", ["from 0 to below 1", "got 1"]),
-        ("block:size=2.5", ["size=2.5"]),
-        ("rows:count=7", ["count from 1 to 6", "count=7"]),
-        ("quadrants:observed=4", ["observed from 1 to 3", "observed=4"]),
+        ("block:size=2.5", ["size of the mask 'block' needs", "got 2.5"]),
+        ("rows:count=7", ["count of the mask 'rows' needs", "from 1 to 6; got 7"]),
+        ("quadrants:observed=4", ["observed of the mask 'quadrants' needs", "from 1 to 3; got 4"]),
         ("pixels:share=1.5", ["from 0 to 1", "1.5"]),
         ("pixels:share=many", ["from 0 to 1", "'many'"]),
     ],
@@ -302,4 +302,4 @@ def test_the_command_line_says_what_is_wrong_with_a_mask(capsys) -> None:
         cli.main(["train", "vae", "--mask", "block:size=9"])
     assert ended.value.code == 2
     said = capsys.readouterr().err.strip()
-    assert "size from 1 to 8" in said and "\n" not in said
+    assert "size of the mask 'block' needs a whole number from 1 to 8; got 9" in said and "\n" not in said

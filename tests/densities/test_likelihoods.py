@@ -473,14 +473,14 @@ def test_only_a_bernoulli_likelihood_gets_its_data_binarised(name):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("discretised-logistic:levels=1", "levels needs a whole number of at least 2; got levels=1"),
-        ("discretised-logistic:levels=2.5", "levels=2.5"),
+        ("discretised-logistic:levels=1", "levels needs a whole number of at least 2; got 1"),
+        ("discretised-logistic:levels=2.5", "levels needs a whole number of at least 2; got 2.5"),
         ("discretised-logistic:components=0", "components needs a whole number of at least 1"),
         ("discretised-logistic:level=3", "did you mean 'levels'"),
         ("categorical", "needs classes; write categorical:classes="),
-        ("categorical:classes=1", "classes=1"),
+        ("categorical:classes=1", "classes needs a whole number of at least 2; got 1"),
         ("poisson:numbers=2", "Unknown setting"),
-        ("negative-binomial:dispersion=0", "dispersion=0"),
+        ("negative-binomial:dispersion=0", "dispersion needs a positive number; got 0"),
         ("negative-binomial:dispersion=lerned", "did you mean 'learned'"),
         ("gaussian:scale=per-pixl", "did you mean 'per-pixel'"),
         ("gaussian:scale=network:smallest=0", "smallest.* got 0"),

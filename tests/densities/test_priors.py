@@ -321,11 +321,11 @@ def only_its_own(x):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: MixturePrior(3, 0), "components=0"),
-        (lambda: MixturePrior(0), "latent=0"),
-        (lambda: MixturePosterior(4, 3, 0), "components=0"),
-        (lambda: VampPrior(3, 0, data_shape=4), "components=0"),
-        (lambda: VampPrior(3, 2.5, data_shape=4), "components=2.5"),
+        (lambda: MixturePrior(3, 0), "components needs a whole number of at least 1; got 0"),
+        (lambda: MixturePrior(0), "latent needs a whole number of at least 1; got 0"),
+        (lambda: MixturePosterior(4, 3, 0), "components needs a whole number of at least 1; got 0"),
+        (lambda: VampPrior(3, 0, data_shape=4), "components needs a whole number of at least 1; got 0"),
+        (lambda: VampPrior(3, 2.5, data_shape=4), "components needs a whole number of at least 1; got 2.5"),
         (lambda: VampPrior(3, 5, data_shape=4, inputs="lerned"), "did you mean 'learned'"),
         (lambda: VampPrior(3, 5, data_shape=4).initialise_from(torch.rand(4, 4)), "5 pseudo-inputs.*got 4"),
         (lambda: VampPrior(3, 5, data_shape=4, inputs="data")(by_table), "initialise_from"),

@@ -68,7 +68,7 @@ def test_a_vector_beside_a_vector_has_its_size():
 
 
 def test_what_takes_no_condition_is_refused():
-    with pytest.raises(InputError, match="at least one feature"):
+    with pytest.raises(InputError, match="features needs a whole number of at least 1; got 0"):
         Conditioned(MLP(6), 0)
     network = nn.Sequential(nn.Tanh())
     network.in_features = network.out_features = 6

@@ -195,7 +195,7 @@ def test_default_leaves_pytorchs_own_draw():
         (lambda: ConvEncoder((784,)), r"\(height, width\)"),
         (lambda: ConvDecoder(3, (1, 1, 8, 8)), r"\(height, width\)"),
         (lambda: ConvDecoder(3, (8, 8), hidden=()), "at least one"),
-        (lambda: ConvEncoder((8, 8), blocks=-1), "0 or more; got -1"),
+        (lambda: ConvEncoder((8, 8), blocks=-1), "blocks needs a whole number of at least 0; got -1"),
     ],
 )
 def test_bad_arguments_are_named(make, said):

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pvae"
 FLOORS = [
     {"deprecation", "errors", "fit_options", "randomness", "user_code"},
-    {"names"},
+    {"checks", "files", "json_values", "names"},
     {"batch"},
     {"data", "networks"},
     {"densities"},

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvae.errors import InputError
+from pvae.checks import require_whole
 from pvae.train.devices import resolve
 
 __all__ = ["WorkerPlan", "count_cores"]
@@ -44,8 +44,8 @@ class WorkerPlan:
         cores, device_type = count_cores(), resolve(device).type
         if workers is None:
             workers = min(jobs, cores, _MOST_WORKERS_ON_GPU) if device_type == "cuda" else min(jobs, cores)
-        if workers < 0 or (threads is not None and threads < 1):
-            raise InputError(f"workers is at least 0 and threads at least 1; got {workers} and {threads}.")
+        workers = require_whole(workers, "workers", least=0)
+        threads = None if threads is None else require_whole(threads, "threads")
         return cls(workers, threads or max(1, cores // max(1, workers)), device_type)
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import Setting, prepared
 from pvae.evaluate.gradient_estimators.blocks import Blocks, largest_z, limit_of_z
@@ -87,8 +88,7 @@ def gradients(
         (signal-to-noise); Glynn & Whitt, The Asymptotic Efficiency of Simulation Estimators, Operations Research 40
         (1992) (variance times time).
     """
-    if not isinstance(draws, int) or draws < 2:
-        raise InputError(f"draws must be a whole number of at least 2; got {draws!r}.")
+    draws = require_whole(draws, "draws", least=2)
     if step not in ("auto", "eager"):
         raise InputError(f"step is 'auto' or 'eager'; got {step!r}.")
     named = named_objectives(objectives)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import prepared
 from pvae.evaluate.gradient_estimators.compare import Progress, gradients, named_objectives
@@ -65,8 +66,7 @@ def search_gradients(
     Raises:
         InputError: if no objective is made of log weights, or `most` is below 1.
     """
-    if most < 1:
-        raise InputError(f"most counts assignments and is at least 1; got {most}.")
+    most = require_whole(most, "most", advice="It is the largest number of assignments of one objective.")
     places = ("limit", "device", "split", "fields", "data_plate")
     where = {name: value for name, value in options.items() if name in places}
     named: dict[str, Any] = {}

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pvae.checks import require_number, require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.adversarial.conditioning import conditions_of
 from pvae.objectives.adversarial.critic_inputs import joined
 from pvae.objectives.adversarial.critics import LOSSES, gradient_penalty, held_still, new_critic
 from pvae.objectives.base import Call, Terms
-from pvae.objectives.phases.alternating import PlayersObjective, whole
+from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.randomness import evaluating
 
 __all__ = ["Adversarial", "Sides"]
@@ -93,8 +94,8 @@ class Adversarial(PlayersObjective):
         if loss not in LOSSES:
             raise unknown(f"loss of {type(self).__name__}", str(loss), LOSSES)
         self.kind, self.rule = loss, LOSSES[loss]
-        self.updates = {"critic": whole("critic_steps", critic_steps)}
-        self.hidden = tuple(whole("hidden", each) for each in (hidden if isinstance(hidden, Sequence) else [hidden]))
+        self.updates = {"critic": require_whole(critic_steps, "critic_steps")}
+        self.hidden = require_sizes(hidden, "hidden")
         self.spectral = bool(spectral)
         self.penalty = _penalty(penalty, loss == "wasserstein" and not self.spectral)
         if critic is not None and (self.spectral or not isinstance(critic, nn.Module)):
@@ -261,6 +262,4 @@ def _wide(parts: tuple[Tensor, ...]) -> torch.dtype:
 def _penalty(given: float | None, needed: bool) -> float:
     if given is None:
         return _PENALTY if needed else 0.0
-    if isinstance(given, bool) or not isinstance(given, int | float) or not given >= 0:
-        raise InputError(f"penalty is a weight of at least 0; got {given!r}.")
-    return float(given)
+    return float(require_number(given, "penalty", least=0, infinite=True))

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from pvae.errors import InputError
+from pvae.checks import require_number
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
@@ -21,10 +21,7 @@ def order(alpha: Any, *, finite: bool = False) -> float:
     Raises:
         InputError: if it is none, or infinite where it must not be.
     """
-    wrong = isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha) or alpha == -math.inf
-    if wrong or (finite and math.isinf(alpha)):
-        raise InputError(f"alpha must be a {'finite number' if finite else 'number or inf'}; got {alpha!r}.")
-    return float(alpha)
+    return float(require_number(alpha, "alpha", above=-math.inf, infinite=not finite))
 
 
 @named("iwae", "importance-weighted bound of several particles")

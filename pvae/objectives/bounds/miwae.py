@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from pvae.errors import InputError
+from pvae.checks import require_number, require_whole
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.bounds.iwae import IWAE
 from pvae.objectives.named import named
@@ -17,12 +17,6 @@ from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
 __all__ = ["CIWAE", "MIWAE", "PIWAE"]
-
-
-def _whole(name: str, number: Any) -> int:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise InputError(f"{name} must be a whole number of at least 1; got {number!r}.")
-    return number
 
 
 @named("miwae", "mean of several importance-weighted bounds")
@@ -45,7 +39,8 @@ class MIWAE(WeightsObjective):
     pathwise = False
 
     def __init__(self, particles: int = 8, batches: int = 8, **options: Unpack[WeightsOptions]) -> None:
-        self.within, self.batches = _whole("particles", particles), _whole("batches", batches)
+        self.within = require_whole(particles, "particles")
+        self.batches = require_whole(batches, "batches")
         super().__init__(self.within * self.batches, **options)
 
     def settings(self) -> dict[str, Any]:
@@ -75,9 +70,8 @@ class CIWAE(WeightsObjective):
 
     def __init__(self, beta: float = 0.5, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles, **options)
-        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
-            raise InputError(f"beta must be a number from 0 (IWAE) to 1 (ELBO); got {beta!r}.")
-        self.beta = float(beta)
+        advice = "0 gives IWAE, 1 gives the ELBO."
+        self.beta = float(require_number(beta, "beta", least=0, most=1, advice=advice))
 
     def settings(self) -> dict[str, Any]:
         """Return the ELBO's share and the number of particles."""
@@ -106,7 +100,7 @@ class PIWAE(PlayersObjective):
     """
 
     def __init__(self, particles: int = 8, batches: int = 8, **options: Unpack[WeightsOptions]) -> None:
-        super().__init__(_whole("particles", particles) * _whole("batches", batches))
+        super().__init__(require_whole(particles, "particles") * require_whole(batches, "batches"))
         self.by_theta, self.by_phi = IWAE(self.num_particles, **options), MIWAE(particles, batches, **options)
 
     def settings(self) -> dict[str, Any]:

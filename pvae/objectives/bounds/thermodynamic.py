@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from pvae.checks import is_whole, require_number, require_whole
 from pvae.errors import InputError
 from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
 from pvae.objectives.named import named
@@ -59,14 +60,12 @@ class Thermodynamic(AtFixedDraws):
         side: str = "left",
         **options: Unpack[WeightsOptions],
     ) -> None:
-        super().__init__(particles, **options)
-        if particles < 2:
-            raise InputError(f"The thermodynamic objective needs at least 2 particles; got {particles}.")
+        super().__init__(require_whole(particles, "particles", least=2), **options)
         if side not in ("left", "right"):
             raise InputError(f"side must be 'left' (a lower bound) or 'right' (an upper bound); got {side!r}.")
         self.side = side
         points = _points(partition, smallest)
-        self.by_steps = isinstance(partition, int)
+        self.by_steps = is_whole(partition)
         self.smallest = smallest
         self.register_buffer("points", torch.tensor(points, dtype=torch.float64), persistent=False)
         self.partition = points
@@ -106,12 +105,9 @@ class Thermodynamic(AtFixedDraws):
 
 
 def _points(partition: Any, smallest: float) -> tuple[float, ...]:
-    if isinstance(partition, int) and not isinstance(partition, bool):
-        if partition < 1 or not 0 < smallest < 1:
-            raise InputError(
-                f"A partition needs at least 1 step and 0 < smallest < 1; got {partition} steps, smallest={smallest!r}."
-            )
-        return log_uniform(partition, smallest)
+    if is_whole(partition):
+        steps = require_whole(partition, "partition", advice="It is the number of steps.")
+        return log_uniform(steps, require_number(smallest, "smallest", above=0, below=1))
     points = tuple(float(each) for each in partition) if isinstance(partition, Sequence) else ()
     rises = all(low < high for low, high in itertools.pairwise(points))
     if len(points) < 2 or points[0] != 0 or points[-1] != 1 or not rises:

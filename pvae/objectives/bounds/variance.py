@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.objectives.base import Objective
 from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
@@ -18,8 +19,7 @@ __all__ = ["LogVariance", "VarianceRegularised"]
 
 
 def _several(particles: Any) -> None:
-    if not isinstance(particles, int) or particles < 2:
-        raise InputError(f"A variance over particles needs at least 2 of them; got {particles!r}.")
+    require_whole(particles, "particles", least=2, advice="A variance needs several particles.")
 
 
 @named("variance", "ELBO minus weight times the variance of the log weights")

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from pvae.checks import require_number
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.weighted_kl import Tilted
@@ -152,8 +153,7 @@ def _target(target: Any, on: str) -> float | None:
         raise InputError(f"on is 'log_likelihood' or 'kl'; got {on!r}.")
     if target is None:
         return None
-    if isinstance(target, bool) or not isinstance(target, int | float) or not math.isfinite(target):
-        raise InputError(f"target is a number of nats per datum; got {target!r}.")
-    if on == "kl" and target < 0:
-        raise InputError(f"A KL is never below 0, so the target {target:g} cannot be met: give one of at least 0.")
-    return float(target)
+    goal = float(require_number(target, "target", advice="The unit is nats per datum."))
+    if on == "kl" and goal < 0:
+        raise InputError(f"A KL is never below 0, so the target {goal:g} cannot be met: give one of at least 0.")
+    return goal

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from pvae.checks import require_number, require_whole
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.kl.kl_by_unit import kl_by_unit
@@ -35,9 +36,7 @@ def not_negative(name: str, number: Any) -> float:
     Raises:
         InputError: if it is none, or below 0.
     """
-    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
-        raise InputError(f"{name} must be a number of at least 0; got {number!r}.")
-    return float(number)
+    return float(require_number(number, name, least=0, infinite=True))
 
 
 class Advancing(WeightsObjective):
@@ -226,10 +225,8 @@ class FreeBits(WeightsObjective):
     ) -> None:
         super().__init__(particles, **options)
         self.nats = not_negative("nats", nats)
-        groups = isinstance(by, int) and not isinstance(by, bool) and by >= 1
-        if by not in ("unit", "site") and not groups:
-            raise InputError(f"by is 'unit', 'site' or a number of groups per site; got {by!r}.")
-        self.by = by
+        advice = "It is the number of groups per site; 'unit' or 'site' are also accepted."
+        self.by = by if by in ("unit", "site") else require_whole(by, "by", advice=advice)
 
     def settings(self) -> dict[str, Any]:
         """Return the threshold, the grouping and the number of particles."""

@@ -11,13 +11,14 @@ import torch
 from pyro.infer.util import torch_item
 from torch import Tensor, nn
 
+from pvae.checks import require_positive, require_whole
 from pvae.errors import InputError
 from pvae.objectives.base import Call, Objective
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.parameter_groups import Groups, program_groups
 from pvae.programs.registration import Registration
 
-__all__ = ["PlayersObjective", "Within", "whole"]
+__all__ = ["PlayersObjective", "Within"]
 
 
 class Within(nn.Module):
@@ -57,10 +58,12 @@ class PlayersObjective(Objective):
         self, particles: int = 1, *, theta_steps: int = 1, phi_steps: int = 1, tolerance: float | None = None
     ) -> None:
         super().__init__(particles)
-        self.updates = {"theta": whole("theta_steps", theta_steps), "phi": whole("phi_steps", phi_steps)}
-        if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
-            raise InputError(f"tolerance needs a positive number of nats per datum, or None; got {tolerance!r}.")
-        self.tolerance = tolerance
+        self.updates = {
+            "theta": require_whole(theta_steps, "theta_steps"),
+            "phi": require_whole(phi_steps, "phi_steps"),
+        }
+        advice = "The unit is nats per datum; None never ends a phase early."
+        self.tolerance = None if tolerance is None else require_positive(tolerance, "tolerance", advice=advice)
         self._found: dict[Any, dict[str, tuple[str, ...]]] = {}
 
     def phases(self) -> dict[str, Any]:
@@ -105,17 +108,6 @@ class PlayersObjective(Objective):
             self._found[key] = {name: tuple(getattr(groups, name)) for name in ("theta", "phi")}
             _require_apart(self, groups)
         return [store[name] for name in self._found[key][player]]
-
-
-def whole(name: str, count: Any) -> int:
-    """Return a count.
-
-    Raises:
-        InputError: if it is not a whole number of at least 1.
-    """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InputError(f"{name} needs a whole number of at least 1; got {count!r}.")
-    return count
 
 
 def _require_apart(objective: nn.Module, groups: Groups) -> None:

@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
+from pvae.checks import require_number
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
@@ -65,9 +66,9 @@ class WakeSleep(PlayersObjective):
         super().__init__(particles, theta_steps=theta_steps, phi_steps=phi_steps, tolerance=tolerance)
         if phi not in _PHI:
             raise unknown("phi of WakeSleep", str(phi), _PHI)
-        if isinstance(mixing, bool) or not isinstance(mixing, int | float) or not 0 <= mixing <= 1:
-            raise InputError(f"mixing needs a number from 0 (sleep alone) to 1 (wake alone); got {mixing!r}.")
-        self.learning, self.mixing, self.data_plate = phi, float(mixing), data_plate
+        self.learning, self.data_plate = phi, data_plate
+        advice = "0 is sleep alone, 1 is wake alone."
+        self.mixing = float(require_number(mixing, "mixing", least=0, most=1, advice=advice))
         if phi != "sleep":
             self.biased = "self-normalised weights: phi's gradient is off by a term of order 1/particles"
 

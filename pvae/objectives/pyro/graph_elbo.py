@@ -10,7 +10,7 @@ from pyro.infer import TraceGraph_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pvae.errors import InputError
+from pvae.checks import require_whole
 from pvae.names import unknown
 from pvae.objectives.base import Call, Terms
 from pvae.objectives.gradients.baselines import checked_decay, new_network, seen_by
@@ -59,8 +59,7 @@ class GraphELBO(PyroObjective):
     """
 
     def __init__(self, baseline: str | nn.Module = "none", particles: int = 1, decay: float = 0.9) -> None:
-        if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
-            raise InputError(f"particles must be a whole number of at least 1; got {particles!r}.")
+        particles = require_whole(particles, "particles")
         if not isinstance(baseline, nn.Module) and baseline not in _BASELINES:
             raise unknown("baseline", str(baseline), _BASELINES)
         super().__init__(TraceGraph_ELBO(num_particles=particles))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pvae.checks import is_number
+
 __all__ = ["simplify"]
 
 _aten = torch.ops.aten
@@ -83,7 +85,7 @@ def _is_idle(node: Node) -> bool:
     if target in _SHAPERS:
         return True
     second = node.args[1] if len(node.args) > 1 else None
-    if isinstance(second, bool) or not isinstance(second, int | float) or node.kwargs:
+    if not is_number(second) or node.kwargs:
         return False
     if target in (_aten.add.Tensor, _aten.sub.Tensor, _aten.add.Scalar, _aten.sub.Scalar):
         return second == 0

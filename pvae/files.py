@@ -1,0 +1,91 @@
+"""Files and folders that are replaced in one step: a reader sees the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["UNFINISHED", "move_into_place", "replace_file", "replace_folder", "sync", "write_bytes", "write_text"]
+
+#: suffix of a file or folder that is being written
+UNFINISHED = ".tmp"
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the list of entries of a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Move a complete file to its final name on the same file system; a file of that name is replaced.
+
+    Args:
+        source: the file, which is on the disk before it is moved.
+        target: its final path.
+    """
+    sync(source)
+    os.replace(source, target)
+    sync(target.parent)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` for the block to write; then move that file to `path`.
+
+    Where the block raises, the temporary file is removed, and what was at `path` stays.
+
+    Args:
+        path: the final path; its folder exists.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        yield unfinished
+        move_into_place(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file by these bytes; see `replace_file`."""
+    with replace_file(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by this text in UTF-8; see `replace_file`."""
+    write_bytes(path, text.encode())
+
+
+@contextmanager
+def replace_folder(path: Path, previous: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path` for the block to fill; then move it to `path`.
+
+    What was at `path` moves to `previous`, which is replaced. A process that is killed between the two moves
+    leaves `previous` alone. Where the block raises, the temporary folder is removed, and `path` stays.
+
+    Args:
+        path: the final path; the folders above it are made.
+        previous: where the folder goes that was at `path`.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        sync(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(path, previous)
+    os.replace(unfinished, path)
+    sync(path.parent)
