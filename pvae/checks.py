@@ -44,21 +44,23 @@ def require_whole(value: object, name: str, *, least: int = 1, most: int | None 
     raise _refusal(f"{name} needs a whole number {span}", value, advice)
 
 
-def require_sizes(value: object, name: str, *, least: int = 1, advice: str = "") -> tuple[int, ...]:
+def require_sizes(value: object, name: str, *, zero: bool = False, advice: str = "") -> tuple[int, ...]:
     """Return one size, or a sequence of sizes, as a tuple of Python integers; an empty sequence gives ().
 
     Args:
         value: what the caller passed.
         name: name of the argument, for the message.
-        least: the smallest size that is accepted.
+        zero: whether the number 0 is accepted and gives (), as "no hidden layer" is written on a command line.
         advice: a sentence that says what to do, for the end of the message.
 
     Raises:
-        InputError: if a size is not a whole number of at least `least`.
+        InputError: if a size is not a whole number of at least 1.
     """
     sizes = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    if not all(is_whole(size) and size >= least for size in sizes):
-        raise _refusal(f"{name} needs whole numbers of at least {least}", value, advice)
+    if zero and len(sizes) == 1 and is_whole(sizes[0]) and sizes[0] == 0:
+        return ()
+    if not all(is_whole(size) and size >= 1 for size in sizes):
+        raise _refusal(f"{name} needs whole numbers of at least 1", value, advice)
     return tuple(operator.index(size) for size in sizes)
 
 
@@ -88,7 +90,7 @@ def require_number(
     Raises:
         InputError: if the value is not a number in the range.
     """
-    limits = {"at least": least, "above": above, "at most": most, "below": below}
+    limits = {"of at least": least, "above": above, "of at most": most, "below": below}
     if is_number(value) and (infinite or math.isfinite(value)) and _is_inside(value, limits):
         return _as_python(value)
     raise _refusal(f"{name} needs {_describe_range(limits)}", value, advice)
@@ -110,7 +112,7 @@ def require_positive(value: object, name: str, *, advice: str = "") -> float:
     raise _refusal(f"{name} needs a positive number", value, advice)
 
 
-_COMPARE = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+_COMPARE = {"of at least": operator.ge, "above": operator.gt, "of at most": operator.le, "below": operator.lt}
 
 
 def _is_inside(value: float, limits: Mapping[str, float | None]) -> bool:
@@ -121,7 +123,7 @@ def _is_inside(value: float, limits: Mapping[str, float | None]) -> bool:
 
 def _describe_range(limits: Mapping[str, float | None]) -> str:
     """Return the numbers that are accepted, in words: "a number from 0 to below 1"."""
-    least, most, below = limits["at least"], limits["at most"], limits["below"]
+    least, most, below = limits["of at least"], limits["of at most"], limits["below"]
     if least is not None and most is not None:
         return f"a number from {least:g} to {most:g}"
     if least is not None and below is not None:

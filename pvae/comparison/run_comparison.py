@@ -30,6 +30,7 @@ from pvae.comparison.table.make_rows import finished, make_ranked_rows
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
+from pvae.files import write_text
 from pvae.names import unknown
 from pvae.report import write_page
 from pvae.train import fit
@@ -259,6 +260,4 @@ def _write_json(path: Path, data: ReportData, seeds: Sequence[int]) -> None:
         **data.table.to_json(),
         "cells": cells,
     }
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=1, default=str))

@@ -1,7 +1,7 @@
 """Data: named sets, files and arrays become splits; splits become minibatches."""
 
+from pvae.data.downloads import data_names, describe_data, fetch, verify
 from pvae.data.epochs import minibatches, permutation, steps_of_epoch
-from pvae.data.files import data_names, describe_data, fetch, verify
 from pvae.data.loading import load_data
 from pvae.data.splits import Splits
 from pvae.data.support import check_support

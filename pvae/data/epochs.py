@@ -19,7 +19,7 @@ __all__ = ["minibatches", "permutation", "steps_of_epoch"]
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
     """Return the order of the data in one epoch, shape (size,), on the CPU; it depends on these alone."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
-    return torch.randperm(size, generator=generator)
+    return torch.randperm(require_whole(size, "size", least=0), generator=generator)
 
 
 def minibatches(
@@ -58,6 +58,7 @@ def minibatches(
 
 def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
     """Return the number of minibatches of one epoch; see `minibatches`."""
+    size = require_whole(size, "size")
     own = labelled_per_batch(batch, size, labelled)
     return -(-int((batch["y"] < 0).sum()) // (size - own)) if own else -(-batch.size // size)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pvae.batch import as_batch
 from pvae.data.binarise import check_binarise
-from pvae.data.files import data_set, fetch_contents
+from pvae.data.downloads import data_set, fetch_contents
 from pvae.data.labels import check_labels
 from pvae.data.missing import check_missing, masked
 from pvae.data.sources import SUFFIXES, read_arrays

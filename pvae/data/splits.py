@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.data.binarise import are_grey, binarised, check_binarise
 from pvae.data.labels import with_labels
 from pvae.data.masks import Mask, left_out, make_mask
@@ -125,7 +126,10 @@ class Splits:
         Raises:
             InputError: if that cannot be, or labels were hidden before.
         """
-        if count is None or count == self.labels:
+        if count is None:
+            return self
+        count = require_whole(count, "labels", least=0, advice="It is the number of training data that keep theirs.")
+        if count == self.labels:
             return self
         if self.labels is not None:
             raise InputError(f"These data have {self.labels} labels left already; load them again for labels={count}.")

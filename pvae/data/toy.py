@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.errors import InputError
 
 __all__ = ["LinearGaussian", "fit_ppca"]
@@ -42,6 +43,7 @@ class LinearGaussian:
 
     def sample(self, size: int, *, seed: int = 0) -> Batch:
         """Return ``size`` data drawn by a generator of their own: ``x`` (size, features)."""
+        size = require_whole(size, "size")
         generator = torch.Generator().manual_seed(seed)
         features, latent = self.weight.shape
         z = torch.randn(size, latent, generator=generator, dtype=self.mean.dtype)
@@ -73,6 +75,7 @@ def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
         InputError: if ``latent`` is out of range, or the data have no variance left beside it.
     Source: Tipping & Bishop (1999), equations 7 and 8; the rotation is the identity.
     """
+    latent = require_whole(latent, "latent")
     if x.ndim != 2 or not 1 <= latent < x.shape[1]:
         raise InputError(f"pPCA needs x (batch, features) and 1 <= latent < features; got {tuple(x.shape)}, {latent}.")
     mean = x.mean(0)

@@ -48,7 +48,7 @@ class ConditionalGaussian(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.latent = in_features, latent
-        layers = () if hidden in (None, 0, (), []) else require_sizes(hidden, "hidden")
+        layers = () if hidden is None else require_sizes(hidden, "hidden", zero=True)
         self.network = MLP(in_features, hidden=layers, activation=activation, initialisation=initialisation)
         self.density = DiagonalGaussian(self.network.out_features, latent, initialisation=initialisation)
 

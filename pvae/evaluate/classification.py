@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import prepared
@@ -35,6 +36,7 @@ def accuracy(model: Any, data: Any, *, chunk: int = 1000, **where: Any) -> Estim
         if "y" not in batch or not bool((batch["y"] >= 0).any()):
             raise InputError("accuracy needs data with labels, a field y of whole numbers from 0 on; these have none.")
         labelled = batch.take(batch["y"] >= 0)
+        chunk = require_whole(chunk, "chunk")
         parts = [labelled.take(slice(start, start + chunk)) for start in range(0, labelled.size, chunk)]
         right = [most_probable(classify(each["x"])) == each["y"] for each in parts]
         return Estimate.mean_of(torch.cat(right).double())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import prepared
 from pvae.programs.queries import encode, joined
@@ -89,6 +90,7 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = 20) ->
     if codes.shape[1] < 2:
         raise InputError("A gap needs at least two latent units; there is one.")
     low, high = codes.min(0).values, codes.max(0).values
+    bins = require_whole(bins, "bins")
     placed = ((codes - low) / (high - low).clamp_min(1e-12) * bins).long().clamp(max=bins - 1)
     information = torch.stack([torch.stack([_information(unit, factor) for factor in factors.T]) for unit in placed.T])
     entropy = torch.stack([_information(factor, factor) for factor in factors.T])

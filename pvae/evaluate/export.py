@@ -19,6 +19,7 @@ from pvae.errors import InputError
 from pvae.evaluate.adapter import arviz, compare_pointwise, good_khat, groups_of, load, wrap
 from pvae.evaluate.evaluation_context import Setting, prepared
 from pvae.evaluate.judgement import Judgement
+from pvae.files import replace_file
 from pvae.weights import log_weights
 
 __all__ = ["compare_evidence", "load", "save", "to_arviz"]
@@ -76,13 +77,9 @@ def save(tree: Any, path: str | Path) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"{path} cannot be written: there is no folder {path.parent}.")
-    partial = path.with_name(path.name + ".part")
-    try:
-        tree = import_module("xarray").DataTree.from_dict(groups_of(tree))
-        tree.to_netcdf(partial, engine="h5netcdf")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tree = import_module("xarray").DataTree.from_dict(groups_of(tree))
+    with replace_file(path) as unfinished:
+        tree.to_netcdf(unfinished, engine="h5netcdf")
     return path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
 from pvae.evaluate.evaluation_context import prepared
@@ -112,6 +113,7 @@ def judge(
     """
     started = time.perf_counter()
     with prepared(model, data, seed=seed, **where) as setting:
+        particles = require_whole(particles, "particles")
         sizes = sorted({each for each in TREND if each < particles})
         found = sweep(setting, particles, chunk, lambda: _statistics(particles, sizes))
         evidence, elbo, *rest = found

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import Setting, prepared
@@ -87,6 +88,7 @@ def masking_divergence(model: Any, data: Any, particles: int = 100, *, chunk: in
     Raises:
         InputError: if there is no mask, or the programs take none.
     """
+    particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     with prepared(model, data, **where) as setting:
         complete = _complete(setting, None)
         pairs = zip(setting.slices(chunk), complete.slices(chunk), strict=True)

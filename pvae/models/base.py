@@ -54,16 +54,16 @@ NETWORKS: dict[str, tuple[Callable[..., Networks], tuple[int, ...], str | None]]
 _FLAT = frozenset({"mlp", "gated"})
 
 
-def _positive_sizes(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = require_sizes(given, name, advice=f"For example {name}=200,200.")
-    if name == "data_shape" and not sizes:
+def _checked_shape(data_shape: int | Sequence[int]) -> tuple[int, ...]:
+    sizes = require_sizes(data_shape, "data_shape", advice="It is the shape of one x, such as (28, 28).")
+    if not sizes:
         raise InputError("data_shape needs the size of one x; got (), as of one number per datum: give x a column.")
     return sizes
 
 
 def _hidden_sizes(given: int | Sequence[int]) -> tuple[int, ...]:
     """The sizes of hidden layers; none for 0, which a command line can say, and for an empty tuple."""
-    return () if given in (0, (), []) and given is not False else _positive_sizes("hidden", given)
+    return require_sizes(given, "hidden", zero=True, advice="For example hidden=200,200; 0 means no hidden layer.")
 
 
 def _style(
@@ -144,7 +144,7 @@ class Amortised(LatentModel):
         likelihood: str | nn.Module = "bernoulli",
     ) -> None:
         super().__init__()
-        self.data_shape = _positive_sizes("data_shape", data_shape)
+        self.data_shape = _checked_shape(data_shape)
         latent = require_whole(latent, "latent")
         make, sizes, style = _style(network, activation, initialisation)
         sizes = sizes if hidden is None else _hidden_sizes(hidden)
@@ -202,7 +202,7 @@ class Amortised(LatentModel):
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
-        return self.as_data(self.decode(self.prior_density().sample((n,))), mean=mean)
+        return self.as_data(self.decode(self.prior_density().sample((require_whole(n, "n", least=0),))), mean=mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

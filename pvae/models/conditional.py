@@ -122,6 +122,7 @@ class ConditionalVAE(Amortised):
                 f"This model is of x given {self._given}: sample(n, {self.condition.field}=...) needs that alone; got "
                 f"{', '.join(given) or 'no condition'}."
             )
+        n = require_whole(n, "n", least=0)
         return self._drawn(self.condition.of(n, given[self.condition.field]), mean)
 
     @torch.no_grad()

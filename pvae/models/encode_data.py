@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pvae.batch import Batch
+from pvae.checks import require_whole
 from pvae.data import Splits
 from pvae.data.splits import digest
 from pvae.errors import InputError
@@ -38,6 +39,7 @@ def codes_of(
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
         section 2 (M1 + M2).
     """
+    chunk = require_whole(chunk, "chunk")
     drawn = splits.for_likelihood(scores_bits(latent_model, splits.train.take(slice(0, 4)), fields))
     drawn = replace(drawn, binarise="none").binarised("static") if drawn.train_dynamic else drawn
 

@@ -138,7 +138,7 @@ class GMVAE(Amortised):
         """
         if self.inference == "amortised":
             return self.assign(x).probs
-        return self.component_logits(self.encode(x).sample((draws,))).softmax(-1).mean(0)
+        return self.component_logits(self.encode(x).sample((require_whole(draws, "draws"),))).softmax(-1).mean(0)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class LadderVAE(Amortised):
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
-        values = [self.prior_density().sample((n,))]
+        values = [self.prior_density().sample((require_whole(n, "n", least=0),))]
         while len(values) < len(self.sizes):
             values.append(self.descend(values).sample())
         return self.as_data(self.decode_from(values), mean=mean)
@@ -248,6 +248,5 @@ def _sizes(latent: int | Sequence[int], layers: int | None) -> tuple[int, ...]:
 
 
 def _hidden(between: int | Sequence[int]) -> tuple[int, ...]:
-    if between in (0, (0,), [0]) and between is not False:
-        return ()
-    return require_sizes(between, "between", advice="For example between=100,100; 0 means no hidden layer.")
+    advice = "For example between=100,100; 0 means no hidden layer."
+    return require_sizes(between, "between", zero=True, advice=advice)

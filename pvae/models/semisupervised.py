@@ -114,6 +114,7 @@ class SemiSupervisedVAE(Amortised):
     @torch.no_grad()
     def sample(self, n: int, *, y: Tensor | None = None, mean: bool = False) -> Tensor:
         """Return `n` new data, shape (n,) + data_shape; of one class `y`, of one each, (n,), or of classes drawn."""
+        n = require_whole(n, "n", least=0)
         label = dist.Categorical(logits=self.label_logits).sample((n,)) if y is None else self._labels(y, n)
         return self.as_data(self.decode(self.prior_density().sample((n,)), self.code(label)), mean=mean)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
+from pvae.files import write_text
 from pvae.report.content import Page, Picture
 from pvae.report.data_uris import data_address
 
@@ -35,10 +36,7 @@ def write_page(path: str | os.PathLike[str], page: Page) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    html = _render(page, _encode_pictures(page))
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, _render(page, _encode_pictures(page)))
     return path
 
 

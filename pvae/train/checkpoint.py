@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.files import replace_folder, sync
 from pvae.train.encoding import canonical, digest
 
 __all__ = ["FORMAT", "Snapshot", "describe_difference", "read", "read_newest", "write"]
@@ -44,16 +43,7 @@ def _put(path: Path, content: bytes) -> None:
     """Write a file and have it reach the disk."""
     with path.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)
 
 
 def write(folder: Path, name: str, snapshot: Snapshot) -> None:
@@ -62,23 +52,14 @@ def write(folder: Path, name: str, snapshot: Snapshot) -> None:
     Raises:
         OSError: if the disk is full or not writable; what was there is then as it was.
     """
-    unfinished = folder / f"{name}.tmp"
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _fill(unfinished, snapshot)
+        with replace_folder(folder / name, folder / f"{name}{_PREVIOUS}") as unfinished:
+            _fill(unfinished, snapshot)
     except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         reason = error.strerror or str(error)
         raise OSError(
             error.errno, f"No checkpoint could be written to {folder / name} ({reason}); the previous one is intact"
         ) from error
-    final, previous = folder / name, folder / f"{name}{_PREVIOUS}"
-    if final.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        final.rename(previous)
-    unfinished.rename(final)
-    _sync_folder(folder)
 
 
 def _fill(folder: Path, snapshot: Snapshot) -> None:
@@ -90,7 +71,6 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
         _put(folder / f"{part}.safetensors", content)
     body = {"format": FORMAT, **snapshot.state, "files": files}
     _put(folder / "state.json", json.dumps({"sha256": digest(canonical(body)), "state": body}, indent=1).encode())
-    _sync_folder(folder)
 
 
 def read(folder: Path) -> Snapshot:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pvae.errors import InputError
+from pvae.files import sync
 from pvae.train.encoding import jsonable
 
 __all__ = ["History", "read_history"]
@@ -54,9 +54,8 @@ class History:
         """Return where the records end now, for `cut`; what is said so far is on the disk by then."""
         size = 0
         if self.path is not None and self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
-                size = os.fstat(file.fileno()).st_size
+            sync(self.path)
+            size = self.path.stat().st_size
         return {"records": len(self.records), "metrics_bytes": size}
 
     def cut(self, mark: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
+from pvae.files import UNFINISHED, write_text
 from pvae.fit_options import FitOptions
 from pvae.models.build import ModelSpec, spec_of
 from pvae.objectives import adapt, describe, make_objective
@@ -162,7 +163,8 @@ def _recorded(folder: Path | None, resume: bool) -> dict[str, Any] | None:
     if (folder / "last").exists() or (folder / "last.previous").exists():
         return read_config(folder)
     # a run that was stopped before its first checkpoint begins anew
-    if not {each.name for each in folder.iterdir()} <= {"config.toml", "config.toml.tmp", "metrics.jsonl", "last.tmp"}:
+    known = {"config.toml", f"config.toml{UNFINISHED}", "metrics.jsonl", f"last{UNFINISHED}"}
+    if not {path.name for path in folder.iterdir()} <= known:
         raise InputError(f"{folder} holds no run to be continued, and was not touched.")
     return None
 
@@ -174,9 +176,7 @@ def _train(loop: Loop, config: dict[str, Any], recorded: dict[str, Any] | None, 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     if folder is not None:
-        unfinished = folder / "config.toml.tmp"
-        unfinished.write_text(tomli_w.dumps(config), encoding="utf-8")
-        unfinished.replace(folder / "config.toml")
+        write_text(folder / "config.toml", tomli_w.dumps(config))
     loop.run()
     return _result(loop, config, folder)
 

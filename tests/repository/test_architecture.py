@@ -164,6 +164,67 @@ def _bans(path: Path, tree: ast.Module) -> list[str]:
     return found
 
 
+def _names_in(node: ast.AST) -> set[str]:
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
+def _type_checks(node: ast.AST) -> list[set[str]]:
+    """The type names of each ``isinstance`` call inside an expression."""
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _dotted(call.func) == "isinstance"]
+    return [_names_in(call.args[1]) for call in calls]
+
+
+def _is_own_number_check(node: ast.AST) -> bool:
+    """Whether code decides by itself which numbers are counts: that is ``pvae/checks.py``'s rule."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "numbers"
+    if isinstance(node, ast.Compare):
+        types = {name for right in node.comparators for name in _names_in(right)}
+        by_type = isinstance(node.left, ast.Call) and _dotted(node.left.func) == "type"
+        return by_type and "int" in types and any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops)
+    if isinstance(node, ast.BoolOp):
+        checks = _type_checks(node)
+        return any(types == {"bool"} for types in checks) and any(types & {"int", "float"} for types in checks)
+    if isinstance(node, ast.Raise):
+        texts = [
+            text.value for text in ast.walk(node) if isinstance(text, ast.Constant) and isinstance(text.value, str)
+        ]
+        return any(re.search(r"\ba whole number|positive whole numbers", text) for text in texts)
+    return False
+
+
+def _is_own_replacement(node: ast.AST) -> bool:
+    """Whether code renames, replaces or syncs files by itself: that is for ``pvae/files.py``."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    if _dotted(node.func) in {"os.replace", "os.rename", "os.renames", "os.fsync", "shutil.move"}:
+        return True
+    # a path's methods have one positional argument; those of texts have two, those of tables and batches keywords
+    return node.func.attr in {"replace", "rename"} and len(node.args) == 1 and not node.keywords
+
+
+#: what has one place -> (that place, how another place that does it is seen)
+ONE_PLACE: dict[str, tuple[str, Callable[[ast.AST], bool]]] = {
+    "checks of counts": ("pvae/checks.py", _is_own_number_check),
+    "replacing files": ("pvae/files.py", _is_own_replacement),
+}
+
+
+def _repeats(path: Path, tree: ast.Module) -> list[str]:
+    """Places that do by themselves what one file does for all."""
+    return [
+        f"{_name(path)}:{getattr(node, 'lineno', 0)} {what}: use {place}"
+        for what, (place, is_repeated) in ONE_PLACE.items()
+        for node in ast.walk(tree)
+        if _name(path) != place and is_repeated(node)
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_what_has_one_place_is_done_there_alone(path: Path) -> None:
+    assert _repeats(path, _tree(path)) == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_go_down(path: Path) -> None:
     assert _climbs(path, _tree(path)) == []
@@ -251,3 +312,26 @@ def test_the_floor_check_sees_planted_imports(file: str, code: str, wrong: bool)
 )
 def test_the_ban_sees_planted_code(file: str, code: str, wrong: bool) -> None:
     assert bool(_in(file, code, _bans)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "wrong"),
+    [
+        ("train/options.py", "x = not isinstance(n, int) or isinstance(n, bool) or n < 1", True),
+        ("train/options.py", "x = isinstance(n, bool) or not isinstance(n, int | float)", True),
+        ("train/options.py", "x = type(n) is not int or n < 1", True),
+        ("train/options.py", "from numbers import Integral", True),
+        ("train/options.py", "raise InputError(f'{name} needs a whole number; got {n!r}.')", True),
+        ("train/options.py", "require_whole(n, 'epochs')", False),
+        ("train/options.py", "x = isinstance(flag, bool)", False),
+        ("checks.py", "from numbers import Integral", False),
+        ("train/run.py", "os.replace(a, b)", True),
+        ("train/run.py", "path.replace(target)", True),
+        ("train/run.py", "folder.rename(target)", True),
+        ("train/run.py", "text.replace('a', 'b')", False),
+        ("train/run.py", "batch.replace(x=x)", False),
+        ("files.py", "os.replace(a, b)", False),
+    ],
+)
+def test_the_check_of_one_place_sees_planted_code(file: str, code: str, wrong: bool) -> None:
+    assert bool(_in(file, code, _repeats)) is wrong

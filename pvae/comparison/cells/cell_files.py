@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from pvae.comparison.base import Cell, Outcome
 from pvae.comparison.cells.plan import Job
 from pvae.errors import InputError
+from pvae.files import replace_file, write_text
 
 __all__ = [
     "check_folder",
@@ -85,7 +85,7 @@ def _list_differences(old: Any, new: Any, name: str = "") -> list[str]:
 def write_config(cell: Cell) -> None:
     """Write the options of a cell, before it starts."""
     cell.record.parent.mkdir(parents=True, exist_ok=True)
-    _replace(cell.record, lambda path: path.write_text(json.dumps(cell.config, indent=1), encoding="utf-8"))
+    write_text(cell.record, json.dumps(cell.config, indent=1))
 
 
 def is_done(cell: Cell) -> bool:
@@ -102,10 +102,10 @@ def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[s
         pointwise: one number for each test datum, shape (data,).
     """
     values = {name: tensor.detach().cpu().double().contiguous() for name, tensor in pointwise.items()}
-    _replace(_pointwise_path(cell), lambda path: save_file(values, path))
+    with replace_file(_pointwise_path(cell)) as unfinished:
+        save_file(values, unfinished)
     names = {"cell": {"model": cell.model, "objective": cell.objective, "seed": cell.seed}}
-    text = json.dumps({**names, **scores}, indent=1)
-    _replace(cell.evaluation, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(cell.evaluation, json.dumps({**names, **scores}, indent=1))
 
 
 def read_outcome(cell: Cell) -> Outcome:
@@ -138,10 +138,3 @@ def _pointwise_path(cell: Cell) -> Path:
 
 def _arrays_path(cell: Cell) -> Path:
     return cell.folder / "drawings.safetensors"
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside `path` and rename it, so that no reader sees half a file."""
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    os.replace(temporary, path)

@@ -99,8 +99,8 @@ def gradients(
         stack.enter_context(evaluating(*held))
         stack.enter_context(preserve_state(setting.model, [each for each in held if isinstance(each, nn.Module)]))
         study = _Laboratory(setting, find_coordinates(setting), seed, step, say)
-        samplers = study.samplers(named, warm_up, skip_refused)
-        many = reference_draws or 4 * draws
+        samplers = study.samplers(named, require_whole(warm_up, "warm_up", least=0), skip_refused)
+        many = 4 * draws if reference_draws is None else require_whole(reference_draws, "reference_draws", least=2)
         references = study.references(samplers, _unbiased(reference), many)
         centres: dict[str, Tensor | None] = {name: each.gradient for name, each in references.items()}
         say(f"Drawing {draws} gradients of each of {len(samplers)} objectives ...")

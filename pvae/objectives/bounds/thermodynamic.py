@@ -22,6 +22,7 @@ __all__ = ["Thermodynamic", "log_uniform"]
 
 def log_uniform(steps: int, smallest: float = 0.025) -> tuple[float, ...]:
     """Return 0, then `steps` inverse temperatures from `smallest` to 1, equally spaced in their logarithm."""
+    steps = require_whole(steps, "steps")
     if steps == 1:
         return (0.0, 1.0)
     ratio = math.log(smallest) / (steps - 1)

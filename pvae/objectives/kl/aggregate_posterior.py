@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.objectives.kl.kl_by_unit import Latent, one_latent
 from pvae.objectives.kl.weighted_kl import not_negative
@@ -137,7 +138,8 @@ class TotalCorrelation(WeightsObjective):
     ) -> None:
         super().__init__(particles, **options)
         self.alpha, self.beta = not_negative("alpha", alpha), not_negative("beta", beta)
-        self.gamma, self.data_size, self.estimator = not_negative("gamma", gamma), data_size, estimator
+        self.gamma, self.estimator = not_negative("gamma", gamma), estimator
+        self.data_size = None if data_size is None else require_whole(data_size, "data_size")
         if estimator not in ("weighted", "stratified"):
             raise InputError(f"estimator is 'weighted' or 'stratified'; got {estimator!r}.")
 

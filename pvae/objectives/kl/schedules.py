@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.checks import require_number
 from pvae.errors import InputError
 
 __all__ = ["KINDS", "Schedule"]
@@ -43,11 +44,13 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"A schedule is one of {', '.join(KINDS)}; got {self.kind!r}.")
-        if not self.steps >= 1 or not self.cycles >= 1 or not 0 < self.rise <= 1:
-            raise InputError(
-                "A schedule needs steps >= 1, cycles >= 1 and 0 < rise <= 1; "
-                f"got steps={self.steps!r}, cycles={self.cycles!r}, rise={self.rise!r}."
-            )
+        checked = {
+            "steps": require_number(self.steps, "steps of a schedule", least=1),
+            "cycles": require_number(self.cycles, "cycles of a schedule", least=1),
+            "rise": require_number(self.rise, "rise of a schedule", above=0, most=1),
+        }
+        for name, number in checked.items():
+            object.__setattr__(self, name, number)
 
     def settings(self) -> dict[str, Any]:
         """Return what shapes it beside its end, by the names that an objective gives these; nothing if constant."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pvae.data.catalogue import CATALOGUE, Content, DataFile, DataSet, content_digest, read_content
 from pvae.errors import InputError
+from pvae.files import move_into_place
 from pvae.names import unknown
 
 __all__ = ["data_names", "data_set", "describe_data", "fetch", "fetch_contents", "verify"]
@@ -160,7 +161,7 @@ def _download_one(url: str, target: Path, file: DataFile) -> Content:
         download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
         download(url, str(part), None)
         content = checked_content(part, file)
-        part.replace(target)
+        move_into_place(part, target)
     return content
 
 
