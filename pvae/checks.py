@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import TypeGuard
 
-import numpy as np
-
 from pvae.errors import InputError
 
 __all__ = ["is_number", "is_whole", "require_number", "require_positive", "require_sizes", "require_whole"]
@@ -17,12 +15,12 @@ __all__ = ["is_number", "is_whole", "require_number", "require_positive", "requi
 
 def is_whole(value: object) -> TypeGuard[int]:
     """Return whether a value is a Python or NumPy integer; booleans are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a real number of Python or NumPy, NaN and infinity included; booleans are not."""
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_whole(value: object, name: str, *, least: int = 1, most: int | None = None, advice: str = "") -> int:

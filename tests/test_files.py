@@ -22,10 +22,14 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
 def test_a_failing_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), replace_file(path) as unfinished:
-        unfinished.write_text("ne")
-        assert path.read_text() == "old"
-        raise KeyboardInterrupt
+
+    def stop_halfway() -> None:
+        with replace_file(path) as unfinished:
+            unfinished.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_halfway()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
@@ -53,9 +57,14 @@ def test_a_failing_folder_leaves_the_old_one_alone(tmp_path: Path) -> None:
     path, previous = tmp_path / "last", tmp_path / "last.previous"
     with replace_folder(path, previous) as unfinished:
         (unfinished / "state").write_text("1")
-    with pytest.raises(OSError, match="full"), replace_folder(path, previous) as unfinished:
-        (unfinished / "state").write_text("2")
-        raise OSError("full")
+
+    def fill_the_disk() -> None:
+        with replace_folder(path, previous) as unfinished:
+            (unfinished / "state").write_text("2")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
     assert (path / "state").read_text() == "1"
     assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
 

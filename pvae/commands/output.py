@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
+
+from pvae.json_values import json_value
 
 __all__ = ["format_rows", "format_table", "json_text", "print_json", "print_status"]
 
@@ -17,37 +18,14 @@ def print_status(message: str) -> None:
     click.echo(message, err=True)
 
 
-def _plain(content: Any) -> Any:
-    """Return what JSON can hold: estimates as value, error and count, paths as text."""
-    if hasattr(content, "to_json"):
-        return content.to_json()
-    if isinstance(content, Path):
-        return str(content)
-    if isinstance(content, tuple | set | frozenset):
-        return list(content)
-    if hasattr(content, "tolist"):
-        return content.tolist()
-    raise TypeError(f"{type(content).__name__} has no JSON form")
-
-
 def json_text(content: Mapping[str, Any]) -> str:
     """Return one JSON object. What is not finite becomes null: JSON has no name for it."""
-    return json.dumps(_finite(json.loads(json.dumps(content, default=_plain))), allow_nan=False)
+    return json.dumps(json_value(content), allow_nan=False)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on standard output."""
     click.echo(json_text(content))
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(each) for key, each in content.items()}
-    if isinstance(content, list):
-        return [_finite(each) for each in content]
-    if isinstance(content, float) and (content != content or content in (float("inf"), float("-inf"))):
-        return None
-    return content
 
 
 def format_rows(rows: Mapping[str, Any]) -> str:

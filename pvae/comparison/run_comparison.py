@@ -31,6 +31,7 @@ from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_li
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
 from pvae.files import write_text
+from pvae.json_values import json_value
 from pvae.names import unknown
 from pvae.report import write_page
 from pvae.train import fit
@@ -260,4 +261,4 @@ def _write_json(path: Path, data: ReportData, seeds: Sequence[int]) -> None:
         **data.table.to_json(),
         "cells": cells,
     }
-    write_text(path, json.dumps(content, indent=1, default=str))
+    write_text(path, json.dumps(json_value(content, str), indent=1))

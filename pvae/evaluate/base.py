@@ -11,13 +11,9 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.json_values import finite_or_none
 
-__all__ = ["Estimate", "difference", "finite_or_none", "mean_of"]
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return `value`, or None where JSON has no number for it (NaN and infinities)."""
-    return float(value) if math.isfinite(value) else None
+__all__ = ["Estimate", "difference", "mean_of"]
 
 
 def _decimals(error: float) -> int:

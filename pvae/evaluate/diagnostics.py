@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.evaluate.adapter import good_khat
-from pvae.evaluate.base import finite_or_none
 from pvae.evaluate.evaluation_context import Setting, prepared
 from pvae.evaluate.stream import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, sweep
 from pvae.evaluate.units import ACTIVE, LatentUnits, latent_units
+from pvae.json_values import finite_or_none
 
 __all__ = ["DRAWS", "Diagnosis", "diagnose", "diagnosis_of", "weight_statistics"]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pvae.batch import Batch
-from pvae.evaluate.base import Estimate, finite_or_none
+from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import Setting
+from pvae.json_values import json_value
 
 __all__ = ["ACTIVE", "LatentUnits", "latent_units"]
 
@@ -62,7 +63,7 @@ class LatentUnits:
 
 
 def _list(values: Tensor | None) -> list[float | None] | None:
-    return None if values is None else [finite_or_none(each) for each in values.tolist()]
+    return None if values is None else json_value(values)
 
 
 def latent_units(

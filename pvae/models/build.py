@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
+from pvae.json_values import is_plain, without_numpy
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
@@ -44,9 +45,6 @@ MODELS: dict[str, Callable[..., Any]] = {
     "vae": VAE,
     "vqvae": VQVAE,
 }
-
-
-_PLAIN = (bool, int, float, str, type(None))
 
 
 # What a constructor may ask of the data by naming it.
@@ -161,14 +159,11 @@ def spec_of(latent_model: Any) -> ModelSpec | None:
     # said outright, for what is not said is read off the data where the recipe is built
     defaults = {name: signature.parameters[name].default for name in FACTS if name in signature.parameters}
     named = {**{name: each for name, each in defaults.items() if each is not inspect.Parameter.empty}, **named}
-    if not all(_is_plain(each) for each in named.values()):
+    named = {name: without_numpy(value) for name, value in named.items()}
+    if not all(map(is_plain, named.values())):
         return None
     builtin = [name for name, each in MODELS.items() if each is made]
     return ModelSpec(builtin[0] if builtin else f"{_home(made)}:{made.__qualname__}", named)
-
-
-def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
 
 
 def _home(made: type) -> str:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["canonical", "decode", "digest", "encode", "is_plain", "jsonable"]
+__all__ = ["canonical", "decode", "digest", "encode", "is_encodable"]
 
 _TAG = "is"
 
 
-def is_plain(value: Any) -> bool:
+def is_encodable(value: Any) -> bool:
     """Whether `encode` can write a value: numbers, text, None, and lists, tuples and mappings of them."""
     if isinstance(value, Mapping):
-        return all(is_plain(each) for pair in value.items() for each in pair)
+        return all(is_encodable(each) for pair in value.items() for each in pair)
     if isinstance(value, list | tuple):
-        return all(is_plain(each) for each in value)
+        return all(is_encodable(each) for each in value)
     return value is None or isinstance(value, str | int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
@@ -52,17 +52,6 @@ def decode(value: Any) -> Any:
     if kind == "mapping":
         return {decode(key): decode(each) for key, each in of}
     return float(of) if kind == "float" else tuple(decode(each) for each in of)
-
-
-def jsonable(value: Any) -> Any:
-    """Return a record for JSON lines: tensors as numbers, and None for what is not finite (JSON has no NaN)."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(each) for each in value]
-    if isinstance(value, Tensor):
-        return jsonable(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def canonical(value: Any) -> bytes:

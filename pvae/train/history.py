@@ -9,7 +9,7 @@ from typing import Any
 
 from pvae.errors import InputError
 from pvae.files import sync
-from pvae.train.encoding import jsonable
+from pvae.json_values import json_value
 
 __all__ = ["History", "read_history"]
 
@@ -43,7 +43,7 @@ class History:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append a record. What is not finite becomes None: JSON has no NaN."""
-        held = jsonable(record)
+        held = json_value(record)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(held, allow_nan=False) + "\n")

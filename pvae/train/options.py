@@ -15,6 +15,7 @@ from pvae.checks import require_positive, require_whole
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.fit_options import FitOptions
+from pvae.json_values import is_plain, without_numpy
 from pvae.models.build import ModelSpec
 from pvae.names import unknown
 from pvae.programs.binding import Fields
@@ -160,9 +161,9 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
             return "none"
         if isinstance(value, list | tuple):
             return [plain_value(element) for element in value]
-        return value if isinstance(value, str | int | float | bool) else repr(value)
+        return value if is_plain(value) else repr(value)
 
-    return {name: plain_value(value) for name, value in settings.items()}
+    return {name: plain_value(without_numpy(value)) for name, value in settings.items()}
 
 
 def binding(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pvae.errors import InputError
 from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture, restore
-from pvae.train.encoding import decode, encode, is_plain
+from pvae.train.encoding import decode, encode, is_encodable
 from pvae.train.parameters import Parameters, is_average, root_module
 
 __all__ = ["load_parameters", "model_tensors", "put_back", "signature", "take"]
@@ -79,7 +79,7 @@ def take(parameters: Parameters, optimiser: torch.optim.Optimizer, schedule: Any
             **state,
             "signature": signature(held),
             "optimiser": plain,
-            "schedule": encode({name: each for name, each in schedule_state.items() if is_plain(each)}),
+            "schedule": encode({name: each for name, each in schedule_state.items() if is_encodable(each)}),
         },
     )
 
@@ -91,13 +91,13 @@ def _optimiser_state(optimiser: torch.optim.Optimizer, named: Mapping[str, Tenso
         for key, value in optimiser.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimiser/{name}/{key}"] = value
-            elif is_plain(value):
+            elif is_encodable(value):
                 values.setdefault(name, {})[key] = encode(value)
             else:
                 kind = type(optimiser).__name__
                 raise InputError(f"{kind} keeps {key} as {type(value).__name__}, which no checkpoint can hold.")
     groups = [
-        {key: encode(value) for key, value in group.items() if key != "params" and is_plain(value)}
+        {key: encode(value) for key, value in group.items() if key != "params" and is_encodable(value)}
         for group in optimiser.param_groups
     ]
     return tensors, {"groups": groups, "values": values}

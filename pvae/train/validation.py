@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.json_values import json_value
 from pvae.programs.classifier import accuracy_of
 from pvae.randomness import evaluating
 from pvae.train.computation import Computation
@@ -77,7 +78,7 @@ class Validation:
             bounds.append(log_mean_exp(weights.log_w.double()))
         bound = torch.cat(bounds)
         error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)
-        return finite({"validation_bound": bound.mean().item(), "validation_error": error.item()})
+        return json_value({"validation_bound": bound.mean(), "validation_error": error})
 
     def _own(self) -> dict[str, float | None]:
         """Minus the objective's loss, on all validation data at once as a batch of its own."""
@@ -85,9 +86,4 @@ class Validation:
         objective = self.computation.objective
         terms = self.computation.terms(arguments, objective.players[0])
         bound = -float(terms.loss) / self.computation.count(arguments)
-        return finite({"validation_bound": bound, "validation_error": math.nan})
-
-
-def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """Return numbers for a record: None for what is not finite."""
-    return {name: each if math.isfinite(each) else None for name, each in numbers.items()}
+        return json_value({"validation_bound": bound, "validation_error": math.nan})

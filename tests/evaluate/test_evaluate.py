@@ -358,11 +358,11 @@ def test_arrays_of_another_precision_are_taken_as_the_model_s() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"particles": 0}, "particles is a whole number of at least 1; got 0"),
-        ({"particles": 2.5}, "particles is a whole number"),
-        ({"chunk": 0}, "chunk is a whole number"),
-        ({"draws": 0}, "draws is a whole number"),
-        ({"limit": 0}, "limit counts data"),
+        ({"particles": 0}, "particles needs a whole number of at least 1; got 0"),
+        ({"particles": 2.5}, "particles needs a whole number"),
+        ({"chunk": 0}, "chunk needs a whole number"),
+        ({"draws": 0}, "draws needs a whole number"),
+        ({"limit": 0}, "limit needs a whole number of at least 1; got 0"),
         ({"device": "cuda:99"}, "CUDA"),
         ({"data": torch.zeros(0, 3, dtype=torch.float64)}, "no data"),
         ({"data": "mnist"}, "Data are an array"),

@@ -90,7 +90,7 @@ def test_saving_replaces_a_file_and_refuses_a_missing_folder(tmp_path: Path) -> 
     assert adapter.groups_of(adapter.load(path))["posterior"]["z"].shape == (1, 2, 8, 2)
     with pytest.raises(InputError, match="no folder"):
         evaluate.save(None, tmp_path / "missing" / "draws.nc")
-    with pytest.raises(InputError, match="draws is a whole number"):
+    with pytest.raises(InputError, match="draws needs a whole number"):
         evaluate.to_arviz(LinearGaussianModel(), X, 0)
 
 

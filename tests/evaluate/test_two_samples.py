@@ -94,7 +94,7 @@ def test_what_is_no_pair_of_samples_is_refused():
         mmd_test(torch.randn(5, 2), torch.randn(5, 3))
     with pytest.raises(InputError, match="at least 2 draws"):
         mmd_test(torch.randn(1, 2), torch.randn(5, 2))
-    with pytest.raises(InputError, match="positive widths"):
+    with pytest.raises(InputError, match="widths needs at least one positive number"):
         mmd_test(torch.randn(5, 2), torch.randn(5, 2), widths=())
     with pytest.raises(InputError, match="latent site of real values"):
         aggregate_test(exact.DiscreteModel(), {"x": torch.zeros(4).long()})

@@ -219,7 +219,7 @@ def test_no_hidden_layers_make_the_linear_vae() -> None:
         assert spec_of(vae) == ModelSpec("vae", {"data_shape": (2, 3), "latent": 2, "hidden": hidden})
     with pytest.raises(pvae.InputError, match="at least one number of filters"):
         pvae.VAE((4, 4), hidden=0, network="conv")
-    with pytest.raises(pvae.InputError, match="hidden needs positive"):
+    with pytest.raises(pvae.InputError, match="hidden needs whole numbers of at least 1; got False"):
         pvae.VAE((4, 4), hidden=False)
 
 
@@ -228,9 +228,9 @@ def test_no_hidden_layers_make_the_linear_vae() -> None:
     [
         ({"noise": "gausian"}, "did you mean 'gaussian'"),
         ({"noise": "gaussian:share=1"}, "Unknown setting of noise 'gaussian' 'share'"),
-        ({"noise": "gaussian:scale=-1"}, "positive scale; got scale=-1"),
-        ({"noise": "gaussian:scale=high"}, "positive scale; got scale='high'"),
-        ({"noise": "masking:share=1"}, "between 0 and 1; got share=1"),
+        ({"noise": "gaussian:scale=-1"}, "scale needs a positive number; got -1"),
+        ({"noise": "gaussian:scale=high"}, "scale needs a positive number; got 'high'"),
+        ({"noise": "masking:share=1"}, "share needs a number above 0 and below 1; got 1"),
         ({"prior": "vamp:components=2"}, "codes are points, and this prior is made of posteriors"),
         ({"prior": "flatt"}, "Unknown prior 'flatt'"),
     ],

@@ -299,12 +299,18 @@ def test_reconstructions_are_means_at_the_posteriors_mean() -> None:
         ({"condition": "c", "classes": 3}, "data without c"),
         ({"condition": "quadrant"}, "did you mean 'quadrants'"),
         ({"condition": "quadrants"}, r"needs pictures, \(height, width\)"),
-        ({"condition": "quadrants", "data_shape": (4, 4), "observed": 4}, "1, 2 or 3; got 4"),
+        (
+            {"condition": "quadrants", "data_shape": (4, 4), "observed": 4},
+            "observed needs a whole number from 1 to 3; got 4",
+        ),
         ({"classes": 3, "observed": 2}, "goes with condition='quadrants', not 'y'"),
         ({"classes": 0}, "at least 1; got 0"),
-        ({"condition_shape": (2, 0)}, r"the shape of one c; got \(2, 0\)"),
+        (
+            {"condition_shape": (2, 0)},
+            r"condition_shape needs whole numbers of at least 1; got \(2, 0\).*shape of one c",
+        ),
         ({"classes": 3, "prior": "conditional:hiden=3"}, "did you mean 'hidden'"),
-        ({"classes": 3, "prior": "conditional:hidden=-3"}, "hidden as a whole number"),
+        ({"classes": 3, "prior": "conditional:hidden=-3"}, "hidden needs whole numbers of at least 1; got -3"),
         ({"classes": 3, "prior": "conditonal"}, "Unknown prior 'conditonal'"),
     ],
 )

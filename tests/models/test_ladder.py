@@ -255,8 +255,8 @@ def test_sizes_of_layers():
     ("settings", "said"),
     [
         ({"layers": 0}, "layers needs .* got 0"),
-        ({"latent": (4, 0)}, "latent needs the size of each layer"),
-        ({"latent": "4"}, "latent needs the size of each layer"),
+        ({"latent": (4, 0)}, "latent needs whole numbers of at least 1; got .*size of each layer"),
+        ({"latent": "4"}, "latent needs whole numbers of at least 1; got .*size of each layer"),
         ({"latent": (4, 3), "layers": 3}, "latent has the sizes of 2 layers, and layers=3"),
         ({"inference": "bottomup"}, "did you mean 'bottom-up'"),
         ({"between": (4, -1)}, "between needs"),

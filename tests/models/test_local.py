@@ -318,7 +318,7 @@ class Bits(LatentModel):
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(InputError, match="count needs the number of data"):
+    with pytest.raises(InputError, match=r"count needs a whole number of at least 1; got .*number of data"):
         LocalGuide(frozen(), 0)
     with pytest.raises(InputError, match="did you mean 'encoder'"):
         LocalGuide(frozen(), 3, "encode")

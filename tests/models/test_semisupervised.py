@@ -348,7 +348,7 @@ def test_other_seeds_keep_other_labels():
         ({"x": torch.rand(9, 1)}, 3, "these have none"),
         ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, 10, "more than the 9"),
         ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, 2, "less than the 3 classes"),
-        ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, -1, "whole number from 0 on"),
+        ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, -1, "labels needs a whole number of at least 0; got -1"),
         ({"x": torch.rand(9, 1), "y": torch.rand(9)}, 3, "one whole number y per datum"),
         ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3 - 1}, 7, "more than the 6"),
     ],

@@ -277,7 +277,7 @@ def test_encoder_shared_with_the_prior_counts_as_the_models():
         ({"prior": "standart"}, "did you mean 'standard'"),
         ({"posterior": "diag"}, "did you mean 'diagonal'"),
         ({"likelihood": "bernuolli"}, "did you mean 'bernoulli'"),
-        ({"likelihood": "gaussian:scale=-1"}, "scale=-1"),
+        ({"likelihood": "gaussian:scale=-1"}, "scale needs a positive number; got -1"),
     ],
 )
 def test_bad_arguments_are_named(settings, said):

@@ -397,7 +397,7 @@ def test_bad_arguments_are_named(settings, said):
 
 
 def test_bad_settings_of_the_objective_are_named():
-    with pytest.raises(InputError, match="commitment must be a number of at least 0"):
+    with pytest.raises(InputError, match="commitment needs a number of at least 0"):
         make_objective("vq:commitment=-1")
     with pytest.raises(InputError, match="Unknown setting of vq 'particles'"):
         make_objective("vq:particles=3")

@@ -286,10 +286,10 @@ def test_what_cannot_be_matched_is_said_in_a_line(model: type, name: str, said: 
     [
         ("gan:loss=hinge", "Unknown loss of GAN 'hinge'"),
         ("gan:critic_steps=0", "critic_steps needs a whole number of at least 1"),
-        ("aae:penalty=-1", "penalty is a weight of at least 0"),
+        ("aae:penalty=-1", "penalty needs a number of at least 0; got -1"),
         ("ali:loss=wasserstein:penalty=0", "has to be bounded"),
         ("gan:critic=mine", "critic is a torch.nn.Module"),
-        ("gan:hidden=0", "hidden needs a whole number"),
+        ("gan:hidden=0", "hidden needs whole numbers of at least 1; got 0"),
     ],
 )
 def test_bad_settings_are_refused(text: str, said: str) -> None:

@@ -342,7 +342,7 @@ def test_sleep_says_which_site_it_cannot_place() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"particles": 0}, "particles must be"),
+        ({"particles": 0}, "particles needs a whole number of at least 1; got 0"),
         ({"phi": "wak"}, "did you mean 'wake'"),
         ({"mixing": 1.5}, "mixing needs a number from 0"),
         ({"phi_steps": 0}, "phi_steps needs a whole number"),

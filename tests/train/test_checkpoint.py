@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 
 import pvae
 from pvae.errors import InputError
+from pvae.json_values import json_value
 from pvae.models import ModelSpec
 from pvae.train import checkpoint
 from pvae.train.checkpoint import Snapshot, read, read_newest, write
 from pvae.train.devices import capture, isolated, restore
-from pvae.train.encoding import decode, encode, jsonable
+from pvae.train.encoding import decode, encode
 
 
 def snapshot(value: float = 1.0) -> Snapshot:
@@ -118,7 +119,7 @@ def test_encoded_values_come_back(value: Any) -> None:
 
 
 def test_records_hold_no_nan() -> None:
-    held = jsonable({"loss": math.nan, "of": [math.inf, 1.0], "tensor": torch.tensor([1.0, math.nan])})
+    held = json_value({"loss": math.nan, "of": [math.inf, 1.0], "tensor": torch.tensor([1.0, math.nan])})
     assert held == {"loss": None, "of": [None, 1.0], "tensor": [1.0, None]}
     json.dumps(held, allow_nan=False)
 

@@ -15,6 +15,7 @@ from pvae.comparison.base import Cell, Outcome
 from pvae.comparison.cells.plan import Job
 from pvae.errors import InputError
 from pvae.files import replace_file, write_text
+from pvae.json_values import json_value
 
 __all__ = [
     "check_folder",
@@ -105,7 +106,7 @@ def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[s
     with replace_file(_pointwise_path(cell)) as unfinished:
         save_file(values, unfinished)
     names = {"cell": {"model": cell.model, "objective": cell.objective, "seed": cell.seed}}
-    write_text(cell.evaluation, json.dumps({**names, **scores}, indent=1))
+    write_text(cell.evaluation, json.dumps(json_value({**names, **scores}), indent=1))
 
 
 def read_outcome(cell: Cell) -> Outcome:

@@ -16,6 +16,7 @@ from pvae import __version__
 from pvae.comparison.base import Cell
 from pvae.comparison.cells.factories import describe_factory
 from pvae.errors import InputError
+from pvae.json_values import json_value
 from pvae.objectives import Objective, adapt, describe
 
 __all__ = ["BIASED", "MODEL_RECIPE", "OBJECTIVE_SETTINGS", "Job", "can_be_pickled", "plan_jobs"]
@@ -76,8 +77,8 @@ def plan_jobs(
     _require_trained_guides(adapted)
     descriptions = {name: _describe_objective(objective) for name, objective in adapted.items()}
     model_folders, objective_folders = _folder_names(models), _folder_names(objectives)
-    shared = {"pvae": __version__, "fit": _to_json_value(options), "judging": dict(judging)}
-    shared["data"] = _to_json_value(data)
+    shared = {"pvae": __version__, "fit": json_value(options, _describe_object), "judging": dict(judging)}
+    shared["data"] = json_value(data, _describe_object)
     jobs = []
     for model, objective, seed in product(models, objectives, seeds):
         config = {
@@ -123,14 +124,8 @@ def _folder_names(names: Iterable[str]) -> dict[str, str]:
     return folder_names
 
 
-def _to_json_value(value: Any) -> Any:
-    """Return a value as JSON keeps it, so that one read from a file compares equal to one made in this process."""
-    if isinstance(value, Mapping):
-        return {str(key): _to_json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_json_value(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+def _describe_object(value: Any) -> str:
+    """Return a text for an object that is the same in every process: the name of a function or class, or the repr."""
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

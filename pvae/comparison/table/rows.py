@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pvae.evaluate import Estimate
+from pvae.json_values import json_value
 
 __all__ = ["Row", "make_row", "row_label"]
 
@@ -80,7 +81,8 @@ class Row:
         """Return all attributes by name; an estimate becomes its value, error and count."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "additional"}
         values["training_seconds"] = self.training_seconds
-        return {name: _to_json_value(value) for name, value in {**values, **self.additional}.items()}
+        result: dict[str, Any] = json_value({**values, **self.additional})
+        return result
 
 
 def make_row(values: Mapping[str, Any]) -> Row:
@@ -106,11 +108,3 @@ def row_label(row: Row, rows: tuple[Row, ...] | list[Row]) -> str:
     has_one_model = len({other.model for other in rows}) == 1
     name = row.objective if has_one_model else f"{row.model} / {row.objective}"
     return f"{name} (biased)" if row.biased else name
-
-
-def _to_json_value(value: Any) -> Any:
-    if isinstance(value, Estimate):
-        return value.to_json()
-    if isinstance(value, tuple):
-        return list(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.evaluate.base import Estimate, finite_or_none
+from pvae.evaluate.base import Estimate
+from pvae.json_values import finite_or_none
 
 __all__ = ["GradientStudy", "GroupGradient"]
 

@@ -21,7 +21,7 @@ def order(alpha: Any, *, finite: bool = False) -> float:
     Raises:
         InputError: if it is none, or infinite where it must not be.
     """
-    return float(require_number(alpha, "alpha", above=-math.inf, infinite=not finite))
+    return float(require_number(alpha, "alpha", above=None if finite else -math.inf, infinite=not finite))
 
 
 @named("iwae", "importance-weighted bound of several particles")

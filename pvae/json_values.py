@@ -1,0 +1,67 @@
+"""Values as JSON can hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["finite_or_none", "is_plain", "json_value", "without_numpy"]
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as a float, or None for NaN and infinities, which JSON cannot hold."""
+    return float(value) if math.isfinite(value) else None
+
+
+def json_value(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
+    """Return a value as JSON can hold it.
+
+    Objects with a method ``to_json`` give what that returns; tensors and arrays give numbers and lists; tuples and
+    sets give lists; paths give text; keys of mappings become text; what is not finite becomes None.
+
+    Args:
+        value: the value.
+        default: called for an object of any other kind, to return a value in its place; None raises.
+
+    Raises:
+        TypeError: for an object of any other kind, without `default`.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return finite_or_none(value)
+    if isinstance(value, Mapping):
+        return {str(key): json_value(entry, default) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [json_value(entry, default) for entry in value]
+    return _object_value(value, default)
+
+
+def _object_value(value: Any, default: Callable[[Any], Any] | None) -> Any:
+    if hasattr(value, "to_json") and not isinstance(value, type):
+        return json_value(value.to_json(), default)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return json_value(value.tolist(), default)
+    if default is None:
+        raise TypeError(f"{type(value).__name__} has no JSON form.")
+    return default(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is None, a text, a boolean, a number of Python, or a tuple or list of such values."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def without_numpy(value: Any) -> Any:
+    """Return a value with NumPy's numbers and booleans as Python's, inside tuples and lists too."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_numpy, value))
+    # by name: the command line answers --help without NumPy
+    scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if scalar else value
