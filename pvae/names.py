@@ -1,30 +1,71 @@
-"""Names that people type: the nearest known one, and settings after colons."""
+"""Names that people type: the nearest known name in errors, and texts such as ``"renyi:alpha=0.5:particles=8"``."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from pvae.errors import InputError
 
-__all__ = ["parse", "unknown", "value"]
+__all__ = [
+    "parse",
+    "parse_known",
+    "parse_setting",
+    "require_known",
+    "require_settings",
+    "unknown",
+    "value",
+]
 
 _WORDS = {"true": True, "false": False, "none": None}
+_Choice = TypeVar("_Choice")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """Return the error for a name that is not known, which says the nearest one that is.
+    """Return the error for an unknown name; its message gives the nearest known name and all known names.
 
     Args:
-        kind: what the name stands for, such as ``"objective"``.
-        name: what came.
-        known: every name that would have been accepted.
+        kind: what the name is a name of, such as ``"objective"``.
+        name: the name that came.
+        known: every name that is accepted.
     """
-    names = sorted(str(each) for each in known)
+    names = sorted(map(str, known))
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return InputError(f"Unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def require_known(kind: str, name: object, known: Iterable[str]) -> None:
+    """Check that a name is one of several.
+
+    Args:
+        kind: what the name is a name of, for the message.
+        name: the name that came.
+        known: every name that is accepted.
+
+    Raises:
+        InputError: if the name is not known; the message gives the nearest known name.
+    """
+    names = tuple(known)
+    if name not in names:
+        raise unknown(kind, str(name), names)
+
+
+def require_settings(label: str, settings: Iterable[str], known: Iterable[str]) -> None:
+    """Check that each setting is one of those that something takes.
+
+    Args:
+        label: what the settings are for, such as ``"mask 'block'"``.
+        settings: the names of the settings that came.
+        known: every name that is accepted.
+
+    Raises:
+        InputError: if a setting is not known; the message gives the nearest known setting.
+    """
+    names = tuple(known)
+    for setting in settings:
+        require_known(f"setting of {label}", setting, names)
 
 
 def value(text: str) -> Any:
@@ -42,20 +83,67 @@ def value(text: str) -> Any:
     return text
 
 
+def parse_setting(text: str, advice: str) -> tuple[str, Any]:
+    """Split ``"hidden-size=3"`` into its key, ``"hidden_size"``, and its value.
+
+    Args:
+        text: one setting.
+        advice: how settings are written, for the message: a sentence without its full stop.
+
+    Raises:
+        InputError: if there is no ``=``, or the key is no name.
+    """
+    key, separator, content = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not separator or not key.isidentifier():
+        raise InputError(f"{advice}; got {text!r}.")
+    return key, value(content)
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"renyi:alpha=0.5:particles=8"`` into its name and its settings.
 
     Raises:
-        InputError: if a setting has no ``=`` or no name, or is given twice.
+        InputError: if a setting has no ``=`` or no key, or comes twice.
     """
-    name, *settings = text.split(":")
-    result: dict[str, Any] = {}
-    for setting in settings:
-        key, separator, given = setting.partition("=")
-        key = key.strip().replace("-", "_")
-        if not separator or not key.isidentifier():
-            raise InputError(f"Settings are written name:key=value; got {setting!r} in {text!r}.")
-        if key in result:
-            raise InputError(f"Setting {key!r} is given twice in {text!r}.")
-        result[key] = value(given)
-    return name.strip(), result
+    name, *parts = text.split(":")
+    settings: dict[str, Any] = {}
+    for part in parts:
+        key, content = parse_setting(part, f"Settings are written name:key=value in {text!r}")
+        if key in settings:
+            raise InputError(f"Setting {key!r} is given twice in {text!r}; keep one.")
+        settings[key] = content
+    return name.strip(), settings
+
+
+def parse_known(
+    text: str,
+    kind: str,
+    choices: Mapping[str, _Choice],
+    settings_of: Callable[[_Choice], Iterable[str]],
+    *,
+    further: Iterable[str] = (),
+    spelling: Callable[[str], str] = str,
+) -> tuple[str, dict[str, Any]]:
+    """Split ``"name:key=value"`` and check the name and the keys against a table.
+
+    Args:
+        text: the name, with settings after colons.
+        kind: what the name is a name of, for messages.
+        choices: the table from names to what they stand for.
+        settings_of: from what a name stands for to the keys that it takes.
+        further: names that are accepted elsewhere, for the message about an unknown name.
+        spelling: turns a name into the spelling of the table, such as `str.lower`.
+
+    Returns:
+        The name in the spelling of the table, and the settings.
+
+    Raises:
+        InputError: for an unknown name or key (the message gives the nearest), or a setting that is badly written.
+    """
+    name, settings = parse(text)
+    known = spelling(name)
+    if known not in choices:
+        raise unknown(kind, name, [*choices, *further])
+    require_settings(f"{kind} {name!r}", settings, settings_of(choices[known]))
+    return known, settings

@@ -14,7 +14,7 @@ from pvae.batch import Batch
 from pvae.checks import require_number, require_whole
 from pvae.data.binarise import derived_seed
 from pvae.errors import InputError
-from pvae.names import parse, unknown
+from pvae.names import parse_known
 
 __all__ = ["MASKS", "Mask", "left_out", "make_mask"]
 
@@ -184,13 +184,9 @@ def make_mask(text: str, shape: Sequence[int]) -> Mask:
         InputError: for an unknown kind or setting (the nearest is named), a size that does not fit the shape, or a
             kind for pictures where the data are none.
     """
-    name, settings = parse(text) if isinstance(text, str) else (repr(text), {})
-    if name not in MASKS:
-        raise unknown("mask", name, [*MASKS, "none"])
+    written = text if isinstance(text, str) else repr(text)
+    name, settings = parse_known(written, "mask", MASKS, _settings, further=["none"])
     made, place = MASKS[name], tuple(shape)
-    for setting in settings:
-        if setting not in _settings(made):
-            raise unknown(f"setting of mask {name!r}", setting, _settings(made))
     whole = settings.get("whole", 0)
     advice = "It is the share of training data that miss nothing."
     require_number(whole, "whole", least=0, below=1, advice=advice)

@@ -17,7 +17,7 @@ from pvae.densities.posteriors import DiagonalGaussian, FullGaussian
 from pvae.densities.priors import StandardNormal
 from pvae.densities.vamp import VampPrior
 from pvae.errors import InputError
-from pvae.names import parse, unknown
+from pvae.names import parse_known, require_settings
 
 __all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "accepted", "check_settings", "part"]
 
@@ -78,9 +78,8 @@ def check_settings(label: str, constructor: Callable[..., Any], settings: Mappin
         InputError: for a setting that it does not take (the nearest is named), or a missing one.
     """
     names, anything = accepted(constructor)
-    for setting in settings:
-        if setting not in names and not anything:
-            raise unknown(f"setting of {label}", setting, names)
+    if not anything:
+        require_settings(label, settings, names)
     missing = [name for name, required in names.items() if required and name not in settings]
     if missing:
         raise InputError(f"{label} needs {', '.join(missing)}; give it with --set {missing[0]}=...")
@@ -103,15 +102,10 @@ def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.M
     table = _TABLES[role]
     if not isinstance(given, str):
         raise InputError(f"A {role} is a name ({', '.join(table)}) or a module; got {type(given).__name__}.")
-    name, settings = parse(given)
-    if name not in table:
-        raise unknown(role, name, table)
+    name, settings = parse_known(given, role, table, lambda kind: list(accepted(kind)[0])[len(context) :])
     constructor = table[name]
     names, _ = accepted(constructor)
     free = list(names)[len(context) :]
-    for setting in settings:
-        if setting not in free:
-            raise unknown(f"setting of {role} {name!r}", setting, free)
     settings = {**{key: style[key] for key in style if key in free}, **settings}
     missing = [each for each in free if names[each] and each not in settings]
     if missing:

@@ -16,7 +16,7 @@ from pvae.errors import InputError
 from pvae.models.base import Amortised, Parts
 from pvae.models.conditions import Condition, Labels, Quadrants, Vectors
 from pvae.models.density_traits import density_traits_of
-from pvae.names import parse, unknown
+from pvae.names import parse, require_settings, unknown
 from pvae.networks import Conditioned
 from pvae.randomness import preserved_randomness
 
@@ -197,9 +197,7 @@ def _conditional(prior: str | nn.Module | None) -> dict[str, Any] | None:
     name, settings = parse(prior) if isinstance(prior, str) else ("", {})
     if name != "conditional":
         return None
-    for setting in settings:
-        if setting not in ("hidden", "activation", "initialisation"):
-            raise unknown("setting of prior 'conditional'", setting, ["hidden", "activation", "initialisation"])
+    require_settings("prior 'conditional'", settings, ("hidden", "activation", "initialisation"))
     return settings
 
 

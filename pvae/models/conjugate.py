@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from pvae.checks import is_number
+from pvae.checks import require_number
 from pvae.errors import InputError
-from pvae.names import parse, unknown
+from pvae.names import parse_known
 from pvae.networks import MLP
 
 __all__ = ["ConjugatePrior", "Recogniser", "make_prior"]
@@ -82,23 +80,21 @@ class ConjugatePrior(nn.Module):
         return (self.concentration - 1) * weights.sum() - 0.5 * each.sum()
 
 
+#: name of a prior -> the settings that it takes
+_PRIORS: dict[str, tuple[str, ...]] = {"none": (), "conjugate": ("concentration", "degrees", "scale")}
+
+
 def make_prior(text: str, features: int, components: int, data_size: int | None) -> ConjugatePrior | None:
     """Return the prior of a text: None for ``"none"``, else of ``"conjugate"`` with settings after colons.
 
     Raises:
         InputError: for another name or setting, or without the number of data.
     """
-    name, settings = parse(text)
-    if name == "none" and not settings:
+    name, settings = parse_known(text, "prior", _PRIORS, lambda keys: keys)
+    if name == "none":
         return None
-    if name != "conjugate":
-        raise unknown("prior", name, ("none", "conjugate"))
-    known = ("concentration", "degrees", "scale")
-    for key, given in settings.items():
-        if key not in known:
-            raise unknown("setting of prior 'conjugate'", key, known)
-        if not is_number(given) or not math.isfinite(given):
-            raise InputError(f"{key} of prior 'conjugate' needs a number; got {given!r}.")
+    for key, number in settings.items():
+        require_number(number, f"{key} of prior 'conjugate'")
     if data_size is None:
         raise InputError("prior 'conjugate' needs data_size, the number of training data: it is counted once for them.")
     return ConjugatePrior(features, components, data_size, **settings)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.checks import require_number, require_positive
-from pvae.names import parse, unknown
+from pvae.names import parse_known
 
 __all__ = ["NOISES", "GaussianNoise", "MaskingNoise", "noise"]
 
@@ -58,11 +58,5 @@ def noise(text: str) -> nn.Module:
     Raises:
         InputError: if the name or a setting is not known (the nearest is named), or a setting cannot be used.
     """
-    name, settings = parse(text)
-    if name not in NOISES:
-        raise unknown("noise", name, NOISES)
-    known = list(inspect.signature(NOISES[name]).parameters)
-    for setting in settings:
-        if setting not in known:
-            raise unknown(f"setting of noise {name!r}", setting, known)
+    name, settings = parse_known(text, "noise", NOISES, lambda kind: inspect.signature(kind).parameters)
     return NOISES[name](**settings)

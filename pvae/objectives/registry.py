@@ -10,7 +10,7 @@ from typing import Any
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
 from pvae.checks import require_whole
-from pvae.names import parse, unknown
+from pvae.names import parse, parse_known
 from pvae.objectives.base import Objective
 from pvae.objectives.named import OBJECTIVES, named
 from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
@@ -70,13 +70,7 @@ def make_objective(text: str) -> NamedObjective:
     Raises:
         InputError: for an unknown name or setting (the nearest known one is named), or a value that is out of range.
     """
-    name, settings = parse(text)
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    known = _settings(OBJECTIVES[name][0])
-    for key in settings:
-        if key not in known:
-            raise unknown(f"setting of {name}", key, known)
+    parse_known(text, "objective", OBJECTIVES, lambda entry: _settings(entry[0]))
     factory = NamedObjective(text)
     factory()
     return factory

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
 from pvae.errors import InputError
-from pvae.names import parse, unknown
+from pvae.names import parse, parse_known, unknown
 
 __all__ = ["adopt", "label", "make_optimiser", "make_schedule", "rates", "step_schedule"]
 
@@ -67,10 +67,9 @@ def make_optimiser(
     given: Groups = [{"params": list(each), **named[name]} for name, each in groups.items()]
     rate = _DEFAULT_RATE if isinstance(rate, Mapping) else rate
     if isinstance(spec, str):
-        name, settings = parse(spec)
-        if name.lower() not in _OPTIMISERS:
-            raise unknown("optimiser", name, _OPTIMISERS)
-        return _construct(_OPTIMISERS[name.lower()], given, {"lr": rate, **_known(name, _OPTIMISERS, settings)})
+        _refuse_rate(spec)
+        name, settings = parse_known(spec, "optimiser", _OPTIMISERS, _settings_of, spelling=str.lower)
+        return _construct(_OPTIMISERS[name], given, {"lr": rate, **settings})
     if isinstance(spec, type) and issubclass(spec, Optimizer):
         return _construct(spec, given, {"lr": rate})
     made = spec(given if len(given) > 1 else given[0]["params"]) if callable(spec) else None
@@ -102,15 +101,15 @@ def rates(optimiser: Optimizer) -> float | dict[str, float]:
     return next(iter(held.values())) if len(set(held.values())) == 1 else held
 
 
-def _known(name: str, table: Mapping[str, type], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, all of them accepted by the constructor."""
-    accepted = list(inspect.signature(table[name.lower()]).parameters)[1:]
-    for key in settings:
-        if key == "lr":
-            raise InputError(f"The learning rate of {name!r} is said by learning_rate=, not by lr=.")
-        if key not in accepted:
-            raise unknown(f"setting of {name}", key, [each for each in accepted if each != "lr"])
-    return settings
+def _settings_of(kind: type) -> list[str]:
+    """Return the settings that may follow a name: all arguments but the first, and the learning rate."""
+    return [name for name in list(inspect.signature(kind).parameters)[1:] if name != "lr"]
+
+
+def _refuse_rate(spec: str) -> None:
+    name, settings = parse(spec)
+    if "lr" in settings:
+        raise InputError(f"The learning rate of {name!r} is said by learning_rate=, not by lr=.")
 
 
 def _construct(made: type, groups: Groups, settings: dict[str, Any]) -> Optimizer:
@@ -171,6 +170,11 @@ def adopt(
     known.update(named)
 
 
+def _schedule_name(name: str) -> str:
+    """Return a schedule's name as in the table: ``"stepLR"`` gives ``"step"``."""
+    return name.lower().removesuffix("lr")
+
+
 def make_schedule(spec: str | Factory | None, optimiser: Optimizer) -> Any:
     """Return a schedule of the learning rate, to be stepped once an epoch, or None.
 
@@ -192,13 +196,11 @@ def make_schedule(spec: str | Factory | None, optimiser: Optimizer) -> Any:
                 f"returns a torch schedule; got {type(spec).__name__}."
             )
         return made
-    name, settings = parse(spec)
-    key = name.lower().removesuffix("lr")
-    if key not in _SCHEDULES:
-        raise unknown("schedule", name, _SCHEDULES)
-    settings = {each: list(value) if isinstance(value, tuple) else value for each, value in settings.items()}
+    _refuse_rate(spec)
+    name, settings = parse_known(spec, "schedule", _SCHEDULES, _settings_of, spelling=_schedule_name)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     try:
-        return _SCHEDULES[key](optimiser, **_known(key, _SCHEDULES, settings))
+        return _SCHEDULES[name](optimiser, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"schedule {name!r} refuses its settings: {error}") from error
 

@@ -216,7 +216,7 @@ def test_training_closes_the_gap_of_an_amortised_guide() -> None:
         ({"prior": "conjugate:degrees=0.5", "data_size": 5}, "more than 1"),
         ({"prior": "conjugate:concentration=0.5", "data_size": 5}, "at least 1"),
         ({"prior": "conjugate:scale=-1", "data_size": 5}, "positive"),
-        ({"prior": "conjugate:scale=big", "data_size": 5}, "needs a number"),
+        ({"prior": "conjugate:scale=big", "data_size": 5}, "scale of prior 'conjugate' needs a finite number"),
     ],
 )
 def test_wrong_settings_are_told(settings: dict, words: str) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pvae.commands.options.option_groups import MODEL_HELP, explicit_options
-from pvae.errors import InputError
-from pvae.names import value as parse_value
+from pvae.names import parse_setting
 
 if TYPE_CHECKING:
     from pvae.data import Splits
@@ -49,11 +48,8 @@ def _model_settings(ctx: click.Context) -> dict[str, Any]:
     """Return the settings of the model: those of the flags, replaced by those of ``--set``."""
     settings = explicit_options(ctx, MODEL_HELP)
     for text in ctx.params["set_"]:
-        name, separator, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if not separator or not name.isidentifier():
-            raise InputError(f"--set needs name=value, such as latent=4; got {text!r}.")
-        settings[name] = parse_value(value)
+        name, value = parse_setting(text, "--set needs name=value, such as latent=4")
+        settings[name] = value
     return settings
 
 
