@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-paths check docs build clean
+.PHONY: help venv demo test test-slow test-paths coverage names check docs build clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,6 +35,13 @@ test-paths: $(READY)  ## run the tests that look at paths, with their temporary 
 	@mkdir -p build
 	$(TEST) -q -n $(JOBS) -m paths --basetemp "$(CURDIR)/build/tmp" $$(grep -rl "pytest.mark.paths" tests --include="test_*.py")
 
+coverage: $(READY)  ## run the suite with branch coverage; fail if under 95 % of the lines of pvae/ run
+	$(TEST) -n $(JOBS) --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered --cov-report=xml
+	$(BIN)/python tests/support/covered_lines.py coverage.xml 95
+
+names: $(READY)  ## add new public names to tests/repository/public_names.txt
+	$(BIN)/python tests/support/public_names.py --add
+
 check: $(READY)  ## format, lint, types, docs with warnings as errors, doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,5 +58,5 @@ build: $(READY)  ## build wheel and sdist into dist/, and look inside them
 	$(BIN)/python -m pytest -q tests/repository/test_packaging.py
 
 clean:  ## remove what the other targets made, .venv included; runs/ and reports/ stay
-	rm -rf $(VENV) build dist docs/_build docs/reference/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .coverage .coverage.* coverage.xml build dist docs/_build docs/reference/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """List every public name of pvae with its signature: ``python tests/support/public_names.py``.
 
+With ``--add`` the new ones are added to ``tests/repository/public_names.txt``; none is changed or taken out.
+
 A public name is a name in ``__all__`` of the package or of one of its folders, or a public attribute that such a
 class defines. Signatures hold parameter names, kinds and defaults; annotations are left out, because a private type may
 be renamed without any effect on a caller.
@@ -12,11 +14,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pvae
+
+GOLDEN = Path(__file__).parents[1] / "repository" / "public_names.txt"
 
 
 def folders() -> Iterator[str]:
@@ -67,5 +72,20 @@ def lines() -> Iterator[str]:
                 yield from (f"{folder}.{name}.{each}{found}" for each, found in attributes(value, public))
 
 
+def add_new_names() -> list[str]:
+    """Add the names that the golden file lacks, each after the name before it in the list; return them."""
+    known = GOLDEN.read_text().splitlines()
+    added, position = [], 0
+    for line in lines():
+        if line in known:
+            position = known.index(line) + 1
+        else:
+            known.insert(position, line)
+            added.append(line)
+            position += 1
+    GOLDEN.write_text("\n".join(known) + "\n")
+    return added
+
+
 if __name__ == "__main__":
-    print("\n".join(lines()))
+    print("\n".join(add_new_names() if "--add" in sys.argv else lines()))
