@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,8 @@ ALLOWED = {
     "pvae/randomness.py": {"np.random.seed", "torch.manual_seed"},
 }
 FORBIDDEN_ATTRIBUTES = {"torch.jit": "deprecated"}
+# Names of classes that two rooms share, to be renamed in one of them. No name may be added.
+SHARED_CLASS_NAMES = {"Marginal", "Quadrants", "Rows", "Setting"}
 PRIVATE_STORE = {"_params", "_param_to_name", "_constraints"}
 
 
@@ -124,6 +126,18 @@ def _circles(graph: dict[str, set[str]]) -> list[str]:
         for name in free:
             del graph[name]
     return sorted(graph)
+
+
+def _classes(path: Path) -> Iterator[str]:
+    return (node.name for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef))
+
+
+def _in_two_rooms(names: Iterable[tuple[str, Path]]) -> set[str]:
+    """The names that files of two folders have."""
+    rooms: dict[str, set[Path]] = {}
+    for name, path in names:
+        rooms.setdefault(name, set()).add(path.parent)
+    return {name for name, folders in rooms.items() if len(folders) > 1}
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -247,6 +261,17 @@ def test_file_holds_nothing_forbidden(path: Path) -> None:
 def test_modules_of_a_folder_do_not_import_in_circles() -> None:
     assert _circles({"a": {"b"}, "b": {"a"}, "c": set()}) == ["a", "b"]
     assert _circles(_siblings()) == []
+
+
+def test_no_two_rooms_have_a_file_of_one_name() -> None:
+    planted = [("a", PACKAGE / "em" / "a.py"), ("a", PACKAGE / "data" / "a.py"), ("b", PACKAGE / "em" / "b.py")]
+    assert _in_two_rooms(planted) == {"a"}
+    assert _in_two_rooms((path.stem, path) for path in FILES) - {"base", "__init__"} == set()
+
+
+def test_no_two_rooms_have_a_class_of_one_name() -> None:
+    classes = [(name, path) for path in FILES for name in _classes(path)]
+    assert _in_two_rooms(classes) - SHARED_CLASS_NAMES == set()
 
 
 def test_every_room_is_on_the_floor_plan() -> None:
