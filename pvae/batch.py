@@ -1,4 +1,4 @@
-"""Batch: named tensors that travel together, and the one place where a person's arrays become tensors."""
+"""The class `Batch`, named tensors of the same data, and `as_batch`, which turns arrays into a checked batch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Index: TypeAlias = slice | Tensor | np.ndarray | list[int] | range
 
 
 class Batch(Mapping[str, Tensor]):
-    """Tensors of the same data, one name each: ``x``, and where present ``y``, ``c``, ``mask``, ``index``.
+    """Named tensors of the same data: ``x``, and where present ``y``, ``c``, ``mask`` and ``index``.
 
-    Frozen: ``replace``, ``take`` and ``to`` return new batches that share what did not change.
-    ``len(batch)`` counts fields, as for any mapping; ``batch.size`` counts data.
+    A batch is frozen: ``replace``, ``take`` and ``to`` return new batches, which share the tensors that did not change.
+    ``len(batch)`` is the number of fields, as for any mapping; ``batch.size`` is the number of data.
 
     Args:
-        fields: tensors whose first dimension is the data, so of the same length.
+        fields: tensors by name. The first dimension of each is the data, so all have the same length.
 
     Raises:
-        InputError: if a field is no tensor, differs in length from the first, or has an unusable name.
+        InputError: if a field is not a tensor, has another length than the first field, or has an unusable name.
     """
 
     __slots__ = ("_fields",)
@@ -43,7 +43,7 @@ class Batch(Mapping[str, Tensor]):
 
     @classmethod
     def _of(cls, fields: dict[str, Tensor]) -> Batch:
-        # Without the checks: a training step makes one batch from another that has passed them.
+        # No checks: a training step makes a batch from the tensors of a batch that has passed them.
         batch = cls.__new__(cls)
         object.__setattr__(batch, "_fields", fields)
         return batch
@@ -52,7 +52,7 @@ class Batch(Mapping[str, Tensor]):
         return self._fields[name]
 
     def __getattr__(self, name: str) -> Tensor:
-        # Reached only where ordinary look-up failed; "_fields" itself is missing while unpickling.
+        # Python calls this only where ordinary look-up fails; "_fields" itself is missing while unpickling.
         if name != "_fields" and name in self._fields:
             return self._fields[name]
         raise AttributeError(f"The batch has no field {name!r}; it has {', '.join(self._fields)}.")
@@ -61,7 +61,7 @@ class Batch(Mapping[str, Tensor]):
         raise AttributeError(f"A batch is frozen; batch.replace({name}=...) returns a new one.")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("A batch is frozen.")
+        raise AttributeError(f"A batch is frozen, so its field {name!r} cannot be deleted.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
@@ -69,7 +69,7 @@ class Batch(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._fields)
 
-    # A mapping compares its values, and tensors do not compare to one truth value.
+    # Mapping compares values, but comparing two tensors gives a tensor and no truth value.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -77,40 +77,51 @@ class Batch(Mapping[str, Tensor]):
         return Batch._of, (self._fields,)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}: {tuple(t.shape)} {t.dtype}" for name, t in self._fields.items())
+        fields = ", ".join(f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in self._fields.items())
         return f"Batch({fields})"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the fields, in order."""
+        """The names of the fields, in order."""
         return tuple(self._fields)
 
     @property
     def size(self) -> int:
-        """Number of data."""
+        """The number of data."""
         return next(iter(self._fields.values())).shape[0]
 
     @property
     def device(self) -> torch.device:
-        """Device of the first field."""
+        """The device of the first field."""
         return next(iter(self._fields.values())).device
 
     def take(self, index: Index) -> Batch:
-        """Return the data at ``index``: a slice (shares memory), positions, or a boolean mask (both copy)."""
+        """Return some of the data as a batch.
+
+        Args:
+            index: a slice, which shares memory; or positions or a boolean mask over the data, which copy.
+        """
         if isinstance(index, slice):
             return Batch._of({name: tensor[index] for name, tensor in self._fields.items()})
         positions = torch.as_tensor(index, device=self.device)
         if positions.dtype == torch.bool:
             return Batch._of({name: tensor[positions] for name, tensor in self._fields.items()})
         positions = positions.long()
-        return Batch._of({name: t.index_select(0, positions) for name, t in self._fields.items()})
+        return Batch._of({name: tensor.index_select(0, positions) for name, tensor in self._fields.items()})
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on ``device``."""
+        """Return the batch with its tensors on ``device``."""
         return Batch._of({name: tensor.to(device) for name, tensor in self._fields.items()})
 
     def replace(self, **fields: Tensor) -> Batch:
-        """Return the batch with the given fields put in, or added."""
+        """Return the batch with these fields replaced or added.
+
+        Args:
+            fields: tensors by name, as for `Batch`.
+
+        Raises:
+            InputError: as for `Batch`.
+        """
         return Batch(**{**self._fields, **fields})
 
 
@@ -118,23 +129,23 @@ _RESERVED = frozenset(dir(Batch))
 
 
 def as_batch(data: Any) -> Batch:
-    """Return ``data`` as a checked batch.
+    """Return data as a checked batch.
 
-    ``x``, ``c`` and other fields become float32 unless they are float64; ``mask`` takes the dtype of ``x``;
-    ``index`` and labels ``y`` that are integers become int64; tensors stay on their device.
+    ``x``, ``c`` and further fields become float32 unless they are float64; ``mask`` takes the dtype of ``x``;
+    ``index``, and ``y`` where it has integers, become int64. Tensors stay on their device.
 
     Args:
-        data: a Batch, one array or tensor (``x``), a pair (``x``, ``y``), or a mapping from field to array.
+        data: a `Batch`; one array or tensor, which is ``x``; a pair (``x``, ``y``); or a mapping from names to arrays.
 
     Raises:
-        InputError: if lengths disagree, a value is not finite, there are no data, or a field is not numeric.
+        InputError: if lengths differ, a value is not finite, there are no data, or a field does not hold numbers.
     """
     fields = {name: _tensor(name, value) for name, value in _named(data).items()}
     if "mask" in fields and "x" in fields:
         fields["mask"] = _mask(fields["mask"], fields["x"])
     batch = Batch(**fields)
     if batch.size == 0:
-        raise InputError("There are no data: the first dimension of every field is the data, and it is 0.")
+        raise InputError("Every field needs at least one datum; there are no data: the first dimension has size 0.")
     for name, tensor in batch.items():
         _check_finite(name, tensor)
     return batch
@@ -148,17 +159,19 @@ def _named(data: Any) -> dict[str, Any]:
     if isinstance(data, Tensor | np.ndarray) or hasattr(data, "__array__"):
         return {"x": data}
     raise InputError(
-        f"Data are an array, a tensor, a pair (x, y) or a mapping from field to array; got {type(data).__name__}."
+        "Data need to be an array, a tensor, a pair (x, y) or a mapping from names to arrays; "
+        f"got {type(data).__name__}."
     )
 
 
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(name, str):
-        raise InputError(f"A field's name is text; got {name!r}.")
+        raise InputError(f"The name of a field needs to be text; got {name!r}.")
     _check_name(name)
     tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asarray(value))
     if tensor.is_complex():
-        raise InputError(f"{name} needs real numbers; got {tensor.dtype}. Give real and imaginary parts as features.")
+        advice = "Give the real and imaginary parts as features."
+        raise InputError(f"{name} needs real numbers; got {tensor.dtype}. {advice}")
     if tensor.ndim == 0:
         raise InputError(f"{name} needs the data as its first dimension; got the single value {tensor.item():g}.")
     integral = not tensor.is_floating_point()
@@ -177,7 +190,7 @@ def _from_array(name: str, array: np.ndarray) -> Tensor:
         array = array.astype("complex128" if array.dtype.kind == "c" else "float64")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype("int64")
-    # torch reads neither foreign byte orders nor negative strides, and warns of memory it may not write to.
+    # PyTorch reads neither foreign byte orders nor negative strides, and warns about memory that is read-only.
     native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
 
@@ -193,7 +206,10 @@ def _mask(mask: Tensor, x: Tensor) -> Tensor:
 
 def _check_name(name: str) -> None:
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in _RESERVED:
-        raise InputError(f"{name!r} cannot name a field; x, y, c, mask and index are the usual ones.")
+        raise InputError(
+            f"{name!r} cannot be the name of a field: it is no identifier of Python, or a batch uses it itself. "
+            "The usual names are x, y, c, mask and index."
+        )
 
 
 def _check_length(name: str, tensor: Tensor, fields: Mapping[str, Tensor]) -> None:
@@ -219,5 +235,5 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     raise InputError(
         f"{name} needs finite values; {nan + infinite} of {tensor.numel()} are not "
         f"({nan} NaN, {infinite} infinite), the first at {first}. "
-        "Remove them, or put 0 there and say so in a mask (1 = observed)."
+        "Remove these data, or put 0 in place of each and give a mask (1 = observed)."
     )

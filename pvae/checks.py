@@ -27,7 +27,7 @@ def require_whole(value: object, name: str, *, least: int = 1, most: int | None 
     """Return a count or a size as a Python integer.
 
     Args:
-        value: what the caller passed; NumPy integers are accepted, booleans and floats are not.
+        value: the value that the caller passed; NumPy integers are accepted, booleans and floats are not.
         name: name of the argument, for the message.
         least: the smallest value that is accepted.
         most: the largest value that is accepted; None for no upper limit.
@@ -46,7 +46,7 @@ def require_sizes(value: object, name: str, *, zero: bool = False, advice: str =
     """Return one size, or a sequence of sizes, as a tuple of Python integers; an empty sequence gives ().
 
     Args:
-        value: what the caller passed.
+        value: the value that the caller passed.
         name: name of the argument, for the message.
         zero: whether the number 0 is accepted and gives (), as "no hidden layer" is written on a command line.
         advice: a sentence that says what to do, for the end of the message.
@@ -76,7 +76,7 @@ def require_number(
     """Return a real number as Python's int or float: whole numbers stay int.
 
     Args:
-        value: what the caller passed; NumPy's numbers are accepted, booleans and NaN are not.
+        value: the value that the caller passed; NumPy's numbers are accepted, booleans and NaN are not.
         name: name of the argument, for the message.
         least: the smallest value that is accepted.
         most: the largest value that is accepted.
@@ -98,7 +98,7 @@ def require_positive(value: object, name: str, *, advice: str = "") -> float:
     """Return a finite number above 0 as Python's int or float.
 
     Args:
-        value: what the caller passed; NumPy's numbers are accepted, booleans are not.
+        value: the value that the caller passed; NumPy's numbers are accepted, booleans are not.
         name: name of the argument, for the message.
         advice: a sentence that says what to do, for the end of the message.
 

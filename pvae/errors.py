@@ -1,4 +1,4 @@
-"""The two ways a run ends badly that a person should read about: bad input, and divergence."""
+"""The two errors that a person should read without a traceback: bad input, and divergence of a training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ __all__ = ["DivergenceError", "InputError", "first_line"]
 
 
 class InputError(ValueError):
-    """Input that cannot be used, in one line: what was needed, what came, what to do.
+    """Input that cannot be used. The message is one line: what was needed, what came, what to do.
 
     The command line prints the line and exits with code 2.
 
     Args:
-        message: the line. Pyro raises an error of a program anew, with a table of shapes behind it: that is left out.
+        message: the line. Pyro appends a table of shapes to the errors of a program; that table is left out.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -19,15 +19,15 @@ class InputError(ValueError):
 
 
 class DivergenceError(RuntimeError):
-    """Training met a value that is not finite, and stopped with the last good checkpoint kept.
+    """Training met a value that is not finite and stopped; the last good checkpoint is kept.
 
     The command line prints the message and exits with code 3.
 
     Args:
-        message: one line that says what went non-finite first, and what to try.
-        site: the Pyro site concerned, or an empty string where a parameter went non-finite first.
-        tensor: which tensor of the site (``"value"``, ``"log_prob"``, ``"loc"``, ...) or which parameter.
-        step: the training step, counted from 1.
+        message: one line that says which value was not finite first, and what to try.
+        site: the name of the Pyro site, or an empty string where a parameter was not finite first.
+        tensor: the tensor of the site (``"value"``, ``"log_prob"``, ``"loc"``, ...), or the name of the parameter.
+        step: the number of the training step, counted from 1.
     """
 
     def __init__(self, message: str, *, site: str = "", tensor: str = "", step: int = 0) -> None:
@@ -38,5 +38,5 @@ class DivergenceError(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's message, or ``"no message"``."""
     return (str(error).strip() or "no message").splitlines()[0]

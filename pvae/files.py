@@ -15,7 +15,7 @@ UNFINISHED = ".tmp"
 
 
 def sync(path: Path) -> None:
-    """Return when the content of a file, or the list of entries of a folder, is on the disk."""
+    """Write the content of a file, or the list of entries of a folder, to the disk before returning."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -27,7 +27,7 @@ def move_into_place(source: Path, target: Path) -> None:
     """Move a complete file to its final name on the same file system; a file of that name is replaced.
 
     Args:
-        source: the file, which is on the disk before it is moved.
+        source: the file; its content is written to the disk before it is moved.
         target: its final path.
     """
     sync(source)
@@ -39,7 +39,7 @@ def move_into_place(source: Path, target: Path) -> None:
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` for the block to write; then move that file to `path`.
 
-    Where the block raises, the temporary file is removed, and what was at `path` stays.
+    If the block raises an error, the temporary file is removed, and the old file at `path` does not change.
 
     Args:
         path: the final path; its folder exists.
@@ -48,9 +48,9 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         move_into_place(unfinished, path)
-    except BaseException:
+    finally:
+        # after the move there is no such file
         unfinished.unlink(missing_ok=True)
-        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -68,12 +68,13 @@ def write_text(path: Path, text: str) -> None:
 def replace_folder(path: Path, previous: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path` for the block to fill; then move it to `path`.
 
-    What was at `path` moves to `previous`, which is replaced. A process that is killed between the two moves
-    leaves `previous` alone. Where the block raises, the temporary folder is removed, and `path` stays.
+    The old folder at `path` moves to `previous`, which is replaced. If the process is killed between the two moves,
+    `previous` is complete and `path` is missing. If the block raises an error, the temporary folder is removed, and
+    the old folder does not change.
 
     Args:
         path: the final path; the folders above it are made.
-        previous: where the folder goes that was at `path`.
+        previous: the path that the old folder moves to.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -81,11 +82,11 @@ def replace_folder(path: Path, previous: Path) -> Iterator[Path]:
         unfinished.mkdir(parents=True)
         yield unfinished
         sync(unfinished)
-    except BaseException:
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(path, previous)
+        os.replace(unfinished, path)
+    finally:
+        # after the move there is no such folder
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    if path.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(path, previous)
-    os.replace(unfinished, path)
     sync(path.parent)

@@ -18,8 +18,8 @@ def finite_or_none(value: float) -> float | None:
 def json_value(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
     """Return a value as JSON can hold it.
 
-    Objects with a method ``to_json`` give what that returns; tensors and arrays give numbers and lists; tuples and
-    sets give lists; paths give text; keys of mappings become text; what is not finite becomes None.
+    An object with a method ``to_json`` gives the result of that method. Tensors and arrays give numbers and lists,
+    tuples and sets give lists, and paths give text. Keys of mappings become text. NaN and infinities become None.
 
     Args:
         value: the value.

@@ -26,7 +26,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for an unknown name; its message gives the nearest known name and all known names.
 
     Args:
-        kind: what the name is a name of, such as ``"objective"``.
+        kind: the kind of thing that has such names, such as ``"objective"``.
         name: the name that came.
         known: every name that is accepted.
     """
@@ -40,7 +40,7 @@ def require_known(kind: str, name: object, known: Iterable[str]) -> None:
     """Check that a name is one of several.
 
     Args:
-        kind: what the name is a name of, for the message.
+        kind: the kind of thing that has such names, for the message.
         name: the name that came.
         known: every name that is accepted.
 
@@ -53,10 +53,10 @@ def require_known(kind: str, name: object, known: Iterable[str]) -> None:
 
 
 def require_settings(label: str, settings: Iterable[str], known: Iterable[str]) -> None:
-    """Check that each setting is one of those that something takes.
+    """Check that every setting is known.
 
     Args:
-        label: what the settings are for, such as ``"mask 'block'"``.
+        label: the thing that has these settings, such as ``"mask 'block'"``.
         settings: the names of the settings that came.
         known: every name that is accepted.
 
@@ -129,10 +129,10 @@ def parse_known(
 
     Args:
         text: the name, with settings after colons.
-        kind: what the name is a name of, for messages.
-        choices: the table from names to what they stand for.
-        settings_of: from what a name stands for to the keys that it takes.
-        further: names that are accepted elsewhere, for the message about an unknown name.
+        kind: the kind of thing that has such names, for messages.
+        choices: the table from names to their values, such as classes.
+        settings_of: from a value of the table to the keys that it accepts.
+        further: names that other code accepts, for the message about an unknown name.
         spelling: turns a name into the spelling of the table, such as `str.lower`.
 
     Returns:

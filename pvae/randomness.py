@@ -1,4 +1,4 @@
-"""What a look at a model must leave as it was: random generators, buffers, training modes."""
+"""Restore random generators, buffers and train/eval modes after a block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ __all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomne
 
 @dataclass(frozen=True)
 class RandomState:
-    """The states of torch's generators (CPU and each CUDA device in use), NumPy's and Python's."""
+    """The states of the global random generators.
+
+    Attributes:
+        torch: state of PyTorch's CPU generator.
+        cuda: state of each CUDA device's generator; empty where CUDA is not in use.
+        numpy: state of NumPy's generator.
+        python: state of Python's generator.
+    """
 
     torch: Tensor
     cuda: tuple[Tensor, ...]
@@ -26,12 +33,13 @@ class RandomState:
 
     @classmethod
     def capture(cls) -> RandomState:
-        """Return the present states. CUDA's only where CUDA was started: asking would start it."""
+        """Return the states of now."""
+        # reading a CUDA generator would initialise CUDA
         cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())  # noqa: NPY002
 
     def restore(self) -> None:
-        """Put every generator back to this state."""
+        """Set every generator to this state."""
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
@@ -41,7 +49,7 @@ class RandomState:
 
 @contextmanager
 def preserved_randomness() -> Iterator[None]:
-    """Run a block, and leave every generator as it was before."""
+    """Run a block, then restore every random generator."""
     state = RandomState.capture()
     try:
         yield
@@ -51,29 +59,37 @@ def preserved_randomness() -> Iterator[None]:
 
 @contextmanager
 def preserved_buffers(*owners: Any) -> Iterator[None]:
-    """Run a block, and leave the buffers of those owners that are modules (running averages, say) as they were."""
-    modules = [each for each in owners if isinstance(each, nn.Module)]
-    held = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
+    """Run a block, then restore the buffers of modules, such as running averages.
+
+    Args:
+        owners: modules; objects of other kinds are ignored.
+    """
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    copies = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in held:
-                # writing the same numbers again would break a graph that has saved the buffer for its gradient;
-                # by value, since batch normalisation does not count its writes as versions
+            for buffer, before in copies:
+                # Writing equal numbers would break a graph that has saved the buffer for its gradient. The comparison
+                # is by value because batch normalisation does not count its writes as versions.
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
 
 
 @contextmanager
 def evaluating(*owners: Any) -> Iterator[None]:
-    """Run a block with those owners that are modules in evaluation mode; each submodule's own flag is put back."""
-    modules = [each for owner in owners if isinstance(owner, nn.Module) for each in owner.modules()]
-    training = [each for each in modules if each.training]
+    """Run a block with modules in evaluation mode, then restore the mode of each submodule.
+
+    Args:
+        owners: modules; objects of other kinds are ignored.
+    """
+    modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
+    in_training = [module for module in modules if module.training]
     try:
-        for each in training:
-            each.training = False
+        for module in in_training:
+            module.training = False
         yield
     finally:
-        for each in training:
-            each.training = True
+        for module in in_training:
+            module.training = True

@@ -190,7 +190,8 @@ COUNTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("entry", COUNTS)
 def test_a_count_may_be_a_numpy_integer(entry: str) -> None:
-    COUNTS[entry][1](np.int64(2))
+    _, call = COUNTS[entry]
+    assert call(np.int64(2)) is not None
 
 
 @pytest.mark.parametrize("wrong", [True, np.True_, 1.5, "2"], ids=["bool", "numpy-bool", "float", "text"])
