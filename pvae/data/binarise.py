@@ -1,4 +1,4 @@
-"""Grey levels in [0, 1] to values in {0, 1}: drawn once, drawn at every use, or cut at one half."""
+"""Binarisation: grey levels in [0, 1] become values in {0, 1}, drawn once, drawn at every use, or cut at one half."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.names import unknown
+from pvae.names import require_known
 
 __all__ = ["BINARISATIONS", "are_grey", "binarised", "check_binarise", "derived_seed"]
 
@@ -18,19 +18,30 @@ BINARISATIONS = ("auto", "none", "static", "dynamic", "threshold")
 
 
 def check_binarise(how: str) -> None:
-    """Raise InputError, with the nearest name, where ``how`` is no way to binarise."""
-    if how not in BINARISATIONS:
-        raise unknown("binarise", str(how), BINARISATIONS)
+    """Check the option ``binarise`` of `load_data`.
+
+    Raises:
+        InputError: if it is not one of `BINARISATIONS`.
+    """
+    require_known("binarise", how, BINARISATIONS)
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
-    """Return a seed for one purpose that no other purpose or seed shares, by hashing both (SHA-256)."""
+    """Return a seed for one purpose, by hashing the seed and the purpose with SHA-256.
+
+    Args:
+        seed: the seed of the run or of the data.
+        purpose: words and numbers that name the purpose; another purpose has another seed.
+
+    Returns:
+        A number of 32 bits.
+    """
     text = ":".join(str(part) for part in (int(seed), *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def are_grey(xs: Iterable[Tensor]) -> bool:
-    """Return whether all values lie in [0, 1] and some of them strictly between."""
+    """Return whether all values lie in [0, 1] and some lie strictly between 0 and 1."""
     between = False
     for x in xs:
         if ((x < 0) | (x > 1)).any():
@@ -42,15 +53,15 @@ def are_grey(xs: Iterable[Tensor]) -> bool:
 def binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
     """Return one split with ``x`` binarised.
 
-    The test split is drawn whole, on the CPU, by ``torch.bernoulli`` with a generator seeded by ``seed``
-    itself, so that anybody can draw the same images; the others have seeds derived from it. ``"dynamic"``
-    leaves the training split grey, for ``minibatches`` to draw.
+    The test split is drawn at once, on the CPU, by ``torch.bernoulli`` with a generator whose seed is `seed` itself, so
+    that others can draw the same images; the other splits have derived seeds. ``"dynamic"`` leaves the training split
+    grey, and `minibatches` draws it.
 
     Args:
-        batch: the split.
+        batch: the data of the split.
         how: ``"none"``, ``"static"``, ``"dynamic"`` or ``"threshold"``.
         part: ``"train"``, ``"validation"`` or ``"test"``.
-        seed: of the splits.
+        seed: the seed of the splits.
 
     Raises:
         InputError: if a value is outside [0, 1].
@@ -62,8 +73,8 @@ def binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
         return batch
     if how == "threshold":
         return batch.replace(x=(batch.x > 0.5).to(batch.x.dtype))
-    own = seed if part == "test" else derived_seed(seed, "binarise", part)
-    drawn = torch.bernoulli(batch.x.cpu(), generator=torch.Generator().manual_seed(own))
+    part_seed = seed if part == "test" else derived_seed(seed, "binarise", part)
+    drawn = torch.bernoulli(batch.x.cpu(), generator=torch.Generator().manual_seed(part_seed))
     return batch.replace(x=drawn.to(batch.device))
 
 
@@ -72,5 +83,5 @@ def _check_range(name: str, x: Tensor, how: str) -> None:
     if outside.any():
         raise InputError(
             f"binarise={how!r} needs x in [0, 1]; the {name} split has {int(outside.sum())} values outside, "
-            f"from {x.min():.3g} to {x.max():.3g}. Rescale x first, or say binarise='none'."
+            f"from {x.min():.3g} to {x.max():.3g}. Rescale x first, or use binarise='none'."
         )

@@ -1,4 +1,4 @@
-"""The data sets with a name: what they are, which files they need, and how files become data."""
+"""The data sets that have a name: a description, the files of each, and the functions that read the files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 
 from pvae.batch import Batch, as_batch
-from pvae.data.sources import parse_idx, read_bytes, read_npz
+from pvae.data.data_source import DataSource
+from pvae.data.readers import parse_idx, read_bytes, read_npz
 from pvae.data.splits import digest
-from pvae.data.splitting import Source
 from pvae.data.sprites import draw_sprites
 
 __all__ = ["CATALOGUE", "Content", "DataFile", "DataSet", "content_digest", "read_content"]
@@ -25,12 +25,12 @@ Content: TypeAlias = bytes | Arrays
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a set.
+    """One file of a data set.
 
     Attributes:
-        name: the file's name; an IDX file may also lie without its ``.gz``.
-        sha256: of the content, by ``content_digest``, so that a recompressed file passes.
-        urls: public addresses, in order of preference; none where no public copy has this content.
+        name: name of the file; an IDX file may also be stored uncompressed, without ``.gz``.
+        sha256: `content_digest` of the content, which does not change when a file is compressed again.
+        urls: public addresses, in order of preference; empty where no public copy has this content.
     """
 
     name: str
@@ -40,21 +40,28 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One named set: a line for a person, its files, ``read``, which takes their contents, and where it is without."""
+    """One data set that has a name.
+
+    Attributes:
+        line: a description for a person.
+        files: the files that it needs.
+        read: from the contents of the files, in order, to the data.
+        origin: where the data come from if there are no files.
+    """
 
     line: str
     files: tuple[DataFile, ...]
-    read: Callable[..., Source]
+    read: Callable[..., DataSource]
     origin: str = ""
 
 
 def read_content(path: Path) -> Content:
-    """Return what a file of a set holds: the arrays of an npz, else the bytes, decompressed."""
+    """Return the arrays of an ``.npz`` file, or the decompressed bytes of any other file."""
     return read_npz(path) if path.suffix == ".npz" else read_bytes(path)
 
 
 def content_digest(content: Content) -> str:
-    """Return the SHA-256 of what a file holds, which no compression changes."""
+    """Return the SHA-256 of the content of a file; it does not depend on the compression of the file."""
     return digest(content) if isinstance(content, dict) else hashlib.sha256(content).hexdigest()
 
 
@@ -63,41 +70,41 @@ def _grey(images: np.ndarray, labels: np.ndarray | None = None, *, levels: float
     return as_batch({"x": x} if labels is None else {"x": x, "y": labels.astype(np.int64)})
 
 
-def _digits() -> Source:
+def _digits() -> DataSource:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     content = digest({"images": bunch.images, "target": bunch.target})
     batch = _grey(bunch.images, bunch.target, levels=16.0)
-    return Source("digits", batch, (8, 8), content, defaults={"validation": 0.1, "test": 0.2})
+    return DataSource("digits", batch, (8, 8), content, defaults={"validation": 0.1, "test": 0.2})
 
 
-def _mnist(*contents: bytes) -> Source:
+def _mnist(*contents: bytes) -> DataSource:
     arrays = [parse_idx(content, file.name) for content, file in zip(contents, _MNIST, strict=True)]
     train_images, train_labels, test_images, test_labels = arrays
     train, test = _grey(train_images, train_labels), _grey(test_images, test_labels)
-    return Source("mnist", train, (28, 28), _sum(_MNIST), {"test": test}, {"validation": 10_000})
+    return DataSource("mnist", train, (28, 28), _joint_digest(_MNIST), {"test": test}, {"validation": 10_000})
 
 
-def _mnist_static(arrays: Arrays) -> Source:
+def _mnist_static(arrays: Arrays) -> DataSource:
     parts = {name: _grey(np.unpackbits(packed, axis=1), levels=1.0) for name, packed in arrays.items()}
     train = parts.pop("train")
-    return Source("mnist_static", train, (28, 28), _STATIC.sha256, parts)
+    return DataSource("mnist_static", train, (28, 28), _STATIC.sha256, parts)
 
 
-def _freyfaces(arrays: Arrays) -> Source:
-    return Source("freyfaces", _grey(arrays["images"]), (28, 20), _FREY.sha256)
+def _freyfaces(arrays: Arrays) -> DataSource:
+    return DataSource("freyfaces", _grey(arrays["images"]), (28, 20), _FREY.sha256)
 
 
-def _sprites() -> Source:
+def _sprites() -> DataSource:
     pictures, factors = draw_sprites()
     batch = as_batch({"x": pictures.reshape(len(pictures), -1), "factors": factors})
     content = digest({"pictures": pictures, "factors": factors})
-    return Source("sprites", batch, pictures.shape[1:], content, defaults={"validation": 0.1, "test": 0.2})
+    return DataSource("sprites", batch, pictures.shape[1:], content, defaults={"validation": 0.1, "test": 0.2})
 
 
-def _sum(files: tuple[DataFile, ...]) -> str:
-    # The contents have been checked against these sums, so hashing them once more would tell nothing new.
+def _joint_digest(files: tuple[DataFile, ...]) -> str:
+    # The contents were checked against these digests, so hashing the contents again would add nothing.
     return hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Where the files of named sets are: $PVAE_DATA, the cache, or a download that is checked first."""
+"""Find or download the files of named data sets: in $PVAE_DATA, in the cache, or at a public address."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["data_names", "data_set", "describe_data", "fetch", "fetch_contents",
 
 
 def data_names() -> list[str]:
-    """Return the names that ``load_data`` knows."""
+    """Return the names of data sets that `load_data` accepts."""
     return sorted(CATALOGUE)
 
 
 def data_set(name: str) -> DataSet:
-    """Return a named set.
+    """Return a named data set.
 
     Raises:
-        InputError: if there is none of the name; the nearest is named.
+        InputError: if there is no data set of this name; the message gives the nearest name.
     """
     if name not in CATALOGUE:
         error = unknown("data set", name, CATALOGUE)
@@ -34,20 +34,23 @@ def data_set(name: str) -> DataSet:
 
 
 def describe_data() -> list[tuple[str, str, bool, str]]:
-    """Return (name, one line, whether it is on this machine, where) for each named set, unchecked."""
+    """Return for each data set its name, a description, whether its files are on this machine, and where they are.
+
+    The content of the files is not checked; see `verify`.
+    """
     result = []
     for name in data_names():
-        found = [_find(name, file, None) for file in CATALOGUE[name].files]
-        where = str(found[0].parent) if found and found[0] else CATALOGUE[name].origin
-        result.append((name, CATALOGUE[name].line, None not in found, where))
+        paths = [_find(name, file, None) for file in CATALOGUE[name].files]
+        where = str(paths[0].parent) if paths and paths[0] else CATALOGUE[name].origin
+        result.append((name, CATALOGUE[name].line, None not in paths, where))
     return result
 
 
 def verify(name: str) -> list[str]:
-    """Return a line for each file of a set, all of them there and with the right content.
+    """Check the files of a data set, and return a line for each.
 
     Raises:
-        InputError: if a file is missing, damaged, or has another SHA-256 than the catalogue says.
+        InputError: if a file is missing or damaged, or its content has another SHA-256 than the catalogue says.
     """
     lines = []
     for file in data_set(name).files:
@@ -60,10 +63,10 @@ def verify(name: str) -> list[str]:
 
 
 def fetch(name: str) -> Path:
-    """Return the folder of a set's files, downloaded where they were not there or a cached one was damaged.
+    """Download the files of a data set that are missing, or damaged in the cache, and return their folder.
 
     Raises:
-        InputError: if a file can be had from nowhere, or what came has another SHA-256 than it needs.
+        InputError: if a file cannot be downloaded, or the content that came has another SHA-256 than it needs.
     """
     for file in data_set(name).files:
         path = _cache() / name / file.name
@@ -75,14 +78,14 @@ def fetch(name: str) -> Path:
 
 
 def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> list[Content]:
-    """Return what a set's files hold, in order, each checked; downloaded into the cache where it is nowhere.
+    """Return the contents of a data set's files, in order, each checked; missing files are downloaded to the cache.
 
     Args:
-        name: a named set.
-        folder: looked into before ``$PVAE_DATA`` and the cache; files lie in ``<folder>/<name>/``.
+        name: name of the data set.
+        folder: the first place to look, before ``$PVAE_DATA`` and the cache; the files are in ``<folder>/<name>/``.
 
     Raises:
-        InputError: as for ``fetch``.
+        InputError: as `fetch`.
     """
     contents = []
     for file in data_set(name).files:
@@ -92,7 +95,11 @@ def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> l
 
 
 def checked_content(path: Path, file: DataFile) -> Content:
-    """Return what a file holds, or raise InputError where it is not what the catalogue says."""
+    """Return the content of a file.
+
+    Raises:
+        InputError: if the file is damaged, or its content has another SHA-256 than the catalogue says.
+    """
     content = read_content(path)
     came = content_digest(content)
     if came != file.sha256:
@@ -112,15 +119,15 @@ def _is_right(path: Path, file: DataFile) -> bool:
 
 
 def _cache() -> Path:
-    given = os.environ.get("PVAE_CACHE")
-    if given:
-        return Path(given).expanduser()
+    folder = os.environ.get("PVAE_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     import pooch
 
     return Path(pooch.os_cache("pvae"))
 
 
-def _places(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+def _folders(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
     if folder is not None:
         yield Path(folder).expanduser()
     if os.environ.get("PVAE_DATA"):
@@ -129,10 +136,10 @@ def _places(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
 
 
 def _find(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Path | None:
-    for place in _places(folder):
-        for spelling in dict.fromkeys((file.name, file.name.removesuffix(".gz"))):
-            if (place / name / spelling).is_file():
-                return place / name / spelling
+    for parent in _folders(folder):
+        for file_name in dict.fromkeys((file.name, file.name.removesuffix(".gz"))):
+            if (parent / name / file_name).is_file():
+                return parent / name / file_name
     return None
 
 
@@ -144,7 +151,7 @@ def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) 
         try:
             return _download_one(url, _cache() / name / file.name, file)
         except InputError:
-            failures.append(f"{url}: what came is damaged or has another SHA-256 than {file.sha256[:16]}...")
+            failures.append(f"{url}: the content is damaged or has another SHA-256 than {file.sha256[:16]}...")
         except (OSError, ValueError) as error:
             failures.append(f"{url}: {' '.join(str(error).split())[:160]}")
     raise _missing(name, file, folder, failures)
@@ -154,23 +161,23 @@ def _download_one(url: str, target: Path, file: DataFile) -> Content:
     import pooch
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own beside the target: several processes may fetch at once, and what is not
-    # checked never bears the right name. The suffix stays, for the content is read by it.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as aside:
-        part = Path(aside) / file.name
+    # Each process downloads into a temporary folder of its own, because several may download the same file at once. The
+    # file gets its final name only when it has been checked. It keeps its suffix, which decides how it is read.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as temporary:
+        downloaded = Path(temporary) / file.name
         download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
-        download(url, str(part), None)
-        content = checked_content(part, file)
-        move_into_place(part, target)
+        download(url, str(downloaded), None)
+        content = checked_content(downloaded, file)
+        move_into_place(downloaded, target)
     return content
 
 
 def _missing(name: str, file: DataFile, folder: str | os.PathLike[str] | None, failures: list[str]) -> InputError:
-    looked = ", ".join(str(place / name) for place in _places(folder))
-    came = f" Downloads failed: {'; '.join(failures)}." if failures else ""
+    searched = ", ".join(str(parent / name) for parent in _folders(folder))
+    failed = f" Downloads failed: {'; '.join(failures)}." if failures else ""
     public = "" if file.urls else " It has no public address."
     return InputError(
-        f"The set {name} needs {file.name}, which is not in {looked}.{came}{public} "
+        f"The data set {name} needs {file.name}, which is not in {searched}.{failed}{public} "
         f"Put it at $PVAE_DATA/{name}/{file.name}, or set PVAE_MIRROR to the address "
         f"of a folder with {name}/ in it."
     )

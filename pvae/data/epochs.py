@@ -1,4 +1,4 @@
-"""Minibatches of one epoch, in an order that needs no state to come back to."""
+"""Minibatches of one epoch, in an order that follows from seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.data.binarise import derived_seed
+from pvae.data.labelled_batches import interleaved, labelled_per_batch
 from pvae.data.masks import Mask
-from pvae.data.strata import interleaved, labelled_per_batch
 
 __all__ = ["minibatches", "permutation", "steps_of_epoch"]
 
 
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
-    """Return the order of the data in one epoch, shape (size,), on the CPU; it depends on these alone."""
+    """Return the order of the data in one epoch.
+
+    Args:
+        size: number of data.
+        seed: seed of the run.
+        epoch: number of the epoch.
+
+    Returns:
+        Positions of the data, shape (size,), on the CPU. They depend on the arguments alone.
+    """
     generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
     return torch.randperm(require_whole(size, "size", least=0), generator=generator)
 
@@ -33,60 +42,62 @@ def minibatches(
     mask: Mask | None = None,
     labelled: float = 0.0,
 ) -> Iterator[Batch]:
-    """Return the minibatches of one epoch, gathered on the device where the data are.
+    """Return the minibatches of one epoch, gathered on the device of the data.
 
-    The order is a pure function of seed and epoch, so a resumed run passes ``start`` and gets the same rest.
+    The order is a function of seed and epoch alone, so a resumed run passes ``start`` and gets the same remainder.
 
     Args:
         batch: all training data.
-        size: data per minibatch; the last one has what is left over.
-        seed: the run's seed.
+        size: data per minibatch; the last minibatch has the remainder.
+        seed: seed of the run.
         epoch: number of the epoch.
-        start: how many minibatches to leave out at the beginning; nothing is drawn for them.
-        dynamic: draw ``x`` from Bernoulli(x) at each use, by the device's global generator.
-        mask: leaves entries out of the field ``mask`` at each use, by the device's global generator.
-        labelled: least part of each minibatch that is taken from the data with a label, ``y`` from 0 on, where some
-            have one and others not: these come again and again, while the others come once an epoch. 0 takes all as
-            they fall.
+        start: number of minibatches to leave out at the beginning; no random numbers are drawn for them.
+        dynamic: whether to draw ``x`` from Bernoulli(x) at each use, by the global generator of the device.
+        mask: the entries to leave out of the field ``mask`` at each use, drawn by the global generator of the device;
+            None leaves out none.
+        labelled: smallest share of labelled data (``y`` from 0 on) in each minibatch, where only some data have a
+            label. Labelled data then come several times per epoch, the other data once. 0 leaves it to chance.
 
     Raises:
-        InputError: if size is below 1 or start below 0.
+        InputError: if `size` is below 1 or `start` below 0.
     """
     size, start = require_whole(size, "size"), require_whole(start, "start", least=0)
     return _gather(batch, _order(batch, size, seed, epoch, labelled), size, start, dynamic, mask)
 
 
 def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
-    """Return the number of minibatches of one epoch; see `minibatches`."""
+    """Return the number of minibatches of one epoch; the arguments are those of `minibatches`."""
     size = require_whole(size, "size")
-    own = labelled_per_batch(batch, size, labelled)
-    return -(-int((batch["y"] < 0).sum()) // (size - own)) if own else -(-batch.size // size)
+    labelled_count = labelled_per_batch(batch, size, labelled)
+    if labelled_count == 0:
+        return -(-batch.size // size)
+    return -(-int((batch["y"] < 0).sum()) // (size - labelled_count))
 
 
 def _order(batch: Batch, size: int, seed: int, epoch: int, labelled: float) -> Tensor:
-    """Positions of the data of one epoch: each `size` of them are a minibatch."""
-    own = labelled_per_batch(batch, size, labelled)
-    if own == 0:
+    """Return the positions of the data of one epoch, of which each `size` in a row are a minibatch."""
+    labelled_count = labelled_per_batch(batch, size, labelled)
+    if labelled_count == 0:
         return permutation(batch.size, seed=seed, epoch=epoch)
     known = batch["y"].cpu() >= 0
     hidden = (~known).nonzero().ravel()
-    order = hidden[permutation(len(hidden), seed=seed, epoch=epoch)]
+    hidden = hidden[permutation(len(hidden), seed=seed, epoch=epoch)]
     generator = torch.Generator().manual_seed(derived_seed(seed, "labelled", epoch))
-    return interleaved(known.nonzero().ravel(), order, own, size - own, generator)
+    return interleaved(known.nonzero().ravel(), hidden, labelled_count, size - labelled_count, generator)
 
 
 def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool, mask: Mask | None) -> Iterator[Batch]:
     if start * size >= len(order):
-        return  # a split of nothing is one empty chunk
-    # One transfer per epoch; a chunk of it is a view, so that a step costs one gather per field.
-    for chosen in order[start * size :].to(batch.device).split(size):
-        taken = batch.take(chosen)
+        return  # torch.split of an empty tensor would give one empty minibatch
+    # One transfer per epoch: a part of it is a view, so a step costs one gather per field.
+    for positions in order[start * size :].to(batch.device).split(size):
+        minibatch = batch.take(positions)
         if mask is not None:
-            taken = taken.replace(mask=mask.in_training(taken.x) * taken.get("mask", 1.0))
-        yield taken.replace(x=_drawn(taken.x)) if dynamic else taken
+            minibatch = minibatch.replace(mask=mask.in_training(minibatch.x) * minibatch.get("mask", 1.0))
+        yield minibatch.replace(x=_bernoulli(minibatch.x)) if dynamic else minibatch
 
 
-def _drawn(x: Tensor) -> Tensor:
-    # The law of torch.bernoulli(x) in 0.6 of its time on a CPU, where that exceeds a small network's step.
+def _bernoulli(x: Tensor) -> Tensor:
+    # The same distribution as torch.bernoulli(x) in 0.6 of its time on a CPU, which a small network's step notices.
     uniform = torch.empty_like(x).uniform_()
     return torch.lt(uniform, x, out=uniform)

@@ -1,4 +1,4 @@
-"""Which training data keep their labels: a few of each class, the others -1."""
+"""Hide labels of training data: a few of each class keep theirs, the others get -1."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from pvae.errors import InputError
 
 __all__ = ["HIDDEN", "check_labels", "with_labels"]
 
-#: the value of ``y`` where a datum has a label that is not known
+#: the value of ``y`` of a datum whose label is hidden
 HIDDEN = -1
 
 
-def check_labels(labels: Any) -> None:
-    """Raise InputError for what is no number of labels."""
-    if labels is not None:
-        require_whole(labels, "labels", least=0, advice="It is the number of training data that keep their label.")
+def check_labels(labels: Any) -> int | None:
+    """Return the option ``labels`` of `load_data` as a Python integer, or None.
+
+    Raises:
+        InputError: if it is neither None nor a whole number of at least 0.
+    """
+    if labels is None:
+        return None
+    return require_whole(labels, "labels", least=0, advice="It is the number of training data that keep their label.")
 
 
 def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:
-    """Return data of which `count` keep their label ``y``, as many of each class as of any other; -1 hides the rest.
+    """Return data of which `count` keep their label ``y``, equally many of each class; the others get -1.
 
-    Where a class has too few, the others have the more. Labels that are -1 already stay so.
+    If a class has too few labelled data, the other classes keep more. Labels that are -1 already stay -1.
 
     Args:
         batch: training data.
-        count: how many keep their label; 0 for none.
-        seed: decides which.
+        count: number of data that keep their label; 0 hides all labels.
+        seed: decides which data keep their label.
 
     Raises:
-        InputError: if there are no labels, they are no whole numbers, or `count` is above the labels that there are
-            or, but for 0, below the number of classes.
+        InputError: if there are no labels, or they are not whole numbers; if `count` is above the number of labels;
+            or if it is above 0 and below the number of classes.
     """
     y = _whole_labels(batch, count)
     known = (y != HIDDEN).nonzero().ravel().cpu()
@@ -62,12 +67,22 @@ def _whole_labels(batch: Batch, count: int) -> Tensor:
 
 
 def _balanced(y: Tensor, positions: Tensor, count: int, classes: Tensor, seed: int) -> Tensor:
-    """Positions of `count` labels: the first of each class in random order, the second of each, and so on."""
+    """Return the positions of `count` data: the first datum of each class in random order, then the second, and so on.
+
+    Args:
+        y: the known labels, shape (known,).
+        positions: the position of each of these labels in the data, shape (known,).
+        count: number of positions to return.
+        classes: the different labels, shape (classes,).
+        seed: decides the random orders.
+    """
     generator = torch.Generator().manual_seed(derived_seed(seed, "labels"))
     order = torch.randperm(len(y), generator=generator)
-    turn = torch.randperm(len(classes), generator=generator)  # who comes first where the count does not come out even
-    round_, place = torch.zeros(len(y), dtype=torch.long), torch.zeros(len(y), dtype=torch.long)
-    for index, each in enumerate(classes):
-        own = y[order] == each
-        round_[own], place[own] = torch.arange(int(own.sum())), turn[index]
-    return positions[order[torch.argsort(round_ * len(classes) + place)[:count]]]
+    # the order of the classes within a round decides which classes get one more where the count does not divide evenly
+    class_order = torch.randperm(len(classes), generator=generator)
+    rounds, turns = torch.zeros(len(y), dtype=torch.long), torch.zeros(len(y), dtype=torch.long)
+    for index, label in enumerate(classes):
+        members = y[order] == label
+        rounds[members] = torch.arange(int(members.sum()))
+        turns[members] = class_order[index]
+    return positions[order[torch.argsort(rounds * len(classes) + turns)[:count]]]

@@ -1,4 +1,4 @@
-"""Entries of x left out at random: a mask has 1 for an observed entry and 0 for a missing one."""
+"""Masks that leave entries of ``x`` out at random: 1 for an observed entry, 0 for a missing one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["MASKS", "Mask", "left_out", "make_mask"]
 
 @dataclass(frozen=True)
 class Mask(ABC):
-    """A way to leave entries of x out at random, for each datum anew and apart from the others.
+    """A distribution over masks, which draws one mask for each datum, independent of the others.
 
     Args:
-        shape: of one datum, such as (28, 28); with channels in front, (channels, height, width).
-        whole: share of training data, at each use, from which nothing is left out. Without any a guide never learns
-            what complete data say of z, and log p(x) of complete data is poorly estimated by its weights.
+        shape: shape of one datum, such as (28, 28) or (channels, height, width).
+        whole: share of training data, at each use, that keep all entries. With a share of 0 the guide never sees
+            complete data, and importance weights estimate their log p(x) poorly.
     """
 
     shape: tuple[int, ...]
@@ -34,182 +34,221 @@ class Mask(ABC):
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Return which entries of `count` data are observed, booleans that broadcast to (count, *shape).
+        """Return which entries of `count` data are observed.
 
-        Without a generator, the device's global one draws.
+        Args:
+            count: number of data.
+            generator: draws the masks; None takes the global generator of the device.
+            device: device of the result.
+
+        Returns:
+            Booleans, True for observed, of a shape that broadcasts to (count, *shape).
         """
 
     @classmethod
-    def usual(cls, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return the settings that follow from the shape where they are not given."""
+    def default_settings(cls, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return the settings that depend on the shape, for those that a text does not name."""
         return {}
 
     def like(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return a mask for each datum of `x`, in its shape and dtype: 1 observed, 0 missing."""
+        """Return a mask for each datum.
+
+        Args:
+            x: the data, shape (batch,) + shape, or flat, (batch, features).
+            generator: draws the masks; None takes the global generator of the device of `x`.
+
+        Returns:
+            1 for observed and 0 for missing entries, in the shape and dtype of `x`.
+        """
         drawn = self.draw(x.shape[0], generator, x.device)
         return drawn.expand(-1, *self.shape).to(x.dtype).reshape(x.shape)
 
     def in_training(self, x: Tensor) -> Tensor:
-        """Return a mask for each datum of `x` as `like` does, with a share `whole` of data that miss nothing."""
+        """Return a mask for each datum as `like` does, of which a share `whole` is all ones.
+
+        Args:
+            x: the data, shape (batch, ...); the global generator of their device draws.
+        """
         mask = self.like(x)
         if self.whole == 0:
             return mask
-        kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) < self.whole
-        return torch.where(kept, torch.ones_like(mask), mask)
+        complete = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) < self.whole
+        return torch.where(complete, torch.ones_like(mask), mask)
 
     @property
     def text(self) -> str:
-        """The kind with every setting, as ``"block:size=14"``: with the shape, it makes the mask again."""
-        return ":".join([_kind(type(self)), *(f"{name}={getattr(self, name)}" for name in _settings(type(self)))])
+        """The name with every setting, such as ``"block:size=14:whole=0.1"``; `make_mask` reads it."""
+        settings = [f"{name}={getattr(self, name)}" for name in _setting_names(type(self))]
+        return ":".join([_name_of(type(self)), *settings])
 
-    def _require_whole(self, name: str, most: int) -> None:
+    def _check_count(self, name: str, most: int) -> None:
+        """Check a setting that is a count, and keep it as a Python integer."""
         advice = f"The data have shape {self.shape}."
-        label = f"{name} of the mask {_kind(type(self))!r}"
+        label = f"{name} of the mask {_name_of(type(self))!r}"
         object.__setattr__(self, name, require_whole(getattr(self, name), label, most=most, advice=advice))
 
 
 @dataclass(frozen=True)
-class Pixels(Mask):
-    """Each entry is missing with probability `share`, apart from the others; for data of any shape."""
+class PixelsMask(Mask):
+    """Each entry is missing with probability `share`, independent of the others; for data of any shape."""
 
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Check the share."""
         advice = "It is the probability that an entry is missing."
         share = require_number(self.share, "share of the mask 'pixels'", least=0, most=1, advice=advice)
         object.__setattr__(self, "share", share)
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Return booleans, shape (count, *shape)."""
         return torch.rand(count, *self.shape, generator=generator, device=device) >= self.share
 
 
 @dataclass(frozen=True)
-class Block(Mask):
-    """A square of `size` pixels a side is missing, at a random place inside the picture."""
+class BlockMask(Mask):
+    """A square of `size` times `size` pixels is missing, at a random place inside the picture."""
 
     size: int
 
     @classmethod
-    def usual(cls, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Half of the shorter side."""
+    def default_settings(cls, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return a size of half the shorter side."""
         return {"size": max(1, min(_sides(cls, shape)) // 2)}
 
     def __post_init__(self) -> None:
-        """Refuse a square that does not fit."""
-        self._require_whole("size", min(_sides(type(self), self.shape)))
+        """Check that the square fits into the picture."""
+        self._check_count("size", min(_sides(type(self), self.shape)))
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        inside = []
+        """Return booleans, shape (count, height, width), or (count, 1, height, width) where there are channels."""
+        rows_and_columns = []
         for side in self.shape[-2:]:
             start = torch.randint(side - self.size + 1, (count, 1), generator=generator, device=device)
             place = torch.arange(side, device=device)
-            inside.append((place >= start) & (place < start + self.size))
-        return _of_channels(~(inside[0].unsqueeze(-1) & inside[1].unsqueeze(-2)), self.shape)
+            rows_and_columns.append((place >= start) & (place < start + self.size))
+        rows, columns = rows_and_columns
+        return _for_channels(~(rows.unsqueeze(-1) & columns.unsqueeze(-2)), self.shape)
 
 
 @dataclass(frozen=True)
-class Rows(Mask):
-    """`count` rows of the picture are missing, chosen at random, not as a block."""
+class RowsMask(Mask):
+    """`count` rows of the picture are missing. Each row is chosen at random, so they need not lie together."""
 
     count: int
 
     @classmethod
-    def usual(cls, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Half of the rows."""
+    def default_settings(cls, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return a count of half the rows."""
         return {"count": max(1, _sides(cls, shape)[0] // 2)}
 
     def __post_init__(self) -> None:
-        """Refuse more rows than there are."""
-        self._require_whole("count", _sides(type(self), self.shape)[0])
+        """Check that the picture has as many rows."""
+        self._check_count("count", _sides(type(self), self.shape)[0])
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        hidden = _chosen(self.count, self.shape[-2], count, generator, device)
-        return _of_channels(~hidden.unsqueeze(-1), self.shape)
+        """Return booleans, shape (count, height, 1), or (count, 1, height, 1) where there are channels."""
+        missing = _choose(self.count, self.shape[-2], count, generator, device)
+        return _for_channels(~missing.unsqueeze(-1), self.shape)
 
 
 @dataclass(frozen=True)
-class Quadrants(Mask):
-    """`observed` quadrants of the picture, chosen at random, are observed, and the others missing."""
+class QuadrantsMask(Mask):
+    """`observed` quadrants of the picture, chosen at random, are observed; the others are missing."""
 
     observed: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what leaves none, or all four, and pictures too small to have four."""
+        """Check that 1 to 3 quadrants are observed, and that the picture is large enough to have four."""
         if min(_sides(type(self), self.shape)) < 2:
             raise InputError(f"The mask 'quadrants' needs pictures of at least 2 x 2 pixels; got {self.shape}.")
-        self._require_whole("observed", 3)
+        self._check_count("observed", 3)
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        seen = _chosen(self.observed, 4, count, generator, device)
+        """Return booleans, shape (count, height, width), or (count, 1, height, width) where there are channels."""
+        observed = _choose(self.observed, 4, count, generator, device)
         lower, right = ((torch.arange(side, device=device) >= side // 2).long() for side in self.shape[-2:])
-        return _of_channels(seen[:, 2 * lower.unsqueeze(-1) + right], self.shape)
+        return _for_channels(observed[:, 2 * lower.unsqueeze(-1) + right], self.shape)
 
 
-MASKS: dict[str, type[Mask]] = {"block": Block, "pixels": Pixels, "quadrants": Quadrants, "rows": Rows}
+MASKS: dict[str, type[Mask]] = {"block": BlockMask, "pixels": PixelsMask, "quadrants": QuadrantsMask, "rows": RowsMask}
 
 
-def _kind(made: type[Mask]) -> str:
-    return next(name for name, each in MASKS.items() if each is made)
+def _name_of(kind: type[Mask]) -> str:
+    return next(name for name, mask_class in MASKS.items() if mask_class is kind)
 
 
-def _settings(made: type[Mask]) -> list[str]:
-    return [*(each.name for each in fields(made) if each.name not in ("shape", "whole")), "whole"]
+def _setting_names(kind: type[Mask]) -> list[str]:
+    own = [setting.name for setting in fields(kind) if setting.name not in ("shape", "whole")]
+    return [*own, "whole"]
 
 
-def _sides(made: type[Mask], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of one picture."""
+def _sides(kind: type[Mask], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return height and width of one picture."""
     if len(shape) not in (2, 3):
         raise InputError(
-            f"The mask {_kind(made)!r} needs pictures, (height, width) or (channels, height, width), and one datum has "
-            f"shape {shape}: give x in the shape of pictures, or use mask='pixels'."
+            f"The mask {_name_of(kind)!r} needs pictures, (height, width) or (channels, height, width); one datum has "
+            f"shape {shape}. Give x in the shape of pictures, or use mask='pixels'."
         )
     return shape[-2], shape[-1]
 
 
-def _chosen(some: int, of: int, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Choose `some` of the places for each datum, all choices being alike probable: booleans, (count, of)."""
-    return torch.rand(count, of, generator=generator, device=device).argsort(1).argsort(1) < some
+def _choose(chosen: int, places: int, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Choose `chosen` of the places for each of `count` data, every choice with equal probability.
+
+    Returns:
+        Booleans, shape (count, places).
+    """
+    return torch.rand(count, places, generator=generator, device=device).argsort(1).argsort(1) < chosen
 
 
-def _of_channels(pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return masks of pictures, (count, height, width), as masks of data: alike in all channels."""
+def _for_channels(pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return masks that are the same in all channels: (count, height, width), or (count, 1, height, width)."""
     return pictures.unsqueeze(1) if len(shape) == 3 else pictures
 
 
 def make_mask(text: str, shape: Sequence[int]) -> Mask:
-    """Return the mask that a text names, such as ``"block:size=14"``, for data of this shape.
+    """Return the mask that a text names, such as ``"block:size=14"``.
+
+    Args:
+        text: a name of `MASKS`, with settings after colons.
+        shape: shape of one datum.
 
     Raises:
-        InputError: for an unknown kind or setting (the nearest is named), a size that does not fit the shape, or a
-            kind for pictures where the data are none.
+        InputError: for an unknown name or setting (the message gives the nearest), a setting that does not fit the
+            shape, or a mask for pictures where the data are not pictures.
     """
     written = text if isinstance(text, str) else repr(text)
-    name, settings = parse_known(written, "mask", MASKS, _settings, further=["none"])
-    made, place = MASKS[name], tuple(shape)
-    whole = settings.get("whole", 0)
-    advice = "It is the share of training data that miss nothing."
-    require_number(whole, "whole", least=0, below=1, advice=advice)
-    return made(place, **{**made.usual(place), **settings})
+    name, settings = parse_known(written, "mask", MASKS, _setting_names, further=["none"])
+    kind, datum_shape = MASKS[name], tuple(shape)
+    advice = "It is the share of training data that keep all entries."
+    require_number(settings.get("whole", 0), "whole", least=0, below=1, advice=advice)
+    return kind(datum_shape, **{**kind.default_settings(datum_shape), **settings})
 
 
 def left_out(batch: Batch, mask: Mask, part: str, seed: int) -> Batch:
-    """Return one split with the field ``mask``: 0 where its own values are missing, and where the draw leaves them out.
+    """Return one split with the field ``mask``: 0 where an entry is missing in the data or left out by the draw.
 
-    The draw is fixed by `seed`. The training split is not drawn for: `minibatches` does that at every use.
+    The training split gets no draw, because `minibatches` draws for it at every use.
+
+    Args:
+        batch: the data of the split.
+        mask: draws which entries are left out.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+        seed: decides the draw.
 
     Raises:
-        InputError: if the data have a mask of another shape than x.
+        InputError: if the data have a mask of another shape than ``x``.
     """
-    own = batch.get("mask")
-    if own is not None and own.shape != batch.x.shape:
+    data_mask = batch.get("mask")
+    if data_mask is not None and data_mask.shape != batch.x.shape:
         raise InputError(
-            f"Entries of x are left out one by one, so a mask of the data needs the shape of x, "
-            f"{tuple(batch.x.shape)}; the {part} split's has {tuple(own.shape)}."
+            f"A mask of the data needs the shape of x, {tuple(batch.x.shape)}, because entries are left out one by "
+            f"one; the mask of the {part} split has shape {tuple(data_mask.shape)}."
         )
     if part == "train":
-        # one number in memory, however many data
-        return batch if own is not None else batch.replace(mask=batch.x.new_ones(1).expand(batch.x.shape))
+        # expanding one number takes no memory for the data
+        return batch if data_mask is not None else batch.replace(mask=batch.x.new_ones(1).expand(batch.x.shape))
     generator = torch.Generator().manual_seed(derived_seed(seed, "mask", part))
     drawn = mask.like(batch.x.cpu(), generator).to(batch.device)
-    return batch.replace(mask=drawn if own is None else own * drawn)
+    return batch.replace(mask=drawn if data_mask is None else data_mask * drawn)

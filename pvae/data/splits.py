@@ -1,4 +1,4 @@
-"""Splits: the training, validation and test data of one run, and everything that says how they came about."""
+"""The class `Splits`: training, validation and test data, with a record of how they were made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
-from pvae.checks import require_whole
 from pvae.data.binarise import are_grey, binarised, check_binarise
-from pvae.data.labels import with_labels
+from pvae.data.labels import check_labels, with_labels
 from pvae.data.masks import Mask, left_out, make_mask
 from pvae.errors import InputError
 
@@ -23,21 +22,21 @@ __all__ = ["Splits", "digest"]
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Training, validation and test data, fixed by a seed.
+    """Training, validation and test data, which depend on a seed.
 
     Attributes:
-        train: the training data; grey still where ``train_dynamic``.
+        train: the training data. Where ``train_dynamic``, ``x`` has grey levels that are drawn from at every use.
         validation: the validation data, or None.
         test: the test data, or None.
-        name: the set's name, or the file's.
-        data_shape: shape of one datum as a picture or event, such as (28, 28), however ``x`` is stored.
-        binarise: how ``x`` was binarised; ``"auto"`` until a likelihood settles it.
-        seed: what splits and draws were made from.
+        name: name of the data set or of the file.
+        data_shape: shape of one datum as a picture or event, such as (28, 28), in whatever shape ``x`` is stored.
+        binarise: how ``x`` was binarised; ``"auto"`` until `for_likelihood` decides.
+        seed: the seed that decides the splits and all draws.
         checksum: SHA-256 of the data and of how they were split, before any binarisation.
-        notes: lines for a person on what was done to the data.
-        mask: which entries of ``x`` are left out at random, with all settings; the training split's field ``mask``
-            does not have the draw yet.
-        labels: how many training data kept their label where the others' were hidden; else None.
+        notes: lines for a person that say what was done to the data.
+        mask: text of the mask that leaves entries of ``x`` out at random, with all settings, or ``"none"``. The
+            training split's field ``mask`` does not include the draw.
+        labels: number of training data that keep their label, where the others' labels were hidden; else None.
     """
 
     train: Batch
@@ -54,12 +53,12 @@ class Splits:
 
     @property
     def train_dynamic(self) -> bool:
-        """Whether ``minibatches`` of the training split must draw: ``minibatches(..., dynamic=...)``."""
+        """Whether `minibatches` of the training split draws ``x`` at every use; its argument ``dynamic``."""
         return self.binarise == "dynamic"
 
     @property
     def train_mask(self) -> Mask | None:
-        """What ``minibatches`` of the training split must leave out: ``minibatches(..., mask=...)``."""
+        """The mask that `minibatches` of the training split draws at every use; its argument ``mask``."""
         return None if self.mask == "none" else make_mask(self.mask, self.data_shape)
 
     @property
@@ -69,36 +68,44 @@ class Splits:
 
     @property
     def classes(self) -> int | None:
-        """Number of values that a label takes, 0 to classes - 1; None without whole numbers as labels."""
+        """The number of classes, one more than the largest label ``y``; None if labels are not whole numbers."""
         labels = [part["y"] for part in self.parts.values() if part is not None and "y" in part]
-        if not labels or any(each.is_floating_point() or each.dim() > 1 for each in labels):
+        if not labels or any(y.is_floating_point() or y.dim() > 1 for y in labels):
             return None
-        return max(int(each.max()) for each in labels) + 1 or None
+        return max(int(y.max()) for y in labels) + 1 or None
 
     @property
     def condition_shape(self) -> tuple[int, ...] | None:
-        """Shape of one condition c; None without."""
+        """The shape of one condition ``c``; None where the data have none."""
         return tuple(self.train["c"].shape[1:]) if "c" in self.train else None
 
     @property
     def data_size(self) -> int:
-        """Number of training data."""
+        """The number of training data."""
         return self.train.size
 
     def binarised(self, how: str) -> Splits:
-        """Return the splits with ``x`` binarised (see ``load_data``); ``"auto"`` changes nothing yet.
+        """Return the splits with ``x`` binarised.
+
+        Args:
+            how: the option ``binarise`` of `load_data`; ``"auto"`` changes nothing.
 
         Raises:
-            InputError: if ``how`` is unknown or a value of ``x`` is outside [0, 1].
+            InputError: if `how` is unknown, or a value of ``x`` is outside [0, 1].
         """
         check_binarise(how)
         if how == "auto":
             return self
-        drawn = self._each(lambda part, batch: binarised(batch, how, part, self.seed))
+        drawn = self.map_parts(lambda part, batch: binarised(batch, how, part, self.seed))
         return replace(drawn, binarise=how)
 
     def for_likelihood(self, bernoulli: bool) -> Splits:
-        """Settle ``"auto"``: static, with a note, where a Bernoulli likelihood meets grey data; else none."""
+        """Return the splits with ``binarise="auto"`` decided.
+
+        Args:
+            bernoulli: whether the likelihood is Bernoulli. Grey data are then binarised statically, and a note says
+                so; all other data are not binarised.
+        """
         if self.binarise != "auto":
             return self
         if not (bernoulli and are_grey(part.x for part in self.parts.values() if part is not None)):
@@ -110,26 +117,31 @@ class Splits:
         return replace(self.binarised("static"), notes=(*self.notes, note))
 
     def masked(self, how: str) -> Splits:
-        """Return the splits with the field ``mask``, which leaves entries of ``x`` out (see ``load_data``).
+        """Return the splits with a field ``mask`` that leaves entries of ``x`` out.
+
+        Args:
+            how: the option ``mask`` of `load_data`; ``"none"`` changes nothing.
 
         Raises:
-            InputError: if ``how`` is no mask for these data, or their own mask has another shape than ``x``.
+            InputError: if `how` is no mask for these data, or the data have a mask of another shape than ``x``.
         """
         if how == "none":
             return self
         mask = make_mask(how, self.data_shape)
-        return replace(self._each(lambda part, batch: left_out(batch, mask, part, self.seed)), mask=mask.text)
+        masked = self.map_parts(lambda part, batch: left_out(batch, mask, part, self.seed))
+        return replace(masked, mask=mask.text)
 
     def with_labels(self, count: int | None) -> Splits:
-        """Return the splits with `count` labels left in the training data (see ``load_data``); None changes nothing.
+        """Return the splits with the labels of all but `count` training data hidden.
+
+        Args:
+            count: the option ``labels`` of `load_data`; None changes nothing.
 
         Raises:
-            InputError: if that cannot be, or labels were hidden before.
+            InputError: if there are not so many labels, or labels were hidden before.
         """
-        if count is None:
-            return self
-        count = require_whole(count, "labels", least=0, advice="It is the number of training data that keep theirs.")
-        if count == self.labels:
+        count = check_labels(count)
+        if count is None or count == self.labels:
             return self
         if self.labels is not None:
             raise InputError(f"These data have {self.labels} labels left already; load them again for labels={count}.")
@@ -137,10 +149,15 @@ class Splits:
         return replace(self, train=with_labels(self.train, count, seed=self.seed), labels=count, checksum=checksum)
 
     def to(self, device: torch.device | str) -> Splits:
-        """Return the splits on ``device``."""
-        return self._each(lambda part, batch: batch.to(device))
+        """Return the splits with their tensors on ``device``."""
+        return self.map_parts(lambda part, batch: batch.to(device))
 
-    def _each(self, change: Callable[[str, Batch], Batch]) -> Splits:
+    def map_parts(self, change: Callable[[str, Batch], Batch]) -> Splits:
+        """Return the splits with each part changed.
+
+        Args:
+            change: from the name of a part (``"train"``, ``"validation"`` or ``"test"``) and its data to new data.
+        """
         return replace(
             self,
             train=change("train", self.train),
@@ -149,7 +166,7 @@ class Splits:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run records of its data, by name: how they were made, and facts of them."""
+        """Return the facts about the data that a run records, by name."""
         return {
             "name": self.name,
             "checksum": self.checksum,
@@ -164,7 +181,7 @@ class Splits:
 
 
 def digest(arrays: Mapping[str, Tensor | np.ndarray]) -> str:
-    """Return the SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of arrays, in the order of their names."""
     state = hashlib.sha256()
     for name in sorted(arrays):
         value = arrays[name]

@@ -1,4 +1,4 @@
-"""Generated sprites: small pictures of one shape each, of which every factor is known."""
+"""Generated sprites: small pictures of one shape each, whose factors of variation are all known."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ FACTORS = {"shape": 3, "size": 3, "column": 9, "row": 9}
 
 
 def draw_sprites() -> tuple[np.ndarray, np.ndarray]:
-    """Return every sprite and its factors: pictures (729, 16, 16) of 0 and 1, and whole numbers (729, 4).
+    """Return all sprites, one for each combination of `FACTORS`, with their factors.
 
-    One picture for each combination of `FACTORS`. A model of them has nothing to learn but these four, which is what
-    makes its codes comparable with them; after dSprites, at a size for a short training.
+    The four factors determine the picture, so the codes of a model can be compared with them. The data follow dSprites,
+    at a size for a short training.
 
+    Returns:
+        Pictures of 0 and 1, shape (729, 16, 16), and the number of the value of each factor, shape (729, 4).
     Source: Matthey et al., dSprites: Disentanglement testing Sprites dataset (2017).
     """
     factors = np.array(list(itertools.product(*(range(count) for count in FACTORS.values()))))
-    return np.stack([_sprite(*each) for each in factors]).astype(np.float32), factors
+    return np.stack([_sprite(*values) for values in factors]).astype(np.float32), factors
 
 
 def _sprite(shape: int, size: int, column: int, row: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Data against a likelihood's support, where a likelihood is known."""
+"""The check that values lie in the support of a distribution, such as data in the support of a likelihood."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _WRAPPERS = frozenset({"Completion", "Independent", "ExpandedDistribution", "Mas
 
 
 def check_support(name: str, x: Tensor, distribution: Any) -> None:
-    """Raise where values lie outside the support of the distribution that is to score them.
+    """Check that values lie in the support of the distribution that scores them.
 
     Args:
-        name: what the values are called, such as the site's name.
-        x: the values, of the distribution's shape or one that broadcasts with it.
-        distribution: a torch or Pyro distribution, as the program gives it.
+        name: name of the values for the message, such as the name of the site.
+        x: the values, in the shape of the distribution or a shape that broadcasts with it.
+        distribution: a distribution of PyTorch or Pyro. One that does not define its support accepts all values.
 
     Raises:
-        InputError: with the support, the range that came, the first place, and what to do.
+        InputError: if a value lies outside the support; the message gives the support, the range of the values, the
+            position of the first such value, and the likelihoods that fit.
     """
     inner = _unwrapped(distribution)
     try:
         support = inner.support
     except (AttributeError, NotImplementedError):
-        return  # a distribution that does not say its support refuses nothing
+        return  # the distribution does not define its support
     inside = support.check(x)
     if inside.all():
         return
@@ -45,18 +46,18 @@ def check_support(name: str, x: Tensor, distribution: Any) -> None:
 
 
 def _unwrapped(distribution: Any) -> Any:
-    # By name, so that the data floor needs no import of Pyro.
+    # The classes are compared by name because this room does not import Pyro.
     while type(distribution).__name__ in _WRAPPERS:
         distribution = distribution.base_dist
     return distribution
 
 
 def _support_words(support: Any) -> str:
-    # Bounds may be tensors, which print over many lines.
+    # Bounds may be tensors, whose text has several lines.
     words = " ".join(str(support).split())
-    if found := _INTERVAL.fullmatch(words):
-        low, high = (f"{float(bound):g}" for bound in found.groups()[1:])
-        return f"{{{low}, ..., {high}}}" if found[1] else f"[{low}, {high}]"
+    if match := _INTERVAL.fullmatch(words):
+        low, high = (f"{float(bound):g}" for bound in match.groups()[1:])
+        return f"{{{low}, ..., {high}}}" if match[1] else f"[{low}, {high}]"
     return {"Boolean()": "{0, 1}", "IntegerGreaterThan(lower_bound=0)": "{0, 1, 2, ...}"}.get(words, words[:80])
 
 
@@ -72,7 +73,7 @@ def _advice(words: str, x: Tensor) -> str:
 
 
 def _fitting(x: Tensor) -> str:
-    """The likelihoods, by the names of the command line, whose support holds x."""
+    """Return the likelihoods, by their names on the command line, whose support contains x."""
     if not ((x >= 0) & (x < math.inf)).all():
         return "gaussian"
     if (x == x.round()).all():
@@ -80,7 +81,7 @@ def _fitting(x: Tensor) -> str:
         return "bernoulli" if classes <= 2 else f"poisson or negative-binomial (counts), categorical:classes={classes}"
     if (x > 1).any():
         return "gaussian"
-    levels = next((each for each in range(3, _MOST_LEVELS + 1) if _on_grid(x, each)), None)
+    levels = next((count for count in range(3, _MOST_LEVELS + 1) if _on_grid(x, count)), None)
     discrete = "" if levels is None else f"discretised-logistic:levels={levels}, "
     return f"{discrete}continuous-bernoulli or gaussian"
 

@@ -1,4 +1,4 @@
-"""Toy data whose exact answer is known: the linear Gaussian model, and its best fit in closed form."""
+"""The linear Gaussian model, whose evidence and posterior are known exactly, and its best fit in closed form."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["LinearGaussian", "fit_ppca"]
 
 @dataclass(frozen=True, eq=False)
 class LinearGaussian:
-    """z ~ N(0, I), x given z ~ N(W z + mu, sigma2 I): probabilistic PCA, where everything is exact.
+    """Probabilistic PCA: z ~ N(0, I), and x given z ~ N(W z + mu, sigma2 I). Evidence and posterior are exact.
 
     Attributes:
         weight: W, shape (features, latent).
         mean: mu, shape (features,).
-        variance: sigma2 > 0, of the noise.
+        variance: sigma2 > 0, the variance of the noise.
     Source: Tipping & Bishop, Probabilistic Principal Component Analysis, JRSS B 61 (1999), section 3.
     """
 
@@ -38,11 +38,11 @@ class LinearGaussian:
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance of x, W W' + sigma2 I, shape (features, features)."""
+        """The covariance of x, W W' + sigma2 I, shape (features, features)."""
         return self.weight @ self.weight.T + self.variance * torch.eye(len(self.mean), dtype=self.mean.dtype)
 
     def sample(self, size: int, *, seed: int = 0) -> Batch:
-        """Return ``size`` data drawn by a generator of their own: ``x`` (size, features)."""
+        """Return `size` data, a batch with ``x`` of shape (size, features), drawn by a new generator with this seed."""
         size = require_whole(size, "size")
         generator = torch.Generator().manual_seed(seed)
         features, latent = self.weight.shape
@@ -51,11 +51,11 @@ class LinearGaussian:
         return Batch(x=z @ self.weight.T + self.mean + self.variance**0.5 * noise)
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        """Return log p(x), in nats per datum, shape (batch,), for ``x`` (batch, features)."""
+        """Return log p(x) in nats, shape (batch,), for data of shape (batch, features)."""
         return torch.distributions.MultivariateNormal(self.mean, self.covariance).log_prob(x)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean (batch, latent) and covariance (latent, latent) of p(z given x), exact."""
+        """Return the mean, shape (batch, latent), and the covariance, shape (latent, latent), of p(z given x)."""
         latent = self.weight.shape[1]
         precision = self.weight.T @ self.weight + self.variance * torch.eye(latent, dtype=self.mean.dtype)
         mean = torch.linalg.solve(precision, self.weight.T @ (x - self.mean).T).T
@@ -63,16 +63,16 @@ class LinearGaussian:
 
 
 def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
-    """Return the linear Gaussian model of greatest likelihood on ``x``, in closed form.
+    """Return the linear Gaussian model with the greatest likelihood of the data, in closed form.
 
-    No linear VAE whose Gaussian likelihood has one learned scale has a greater log evidence on ``x``.
+    No linear VAE whose Gaussian likelihood has one learned scale has a greater log evidence on these data.
 
     Args:
         x: data, shape (batch, features).
-        latent: number of latent dimensions, from 1 to below features.
+        latent: number of latent dimensions, from 1 to features - 1.
 
     Raises:
-        InputError: if ``latent`` is out of range, or the data have no variance left beside it.
+        InputError: if `latent` is out of range, or the latent dimensions explain all variance of the data.
     Source: Tipping & Bishop (1999), equations 7 and 8; the rotation is the identity.
     """
     latent = require_whole(latent, "latent")
@@ -83,6 +83,8 @@ def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
     variance = values[:-latent].mean().item()
     if not variance > 0:
-        raise InputError(f"pPCA needs variance beside {latent} components; the data have none. Ask for fewer.")
+        raise InputError(
+            f"pPCA needs variance that {latent} components do not explain; the data have none. Ask for fewer."
+        )
     kept = (values[-latent:] - variance).clamp(min=0).sqrt()
     return LinearGaussian(vectors[:, -latent:] * kept, mean, variance)

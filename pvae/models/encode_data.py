@@ -49,7 +49,7 @@ def codes_of(
         rest = {name: each for name, each in batch.items() if name not in ("x", "mask")}
         return Batch(x=torch.cat(codes), **rest)
 
-    made = drawn._each(encoded)
+    made = drawn.map_parts(encoded)
     content = {f"{name}.x": each.x for name, each in made.parts.items() if each is not None}
     return replace(
         made,

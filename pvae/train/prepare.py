@@ -147,4 +147,4 @@ def _typed(batch: Batch, dtype: torch.dtype) -> Batch:
 
 
 def _typed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
-    return splits._each(lambda _, batch: _typed(batch, dtype))
+    return splits.map_parts(lambda _, batch: _typed(batch, dtype))

@@ -11,8 +11,8 @@ import pytest
 
 from pvae.data import data_names, describe_data, fetch, load_data, verify
 from pvae.data.catalogue import CATALOGUE, DataFile, DataSet
-from pvae.data.sources import parse_idx
-from pvae.data.splitting import source_of
+from pvae.data.data_source import source_of
+from pvae.data.readers import parse_idx
 from pvae.errors import InputError
 
 IMAGES = np.arange(20 * 4, dtype=np.uint8).reshape(20, 2, 2)
@@ -126,7 +126,7 @@ def test_a_download_is_checked_and_kept(places, mirror, capfd):
 def test_a_wrong_download_leaves_nothing_behind(places, mirror, content):
     (mirror / "tiny-ubyte.gz").write_bytes(content)
     text = _refused(lambda: load_data("tiny"))
-    assert "/tiny/tiny-ubyte.gz: what came is damaged or has another SHA-256" in text
+    assert "/tiny/tiny-ubyte.gz: the content is damaged or has another SHA-256" in text
     assert list((places / "cache" / "tiny").iterdir()) == []
 
 

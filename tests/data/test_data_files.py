@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pvae.data import load_data
-from pvae.data.sources import read_arrays, read_idx
+from pvae.data.readers import read_arrays, read_idx
 from pvae.errors import InputError
 
 X = np.arange(24, dtype=np.float32).reshape(12, 2)
@@ -94,7 +94,8 @@ def test_missing_files_and_folders(tmp_path):
     (tmp_path / "folder.npz").mkdir()
     assert "cannot be read" in _refused(tmp_path / "folder.npz")
     (tmp_path / "weights.pt").touch()
-    assert "of no kind that is read here; give one of .npz, .npy, .csv" in _refused(tmp_path / "weights.pt")
+    refusal = _refused(tmp_path / "weights.pt")
+    assert "has a suffix that cannot be read; give a file with one of .npz, .npy, .csv" in refusal
 
 
 @pytest.mark.parametrize(
@@ -103,14 +104,14 @@ def test_missing_files_and_folders(tmp_path):
         ("a.npz", b"x,y\n1,2", "no NumPy archive (.npz): it needs to begin with b'PK', got 78 2c 79 0a"),
         ("a.npy", b"PK\3\4", "no NumPy array file (.npy)"),
         ("a.npy", b"", "and it is empty"),
-        ("a-ubyte", b"\x89PNG1234", "it needs the magic number 00 00 08 03 or alike, got 89 50 4e 47"),
+        ("a-ubyte", b"\x89PNG1234", "it needs to begin with bytes such as 00 00 08 03, got 89 50 4e 47"),
         ("a-ubyte", b"\0\0\x08\x03\0\0", "truncated or damaged: its header needs"),
         ("a-ubyte", _idx(np.ones((3, 4), np.uint8))[:-1], "its header needs 24 bytes, it has 23"),
         ("a-ubyte", _idx(np.ones((3, 4), np.uint8)) + b"1", "its header needs 24 bytes, it has 25"),
         ("a-ubyte.gz", gzip.compress(_idx(np.ones((3, 4), np.uint8)), mtime=0)[:-9], "damaged or truncated gzip"),
         ("a-ubyte.gz", b"\x1f\x8b\x08" + bytes(40), "damaged or truncated gzip"),
-        ("a.csv", b"", "no rows of numbers"),
-        ("a.csv", b"a,b\n", "no rows of numbers"),
+        ("a.csv", b"", "needs rows of numbers; it has none"),
+        ("a.csv", b"a,b\n", "needs rows of numbers; it has none"),
         ("a.csv", b"a,b\n1,2\n3,four\n", "line 3, column 'b': a number is needed, 'four' came"),
         ("a.csv", b"1,2\n3,\n", "line 2, column 'column 2': a number is needed, an empty cell came"),
         ("a.csv", b"a,b\n1,2\n\n3,4,5\n", "line 4: 2 columns needed, 3 came"),

@@ -112,7 +112,7 @@ def test_a_training_of_batches_takes_the_steps_of_the_scaled_elbo() -> None:
             name: (each + 0.1 * gradient).detach()
             for (name, each), gradient in zip(twin.named_parameters(), gradients, strict=True)
         }
-    with_index = splits._each(lambda _, each: each.replace(index=torch.arange(each.size)))
+    with_index = splits.map_parts(lambda _, batch: batch.replace(index=torch.arange(batch.size)))
     options = {"optimiser": "sgd", "learning_rate": 0.1, "precision": "float64", "progress": False}
     pvae.fit(held, with_index, objective=Trace_ELBO, epochs=1, batch_size=3, **options)
     for name, each in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Readers: a file becomes named arrays, or one line that says why it cannot. Nothing is ever unpickled."""
+"""Read files as named arrays: ``.npz``, ``.npy``, ``.csv`` and IDX. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "read_npz",
 ]
 
-# What zipfile, zlib and NumPy raise at damaged bytes; RuntimeError has their unknown versions and encryption.
+# What zipfile, zlib and NumPy raise for damaged files; RuntimeError is for unknown versions and encryption.
 _DAMAGED = (
     EOFError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -36,28 +36,29 @@ _DAMAGED = (
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_arrays(path: Path, *, holes: bool = False) -> dict[str, np.ndarray]:
-    """Return a file's arrays by name, read as its suffix says.
+def read_arrays(path: Path, *, empty_cells: bool = False) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name; the suffix of the file decides how it is read.
 
-    ``.npz`` has them by name, ``.npy`` and IDX files are ``x``, and ``.csv`` has a row per datum.
+    An ``.npz`` file has named arrays, the array of a ``.npy`` or IDX file is ``x``, and a ``.csv`` file has one row per
+    datum.
 
     Args:
         path: the file.
-        holes: an empty cell of a ``.csv`` file is NaN.
+        empty_cells: whether an empty cell of a ``.csv`` file is read as NaN; otherwise it is an error.
 
     Raises:
-        InputError: if the file is missing, of another kind, or damaged.
+        InputError: if the file is missing or damaged, or has another suffix.
     """
     for suffix, reader in _READERS.items():
         if path.name.lower().endswith(suffix):
-            return read_csv(path, holes=True) if holes and reader is read_csv else reader(path)
+            return read_csv(path, empty_cells=True) if empty_cells and reader is read_csv else reader(path)
     if not path.exists():
         raise _no_file(path)
-    raise InputError(f"{path} is of no kind that is read here; give one of {', '.join(SUFFIXES)}.")
+    raise InputError(f"{path} has a suffix that cannot be read; give a file with one of {', '.join(SUFFIXES)}.")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file, decompressed where it is gzip, whatever its name says.
+    """Return the content of a file, decompressed if the content is gzip, whatever the name of the file is.
 
     Raises:
         InputError: if the file is missing or its compressed content is truncated or damaged.
@@ -75,18 +76,26 @@ def read_idx(path: Path) -> np.ndarray:
     """Return the array of an IDX file (the format of MNIST), gzip or raw.
 
     Raises:
-        InputError: if the magic number is not that of an IDX file, or the length is not what its header says.
+        InputError: if the file does not begin as an IDX file does, or has another length than its header says.
     """
     return parse_idx(read_bytes(path), str(path))
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
-    """Return the array in the bytes of an IDX file; ``name`` stands in the errors of ``read_idx``."""
+    """Return the array in the bytes of an IDX file.
+
+    Args:
+        content: the decompressed bytes.
+        name: name of the file, for messages.
+
+    Raises:
+        InputError: as `read_idx`.
+    """
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
-        raise InputError(f"{name} is no IDX file: it needs the magic number 00 00 08 03 or alike, {_got(content)}.")
+        raise InputError(f"{name} is no IDX file: it needs to begin with bytes such as 00 00 08 03, {_got(content)}.")
     dtype, dimensions = np.dtype(_IDX_DTYPES[content[2]]), content[3]
     start = 4 + 4 * dimensions
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4", count=(len(content[4:start])) // 4))
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4", count=(len(content[4:start])) // 4))
     needed = start + math.prod(shape) * dtype.itemsize
     if len(shape) != dimensions or len(content) != needed:
         raise InputError(f"{name} is truncated or damaged: its header needs {needed} bytes, it has {len(content)}.")
@@ -97,7 +106,7 @@ def read_npy(path: Path) -> np.ndarray:
     """Return the array of a ``.npy`` file.
 
     Raises:
-        InputError: if it is no such file, is damaged, or holds Python objects.
+        InputError: if it is no ``.npy`` file, is damaged, or holds Python objects.
     """
     _check_magic(path, b"\x93NUMPY", "NumPy array file (.npy)")
     try:
@@ -110,7 +119,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name.
 
     Raises:
-        InputError: if it is no such file, is damaged, or one of its arrays holds Python objects.
+        InputError: if it is no ``.npz`` file, is damaged, or one of its arrays holds Python objects.
     """
     _check_magic(path, b"PK", "NumPy archive (.npz)")
     name = ""
@@ -124,27 +133,32 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_csv(path: Path, *, holes: bool = False) -> dict[str, np.ndarray]:
-    """Return the columns of a comma-separated file: ``y`` where a header says ``y`` or ``label``, else ``x``.
+def read_csv(path: Path, *, empty_cells: bool = False) -> dict[str, np.ndarray]:
+    """Return the columns of a comma-separated file: the column ``y`` or ``label`` is ``y``, the others are ``x``.
 
     Args:
-        path: a text file with a row of numbers per datum, and a first row of names where there is one.
-        holes: an empty cell is NaN, and no error.
+        path: a text file with one row of numbers per datum; the first row may have the names of the columns.
+        empty_cells: whether an empty cell is read as NaN; otherwise it is an error.
 
     Raises:
-        InputError: if a row has another length than the first, or a cell is no number (with its line).
+        InputError: if a row has another length than the first, or a cell is no number; the message gives the line.
     """
     rows = _csv_rows(path)
-    if holes:
+    if empty_cells:
         rows = ((line, [cell if cell.strip() else "nan" for cell in row]) for line, row in rows)
     first = next(rows, (0, []))
-    named = not all(_is_number(cell) for cell in first[1])
-    header = [cell.strip() if named else f"column {i + 1}" for i, cell in enumerate(first[1])]
-    numbers = [_csv_numbers(path, *row, header) for row in (rows if named else itertools.chain([first], rows))]
+    has_names = not all(_is_number(cell) for cell in first[1])
+    header = [cell.strip() if has_names else f"column {column + 1}" for column, cell in enumerate(first[1])]
+    data_rows = rows if has_names else itertools.chain([first], rows)
+    numbers = [_csv_numbers(path, line, row, header) for line, row in data_rows]
     if not header or not numbers:
-        raise InputError(f"{path} has no rows of numbers.")
-    values = np.stack(numbers)
-    labels = [i for i, name in enumerate(header) if name.lower() in {"y", "label"}]
+        raise InputError(f"{path} needs rows of numbers; it has none.")
+    return _split_columns(path, np.stack(numbers), header)
+
+
+def _split_columns(path: Path, values: np.ndarray, header: list[str]) -> dict[str, np.ndarray]:
+    """Return ``x`` and, where a column is named so, ``y``, from values of shape (data, columns)."""
+    labels = [column for column, name in enumerate(header) if name.lower() in {"y", "label"}]
     if len(labels) > 1:
         raise InputError(f"{path} has {len(labels)} columns named y or label; keep one.")
     if len(labels) == len(header):
@@ -171,7 +185,7 @@ def _csv_numbers(path: Path, line: int, row: list[str], header: list[str]) -> np
     try:
         return np.fromiter(map(float, row), dtype=np.float64, count=len(row))
     except ValueError:
-        wrong = next(i for i, cell in enumerate(row) if not _is_number(cell))
+        wrong = next(column for column, cell in enumerate(row) if not _is_number(cell))
         came = f"{row[wrong]!r:.40}" if row[wrong].strip() else "an empty cell"
         raise InputError(
             f"{path}, line {line}, column {header[wrong]!r}: a number is needed, {came} came. "

@@ -1,0 +1,163 @@
+"""A data set as it was read, and the draw of its training, validation and test splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch, as_batch
+from pvae.checks import is_number, is_whole
+from pvae.data.binarise import derived_seed
+from pvae.data.splits import Splits, digest
+from pvae.errors import InputError
+
+__all__ = ["DataSource", "draw_splits", "source_of"]
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class DataSource:
+    """Data as they were read, with the splits that they contain and the default sizes of the other splits.
+
+    Attributes:
+        name: name of the data set or of the file.
+        train: the training data, or all data.
+        data_shape: shape of one datum.
+        digest: SHA-256 of the content.
+        own: validation and test splits that the source contains.
+        defaults: fraction or count for each split that the source does not contain.
+    """
+
+    name: str
+    train: Batch
+    data_shape: tuple[int, ...]
+    digest: str
+    own: Mapping[str, Batch] = field(default_factory=dict)
+    defaults: Mapping[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
+
+
+def source_of(name: str, fields: Mapping[str, Any]) -> DataSource:
+    """Return the arrays of a user as a source.
+
+    Args:
+        name: name of the source, for messages and records.
+        fields: arrays by name; ``x_test``, ``y_validation`` and the like belong to splits of their own.
+
+    Raises:
+        InputError: if there is no ``x``, an array cannot be used, or data of different splits differ in shape.
+    """
+    parts = _arrays_by_part(name, fields)
+    if "x" not in parts["train"]:
+        names = ", ".join(str(key) for key in fields) or "none"
+        raise InputError(f"{name} needs an array named x (the data); it has {names}. Rename the array to x.")
+    batches = {part: _checked_batch(name, part, arrays) for part, arrays in parts.items() if arrays}
+    train = batches.pop("train")
+    for part, batch in batches.items():
+        _check_agreement(name, part, batch, train)
+    everything = {"train": train, **batches}
+    content = {f"{part}.{key}": tensor for part, batch in everything.items() for key, tensor in batch.items()}
+    return DataSource(name, train, tuple(train.x.shape[1:]), digest(content), batches)
+
+
+def _arrays_by_part(name: str, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the arrays of each part; the suffix of a name, such as ``_test``, says to which part it belongs."""
+    parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    for key, value in fields.items():
+        stem, _, suffix = key.rpartition("_") if isinstance(key, str) else (key, "", "")
+        part, field_name = (suffix, stem) if suffix in _PARTS and stem else ("train", key)
+        if field_name in parts[part]:
+            raise InputError(f"{name} has both {field_name!r} and '{field_name}_train'; keep one.")
+        parts[part][field_name] = value
+    return parts
+
+
+def draw_splits(source: DataSource, *, validation: float | None, test: float | None, seed: int) -> Splits:
+    """Return the splits of a source: those that it contains, and the others drawn from its data.
+
+    Args:
+        source: the data.
+        validation: fraction of the data that are not test data, or a count; 0 for no split; None for the split of the
+            source itself, or the default size.
+        test: fraction of the data, or a count; 0 for no split; None for the split of the source itself, or the
+            default size.
+        seed: decides which data are drawn.
+
+    Raises:
+        InputError: if a size is neither a fraction nor a count, is given for a split that the source contains, or
+            leaves no data to train on.
+    """
+    order = torch.randperm(source.train.size, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
+    parts: dict[str, Batch | None] = {}
+    state, notes = hashlib.sha256(source.digest.encode()), []
+    for part, size in (("test", test), ("validation", validation)):
+        if part in source.own:
+            parts[part] = _own_part(source, part, size)
+            state.update(f"{part}:{'own' if parts[part] is not None else 'none'};".encode())
+            continue
+        chosen, order = _draw_part(source, part, size, order)
+        parts[part] = source.train.take(chosen) if len(chosen) else None
+        state.update(f"{part}:{len(chosen)};".encode() + chosen.numpy().tobytes())
+        if len(chosen):
+            notes.append(f"{part}: {len(chosen)} of {source.train.size} data, drawn with seed {seed}")
+    # The remaining data keep the order of the source, and share its memory where nothing was drawn.
+    train = source.train if len(order) == source.train.size else source.train.take(order.sort().values)
+    return Splits(
+        train=train, validation=parts["validation"], test=parts["test"],
+        name=source.name, data_shape=source.data_shape, binarise="auto",
+        seed=seed, checksum=state.hexdigest(), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _own_part(source: DataSource, part: str, size: float | None) -> Batch | None:
+    """Return a split that the source contains, or None where its size is given as 0."""
+    if size is None:
+        return source.own[part]
+    if size == 0:
+        return None
+    raise InputError(
+        f"{source.name} contains its own {part} split of {source.own[part].size} data; "
+        f"leave {part} out, or give {part}=0 for no split. Got {part}={size}."
+    )
+
+
+def _draw_part(source: DataSource, part: str, size: float | None, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions of a split, and the positions that remain for the others."""
+    available = len(order)
+    count = _count(part, source.defaults[part] if size is None else size, available)
+    if count >= available:
+        raise InputError(
+            f"{part} would take {count} of the {available} data that are left in {source.name}, and "
+            f"leave none to train on. Ask for less, or give {part}=0."
+        )
+    return order[:count], order[count:]
+
+
+def _count(part: str, size: Any, available: int) -> int:
+    if not is_number(size) or not (0 <= size < 1 or (is_whole(size) and size >= 1)):
+        raise InputError(f"{part} needs a fraction from 0 to below 1, or a count of data; got {size!r}.")
+    number = float(size)
+    return int(number) if number >= 1 or number == 0 else max(1, round(number * available))
+
+
+def _checked_batch(name: str, part: str, fields: Mapping[str, Any]) -> Batch:
+    try:
+        return as_batch(fields)
+    except InputError as error:
+        where = name if part == "train" else f"{name}, {part} split"
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_agreement(name: str, part: str, batch: Batch, train: Batch) -> None:
+    if "x" not in batch:
+        raise InputError(f"{name} has {batch.names[0]}_{part} but no x_{part}.")
+    if batch.x.shape[1:] != train.x.shape[1:]:
+        came, needed = tuple(batch.x.shape[1:]), tuple(train.x.shape[1:])
+        raise InputError(
+            f"{name}: one datum of x_{part} has shape {came}, one of x has shape {needed}; they need to agree."
+        )
