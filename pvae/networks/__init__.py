@@ -1,4 +1,4 @@
-"""Networks: tensors to tensors. Leading dimensions (particles, batch) are free everywhere."""
+"""Networks: functions from tensors to tensors. Every network accepts any leading dimensions (particles, batch)."""
 
 from pvae.networks.base import ACTIVATIONS, INITIALISATIONS, activation_layer, initialise
 from pvae.networks.conditioned import Conditioned

@@ -1,4 +1,4 @@
-"""What networks share: activations by name and how weights are drawn."""
+"""Activations and initialisations of networks, by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pvae.names import unknown
+from pvae.names import require_known
 
 __all__ = ["ACTIVATIONS", "INITIALISATIONS", "activation_layer", "initialise"]
 
@@ -28,29 +28,30 @@ INITIALISATIONS = tuple(_WEIGHTS)
 
 
 def activation_layer(name: str) -> nn.Module:
-    """Return the activation of this name, as a layer.
+    """Return an activation as a layer.
+
+    Args:
+        name: a name of `ACTIVATIONS`.
 
     Raises:
-        InputError: if the name is not known; the nearest known one is named.
+        InputError: if the name is not known; the message gives the nearest known name.
     """
-    if name not in ACTIVATIONS:
-        raise unknown("activation", str(name), ACTIVATIONS)
+    require_known("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]()
 
 
 def initialise(module: nn.Module, initialisation: str) -> None:
-    """Draw the weights of every linear and convolutional layer inside `module` afresh, in place.
+    """Draw new weights for every linear and convolutional layer inside a module, in place.
 
     Args:
-        module: any module; layers of other kinds are left alone.
-        initialisation: ``"glorot"`` (uniform, zero biases: Glorot & Bengio 2010), ``"he"`` (normal, zero
-            biases: He et al. 2015, for rectifiers) or ``"default"`` (PyTorch's own, which is left as it is).
+        module: any module; layers of other kinds do not change.
+        initialisation: ``"glorot"`` (uniform, biases of 0: Glorot & Bengio 2010), ``"he"`` (normal, biases of 0:
+            He et al. 2015, for rectifiers) or ``"default"``, which keeps the weights that PyTorch drew.
 
     Raises:
-        InputError: if the name is not known; the nearest known one is named.
+        InputError: if the name is not known; the message gives the nearest known name.
     """
-    if initialisation not in _WEIGHTS:
-        raise unknown("initialisation", str(initialisation), _WEIGHTS)
+    require_known("initialisation", initialisation, _WEIGHTS)
     draw = _WEIGHTS[initialisation]
     if draw is None:
         return

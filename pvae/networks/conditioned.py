@@ -1,4 +1,4 @@
-"""A network with a condition: what stands beside its input enters its first layer."""
+"""A network with a condition, a second input that is added in its first layer."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ __all__ = ["Conditioned"]
 
 
 class Conditioned(nn.Module):
-    """A network that takes a condition c beside its input: first layer(x) + V c, then the other layers.
+    """A network with a condition c beside its input x: it computes first_layer(x) + V c, then the other layers.
 
-    V has no bias, so that a condition of zeros leaves the network as it is, bit for bit. A network that takes
-    images can take an image as condition; it enters by a convolution as the first layer's.
+    V has no bias, so a condition of zeros gives exactly the output of the network alone. A network of images can have
+    an image as condition; V is then a convolution like the first layer.
 
     Args:
         network: a network of this package, trained together with V.
-        features: size of the condition's last dimension; None for a condition of the shape of the input.
-        initialisation: a name of `pvae.networks.INITIALISATIONS`.
+        features: size of the condition's last dimension; None for a condition in the shape of the input.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`, for V.
 
     Raises:
-        InputError: if `features` is no positive number, or the network takes a shape that has no first layer.
+        InputError: if `features` is not a whole number of at least 1, or the network does not begin with a linear or
+            convolutional layer.
 
-    Shapes: input as the network's, and condition (..., features), whose leading dimensions broadcast with those of the
-    input; to (...,) + the network's output.
+    Shapes: the input of the network, and a condition (..., features), whose leading dimensions broadcast with those of
+    the input; to (...) + the output of the network.
     """
 
     def __init__(self, network: nn.Module, features: int | None, *, initialisation: str = "glorot") -> None:
@@ -37,11 +38,13 @@ class Conditioned(nn.Module):
         self.network = network
         self.in_features: Any = network.in_features
         self.out_features: Any = network.out_features
-        self._image = getattr(network, "image_shape", None)
+        self._image_shape = getattr(network, "image_shape", None)
         first = self._layers[0] if len(self._layers) else None
-        self._by_image = features is None and isinstance(first, nn.Conv2d)
+        self._condition_is_image = features is None and isinstance(first, nn.Conv2d)
         if isinstance(first, nn.Conv2d):
-            self.layer = _beside(first) if features is None else nn.Linear(features, first.out_channels, bias=False)
+            self.layer = (
+                _convolution_like(first) if features is None else nn.Linear(features, first.out_channels, bias=False)
+            )
         else:
             size: int = self.in_features if features is None else features  # type: ignore[assignment]
             self.layer = nn.Linear(size, _width(first, network), bias=False)
@@ -53,44 +56,50 @@ class Conditioned(nn.Module):
         return layers  # type: ignore[return-value]
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        first, *others = self._layers or [nn.Identity()]
-        h, added = self._images(first, x) if self._image else first(x), self._added(condition)
-        h = h + added
-        if isinstance(self.out_features, int) and not self._image:
-            for layer in others:
+        """Return the output of the network for inputs and conditions, whose leading dimensions broadcast."""
+        first, *further = self._layers or [nn.Identity()]
+        h = self._apply_to_images(first, x) if self._image_shape else first(x)
+        h = h + self._condition_term(condition)
+        if isinstance(self.out_features, int) and not self._image_shape:
+            for layer in further:
                 h = layer(h)
             return h
-        event = 3 if self._image else 1
-        leading, h = h.shape[:-event], h.reshape(-1, *h.shape[-event:])
-        for layer in others:
+        # convolutional layers take exactly one leading dimension
+        event_dims = 3 if self._image_shape else 1
+        leading, h = h.shape[:-event_dims], h.reshape(-1, *h.shape[-event_dims:])
+        for layer in further:
             h = layer(h)
         return h.reshape(*leading, *_shape(self.out_features))
 
-    def _images(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """The layer of images with any leading dimensions."""
+    def _apply_to_images(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Apply a layer of images, (batch, channels, height, width), to images with any leading dimensions."""
         leading = x.shape[: x.dim() - len(_shape(self.in_features))]
-        h = layer(x.reshape(-1, *self._image))  # type: ignore[misc]
+        h = layer(x.reshape(-1, *self._image_shape))  # type: ignore[misc]
         return h.reshape(*leading, *h.shape[1:])
 
-    def _added(self, condition: Tensor) -> Tensor:
-        if self._by_image:
-            return self._images(self.layer, condition)
-        added = self.layer(condition)
-        return added[..., None, None] if self._image else added
+    def _condition_term(self, condition: Tensor) -> Tensor:
+        """Return V c, in a shape that broadcasts with the output of the first layer."""
+        if self._condition_is_image:
+            return self._apply_to_images(self.layer, condition)
+        term = self.layer(condition)
+        return term[..., None, None] if self._image_shape else term
 
 
-def _beside(layer: nn.Conv2d) -> nn.Module:
-    """A convolution of the same output as `layer`, without bias."""
+def _convolution_like(layer: nn.Conv2d) -> nn.Module:
+    """Return a convolution with the same shapes as a layer, without bias."""
     return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False)  # type: ignore[arg-type]
 
 
 def _width(layer: nn.Module | None, network: nn.Module) -> int:
-    """The size of what the first layer gives; without layers, of the input."""
+    """Return the size of the first layer's output; of the input where the network has no layers."""
     if layer is None:
         return network.in_features  # type: ignore[return-value]
-    linear = next((each for each in layer.modules() if isinstance(each, nn.Linear)), None)
+    linear = next((module for module in layer.modules() if isinstance(module, nn.Linear)), None)
     if linear is None:
-        raise InputError(f"{type(network).__name__} begins with {type(layer).__name__}, which takes no condition.")
+        raise InputError(
+            f"{type(network).__name__} begins with {type(layer).__name__}, which takes no condition; "
+            "give a network that begins with a linear or convolutional layer."
+        )
     return linear.out_features
 
 

@@ -1,4 +1,4 @@
-"""Convolutions of stride 2 for images of any size, and the shapes that they need."""
+"""Encoders and decoders of images by convolutions of stride 2, for images of any size."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ __all__ = ["ConvDecoder", "ConvEncoder", "doubling", "image_shape"]
 
 
 def image_shape(data_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return (channels, height, width); a shape (height, width) has one channel.
+    """Return the shape of an image as (channels, height, width).
+
+    Args:
+        data_shape: (height, width), which means one channel, or (channels, height, width).
 
     Raises:
-        InputError: if the shape is not that of an image.
+        InputError: if the shape has another number of dimensions.
     """
     shape = tuple(data_shape)
     if len(shape) not in (2, 3):
@@ -31,7 +34,7 @@ def image_shape(data_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _halvings(size: tuple[int, int], count: int) -> list[tuple[int, int]]:
-    """The image sizes, from full to smallest, of `count` convolutions of kernel 3, stride 2 and padding 1."""
+    """Return the image sizes before and after each of `count` convolutions of kernel 3, stride 2 and padding 1."""
     sizes = [size]
     for _ in range(count):
         height, width = sizes[-1]
@@ -40,33 +43,43 @@ def _halvings(size: tuple[int, int], count: int) -> list[tuple[int, int]]:
 
 
 def doubling(channels: int, out_channels: int, size: tuple[int, int]) -> nn.ConvTranspose2d:
-    """The transposed convolution that undoes one halving to this size: even sizes need one more row."""
+    """Return the transposed convolution that inverts the shapes of one convolution of stride 2.
+
+    Args:
+        channels: number of feature maps of the input.
+        out_channels: number of feature maps of the output.
+        size: height and width of the output; the input has half of each, rounded up.
+
+    Returns:
+        A layer from (batch, channels, ...) to (batch, out_channels, height, width).
+    """
+    # an even size needs one more row or column
     extra = ((size[0] + 1) % 2, (size[1] + 1) % 2)
     return nn.ConvTranspose2d(channels, out_channels, 3, stride=2, padding=1, output_padding=extra)
 
 
-def _end(filters: int, blocks: int, activation: str) -> list[nn.Module]:
-    """What follows the convolution that makes maps of a new size: residual blocks, and an activation."""
+def _blocks_and_activation(filters: int, blocks: int, activation: str) -> list[nn.Module]:
+    """Return the layers that follow each convolution: residual blocks, then an activation."""
     blocks = require_whole(blocks, "blocks", least=0, advice="It is the number of residual blocks at each size.")
-    made: list[nn.Module] = [ResidualBlock(filters, activation=activation) for _ in range(blocks)]
-    return [*made, activation_layer(activation)]
+    layers: list[nn.Module] = [ResidualBlock(filters, activation=activation) for _ in range(blocks)]
+    return [*layers, activation_layer(activation)]
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions of stride 2 that turn an image of any size into features.
+    """An encoder from an image of any size to features, by convolutions of stride 2.
 
     Args:
         data_shape: (height, width), which means one channel, or (channels, height, width).
-        out_features: size of the output, from a last linear layer; None gives the last feature maps, flat.
-        hidden: number of filters of each convolution; each halves height and width (rounding up).
+        out_features: size of the output of a last linear layer; None returns the last feature maps, flattened.
+        hidden: number of filters of each convolution; each convolution halves height and width, rounding up.
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
         blocks: number of residual blocks after each convolution, see `ResidualBlock`.
 
     Raises:
-        InputError: for an unknown name, a number of blocks below 0, or data that are not images.
+        InputError: for an unknown name, a number of blocks below 0, or a shape that is not that of an image.
 
-    Shapes: (...) + data_shape to (..., out_features). ``in_features`` is `data_shape`.
+    Shapes: (...) + data_shape to (..., out_features). The attribute ``in_features`` is `data_shape`.
     """
 
     def __init__(
@@ -86,7 +99,7 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential()
         for filters in hidden:
             self.layers.append(nn.Conv2d(channels, filters, 3, stride=2, padding=1))
-            self.layers.extend(_end(filters, blocks, activation))
+            self.layers.extend(_blocks_and_activation(filters, blocks, activation))
             channels = filters
         smallest = _halvings((size[0], size[1]), len(hidden))[-1]
         flat = channels * math.prod(smallest)
@@ -98,12 +111,15 @@ class ConvEncoder(nn.Module):
         start_as_identity(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features, shape (..., out_features), of images of shape (...) + data_shape."""
         leading = x.shape[: x.dim() - len(self.in_features)]
         return self.layers(x.reshape(-1, *self.image_shape)).reshape(*leading, self.out_features)
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of `ConvEncoder` up to feature maps of half the image's size; a likelihood makes the image.
+    """A decoder from features to feature maps of half the image's size, by transposed convolutions of stride 2.
+
+    It mirrors `ConvEncoder` without the layer next to the image; the likelihood has that layer.
 
     Args:
         in_features: size of the last dimension of the input.
@@ -114,10 +130,10 @@ class ConvDecoder(nn.Module):
         blocks: number of residual blocks at each size of maps, see `ResidualBlock`.
 
     Raises:
-        InputError: for an unknown name, no filters, a number of blocks below 0, or data that are not images.
+        InputError: for an unknown name, no filters, a number of blocks below 0, or a shape that is no image's.
 
-    Shapes: (..., in_features) to (..., filters, height, width), which is ``out_features``: half of the
-    image in height and width (rounded up).
+    Shapes: (..., in_features) to (..., filters, height, width), with half of the height and width of the image, rounded
+    up. The attribute ``out_features`` is (filters, height, width).
     """
 
     def __init__(
@@ -140,13 +156,16 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(in_features, math.prod(smallest)),
             nn.Unflatten(-1, smallest),
-            *_end(hidden[0], blocks, activation),
+            *_blocks_and_activation(hidden[0], blocks, activation),
         )
         for channels, filters, size in zip(hidden, hidden[1:], sizes[1:], strict=False):
-            self.layers.extend([doubling(channels, filters, size), *_end(filters, blocks, activation)])
+            self.layers.extend(
+                [doubling(channels, filters, size), *_blocks_and_activation(filters, blocks, activation)]
+            )
         self.out_features = (hidden[-1], *sizes[-2])
         initialise(self, initialisation)
         start_as_identity(self)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return feature maps, shape (...) + out_features, of inputs of shape (..., in_features)."""
         return self.layers(z.reshape(-1, self.in_features)).reshape(*z.shape[:-1], *self.out_features)

@@ -1,4 +1,4 @@
-"""Noise on a network's input, in training alone: what a denoising encoder has to see through."""
+"""Noise that is added to the input of a network in training mode, for denoising autoencoders."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ __all__ = ["NOISES", "GaussianNoise", "MaskingNoise", "noise"]
 
 
 class GaussianNoise(nn.Module):
-    """x + scale * e with e ~ N(0, 1) in each entry, in training mode; x itself in evaluation mode.
+    """Adds Gaussian noise to each entry in training mode: x + scale * e with e ~ N(0, 1).
+
+    In evaluation mode it returns x itself.
 
     Args:
         scale: standard deviation of the noise, in the unit of x.
 
     Raises:
-        InputError: if it is not a positive number.
+        InputError: if `scale` is not a positive number.
+
+    Shapes: any shape to the same shape.
     """
 
     def __init__(self, scale: float = 0.3) -> None:
@@ -28,17 +32,20 @@ class GaussianNoise(nn.Module):
         self.scale = float(require_positive(scale, "scale"))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x with noise in training mode, and x itself in evaluation mode."""
         return x + self.scale * torch.randn_like(x) if self.training else x
 
 
 class MaskingNoise(nn.Module):
-    """x with a random share of its entries set to 0, in training mode; x itself in evaluation mode.
+    """Sets random entries of x to 0 in training mode. In evaluation mode it returns x itself.
 
     Args:
-        share: probability of each entry to be set to 0.
+        share: probability that an entry is set to 0.
 
     Raises:
-        InputError: if it is not strictly between 0 and 1.
+        InputError: if `share` is not strictly between 0 and 1.
+
+    Shapes: any shape to the same shape.
     """
 
     def __init__(self, share: float = 0.25) -> None:
@@ -46,6 +53,7 @@ class MaskingNoise(nn.Module):
         self.share = float(require_number(share, "share", above=0, below=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x with some entries set to 0 in training mode, and x itself in evaluation mode."""
         return x * (torch.rand_like(x) >= self.share) if self.training else x
 
 
@@ -55,8 +63,11 @@ NOISES: dict[str, type[nn.Module]] = {"gaussian": GaussianNoise, "masking": Mask
 def noise(text: str) -> nn.Module:
     """Return the noise that a text names, such as ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``.
 
+    Args:
+        text: a name of `NOISES`, with settings after colons.
+
     Raises:
-        InputError: if the name or a setting is not known (the nearest is named), or a setting cannot be used.
+        InputError: if the name or a setting is not known (the message gives the nearest), or a value is out of range.
     """
     name, settings = parse_known(text, "noise", NOISES, lambda kind: inspect.signature(kind).parameters)
     return NOISES[name](**settings)

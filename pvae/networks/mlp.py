@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, plain and gated."""
+"""Multilayer perceptrons with and without gates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["MLP", "GatedMLP"]
 
 
 class MLP(nn.Sequential):
-    """A multilayer perceptron: linear layers, each hidden one followed by the activation.
+    """A multilayer perceptron: linear layers, with the activation after each hidden layer.
 
     Args:
         in_features: size of the last dimension of the input.
-        out_features: size of the output, from a last linear layer without activation; None ends with the last
-            hidden layer (and its activation), so that a density's own head follows.
+        out_features: size of the output of a last linear layer without activation. None leaves this layer out: the
+            network ends with the last hidden layer, and a density adds its own linear layer.
         hidden: sizes of the hidden layers, in order.
         activation: a name of `ACTIVATIONS`.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
@@ -25,7 +25,7 @@ class MLP(nn.Sequential):
     Raises:
         InputError: for an unknown name.
 
-    Shapes: (..., in_features) to (..., out_features).
+    Shapes: (..., in_features) to (..., out_features). The attribute ``out_features`` is the size of the output.
     """
 
     def __init__(
@@ -48,23 +48,26 @@ class MLP(nn.Sequential):
         initialise(self, initialisation)
 
 
-class _Gate(nn.Module):
+class _GatedLayer(nn.Module):
+    """A linear layer times a gate: (W x + b) * sigmoid(V x + c)."""
+
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         self.gate = nn.Linear(in_features, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return linear(x) times the gate, shape (..., out_features)."""
         return self.linear(x) * self.gate(x).sigmoid()
 
 
 class GatedMLP(nn.Sequential):
-    """A multilayer perceptron of gated layers, h = (W x + b) * sigmoid(V x + c), without other activation.
+    """A multilayer perceptron of gated layers, h = (W x + b) * sigmoid(V x + c), without another activation.
 
     Args:
         in_features: size of the last dimension of the input.
-        out_features: size of the output, from a last linear layer without gate; None ends with the last
-            hidden layer, so that a density's own head follows.
+        out_features: size of the output of a last linear layer without gate. None leaves this layer out: the network
+            ends with the last hidden layer, and a density adds its own linear layer.
         hidden: sizes of the hidden layers, in order.
         initialisation: a name of `INITIALISATIONS`, see `initialise`.
 
@@ -87,7 +90,7 @@ class GatedMLP(nn.Sequential):
         super().__init__()
         self.in_features, size = in_features, in_features
         for width in hidden:
-            self.append(_Gate(size, width))
+            self.append(_GatedLayer(size, width))
             size = width
         if out_features is not None:
             self.append(nn.Linear(size, out_features))

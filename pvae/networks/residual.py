@@ -1,4 +1,4 @@
-"""Residual blocks: convolutions that start as the identity."""
+"""Residual blocks of convolutions, which start as the identity."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["ResidualBlock", "start_as_identity"]
 
 
 class ResidualBlock(nn.Module):
-    """h + conv(act(conv(act(h)))), with the last convolution 0 at the start: a new block changes nothing.
+    """A residual block, h + conv(act(conv(act(h)))). The last convolution starts at 0, so the block is the identity.
 
-    There is no normalisation. Batch normalisation would mix the particles and the data of a batch, so that a log
-    weight would depend on its neighbours; a block that starts as the identity keeps the scale of its input without
-    any, which is what a network of a few blocks needs.
+    There is no normalisation. Batch normalisation would mix the particles and the data of a batch, and a log weight
+    would then depend on other data. A block that starts as the identity keeps the scale of its input, so a network
+    of a few blocks trains without normalisation.
 
     Args:
-        filters: number of feature maps, which stays.
+        filters: number of feature maps of input and output.
         activation: a name of `ACTIVATIONS`.
 
     Raises:
         InputError: for an unknown name.
 
-    Shapes: (batch, filters, height, width) to the same.
+    Shapes: (batch, filters, height, width) to the same shape.
     Source: He et al., Identity Mappings in Deep Residual Networks, arXiv:1603.05027 (activation first); Zhang,
     Dauphin & Ma, Fixup Initialization, arXiv:1901.09321 (no normalisation, last layer at 0).
     """
@@ -35,11 +35,12 @@ class ResidualBlock(nn.Module):
         start_as_identity(self)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Return the feature maps after the block, shape (batch, filters, height, width)."""
         return h + self.last(self.last_activation(self.first(self.first_activation(h))))
 
 
 def start_as_identity(module: nn.Module) -> None:
-    """Set the last convolution of every residual block inside `module` to 0, in place."""
+    """Set the last convolution of every residual block inside a module to 0, in place."""
     for block in module.modules():
         if isinstance(block, ResidualBlock):
             for parameter in block.last.parameters():
