@@ -1,10 +1,11 @@
 """Densities: modules whose ``forward(context)`` returns a Pyro distribution."""
 
-from pvae.densities.conditional_densities import Completion, ConditionalGaussian
+from pvae.densities.completion import Completion
+from pvae.densities.conditional_prior import ConditionalGaussian
 from pvae.densities.counts import Categorical, NegativeBinomial, Poisson
 from pvae.densities.discretised import DiscretisedLogistic
 from pvae.densities.flows import FlowPosterior, FlowPrior, HouseholderPosterior
-from pvae.densities.hidden_labels import GivenLabel, label_posterior
+from pvae.densities.label_distributions import GivenLabel, label_posterior
 from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.mixtures import DiagonalMixture, MixturePosterior, MixturePrior
 from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part

@@ -1,4 +1,4 @@
-"""What likelihoods share: the layer that turns a decoder's features into numbers for each entry of x."""
+"""The base class of likelihoods, and their output layer."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["Likelihood", "OutputLayer"]
 
 
 class OutputLayer(nn.Module):
-    """The last layer of a decoder: one number for each entry of x, or several.
+    """The last layer of a decoder, which returns one number or several for each entry of x.
 
-    Features of size `in_features` pass a linear layer with a bias for each entry. Feature maps, where
-    `in_features` is (filters, height, width), pass a transposed convolution with a bias for each channel.
-    Several numbers have a bias each.
+    For features of size `in_features` it is a linear layer, with a bias for each entry. For feature maps, where
+    `in_features` is (filters, height, width), it is a transposed convolution, with a bias for each channel. Each of
+    several numbers has biases of its own.
 
     Args:
-        in_features: the decoder's ``out_features``.
-        data_shape: shape of one x; for feature maps twice their height and width, or one less.
+        in_features: the attribute ``out_features`` of the decoder.
+        data_shape: shape of one x. For feature maps, its height and width are twice those of the maps, or one less.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
-        numbers: how many for each entry, in a dimension of their own before `data_shape`; None for one, without
-            that dimension.
+        numbers: how many numbers each entry has; they have a dimension of their own before `data_shape`. None gives
+            one number, without that dimension.
 
     Raises:
-        InputError: for an unknown name, or if feature maps do not fit the data.
+        InputError: for an unknown name, or if the feature maps do not fit the data.
 
     Shapes: (..., in_features) or (..., filters, height, width) to (..., data_shape), or (..., numbers, data_shape).
     """
@@ -67,29 +67,38 @@ class OutputLayer(nn.Module):
 
     @property
     def bias(self) -> nn.Parameter:
-        """One number for each entry of x, or, after feature maps, for each channel; where there are several numbers,
-        all those of the first come first.
+        """The biases, shape (numbers * entries,), or (numbers * channels,) after feature maps.
+
+        All biases of the first number come first, then those of the second, and so on.
         """
         return self.layer.bias  # type: ignore[return-value]
 
     def forward(self, h: Tensor) -> Tensor:
+        """Return the numbers, shape (..., data_shape) or (..., numbers, data_shape), for the features of a decoder."""
         if self.maps:
             return self.layer(h.reshape(-1, *self.maps)).reshape(*h.shape[:-3], *self.out_shape)
         flat = self.layer(h)
         return flat if len(self.out_shape) == 1 else flat.unflatten(-1, self.out_shape)
 
     def by_bias(self, x: Tensor) -> Tensor:
-        """Return the values of `x` that share a bias in one column, shape (rows, number of biases / numbers)."""
+        """Return data with all values that share a bias in one column.
+
+        Args:
+            x: data, shape (batch, ...).
+
+        Returns:
+            Shape (rows, biases of one number): one row per datum, or one per datum and pixel after feature maps.
+        """
         biases = self.bias.numel() // self.numbers
         return x.reshape(len(x), biases, -1).mT.reshape(-1, biases)
 
 
 class Likelihood(nn.Module, ABC):
-    """A density over x whose location is an `OutputLayer` of the decoder's features.
+    """A density over x whose parameters are the `OutputLayer` of a decoder's features.
 
     Args:
-        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
-        data_shape: shape of one x, which is the distribution's event.
+        in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
+        data_shape: shape of one x, which is the event shape of the distribution.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
         head: further arguments of the `OutputLayer`, for densities that need several numbers for each entry.
 
@@ -114,33 +123,51 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, context: Tensor) -> TorchDistribution:
-        """Return p(x given z), with event shape `data_shape`; `context` is the decoder's output."""
+        """Return p(x given z) with event shape `data_shape`.
+
+        Args:
+            context: the output of the decoder, shape (...) + in_features.
+        """
 
     @abstractmethod
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the best constant prediction of `x`, shape (batch, ...)."""
+        """Set the output bias to the best constant prediction of the data.
+
+        Args:
+            x: data, shape (batch, ...).
+        """
 
     def check(self, x: Tensor) -> None:
-        """Raise InputError, with what would fit, where values of `x`, shape (batch, ...), have no density here."""
+        """Check that data lie in the support of the likelihood.
+
+        Args:
+            x: data, shape (batch, ...).
+
+        Raises:
+            InputError: if a value lies outside; the message gives the likelihoods that fit.
+        """
         check_support("x", x, self.constant())
 
     def constant(self) -> TorchDistribution:
-        """Return the prediction at features of zeros, batch shape (1,): what the biases alone say."""
+        """Return p(x given z) at features of 0, batch shape (1,); it depends on the biases alone."""
         return self(self.head.bias.new_zeros(1, *self.in_features))
 
     @torch.no_grad()
     def set_bias(self, bias: float | Tensor) -> None:
-        """Set the output bias, in place: one number for all locations, or one for each of `self.head.bias`.
+        """Set the output bias, in place.
+
+        Args:
+            bias: one number for all locations, or a tensor with an entry for each of `self.head.bias`.
 
         Raises:
             InputError: if a tensor has another number of entries.
         """
-        given, own = torch.as_tensor(bias), self.head.bias
-        if given.numel() not in (1, own.numel()):
-            raise InputError(f"The output bias has {own.numel()} entries; got {given.numel()}.")
-        where = self._locations() if given.numel() == 1 else own
-        where.copy_(given.reshape(-1).expand(where.numel()).view_as(where))
+        new, head_bias = torch.as_tensor(bias), self.head.bias
+        if new.numel() not in (1, head_bias.numel()):
+            raise InputError(f"The output bias needs 1 or {head_bias.numel()} entries; got {new.numel()}.")
+        target = self._location_bias() if new.numel() == 1 else head_bias
+        target.copy_(new.reshape(-1).expand(target.numel()).view_as(target))
 
-    def _locations(self) -> Tensor:
-        """The part of the output bias that one number sets: all of it, unless it holds scales or weights too."""
+    def _location_bias(self) -> Tensor:
+        """Return the part of the output bias that sets locations: all of it, unless it sets scales or weights too."""
         return self.head.bias

@@ -1,4 +1,4 @@
-"""Whole numbers: counts, and classes."""
+"""Likelihoods of whole numbers: counts and classes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pvae.names import unknown
 
 __all__ = ["Categorical", "NegativeBinomial", "Poisson"]
 
-# What never occurs in the training data still gets this mean count, or this probability: logarithms are finite.
+# Smallest mean count, and smallest probability of a class, that a bias starts at: its logarithm has to be finite.
 _RAREST = 1e-3
 _SMALLEST_DISPERSION = 1e-4
 _DISPERSIONS = ("learned", "per-entry")
 
 
 class Poisson(Likelihood):
-    """Counts 0, 1, 2, ...: p(x given z) = Poisson(exp(log_mean)), independent in each entry of x.
+    """The likelihood of counts 0, 1, 2, ...: p(x given z) = Poisson(exp(log_mean)), independent in each entry of x.
 
     The arguments are those of `pvae.densities.base.Likelihood`.
     """
@@ -33,7 +33,10 @@ class Poisson(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logarithm of the mean of `x`, shape (batch, ...), of at least 0.001.
+        """Set the output bias to the logarithm of the mean of the data, or of 0.001 where that is larger.
+
+        Args:
+            x: data, shape (batch, ...).
 
         Raises:
             InputError: if a value is no count.
@@ -43,19 +46,21 @@ class Poisson(Likelihood):
 
 
 class NegativeBinomial(Likelihood):
-    """Counts that vary more than Poisson's: mean exp(log_mean) and variance mean + dispersion * mean^2.
+    """The likelihood of counts that vary more than Poisson's.
+
+    The mean is exp(log_mean) and the variance is mean + dispersion * mean^2, independent in each entry of x.
 
     Args:
-        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
-        data_shape: shape of one x, which is the distribution's event.
-        dispersion: ``"learned"`` for one number that is a parameter, ``"per-entry"`` for one for each entry of
-            x, or a positive number. What is learned is 0.0001 + exp(raw).
+        in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
+        data_shape: shape of one x, which is the event shape of the distribution.
+        dispersion: ``"learned"`` for one number that is a parameter, ``"per-entry"`` for one parameter for each entry
+            of x, or a positive number. A learned dispersion is 0.0001 + exp(raw).
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
 
     Raises:
         InputError: for an unknown name, a dispersion that is not positive, or maps that do not fit the data.
-    Source: as for gene expression in Lopez et al., Deep generative modeling for single-cell transcriptomics,
-    Nature Methods 15 (2018), there by the inverse dispersion.
+    Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018), which uses
+    the inverse of the dispersion.
     """
 
     def __init__(
@@ -70,8 +75,9 @@ class NegativeBinomial(Likelihood):
         if isinstance(dispersion, str) and dispersion not in _DISPERSIONS:
             raise unknown("dispersion", dispersion, [*_DISPERSIONS, "a positive number"])
         advice = "Or use dispersion='learned' or 'per-entry'."
-        held = dispersion if isinstance(dispersion, str) else require_positive(dispersion, "dispersion", advice=advice)
-        self.dispersion = held
+        if not isinstance(dispersion, str):
+            dispersion = require_positive(dispersion, "dispersion", advice=advice)
+        self.dispersion = dispersion
         if isinstance(dispersion, str):
             self.log_dispersion = nn.Parameter(torch.zeros(() if dispersion == "learned" else self.data_shape))
 
@@ -86,10 +92,13 @@ class NegativeBinomial(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logarithm of the mean of `x`, shape (batch, ...), of at least 0.001.
+        """Set the output bias to the logarithm of the mean of the data, or of 0.001 where that is larger.
 
-        That is the maximum of the likelihood where the dispersion is one for all that shares a mean. A learned
-        dispersion is set by the method of moments: what the variance exceeds the mean by, over the mean's square.
+        This maximises the likelihood if values that share a mean share the dispersion. A learned dispersion starts at
+        its estimate by the method of moments, (variance - mean) / mean^2.
+
+        Args:
+            x: data, shape (batch, ...).
 
         Raises:
             InputError: if a value is no count.
@@ -106,14 +115,14 @@ class NegativeBinomial(Likelihood):
 
 
 class Categorical(Likelihood):
-    """Classes 0, ..., classes - 1 in each entry of x: p(x given z) = softmax(logits), independent in each entry.
+    """The likelihood of classes 0, ..., classes - 1: p(x given z) = softmax(logits), independent in each entry of x.
 
-    x may be of any number type. The encoder sees the class as a number; give an encoder of your own where classes
-    have no order.
+    x may have any dtype. The encoder sees the number of the class; where classes have no order, write an encoder that
+    treats them as categories.
 
     Args:
-        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
-        data_shape: shape of one x, which is the distribution's event.
+        in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
+        data_shape: shape of one x, which is the event shape of the distribution.
         classes: number of classes.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
 
@@ -140,12 +149,15 @@ class Categorical(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logarithms of the classes' shares of `x`, shape (batch, ...), of at least 0.001.
+        """Set the output bias to the logarithm of the share of each class, or of 0.001 where that is larger.
+
+        Args:
+            x: data, shape (batch, ...).
 
         Raises:
             InputError: if a value is no class.
         """
         self.check(x)
         columns = self.head.by_bias(x)
-        shares = [(columns == each).to(self.head.bias.dtype).mean(0) for each in range(self.classes)]
+        shares = [(columns == label).to(self.head.bias.dtype).mean(0) for label in range(self.classes)]
         self.set_bias(torch.cat(shares).clamp_min(_RAREST).log())

@@ -1,4 +1,4 @@
-"""Grey levels: logistic distributions rounded to a grid."""
+"""The likelihood of grey levels: logistic distributions that are rounded to a grid."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pvae.densities.base import Likelihood
 
 __all__ = ["DiscretisedLogistic"]
 
-_SMALLEST_SCALE = 0.05  # in steps of the grid: a level then takes up to 0.9999 of the mass
-_PER_DEVIATION = math.sqrt(3) / math.pi  # a logistic distribution's scale, as a part of its standard deviation
+_SMALLEST_SCALE = 0.05  # in steps of the grid; a level can then have up to 0.9999 of the mass
+_SCALE_PER_DEVIATION = math.sqrt(3) / math.pi  # scale of a logistic distribution over its standard deviation
 
 
 class DiscretisedLogistic(Likelihood):
-    """Grey levels k / (levels - 1): logistic distributions, rounded, or a mixture of them, in each entry of x.
+    """The likelihood of grey levels k / (levels - 1): rounded logistic distributions, or mixtures, for each entry of x.
 
-    The masses of all levels sum to 1, the ends of the grid taking all that lies beyond, so that an evidence is a
-    probability and never positive. Scales are ``smallest + exp(raw)``, with `smallest` 0.05 steps of the grid.
+    The probabilities of all levels sum to 1, because the first and the last level have all mass beyond the grid. So a
+    log evidence is the logarithm of a probability and never positive. Scales are ``smallest + exp(raw)``, where
+    `smallest` is 0.05 steps of the grid.
 
     Args:
-        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
-        data_shape: shape of one x, which is the distribution's event.
+        in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
+        data_shape: shape of one x, which is the event shape of the distribution.
         levels: number of grey levels in the data: 256 for pictures of 8 bits, 17 for the digits.
-        components: number of logistic distributions in each entry; weights are made by the decoder too.
+        components: number of logistic distributions in each entry; the decoder returns their weights too.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
 
     Raises:
@@ -68,23 +69,26 @@ class DiscretisedLogistic(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias so that mean and variance before rounding are those of `x`, shape (batch, ...).
+        """Set the output bias so that mean and variance before rounding are those of the data.
 
-        The maximum of the likelihood has no closed form; this start is near it where levels at the ends are rare.
-        Components lie side by side, with equal weights.
+        The maximum of the likelihood has no closed form. This start is near it if the first and last level are rare.
+        The components have equal weights and different locations.
+
+        Args:
+            x: data, shape (batch, ...).
 
         Raises:
             InputError: if a value is not on the grid.
         """
         self.check(x)
         columns = self.head.by_bias(x)
-        scale = _PER_DEVIATION * columns.std(0, correction=0)
-        places = (torch.arange(self.components, dtype=x.dtype, device=x.device) + 0.5) / self.components
-        loc = columns.mean(0) + places.logit().unsqueeze(-1) * scale
-        spread = _PER_DEVIATION * loc.std(0, correction=0)
+        scale = _SCALE_PER_DEVIATION * columns.std(0, correction=0)
+        quantiles = (torch.arange(self.components, dtype=x.dtype, device=x.device) + 0.5) / self.components
+        loc = columns.mean(0) + quantiles.logit().unsqueeze(-1) * scale
+        spread = _SCALE_PER_DEVIATION * loc.std(0, correction=0)
         raw = ((scale.square() - spread.square()).sqrt() - self.smallest).clamp_min(self.smallest).log()
         parts = [loc, raw.expand_as(loc)] + [torch.zeros_like(loc)] * (self.components > 1)
         self.set_bias(torch.cat(parts))
 
-    def _locations(self) -> Tensor:
+    def _location_bias(self) -> Tensor:
         return self.head.bias.reshape(self.head.numbers, -1)[: self.components]

@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks, or whose formulas lose their digits where a decoder goes."""
+"""Distributions that Pyro does not have, or whose formulas in PyTorch lose precision at extreme parameters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn.functional import logsigmoid, softplus
 
 __all__ = ["Categorical", "ContinuousBernoulli", "DiscretisedLogistic", "Grid", "NegativeBinomial"]
 
-_OFF_GRID = 0.01  # in steps: k / 255 in float32 is off by 3e-5 of a step, k / 256 by up to 1
-_SERIES = 0.3  # below this, terms of 1 / logits cancel; the series are exact to 1e-15
+_OFF_GRID = 0.01  # in steps: rounding to float32 moves k / 255 by 3e-5 of a step; k / 256 differs by up to 1
+_SERIES = 0.3  # for smaller logits, terms of 1 / logits cancel, and the series are exact to 1e-15
 
 
 class Grid(constraints.Constraint):
-    """The grey levels k / (levels - 1) for k = 0, ..., levels - 1, up to rounding."""
+    """The constraint that values are grey levels k / (levels - 1) for k = 0, ..., levels - 1, up to rounding."""
 
     is_discrete = True
 
@@ -27,7 +27,7 @@ class Grid(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Return which values are on the grid."""
+        """Return which values are on the grid, in the shape of `value`."""
         steps = value * (self.levels - 1)
         return (value >= 0) & (value <= 1) & ((steps - steps.round()).abs() < _OFF_GRID)
 
@@ -36,20 +36,20 @@ class Grid(constraints.Constraint):
 
 
 class _Elementwise(TorchDistribution):
-    """A distribution whose parameters all have its batch shape, but for `_trailing` last dimensions."""
+    """A distribution whose parameters have its batch shape and then `_trailing` dimensions, such as components."""
 
     _names: tuple[str, ...]
     _trailing = 0
 
     def _set(self, *parameters: Tensor, validate_args: bool | None = None) -> None:
         parameters = torch.broadcast_tensors(*parameters)
-        for name, each in zip(self._names, parameters, strict=True):
-            setattr(self, name, each)
+        for name, parameter in zip(self._names, parameters, strict=True):
+            setattr(self, name, parameter)
         shape = parameters[0].shape
         super().__init__(shape[: len(shape) - self._trailing], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """Return the distribution with a larger batch shape, without copies."""
+        """Return the distribution with a larger batch shape, without copying its parameters."""
         new = self._get_checked_instance(type(self), _instance)
         first = getattr(self, self._names[0])
         tail = first.shape[first.dim() - self._trailing :]
@@ -61,30 +61,31 @@ class _Elementwise(TorchDistribution):
         return new
 
     def _copy(self, new: Any) -> None:
-        """Give a copy what is no tensor."""
+        """Copy the attributes that are not tensors to an expanded distribution."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density, or log mass, of each value, in nats."""
+        """Return the log-density, or the log-probability, of each value, shape (...), in nats."""
         if self._validate_args:
             self._validate_sample(value)
         return self._score(value)
 
     def _score(self, value: Tensor) -> Tensor:
+        """Return what `log_prob` returns, without validation of `value`."""
         raise NotImplementedError
 
 
 class DiscretisedLogistic(_Elementwise):
     """A mixture of logistic distributions, rounded to the nearest of the levels k / (levels - 1).
 
-    The mass of a level is that of its interval of one step around it; the two ends take all that lies beyond, so
-    that the masses of all levels sum to 1. With F the logistic function, and a < b the interval's ends in units
-    of the scale, log(F(b) - F(a)) is computed as log F(b) + log F(-a) + log(1 - exp(a - b)), which is exact for
-    any location and scale: no case distinction, no small constant.
+    The probability of a level is the mass of the interval of one step around it. The first and the last level also have
+    the mass beyond the grid, so the probabilities sum to 1. With F the logistic function, and a < b the ends of the
+    interval in units of the scale, log(F(b) - F(a)) is computed as log F(b) + log F(-a) + log(1 - exp(a - b)). This is
+    exact for any location and scale and needs no small constant.
 
     Args:
         loc: locations in units of x, shape (..., components).
-        scale: their scales, which broadcast with `loc`.
-        logits: unnormalised log weights of the components, which broadcast with `loc`; None for equal ones.
+        scale: scales, which broadcast with `loc`.
+        logits: unnormalised log-weights of the components, which broadcast with `loc`; None for equal weights.
         levels: number of grey levels.
 
     The batch shape is (...), without the components.
@@ -120,46 +121,53 @@ class DiscretisedLogistic(_Elementwise):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> Grid:
-        """The grey levels."""
+        """The constraint that values are grey levels."""
         return Grid(self.levels)
 
     def _score(self, value: Tensor) -> Tensor:
         x = value.unsqueeze(-1)
-        half = 0.5 / (self.levels - 1)
-        lower, upper = (x - half - self.loc) / self.scale, (x + half - self.loc) / self.scale
-        bottom, top, zero = x < half, x > 1 - half, torch.zeros_like(lower)
-        inside = torch.log(-torch.expm1(-2 * half / self.scale)) + zero
-        mass = (
-            torch.where(top, zero, logsigmoid(upper))
-            + torch.where(bottom, zero, logsigmoid(-lower))
-            + torch.where(bottom | top, zero, inside)
+        half_step = 0.5 / (self.levels - 1)
+        lower, upper = (x - half_step - self.loc) / self.scale, (x + half_step - self.loc) / self.scale
+        is_first, is_last = x < half_step, x > 1 - half_step
+        zeros = torch.zeros_like(lower)
+        interval = torch.log(-torch.expm1(-2 * half_step / self.scale)) + zeros
+        by_component = (
+            torch.where(is_last, zeros, logsigmoid(upper))
+            + torch.where(is_first, zeros, logsigmoid(-lower))
+            + torch.where(is_first | is_last, zeros, interval)
         )
-        return mass.squeeze(-1) if mass.shape[-1] == 1 else (mass + self.logits.log_softmax(-1)).logsumexp(-1)
+        if by_component.shape[-1] == 1:
+            return by_component.squeeze(-1)
+        return (by_component + self.logits.log_softmax(-1)).logsumexp(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return draws from the grid: a component, a logistic draw, rounded and cut at the ends."""
+        """Return draws from the grid, shape sample_shape + (...): a logistic draw of one component, then rounded."""
         shape = torch.Size(sample_shape)
-        chosen = dist.Categorical(logits=self.logits).sample(shape).unsqueeze(-1)
-        loc, scale = (each.expand(*shape, *each.shape).gather(-1, chosen)[..., 0] for each in (self.loc, self.scale))
+        component = dist.Categorical(logits=self.logits).sample(shape).unsqueeze(-1)
+        loc = self.loc.expand(*shape, *self.loc.shape).gather(-1, component)[..., 0]
+        scale = self.scale.expand(*shape, *self.scale.shape).gather(-1, component)[..., 0]
         x = loc + scale * torch.rand_like(loc).logit()
         return (x * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
 
     def levels_log_prob(self) -> Tensor:
-        """Return the log masses of all levels, shape (levels,) + batch shape."""
+        """Return the log-probabilities of all levels, shape (levels, ...), in nats."""
         grid = torch.arange(self.levels, dtype=self.loc.dtype, device=self.loc.device) / (self.levels - 1)
         return self._score(grid.reshape(-1, *[1] * len(self.batch_shape)))
 
     @property
     def mean(self) -> Tensor:
-        """The exact mean, as a sum of P(x > edge) over the edges between levels: one at a time, to spare memory."""
+        """The exact mean, shape (...): a sum of P(x > edge) over the edges between levels.
+
+        The edges are added one after another, because all edges at once would need much memory.
+        """
         weights = self.logits.softmax(-1)
-        edges = [(k + 0.5) / (self.levels - 1) for k in range(self.levels - 1)]
+        edges = [(level + 0.5) / (self.levels - 1) for level in range(self.levels - 1)]
         above = sum(((self.loc - edge) / self.scale).sigmoid() for edge in edges)
         return (weights * above).sum(-1) / (self.levels - 1)
 
     def entropy(self) -> Tensor:
-        """Return the exact entropy in nats; it takes memory for all levels."""
+        """Return the exact entropy, shape (...), in nats; it needs memory for all levels."""
         score = self.levels_log_prob()
         return -(score.exp() * score).sum(0)
 
@@ -167,12 +175,12 @@ class DiscretisedLogistic(_Elementwise):
 class ContinuousBernoulli(_Elementwise):
     """The density exp(logits * x) on [0, 1], divided by its integral (exp(logits) - 1) / logits.
 
-    PyTorch's own clamps the probability to what its dtype resolves: in float32 its log density is 0.06 nats
-    off at logits 17 and 1.3 at 60, where the decoder of a picture with a black margin goes, and its mean is
-    4e-4 off near logits 0. This one has no such bounds.
+    The distribution of PyTorch clamps the probability to the precision of its dtype. In float32 its log-density is
+    wrong by 0.06 nats at logits of 17 and by 1.3 nats at 60, which a decoder reaches for pictures with a black margin,
+    and its mean is wrong by 4e-4 near logits of 0. This class has no such limits.
 
     Args:
-        logits: the exponential family's natural parameter, of any sign.
+        logits: the natural parameter of the exponential family, of any sign.
 
     Source: Loaiza-Ganem & Cunningham, The continuous Bernoulli, arXiv:1907.06845.
     """
@@ -186,7 +194,7 @@ class ContinuousBernoulli(_Elementwise):
         self._set(logits, validate_args=validate_args)
 
     def log_normaliser(self) -> Tensor:
-        """Return log((exp(logits) - 1) / logits), which is 0 at 0."""
+        """Return log((exp(logits) - 1) / logits), shape (...); it is 0 at logits of 0."""
         small, size = self._sizes()
         square = (self.logits / 2).square()
         higher = 1 / 2835 - square * (1 / 37800 - square / 467775)
@@ -194,7 +202,7 @@ class ContinuousBernoulli(_Elementwise):
         return torch.where(small, series, self.logits.relu() + torch.log(-torch.expm1(-size) / size))
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
-        """Where the series holds, and the size of the logits, kept off 0 there for the gradient's sake."""
+        """Return where the series is used, and the absolute logits, or 1 there, where 0 would give a NaN gradient."""
         small = self.logits.abs() < _SERIES
         return small, torch.where(small, torch.ones_like(self.logits), self.logits).abs()
 
@@ -203,7 +211,7 @@ class ContinuousBernoulli(_Elementwise):
 
     @property
     def mean(self) -> Tensor:
-        """The mean: 1 / (1 - exp(-logits)) - 1 / logits."""
+        """The mean, 1 / (1 - exp(-logits)) - 1 / logits, shape (...)."""
         small, size = self._sizes()
         square = self.logits.square()
         higher = 1 / 30240 - square * (1 / 1209600 - square / 47900160)
@@ -213,25 +221,26 @@ class ContinuousBernoulli(_Elementwise):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return draws, by the inverse of the distribution function."""
+        """Return draws, shape sample_shape + (...), by the inverse of the distribution function."""
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
-        size = logits.abs().clamp_min(1e-6)  # the uniform distribution, up to 1e-6
+        size = logits.abs().clamp_min(1e-6)  # differs from the uniform distribution by 1e-6 at most
         away = (-torch.log1p(torch.rand_like(logits) * torch.expm1(-size)) / size).clamp(0, 1)
         return torch.where(logits > 0, 1 - away, away)
 
     def entropy(self) -> Tensor:
-        """Return the differential entropy in nats."""
+        """Return the differential entropy, shape (...), in nats."""
         return self.log_normaliser() - self.logits * self.mean
 
 
 class NegativeBinomial(_Elementwise):
-    """Counts of mean `rate` and variance rate + dispersion * rate^2: Poisson's, with a rate that is Gamma distributed.
+    """Counts with mean `rate` and variance rate + dispersion * rate^2: a Poisson distribution with a Gamma rate.
 
-    Log gamma functions are taken in float64: at a small dispersion their difference loses all digits of float32.
+    Log gamma functions are computed in float64, because at a small dispersion their difference has no correct digit in
+    float32.
 
     Args:
-        rate: positive.
-        dispersion: positive; towards 0 the counts become Poisson distributed.
+        rate: the mean, positive.
+        dispersion: positive; in the limit 0 the counts are Poisson distributed.
     """
 
     arg_constraints = {"rate": constraints.positive, "dispersion": constraints.positive}  # noqa: RUF012
@@ -245,40 +254,40 @@ class NegativeBinomial(_Elementwise):
 
     @property
     def mean(self) -> Tensor:
-        """The mean, which is the rate."""
+        """The mean, shape (...), which is the rate."""
         return self.rate
 
     def _score(self, value: Tensor) -> Tensor:
         shape = 1 / self.dispersion
         logits = self.rate.log() + self.dispersion.log()
         wide, count = shape.double(), value.double()
-        ways = torch.lgamma(wide + count) - torch.lgamma(wide) - torch.lgamma(count + 1)
-        return ways.to(logits.dtype) - shape * softplus(logits) + value * logsigmoid(logits)
+        log_binomial = torch.lgamma(wide + count) - torch.lgamma(wide) - torch.lgamma(count + 1)
+        return log_binomial.to(logits.dtype) - shape * softplus(logits) + value * logsigmoid(logits)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return draws: a rate from the Gamma distribution, then a count."""
+        """Return draws, shape sample_shape + (...): a rate from the Gamma distribution, then a count."""
         shape = 1 / self.dispersion
         return torch.poisson(dist.Gamma(shape, shape / self.rate).sample(torch.Size(sample_shape)))
 
 
 class Categorical(dist.Categorical):
-    """Pyro's categorical distribution for data: draws have the dtype of the logits, and there is a mean.
+    """Pyro's categorical distribution with draws in the dtype of the logits, and with a mean.
 
-    A value outside the classes scores -inf, where PyTorch's own stops the process on a CUDA device.
+    A value that is not a class has log-probability -inf; PyTorch's class would stop the process on a CUDA device.
     """
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the class's number: of use where classes have an order."""
+        """The mean of the number of the class, shape (...), for classes that have an order."""
         return (self.probs * torch.arange(self._num_events, dtype=self.probs.dtype, device=self.probs.device)).sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return draws, as numbers of the dtype of the logits."""
+        """Return draws, shape sample_shape + (...), in the dtype of the logits."""
         return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log probability of each class's number, in nats."""
+        """Return the log-probability of each class number, shape (...), in nats."""
         if self._validate_args:
             self._validate_sample(value)
         known = (value >= 0) & (value < self._num_events)

@@ -1,4 +1,4 @@
-"""Normalising flows: as a prior that is learned, and as posteriors that bend a Gaussian for each datum."""
+"""Normalising flows as a learned prior and as posteriors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.distributions import AffineTransform, Transform
 from pvae.checks import require_whole
 from pvae.densities.posteriors import DiagonalGaussian
 from pvae.densities.transforms import Householder, compose, stack, zuko
-from pvae.names import unknown
+from pvae.names import require_known
 from pvae.networks import initialise
 
 __all__ = ["FlowDistribution", "FlowPosterior", "FlowPrior", "HouseholderPosterior"]
 
-# name: (the maps, and whether they lead from noise to z, which makes draws cheap, or from z to noise)
+# name -> (kind of map, whether the maps lead from noise to z, which makes drawing cheap, or from z to noise)
 _PRIORS = {"coupling": ("coupling", False), "maf": ("affine", False), "spline": ("spline", False)}
 _POSTERIORS = {
     "coupling": ("coupling", True),
@@ -34,9 +34,9 @@ _PAIRS = 32
 
 
 class FlowDistribution(ZukoToPyro):
-    """A flow as a Pyro distribution: batch shape that of the base, event shape (latent,).
+    """A flow as a Pyro distribution, with the batch shape of the base and event shape (latent,).
 
-    It scores its own draws by what drawing has found, and other values through the inverse.
+    The log-density of its own last draw is known from drawing; other values are scored through the inverse.
 
     Args:
         flow: a ``zuko.distributions.NormalizingFlow``.
@@ -48,14 +48,20 @@ class FlowDistribution(ZukoToPyro):
 
     @classmethod
     def of(cls, to_noise: Transform, zeros: Tensor) -> FlowDistribution:
-        """Return the distribution of z whose image under `to_noise` is N(0, I), in the shape of `zeros`."""
+        """Return the distribution of z for which to_noise(z) is N(0, I).
+
+        Args:
+            to_noise: the map from z to noise.
+            zeros: zeros of shape (..., latent), which set batch shape, dtype and device.
+        """
         base = dist.Normal(zeros, zeros + 1).to_event(1)
         return cls(zuko().distributions.NormalizingFlow(to_noise, base))
 
     def __call__(self, shape: Sequence[int] = ()) -> Tensor:
+        """Return draws of shape `shape` + batch_shape + (latent,)."""
         if torch.is_grad_enabled():
             return super().__call__(Size(shape))
-        # a score without gradient must not answer for one with it later
+        # ZukoToPyro caches the log-density of a draw; one without gradient must not be used later with gradients on
         return self.dist.rsample(Size(shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -64,7 +70,7 @@ class FlowDistribution(ZukoToPyro):
 
     @property
     def event_shape(self) -> Size:
-        """The shape of one z: an affine map would count its batch in."""
+        """The shape of one z; zuko would include the batch dimensions of an affine map."""
         return self.dist.base.event_shape
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
@@ -73,39 +79,38 @@ class FlowDistribution(ZukoToPyro):
 
     @property
     def mean(self) -> Tensor:
-        """The mean over 64 draws, always from the same noise and its negative: exact where the map is affine."""
+        """The mean over 64 draws from fixed noise and its negative, shape (..., latent); exact for an affine map."""
         like = self.dist.base.base_dist.loc
-        # of NumPy: a step that is traced holds it as a constant, and no generator of torch moves
+        # NumPy draws the noise, so that a traced step has it as a constant and no generator of PyTorch advances
         noise = torch.tensor(np.random.default_rng(0).standard_normal((_PAIRS, like.shape[-1])))
         to_z = self.dist.transform.inv
-        each = (to_z((sign * row).to(like).expand(like.shape)) for row in noise for sign in (1, -1))
-        return sum(each, torch.zeros_like(like)) / (2 * _PAIRS)
+        draws = (to_z((sign * row).to(like).expand(like.shape)) for row in noise for sign in (1, -1))
+        return sum(draws, torch.zeros_like(like)) / (2 * _PAIRS)
 
 
 def _kind(table: dict[str, tuple[str, bool]], role: str, kind: str) -> tuple[str, bool]:
-    if kind not in table:
-        raise unknown(f"kind of flow {role}", str(kind), table)
+    require_known(f"kind of flow {role}", kind, table)
     return table[kind]
 
 
 class FlowPrior(nn.Module):
     """A prior p(z) that is a normalising flow, learned with theta. It starts as N(0, I) unless ``identity=False``.
 
-    Maps lead from z to noise, so that scoring z is one pass of their networks. Draws need as many passes as there are
-    dimensions for ``"maf"``, which is the Gaussian autoregressive prior, and two for the others.
+    The maps lead from z to noise, so their networks run once to score z. To draw z they run once per dimension for
+    ``"maf"``, which is the Gaussian autoregressive prior, and twice for the others.
 
     Args:
         latent: number of latent dimensions.
         kind: ``"maf"`` (affine, autoregressive), ``"coupling"`` (affine, half given the other half) or ``"spline"``
             (rational-quadratic on [-5, 5], half given the other half).
-        transforms: number of maps; the order of dimensions turns around between them.
+        transforms: number of maps; the order of dimensions is reversed between them.
         hidden: sizes of the hidden layers of each map's network.
-        identity: whether all maps are the identity at first.
+        identity: whether all maps start as the identity.
         bins: number of bins of a spline.
         activation: a name of `pvae.networks.ACTIVATIONS`.
 
     Raises:
-        InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
+        InputError: for an unknown name, a number that is not positive, or one latent dimension where a map needs two.
     Sources: Papamakarios, Pavlakou & Murray, Masked Autoregressive Flow, arXiv:1705.07057; Dinh, Sohl-Dickstein &
     Bengio, Density Estimation using Real NVP, arXiv:1605.08803; Durkan et al., Neural Spline Flows, arXiv:1906.04032;
     as a prior, Chen et al., Variational Lossy Autoencoder, arXiv:1611.02731.
@@ -144,33 +149,33 @@ class FlowPrior(nn.Module):
         return FlowDistribution.of(self.maps(None), self.zeros)
 
     def __repr__(self) -> str:
-        # zuko's own draws random numbers, and so moves the caller's generator
+        # the repr of zuko draws random numbers, which would advance the caller's generator
         return f"FlowPrior(latent={self.latent}, kind={self.kind!r})"
 
 
 class FlowPosterior(nn.Module):
     """The posterior q(z given x) of z = loc(h) + scale(h) T(noise; h), where T is a flow in the context of h.
 
-    It starts as the diagonal Gaussian unless ``identity=False``. T works on standardised noise, so that a spline's
-    range [-5, 5] is that of the posterior, however narrow that is.
+    It starts as the diagonal Gaussian unless ``identity=False``. T maps standardised noise, so that the range [-5, 5]
+    of a spline covers the posterior, however narrow the posterior is.
 
     Args:
         in_features: size of the encoder's output h.
         latent: number of latent dimensions.
-        kind: ``"coupling"`` (affine, half given the other half, drawn in one pass and scored elsewhere in two),
-            ``"spline"`` (the same with rational-quadratic maps), ``"iaf"`` (affine, autoregressive, drawn in one pass
-            and scored elsewhere in one for each dimension), ``"maf"`` (its mirror: scored in one pass, drawn in many)
-            or ``"planar"``.
-        transforms: number of maps; the order of dimensions turns around between them.
-        hidden: sizes of the hidden layers of each map's network; planar maps have none.
-        identity: whether all maps are the identity at first.
+        kind: ``"coupling"`` (affine, half given the other half: draws in one pass of the networks, scores other values
+            in two), ``"spline"`` (the same with rational-quadratic maps), ``"iaf"`` (affine, autoregressive: draws in
+            one pass, scores other values in one pass per dimension), ``"maf"`` (the reverse: scores in one pass, draws
+            in one pass per dimension) or ``"planar"``.
+        transforms: number of maps; the order of dimensions is reversed between them.
+        hidden: sizes of the hidden layers of each map's network; planar maps have no network.
+        identity: whether all maps start as the identity.
         bins: number of bins of a spline.
         activation: a name of `pvae.networks.ACTIVATIONS`.
-        context: number of features, linear in h, that the maps see: their networks run for each z and h anew.
+        context: number of features, linear in h, that the networks of the maps take beside z.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
 
     Raises:
-        InputError: for an unknown name, with the nearest; numbers that are not positive; halves of one dimension.
+        InputError: for an unknown name, a number that is not positive, or one latent dimension where a map needs two.
     Sources: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934; Rezende
     & Mohamed, Variational Inference with Normalizing Flows, arXiv:1505.05770; and those of `FlowPrior`.
     """
@@ -219,13 +224,13 @@ class FlowPosterior(nn.Module):
 class HouseholderPosterior(nn.Module):
     """The posterior q(z given x) of z = loc(h) + H(h) scale(h) noise, where H is a product of reflections.
 
-    It is a Gaussian of covariance H diag(scale^2) H', full where there are as many reflections as dimensions, less
-    one. Its density needs no determinant.
+    It is a Gaussian with covariance H diag(scale^2) H'. With latent - 1 reflections or more, every covariance can be
+    reached. The determinant of H is 1 or -1, so the density needs no determinant.
 
     Args:
         in_features: size of the encoder's output h.
         latent: number of latent dimensions.
-        reflections: number of reflections; 1 and more.
+        reflections: number of reflections, at least 1.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
 
     Raises:
@@ -245,7 +250,7 @@ class HouseholderPosterior(nn.Module):
     def forward(self, context: Tensor) -> FlowDistribution:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
         loc, scale = self.loc(context), self.log_scale(context).exp()
-        turn = Householder(self.vectors(context).unflatten(-1, (self.reflections, self.latent)))
-        move = AffineTransform(loc, torch.ones_like(loc), event_dim=1)
+        rotate = Householder(self.vectors(context).unflatten(-1, (self.reflections, self.latent)))
+        shift = AffineTransform(loc, torch.ones_like(loc), event_dim=1)
         stretch = AffineTransform(torch.zeros_like(loc), scale, event_dim=1)
-        return FlowDistribution.of(compose(move.inv, turn.inv, stretch.inv), torch.zeros_like(loc))
+        return FlowDistribution.of(compose(shift.inv, rotate.inv, stretch.inv), torch.zeros_like(loc))

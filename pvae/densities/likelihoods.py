@@ -1,4 +1,4 @@
-"""Likelihoods p(x given z): densities over the data, in the context of the decoder's features."""
+"""Likelihoods p(x given z) of binary and of real data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pvae.names import unknown
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "Gaussian"]
 
-# A pixel that is never on in the training data still gets this probability: its logit has to be finite.
+# Smallest probability that a bias starts at: the logit of a pixel that is never on has to be finite.
 _RAREST = 1e-3
 _SMALLEST_SCALE = 1e-3
 _SCALES = ("learned", "per-pixel", "network")
 
 
 class Bernoulli(Likelihood):
-    """Binary data: p(x given z) = Bernoulli(logits), independent in each entry of x.
+    """The likelihood of binary data: p(x given z) = Bernoulli(logits), independent in each entry of x.
 
     The arguments are those of `pvae.densities.base.Likelihood`.
     """
@@ -34,15 +34,19 @@ class Bernoulli(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logit of the mean of `x`, shape (batch, ...), in [0.001, 0.999]."""
+        """Set the output bias to the logit of the mean of the data, clamped to [0.001, 0.999].
+
+        Args:
+            x: data, shape (batch, ...).
+        """
         self.set_bias(self.head.by_bias(x).mean(0).clamp(_RAREST, 1 - _RAREST).logit())
 
 
 class ContinuousBernoulli(Likelihood):
-    """Real data in [0, 1]: density proportional to exp(logits * x), independent in each entry of x.
+    """The likelihood of real data in [0, 1]: a density proportional to exp(logits * x), independent in each entry of x.
 
-    It is the density that a Bernoulli likelihood of grey levels lacks: its integral is 1. The arguments are those
-    of `pvae.densities.base.Likelihood`. Not for data that sit exactly on 0 or 1: there the density has no bound.
+    The Bernoulli formula for grey levels has no integral of 1; this density has. Do not use it for data that are
+    exactly 0 or 1, where the density has no upper bound. The arguments are those of `pvae.densities.base.Likelihood`.
     """
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
@@ -51,9 +55,12 @@ class ContinuousBernoulli(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias so that the mean is that of `x`, shape (batch, ...), in [0.001, 0.999].
+        """Set the output bias so that the mean of the density is that of the data, clamped to [0.001, 0.999].
 
-        This is the maximum of the likelihood, as for each exponential family.
+        This maximises the likelihood, as it does for every exponential family.
+
+        Args:
+            x: data, shape (batch, ...).
 
         Raises:
             InputError: if a value is outside [0, 1].
@@ -61,7 +68,7 @@ class ContinuousBernoulli(Likelihood):
         self.check(x)
         mean = self.head.by_bias(x).mean(0).clamp(_RAREST, 1 - _RAREST)
         low, high = torch.full_like(mean, -2 / _RAREST), torch.full_like(mean, 2 / _RAREST)
-        for _ in range(60):  # the mean rises with the logits: halving finds them to the last digit
+        for _ in range(60):  # bisection, because the mean increases with the logits
             middle = (low + high) / 2
             above = distributions.ContinuousBernoulli(middle).mean > mean
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
@@ -69,21 +76,21 @@ class ContinuousBernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real data: p(x given z) = Normal(loc, scale), independent in each entry of x.
+    """The likelihood of real data: p(x given z) = Normal(loc, scale), independent in each entry of x.
 
-    A density may grow without bound where a scale goes to 0: at an entry that never varies, or at a datum that
-    the decoder knows by heart. Scales of many entries are therefore ``smallest + exp(raw)``, never less than
-    `smallest`; each entry then gains at most -log(smallest) - 0.92 nats.
+    A density has no upper bound if a scale can go to 0, as it does at an entry that never varies or at a datum that
+    the decoder reproduces exactly. The scales of ``"per-pixel"`` and ``"network"`` are therefore
+    ``smallest + exp(raw)``; the log-density of an entry is then at most -log(smallest) - 0.92 nats.
 
     Args:
-        in_features: the decoder's ``out_features``: a number, or (filters, height, width) of feature maps.
-        data_shape: shape of one x, which is the distribution's event.
-        scale: the standard deviation; or ``"learned"`` for one that is a parameter (its logarithm);
-            ``"per-pixel"`` for one for each entry of x; ``"network"`` for a second head, which makes the
-            scales from the decoder's features.
+        in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
+        data_shape: shape of one x, which is the event shape of the distribution.
+        scale: the standard deviation; ``"learned"`` for one parameter, its logarithm; ``"per-pixel"`` for one
+            parameter for each entry of x; or ``"network"`` for a second output layer, which computes the scales from
+            the features of the decoder.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
-        smallest: the lower bound of the scales of ``"per-pixel"`` and ``"network"``, 0.01 by default; a good
-            choice is what the data were measured or rounded to.
+        smallest: the lower bound of the scales of ``"per-pixel"`` and ``"network"``, 0.01 by default. A good choice is
+            the precision to which the data were measured or rounded.
 
     Raises:
         InputError: for an unknown name, a scale that is not positive, or maps that do not fit the data.
@@ -104,13 +111,13 @@ class Gaussian(Likelihood):
             raise unknown("scale", scale, [*_SCALES, "a positive number"])
         advice = "Or use scale='learned', 'per-pixel' or 'network'."
         self.scale = scale if isinstance(scale, str) else require_positive(scale, "scale", advice=advice)
-        self.smallest = self._bound(smallest)
+        self.smallest = self._smallest_scale(smallest)
         if scale in ("learned", "per-pixel"):
             self.log_scale = nn.Parameter(torch.zeros(() if scale == "learned" else self.data_shape))
         if scale == "network":
             self.scale_head = OutputLayer(in_features, self.data_shape, initialisation=initialisation)
 
-    def _bound(self, smallest: float | str | None) -> float:
+    def _smallest_scale(self, smallest: float | str | None) -> float:
         if self.scale not in ("per-pixel", "network"):
             if smallest is not None:
                 raise InputError(f"scale={self.scale} has no lower bound; leave smallest={smallest} out.")
@@ -126,7 +133,7 @@ class Gaussian(Likelihood):
 
     def _scale(self, context: Tensor, loc: Tensor) -> Tensor:
         if not isinstance(self.scale, str):
-            # Written afresh in loc's own dtype: a float32 buffer of 0.1 would be wrong in float64.
+            # A new tensor in the dtype of loc: a float32 buffer of 0.1 would be wrong in float64.
             return loc.new_full((), self.scale)
         if self.scale == "network":
             return self.smallest + self.scale_head(context).exp()
@@ -135,9 +142,12 @@ class Gaussian(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the mean of `x`, shape (batch, ...), and learned scales to what that leaves.
+        """Set the output bias to the mean of the data, and learned scales to the standard deviation around it.
 
-        With ``"per-pixel"`` that is a scale for each entry, with ``"network"`` for each bias of its head.
+        ``"per-pixel"`` has a scale for each entry, ``"network"`` for each bias of its output layer.
+
+        Args:
+            x: data, shape (batch, ...).
         """
         columns = self.head.by_bias(x)
         self.set_bias(columns.mean(0))
@@ -145,11 +155,11 @@ class Gaussian(Likelihood):
             residual = (columns - columns.mean(0)).square().mean().sqrt()
             self.log_scale.copy_(residual.clamp_min(_SMALLEST_SCALE).log())
         elif self.scale == "per-pixel":
-            apart = x.reshape(len(x), *self.data_shape) - self.constant().mean.to(x)
-            self.log_scale.copy_(self._raw(apart.square().mean(0).sqrt()))
+            residual = x.reshape(len(x), *self.data_shape) - self.constant().mean.to(x)
+            self.log_scale.copy_(self._raw(residual.square().mean(0).sqrt()))
         elif self.scale == "network":
             self.scale_head.bias.copy_(self._raw(columns.std(0, correction=0)))
 
     def _raw(self, scale: Tensor) -> Tensor:
-        """The number whose exponential leads to this scale; where that is next to the bound, to twice the bound."""
+        """Return the parameter that gives a scale, ``log(scale - smallest)``; of twice the bound for smaller scales."""
         return (scale - self.smallest).clamp_min(self.smallest).log()

@@ -1,4 +1,4 @@
-"""Mixtures of diagonal Gaussians: as a learned prior, and as a posterior whose draws carry gradients."""
+"""Mixtures of diagonal Gaussians as a learned prior and as a posterior with reparameterised draws."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from pvae.networks import initialise
 __all__ = ["DiagonalMixture", "MixturePosterior", "MixturePrior"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-# share of the variance of a draw from a fresh mixture prior that lies between its components
+# share of the variance of a new mixture prior that is between its components
 _BETWEEN = 0.25
 
 
 class DiagonalMixture(dist.TorchDistribution):
     """A mixture of Gaussians with diagonal covariances: batch shape (...), event shape (latent,).
 
-    Draws are reparameterised, exactly: z solves F(z) = u, where F_d is the distribution function of z_d given the
-    dimensions before it and u is uniform, so that dz = -(dF/dz)^-1 dF at fixed u. Components may coincide, one latent
-    dimension will do, and any sample shape is right: `pyro.distributions.MixtureOfDiagNormals` lacks the last two.
+    Draws are reparameterised exactly: z solves F(z) = u, where F_d is the distribution function of z_d given the
+    dimensions before it and u is uniform, so dz = -(dF/dz)^-1 dF at fixed u. Components may be equal, one latent
+    dimension is enough, and any sample shape is supported; `pyro.distributions.MixtureOfDiagNormals` does not support
+    one dimension or other sample shapes.
 
     Args:
         logits: unnormalised log-weights, shape (..., components).
         loc: means, shape (..., components, latent).
-        scale: standard deviations, as `loc`.
+        scale: standard deviations, shape (..., components, latent).
     Sources: Graves, Stochastic Backpropagation through Mixture Density Distributions, arXiv:1607.05690; Figurnov,
     Mohamed & Mnih, Implicit Reparameterization Gradients, arXiv:1805.08498, section 4.
     """
@@ -46,14 +47,16 @@ class DiagonalMixture(dist.TorchDistribution):
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         batch = torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
         self.logits = logits.expand(*batch, -1)
-        self.loc, self.scale = (each.expand(*batch, *each.shape[-2:]) for each in (loc, scale))
+        self.loc = loc.expand(*batch, *loc.shape[-2:])
+        self.scale = scale.expand(*batch, *scale.shape[-2:])
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: DiagonalMixture | None = None) -> DiagonalMixture:
         """Return the mixture with another batch shape, to which its own broadcasts."""
         new: DiagonalMixture = self._get_checked_instance(DiagonalMixture, _instance)
         new.logits = self.logits.expand(*batch_shape, -1)
-        new.loc, new.scale = (each.expand(*batch_shape, *each.shape[-2:]) for each in (self.loc, self.scale))
+        new.loc = self.loc.expand(*batch_shape, *self.loc.shape[-2:])
+        new.scale = self.scale.expand(*batch_shape, *self.scale.shape[-2:])
         super(DiagonalMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -70,52 +73,55 @@ class DiagonalMixture(dist.TorchDistribution):
         return (self.logits.softmax(-1).unsqueeze(-1) * second).sum(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density of z of shape (..., latent), nats."""
+        """Return the log-density, shape (...), of values of shape (..., latent), in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        inside = self._log_components(self._noise(value)).sum(-1)
-        return torch.logsumexp(self.logits.log_softmax(-1) + inside, -1)
+        by_component = self._log_components(self._noise(value)).sum(-1)
+        return torch.logsumexp(self.logits.log_softmax(-1) + by_component, -1)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Return draws of shape sample_shape + batch_shape + (latent,), which differentiate in all parameters."""
+        """Return draws, shape sample_shape + (..., latent), with gradients for all parameters."""
         wide = self.expand((*sample_shape, *self.batch_shape))
         index = torch.distributions.Categorical(logits=wide.logits).sample()
         index = index[..., None, None].expand(*wide.batch_shape, 1, *self.event_shape)
-        loc, scale = (each.gather(-2, index).squeeze(-2).detach() for each in (wide.loc, wide.scale))
+        loc = wide.loc.gather(-2, index).squeeze(-2).detach()
+        scale = wide.scale.gather(-2, index).squeeze(-2).detach()
         z = loc + scale * torch.randn_like(loc)
-        moves = any(each.requires_grad for each in (self.logits, self.loc, self.scale))
-        return self._attached(z) if moves and torch.is_grad_enabled() else z
+        needs_gradient = any(parameter.requires_grad for parameter in (self.logits, self.loc, self.scale))
+        return self._attach_gradient(z) if needs_gradient and torch.is_grad_enabled() else z
 
     def _noise(self, value: Tensor) -> Tensor:
+        """Return values standardised by each component, shape (..., components, latent)."""
         return (value.unsqueeze(-2) - self.loc) / self.scale
 
     def _log_components(self, noise: Tensor) -> Tensor:
-        """Log-densities by component and dimension."""
+        """Return the log-density of each component and dimension, shape (..., components, latent)."""
         return -0.5 * noise.square() - self.scale.log() - _HALF_LOG_2PI
 
-    def _attached(self, z: Tensor) -> Tensor:
-        """The same values, with the gradient of z at fixed u."""
+    def _attach_gradient(self, z: Tensor) -> Tensor:
+        """Return draws z, shape (..., latent), with the same values and with the gradient at fixed u."""
         noise = self._noise(z)
-        log_inside = self._log_components(noise)
-        before = log_inside.cumsum(-1) - log_inside
+        log_density = self._log_components(noise)
+        before = log_density.cumsum(-1) - log_density
         # probability of each component given the dimensions before, (..., components, latent)
         weights = (self.logits.unsqueeze(-1) + before).softmax(-2)
         below = torch.special.ndtr(noise)
         u = (weights * below).sum(-2)
         with torch.no_grad():
-            # du_d / dz_j: through the weights for j < d, and the conditional density for j = d
-            through = torch.einsum("...kd,...kj->...dj", weights * (below - u.unsqueeze(-2)), -noise / self.scale)
-            density = (weights * log_inside.exp()).sum(-2)
-            jacobian = through.tril(-1) + torch.diag_embed(density)
-        moved = (u - u.detach()).unsqueeze(-1)
-        return z - torch.linalg.solve_triangular(jacobian, moved, upper=False).squeeze(-1)
+            # du_d / dz_j: from the weights for j < d, and the conditional density for j = d
+            from_weights = torch.einsum("...kd,...kj->...dj", weights * (below - u.unsqueeze(-2)), -noise / self.scale)
+            density = (weights * log_density.exp()).sum(-2)
+            jacobian = from_weights.tril(-1) + torch.diag_embed(density)
+        # 0, with the gradient of u at fixed z
+        change = (u - u.detach()).unsqueeze(-1)
+        return z - torch.linalg.solve_triangular(jacobian, change, upper=False).squeeze(-1)
 
 
 class MixturePrior(nn.Module):
     """A prior p(z) that is a mixture of diagonal Gaussians, learned with theta.
 
-    A fresh one has equal weights, means drawn from N(0, 1/4) and variances of 3/4: components stand apart, and a draw
-    from all of them has, in expectation over the means, the mean 0 and variance 1 of the standard normal prior.
+    It starts with equal weights, means drawn from N(0, 1/4) and variances of 3/4. The components then differ, and a
+    draw has, in expectation over the means, the mean 0 and the variance 1 of the standard normal prior.
 
     Args:
         latent: number of latent dimensions.
@@ -143,14 +149,14 @@ class MixturePrior(nn.Module):
 class MixturePosterior(nn.Module):
     """The posterior q(z given x) = sum_k w_k(h) Normal(loc_k(h), scale_k(h)), with reparameterised draws.
 
-    Weights start equal. A gradient of q's own entropy is needed for components to stay apart: one draw per datum sees
-    one component, so more particles help.
+    The weights start equal. One draw per datum comes from one component, so the gradient of the entropy of q, which
+    keeps components apart, is noisy with one particle; use several.
 
     Args:
         in_features: size of the encoder's output h.
         latent: number of latent dimensions.
         components: number of Gaussians.
-        initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of locations and scales.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`, for the linear layers of locations and scales.
 
     Raises:
         InputError: for an unknown name, or if `latent` or `components` is not a whole number of at least 1.
@@ -171,6 +177,6 @@ class MixturePosterior(nn.Module):
 
     def forward(self, context: Tensor) -> DiagonalMixture:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
-        apart = (self.components, self.latent)
-        loc, log_scale = (head(context).unflatten(-1, apart) for head in (self.loc, self.log_scale))
+        shape = (self.components, self.latent)
+        loc, log_scale = (layer(context).unflatten(-1, shape) for layer in (self.loc, self.log_scale))
         return DiagonalMixture(self.logits(context), loc, log_scale.exp())

@@ -1,4 +1,4 @@
-"""Parts of a model by name: which prior, posterior or likelihood a word of the command line means."""
+"""Priors, posteriors and likelihoods by the names of the command line."""
 
 from __future__ import annotations
 
@@ -46,36 +46,46 @@ LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
 _TABLES = {"prior": PRIORS, "posterior": POSTERIORS, "likelihood": LIKELIHOODS}
 
 
+_NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
 def accepted(constructor: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
-    """Return the names a constructor accepts, each with whether it is required, and if it takes any."""
-    given = list(inspect.signature(constructor).parameters.values())
-    named = [each for each in given if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    names = {each.name: each.default is each.empty for each in named}
-    others = [each.name for each in given if each.kind is each.VAR_KEYWORD]
-    listed = _listed(constructor, others[0]) if others else None
-    return names | dict.fromkeys(listed or (), False), bool(others) and listed is None
+    """Return the keyword arguments that a constructor accepts.
+
+    Args:
+        constructor: a class or a function.
+
+    Returns:
+        From each name to whether it is required; and whether the constructor accepts any other name too.
+    """
+    parameters = list(inspect.signature(constructor).parameters.values())
+    named = [parameter for parameter in parameters if parameter.kind in _NAMED_KINDS]
+    names = {parameter.name: parameter.default is parameter.empty for parameter in named}
+    keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
+    unpacked = _unpacked_names(constructor, keywords[0]) if keywords else None
+    return names | dict.fromkeys(unpacked or (), False), bool(keywords) and unpacked is None
 
 
-def _listed(constructor: Callable[..., Any], name: str) -> list[str] | None:
-    """The names that ``**name: Unpack[...]`` lists; None where anything goes."""
-    made = getattr(constructor, "__init__", constructor) if isinstance(constructor, type) else constructor
+def _unpacked_names(constructor: Callable[..., Any], name: str) -> list[str] | None:
+    """Return the names that ``**name: Unpack[...]`` lists; None where the constructor accepts any name."""
+    function = getattr(constructor, "__init__", constructor) if isinstance(constructor, type) else constructor
     try:
-        found = get_args(get_type_hints(made).get(name))
-    except (NameError, TypeError):  # annotations of a user's code that mean nothing at run time
+        unpacked = get_args(get_type_hints(function).get(name))
+    except (NameError, TypeError):  # annotations of a user's code may not exist at run time
         return None
-    return list(get_type_hints(found[0])) if found and is_typeddict(found[0]) else None
+    return list(get_type_hints(unpacked[0])) if unpacked and is_typeddict(unpacked[0]) else None
 
 
 def check_settings(label: str, constructor: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Check, before it is called, that `constructor` takes these settings and needs no other.
+    """Check that a constructor accepts these settings, and that none is missing.
 
     Args:
-        label: what is built, for the message.
+        label: what the constructor makes, for the message.
         constructor: a class or a function.
         settings: its arguments by name.
 
     Raises:
-        InputError: for a setting that it does not take (the nearest is named), or a missing one.
+        InputError: for a setting that it does not accept (the message gives the nearest), or a missing one.
     """
     names, anything = accepted(constructor)
     if not anything:
@@ -86,28 +96,28 @@ def check_settings(label: str, constructor: Callable[..., Any], settings: Mappin
 
 
 def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.Module:
-    """Return a density by name, such as ``"gaussian:scale=0.1"``, or the module that was given, as it is.
+    """Return a density by its name, such as ``"gaussian:scale=0.1"``; a module is returned as it is.
 
     Args:
         role: ``"prior"``, ``"posterior"`` or ``"likelihood"``.
-        given: a name, with settings after colons, or a module whose ``forward(context)`` is one.
-        context: positional arguments of the named density, such as features and the data's shape.
-        style: settings that hold unless `given` names them, and where the named density takes them.
+        given: a name, with settings after colons, or a module whose ``forward(context)`` returns a distribution.
+        context: positional arguments of the named density, such as features and the shape of the data.
+        style: settings for a density that accepts them, unless `given` sets them.
 
     Raises:
-        InputError: if the name or one of its settings is not known (the nearest is named), or one is missing.
+        InputError: if the name or a setting is not known (the message gives the nearest), or a setting is missing.
     """
     if isinstance(given, nn.Module):
         return given
     table = _TABLES[role]
     if not isinstance(given, str):
-        raise InputError(f"A {role} is a name ({', '.join(table)}) or a module; got {type(given).__name__}.")
+        raise InputError(f"A {role} needs to be a name ({', '.join(table)}) or a module; got {type(given).__name__}.")
     name, settings = parse_known(given, role, table, lambda kind: list(accepted(kind)[0])[len(context) :])
     constructor = table[name]
     names, _ = accepted(constructor)
     free = list(names)[len(context) :]
     settings = {**{key: style[key] for key in style if key in free}, **settings}
-    missing = [each for each in free if names[each] and each not in settings]
+    missing = [setting for setting in free if names[setting] and setting not in settings]
     if missing:
         raise InputError(f"The {role} {name!r} needs {missing[0]}; write {name}:{missing[0]}=...")
     return constructor(*context, **settings)

@@ -1,4 +1,4 @@
-"""The noise-free end: a point as q(z given x), and a prior that says nothing."""
+"""Densities of a deterministic autoencoder: a point as q(z given x), and a flat prior."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Flat", "Point"]
 
 
 class Point(nn.Module):
-    """The posterior of no width, q(z given x) = Delta(loc(h)): a deterministic encoder.
+    """The point posterior q(z given x) = Delta(loc(h)), a deterministic encoder.
 
-    It has no density, so there is no log weight and no ELBO; the objective `dirac` trains it.
+    A point has no density, so there is no log weight and no ELBO; the objective `dirac` trains it.
 
     Args:
         in_features: size of the encoder's output h.
@@ -27,7 +27,7 @@ class Point(nn.Module):
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the linear head.
 
     Raises:
-        InputError: for an unknown name, or if there is no latent dimension.
+        InputError: for an unknown name, or if `latent` is not a whole number of at least 1.
     """
 
     def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
@@ -42,13 +42,13 @@ class Point(nn.Module):
 
 
 class Flat(nn.Module):
-    """The improper prior p(z) = 1: every code is as good as any other, and none can be drawn.
+    """The improper prior p(z) = 1, from which nothing can be drawn.
 
     Args:
         latent: number of latent dimensions.
 
     Raises:
-        InputError: if there is none; and in use, where z is to be drawn from it.
+        InputError: if `latent` is not a whole number of at least 1; and where a program draws z from the prior.
     """
 
     def __init__(self, latent: int) -> None:
@@ -56,12 +56,12 @@ class Flat(nn.Module):
         self.latent = require_whole(latent, "latent")
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        """Return the prior, with event shape (latent,) and no batch shape: a plate expands it."""
+        """Return p(z) with batch shape () and event shape (latent,); `context` is not used."""
         return _Constant(self.latent)
 
 
 class _Constant(dist.TorchDistribution):
-    """The density 1 on all of space: it scores, and cannot be drawn from."""
+    """The density 1 everywhere. It scores values, but nothing can be drawn from it."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
@@ -78,6 +78,6 @@ class _Constant(dist.TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         raise InputError(
-            "A flat prior cannot be drawn from, so an autoencoder has no samples: train it with prior='standard', or "
-            "use pvae.VAE, which learns to generate."
+            "Nothing can be drawn from a flat prior, so an autoencoder has no samples: train it with "
+            "prior='standard', or use pvae.VAE, which learns to generate."
         )

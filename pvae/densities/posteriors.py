@@ -21,7 +21,7 @@ class DiagonalGaussian(nn.Module):
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for both linear heads.
 
     Raises:
-        InputError: for an unknown name, or if there is no latent dimension.
+        InputError: for an unknown name, or if `latent` is not a whole number of at least 1.
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114; the scale as exp as in Burda,
     Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519.
     """
@@ -41,8 +41,8 @@ class DiagonalGaussian(nn.Module):
 class FullGaussian(nn.Module):
     """The posterior q(z given x) = Normal(loc(h), L(h) L(h)'), where L = diag(scale(h)) (I + A(h)).
 
-    A has entries below the diagonal alone. They are 0 at first: it starts as the diagonal Gaussian of the same seed.
-    Use it where latents explain each other away.
+    A is strictly lower triangular. It starts at 0, so the posterior starts as the diagonal Gaussian of the same seed.
+    Use it where latent dimensions are correlated given x.
 
     Args:
         in_features: size of the encoder's output h.
@@ -50,7 +50,7 @@ class FullGaussian(nn.Module):
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
 
     Raises:
-        InputError: for an unknown name, or if there is no latent dimension.
+        InputError: for an unknown name, or if `latent` is not a whole number of at least 1.
     Source: Kingma & Welling, An Introduction to Variational Autoencoders, arXiv:1906.02691, section 2.5.1.
     """
 
@@ -67,7 +67,7 @@ class FullGaussian(nn.Module):
         if self.below is not None:
             nn.init.zeros_(self.below.weight)
             nn.init.zeros_(self.below.bias)
-        # where each entry of A stands among the head's outputs; those that are 0 come after the last
+        # index of each entry of A among the outputs of the linear layer, or one after the last for entries that are 0
         places = torch.full((latent, latent), entries)
         places[tuple(torch.tril_indices(latent, latent, -1))] = torch.arange(entries)
         self.register_buffer("places", places.flatten(), persistent=False)
@@ -75,13 +75,15 @@ class FullGaussian(nn.Module):
     def forward(self, context: Tensor) -> dist.TorchDistribution:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
         scale = self.log_scale(context).exp()
-        return dist.MultivariateNormal(self.loc(context), scale_tril=scale.unsqueeze(-1) * self._unit(context, scale))
+        return dist.MultivariateNormal(
+            self.loc(context), scale_tril=scale.unsqueeze(-1) * self._unit_triangular(context, scale)
+        )
 
-    def _unit(self, context: Tensor, like: Tensor) -> Tensor:
-        """I + A, shape (..., latent, latent)."""
-        one = torch.eye(self.latent, dtype=like.dtype, device=like.device)
+    def _unit_triangular(self, context: Tensor, like: Tensor) -> Tensor:
+        """Return I + A, shape (..., latent, latent), in the dtype and on the device of `like`."""
+        identity = torch.eye(self.latent, dtype=like.dtype, device=like.device)
         if self.below is None:
-            return one
+            return identity
         entries = nn.functional.pad(self.below(context), (0, 1))
-        found = entries.gather(-1, self.places.expand(*entries.shape[:-1], -1))
-        return one + found.unflatten(-1, (self.latent, self.latent))
+        triangular = entries.gather(-1, self.places.expand(*entries.shape[:-1], -1))
+        return identity + triangular.unflatten(-1, (self.latent, self.latent))

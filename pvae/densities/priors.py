@@ -1,4 +1,4 @@
-"""Priors p(z): densities over the latent, which need no context."""
+"""The standard normal prior p(z)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StandardNormal(nn.Module):
         latent: number of latent dimensions.
 
     Raises:
-        InputError: if there is none.
+        InputError: if `latent` is not a whole number of at least 1.
     """
 
     loc: Tensor
@@ -27,10 +27,10 @@ class StandardNormal(nn.Module):
     def __init__(self, latent: int) -> None:
         super().__init__()
         self.latent = require_whole(latent, "latent")
-        # Buffers follow the module's device and dtype; constants are no state: checkpoints lack them.
+        # Buffers follow the device and dtype of the module; these constants are not saved in checkpoints.
         self.register_buffer("loc", torch.zeros(latent), persistent=False)
         self.register_buffer("scale", torch.ones(latent), persistent=False)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        """Return the prior, with event shape (latent,) and no batch shape: a plate expands it."""
+        """Return p(z) with batch shape () and event shape (latent,); `context` is not used."""
         return dist.Normal(self.loc, self.scale).to_event(1)

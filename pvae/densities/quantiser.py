@@ -1,4 +1,4 @@
-"""A codebook that both programs use: vectors become the nearest code, and codes become vectors again."""
+"""A codebook for vector-quantised models: the nearest code of a vector, and the vector of a code."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from pvae.names import unknown
 
 __all__ = ["NearestCode", "Quantiser"]
 
-# below it an average says no more of where a code should be
-_FORGOTTEN = 1e-6
+# usage below which the moving average of a code is not reliable, and the code keeps its place
+_SMALLEST_USAGE = 1e-6
 
 
 class NearestCode(dist.Categorical):
-    """A Categorical with all probability on one value, which a draw gives without randomness."""
+    """A Categorical with probability 1 on one value. Drawing it uses no random numbers."""
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Return the value, shape sample_shape + batch_shape."""
-        chosen: Tensor = self.logits.argmax(-1)
-        return chosen.expand(*sample_shape, *chosen.shape)
+        code: Tensor = self.logits.argmax(-1)
+        return code.expand(*sample_shape, *code.shape)
 
 
 @effectful(type="pvae_assign")
 def _assign(quantiser: Quantiser, h: Tensor, event_dim: int) -> Any:
+    """Return q(k given x); a Pyro handler of the objective sees this call."""
     k = quantiser.nearest(h).unsqueeze(-1)
     logits = h.new_full((*h.shape[:-1], quantiser.codes), -torch.inf)
     return NearestCode(logits=logits.scatter(-1, k, 0.0)).to_event(event_dim)
@@ -38,24 +39,26 @@ def _assign(quantiser: Quantiser, h: Tensor, event_dim: int) -> Any:
 
 @effectful(type="pvae_embed")
 def _embed(quantiser: Quantiser, k: Tensor) -> Tensor:
+    """Return the codes; a Pyro handler of the objective sees this call."""
     return quantiser.codebook[k]
 
 
 class Quantiser(nn.Module):
     """A codebook e_1, ..., e_K for the two programs of a vector-quantised model.
 
-    The guide draws ``k = pyro.sample("k", quantiser(h))`` for the encoder's vectors h, and the model decodes
-    ``quantiser.embed(k)``: the codes are a discrete latent variable, and any objective may score them. Under the
-    objective `pvae.VectorQuantised`, which follows the two calls, the gradient passes straight from ``embed(k)`` to h.
+    The guide draws ``k = pyro.sample("k", quantiser(h))`` for the vectors h of the encoder, and the model decodes
+    ``quantiser.embed(k)``. The codes are a discrete latent variable, so any objective can score them. Under the
+    objective `pvae.VectorQuantised`, which handles the two calls, the gradient goes straight through from ``embed(k)``
+    to h.
 
     Args:
-        codes: number K of codes.
+        codes: K, the number of codes.
         latent: size of a code.
-        codebook: ``"gradient"``: the codes are parameters; or ``"average"``: each is the moving average of the vectors
-            assigned to it, which `pvae.VectorQuantised` moves on in training.
-        decay: of the moving averages.
-        restart: with averages, a code that is assigned fewer vectors a step, on (moving) average, is put on one of the
-            batch's vectors, drawn at random; None never does so.
+        codebook: ``"gradient"``, where the codes are parameters; or ``"average"``, where each code is the moving
+            average of the vectors assigned to it, which `pvae.VectorQuantised` updates in training.
+        decay: decay of the moving averages.
+        restart: with averages, a code to which fewer vectors per step are assigned, in the moving average, is replaced
+            by a random vector of the batch; None never replaces a code.
 
     Raises:
         InputError: for an argument that cannot be used.
@@ -100,31 +103,35 @@ class Quantiser(nn.Module):
         """Return q(k given x), which has probability 1 on the nearest code of each vector.
 
         Args:
-            h: the encoder's vectors, shape (..., *positions, latent).
-            event_dim: number of dimensions of `positions`, which are the event; 0 for one code per datum.
+            h: vectors of the encoder, shape (..., *positions, latent).
+            event_dim: number of dimensions of `positions`, which are event dimensions; 0 for one code per datum.
         """
         return _assign(self, h, event_dim)
 
     def embed(self, k: Tensor) -> Tensor:
-        """Return the codes of these indices, shape (...) to (..., latent)."""
+        """Return the vectors of codes: from indices, shape (...), to (..., latent)."""
         return _embed(self, k)
 
     @torch.no_grad()
     def initialise_from(self, h: Tensor) -> None:
-        """Put each code on a vector of its own of `h`, shape (..., latent), drawn at random; in turn if h has fewer."""
+        """Set each code to a random vector; different codes get different vectors if there are enough.
+
+        Args:
+            h: vectors of the encoder, shape (..., latent).
+        """
         flat = h.reshape(-1, self.latent)
-        chosen = torch.randperm(len(flat), device=h.device)[torch.arange(self.codes, device=h.device) % len(flat)]
-        self.codebook.copy_(flat[chosen])
+        rows = torch.randperm(len(flat), device=h.device)[torch.arange(self.codes, device=h.device) % len(flat)]
+        self.codebook.copy_(flat[rows])
         if self.averages:
             self.usage.fill_(1.0)
             self.sums.copy_(self.codebook)
 
     @torch.no_grad()
     def advance(self, h: Tensor, k: Tensor) -> None:
-        """Move the averages on by the vectors of one step of training, and restart codes that are out of use.
+        """Update the moving averages with the vectors of one training step, and restart codes that are not used.
 
         Args:
-            h: the encoder's vectors, shape (..., latent).
+            h: vectors of the encoder, shape (..., latent).
             k: their codes, shape (...).
         """
         if not self.averages:
@@ -133,14 +140,14 @@ class Quantiser(nn.Module):
         assigned = (k.reshape(-1, 1) == torch.arange(self.codes, device=k.device)).to(h)
         usage = self.decay * self.usage + (1 - self.decay) * assigned.sum(0)
         sums = self.decay * self.sums + (1 - self.decay) * assigned.mT @ h
-        kept = (usage > _FORGOTTEN).unsqueeze(-1)
-        codebook = torch.where(kept, sums / usage.clamp_min(_FORGOTTEN).unsqueeze(-1), self.codebook)
+        is_used = (usage > _SMALLEST_USAGE).unsqueeze(-1)
+        codebook = torch.where(is_used, sums / usage.clamp_min(_SMALLEST_USAGE).unsqueeze(-1), self.codebook)
         if self.restart is not None:
-            dead = usage < self.restart
-            fresh = h[torch.randint(len(h), (self.codes,), device=h.device)]
-            usage = torch.where(dead, torch.ones_like(usage), usage)
-            codebook = torch.where(dead.unsqueeze(-1), fresh, codebook)
-            sums = torch.where(dead.unsqueeze(-1), fresh, sums)
+            is_dead = usage < self.restart
+            vectors = h[torch.randint(len(h), (self.codes,), device=h.device)]
+            usage = torch.where(is_dead, torch.ones_like(usage), usage)
+            codebook = torch.where(is_dead.unsqueeze(-1), vectors, codebook)
+            sums = torch.where(is_dead.unsqueeze(-1), vectors, sums)
         self.usage.copy_(usage)
         self.sums.copy_(sums)
         self.codebook.copy_(codebook)
@@ -152,5 +159,5 @@ def _checked_restart(restart: float | None, averages: bool) -> float | None:
     advice = "It is a number of vectors per step; None never restarts a code."
     checked = require_number(restart, "restart", above=0, below=1, advice=advice)
     if not averages:
-        raise InputError("restart is for codebook='average': a code that a gradient moves has no count of its vectors.")
+        raise InputError("restart needs codebook='average'; with codebook='gradient', leave restart out.")
     return float(checked)

@@ -1,4 +1,4 @@
-"""Invertible maps of z: planar and Householder maps, and stacks of zuko's autoregressive and coupling ones."""
+"""Invertible maps of z: planar and Householder maps, and stacks of zuko's autoregressive and coupling maps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from pvae.networks import ACTIVATIONS, activation_layer
 
 __all__ = ["Householder", "Planar", "PlanarStack", "compose", "stack", "zuko"]
 
-# softplus of it is 1, so that u_hat is 0 where w'u is this
+# softplus(_UNIT) is 1, so u_hat is 0 where w'u is _UNIT
 _UNIT = math.log(math.e - 1)
 
 
 def zuko() -> Any:
-    """zuko, imported on first use; it switches torch's validation off for everyone, which is put back."""
+    """Return the module zuko, imported on first use.
+
+    The import turns off the validation of PyTorch's distributions for the whole process; this function restores it.
+    """
     validates = Distribution._validate_args
     import zuko as loaded
 
@@ -32,15 +35,15 @@ def zuko() -> Any:
 
 
 def compose(*transforms: Transform) -> Transform:
-    """Return the map that applies these in order."""
+    """Return the map that applies these maps in order."""
     return zuko().transforms.ComposedTransform(*transforms)
 
 
 class Planar(Transform):
-    """The map z + u_hat tanh(w'z + b), with u_hat such that w'u_hat > -1, which makes it invertible.
+    """The map z + u_hat tanh(w'z + b), where u_hat satisfies w'u_hat > -1, so the map is invertible.
 
-    It has no closed inverse. That is found along w, where it is one monotone equation for one number: by halving
-    intervals down to the rounding of the type, with the gradient of the solution.
+    The inverse has no closed form. Along w it is the root of one monotone equation, which bisection solves to the
+    precision of the dtype; the gradient is that of the root.
 
     Args:
         u: shape (..., latent).
@@ -55,43 +58,44 @@ class Planar(Transform):
 
     def __init__(self, u: Tensor, w: Tensor, b: Tensor) -> None:
         super().__init__()
-        along = (w * u).sum(-1, keepdim=True)
-        wanted = nn.functional.softplus(along) - 1
-        self.u_hat = u + (wanted - along) * w / w.square().sum(-1, keepdim=True)
-        self.w, self.b, self._pull = w, b.unsqueeze(-1), wanted
+        product = (w * u).sum(-1, keepdim=True)
+        # w'u_hat, shape (..., 1)
+        self._product = nn.functional.softplus(product) - 1
+        self.u_hat = u + (self._product - product) * w / w.square().sum(-1, keepdim=True)
+        self.w, self.b = w, b.unsqueeze(-1)
 
     def _call(self, x: Tensor) -> Tensor:
         return x + self.u_hat * torch.tanh((self.w * x).sum(-1, keepdim=True) + self.b)
 
     def _inverse(self, y: Tensor) -> Tensor:
         target = (self.w * y).sum(-1, keepdim=True)
-        found = self._solved(target.detach())
-        slope = 1 + self._pull.detach() * (1 - torch.tanh(found + self.b.detach()).square())
-        # one Newton step from a solution leaves it there and carries the gradient of the implicit function
-        residual = found + self._pull * torch.tanh(found + self.b) - target
-        return y - self.u_hat * torch.tanh(found - residual / slope + self.b)
+        root = self._solve(target.detach())
+        slope = 1 + self._product.detach() * (1 - torch.tanh(root + self.b.detach()).square())
+        # One Newton step at the root does not change its value and gives it the gradient of the implicit function.
+        residual = root + self._product * torch.tanh(root + self.b) - target
+        return y - self.u_hat * torch.tanh(root - residual / slope + self.b)
 
     @torch.no_grad()
-    def _solved(self, target: Tensor) -> Tensor:
-        """The root t of t + w'u_hat tanh(t + b) = target."""
-        low, high = target - self._pull.abs(), target + self._pull.abs()
+    def _solve(self, target: Tensor) -> Tensor:
+        """Return the root t of t + w'u_hat tanh(t + b) = target, shape (..., 1), by bisection."""
+        low, high = target - self._product.abs(), target + self._product.abs()
         for _ in range(torch.finfo(target.dtype).bits):
             middle = (low + high) / 2
-            above = middle + self._pull * torch.tanh(middle + self.b) > target
+            above = middle + self._product * torch.tanh(middle + self.b) > target
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (low + high) / 2
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log |det dy/dx|, shape (...)."""
         act = torch.tanh((self.w * x).sum(-1, keepdim=True) + self.b)
-        return torch.log1p(self._pull * (1 - act.square())).squeeze(-1)
+        return torch.log1p(self._product * (1 - act.square())).squeeze(-1)
 
 
 class Householder(Transform):
-    """Reflections one after the other, each at the plane with normal v: an orthogonal map.
+    """An orthogonal map: a product of reflections, each at the hyperplane with normal v.
 
     Args:
-        vectors: the v, shape (..., reflections, latent), not 0.
+        vectors: the normals v, shape (..., reflections, latent), not 0.
     Source: Tomczak & Welling, Improving Variational Auto-Encoders using Householder Flow, arXiv:1611.09630, equation 6.
     """
 
@@ -103,28 +107,28 @@ class Householder(Transform):
         self.normals = (vectors / vectors.norm(dim=-1, keepdim=True)).unbind(-2)
 
     def _call(self, x: Tensor) -> Tensor:
-        for each in self.normals:
-            x = x - 2 * each * (each * x).sum(-1, keepdim=True)
+        for normal in self.normals:
+            x = x - 2 * normal * (normal * x).sum(-1, keepdim=True)
         return x
 
     def _inverse(self, y: Tensor) -> Tensor:
-        for each in reversed(self.normals):
-            y = y - 2 * each * (each * y).sum(-1, keepdim=True)
+        for normal in reversed(self.normals):
+            y = y - 2 * normal * (normal * y).sum(-1, keepdim=True)
         return y
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return 0, shape (...): volumes stay."""
+        """Return log |det dy/dx|, shape (...), which is 0 for an orthogonal map."""
         return torch.zeros_like(x[..., 0])
 
 
 class PlanarStack(nn.Module):
-    """Planar maps whose u, w and b are linear in the context; u counts from where u_hat is 0.
+    """Planar maps whose u, w and b are linear in the context; an output of 0 for u gives u_hat = 0.
 
     Args:
         latent: number of latent dimensions.
         context: size of the context.
         transforms: number of maps.
-        identity: whether all are the identity at first.
+        identity: whether all maps start as the identity.
     """
 
     def __init__(self, latent: int, context: int, transforms: int, *, identity: bool) -> None:
@@ -137,11 +141,11 @@ class PlanarStack(nn.Module):
             nn.init.zeros_(self.u.bias)
 
     def forward(self, context: Tensor) -> Transform:
-        """Return the map for a context of shape (..., context)."""
+        """Return the composed map for a context of shape (..., context)."""
         w = self.w(context).unflatten(-1, self.shape)
         u = self.u(context).unflatten(-1, self.shape) + _UNIT * w / w.square().sum(-1, keepdim=True)
-        each = zip(u.unbind(-2), w.unbind(-2), self.b(context).unbind(-1), strict=True)
-        return compose(*(Planar(*parameters) for parameters in each))
+        parameters = zip(u.unbind(-2), w.unbind(-2), self.b(context).unbind(-1), strict=True)
+        return compose(*(Planar(*uwb) for uwb in parameters))
 
 
 def stack(
@@ -155,21 +159,22 @@ def stack(
     activation: str,
     identity: bool,
 ) -> nn.Module:
-    """Return a module from a context (None where `context` is 0) to the composition of several maps.
+    """Return a module from a context to the composition of several maps; where `context` is 0 it takes None.
 
     Args:
-        kind: ``"affine"`` or ``"coupling"`` or ``"spline"`` or ``"planar"``: autoregressive affine maps, affine maps
-            of one half given the other, rational-quadratic splines of one half given the other, or planar maps.
+        kind: ``"affine"`` (autoregressive affine maps), ``"coupling"`` (affine maps of one half given the other half),
+            ``"spline"`` (rational-quadratic splines of one half given the other half) or ``"planar"``.
         latent: number of latent dimensions.
         context: size of the context.
         transforms: number of maps.
         hidden: sizes of the hidden layers of each map's network.
-        bins: number of bins of a spline on [-5, 5]; beyond it is the identity.
+        bins: number of bins of a spline on [-5, 5]; the spline is the identity outside.
         activation: a name of `pvae.networks.ACTIVATIONS`.
-        identity: whether all are the identity at first.
+        identity: whether all maps start as the identity.
 
     Raises:
-        InputError: for an unknown kind or activation, numbers that are not positive, or halves of one dimension.
+        InputError: for an unknown kind or activation, a number that is not positive, or one latent dimension where a
+            map needs two.
     """
     transforms = require_whole(transforms, "transforms")
     activation_layer(activation)
@@ -181,7 +186,7 @@ def stack(
     }
     if kind in ("coupling", "spline"):
         if latent < 2:
-            raise InputError(f"A {kind} flow moves half of z given the other half: latent=1 has none. Use kind='maf'.")
+            raise InputError(f"A {kind} flow maps half of z given the other half: latent=1 has none. Use kind='maf'.")
         settings["passes"] = 2
     if kind == "spline":
         made = zuko().flows.NSF(latent, context, transforms=transforms, bins=require_whole(bins, "bins"), **settings)
@@ -190,13 +195,13 @@ def stack(
     else:
         raise unknown("kind of flow", kind, ["affine", "coupling", "planar", "spline"])
     if identity:
-        _rest(made.transform)
+        _start_as_identity(made.transform)
     return made.transform
 
 
-def _rest(maps: nn.Module) -> None:
-    """Let every map start at the identity: their parameters are all 0 there."""
-    for each in maps.transforms:  # type: ignore[union-attr]
-        last = each.hyper[-1] if hasattr(each, "hyper") else each.phi
+def _start_as_identity(maps: nn.Module) -> None:
+    """Set the last layer of each map's network to 0, so that every map is the identity."""
+    for transform in maps.transforms:  # type: ignore[union-attr]
+        last = transform.hyper[-1] if hasattr(transform, "hyper") else transform.phi
         for parameter in last.parameters():
             nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""The VampPrior: a prior made of the posteriors at learned pseudo-inputs."""
+"""The VampPrior, a mixture of the posteriors at learned pseudo-inputs."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ from pvae.names import unknown
 __all__ = ["VampPrior"]
 
 _INPUTS = ("data", "learned", "unbounded")
-# A pseudo-input starts at least this share of the range away from its ends, where the sigmoid has no slope.
+# Pseudo-inputs start at least this share of the range away from its ends, where the sigmoid has no gradient.
 _MARGIN = 0.01
 
 
-class _Aggregate(dist.MixtureSameFamily):
-    """The mixture of posteriors, which says what is missing where they cannot be scored."""
+class _PosteriorMixture(dist.MixtureSameFamily):
+    """The mixture of posteriors, with a clear error for posteriors that cannot score a given z."""
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(z), shape (...), in nats."""
         try:
             return super().log_prob(value)
         except (KeyError, NotImplementedError) as error:
             raise InputError(
                 "A VampPrior scores z under q(z given u) of every pseudo-input, and this posterior scores nothing but "
-                "its own draws: use a posterior with an inverse, such as 'full' or 'flow', or another prior."
+                "its own draws; use a posterior with an inverse, such as 'full' or 'flow', or another prior."
             ) from error
 
 
 class VampPrior(nn.Module):
     """The prior p(z) = 1/K sum_k q(z given u_k): the encoder's own posteriors at K pseudo-inputs u.
 
-    With the training data as pseudo-inputs it is the aggregate posterior, the best prior there is for this encoder
-    and these data; fewer, learned ones keep it from fitting them too well. Pseudo-inputs belong to theta, and the
-    encoder to phi although the prior reaches it too: its gradient comes from both programs.
+    With all training data as pseudo-inputs it is the aggregate posterior, the optimal prior for the encoder and these
+    data; fewer, learned pseudo-inputs reduce overfitting. Pseudo-inputs belong to theta. The encoder belongs to phi
+    although the prior uses it too, so its gradient comes from both programs.
 
     Args:
         latent: number of latent dimensions.
-        components: K, the number of pseudo-inputs; the source takes 500 where this takes 100, which cost a fifth.
-        data_shape: shape in which the encoder takes one x.
-        inputs: ``"learned"``, within the range of the training data by a sigmoid; ``"unbounded"``, learned as they
-            are; or ``"data"``, data that stay fixed.
+        components: K, the number of pseudo-inputs. The default is 100; the source uses 500, at five times the cost.
+        data_shape: shape of one x as the encoder takes it.
+        inputs: ``"learned"``, kept in the range of the training data by a sigmoid; ``"unbounded"``, learned without
+            limits; or ``"data"``, training data that stay fixed.
 
     Raises:
         InputError: for an unknown word, or a number that is not positive; in `initialise_from`, for fewer data than
-            pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot be scored at z
-            drawn elsewhere.
+            pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot score a z that it
+            did not draw.
     Source: Tomczak & Welling, VAE with a VampPrior, arXiv:1705.07120, equation 9.
     """
 
@@ -83,30 +84,33 @@ class VampPrior(nn.Module):
 
     @property
     def pseudo_inputs(self) -> Tensor:
-        """u, shape (components,) + data_shape, in the units of x."""
+        """The pseudo-inputs u, shape (components,) + data_shape, in the units of x."""
         return self.low + (self.high - self.low) * self.values.sigmoid() if self.inputs == "learned" else self.values
 
     def forward(self, context: Callable[[Tensor], Any]) -> dist.TorchDistribution:
         """Return p(z), with batch shape () and event shape (latent,).
 
         Args:
-            context: the function from x, shape (batch,) + data_shape, to q(z given x).
+            context: a function from x, shape (batch,) + data_shape, to q(z given x).
         """
-        # without gradients it may be asked earlier: pvae.fit looks at the programs before it hands over the data
+        # pvae.fit traces the programs without gradients before it calls initialise_from
         if not self._has_data and torch.is_grad_enabled():
             raise InputError("A VampPrior with inputs='data' needs data: call initialise_from(x), as pvae.fit does.")
-        return _Aggregate(torch.distributions.Categorical(logits=self.logits), context(self.pseudo_inputs))
+        return _PosteriorMixture(torch.distributions.Categorical(logits=self.logits), context(self.pseudo_inputs))
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Start the pseudo-inputs at data, evenly spaced over the rows of `x`, shape (data,) + data_shape.
+        """Set the pseudo-inputs to data, evenly spaced over the rows.
+
+        Args:
+            x: data, shape (data,) + data_shape.
 
         Raises:
             InputError: if there are fewer data than pseudo-inputs.
         """
         if len(x) < self.components:
             raise InputError(
-                f"A VampPrior of {self.components} pseudo-inputs starts from as many data; got {len(x)}. "
+                f"A VampPrior of {self.components} pseudo-inputs needs at least as many data; got {len(x)}. "
                 f"Choose components={len(x)} or fewer."
             )
         rows = torch.arange(self.components, device=x.device) * len(x) // self.components
@@ -124,6 +128,6 @@ class VampPrior(nn.Module):
         self._has_data = True
 
     def extra_repr(self) -> str:
-        """Return what it is made of."""
+        """Return the settings for the repr."""
         size = math.prod(self.data_shape)
         return f"latent={self.latent}, components={self.components}, inputs={self.inputs!r}, size={size}"

@@ -11,7 +11,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pvae.checks import require_whole
-from pvae.densities.conditional_densities import Completion, ConditionalGaussian
+from pvae.densities.completion import Completion
+from pvae.densities.conditional_prior import ConditionalGaussian
 from pvae.errors import InputError
 from pvae.models.base import Amortised, Parts
 from pvae.models.conditions import Condition, Labels, Quadrants, Vectors

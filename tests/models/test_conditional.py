@@ -357,7 +357,7 @@ def _by_label() -> Any:
         (lambda: fit("cvae", pictures()), "needs a condition"),
         (
             lambda: fit("cvae", pictures(), condition="quadrants", likelihood=_Joint()),
-            "independent in each; got MultivariateNormal",
+            "independent in each entry; got MultivariateNormal",
         ),
     ],
 )

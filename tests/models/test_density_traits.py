@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pvae.densities import Bernoulli, StandardNormal, VampPrior
-from pvae.densities.conditional_densities import ConditionalGaussian
+from pvae.densities.conditional_prior import ConditionalGaussian
 from pvae.models.density_traits import DensityTraits, density_traits_of
 
 
