@@ -1,4 +1,4 @@
-"""Latent-variable models: what one is, how its programs get their fields, and whose parameters are whose."""
+"""The built-in latent-variable models, and functions that work with any latent model."""
 
 from pvae.densities.quantiser import Quantiser
 from pvae.models.autoencoder import Autoencoder
@@ -8,8 +8,9 @@ from pvae.models.encode_data import codes_of
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
-from pvae.models.local import LocalGuide, SemiAmortised
+from pvae.models.local_guide import LocalGuide
 from pvae.models.masked import MaskedVAE
+from pvae.models.semi_amortised import SemiAmortised
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE

@@ -1,4 +1,4 @@
-"""The autoencoder: a deterministic code, and the likelihood of x given it."""
+"""The autoencoder: a deterministic code z, and the likelihood of x given z."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from torch import Tensor, nn
 
 from pvae.densities.points import Flat, Point
 from pvae.errors import InputError
-from pvae.models.base import Amortised, NetworkParts, shaped
+from pvae.models.base import BaseVAE, NetworkParts, reshape_data
 from pvae.models.density_traits import density_traits_of
-from pvae.networks import noise as noise_of
+from pvae.networks import noise as make_noise
 
 __all__ = ["Autoencoder"]
 
 
 class PointParts(NetworkParts, total=False):
-    """The arguments of `Amortised` beside the shape of the data and the posterior, which is a point."""
+    """The arguments of `BaseVAE` except the shape of the data and the posterior, because the posterior is a point."""
 
     latent: int
     prior: str | nn.Module
 
 
-class Autoencoder(Amortised):
+class Autoencoder(BaseVAE):
     """A deterministic autoencoder: z = encoder(x), and the loss is -log p(x given z), with any likelihood.
 
-    As two programs it is a flat prior p(z) = 1 and a guide that is a point, trained by the objective `dirac`. There is
-    no prior to sample from and no evidence to evaluate. With ``prior="standard"`` the same encoder is trained to the
-    maximum a posteriori: codes stay near 0, and can be sampled; mind what `pvae.Dirac` says of a decoder that
-    scales its input up.
+    Its model has a flat prior p(z) = 1, and its guide is a point (a Delta). The objective `dirac` trains it. The model
+    has no prior to sample from and no evidence to evaluate. With ``prior="standard"`` the same encoder is trained to
+    the maximum a posteriori: codes stay near 0, and new data can be sampled. `pvae.Dirac` says when a decoder that
+    scales its input up defeats this.
+
+    The sites are ``z`` and ``x``.
 
     Args:
         data_shape: shape of one x.
-        noise: what corrupts the encoder's input in training, while the loss is of the clean x: a text such as
-            ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``, or a module from x to x; None for nothing.
-        parts: the arguments of `pvae.models.base.Amortised` but for the posterior; the prior is ``"flat"`` by
-            default.
+        noise: what corrupts the encoder's input in training, while the loss scores the clean x: a text such as
+            ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``, or a module from x to x. None for no noise.
+        parts: the arguments of `pvae.models.base.BaseVAE` except the posterior; the prior is ``"flat"`` by default.
 
     Raises:
-        InputError: for an argument that cannot be used; and by `sample`, while the prior is flat.
-
-    The sites are ``z`` and ``x``.
+        InputError: for an argument that cannot be used; from `sample`, if the prior is flat.
 
     Source: Bourlard & Kamp, Auto-association by multilayer perceptrons and singular value decomposition, Biological
     Cybernetics 59 (1988); the noise: Vincent et al., Extracting and Composing Robust Features with Denoising
@@ -54,26 +53,28 @@ class Autoencoder(Amortised):
     def __init__(
         self, data_shape: int | Sequence[int], *, noise: str | nn.Module | None = None, **parts: Unpack[PointParts]
     ) -> None:
-        flat = parts.get("prior", "flat") == "flat"
-        super().__init__(data_shape, posterior="diagonal", **{**parts, "prior": "standard"} if flat else parts)
+        has_flat_prior = parts.get("prior", "flat") == "flat"
+        if has_flat_prior:
+            parts["prior"] = "standard"  # for the constructor; the flat prior replaces it below
+        super().__init__(data_shape, posterior="diagonal", **parts)
         if density_traits_of(self.prior).takes_posterior:
             raise InputError(
-                "An autoencoder's codes are points, and this prior is made of posteriors, which need a density: use "
-                "prior='flat', 'standard' or 'mixture', or pvae.VAE."
+                f"An autoencoder's codes are points without a density; {type(self.prior).__name__} is made of "
+                "posteriors, which need a density. Use prior='flat', 'standard' or 'mixture', or use pvae.VAE."
             )
-        if flat:
+        if has_flat_prior:
             self.prior = Flat(self.latent)
         self.posterior = Point(self.encoder.out_features, self.latent, initialisation=self.initialisation)  # type: ignore[arg-type]
-        self.noise = noise_of(noise) if isinstance(noise, str) else noise
+        self.noise = make_noise(noise) if isinstance(noise, str) else noise
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate: x from the likelihood at the code, observed. Returns x."""
+        """Generate z from the prior and observe x under the likelihood. Returns x."""
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior_density())
             return pyro.sample("x", self.decode(z), obs=self.observed(x))
 
     def guide(self, x: Tensor) -> Tensor:
-        """Encode: z is the point of x, in training of a corrupted x. Returns z, shape (batch, latent)."""
-        x = shaped(x, self._input_shape)
+        """Infer z as a point, in training from a corrupted x. Returns z, shape (batch, latent)."""
+        x = reshape_data(x, self._input_shape)
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", self.encode(x if self.noise is None else self.noise(x)))

@@ -1,9 +1,10 @@
-"""What the models of the VAE family share: parts by name, their groups, and their start from the data."""
+"""The base class of the VAE family: parts by name, parameter groups, and the start from the data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
@@ -18,69 +19,92 @@ from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pvae.programs.base import LatentModel
 
-__all__ = ["NETWORKS", "Amortised", "NetworkParts", "Parts", "shaped"]
+__all__ = ["NETWORKS", "BaseVAE", "NetworkKind", "NetworkParts", "Parts", "network_kind", "reshape_data"]
 
-Networks = tuple[nn.Module, nn.Module]
-
-
-def _mlp(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
-    flat = math.prod(data_shape)
-    return MLP(flat, hidden=hidden, **style), MLP(latent, hidden=hidden[::-1], **style)
+EncoderAndDecoder = tuple[nn.Module, nn.Module]
 
 
-def _gated(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
-    flat = math.prod(data_shape)
-    return GatedMLP(flat, hidden=hidden, **style), GatedMLP(latent, hidden=hidden[::-1], **style)
+def _make_mlp(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> EncoderAndDecoder:
+    features = math.prod(data_shape)
+    return MLP(features, hidden=hidden, **style), MLP(latent, hidden=hidden[::-1], **style)
 
 
-def _conv(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
+def _make_gated(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> EncoderAndDecoder:
+    features = math.prod(data_shape)
+    return GatedMLP(features, hidden=hidden, **style), GatedMLP(latent, hidden=hidden[::-1], **style)
+
+
+def _make_conv(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> EncoderAndDecoder:
     encoder = ConvEncoder(data_shape, hidden=hidden, **style)
     return encoder, ConvDecoder(latent, data_shape, hidden=hidden[::-1], **style)
 
 
-def _resnet(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> Networks:
-    return _conv(data_shape, latent, hidden, blocks=1, **style)
+def _make_resnet(data_shape: tuple[int, ...], latent: int, hidden: tuple[int, ...], **style: Any) -> EncoderAndDecoder:
+    return _make_conv(data_shape, latent, hidden, blocks=1, **style)
 
 
-# name: (encoder and decoder, default hidden sizes, default activation)
-NETWORKS: dict[str, tuple[Callable[..., Networks], tuple[int, ...], str | None]] = {
-    "mlp": (_mlp, (200, 200), "tanh"),
-    "gated": (_gated, (200, 200), None),
-    "conv": (_conv, (32, 64), "relu"),
-    "resnet": (_resnet, (32, 64), "relu"),
+@dataclass(frozen=True)
+class NetworkKind:
+    """A kind of encoder and decoder, with its defaults.
+
+    Attributes:
+        make: a function of data_shape, latent and hidden that returns an encoder and a decoder.
+        hidden: the default sizes of the encoder's hidden layers.
+        activation: the default activation; None where the networks take none.
+        is_flat: whether the networks read and write one flat vector for each datum; else images.
+    """
+
+    make: Callable[..., EncoderAndDecoder]
+    hidden: tuple[int, ...]
+    activation: str | None
+    is_flat: bool
+
+    def style(self, name: str, activation: str | None, initialisation: str) -> dict[str, Any]:
+        """Return the settings that all networks and heads of a model share.
+
+        Raises:
+            InputError: for an activation where the networks take none.
+        """
+        if self.activation is not None:
+            return {"activation": activation or self.activation, "initialisation": initialisation}
+        if activation is not None:
+            raise InputError(f"A {name} network takes no activation; got {activation!r}. Leave it out.")
+        return {"initialisation": initialisation}
+
+
+NETWORKS: dict[str, NetworkKind] = {
+    "mlp": NetworkKind(_make_mlp, (200, 200), "tanh", is_flat=True),
+    "gated": NetworkKind(_make_gated, (200, 200), None, is_flat=True),
+    "conv": NetworkKind(_make_conv, (32, 64), "relu", is_flat=False),
+    "resnet": NetworkKind(_make_resnet, (32, 64), "relu", is_flat=False),
 }
 
-# networks whose data are one flat vector
-_FLAT = frozenset({"mlp", "gated"})
+
+def network_kind(name: str) -> NetworkKind:
+    """Return the kind of network of a name of `NETWORKS`.
+
+    Raises:
+        InputError: for an unknown name; the message names the nearest known one.
+    """
+    if name not in NETWORKS:
+        raise unknown("network", str(name), NETWORKS)
+    return NETWORKS[name]
 
 
-def _checked_shape(data_shape: int | Sequence[int]) -> tuple[int, ...]:
+def _check_data_shape(data_shape: int | Sequence[int]) -> tuple[int, ...]:
     sizes = require_sizes(data_shape, "data_shape", advice="It is the shape of one x, such as (28, 28).")
     if not sizes:
         raise InputError("data_shape needs the size of one x; got (), as of one number per datum: give x a column.")
     return sizes
 
 
-def _hidden_sizes(given: int | Sequence[int]) -> tuple[int, ...]:
-    """The sizes of hidden layers; none for 0, which a command line can say, and for an empty tuple."""
-    return require_sizes(given, "hidden", zero=True, advice="For example hidden=200,200; 0 means no hidden layer.")
-
-
-def _style(
-    network: str, activation: str | None, initialisation: str
-) -> tuple[Callable[..., Networks], tuple[int, ...], dict[str, Any]]:
-    if network not in NETWORKS:
-        raise unknown("network", str(network), NETWORKS)
-    make, sizes, default = NETWORKS[network]
-    if default is None:
-        if activation is not None:
-            raise InputError(f"A {network} network takes no activation; got {activation!r}. Leave it out.")
-        return make, sizes, {"initialisation": initialisation}
-    return make, sizes, {"activation": activation or default, "initialisation": initialisation}
+def _check_hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of the hidden layers; () for 0, which a command line can express, and for an empty sequence."""
+    return require_sizes(hidden, "hidden", zero=True, advice="For example hidden=200,200; 0 means no hidden layer.")
 
 
 class NetworkParts(TypedDict, total=False):
-    """The arguments of `Amortised` that say nothing of z, for classes with a z of their own that pass them on."""
+    """The arguments of `BaseVAE` that do not concern z, for classes that have their own z and pass these on."""
 
     hidden: int | Sequence[int] | None
     network: str
@@ -91,40 +115,40 @@ class NetworkParts(TypedDict, total=False):
 
 
 class Parts(NetworkParts, total=False):
-    """The arguments of `Amortised` beside the shape of the data, for classes that pass them on."""
+    """The arguments of `BaseVAE` except the shape of the data, for classes that pass them on."""
 
     latent: int
     prior: str | nn.Module
     posterior: str | nn.Module
 
 
-class Amortised(LatentModel):
+class BaseVAE(LatentModel):
     """A prior, an encoder with its posterior, and a decoder with its likelihood; subclasses write the two programs.
+
+    x may be flat, (batch, features), or shaped, (batch,) + data_shape.
 
     Args:
         data_shape: shape of one x, such as (784,) or (28, 28); convolutions need (height, width) or
             (channels, height, width).
         latent: number of latent dimensions.
-        hidden: sizes of the encoder's hidden layers (filters, for convolutions), which the decoder takes in
-            reverse; by default (200, 200), and (32, 64) for convolutions. 0 or () means none: encoder and
-            decoder are then linear, and convolutions refuse it.
+        hidden: sizes of the encoder's hidden layers (numbers of filters, for convolutions). The decoder has the same
+            sizes in reverse order. By default (200, 200), and (32, 64) for convolutions. 0 or () means no hidden
+            layer: encoder and decoder are then linear. Convolutions refuse it.
         network: a name of `NETWORKS`.
-        activation: a name of `pvae.networks.ACTIVATIONS`, by default ``"tanh"``, and ``"relu"`` for
-            convolutions; gated networks have none.
+        activation: a name of `pvae.networks.ACTIVATIONS`; by default ``"tanh"``, and ``"relu"`` for convolutions.
+            Gated networks have none.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for networks and heads.
-        output_bias: ``"data"`` lets `initialise_from` set the likelihood's output bias from the data,
-            where the likelihood has such a method; a number or a tensor sets it now; None leaves it.
+        output_bias: ``"data"`` lets `initialise_from` set the likelihood's output bias from the data, where the
+            likelihood has a method for it; a number or a tensor sets the bias at once; None does not set it.
         prior: a name of `pvae.densities.PRIORS`, with settings after colons, or a density as a module.
-        posterior: a name of `pvae.densities.POSTERIORS`, or a density as a module, in the context of the encoder's
-            features.
-        likelihood: a name of `pvae.densities.LIKELIHOODS` (``"gaussian:scale=0.1"``), or a density as a module, in
-            the context of the decoder's features; its events have the shape of its attribute ``data_shape`` where it
-            has one, else that of the data.
+        posterior: a name of `pvae.densities.POSTERIORS`, or a density as a module. Its context is the output of the
+            encoder.
+        likelihood: a name of `pvae.densities.LIKELIHOODS` (``"gaussian:scale=0.1"``), or a density as a module. Its
+            context is the output of the decoder. Its events have the shape of its attribute ``data_shape`` if it has
+            one, else the shape of the data.
 
     Raises:
-        InputError: for an argument that cannot be used, in one line; for an unknown name with the nearest.
-
-    x may arrive flat, (batch, features), or shaped, (batch,) + data_shape.
+        InputError: for an argument that cannot be used, in one line; for an unknown name, with the nearest known one.
     """
 
     initialised: Tensor
@@ -144,22 +168,23 @@ class Amortised(LatentModel):
         likelihood: str | nn.Module = "bernoulli",
     ) -> None:
         super().__init__()
-        self.data_shape = _checked_shape(data_shape)
-        latent = require_whole(latent, "latent")
-        make, sizes, style = _style(network, activation, initialisation)
-        sizes = sizes if hidden is None else _hidden_sizes(hidden)
-        self.latent, self.initialisation = latent, initialisation
-        # Only convolutions see the picture; elsewhere one flat event spares the reshapes.
-        self._input_shape = (math.prod(self.data_shape),) if network in _FLAT else self.data_shape
-        self.prior = part("prior", prior, latent, data_shape=self._input_shape, **style)
-        self.encoder, self.decoder = make(self.data_shape, latent, sizes, **style)
-        self.posterior = part("posterior", posterior, self.encoder.out_features, latent, **style)
+        self.data_shape = _check_data_shape(data_shape)
+        self.latent = require_whole(latent, "latent")
+        self.initialisation = initialisation
+        kind = network_kind(network)
+        style = kind.style(network, activation, initialisation)
+        sizes = kind.hidden if hidden is None else _check_hidden(hidden)
+        # Only convolutions need the shape of an image. For other networks a flat event saves reshapes.
+        self._input_shape = (math.prod(self.data_shape),) if kind.is_flat else self.data_shape
+        self.prior = part("prior", prior, self.latent, data_shape=self._input_shape, **style)
+        self.encoder, self.decoder = kind.make(self.data_shape, self.latent, sizes, **style)
+        self.posterior = part("posterior", posterior, self.encoder.out_features, self.latent, **style)
         self.likelihood = part("likelihood", likelihood, self.decoder.out_features, self._input_shape, **style)
         event_shape = density_traits_of(self.likelihood).data_shape
         self._event_shape = self.data_shape if event_shape is None else tuple(event_shape)
         self._bias_from_data = isinstance(output_bias, str)
         self._set_output_bias(output_bias)
-        # Persistent: a resumed or a second training must not reset a bias that was trained.
+        # The buffer is saved with the model, so that a resumed or a second training does not reset a trained bias.
         self.register_buffer("initialised", torch.tensor(False))
 
     def _set_output_bias(self, output_bias: str | float | Tensor | None) -> None:
@@ -171,11 +196,14 @@ class Amortised(LatentModel):
             return
         set_bias = density_traits_of(self.likelihood).set_bias
         if set_bias is None:
-            raise InputError(f"{type(self.likelihood).__name__} has no set_bias() for output_bias={output_bias}.")
+            raise InputError(
+                f"output_bias={output_bias} needs a likelihood with a method set_bias(); "
+                f"{type(self.likelihood).__name__} has no set_bias(). Write one, or leave output_bias out."
+            )
         set_bias(output_bias)
 
     def prior_density(self) -> TorchDistribution:
-        """Return p(z), with event shape (latent,); a prior that is made of posteriors gets the encoder."""
+        """Return p(z), with event shape (latent,). A prior that is made of posteriors gets `encode`."""
         return self.prior(self.encode if density_traits_of(self.prior).takes_posterior else None)
 
     def encode(self, x: Tensor, *context: Tensor) -> TorchDistribution:
@@ -183,21 +211,26 @@ class Amortised(LatentModel):
 
         Args:
             x: data, (batch, features) or (batch,) + data_shape.
-            context: what stands beside x where the encoder is `pvae.networks.Conditioned`.
+            context: the second input of an encoder that is `pvae.networks.Conditioned`, shape (..., features).
         """
-        return self.posterior(self.encoder(shaped(x, self._input_shape), *context))
+        return self.posterior(self.encoder(reshape_data(x, self._input_shape), *context))
 
     def decode(self, z: Tensor, *context: Tensor) -> TorchDistribution:
-        """Return p(x given z) for z of shape (..., latent); its events are flat but for convolutions."""
+        """Return p(x given z), with batch shape (...). Its events are flat, except for convolutions.
+
+        Args:
+            z: latent values, (..., latent).
+            context: the second input of a decoder that is `pvae.networks.Conditioned`, shape (..., features).
+        """
         return self.likelihood(self.decoder(z, *context))
 
     def observed(self, x: Tensor) -> Tensor:
-        """Return `x` in the shape of the likelihood's events."""
-        return shaped(x, self._event_shape)
+        """Return x in the shape of the likelihood's events, (batch,) + event shape."""
+        return reshape_data(x, self._event_shape)
 
     def as_data(self, density: TorchDistribution, *, mean: bool) -> Tensor:
-        """Return the means of p(x given z), or draws, in the shape of the data."""
-        return shaped(density.mean if mean else density.sample(), self.data_shape)
+        """Return the mean of p(x given z), or a draw, in the shape of the data, (batch,) + data_shape."""
+        return reshape_data(density.mean if mean else density.sample(), self.data_shape)
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
@@ -206,36 +239,41 @@ class Amortised(LatentModel):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of x given the posterior's mean of z at `x`, shape (batch,) + data_shape."""
+        """Return the mean of x given the posterior mean of z at `x`, shape (batch,) + data_shape."""
         return self.as_data(self.decode(self.encode(x).mean), mean=True)
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: of prior, decoder and likelihood."""
+        """Return the parameters of the model: those of prior, decoder and likelihood."""
         return list(nn.ModuleList([self.prior, self.decoder, self.likelihood]).parameters())
 
     def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide: all that the model has not."""
-        shared = {id(parameter) for parameter in self.theta()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in shared]
+        """Return the parameters of the guide: all parameters that `theta` does not contain."""
+        in_theta = {id(parameter) for parameter in self.theta()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in in_theta]
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start the prior and, where ``output_bias="data"``, the likelihood's output bias from the data, once."""
+        """Start the prior and, if ``output_bias="data"``, the likelihood's output bias from the data; only once.
+
+        Args:
+            batch: the training data, with x of shape (data, features) or (data,) + data_shape.
+        """
         if self.initialised:
             return
-        _start(self.prior, shaped(batch["x"], self._input_shape))
+        _initialise_density(self.prior, reshape_data(batch["x"], self._input_shape))
         if self._bias_from_data:
-            _start(self.likelihood, self.observed(batch["x"]))
+            _initialise_density(self.likelihood, self.observed(batch["x"]))
         self.initialised.fill_(True)
 
 
-def _start(density: nn.Module, x: Tensor) -> None:
-    start = density_traits_of(density).initialise_from
-    if start is not None:
-        start(x)
+def _initialise_density(density: nn.Module, x: Tensor) -> None:
+    """Start a density from the data x, shape (data, ...), if it has a method for it."""
+    initialise_from = density_traits_of(density).initialise_from
+    if initialise_from is not None:
+        initialise_from(x)
 
 
-def shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `x` with one datum of this shape: (batch, ...) to (batch,) + shape.
+def reshape_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return `x`, (batch, ...), with each datum in a given shape: (batch,) + shape.
 
     Raises:
         InputError: if one datum has another number of values.
@@ -245,6 +283,6 @@ def shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     if math.prod(x.shape[1:]) != math.prod(shape):
         raise InputError(
             f"x needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; got "
-            f"{tuple(x.shape[1:])}."
+            f"{tuple(x.shape[1:])}. Reshape x, or build the model with the data_shape of these data."
         )
     return x.reshape(x.shape[0], *shape)

@@ -1,4 +1,4 @@
-"""The codes of one model as the data of another: M1 + M2, and any other stack."""
+"""Use the codes of one model as the data of another, as in M1 + M2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
@@ -22,39 +22,40 @@ __all__ = ["codes_of"]
 def codes_of(
     latent_model: Any, splits: Splits, *, site: str | None = None, chunk: int = 1000, fields: Fields = None
 ) -> Splits:
-    """Return data whose x is the guide's mean of z at the given data's x; labels and other fields stay.
+    """Return data with the guide's mean of z as x; labels and other fields stay.
 
-    Train a second model on them. M1 + M2 is a `SemiSupervisedVAE` with a Gaussian likelihood on the codes of a `VAE`,
-    which has seen labelled and hidden data alike.
+    A second model can be trained on them. M1 + M2 is a `SemiSupervisedVAE` with a Gaussian likelihood on the codes of a
+    `VAE` that was trained on labelled and unlabelled data alike.
 
     Args:
-        latent_model: a latent model, trained; of a run, its ``model``.
-        splits: the data that it was trained on; grey data that it draws at every use are encoded at one draw.
-        site: name of the latent site, where there are several.
-        chunk: data encoded at once.
+        latent_model: a trained latent model; of a run, pass its ``model``.
+        splits: the data that the model was trained on. Dynamically binarised data are binarised once and then encoded.
+        site: name of the latent site; needed if there are several.
+        chunk: number of data that are encoded at once.
         fields: as for `pvae.models.bind`.
 
+    Returns:
+        Splits with x of shape (data, units).
+
     Raises:
-        InputError: if there are several latent sites and none is named, or not that one.
+        InputError: if there are several latent sites and none is named, or if the named site does not exist.
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
         section 2 (M1 + M2).
     """
     chunk = require_whole(chunk, "chunk")
-    drawn = splits.for_likelihood(scores_bits(latent_model, splits.train.take(slice(0, 4)), fields))
-    drawn = replace(drawn, binarise="none").binarised("static") if drawn.train_dynamic else drawn
 
-    def encoded(_: str, batch: Batch) -> Batch:
-        parts = [batch.take(slice(start, start + chunk)) for start in range(0, batch.size, chunk)]
-        codes = [_codes(latent_model, each, site, fields) for each in parts]
-        rest = {name: each for name, each in batch.items() if name not in ("x", "mask")}
-        return Batch(x=torch.cat(codes), **rest)
+    def encode_split(_: str, batch: Batch) -> Batch:
+        chunks = [batch.take(slice(start, start + chunk)) for start in range(0, batch.size, chunk)]
+        codes = [_encode_batch(latent_model, part, site, fields) for part in chunks]
+        other_fields = {name: tensor for name, tensor in batch.items() if name not in ("x", "mask")}
+        return Batch(x=torch.cat(codes), **other_fields)
 
-    made = drawn.map_parts(encoded)
-    content = {f"{name}.x": each.x for name, each in made.parts.items() if each is not None}
+    encoded = _binarise_once(latent_model, splits, fields).map_parts(encode_split)
+    content = {f"{name}.x": part.x for name, part in encoded.parts.items() if part is not None}
     return replace(
-        made,
+        encoded,
         name=f"codes of {splits.name}",
-        data_shape=tuple(made.train.x.shape[1:]),
+        data_shape=tuple(encoded.train.x.shape[1:]),
         binarise="none",
         mask="none",
         checksum=digest(content),
@@ -62,15 +63,24 @@ def codes_of(
     )
 
 
-def _codes(latent_model: Any, batch: Batch, site: str | None, fields: Fields) -> torch.Tensor:
-    home = next(latent_model.parameters(), None) if isinstance(latent_model, nn.Module) else None
-    here = batch if home is None else Batch(**{name: _like(each, home) for name, each in batch.items()})
-    found = encode(latent_model, here, fields)
-    if len(found) != 1 if site is None else site not in found:
-        raise InputError(f"Name the latent site whose codes are meant, of {', '.join(found)}; got site={site!r}.")
-    codes = found[site or next(iter(found))]
-    return codes.reshape(batch.size, -1).to(batch.device)
+def _binarise_once(latent_model: Any, splits: Splits, fields: Fields) -> Splits:
+    """Return the data as the model's likelihood needs them, with one fixed draw of dynamically binarised data."""
+    few = splits.train.take(slice(0, 4))
+    resolved = splits.for_likelihood(scores_bits(latent_model, few, fields))
+    return replace(resolved, binarise="none").binarised("static") if resolved.train_dynamic else resolved
 
 
-def _like(tensor: torch.Tensor, home: torch.Tensor) -> torch.Tensor:
-    return tensor.to(home) if tensor.is_floating_point() else tensor.to(home.device)
+def _encode_batch(latent_model: Any, batch: Batch, site: str | None, fields: Fields) -> Tensor:
+    """Return the guide's mean of one latent site, shape (batch, units), on the device of the batch."""
+    first = next(latent_model.parameters(), None) if isinstance(latent_model, nn.Module) else None
+    moved = batch if first is None else Batch(**{name: _move_to(first, tensor) for name, tensor in batch.items()})
+    codes = encode(latent_model, moved, fields)
+    is_known = len(codes) == 1 if site is None else site in codes
+    if not is_known:
+        raise InputError(f"Name the latent site whose codes are needed, of {', '.join(codes)}; got site={site!r}.")
+    return codes[site or next(iter(codes))].reshape(batch.size, -1).to(batch.device)
+
+
+def _move_to(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor on the device of a parameter; real numbers also get its dtype."""
+    return tensor.to(parameter) if tensor.is_floating_point() else tensor.to(parameter.device)

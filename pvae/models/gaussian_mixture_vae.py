@@ -1,4 +1,4 @@
-"""The Gaussian-mixture VAE: which component a code comes from is a latent variable too, summed out exactly."""
+"""The Gaussian-mixture VAE: the component of a code is a latent variable, which is summed out exactly."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from torch import Tensor, nn
 
 from pvae.checks import require_whole
 from pvae.densities import MixturePrior
-from pvae.models.base import Amortised, NetworkParts, shaped
+from pvae.models.base import BaseVAE, NetworkParts, reshape_data
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 
 __all__ = ["GMVAE"]
 
+MIXINGS = ("learned", "uniform")
+INFERENCES = ("exact", "amortised")
 _ENUMERATED: Any = {"enumerate": "parallel"}
 
 
-class GMVAE(Amortised):
+class GMVAE(BaseVAE):
     """y ~ Categorical(mixing), z ~ Normal(loc[y], scale[y]), x ~ likelihood(decoder(z)); y is summed out.
 
-    The sites are ``y`` (the component), ``z`` and ``x``. The objective ``elbo-enum`` sums over y in each term, ``iwae``
-    and its kin within each weight. With ``inference="exact"`` the model is a `VAE` with ``prior="mixture"``, whose
-    components have become a site.
+    The sites are ``y`` (the component), ``z`` and ``x``. The objective ``elbo-enum`` sums over y in each term; ``iwae``
+    and the other importance-weighted bounds sum over y within each weight. With ``inference="exact"`` the model is a
+    `VAE` with ``prior="mixture"``, with the component of the prior as a site.
 
     Args:
-        data_shape: as for `pvae.models.base.Amortised`.
-        components: number of Gaussians.
-        mixing: ``"learned"``, or ``"uniform"``: every component has the probability 1 / components.
-        inference: ``"exact"``: q(z given x), and q(y given z) = p(y given z), which leaves no gap; or ``"amortised"``:
-            q(y given x) from a classifier, and q(z given x, y) from an encoder that gets y beside x, so that each
-            component has a z of its own. Each term then costs as many decodings as there are components.
+        data_shape: as for `pvae.models.base.BaseVAE`.
+        components: number of components.
+        mixing: ``"learned"``, or ``"uniform"``: every component has probability 1 / components.
+        inference: ``"exact"``: q(z given x), and q(y given z) = p(y given z), which is the best choice; or
+            ``"amortised"``: q(y given x) from a classifier, and q(z given x, y) from an encoder with the two inputs x
+            and y, so that z differs between components. Each term then decodes z once for each component.
         latent: number of latent dimensions of z.
-        posterior: as for `Amortised`.
+        posterior: as for `BaseVAE`.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
-            `Amortised`.
+            `BaseVAE`.
 
     Raises:
         InputError: for an argument that cannot be used, in one line.
@@ -48,7 +50,7 @@ class GMVAE(Amortised):
     default_objective = "elbo-enum"
     prior: MixturePrior
     encoder: Any
-    _eye: Tensor
+    _one_hot: Tensor
 
     def __init__(
         self,
@@ -61,12 +63,10 @@ class GMVAE(Amortised):
         posterior: str | nn.Module = "diagonal",
         **parts: Unpack[NetworkParts],
     ) -> None:
-        for name, given, known in (
-            ("mixing", mixing, ("learned", "uniform")),
-            ("inference", inference, ("exact", "amortised")),
-        ):
-            if given not in known:
-                raise unknown(name, str(given), known)
+        if mixing not in MIXINGS:
+            raise unknown("mixing", str(mixing), MIXINGS)
+        if inference not in INFERENCES:
+            raise unknown("inference", str(inference), INFERENCES)
         components = require_whole(components, "components")
         super().__init__(
             data_shape, latent=latent, prior=f"mixture:components={components}", posterior=posterior, **parts
@@ -74,11 +74,12 @@ class GMVAE(Amortised):
         self.components, self.inference = components, inference
         if mixing == "uniform":
             self.prior.logits.requires_grad_(False)
-        self.register_buffer("_eye", torch.eye(components), persistent=False)
+        self.register_buffer("_one_hot", torch.eye(components), persistent=False)
         if inference == "amortised":
-            self._make_amortised()
+            self._add_classifier()
 
-    def _make_amortised(self) -> None:
+    def _add_classifier(self) -> None:
+        """Add q(y given x), a network like the encoder, and give the encoder y as its second input."""
         features = copy.deepcopy(self.encoder)
         initialise(features, self.initialisation)
         head = nn.Linear(self.encoder.out_features, self.components)
@@ -87,39 +88,45 @@ class GMVAE(Amortised):
         self.encoder = Conditioned(self.encoder, self.components, initialisation=self.initialisation)
 
     def component(self, y: Tensor) -> dist.TorchDistribution:
-        """Return p(z given y), with the batch shape of y and event shape (latent,)."""
+        """Return p(z given y) for components y, shape (...): batch shape (...), event shape (latent,)."""
         return dist.Normal(self.prior.loc[y], self.prior.log_scale[y].exp()).to_event(1)
 
     def component_logits(self, z: Tensor) -> Tensor:
-        """Return log p(y, z) of each component, shape (..., components), as a function of z: theta is held fixed.
+        """Return log p(y, z) of each component, shape (..., components), with the parameters of the prior detached.
 
-        The posterior p(y given z) that it gives is the best q(y given z), where the bound does not move with q to
-        first order: theta misses nothing by it, and stays the model's own.
+        Its softmax is p(y given z), the best q(y given z). There the derivative of the bound in q is 0, so that the
+        gradient for theta is complete although it does not flow through q.
+
+        Args:
+            z: latent values, (..., latent).
         """
-        logits, loc, log_scale = (each.detach() for each in (self.prior.logits, self.prior.loc, self.prior.log_scale))
-        density = dist.Normal(loc, log_scale.exp()).to_event(1)
+        logits = self.prior.logits.detach()
+        density = dist.Normal(self.prior.loc.detach(), self.prior.log_scale.detach().exp()).to_event(1)
         return logits.log_softmax(-1) + density.log_prob(z.unsqueeze(-2))
 
     def indicator(self, y: Tensor) -> Tensor:
-        """Return a component as the encoder's condition: its indicator, centred, so that a single one is no condition.
+        """Return a component as the condition of the encoder: a one-hot vector less its mean.
 
-        Shape (...) to (..., components).
+        A single component gives a condition of 0. Shape (...) to (..., components).
         """
-        return self._eye[y] - 1 / self.components
+        return self._one_hot[y] - 1 / self.components
 
     def assign(self, x: Tensor) -> dist.Categorical:
-        """Return q(y given x) of ``inference="amortised"``, batch shape (batch,); components, which are no labels."""
-        return dist.Categorical(logits=self.classifier(shaped(x, self._input_shape)))
+        """Return q(y given x) of ``inference="amortised"``, batch shape (batch,).
+
+        It is not called `classify`, because components are not labels of the data.
+        """
+        return dist.Categorical(logits=self.classifier(reshape_data(x, self._input_shape)))
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate: a component, z from it, x from the likelihood, observed. Returns x."""
+        """Generate a component and z from it, and observe x under the likelihood. Returns x."""
         with pyro.plate("data", x.shape[0]):
             y = pyro.sample("y", dist.Categorical(logits=self.prior.logits))
             z = pyro.sample("z", self.component(y))
             return pyro.sample("x", self.decode(z), obs=self.observed(x))
 
     def guide(self, x: Tensor) -> Tensor:
-        """Infer: z given x, then the component from its exact posterior; or the component, then z. Returns y."""
+        """Infer z given x, then the component from its exact posterior; or the component, then z. Returns y."""
         with pyro.plate("data", x.shape[0]):
             if self.inference == "exact":
                 z = pyro.sample("z", self.encode(x))
@@ -134,7 +141,8 @@ class GMVAE(Amortised):
 
         Args:
             x: data, (batch, features) or (batch,) + data_shape.
-            draws: of z per datum, over which p(y given z) is averaged; ``inference="amortised"`` needs none.
+            draws: number of draws of z per datum, over which p(y given z) is averaged; ``inference="amortised"``
+                draws none.
         """
         if self.inference == "amortised":
             return self.assign(x).probs
@@ -142,11 +150,12 @@ class GMVAE(Amortised):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of x given the posterior's mean of z at `x`, shape (batch,) + data_shape.
+        """Return the mean of x given the posterior mean of z at `x`, shape (batch,) + data_shape.
 
-        With ``inference="amortised"`` z is that of the most probable component.
+        With ``inference="amortised"`` it is the posterior of z given the most probable component.
         """
         if self.inference == "exact":
             return super().reconstruct(x)
-        likely = self.assign(x).logits.argmax(-1)
-        return self.as_data(self.decode(self.encode(x, self.indicator(likely)).mean), mean=True)
+        most_probable = self.assign(x).logits.argmax(-1)
+        z = self.encode(x, self.indicator(most_probable)).mean
+        return self.as_data(self.decode(z), mean=True)

@@ -1,9 +1,9 @@
-"""The hierarchical VAE: layers of latents, inferred bottom-up or by a ladder that comes down again."""
+"""The hierarchical VAE: several layers of latents, inferred bottom-up or by a ladder."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 import pyro
@@ -15,22 +15,25 @@ from torch.nn.functional import softplus
 from pvae.checks import require_sizes, require_whole
 from pvae.densities import DiagonalGaussian, part
 from pvae.errors import InputError
-from pvae.models.base import NETWORKS, Amortised, NetworkParts, shaped
+from pvae.models.base import BaseVAE, NetworkParts, network_kind, reshape_data
 from pvae.models.density_traits import density_traits_of
 from pvae.names import unknown
 from pvae.networks import MLP, Conditioned, initialise
 
-__all__ = ["LadderVAE", "combined"]
+__all__ = ["LadderVAE", "multiply_gaussians"]
 
-
+INFERENCES = ("ladder", "bottom-up")
 _SMALLEST_SCALE = 1e-3
-_ONE = math.log(math.expm1(1 - _SMALLEST_SCALE))  # gives a scale of 1
+# softplus of this bias, plus the smallest scale, is 1
+_BIAS_OF_SCALE_ONE = math.log(math.expm1(1 - _SMALLEST_SCALE))
 
 
-class _Gaussian(nn.Module):
-    """Normal(loc(h), scale(h)), whose scale starts at 1 and is softplus of a linear layer.
+class _SoftplusGaussian(nn.Module):
+    """Normal(loc(h), scale(h)), with a linear loc and a scale that is softplus of a linear layer and starts at 1.
 
-    Its input may be a draw, of which exp(linear) would now and then make a scale of 0 or infinity.
+    The input h may contain draws. An exponential of them would sometimes give a scale of 0 or infinity.
+
+    Shapes: (..., in_features) to batch shape (...), event shape (latent,).
     """
 
     def __init__(self, in_features: int, latent: int, initialisation: str) -> None:
@@ -38,62 +41,70 @@ class _Gaussian(nn.Module):
         self.loc, self.scale = nn.Linear(in_features, latent), nn.Linear(in_features, latent)
         initialise(self, initialisation)
         nn.init.zeros_(self.scale.weight)
-        nn.init.constant_(self.scale.bias, _ONE)
+        nn.init.constant_(self.scale.bias, _BIAS_OF_SCALE_ONE)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return dist.Normal(self.loc(h), softplus(self.scale(h)) + _SMALLEST_SCALE).to_event(1)
 
 
-class _Layer(nn.Module):
-    """A network and the diagonal Gaussian on top of it."""
+class _StochasticLayer(nn.Module):
+    """A network and a diagonal Gaussian of its output.
+
+    Shapes: (..., in_features) to batch shape (...), event shape (latent,).
+    """
 
     def __init__(self, in_features: int, latent: int, hidden: tuple[int, ...], **style: Any) -> None:
         super().__init__()
         self.network = MLP(in_features, hidden=hidden, **style)
-        self.density = _Gaussian(self.network.out_features, latent, style["initialisation"])
+        self.density = _SoftplusGaussian(self.network.out_features, latent, style["initialisation"])
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         return self.density(self.network(h))
 
 
-def combined(first: dist.TorchDistribution, second: dist.TorchDistribution) -> dist.TorchDistribution:
-    """Return the normalised product of two diagonal Gaussians: precisions add, means are weighted by them.
+def multiply_gaussians(first: dist.TorchDistribution, second: dist.TorchDistribution) -> dist.TorchDistribution:
+    """Return the normalised product of two diagonal Gaussians: the precisions add, and weight the means.
+
+    Args:
+        first: an independent Normal, batch shape (...), event shape (size,).
+        second: another of the same shapes.
 
     Source: Sonderby et al., Ladder Variational Autoencoders, arXiv:1602.02282, equations 18 and 19.
     """
-    (loc, scale), (other_loc, other_scale) = ((each.base_dist.loc, each.base_dist.scale) for each in (first, second))
-    own, other = scale.pow(-2), other_scale.pow(-2)
-    total = own + other
-    return dist.Normal((loc * own + other_loc * other) / total, total.rsqrt()).to_event(1)
+    first_loc, second_loc = first.base_dist.loc, second.base_dist.loc
+    first_precision, second_precision = first.base_dist.scale.pow(-2), second.base_dist.scale.pow(-2)
+    precision = first_precision + second_precision
+    loc = (first_loc * first_precision + second_loc * second_precision) / precision
+    return dist.Normal(loc, precision.rsqrt()).to_event(1)
 
 
-class LadderVAE(Amortised):
+class LadderVAE(BaseVAE):
     """Layers of latents: z_L ~ prior, z_l ~ Normal given the layer above, x ~ likelihood(decoder(z_1)).
 
-    The sites are ``z1``, the layer next to x, to ``zL``, and ``x``. One layer is a `VAE` whose z is called ``z1``.
+    The sites are ``z1``, the layer next to x, to ``zL``, and ``x``. With one layer it is a `VAE` with a site ``z1``.
+
+    There is no batch normalisation, unlike in the source: with it q of each datum would depend on the other data of the
+    batch and on the other particles, so that there would be no log weight per datum.
 
     Args:
-        data_shape: as for `pvae.models.base.Amortised`.
-        layers: number L of layers; by default as many as `latent` has sizes, or 2.
-        latent: sizes of z_1, ..., z_L; one number is the size of z_1, and each layer above has half the size of the
-            one below.
-        inference: ``"ladder"``: deterministic features go up from x and give a Gaussian message at each layer; on the
-            way down q(z_l given z_(l+1), x) is the product of the message and the model's own p(z_l given z_(l+1)).
-            Or ``"bottom-up"``: q(z_1 given x), then q(z_(l+1) given z_l).
-        skip: whether x and the lower layers see all layers above them, not the next one alone.
+        data_shape: as for `pvae.models.base.BaseVAE`.
+        layers: number L of layers; by default the number of sizes in `latent`, or 2.
+        latent: sizes of z_1, ..., z_L. One number is the size of z_1; each layer above has half the size of the one
+            below.
+        inference: ``"ladder"`` or ``"bottom-up"``. In a ladder, deterministic features of x give a Gaussian message
+            for each layer; then, from the top down, q(z_l given z_(l+1), x) is the product of the message and the
+            model's own p(z_l given z_(l+1)). Bottom-up: q(z_1 given x), then q(z_(l+1) given z_l).
+        skip: whether x and the lower layers depend on all layers above them, not only on the next one.
         between: sizes of the hidden layers between two layers of latents, in both directions; 0 or () makes
             them linear.
         prior: of z_L; a name of `pvae.densities.PRIORS`, or a module.
-        posterior: of z_1, as for `Amortised`; a ladder of several layers needs ``"diagonal"``. Layers above are
-            diagonal Gaussians, as the model's own, with a scale by softplus as in the source.
+        posterior: of z_1, as for `BaseVAE`; a ladder of several layers needs ``"diagonal"``. Layers above are diagonal
+            Gaussians with a softplus scale, as in the source.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
-            `Amortised`.
+            `BaseVAE`.
 
     Raises:
         InputError: for an argument that cannot be used, in one line.
-
-    There is no batch normalisation, which the source has: it makes each datum's q depend on the other data of
-    the batch, so that there is no log weight per datum, and on the other particles.
 
     Source: Sonderby et al., Ladder Variational Autoencoders, arXiv:1602.02282; bottom-up: Burda, Grosse &
     Salakhutdinov, arXiv:1509.00519, section 2.
@@ -118,39 +129,41 @@ class LadderVAE(Amortised):
         posterior: str | nn.Module = "diagonal",
         **parts: Unpack[NetworkParts],
     ) -> None:
-        if inference not in ("ladder", "bottom-up"):
-            raise unknown("inference", str(inference), ("ladder", "bottom-up"))
+        if inference not in INFERENCES:
+            raise unknown("inference", str(inference), INFERENCES)
         if not isinstance(skip, bool):
-            raise InputError(f"skip needs true or false; got {skip!r}.")
-        sizes = _sizes(latent, layers)
+            raise InputError(f"skip needs true or false; got {skip!r}. Write skip=true or skip=false.")
+        sizes, hidden = _layer_sizes(latent, layers), _check_between(between)
         super().__init__(data_shape, latent=sizes[0], prior=prior, posterior=posterior, **parts)
         self.sizes, self.inference, self.skip = sizes, inference, skip
-        self._above(prior, _hidden(between), parts.get("activation") or NETWORKS[parts.get("network", "mlp")][2])
-
-    def _above(self, prior: str | nn.Module, hidden: tuple[int, ...], activation: str | None) -> None:
-        """Make the layers above the first, after all that a model of one layer has."""
-        sizes, ladder = self.sizes, self.inference == "ladder"
-        style = {"activation": activation or "tanh", "initialisation": self.initialisation}
         self.downward, self.upward = nn.ModuleList(), nn.ModuleList()
-        if len(sizes) == 1:
-            return
-        self.prior = part("prior", prior, sizes[-1], data_shape=self._input_shape, **style)
-        self._check()
-        below: int = self.encoder.out_features
-        for number, size in enumerate(sizes[1:], 1):
-            seen = sum(sizes[number:]) if self.skip else size
-            self.downward.append(_Layer(seen, sizes[number - 1], hidden, **style))
-            rising = _Layer(below if ladder else sizes[number - 1], size, hidden, **style)
-            self.upward.append(rising)
-            below = rising.network.out_features
-        if self.skip:
-            self.decoder = Conditioned(self.decoder, sum(sizes[1:]), initialisation=self.initialisation)
+        if len(sizes) > 1:
+            activation = parts.get("activation") or network_kind(parts.get("network", "mlp")).activation or "tanh"
+            self._add_layers(prior, hidden, activation)
 
-    def _check(self) -> None:
+    def _add_layers(self, prior: str | nn.Module, hidden: tuple[int, ...], activation: str) -> None:
+        """Make the layers above z_1, after all parts of a model with one layer, and the prior of z_L."""
+        style = {"activation": activation, "initialisation": self.initialisation}
+        self.prior = part("prior", prior, self.sizes[-1], data_shape=self._input_shape, **style)
+        self._check_parts()
+        features: int = self.encoder.out_features
+        for number, size in enumerate(self.sizes[1:], 1):
+            size_below = self.sizes[number - 1]
+            inputs_above = sum(self.sizes[number:]) if self.skip else size
+            self.downward.append(_StochasticLayer(inputs_above, size_below, hidden, **style))
+            inputs_below = features if self.inference == "ladder" else size_below
+            layer = _StochasticLayer(inputs_below, size, hidden, **style)
+            self.upward.append(layer)
+            features = layer.network.out_features
+        if self.skip:
+            self.decoder = Conditioned(self.decoder, sum(self.sizes[1:]), initialisation=self.initialisation)
+
+    def _check_parts(self) -> None:
+        """Raise InputError if prior or posterior do not work with several layers."""
         if density_traits_of(self.prior).takes_posterior:
             raise InputError(
-                f"{type(self.prior).__name__} is made of q(z given x), and with several layers q of the topmost has no "
-                "density given x alone: use layers=1, or another prior such as 'mixture'."
+                f"{type(self.prior).__name__} is made of q(z given x), and with several layers the topmost z has no "
+                "density given x alone. Use layers=1, or another prior such as 'mixture'."
             )
         if self.inference == "ladder" and not isinstance(self.posterior, DiagonalGaussian):
             raise InputError(
@@ -159,33 +172,33 @@ class LadderVAE(Amortised):
             )
 
     def descend(self, above: Sequence[Tensor]) -> dist.TorchDistribution:
-        """Return p(z_l given the layers above it).
+        """Return p(z_l given the layers above it), batch shape (...), event shape (size of z_l,).
 
         Args:
-            above: their values, the topmost, z_L, first, each (..., size).
+            above: the values of the layers above, (..., size) each, the topmost, z_L, first.
         """
         layer = self.downward[len(self.sizes) - len(above) - 1]
         return layer(torch.cat(list(above), -1) if self.skip else above[-1])
 
     def decode_from(self, values: Sequence[Tensor]) -> dist.TorchDistribution:
-        """Return p(x given all layers), with values as for `descend`, z_1 the last."""
+        """Return p(x given all layers), with values as for `descend`, z_1 last."""
         *above, lowest = values
         return self.decode(lowest, torch.cat(above, -1)) if self.skip and above else self.decode(lowest)
 
     def messages(self, x: Tensor) -> list[dist.TorchDistribution]:
-        """Return what x says of each layer on its own, for ``inference="ladder"``, of z_1 first.
+        """Return the Gaussian message of x for each layer in ``inference="ladder"``, that of z_1 first.
 
-        That of the topmost layer is its posterior.
+        The message of the topmost layer is its posterior. Batch shape (batch,), event shape (size,) each.
         """
-        features = self.encoder(shaped(x, self._input_shape))
-        found = [self.posterior(features)]
+        features = self.encoder(reshape_data(x, self._input_shape))
+        messages = [self.posterior(features)]
         for layer in self.upward:
             features = layer.network(features)
-            found.append(layer.density(features))
-        return found
+            messages.append(layer.density(features))
+        return messages
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate: from the topmost layer down to x, observed. Returns x."""
+        """Generate the layers from the topmost down, and observe x under the likelihood. Returns x."""
         with pyro.plate("data", x.shape[0]):
             values = [pyro.sample(f"z{len(self.sizes)}", self.prior_density())]
             for number in range(len(self.sizes) - 1, 0, -1):
@@ -197,18 +210,27 @@ class LadderVAE(Amortised):
         with pyro.plate("data", x.shape[0]):
             return self._infer(x, pyro.sample)[-1]
 
-    def _infer(self, x: Tensor, take: Any) -> list[Tensor]:
-        """The values that `take` makes of the name and the posterior of each layer, the topmost first."""
+    def _infer(self, x: Tensor, choose: Callable[[str, Any], Tensor]) -> list[Tensor]:
+        """Return a value of each layer, (batch, size) each, the topmost first.
+
+        Args:
+            x: data, (batch, features) or (batch,) + data_shape.
+            choose: a function that returns a value from the name and the posterior of a layer.
+        """
         if self.inference == "bottom-up" or not self.upward:
-            rising = [take("z1", self.encode(x))]
-            for number, layer in enumerate(self.upward, 2):
-                rising.append(take(f"z{number}", layer(rising[-1])))
-            return rising[::-1]
+            return self._infer_bottom_up(x, choose)
         *lower, top = self.messages(x)
-        values = [take(f"z{len(self.sizes)}", top)]
+        values = [choose(f"z{len(self.sizes)}", top)]
         for number in range(len(lower), 0, -1):
-            values.append(take(f"z{number}", combined(lower[number - 1], self.descend(values))))
+            posterior = multiply_gaussians(lower[number - 1], self.descend(values))
+            values.append(choose(f"z{number}", posterior))
         return values
+
+    def _infer_bottom_up(self, x: Tensor, choose: Callable[[str, Any], Tensor]) -> list[Tensor]:
+        values = [choose("z1", self.encode(x))]
+        for number, layer in enumerate(self.upward, 2):
+            values.append(choose(f"z{number}", layer(values[-1])))
+        return values[::-1]
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
@@ -220,33 +242,42 @@ class LadderVAE(Amortised):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> list[Tensor]:
-        """Return the posterior's mean of z_1, ..., z_L, each given the means of those it depends on."""
+        """Return the posterior means of z_1, ..., z_L, (batch, size) each.
+
+        The mean of a layer is computed given the means of the layers that its posterior depends on.
+        """
         return self._infer(x, lambda name, density: density.mean)[::-1]
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of x at the means of all layers, shape (batch,) + data_shape."""
+        """Return the mean of x given the means of all layers, shape (batch,) + data_shape."""
         return self.as_data(self.decode_from(self.codes(x)[::-1]), mean=True)
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: a ladder's way down, which its guide shares, among them."""
+        """Return the parameters of the model, with the layers from the top down, which a ladder's guide shares."""
         return [*super().theta(), *self.downward.parameters()]
 
 
-def _sizes(latent: int | Sequence[int], layers: int | None) -> tuple[int, ...]:
-    """The size of each layer, z_1 first."""
+def _layer_sizes(latent: int | Sequence[int], layers: int | None) -> tuple[int, ...]:
+    """Return the size of each layer, z_1 first.
+
+    Args:
+        latent: the size of z_1, which halves from layer to layer; or all sizes.
+        layers: the number of layers; None for the number of sizes, or 2.
+    """
     advice = "It is the size of each layer, such as latent=16,8."
     sizes = require_sizes(latent, "latent", advice=advice)
     if not sizes:
         raise InputError(f"latent needs at least one size; got {latent!r}. {advice}")
-    layers = None if layers is None else require_whole(layers, "layers")
+    count = None if layers is None else require_whole(layers, "layers")
     if not isinstance(latent, Sequence):
-        return tuple(max(1, sizes[0] >> number) for number in range(layers or 2))
-    if layers not in (None, len(sizes)):
-        raise InputError(f"latent has the sizes of {len(sizes)} layers, and layers={layers}: leave one of them out.")
+        return tuple(max(1, sizes[0] >> number) for number in range(count or 2))
+    if count not in (None, len(sizes)):
+        raise InputError(f"latent has the sizes of {len(sizes)} layers, and layers={count}: leave one of them out.")
     return sizes
 
 
-def _hidden(between: int | Sequence[int]) -> tuple[int, ...]:
+def _check_between(between: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of the hidden layers between two layers of latents; () for 0."""
     advice = "For example between=100,100; 0 means no hidden layer."
     return require_sizes(between, "between", zero=True, advice=advice)

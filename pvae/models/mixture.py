@@ -1,4 +1,4 @@
-"""The Gaussian mixture as two Pyro programs: for comparing inference algorithms with EM, which solves it."""
+"""The Gaussian mixture as two Pyro programs, to compare gradient-based inference with EM."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pvae.checks import require_sizes, require_whole
-from pvae.errors import InputError
-from pvae.models.base import shaped
-from pvae.models.conjugate import Recogniser, make_prior
+from pvae.models.base import reshape_data
+from pvae.models.classifier_network import ClassifierNetwork
+from pvae.models.conjugate_prior import make_prior
+from pvae.models.mixture_start import start_by_kmeans
 from pvae.names import unknown
 from pvae.programs.base import LatentModel
 
@@ -26,28 +27,31 @@ GUIDES = ("exact", "amortised")
 class GMM(LatentModel):
     """A Gaussian mixture: z ~ Categorical(weights), x ~ Normal(mean, covariance) of component z.
 
-    Its guide is the exact posterior of z under the present parameters, held fixed: the E-step of EM. It then has no
-    parameters of its own, and log weights are the log evidence. An amortised guide is a network, whose bound falls
-    short of the log evidence by `gap`. z is marked for enumeration, so that ``elbo-enum`` sums it out.
+    Its guide is the exact posterior of z under the present parameters, held constant, as in the E-step of EM. This
+    guide has no parameters of its own, and the log weights equal the log evidence. An amortised guide is a network; its
+    bound is below the log evidence by `gap`. z is marked for enumeration, so that ``elbo-enum`` sums it out.
     `pvae.GaussianMixture` fits the same model without gradients.
 
     Args:
-        data_shape: shape of one x; its values are one long vector.
+        data_shape: shape of one x; its values form one vector.
         components: number of components.
         covariance: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
         guide: ``"exact"``, the posterior; or ``"amortised"``, a network from x to q(z given x).
         hidden: sizes of the network's hidden layers.
-        prior: ``"none"``, or ``"conjugate"``, for the mode of the parameters' posterior: a Dirichlet and an inverse
-            Wishart density, with the settings of `pvae.models.conjugate.ConjugatePrior` after colons. In training each
-            datum carries 1/data_size of its logarithm, whatever the batch or its scale; evaluation leaves it out.
+        prior: ``"none"``, or ``"conjugate"`` for the mode of the parameters' posterior: a Dirichlet and an inverse
+            Wishart density, with the settings of `pvae.models.conjugate_prior.ConjugatePrior` after colons. In training
+            each datum carries 1/data_size of the log-density, whatever the size or the scale of the batch. Evaluation
+            leaves it out.
         data_size: number of training data; only a prior needs it.
-        floor: least variance at the start, as a share of the data's; clusters of one datum would have none.
+        floor: what the start adds to each variance, as a share of the variance of the data. Without it a cluster of one
+            datum would have variance 0.
 
     Raises:
         InputError: for an argument that cannot be used.
     """
 
     default_objective = "elbo-enum"
+    # The names of buffers and modules are keys of saved runs: they must not change.
     initialised: Tensor
     seen: Tensor
     seed: Tensor
@@ -72,24 +76,34 @@ class GMM(LatentModel):
         components = require_whole(components, "components")
         self.covariance, self.components, self.floor = covariance, components, floor
         self.features = math.prod(require_sizes(data_shape, "data_shape"))
-        square = (self.features, self.features)
-        shape = {"full": (components, *square), "tied": square, "diag": (components, self.features), "spherical": ()}
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(torch.randn(components, self.features))
-        # The Cholesky factor with the logarithm of its diagonal, or the logarithm of a deviation.
-        self.scales = nn.Parameter(torch.zeros(shape[covariance] or (components,)))
+        # Full and tied: the Cholesky factor with the logarithm of its diagonal. Else: logarithms of deviations.
+        self.scales = nn.Parameter(torch.zeros(self._scale_shape()))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("seed", torch.randint(1 << 31, ()))
         self.register_buffer("seen", torch.tensor(False))
         self.prior = make_prior(prior or "none", self.features, components, data_size)
         sizes = require_sizes(hidden, "hidden")
-        self.recogniser = Recogniser(self.features, components, sizes) if guide == "amortised" else None
+        self.recogniser = ClassifierNetwork(self.features, components, sizes) if guide == "amortised" else None
+
+    def _scale_shape(self) -> tuple[int, ...]:
+        """Return the shape of the parameter `scales` for the form of the covariances."""
+        components, features = self.components, self.features
+        shapes = {
+            "full": (components, features, features),
+            "tied": (features, features),
+            "diag": (components, features),
+            "spherical": (components,),
+        }
+        return shapes[self.covariance]
 
     def component(self) -> dist.MultivariateNormal:
-        """Return p(x given z) of each component, batch shape (components,)."""
-        return dist.MultivariateNormal(self.means, scale_tril=self._factors())
+        """Return p(x given z) of each component, batch shape (components,), event shape (features,)."""
+        return dist.MultivariateNormal(self.means, scale_tril=self._cholesky_factors())
 
-    def _factors(self) -> Tensor:
+    def _cholesky_factors(self) -> Tensor:
+        """Return the Cholesky factor of each covariance, shape (components, features, features)."""
         if self.covariance in ("full", "tied"):
             diagonal = torch.diag_embed(self.scales.diagonal(dim1=-2, dim2=-1).exp())
             factors = self.scales.tril(-1) + diagonal
@@ -99,20 +113,21 @@ class GMM(LatentModel):
         return factors.expand(self.components, self.features, self.features)
 
     def _log_joint(self, x: Tensor) -> Tensor:
+        """Return log p(x, z) of each component, shape (batch, components), for x of shape (batch, features)."""
         return torch.log_softmax(self.logits, 0) + self.component().log_prob(x.unsqueeze(1))
 
     def log_prior(self) -> Tensor:
-        """Return log p of the parameters, (), nats, up to a constant; 0 without a prior."""
+        """Return log p of the parameters, shape (), in nats, up to a constant; 0 without a prior."""
         if self.prior is None:
             return self.means.new_zeros(())
-        factors = self._factors()
-        different = factors[:1] if self.covariance == "tied" else factors
-        return self.prior.log_density(torch.log_softmax(self.logits, 0), different)
+        factors = self._cholesky_factors()
+        distinct = factors[:1] if self.covariance == "tied" else factors
+        return self.prior.log_density(torch.log_softmax(self.logits, 0), distinct)
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate: a component, and x from it, observed. Returns x."""
-        x = shaped(x, (self.features,))
-        means, factors = self.means, self._factors()
+        """Generate a component and observe x under it. Returns x, shape (batch, features)."""
+        x = reshape_data(x, (self.features,))
+        means, factors = self.means, self._cholesky_factors()
         with pyro.plate("data", len(x)):
             if self.prior is not None and self.training:
                 pyro.factor("parameters", (self.log_prior() / self.prior.data_size).expand(len(x)))
@@ -120,29 +135,31 @@ class GMM(LatentModel):
             return pyro.sample("x", dist.MultivariateNormal(means[z], scale_tril=factors[z]), obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
-        """Infer: the component from q(z given x). Returns z, shape (batch,)."""
-        logits = self._guess(shaped(x, (self.features,)))
+        """Infer the component from q(z given x). Returns z, shape (batch,)."""
+        logits = self._guide_logits(reshape_data(x, (self.features,)))
         with pyro.plate("data", len(x)):
             return pyro.sample("z", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
 
-    def _guess(self, x: Tensor) -> Tensor:
+    def _guide_logits(self, x: Tensor) -> Tensor:
+        """Return the logits of q(z given x), shape (batch, components), for x of shape (batch, features)."""
         return self._log_joint(x).detach() if self.recogniser is None else self.recogniser(x)
 
     @torch.no_grad()
     def posterior(self, x: Tensor) -> Tensor:
         """Return p(z given x), shape (batch, components)."""
-        return torch.softmax(self._log_joint(shaped(x, (self.features,))), 1)
+        return torch.softmax(self._log_joint(reshape_data(x, (self.features,))), 1)
 
     @torch.no_grad()
     def log_evidence(self, x: Tensor) -> Tensor:
-        """Return log p(x), shape (batch,), nats."""
-        return self._log_joint(shaped(x, (self.features,))).logsumexp(1)
+        """Return log p(x), shape (batch,), in nats."""
+        return self._log_joint(reshape_data(x, (self.features,))).logsumexp(1)
 
     @torch.no_grad()
     def gap(self, x: Tensor) -> Tensor:
-        """Return KL(q to p(z given x)), shape (batch,), nats: what an amortised guide's bound lacks; else 0."""
-        x = shaped(x, (self.features,))
-        log_q, log_p = (torch.log_softmax(each, 1) for each in (self._guess(x), self._log_joint(x)))
+        """Return KL(q to p(z given x)), shape (batch,), in nats: log p(x) less the ELBO; 0 for the exact guide."""
+        x = reshape_data(x, (self.features,))
+        log_q = torch.log_softmax(self._guide_logits(x), 1)
+        log_p = torch.log_softmax(self._log_joint(x), 1)
         return (log_q.exp() * (log_q - log_p)).sum(1)
 
     def theta(self) -> list[nn.Parameter]:
@@ -150,12 +167,18 @@ class GMM(LatentModel):
         return [self.logits, self.means, self.scales]
 
     def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide: of its network, or none."""
+        """Return the parameters of the guide: those of its network, or none."""
         return [] if self.recogniser is None else list(self.recogniser.parameters())
 
     @torch.no_grad()
     def set_parameters(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        """Take the parameters of a mixture, in the shapes of `pvae.GaussianMixture`; training goes on from them."""
+        """Set the parameters of the mixture; a training afterwards continues from them.
+
+        Args:
+            weights: probabilities of the components, (components,).
+            means: (components, features).
+            covariances: in the shape that `pvae.GaussianMixture` has for this form of covariance.
+        """
         self.logits.copy_(weights.clamp_min(1e-300).log())
         self.means.copy_(means)
         if self.covariance in ("full", "tied"):
@@ -170,7 +193,7 @@ class GMM(LatentModel):
     def parameters_of_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights, means and covariances in the shapes of `pvae.GaussianMixture`, float64."""
         if self.covariance in ("full", "tied"):
-            factors = self._factors().double()
+            factors = self._cholesky_factors().double()
             covariances = factors @ factors.mT
             covariances = covariances[0] if self.covariance == "tied" else covariances
         else:
@@ -178,43 +201,26 @@ class GMM(LatentModel):
         return torch.softmax(self.logits.double(), 0), self.means.double(), covariances
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start from k-means, once: from unit variances around random means no gradient finds the way.
+        """Start from k-means, and set what prior and guide take from the data; each only once.
 
-        Prior and guide take from the data what they need, once, too.
+        Gradients do not find the clusters from unit variances around random means.
+
+        Args:
+            batch: the training data.
 
         Raises:
-            InputError: if there are fewer different data than components.
+            InputError: if there are fewer distinct data than components.
         """
-        x = shaped(batch["x"], (self.features,)).double()
+        x = reshape_data(batch["x"], (self.features,)).double()
         if not self.seen:
-            if self.prior is not None:
-                self.prior.initialise_from(x)
-            if self.recogniser is not None:
-                self.recogniser.initialise_from(x)
+            self._initialise_parts(x)
             self.seen.fill_(True)
-        if self.initialised:
-            return
-        different = len(torch.unique(x, dim=0))
-        if different < self.components:
-            raise InputError(
-                f"A mixture of {self.components} components starts from as many different data; got {different} among "
-                f"{len(x)}. Choose components={different} or fewer."
-            )
-        from sklearn.cluster import KMeans
+        if not self.initialised:
+            seed = int(self.seed)
+            self.set_parameters(*start_by_kmeans(x, self.components, self.covariance, floor=self.floor, seed=seed))
 
-        found = KMeans(self.components, n_init=1, random_state=int(self.seed)).fit(x.cpu().numpy())
-        shares = nn.functional.one_hot(torch.as_tensor(found.labels_).long(), self.components).to(x)
-        counts = shares.sum(0)
-        means = (shares.mT @ x) / counts.unsqueeze(1)
-        deviations = x - means[found.labels_]
-        least = self.floor * x.var(0, correction=0).clamp_min(1e-6)
-        self.set_parameters(counts / len(x), means, self._moments(shares, counts, deviations, least))
-
-    def _moments(self, shares: Tensor, counts: Tensor, deviations: Tensor, least: Tensor) -> Tensor:
-        if self.covariance == "tied":
-            return deviations.mT @ deviations / len(deviations) + torch.diag(least)
-        if self.covariance == "full":
-            scatter = torch.einsum("nk,ni,nj->kij", shares, deviations, deviations)
-            return scatter / counts[:, None, None] + torch.diag(least)
-        variances = (shares.mT @ deviations.square()) / counts.unsqueeze(1) + least
-        return variances if self.covariance == "diag" else variances.mean(1)
+    def _initialise_parts(self, x: Tensor) -> None:
+        if self.prior is not None:
+            self.prior.initialise_from(x)
+        if self.recogniser is not None:
+            self.recogniser.initialise_from(x)

@@ -1,4 +1,4 @@
-"""What a model makes of given latent values: one unit at a time, between two data, over a plane, value by value."""
+"""Arrays for pictures of a model: the mean of x while one unit moves, between two data, over a plane, or by label."""
 
 from __future__ import annotations
 
@@ -7,211 +7,170 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.models.site_values import has_finite_support, run_at_values
 from pvae.names import unknown
 from pvae.programs.binding import Fields, bind
-from pvae.programs.queries import _as_data, _asked, _mean, _observed, _scored, encode
-from pvae.programs.sites import Site, base_distribution, sample_sites
+from pvae.programs.queries import _as_data, _mean, encode
+from pvae.programs.sites import Site, base_distribution
 from pvae.randomness import preserved_randomness
 from pvae.weights.handlers import finite_support
 
-__all__ = ["Rows", "interpolate", "plane", "render", "traverse", "value_by_value"]
+__all__ = ["ValueRows", "interpolate", "plane", "render", "traverse", "value_by_value"]
 
-_DRAWS = 4000  # for the quantiles of a prior that does not know its own
-
-
-class _Held(Messenger):
-    """Gives sites the values that are held for them; the others their most plausible one, or a draw.
-
-    Args:
-        values: by site.
-        seen: the site of x, which is left alone.
-        draw: whether the others are drawn.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], seen: str, *, draw: bool) -> None:
-        super().__init__()
-        self.values, self.seen, self.draw = values, seen, draw
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["name"] == self.seen or type(msg["fn"]).__name__ == "_Subsample":
-            return
-        if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-        elif not self.draw and not msg["infer"].get("_deterministic"):
-            msg["value"], msg["done"] = _plausible(msg["fn"]), True
-
-
-def _plausible(density: Any) -> Tensor:
-    """The mean of a density; the most probable value of a discrete one, entry by entry."""
-    base = base_distribution(density)
-    if not getattr(base, "has_enumerate_support", False):
-        return _mean({"fn": density, "value": density()})
-    values = base.enumerate_support(expand=True)
-    best = base.log_prob(values).argmax(0, keepdim=True)
-    picked = best.reshape(best.shape + (1,) * len(base.event_shape)).expand(1, *values.shape[1:])
-    return values.gather(0, picked)[0]
-
-
-def _run(
-    latent_model: Any, batch: Batch, values: Mapping[str, Tensor], fields: Fields, *, draw: bool = False
-) -> tuple[dict[str, Site], Site]:
-    """The latent sites of a run of the model at held values, and the site of x."""
-    with _asked(latent_model, batch, fields) as programs:
-        bound = programs.bound_to(batch)
-        with preserved_randomness():
-            seen = _observed(sample_sites(_scored(bound)), batch)["name"]
-        held = _Held(values, seen, draw=draw)(poutine.uncondition(programs.model))
-        trace = bound.with_programs(held, programs.guide).trace_model()
-        sites = {site["name"]: site for site in sample_sites(trace)}
-    return sites, sites.pop(seen)
+_QUANTILE_DRAWS = 4000  # for a prior without quantiles in closed form
 
 
 def render(
     latent_model: Any, batch: Batch, values: Mapping[str, Tensor], fields: Fields = None, *, draw: bool = False
 ) -> Tensor:
-    """Return the mean of x where latent sites take these values, in the shape of ``batch["x"]``.
+    """Return the mean of x given values of latent sites, in the shape of ``batch["x"]``.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors: their number, shape and conditions matter; the observed x does not.
-        values: of some latent sites, each of shape (batch, ...).
+        batch: named tensors. Their number, shape and conditions count; the values of x do not.
+        values: the values of some latent sites, by name, each of shape (batch, ...).
         fields: as for `pvae.models.bind`.
-        draw: draw the other sites; by default they are at their mean given those before them, and discrete ones at
-            their most probable value.
+        draw: whether to draw the other sites. Otherwise a continuous site has its mean given the sites before it, and a
+            discrete site its most probable value.
 
     Raises:
         InputError: if the model observes nothing.
     """
-    return _as_data(_mean(_run(latent_model, batch, values, fields, draw=draw)[1]), batch)
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    """The first datum, so many times."""
-    return batch.take(torch.zeros(count, dtype=torch.long, device=batch.device))
-
-
-def _real(latent_model: Any, batch: Batch, fields: Fields, site: str | None) -> Site:
-    """A latent site with real values for each datum: the one named, else the first."""
-    sites, _ = _run(latent_model, batch, {}, fields)
-    real = {
-        name: each
-        for name, each in sites.items()
-        if each["value"].is_floating_point()
-        and not getattr(base_distribution(each["fn"]), "has_enumerate_support", False)
-        and each["value"].shape[:1] == (batch.size,)
-    }
-    if site is not None and site not in real:
-        raise unknown("site of real values", site, real)
-    if not real:
-        raise InputError(f"The model has no latent site of real values for each datum; it has {', '.join(sites)}.")
-    return real[site or next(iter(real))]
+    _, data_site = run_at_values(latent_model, batch, values, fields, draw=draw)
+    return _as_data(_mean(data_site), batch)
 
 
 def traverse(
     latent_model: Any, batch: Batch, values: Tensor, fields: Fields = None, *, site: str | None = None
 ) -> Tensor:
-    """Return the mean of x where one unit of z moves and all others are at their prior mean, (units, steps, *x).
+    """Return the mean of x while one unit of z moves and all other units have their prior mean.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors; the first datum gives shapes and conditions, its x does not matter.
-        values: what the moving unit takes, shape (steps,).
+        batch: named tensors. The first datum gives shapes and conditions; the values of its x do not count.
+        values: the values of the moving unit, shape (steps,).
         fields: as for `pvae.models.bind`.
-        site: whose units move; by default the model's first real-valued site, the top of a hierarchy. Sites below it
-            follow at their mean.
+        site: name of the site with the moving units; by default the model's first real-valued site, the top of a
+            hierarchy. The sites below it have their mean given it.
+
+    Returns:
+        Shape (units, steps, *x).
 
     Raises:
-        InputError: for an unknown site, or a model without one of real values.
+        InputError: for an unknown site, or a model without a real-valued site.
     """
-    at_rest = _real(latent_model, batch.take(slice(0, 1)), fields, site)
-    centre = at_rest["value"].reshape(-1)
+    rest = _real_site(latent_model, batch.take(slice(0, 1)), fields, site)
+    centre = rest["value"].reshape(-1)
     units, steps = len(centre), len(values)
     z = centre.repeat(units, steps, 1)
     z[range(units), :, range(units)] = values.to(z)
-    moved = {at_rest["name"]: z.reshape(-1, *at_rest["value"].shape[1:])}
-    return render(latent_model, _first(batch, units * steps), moved, fields).unflatten(0, (units, steps))
+    moved = {rest["name"]: z.reshape(-1, *rest["value"].shape[1:])}
+    return render(latent_model, _repeat_first(batch, units * steps), moved, fields).unflatten(0, (units, steps))
 
 
 def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fields: Fields = None) -> Tensor:
-    """Return the mean of x on straight lines between the codes of two data, shape (lines, steps, *x).
+    """Return the mean of x on straight lines between the codes of pairs of data.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        start: where the lines begin; their conditions hold along the line.
-        end: where they end, as many data.
-        steps: points of a line, with both ends.
+        start: the data at which the lines begin; their conditions hold on the whole line.
+        end: the data at which the lines end, as many.
+        steps: number of points of a line, both ends included.
         fields: as for `pvae.models.bind`.
+
+    Returns:
+        Shape (lines, steps, *x).
 
     Raises:
         InputError: if the batches differ in size, or a line has fewer than two points.
     """
     if start.size != end.size or steps < 2:
-        raise InputError(f"Lines need as many ends as starts, and two points; got {end.size}, {start.size}, {steps}.")
-    along = torch.linspace(0, 1, steps, device=start.device)
-    begun, ended = (encode(latent_model, each, fields) for each in (start, end))
-    values = {}
-    for name, here in begun.items():
-        share = along.reshape(steps, *[1] * (here.dim() - 1)).to(here)
-        there = ended[name].unsqueeze(1)
-        line = torch.lerp(here.unsqueeze(1), there, share) if here.is_floating_point() else here.unsqueeze(1)
-        values[name] = line.expand(-1, steps, *here.shape[1:]).flatten(0, 1)
+        raise InputError(
+            f"Lines need as many ends as starts, and two points; got {end.size} ends, {start.size} starts and "
+            f"{steps} points. Pass batches of one size, and steps=2 or more."
+        )
+    shares = torch.linspace(0, 1, steps, device=start.device)
+    start_codes, end_codes = encode(latent_model, start, fields), encode(latent_model, end, fields)
+    values = {name: _points_between(code, end_codes[name], shares) for name, code in start_codes.items()}
     rows = torch.arange(start.size, device=start.device).repeat_interleave(steps)
     return render(latent_model, start.take(rows), values, fields).unflatten(0, (start.size, steps))
 
 
-def plane(latent_model: Any, batch: Batch, size: int = 15, fields: Fields = None) -> tuple[Tensor, Tensor]:
-    """Return the mean of x over the plane of a two-dimensional z, (size, size, *x), and z's values, (2, size).
+def _points_between(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
+    """Return points on the lines from start to end, (lines, ...) each, shape (lines * steps, ...).
 
-    The values are quantiles of the prior of each dimension, so that equal shares of it lie between the pictures. Rows
-    go along the second dimension, from its greatest value down, and columns along the first.
+    Discrete values keep the start's.
+
+    Args:
+        start: codes of the first data.
+        end: codes of the last data.
+        shares: the part of the way to the end, from 0 to 1, (steps,).
+    """
+    points = start.unsqueeze(1)
+    if start.is_floating_point():
+        weights = shares.reshape(-1, *[1] * (start.dim() - 1)).to(start)
+        points = torch.lerp(points, end.unsqueeze(1), weights)
+    return points.expand(-1, len(shares), *start.shape[1:]).flatten(0, 1)
+
+
+def plane(latent_model: Any, batch: Batch, size: int = 15, fields: Fields = None) -> tuple[Tensor, Tensor]:
+    """Return the mean of x over the plane of a two-dimensional z, and the values of z.
+
+    The values are quantiles of the prior of each dimension, so that equal probability lies between neighbours. The
+    second dimension falls from row to row, from its greatest value; the first dimension rises from column to column.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors; the first datum gives shapes and conditions, its x does not matter.
-        size: pictures along a side.
+        batch: named tensors. The first datum gives shapes and conditions; the values of its x do not count.
+        size: number of pictures along a side.
         fields: as for `pvae.models.bind`.
 
+    Returns:
+        The means, shape (size, size, *x), and the values of z, shape (2, size).
+
     Raises:
-        InputError: if no latent site of real values has two units.
+        InputError: if no real-valued latent site has two units.
     """
-    site = _real(latent_model, batch.take(slice(0, 1)), fields, None)
-    if site["value"][0].numel() != 2:
+    site = _real_site(latent_model, batch.take(slice(0, 1)), fields, None)
+    units = site["value"][0].numel()
+    if units != 2:
         raise InputError(
-            f"A plane needs a latent site of two units; {site['name']} has {site['value'][0].numel()}. Train with "
-            "latent=2, or show a traversal or an interpolation."
+            f"A plane needs a latent site of two units; {site['name']} has {units}. Train with latent=2, or show a "
+            "traversal or an interpolation."
         )
     levels = (torch.arange(size, dtype=site["value"].dtype, device=site["value"].device) + 0.5) / size
     values = _quantiles(site["fn"], levels)
     first, second = torch.meshgrid(values[0], values[1].flip(0), indexing="xy")
     z = torch.stack([first, second], -1).reshape(-1, *site["value"].shape[1:])
-    pictures = render(latent_model, _first(batch, size * size), {site["name"]: z}, fields)
+    pictures = render(latent_model, _repeat_first(batch, size * size), {site["name"]: z}, fields)
     return pictures.unflatten(0, (size, size)), values
 
 
 def _quantiles(density: Any, levels: Tensor) -> Tensor:
-    """Quantiles of the first datum's density in each dimension, shape (dimensions, levels)."""
+    """Return the quantiles of both dimensions of the first datum's density, shape (2, levels).
+
+    They are estimated from draws if the density has no inverse of its distribution function.
+    """
     try:
-        found = base_distribution(density).icdf(levels.reshape(-1, *[1] * len(density.batch_shape), 1))
-        return found.reshape(len(levels), -1, 2)[:, 0].T
+        quantiles = base_distribution(density).icdf(levels.reshape(-1, *[1] * len(density.batch_shape), 1))
+        return quantiles.reshape(len(levels), -1, 2)[:, 0].T
     except NotImplementedError:
-        draws = density.sample((_DRAWS,)).reshape(_DRAWS, -1, 2)[:, 0]
+        draws = density.sample((_QUANTILE_DRAWS,)).reshape(_QUANTILE_DRAWS, -1, 2)[:, 0]
         return torch.quantile(draws, levels, dim=0).T
 
 
 @dataclass(frozen=True)
-class Rows:
+class ValueRows:
     """Pictures for each value of a label or a component.
 
     Attributes:
-        name: the site or the field.
+        name: the latent site, or the field of the batch.
         pictures: shape (values, columns, *x).
-        shares: prior probability of each value, shape (values,); None for a condition, which has none.
+        shares: prior probability of each value, shape (values,); None for a condition, which has no prior.
     """
 
     name: str
@@ -219,45 +178,80 @@ class Rows:
     shares: Tensor | None
 
 
-def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, fields: Fields = None) -> Rows:
+def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, fields: Fields = None) -> ValueRows:
     """Return means of x for each value of a discrete latent site, or of the label y that conditions the model.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors; the first datum gives shapes and other conditions, its x does not matter.
-        columns: pictures for each value, with the other sites drawn, from the same noise for each value; one where
-            there are none. None for one, with the others at their mean.
+        batch: named tensors. The first datum gives shapes and other conditions; the values of its x do not count.
+        columns: number of pictures for each value, for which the other sites are drawn from the same noise for each
+            value; one picture if there are no other sites. None for one picture with the other sites at their mean.
         fields: as for `pvae.models.bind`.
 
     Raises:
         InputError: if the model has neither a discrete site of few values nor a label.
     """
-    sites, _ = _run(latent_model, batch.take(slice(0, 1)), {}, fields)
-    found = next((each for each in sites.values() if _is_label(each)), None)
-    if found is None and "y" not in bind(latent_model, batch, fields).fields:
+    sites, _ = run_at_values(latent_model, batch.take(slice(0, 1)), {}, fields)
+    label_site = next((site for site in sites.values() if _is_label(site)), None)
+    shares: Tensor | None = None
+    if label_site is not None:
+        name = label_site["name"]
+        values, shares = _values_and_shares(label_site)
+    elif "y" in bind(latent_model, batch, fields).fields:
+        name, values = "y", torch.arange(int(batch["y"].max()) + 1, device=batch.device)
+    else:
         raise InputError(
             "There is nothing to show value by value: the model has no discrete latent site of its own for each "
-            f"datum (it has {', '.join(sites) or 'none'}), and takes no label y."
+            f"datum (it has {', '.join(sites) or 'none'}), and takes no label y. Show samples or a traversal."
         )
-    if found is not None:
-        values, name = finite_support(found["name"], found["fn"]), found["name"]
-        shares = base_distribution(found["fn"]).log_prob(values.reshape(-1, *[1] * found["value"].dim()))
-        shares = shares.reshape(len(values), -1)[:, 0].exp()
-    else:
-        values, name, shares = torch.arange(int(batch["y"].max()) + 1, device=batch.device), "y", None
-    if columns is not None and not sites.keys() - {name}:
-        columns = 1  # nothing is left to be drawn
-    pictures = []
-    for value in values:
-        rows = _first(batch, columns or 1)
-        given = value.expand(rows.size)
-        rows = rows.replace(y=given.to(rows["y"])) if "y" in rows else rows
-        with preserved_randomness():
-            pictures.append(render(latent_model, rows, {name: given}, fields, draw=columns is not None))
-    return Rows(name, torch.stack(pictures), shares)
+    has_other_sites = bool(sites.keys() - {name})
+    rows = _repeat_first(batch, columns if columns and has_other_sites else 1)
+    draw = columns is not None
+    pictures = [_render_value(latent_model, rows, name, value, fields, draw=draw) for value in values]
+    return ValueRows(name, torch.stack(pictures), shares)
+
+
+def _values_and_shares(site: Site) -> tuple[Tensor, Tensor]:
+    """Return the values of a discrete site, and the prior probability of each for the first datum, (values,) each."""
+    values = finite_support(site["name"], site["fn"])
+    log_shares = base_distribution(site["fn"]).log_prob(values.reshape(-1, *[1] * site["value"].dim()))
+    return values, log_shares.reshape(len(values), -1)[:, 0].exp()
+
+
+def _render_value(latent_model: Any, rows: Batch, name: str, value: Tensor, fields: Fields, *, draw: bool) -> Tensor:
+    """Return means of x with one value at a latent site and in the label y, shape (columns, *x)."""
+    labels = value.expand(rows.size)
+    if "y" in rows:
+        rows = rows.replace(y=labels.to(rows["y"]))
+    with preserved_randomness():
+        return render(latent_model, rows, {name: labels}, fields, draw=draw)
+
+
+def _repeat_first(batch: Batch, count: int) -> Batch:
+    """Return a batch of `count` copies of the first datum."""
+    return batch.take(torch.zeros(count, dtype=torch.long, device=batch.device))
+
+
+def _real_site(latent_model: Any, batch: Batch, fields: Fields, name: str | None) -> Site:
+    """Return the real-valued latent site of a name; without a name, the first."""
+    sites, _ = run_at_values(latent_model, batch, {}, fields)
+    real_sites = {site_name: site for site_name, site in sites.items() if _is_real(site, batch.size)}
+    if name is not None and name not in real_sites:
+        raise unknown("site of real values", name, real_sites)
+    if not real_sites:
+        raise InputError(
+            f"The model has no latent site of real values for each datum; it has {', '.join(sites)}. Use "
+            "value_by_value for a discrete site."
+        )
+    return real_sites[name or next(iter(real_sites))]
+
+
+def _is_real(site: Site, size: int) -> bool:
+    """Return whether a site has real values for each of `size` data."""
+    is_continuous = site["value"].is_floating_point() and not has_finite_support(site["fn"])
+    return is_continuous and site["value"].shape[:1] == (size,)
 
 
 def _is_label(site: Site) -> bool:
-    """Whether a site has one discrete value for each datum, of few."""
-    enumerable = getattr(base_distribution(site["fn"]), "has_enumerate_support", False)
-    return enumerable and not site["fn"].event_shape and site["value"].dim() == 1
+    """Return whether a site has one discrete value for each datum."""
+    return has_finite_support(site["fn"]) and not site["fn"].event_shape and site["value"].dim() == 1

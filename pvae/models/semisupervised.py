@@ -1,4 +1,4 @@
-"""The semi-supervised variational autoencoder: a label beside z, known for some data and inferred for the others."""
+"""The semi-supervised variational autoencoder: a label y besides z, known for some data and inferred for the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvae.checks import require_whole
 from pvae.densities import GivenLabel, label_posterior
 from pvae.errors import InputError
-from pvae.models.base import Amortised, Parts, shaped
+from pvae.models.base import BaseVAE, Parts, reshape_data
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 from pvae.programs.classifier import outside_classes
@@ -26,28 +26,28 @@ INFERENCES = ("enumerated", "sampled")
 LABEL_PRIORS = ("uniform", "learned")
 
 
-class SemiSupervisedVAE(Amortised):
+class SemiSupervisedVAE(BaseVAE):
     """M2: y ~ Categorical, z ~ prior, x ~ likelihood(decoder(z, y)); guide q(y given x) q(z given x, y).
 
-    A label of -1 is hidden: then y is drawn by the guide, and log p(x) is scored; else log p(x, y). Labelled and
-    hidden data go through one program, side by side. Decoder and encoder get y as a centred one-hot vector
-    (`pvae.networks.Conditioned`); the classifier is an encoder of its own with a linear layer.
+    A label of -1 is hidden: then the guide infers y, and log p(x) is scored; otherwise log p(x, y) is scored. Labelled
+    and unlabelled data go through the same programs in one batch. Decoder and encoder get y as a centred one-hot vector
+    (`pvae.networks.Conditioned`); the classifier is a separate encoder with a linear layer on top.
 
-    The arguments beside these are those of `pvae.models.base.Amortised`. Sites are ``y``, ``z``, ``x``, and
-    ``given``, which is what the data say of y.
+    The sites are ``y``, ``z``, ``x``, and ``given``, which observes the label of the data.
 
     Args:
         data_shape: shape of one x.
         classes: number of classes; labels are 0 to classes - 1.
         infer_labels: ``"enumerated"`` sums over all labels exactly; ``"sampled"`` draws one, with a score-function
             gradient.
-        factorised: let q(z given x) not see y: cheaper, and a loss of evidence wherever the code depends on the label.
+        factorised: whether q(z given x) ignores y. It is cheaper, and its bound is looser wherever z depends on the
+            label.
         label_prior: ``"uniform"``, or ``"learned"``.
-        parts: see `pvae.models.base.Parts`.
+        parts: the arguments of `pvae.models.base.BaseVAE`.
 
     Raises:
-        InputError: for an argument that cannot be used; in `initialise_from`, if no datum has a label, or one lies
-            outside the classes.
+        InputError: for an argument that cannot be used; from `initialise_from`, if no datum has a label, or if a label
+            is outside the classes.
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
         section 3.
     """
@@ -72,33 +72,43 @@ class SemiSupervisedVAE(Amortised):
             raise unknown("label_prior", str(label_prior), LABEL_PRIORS)
         self.classes, self.factorised = classes, bool(factorised)
         self._infer: Any = {"enumerate": "parallel"} if infer_labels == "enumerated" else {}
-        plain: Any = copy.deepcopy(self.encoder)
+        classifier_encoder: Any = copy.deepcopy(self.encoder)
         self.decoder: nn.Module = Conditioned(self.decoder, classes, initialisation=self.initialisation)
         if not self.factorised:
             self.encoder: nn.Module = Conditioned(self.encoder, classes, initialisation=self.initialisation)
-        self.classifier = nn.Sequential(plain, nn.Linear(plain.out_features, classes))
-        _draw_anew(self.classifier, self.initialisation)
+        self.classifier = nn.Sequential(classifier_encoder, nn.Linear(classifier_encoder.out_features, classes))
+        _reinitialise(self.classifier, self.initialisation)
         self.label_logits = nn.Parameter(torch.zeros(classes), requires_grad=label_prior == "learned")
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Generate: y, z and x; x is observed, and y where it is known. Returns x."""
+        """Generate y and z, and observe x and the known labels. Returns x.
+
+        Args:
+            x: data, (batch, features) or (batch,) + data_shape.
+            y: labels, (batch,), -1 where hidden; None if all are hidden.
+        """
         with pyro.plate("data", x.shape[0]):
             label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
-            given = GivenLabel(label, self.classes, dtype=self.label_logits.dtype)
-            pyro.sample("given", given, obs=_or_hidden(y, x))
+            known_label = GivenLabel(label, self.classes, dtype=self.label_logits.dtype)
+            pyro.sample("given", known_label, obs=_labels_or_hidden(y, x))
             z = pyro.sample("z", self.prior_density())
             return pyro.sample("x", self.decode(z, self.code(label)), obs=self.observed(x))
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Infer: y where it is hidden, and z. Returns z, shape (batch, latent)."""
+        """Infer y where it is hidden, and z. Returns z, shape (batch, latent).
+
+        Args:
+            x: data, (batch, features) or (batch,) + data_shape.
+            y: labels, (batch,), -1 where hidden; None if all are hidden.
+        """
         with pyro.plate("data", x.shape[0]):
-            density = label_posterior(self.classify(x).logits, _or_hidden(y, x))
+            density = label_posterior(self.classify(x).logits, _labels_or_hidden(y, x))
             label = pyro.sample("y", density, infer=self._infer.copy())
             return pyro.sample("z", self.encode(x, self.code(label)))
 
     def classify(self, x: Tensor) -> dist.Categorical:
         """Return q(y given x), batch shape (batch,)."""
-        return dist.Categorical(logits=self.classifier(shaped(x, self._input_shape)))
+        return dist.Categorical(logits=self.classifier(reshape_data(x, self._input_shape)))
 
     def code(self, label: Tensor) -> Tensor:
         """Return labels, shape (...), as one-hot vectors less their mean, shape (..., classes)."""
@@ -106,30 +116,53 @@ class SemiSupervisedVAE(Amortised):
         return one_hot.to(self.label_logits.dtype) - 1.0 / self.classes
 
     def encode(self, x: Tensor, *context: Tensor) -> TorchDistribution:
-        """Return q(z given x, y) for y as `code` gives it; without, for the classifier's probabilities in its place."""
+        """Return q(z given x, y), with batch shape (batch,) and event shape (latent,).
+
+        Args:
+            x: data, (batch, features) or (batch,) + data_shape.
+            context: y as `code` returns it, shape (..., classes); by default the centred probabilities of the
+                classifier.
+        """
         if self.factorised:
             return super().encode(x)
-        return super().encode(x, *(context or (self.classify(x).probs - 1.0 / self.classes,)))
+        if not context:
+            context = (self.classify(x).probs - 1.0 / self.classes,)
+        return super().encode(x, *context)
 
     @torch.no_grad()
     def sample(self, n: int, *, y: Tensor | None = None, mean: bool = False) -> Tensor:
-        """Return `n` new data, shape (n,) + data_shape; of one class `y`, of one each, (n,), or of classes drawn."""
+        """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given y and z.
+
+        Args:
+            n: number of new data.
+            y: one label for all, or one for each, (n,); by default labels are drawn from p(y).
+            mean: whether to return means of x given y and z.
+        """
         n = require_whole(n, "n", least=0)
-        label = dist.Categorical(logits=self.label_logits).sample((n,)) if y is None else self._labels(y, n)
+        label = dist.Categorical(logits=self.label_logits).sample((n,)) if y is None else self._expand_labels(y, n)
         return self.as_data(self.decode(self.prior_density().sample((n,)), self.code(label)), mean=mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the mean of x given y and the posterior's mean of z; y is the most probable where it is not given."""
-        label = self.classify(x).logits.argmax(-1) if y is None else self._labels(y, len(x))
+        """Return the mean of x given y and the posterior mean of z, shape (batch,) + data_shape.
+
+        Args:
+            x: data, (batch, features) or (batch,) + data_shape.
+            y: one label for all, or one for each, (batch,); by default the most probable labels.
+        """
+        label = self.classify(x).logits.argmax(-1) if y is None else self._expand_labels(y, len(x))
         code = self.code(label)
         return self.as_data(self.decode(self.encode(x, code).mean, code), mean=True)
 
-    def _labels(self, y: Tensor, n: int) -> Tensor:
+    def _expand_labels(self, y: Tensor, n: int) -> Tensor:
+        """Return the labels of `n` data, (n,), from one label for all or from one for each."""
         y = torch.as_tensor(y, device=self.label_logits.device)
         y = y.expand(n) if y.dim() == 0 else y
         if y.shape != (n,) or bool(outside_classes(y, self.classes).any()):
-            raise InputError(f"y needs one whole number from 0 to {self.classes - 1}, or {n}; got {y!r:.60}.")
+            raise InputError(
+                f"y needs one whole number from 0 to {self.classes - 1}, or {n} of them; got {y!r:.60}. Pass labels of "
+                "the classes that the model was built for."
+            )
         return y.long()
 
     def theta(self) -> list[nn.Parameter]:
@@ -137,16 +170,22 @@ class SemiSupervisedVAE(Amortised):
         return [*super().theta(), self.label_logits]
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Check the labels; start the prior and the likelihood's output bias from the data, once."""
-        _check(batch, self.classes)
+        """Check the labels, then start as `BaseVAE` does.
+
+        Args:
+            batch: the training data, with x and y.
+        """
+        _check_labels(batch, self.classes)
         super().initialise_from(batch)
 
 
-def _or_hidden(y: Tensor | None, x: Tensor) -> Tensor:
+def _labels_or_hidden(y: Tensor | None, x: Tensor) -> Tensor:
+    """Return the labels, (batch,); -1 for every datum if there are none."""
     return torch.full((x.shape[0],), -1, device=x.device) if y is None else y
 
 
-def _draw_anew(network: nn.Module, initialisation: str) -> None:
+def _reinitialise(network: nn.Module, initialisation: str) -> None:
+    """Draw new initial values for all layers of a network."""
     for layer in network.modules():
         reset: Any = getattr(layer, "reset_parameters", None)
         if reset is not None:
@@ -154,19 +193,20 @@ def _draw_anew(network: nn.Module, initialisation: str) -> None:
     initialise(network, initialisation)
 
 
-def _check(batch: Mapping[str, Tensor], classes: int) -> None:
+def _check_labels(batch: Mapping[str, Tensor], classes: int) -> None:
+    """Raise InputError if no datum of the training data has a label, or if a label is outside the classes."""
     y = batch.get("y")
     if y is None or not bool((y >= 0).any()):
-        came = "no field y" if y is None else f"-1, hidden, for all {len(y)}"
+        found = "no field y" if y is None else f"-1, hidden, for all {len(y)}"
         raise InputError(
-            f"SemiSupervisedVAE needs training data with labels, and these have {came}: load them with labels=100 "
-            "(--labels 100), or take a vae, or a gmvae for classes without labels."
+            f"SemiSupervisedVAE needs training data with labels, and these have {found}. Load them with labels=100 "
+            "(--labels 100), or use a vae, or a gmvae for classes without labels."
         )
-    outside = outside_classes(y, classes, hidden=True)
-    if bool(outside.any()):
-        first = int(outside.nonzero()[0])
-        more = f"Give classes={int(y.max()) + 1}, or correct y." if int(y.max()) >= classes else "Correct y."
+    is_outside = outside_classes(y, classes, hidden=True)
+    if bool(is_outside.any()):
+        first = int(is_outside.nonzero()[0])
+        advice = f"Give classes={int(y.max()) + 1}, or correct y." if int(y.max()) >= classes else "Correct y."
         raise InputError(
-            f"{int(outside.sum())} labels lie outside the {classes} classes, 0 to {classes - 1} (-1: hidden): the "
-            f"first is y={float(y[first]):g}, of datum {first}. {more}"
+            f"{int(is_outside.sum())} labels lie outside the {classes} classes, 0 to {classes - 1} (-1: hidden): the "
+            f"first is y={float(y[first]):g}, of datum {first}. {advice}"
         )

@@ -1,19 +1,19 @@
-"""The variational autoencoder: one layer of latents, amortised by an encoder."""
+"""The variational autoencoder: one latent variable z, inferred by an encoder."""
 
 from __future__ import annotations
 
 import pyro
 from torch import Tensor
 
-from pvae.models.base import Amortised
+from pvae.models.base import BaseVAE
 
 __all__ = ["VAE"]
 
 
-class VAE(Amortised):
+class VAE(BaseVAE):
     """A variational autoencoder: z ~ prior, x ~ likelihood(decoder(z)), q(z given x) = posterior(encoder(x)).
 
-    The arguments are those of `pvae.models.base.Amortised`: ``data_shape``, and by name ``latent``, ``hidden``,
+    The arguments are those of `pvae.models.base.BaseVAE`: ``data_shape``, and by name ``latent``, ``hidden``,
     ``network``, ``activation``, ``initialisation``, ``output_bias``, ``prior``, ``posterior`` and ``likelihood``.
     The sites are ``z`` and ``x``.
 
@@ -21,12 +21,12 @@ class VAE(Amortised):
     """
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate: z from the prior, x from the likelihood, observed. Returns x."""
+        """Generate z from the prior and observe x under the likelihood. Returns x."""
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior_density())
             return pyro.sample("x", self.decode(z), obs=self.observed(x))
 
     def guide(self, x: Tensor) -> Tensor:
-        """Infer: z from the posterior given x. Returns z, shape (batch, latent)."""
+        """Infer z from the posterior given x. Returns z, shape (batch, latent)."""
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", self.encode(x))

@@ -1,4 +1,4 @@
-"""The vector-quantised VAE: the latent variable is a code at each position, and the guide takes the nearest."""
+"""The vector-quantised VAE: the latent variable is a code at each position, and the guide chooses the nearest code."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ from torch import Tensor, nn
 from pvae.checks import require_whole
 from pvae.densities.quantiser import Quantiser
 from pvae.errors import InputError
-from pvae.models.base import _FLAT, Amortised, NetworkParts, shaped
+from pvae.models.base import BaseVAE, NetworkParts, network_kind, reshape_data
 from pvae.names import unknown
 from pvae.networks import initialise
 
 __all__ = ["VQVAE"]
 
-_POSITIONS = 8
+PRIORS = ("uniform", "learned")
+_DEFAULT_POSITIONS = 8
 
 
 class _CodePrior(nn.Module):
-    """p(k): Categorical at each position, uniform or learned, independent of the others."""
+    """p(k): a Categorical at each position, uniform or learned; positions are independent."""
 
     logits: Tensor
 
     def __init__(self, positions: int, codes: int, learned: bool) -> None:
         super().__init__()
-        start = torch.zeros(positions, codes)
+        uniform = torch.zeros(positions, codes)
         if learned:
-            self.logits = nn.Parameter(start)
+            self.logits = nn.Parameter(uniform)
         else:
-            self.register_buffer("logits", start, persistent=False)
+            self.register_buffer("logits", uniform, persistent=False)
 
     def forward(self, context: None = None) -> dist.TorchDistribution:
+        """Return p(k), batch shape (), event shape (positions,)."""
         return dist.Categorical(logits=self.logits).to_event(1)
 
 
-class _Codes(nn.Module):
-    """q(k given x) from the encoder's features: a vector for each position, and the nearest code to it."""
+class _CodePosterior(nn.Module):
+    """q(k given x) from the encoder's features: a vector at each position, and the nearest code to it.
+
+    Args:
+        features: number of features of the encoder.
+        maps: number of feature maps and of positions in each, if the features are feature maps; else None.
+        positions: number of positions.
+        quantiser: the codebook.
+    """
 
     def __init__(self, features: int, maps: tuple[int, int] | None, positions: int, quantiser: Quantiser) -> None:
         super().__init__()
@@ -49,17 +58,21 @@ class _Codes(nn.Module):
         self.vectors_of = nn.Linear(features, positions * latent) if maps is None else nn.Linear(maps[0], latent)
 
     def vectors(self, h: Tensor) -> Tensor:
-        """The vectors of features (..., features), shape (..., positions, latent)."""
+        """Return the vectors before quantisation, shape (..., positions, latent), of features (..., features)."""
         if self.maps is None:
             return self.vectors_of(h).unflatten(-1, (self.positions, -1))
         return self.vectors_of(h.unflatten(-1, self.maps).mT)
 
     def forward(self, h: Tensor) -> Any:
+        """Return q(k given x), batch shape (...), event shape (positions,), of features (..., features)."""
         return self.quantiser(self.vectors(h))
 
 
-class _Maps(nn.Module):
-    """Feature maps from the codes at their positions, each from its own code alone."""
+class _MapsFromCodes(nn.Module):
+    """The smallest feature maps of a decoder: the values at each position are linear in the code of that position.
+
+    Shapes: (..., positions * latent) to (..., filters * positions).
+    """
 
     def __init__(self, positions: int, latent: int, filters: int) -> None:
         super().__init__()
@@ -69,25 +82,25 @@ class _Maps(nn.Module):
         return self.layer(z.unflatten(-1, (self.positions, -1))).mT.flatten(-2)
 
 
-class VQVAE(Amortised):
-    """k_p ~ Categorical at each position p, x ~ likelihood(decoder(codes)); the guide takes the nearest code.
+class VQVAE(BaseVAE):
+    """k_p ~ Categorical at each position p, x ~ likelihood(decoder(codes)); the guide chooses the nearest code.
 
-    The sites are ``k``, shape (batch, positions), and ``x``. The guide has all probability on one k, so the log weight
-    is log p(x given k) + log p(k), an honest lower bound of log p(x): with the uniform prior, log p(x given k) -
+    The sites are ``k``, shape (batch, positions), and ``x``. The guide gives probability 1 to one k, so the log weight
+    is log p(x given k) + log p(k), a lower bound of log p(x). With the uniform prior it is log p(x given k) -
     positions * log(codes).
 
     Args:
-        data_shape: as for `pvae.models.base.Amortised`.
+        data_shape: as for `pvae.models.base.BaseVAE`.
         codes: number of codes.
         latent: size of a code.
-        positions: how many codes stand for one x, 8 by default; networks of convolutions have one at each place of
+        positions: number of codes for one x, 8 by default. Convolutional networks have one code at each position of
             their smallest feature maps.
         prior: ``"uniform"``, or ``"learned"``: a Categorical for each position, trained with theta.
         codebook: ``"gradient"`` or ``"average"``, see `pvae.Quantiser`.
-        decay: of the averages.
-        restart: with averages, the usage below which a code is put on one of the batch's vectors; None for never.
+        decay: decay of the moving averages.
+        restart: with averages, a code with less usage than this is set to one of the batch's vectors; None for never.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
-            `Amortised`.
+            `BaseVAE`.
 
     Raises:
         InputError: for an argument that cannot be used, in one line.
@@ -114,22 +127,27 @@ class VQVAE(Amortised):
         restart: float | None = None,
         **parts: Unpack[NetworkParts],
     ) -> None:
-        if prior not in ("uniform", "learned"):
-            raise unknown("prior", str(prior), ("uniform", "learned"))
-        flat = parts.get("network", "mlp") in _FLAT
-        count = _positions(positions, flat)
+        if prior not in PRIORS:
+            raise unknown("prior", str(prior), PRIORS)
+        is_flat = network_kind(parts.get("network", "mlp")).is_flat
+        count = _check_positions(positions, is_flat)
         quantiser = Quantiser(codes, latent, codebook=codebook, decay=decay, restart=restart)
+        # Prior and posterior need the number of positions, which is known once the networks are built.
         super().__init__(data_shape, latent=count * latent, prior=nn.Identity(), posterior=nn.Identity(), **parts)
-        maps = None if flat else self._over_maps(latent)
+        maps = None if is_flat else self._decode_positions(latent)
         self.positions = count if maps is None else maps[1]
         self.prior = _CodePrior(self.positions, codes, prior == "learned")
-        self.posterior = _Codes(self.encoder.out_features, maps, self.positions, quantiser)
+        self.posterior = _CodePosterior(self.encoder.out_features, maps, self.positions, quantiser)
         initialise(self.posterior, self.initialisation)
 
-    def _over_maps(self, latent: int) -> tuple[int, int]:
-        """Let the decoder make its smallest maps place by place; return their number, and that of their places."""
+    def _decode_positions(self, latent: int) -> tuple[int, int]:
+        """Let the decoder start from a code at each position of its smallest feature maps.
+
+        Returns:
+            The number of these maps, and the number of positions in each.
+        """
         filters, height, width = self.decoder.layers[1].unflattened_size
-        self.decoder.layers[0] = _Maps(height * width, latent, filters)
+        self.decoder.layers[0] = _MapsFromCodes(height * width, latent, filters)
         self.decoder.in_features = height * width * latent
         initialise(self.decoder.layers[0], self.initialisation)
         return filters, height * width
@@ -137,21 +155,21 @@ class VQVAE(Amortised):
     @property
     def quantiser(self) -> Quantiser:
         """The codebook."""
-        found: Quantiser = self.posterior.quantiser
-        return found
+        quantiser: Quantiser = self.posterior.quantiser
+        return quantiser
 
     def decode(self, z: Tensor, *context: Tensor) -> dist.TorchDistribution:
-        """Return p(x given k) for indices of codes, shape (..., positions)."""
+        """Return p(x given k), batch shape (...), for indices z of codes, shape (..., positions)."""
         return self.likelihood(self.decoder(self.quantiser.embed(z).flatten(-2)))
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate: a code at each position, x from the likelihood, observed. Returns x."""
+        """Generate a code at each position and observe x under the likelihood. Returns x."""
         with pyro.plate("data", x.shape[0]):
             k = pyro.sample("k", self.prior_density())
             return pyro.sample("x", self.decode(k), obs=self.observed(x))
 
     def guide(self, x: Tensor) -> Tensor:
-        """Infer: the nearest codes. Returns k, shape (batch, positions)."""
+        """Infer the nearest codes. Returns k, shape (batch, positions)."""
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("k", self.encode(x))
 
@@ -166,28 +184,36 @@ class VQVAE(Amortised):
         return self.as_data(self.decode(self.codes(x)), mean=True)
 
     def _vectors(self, x: Tensor) -> Tensor:
-        return self.posterior.vectors(self.encoder(shaped(x, self._input_shape)))
+        """Return the encoder's vectors before quantisation, shape (batch, positions, latent)."""
+        return self.posterior.vectors(self.encoder(reshape_data(x, self._input_shape)))
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: the codebook, where it is one, among them."""
+        """Return the parameters of the model, with the codebook if it is trained by gradients."""
         return [*super().theta(), *self.quantiser.parameters()]
 
     @torch.no_grad()
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start the output bias as `Amortised` does, and put the codes on vectors of the fresh encoder, once."""
+        """Start as `BaseVAE` does, and set the codes to vectors of the fresh encoder; only once.
+
+        Args:
+            batch: the training data.
+        """
         if self.initialised:
             return
         super().initialise_from(batch)
         x = batch["x"].to(next(self.encoder.parameters()))
-        few = torch.randperm(len(x), device=x.device)[: self.quantiser.codes]
-        self.quantiser.initialise_from(self._vectors(x[few]))
+        rows = torch.randperm(len(x), device=x.device)[: self.quantiser.codes]
+        self.quantiser.initialise_from(self._vectors(x[rows]))
 
 
-def _positions(positions: int | None, flat: bool) -> int:
-    """How many vectors a flat encoder gives; for maps, whose places are counted later, 1."""
+def _check_positions(positions: int | None, is_flat: bool) -> int:
+    """Return the number of vectors of a flat encoder; 1 for convolutions, whose positions are counted later."""
     if positions is None:
-        return _POSITIONS if flat else 1
-    positions = require_whole(positions, "positions")
-    if not flat:
-        raise InputError("positions is for flat networks: convolutions have a code at each place of their maps.")
-    return positions
+        return _DEFAULT_POSITIONS if is_flat else 1
+    count = require_whole(positions, "positions")
+    if not is_flat:
+        raise InputError(
+            f"positions is for flat networks; convolutions have a code at each position of their maps, and got "
+            f"positions={positions!r}. Leave it out."
+        )
+    return count

@@ -231,7 +231,7 @@ def test_no_hidden_layers_make_the_linear_vae() -> None:
         ({"noise": "gaussian:scale=-1"}, "scale needs a positive number; got -1"),
         ({"noise": "gaussian:scale=high"}, "scale needs a positive number; got 'high'"),
         ({"noise": "masking:share=1"}, "share needs a number above 0 and below 1; got 1"),
-        ({"prior": "vamp:components=2"}, "codes are points, and this prior is made of posteriors"),
+        ({"prior": "vamp:components=2"}, "codes are points without a density; VampPrior is made of posteriors"),
         ({"prior": "flatt"}, "Unknown prior 'flatt'"),
     ],
 )

@@ -135,7 +135,7 @@ def test_class_of_a_module():
         ("Plain", {}, "my_model.py:Plain needs width; give it with --set width="),
         ("factory", {}, "needs latent"),
         ("instance", {"latent": 3}, "is an instance and takes no settings; got latent"),
-        ("number", {}, "is int; a class"),
+        ("number", {}, "needs to be a class, a function or an instance; got int"),
         ("nothing", {}, "made int, which lacks model or guide"),
         ("Broken", {}, rf"my_model.py, line {LINE}: NameError: name 'undefined_name' is not defined"),
         ("MyModel", {"latent": "many"}, r"my_model.py, line 10: TypeError: "),

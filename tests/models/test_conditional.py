@@ -18,7 +18,7 @@ from torch import Tensor
 import pvae
 from pvae.cli import cli
 from pvae.models import ModelSpec
-from pvae.models.conditions import Labels, Quadrants, Vectors
+from pvae.models.conditions import LabelCondition, QuadrantCondition, VectorCondition
 
 DOUBLE = torch.float64
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -168,11 +168,11 @@ def test_quadrants_come_in_the_documented_order() -> None:
         3: [[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]],
     }
     for observed, given in expected.items():
-        condition = Quadrants((5, 3), observed)
+        condition = QuadrantCondition((5, 3), observed)
         assert (~condition.missing).long().tolist() == given
-        assert (~Quadrants((2, 5, 3), observed).missing).long().tolist() == [given, given]
+        assert (~QuadrantCondition((2, 5, 3), observed).missing).long().tolist() == [given, given]
         x = torch.arange(15.0).reshape(1, 5, 3)
-        assert torch.equal(condition.raw(x)[0], x[0][torch.tensor(given).bool()])
+        assert torch.equal(condition.raw_features(x)[0], x[0][torch.tensor(given).bool()])
 
 
 def fit(name: str, data: Any, **settings: Any) -> pvae.Run:
@@ -230,18 +230,18 @@ def test_with_labels_that_vary_it_is_another_model() -> None:
 def test_conditions_are_centred_and_scaled_by_the_training_data() -> None:
     """Vectors by each number's own deviation, labels and pixels by one for all; what never varies is 0."""
     c = torch.tensor([[1.0, 0.1, -3.0], [5.0, 0.1, 1.0], [3.0, 0.1, 2.0], [2.0, 0.1, 7.0]])
-    vectors = Vectors((3,))
+    vectors = VectorCondition((3,))
     vectors.initialise_from(c)
     assert (vectors(c)[:, 1] == 0).all() and (vectors(c + 1)[:, 1] == 0).all()
     by_hand = (c.numpy() - c.numpy().mean(0)) / np.where([True, False, True], c.numpy().std(0), 1)
     np.testing.assert_allclose(vectors(c).numpy()[:, [0, 2]], by_hand[:, [0, 2]], rtol=1e-5)
     y = torch.tensor([0, 0, 3, 3, 3, 1])
-    labels = Labels(5)
+    labels = LabelCondition(5)
     labels.initialise_from(y)
     share = np.array([2, 1, 0, 3, 0]) / 6
     deviation = math.sqrt((share * (1 - share)).sum() / 3)
     np.testing.assert_allclose(labels(y).numpy(), (np.eye(5)[y] - share) / deviation * (share > 0), rtol=1e-5)
-    pixels = Quadrants((2, 2), 2)
+    pixels = QuadrantCondition((2, 2), 2)
     x = torch.tensor([[[0.0, 5.0], [1.0, 5.0]], [[0.0, 5.0], [3.0, 6.0]]])
     pixels.initialise_from(x)
     assert pixels(x).tolist() == [[0.0, -1.0], [0.0, 1.0]]

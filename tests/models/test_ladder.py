@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 import pvae
 from pvae.errors import InputError
-from pvae.models.ladder import combined
+from pvae.models.ladder import multiply_gaussians
 from pvae.objectives import make_objective
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -133,7 +133,7 @@ def test_kl_by_layer_is_that_of_the_exact_posterior():
 def test_precisions_weigh_the_means():
     loc, scale = torch.randn(2, 3, 4, dtype=torch.float64), torch.rand(2, 3, 4, dtype=torch.float64) + 0.2
     first, second = (dist.Normal(each, other).to_event(1) for each, other in zip(loc, scale, strict=True))
-    product = combined(first, second)
+    product = multiply_gaussians(first, second)
     v, w = scale[0] ** 2, scale[1] ** 2
     torch.testing.assert_close(product.mean, (loc[0] * w + loc[1] * v) / (v + w), **EXACT)
     torch.testing.assert_close(product.variance, v * w / (v + w), **EXACT)

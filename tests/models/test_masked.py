@@ -447,7 +447,7 @@ def test_a_mask_of_another_shape_is_one_clear_line(mask: Tensor) -> None:
 
 def test_training_needs_something_observed() -> None:
     model, x = MaskedVAE((4,), latent=2, hidden=4), torch.zeros(6, 4)
-    with pytest.raises(pvae.InputError, match="nothing is: mask is 0 for every entry"):
+    with pytest.raises(pvae.InputError, match="learns from observed entries, and mask is 0 for every entry"):
         model.initialise_from({"x": x, "mask": torch.zeros(6, 4)})
 
 

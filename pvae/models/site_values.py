@@ -1,0 +1,86 @@
+"""Run a model with chosen values at some latent sites, and the other sites at their mean or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.programs.binding import Fields
+from pvae.programs.queries import _asked, _mean, _observed, _scored
+from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
+from pvae.randomness import preserved_randomness
+
+__all__ = ["has_finite_support", "run_at_values"]
+
+
+class SiteValueMessenger(Messenger):
+    """Sets sites to chosen values. The other sites have their most plausible value, or are drawn.
+
+    Args:
+        values: the chosen values, by site.
+        data_site: name of the site of x, which is not changed.
+        draw: whether the other sites are drawn.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], data_site: str, *, draw: bool) -> None:
+        super().__init__()
+        self.values, self.data_site, self.draw = values, data_site, draw
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if msg["done"] or name == self.data_site or is_subsample(msg):
+            return
+        if name in self.values:
+            msg["value"], msg["done"] = self.values[name], True
+        elif not self.draw and not msg["infer"].get("_deterministic"):
+            msg["value"], msg["done"] = _most_plausible(msg["fn"]), True
+
+
+def has_finite_support(distribution: Any) -> bool:
+    """Return whether the values of a distribution can be enumerated."""
+    return bool(getattr(base_distribution(distribution), "has_enumerate_support", False))
+
+
+def _most_plausible(distribution: Any) -> Tensor:
+    """Return the mean of a distribution, or the most probable value of each entry of a discrete one.
+
+    Shape: batch shape + event shape.
+    """
+    if not has_finite_support(distribution):
+        return _mean({"fn": distribution, "value": distribution()})
+    base = base_distribution(distribution)
+    values = base.enumerate_support(expand=True)
+    best = base.log_prob(values).argmax(0, keepdim=True)
+    index = best.reshape(best.shape + (1,) * len(base.event_shape)).expand(1, *values.shape[1:])
+    return values.gather(0, index)[0]
+
+
+def run_at_values(
+    latent_model: Any, batch: Batch, values: Mapping[str, Tensor], fields: Fields, *, draw: bool = False
+) -> tuple[dict[str, Site], Site]:
+    """Run the model with chosen values at latent sites.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        values: the chosen values, by site, each of shape (batch, ...).
+        fields: as for `pvae.models.bind`.
+        draw: whether the other sites are drawn; otherwise they have their most plausible value.
+
+    Returns:
+        The latent sites by name, and the site of x.
+    """
+    with _asked(latent_model, batch, fields) as programs:
+        bound = programs.bound_to(batch)
+        with preserved_randomness():
+            data_site = _observed(sample_sites(_scored(bound)), batch)["name"]
+        messenger = SiteValueMessenger(values, data_site, draw=draw)
+        model_at_values = messenger(poutine.uncondition(programs.model))
+        trace = bound.with_programs(model_at_values, programs.guide).trace_model()
+    sites = {site["name"]: site for site in sample_sites(trace)}
+    return sites, sites.pop(data_site)
