@@ -19,10 +19,10 @@ from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
+from pvae.models.load_user_code import load_file, load_module, user_errors
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
-from pvae.models.user_code import load_file, load_module, user_errors
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.names import unknown
