@@ -235,7 +235,8 @@ class BaseVAE(LatentModel):
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
-        return self.as_data(self.decode(self.prior_density().sample((require_whole(n, "n", least=0),))), mean=mean)
+        n = require_whole(n, "n", least=0)
+        return self.as_data(self.decode(self.prior_density().sample((n,))), mean=mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

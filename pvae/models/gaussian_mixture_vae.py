@@ -146,7 +146,8 @@ class GMVAE(BaseVAE):
         """
         if self.inference == "amortised":
             return self.assign(x).probs
-        return self.component_logits(self.encode(x).sample((require_whole(draws, "draws"),))).softmax(-1).mean(0)
+        z = self.encode(x).sample((require_whole(draws, "draws"),))
+        return self.component_logits(z).softmax(-1).mean(0)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -235,7 +235,8 @@ class LadderVAE(BaseVAE):
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
         """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
-        values = [self.prior_density().sample((require_whole(n, "n", least=0),))]
+        n = require_whole(n, "n", least=0)
+        values = [self.prior_density().sample((n,))]
         while len(values) < len(self.sizes):
             values.append(self.descend(values).sample())
         return self.as_data(self.decode_from(values), mean=mean)
