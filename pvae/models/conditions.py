@@ -241,14 +241,18 @@ def make_condition(
         raise unknown("condition", str(chosen), CONDITIONS)
     if chosen == "quadrants":
         return QuadrantCondition(data_shape, 1 if observed is None else observed)
-    values_known = {"y": classes is not None, "c": condition_shape is not None}
-    if chosen is None or not values_known[chosen]:
+    made: Condition
+    if chosen == "y" and classes is not None:
+        made = LabelCondition(classes)
+    elif chosen == "c" and condition_shape is not None:
+        made = VectorCondition(condition_shape)
+    else:
         raise _missing_condition(name, chosen)
     if observed is not None:
         raise InputError(
             f"observed={observed!r} counts quadrants; it goes with condition='quadrants', not {chosen!r}. Leave it out."
         )
-    return LabelCondition(classes) if chosen == "y" else VectorCondition(condition_shape)  # type: ignore[arg-type]
+    return made
 
 
 def _default_condition(classes: int | None, condition_shape: int | Sequence[int] | None) -> str | None:
