@@ -291,6 +291,14 @@ def test_no_module_bears_the_name_of_a_public_function_beside_it() -> None:
     assert {path.stem for path in PACKAGE.iterdir()} & set(public_homes()) == set()
 
 
+def test_helpers_of_the_tests_are_in_support() -> None:
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    imports = {(_name(path), dotted) for path in tests for _, dotted in _imports(_tree(path), "tests")}
+    assert [pair for pair in imports if pair[1].startswith(("test_", "conftest"))] == []
+    fixtures = [_name(path) for path in tests if re.search(r"^def own_store\(", path.read_text(), flags=re.MULTILINE)]
+    assert fixtures == ["tests/conftest.py"]
+
+
 @pytest.mark.parametrize("path", FOLDERS, ids=_name)
 def test_folder_lists_its_names_and_all_exist(path: Path) -> None:
     module = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
