@@ -56,7 +56,7 @@ ALLOWED = {
 }
 FORBIDDEN_ATTRIBUTES = {"torch.jit": "deprecated"}
 # Names of classes that two rooms share, to be renamed in one of them. No name may be added.
-SHARED_CLASS_NAMES = {"Marginal", "Quadrants", "Rows", "Setting"}
+SHARED_CLASS_NAMES = {"Quadrants", "Rows", "Setting"}
 PRIVATE_STORE = {"_params", "_param_to_name", "_constraints"}
 
 
