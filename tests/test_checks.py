@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -41,7 +42,8 @@ def compare(**options: Any) -> Any:
 
 
 def judged(metric: Callable[..., Any], name: str, **settings: Any) -> Callable[[Any], Any]:
-    return lambda count: metric(small_vae(), X, **{**settings, name: count})
+    few = {"particles": 4} if "particles" in inspect.signature(metric).parameters else {}
+    return lambda count: metric(small_vae(), X, **{**few, **settings, name: count})
 
 
 def masked_vae() -> pvae.MaskedVAE:
