@@ -7,7 +7,7 @@ from pathlib import Path
 import pvae
 from experiments.base import Budget, Result, Room, mean_error, paired, shown, shuffled, verdict
 from pvae.evaluate import masking_divergence, missing_log_likelihood
-from pvae.evaluate.filling import filled_log_likelihood, mean_filling, nearest_neighbour_filling
+from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 
 BUDGETS = {
     "short": Budget("short", (0, 1, 2), {"images": 10000, "epochs": 10, "limit": 500, "particles": 200}),

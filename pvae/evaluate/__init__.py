@@ -1,19 +1,35 @@
-"""How good a model really is: log evidence and bounds with errors, diagnostics, and export to ArviZ."""
+"""Evaluation of models: log evidence and bounds with standard errors, diagnostics, gradient studies, export to ArviZ.
 
+The functions that evaluate a model take these keyword arguments, which their signatures show as ``where``:
+
+- ``split``: the split of `pvae.data.Splits` to evaluate on, ``"test"``, ``"validation"`` or ``"train"``; by default the
+  test split, and the training split for studies of gradients.
+- ``limit``: the largest number of data. The first ones are taken, so that all models are evaluated on the same data.
+- ``seed``: the seed of the draws, 0 by default.
+- ``device``: where to compute; by default where the parameters are.
+- ``fields``: the batch fields that the programs get, as for `pvae.models.bind`.
+- ``data_plate``: the name of the plate over data, where several plates hold every site.
+
+An evaluation runs in evaluation mode without gradients, and leaves the parameters, the modes of the modules, Pyro's
+parameter store and the random generators unchanged.
+"""
+
+from pvae.evaluate.arviz_export import save, to_arviz
 from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
-from pvae.evaluate.export import compare_evidence, save, to_arviz
-from pvae.evaluate.filling import filled_log_likelihood, mean_filling, nearest_neighbour_filling
-from pvae.evaluate.gradient_estimators.compare import gradients, named_objectives
+from pvae.evaluate.evidence import elbo, importance_bounds, log_evidence
+from pvae.evaluate.evidence_table import compare_evidence
+from pvae.evaluate.gradient_estimators.estimator_search import search_gradients, strategies_of
+from pvae.evaluate.gradient_estimators.gradient_comparison import gradients
 from pvae.evaluate.gradient_estimators.gradient_study import GradientStudy, GroupGradient
-from pvae.evaluate.gradient_estimators.search import search_gradients, strategies_of
+from pvae.evaluate.gradient_estimators.study_objectives import named_objectives
 from pvae.evaluate.judgement import Judgement, judge
-from pvae.evaluate.likelihood import elbo, importance_bounds, log_evidence
+from pvae.evaluate.latent_units import LatentUnits
 from pvae.evaluate.missing_data import masking_divergence, missing_log_likelihood
+from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
-from pvae.evaluate.units import LatentUnits
 
 __all__ = [
     "Diagnosis",

@@ -1,4 +1,4 @@
-"""Estimate: a number with its standard error, and the paired difference of two."""
+"""`Estimate`: a mean over data with its standard error, and the paired difference of two estimates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["Estimate", "difference", "mean_of"]
 
 
 def _decimals(error: float) -> int:
-    """Decimals that leave two significant digits of the error, at most eight; four where it has none."""
+    """Return the number of decimals that shows two significant digits of the error.
+
+    It is at most eight, and four for an error that is not finite or not positive.
+    """
     if not math.isfinite(error) or error <= 0.0:
         return 4
     return min(8, max(0, 1 - math.floor(math.log10(float(f"{error:.1e}")))))
@@ -25,13 +28,13 @@ def _decimals(error: float) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over data with its standard error, in the unit averaged (nats per datum for evidences).
+    """A mean over data with its standard error, in the unit of the data (nats per datum for evidences).
 
     Args:
         value: the mean.
-        error: one standard error of the mean over data; NaN where a single datum leaves it unknown.
-        count: number of data averaged.
-        pointwise: the value of each datum, float64 on the CPU, shape (count,), where it was kept.
+        error: one standard error of the mean over data; NaN for a single datum.
+        count: the number of data.
+        pointwise: the value of each datum, float64 on the CPU, shape (count,); None if the values were not kept.
     """
 
     value: float
@@ -47,21 +50,28 @@ class Estimate:
             values: one number per datum, shape (data,).
 
         Raises:
-            InputError: if there are no data, or more than one dimension.
+            InputError: if there are no data, or `values` has more than one dimension.
         """
         values = torch.as_tensor(values).detach().to("cpu", torch.float64)
         if values.ndim != 1 or len(values) == 0:
-            raise InputError(f"An estimate needs one number per datum; got shape {tuple(values.shape)}.")
+            raise InputError(f"An estimate needs one number per datum, shape (data,); got shape {tuple(values.shape)}.")
         count = len(values)
         error = float(values.std(correction=1)) / math.sqrt(count) if count > 1 else math.nan
         return cls(float(values.mean()), error, count, values)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Estimate:
-        """Return the estimate of ``function(pointwise)``, such as a change of unit."""
+        """Return the estimate of ``function(pointwise)``, for example in another unit.
+
+        Args:
+            function: from the values of the data, shape (count,), to values of the same shape.
+
+        Raises:
+            InputError: if the estimate has no pointwise values.
+        """
         return Estimate.mean_of(function(_pointwise(self)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``{"value":, "error":, "count":}``, with None (JSON's null) for what is not finite."""
+        """Return ``{"value":, "error":, "count":}``; a number that is not finite becomes None (null in JSON)."""
         return {
             "value": finite_or_none(self.value),
             "error": finite_or_none(self.error),
@@ -76,15 +86,22 @@ class Estimate:
 
 
 def mean_of(values: Tensor) -> Estimate:
-    """Return the mean of one number per datum, with its standard error (`Estimate.mean_of`)."""
+    """Return the mean of one number per datum, with its standard error (`Estimate.mean_of`).
+
+    Args:
+        values: one number per datum, shape (data,).
+
+    Raises:
+        InputError: if there are no data, or `values` has more than one dimension.
+    """
     return Estimate.mean_of(values)
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
     """Return ``a - b``, paired datum by datum, with the standard error of the paired difference.
 
-    On images, log evidence varies by tens of nats from datum to datum, and two models agree on which are
-    hard: the paired error is many times smaller than that of two independent estimates.
+    The log evidence of images varies by tens of nats from datum to datum, and two models usually agree on which data
+    are hard. The paired error is then many times smaller than the error of two independent estimates.
 
     Args:
         a: an estimate with pointwise values.
@@ -94,11 +111,14 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
         InputError: if pointwise values are missing, or the counts differ.
     """
     if a.count != b.count:
-        raise InputError(f"A paired difference needs the same data; got {a.count} data and {b.count}.")
+        raise InputError(f"A paired difference needs two estimates on the same data; got {a.count} data and {b.count}.")
     return Estimate.mean_of(_pointwise(a) - _pointwise(b))
 
 
 def _pointwise(estimate: Estimate) -> Tensor:
     if estimate.pointwise is None:
-        raise InputError("This estimate carries no pointwise values; evaluate the model again to have them.")
+        raise InputError(
+            "This needs the values of the single data, and the estimate has no pointwise values. Evaluate the model "
+            "again."
+        )
     return estimate.pointwise

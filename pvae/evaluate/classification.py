@@ -1,4 +1,4 @@
-"""How often the classifier of a latent model is right."""
+"""`accuracy`: the share of labels that the classifier of a latent model predicts correctly."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ import torch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.evaluation_context import prepared
+from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.programs.classifier import classifier_of, most_probable
 
 __all__ = ["accuracy"]
 
 
 def accuracy(model: Any, data: Any, *, chunk: int = 1000, **where: Any) -> Estimate:
-    """Return the part of labelled data whose most probable label under q(y given x) is their label ``y``.
+    """Return the share of labelled data for which the most probable label under q(y given x) is the label ``y``.
 
-    The classifier is the latent model's method ``classify(x)``. Data whose label is hidden, -1, are left out. The error
-    is that of independent data; for the difference of two models on the same data use `difference`, which pairs them.
+    The classifier is the latent model's method ``classify(x)``. Data with a hidden label, -1, are left out. The
+    standard error assumes independent data. For the difference of two models on the same data use `difference`, which
+    is paired.
 
     Args:
         model: a run, or a latent model with ``classify``.
         data: `Splits` (the test split), or a `Batch` with ``y``.
-        chunk: data at once.
-        where: ``limit``, ``seed``, ``device``, ``split``, ``fields`` of `prepared`.
+        chunk: the largest number of data at once.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if there is no classifier, or no label.
+        InputError: if the model has no classifier, or the data have no label.
     """
-    with prepared(model, data, **where) as setting:
-        classify = classifier_of(setting.model, said="accuracy")
-        batch = setting.batch
+    with evaluation_context(model, data, **where) as context:
+        classify = classifier_of(context.model, said="accuracy")
+        batch = context.batch
         if "y" not in batch or not bool((batch["y"] >= 0).any()):
-            raise InputError("accuracy needs data with labels, a field y of whole numbers from 0 on; these have none.")
+            raise InputError(
+                "accuracy needs data with labels, a field y of whole numbers from 0 on; these data have none. Add the "
+                "field y, or evaluate on labelled data."
+            )
         labelled = batch.take(batch["y"] >= 0)
         chunk = require_whole(chunk, "chunk")
-        parts = [labelled.take(slice(start, start + chunk)) for start in range(0, labelled.size, chunk)]
-        right = [most_probable(classify(each["x"])) == each["y"] for each in parts]
-        return Estimate.mean_of(torch.cat(right).double())
+        chunks = [labelled.take(slice(start, start + chunk)) for start in range(0, labelled.size, chunk)]
+        correct = [most_probable(classify(data["x"])) == data["y"] for data in chunks]
+        return Estimate.mean_of(torch.cat(correct).double())

@@ -1,8 +1,7 @@
-"""Whether the importance weights can be believed, and what the latent units are used for."""
+"""`diagnose`: the reliability of the importance weights, and the use of the latent units."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,28 +9,29 @@ import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
-from pvae.evaluate.adapter import good_khat
-from pvae.evaluate.evaluation_context import Setting, prepared
-from pvae.evaluate.stream import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, sweep
-from pvae.evaluate.units import ACTIVE, LatentUnits, latent_units
+from pvae.evaluate.arviz_versions import good_khat
+from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
+from pvae.evaluate.latent_units import ACTIVE, LatentUnits, latent_units
+from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, summarise_weights
 from pvae.json_values import finite_or_none
 
 __all__ = ["DRAWS", "Diagnosis", "diagnose", "diagnosis_of", "weight_statistics"]
 
 DRAWS = 16
-"""Draws per datum for KL and active units: exact with one where no latent site depends on another."""
+"""Draws per datum for KL and active units. If no latent site depends on another, one draw gives the exact values."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How far an importance-sampled evidence can be believed, and what the latent units are used for.
+    """The reliability of an importance-sampled evidence, and the use of the latent units.
 
     Args:
-        ess: effective sample size (sum w)^2 / sum w^2 of each datum, shape (data,).
-        khat: Pareto k-hat of each datum, shape (data,): reliable below `good_khat`, no finite mean above 1.
-        latents: by site, KL per unit and activity.
-        particles: draws per datum behind `ess` and `khat`.
-        notes: what was left out or is not reliable, a line each.
+        ess: effective sample size (sum w)^2 / sum w^2 of each datum, shape (data,), in particles.
+        khat: Pareto k-hat of each datum, shape (data,). The evidence is reliable below `good_khat`; above 1 the weights
+            have no finite mean.
+        latents: KL per unit and activity, by site.
+        particles: the number of draws per datum from which `ess` and `khat` are estimated.
+        notes: notes on results that are left out or not reliable, one line each.
     """
 
     ess: Tensor
@@ -47,13 +47,13 @@ class Diagnosis:
 
     @property
     def unreliable(self) -> float:
-        """Share of data whose k-hat is above `good_khat`, or not known."""
+        """The share of data with a k-hat that is above `good_khat` or not known, from 0 to 1."""
         return float((~(self.khat <= self.good_khat)).double().mean())
 
     @property
     def active_units(self) -> int | None:
-        """Active units over all continuous sites, or None where there is none."""
-        counts = [each.active for each in self.latents.values() if each.active is not None]
+        """The number of active units of all continuous sites, or None if activity is defined for none."""
+        counts = [units.active for units in self.latents.values() if units.active is not None]
         return sum(counts) if counts else None
 
     def to_json(self) -> dict[str, Any]:
@@ -62,21 +62,22 @@ class Diagnosis:
             "ess": _quantiles(self.ess),
             "khat": {**_quantiles(self.khat), "good": self.good_khat, "unreliable": self.unreliable},
             "active_units": self.active_units,
-            "latents": {name: each.to_json() for name, each in self.latents.items()},
+            "latents": {name: units.to_json() for name, units in self.latents.items()},
             "particles": self.particles,
             "notes": list(self.notes),
         }
 
 
 def _quantiles(values: Tensor) -> dict[str, float | None]:
-    """Median and outer quantiles over data; data without a value are left out."""
+    """Return the median and the 5% and 95% quantiles over data, shape (data,); NaN values are left out."""
     known = values[~values.isnan()]
     if len(known) == 0:
         return {"median": None, "q05": None, "q95": None}
     ordered = known.sort().values
-    # by position, since interpolation between infinities is NaN
-    at = {"median": 0.5, "q05": 0.05, "q95": 0.95}
-    return {name: finite_or_none(float(ordered[round(q * (len(ordered) - 1))])) for name, q in at.items()}
+    levels = {"median": 0.5, "q05": 0.05, "q95": 0.95}
+    # A quantile is an element of the data, because interpolation between infinities gives NaN.
+    indices = {name: round(level * (len(ordered) - 1)) for name, level in levels.items()}
+    return {name: finite_or_none(float(ordered[index])) for name, index in indices.items()}
 
 
 def diagnose(
@@ -94,39 +95,64 @@ def diagnose(
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), a `Batch`, a tensor or an array.
-        particles: draws of z per datum for the weights.
-        draws: draws of z per datum for KL and active units.
-        threshold: Var_x(E_q[z_u]) above which a unit counts as active.
-        chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
-        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+        particles: the number of draws of z per datum for the weights.
+        draws: the number of draws of z per datum for KL and active units.
+        threshold: a unit is active if Var_x(E_q[z_u]) is above it.
+        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
         InputError: if there are no data, a count is below 1, or the programs give no weight per datum.
     Source: Burda, Grosse & Salakhutdinov, arXiv:1509.00519, section 5 (active units); Vehtari et al., Pareto
         Smoothed Importance Sampling, JMLR 25 (2024).
     """
-    with prepared(model, data, **where) as setting:
-        found = sweep(setting, particles, chunk, lambda: weight_statistics(particles), points=True)
-        return diagnosis_of(setting, found, particles, draws, chunk, threshold)
+    with evaluation_context(model, data, **where) as context:
+        ess, khat = summarise_weights(
+            context, particles, chunk, lambda: weight_statistics(particles), allow_point_masses=True
+        )
+        return diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
 
 
 def weight_statistics(particles: int) -> list[Statistic]:
-    """Return the running statistics that `diagnosis_of` takes, in its order."""
+    """Return new running statistics of the weights: effective sample size and Pareto k-hat.
+
+    Args:
+        particles: the number of particles that will be added to each.
+    """
     return [EffectiveSampleSize(), ParetoKhat(particles)]
 
 
 def diagnosis_of(
-    setting: Setting, found: Sequence[Tensor], particles: int, draws: int, chunk: int, threshold: float
+    context: EvaluationContext,
+    ess: Tensor,
+    khat: Tensor,
+    particles: int,
+    draws: int,
+    chunk: int,
+    threshold: float,
 ) -> Diagnosis:
-    """Return the diagnosis of weights already swept, with the latent units found here."""
+    """Return the diagnosis for known statistics of the weights; the latent units are computed here.
+
+    Args:
+        context: the model and the data.
+        ess: effective sample size of each datum, shape (data,).
+        khat: Pareto k-hat of each datum, shape (data,).
+        particles: the number of draws per datum from which these two were estimated.
+        draws: the number of draws of z per datum for KL and active units.
+        chunk: the largest number of data at once.
+        threshold: a unit is active if Var_x(E_q[z_u]) is above it.
+
+    Raises:
+        InputError: if `draws` is below 1.
+    """
     draws = require_whole(draws, "draws")
-    ess, khat = found
     with torch.no_grad():
-        latents, notes = latent_units(setting, draws, chunk, threshold)
+        latents, notes = latent_units(context, draws, chunk, threshold)
     return Diagnosis(ess, khat, latents, particles, (*_weight_notes(ess, khat, particles), *notes))
 
 
 def _weight_notes(ess: Tensor, khat: Tensor, particles: int) -> list[str]:
+    """Return a note on each reason why the log evidence is not reliable."""
     notes = []
     undefined = int(ess.isnan().sum())
     if undefined:

@@ -1,4 +1,4 @@
-"""Do single latent units stand for single factors? MIG and DCI, where the factors of the data are known."""
+"""Disentanglement of latent units by the known factors of the data: MIG and DCI scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
-from pvae.evaluate.evaluation_context import prepared
+from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.programs.queries import encode, joined
 
 __all__ = ["Disentanglement", "disentanglement", "importance_scores", "mutual_information_gap"]
@@ -20,15 +20,15 @@ __all__ = ["Disentanglement", "disentanglement", "importance_scores", "mutual_in
 
 @dataclass(frozen=True)
 class Disentanglement:
-    """How far single latent units stand for single factors; 1 is best, all are shares.
+    """How closely single latent units correspond to single factors; all scores are from 0 to 1, and 1 is best.
 
     Attributes:
         mig: the mutual information gap, a mean over factors.
-        disentanglement: D of DCI: whether a unit tells of one factor only, weighted by how much it tells.
-        completeness: C of DCI: whether one unit tells all that is told of a factor, a mean over factors.
-        informativeness: I of DCI: accuracy of the factors predicted on held-out codes, a mean over factors.
-        importance: how much each unit counts in the prediction of each factor, shape (units, factors).
-        mutual_information: of each unit and factor, nats, shape (units, factors).
+        disentanglement: D of DCI. It is 1 if each unit predicts one factor only; units are weighted by importance.
+        completeness: C of DCI. It is 1 if each factor is predicted by one unit only; a mean over factors.
+        informativeness: I of DCI. The accuracy of the factors predicted from held-out codes, a mean over factors.
+        importance: the importance of each unit for the prediction of each factor, shape (units, factors).
+        mutual_information: the mutual information of each unit and factor, nats, shape (units, factors).
     """
 
     mig: float
@@ -42,78 +42,97 @@ class Disentanglement:
 def disentanglement(
     model: Any, data: Any, factors: Tensor | None = None, *, bins: int = 20, **where: Any
 ) -> Disentanglement:
-    """Judge the codes of a model against the known factors of the data.
+    """Score the codes of a model by the known factors of the data.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), or a `Batch`, whose field ``factors`` holds whole numbers (data, factors).
-        factors: the factors, where the data have no such field.
-        bins: of a unit's values, equally wide, for the mutual information.
-        where: ``limit``, ``seed``, ``device``, ``split``, ``fields`` of `prepared`; the seed is the forests' too.
+        data: `Splits` (the test split) or a `Batch`, with a field ``factors`` of whole numbers, shape (data, factors).
+        factors: the factors, shape (data, factors), if the data have no such field.
+        bins: the number of equally wide bins of a unit's values, for the mutual information.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``; see `pvae.evaluate`. The random forests use the
+            same seed.
 
     Raises:
-        InputError: if there are no factors, or they are constant.
+        InputError: if there are no factors, or a factor is constant.
     Sources: Chen et al., Isolating Sources of Disentanglement, arXiv:1802.04942, equation 6, with mean codes in bins as
     in Locatello et al., arXiv:1811.12359; Eastwood & Williams, A Framework for the Quantitative Evaluation of
     Disentangled Representations, ICLR 2018, with random forests.
     """
-    with prepared(model, data, **where) as setting:
-        size = setting.batch.size
-        known = setting.batch.get("factors") if factors is None else factors[:size]
-        if known is None:
-            raise InputError("Disentanglement needs the factors of the data: a field 'factors', or factors=.")
-        found = encode(setting.model, setting.batch, setting.fields)
-    codes = joined(found).double().cpu()
-    values = torch.as_tensor(known).reshape(size, -1).long().cpu()
+    with evaluation_context(model, data, **where) as context:
+        size = context.batch.size
+        known_factors = context.batch.get("factors") if factors is None else factors[:size]
+        if known_factors is None:
+            raise InputError(
+                f"Disentanglement needs the factors of the data; the data have {', '.join(context.batch)}. Add a field "
+                "'factors', or pass factors=."
+            )
+        codes_by_site = encode(context.model, context.batch, context.fields)
+    codes = joined(codes_by_site).double().cpu()
+    values = torch.as_tensor(known_factors).reshape(size, -1).long().cpu()
     constant = [column for column in range(values.shape[1]) if len(values[:, column].unique()) < 2]
     if constant:
-        raise InputError(f"Factor {constant[0]} has one value only in these data; leave it out.")
-    mig, information = mutual_information_gap(codes, values, bins=bins)
-    importance, accuracy = _forests(codes.numpy(), values.numpy(), where.get("seed", 0))
-    unit, factor = importance_scores(importance)
-    return Disentanglement(mig, unit, factor, accuracy, importance, information)
+        raise InputError(
+            f"A factor needs at least two values. Factor {constant[0]} has one value only in these data; leave it out."
+        )
+    mig, mutual_information = mutual_information_gap(codes, values, bins=bins)
+    importance, accuracy = _forest_importances(codes.numpy(), values.numpy(), where.get("seed", 0))
+    disentangled, complete = importance_scores(importance)
+    return Disentanglement(mig, disentangled, complete, accuracy, importance, mutual_information)
 
 
 def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = 20) -> tuple[float, Tensor]:
-    """Return the mutual information gap, and the mutual information of each unit and factor in nats.
+    """Return the mutual information gap, and the mutual information of each unit and factor.
 
-    For each factor: how much more the best unit tells of it than the second best, as a share of its entropy.
+    The gap of a factor is its mutual information with the best unit minus that with the second best unit, divided by
+    the entropy of the factor. The result is the mean over factors.
 
     Args:
         codes: shape (data, units), at least two units.
         factors: whole numbers, shape (data, factors).
-        bins: of a unit's values, equally wide between its extremes.
+        bins: the number of equally wide bins between the smallest and the largest value of a unit.
+
+    Returns:
+        The gap, from 0 to 1, and the mutual information in nats, shape (units, factors).
 
     Raises:
         InputError: if there is one unit only.
     """
     if codes.shape[1] < 2:
-        raise InputError("A gap needs at least two latent units; there is one.")
+        raise InputError(
+            f"A mutual information gap needs at least two latent units; got {codes.shape[1]}. Use a model with more."
+        )
     low, high = codes.min(0).values, codes.max(0).values
     bins = require_whole(bins, "bins")
-    placed = ((codes - low) / (high - low).clamp_min(1e-12) * bins).long().clamp(max=bins - 1)
-    information = torch.stack([torch.stack([_information(unit, factor) for factor in factors.T]) for unit in placed.T])
-    entropy = torch.stack([_information(factor, factor) for factor in factors.T])
-    best = information.topk(2, 0).values
-    return float(((best[0] - best[1]) / entropy).mean()), information
+    binned = ((codes - low) / (high - low).clamp_min(1e-12) * bins).long().clamp(max=bins - 1)
+    rows = []
+    for unit in binned.T:
+        rows.append(torch.stack([_mutual_information(unit, factor) for factor in factors.T]))
+    information = torch.stack(rows)
+    entropy = torch.stack([_mutual_information(factor, factor) for factor in factors.T])
+    largest = information.topk(2, 0).values
+    return float(((largest[0] - largest[1]) / entropy).mean()), information
 
 
-def _information(first: Tensor, second: Tensor) -> Tensor:
-    """Mutual information of two discrete variables, nats."""
+def _mutual_information(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mutual information of two discrete variables, each of shape (data,), in nats."""
     _, first = first.unique(return_inverse=True)
     _, second = second.unique(return_inverse=True)
     joint = torch.zeros(int(first.max()) + 1, int(second.max()) + 1, dtype=torch.float64)
     joint.index_put_((first, second), torch.ones(len(first), dtype=torch.float64), accumulate=True)
     joint /= len(first)
-    apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    return torch.where(joint > 0, joint * (joint.clamp_min(1e-300) / apart).log(), 0.0).sum()
+    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    return torch.where(joint > 0, joint * (joint.clamp_min(1e-300) / independent).log(), 0.0).sum()
 
 
 def importance_scores(importance: Tensor) -> tuple[float, float]:
-    """Return disentanglement and completeness of a matrix of importances, shape (units, factors), not negative.
+    """Return disentanglement and completeness of a matrix of importances.
 
-    Each is 1 minus the entropy of a row or column, in units of its maximum: rows weighted by their share of all
-    importance, each column as any other. A unit that tells nothing has no weight; a factor that none tells of counts 0.
+    The disentanglement of a unit is 1 minus the entropy of its row, divided by the largest possible entropy; the result
+    is the mean over units, weighted by their share of all importance. The completeness of a factor is the same of its
+    column; the result is the plain mean over factors. A factor that no unit predicts counts 0.
+
+    Args:
+        importance: numbers that are not negative, shape (units, factors).
     """
     importance = importance.double()
     units, factors = importance.shape
@@ -126,18 +145,26 @@ def importance_scores(importance: Tensor) -> tuple[float, float]:
     return float((weights * disentangled).sum()), float(complete.mean())
 
 
-def _forests(codes: np.ndarray, factors: np.ndarray, seed: int) -> tuple[Tensor, float]:
-    """Importances by a random forest for each factor, shape (units, factors), and the mean held-out accuracy."""
+def _forest_importances(codes: np.ndarray, factors: np.ndarray, seed: int) -> tuple[Tensor, float]:
+    """Return importances by a random forest for each factor, and the mean accuracy on held-out data.
+
+    Args:
+        codes: shape (data, units).
+        factors: shape (data, factors).
+        seed: the seed of the split into two halves, and of the forests.
+
+    Returns:
+        The importances, shape (units, factors), and the accuracy.
+    """
     from sklearn.ensemble import RandomForestClassifier
 
-    # at random: data in the order of a grid have only some values of a factor in every second row
-    held = np.random.default_rng(seed).permutation(len(codes)) % 2 == 1
-    columns, scores = [], []
+    # The halves are random, because every second row of data in the order of a grid may miss values of a factor.
+    held_out = np.random.default_rng(seed).permutation(len(codes)) % 2 == 1
+    columns, accuracies = [], []
     for values in factors.T:
-        # all units at each split: among random ones an idle unit is taken for want of a better
-        forest = RandomForestClassifier(100, random_state=seed, max_depth=12, max_features=None).fit(
-            codes[~held], values[~held]
-        )
+        # Each split considers all units; among a random subset without a useful unit, a useless one would be taken.
+        forest = RandomForestClassifier(100, random_state=seed, max_depth=12, max_features=None)
+        forest.fit(codes[~held_out], values[~held_out])
         columns.append(forest.feature_importances_)
-        scores.append(forest.score(codes[held], values[held]))
-    return torch.as_tensor(np.stack(columns, 1)), float(np.mean(scores))
+        accuracies.append(forest.score(codes[held_out], values[held_out]))
+    return torch.as_tensor(np.stack(columns, 1)), float(np.mean(accuracies))

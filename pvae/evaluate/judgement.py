@@ -1,4 +1,4 @@
-"""Everything that a comparison prints about one model, from one pass over the weights."""
+"""`judge`: log evidence, ELBO, gap, bounds and diagnosis of one model, from one pass over the log weights."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from pvae.checks import require_whole
 from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
-from pvae.evaluate.evaluation_context import prepared
-from pvae.evaluate.stream import CHUNK, Bound, Statistic, sweep
-from pvae.evaluate.units import ACTIVE
+from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.latent_units import ACTIVE
+from pvae.evaluate.running_statistics import CHUNK, Bound, Statistic, summarise_weights
 
 __all__ = ["TREND", "Judgement", "judge"]
 
 TREND = (50, 500, 5000)
-"""Numbers of particles whose bounds show whether the estimate has converged."""
+"""Numbers of particles; the bounds at them show whether the estimate has converged."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How good one model is on some data, in nats per datum; every estimate keeps its pointwise values.
+    """The quality of one model on some data, in nats per datum; every estimate keeps its pointwise values.
 
     Args:
         log_evidence: mean log p(x) by importance sampling, a lower bound in expectation.
         elbo: the evidence lower bound, from the same weights.
-        gap: log_evidence - elbo, paired.
-        bounds: the bound at fewer particles, and at all of them.
+        gap: log_evidence - elbo, paired datum by datum.
+        bounds: the importance-weighted bound by number of particles, for some smaller numbers and for all particles.
         diagnosis: effective sample size, k-hat and latent units.
-        particles: draws of z per datum.
-        seed: of the draws.
-        decoder_evaluations: times that the model was scored, particles times data.
+        particles: the number of draws of z per datum.
+        seed: the seed of the draws.
+        decoder_evaluations: how often the model scored a datum: the number of draws times the number of data.
         seconds: wall-clock time of the evaluation.
     """
 
@@ -59,12 +59,12 @@ class Judgement:
 
     @property
     def active_units(self) -> int | None:
-        """Active units over all continuous latent sites."""
+        """The number of active units of all continuous latent sites, or None if activity is defined for none."""
         return self.diagnosis.active_units
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out or is not reliable, a line each."""
+        """Notes on results that are left out or not reliable, one line each."""
         return self.diagnosis.notes
 
     def to_json(self) -> dict[str, Any]:
@@ -95,38 +95,37 @@ def judge(
 ) -> Judgement:
     """Return log evidence, ELBO, gap, bounds, effective sample size, k-hat, KL per unit and active units.
 
-    One pass over the weights serves all of them, so the gap is paired draw by draw. `log_evidence`, `elbo`
-    and `diagnose` give the same numbers at the same `particles`, `seed` and `chunk`.
+    All of them come from one pass over the log weights, so the gap is paired draw by draw. `log_evidence`, `elbo` and
+    `diagnose` give the same numbers at the same `particles`, `seed` and `chunk`.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), a `Batch`, a tensor or an array.
-        particles: draws of z per datum.
-        seed: of the draws.
-        draws: draws of z per datum for KL and active units.
-        threshold: Var_x(E_q[z_u]) above which a unit counts as active.
-        chunk: greatest number of (particle, datum) evaluations at once, which bounds the memory.
-        where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate`` of `prepared`.
+        particles: the number of draws of z per datum.
+        seed: the seed of the draws.
+        draws: the number of draws of z per datum for KL and active units.
+        threshold: a unit is active if Var_x(E_q[z_u]) is above it.
+        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
         InputError: if there are no data, a count is below 1, or the programs give no weight per datum.
     """
     started = time.perf_counter()
-    with prepared(model, data, seed=seed, **where) as setting:
+    with evaluation_context(model, data, seed=seed, **where) as context:
         particles = require_whole(particles, "particles")
-        sizes = sorted({each for each in TREND if each < particles})
-        found = sweep(setting, particles, chunk, lambda: _statistics(particles, sizes))
-        evidence, elbo, *rest = found
-        diagnosis = diagnosis_of(setting, rest[:2], particles, draws, chunk, threshold)
-    log_evidence, lower = Estimate.mean_of(evidence), Estimate.mean_of(elbo)
+        sizes = sorted({count for count in TREND if count < particles})
+        results = summarise_weights(context, particles, chunk, lambda: _statistics(particles, sizes))
+        pointwise_evidence, pointwise_elbo, ess, khat, *pointwise_bounds = results
+        diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
+    log_evidence = Estimate.mean_of(pointwise_evidence)
+    elbo = Estimate.mean_of(pointwise_elbo)
+    bounds = {count: Estimate.mean_of(values) for count, values in zip(sizes, pointwise_bounds, strict=True)}
     return Judgement(
         log_evidence=log_evidence,
-        elbo=lower,
-        gap=difference(log_evidence, lower),
-        bounds={
-            **{k: Estimate.mean_of(v) for k, v in zip(sizes, rest[2:], strict=True)},
-            particles: log_evidence,
-        },
+        elbo=elbo,
+        gap=difference(log_evidence, elbo),
+        bounds={**bounds, particles: log_evidence},
         diagnosis=diagnosis,
         particles=particles,
         seed=seed,
@@ -136,4 +135,5 @@ def judge(
 
 
 def _statistics(particles: int, sizes: list[int]) -> list[Statistic]:
-    return [Bound(particles), Bound(1), *weight_statistics(particles), *(Bound(each) for each in sizes)]
+    """Return new statistics: evidence, ELBO, effective sample size, k-hat, and a bound for each of `sizes`."""
+    return [Bound(particles), Bound(1), *weight_statistics(particles), *(Bound(count) for count in sizes)]

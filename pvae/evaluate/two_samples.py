@@ -1,4 +1,4 @@
-"""Do two samples come from one law? A permutation test on the maximum mean discrepancy, and the aggregate posterior."""
+"""Two-sample test by permutation of the maximum mean discrepancy, and its use on the aggregate posterior."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
-from pvae.evaluate.evaluation_context import prepared
+from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.programs.sites import sample_sites
 
 __all__ = ["TwoSampleTest", "aggregate_test", "mmd_test"]
 
-_AT_ONCE = 200  # permutations in one product of matrices
+#: The number of permutations in one product of matrices; it bounds the memory.
+_PERMUTATIONS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """What a permutation test of two samples found.
+    """The result of a permutation test of two samples.
 
     Attributes:
-        statistic: the squared maximum mean discrepancy, unbiased: about 0, and negative at times, for equal laws.
-        p_value: the share of permutations with as great a statistic, the observed one among them: small where the
-            samples differ, uniform where they do not.
-        permutations: how many were drawn.
-        counts: data in each sample.
+        statistic: the squared maximum mean discrepancy, by its unbiased estimate. For equal distributions its
+            expectation is 0, and it may be negative.
+        p_value: the share of permutations with a statistic of at least the observed one, which is counted too. It is
+            small if the distributions differ, and uniform if they are equal.
+        permutations: the number of random permutations.
+        counts: the number of draws in each sample.
     """
 
     statistic: float
@@ -46,18 +48,18 @@ def mmd_test(
     widths: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
     seed: int = 0,
 ) -> TwoSampleTest:
-    """Test whether two samples come from the same law.
+    """Test whether two samples come from the same distribution.
 
-    The kernel is a sum of Gaussians exp(-d^2 / (2 s^2 units)), one for each width s, fixed beforehand, so that the
-    test has the level of its p-value whatever the data.
+    The kernel is a sum of Gaussians exp(-d^2 / (2 s^2 units)), one for each width s. The widths do not depend on the
+    data, so the test has the level of its p-value for all data.
 
     Args:
-        first: draws, shape (draws, units), at least 2.
-        second: draws of the same units, of any number from 2.
-        permutations: relabellings of the joined samples.
-        widths: s of each kernel, in units of one dimension's scale; the p-value says nothing of dimensions that
-            differ by much in scale.
-        seed: of the permutations.
+        first: at least 2 draws, shape (draws, units).
+        second: at least 2 draws of the same units, shape (draws, units); the number of draws may differ.
+        permutations: the number of random permutations of the joined samples.
+        widths: s of each kernel, in the scale of one unit. The units should have similar scales, because the distance d
+            adds them.
+        seed: the seed of the permutations.
 
     Raises:
         InputError: if the samples differ in units, or have fewer than two draws.
@@ -65,66 +67,88 @@ def mmd_test(
     observed statistic among the permuted is exact: Phipson & Smyth, arXiv:1603.05766.
     """
     if first.dim() != 2 or first.shape[1:] != second.shape[1:] or min(len(first), len(second)) < 2:
-        came = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise InputError(f"Two samples of the same units, shape (draws, units), at least 2 draws each; got {came}.")
+        raise InputError(
+            "mmd_test needs two samples of the same units, shape (draws, units), with at least 2 draws each; got "
+            f"shapes {tuple(first.shape)} and {tuple(second.shape)}. Flatten each draw to one row."
+        )
     permutations = require_whole(permutations, "permutations")
     if not widths or min(widths) <= 0:
         raise InputError(f"widths needs at least one positive number; got {tuple(widths)}.")
     kernel = _kernel(torch.cat([first, second]).double().cpu(), widths)
-    size, count = len(kernel), len(first)
+    joined_size, count = len(kernel), len(first)
     generator = torch.Generator().manual_seed(seed)
-    observed = _statistics(kernel, (torch.arange(size) < count).double()[:, None])[0]
-    greater = 0
-    for start in range(0, permutations, _AT_ONCE):
-        many = min(_AT_ONCE, permutations - start)
-        ranks = torch.rand(size, many, generator=generator).argsort(0).argsort(0)
-        # ties by rounding are as great: relabellings of few data meet the observed one
-        greater += int((_statistics(kernel, (ranks < count).double()) >= observed - 1e-12).sum())
-    return TwoSampleTest(float(observed), (1 + greater) / (1 + permutations), permutations, (len(first), len(second)))
+    in_first = torch.arange(joined_size) < count
+    observed = _statistics(kernel, in_first.double()[:, None])[0]
+    at_least_observed = 0
+    for start in range(0, permutations, _PERMUTATIONS_AT_ONCE):
+        columns = min(_PERMUTATIONS_AT_ONCE, permutations - start)
+        ranks = torch.rand(joined_size, columns, generator=generator).argsort(0).argsort(0)
+        statistics = _statistics(kernel, (ranks < count).double())
+        # A permutation of few draws may repeat the observed samples; its statistic then differs by rounding only.
+        at_least_observed += int((statistics >= observed - 1e-12).sum())
+    p_value = (1 + at_least_observed) / (1 + permutations)
+    return TwoSampleTest(float(observed), p_value, permutations, (len(first), len(second)))
 
 
 def _kernel(x: Tensor, widths: Sequence[float]) -> Tensor:
+    """Return the kernel between all rows of x, shape (draws, draws), with 0 on the diagonal.
+
+    Args:
+        x: shape (draws, units).
+        widths: the width of each Gaussian.
+    """
     distance = torch.cdist(x, x).square()
     kernel = sum((torch.exp(-distance / (2.0 * width**2 * x.shape[1])) for width in widths), torch.zeros(()))
     return kernel.fill_diagonal_(0.0)
 
 
-def _statistics(kernel: Tensor, chosen: Tensor) -> Tensor:
-    """The unbiased squared discrepancy of each column of labels (1 in the first sample), shape (columns,)."""
-    count = float(chosen[:, 0].sum())
-    other = len(kernel) - count
-    reached = (chosen * kernel.sum(1, keepdim=True)).sum(0)
-    within = (chosen * (kernel @ chosen)).sum(0)
-    across = reached - within
-    rest = kernel.sum() - 2.0 * reached + within
-    return within / (count * (count - 1)) + rest / (other * (other - 1)) - 2.0 * across / (count * other)
+def _statistics(kernel: Tensor, in_first: Tensor) -> Tensor:
+    """Return the unbiased squared discrepancy for each assignment of draws to the two samples, shape (columns,).
+
+    Args:
+        kernel: the kernel of all draws, shape (draws, draws), with 0 on the diagonal.
+        in_first: 1 for a draw of the first sample and 0 for one of the second, shape (draws, columns).
+    """
+    count = float(in_first[:, 0].sum())
+    second_count = len(kernel) - count
+    first_to_all = (in_first * kernel.sum(1, keepdim=True)).sum(0)
+    within_first = (in_first * (kernel @ in_first)).sum(0)
+    between = first_to_all - within_first
+    within_second = kernel.sum() - 2.0 * first_to_all + within_first
+    first_mean = within_first / (count * (count - 1))
+    second_mean = within_second / (second_count * (second_count - 1))
+    return first_mean + second_mean - 2.0 * between / (count * second_count)
 
 
 def aggregate_test(model: Any, data: Any, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:
-    """Test whether the aggregate posterior is the prior: one z of the guide per datum, against as many of the prior.
+    """Test whether the aggregate posterior is the prior, by one z from the guide per datum and as many from the prior.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), a `Batch`, a tensor or an array.
-        permutations: relabellings of the joined samples.
-        where: ``limit``, ``seed``, ``device``, ``split``, ``fields`` of `prepared`.
+        permutations: the number of random permutations of the joined samples.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if there are no data, or no latent site of real values for each datum.
+        InputError: if there are no data, or no latent site has real values for each datum.
     """
-    with prepared(model, data, **where) as setting:
-        programs = setting.programs().bound_to(setting.batch)
-        guide = _latents(programs.trace_guide(), setting.batch.size)
-        prior = _latents(programs.trace_model(), setting.batch.size)
-    names = [name for name in guide if name in prior]
+    with evaluation_context(model, data, **where) as context:
+        programs = context.bound_to(context.batch)
+        from_guide = _real_latents(programs.trace_guide(), context.batch.size)
+        from_prior = _real_latents(programs.trace_model(), context.batch.size)
+    names = [name for name in from_guide if name in from_prior]
     if not names:
-        raise InputError("An aggregate posterior needs a latent site of real values for each datum; there is none.")
-    samples = (torch.cat([sites[name] for name in names], 1) for sites in (guide, prior))
-    return mmd_test(*samples, permutations=permutations, seed=where.get("seed", 0))
+        raise InputError(
+            "An aggregate posterior needs a latent site of real values for each datum; model and guide have none in "
+            "common. Discrete sites have no such test here."
+        )
+    posterior_sample = torch.cat([from_guide[name] for name in names], 1)
+    prior_sample = torch.cat([from_prior[name] for name in names], 1)
+    return mmd_test(posterior_sample, prior_sample, permutations=permutations, seed=where.get("seed", 0))
 
 
-def _latents(trace: poutine.Trace, size: int) -> dict[str, Tensor]:
-    """The drawn real values of each datum, flat."""
+def _real_latents(trace: poutine.Trace, size: int) -> dict[str, Tensor]:
+    """Return the values of the latent sites with real values for each datum, by site, shape (size, units)."""
     sites = [site for site in sample_sites(trace) if not site["is_observed"]]
     return {
         site["name"]: site["value"].reshape(size, -1)

@@ -25,8 +25,8 @@ import pvae
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate, difference, mean_of
-from pvae.evaluate.evaluation_context import prepared
-from pvae.evaluate.stream import Bound, EffectiveSampleSize, ParetoKhat
+from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.running_statistics import Bound, EffectiveSampleSize, ParetoKhat
 from pvae.programs.base import LatentModel, pair
 from pvae.train.devices import isolated
 from pvae.weights import log_weights
@@ -280,7 +280,7 @@ def test_data_keep_their_order_through_the_chunks() -> None:
     torch.testing.assert_close(found.pointwise, exact, rtol=1e-10, atol=0)
 
 
-# ---- The setting ----------------------------------------------------------------------------------------------------
+# ---- The context ----------------------------------------------------------------------------------------------------
 
 
 class Noisy(LatentModel):
@@ -323,7 +323,7 @@ def test_an_evaluation_that_fails_leaves_everything_as_it_was() -> None:
     state = torch.get_rng_state()
     with pytest.raises(InputError):
         evaluate.log_evidence(model, x, 0)
-    with pytest.raises(RuntimeError), prepared(model, x):
+    with pytest.raises(RuntimeError), evaluation_context(model, x):
         raise RuntimeError("a user's program fails")
     assert model.dropout.training and torch.equal(torch.get_rng_state(), state)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
-from pvae.evaluate.adapter import arviz, good_khat, is_v1, pareto_khat, tail_length
+from pvae.evaluate.arviz_versions import arviz, good_khat, is_v1, pareto_khat, tail_length
 from pvae.programs.base import LatentModel, pair
 
 CENTRES = np.array([[1.0, 0.0, 0.05], [-0.5, 0.0, 0.05]]).T  # two features to three units; the second is dead

@@ -15,7 +15,7 @@ from stats import assert_close_in_sigmas
 
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
-from pvae.evaluate import adapter
+from pvae.evaluate import arviz_versions
 
 EXACT = LinearGaussian()
 X = torch.tensor(np.tile(A_X, (8, 1)) + 0.1 * np.arange(8)[:, None])
@@ -27,8 +27,8 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("arviz") / "draws.nc"
     tree = evaluate.to_arviz(LinearGaussianModel(), {"x": X, "y": torch.arange(8)}, 400, fields=("x",), limit=5, seed=2)
     assert evaluate.save(tree, path) == path
-    read = {name: group.load() for name, group in adapter.groups_of(adapter.load(path)).items()}
-    for name, group in adapter.groups_of(tree).items():
+    read = {name: group.load() for name, group in arviz_versions.groups_of(arviz_versions.load(path)).items()}
+    for name, group in arviz_versions.groups_of(tree).items():
         assert read[name].equals(group), name
     assert [each.name for each in path.parent.iterdir()] == ["draws.nc"]
     return read
@@ -79,7 +79,7 @@ def test_draws_come_from_the_guide_the_prior_and_the_likelihood(groups: dict[str
 
 
 def test_arviz_summarises_the_posterior(groups: dict[str, Any]) -> None:
-    summary = adapter.arviz().summary(adapter.wrap({"posterior": groups["posterior"]}), kind="stats")
+    summary = arviz_versions.arviz().summary(arviz_versions.wrap({"posterior": groups["posterior"]}), kind="stats")
     assert len(summary) == 10
 
 
@@ -87,7 +87,7 @@ def test_saving_replaces_a_file_and_refuses_a_missing_folder(tmp_path: Path) -> 
     path = tmp_path / "draws.nc"
     path.write_text("old")
     evaluate.save(evaluate.to_arviz(LinearGaussianModel(), X, 2), path)
-    assert adapter.groups_of(adapter.load(path))["posterior"]["z"].shape == (1, 2, 8, 2)
+    assert arviz_versions.groups_of(arviz_versions.load(path))["posterior"]["z"].shape == (1, 2, 8, 2)
     with pytest.raises(InputError, match="no folder"):
         evaluate.save(None, tmp_path / "missing" / "draws.nc")
     with pytest.raises(InputError, match="draws needs a whole number"):
@@ -151,11 +151,11 @@ def test_arviz_is_imported_where_its_cache_folder_cannot_be_made(monkeypatch: py
         return importlib.import_module(name)
 
     monkeypatch.setenv("XDG_CACHE_HOME", "/before")
-    monkeypatch.setattr(adapter, "import_module", fail_once)
-    assert hasattr(adapter.arviz(), "from_netcdf")
+    monkeypatch.setattr(arviz_versions, "import_module", fail_once)
+    assert hasattr(arviz_versions.arviz(), "from_netcdf")
     assert seen[0] == "/before" == os.environ["XDG_CACHE_HOME"] != seen[1]
 
-    monkeypatch.setattr(adapter.tempfile, "TemporaryDirectory", lambda: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(arviz_versions.tempfile, "TemporaryDirectory", lambda: (_ for _ in ()).throw(OSError("full")))
     seen.clear()
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
-        adapter.arviz()
+        arviz_versions.arviz()

@@ -20,7 +20,7 @@ import pvae.evaluate as evaluate
 from pvae import plots
 from pvae.cli import cli
 from pvae.errors import InputError
-from pvae.evaluate.gradient_estimators.search import _assignments
+from pvae.evaluate.gradient_estimators.estimator_search import _assignments
 
 MODEL = """
 import pyro

@@ -1,4 +1,4 @@
-"""The gradient laboratory against estimators whose mean and variance are known."""
+"""Studies of gradients, against estimators with known mean and variance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pvae
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.gradient_estimators.blocks import Blocks, block_sizes, limit_of_z
+from pvae.evaluate.gradient_estimators.block_statistics import GradientBlocks, block_sizes, limit_of_z
 from pvae.objectives import Objective, PyroObjective, Terms, WeightsObjective
 from pvae.weights import LogWeights, log_mean_exp, trace_weights
 
@@ -332,7 +332,7 @@ def test_sums_over_blocks_give_the_statistics_of_the_draws_and_their_jackknife()
         [1, 2, 0]
     )
     centre = torch.tensor([1.5, 1.5, 0.5], dtype=torch.float64)
-    blocks = Blocks(centre, {"phi": slice(0, 3)}, keep=True)
+    blocks = GradientBlocks(centre, {"phi": slice(0, 3)}, keep=True)
     times = np.random.default_rng(0).uniform(0.4, 0.6, size=60)
     times[7] = 30.0  # the machine was busy with something else
     for each, seconds in zip(draws, times, strict=True):
@@ -373,7 +373,7 @@ def test_the_jackknife_error_of_a_variance_is_its_spread_over_studies() -> None:
     generator = torch.Generator().manual_seed(1)
     values, errors = [], []
     for _ in range(120):
-        blocks = Blocks(torch.zeros(2, dtype=torch.float64), {"phi": slice(0, 2)})
+        blocks = GradientBlocks(torch.zeros(2, dtype=torch.float64), {"phi": slice(0, 2)})
         for count in block_sizes(400, 2):
             blocks.add(torch.randn(count, 2, generator=generator, dtype=torch.float64).exp(), 1.0)
         found = blocks.estimates("phi")["variance"]
@@ -483,6 +483,30 @@ def test_what_cannot_be_studied_is_refused() -> None:
     model.requires_grad_(False)
     with pytest.raises(InputError, match="no parameter"):
         evaluate.gradients(model, x, "elbo", draws=4)
+
+
+class NamedByGroup(nn.Module):
+    """A model of any class whose parameters bear the names of the groups, which declares no groups by methods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phi = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def model(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.theta, 1.0))
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.phi, 1.0))
+
+
+def test_parameters_with_the_names_of_groups_are_grouped_by_the_batch() -> None:
+    x = torch.ones(2, dtype=torch.float64)
+    study = evaluate.gradients(NamedByGroup(), x, "elbo", draws=4, reference_draws=4)
+    assert [(row.group, row.coordinates) for row in study.rows] == [("theta", 1), ("phi", 1)]
 
 
 def test_a_study_is_one_json_object() -> None:

@@ -319,8 +319,8 @@ def test_particles_of_the_example_share_one_run() -> None:
     ("family", "message"),
     [
         ("point", "'w' is a Delta"),
-        ("auxiliary", "'a' is in one program alone"),
-        ("summed", "'k' is in one program alone"),
+        ("auxiliary", "'a' is in one program only"),
+        ("summed", "'k' is in one program only"),
         ("prior", "'k' is neither observed nor in the guide"),
     ],
 )

@@ -11,7 +11,7 @@ from pvae.comparison.cells.drawings import SEED
 from pvae.comparison.cells.factories import build_model
 from pvae.data import Splits
 from pvae.errors import InputError
-from pvae.evaluate.evaluation_context import prepared
+from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.train.devices import isolated
 
 __all__ = ["resolve_binarisation"]
@@ -53,6 +53,6 @@ def _binarisation_of(model: Any, splits: Splits) -> str:
     """Return ``"static"`` if an evaluation of the model binarises these data, else ``"none"``."""
     if splits.test is None:
         return "none"
-    with prepared(model, splits) as context:
+    with evaluation_context(model, splits) as context:
         unchanged = torch.equal(context.batch.x.cpu().float(), splits.test.x.cpu().float())
     return "none" if unchanged else "static"

@@ -1,1 +1,1 @@
-"""Bias, variance and cost of gradient estimators."""
+"""Studies of gradient estimators: bias, variance and cost."""

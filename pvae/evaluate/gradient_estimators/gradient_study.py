@@ -1,9 +1,9 @@
-"""What a study of gradients found: a row per objective and group of parameters, and its table."""
+"""The result of a study of gradients: a row for each objective and group of parameters, and the table of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from pvae.json_values import finite_or_none
 
 __all__ = ["GradientStudy", "GroupGradient"]
 
+#: Attributes of `GroupGradient`, with the titles of their columns.
 _TITLES = {
     "variance": "variance",
     "snr": "SNR",
@@ -30,31 +31,32 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class GroupGradient:
-    """The gradient of one objective for one group of parameters, of the loss per datum of the batch.
+    """The gradient of one objective's loss per datum of the batch, for one group of parameters.
 
     Attributes:
-        objective: its name with settings.
-        group: ``"theta"``, ``"phi"``, or ``"both"`` for parameters that both programs share.
-        coordinates: how many numbers the group has.
-        biased: why the mean is not the target's gradient, in a few words, as the objective declares it; or empty.
-        reference: what stands for the exact gradient of the objective's target.
-        step: how it was computed, ``"graph"`` or ``"eager"``: seconds compare only between alike.
-        bias: the mean's excess over the reference along it, in units of the reference: -0.5 is half too short.
-        z: the largest distance of mean and reference of a coordinate in standard errors, the reference's own among
-            them; NaN where the reference is a sample of the objective itself, which tests nothing.
-        limit: what that largest z of so many coordinates exceeds as rarely, without bias, as one normal number
-            exceeds 4.5 (Bonferroni).
+        objective: the name with settings.
+        group: ``"theta"``, ``"phi"``, or ``"both"`` for parameters of both programs.
+        coordinates: the number of coordinates of the group.
+        biased: the reason why the mean is not the target's gradient, as the objective declares it; "" if unbiased.
+        reference: how the reference gradient was computed. The reference is the exact gradient of the objective's
+            target, or an estimate of it.
+        step: how a gradient was computed, ``"graph"`` or ``"eager"``. Times are comparable only between equal steps.
+        bias: the length by which the mean exceeds the reference, along the reference, in units of its norm. At -0.5 the
+            mean is half as long as the reference.
+        z: the largest distance of mean and reference over the coordinates, in standard errors, which include those of a
+            sampled reference. NaN if the reference is a sample of the objective itself, because that tests nothing.
+        limit: without bias, `z` exceeds this limit as rarely as one normal number exceeds 4.5 (Bonferroni).
         variance: the trace of the covariance of one draw.
-        snr: size of the mean over standard deviation, averaged over coordinates.
-        snr_whole: the norm of the mean over the root of `variance`.
-        cosine: of one draw with the reference, on average.
-        cosine_mean: of the mean with the reference.
-        seconds: for one gradient, theta and phi together: of the CPU, or of the wall on a CUDA device; the mean
-            over the middle half of the blocks of draws.
-        cost: variance times seconds: the variance that a second of averaging leaves. The lower the better.
+        snr: |mean| over standard deviation, averaged over coordinates.
+        snr_whole: the norm of the mean over the square root of `variance`.
+        cosine: the mean cosine between one draw and the reference.
+        cosine_mean: the cosine between the mean and the reference.
+        seconds: the time of one gradient of theta and phi together: CPU time, or wall-clock time on a CUDA device. It
+            is the mean over the middle half of the blocks of draws.
+        cost: variance times seconds, which is the variance that remains after one second of averaging; lower is better.
         mean: the mean gradient, shape (coordinates,).
         exact: the reference, shape (coordinates,).
-        draws: every draw, shape (draws, coordinates), where kept.
+        draws: every draw, shape (draws, coordinates), or None if the draws were not kept.
     """
 
     objective: str
@@ -83,19 +85,26 @@ class GroupGradient:
         return self.z > self.limit
 
     def mark(self) -> str:
-        """Return ``"biased: why"``, ``"biased (found)"`` where it is not declared, or an empty text."""
+        """Return ``"biased: why"``, ``"biased (found, not declared)"``, or an empty text for an unbiased gradient."""
         if self.biased:
             return f"biased: {self.biased}"
         return "biased (found, not declared)" if self.bias_found else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers, without vectors."""
-        plain = {
-            name: getattr(self, name) for name in ("objective", "group", "coordinates", "biased", "reference", "step")
-        }
-        plain |= {"z": finite_or_none(self.z), "limit": self.limit, "bias_found": self.bias_found}
+        """Return the numbers, without vectors, as a dictionary that JSON can hold."""
         names = ("bias", "variance", "snr", "snr_whole", "cosine", "cosine_mean", "seconds", "cost")
-        return plain | {name: getattr(self, name).to_json() for name in names}
+        return {
+            "objective": self.objective,
+            "group": self.group,
+            "coordinates": self.coordinates,
+            "biased": self.biased,
+            "reference": self.reference,
+            "step": self.step,
+            "z": finite_or_none(self.z),
+            "limit": self.limit,
+            "bias_found": self.bias_found,
+            **{name: getattr(self, name).to_json() for name in names},
+        }
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,11 @@ class GradientStudy:
     """The gradients of several objectives at the same parameters on the same batch.
 
     Attributes:
-        rows: one per objective and group.
-        draws: of each objective.
-        seed: each objective's draws started from.
-        batch: number of data in the batch.
-        notes: what was left out of the study or not used, and why, a line each.
+        rows: one for each objective and group.
+        draws: the number of draws of each objective.
+        seed: the seed of the draws of every objective.
+        batch: the number of data in the batch.
+        notes: notes on objectives and references that are left out, one line each.
     """
 
     rows: tuple[GroupGradient, ...]
@@ -119,8 +128,12 @@ class GradientStudy:
     def of(self, objective: str, group: str = "phi") -> GroupGradient:
         """Return one row.
 
+        Args:
+            objective: the name of the objective, as in the table.
+            group: ``"theta"``, ``"phi"`` or ``"both"``.
+
         Raises:
-            InputError: if there is none.
+            InputError: if there is no such row.
         """
         for row in self.rows:
             if (row.objective, row.group) == (objective, group):
@@ -133,41 +146,47 @@ class GradientStudy:
         return tuple(dict.fromkeys(row.group for row in self.rows))
 
     def ranking(self, group: str | None = None) -> tuple[GroupGradient, ...]:
-        """Return the rows of a group, the least variance times seconds first; those of biased objectives last.
+        """Return the rows of a group in the order of variance times seconds, the least first; biased ones are last.
 
         Args:
-            group: by default phi, whose gradient is where estimators differ; theta where there is no phi.
+            group: by default phi, because estimators differ in the gradient of phi; theta if there is no phi.
         """
         chosen = group or ("phi" if "phi" in self.groups() else self.groups()[0])
-        rows = [row for row in self.rows if row.group == chosen]
-        return tuple(sorted(rows, key=lambda row: (bool(row.mark()), _finite(row.cost.value))))
+        return tuple(sorted(self._rows_of(chosen), key=lambda row: (bool(row.mark()), _nan_last(row.cost.value))))
+
+    def _rows_of(self, group: str) -> list[GroupGradient]:
+        return [row for row in self.rows if row.group == group]
 
     def table(self, *, ranked: bool = False) -> str:
         """Return the study as text: a table for each group, one line per objective.
 
         Args:
-            ranked: order the lines as `ranking` does, not as the objectives were given.
+            ranked: whether the lines are in the order of `ranking`; otherwise they are in the order of the objectives.
         """
         size = f"{self.batch} data, {self.draws} draws of each objective, seed {self.seed}"
         parts = [f"Gradients of the loss per datum, {size}"]
         for group in self.groups():
-            rows = self.ranking(group) if ranked else [row for row in self.rows if row.group == group]
-            parts.append(f"{group}: {rows[0].coordinates} coordinates\n{_aligned(_lines(rows))}")
+            rows = self.ranking(group) if ranked else self._rows_of(group)
+            parts.append(f"{group}: {rows[0].coordinates} coordinates\n{_align(_lines(rows))}")
         parts.append(f"Reference:\n{self._references()}")
         if self.notes:
-            parts.append("Notes:\n" + "\n".join(f"  {each}" for each in self.notes))
+            parts.append("Notes:\n" + "\n".join(f"  {note}" for note in self.notes))
         return "\n\n".join(parts)
 
     def _references(self) -> str:
-        every = dict.fromkeys(row.objective for row in self.rows)
-        of: dict[str, dict[str, None]] = {}
+        """Return one line for each reference, with the objectives that are compared with it."""
+        names = dict.fromkeys(row.objective for row in self.rows)
+        names_by_reference: dict[str, dict[str, None]] = {}
         for row in self.rows:
-            of.setdefault(row.reference, {})[row.objective] = None
-        whose = {text: "all" if len(names) == len(every) else ", ".join(names) for text, names in of.items()}
-        return "\n".join(f"  {names}: {text}" for text, names in whose.items())
+            names_by_reference.setdefault(row.reference, {})[row.objective] = None
+        lines = []
+        for reference, compared in names_by_reference.items():
+            label = "all" if len(compared) == len(names) else ", ".join(compared)
+            lines.append(f"  {label}: {reference}")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Return every number, for JSON."""
+        """Return every number, without vectors, as a dictionary that JSON can hold."""
         return {
             "draws": self.draws,
             "seed": self.seed,
@@ -177,44 +196,55 @@ class GradientStudy:
         }
 
 
-def _finite(value: float) -> float:
+def _nan_last(value: float) -> float:
+    """Return a number to sort by; NaN sorts with infinity, after all finite numbers."""
     return value if math.isfinite(value) else math.inf
 
 
 def _short(estimate: Estimate, unit: float = 1.0) -> str:
-    """A value with two digits of its error, in powers of ten where it is very small or large."""
+    """Return a value with two digits of its error, with a power of ten if it is very small or large.
+
+    Args:
+        estimate: the value and its standard error.
+        unit: a factor for both.
+    """
     value, error = estimate.value * unit, estimate.error * unit
     if not math.isfinite(value):
         return "-" if math.isnan(value) else str(value)
     if not math.isfinite(error) or error <= 1e-9 * abs(value):
         return f"{value:.4g}"
-    place = math.floor(math.log10(float(f"{error:.1e}"))) - 1
-    top = math.floor(math.log10(max(abs(value), error)))
-    if -4 <= top < 5:
-        return f"{value:.{max(0, -place)}f} ± {error:.{max(0, -place)}f}"
-    scale = 10.0**top
-    return f"({value / scale:.{top - place}f} ± {error / scale:.{top - place}f})e{top:+03d}"
+    last_digit = math.floor(math.log10(float(f"{error:.1e}"))) - 1
+    first_digit = math.floor(math.log10(max(abs(value), error)))
+    if -4 <= first_digit < 5:
+        decimals = max(0, -last_digit)
+        return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+    scale = 10.0**first_digit
+    decimals = first_digit - last_digit
+    return f"({value / scale:.{decimals}f} ± {error / scale:.{decimals}f})e{first_digit:+03d}"
 
 
-def _lines(rows: Sequence[GroupGradient]) -> Iterable[list[str]]:
+def _lines(rows: Sequence[GroupGradient]) -> Iterator[list[str]]:
+    """Yield the cells of each line of a table: objective, a cell for each title, and remarks."""
     yield ["objective", *_TITLES.values(), ""]
-    mixed = len({row.step for row in rows}) > 1
+    has_both_steps = len({row.step for row in rows}) > 1
     for row in rows:
         cells = {name: _short(getattr(row, name)) for name in _TITLES if name != "z"}
         cells["seconds"] = _short(row.seconds, 1000.0)
         cells["z"] = "-" if math.isnan(row.z) else f"{row.z:.1f} ({row.limit:.1f})"
-        notes = [row.mark(), "eager step" if mixed and row.step == "eager" else ""]
-        yield [row.objective, *(cells[name] for name in _TITLES), "; ".join(filter(None, notes))]
+        remarks = [row.mark(), "eager step" if has_both_steps and row.step == "eager" else ""]
+        yield [row.objective, *(cells[name] for name in _TITLES), "; ".join(filter(None, remarks))]
 
 
-def _aligned(rows: Iterable[Sequence[str]]) -> str:
-    lines = [list(row) for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    last = len(widths) - 1
-    return "\n".join(
-        "  ".join(
-            cell.rjust(widths[place]) if 0 < place < last else cell.ljust(widths[place])
-            for place, cell in enumerate(line)
-        ).rstrip()
-        for line in lines
-    )
+def _align(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of cells as text in columns; the first and the last column are aligned to the left."""
+    rows = list(rows)
+    last = len(rows[0]) - 1
+    widths = [max(len(row[column]) for row in rows) for column in range(last + 1)]
+    lines = []
+    for row in rows:
+        cells = []
+        for column, cell in enumerate(row):
+            is_text = column in (0, last)
+            cells.append(cell.ljust(widths[column]) if is_text else cell.rjust(widths[column]))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,167 @@
+"""Export of draws to ArviZ, as netCDF files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pvae import __version__
+from pvae.checks import require_whole
+from pvae.errors import InputError
+from pvae.evaluate.arviz_versions import arviz, groups_of, load, wrap
+from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
+from pvae.files import replace_file
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site
+
+__all__ = ["load", "save", "to_arviz"]
+
+_DRAW_DIMS = ("chain", "draw", "datum")
+
+#: Tensors by ArviZ's group, then by site.
+Groups = dict[str, dict[str, Tensor]]
+
+
+def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
+    """Return draws in the form that ArviZ takes: `arviz.InferenceData` (ArviZ 0.2x) or `xarray.DataTree` (1.x).
+
+    The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior), ``sample_stats``
+    with ``log_weights`` (log p(x, z) - log q(z given x), nats), ``posterior_predictive``, ``prior``,
+    ``prior_predictive``, ``observed_data``, and ``constant_data`` for the other fields. The dimensions are chain (of
+    size one), draw, datum, and those of the event. There is no group ``log_likelihood``, because `arviz.loo` would
+    compute a wrong quantity from draws of latents that belong to one datum each; use `compare_evidence`.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        draws: the number of draws of z per datum, and from the prior.
+        limit: the largest number of data; the first ones are taken. None takes all. The size of the file grows with
+            draws times limit.
+        where: ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: if there are no data, `draws` is below 1, or the programs give no weight per datum.
+    """
+    draws = require_whole(draws, "draws")
+    with evaluation_context(model, data, limit=limit, **where) as context:
+        programs = context.bound_to(context.batch)
+        data_dims = _data_dims(programs, context.data_dim(programs))
+        drawn = [_draw(context, programs, data_dims) for _ in range(draws)]
+        observed = _observed(programs, data_dims)
+    datasets = {}
+    for group in drawn[0]:
+        stacked = {name: torch.stack([draw[group][name] for draw in drawn]) for name in drawn[0][group]}
+        datasets[group] = _dataset(stacked)
+    datasets["observed_data"] = _dataset(observed, ("datum",))
+    constant = {name: value.cpu() for name, value in context.batch.items() if name not in observed}
+    if constant:
+        datasets["constant_data"] = _dataset(constant, ("datum",))
+    return wrap({name: dataset for name, dataset in datasets.items() if dataset.data_vars})
+
+
+def save(tree: Any, path: str | Path) -> Path:
+    """Write the result of `to_arviz` as one netCDF-4 file, which ``arviz.from_netcdf`` of both version lines reads.
+
+    Args:
+        tree: the result of `to_arviz`.
+        path: the file, such as ``draws.nc``; an existing file is replaced.
+
+    Raises:
+        InputError: if the folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.parent}. Create the folder first.")
+    tree = import_module("xarray").DataTree.from_dict(groups_of(tree))
+    with replace_file(path) as unfinished:
+        tree.to_netcdf(unfinished, engine="h5netcdf")
+    return path
+
+
+def _data_dims(programs: BoundPrograms, plate_dim: int) -> dict[str, int]:
+    """Return the dimension of the data in the value of each sample site, counted from the right.
+
+    Args:
+        programs: both programs on all data.
+        plate_dim: the dimension of the plate over data in a site's batch shape, counted from the right.
+    """
+    sites = [site for trace in programs.trace_both() for site in _sample_sites(trace)]
+    return {site["name"]: plate_dim - site["fn"].event_dim for site in sites}
+
+
+def _sample_sites(trace: poutine.Trace) -> list[Site]:
+    """Return the sample sites of a trace in order, with ``pyro.deterministic`` and without subsample indices."""
+    sites: list[Site] = list(prune_subsample_sites(trace).nodes.values())
+    return [site for site in sites if site["type"] == "sample"]
+
+
+def _values(sites: Iterable[Site], data_dims: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return the values of sites by name, on the CPU, with the dimension of the data first."""
+    return {site["name"]: site["value"].movedim(data_dims[site["name"]], 0).cpu() for site in sites}
+
+
+def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mapping[str, int]) -> Groups:
+    """Return one draw of the groups that have draws; in every tensor the dimension of the data is the first."""
+    weights = context.log_weights(context.batch, 1)
+    latents = {name: value[0] for name, value in weights.values.items()}
+    prior_sites = _sample_sites(programs.trace_model(simulate=True))
+    posterior_sites = _sample_sites(programs.trace_model(values=latents, simulate=True))
+
+    def latent_values(sites: list[Site]) -> dict[str, Tensor]:
+        return _values([site for site in sites if site["name"] in latents], data_dims)
+
+    def other_values(sites: list[Site]) -> dict[str, Tensor]:
+        return _values([site for site in sites if site["name"] not in latents], data_dims)
+
+    return {
+        "posterior": latent_values(posterior_sites),
+        "sample_stats": {"log_weights": weights.log_w[0].to("cpu", torch.float64)},
+        "posterior_predictive": other_values(posterior_sites),
+        "prior": latent_values(prior_sites),
+        "prior_predictive": other_values(prior_sites),
+    }
+
+
+def _observed(programs: BoundPrograms, data_dims: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return the values of the observed sites by name, with the dimension of the data first."""
+    _, model_trace = programs.trace_both()
+    return _values([site for site in _sample_sites(model_trace) if site["is_observed"]], data_dims)
+
+
+def _dataset(values: Mapping[str, Tensor], leading_dims: tuple[str, ...] = _DRAW_DIMS) -> Any:
+    """Return a dataset with ArviZ's names of dimensions: `leading_dims`, then ``z_dim_0``, ``z_dim_1``, ...
+
+    Args:
+        values: tensors by site, of shape (draw, datum, *event), or (datum, *event) if there are no draws. The dimension
+            of the chain is added.
+        leading_dims: the names of the dimensions before those of the event.
+    """
+    arviz()  # sets up the cache folder and the warnings of ArviZ before xarray loads ArviZ's accessors
+    xarray = import_module("xarray")
+    has_draws = leading_dims == _DRAW_DIMS
+    variables = {}
+    for name, value in values.items():
+        array = value.unsqueeze(0).numpy() if has_draws else value.numpy()
+        event_dims = [f"{name}_dim_{index}" for index in range(array.ndim - len(leading_dims))]
+        variables[name] = ([*leading_dims, *event_dims], array)
+    attributes = {"inference_library": "pvae", "inference_library_version": __version__}
+    if has_draws:
+        attributes["draws"] = "from the guide q(z | x): amortised, not from the exact posterior"
+    return xarray.Dataset(variables, coords=_coordinates(variables), attrs=attributes)
+
+
+def _coordinates(variables: Mapping[str, tuple[list[str], Any]]) -> dict[str, Any]:
+    """Return the coordinates 0, 1, 2, ... of each dimension."""
+    coordinates = {}
+    for dims, array in variables.values():
+        for dim, size in zip(dims, array.shape, strict=True):
+            coordinates[dim] = np.arange(size)
+    return coordinates

@@ -1,0 +1,91 @@
+"""Log evidence by importance sampling, the ELBO, and importance-weighted bounds, all from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pvae.checks import require_whole
+from pvae.errors import InputError
+from pvae.evaluate.base import Estimate
+from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.running_statistics import CHUNK, Bound, summarise_weights
+from pvae.evaluate.shared_latents import shared_elbo, shared_sites
+
+__all__ = ["elbo", "importance_bounds", "log_evidence"]
+
+
+def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+    """Return the mean log p(x) by importance sampling with the guide, in nats per datum.
+
+    The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
+    more particles, so compare models at the same number. The standard error covers the spread over data. It does not
+    cover the distance of the bound from log p(x); see `importance_bounds`, and the Pareto k-hat of `diagnose`.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        particles: the number of draws of z per datum.
+        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
+    Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 5.
+    """
+    particles = require_whole(particles, "particles")
+    return importance_bounds(model, data, (particles,), chunk=chunk, **where)[particles]
+
+
+def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+    """Return the mean evidence lower bound E_q[log p(x, z) - log q(z given x)], in nats per datum.
+
+    With the same seed and `chunk` as `log_evidence` it uses the same weights. `judge` returns the gap between the two
+    with its paired error.
+
+    If all data share a latent site, such as a decoder's weights, the result is the ELBO of all N data divided by N,
+    where N is the full size of the plate over data. No other estimate of this module exists for such a model.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        particles: the number of draws of z per datum; the ELBO is their mean.
+        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
+    """
+    with evaluation_context(model, data, **where) as context:
+        if shared_sites(context):
+            pointwise = shared_elbo(context, particles, chunk)
+        else:
+            (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Bound(1)])
+    return Estimate.mean_of(pointwise)
+
+
+def importance_bounds(
+    model: Any, data: Any, particles: Sequence[int] = (50, 500, 5000), *, chunk: int = CHUNK, **where: Any
+) -> dict[int, Estimate]:
+    """Return the importance-weighted bound for each number of particles, in nats per datum.
+
+    The bound rises to log p(x) with the number of particles. If it still rises between the two largest numbers, more
+    particles are needed. All bounds use the same weights: the largest number is drawn once, and the bound of a smaller
+    number is the mean over all complete groups of that size.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        particles: the numbers of particles.
+        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: if there are no data, a number is below 1, or the programs give no weight per datum.
+    """
+    particles = [require_whole(count, "particles") for count in particles]
+    if not particles:
+        raise InputError("importance_bounds needs at least one number of particles; got none.")
+    with evaluation_context(model, data, **where) as context:
+        bounds = summarise_weights(context, max(particles), chunk, lambda: [Bound(count) for count in particles])
+    return {count: Estimate.mean_of(pointwise) for count, pointwise in zip(particles, bounds, strict=True)}

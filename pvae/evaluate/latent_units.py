@@ -1,0 +1,259 @@
+"""The use of each latent unit: its KL term, and how much its posterior mean changes with x."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pvae.batch import Batch
+from pvae.evaluate.base import Estimate
+from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.json_values import json_value
+from pvae.programs.sites import Site, sample_sites
+
+__all__ = ["ACTIVE", "LatentUnits", "latent_units"]
+
+ACTIVE = 0.01
+"""A unit is active if Var_x(E_q[z_u]) is above this number (Burda et al. 2015, section 5)."""
+
+
+@dataclass(frozen=True)
+class LatentUnits:
+    """The units of one latent site, flattened in the order of its plates and event dimensions.
+
+    Args:
+        kl: the site's part of KL(q to p), summed over units, nats per datum; None for a point mass.
+        kl_per_unit: the same for each unit, mean over data, shape (units,), in nats; shape (1,) if `how` is
+            ``"whole"``, None for a point mass.
+        how: how KL is computed: ``"analytic"``, ``"sampled"`` (from the draws, unit by unit), ``"whole"`` (from the
+            draws, for all units together), or ``"point"`` for a point mass, which has no KL.
+        activity: Var_x(E_q[z_u]), shape (units,); None for a discrete site, and for a single datum.
+        threshold: a unit counts as active if its activity is above this number.
+    """
+
+    kl: Estimate | None
+    kl_per_unit: Tensor | None
+    how: str
+    activity: Tensor | None
+    threshold: float = ACTIVE
+
+    @property
+    def active(self) -> int | None:
+        """The number of active units, or None if activity is not defined."""
+        return None if self.activity is None else int((self.activity > self.threshold).sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as a dictionary that JSON can hold."""
+        return {
+            "kl": None if self.kl is None else self.kl.to_json(),
+            "kl_per_unit": _to_list(self.kl_per_unit),
+            "how": self.how,
+            "activity": _to_list(self.activity),
+            "active": self.active,
+        }
+
+
+def _to_list(values: Tensor | None) -> list[float | None] | None:
+    """Return the numbers of a tensor for JSON; a number that is not finite becomes None."""
+    return None if values is None else json_value(values)
+
+
+def latent_units(
+    context: EvaluationContext, draws: int, chunk: int, threshold: float = ACTIVE
+) -> tuple[dict[str, LatentUnits], tuple[str, ...]]:
+    """Return the units of every latent site that model and guide share, and a note on each number that is left out.
+
+    Args:
+        context: the model and the data.
+        draws: the number of draws of z per datum. One draw suffices if no site depends on another, because KL and
+            posterior mean are then analytic. The numbers of a site that depends on another one are means over draws of
+            that one.
+        chunk: the largest number of data at once.
+        threshold: a unit counts as active if its activity is above this number.
+    """
+    chunks_by_site: dict[str, list[_SiteUnits]] = {}
+    for batch in context.chunks(chunk):
+        for name, site_units in _units_of_batch(context, batch, draws).items():
+            chunks_by_site.setdefault(name, []).append(site_units)
+    units = {name: _summary(chunks, threshold) for name, chunks in chunks_by_site.items()}
+    return units, tuple(_notes(units, context.batch.size))
+
+
+@dataclass(frozen=True)
+class _SiteUnits:
+    """The units of one site on some data.
+
+    Attributes:
+        how: as in `LatentUnits`.
+        discrete: whether the support is discrete.
+        kl: the KL terms, shape (batch, units), nats.
+        mean: the posterior means, shape (batch, units).
+        mean_variance: the variance of the estimates in `mean`, shape (batch, units). It is not 0 if the mean is
+            estimated from several draws of another site.
+    """
+
+    how: str
+    discrete: bool
+    kl: Tensor
+    mean: Tensor
+    mean_variance: Tensor
+
+
+def _summary(chunks: list[_SiteUnits], threshold: float) -> LatentUnits:
+    """Return the units of one site from its chunks of data."""
+    how, discrete = chunks[0].how, chunks[0].discrete
+    kl = torch.cat([units.kl for units in chunks])
+    mean = torch.cat([units.mean for units in chunks])
+    mean_variance = torch.cat([units.mean_variance for units in chunks])
+    activity = None
+    if len(mean) > 1 and not discrete:
+        # Without the subtraction, unused units of a site that depends on another one would seem active.
+        activity = (mean.var(0, correction=1) - mean_variance.mean(0)).clamp_min(0.0)
+    return LatentUnits(
+        kl=None if how == "point" else Estimate.mean_of(kl.sum(1)),
+        kl_per_unit=None if how == "point" else kl.mean(0),
+        how=how,
+        activity=activity,
+        threshold=threshold,
+    )
+
+
+def _notes(units_by_site: dict[str, LatentUnits], count: int) -> Iterator[str]:
+    """Yield a note on each number that is missing or estimated from draws; `count` is the number of data."""
+    for name, units in units_by_site.items():
+        if units.kl is None:
+            yield f"site {name!r} is a point mass in the guide: it has no KL"
+        if units.how in ("sampled", "whole"):
+            yield f"site {name!r} has no closed-form KL here: it is estimated from the draws"
+        if units.activity is None and count > 1:
+            yield f"site {name!r} is discrete: its units are not counted as active or not"
+    if count == 1:
+        yield "active units need more than one datum"
+
+
+def _units_of_batch(context: EvaluationContext, batch: Batch, draws: int) -> dict[str, _SiteUnits]:
+    """Return the units of each shared latent site on one batch, averaged over draws of z."""
+    programs = context.bound_to(batch)
+    data_dim = context.data_dim(programs)
+    draws_by_site: dict[str, list[_SiteUnits]] = {}
+    for _ in range(draws):
+        guide_trace, model_trace = programs.trace_both()
+        guide_sites = _latent_sites(guide_trace)
+        model_sites = _latent_sites(model_trace)
+        for name in [name for name in guide_sites if name in model_sites]:
+            before_in_guide = set(itertools.takewhile(name.__ne__, guide_sites))
+            before_in_model = itertools.takewhile(name.__ne__, model_sites)
+            parents_are_drawn = before_in_guide.issuperset(before_in_model)
+            units = _units_of_site(guide_sites[name], model_sites[name], data_dim, parents_are_drawn)
+            draws_by_site.setdefault(name, []).append(units)
+    return {name: _mean_over_draws(units) for name, units in draws_by_site.items()}
+
+
+def _latent_sites(trace: poutine.Trace) -> dict[str, Site]:
+    """Return the latent sites of a trace by name, in order."""
+    return {site["name"]: site for site in sample_sites(trace) if not site["is_observed"]}
+
+
+def _mean_over_draws(draws: list[_SiteUnits]) -> _SiteUnits:
+    """Return the mean over draws of z, with the variance of the mean of the posterior means."""
+    kl = torch.stack([units.kl for units in draws]).mean(0)
+    means = torch.stack([units.mean for units in draws])
+    mean_variance = means.var(0, correction=1) / len(draws) if len(draws) > 1 else torch.zeros_like(means[0])
+    return _SiteUnits(draws[0].how, draws[0].discrete, kl, means.mean(0), mean_variance)
+
+
+def _units_of_site(guide_site: Site, model_site: Site, data_dim: int, parents_are_drawn: bool) -> _SiteUnits:
+    """Return the units of one site for one draw of z.
+
+    Args:
+        guide_site: the site in the guide's trace.
+        model_site: the site in the model's trace.
+        data_dim: the dimension of the plate over data in the site's batch shape, counted from the right.
+        parents_are_drawn: as in `_kl`.
+    """
+    how, kl = _kl(guide_site, model_site, parents_are_drawn)
+    value_dim = data_dim - guide_site["fn"].event_dim
+    mean = _by_datum(_mean(guide_site), value_dim)
+    kl = _by_datum(kl, data_dim if how == "whole" else value_dim)
+    return _SiteUnits(how, _is_discrete(guide_site["fn"]), kl, mean, torch.zeros_like(mean))
+
+
+def _by_datum(values: Tensor, data_dim: int) -> Tensor:
+    """Move the dimension of the data to the front and flatten the rest: shape (batch, units), float64 on the CPU."""
+    return values.movedim(data_dim, 0).reshape(values.shape[data_dim], -1).to("cpu", torch.float64)
+
+
+def _unit_distribution(distribution: Any) -> Any | None:
+    """Return the distribution of the single units if they are independent of each other, else None."""
+    distribution = _without_independent(distribution)
+    return distribution if distribution.event_shape == () else None
+
+
+def _without_independent(distribution: Any) -> Any:
+    while isinstance(distribution, dist.Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _kl(guide_site: Site, model_site: Site, parents_are_drawn: bool) -> tuple[str, Tensor]:
+    """Return how KL is computed, and the KL terms: in the shape of the value, or of the site's batch for ``"whole"``.
+
+    Args:
+        guide_site: the site in the guide's trace.
+        model_site: the site in the model's trace.
+        parents_are_drawn: whether the guide draws all sites on which this site's prior may depend before this site. If
+            it does not (a guide that draws a chain of latents from x upwards), the prior depends on the very z that the
+            closed form integrates out, and the closed form is wrong.
+    """
+    q, p, z = guide_site["fn"], model_site["fn"], guide_site["value"]
+    if isinstance(_without_independent(q), dist.Delta):
+        return "point", torch.zeros_like(z)
+    unit_q, unit_p = _unit_distribution(q), _unit_distribution(p)
+    if unit_q is None or unit_p is None:
+        return "whole", _apply_mask(q.log_prob(z), guide_site, 0) - _apply_mask(p.log_prob(z), model_site, 0)
+    if parents_are_drawn and guide_site["mask"] is None and model_site["mask"] is None:
+        try:
+            return "analytic", kl_divergence(unit_q, unit_p).expand(z.shape)
+        except NotImplementedError:
+            pass
+    log_q = _apply_mask(unit_q.log_prob(z), guide_site, q.event_dim)
+    log_p = _apply_mask(unit_p.log_prob(z), model_site, p.event_dim)
+    return "sampled", log_q - log_p
+
+
+def _apply_mask(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:
+    """Return a log-density with 0 where the site's mask is False.
+
+    Args:
+        log_prob: shape (*batch, *event), with `event_dim` dimensions on the right that the mask does not have.
+        site: the site with its mask, shape (*batch,).
+        event_dim: the number of these dimensions.
+    """
+    if site["mask"] is None:
+        return log_prob
+    mask = torch.as_tensor(site["mask"], device=log_prob.device)
+    return torch.where(mask.reshape(mask.shape + (1,) * event_dim), log_prob, 0.0)
+
+
+def _mean(site: Site) -> Tensor:
+    """Return the mean of a site's distribution in the shape of its value; the draw if there is no finite mean."""
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        return site["value"]
+    return mean.expand(site["value"].shape) if bool(mean.isfinite().all()) else site["value"]
+
+
+def _is_discrete(distribution: Any) -> bool:
+    try:
+        return bool(distribution.support.is_discrete)
+    except NotImplementedError:
+        return False

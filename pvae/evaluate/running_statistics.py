@@ -1,0 +1,191 @@
+"""Statistics of the log weights in bounded memory: particles and data pass in chunks through running summaries."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.checks import require_whole
+from pvae.errors import InputError
+from pvae.evaluate.arviz_versions import pareto_khat, tail_length
+from pvae.evaluate.evaluation_context import EvaluationContext
+
+__all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "ParetoKhat", "Statistic", "summarise_weights"]
+
+CHUNK = 10_000
+"""The largest number of evaluations of the model at once, particles times data. A decoder of 784 outputs holds about
+five float32 copies of them per evaluation (logits, values, log densities), 16 kB: 160 MB for all. Use a smaller number
+for a large decoder."""
+
+
+class Statistic(ABC):
+    """A running summary of the log weights of some data; its memory does not grow with the number of particles."""
+
+    @abstractmethod
+    def add(self, log_w: Tensor) -> None:
+        """Add the log weights of more particles.
+
+        Args:
+            log_w: log weights in nats, float64 on the CPU, shape (particles, batch).
+        """
+
+    @abstractmethod
+    def result(self) -> Tensor:
+        """Return the summary of all particles so far, shape (batch,)."""
+
+
+class Bound(Statistic):
+    """The importance-weighted bound of groups of `particles`, averaged over all complete groups, in nats.
+
+    Groups of one particle give the ELBO; one group of all particles gives the estimate of log p(x).
+    Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 3.
+
+    Args:
+        particles: the size of a group.
+    """
+
+    def __init__(self, particles: int) -> None:
+        self.particles = particles
+        self.complete_groups = 0
+        self.open_particles = 0
+        self.sum_over_groups = torch.zeros(0, dtype=torch.float64)
+        self.open_log_sum = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, log_w: Tensor) -> None:
+        """Add the log weights of more particles, shape (particles, batch)."""
+        if self.complete_groups == self.open_particles == 0:
+            self.sum_over_groups = torch.zeros_like(log_w[0])
+        while len(log_w):
+            groups = 0 if self.open_particles else len(log_w) // self.particles
+            if groups:
+                count = groups * self.particles
+                self._add_groups(log_w[:count])
+            else:
+                count = min(self.particles - self.open_particles, len(log_w))
+                self._add_to_open_group(log_w[:count])
+            log_w = log_w[count:]
+
+    def _add_groups(self, log_w: Tensor) -> None:
+        """Add complete groups, shape (groups * particles, batch)."""
+        groups = log_w.unflatten(0, (-1, self.particles))
+        self._add_log_sums(groups.logsumexp(1).sum(0), len(groups))
+
+    def _add_to_open_group(self, log_w: Tensor) -> None:
+        """Add particles, shape (particles, batch), to the group that is not complete yet."""
+        log_sum = log_w.logsumexp(0)
+        self.open_log_sum = torch.logaddexp(self.open_log_sum, log_sum) if self.open_particles else log_sum
+        self.open_particles += len(log_w)
+        if self.open_particles == self.particles:
+            self.open_particles = 0
+            self._add_log_sums(self.open_log_sum, 1)
+
+    def _add_log_sums(self, log_sums: Tensor, groups: int) -> None:
+        """Add the log-sum-exp of complete groups, already summed over these groups, shape (batch,)."""
+        self.sum_over_groups = self.sum_over_groups + log_sums
+        self.complete_groups += groups
+
+    def result(self) -> Tensor:
+        """Return the bound of each datum, shape (batch,), nats; an incomplete group is left out."""
+        return self.sum_over_groups / self.complete_groups - math.log(self.particles)
+
+
+class EffectiveSampleSize(Statistic):
+    """(sum of w)^2 / sum of w^2, from 1 to the number of particles; it is that number if the guide is exact."""
+
+    def __init__(self) -> None:
+        self.log_sum = self.log_sum_of_squares = torch.tensor(-math.inf, dtype=torch.float64)
+
+    def add(self, log_w: Tensor) -> None:
+        """Add the log weights of more particles, shape (particles, batch)."""
+        self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
+        self.log_sum_of_squares = torch.logaddexp(self.log_sum_of_squares, (2.0 * log_w).logsumexp(0))
+
+    def result(self) -> Tensor:
+        """Return the effective sample size of each datum, shape (batch,), in particles."""
+        return (2.0 * self.log_sum - self.log_sum_of_squares).exp()
+
+
+class ParetoKhat(Statistic):
+    """The shape of the weights' upper tail by Pareto smoothed importance sampling; only the tail is kept.
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry, Pareto Smoothed Importance Sampling, JMLR 25 (2024).
+
+    Args:
+        particles: the number of particles that will be added in all.
+    """
+
+    def __init__(self, particles: int) -> None:
+        self.particles = particles
+        self.tail_size = tail_length(particles) + 1
+        self.tail = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, log_w: Tensor) -> None:
+        """Add the log weights of more particles, shape (particles, batch)."""
+        rows = log_w.T if self.tail.numel() == 0 else torch.cat([self.tail, log_w.T], 1)
+        self.tail = rows.topk(min(self.tail_size, rows.shape[1]), dim=1).values
+
+    def result(self) -> Tensor:
+        """Return Pareto k-hat of each datum, shape (batch,)."""
+        return torch.from_numpy(pareto_khat(self.tail.numpy(), self.particles))
+
+
+def _chunk_sizes(particles: int, chunk: int) -> list[int]:
+    """Split the particles into chunks of at most `chunk`, as equal as possible."""
+    count = -(-particles // chunk)
+    return [particles // count + (index < particles % count) for index in range(count)]
+
+
+def _log_weight_chunks(
+    context: EvaluationContext, batch: Batch, sizes: Sequence[int], allow_point_masses: bool
+) -> Iterator[Tensor]:
+    """Yield the log weights of each chunk of particles, float64 on the CPU, shape (particles, batch)."""
+    for particles in sizes:
+        weights = context.log_weights(batch, particles)
+        ratio = weights.log_joint - weights.log_guide if allow_point_masses else weights.log_w
+        log_w = ratio.detach().to("cpu", torch.float64)
+        if log_w.shape != (particles, batch.size):
+            raise InputError(
+                f"An evaluation needs a weight for each of {batch.size} data; the programs gave "
+                f"{log_w.shape[-1]}. Give the plate over data the size of the batch, without a subsample."
+            )
+        yield log_w
+
+
+def summarise_weights(
+    context: EvaluationContext,
+    particles: int,
+    chunk: int,
+    make_statistics: Callable[[], Sequence[Statistic]],
+    *,
+    allow_point_masses: bool = False,
+) -> list[Tensor]:
+    """Return each statistic of `particles` log weights of every datum, shape (data,) each.
+
+    The draws follow from the seed of the context and from `chunk`. Another `chunk` draws in another order, and so gives
+    another estimate of the same quantity.
+
+    Args:
+        context: the model and the data.
+        particles: the number of draws of z per datum.
+        chunk: the largest number of (particle, datum) evaluations at once; the memory grows with it alone.
+        make_statistics: returns new statistics for the next chunk of data.
+        allow_point_masses: whether guide sites may be point masses without a density; their log p(x, z) is no weight.
+
+    Raises:
+        InputError: if `particles` or `chunk` is below 1, or the programs give no weight per datum.
+    """
+    particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
+    sizes = _chunk_sizes(particles, chunk)
+    results: list[list[Tensor]] = []
+    for batch in context.chunks(max(1, chunk // sizes[0])):
+        statistics = make_statistics()
+        for log_w in _log_weight_chunks(context, batch, sizes, allow_point_masses):
+            for statistic in statistics:
+                statistic.add(log_w)
+        results.append([statistic.result() for statistic in statistics])
+    return [torch.cat(chunks) for chunks in zip(*results, strict=True)]

@@ -1,0 +1,122 @@
+"""The ELBO of programs with latent sites that all data share, such as a decoder's weights.
+
+Such programs have no log weight per datum, so importance sampling per datum does not apply to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.checks import require_whole
+from pvae.errors import InputError
+from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.programs.sites import Site
+from pvae.weights.log_probs import PlateDims, log_probs_by_site
+from pvae.weights.site_validation import delta_sites, require_weights_exist
+from pvae.weights.traces import TracePair
+from pvae.weights.vectorise import trace_particles
+
+__all__ = ["shared_elbo", "shared_sites"]
+
+#: The first data, enough to find the layout of the programs.
+_FIRST_DATA = slice(0, 2)
+
+
+def shared_sites(context: EvaluationContext) -> tuple[str, ...]:
+    """Return the latent sites outside the plate of the observed data; an empty tuple if that is not one plate."""
+    return context.bound_to(context.batch.take(_FIRST_DATA)).layout.shared()
+
+
+def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tensor:
+    """Return each datum's part of the ELBO, shape (data,), in nats; the mean of the parts is the ELBO divided by N.
+
+    A datum's part is E_q[log p(x, z given w) - log q(z given x)] - KL(q(w) to p(w)) / N, where w is shared. N is the
+    full size of the plate over data; if the plate is not subsampled, it is the number of data in the context. All data
+    of a chunk share the draws of w, so the standard error over data does not include the noise of these draws. More
+    particles reduce this noise.
+
+    Args:
+        context: the model and the data.
+        particles: the number of draws of w and z.
+        chunk: the largest number of (particle, datum) evaluations at once.
+
+    Raises:
+        InputError: if `particles` or `chunk` is below 1; if a latent site is in one program only, or is a point mass,
+            because log p - log q is then no bound.
+    """
+    particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
+    local_terms: list[Tensor] = []
+    shared_terms: list[Tensor] = []
+    for batch in context.chunks(chunk):
+        at_once = max(1, chunk // batch.size)
+        sums = [_term_sums(context, batch, min(at_once, particles - done)) for done in range(0, particles, at_once)]
+        local_terms.append(torch.stack([local for local, _ in sums]).sum(0) / particles)
+        shared_terms.append(torch.stack([shared for _, shared in sums]).sum() / particles)
+    return torch.cat(local_terms) + torch.stack(shared_terms).mean() / _data_count(context)
+
+
+def _data_count(context: EvaluationContext) -> int:
+    """Return N, the full size of the plate over data; the number of data in the context if it is not subsampled."""
+    first_data = context.batch.take(_FIRST_DATA)
+    count = context.bound_to(first_data).count
+    return count if count != first_data.size else context.batch.size
+
+
+def _term_sums(context: EvaluationContext, batch: Batch, particles: int) -> tuple[Tensor, Tensor]:
+    """Return log p - log q summed over particles, in nats: the terms of each datum, and the terms of shared sites.
+
+    The shapes are (batch,) and ().
+    """
+    programs = context.bound_to(batch)
+    layout = programs.layout
+    plate = layout.observed_plate()
+    if plate is None:
+        raise InputError(
+            "The ELBO per datum needs a plate over the observed data, and these data are in no plate. Draw them inside "
+            "pyro.plate('data', len(x))."
+        )
+    plate_name, data_dim = plate
+    pairs = trace_particles(programs, particles)
+    _require_bound(pairs[0])
+    dims = PlateDims(layout.nesting, data_dim, particles // len(pairs))
+    local = torch.zeros(batch.size, dtype=torch.float64)
+    shared = torch.zeros((), dtype=torch.float64)
+    signed_runs = ((1, [pair.model_sites for pair in pairs]), (-1, [pair.guide_sites for pair in pairs]))
+    for sign, runs in signed_runs:
+        local_names = _names_inside(runs[0], plate_name)
+        for name, table in log_probs_by_site(runs, dims).items():
+            signed = sign * table.detach().to("cpu", torch.float64)
+            if name in local_names:
+                local += signed.sum(0)
+            else:
+                shared += signed.sum()
+    return local, shared
+
+
+def _require_bound(pair: TracePair) -> None:
+    """Refuse programs for which log p - log q, summed over the sites, is no lower bound."""
+    require_weights_exist(pair)
+    guide_names = {site["name"] for site in pair.latent_sites}
+    model_names = [site["name"] for site in pair.model_sites if not site["is_observed"]]
+    unpaired = [name for name in model_names if name not in guide_names]
+    unpaired += [site["name"] for site in pair.auxiliary_sites]
+    if unpaired:
+        raise InputError(
+            f"Site {unpaired[0]!r} is in one program only. If all data share a latent site, no site is marginalised, "
+            "so every latent site must be in both programs. Draw it in both."
+        )
+    points = delta_sites(pair)
+    if points:
+        raise InputError(
+            f"Guide site {points[0]!r} is a Delta, a point without a density, so there is no bound. Draw it from a "
+            "density, such as a Normal."
+        )
+
+
+def _names_inside(sites: Iterable[Site], plate: str) -> set[str]:
+    """Return the names of the sites in a plate."""
+    return {site["name"] for site in sites if plate in {frame.name for frame in site["cond_indep_stack"]}}
