@@ -1,4 +1,4 @@
-"""Old names of methods, kept for one version."""
+"""Old names of functions and methods, kept for one version."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["renamed_method"]
 
 
 def renamed_method(old_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method that warns about its old name and calls the new one.
+    """Return a function or method that warns about its old name and calls the new one.
 
     Args:
-        old_name: the name that the returned method has.
-        method: the method under its new name.
+        old_name: the old name.
+        method: the function or method under its new name.
     """
 
     @functools.wraps(method)

@@ -21,7 +21,7 @@ from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import outside_classes
 from pvae.programs.model_traits import is_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
-from pvae.programs.queries import scores_bits
+from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 from pvae.train.run import Run
@@ -180,7 +180,7 @@ def _first_data(data: Any, split: str) -> Batch:
 def _binarised_split(latent_model: Any, data: Any, split: str, fields: Fields) -> Batch:
     """Return the data of a split; where their binarisation is left open, the likelihood decides, as in training."""
     if isinstance(data, Splits) and data.binarise == "auto":
-        data = data.for_likelihood(scores_bits(latent_model, _first_data(data, split), fields))
+        data = data.for_likelihood(has_bernoulli_likelihood(latent_model, _first_data(data, split), fields))
     return _select_split(data, split)
 
 

@@ -18,7 +18,7 @@ from pvae.programs.base import LatentModel, Program, pair, program
 from pvae.programs.binding import Programs, bind
 from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
 from pvae.programs.parameter_scope import restore_store, scope, store_tensors
-from pvae.programs.queries import encode, reconstruct, sample, scores_bits
+from pvae.programs.queries import encode, has_bernoulli_likelihood, reconstruct, sample, scores_bits
 
 __all__ = [
     "GMVAE",
@@ -43,6 +43,7 @@ __all__ = [
     "codes_of",
     "encode",
     "find_groups",
+    "has_bernoulli_likelihood",
     "impute",
     "named_parameters",
     "pair",

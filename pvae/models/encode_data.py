@@ -14,7 +14,7 @@ from pvae.data import Splits
 from pvae.data.splits import digest
 from pvae.errors import InputError
 from pvae.programs.binding import Fields
-from pvae.programs.queries import encode, scores_bits
+from pvae.programs.queries import encode, has_bernoulli_likelihood
 
 __all__ = ["codes_of"]
 
@@ -66,7 +66,7 @@ def codes_of(
 def _binarise_once(latent_model: Any, splits: Splits, fields: Fields) -> Splits:
     """Return the data as the model's likelihood needs them, with one fixed draw of dynamically binarised data."""
     few = splits.train.take(slice(0, 4))
-    resolved = splits.for_likelihood(scores_bits(latent_model, few, fields))
+    resolved = splits.for_likelihood(has_bernoulli_likelihood(latent_model, few, fields))
     return replace(resolved, binarise="none").binarised("static") if resolved.train_dynamic else resolved
 
 

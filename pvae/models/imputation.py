@@ -13,7 +13,7 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs
-from pvae.programs.queries import _asked, _observed
+from pvae.programs.queries import inference_mode, site_of_data
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.site_validation import delta_sites
@@ -70,7 +70,7 @@ def impute(
     """
     n, particles = require_whole(n, "n"), require_whole(particles, "particles")
     zeroed = _zero_missing_entries(batch)
-    with _asked(latent_model, zeroed, fields) as programs:
+    with inference_mode(latent_model, zeroed, fields) as programs:
         if "mask" not in programs.fields:
             raise InputError("The programs take no mask, so they cannot leave missing entries out: write (x, mask).")
         size = max(1, _MOST_EVALUATIONS // particles)
@@ -110,7 +110,7 @@ def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Im
     plate, data_dim = layout.data_plate()
     pairs = trace_particles(bound, particles, data_plate=plate)
     weights = _normalised_weights(pairs, PlateDims(layout.nesting, data_dim, particles // len(pairs)))
-    name = _observed(pairs[0].model_sites, batch)["name"]
+    name = site_of_data(pairs[0].model_sites, batch)["name"]
     completions = [_complete(pair.model.nodes[name], layout.nesting, data_dim, batch.x) for pair in pairs]
     means = torch.cat([mean for mean, _ in completions])
     samples = torch.cat([sample for _, sample in completions])

@@ -15,7 +15,7 @@ from pvae.names import unknown
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.distribution_parameters import free_parameters
 from pvae.programs.sites import Site, sample_sites
-from pvae.programs.wrapped import Around, Changed
+from pvae.programs.wrapped import ReplaceParameters, WrappedModel
 from pvae.randomness import evaluating
 
 __all__ = ["LocalGuide"]
@@ -23,7 +23,7 @@ __all__ = ["LocalGuide"]
 STARTS = ("encoder", "prior")
 
 
-class LocalGuide(Around):
+class LocalGuide(WrappedModel):
     """A latent model without amortisation: q has free parameters for each datum, one row of a table.
 
     The model is that of `latent_model`. The guide has the sites and families of its guide. To each of their parameters,
@@ -60,7 +60,7 @@ class LocalGuide(Around):
 
     def run_guide(self, *args: Any, **kwargs: Any) -> Any:
         """Run the frozen guide with the rows of the batch's data added to its parameters."""
-        arguments = self.given_to(args, kwargs)
+        arguments = self.arguments_by_name(args, kwargs)
         index = arguments["index"]
         priors = self._trace_priors(arguments) if self.start == "prior" else {}
 
@@ -70,8 +70,8 @@ class LocalGuide(Around):
         def add_row(site: Site, name: str, value: Tensor) -> Tensor:
             return self._add_row(index, site, name, value)
 
-        with evaluating(self.frozen), Changed(add_row, starting_density):
-            return self.frozen.guide(**self.own(self.frozen.guide, arguments))
+        with evaluating(self.frozen), ReplaceParameters(add_row, starting_density):
+            return self.frozen.guide(**self.arguments_for(self.frozen.guide, arguments))
 
     def _trace_priors(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the prior of the latent site, by name, from a run of the frozen model.
@@ -79,7 +79,7 @@ class LocalGuide(Around):
         The run is a part of the guide, and is hidden from the trace of the guide's caller.
         """
         frozen = self.frozen
-        bound = BoundPrograms(frozen.model, frozen.guide, (), self.own(frozen.model, arguments))
+        bound = BoundPrograms(frozen.model, frozen.guide, (), self.arguments_for(frozen.model, arguments))
         with poutine.block(), evaluating(frozen):
             trace = bound.trace_model()
         priors = {site["name"]: site["fn"] for site in sample_sites(trace) if not site["is_observed"]}

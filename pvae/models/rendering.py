@@ -14,7 +14,7 @@ from pvae.errors import InputError
 from pvae.models.site_values import has_finite_support, run_at_values
 from pvae.names import unknown
 from pvae.programs.binding import Fields, bind
-from pvae.programs.queries import _as_data, _mean, encode
+from pvae.programs.queries import encode, in_shape_of_data, mean_of_site
 from pvae.programs.sites import Site, base_distribution
 from pvae.randomness import preserved_randomness
 from pvae.weights.handlers import finite_support
@@ -41,7 +41,7 @@ def render(
         InputError: if the model observes nothing.
     """
     _, data_site = run_at_values(latent_model, batch, values, fields, draw=draw)
-    return _as_data(_mean(data_site), batch)
+    return in_shape_of_data(mean_of_site(data_site), batch)
 
 
 def traverse(

@@ -13,7 +13,7 @@ from pvae.checks import require_positive, require_whole
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, base_distribution, sample_sites
-from pvae.programs.wrapped import Around, Changed, declared
+from pvae.programs.wrapped import ReplaceParameters, WrappedModel, declared
 from pvae.weights.traces import site_log_prob
 
 __all__ = ["SemiAmortised"]
@@ -32,7 +32,7 @@ _ONCE_DIFFERENTIABLE = (
 )
 
 
-class SemiAmortised(Around):
+class SemiAmortised(WrappedModel):
     """A latent model with a guide that refines the encoder's q by gradient steps on each datum's ELBO.
 
     Each step moves the unconstrained parameters of every guide site along the gradient of log p(x, z) - log q(z given
@@ -68,12 +68,12 @@ class SemiAmortised(Around):
 
     def run_guide(self, *args: Any, **kwargs: Any) -> Any:
         """Run the inner guide at the refined parameters."""
-        arguments = self.given_to(args, kwargs)
+        arguments = self.arguments_by_name(args, kwargs)
         moves = self._refine(arguments)
         if not (self.through and torch.is_grad_enabled()):
             moves = {key: move.detach() for key, move in moves.items()}
-        with Changed(lambda site, name, value: value + moves[site["name"], name]):
-            return self.inner.guide(**self.own(self.inner.guide, arguments))
+        with ReplaceParameters(lambda site, name, value: value + moves[site["name"], name]):
+            return self.inner.guide(**self.arguments_for(self.inner.guide, arguments))
 
     def _refine(self, arguments: Mapping[str, Any]) -> Moves:
         """Return how far each parameter is moved after all steps."""
@@ -102,7 +102,7 @@ class SemiAmortised(Around):
             self._require_gradient(site)
             return value + moves.setdefault((site["name"], name), torch.zeros_like(value).requires_grad_())
 
-        with Changed(add_move):
+        with ReplaceParameters(add_move):
             guide_trace = self._bind(self.inner.guide, arguments).trace_guide()
         model_trace = self._bind(self.inner.model, arguments).trace_model(guide_trace)
         log_joint = [site_log_prob(site).sum() for site in sample_sites(model_trace)]
@@ -111,7 +111,7 @@ class SemiAmortised(Around):
 
     def _bind(self, program: Any, arguments: Mapping[str, Any]) -> BoundPrograms:
         """Return the inner programs on those of the guide's arguments that one of them takes."""
-        return BoundPrograms(self.inner.model, self.inner.guide, (), self.own(program, arguments))
+        return BoundPrograms(self.inner.model, self.inner.guide, (), self.arguments_for(program, arguments))
 
     def _require_gradient(self, site: Site) -> None:
         """Raise InputError if the draw of a site has no pathwise gradient, or not as many as the training needs."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.programs.binding import Fields
-from pvae.programs.queries import _asked, _mean, _observed, _scored
+from pvae.programs.queries import inference_mode, mean_of_site, site_of_data, trace_model_at_any_z
 from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
 from pvae.randomness import preserved_randomness
 
@@ -52,7 +52,7 @@ def _most_plausible(distribution: Any) -> Tensor:
     Shape: batch shape + event shape.
     """
     if not has_finite_support(distribution):
-        return _mean({"fn": distribution, "value": distribution()})
+        return mean_of_site({"fn": distribution, "value": distribution()})
     base = base_distribution(distribution)
     values = base.enumerate_support(expand=True)
     best = base.log_prob(values).argmax(0, keepdim=True)
@@ -75,10 +75,10 @@ def run_at_values(
     Returns:
         The latent sites by name, and the site of x.
     """
-    with _asked(latent_model, batch, fields) as programs:
+    with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
         with preserved_randomness():
-            data_site = _observed(sample_sites(_scored(bound)), batch)["name"]
+            data_site = site_of_data(sample_sites(trace_model_at_any_z(bound)), batch)["name"]
         messenger = SiteValueMessenger(values, data_site, draw=draw)
         model_at_values = messenger(poutine.uncondition(programs.model))
         trace = bound.with_programs(model_at_values, programs.guide).trace_model()

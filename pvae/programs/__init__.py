@@ -1,10 +1,10 @@
-"""Pairs of Pyro programs: registered, bound to the fields of a batch, laid out in plates, grouped by parameters."""
+"""Pairs of Pyro programs: their parameters, the batch fields that they take, and the plates of their sites."""
 
 from pvae.programs.base import LatentModel, Program, pair, program
 from pvae.programs.binding import Programs, bind
 from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
 from pvae.programs.parameter_scope import restore_store, scope, store_tensors
-from pvae.programs.queries import encode, reconstruct, sample, scores_bits
+from pvae.programs.queries import encode, has_bernoulli_likelihood, reconstruct, sample, scores_bits
 
 __all__ = [
     "Groups",
@@ -14,6 +14,7 @@ __all__ = [
     "bind",
     "encode",
     "find_groups",
+    "has_bernoulli_likelihood",
     "named_parameters",
     "pair",
     "program",

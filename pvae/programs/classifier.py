@@ -1,4 +1,4 @@
-"""The classifier of a latent model with labels: how it is found, and what it says."""
+"""The classifier q(y given x) of a latent model with labels."""
 
 from __future__ import annotations
 
@@ -9,58 +9,83 @@ from typing import Any
 from torch import Tensor, nn
 
 from pvae.errors import InputError
+from pvae.programs.model_traits import traits_of
 from pvae.programs.registration import Registration
 
 __all__ = ["accuracy_of", "classifier_of", "most_probable", "outside_classes"]
 
 
 def classifier_of(*owners: Any, said: str) -> Callable[[Tensor], Any]:
-    """Return the method ``classify`` of the first owner that has one: x to q(y given x), of batch shape (batch,).
+    """Return the method ``classify`` of the first owner that has one.
 
     Args:
-        owners: latent models, or the programs' owners.
-        said: who asks, for the error.
+        owners: latent models, or the owners of programs; None is skipped.
+        said: the name of the caller, for the error.
+
+    Returns:
+        A function from x to q(y given x), a distribution of batch shape (batch,).
 
     Raises:
-        InputError: if there is none.
+        InputError: if no owner has a method ``classify``.
     """
     for owner in owners:
-        found = getattr(owner, "classify", None)
-        if callable(found):
-            break
-    else:
-        made = next((type(each).__name__ for each in owners if each is not None), "the model")
-        raise InputError(
-            f"{said} needs q(y given x): write a method classify(self, x) on {made} that returns a distribution, such "
-            "as pyro.distributions.Categorical(logits=self.classifier(x))."
-        )
+        method = traits_of(owner).classify
+        if callable(method):
+            return _registered(owner, method)
+    owner_name = next((type(owner).__name__ for owner in owners if owner is not None), "the model")
+    raise InputError(
+        f"{said} needs q(y given x). Write a method classify(self, x) on {owner_name} that returns a distribution, "
+        "such as pyro.distributions.Categorical(logits=self.classifier(x))."
+    )
+
+
+def _registered(owner: Any, method: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Return a method that runs with the parameters of its owner registered."""
 
     def classify(x: Tensor) -> Any:
         with Registration(owner) if isinstance(owner, nn.Module) else nullcontext():
-            return found(x)
+            return method(x)
 
     return classify
 
 
 def most_probable(density: Any) -> Tensor:
-    """Return the most probable label under a distribution over labels, of its batch shape."""
+    """Return the most probable label under a distribution over labels, in its batch shape.
+
+    Args:
+        density: a distribution with enumerable support.
+    """
     values = density.enumerate_support(expand=False)
-    place = density.log_prob(values).argmax(0)
-    return values.reshape(-1)[place].long()
+    index = density.log_prob(values).argmax(0)
+    return values.reshape(-1)[index].long()
 
 
 def outside_classes(y: Tensor, classes: int, *, hidden: bool = False) -> Tensor:
-    """Return which labels are none of 0 to classes - 1, nor -1 where labels may be hidden, in the shape of `y`."""
+    """Return which labels are no class, in the shape of `y`.
+
+    Args:
+        y: the labels; the classes are 0 to classes - 1.
+        classes: the number of classes.
+        hidden: whether -1, a hidden label, is allowed too.
+    """
     return (y < (-1 if hidden else 0)) | (y >= classes) | (y != y.long())
 
 
 def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:
-    """Return the part of a batch's labelled data that the classifier is right on; None without classifier or labels."""
+    """Return the fraction of the labelled data of a batch that the classifier classifies correctly.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+
+    Returns:
+        The accuracy, 0 to 1; None if the model has no classifier or the batch no labels.
+    """
     y = batch.get("y")
-    if y is None or y.is_floating_point() or not callable(getattr(latent_model, "classify", None)):
+    if y is None or y.is_floating_point() or not callable(traits_of(latent_model).classify):
         return None
-    known = y >= 0
-    if not bool(known.any()):
+    is_labelled = y >= 0
+    if not bool(is_labelled.any()):
         return None
-    right = most_probable(classifier_of(latent_model, said="accuracy")(batch["x"])) == y
-    return float(right[known].double().mean())
+    is_correct = most_probable(classifier_of(latent_model, said="accuracy")(batch["x"])) == y
+    return float(is_correct[is_labelled].double().mean())

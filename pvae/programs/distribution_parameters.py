@@ -1,4 +1,4 @@
-"""The parameters of a distribution in unconstrained space: read, changed, and made into a distribution again."""
+"""The parameters of a distribution in unconstrained space, and distributions with other parameters."""
 
 from __future__ import annotations
 
@@ -11,66 +11,79 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pvae.errors import InputError
+from pvae.programs.sites import base_distribution
 
-__all__ = ["free_parameters", "rebuilt"]
+__all__ = ["free_parameters", "with_parameters"]
 
-# of several ways to say the same, the one that is free of constraints or cheapest
+# Of several parameters with the same meaning, the value is the one without constraints, or the cheapest one.
 _PREFERRED = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 
 
 def _transform(constraint: Any) -> Any:
-    """The transform from unconstrained space, or None for what is discrete or depends on other parameters."""
+    """Return the transform from unconstrained space; None for a discrete or a dependent constraint."""
     try:
         return transform_to(constraint)
     except NotImplementedError:
         return None
 
 
-def _names(name: str, density: Any) -> list[str]:
-    """Parameters that can be moved: real ones, each said once."""
-    if isinstance(density, dist.Delta):
+def _changeable_names(site_name: str, distribution: Any) -> list[str]:
+    """Return the names of the parameters that can be changed: real-valued ones, each meaning once."""
+    if isinstance(distribution, dist.Delta):
         return ["v"]
-    given = density.arg_constraints
-    found = [each for each in given if _PREFERRED.get(each) not in given and _transform(given[each]) is not None]
-    if not found:
+    parameters = distribution.arg_constraints
+    names = [
+        name
+        for name, constraint in parameters.items()
+        if _PREFERRED.get(name) not in parameters and _transform(constraint) is not None
+    ]
+    if not names:
         raise InputError(
-            f"Guide site {name!r} has a {type(density).__name__}, which has no parameters of its own for each datum: "
-            "use a distribution such as Normal, Beta or Categorical."
+            f"Guide site {site_name!r} has a {type(distribution).__name__}, which has no parameters of its own for "
+            "each datum. Use a distribution with real-valued parameters, such as Normal, Beta or Categorical."
         )
-    return found
+    return names
 
 
 def free_parameters(name: str, density: Any) -> tuple[str, tuple[str, ...]]:
-    """Return the family of a site's distribution under its wrappers, and the parameters that can be moved."""
-    while isinstance(density, torch.distributions.Independent | dist.MaskedDistribution):
-        density = density.base_dist
-    return type(density).__name__, tuple(_names(name, density))
-
-
-def rebuilt(name: str, density: Any, change: Callable[[str, Tensor], Tensor]) -> Any:
-    """Return a distribution of the same family and shape, its parameters changed in unconstrained space.
+    """Return the family of a site's distribution without wrappers, and the names of the parameters to change.
 
     Args:
-        name: the site, for errors.
-        density: a distribution of Pyro; wrappers that make events of dimensions, or mask, are kept.
-        change: from a parameter's name and its unconstrained value to another of the same shape.
+        name: the name of the site, for errors.
+        density: a distribution of Pyro.
 
     Raises:
-        InputError: for a distribution whose parameters cannot be changed.
+        InputError: for a distribution without parameters that can be changed.
+    """
+    base = base_distribution(density)
+    return type(base).__name__, tuple(_changeable_names(name, base))
+
+
+def with_parameters(name: str, density: Any, change: Callable[[str, Tensor], Tensor]) -> Any:
+    """Return a distribution of the same family and shape, with parameters changed in unconstrained space.
+
+    Args:
+        name: the name of the site, for errors.
+        density: a distribution of Pyro; `Independent` and `Masked` wrappers are kept.
+        change: a function of the name and the unconstrained value of a parameter, that returns a value of the same
+            shape.
+
+    Raises:
+        InputError: for a distribution without parameters that can be changed.
     """
     if isinstance(density, torch.distributions.Independent):
-        return rebuilt(name, density.base_dist, change).to_event(density.reinterpreted_batch_ndims)
+        return with_parameters(name, density.base_dist, change).to_event(density.reinterpreted_batch_ndims)
     if isinstance(density, dist.MaskedDistribution):
-        return rebuilt(name, density.base_dist, change).mask(density._mask)
-    free = _names(name, density)
+        return with_parameters(name, density.base_dist, change).mask(density._mask)
+    changeable = _changeable_names(name, density)
     settings: dict[str, Any] = {}
-    for each, constraint in density.arg_constraints.items():
-        if each in free:
-            # a point may be anywhere: Pyro says no more of it than that
-            to = transform_to(constraints.real) if isinstance(density, dist.Delta) else _transform(constraint)
-            settings[each] = to(change(each, to.inv(getattr(density, each))))
-        elif _PREFERRED.get(each) not in free:
-            settings[each] = getattr(density, each)
+    for parameter, constraint in density.arg_constraints.items():
+        if parameter in changeable:
+            # Pyro declares a Delta's value as dependent; a point may be any real value.
+            transform = transform_to(constraints.real) if isinstance(density, dist.Delta) else _transform(constraint)
+            settings[parameter] = transform(change(parameter, transform.inv(getattr(density, parameter))))
+        elif _PREFERRED.get(parameter) not in changeable:
+            settings[parameter] = getattr(density, parameter)
     if isinstance(density, dist.Delta):
         settings["event_dim"] = density.event_dim
     return type(density)(**settings)

@@ -1,4 +1,4 @@
-"""Theta and phi: which parameters belong to the model, and which to the guide."""
+"""The parameter groups theta and phi: the parameters of the model, and those of the guide."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pvae.programs.binding import Fields, bind
+from pvae.programs.bound import BoundPrograms
 from pvae.programs.parameter_scope import scope, store_tensors
 from pvae.randomness import preserved_randomness
 
@@ -26,11 +27,11 @@ class Groups:
     """Parameters by name, in disjoint groups.
 
     Attributes:
-        theta: reached from log p(x, z) at fixed z.
-        phi: reached from log q(z given x) at fixed z, or from a drawn z.
-        both: reached from both (a prior built on the encoder, say): declare ``theta()`` and ``phi()`` where an
-            objective treats the groups apart.
-        neither: reached from neither; no objective updates them.
+        theta: the parameters that log p(x, z) depends on at fixed z.
+        phi: the parameters that log q(z given x) depends on at fixed z, or that a drawn z depends on.
+        both: the parameters of both kinds, for instance of a prior that uses the encoder. Declare ``theta()`` and
+            ``phi()`` if an objective trains the groups apart.
+        neither: the parameters of neither kind; no objective updates them.
     """
 
     theta: dict[str, Tensor] = field(default_factory=dict)
@@ -40,88 +41,118 @@ class Groups:
 
 
 def named_parameters(latent_model: Any, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
-    """Return every trainable tensor once, by name: the modules' parameters, and the scope's other ``pyro.param``.
+    """Return every trainable tensor once, by name: the modules' parameters, and other ``pyro.param`` entries.
 
-    A name that two of them share is told apart by a number.
+    If two of them have the same name, the second one gets a number.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``; its scope is the current store.
+        modules: the modules that hold parameters.
     """
-    found: dict[int, tuple[str, Tensor]] = {}
+    by_id: dict[int, tuple[str, Tensor]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                found.setdefault(id(parameter), (name, parameter))
+                by_id.setdefault(id(parameter), (name, parameter))
     for name, tensor in store_tensors(latent_model).items():
         if tensor.requires_grad:
-            found.setdefault(id(tensor), (name, tensor))
+            by_id.setdefault(id(tensor), (name, tensor))
     named: dict[str, Tensor] = {}
-    for name, tensor in found.values():
+    for name, tensor in by_id.values():
         named[name if name not in named else f"{name}#{len(named)}"] = tensor
     return named
 
 
 def _sum(terms: Iterable[Any]) -> Tensor | None:
-    reached = [term.sum() for term in terms if isinstance(term, Tensor) and term.requires_grad]
-    return torch.stack([each.double() for each in reached]).sum() if reached else None
+    """Return the sum of all terms with a gradient in double precision, shape (); None if there is none."""
+    sums = [term.sum() for term in terms if isinstance(term, Tensor) and term.requires_grad]
+    return torch.stack([total.double() for total in sums]).sum() if sums else None
 
 
-def _reached(total: Tensor | None, parameters: Mapping[str, Tensor]) -> set[str]:
+def _names_with_gradient(total: Tensor | None, parameters: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the parameters that a sum depends on."""
     if total is None:
         return set()
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
-def _latent(trace: poutine.Trace) -> list[Any]:
-    return [each for each in trace.nodes.values() if each["type"] == "sample" and not each["is_observed"]]
+def _latent_sites(trace: poutine.Trace) -> list[Any]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site["is_observed"]]
 
 
-def _scored(trace: poutine.Trace) -> Iterable[Tensor]:
-    sites: list[Any] = [each for each in trace.nodes.values() if each["type"] == "sample"]
-    return (each["fn"].log_prob(each["value"]) for each in sites)
+def _log_densities(trace: poutine.Trace) -> Iterable[Tensor]:
+    """Yield the log-density of each sample site, of any shape."""
+    for node in prune_subsample_sites(trace).nodes.values():
+        site: Any = node
+        if site["type"] == "sample":
+            yield site["fn"].log_prob(site["value"])
 
 
-def _reach(
-    model: Any,
-    guide: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    parameters: Callable[[], dict[str, Tensor]],
-) -> tuple[dict[str, Tensor], set[str], set[str]]:
-    """All parameters, and the names that the model's and the guide's densities reach on these arguments."""
-    drawn = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+@dataclass(frozen=True)
+class _Dependencies:
+    """The parameters of two programs, and the names of those that each program depends on.
+
+    Attributes:
+        parameters: all parameters by name.
+        theta: the names of the parameters that log p(x, z) depends on.
+        phi: the names of the parameters that log q(z given x) or a drawn z depends on.
+    """
+
+    parameters: dict[str, Tensor]
+    theta: set[str]
+    phi: set[str]
+
+    def groups(self) -> Groups:
+        """Return the parameters in disjoint groups."""
+        groups = Groups()
+        group_of = {(True, False): groups.theta, (False, True): groups.phi, (True, True): groups.both}
+        for name, parameter in self.parameters.items():
+            group_of.get((name in self.theta, name in self.phi), groups.neither)[name] = parameter
+        return groups
+
+
+def _find_dependencies(programs: BoundPrograms, list_parameters: Callable[[], dict[str, Tensor]]) -> _Dependencies:
+    """Differentiate the densities of both programs, and the draws of the guide.
+
+    Args:
+        programs: both programs with their arguments.
+        list_parameters: returns all parameters; it is called after the runs, because they may create some.
+    """
+    drawn = prune_subsample_sites(programs.trace_guide())
     fixed = drawn.copy()
-    for site in _latent(fixed):
+    for site in _latent_sites(fixed):
         fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
-    at_fixed = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
-    scored = poutine.trace(poutine.replay(model, trace=fixed)).get_trace(*args, **kwargs)
-    named = parameters()  # after the runs, which may create some
-    theta = _reached(_sum(_scored(prune_subsample_sites(scored))), named)
-    phi = _reached(_sum(_scored(prune_subsample_sites(at_fixed))), named)
-    phi |= _reached(_sum(each["value"] for each in _latent(drawn)), named)
-    return named, theta, phi
-
-
-def _grouped(parameters: Mapping[str, Tensor], theta: set[str], phi: set[str]) -> Groups:
-    groups = Groups()
-    for name, parameter in parameters.items():
-        group = {(True, False): groups.theta, (False, True): groups.phi, (True, True): groups.both}
-        group.get((name in theta, name in phi), groups.neither)[name] = parameter
-    return groups
+    guide_at_fixed_z = programs.trace_guide(fixed)
+    model_at_fixed_z = programs.trace_model(fixed)
+    parameters = list_parameters()
+    theta = _names_with_gradient(_sum(_log_densities(model_at_fixed_z)), parameters)
+    phi = _names_with_gradient(_sum(_log_densities(guide_at_fixed_z)), parameters)
+    phi |= _names_with_gradient(_sum(site["value"] for site in _latent_sites(drawn)), parameters)
+    return _Dependencies(parameters, theta, phi)
 
 
 def program_groups(model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Groups:
-    """Find the groups of two programs among the entries of the present parameter store, by their names there.
+    """Find the groups of two programs among the entries of the current parameter store, by their names in it.
 
-    For plain `pyro.infer.SVI` scripts, where no latent model holds both programs.
+    This is for plain `pyro.infer.SVI` scripts, in which no latent model holds both programs.
+
+    Args:
+        model: p(x, z).
+        guide: q(z given x).
+        args: the positional arguments of both programs.
+        kwargs: the keyword arguments of both programs.
     """
 
-    def parameters() -> dict[str, Tensor]:
-        store = pyro.get_param_store().named_parameters()
+    def list_parameters() -> dict[str, Tensor]:
         return {
-            name: each for name, each in store if each.requires_grad and not isinstance(each, UninitializedParameter)
+            name: parameter
+            for name, parameter in pyro.get_param_store().named_parameters()
+            if parameter.requires_grad and not isinstance(parameter, UninitializedParameter)
         }
 
     with preserved_randomness(), torch.enable_grad():
-        return _grouped(*_reach(model, guide, args, kwargs, parameters))
+        return _find_dependencies(BoundPrograms(model, guide, args, kwargs), list_parameters).groups()
 
 
 def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fields: Fields = None) -> Groups:
@@ -129,22 +160,21 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batches: one batch of each kind (labelled and unlabelled, say): some parameters show only on one of them.
+        batches: one batch of each kind, for instance labelled and unlabelled: some parameters are used only on one.
         fields: as for `pvae.models.bind`.
 
     Returns:
         The groups; frozen parameters are in none of them.
     """
-    parameters: dict[str, Tensor] = {}
-    theta: set[str] = set()
-    phi: set[str] = set()
+    found = _Dependencies({}, set(), set())
     with scope(latent_model), preserved_randomness(), torch.enable_grad():
         for batch in batches:
             programs = bind(latent_model, batch, fields)
-            named = partial(named_parameters, latent_model, programs.modules)
-            arguments = programs.arguments(batch)
-            found, from_model, from_guide = _reach(programs.model, programs.guide, arguments, {}, named)
-            parameters |= found
-            theta |= from_model
-            phi |= from_guide
-    return _grouped(parameters, theta, phi)
+            list_parameters = partial(named_parameters, latent_model, programs.modules)
+            dependencies = _find_dependencies(programs.bound_to(batch), list_parameters)
+            found = _Dependencies(
+                found.parameters | dependencies.parameters,
+                found.theta | dependencies.theta,
+                found.phi | dependencies.phi,
+            )
+    return found.groups()

@@ -1,4 +1,4 @@
-"""Codes, samples and reconstructions of any latent model, read off its traces."""
+"""Codes, samples and reconstructions of any latent model, read from its traces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Bernoulli
 
+from pvae.deprecation import renamed_method
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
@@ -18,19 +19,37 @@ from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import evaluating, preserved_randomness
 
-__all__ = ["encode", "joined", "reconstruct", "sample", "scores_bits"]
+__all__ = [
+    "encode",
+    "has_bernoulli_likelihood",
+    "in_shape_of_data",
+    "inference_mode",
+    "joined",
+    "mean_of_site",
+    "reconstruct",
+    "sample",
+    "scores_bits",
+    "site_of_data",
+    "trace_model_at_any_z",
+]
 
 
 @contextmanager
-def _asked(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> Iterator[Programs]:
-    """Programs bound to the batch, in evaluation mode, without gradients, in the model's own scope."""
+def inference_mode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields) -> Iterator[Programs]:
+    """Yield programs bound to a batch, in evaluation mode, without gradients, in the scope of the latent model.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+    """
     programs = bind(latent_model, batch, fields)
     with scope(latent_model, inherit=True), torch.no_grad(), evaluating(*programs.modules):
         yield programs
 
 
-def _mean(site: Site) -> Tensor:
-    """The mean of a site's distribution, or its drawn value where there is no mean in closed form."""
+def mean_of_site(site: Site) -> Tensor:
+    """Return the mean of a site's distribution; its value if the mean has no closed form or is not finite."""
     try:
         mean = site["fn"].mean
     except NotImplementedError:
@@ -38,36 +57,57 @@ def _mean(site: Site) -> Tensor:
     return mean if bool(torch.isfinite(mean).all()) else site["value"]
 
 
-def _observed(sites: list[Site], batch: Mapping[str, Tensor]) -> Site:
-    """The site that scores x: the observed one of as many numbers, else the first observed."""
-    seen = [site for site in sites if site["is_observed"]]
-    if not seen:
-        raise InputError("The model observes nothing, so there is nothing to sample or to reconstruct.")
+def site_of_data(sites: list[Site], batch: Mapping[str, Tensor]) -> Site:
+    """Return the observed site of x: the first one with as many numbers as x, else the first observed site.
+
+    Args:
+        sites: the sample sites of the model.
+        batch: named tensors.
+
+    Raises:
+        InputError: if the model observes nothing.
+    """
+    observed = [site for site in sites if site["is_observed"]]
+    if not observed:
+        raise InputError(
+            "Samples and reconstructions need an observed site; the model observes nothing. Give a site obs=x."
+        )
     x = batch.get("x")
-    return next((site for site in seen if x is not None and site["value"].numel() == x.numel()), seen[0])
+    return next((site for site in observed if x is not None and site["value"].numel() == x.numel()), observed[0])
 
 
-def _as_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+def in_shape_of_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return a value of the site of x in the shape of ``batch["x"]``, if it has as many numbers."""
     x = batch.get("x")
     return value.reshape(x.shape) if x is not None and value.numel() == x.numel() else value
 
 
 def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
-    """Return the guide's mean of each latent site, shape (batch, ...); a draw where a mean has no closed form.
+    """Return the guide's mean of each latent site, or a draw if the mean has no closed form.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
         batch: named tensors.
         fields: as for `pvae.models.bind`.
+
+    Returns:
+        The codes by site, each of shape (batch, ...).
     """
-    with _asked(latent_model, batch, fields) as programs:
+    with inference_mode(latent_model, batch, fields) as programs:
         trace = programs.bound_to(batch).trace_guide()
-        return {site["name"]: _mean(site) for site in sample_sites(trace) if not site["is_observed"]}
+        return {site["name"]: mean_of_site(site) for site in sample_sites(trace) if not site["is_observed"]}
 
 
 def joined(codes: Mapping[str, Tensor]) -> Tensor:
-    """Return the codes of several latent sites beside each other, shape (batch, units)."""
-    return torch.cat([each.reshape(len(each), -1) for each in codes.values()], 1)
+    """Return the codes of several latent sites in one tensor.
+
+    Args:
+        codes: the codes by site, each of shape (batch, ...).
+
+    Returns:
+        The codes, shape (batch, units).
+    """
+    return torch.cat([code.reshape(len(code), -1) for code in codes.values()], 1)
 
 
 def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
@@ -81,30 +121,30 @@ def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
     Raises:
         InputError: if the model observes nothing.
     """
-    with _asked(latent_model, batch, fields) as programs:
-        _, model = programs.bound_to(batch).trace_both()
-        return _as_data(_mean(_observed(sample_sites(model), batch)), batch)
+    with inference_mode(latent_model, batch, fields) as programs:
+        _, model_trace = programs.bound_to(batch).trace_both()
+        return in_shape_of_data(mean_of_site(site_of_data(sample_sites(model_trace), batch)), batch)
 
 
 def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
-    """Return the mean of p(x given z) at z drawn from the prior, one for each datum of `batch`, in the shape of x.
+    """Return the mean of p(x given z) at one z drawn from the prior per datum, in the shape of ``batch["x"]``.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors: their number and shape matter, and their conditions; the observed x does not.
+        batch: named tensors; their number and shape matter, and their conditions, but not the values of x.
         fields: as for `pvae.models.bind`.
 
     Raises:
         InputError: if the model observes nothing.
     """
-    with _asked(latent_model, batch, fields) as programs:
+    with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
-        seen = _observed(sample_sites(bound.trace_model()), batch)["name"]
-        drawn = bound.trace_model(simulate=True)
-        return _as_data(_mean(drawn.nodes[seen]), batch)
+        name = site_of_data(sample_sites(bound.trace_model()), batch)["name"]
+        simulated = bound.trace_model(simulate=True)
+        return in_shape_of_data(mean_of_site(simulated.nodes[name]), batch)
 
 
-def _scored(programs: BoundPrograms) -> poutine.Trace:
+def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:
     """Return a trace of the model at any z: from its prior, or from the guide if that prior cannot be drawn from."""
     try:
         return programs.trace_model()
@@ -112,21 +152,24 @@ def _scored(programs: BoundPrograms) -> poutine.Trace:
         return programs.trace_both()[1]
 
 
-def scores_bits(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
+def has_bernoulli_likelihood(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
     """Return whether the model scores x by a Bernoulli distribution, so that grey data have to be binarised for it.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: a few data; they are moved to where the parameters are.
+        batch: a few data; they are moved to the device of the parameters.
         fields: as for `pvae.models.bind`.
     """
-    with preserved_randomness(), _asked(latent_model, batch, fields) as programs:
-        home = next((each.device for each in programs.modules.parameters()), None)
-        here = {name: each.to(home) for name, each in batch.items()} if home is not None else batch
-        sites = sample_sites(_scored(programs.bound_to(here)))
+    with preserved_randomness(), inference_mode(latent_model, batch, fields) as programs:
+        device = next((parameter.device for parameter in programs.modules.parameters()), None)
+        moved = batch if device is None else {name: tensor.to(device) for name, tensor in batch.items()}
+        sites = sample_sites(trace_model_at_any_z(programs.bound_to(moved)))
         if not any(site["is_observed"] for site in sites):
             return False
-        density = _observed(sites, here)["fn"]
-        while hasattr(density, "base_dist"):
-            density = density.base_dist
-        return isinstance(density, Bernoulli)
+        distribution = site_of_data(sites, moved)["fn"]
+        while hasattr(distribution, "base_dist"):
+            distribution = distribution.base_dist
+        return isinstance(distribution, Bernoulli)
+
+
+scores_bits = renamed_method("scores_bits", has_bernoulli_likelihood)

@@ -1,4 +1,4 @@
-"""Training: one step, the loop around it, and the folder it leaves."""
+"""Training: `fit`, the training step and its loop, and the folder of a run."""
 
 from pvae.train.devices import isolated
 from pvae.train.run import Run, open_run

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, checked when read, never unpickled."""
+"""Checkpoints on disk. A checkpoint is written completely or not at all, checked when it is read, and not unpickled."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PREVIOUS = ".previous"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a training is at one moment.
+    """The state of a training at one moment.
 
     Attributes:
-        parameters: the model's state, and the tensors of its parameter store.
-        training: the state of the optimiser, the objective and the generators.
-        state: the rest, as JSON can hold it.
+        parameters: the tensors of the model and of its parameter store.
+        training: the tensors of the optimiser, of the objective and of the random generators.
+        state: all other values, as JSON values.
     """
 
     parameters: Mapping[str, Tensor]
@@ -40,17 +40,22 @@ class Snapshot:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a file and have it reach the disk."""
+    """Write a file, and return when it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
     sync(path)
 
 
 def write(folder: Path, name: str, snapshot: Snapshot) -> None:
-    """Write ``folder/name``, and keep the one that was there as ``name.previous``.
+    """Write a checkpoint to ``folder/name``; the former one is kept as ``name.previous``.
+
+    Args:
+        folder: the folder of the run.
+        name: ``"best"`` or ``"last"``.
+        snapshot: the state of the training.
 
     Raises:
-        OSError: if the disk is full or not writable; what was there is then as it was.
+        OSError: if the disk is full or not writable; the former checkpoint is then unchanged.
     """
     try:
         with replace_folder(folder / name, folder / f"{name}{_PREVIOUS}") as unfinished:
@@ -64,8 +69,8 @@ def write(folder: Path, name: str, snapshot: Snapshot) -> None:
 
 def _fill(folder: Path, snapshot: Snapshot) -> None:
     files = {}
-    for part in _TENSORS:
-        tensors = {name: each.detach().cpu().contiguous().clone() for name, each in getattr(snapshot, part).items()}
+    for part, tensors_of_part in (("parameters", snapshot.parameters), ("training", snapshot.training)):
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors_of_part.items()}
         content = safetensors.torch.save(tensors)
         files[f"{part}.safetensors"] = digest(content)
         _put(folder / f"{part}.safetensors", content)
@@ -76,22 +81,25 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
 def read(folder: Path) -> Snapshot:
     """Return a checkpoint.
 
+    Args:
+        folder: the folder of the checkpoint.
+
     Raises:
-        InputError: if it is missing, damaged, or of a format that this version does not read.
+        InputError: if it is missing or damaged, or has a format that this version does not read.
     """
     try:
-        held = json.loads((folder / "state.json").read_bytes())
-        body, expected = held["state"], held["sha256"]
+        content = json.loads((folder / "state.json").read_bytes())
+        body, expected = content["state"], content["sha256"]
         if digest(canonical(body)) != expected:
-            raise InputError(f"{folder / 'state.json'} is damaged: its checksum does not fit its content.")
+            raise InputError(f"{folder / 'state.json'} is damaged: its checksum does not match its content.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / 'state.json'} is missing or damaged ({type(error).__name__}).") from error
     if body.get("format") != FORMAT:
         raise InputError(
-            f"{folder} has checkpoint format {body.get('format')!r}; this version reads format {FORMAT}. Continue it "
-            "with the version of pvae that wrote it (config.toml names it)."
+            f"{folder} has checkpoint format {body.get('format')!r}; this version reads format {FORMAT}. Use the "
+            "version of pvae that wrote it (config.toml names it)."
         )
     parts = [_tensors(folder / f"{part}.safetensors", body["files"]) for part in _TENSORS]
     return Snapshot(parts[0], parts[1], body)
@@ -103,18 +111,22 @@ def _tensors(path: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError(f"{path} is missing or cannot be read ({error.strerror}).") from error
     if digest(content) != files.get(path.name):
-        raise InputError(f"{path} is damaged: its checksum is not the recorded one.")
+        raise InputError(f"{path} is damaged: its checksum differs from the recorded one.")
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:
-        raise InputError(f"{path} is no safetensors file: {error}.") from error
+        raise InputError(f"{path} is damaged: it is no safetensors file ({error}).") from error
 
 
 def read_newest(folder: Path, name: str) -> Snapshot:
-    """Return ``folder/name``; where that is missing or damaged, the previous one, with a warning that names it.
+    """Return the checkpoint ``folder/name``; if it is missing or damaged, the previous one, with a warning.
+
+    Args:
+        folder: the folder of the run.
+        name: ``"best"`` or ``"last"``.
 
     Raises:
-        InputError: if neither can be used.
+        InputError: if neither can be read.
     """
     newest, previous = folder / name, folder / f"{name}{_PREVIOUS}"
     try:
@@ -123,21 +135,31 @@ def read_newest(folder: Path, name: str) -> Snapshot:
         if not previous.exists():
             raise
         try:
-            found = read(previous)
-        except InputError as other:
-            raise InputError(f"Neither checkpoint can be used. {error} {other}") from other
-        if newest.exists():  # else the process was stopped between two renames: nothing is lost
+            snapshot = read(previous)
+        except InputError as error_of_previous:
+            raise InputError(f"Neither checkpoint can be used. {error} {error_of_previous}") from error_of_previous
+        if newest.exists():  # otherwise the process was stopped between two renames, and nothing is lost
             warnings.warn(f"{error} The previous checkpoint, {previous}, is used.", stacklevel=2)
-        return found
+        return snapshot
 
 
-def describe_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> str:
-    """Return in words how two tables differ, or an empty text; `theirs` is the recorded one."""
-    said = []
-    if gone := [name for name in theirs if name not in ours]:
-        said.append(f"the checkpoint has {what} {', '.join(gone[:5])}, which are not here")
-    if new := [name for name in ours if name not in theirs]:
-        said.append(f"{what} {', '.join(new[:5])} are not in the checkpoint")
-    changed = [name for name in ours if name in theirs and ours[name] != theirs[name]]
-    said += [f"{name} is {ours[name]!r} here and {theirs[name]!r} in the checkpoint" for name in changed[:5]]
-    return "; ".join(said)
+def describe_difference(current: Mapping[str, Any], recorded: Mapping[str, Any], kind: str) -> str:
+    """Return the differences of two mappings in words; "" if they are equal.
+
+    Args:
+        current: the values of this training.
+        recorded: the values of the checkpoint.
+        kind: what the keys are, such as "parameters".
+    """
+    differences = []
+    missing = [name for name in recorded if name not in current]
+    if missing:
+        differences.append(f"the checkpoint has {kind} {', '.join(missing[:5])}, which this training does not have")
+    new = [name for name in current if name not in recorded]
+    if new:
+        differences.append(f"{kind} {', '.join(new[:5])} are not in the checkpoint")
+    changed = [name for name in current if name in recorded and current[name] != recorded[name]]
+    differences += [
+        f"{name} is {current[name]!r} here and {recorded[name]!r} in the checkpoint" for name in changed[:5]
+    ]
+    return "; ".join(differences)

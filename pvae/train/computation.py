@@ -57,7 +57,7 @@ class Computation:
             followed by the gradient of each parameter of the group (None if it has none).
         """
         terms = self.terms(arguments, player)
-        if self.parameters.appeared():
+        if self.parameters.has_new():
             self.parameters.collect()
         surrogate = terms.surrogate / count
         parameters = self.parameters.of(player)

@@ -1,4 +1,4 @@
-"""Where a run computes, and the random generators it draws from."""
+"""The device of a run, and the state of the random generators."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.randomness import RandomState, preserved_randomness
 
-__all__ = ["capture", "isolated", "resolve", "restore"]
+__all__ = ["capture_generators", "isolated", "resolve", "restore_generators"]
 
 
 def resolve(device: str | torch.device) -> torch.device:
-    """Return the device meant: ``"auto"`` is CUDA where there is one, else the CPU.
+    """Return a device; ``"auto"`` means CUDA if the machine has it, else the CPU.
+
+    Args:
+        device: ``"auto"``, or a device as torch names it.
 
     Raises:
         InputError: if the name is no device, or the device is absent from this machine.
@@ -25,27 +28,27 @@ def resolve(device: str | torch.device) -> torch.device:
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"Unknown device {str(device)!r}; use auto, cpu, cuda or cuda:0.") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device={str(device)!r} needs a CUDA device; this machine has {torch.cuda.device_count()}. "
             "Use device='auto' or device='cpu'."
         )
-    return found
+    return resolved
 
 
 @contextmanager
 def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
-    """Seed every generator for the block, and put them all back afterwards.
+    """Seed all random generators for a block, and restore their states after it.
 
-    Covers torch on the CPU and on every CUDA device in use, NumPy's global generator and ``random``; so code
-    outside sees no difference, whatever the block drew.
+    The generators are torch's on the CPU and on every CUDA device in use, NumPy's global one, and that of the module
+    ``random``. Code outside the block therefore draws the same numbers as without it.
 
     Args:
-        seed: of all generators inside the block.
-        threads: torch's intra-operation threads inside the block; as they are when not given.
+        seed: the seed of all generators inside the block.
+        threads: the number of intra-operation threads of torch inside the block; None does not change it.
     """
     count = torch.get_num_threads()
     with preserved_randomness():
@@ -60,7 +63,7 @@ def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
 
 
 def _seed(seed: int) -> None:
-    """Seed the generators; CUDA's only where it is in use, since a seed for later would leak out of the block."""
+    """Seed the generators; those of CUDA only if it is in use, because a pending seed would outlive the block."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
@@ -68,34 +71,36 @@ def _seed(seed: int) -> None:
     random.seed(seed)
 
 
-def capture() -> dict[str, Tensor]:
-    """Return the state of every generator as tensors on the CPU: ``torch``, ``cuda.0`` ..., ``numpy``, ``python``."""
+def capture_generators() -> dict[str, Tensor]:
+    """Return the states of all random generators as CPU tensors: ``torch``, ``cuda.0`` ..., ``numpy``, ``python``."""
     state = RandomState.capture()
-    _, keys, position, kept, normal = state.numpy
+    _, keys, position, has_normal, normal = state.numpy
     _, words, gauss = state.python
     tensors = {"torch": state.torch}
-    tensors |= {f"cuda.{index}": each for index, each in enumerate(state.cuda)}
-    tensors["numpy"] = torch.from_numpy(np.append(keys.astype(np.int64), [position, kept, _bits(normal)]))
+    tensors |= {f"cuda.{index}": cuda_state for index, cuda_state in enumerate(state.cuda)}
+    tensors["numpy"] = torch.from_numpy(np.append(keys.astype(np.int64), [position, has_normal, _bits(normal)]))
     tensors["python"] = torch.from_numpy(np.array([*words, gauss is not None, _bits(gauss or 0.0)], dtype=np.int64))
     return tensors
 
 
-def restore(state: Mapping[str, Tensor]) -> None:
-    """Put every generator back to a state that `capture` returned."""
-    *keys, position, kept, normal = state["numpy"].tolist()
+def restore_generators(state: Mapping[str, Tensor]) -> None:
+    """Set all random generators to the states that `capture_generators` returned."""
+    *keys, position, has_normal, normal = state["numpy"].tolist()
     *words, has_gauss, gauss = state["python"].tolist()
-    cuda = [name for name in state if name.startswith("cuda.")]
+    cuda_count = sum(name.startswith("cuda.") for name in state)
     RandomState(
         torch=state["torch"],
-        cuda=tuple(state[f"cuda.{index}"] for index in range(len(cuda))),
-        numpy=("MT19937", np.array(keys, dtype=np.uint32), position, kept, _number(normal)),
+        cuda=tuple(state[f"cuda.{index}"] for index in range(cuda_count)),
+        numpy=("MT19937", np.array(keys, dtype=np.uint32), position, has_normal, _number(normal)),
         python=(3, tuple(words), _number(gauss) if has_gauss else None),
     ).restore()
 
 
 def _bits(number: float) -> int:
+    """Return the bits of a double-precision number as an integer."""
     return int(np.array(number, dtype=np.float64).view(np.int64))
 
 
 def _number(bits: int) -> float:
+    """Return the double-precision number with these bits."""
     return float(np.array(bits, dtype=np.int64).view(np.float64))

@@ -1,4 +1,4 @@
-"""Which tensor went non-finite first."""
+"""The search for the first tensor of a training step that is not finite."""
 
 from __future__ import annotations
 
@@ -14,103 +14,132 @@ from torch import Tensor, nn
 from pvae.train.graph.preserve import preserve_state
 from pvae.train.step import Stepper
 
-__all__ = ["Culprit", "first_culprit"]
+__all__ = ["NonFiniteStep", "NonFiniteTensor", "find_non_finite"]
+
+
+class NonFiniteStep(Exception):
+    """A number of a training step, or a parameter after it, is not finite."""
 
 
 @dataclass(frozen=True)
-class Culprit:
-    """The first non-finite tensor of a step.
+class NonFiniteTensor:
+    """The first tensor of a step that is not finite.
 
     Attributes:
-        site: the Pyro site, or an empty string for a gradient or a parameter.
-        tensor: ``value``, ``log_prob``, the name of a distribution's parameter, or the name of a parameter.
-        program: ``guide``, ``model``, ``gradient``, ``parameter`` or ``loss``.
-        said: how many of the values are what.
+        site: the name of the sample site; "" for a number, a gradient or a parameter.
+        tensor: ``value``, ``log_prob``, the name of a distribution's parameter, or the name of a number or parameter.
+        source: ``guide``, ``model``, ``gradient``, ``parameter``, ``term``, or "" for the loss.
+        description: how many values are not finite, in words.
     """
 
     site: str
     tensor: str
-    program: str
-    said: str
+    source: str
+    description: str
 
     def __str__(self) -> str:
-        where = f"{self.tensor} of {self.program} site {self.site!r}" if self.site else f"{self.program} {self.tensor}"
-        return f"{where.strip()} ({self.said})"
+        name = f"{self.tensor} of {self.source} site {self.site!r}" if self.site else f"{self.source} {self.tensor}"
+        return f"{name.strip()} ({self.description})"
 
 
-def _bad(tensor: Any) -> str:
-    """How many values are not finite, in words; empty where all are."""
+def _describe_non_finite(tensor: Any) -> str:
+    """Return in words how many values are not finite; "" if all are finite, or if there is no floating tensor."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
         return ""
     nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
     return f"{nan} NaN and {infinite} infinite of {tensor.numel()} values"
 
 
-class _Found(Exception):
-    """Ends a program at the first non-finite tensor."""
+class _NonFiniteSite(Exception):
+    """Ends a run of a program at the first tensor that is not finite."""
 
-    def __init__(self, culprit: Culprit) -> None:
-        super().__init__(str(culprit))
-        self.culprit = culprit
+    def __init__(self, tensor: NonFiniteTensor) -> None:
+        super().__init__(str(tensor))
+        self.tensor = tensor
 
 
-class _Watch(Messenger):
-    """Looks at each sample site: its distribution's parameters before the draw, then value and log-density."""
+class _FiniteCheckMessenger(Messenger):
+    """Checks each sample site: the parameters of its distribution before the draw, then value and log-density.
+
+    Args:
+        program: ``guide`` or ``model``.
+    """
 
     def __init__(self, program: str) -> None:
         super().__init__()
         self.program = program
 
-    def _look(self, msg: Any, tensor: str, value: Any) -> None:
-        if said := _bad(value):
-            raise _Found(Culprit(msg["name"], tensor, self.program, said))
+    def _check(self, msg: Any, name: str, value: Any) -> None:
+        description = _describe_non_finite(value)
+        if description:
+            raise _NonFiniteSite(NonFiniteTensor(msg["name"], name, self.program, description))
 
     def _pyro_sample(self, msg: Any) -> None:
-        inner = msg["fn"]
-        while inner is not None:
-            for name in getattr(inner, "arg_constraints", {}):
-                # only those given: torch computes the others from them on demand
-                self._look(msg, name, vars(inner).get(name))
-            inner = getattr(inner, "base_dist", None)
+        distribution = msg["fn"]
+        while distribution is not None:
+            for name in getattr(distribution, "arg_constraints", {}):
+                # only parameters that the program passed: torch computes the others from them on demand
+                self._check(msg, name, vars(distribution).get(name))
+            distribution = getattr(distribution, "base_dist", None)
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        self._look(msg, "value", msg["value"])
-        self._look(msg, "log_prob", msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"]))
+        self._check(msg, "value", msg["value"])
+        self._check(msg, "log_prob", msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"]))
 
 
-def _in_programs(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
+def _in_programs(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[NonFiniteTensor]:
+    """Yield the first tensor of the sample sites that is not finite."""
     programs = stepper.computation.programs.bound_with(arguments)
     try:
-        with _Watch("guide"):
-            guide = programs.trace_guide()
-        with _Watch("model"):
-            programs.trace_model(guide)
-    except _Found as found:
-        yield found.culprit
+        with _FiniteCheckMessenger("guide"):
+            guide_trace = programs.trace_guide()
+        with _FiniteCheckMessenger("model"):
+            programs.trace_model(guide_trace)
+    except _NonFiniteSite as error:
+        yield error.tensor
 
 
-def _all(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[Culprit]:
-    """Everything that is not finite in one step, in the order in which it comes about."""
-    computation = stepper.computation
-    parameters = computation.parameters
-    for name, each in parameters.named.items():
-        if said := _bad(each.detach()):
-            yield Culprit("", name, "parameter", said)
-    modules = [each for each in (*parameters.programs.modules, parameters.objective) if isinstance(each, nn.Module)]
-    with pyro.validation_enabled(False), preserve_state(parameters.latent_model, modules):
+def _in_computation(stepper: Stepper, arguments: tuple[Tensor, ...], player: str) -> Iterator[NonFiniteTensor]:
+    """Yield the numbers and then the gradients of one parameter group that are not finite."""
+    computation, parameters = stepper.computation, stepper.parameters
+    with pyro.validation_enabled(False), preserve_state(parameters.latent_model, _modules(stepper)):
+        names, outputs = computation(arguments, player, computation.count(arguments))
+    for name, number in zip(names, outputs, strict=False):
+        description = _describe_non_finite(number)
+        if description:
+            yield NonFiniteTensor("", name, "term" if name != "loss" else "", description)
+    for name, gradient in zip(parameters.names(player), outputs[len(names) :], strict=True):
+        description = _describe_non_finite(gradient)
+        if description:
+            yield NonFiniteTensor("", name, "gradient", description)
+
+
+def _modules(stepper: Stepper) -> list[nn.Module]:
+    candidates = (*stepper.parameters.programs.modules, stepper.parameters.objective)
+    return [module for module in candidates if isinstance(module, nn.Module)]
+
+
+def _in_step(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[NonFiniteTensor]:
+    """Yield all tensors of one step that are not finite, in the order in which the step computes them."""
+    parameters = stepper.parameters
+    for name, parameter in parameters.named.items():
+        description = _describe_non_finite(parameter.detach())
+        if description:
+            yield NonFiniteTensor("", name, "parameter", description)
+    with pyro.validation_enabled(False), preserve_state(parameters.latent_model, _modules(stepper)):
         yield from _in_programs(stepper, arguments)
     for player in parameters.players:
-        with pyro.validation_enabled(False), preserve_state(parameters.latent_model, modules):
-            names, outputs = computation(arguments, player, computation.count(arguments))
-        for name, number in zip(names, outputs, strict=False):
-            if said := _bad(number):
-                yield Culprit("", name, "term" if name != "loss" else "", said)
-        for name, gradient in zip(parameters.names(player), outputs[len(names) :], strict=True):
-            if said := _bad(gradient):
-                yield Culprit("", name, "gradient", said)
+        yield from _in_computation(stepper, arguments, player)
 
 
-def first_culprit(stepper: Stepper, batch: Mapping[str, Tensor]) -> Culprit | None:
-    """Return what goes non-finite first in the step about to be taken on `batch`, or None. Nothing is moved."""
+def find_non_finite(stepper: Stepper, batch: Mapping[str, Tensor]) -> NonFiniteTensor | None:
+    """Return the first tensor that is not finite in the next step on a batch; None if all are finite.
+
+    Random generators, buffers and parameters stay as they are.
+
+    Args:
+        stepper: the training step.
+        batch: the batch of the step.
+    """
     arguments = stepper.computation.programs.arguments(batch)
-    return next(_all(stepper, arguments), None)
+    return next(_in_step(stepper, arguments), None)

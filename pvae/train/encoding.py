@@ -1,4 +1,4 @@
-"""Small state as JSON: what optimisers, schedules and records hold beside tensors, and back without loss."""
+"""JSON for the plain values of optimisers, schedules and records; decoding returns the same values and types."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ _TAG = "is"
 
 
 def is_encodable(value: Any) -> bool:
-    """Whether `encode` can write a value: numbers, text, None, and lists, tuples and mappings of them."""
+    """Return whether `encode` accepts a value: numbers, text, None, and lists, tuples and mappings of them."""
     if isinstance(value, Mapping):
-        return all(is_encodable(each) for pair in value.items() for each in pair)
+        return all(is_encodable(key) and is_encodable(element) for key, element in value.items())
     if isinstance(value, list | tuple):
-        return all(is_encodable(each) for each in value)
+        return all(is_encodable(element) for element in value)
     return value is None or isinstance(value, str | int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def encode(value: Any) -> Any:
-    """Return a value as JSON can hold it: tagged where JSON would lose the kind."""
+    """Return a plain value as JSON values, with a tag for each type that JSON does not have."""
     if isinstance(value, Tensor):
         return {_TAG: "tensor", "of": value.item(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Mapping):
-        return {_TAG: "mapping", "of": [[encode(key), encode(each)] for key, each in value.items()]}
+        return {_TAG: "mapping", "of": [[encode(key), encode(element)] for key, element in value.items()]}
     if isinstance(value, tuple):
-        return {_TAG: "tuple", "of": [encode(each) for each in value]}
+        return {_TAG: "tuple", "of": [encode(element) for element in value]}
     if isinstance(value, list):
-        return [encode(each) for each in value]
+        return [encode(element) for element in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {_TAG: "float", "of": repr(value)}
     return value
 
 
 def decode(value: Any) -> Any:
-    """Return what `encode` was given."""
+    """Return the plain value that `encode` turned into JSON values."""
     if isinstance(value, list):
-        return [decode(each) for each in value]
+        return [decode(element) for element in value]
     if not isinstance(value, dict):
         return value
-    kind, of = value[_TAG], value["of"]
+    kind, content = value[_TAG], value["of"]
     if kind == "tensor":
-        return torch.tensor(of, dtype=getattr(torch, value["dtype"]))
+        return torch.tensor(content, dtype=getattr(torch, value["dtype"]))
     if kind == "mapping":
-        return {decode(key): decode(each) for key, each in of}
-    return float(of) if kind == "float" else tuple(decode(each) for each in of)
+        return {decode(key): decode(element) for key, element in content}
+    return float(content) if kind == "float" else tuple(decode(element) for element in content)
 
 
 def canonical(value: Any) -> bytes:
-    """Return JSON with one spelling: sorted keys, no spaces, no NaN."""
+    """Return JSON that is the same for equal values: keys are sorted, and there are no spaces and no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def digest(value: bytes) -> str:
-    """Return the SHA-256 of bytes."""
+    """Return the SHA-256 checksum of bytes, in hexadecimal digits."""
     return hashlib.sha256(value).hexdigest()

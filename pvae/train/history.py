@@ -1,4 +1,4 @@
-"""The records of a run: a list in memory, and one JSON line each on disk."""
+"""`History`: the records of a run, as a list in memory and as JSON lines on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ __all__ = ["History", "read_history"]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a ``metrics.jsonl``; a last line that was cut off is left out."""
+    """Return the records of a file ``metrics.jsonl``; an incomplete last line is left out.
+
+    Args:
+        path: the path of the file; there are no records if it does not exist.
+    """
     if not path.exists():
         return []
     records = []
@@ -31,10 +35,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 class History:
-    """Records of epochs and events; on disk where there is a folder, each line flushed.
+    """The records of epochs and events. On disk, each line is flushed.
 
     Args:
-        path: of ``metrics.jsonl``, or None for memory alone.
+        path: the path of ``metrics.jsonl``; None keeps the records in memory.
+
+    Attributes:
+        records: the records so far, as JSON values.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -42,16 +49,16 @@ class History:
         self.records: list[dict[str, Any]] = []
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append a record. What is not finite becomes None: JSON has no NaN."""
-        held = json_value(record)
+        """Append a record. Numbers that are not finite become None, because JSON has no NaN."""
+        json_record = json_value(record)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(held, allow_nan=False) + "\n")
+                file.write(json.dumps(json_record, allow_nan=False) + "\n")
                 file.flush()
-        self.records.append(held)
+        self.records.append(json_record)
 
     def mark(self) -> dict[str, int]:
-        """Return where the records end now, for `cut`; what is said so far is on the disk by then."""
+        """Return the present number of records and bytes, for `cut`. All records so far are then on the disk."""
         size = 0
         if self.path is not None and self.path.exists():
             sync(self.path)
@@ -59,7 +66,10 @@ class History:
         return {"records": len(self.records), "metrics_bytes": size}
 
     def cut(self, mark: Mapping[str, int]) -> None:
-        """Forget the records after a mark: they will be made again.
+        """Remove the records after a mark, because training continues from there.
+
+        Args:
+            mark: a value that `mark` returned.
 
         Raises:
             InputError: if the file no longer holds the records before the mark.
@@ -71,7 +81,8 @@ class History:
             self.records = read_history(self.path)
             if len(self.records) != mark["records"]:
                 raise InputError(
-                    f"{self.path} is damaged: {len(self.records)} of {mark['records']} records can be read."
+                    f"{self.path} is damaged: {len(self.records)} of {mark['records']} records can be read. Restore "
+                    "the file from a copy, or train again with another out."
                 )
         else:
             del self.records[mark["records"] :]

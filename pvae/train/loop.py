@@ -1,279 +1,189 @@
-"""The loop over epochs and steps: records, checkpoints, early stopping, interruption, divergence."""
+"""`Loop`: the loop over epochs and steps, with validation, records, early stopping and checkpoints."""
 
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from pvae.batch import Batch
-from pvae.data import minibatches, steps_of_epoch
-from pvae.errors import DivergenceError, InputError
-from pvae.train import checkpoint, training_state
+from pvae.errors import InputError
 from pvae.train.checkpoint import Snapshot
-from pvae.train.divergence import Culprit, first_culprit
+from pvae.train.divergence import NonFiniteStep, find_non_finite
 from pvae.train.optimisers import rates, step_schedule
 from pvae.train.parameters import all_finite
-from pvae.train.progress_state import Position
-from pvae.train.training_context import Setting
+from pvae.train.rollback import roll_back
+from pvae.train.snapshots import Snapshots
+from pvae.train.training_context import TrainingContext
 
 __all__ = ["Loop"]
 
-_STEPS_BETWEEN_LOOKS = 50  # on a device that the loss would have to be fetched from
-_STEPS_BETWEEN_RECHECKS = 20  # at least, between looks at whether a graph still agrees with the programs
-_MOST_ROLLBACKS = 10
-
-
-class _Diverged(Exception):
-    """A number of the step is not finite."""
+#: At least so many steps lie between two comparisons of the graphs with the programs.
+_STEPS_BETWEEN_RECHECKS = 20
 
 
 class Loop:
-    """Trains until the epochs are done, or something ends it earlier."""
+    """Trains until all epochs are done, or until a limit, a callback or a signal ends the training.
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.position = Position()
-        self.parameters = setting.stepper.computation.parameters
-        self.optimiser = setting.stepper.optimiser
-        self.good: Snapshot | None = None
-        self.best: Snapshot | None = None
-        self._best_written = True
-        self._next_look = _STEPS_BETWEEN_RECHECKS
-        self._begun = self._saved = time.monotonic()
-        self._looks = 1 if next(iter(self.parameters.named.values())).device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+    Args:
+        context: the objects of the training.
+
+    Attributes:
+        snapshots: the last good state and the best state.
+    """
+
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
+        self.snapshots = Snapshots(context)
+        self._steps_between_losses = context.steps_between_losses
+        self._step_of_recheck = _STEPS_BETWEEN_RECHECKS
 
     def resume(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot."""
-        training_state.put_back(self.parameters, self.optimiser, self.setting.schedule, snapshot)
-        self.setting.history.cut(snapshot.state)
-        self.position = Position.of(snapshot.state)
-        self.good = snapshot
+        self.snapshots.restore(snapshot)
 
     def run(self) -> None:
-        """Train. On return the model holds the last parameters, and the last checkpoint is written."""
-        options, position = self.setting.options, self.position
-        if self.good is None:
-            self.save()
-        if position.finished and not self._goes_on():
+        """Train. Afterwards the model holds the last parameters, and the last checkpoint is written.
+
+        Raises:
+            DivergenceError: if a number is not finite, and the options do not allow another rollback.
+            OSError: if a checkpoint cannot be written.
+            KeyboardInterrupt: after SIGINT.
+            SystemExit: after SIGTERM.
+        """
+        context, progress = self.context, self.context.progress
+        if self.snapshots.good is None:
+            self.snapshots.save()
+        if progress.finished and not self._may_continue():
             return
-        position.finished = ""
-        steps = steps_of_epoch(self.setting.splits.train, options.batch_size, self._labelled)
-        self.setting.progress.start(position.epoch, options.epochs, steps)
-        self._begun = time.monotonic()
+        progress.finished = ""
+        context.display.start(progress.epoch, context.options.epochs, context.steps_in_epoch)
+        progress.start_clock()
         try:
-            while not self._trained():
-                self._diverged()
+            while not self._train_to_end():
+                roll_back(context, self.snapshots)
         finally:
-            self.setting.progress.close()
-        if self.setting.interrupts.pending:
-            self.setting.interrupts.stop()
+            context.display.close()
+        if context.interrupts.pending:
+            context.interrupts.stop()
 
-    def _goes_on(self) -> bool:
-        """Whether a finished run was asked for more epochs or steps than it has."""
-        options, position = self.setting.options, self.position
-        if position.finished == "max_steps":
-            return options.max_steps is None or position.step < options.max_steps
-        return position.finished == "epochs" and position.epoch < options.epochs
+    def _may_continue(self) -> bool:
+        """Whether the options ask for more epochs or steps than a finished run has."""
+        options, progress = self.context.options, self.context.progress
+        if progress.finished == "max_steps":
+            return options.max_steps is None or progress.step < options.max_steps
+        return progress.finished == "epochs" and progress.epoch < options.epochs
 
-    def _trained(self) -> bool:
-        """Train to the end, and save; return whether that went well."""
+    def _train_to_end(self) -> bool:
+        """Train to the end and save; return False if a number is not finite."""
+        progress = self.context.progress
         try:
-            while not self.position.finished and self.position.epoch < self.setting.options.epochs:
-                self._epoch()
-            self.position.finished = self.position.finished or "epochs"
-            self.save()
-        except _Diverged:
+            while not progress.finished and progress.epoch < self.context.options.epochs:
+                self._train_epoch()
+            progress.finished = progress.finished or "epochs"
+            self.snapshots.save()
+        except NonFiniteStep:
             return False
         return True
 
-    def _batches(self) -> Any:
-        options, splits = self.setting.options, self.setting.splits
-        return minibatches(
-            splits.train,
-            options.batch_size,
-            seed=options.seed,
-            epoch=self.position.epoch,
-            start=self.position.step_in_epoch,
-            dynamic=splits.train_dynamic,
-            mask=splits.train_mask,
-            labelled=self._labelled,
-        )
-
-    @property
-    def _labelled(self) -> float:
-        """The least part of a batch that the objective wants of labelled data."""
-        return self.parameters.objective.labelled
-
-    def _epoch(self) -> None:
-        self.setting.stepper.refresh()
-        checked = not self.setting.callbacks and self.position.step < self._next_look
-        for batch in self._batches():
-            if not checked:
-                self.setting.stepper.recheck(batch, expected_to_change=bool(self.setting.callbacks))
-                self._next_look = self.position.step + _STEPS_BETWEEN_RECHECKS
-                checked = True
-            self._step(batch)
-            if self.position.finished:
+    def _train_epoch(self) -> None:
+        context, progress = self.context, self.context.progress
+        context.stepper.refresh()
+        has_callbacks = bool(context.callbacks)
+        recheck_is_due = has_callbacks or progress.step >= self._step_of_recheck
+        for batch in context.remaining_batches():
+            if recheck_is_due:
+                context.stepper.recheck(batch, expected_to_change=has_callbacks)
+                self._step_of_recheck = progress.step + _STEPS_BETWEEN_RECHECKS
+                recheck_is_due = False
+            self._train_batch(batch)
+            if progress.finished:
                 return
         self._end_epoch()
 
-    def _step(self, batch: Batch) -> None:
-        position, setting = self.position, self.setting
+    def _train_batch(self, batch: Batch) -> None:
+        """Take one step, count it, and save if a checkpoint is due or a signal has come."""
+        context, progress = self.context, self.context.progress
+        numbers = self._take_step(batch)
+        progress.add_step(context.stepper.names, numbers, batch.size)
+        loss = numbers[0]
+        if progress.step % self._steps_between_losses == 0 and not math.isfinite(loss.item()):
+            raise NonFiniteStep
+        context.display.show_step(progress.epoch, progress.step_in_epoch, loss.item)
+        if context.interrupts.pending:
+            self.snapshots.save()
+            context.interrupts.stop()
+        if context.options.max_steps is not None and progress.step >= context.options.max_steps:
+            progress.finished = "max_steps"
+        if self.snapshots.save_is_due:
+            self.snapshots.save()
+
+    def _take_step(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the numbers of one step.
+
+        Raises:
+            NonFiniteStep: if an error of Pyro or torch came from a tensor that is not finite. Pyro's validation and
+                torch's factorisations raise such errors in an eager step.
+        """
         try:
-            numbers = setting.stepper(batch)
+            return self.context.stepper(batch)
         except InputError:
             raise
         except (ValueError, ArithmeticError, RuntimeError):
-            # Pyro's validation and torch's factorisations stop at what is not finite, in an eager step
             if not self._is_divergence(batch):
                 raise
-            raise _Diverged from None
-        position.add(setting.stepper.names, numbers, batch.size)
-        if position.step % self._looks == 0 and not math.isfinite(numbers[0].item()):
-            raise _Diverged
-        setting.progress.tick(position.epoch, position.step_in_epoch, numbers[0].item)
-        if setting.interrupts.pending:
-            self.save()
-            setting.interrupts.stop()
-        if setting.options.max_steps is not None and position.step >= setting.options.max_steps:
-            position.finished = "max_steps"
-        if time.monotonic() - self._saved > setting.options.checkpoint_seconds:
-            self.save()
+            raise NonFiniteStep from None
 
     def _is_divergence(self, batch: Batch) -> bool:
-        """Whether a step that raised an error met a non-finite tensor first."""
+        """Whether a step that raised an error has a tensor that is not finite."""
         try:
-            return first_culprit(self.setting.stepper, batch) is not None
-        except Exception:  # the program fails for a reason of its own, which is the one to be told
+            return find_non_finite(self.context.stepper, batch) is not None
+        except Exception:  # the programs fail for another reason, and the user must see that error
             return False
 
     def _end_epoch(self) -> None:
-        position, setting = self.position, self.setting
-        means = position.means()
-        if not math.isfinite(means["loss"]) or not all_finite(list(self.parameters.named.values())):
-            raise _Diverged
-        rate = rates(self.optimiser)
-        validation = setting.validation() if setting.validation is not None else {}
-        bound = validation.get("validation_bound")
-        self._judge(bound)
-        step_schedule(setting.schedule, bound if setting.validation is not None else -means["loss"])
-        position.next_epoch()
-        record: dict[str, Any] = {"epoch": position.epoch, "step": position.step, **means, **validation}
-        if setting.validation is not None and setting.validation.kind == "objective":
+        """Validate, record the epoch, call the callbacks, and save if that is due."""
+        context, progress = self.context, self.context.progress
+        means = progress.means()
+        if not math.isfinite(means["loss"]) or not all_finite(list(context.parameters.named.values())):
+            raise NonFiniteStep
+        rate = rates(context.optimiser)
+        scores = {} if context.validation is None else context.validation()
+        bound = scores.get("validation_bound")
+        self._keep_if_best(bound)
+        step_schedule(context.schedule, -means["loss"] if context.validation is None else bound)
+        progress.next_epoch()
+        self._record_epoch({**means, **scores}, rate)
+        self._call_callbacks()
+        context.objective.diagnose()
+        patience = context.options.patience
+        if patience is not None and progress.stale >= patience:
+            progress.finished = "patience"
+        if context.folder is None or self.snapshots.save_is_due:
+            self.snapshots.save()
+
+    def _keep_if_best(self, bound: float | None) -> None:
+        """Keep the parameters if their validation bound is the best one so far."""
+        progress = self.context.progress
+        if not self.context.ranks_parameters:
+            return
+        if bound is None or (progress.best_bound is not None and bound <= progress.best_bound):
+            progress.stale += 1
+            return
+        progress.best_bound, progress.best_epoch, progress.stale = bound, progress.epoch + 1, 0
+        self.snapshots.keep_best()
+
+    def _record_epoch(self, numbers: Mapping[str, float | None], rate: float | dict[str, float]) -> None:
+        context, progress = self.context, self.context.progress
+        record: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step, **numbers}
+        if context.validation is not None and context.validation.kind == "objective":
             record["validation_of"] = "objective"
-        record |= {"learning_rate": rate, "seconds": self._seconds()}
-        setting.history.add(record)
-        setting.progress.record(setting.history.records[-1])
-        self._call_back(setting.history.records[-1])
-        self.parameters.objective.diagnose()
-        patience = setting.options.patience
-        if patience is not None and position.stale >= patience:
-            position.finished = "patience"
-        if setting.folder is None or time.monotonic() - self._saved > setting.options.checkpoint_seconds:
-            self.save()
+        context.history.add({**record, "learning_rate": rate, "seconds": progress.update_seconds()})
+        context.display.show_epoch(context.history.records[-1])
 
-    def _judge(self, bound: float | None) -> None:
-        """Keep the parameters where the validation bound is the best so far."""
-        position = self.position
-        if not self.setting.ranked:
-            return
-        if bound is None or (position.best_bound is not None and bound <= position.best_bound):
-            position.stale += 1
-            return
-        position.best_bound, position.best_epoch, position.stale = bound, position.epoch + 1, 0
-        self.best, self._best_written = self._snapshot(), False
-
-    def _call_back(self, record: dict[str, Any]) -> None:
-        for callback in self.setting.callbacks:
-            if callback(record, self.parameters.latent_model) is True:
-                self.position.finished = "callback"
-
-    def _seconds(self) -> float:
-        """Time in training, over all sittings."""
-        now = time.monotonic()
-        self.position.seconds += now - self._begun
-        self._begun = now
-        return round(self.position.seconds, 3)
-
-    def _snapshot(self) -> Snapshot:
-        state = {**self.position.record(), **self.setting.history.mark(), **self.setting.identity}
-        return training_state.take(self.parameters, self.optimiser, self.setting.schedule, state)
-
-    def save(self) -> None:
-        """Keep the present state as the last good one, and write it where there is a folder."""
-        if not all_finite(list(self.parameters.named.values())):
-            raise _Diverged
-        self._seconds()
-        self.good = self._snapshot()
-        self._saved = time.monotonic()
-        folder = self.setting.folder
-        if folder is None:
-            return
-        if self.best is not None and not self._best_written:
-            checkpoint.write(folder, "best", self.best)
-            self._best_written = True
-        checkpoint.write(folder, "last", self.good)
-        if not self.setting.ranked and self.position.finished:
-            checkpoint.write(folder, "best", self.good)
-
-    def _diverged(self) -> None:
-        """Go back to the last good state; name the culprit; go on with half the learning rate, or stop."""
-        failed = self.position.step
-        culprit, step = self._replay(failed)
-        self._go_back()
-        halved = self.position.rollbacks < _MOST_ROLLBACKS and self.setting.options.on_divergence == "rollback"
-        if not halved:
-            raise _error(culprit, step, self.position, self.setting)
-        self.position.rollbacks += 1
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["lr"] * 0.5
-        if hasattr(self.setting.schedule, "base_lrs"):
-            self.setting.schedule.base_lrs = [rate * 0.5 for rate in self.setting.schedule.base_lrs]
-        rate = rates(self.optimiser)
-        shown = f"{rate:g}" if isinstance(rate, float) else ", ".join(f"{name} {each:g}" for name, each in rate.items())
-        said = f"step {step}: {culprit} is not finite; back to step {self.position.step}, learning rate {shown}"
-        self.setting.progress.note(said)
-        event = {"event": "rollback", "diverged_at": step, "culprit": str(culprit), "learning_rate": rate}
-        self.setting.history.add({**event, "step": self.position.step, "seconds": self._seconds()})
-        self.save()
-
-    def _go_back(self) -> None:
-        if self.good is None:
-            raise RuntimeError("There is no good state to go back to.")
-        seconds = self.position.seconds
-        self.resume(self.good)
-        self.position.seconds = seconds
-        if self.setting.folder is not None and not self._best_written:
-            self.best, self._best_written = None, True  # it came after the good state; the one before is on disk
-
-    def _replay(self, failed: int) -> tuple[Culprit, int]:
-        """Take the steps since the last good state again, and look closely at those around the failed one."""
-        self._go_back()
-        setting = self.setting
-        closely, last = failed - self._looks - 1, failed + self._looks
-        while self.position.epoch < setting.options.epochs and self.position.step <= last:
-            for batch in self._batches():
-                culprit = first_culprit(setting.stepper, batch) if self.position.step >= closely else None
-                if culprit is not None:
-                    return culprit, self.position.step + 1
-                setting.stepper(batch)
-                self.position.step += 1
-                if self.position.step > last:
-                    break
-            step_schedule(setting.schedule, None)
-            self.position.next_epoch()
-        bad = [name for name, each in self.parameters.named.items() if not all_finite([each])]
-        kind, said = ("parameter" if bad else ""), "after the last step"
-        return Culprit("", bad[0] if bad else "loss", kind, said), failed
-
-
-def _error(culprit: Culprit, step: int, position: Position, setting: Setting) -> DivergenceError:
-    kept = f"{setting.folder / 'last'} holds" if setting.folder is not None else "the model holds"
-    return DivergenceError(
-        f"Training diverged at step {step}: {culprit} is not finite. {kept} the last good state, of step "
-        f"{position.step}. Try a lower learning_rate, clip=1.0, or on_divergence='rollback'.",
-        site=culprit.site,
-        tensor=culprit.tensor,
-        step=step,
-    )
+    def _call_callbacks(self) -> None:
+        for callback in self.context.callbacks:
+            if callback(self.context.history.records[-1], self.context.latent_model) is True:
+                self.context.progress.finished = "callback"

@@ -1,4 +1,4 @@
-"""What is trained: every parameter by name, of the latent model, of Pyro's store, and of the objective."""
+"""`Parameters`: the trained tensors of a latent model, of Pyro's store and of an objective, by name and by player."""
 
 from __future__ import annotations
 
@@ -17,19 +17,27 @@ from pvae.programs.parameter_scope import store_tensors
 
 __all__ = ["Parameters", "all_finite", "is_average", "root_module"]
 
-_AVERAGE = "__baseline_avg_downstream_cost_"
+# Pyro's `TraceGraph_ELBO` gives its running averages names with this prefix.
+_AVERAGE_PREFIX = "__baseline_avg_downstream_cost_"
 
 
 def is_average(name: str) -> bool:
-    """Whether a name of the store is one of `TraceGraph_ELBO`'s running averages: state, never trained."""
-    return name.startswith(_AVERAGE)
+    """Return whether a name of the store is a running average of `TraceGraph_ELBO`. It is state and is not trained."""
+    return name.startswith(_AVERAGE_PREFIX)
 
 
 def root_module(latent_model: Any, programs: Programs) -> nn.Module:
-    """Return the one module whose ``state_dict`` holds everything: the latent model where it is one itself."""
+    """Return the module that holds all parameters in its ``state_dict``.
+
+    It is the latent model itself if that is a module with all modules of the programs in it.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        programs: both programs of the latent model.
+    """
     if isinstance(latent_model, nn.Module):
-        held = {id(each) for each in latent_model.modules()}
-        if all(id(each) in held for each in programs.modules):
+        inside = {id(module) for module in latent_model.modules()}
+        if all(id(module) in inside for module in programs.modules):
             return latent_model
     return programs.modules
 
@@ -39,114 +47,135 @@ class Parameters:
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        programs: what `pvae.models.bind` made of it.
-        objective: whose own parameters are trained too.
-        batch: an example, by which theta and phi are found where an objective treats them apart.
+        programs: both programs of the latent model, from `pvae.models.bind`.
+        objective: the objective; its own parameters are trained too.
+        batch: a batch, from which theta and phi are found if the objective trains them apart.
+
+    Attributes:
+        players: the players of the objective.
+        named: the trained tensors by name.
     """
 
     def __init__(self, latent_model: Any, programs: Programs, objective: Any, batch: Mapping[str, Tensor]) -> None:
         self.latent_model, self.programs, self.objective = latent_model, programs, objective
         self.players: tuple[str, ...] = tuple(objective.players)
-        self._batch = batch
         self.named: dict[str, Tensor] = {}
+        self._batch = batch
         self._by_player: dict[str, list[Tensor]] = {}
         self._fingerprint: tuple[Any, ...] = ()
         self.collect()
 
     def collect(self) -> bool:
-        """Look again; return whether a parameter, a buffer or a training flag is another than before."""
+        """Find the trained tensors again.
+
+        Returns:
+            Whether a parameter, a buffer or a training flag has been replaced since the last call.
+
+        Raises:
+            InputError: if there is nothing to train, or if a player's parameters are unknown.
+        """
         fingerprint = tuple(self._identities())
         if fingerprint == self._fingerprint:
             return False
         self._fingerprint = fingerprint
-        found = named_parameters(self.latent_model, self.programs.modules)
-        self.named = {name: each for name, each in found.items() if not is_average(name)}
-        for name, each in self._own().items():
-            self.named[f"objective.{name}"] = each
+        of_programs = named_parameters(self.latent_model, self.programs.modules)
+        self.named = {name: tensor for name, tensor in of_programs.items() if not is_average(name)}
+        for name, parameter in self._of_objective().items():
+            self.named[f"objective.{name}"] = parameter
         if not self.named:
-            raise InputError("There is nothing to train: the model and guide have no parameter with requires_grad.")
-        self._by_player = {player: self._of(player) for player in self.players}
-        self._seen = self._count()
+            raise InputError(
+                "Training needs parameters with requires_grad; the model and the guide have none. Hold parameters in "
+                "modules, or use pyro.param."
+            )
+        self._by_player = {player: self._find(player) for player in self.players}
+        self._count_at_collection = self._count()
         return True
 
     def of(self, player: str) -> list[Tensor]:
         """Return the parameters that a player's step updates, in the order of the names."""
         return self._by_player[player]
 
-    def apart(self) -> dict[str, list[Tensor]]:
+    def groups_with_rates(self) -> dict[str, list[Tensor]]:
         """Return the parameters in the groups that may have learning rates of their own.
 
-        Those that players update where an objective has several, and those that none does, else theta and phi; what
-        is in none of them, such as the objective's own networks, is the group ``objective``.
+        If the objective has several players, the groups are theirs and those of `Objective.untrained`. Otherwise they
+        are theta and phi. Parameters of no such group, for instance the objective's own networks, are the group
+        ``objective``.
         """
         names = self.players if self.players != ("all",) else ("theta", "phi")
-        groups = {name: self._of(name) for name in (*self._apart(names), *self.objective.untrained)}
-        held = {id(each) for group in groups.values() for each in group}
-        rest = [each for each in self.named.values() if id(each) not in held]
+        groups = {name: self._find(name) for name in (*self._without_unions(names), *self.objective.untrained)}
+        in_groups = {id(parameter) for group in groups.values() for parameter in group}
+        rest = [parameter for parameter in self.named.values() if id(parameter) not in in_groups]
         return groups | ({"objective": rest} if rest else {})
 
     def groups(self) -> dict[str, list[Tensor]]:
-        """Return what is updated, in groups that share no parameter: the players, or what they are unions of."""
-        return {name: self._of(name) for name in self._apart(self.players)}
+        """Return the parameters in disjoint groups: those of the players, or the parts of a player that is a union."""
+        return {name: self._find(name) for name in self._without_unions(self.players)}
 
-    def _apart(self, players: tuple[str, ...]) -> list[str]:
-        return list(dict.fromkeys(name for each in players for name in self.objective.unions.get(each, (each,))))
+    def _without_unions(self, players: tuple[str, ...]) -> list[str]:
+        """Return the names of the players, with each union of groups replaced by its groups, without repetition."""
+        unions = self.objective.unions
+        return list(dict.fromkeys(name for player in players for name in unions.get(player, (player,))))
 
     def group_of(self, parameter: Tensor) -> str:
-        """Return the name of a parameter's group in `apart`."""
-        return next(name for name, group in self.apart().items() if any(each is parameter for each in group))
+        """Return the name of the group of `groups_with_rates` that a parameter belongs to."""
+        groups = self.groups_with_rates()
+        return next(name for name, group in groups.items() if any(member is parameter for member in group))
 
     def names(self, player: str) -> list[str]:
         """Return the names of a player's parameters."""
-        names = {id(each): name for name, each in self.named.items()}
-        return [names[id(each)] for each in self.of(player)]
+        names = {id(parameter): name for name, parameter in self.named.items()}
+        return [names[id(parameter)] for parameter in self.of(player)]
 
-    def appeared(self) -> bool:
-        """Whether a program has put a new entry into the store since the last look, or the objective made one."""
-        return self._count() != self._seen
+    def has_new(self) -> bool:
+        """Return whether a program has created an entry of the store, or the objective a parameter, since `collect`."""
+        return self._count() != self._count_at_collection
 
     def _count(self) -> int:
-        own = self.objective.parameters() if isinstance(self.objective, nn.Module) else ()
-        return len(pyro.get_param_store()) + sum(1 for _ in own)
+        """Return the number of entries of the store and of the objective's parameters."""
+        own = list(self.objective.parameters()) if isinstance(self.objective, nn.Module) else []
+        return len(pyro.get_param_store()) + len(own)
 
     def _identities(self) -> Iterator[Any]:
-        for module in (*self.programs.modules, self.objective):
-            for each in module.modules() if isinstance(module, nn.Module) else ():
-                yield id(each), each.training
-                yield from (id(tensor) for tensor in each._parameters.values())
-                yield from (id(tensor) for tensor in each._buffers.values())
-                yield from (tensor.requires_grad for tensor in each._parameters.values() if tensor is not None)
-        yield from ((name, id(each)) for name, each in store_tensors(self.latent_model).items() if not is_average(name))
+        """Yield values that change if a parameter, a buffer, a training flag or ``requires_grad`` changes."""
+        for owner in (*self.programs.modules, self.objective):
+            for module in owner.modules() if isinstance(owner, nn.Module) else ():
+                yield id(module), module.training
+                yield from (id(tensor) for tensor in module._parameters.values())
+                yield from (id(tensor) for tensor in module._buffers.values())
+                yield from (tensor.requires_grad for tensor in module._parameters.values() if tensor is not None)
+        entries = store_tensors(self.latent_model).items()
+        yield from ((name, id(tensor)) for name, tensor in entries if not is_average(name))
 
-    def _own(self) -> dict[str, Tensor]:
+    def _of_objective(self) -> dict[str, Tensor]:
         named = self.objective.named_parameters() if isinstance(self.objective, nn.Module) else ()
-        return {name: each for name, each in named if each.requires_grad}
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
 
-    def _of(self, player: str) -> list[Tensor]:
-        """``all`` is everything; others as the objective or the model declares, or as theta and phi are found."""
+    def _find(self, player: str) -> list[Tensor]:
+        """Return the parameters of a player: ``all``, a union, a declared group, or theta or phi by derivatives."""
         if player == "all":
             return list(self.named.values())
         if player in self.objective.unions:
-            return [each for name in self.objective.unions[player] for each in self._of(name)]
+            return [parameter for name in self.objective.unions[player] for parameter in self._find(name)]
         try:
             model, guide = self.programs.model.program, self.programs.guide.program
             declared = player_parameters(self.objective, model, guide, player)
-            return [each for each in declared if each.requires_grad]
+            return [parameter for parameter in declared if parameter.requires_grad]
         except InputError:
             if player not in ("theta", "phi"):
                 raise
         groups = find_groups(self.latent_model, [self._batch])
         if groups.both:
             raise InputError(
-                f"Parameter {next(iter(groups.both))!r} belongs to the model and to the guide, and this objective "
-                "trains them apart: declare theta() and phi() on the latent model."
+                f"This objective trains theta and phi apart; parameter {next(iter(groups.both))!r} belongs to the "
+                "model and to the guide. Declare theta() and phi() on the latent model."
             )
-        return list(getattr(groups, player).values())
+        return list({"theta": groups.theta, "phi": groups.phi}[player].values())
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinity; one number is read from the device."""
-    floating = [each.detach() for each in tensors if each.is_floating_point() and each.numel()]
+    """Return whether no tensor holds NaN or infinity; one number is read from the device."""
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floating:
         return True
-    return bool(torch.stack([torch.isfinite(each).all() for each in floating]).all())
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in floating]).all())

@@ -1,9 +1,8 @@
-"""Model, data and objective made ready for training: moved, initialised, checked."""
+"""`TrainingSetup`: initialise, move and check a model, its data and its objective, and build what the loop needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.linter.run_check import run_check
-from pvae.programs.binding import Fields, Programs, bind
+from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_scope import store_tensors
-from pvae.programs.queries import scores_bits
+from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.train.computation import Computation
 from pvae.train.devices import resolve
 from pvae.train.graph.preserve import preserve_state
@@ -24,127 +23,176 @@ from pvae.train.history import History
 from pvae.train.optimisers import make_optimiser, make_schedule
 from pvae.train.options import Options, config_hash
 from pvae.train.parameters import Parameters
-from pvae.train.progress import Silent
+from pvae.train.progress import make_display
+from pvae.train.progress_state import ProgressState
 from pvae.train.signals import Interrupts
 from pvae.train.step import Stepper
-from pvae.train.training_context import Setting
+from pvae.train.training_context import TrainingContext
+from pvae.train.training_request import TrainingRequest
 from pvae.train.validation import Validation
 
-__all__ = ["Task"]
+__all__ = ["TrainingSetup"]
 
-_LOOK = 16  # data that the checks before a training look at
+#: The likelihood is found from so many data.
+_SIZE_OF_FIRST_DATA = 16
 
 
-class Task:
-    """Gets model, data and objective ready for the loop."""
+class TrainingSetup:
+    """Prepares a latent model, its data and its objective for the training loop, inside the model's scope.
 
-    def __init__(self, model: Any, objective: Any, options: Options, fields: Fields, *, fresh: bool) -> None:
-        self.model, self.objective, self.options = model, objective, options
-        self.fields, self.fresh = fields, fresh
+    Args:
+        request: the arguments of `pvae.fit`.
+        latent_model: the latent model of the request, built.
+        objective: the objective of the request, as a `pvae.Objective`.
+        options: the checked options.
+        is_fresh: whether the training starts; False if it continues a run.
+
+    Attributes:
+        notes: lines that the user should see.
+    """
+
+    def __init__(
+        self, request: TrainingRequest, latent_model: Any, objective: Any, options: Options, *, is_fresh: bool
+    ) -> None:
+        self.request, self.latent_model, self.objective = request, latent_model, objective
+        self.options, self.is_fresh = options, is_fresh
         self.device = resolve(options.device)
         self.notes: list[str] = []
-        self._creates_parameters = False
+        self._programs_create_parameters = False
 
     def prepare(self, splits: Splits) -> Splits:
-        """Return the data as the model needs them, on the device; initialise, move and check the model."""
-        few = _typed(splits.train.take(slice(0, _LOOK)), self._dtype())
-        programs = bind(self.model, few, self.fields)
-        settled = splits.for_likelihood(scores_bits(self.model, few, self.fields))
-        splits = _typed_splits(settled, self.options.dtype)
-        initialise_from = traits_of(self.model).initialise_from
-        if self.fresh and initialise_from is not None:
+        """Initialise, move and check the model; return the data as the model needs them, on the device.
+
+        Args:
+            splits: the data.
+
+        Raises:
+            InputError: if the check has a fatal finding.
+        """
+        fields = self.request.fields
+        first_data = _with_dtype(splits.train.take(slice(0, _SIZE_OF_FIRST_DATA)), self._dtype_of_model())
+        programs = bind(self.latent_model, first_data, fields)
+        is_bernoulli = has_bernoulli_likelihood(self.latent_model, first_data, fields)
+        splits = _splits_with_dtype(splits.for_likelihood(is_bernoulli), self.options.dtype)
+        initialise_from = traits_of(self.latent_model).initialise_from
+        if self.is_fresh and initialise_from is not None:
             initialise_from(splits.train)
         self.objective.look_at(splits.train)
-        for module in (*programs.modules, self.objective):
-            if isinstance(module, nn.Module):
-                module.to(device=self.device, dtype=self.options.dtype)
-        for each in store_tensors(self.model).values():
-            each.data = each.data.to(self.device, self.options.dtype if each.is_floating_point() else each.dtype)
+        self._move_parameters(programs)
         splits = splits.to(self.device)
         self._check(splits)
         return splits
 
-    def _dtype(self) -> torch.dtype:
-        """The floating type that the model has now, before it is moved."""
-        held = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
-        return next((each.dtype for each in held if each.is_floating_point()), self.options.dtype)
+    def _dtype_of_model(self) -> torch.dtype:
+        """Return the floating dtype that the model has before it is moved."""
+        parameters = self.latent_model.parameters() if isinstance(self.latent_model, nn.Module) else ()
+        return next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), self.options.dtype)
+
+    def _move_parameters(self, programs: Programs) -> None:
+        """Move the model, the objective and the ``pyro.param`` entries to the device and the dtype of the training."""
+        dtype = self.options.dtype
+        for module in self._modules(programs):
+            module.to(device=self.device, dtype=dtype)
+        for tensor in store_tensors(self.latent_model).values():
+            tensor.data = tensor.data.to(self.device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def _modules(self, programs: Programs) -> list[nn.Module]:
+        return [module for module in (*programs.modules, self.objective) if isinstance(module, nn.Module)]
 
     def _check(self, splits: Splits) -> None:
-        # a whole batch: an autoguide takes its shapes from the first one it sees
-        batch = _example(splits, self.options.batch_size)
-        result = run_check(self.model, batch, self.objective, self.fields)
+        """Check the model and the objective on a batch of full size: an autoguide takes its shapes from the first one.
+
+        Raises:
+            InputError: if a finding is fatal.
+        """
+        batch = _first_batch(splits, self.options.batch_size)
+        result = run_check(self.latent_model, batch, self.objective, self.request.fields)
         result.findings.require()
         self.notes += [f"note: {finding}" for finding in result.findings]
-        self._creates_parameters = bool(result.created)
+        self._programs_create_parameters = bool(result.created)
 
-    def setting(
-        self,
-        splits: Splits,
-        config: dict[str, Any],
-        history: History,
-        folder: Path | None,
-        callbacks: tuple[Callable[..., Any], ...],
-        display: Silent,
-        stop: Interrupts,
-    ) -> Setting:
-        """Return everything that the loop works with."""
-        options = self.options
-        first = _example(splits, options.batch_size)
-        programs = bind(self.model, first, self.fields)
-        if self._creates_parameters:
-            self._create_parameters(programs, first)
-        parameters = Parameters(self.model, programs, self.objective, first)
-        by_group = isinstance(options.learning_rate, Mapping)
-        groups = parameters.apart() if by_group else parameters.groups()
-        idle = ("objective", *self.objective.untrained)
-        optimiser = make_optimiser(options.optimiser, groups, options.learning_rate, optional=idle)
+    def context(self, splits: Splits, config: dict[str, Any], interrupts: Interrupts) -> TrainingContext:
+        """Return the objects that the training consists of.
+
+        Args:
+            splits: the data that `prepare` returned.
+            config: the content of ``config.toml``.
+            interrupts: the signals that the process has received.
+
+        Raises:
+            InputError: for an optimiser, schedule or option that does not fit.
+        """
+        request, options = self.request, self.options
+        batch = _first_batch(splits, options.batch_size)
+        programs = bind(self.latent_model, batch, request.fields)
+        if self._programs_create_parameters:
+            self._create_parameters(programs, batch)
+        parameters = Parameters(self.latent_model, programs, self.objective, batch)
+        optimiser = self._optimiser(parameters)
         computation = Computation(programs, self.objective, parameters, options.autocast)
         validation = self._validation(splits, computation)
-        return Setting(
-            options=options,
-            splits=splits,
-            stepper=Stepper(computation, optimiser, graph=options.step != "eager", clip=options.clip),
+        return TrainingContext(
+            latent_model=self.latent_model,
+            objective=self.objective,
+            parameters=parameters,
+            optimiser=optimiser,
             schedule=make_schedule(options.schedule, optimiser),
+            stepper=Stepper(computation, optimiser, graph=options.step != "eager", clip=options.clip),
+            splits=splits,
             validation=validation,
-            history=history,
-            folder=folder,
-            callbacks=callbacks,
-            progress=display,
-            interrupts=stop,
+            options=options,
+            progress=ProgressState(),
+            history=History(None if request.folder is None else request.folder / "metrics.jsonl"),
+            folder=request.folder,
+            callbacks=request.callbacks,
+            display=make_display(request.progress),
+            interrupts=interrupts,
             identity={"data": splits.checksum, "config": config_hash(config)},
         )
 
+    def _create_parameters(self, programs: Programs, batch: Batch) -> None:
+        """Run the objective once, so that ``pyro.param`` statements create their parameters; no other state changes."""
+        with preserve_state(self.latent_model, self._modules(programs)):
+            for player in self.objective.players:
+                self.objective.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
+
+    def _optimiser(self, parameters: Parameters) -> torch.optim.Optimizer:
+        """Return the optimiser, with a parameter group for each learning rate or for each player."""
+        rate = self.options.learning_rate
+        groups = parameters.groups_with_rates() if isinstance(rate, Mapping) else parameters.groups()
+        optional = ("objective", *self.objective.untrained)
+        return make_optimiser(self.options.optimiser, groups, rate, optional=optional)
+
     def _validation(self, splits: Splits, computation: Computation) -> Validation | None:
+        """Return the validation score; None without validation data, or if no score ranks parameters or has weights.
+
+        Raises:
+            InputError: if the option ``patience`` needs a score and there is none that ranks parameters.
+        """
         options, unranked = self.options, self.objective.unranked
         reason = unranked if splits.validation is not None else "load the data with validation=0.1, say"
         if options.patience is not None and reason:
             raise InputError(f"patience needs a validation split and a bound that ranks parameters: {reason}.")
         if splits.validation is None:
             return None
-        few = splits.validation.take(slice(0, options.validation_limit))
-        found = Validation(computation, few, particles=options.validation_particles, seed=options.seed)
+        data = splits.validation.take(slice(0, options.validation_limit))
+        validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)
         if not unranked:
-            return found
+            return validation
         self.notes.append(f"note: the last parameters are kept, not the best by a validation bound: {unranked}")
-        return found if found.has_weights() else None
-
-    def _create_parameters(self, programs: Programs, batch: Batch) -> None:
-        """Run the objective once, so that ``pyro.param`` statements create their parameters; no other state changes."""
-        modules = [each for each in (*programs.modules, self.objective) if isinstance(each, nn.Module)]
-        with preserve_state(self.model, modules):
-            for player in self.objective.players:
-                self.objective.terms(programs.model, programs.guide, programs.arguments(batch), {}, player)
+        return validation if validation.has_weights() else None
 
 
-def _example(splits: Splits, size: int) -> Batch:
-    """The first data, as a step would get them but for the draw of a dynamic binarisation."""
+def _first_batch(splits: Splits, size: int) -> Batch:
+    """Return the first data as a batch of a step; dynamic binarisation is replaced by rounding."""
     batch = splits.train.take(slice(0, size))
     return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
 
 
-def _typed(batch: Batch, dtype: torch.dtype) -> Batch:
-    return Batch(**{name: each.to(dtype) if each.is_floating_point() else each for name, each in batch.items()})
+def _with_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
+    """Return a batch with its floating tensors in a dtype."""
+    return Batch(**{name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()})
 
 
-def _typed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
-    return splits.map_parts(lambda _, batch: _typed(batch, dtype))
+def _splits_with_dtype(splits: Splits, dtype: torch.dtype) -> Splits:
+    return splits.map_parts(lambda _, batch: _with_dtype(batch, dtype))

@@ -1,4 +1,4 @@
-"""What a person sees while a training runs: on standard error, a bar on a terminal, a line per epoch elsewhere."""
+"""Displays of the progress of a training on standard error: a bar on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -7,39 +7,51 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Bar", "Lines", "Silent", "make_progress"]
+__all__ = ["BarDisplay", "LineDisplay", "ProgressDisplay", "make_display"]
 
-_SECONDS = 0.25
+_SECONDS_BETWEEN_DRAWINGS = 0.25
 
 
-class Silent:
-    """Says nothing."""
+class ProgressDisplay:
+    """A display that shows nothing, and the base class of the others."""
 
     def start(self, epoch: int, epochs: int, steps: int) -> None:
-        """Take note of the number of epochs done and to do, and of steps in an epoch."""
+        """Start the display.
 
-    def tick(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
-        """Take note of a step."""
+        Args:
+            epoch: the number of completed epochs.
+            epochs: the number of epochs in all.
+            steps: the number of steps in an epoch.
+        """
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """Take note of an epoch's numbers."""
+    def show_step(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
+        """Show a completed step.
+
+        Args:
+            epoch: the number of completed epochs.
+            step: the number of completed steps of the current epoch.
+            loss: returns the loss of the step, in nats per datum; each call may wait for the device.
+        """
+
+    def show_epoch(self, record: Mapping[str, Any]) -> None:
+        """Show the record of a completed epoch."""
 
     def note(self, text: str) -> None:
-        """Say a line."""
+        """Show a line of text."""
 
     def close(self) -> None:
         """End the display."""
 
 
-class Lines(Silent):
-    """One line per epoch."""
+class LineDisplay(ProgressDisplay):
+    """Shows one line per epoch."""
 
     def start(self, epoch: int, epochs: int, steps: int) -> None:
-        """Remember how many epochs there are."""
+        """Remember the number of epochs."""
         self._epochs = epochs
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """Print the epoch's numbers."""
+    def show_epoch(self, record: Mapping[str, Any]) -> None:
+        """Print the numbers of the epoch."""
         print(f"epoch {record['epoch']}/{self._epochs}  {summary(record)}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
@@ -47,8 +59,8 @@ class Lines(Silent):
         print(text, file=sys.stderr, flush=True)
 
 
-class Bar(Silent):
-    """A live bar of `rich`, redrawn a few times a second: drawing costs more than a small step."""
+class BarDisplay(ProgressDisplay):
+    """Shows a live bar of `rich`, drawn a few times a second, because a drawing takes longer than a small step."""
 
     _bar: Any = None
 
@@ -57,32 +69,38 @@ class Bar(Silent):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._epochs, self._steps, self._drawn = epochs, steps, time.monotonic()
-        words = TextColumn("{task.description}")
-        columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
-        self._bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
-        self._task = self._bar.add_task("epoch", total=epochs * steps, completed=epoch * steps, said="")
-        self._said = ""
+        self._epochs, self._steps = epochs, steps
+        self._time_of_drawing = time.monotonic()
+        self._bound_text = ""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("epoch", total=epochs * steps, completed=epoch * steps, numbers="")
         self._bar.start()
 
-    def tick(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
-        """Move the bar, if it is time."""
+    def show_step(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
+        """Draw the bar again if the last drawing is old enough."""
         now = time.monotonic()
-        if now - self._drawn > _SECONDS:
-            self._drawn = now
-            said = f"loss {loss():.4g} {self._said}"
+        if now - self._time_of_drawing > _SECONDS_BETWEEN_DRAWINGS:
+            self._time_of_drawing = now
             self._bar.update(
                 self._task,
                 completed=epoch * self._steps + step,
                 description=f"epoch {epoch + 1}/{self._epochs}",
-                said=said,
+                numbers=f"loss {loss():.4g} {self._bound_text}",
                 refresh=True,
             )
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """Keep the validation bound in sight."""
+    def show_epoch(self, record: Mapping[str, Any]) -> None:
+        """Remember the validation bound; the next drawings show it."""
         if record.get("validation_bound") is not None:
-            self._said = f"bound {record['validation_bound']:.4g}"
+            self._bound_text = f"bound {record['validation_bound']:.4g}"
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -92,22 +110,26 @@ class Bar(Silent):
             self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Leave the finished bar."""
+        """Stop the bar; its last state remains visible."""
         self._bar.stop()
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Return an epoch's numbers in words, in nats per datum."""
+    """Return the numbers of an epoch as text, in nats per datum."""
     loss = record.get("loss")
-    said = [f"loss {loss:.4f}" if loss is not None else "loss not finite"]
+    parts = [f"loss {loss:.4f}" if loss is not None else "loss not finite"]
     if record.get("validation_bound") is not None:
         error = record.get("validation_error")
-        said.append(f"validation bound {record['validation_bound']:.4f}" + (f" ± {error:.4f}" if error else ""))
-    return "  ".join([*said, f"{record['seconds']:.1f} s"])
+        parts.append(f"validation bound {record['validation_bound']:.4f}" + (f" ± {error:.4f}" if error else ""))
+    return "  ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
-def make_progress(wanted: bool | None) -> Silent:
-    """Return the display: by default a bar on a terminal, else lines; False for none, True for the bar anyway."""
-    if wanted is False:
-        return Silent()
-    return Bar() if wanted or sys.stderr.isatty() else Lines()
+def make_display(progress: bool | None) -> ProgressDisplay:
+    """Return the display of a training.
+
+    Args:
+        progress: None for a bar on a terminal and lines elsewhere; True for a bar; False for no display.
+    """
+    if progress is False:
+        return ProgressDisplay()
+    return BarDisplay() if progress or sys.stderr.isatty() else LineDisplay()

@@ -1,7 +1,8 @@
-"""How far a training has come: what a checkpoint holds beside tensors."""
+"""`ProgressState`: the counts and running sums of a training, which a checkpoint holds besides tensors."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,25 +12,25 @@ from torch import Tensor
 
 from pvae.train.encoding import decode, encode
 
-__all__ = ["Position"]
+__all__ = ["ProgressState"]
 
 
 @dataclass
-class Position:
-    """Counts and running sums.
+class ProgressState:
+    """The counts and running sums of a training.
 
     Attributes:
-        epoch: epochs completed.
-        step_in_epoch: steps done of the present epoch.
-        step: steps done in all.
-        seen: data seen in the present epoch.
-        sums: the present epoch's numbers, each times the data of its step.
-        seconds: time spent in training so far.
-        best_bound: the best validation bound so far, or None.
-        best_epoch: the epoch it came from.
-        stale: epochs since then.
-        finished: why the training ended, or an empty string.
-        rollbacks: how often divergence was met by half the learning rate.
+        epoch: the number of completed epochs.
+        step_in_epoch: the number of completed steps of the current epoch.
+        step: the number of completed steps of all epochs.
+        seen: the number of data that the steps of the current epoch have used.
+        sums: for each number of a step, its sum over the data of the current epoch, in nats.
+        seconds: the time spent in training, over all processes that took part in it.
+        best_bound: the best validation bound, in nats per datum; None before the first one.
+        best_epoch: the epoch of the best validation bound.
+        stale: the number of epochs since the best validation bound.
+        finished: the reason why the training has ended; "" while it has not.
+        rollbacks: the number of returns to the last good state after a divergence.
     """
 
     epoch: int = 0
@@ -45,45 +46,66 @@ class Position:
     rollbacks: int = 0
 
     def __post_init__(self) -> None:
-        self._totals: list[Tensor] = []
+        """Start without sums on the device, and start the clock."""
         self._names: tuple[str, ...] = ()
+        self._totals: list[Tensor] = []
+        self.start_clock()
 
-    def add(self, names: tuple[str, ...], numbers: tuple[Tensor, ...], size: int) -> None:
-        """Count one step on `size` data. Sums stay on the device, in double precision."""
+    def add_step(self, names: tuple[str, ...], numbers: tuple[Tensor, ...], size: int) -> None:
+        """Count one step. The sums stay on the device, in double precision.
+
+        Args:
+            names: the names of the numbers.
+            numbers: the numbers of the step, each of shape (), in nats per datum.
+            size: the number of data of the step.
+        """
         if not self._totals:
             self._names = names
             self._totals = [
-                torch.tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=each.device)
-                for name, each in zip(names, numbers, strict=True)
+                torch.tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=number.device)
+                for name, number in zip(names, numbers, strict=True)
             ]
-        for total, each in zip(self._totals, numbers, strict=True):
-            total.add_(each, alpha=size)
+        for total, number in zip(self._totals, numbers, strict=True):
+            total.add_(number, alpha=size)
         self.seen += size
         self.step_in_epoch += 1
         self.step += 1
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each number over the data seen in this epoch."""
-        self._settle()
+        """Return the mean of each number over the data of this epoch, in nats per datum."""
+        self._read_sums()
         return {name: total / max(self.seen, 1) for name, total in self.sums.items()}
 
     def next_epoch(self) -> None:
-        """Begin another epoch."""
+        """Count one epoch, and start the sums of the next one."""
         self.epoch += 1
         self.step_in_epoch = self.seen = 0
         self.sums, self._totals = {}, []
 
+    def start_clock(self) -> None:
+        """Measure time from now on; the time since the last update is not added to `seconds`."""
+        self._clock = time.monotonic()
+
+    def update_seconds(self) -> float:
+        """Add the time since the last update to `seconds`; return `seconds`, rounded to milliseconds."""
+        now = time.monotonic()
+        self.seconds += now - self._clock
+        self._clock = now
+        return round(self.seconds, 3)
+
     def record(self) -> dict[str, Any]:
-        """Return everything as a checkpoint holds it."""
-        self._settle()
+        """Return all counts and sums as JSON values, for a checkpoint."""
+        self._read_sums()
         return {**asdict(self), "sums": [[name, encode(total)] for name, total in self.sums.items()]}
 
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Position:
-        """Return the position that a checkpoint holds."""
-        held = {name: state[name] for name in cls.__dataclass_fields__}
-        return cls(**{**held, "sums": {name: decode(total) for name, total in held["sums"]}})
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Set all counts and sums to those that `record` returned."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, record[name])
+        self.sums = {name: decode(total) for name, total in record["sums"]}
+        self._names, self._totals = (), []
 
-    def _settle(self) -> None:
+    def _read_sums(self) -> None:
+        """Copy the sums from the device to `sums`."""
         if self._totals:
             self.sums = {name: float(total) for name, total in zip(self._names, self._totals, strict=True)}

@@ -1,4 +1,4 @@
-"""A run: the folder of one training, and what comes of it."""
+"""`Run`: the result of a training; `open_run` reads it from its folder."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pvae.names import unknown
 from pvae.programs.binding import bind
 from pvae.programs.parameter_scope import scope
 from pvae.randomness import preserved_randomness
-from pvae.train import checkpoint
+from pvae.train.checkpoint import Snapshot, read_newest
 from pvae.train.history import read_history
 from pvae.train.parameters import root_module
-from pvae.train.training_state import load_parameters, model_tensors, signature
+from pvae.train.training_state import load_parameters, model_tensors
 
 __all__ = ["Run", "open_run", "read_config"]
 
@@ -32,19 +32,19 @@ _CHECKPOINTS = ("best", "last")
 
 @dataclass
 class Run:
-    """A training, done or opened.
+    """The result of a training, by `pvae.fit` or from a folder.
 
     Attributes:
         model: the latent model, with the parameters of `checkpoint`.
         history: one record per epoch, numbers in nats per datum: ``epoch``, ``step``, ``loss`` and the
-            objective's named terms, ``validation_bound`` and ``validation_error`` where there is a validation
-            split, ``learning_rate``, ``seconds``; and one per rollback, with ``event``.
-        folder: of the run, or None.
-        config: every resolved option, versions, data and model; as ``config.toml``.
-        seconds: time spent in training.
-        checkpoint: ``"best"`` by the validation bound, or ``"last"`` (both are one where
-            no validation bound ranks them).
-        step: how the steps ran in the end, ``"graph"`` or ``"eager"``; empty for a run that was opened.
+            objective's named terms, ``validation_bound`` and ``validation_error`` if there is a validation
+            split, ``learning_rate``, ``seconds``; and one record per rollback, with ``event``.
+        folder: the folder of the run, or None.
+        config: the content of ``config.toml``: all resolved options, versions, data and model.
+        seconds: the time spent in training, in seconds.
+        checkpoint: ``"best"`` by the validation bound, or ``"last"``; they are the same if no validation bound ranks
+            parameters.
+        step: how the last steps ran, ``"graph"`` or ``"eager"``; "" for a run that was opened.
     """
 
     model: Any
@@ -54,22 +54,28 @@ class Run:
     seconds: float
     checkpoint: str = "best"
     step: str = ""
+    # the parameters of checkpoints that are in memory, by the name of the checkpoint
     _held: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def epoch(self) -> int:
-        """The number of epochs done."""
-        return max((each["epoch"] for each in self.history if "epoch" in each), default=0)
+        """The number of completed epochs."""
+        return max((record["epoch"] for record in self.history if "epoch" in record), default=0)
 
     def load(self, which: str) -> Run:
-        """Put the parameters of ``"best"`` or ``"last"`` into the model; return this run.
+        """Load the parameters of a checkpoint into the model; return this run.
+
+        Args:
+            which: ``"best"`` or ``"last"``.
 
         Raises:
             InputError: for another name, or a checkpoint that cannot be read.
         """
         if which not in _CHECKPOINTS:
             raise unknown("checkpoint", which, _CHECKPOINTS)
-        tensors = self._held[which] if which in self._held else _snapshot(self._require_folder(), which).parameters
+        tensors = self._held.get(which)
+        if tensors is None:
+            tensors = _read_snapshot(self._require_folder(), which).parameters
         with scope(self.model):
             load_parameters(self.model, _root(self.model, self.config), tensors)
         self.checkpoint = which
@@ -77,19 +83,26 @@ class Run:
 
     def _require_folder(self) -> Path:
         if self.folder is None:
-            raise InputError("This run has no folder, and its other parameters were not kept: give out='...'.")
+            raise InputError(
+                "This run has no folder, so that its other parameters were not kept. Give out=, a folder, to pvae.fit."
+            )
         return self.folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the ``config.toml`` of a run.
+    """Return the content of the ``config.toml`` of a run.
+
+    Args:
+        folder: the folder of the run.
 
     Raises:
         InputError: if the folder is no run, or the file is damaged.
     """
     path = folder / "config.toml"
     if not path.is_file():
-        raise InputError(f"{folder} is no run folder: it has no config.toml.")
+        raise InputError(
+            f"{folder} is no run folder: it has no config.toml. Give the folder that pvae.fit got as out=."
+        )
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -100,65 +113,73 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _snapshot(folder: Path, which: str) -> checkpoint.Snapshot:
-    """The best checkpoint is the last one until there is a best."""
-    found = which == "best" and any((folder / name).exists() for name in ("best", "best.previous"))
-    return checkpoint.read_newest(folder, "best" if found else "last")
+def _read_snapshot(folder: Path, name: str) -> Snapshot:
+    """Return the best or the last checkpoint; before there is a best one, it is the last one."""
+    has_best = any((folder / path).exists() for path in ("best", "best.previous"))
+    return read_newest(folder, "best" if name == "best" and has_best else "last")
 
 
-def _example(config: Mapping[str, Any], size: int = 2) -> Batch:
-    """Data of the recorded shapes, all zero: enough to bind the programs and to create lazy parameters."""
-    fields = config["data"]["fields"]
-    made = {
-        name: torch.zeros(size, *each["shape"], dtype=getattr(torch, each["dtype"])) for name, each in fields.items()
-    }
-    return Batch(**made)
+def _zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
+    """Return zeros in the recorded shapes, with which programs can be bound and lazy parameters created."""
+    return Batch(
+        **{
+            name: torch.zeros(size, *field["shape"], dtype=getattr(torch, field["dtype"]))
+            for name, field in config["data"]["fields"].items()
+        }
+    )
 
 
 def _root(model: Any, config: Mapping[str, Any]) -> nn.Module:
-    return root_module(model, bind(model, _example(config), config.get("fields")))
+    return root_module(model, bind(model, _zero_batch(config), config.get("fields")))
 
 
-def _home(name: str) -> Path | None:
-    """Where the code of a model that is not built in lies."""
-    place = name.rpartition(":")[0]
-    if place.endswith(".py"):
-        return Path(place).expanduser().resolve()
-    found = importlib.machinery.PathFinder.find_spec(place.partition(".")[0]) if place else None
-    return Path(found.origin).resolve() if found is not None and found.origin is not None else None
+def _source_file(name: str) -> Path | None:
+    """Return the file with the code of a model, or of its package, by the model's recorded name; None if unknown."""
+    module = name.rpartition(":")[0]
+    if module.endswith(".py"):
+        return Path(module).expanduser().resolve()
+    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0]) if module else None
+    return Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None
 
 
-def _rebuilt(folder: Path, config: Mapping[str, Any]) -> Any:
+def _build_model(folder: Path, config: Mapping[str, Any]) -> Any:
+    """Return the latent model that the configuration of a run describes, without its trained parameters."""
     recipe = config["model"]
     if "name" not in recipe:
         raise InputError(
-            f"{folder} does not say how to build its model ({recipe['class']}): give open_run(..., model=...)."
+            f"{folder} does not say how to build its model ({recipe['class']}). Give open_run(..., model=...)."
         )
     name = str(recipe["name"])
-    home = _home(name)
-    if home is not None and home.is_relative_to(folder.resolve()):
-        raise InputError(f"{home} lies inside the run folder, and code of a run folder is never run: move it out.")
-    settings = {
-        key: tuple(each) if isinstance(each, list) else None if each == "none" else each
-        for key, each in recipe.get("settings", {}).items()
-    }
+    source_file = _source_file(name)
+    if source_file is not None and source_file.is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{source_file} lies inside the run folder, and pvae runs no code of a run folder. Move the file out of it."
+        )
+    settings = {key: _setting(value) for key, value in recipe.get("settings", {}).items()}
     data = config["data"]
-    shape = SimpleNamespace(
+    shapes = SimpleNamespace(
         data_shape=tuple(data["data_shape"]),
         classes=data.get("classes"),
         condition_shape=tuple(data["fields"]["c"]["shape"]) if "c" in data["fields"] else None,
         data_size=data["sizes"]["train"],
     )
     with preserved_randomness():
-        return ModelSpec(name, settings).build(shape)
+        return ModelSpec(name, settings).build(shapes)
 
 
-def _create_lazy_parameters(model: Any, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Run both programs once where parameters are missing: autoguides make theirs at the first call."""
-    root = _root(model, config)
-    if signature(model_tensors(model, root)).keys() >= {each for each in wanted if not each.startswith("param_store/")}:
+def _setting(value: Any) -> Any:
+    """Return a setting of a model as Python has it: TOML has lists for tuples, and the word none for None."""
+    if isinstance(value, list):
+        return tuple(value)
+    return None if value == "none" else value
+
+
+def _create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Run both programs once if saved parameters are missing: autoguides create theirs at the first call."""
+    expected = {name for name in saved if not name.startswith("param_store/")}
+    if model_tensors(model, _root(model, config)).keys() >= expected:
         return
-    batch = _example(config)
+    batch = _zero_batch(config)
     programs = bind(model, batch, config.get("fields")).bound_to(batch)
     with preserved_randomness(), torch.no_grad():
         programs.trace_guide()
@@ -166,14 +187,17 @@ def _create_lazy_parameters(model: Any, config: Mapping[str, Any], wanted: Mappi
 
 
 def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best") -> Run:
-    """Open the folder of a run, with its model rebuilt and its parameters loaded on the CPU.
+    """Open the folder of a run; the model is built again, and its parameters are loaded on the CPU.
 
     Nothing in the folder is unpickled, and no code in it is run.
 
     Args:
-        folder: of the run.
-        model: the latent model to load into, where the run does not say how to build it.
-        checkpoint: ``"best"`` by the validation bound, or ``"last"``.
+        folder: the folder of the run.
+        model: a latent model to load the parameters into, if the run does not say how to build it.
+        checkpoint: ``"best"`` for the best parameters by the validation bound, or ``"last"``.
+
+    Returns:
+        The run, with its model and history.
 
     Raises:
         InputError: if the folder is no run, a checkpoint is damaged, or the model is another one.
@@ -182,8 +206,8 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best") ->
     if checkpoint not in _CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, _CHECKPOINTS)
     config = read_config(folder)
-    snapshot = _snapshot(folder, checkpoint)
-    model = _rebuilt(folder, config) if model is None else model
+    snapshot = _read_snapshot(folder, checkpoint)
+    model = _build_model(folder, config) if model is None else model
     with scope(model):
         _create_lazy_parameters(model, config, snapshot.parameters)
         root = _root(model, config)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, answered between two steps so that a checkpoint can be written first."""
+"""Handling of SIGINT and SIGTERM between two steps, so that a checkpoint can be written first."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupts", "interrupts"]
+__all__ = ["Interrupts", "catch_interrupts"]
 
 
 class Interrupts:
-    """Whether the process was asked to stop; `pending` holds the signal's number, 0 for none."""
+    """Remembers the last signal that asked the process to stop.
+
+    Attributes:
+        pending: the number of the signal; 0 if there was none.
+    """
 
     def __init__(self) -> None:
         self.pending = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; a second SIGINT stops at once."""
+        """Remember a signal; a second SIGINT raises KeyboardInterrupt at once."""
         if self.pending and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.pending = number
 
     def stop(self) -> None:
-        """Raise what the signal asks for: KeyboardInterrupt, or SystemExit with code 143."""
+        """End the process as the signal asks.
+
+        Raises:
+            KeyboardInterrupt: after SIGINT.
+            SystemExit: after SIGTERM, with code 143.
+        """
         if self.pending == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.pending)
 
 
 @contextmanager
-def interrupts() -> Iterator[Interrupts]:
-    """Answer SIGINT and SIGTERM gently inside the block. Only a main thread may; elsewhere nothing changes."""
-    found = Interrupts()
+def catch_interrupts() -> Iterator[Interrupts]:
+    """Catch SIGINT and SIGTERM inside a block. Only the main thread can; in other threads nothing changes."""
+    interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
-        yield found
+        yield interrupts
         return
-    before = {number: signal.signal(number, found) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield found
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.train.computation import Computation
 from pvae.train.graph.trace import Outputs
-from pvae.train.optimisers import adopt
+from pvae.train.optimisers import track_parameters
 from pvae.train.plans import Plan, StepPlans
 
 __all__ = ["Stepper", "clipped"]
@@ -36,8 +36,9 @@ class Stepper:
         clip: float | None = None,
     ) -> None:
         self.computation, self.optimiser, self.clip = computation, optimiser, clip
+        self.parameters = computation.parameters
         self._plans = StepPlans(computation, graph=graph)
-        self._known_parameters = dict(computation.parameters.named)
+        self._known_parameters = dict(self.parameters.named)
 
     @property
     def graph(self) -> bool:
@@ -56,7 +57,7 @@ class Stepper:
         They are the loss and the named terms of the first player; then, for each other player, its loss and those of
         its terms that no player before has.
         """
-        first, *later = self.computation.parameters.players
+        first, *later = self.parameters.players
         names = list(self._plans.names.get(first, ()))
         for player in later:
             names += [f"{player}_loss", *self._new_terms(player)]
@@ -64,7 +65,7 @@ class Stepper:
 
     def _new_terms(self, player: str) -> tuple[str, ...]:
         """Return the named terms of a player that the players before do not have."""
-        players = self.computation.parameters.players
+        players = self.parameters.players
         known: set[str] = set()
         for before in players[: players.index(player)]:
             known.update(self._plans.names.get(before, ()))
@@ -73,7 +74,7 @@ class Stepper:
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Update by one batch; return the numbers of `names`, each of shape (), in nats per datum."""
         arguments = self.computation.programs.arguments(batch)
-        first, *later = self.computation.parameters.players
+        first, *later = self.parameters.players
         numbers = self._phase(first, arguments)
         for player in later:
             phase_numbers = self._phase(player, arguments)
@@ -103,23 +104,23 @@ class Stepper:
         plan = self._plans.plan(player, arguments)
         outputs = plan.run(*arguments)
         count = len(self._plans.names[player])
-        self._apply(self._parameters(plan, player), outputs[count:])
+        self._apply(self._parameters_of_plan(plan, player), outputs[count:])
         return outputs[:count]
 
-    def _parameters(self, plan: Plan, player: str) -> list[Tensor]:
+    def _parameters_of_plan(self, plan: Plan, player: str) -> list[Tensor]:
         """Return the parameters of a plan's gradients; an eager run may have created new ones."""
         if not self._plans.graph:
-            parameters = self.computation.parameters
-            if parameters.appeared() or len(plan.parameters) != len(parameters.of(player)):
+            has_changed = self.parameters.has_new() or len(plan.parameters) != len(self.parameters.of(player))
+            if has_changed:
                 self.refresh()
-                plan.parameters = list(parameters.of(player))
+                plan.parameters = list(self.parameters.of(player))
         return plan.parameters
 
     def _apply(self, parameters: list[Tensor], gradients: Outputs) -> None:
         if self.clip is not None:
             gradients = clipped(gradients, self.clip)
-        if len(self.computation.parameters.players) > 1:
-            for parameter in self.computation.parameters.named.values():
+        if len(self.parameters.players) > 1:
+            for parameter in self.parameters.named.values():
                 parameter.grad = None
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -127,10 +128,9 @@ class Stepper:
 
     def refresh(self) -> None:
         """Look for parameters that are new or replaced since the last step; forget the graphs of replaced ones."""
-        parameters = self.computation.parameters
-        if parameters.collect():
+        if self.parameters.collect():
             self._plans.clear()
-        adopt(self.optimiser, parameters.named, self._known_parameters, parameters.group_of)
+        track_parameters(self.optimiser, self.parameters.named, self._known_parameters, self.parameters.group_of)
 
     def recheck(self, batch: Mapping[str, Tensor], *, expected_to_change: bool) -> None:
         """Compare the graphs with the programs, as `StepPlans.recheck`.
@@ -143,7 +143,12 @@ class Stepper:
 
 
 def clipped(gradients: Outputs, limit: float) -> Outputs:
-    """Return gradients scaled by one factor, so that their norm together is at most `limit`."""
+    """Return the gradients, scaled by one factor so that their norm together is at most a limit.
+
+    Args:
+        gradients: the gradients of parameters; None for a parameter without one.
+        limit: the largest norm.
+    """
     present = [gradient for gradient in gradients if gradient is not None]
     if not present:
         return gradients

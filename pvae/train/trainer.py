@@ -1,4 +1,4 @@
-"""Train a latent model: from a model, data and options to a run."""
+"""`fit`: train a latent model on data, and return the run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_scope import scope
 from pvae.train.checkpoint import describe_difference, read_newest
 from pvae.train.devices import isolated
-from pvae.train.history import History
 from pvae.train.loop import Loop
 from pvae.train.options import binding, describe_run, resolved
-from pvae.train.prepare import Task
-from pvae.train.progress import make_progress
+from pvae.train.prepare import TrainingSetup
 from pvae.train.run import Run, read_config
-from pvae.train.signals import interrupts
+from pvae.train.signals import catch_interrupts
+from pvae.train.training_request import TrainingRequest
 
 __all__ = ["fit"]
+
+#: The files of a run that was stopped before its first checkpoint.
+_FILES_BEFORE_CHECKPOINT = {"config.toml", f"config.toml{UNFINISHED}", "metrics.jsonl", f"last{UNFINISHED}"}
 
 
 def fit(
@@ -63,96 +65,117 @@ def fit(
 ) -> Run:
     """Train a latent model, and return the run.
 
-    The model holds the best parameters by the validation bound afterwards, or the last ones where the data have
-    no validation split, or the objective (`GAN`, `AAE`, `ALI`) nothing that ranks parameters. The caller's random
-    generators, parameter store and number of threads stay as they were.
+    Afterwards the model holds the parameters with the best validation bound. It holds the last ones if the data have no
+    validation split, or if the objective (`GAN`, `AAE`, `ALI`) has no score that ranks parameters. The caller's random
+    generators, parameter store and number of threads stay as they are.
 
     Args:
         model: a `LatentModel`, a `pair`, the VAE of a Pyro tutorial, or a `ModelSpec`, which is built from `seed`.
-        data: `Splits`, or what `pvae.load_data` takes.
-        objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name such as
-            ``"iwae:particles=8"``; by default what the model names as ``default_objective``, else ``"elbo"``.
-        epochs: passes over the training data, in all: a continued run goes on to this number.
-        batch_size: data per step.
-        learning_rate: for optimisers by name or class; or one for each group of parameters,
-            ``{"theta": 1e-3, "phi": 3e-4}``, declared or found (``"critic"`` where there is one; ``"objective"`` is for
-            an objective's other networks).
-        optimiser: a name of ``torch.optim`` with settings (``"sgd:momentum=0.9"``), a class, a factory that takes
-            the parameters, or an optimiser.
-        schedule: a name of ``torch.optim.lr_scheduler`` (``"exponential:gamma=0.99"``) or a factory that takes the
-            optimiser; stepped once an epoch.
-        device: ``"auto"`` takes CUDA where there is one.
-        precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast; parameters in float32).
-        step: ``"graph"`` traces the step once and runs the trace, with the same result; ``"eager"``; ``"auto"`` is
-            graph.
-        seed: of data order, draws, and of a `ModelSpec`'s parameters.
-        out: folder of the run; None keeps everything in memory.
-        resume: continue the run in `out`; where there is none, begin it.
-        clip: largest norm of all gradients together, per datum.
-        patience: stop after so many epochs without a better validation bound.
-        validation_particles: draws of z per datum for the validation bound.
-        validation_limit: most data for the validation bound; the first ones.
-        callbacks: called as ``callback(record, model)`` after each epoch; one that returns True ends the training.
-        progress: a display on standard error: None for a bar on a terminal and lines elsewhere; False for none.
-        on_divergence: ``"stop"``, or ``"rollback"`` to the last good state with half the learning rate.
-        threads: torch's threads; as they are now, or as the continued run had.
-        fields: the batch fields for the programs, where their signatures do not tell.
-        model_spec: how to build `model` again, so that `open_run` can; known of itself for a `LatentModel` of an
-            importable class that was made with numbers, texts and tuples.
-        max_steps: end after so many steps in all.
-        checkpoint_seconds: time between checkpoints (one is written at the end and on SIGTERM in any case).
+        data: `Splits`, or another argument of `pvae.load_data`.
+        objective: a `pvae.Objective`, a loss of `pyro.infer`, a function that makes one, or a name such as
+            ``"iwae:particles=8"``; the default is the model's ``default_objective``, else ``"elbo"``.
+        epochs: the number of passes over the training data in all; a resumed run continues to this number.
+        batch_size: the number of data per step.
+        learning_rate: the learning rate for an optimiser by name or class; or one for each parameter group,
+            ``{"theta": 1e-3, "phi": 3e-4}``, where the groups are declared or found (``"critic"`` if there is one;
+            ``"objective"`` for other networks of an objective).
+        optimiser: a name of ``torch.optim`` with settings (``"sgd:momentum=0.9"``), a class, a function of the
+            parameters that returns an optimiser, or an optimiser.
+        schedule: a name of ``torch.optim.lr_scheduler`` (``"exponential:gamma=0.99"``), or a function of the optimiser
+            that returns a schedule. The schedule has one step per epoch.
+        device: the device; ``"auto"`` means CUDA if the machine has it, else the CPU.
+        precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast, with parameters in float32).
+        step: ``"graph"`` traces the step once and runs the graph, with the same result; ``"eager"`` runs the programs
+            in each step; ``"auto"`` means graph.
+        seed: the seed of the order of data, of all draws, and of the parameters of a `ModelSpec`.
+        out: the folder of the run; None keeps everything in memory.
+        resume: whether to continue the run in `out`; if there is none, a new one starts.
+        clip: the largest norm of all gradients together, in nats per datum; None for no limit.
+        patience: the number of epochs without a better validation bound after which training stops; None for no limit.
+        validation_particles: the number of draws of z per datum for the validation bound.
+        validation_limit: the greatest number of data for the validation bound; the first ones are used.
+        callbacks: functions that are called as ``callback(record, model)`` after each epoch; training ends if one
+            returns True.
+        progress: the display on standard error: None for a bar on a terminal and lines elsewhere; True for a bar;
+            False for no display.
+        on_divergence: ``"stop"``; or ``"rollback"`` to the last good state with half the learning rate.
+        threads: the number of threads of torch; None means the current number, or that of the resumed run.
+        fields: the batch fields for the programs, if their signatures do not name them.
+        model_spec: how to build `model` again, for `open_run`. It is known for a `LatentModel` of an importable class
+            that was made with numbers, texts and tuples.
+        max_steps: the number of steps in all after which training ends; None for no limit.
+        checkpoint_seconds: the time between two checkpoints, in seconds. The end and SIGTERM write one in any case.
+
+    Returns:
+        The run, with the trained model and its history.
 
     Raises:
-        InputError: for input that cannot be used; `out` is then untouched.
-        DivergenceError: if a number went non-finite; the last good state is kept.
+        InputError: for input that cannot be used; `out` is then unchanged.
+        DivergenceError: if a number is not finite; the last good state is kept.
         OSError: if a checkpoint cannot be written; the one before is intact.
     """
     options = {name: value for name, value in locals().items() if name in FitOptions.__dataclass_fields__}
-    return _fit(model, data, objective, options, out, resume, callbacks, progress, fields, model_spec)
+    request = TrainingRequest(
+        model=model,
+        data=data,
+        objective=objective,
+        options=options,
+        folder=None if out is None else Path(out),
+        resume=resume,
+        callbacks=tuple(callbacks),
+        progress=progress,
+        fields=fields,
+        model_spec=model_spec,
+    )
+    return _fit(request)
 
 
-def _fit(
-    model: Any,
-    data: Any,
-    objective: Any,
-    given: dict[str, Any],
-    out: str | Path | None,
-    resume: bool,
-    callbacks: Sequence[Callable[..., Any]],
-    progress: bool | None,
-    fields: Fields,
-    spec: ModelSpec | None,
-) -> Run:
-    folder = Path(out) if out is not None else None
-    recorded = _recorded(folder, resume)
-    options = resolved(given, None if recorded is None else recorded["training"])
+def _fit(request: TrainingRequest) -> Run:
+    recorded = _recorded_config(request.folder, request.resume)
+    options = resolved(request.options, None if recorded is None else recorded["training"])
     if torch.device(options.device).type == "cuda":
-        torch.cuda.init()  # so that its generators are seeded inside, and put back
+        torch.cuda.init()  # so that `isolated` seeds and restores the generators of CUDA
     with isolated(options.seed, options.threads):
-        splits = data if isinstance(data, Splits) else load_data(data)
-        if isinstance(model, ModelSpec):
-            spec, model = model, model.build(splits)
-        if objective is None:
-            objective = traits_of(model).default_objective
-        own = adapt(make_objective(objective) if isinstance(objective, str) else objective)
-        with scope(model), interrupts() as stop, torch.enable_grad():
-            task = Task(model, own, options, fields, fresh=recorded is None)
-            splits = task.prepare(splits)
-            recipe = spec or spec_of(model)
-            config = describe_run(options, splits, describe(own), model, recipe, fields)
-            display = make_progress(progress)
-            history = History(None if folder is None else folder / "metrics.jsonl")
-            setting = task.setting(splits, config, history, folder, tuple(callbacks), display, stop)
-            for note in (*splits.notes, *task.notes):
-                display.note(note)
-            return _train(Loop(setting), config, recorded, folder)
+        splits = request.data if isinstance(request.data, Splits) else load_data(request.data)
+        model, spec = _model_and_spec(request, splits)
+        objective = _objective(request, model)
+        with scope(model), catch_interrupts() as interrupts, torch.enable_grad():
+            setup = TrainingSetup(request, model, objective, options, is_fresh=recorded is None)
+            splits = setup.prepare(splits)
+            config = describe_run(options, splits, describe(objective), model, spec or spec_of(model), request.fields)
+            context = setup.context(splits, config, interrupts)
+            for note in (*splits.notes, *setup.notes):
+                context.display.note(note)
+            loop = Loop(context)
+            if recorded is not None and request.folder is not None:
+                _resume(loop, request.folder, config, recorded)
+            _write_config(request.folder, config, is_fresh=recorded is None)
+            loop.run()
+            return _result(loop, config)
 
 
-def _recorded(folder: Path | None, resume: bool) -> dict[str, Any] | None:
-    """The config of the run to be continued; None for a fresh one."""
+def _model_and_spec(request: TrainingRequest, splits: Splits) -> tuple[Any, ModelSpec | None]:
+    """Return the latent model, which a `ModelSpec` builds for the data, and its specification if it is known."""
+    if isinstance(request.model, ModelSpec):
+        return request.model.build(splits), request.model
+    return request.model, request.model_spec
+
+
+def _objective(request: TrainingRequest, model: Any) -> Any:
+    """Return the objective of the request, or the default of the model, as a `pvae.Objective`."""
+    objective = traits_of(model).default_objective if request.objective is None else request.objective
+    return adapt(make_objective(objective) if isinstance(objective, str) else objective)
+
+
+def _recorded_config(folder: Path | None, resume: bool) -> dict[str, Any] | None:
+    """Return the ``config.toml`` of the run to be resumed; None for a new run.
+
+    Raises:
+        InputError: if the folder cannot be used.
+    """
     if folder is None:
         if resume:
-            raise InputError("resume=True needs out=, the folder of the run to be continued.")
+            raise InputError("resume=True needs out=, the folder of the run to be resumed.")
         return None
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
@@ -162,48 +185,61 @@ def _recorded(folder: Path | None, resume: bool) -> dict[str, Any] | None:
         )
     if (folder / "last").exists() or (folder / "last.previous").exists():
         return read_config(folder)
-    # a run that was stopped before its first checkpoint begins anew
-    known = {"config.toml", f"config.toml{UNFINISHED}", "metrics.jsonl", f"last{UNFINISHED}"}
-    if not {path.name for path in folder.iterdir()} <= known:
-        raise InputError(f"{folder} holds no run to be continued, and was not touched.")
+    # a run that was stopped before its first checkpoint starts again
+    if not {path.name for path in folder.iterdir()} <= _FILES_BEFORE_CHECKPOINT:
+        raise InputError(
+            f"resume=True needs the folder of a run; {folder} holds none, and was not touched. Choose another out."
+        )
     return None
 
 
-def _train(loop: Loop, config: dict[str, Any], recorded: dict[str, Any] | None, folder: Path | None) -> Run:
-    if folder is not None and recorded is not None:
-        _continue(loop, config, recorded, folder)
-    elif folder is not None:
+def _write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool) -> None:
+    """Write ``config.toml`` into the folder of a run; remove the records of an earlier start if the run is new."""
+    if folder is None:
+        return
+    if is_fresh:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
-    if folder is not None:
-        write_text(folder / "config.toml", tomli_w.dumps(config))
-    loop.run()
-    return _result(loop, config, folder)
+    write_text(folder / "config.toml", tomli_w.dumps(config))
 
 
-def _continue(loop: Loop, config: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
-    """Put the loop where the recorded run stopped, if it is the same run."""
-    if difference := describe_difference(binding(config), binding(recorded), "options"):
-        raise InputError(f"{folder} cannot be continued as another run: {difference}.")
+def _resume(loop: Loop, folder: Path, config: dict[str, Any], recorded: dict[str, Any]) -> None:
+    """Set the training to the last checkpoint of a recorded run.
+
+    Raises:
+        InputError: if options or data are not those of the recorded run, or if it has more epochs already.
+    """
+    difference = describe_difference(binding(config), binding(recorded), "options")
+    if difference:
+        raise InputError(f"A resumed run needs the options and data of {folder}: {difference}. Give the recorded ones.")
     snapshot = read_newest(folder, "last")
-    if snapshot.state["epoch"] > config["training"]["epochs"]:
-        asked, done = config["training"]["epochs"], snapshot.state["epoch"]
-        raise InputError(f"{folder} has {done} epochs already; epochs={asked} would take some back.")
+    epochs, completed = config["training"]["epochs"], snapshot.state["epoch"]
+    if completed > epochs:
+        raise InputError(f"{folder} has {completed} epochs already; epochs={epochs} is fewer. Give at least as many.")
     loop.resume(snapshot)
 
 
-def _result(loop: Loop, config: dict[str, Any], folder: Path | None) -> Run:
-    """The run with its best parameters loaded; without a validation split these are the last ones."""
-    setting = loop.setting
-    if setting.validation is not None and setting.validation.reason:
-        reason = f"The validation bound is the objective's own, for want of weights: {setting.validation.reason}"
-        warnings.warn(reason, stacklevel=4)
-    held = {} if loop.good is None else {"last": loop.good.parameters}
-    if loop.best is not None:
-        held["best"] = loop.best.parameters
-    elif not setting.ranked and held:
-        held["best"] = held["last"]
-    model, seconds = loop.parameters.latent_model, loop.position.seconds
-    step = "graph" if setting.stepper.graph else "eager"
-    run = Run(model, setting.history.records, folder, config, seconds, "last", step, held)
-    return run.load("best") if "best" in held or folder is not None else run
+def _result(loop: Loop, config: dict[str, Any]) -> Run:
+    """Return the run, with the best parameters loaded if they are kept."""
+    context, snapshots = loop.context, loop.snapshots
+    if context.validation is not None and context.validation.reason:
+        warnings.warn(
+            f"The validation bound is the objective's own, because there are no weights: {context.validation.reason}",
+            stacklevel=4,
+        )
+    parameters = {} if snapshots.good is None else {"last": snapshots.good.parameters}
+    if snapshots.best is not None:
+        parameters["best"] = snapshots.best.parameters
+    elif parameters and not context.ranks_parameters:
+        parameters["best"] = parameters["last"]
+    run = Run(
+        context.latent_model,
+        context.history.records,
+        context.folder,
+        config,
+        context.progress.seconds,
+        "last",
+        "graph" if context.stepper.graph else "eager",
+        parameters,
+    )
+    return run.load("best") if "best" in parameters or context.folder is not None else run

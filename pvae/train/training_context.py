@@ -1,54 +1,96 @@
-"""What a training is made of."""
+"""`TrainingContext`: the objects that a training consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvae.data import Splits
+import torch
+
+from pvae.batch import Batch
+from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.train.history import History
 from pvae.train.options import Options
-from pvae.train.progress import Silent
+from pvae.train.parameters import Parameters
+from pvae.train.progress import ProgressDisplay
+from pvae.train.progress_state import ProgressState
 from pvae.train.signals import Interrupts
 from pvae.train.step import Stepper
 from pvae.train.validation import Validation
 
-__all__ = ["Setting"]
+__all__ = ["TrainingContext"]
+
+#: On CUDA the loss is read once in so many steps, because each reading waits for the device.
+_STEPS_BETWEEN_LOSSES_ON_CUDA = 50
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a training is made of.
+class TrainingContext:
+    """The objects that a training consists of.
 
     Attributes:
-        options: see `pvae.fit`.
+        latent_model: any object with ``model`` and ``guide``.
+        objective: the objective to be minimised.
+        parameters: the trained tensors.
+        optimiser: one torch optimiser over all trained tensors.
+        schedule: the schedule of the learning rate, or None.
+        stepper: the training step.
         splits: the data, on the device.
-        stepper: takes one step.
-        schedule: of the learning rate, or None.
-        validation: gives the validation bound, or None.
-        history: the records.
-        folder: of the run, or None.
-        callbacks: called after each epoch.
-        progress: the display.
-        interrupts: says whether to stop.
-        identity: what a checkpoint records to know its run again.
+        validation: the validation score, or None.
+        options: the checked options.
+        progress: the counts and sums so far; the loop changes them.
+        history: the records of the epochs.
+        folder: the folder of the run, or None.
+        callbacks: the functions to call after each epoch.
+        display: the display of the progress.
+        interrupts: the signals that the process has received.
+        identity: checksums of data and options that a checkpoint records.
     """
 
-    options: Options
-    splits: Splits
-    stepper: Stepper
+    latent_model: Any
+    objective: Any
+    parameters: Parameters
+    optimiser: torch.optim.Optimizer
     schedule: Any
+    stepper: Stepper
+    splits: Splits
     validation: Validation | None
+    options: Options
+    progress: ProgressState
     history: History
     folder: Path | None
-    callbacks: Sequence[Callable[..., Any]]
-    progress: Silent
+    callbacks: tuple[Callable[..., Any], ...]
+    display: ProgressDisplay
     interrupts: Interrupts
     identity: dict[str, Any]
 
     @property
-    def ranked(self) -> bool:
-        """Whether the validation bound says which parameters are the best; else the last ones are kept as such."""
+    def ranks_parameters(self) -> bool:
+        """Whether the validation score decides which parameters are the best; otherwise they are the last ones."""
         return self.validation is not None and self.validation.ranks
+
+    @property
+    def steps_between_losses(self) -> int:
+        """The number of steps from one check of the loss to the next."""
+        parameter = next(iter(self.parameters.named.values()))
+        return 1 if parameter.device.type == "cpu" else _STEPS_BETWEEN_LOSSES_ON_CUDA
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """The number of steps of an epoch."""
+        return steps_of_epoch(self.splits.train, self.options.batch_size, self.objective.labelled)
+
+    def remaining_batches(self) -> Iterator[Batch]:
+        """Return the batches of the current epoch that have had no step yet."""
+        return minibatches(
+            self.splits.train,
+            self.options.batch_size,
+            seed=self.options.seed,
+            epoch=self.progress.epoch,
+            start=self.progress.step_in_epoch,
+            dynamic=self.splits.train_dynamic,
+            mask=self.splits.train_mask,
+            labelled=self.objective.labelled,
+        )

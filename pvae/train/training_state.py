@@ -1,4 +1,4 @@
-"""The state of a running training, taken as a snapshot and put back."""
+"""The tensors and plain values of a training: captured as a snapshot, and restored from one."""
 
 from __future__ import annotations
 
@@ -12,90 +12,135 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
-from pvae.train.devices import capture, restore
+from pvae.train.devices import capture_generators, restore_generators
 from pvae.train.encoding import decode, encode, is_encodable
 from pvae.train.parameters import Parameters, is_average, root_module
 
-__all__ = ["load_parameters", "model_tensors", "put_back", "signature", "take"]
+__all__ = ["capture_training", "load_parameters", "model_tensors", "restore_training", "shapes_and_dtypes"]
 
+# Prefixes of the names of tensors in a snapshot.
 _STORE = "param_store/"
+_OBJECTIVE = "objective/"
+_OPTIMISER = "optimiser/"
+_RANDOM = "random/"
+
+# State that torch's optimisers keep on the CPU for each parameter.
 _COUNTERS = ("step", "mu_product", "eta", "mu")
 
 
 def model_tensors(latent_model: Any, root: nn.Module) -> dict[str, Tensor]:
-    """Return the model's state by name, and its store's tensors under a prefix; nothing is copied."""
-    held = {name: each for name, each in root.state_dict().items() if isinstance(each, Tensor)}
-    return held | {_STORE + name: each for name, each in store_tensors(latent_model).items()}
+    """Return the tensors of a latent model by name, without copies.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        root: the module that holds all parameters, from `root_module`.
+
+    Returns:
+        The state of `root`, and the tensors of the parameter store under the prefix ``param_store/``.
+    """
+    state = {name: tensor for name, tensor in root.state_dict().items() if isinstance(tensor, Tensor)}
+    return state | {_STORE + name: tensor for name, tensor in store_tensors(latent_model).items()}
 
 
-def signature(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-    """Return shape and type of each tensor."""
-    return {name: [list(each.shape), str(each.dtype).removeprefix("torch.")] for name, each in tensors.items()}
+def shapes_and_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Return the shape and the dtype of each tensor, as JSON values."""
+    return {name: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in tensors.items()}
 
 
 def load_parameters(latent_model: Any, root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy saved tensors into a model, inside its scope.
+    """Copy saved tensors into a latent model, inside its scope.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        root: the module that holds all parameters, from `root_module`.
+        tensors: tensors by name, as `model_tensors` returned them.
 
     Raises:
-        InputError: if the model is another one; the error says what differs.
+        InputError: if the tensors belong to another model; the error names the differences.
     """
-    own = {name: each for name, each in root.state_dict().items() if isinstance(each, Tensor)}
-    saved = {name: each for name, each in tensors.items() if not name.startswith(_STORE)}
-    here, there = signature(own), signature(saved)
-    if difference := describe_difference(here, there, "parameters"):
-        raise InputError(f"This checkpoint is of another model: {difference}.")
+    present = {name: tensor for name, tensor in root.state_dict().items() if isinstance(tensor, Tensor)}
+    saved = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STORE)}
+    _require_same(present, saved, "parameters", "model")
     with torch.no_grad():
-        for name, each in own.items():
-            each.copy_(saved[name])
-    device = next((each.device for each in own.values()), torch.device("cpu"))
-    store = {name.removeprefix(_STORE): each for name, each in tensors.items() if name.startswith(_STORE)}
-    restore_store(latent_model, {name: each.to(device) for name, each in store.items()})
+        for name, tensor in present.items():
+            tensor.copy_(saved[name])
+    device = next((tensor.device for tensor in present.values()), torch.device("cpu"))
+    restore_store(latent_model, {name: tensor.to(device) for name, tensor in _with_prefix(tensors, _STORE).items()})
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors with names that start with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _require_same(present: Mapping[str, Tensor], saved: Mapping[str, Tensor], kind: str, owner: str) -> None:
+    """Raise InputError unless both mappings have the same names, shapes and dtypes."""
+    difference = describe_difference(shapes_and_dtypes(present), shapes_and_dtypes(saved), kind)
+    if difference:
+        raise InputError(
+            f"This checkpoint belongs to another {owner}: {difference}. Use the {owner} that wrote the checkpoint."
+        )
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: each.detach().clone() for name, each in tensors.items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _objective_tensors(objective: Any) -> dict[str, Tensor]:
-    held = objective.state_dict() if isinstance(objective, nn.Module) else {}
-    return {f"objective/{name}": each for name, each in held.items() if isinstance(each, Tensor)}
+    state = objective.state_dict() if isinstance(objective, nn.Module) else {}
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
-def take(parameters: Parameters, optimiser: torch.optim.Optimizer, schedule: Any, state: Mapping[str, Any]) -> Snapshot:
-    """Return a snapshot of the training, copied; `state` is what the loop adds: counts and sums."""
+def capture_training(
+    parameters: Parameters, optimiser: torch.optim.Optimizer, schedule: Any, progress: Mapping[str, Any]
+) -> Snapshot:
+    """Return a copy of the state of a training.
+
+    Args:
+        parameters: the trained tensors.
+        optimiser: the optimiser.
+        schedule: the schedule of the learning rate, or None.
+        progress: the counts and sums of the training loop, as JSON values.
+
+    Raises:
+        InputError: if the optimiser keeps a value that a checkpoint cannot hold.
+    """
     model = parameters.latent_model
-    held = model_tensors(model, root_module(model, parameters.programs))
-    tensors, plain = _optimiser_state(optimiser, parameters.named)
+    tensors = model_tensors(model, root_module(model, parameters.programs))
+    optimiser_tensors, optimiser_values = _optimiser_state(optimiser, parameters.named)
     training = {
-        **{f"random/{name}": each for name, each in capture().items()},
-        **_objective_tensors(parameters.objective),
-        **tensors,
+        **{f"{_RANDOM}{name}": state for name, state in capture_generators().items()},
+        **{f"{_OBJECTIVE}{name}": tensor for name, tensor in _objective_tensors(parameters.objective).items()},
+        **{f"{_OPTIMISER}{name}": tensor for name, tensor in optimiser_tensors.items()},
     }
     schedule_state = {} if schedule is None else schedule.state_dict()
     return Snapshot(
-        parameters=_copies(held),
+        parameters=_copies(tensors),
         training=_copies(training),
         state={
-            **state,
-            "signature": signature(held),
-            "optimiser": plain,
-            "schedule": encode({name: each for name, each in schedule_state.items() if is_encodable(each)}),
+            **progress,
+            "signature": shapes_and_dtypes(tensors),
+            "optimiser": optimiser_values,
+            "schedule": encode({name: value for name, value in schedule_state.items() if is_encodable(value)}),
         },
     )
 
 
 def _optimiser_state(optimiser: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors of an optimiser by ``parameter/key``, and its plain values."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
     for name, parameter in named.items():
         for key, value in optimiser.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"optimiser/{name}/{key}"] = value
+                tensors[f"{name}/{key}"] = value
             elif is_encodable(value):
                 values.setdefault(name, {})[key] = encode(value)
             else:
-                kind = type(optimiser).__name__
-                raise InputError(f"{kind} keeps {key} as {type(value).__name__}, which no checkpoint can hold.")
+                raise InputError(
+                    f"A checkpoint needs tensors and plain values; {type(optimiser).__name__} keeps {key} as "
+                    f"{type(value).__name__}. Use another optimiser, such as 'adam'."
+                )
     groups = [
         {key: encode(value) for key, value in group.items() if key != "params" and is_encodable(value)}
         for group in optimiser.param_groups
@@ -103,62 +148,67 @@ def _optimiser_state(optimiser: torch.optim.Optimizer, named: Mapping[str, Tenso
     return tensors, {"groups": groups, "values": values}
 
 
-def put_back(parameters: Parameters, optimiser: torch.optim.Optimizer, schedule: Any, snapshot: Snapshot) -> None:
-    """Make the training what it was at a snapshot, in place.
+def restore_training(
+    parameters: Parameters, optimiser: torch.optim.Optimizer, schedule: Any, snapshot: Snapshot
+) -> None:
+    """Set parameters, optimiser, schedule, objective and random generators to the state of a snapshot, in place.
+
+    Args:
+        parameters: the trained tensors.
+        optimiser: the optimiser.
+        schedule: the schedule of the learning rate, or None.
+        snapshot: a snapshot of the same training.
 
     Raises:
-        InputError: if the model or the objective is another one.
+        InputError: if the snapshot belongs to another model or another objective.
     """
     model = parameters.latent_model
     load_parameters(model, root_module(model, parameters.programs), snapshot.parameters)
     _require_same_store(model, snapshot)
-    own = _objective_tensors(parameters.objective)
-    saved = {name: each for name, each in snapshot.training.items() if name.startswith("objective/")}
-    if difference := describe_difference(signature(own), signature(saved), "tensors of the objective"):
-        raise InputError(f"This checkpoint is of another objective: {difference}.")
+    present = _objective_tensors(parameters.objective)
+    saved = _with_prefix(snapshot.training, _OBJECTIVE)
+    _require_same(present, saved, "tensors of the objective", "objective")
     with torch.no_grad():
-        for name, each in own.items():
-            each.copy_(saved[name])
-    _put_back_optimiser(optimiser, parameters.named, snapshot)
+        for name, tensor in present.items():
+            tensor.copy_(saved[name])
+    _restore_optimiser(optimiser, parameters.named, snapshot)
     if schedule is not None:
-        _put_back_schedule(schedule, decode(snapshot.state["schedule"]))
-    generators = {name: each for name, each in snapshot.training.items() if name.startswith("random/")}
-    restore({name.removeprefix("random/"): each for name, each in generators.items()})
+        _restore_schedule(schedule, decode(snapshot.state["schedule"]))
+    restore_generators(_with_prefix(snapshot.training, _RANDOM))
 
 
 def _require_same_store(latent_model: Any, snapshot: Snapshot) -> None:
-    """Compare the ``pyro.param`` entries that are trained."""
-    here = {name: each for name, each in store_tensors(latent_model).items() if not is_average(name)}
-    there = {name.removeprefix(_STORE): each for name, each in snapshot.parameters.items() if name.startswith(_STORE)}
-    there = {name: each for name, each in there.items() if not is_average(name)}
-    if difference := describe_difference(signature(here), signature(there), "pyro.param"):
-        raise InputError(f"This checkpoint is of another model: {difference}.")
+    """Raise InputError unless the trained ``pyro.param`` entries are those of the snapshot."""
+    present = {name: tensor for name, tensor in store_tensors(latent_model).items() if not is_average(name)}
+    saved = _with_prefix(snapshot.parameters, _STORE)
+    trained = {name: tensor for name, tensor in saved.items() if not is_average(name)}
+    _require_same(present, trained, "pyro.param", "model")
 
 
-def _put_back_optimiser(optimiser: torch.optim.Optimizer, named: Mapping[str, Tensor], snapshot: Snapshot) -> None:
+def _restore_optimiser(optimiser: torch.optim.Optimizer, named: Mapping[str, Tensor], snapshot: Snapshot) -> None:
     optimiser.state.clear()
     plain = snapshot.state["optimiser"]
-    for path, value in snapshot.training.items():
-        if path.startswith("optimiser/"):
-            name, _, key = path.removeprefix("optimiser/").rpartition("/")
-            parameter = named[name]
-            optimiser.state[parameter][key] = value.to(_home(optimiser, parameter, key)).clone()
+    for path, value in _with_prefix(snapshot.training, _OPTIMISER).items():
+        name, _, key = path.rpartition("/")
+        parameter = named[name]
+        optimiser.state[parameter][key] = value.to(_device_of_state(optimiser, parameter, key)).clone()
     for name, values in plain["values"].items():
-        optimiser.state[named[name]].update({key: decode(each) for key, each in values.items()})
+        optimiser.state[named[name]].update({key: decode(value) for key, value in values.items()})
     for group, saved in zip(optimiser.param_groups, plain["groups"], strict=True):
-        group.update({key: decode(each) for key, each in saved.items()})
+        group.update({key: decode(value) for key, value in saved.items()})
 
 
-def _home(optimiser: torch.optim.Optimizer, parameter: Tensor, key: str) -> torch.device:
-    """Where an optimiser keeps its state: counters on the CPU, unless a fused or captured step counts them."""
+def _device_of_state(optimiser: torch.optim.Optimizer, parameter: Tensor, key: str) -> torch.device:
+    """Return the device of an optimiser's state: counters are on the CPU, except in fused and capturable optimisers."""
     group = optimiser.param_groups[0]
-    counts = key in _COUNTERS and not (group.get("fused") or group.get("capturable"))
-    return torch.device("cpu") if counts else parameter.device
+    is_on_cpu = key in _COUNTERS and not (group.get("fused") or group.get("capturable"))
+    return torch.device("cpu") if is_on_cpu else parameter.device
 
 
-def _put_back_schedule(schedule: Any, saved: Mapping[str, Any]) -> None:
+def _restore_schedule(schedule: Any, saved: Mapping[str, Any]) -> None:
+    """Load the saved values of a schedule; values that were not saved stay."""
     present = schedule.state_dict()
-    kept = {name: each for name, each in present.items() if name not in saved}
-    for name, each in saved.items():
-        kept[name] = Counter(each) if isinstance(present.get(name), Counter) else each
-    schedule.load_state_dict(kept)
+    state = {name: value for name, value in present.items() if name not in saved}
+    for name, value in saved.items():
+        state[name] = Counter(value) if isinstance(present.get(name), Counter) else value
+    schedule.load_state_dict(state)

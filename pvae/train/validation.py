@@ -1,4 +1,4 @@
-"""How good the model is after an epoch: the same importance-weighted bound for every objective."""
+"""`Validation`: the validation score after each epoch, for most objectives the importance-weighted bound."""
 
 from __future__ import annotations
 
@@ -20,58 +20,67 @@ from pvae.weights.compute import weights_of
 
 __all__ = ["Validation"]
 
-_DRAWS = {"cpu": 5000, "cuda": 100_000}
+#: The greatest number of draws of z that are computed at a time, by the kind of device.
+_DRAWS_AT_A_TIME = {"cpu": 5000, "cuda": 100_000}
 
 
 class Validation:
-    """The validation bound, in nats per datum, on the same data and from the same seed at each epoch.
+    """Computes the validation score, in nats per datum, on the same data and from the same seed at each epoch.
 
     Args:
-        computation: programs and objective.
-        batch: validation data.
-        particles: draws of z per datum.
-        seed: of the draws.
+        computation: the computation of a training step.
+        batch: the validation data.
+        particles: the number of draws of z per datum.
+        seed: the seed of the draws.
+
+    Attributes:
+        ranks: whether the score ranks parameters.
+        kind: ``"importance-weighted"``; or ``"objective"`` if the score is minus the loss of the objective.
+        reason: the reason why the score is the objective's own although a bound was wanted; "" if there is none.
     """
 
     def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
-        self.reason = computation.objective.no_bound
-        self.ranks = not computation.objective.unranked
-        own = bool(self.reason) or computation.objective.ranks_by_loss
-        self.kind = "objective" if own else "importance-weighted"
+        objective = computation.objective
+        self.reason = objective.no_bound
+        self.ranks = not objective.unranked
+        self.kind = "objective" if self.reason or objective.ranks_by_loss else "importance-weighted"
 
     def has_weights(self) -> bool:
-        """Return whether the importance-weighted bound exists here: one particle is tried on the first data."""
+        """Return whether the importance-weighted bound exists; one particle is tried on the first data."""
         programs = self.computation.programs
         if self.reason:
             return False
         with isolated(self.seed), evaluating(*programs.modules), torch.no_grad():
-            arguments = programs.arguments(self.batch.take(slice(0, 2)))
             try:
-                return bool(weights_of(programs.bound_with(arguments), 1).log_w.numel())
+                return bool(weights_of(programs.bound_to(self.batch.take(slice(0, 2))), 1).log_w.numel())
             except (InputError, RuntimeError, ValueError, IndexError):
                 return False
 
     def __call__(self) -> dict[str, float | None]:
-        """Return the bound and its standard error over the data; None where it is unknown."""
+        """Return the score and its standard error over the data, and the accuracy of a classifier if there is one.
+
+        A number that is unknown or not finite is None.
+        """
         objective = self.computation.objective
         modules = [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
         with isolated(self.seed), evaluating(*modules), torch.no_grad():
             accuracy = accuracy_of(self.computation.parameters.latent_model, self.batch)
-            right = {} if accuracy is None else {"validation_accuracy": accuracy}
+            scores = {} if accuracy is None else {"validation_accuracy": accuracy}
             if self.kind == "importance-weighted":
                 try:
-                    return self._weighted() | right
+                    return self._importance_weighted_bound() | scores
                 except (InputError, RuntimeError, ValueError, IndexError) as error:
                     self.kind, self.reason = "objective", str(error)
-            return self._own() | right
+            return self._minus_loss() | scores
 
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
-        size = max(1, _DRAWS.get(self.batch.device.type, 5000) // self.particles)
+        """Yield the arguments of the programs for a part of the data after another."""
+        size = max(1, _DRAWS_AT_A_TIME.get(self.batch.device.type, 5000) // self.particles)
         for start in range(0, self.batch.size, size):
             yield self.computation.programs.arguments(self.batch.take(slice(start, start + size)))
 
-    def _weighted(self) -> dict[str, float | None]:
+    def _importance_weighted_bound(self) -> dict[str, float | None]:
         bounds = []
         for arguments in self._chunks():
             weights = weights_of(self.computation.programs.bound_with(arguments), self.particles)
@@ -80,10 +89,9 @@ class Validation:
         error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)
         return json_value({"validation_bound": bound.mean(), "validation_error": error})
 
-    def _own(self) -> dict[str, float | None]:
-        """Minus the objective's loss, on all validation data at once as a batch of its own."""
+    def _minus_loss(self) -> dict[str, float | None]:
+        """Return minus the loss of the objective on all validation data together, as one batch."""
         arguments = self.computation.programs.arguments(self.batch)
-        objective = self.computation.objective
-        terms = self.computation.terms(arguments, objective.players[0])
+        terms = self.computation.terms(arguments, self.computation.objective.players[0])
         bound = -float(terms.loss) / self.computation.count(arguments)
         return json_value({"validation_bound": bound, "validation_error": math.nan})

@@ -25,7 +25,7 @@ from pvae.densities import (
 )
 from pvae.densities.base import OutputLayer
 from pvae.errors import InputError
-from pvae.models import scores_bits
+from pvae.models import has_bernoulli_likelihood
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -466,8 +466,8 @@ def test_a_value_far_into_the_data_is_refused_before_training():
 def test_only_a_bernoulli_likelihood_gets_its_data_binarised(name):
     settings = {"categorical": ":classes=4", "discretised-logistic": ":levels=17"}.get(name, "")
     model = pvae.VAE((3,), latent=2, hidden=4, likelihood=name + settings)
-    assert not scores_bits(model, {"x": GREY})
-    assert scores_bits(pvae.VAE((3,), latent=2, hidden=4), {"x": GREY})
+    assert not has_bernoulli_likelihood(model, {"x": GREY})
+    assert has_bernoulli_likelihood(pvae.VAE((3,), latent=2, hidden=4), {"x": GREY})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pvae
 from pvae.errors import InputError
 from pvae.models import LatentModel, LocalGuide, SemiAmortised, pair
 from pvae.objectives import IWAE, WakeSleep, check
-from pvae.programs.distribution_parameters import rebuilt
+from pvae.programs.distribution_parameters import with_parameters
 from pvae.train.checkpoint import read
 
 EXACT = LinearGaussian()
@@ -156,7 +156,7 @@ def test_every_family_begins_as_it_was_and_keeps_its_constraints() -> None:
 
 def test_a_shift_is_one_of_the_unconstrained_parameter() -> None:
     density = dist.Normal(torch.zeros(4, 2), torch.full((4, 2), 2.0)).to_event(1).mask(torch.tensor(True))
-    found = rebuilt("z", density, lambda name, value: value + (1.0 if name == "scale" else -3.0))
+    found = with_parameters("z", density, lambda name, value: value + (1.0 if name == "scale" else -3.0))
     expected = dist.Normal(-3.0 * torch.ones(4, 2), 2.0 * np.e).to_event(1)
     value = torch.randn(4, 2)
     torch.testing.assert_close(found.log_prob(value), expected.log_prob(value))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import pvae
 from pvae import IWAE, InputError, pair
-from pvae.models import bind, encode, scores_bits
+from pvae.models import bind, encode, has_bernoulli_likelihood
 from pvae.programs.bound import BoundPrograms
 
 pytestmark = pytest.mark.usefixtures("own_store", "seeded")
@@ -235,7 +235,7 @@ def test_deterministic_sites_are_no_likelihood() -> None:
 
     model, batch = Recorded(), {"x": torch.zeros(4, 3)}
     assert pvae.log_weights(model, batch, 3).log_w.shape == (3, 4)
-    assert scores_bits(model, batch)
+    assert has_bernoulli_likelihood(model, batch)
 
 
 def test_a_flow_without_support_or_inverse_serves_as_guide() -> None:

@@ -14,8 +14,9 @@ import tutorial_vae
 from stats import assert_close_in_sigmas
 from torch import nn
 
+import pvae
 from pvae import InputError, pair
-from pvae.models import encode, reconstruct, sample, scores_bits
+from pvae.models import encode, has_bernoulli_likelihood, reconstruct, sample
 
 DOUBLE = torch.float64
 
@@ -102,5 +103,11 @@ def test_only_a_bernoulli_likelihood_of_x_asks_for_bits(density: Any, bits: bool
 
     state = torch.get_rng_state()
     batch = {"x": torch.full((2, 3), 0.3), "y": torch.ones(2)}
-    assert scores_bits(pair(model, lambda x: None), batch) is bits
+    assert has_bernoulli_likelihood(pair(model, lambda x: None), batch) is bits
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_old_name_of_has_bernoulli_likelihood_warns() -> None:
+    model = pvae.VAE((3,), latent=2, hidden=4)
+    with pytest.warns(DeprecationWarning, match="scores_bits is now called has_bernoulli_likelihood"):
+        assert pvae.models.scores_bits(model, {"x": torch.rand(4, 3)})

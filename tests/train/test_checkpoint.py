@@ -22,7 +22,7 @@ from pvae.json_values import json_value
 from pvae.models import ModelSpec
 from pvae.train import checkpoint
 from pvae.train.checkpoint import Snapshot, read, read_newest, write
-from pvae.train.devices import capture, isolated, restore
+from pvae.train.devices import capture_generators, isolated, restore_generators
 from pvae.train.encoding import decode, encode
 
 
@@ -131,19 +131,19 @@ def test_every_generator_is_captured() -> None:
         return [float(torch.randn(())), np.random.randn(), random.gauss(0, 1)]  # noqa: NPY002
 
     draw()  # leaves a normal kept in NumPy's and Python's generators
-    state = capture()
+    state = capture_generators()
     expected = [draw() for _ in range(3)]
-    restore(state)
+    restore_generators(state)
     assert [draw() for _ in range(3)] == expected
 
 
 def test_isolated_seeds_and_puts_back() -> None:
-    state = capture()
+    state = capture_generators()
     with isolated(5):
         first = torch.rand(2)
     with isolated(5):
         assert torch.equal(first, torch.rand(2))
-    after = capture()
+    after = capture_generators()
     assert all(torch.equal(state[name], after[name]) for name in state)
 
 

@@ -18,7 +18,7 @@ from pvae.models import LatentModel, bind, scope
 from pvae.train.checkpoint import read
 from pvae.train.computation import Computation
 from pvae.train.devices import isolated
-from pvae.train.divergence import first_culprit
+from pvae.train.divergence import find_non_finite
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
 from pvae.train.step import Stepper
@@ -108,7 +108,7 @@ def test_the_step_is_found_from_a_checkpoint_far_back(step: str, tmp_path: Path)
 
 def test_a_memory_run_diverges_too() -> None:
     model = Fails("scale of z", late=8)
-    with pytest.raises(pvae.DivergenceError, match="the model holds the last good state"):
+    with pytest.raises(pvae.DivergenceError, match="The model holds the last good state"):
         fit(model)
     assert all(each.isfinite().all() for each in model.parameters())
 
@@ -162,7 +162,7 @@ def test_an_error_of_the_program_itself_is_not_called_divergence() -> None:
         fit(Wrong("nowhere"), step="eager")
 
 
-def test_looking_for_the_culprit_moves_no_state_of_the_objective() -> None:
+def test_the_search_for_a_non_finite_tensor_changes_no_state_of_the_objective() -> None:
     model = Fails("nowhere")
     objective = pvae.ScoreFunction("decaying", particles=2, gradients="z=score")
     run = pvae.fit(model, data(), objective=objective, epochs=1, batch_size=5, progress=False, step="eager")
@@ -174,5 +174,5 @@ def test_looking_for_the_culprit_moves_no_state_of_the_objective() -> None:
         stepper = Stepper(Computation(programs, objective, parameters), optimiser, graph=False)
         before = objective.steps.clone()
         assert before > 0
-        assert first_culprit(stepper, batch) is None
+        assert find_non_finite(stepper, batch) is None
     assert torch.equal(objective.steps, before)

@@ -18,7 +18,7 @@ import pvae
 from pvae.errors import InputError
 from pvae.train import checkpoint
 from pvae.train.checkpoint import read
-from pvae.train.progress_state import Position
+from pvae.train.progress_state import ProgressState
 
 
 def splits() -> Any:
@@ -128,14 +128,14 @@ def test_a_gentle_signal_ends_the_step_and_writes_a_checkpoint(
     step: int,
 ) -> None:
     out, handlers = tmp_path / "run", [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    add = Position.add
+    add_step = ProgressState.add_step
 
-    def interrupted(self: Position, *arguments: Any) -> None:
-        add(self, *arguments)
+    def interrupted(self: ProgressState, *arguments: Any) -> None:
+        add_step(self, *arguments)
         if self.step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Position, "add", interrupted)
+    monkeypatch.setattr(ProgressState, "add_step", interrupted)
     with pytest.raises(raised) as caught:
         train(out, checkpoint_seconds=1000.0)
     monkeypatch.undo()
@@ -235,7 +235,7 @@ def test_more_epochs_are_added_to_a_finished_run(uninterrupted: dict[str, Any], 
         ({"learning_rate": 0.1}, "learning_rate is 0.1"),
         ({"objective": "iwae:particles=3"}, "objective is 'iwae:particles=3' here and 'elbo'"),
         ({"schedule": None}, "schedule"),
-        ({"clip": None}, "options clip, which are not here"),
+        ({"clip": None}, "options clip, which this training does not have"),
     ],
 )
 def test_another_option_is_refused_by_name_and_nothing_is_changed(
@@ -254,7 +254,7 @@ def test_another_model_and_other_data_are_refused(tmp_path: Path) -> None:
     train(out, max_steps=2)
     before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
     wider = pvae.ModelSpec("vae", {"latent": 3, "hidden": (5,)})
-    with pytest.raises(InputError, match=r"of another model: .* here and .* in the checkpoint"):
+    with pytest.raises(InputError, match=r"belongs to another model: .* here and .* in the checkpoint"):
         train(out, wider, resume=True)
     other = pvae.load_data(torch.rand(90, 6), validation=8, test=0, binarise="dynamic")
     with pytest.raises(InputError, match="data checksum is"):

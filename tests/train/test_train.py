@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import pvae
 from pvae.errors import InputError
 from pvae.models import LatentModel, ModelSpec, pair
-from pvae.train.devices import capture, isolated, resolve
+from pvae.train.devices import capture_generators, isolated, resolve
 from pvae.train.optimisers import make_optimiser, make_schedule, step_schedule
 
 SPEC = ModelSpec("vae", {"latent": 2, "hidden": (8,)})
@@ -77,10 +77,10 @@ def test_training_reaches_the_maximum_likelihood() -> None:
 
 def test_everything_outside_is_left_alone() -> None:
     pyro.get_param_store().clear()
-    state, threads = capture(), torch.get_num_threads()
+    state, threads = capture_generators(), torch.get_num_threads()
     handlers = len(pyro.poutine.runtime._PYRO_STACK)
     fit(threads=1)
-    after = capture()
+    after = capture_generators()
     assert all(torch.equal(state[name], after[name]) for name in state)
     assert torch.get_num_threads() == threads and len(pyro.poutine.runtime._PYRO_STACK) == handlers
     assert len(pyro.get_param_store()) == 0

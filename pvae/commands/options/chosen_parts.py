@@ -69,8 +69,8 @@ def build_model_and_data(spec: ModelSpec, splits: Splits) -> tuple[Any, Splits]:
 
     The caller seeds the random generators, which decide the parameters.
     """
-    from pvae.models import scores_bits
+    from pvae.models import has_bernoulli_likelihood
 
     latent_model = spec.build(splits)
     first_data = splits.train.take(slice(0, 4))
-    return latent_model, splits.for_likelihood(scores_bits(latent_model, first_data))
+    return latent_model, splits.for_likelihood(has_bernoulli_likelihood(latent_model, first_data))

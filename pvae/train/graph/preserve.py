@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.programs.parameter_scope import store_tensors
-from pvae.train.devices import capture, restore
+from pvae.train.devices import capture_generators, restore_generators
 from pvae.train.parameters import is_average
 
 __all__ = ["PreservedState", "preserve_state"]
@@ -30,7 +30,7 @@ class PreservedState:
     def __init__(self, latent_model: Any, modules: Iterable[nn.Module]) -> None:
         self.latent_model = latent_model
         modules = list(modules)
-        self.random = capture()
+        self.random = capture_generators()
         self.buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
         self.modules = [submodule for module in modules for submodule in module.modules()]
         self.numbers = self._plain_numbers()
@@ -39,7 +39,7 @@ class PreservedState:
 
     def untraceable_change(self) -> str | None:
         """Return what has changed that a graph of tensor operations would not change, or None."""
-        random = capture()
+        random = capture_generators()
         for name, library in (("numpy", "NumPy's generator"), ("python", "the random module")):
             if not torch.equal(random[name], self.random[name]):
                 return f"a program draws from {library}, and a graph would freeze the draw (use torch)"
@@ -55,7 +55,7 @@ class PreservedState:
 
     def restore(self) -> None:
         """Set everything to its former value."""
-        restore(self.random)
+        restore_generators(self.random)
         for (index, key), number in self.numbers.items():
             self.modules[index].__dict__[key] = number
         with torch.no_grad():
