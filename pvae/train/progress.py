@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BarDisplay", "LineDisplay", "ProgressDisplay", "make_display"]
+__all__ = ["BarDisplay", "LineDisplay", "TrainingDisplay", "make_display"]
 
 _SECONDS_BETWEEN_DRAWINGS = 0.25
 
 
-class ProgressDisplay:
+class TrainingDisplay:
     """A display that shows nothing, and the base class of the others."""
 
     def start(self, epoch: int, epochs: int, steps: int) -> None:
@@ -43,7 +43,7 @@ class ProgressDisplay:
         """End the display."""
 
 
-class LineDisplay(ProgressDisplay):
+class LineDisplay(TrainingDisplay):
     """Shows one line per epoch."""
 
     def start(self, epoch: int, epochs: int, steps: int) -> None:
@@ -59,7 +59,7 @@ class LineDisplay(ProgressDisplay):
         print(text, file=sys.stderr, flush=True)
 
 
-class BarDisplay(ProgressDisplay):
+class BarDisplay(TrainingDisplay):
     """Shows a live bar of `rich`, drawn a few times a second, because a drawing takes longer than a small step."""
 
     _bar: Any = None
@@ -124,12 +124,12 @@ def summary(record: Mapping[str, Any]) -> str:
     return "  ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
-def make_display(progress: bool | None) -> ProgressDisplay:
+def make_display(progress: bool | None) -> TrainingDisplay:
     """Return the display of a training.
 
     Args:
         progress: None for a bar on a terminal and lines elsewhere; True for a bar; False for no display.
     """
     if progress is False:
-        return ProgressDisplay()
+        return TrainingDisplay()
     return BarDisplay() if progress or sys.stderr.isatty() else LineDisplay()

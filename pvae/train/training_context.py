@@ -14,7 +14,7 @@ from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.train.history import History
 from pvae.train.options import Options
 from pvae.train.parameters import Parameters
-from pvae.train.progress import ProgressDisplay
+from pvae.train.progress import TrainingDisplay
 from pvae.train.progress_state import ProgressState
 from pvae.train.signals import Interrupts
 from pvae.train.step import Stepper
@@ -62,7 +62,7 @@ class TrainingContext:
     history: History
     folder: Path | None
     callbacks: tuple[Callable[..., Any], ...]
-    display: ProgressDisplay
+    display: TrainingDisplay
     interrupts: Interrupts
     identity: dict[str, Any]
 
