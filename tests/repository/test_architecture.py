@@ -13,27 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from floors import FLOORS
 from public_names import public_homes
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pvae"
-FLOORS = [
-    {"deprecation", "errors", "fit_options", "randomness", "user_code"},
-    {"checks", "files", "json_values", "names"},
-    {"batch"},
-    {"data", "networks"},
-    {"densities"},
-    {"programs"},
-    {"weights"},
-    {"models", "objectives", "em"},
-    {"linter"},
-    {"train"},
-    {"evaluate"},
-    {"plots"},
-    {"report"},
-    {"comparison"},
-    {"cli", "commands", "__main__"},
-]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = [path for path in FILES if path.name == "__init__.py" and len(path.relative_to(PACKAGE).parts) <= 2]
