@@ -78,9 +78,13 @@ def rename(module: nn.Module) -> dict[str, str]:
     return before
 
 
-def _store_entries(module: nn.Module) -> list[tuple[str, Tensor, constraints.Constraint]]:
-    """Return the entries of the store for the parameters of `module`: name, unconstrained tensor, constraint."""
-    name = _instance_name(module)
+def _store_entries(module: nn.Module, name: str) -> list[tuple[str, Tensor, constraints.Constraint]]:
+    """Return the entries of the store for the parameters of a module: name, unconstrained tensor, constraint.
+
+    Args:
+        module: the module.
+        name: the name of the instance, from `_instance_name`.
+    """
     seen: set[int] = set()
     entries: list[tuple[str, Tensor, constraints.Constraint]] = []
     for path, child in module.named_modules():
@@ -109,17 +113,19 @@ def forget(names: Iterable[str]) -> None:
 def register(module: nn.Module) -> dict[int, str]:
     """Put the parameters of `module` into the store by identity; return their names there by ``id``."""
     store = pyro.get_param_store()
+    prefix = _instance_name(module)
     names: dict[int, str] = {}
-    for name, parameter, constraint in _store_entries(module):
+    for name, parameter, constraint in _store_entries(module, prefix):
         names[id(parameter)] = name
         if store._params.get(name) is not parameter:
             store._params[name] = parameter
             store._param_to_name[parameter] = name
             store._constraints[name] = constraint
-    prefix = _instance_name(module)
     current = set(names.values())
-    registered_names = [name for name in store._params if name.startswith((f"{prefix}.", prefix + MODULE_DIVIDER))]
-    forget([name for name in registered_names if name not in current])
+    prefixes = (f"{prefix}.", prefix + MODULE_DIVIDER)
+    replaced = [name for name in store._params if name.startswith(prefixes) and name not in current]
+    if replaced:
+        forget(replaced)
     return names
 
 
