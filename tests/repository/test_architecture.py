@@ -41,6 +41,34 @@ ALLOWED = {
 FORBIDDEN_ATTRIBUTES = {"torch.jit": "deprecated"}
 # Names of classes that two rooms share, to be renamed in one of them. No name may be added.
 SHARED_CLASS_NAMES = {"Quadrants", "Rows", "Setting"}
+# Rooms whose files may run a user's programs. Others use the methods of `pvae.programs.bound.BoundPrograms`.
+ROOMS_THAT_RUN_PROGRAMS = {"programs", "weights"}
+#: Files outside these rooms that run programs, each with the reason.
+RUNS_PROGRAMS = {
+    "pvae/models/local_guide.py": "its guide is a program that calls the guide of another latent model",
+    "pvae/models/semi_amortised.py": "its guide is a program that calls the guide of another latent model",
+    "pvae/evaluate/missing_data.py": "its programs call those of a latent model at data with filled gaps",
+}
+# Rooms that read a model by `ModelTraits`, and an objective by the attributes of `Objective`.
+ROOMS_WITHOUT_GETATTR = {"linter", "train", "evaluate"}
+#: Attributes that a file of these rooms may ask for by name, because the object is neither a model nor an objective.
+NAMED_ATTRIBUTES = {
+    ("pvae/linter/run_check.py", "base_constraint"): "a constraint of torch",
+    ("pvae/train/divergence.py", "arg_constraints"): "a distribution",
+    ("pvae/train/divergence.py", "base_dist"): "a distribution",
+    ("pvae/train/graph/simplify.py", "_schema"): "an operation of torch",
+    ("pvae/train/graph/trace.py", "__hash__"): "a value in the namespace of a module",
+    ("pvae/train/optimisers.py", "__qualname__"): "the class or the function that makes an optimiser",
+    ("pvae/train/optimisers.py", "step"): "a schedule of torch",
+    ("pvae/train/optimisers.py", "state_dict"): "a schedule of torch",
+    ("pvae/train/rollback.py", "base_lrs"): "a schedule of torch",
+    ("pvae/evaluate/adapter.py", "children"): "a data tree of ArviZ or xarray",
+    ("pvae/evaluate/evaluation_context.py", "config"): "a Run, or a latent model in its place",
+    ("pvae/evaluate/evaluation_context.py", "model"): "a Run, or a latent model in its place",
+    ("pvae/evaluate/evaluation_context.py", "for_likelihood"): "data, as Splits or in another form",
+    ("pvae/evaluate/evaluation_context.py", "train"): "data, as Splits or in another form",
+    ("pvae/evaluate/evaluation_context.py", "binarise"): "data, as Splits or in another form",
+}
 PRIVATE_STORE = {"_params", "_param_to_name", "_constraints"}
 
 
@@ -223,6 +251,52 @@ def test_what_has_one_place_is_done_there_alone(path: Path) -> None:
     assert _repeats(path, _tree(path)) == []
 
 
+def _is_run_of_a_program(call: ast.Call) -> bool:
+    """Return whether a call traces a program, or calls something named model or guide."""
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id in {"model", "guide"}
+    if not isinstance(function, ast.Attribute):
+        return False
+    is_trace = function.attr == "trace" and _dotted(function.value).split(".")[-1] == "poutine"
+    return is_trace or function.attr in {"get_trace", "model", "guide"}
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _runs(path: Path, tree: ast.Module) -> list[str]:
+    """Return the calls that run a user's program in a file that has no business to."""
+    if _room(path) in ROOMS_THAT_RUN_PROGRAMS or _name(path) in RUNS_PROGRAMS:
+        return []
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_run_of_a_program(node)]
+    return [f"{_name(path)}:{call.lineno} {ast.unparse(call)} runs a program: use BoundPrograms" for call in calls]
+
+
+def _named_attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and name of every attribute that getattr, hasattr or attrgetter asks for by a literal."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = _dotted(node.func).removeprefix("builtins.").removeprefix("operator.")
+        asked = {"getattr": node.args[1:2], "hasattr": node.args[1:2], "attrgetter": node.args}.get(function, [])
+        for argument in asked:
+            if isinstance(argument, ast.Constant):
+                yield node.lineno, str(argument.value)
+
+
+def _getattrs(path: Path, tree: ast.Module) -> list[str]:
+    """Return the attributes that a file asks for by a literal and that are not in `NAMED_ATTRIBUTES`."""
+    if _room(path) not in ROOMS_WITHOUT_GETATTR:
+        return []
+    return [
+        f"{_name(path)}:{line} asks for the attribute {name!r}: use ModelTraits or an attribute of Objective"
+        for line, name in _named_attributes(tree)
+        if (_name(path), name) not in NAMED_ATTRIBUTES
+    ]
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_go_down(path: Path) -> None:
     assert _climbs(path, _tree(path)) == []
@@ -240,6 +314,20 @@ def test_file_and_functions_are_short(path: Path) -> None:
 def test_file_holds_nothing_forbidden(path: Path) -> None:
     assert _bans(path, _tree(path)) == []
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_file_runs_no_program_and_asks_no_attribute_of_a_model_by_name(path: Path) -> None:
+    assert _runs(path, _tree(path)) + _getattrs(path, _tree(path)) == []
+
+
+def test_exceptions_for_runs_and_attributes_are_needed() -> None:
+    """An entry without a use is removed from its table, so that the tables shrink."""
+    trees = {_name(path): _tree(path) for path in FILES}
+    calls = {name: [node for node in ast.walk(tree) if isinstance(node, ast.Call)] for name, tree in trees.items()}
+    assert {name for name in RUNS_PROGRAMS if not any(map(_is_run_of_a_program, calls.get(name, [])))} == set()
+    present = {(name, attribute) for name, tree in trees.items() for _, attribute in _named_attributes(tree)}
+    assert NAMED_ATTRIBUTES.keys() - present == set()
 
 
 def test_modules_of_a_folder_do_not_import_in_circles() -> None:
@@ -352,3 +440,38 @@ def test_the_ban_sees_planted_code(file: str, code: str, wrong: bool) -> None:
 )
 def test_the_check_of_one_place_sees_planted_code(file: str, code: str, wrong: bool) -> None:
     assert bool(_in(file, code, _repeats)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "wrong"),
+    [
+        ("evaluate/bounds.py", "trace = poutine.trace(program)", True),
+        ("evaluate/bounds.py", "pyro.poutine.trace(program).get_trace(x)", True),
+        ("objectives/base.py", "handler.get_trace(*args, **kwargs)", True),
+        ("objectives/base.py", "model(*args)", True),
+        ("objectives/base.py", "self.programs.guide(*args)", True),
+        ("programs/bound.py", "poutine.trace(program).get_trace(x)", False),
+        ("weights/traces.py", "guide(x)", False),
+        ("models/local_guide.py", "self.frozen.guide(x)", False),
+        ("train/graph/trace.py", "trace(step, arguments)", False),
+        ("train/step.py", "programs.trace_model()", False),
+    ],
+)
+def test_the_check_of_runs_sees_planted_code(file: str, code: str, wrong: bool) -> None:
+    assert bool(_in(file, code, _runs)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "wrong"),
+    [
+        ("train/loop.py", "getattr(objective, 'labelled', 0)", True),
+        ("train/loop.py", "hasattr(context.latent_model, 'classify')", True),
+        ("linter/rules.py", "operator.attrgetter('unranked')(objective)", True),
+        ("evaluate/bounds.py", "getattr(model, 'fields')", True),
+        ("train/divergence.py", "getattr(density, 'base_dist', None)", False),
+        ("train/loop.py", "getattr(module, name)", False),
+        ("programs/binding.py", "getattr(latent_model, 'fields', None)", False),
+    ],
+)
+def test_the_check_of_attributes_sees_planted_code(file: str, code: str, wrong: bool) -> None:
+    assert bool(_in(file, code, _getattrs)) is wrong
