@@ -62,12 +62,6 @@ NAMED_ATTRIBUTES = {
     ("pvae/train/optimisers.py", "step"): "a schedule of torch",
     ("pvae/train/optimisers.py", "state_dict"): "a schedule of torch",
     ("pvae/train/rollback.py", "base_lrs"): "a schedule of torch",
-    ("pvae/evaluate/adapter.py", "children"): "a data tree of ArviZ or xarray",
-    ("pvae/evaluate/evaluation_context.py", "config"): "a Run, or a latent model in its place",
-    ("pvae/evaluate/evaluation_context.py", "model"): "a Run, or a latent model in its place",
-    ("pvae/evaluate/evaluation_context.py", "for_likelihood"): "data, as Splits or in another form",
-    ("pvae/evaluate/evaluation_context.py", "train"): "data, as Splits or in another form",
-    ("pvae/evaluate/evaluation_context.py", "binarise"): "data, as Splits or in another form",
 }
 PRIVATE_STORE = {"_params", "_param_to_name", "_constraints"}
 
