@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from pvae.models.conjugate import make_prior
 
 import pvae
 from pvae.data import load_data
 from pvae.densities import part
+from pvae.models.conjugate_prior import make_prior
 from pvae.names import parse, parse_known, parse_setting, require_known, require_settings, value
 from pvae.networks import noise
 from pvae.objectives import make_objective
