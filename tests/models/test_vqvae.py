@@ -385,7 +385,7 @@ def test_other_discrete_sites_are_refused():
         ({"prior": "mixture"}, "Known: learned, uniform"),
         ({"codebook": "ema"}, "Known: average, gradient"),
         ({"codebook": "average", "decay": 1}, "decay needs .* got 1"),
-        ({"restart": 0.1}, "restart is for codebook='average'"),
+        ({"restart": 0.1}, "restart needs codebook='average'"),
         ({"codebook": "average", "restart": 2}, "restart needs .* got 2"),
         ({"network": "cnov"}, "did you mean 'conv'"),
     ],
