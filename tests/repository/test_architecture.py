@@ -39,8 +39,6 @@ ALLOWED = {
     "pvae/randomness.py": {"np.random.seed", "torch.manual_seed"},
 }
 FORBIDDEN_ATTRIBUTES = {"torch.jit": "deprecated"}
-# Names of classes that two rooms share, to be renamed in one of them. No name may be added.
-SHARED_CLASS_NAMES = {"Quadrants", "Rows", "Setting"}
 # Rooms whose files may run a user's programs. Others use the methods of `pvae.programs.bound.BoundPrograms`.
 ROOMS_THAT_RUN_PROGRAMS = {"programs", "weights"}
 #: Files outside these rooms that run programs, each with the reason.
@@ -337,7 +335,7 @@ def test_no_two_rooms_have_a_file_of_one_name() -> None:
 
 def test_no_two_rooms_have_a_class_of_one_name() -> None:
     classes = [(name, path) for path in FILES for name in _classes(path)]
-    assert _in_two_rooms(classes) - SHARED_CLASS_NAMES == set()
+    assert _in_two_rooms(classes) == set()
 
 
 def test_every_room_is_on_the_floor_plan() -> None:
