@@ -1,7 +1,7 @@
-"""Fewer operations, the same bits: what a traced training step can do without.
+"""Simplification of a traced training step: fewer operations with the same results.
 
-Pyro's distributions broadcast, expand and sum with great care, and most of that is idle once shapes are known. Every
-rewrite here keeps each result's bits, which the first call of a graph is checked for.
+Pyro's distributions broadcast, expand and sum in a general way. Most of these operations do nothing once the shapes are
+known. Each rewrite keeps every bit of the results; the first call of a graph checks this.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pvae.checks import is_number
 __all__ = ["simplify"]
 
 _aten = torch.ops.aten
+#: Constants with more elements than this are computed at each call.
 _LARGEST_CONSTANT = 2**22
-_SHAPERS = {_aten.expand.default, _aten.view.default, _aten._unsafe_view.default, _aten.reshape.default}
-_VIEWS = _SHAPERS | {
+_RESHAPES = {_aten.expand.default, _aten.view.default, _aten._unsafe_view.default, _aten.reshape.default}
+#: Operations whose results share memory with their first argument.
+_VIEWS = _RESHAPES | {
     _aten.t.default,
     _aten.transpose.int,
     _aten.permute.default,
@@ -32,7 +34,8 @@ _VIEWS = _SHAPERS | {
     _aten.detach.default,
     _aten.alias.default,
 }
-_FILLERS = {
+#: Operations that return filled tensors; their results depend on the shapes of their arguments only.
+_FILLS = {
     _aten.zeros.default,
     _aten.ones.default,
     _aten.full.default,
@@ -47,147 +50,168 @@ _FILLERS = {
 
 
 def simplify(graph: GraphModule) -> None:
-    """Take out of `graph`, in place, what does not change a result under ``no_grad``. Random draws all stay."""
+    """Remove operations that do not change a result under ``no_grad``, in place. All random draws remain.
+
+    Args:
+        graph: a graph of ATen operations, with the metadata of a trace with real tensors.
+    """
     for node in list(graph.graph.nodes):
-        _detour(graph, node)
-    if not any(_writes(node) for node in graph.graph.nodes):
+        _replace_in_place_operation(graph, node)
+    if not any(_mutates(node) for node in graph.graph.nodes):
         for node in list(graph.graph.nodes):
-            _forward_idle(node)
-        _share(graph)
-        _fold(graph)
+            _bypass_identity(node)
+        _merge_equal_nodes(graph)
+        _fold_constants(graph)
         for node in list(graph.graph.nodes):
-            _forward_idle(node)
-            _draw_standard(graph, node)
-    _separate_outputs(graph)
+            _bypass_identity(node)
+            _draw_by_randn(graph, node)
+    _copy_shared_outputs(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
 def _shape(node: Any) -> tuple[int, ...] | None:
+    """Return the shape of a node's result; None if it is no tensor."""
     meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
     return tuple(meta.shape) if meta is not None else None
 
 
-def _same_kind(node: Node, source: Any) -> bool:
-    """Whether `node` has the shape and type of its `source`."""
-    return _shape(node) is not None and (
-        _shape(node) == _shape(source) and node.meta["tensor_meta"].dtype == source.meta["tensor_meta"].dtype
-    )
+def _has_shape_and_dtype_of(node: Node, source: Any) -> bool:
+    """Return whether the results of two nodes have the same shape and dtype."""
+    if _shape(node) is None or _shape(node) != _shape(source):
+        return False
+    return bool(node.meta["tensor_meta"].dtype == source.meta["tensor_meta"].dtype)
 
 
-def _is_idle(node: Node) -> bool:
-    """Whether `node` returns its first argument's bits: t(t(x)), a shape it has, x + 0, x * 1, x / 1, x ** 1."""
+def _is_identity(node: Node) -> bool:
+    """Return whether a node returns its first argument: a reshape to the same shape, x + 0, x * 1, x / 1 or x ** 1."""
     target, source = node.target, node.args[0]
     if target in (_aten.detach.default, _aten.alias.default):
         return True
-    if not isinstance(source, Node) or not _same_kind(node, source):
+    if not isinstance(source, Node) or not _has_shape_and_dtype_of(node, source):
         return False
-    if target in _SHAPERS:
+    if target in _RESHAPES:
         return True
     second = node.args[1] if len(node.args) > 1 else None
     if not is_number(second) or node.kwargs:
         return False
     if target in (_aten.add.Tensor, _aten.sub.Tensor, _aten.add.Scalar, _aten.sub.Scalar):
         return second == 0
-    neutral = (
+    identity_at_one = (
         _aten.mul.Tensor,
         _aten.mul.Scalar,
         _aten.div.Tensor,
         _aten.div.Scalar,
         _aten.pow.Tensor_Scalar,
     )
-    return target in neutral and second == 1
+    return target in identity_at_one and second == 1
 
 
-def _forward_idle(node: Node) -> None:
-    """Let the users of an idle node use its source."""
+def _bypass_identity(node: Node) -> None:
+    """Let the users of an identity, or of a second transposition, use the source instead."""
     if node.op != "call_function" or not node.args:
         return
     source = node.args[0]
     if node.target is _aten.t.default and isinstance(source, Node) and source.target is _aten.t.default:
         node.replace_all_uses_with(source.args[0])  # type: ignore[arg-type]
-    elif _is_idle(node):
+    elif _is_identity(node):
         node.replace_all_uses_with(source)  # type: ignore[arg-type]
 
 
 def _schema(node: Node) -> Any:
+    """Return the schema of a node's operation; None if it has none."""
     return getattr(node.target, "_schema", None) if node.op == "call_function" else None
 
 
-def _fills(node: Node) -> bool:
-    """Whether `node` only fills fresh memory that nothing else sees, as ``empty(...).normal_()`` does."""
+def _fills_fresh_memory(node: Node) -> bool:
+    """Return whether a node fills memory that only it uses, as in ``empty(...).normal_()``."""
     source = node.args[0] if node.args else None
     name = _schema(source).name if isinstance(source, Node) and _schema(source) is not None else ""
     return "::empty" in name and len(source.users) == 1  # type: ignore[union-attr]
 
 
-def _writes(node: Node) -> bool:
-    """Whether `node` changes a tensor in place: then values are no longer names for results."""
+def _mutates(node: Node) -> bool:
+    """Return whether a node changes a tensor in place; a node may then have other results at another position."""
     schema = _schema(node)
     if schema is None:
         return node.op in ("call_module", "call_method")
-    # batch normalisation updates its running averages without saying so in its schema
-    return (schema.is_mutable and not _fills(node)) or "batch_norm" in schema.name
+    # batch normalisation updates its running averages, and its schema does not say so
+    return (schema.is_mutable and not _fills_fresh_memory(node)) or "batch_norm" in schema.name
 
 
-def _detour(graph: GraphModule, node: Node) -> None:
-    """Give ``a.add_(b)`` a result of its own, where `a` is a result of this graph that has no view."""
+def _replace_in_place_operation(graph: GraphModule, node: Node) -> None:
+    """Replace ``a.add_(b)`` by ``a.add(b)`` if the graph computes `a` itself and no view of it exists."""
     source = node.args[0] if node.args else None
-    if not isinstance(source, Node) or source.op != "call_function" or _fills(node):
+    if not isinstance(source, Node) or source.op != "call_function" or _fills_fresh_memory(node):
         return
-    if _schema(node) is None or not _schema(node).is_mutable:
+    out_of_place = _out_of_place_operation(node)
+    is_own_result = _is_pure(source) or _fills_fresh_memory(source)
+    has_views = source.target in _VIEWS or any(user.target in _VIEWS for user in source.users)
+    if out_of_place is None or not is_own_result or has_views:
         return
-    name, overload = node.target.name().removeprefix("aten::").partition(".")[::2]  # type: ignore[union-attr]
-    packet = getattr(_aten, name.removesuffix("_"), None)
-    plain = getattr(packet, overload or "default", None)
-    owned = _is_pure(source) or _fills(source)
-    if plain is None or not owned or source.target in _VIEWS or any(each.target in _VIEWS for each in source.users):
-        return
-    if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
-        return
-    order = {each: number for number, each in enumerate(graph.graph.nodes)}
+    order = {member: number for number, member in enumerate(graph.graph.nodes)}
     with graph.graph.inserting_before(node):
-        fresh = graph.graph.call_function(plain, node.args, node.kwargs)
-    fresh.meta = dict(node.meta)
-    source.replace_all_uses_with(fresh, lambda user: user is not fresh and order.get(user, -1) > order[node])
-    node.replace_all_uses_with(fresh)
+        result = graph.graph.call_function(out_of_place, node.args, node.kwargs)
+    result.meta = dict(node.meta)
+    source.replace_all_uses_with(result, lambda user: user is not result and order.get(user, -1) > order[node])
+    node.replace_all_uses_with(result)
     graph.graph.erase_node(node)
 
 
+def _out_of_place_operation(node: Node) -> Any:
+    """Return the operation that computes a new tensor instead of a change in place; None if there is none."""
+    schema = _schema(node)
+    if schema is None or not schema.is_mutable:
+        return None
+    if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+        return None
+    name, _, overload = node.target.name().removeprefix("aten::").partition(".")  # type: ignore[union-attr]
+    packet = getattr(_aten, name.removesuffix("_"), None)
+    return getattr(packet, overload or "default", None)
+
+
 def _is_pure(node: Node) -> bool:
+    """Return whether the result of a node depends on its arguments only."""
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return False
-    random = torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable
-    return target.namespace == "aten" and not random and "empty" not in target.name() and "rand" not in target.name()
+    is_random = torch.Tag.nondeterministic_seeded in target.tags or "rand" in target.name()
+    is_uninitialised = "empty" in target.name()
+    return target.namespace == "aten" and not (is_random or is_uninitialised or target._schema.is_mutable)
 
 
-def _key(value: Any) -> Any:
-    """A hashable stand-in for an argument; the type tells 1 from 1.0 and True."""
+def _argument_key(value: Any) -> Any:
+    """Return a hashable value for an argument; it contains the type, because 1, 1.0 and True are equal."""
     if isinstance(value, list | tuple):
-        return tuple(_key(each) for each in value)
+        return tuple(_argument_key(element) for element in value)
     return value if isinstance(value, Node) else (type(value), repr(value))
 
 
-def _share(graph: GraphModule) -> None:
-    """Compute a result once that is asked for twice."""
-    seen: dict[Any, Node] = {}
+def _node_key(graph: GraphModule, node: Node) -> Any:
+    """Return a value that is equal for nodes with equal results; None for a node that must not be merged."""
+    if node.op == "get_attr":
+        return id(getattr(graph, str(node.target)))
+    if _is_pure(node):
+        keywords = tuple(sorted((name, _argument_key(value)) for name, value in node.kwargs.items()))
+        return (node.target, _argument_key(node.args), keywords)
+    return None
+
+
+def _merge_equal_nodes(graph: GraphModule) -> None:
+    """Compute a result once that several nodes compute."""
+    first_nodes: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
-        if node.op == "get_attr":
-            key: Any = id(getattr(graph, str(node.target)))
-        elif _is_pure(node):
-            named = tuple(sorted((name, _key(value)) for name, value in node.kwargs.items()))
-            key = (node.target, _key(node.args), named)
-        else:
+        key = _node_key(graph, node)
+        if key is None:
             continue
-        first = seen.setdefault(key, node)
+        first = first_nodes.setdefault(key, node)
         if first is not node:
             node.replace_all_uses_with(first)
             graph.graph.erase_node(node)
 
 
-def _fold(graph: GraphModule) -> None:
-    """Compute now what depends on no input and no parameter: filled tensors, literals, and what follows of them."""
+def _fold_constants(graph: GraphModule) -> None:
+    """Compute once the results that depend on no input and no parameter, such as filled tensors and literals."""
     constants: dict[Node, Tensor] = {}
     for node in list(graph.graph.nodes):
         value = _constant(graph, node, constants)
@@ -198,68 +222,72 @@ def _fold(graph: GraphModule) -> None:
             name = f"_folded_{node.name}"
             graph.register_buffer(name, value)
             with graph.graph.inserting_before(node):
-                kept = graph.graph.get_attr(name)
-            kept.meta = dict(node.meta)
-            node.replace_all_uses_with(kept)
+                constant = graph.graph.get_attr(name)
+            constant.meta = dict(node.meta)
+            node.replace_all_uses_with(constant)
 
 
 def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> Tensor | None:
-    """The value of `node` where it is the same at every call, else None."""
+    """Return the result of a node if it is the same at every call, else None."""
     if not _is_pure(node):
         return None
     if node.target is _aten.lift_fresh_copy.default:
         source = node.args[0]
         literal = getattr(graph, str(source.target)) if isinstance(source, Node) and source.op == "get_attr" else None
         return literal.clone() if isinstance(literal, Tensor) else None
-    filler = node.target in _FILLERS
-    needed = node.all_input_nodes
-    if not (filler or needed) or not (filler or all(each in constants for each in needed)):
+    inputs = node.all_input_nodes
+    has_constant_inputs = bool(inputs) and all(source in constants for source in inputs)
+    if node.target not in _FILLS and not has_constant_inputs:
         return None
     shape = _shape(node)
     if shape is None or torch.Size(shape).numel() > _LARGEST_CONSTANT:
         return None
-
-    def known(each: Node) -> Tensor:
-        if each in constants:
-            return constants[each]
-        if each.op == "get_attr":  # a parameter or a buffer, of which a filler takes the shape alone
-            held: Tensor = getattr(graph, str(each.target))
-            return held.detach()
-        meta = each.meta["tensor_meta"]
-        device = node.meta["val"].device if "val" in node.meta else None
-        return torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device=device)
-
-    args = torch.fx.node.map_arg(node.args, known)
+    args = torch.fx.node.map_arg(node.args, lambda source: _tensor_like(graph, node, source, constants))
     result = node.target(*args, **node.kwargs)  # type: ignore[operator]
     return result if isinstance(result, Tensor) else None
 
 
-def _draw_standard(graph: GraphModule, node: Node) -> None:
-    """Draw ``empty(...).normal_()`` as ``randn``: the same numbers, of the same generator, in one call."""
-    if node.target is not _aten.normal_.default or not _fills(node) or len(node.args) > 1 or node.kwargs:
+def _tensor_like(graph: GraphModule, node: Node, source: Node, constants: dict[Node, Tensor]) -> Tensor:
+    """Return a constant argument of a node; for a filled tensor, any tensor with the argument's shape and dtype."""
+    if source in constants:
+        return constants[source]
+    if source.op == "get_attr":  # a parameter or a buffer
+        tensor: Tensor = getattr(graph, str(source.target))
+        return tensor.detach()
+    meta = source.meta["tensor_meta"]
+    device = node.meta["val"].device if "val" in node.meta else None
+    return torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device=device)
+
+
+def _draw_by_randn(graph: GraphModule, node: Node) -> None:
+    """Replace ``empty(...).normal_()`` by ``randn(...)``, which draws the same numbers in one call."""
+    if node.target is not _aten.normal_.default or not _fills_fresh_memory(node) or len(node.args) > 1 or node.kwargs:
         return
     source = node.all_input_nodes[0]
     if source.target is _aten.empty.memory_format and "memory_format" not in source.kwargs:
         with graph.graph.inserting_before(node):
-            drawn = graph.graph.call_function(_aten.randn.default, source.args, source.kwargs)
-        drawn.meta = dict(node.meta)
-        node.replace_all_uses_with(drawn)
+            draw = graph.graph.call_function(_aten.randn.default, source.args, source.kwargs)
+        draw.meta = dict(node.meta)
+        node.replace_all_uses_with(draw)
         graph.graph.erase_node(node)
 
 
-def _separate_outputs(graph: GraphModule) -> None:
-    """Copy a result that shares memory with another one, with a constant, or with an input."""
-    output = next(node for node in graph.graph.nodes if node.op == "output")
-    bases: set[Node] = set()
-    results = []
-    for each in output.args[0]:
-        base = each
-        while isinstance(base, Node) and base.target in _VIEWS:
-            base = base.args[0]
-        if isinstance(base, Node):
-            if base in bases or base.op in ("get_attr", "placeholder"):
-                with graph.graph.inserting_before(output):
-                    each = graph.graph.call_function(_aten.clone.default, (each,))
-            bases.add(base)
-        results.append(each)
-    output.args = (tuple(results),)
+def _copy_shared_outputs(graph: GraphModule) -> None:
+    """Copy an output that shares memory with another one, with a constant, or with an input."""
+    output_node = next(node for node in graph.graph.nodes if node.op == "output")
+    owners: set[Node] = set()
+    outputs = []
+    for output in output_node.args[0]:
+        owner = output
+        while isinstance(owner, Node) and owner.target in _VIEWS:
+            owner = owner.args[0]
+        if not isinstance(owner, Node):
+            outputs.append(output)
+            continue
+        if owner in owners or owner.op in ("get_attr", "placeholder"):
+            with graph.graph.inserting_before(output_node):
+                outputs.append(graph.graph.call_function(_aten.clone.default, (output,)))
+        else:
+            outputs.append(output)
+        owners.add(owner)
+    output_node.args = (tuple(outputs),)
