@@ -1,4 +1,4 @@
-"""What the linter says: findings, each with its fix."""
+"""`Finding` and `Findings`: the results of a check, each with its fix."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Finding", "Findings", "failure"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that would go wrong.
+    """One fault that a check has found.
 
     Attributes:
         kind: a short name, such as ``"missing site"``.
-        subject: the site, field or parameter concerned.
-        message: what is wrong, in one sentence.
+        subject: the site, field or parameter with the fault.
+        message: the fault, in one sentence.
         fix: what to do.
-        fatal: whether training would be wrong or impossible; otherwise it is worth knowing.
+        fatal: whether training would be wrong or impossible; if not, the finding is a note.
     """
 
     kind: str
@@ -33,24 +33,25 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """What `check` found, in order; falsy where nothing was."""
+    """The findings of `check`, in order; an empty list, which is false, if there are none."""
 
     @property
     def fatal(self) -> Findings:
         """The findings that stop a training."""
-        return Findings(each for each in self if each.fatal)
+        return Findings(finding for finding in self if finding.fatal)
 
     def require(self) -> None:
-        """Raise for the first fatal finding.
+        """Raise an error if there is a fatal finding.
 
         Raises:
             InputError: with all fatal findings, separated by semicolons.
         """
         if self.fatal:
-            raise InputError("; ".join(str(each) for each in self.fatal))
+            raise InputError("; ".join(str(finding) for finding in self.fatal))
 
     def __str__(self) -> str:
-        return "\n".join(f"{'error' if each.fatal else 'note'}: {each}" for each in self) or "nothing found"
+        lines = [f"{'error' if finding.fatal else 'note'}: {finding}" for finding in self]
+        return "\n".join(lines) or "nothing found"
 
 
 def failure(error: Exception) -> Finding:

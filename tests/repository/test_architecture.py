@@ -51,7 +51,7 @@ RUNS_PROGRAMS = {
 ROOMS_WITHOUT_GETATTR = {"linter", "train", "evaluate"}
 #: Attributes that a file of these rooms may ask for by name, because the object is neither a model nor an objective.
 NAMED_ATTRIBUTES = {
-    ("pvae/linter/run_check.py", "base_constraint"): "a constraint of torch",
+    ("pvae/linter/program_rules.py", "base_constraint"): "a constraint of torch",
     ("pvae/train/divergence.py", "arg_constraints"): "a distribution",
     ("pvae/train/divergence.py", "base_dist"): "a distribution",
     ("pvae/train/graph/simplify.py", "_schema"): "an operation of torch",
@@ -458,7 +458,7 @@ def test_the_check_of_runs_sees_planted_code(file: str, code: str, wrong: bool) 
     [
         ("train/loop.py", "getattr(objective, 'labelled', 0)", True),
         ("train/loop.py", "hasattr(context.latent_model, 'classify')", True),
-        ("linter/rules.py", "operator.attrgetter('unranked')(objective)", True),
+        ("linter/objective_rules.py", "operator.attrgetter('unranked')(objective)", True),
         ("evaluate/bounds.py", "getattr(model, 'fields')", True),
         ("train/divergence.py", "getattr(density, 'base_dist', None)", False),
         ("train/loop.py", "getattr(module, name)", False),

@@ -1,0 +1,150 @@
+"""Rules for a pair of programs: fields, sites, supports, first values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro.infer import TraceEnum_ELBO
+
+from pvae.data import check_support
+from pvae.errors import InputError
+from pvae.linter.check_context import CheckContext
+from pvae.linter.findings import Finding
+from pvae.programs.parameter_groups import named_parameters
+from pvae.programs.sites import Site
+
+__all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
+
+# Fields that have a use outside the programs.
+_OTHER_USES = {"y": "labels plots only", "factors": "serves metrics only"}
+
+
+def _unused_fields(context: CheckContext) -> Iterator[Finding]:
+    """Report fields of the batch that no program takes."""
+    for name in context.programs.unused(context.batch):
+        if name in _OTHER_USES:
+            message, fix = f"no program takes {name!r}; it {_OTHER_USES[name]}.", ""
+        else:
+            message = f"no program takes {name!r}."
+            fix = f"Name a parameter {name!r} in the model or the guide, or leave it out of the data."
+        yield Finding("unused field", name, message, fix, fatal=False)
+
+
+def _missing_sites(context: CheckContext) -> Iterator[Finding]:
+    """Report latent sites that one program does not have, or that the model observes."""
+    enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO)
+    guide, model = context.guide_latents, context.model_latents
+    needs_guide = "phi" not in context.trained.untrained
+    for name, site in model.items():
+        is_enumerated = enumerates and site["infer"].get("enumerate")
+        if needs_guide and name not in guide and not is_enumerated:
+            yield Finding("missing site", name, "the model draws it and the guide does not.", "Draw it in the guide.")
+    names_in_model = {site["name"] for site in context.model_sites}
+    for name, site in guide.items():
+        if name not in names_in_model and not site["infer"].get("is_auxiliary"):
+            fix = "Draw it in the model, or mark it infer={'is_auxiliary': True}."
+            yield Finding("missing site", name, "the guide draws it and the model does not.", fix)
+    for site in context.model_sites:
+        if site["is_observed"] and site["name"] in guide:
+            message = "the model observes it and the guide draws it."
+            yield Finding("missing site", site["name"], message, "Draw it in neither program.")
+
+
+def _supports(context: CheckContext) -> Iterator[Finding]:
+    """Report observed values outside the support of their likelihood, and supports that differ between programs."""
+    guide = context.guide_latents
+    for site in context.model_sites:
+        if site["is_observed"]:
+            try:
+                check_support(site["name"], site["value"], site["fn"])
+            except InputError as error:
+                yield Finding("outside the support", site["name"], str(error), "")
+        elif site["name"] in guide:
+            yield from _support_mismatch(site, guide[site["name"]])
+
+
+def _constraint(site: Site) -> Any:
+    """Return the support of a site's distribution; None if it declares none, as with wrapped flows."""
+    try:
+        return site["fn"].support
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def _describe_support(site: Site) -> str:
+    """Return the support in words, without wrappers of the constraint (independent, mixture)."""
+    support = _constraint(site)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return str(support)
+
+
+def _support_mismatch(model_site: Site, guide_site: Site) -> Iterator[Finding]:
+    """Report a guide that draws values outside the model's support, or that may do so."""
+    if _constraint(model_site) is None or _constraint(guide_site) is None:
+        return
+    in_model, in_guide = _describe_support(model_site), _describe_support(guide_site)
+    supports = f"(the guide has {in_guide}, the model {in_model})"
+    fix = "Use a guide distribution on the model's support."
+    if not bool(model_site["fn"].support.check(guide_site["value"]).all()):
+        message = f"the guide draws values outside the model's support {supports}."
+        yield Finding("support mismatch", model_site["name"], message, fix)
+    elif in_guide != in_model:
+        message = f"the guide and the model have different supports {supports}."
+        yield Finding("support mismatch", model_site["name"], message, fix, fatal=False)
+
+
+def _first_values(context: CheckContext) -> Iterator[Finding]:
+    """Report the first value or log-density that is not finite."""
+    for program, sites in (("guide", context.guide_sites), ("model", context.model_sites)):
+        for site in sites:
+            for quantity, tensor in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
+                if not bool(torch.isfinite(tensor).all()):
+                    message = f"its {quantity} in the {program} is not finite on the first batch."
+                    yield Finding("not finite", site["name"], message, "Check scales and the range of the data.")
+                    return
+
+
+def find_missing_gradients(context: CheckContext) -> Iterator[Finding]:
+    """Report a loss that is not finite or depends on no parameter, and parameters without a gradient.
+
+    This rule computes the loss of each player. It therefore runs only if no other rule has a fatal finding.
+
+    Args:
+        context: one run of both programs, with the objective.
+    """
+    for player in context.trained.players:
+        terms = context.trained.terms(context.programs.model, context.programs.guide, context.bound.args, {}, player)
+        if not bool(torch.isfinite(terms.loss)):
+            fix = "Check scales and the range of the data."
+            yield Finding("not finite", "loss", "the first loss is not finite.", fix)
+        if player == "all":
+            yield from _without_gradient(context, terms.surrogate)
+
+
+def _without_gradient(context: CheckContext, surrogate: torch.Tensor) -> Iterator[Finding]:
+    """Report the parameters that a surrogate loss does not depend on."""
+    named = named_parameters(context.latent_model, [*context.programs.modules, context.trained])
+    if not named or not surrogate.requires_grad:
+        message = "the loss depends on no parameter, so there is nothing to train."
+        yield Finding("no gradient", "loss", message, "Hold parameters in modules, or use pyro.param.")
+        return
+    gradients = torch.autograd.grad(surrogate, list(named.values()), allow_unused=True)
+    names = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
+    if names:
+        listed = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+        message = f"{len(names)} parameters get no gradient: {listed}."
+        yield Finding("no gradient", names[0], message, "Use them, or freeze them.", fatal=False)
+
+
+#: Rules for the fields and the sites of the programs.
+PROGRAM_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (
+    _unused_fields,
+    _missing_sites,
+    _supports,
+)
+
+#: Rules for the values of the sites.
+VALUE_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (_first_values,)
