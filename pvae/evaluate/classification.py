@@ -32,7 +32,7 @@ def accuracy(model: Any, data: Any, *, chunk: int = 1000, **where: Any) -> Estim
         InputError: if the model has no classifier, or the data have no label.
     """
     with evaluation_context(model, data, **where) as context:
-        classify = classifier_of(context.model, said="accuracy")
+        classify = classifier_of(context.model, caller="accuracy")
         batch = context.batch
         if "y" not in batch or not bool((batch["y"] >= 0).any()):
             raise InputError(

@@ -20,6 +20,7 @@ __all__ = ["OBJECTIVE_RULES"]
 
 
 def _scales(context: CheckContext) -> Iterator[Finding]:
+    """Report programs whose multi-sample bound by `RenyiELBO` is wrong or loose."""
     if not isinstance(context.pyro_loss, RenyiELBO) or context.objective.num_particles == 1:
         return
     is_scaled = [not isinstance(site["scale"], float | int) or site["scale"] != 1 for site in context.model_sites]
@@ -54,19 +55,22 @@ def _gradients_of_sites(context: CheckContext) -> Iterator[Finding]:
 def _baselines(context: CheckContext) -> Iterator[Finding]:
     """Report score-function sites without a baseline; their gradient is right and needlessly noisy."""
     objective, loss = context.objective, context.pyro_loss
-    takes_any = isinstance(objective, WeightsObjective) and not objective.pathwise and objective.scored is None
-    alone = takes_any and objective.num_particles == 1
-    if type(loss) is not Trace_ELBO and not alone:
+    accepts_any_site = isinstance(objective, WeightsObjective) and not objective.pathwise and objective.scored is None
+    has_one_particle = accepts_any_site and objective.num_particles == 1
+    if type(loss) is not Trace_ELBO and not has_one_particle:
         return
     for name, site in context.guide_latents.items():
-        chosen = isinstance(objective, WeightsObjective) and (objective.gradients or site["infer"].get("gradient"))
-        if not site["fn"].has_rsample and not is_marked_for_enumeration(site) and not chosen:
+        has_chosen_gradient = isinstance(objective, WeightsObjective) and (
+            objective.gradients or site["infer"].get("gradient")
+        )
+        if not site["fn"].has_rsample and not is_marked_for_enumeration(site) and not has_chosen_gradient:
             message = "it has a score-function gradient without a baseline, which is unbiased and noisy."
             fix = "Use 'reinforce' or 'vimco', with a baseline from other particles, or 'elbo-graph:baseline=decaying'."
             yield Finding("no baseline", name, message, fix, fatal=False)
 
 
 def _biased(context: CheckContext) -> Iterator[Finding]:
+    """Report an objective with a biased gradient."""
     if context.objective.biased:
         message = f"its gradient is biased: {context.objective.biased}."
         target = context.objective.target()
@@ -76,6 +80,7 @@ def _biased(context: CheckContext) -> Iterator[Finding]:
 
 
 def _enumeration(context: CheckContext) -> Iterator[Finding]:
+    """Report marked sites that the objective does not enumerate, and an enumerating objective without marked sites."""
     if isinstance(context.objective, Adversarial):  # it draws every site, and refuses a site that it cannot draw
         return
     marks = [site["name"] for site in context.guide_sites + context.model_sites if is_marked_for_enumeration(site)]
@@ -108,6 +113,7 @@ def _summed_out(context: CheckContext) -> Iterator[Finding]:
 
 
 def _closed_form(context: CheckContext) -> Iterator[Finding]:
+    """Report sites for which `TraceMeanField_ELBO` uses a sampled KL divergence."""
     if not isinstance(context.pyro_loss, TraceMeanField_ELBO):
         return
     guide = context.guide_latents
@@ -122,6 +128,7 @@ def _closed_form(context: CheckContext) -> Iterator[Finding]:
 
 
 def _untrained(context: CheckContext) -> Iterator[Finding]:
+    """Report an objective that does not train the guide."""
     if "phi" in context.trained.untrained:
         message = "it does not train the guide, so codes and log evidences by the guide mean nothing."
         fix = "Train the guide afterwards with theta fixed, or use 'ali', which trains both."
@@ -137,10 +144,10 @@ def _shared_latents(context: CheckContext) -> Iterator[Finding]:
     }
     layout = Layout(0, frames, dict.fromkeys(context.guide_latents, 0))
     plate, shared = layout.observed_plate(), layout.shared()
-    whole = plate is not None and all(
+    has_all_data = plate is not None and all(
         plates[plate[0]].full_size == plates[plate[0]].size for plates in frames.values() if plate[0] in plates
     )
-    if plate is not None and shared and whole:
+    if plate is not None and shared and has_all_data:
         message = (
             f"all data share it, and the plate {plate[0]!r} has the size of the batch. Unless a batch is all data, its "
             "prior is counted once for each batch."
@@ -160,6 +167,7 @@ def _declares_groups(context: CheckContext) -> bool:
 
 
 def _shared_groups(context: CheckContext) -> Iterator[Finding]:
+    """Report parameters of both programs, under an objective that trains theta and phi apart."""
     if context.trained.players == ("all",) or _declares_groups(context):
         return
     shared = find_groups(context.latent_model, [context.batch], context.fields).both

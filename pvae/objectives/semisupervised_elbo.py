@@ -155,7 +155,7 @@ class SemiSupervised(WeightsObjective):
         fields = fields_of(guide, args, kwargs) | fields_of(model, args, kwargs)
         x = fields["x"]
         y = _labels(guide, args, kwargs, len(x), fields)
-        classify = self.classifier or classifier_of(owner_of(guide), owner_of(model), said="SemiSupervised")
+        classify = self.classifier or classifier_of(owner_of(guide), owner_of(model), caller="SemiSupervised")
         density = classify(x)
         known, label = y >= 0, y.clamp_min(0)
         log_q = density.log_prob(label)

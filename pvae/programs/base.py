@@ -1,4 +1,4 @@
-"""What a latent model is: anything with a Pyro program `model` and a Pyro program `guide` over the same batch."""
+"""`LatentModel`: two Pyro programs, `model` and `guide`, over the same batch; `Program`: one program as a module."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["LatentModel", "Program", "pair", "program"]
 class LatentModel(nn.Module):
     """A generative model and its amortised encoder, as two Pyro programs over the same batch fields.
 
-    Subclass it, build networks in ``__init__`` and write ``model`` and ``guide``. Its parameters are registered with
-    Pyro by identity at each run of a program, so that `pyro.infer.SVI` and pvae both train them, two instances never
-    share, and copies, replaced submodules and loaded states stay trained.
+    Subclass it, build networks in ``__init__`` and write ``model`` and ``guide``. Each run of a program registers the
+    parameters with Pyro by identity. Therefore `pyro.infer.SVI` and pvae both train them, two instances never share
+    parameters, and parameters of copies, replaced submodules and loaded states are trained too.
     """
 
-    #: the objective that suits the model, as text, for trainings that name none
+    #: the objective of trainings that name none, as text
     default_objective: str = "elbo"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an instance that remembers its arguments, so that a run can record how to build it again."""
-        made = super().__new__(cls)
-        made.__dict__["_pvae_arguments"] = (args, kwargs)
-        return made
+        instance = super().__new__(cls)
+        instance.__dict__["_pvae_arguments"] = (args, kwargs)
+        return instance
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("model", "guide"):
-            own = cls.__dict__.get(name)
-            if callable(own) and not getattr(own, "__pvae_registered__", False):
-                setattr(cls, name, registered(own))
+            method = cls.__dict__.get(name)
+            if callable(method) and not getattr(method, "__pvae_registered__", False):
+                setattr(cls, name, registered(method))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -57,7 +57,7 @@ class LatentModel(nn.Module):
         """Return the parameters of the model; declare them by overriding this method together with `phi`.
 
         Raises:
-            InputError: where they are not declared. `pvae.models.find_groups` then finds them from a batch.
+            InputError: if they are not declared. `pvae.models.find_groups` then finds them from a batch.
         """
         raise InputError(
             f"{type(self).__name__} declares no theta(): override theta() and phi(), or let "
@@ -68,7 +68,7 @@ class LatentModel(nn.Module):
         """Return the parameters of the guide; declare them by overriding this method together with `theta`.
 
         Raises:
-            InputError: where they are not declared. `pvae.models.find_groups` then finds them from a batch.
+            InputError: if they are not declared. `pvae.models.find_groups` then finds them from a batch.
         """
         raise InputError(
             f"{type(self).__name__} declares no phi(): override theta() and phi(), or let "
@@ -76,24 +76,32 @@ class LatentModel(nn.Module):
         )
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Set what depends on the data, such as an output bias; `pvae.fit` calls it once, before a fresh training."""
+        """Initialise parameters from the training data, for instance an output bias; by default, do nothing.
+
+        `pvae.fit` calls this once, before a new training.
+
+        Args:
+            batch: the training data.
+        """
 
 
 class Program(nn.Module):
     """A Pyro program that holds its owner, so that ``parameters()`` is complete.
 
     Args:
-        function: a callable of Pyro statements: a function, a bound method, a handler around one, a module.
-        owner: the module that holds its parameters; found from a bound method where it is not given.
+        function: a callable with Pyro statements: a function, a bound method, a module, or a handler around one.
+        owner: the module that holds the parameters; by default that of a bound method, or the module itself.
     """
 
     def __init__(self, function: Callable[..., Any], owner: nn.Module | None = None) -> None:
         super().__init__()
         inner: Any = unwrap(function)
-        bound = inner if isinstance(inner, nn.Module) else getattr(inner, "__self__", None)
-        self.owner = owner if owner is not None else bound if isinstance(bound, nn.Module) else None
+        if owner is None:
+            candidate = inner if isinstance(inner, nn.Module) else getattr(inner, "__self__", None)
+            owner = candidate if isinstance(candidate, nn.Module) else None
+        self.owner = owner
         self.registers = self.owner is not None and not getattr(inner, "__pvae_registered__", False)
-        # kept out of the submodules: the owner is registered once, above
+        # not as a submodule, because the parameters of the owner would appear twice
         object.__setattr__(self, "function", function)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +111,7 @@ class Program(nn.Module):
 
 
 def program(latent_model: Any, name: str) -> Program:
-    """Return ``latent_model.model`` or ``.guide`` as a module whose ``parameters()`` is complete.
+    """Return ``latent_model.model`` or ``.guide`` as a module, so that its ``parameters()`` are complete.
 
     Use it with Pyro's own objectives: ``Trace_ELBO()(pvae.program(m, "model"), pvae.program(m, "guide"))``.
 
@@ -112,12 +120,14 @@ def program(latent_model: Any, name: str) -> Program:
     """
     function = getattr(latent_model, name, None)
     if not callable(function):
-        raise InputError(f"A latent model needs a callable {name!r}; {type(latent_model).__name__} has none.")
+        raise InputError(
+            f"A latent model needs a callable {name!r}; {type(latent_model).__name__} has none. Write a method {name}."
+        )
     return Program(function, latent_model if isinstance(latent_model, nn.Module) else None)
 
 
 class _Pair(LatentModel):
-    """Two functions as a latent model; modules among them are submodules."""
+    """A latent model of two callables; modules among them are its submodules."""
 
     def __init__(
         self,
@@ -131,7 +141,7 @@ class _Pair(LatentModel):
         self.model_program, self.guide_program = Program(model), Program(guide)
 
     def __getattr__(self, name: str) -> Any:
-        # the functions themselves, so that their signatures and handlers are seen as they were written
+        # the callables themselves, because `bind` reads their signatures, and Pyro their handlers
         if name in ("model", "guide"):
             return self.__dict__["_functions"][name == "guide"]
         return super().__getattr__(name)
@@ -146,14 +156,16 @@ def pair(
 
     Args:
         model: the generative program p(x, z).
-        guide: the program q(z given x), with the same sample sites except the observed ones; an autoguide will do.
-        fields: the batch fields for the positional parameters, or a mapping from parameter to field; by default
-            parameters take the fields of their own names, and the first takes ``x``.
+        guide: the program q(z given x), with the same sample sites except the observed ones; it may be an autoguide.
+        fields: the batch fields for the positional parameters, or a mapping from parameter to field. By default each
+            parameter takes the field of its name, and the first one takes ``x``.
 
     Raises:
         InputError: if one is not callable.
     """
     for name, function in (("model", model), ("guide", guide)):
         if not callable(function):
-            raise InputError(f"pair needs two callables; {name} is {type(function).__name__}.")
+            raise InputError(
+                f"pair needs two callables; {name} is {type(function).__name__}. Give a function or a module."
+            )
     return _Pair(model, guide, fields)

@@ -1,103 +1,54 @@
-"""Which batch fields a program gets: those that its signature names."""
+"""`Programs`: the two programs of a latent model, bound to the batch fields that their signatures name."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
-from pvae.errors import InputError
 from pvae.programs.base import Program, program
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.model_traits import traits_of
+from pvae.programs.signatures import (
+    FIELD_ALIASES,
+    FieldChoice,
+    Fields,
+    choose_fields,
+    signature_of,
+    takes_only_open_arguments,
+)
 
-__all__ = ["Programs", "bind", "fields_of", "owner_of"]
-
-_ALIASES = {"xs": "x", "ys": "y"}
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-Fields = Sequence[str] | Mapping[str, str] | None
-
-
-def signature_of(program: Any) -> inspect.Signature:
-    """The signature beneath handlers: `inspect.signature` alone raises on what `pyro.poutine` wraps."""
-    function: Any = unwrap(program)
-    if isinstance(function, Program):
-        return signature_of(function.function)
-    if isinstance(function, AutoGuide):
-        return signature_of(function.model)
-    if isinstance(function, nn.Module):
-        return signature_of(function.forward)
-    if inspect.ismethod(function):
-        whole = signature_of(function.__func__)
-        return whole.replace(parameters=list(whole.parameters.values())[1:])
-    if hasattr(function, "__wrapped__"):
-        return signature_of(function.__wrapped__)
-    if isinstance(function, functools.partial) and unwrap(function.func) is not function.func:
-        return inspect.signature(functools.partial(unwrap(function.func), *function.args, **function.keywords))
-    return inspect.signature(function)
+__all__ = ["Fields", "Programs", "bind", "fields_of", "owner_of"]
 
 
-def _by_name(name: str, parameters: Mapping[str, inspect.Parameter], batch: Mapping[str, Tensor]) -> dict[str, str]:
-    """Map each parameter of the program `name` to a field: own name, ``xs``/``ys``, and ``x`` for the first one."""
-    chosen: dict[str, str] = {}
-    for key, parameter in parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            raise InputError(f"The {name} takes *{key}: say which batch fields it gets with fields=('x', ...).")
-        field = key if key in batch else _ALIASES.get(key, key)
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD and field in batch:
-            chosen[key] = field
-    first = next((key for key, each in parameters.items() if each.kind in _POSITIONAL), None)
-    if first is not None and first not in chosen and "x" in batch and "x" not in chosen.values():
-        chosen[first] = "x"
-    for key, parameter in parameters.items():
-        required = parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        if required and key not in chosen:
-            raise InputError(
-                f"The {name} requires {key!r}, and the batch has {', '.join(batch)}: rename the parameter, give it a "
-                "default, add the field to the data, or say fields={...}."
-            )
-    return chosen
+class _ProgramOnFields(nn.Module):
+    """A program that takes its own fields from the tensors that both programs are called with.
 
+    Args:
+        program: the program.
+        choice: the fields that it takes.
+        fields: the fields of the tensors that both programs are called with, in order.
+    """
 
-def _by_fields(
-    name: str, parameters: Mapping[str, inspect.Parameter], batch: Mapping[str, Tensor], fields: Fields
-) -> tuple[list[str], dict[str, str]]:
-    """Positional fields and keyword fields as `fields` says."""
-    named = list(fields.values()) if isinstance(fields, Mapping) else list(fields or ())
-    missing = [each for each in named if each not in batch]
-    if missing:
-        raise InputError(
-            f"The programs take {missing[0]!r}, and the batch has {', '.join(batch)}: add the field to the data, or "
-            "say other fields=."
-        )
-    if isinstance(fields, Mapping):
-        return [], {key: fields[key] for key in parameters if key in fields}
-    places = [each for each in parameters.values() if each.kind in _POSITIONAL]
-    unbounded = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters.values())
-    return named if unbounded else named[: len(places)], {}
-
-
-class _Bound(nn.Module):
-    """A program that picks its own fields from those passed to both programs."""
-
-    def __init__(
-        self, program: Program, positions: tuple[int, ...], keywords: dict[str, int], fields: tuple[str, ...]
-    ) -> None:
+    def __init__(self, program: Program, choice: FieldChoice, fields: tuple[str, ...]) -> None:
         super().__init__()
         self.program, self.fields = program, fields
-        self.positions, self.keywords = positions, keywords
+        self.positions = tuple(fields.index(field) for field in choice.positional)
+        self.keywords = {key: fields.index(field) for key, field in choice.keywords.items()}
 
     def forward(self, *values: Tensor) -> Any:
-        positional = [values[place] for place in self.positions]
+        """Run the program on its fields.
+
+        Args:
+            values: the tensors of `fields`.
+        """
+        positional = [values[position] for position in self.positions]
         if not self.keywords:
             return self.program(*positional)
-        named = {key: values[place] for key, place in self.keywords.items()}
+        named = {key: values[position] for key, position in self.keywords.items()}
         return self.program(*positional, **named)
 
 
@@ -130,78 +81,59 @@ class Programs:
         return self.bound_with(self.arguments(batch))
 
     def unused(self, batch: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """Return the fields of `batch` that no program takes (``index`` apart)."""
+        """Return the fields of `batch` that no program takes, without ``index``."""
         return tuple(field for field in batch if field not in self.fields and field != "index")
 
 
 def fields_of(program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that a program is called with by their field: as bound, else by its parameters' names.
+    """Return the tensors that a program is called with, by field.
 
-    ``xs`` and ``ys`` are ``x`` and ``y``, and the first parameter is ``x`` where no other is.
+    The fields are those that `bind` chose. For other programs they are the names of the parameters, with ``xs`` and
+    ``ys`` read as ``x`` and ``y``, and the first tensor is ``x`` if no other one is.
+
+    Args:
+        program: a program from `bind`, or any other program.
+        args: the positional arguments of the call.
+        kwargs: the keyword arguments of the call.
     """
-    if isinstance(program, _Bound):
+    if isinstance(program, _ProgramOnFields):
         return dict(zip(program.fields, args, strict=False))
-    given = signature_of(program).bind(*args, **kwargs).arguments
-    found = {_ALIASES.get(name, name): each for name, each in given.items() if isinstance(each, Tensor)}
-    return {"x": next(iter(found.values())), **found} if found else {}
+    arguments = signature_of(program).bind(*args, **kwargs).arguments
+    tensors = {FIELD_ALIASES.get(name, name): value for name, value in arguments.items() if isinstance(value, Tensor)}
+    return {"x": next(iter(tensors.values())), **tensors} if tensors else {}
 
 
 def owner_of(program: Any) -> Any:
     """Return the latent model that a program belongs to; None for a plain function."""
-    function: Any = unwrap(program.program if isinstance(program, _Bound) else program)
+    function: Any = unwrap(program.program if isinstance(program, _ProgramOnFields) else program)
     return function.owner if isinstance(function, Program) else getattr(function, "__self__", None)
 
 
-def _choose(
-    name: str, function: Program, batch: Mapping[str, Tensor], fields: Fields
-) -> tuple[list[str], dict[str, str]]:
-    parameters = signature_of(function).parameters
-    if fields is not None:
-        return _by_fields(name, parameters, batch, fields)
-    chosen = _by_name(name, parameters, batch)
-    positional: list[str] = []
-    for key, parameter in parameters.items():
-        if parameter.kind not in _POSITIONAL or key not in chosen:
-            break
-        positional.append(chosen.pop(key))
-    return positional, chosen
-
-
-def _is_open(function: Program) -> bool:
-    """Whether a program takes only ``*args, **kwargs``, as a guide does that follows its model's arguments."""
-    kinds = {each.kind for each in signature_of(function).parameters.values()}
-    return bool(kinds) and kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-
-
 def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Programs:
-    """Return both programs of `latent_model` over the fields of `batch` that their signatures name.
+    """Return both programs of a latent model over the fields of a batch that their signatures name.
 
     Args:
         latent_model: a `LatentModel`, or any object with ``model`` and ``guide``.
-        batch: a batch of the kind to be passed; its field names matter, not its values.
-        fields: field names by position, or a mapping from parameter to field; by default by name, with ``xs`` and
-            ``ys`` read as ``x`` and ``y``, and ``x`` for a first parameter of another name.
+        batch: a batch of the kind of later calls; only the names of its fields matter.
+        fields: field names by position, or a mapping from parameter to field. By default each parameter takes the field
+            of its name, with ``xs`` and ``ys`` read as ``x`` and ``y``, and a first parameter of another name ``x``.
 
     Raises:
         InputError: for a required parameter without a field, ``*args`` without `fields`, or a missing program.
     """
-    fields = fields if fields is not None else getattr(latent_model, "fields", None)
+    fields = fields if fields is not None else traits_of(latent_model).fields
     model, guide = program(latent_model, "model"), program(latent_model, "guide")
-    chosen = {"model": _choose("model", model, batch, fields)}
-    chosen["guide"] = chosen["model"] if fields is None and _is_open(guide) else _choose("guide", guide, batch, fields)
-    names: list[str] = []
-    for positional, keywords in chosen.values():
-        names += [field for field in (*positional, *keywords.values()) if field not in names]
-    place = {field: index for index, field in enumerate(names)}
-    bound = {
-        name: _Bound(
-            {"model": model, "guide": guide}[name],
-            tuple(place[field] for field in positional),
-            {key: place[field] for key, field in keywords.items()},
-            tuple(names),
-        )
-        for name, (positional, keywords) in chosen.items()
-    }
-    owners = [each for each in (latent_model, model.owner, guide.owner) if isinstance(each, nn.Module)]
-    unique = list({id(each): each for each in owners}.values())
-    return Programs(bound["model"], bound["guide"], tuple(names), nn.ModuleList(unique))
+    of_model = choose_fields("model", model, batch, fields)
+    if fields is None and takes_only_open_arguments(guide):
+        of_guide = of_model
+    else:
+        of_guide = choose_fields("guide", guide, batch, fields)
+    names = tuple(dict.fromkeys((*of_model.fields, *of_guide.fields)))
+    owners = [owner for owner in (latent_model, model.owner, guide.owner) if isinstance(owner, nn.Module)]
+    unique_owners = list({id(owner): owner for owner in owners}.values())
+    return Programs(
+        model=_ProgramOnFields(model, of_model, names),
+        guide=_ProgramOnFields(guide, of_guide, names),
+        fields=names,
+        modules=nn.ModuleList(unique_owners),
+    )

@@ -15,12 +15,12 @@ from pvae.programs.registration import Registration
 __all__ = ["accuracy_of", "classifier_of", "most_probable", "outside_classes"]
 
 
-def classifier_of(*owners: Any, said: str) -> Callable[[Tensor], Any]:
+def classifier_of(*owners: Any, caller: str) -> Callable[[Tensor], Any]:
     """Return the method ``classify`` of the first owner that has one.
 
     Args:
         owners: latent models, or the owners of programs; None is skipped.
-        said: the name of the caller, for the error.
+        caller: the name of the caller, for the error.
 
     Returns:
         A function from x to q(y given x), a distribution of batch shape (batch,).
@@ -34,7 +34,7 @@ def classifier_of(*owners: Any, said: str) -> Callable[[Tensor], Any]:
             return _registered(owner, method)
     owner_name = next((type(owner).__name__ for owner in owners if owner is not None), "the model")
     raise InputError(
-        f"{said} needs q(y given x). Write a method classify(self, x) on {owner_name} that returns a distribution, "
+        f"{caller} needs q(y given x). Write a method classify(self, x) on {owner_name} that returns a distribution, "
         "such as pyro.distributions.Categorical(logits=self.classifier(x))."
     )
 
@@ -87,5 +87,5 @@ def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:
     is_labelled = y >= 0
     if not bool(is_labelled.any()):
         return None
-    is_correct = most_probable(classifier_of(latent_model, said="accuracy")(batch["x"])) == y
+    is_correct = most_probable(classifier_of(latent_model, caller="accuracy")(batch["x"])) == y
     return float(is_correct[is_labelled].double().mean())

@@ -166,15 +166,15 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
     Returns:
         The groups; frozen parameters are in none of them.
     """
-    found = _Dependencies({}, set(), set())
+    all_dependencies = _Dependencies({}, set(), set())
     with scope(latent_model), preserved_randomness(), torch.enable_grad():
         for batch in batches:
             programs = bind(latent_model, batch, fields)
             list_parameters = partial(named_parameters, latent_model, programs.modules)
             dependencies = _find_dependencies(programs.bound_to(batch), list_parameters)
-            found = _Dependencies(
-                found.parameters | dependencies.parameters,
-                found.theta | dependencies.theta,
-                found.phi | dependencies.phi,
+            all_dependencies = _Dependencies(
+                all_dependencies.parameters | dependencies.parameters,
+                all_dependencies.theta | dependencies.theta,
+                all_dependencies.phi | dependencies.phi,
             )
-    return found.groups()
+    return all_dependencies.groups()

@@ -79,9 +79,11 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
     if attributes.get(_ENTERED_ATTRIBUTE):
         yield  # the current store belongs to this latent model already
         return
-    own = attributes.get(_STORE_ATTRIBUTE)
-    borrowed = own is None and inherit
-    state: Any = own if own is not None else _outer_state() if inherit else {"params": {}, "constraints": {}}
+    kept_state = attributes.get(_STORE_ATTRIBUTE)
+    borrowed = kept_state is None and inherit
+    state: Any = kept_state
+    if state is None:
+        state = _outer_state() if inherit else {"params": {}, "constraints": {}}
     store = pyro.get_param_store()
     with store.scope(state):
         restore = _RestoreParameters(attributes.setdefault(_PENDING_ATTRIBUTE, {}))

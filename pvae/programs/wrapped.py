@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from pvae.deprecation import renamed_method
 from pvae.errors import InputError
 from pvae.programs.base import LatentModel
-from pvae.programs.binding import signature_of
 from pvae.programs.distribution_parameters import with_parameters
 from pvae.programs.model_traits import traits_of
 from pvae.programs.registration import Registration
+from pvae.programs.signatures import signature_of
 from pvae.programs.sites import Site, is_latent_draw
 
 __all__ = ["ReplaceParameters", "WrappedModel", "declared"]

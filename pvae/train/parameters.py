@@ -133,8 +133,8 @@ class Parameters:
 
     def _count(self) -> int:
         """Return the number of entries of the store and of the objective's parameters."""
-        own = list(self.objective.parameters()) if isinstance(self.objective, nn.Module) else []
-        return len(pyro.get_param_store()) + len(own)
+        of_objective = list(self.objective.parameters()) if isinstance(self.objective, nn.Module) else []
+        return len(pyro.get_param_store()) + len(of_objective)
 
     def _identities(self) -> Iterator[Any]:
         """Yield values that change if a parameter, a buffer, a training flag or ``requires_grad`` changes."""

@@ -139,4 +139,4 @@ class StepPlans:
     def _preserved_state(self) -> AbstractContextManager[PreservedState]:
         parameters = self.computation.parameters
         modules = [*parameters.programs.modules, parameters.objective]
-        return preserve_state(parameters.latent_model, [each for each in modules if isinstance(each, nn.Module)])
+        return preserve_state(parameters.latent_model, [module for module in modules if isinstance(module, nn.Module)])

@@ -1,0 +1,142 @@
+"""The signatures of programs, and the batch fields that they name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.messenger import unwrap
+from torch import Tensor, nn
+
+from pvae.errors import InputError
+from pvae.programs.base import Program
+
+__all__ = ["FIELD_ALIASES", "FieldChoice", "Fields", "choose_fields", "signature_of", "takes_only_open_arguments"]
+
+#: Names of parameters that stand for a field of another name.
+FIELD_ALIASES = {"xs": "x", "ys": "y"}
+
+_POSITIONAL_KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_OPEN_KINDS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+#: Batch fields by position, or a mapping from parameter to field; None chooses them by the names of the parameters.
+Fields = Sequence[str] | Mapping[str, str] | None
+_Parameters = Mapping[str, inspect.Parameter]
+
+
+def signature_of(program: Any) -> inspect.Signature:
+    """Return the signature of a program without its handlers; `inspect.signature` raises on those of `pyro.poutine`.
+
+    Args:
+        program: a function, a method, a module, an autoguide, or a handler around one.
+    """
+    function: Any = unwrap(program)
+    if isinstance(function, Program):
+        return signature_of(function.function)
+    if isinstance(function, AutoGuide):
+        return signature_of(function.model)
+    if isinstance(function, nn.Module):
+        return signature_of(function.forward)
+    if inspect.ismethod(function):
+        signature = signature_of(function.__func__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+    if hasattr(function, "__wrapped__"):
+        return signature_of(function.__wrapped__)
+    if isinstance(function, functools.partial) and unwrap(function.func) is not function.func:
+        return inspect.signature(functools.partial(unwrap(function.func), *function.args, **function.keywords))
+    return inspect.signature(function)
+
+
+def takes_only_open_arguments(program: Program) -> bool:
+    """Return whether a program takes only ``*args, **kwargs``, as a guide that passes them to its model."""
+    kinds = {parameter.kind for parameter in signature_of(program).parameters.values()}
+    return bool(kinds) and kinds <= set(_OPEN_KINDS)
+
+
+@dataclass(frozen=True)
+class FieldChoice:
+    """The batch fields that a program takes.
+
+    Attributes:
+        positional: the fields of its positional arguments.
+        keywords: the field of each keyword argument.
+    """
+
+    positional: tuple[str, ...]
+    keywords: Mapping[str, str]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All fields, in the order of the arguments."""
+        return (*self.positional, *self.keywords.values())
+
+
+def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fields: Fields) -> FieldChoice:
+    """Return the batch fields that a program takes.
+
+    Args:
+        name: ``model`` or ``guide``, for errors.
+        program: the program.
+        batch: named tensors; only the names matter.
+        fields: the fields by position, or a mapping from parameter to field; None chooses them by name.
+
+    Raises:
+        InputError: for a required parameter or a wanted field that the batch does not have, or ``*args`` without
+            `fields`.
+    """
+    parameters = signature_of(program).parameters
+    if fields is not None:
+        return _wanted_fields(parameters, batch, fields)
+    by_parameter = _fields_by_name(name, parameters, batch)
+    positional: list[str] = []
+    for key, parameter in parameters.items():
+        if parameter.kind not in _POSITIONAL_KINDS or key not in by_parameter:
+            break
+        positional.append(by_parameter.pop(key))
+    return FieldChoice(tuple(positional), by_parameter)
+
+
+def _fields_by_name(name: str, parameters: _Parameters, batch: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the field of each parameter: that of its name or alias, or ``x`` for the first one."""
+    by_parameter: dict[str, str] = {}
+    for key, parameter in parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            raise InputError(f"The {name} takes *{key}. Name the batch fields that it takes with fields=('x', ...).")
+        field = key if key in batch else FIELD_ALIASES.get(key, key)
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD and field in batch:
+            by_parameter[key] = field
+    first = next((key for key, parameter in parameters.items() if parameter.kind in _POSITIONAL_KINDS), None)
+    if first is not None and first not in by_parameter and "x" in batch and "x" not in by_parameter.values():
+        by_parameter[first] = "x"
+    for key, parameter in parameters.items():
+        is_required = (
+            parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        )
+        if is_required and key not in by_parameter:
+            raise InputError(
+                f"The {name} requires {key!r}; the batch has {', '.join(batch)}. Rename the parameter, give it a "
+                "default, add the field to the data, or name the fields with fields={...}."
+            )
+    return by_parameter
+
+
+def _wanted_fields(parameters: _Parameters, batch: Mapping[str, Tensor], fields: Fields) -> FieldChoice:
+    """Return the fields that `fields` names, as far as the program takes them."""
+    wanted = list(fields.values()) if isinstance(fields, Mapping) else list(fields or ())
+    missing = [field for field in wanted if field not in batch]
+    if missing:
+        raise InputError(
+            f"The programs take {missing[0]!r}; the batch has {', '.join(batch)}. Add the field to the data, or name "
+            "other fields with fields=."
+        )
+    if isinstance(fields, Mapping):
+        return FieldChoice((), {key: fields[key] for key in parameters if key in fields})
+    kinds = [parameter.kind for parameter in parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return FieldChoice(tuple(wanted), {})
+    count = sum(kind in _POSITIONAL_KINDS for kind in kinds)
+    return FieldChoice(tuple(wanted[:count]), {})
