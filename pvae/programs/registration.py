@@ -40,10 +40,10 @@ class _OwnerReference:
     """A weak reference to the module that a name belongs to; copies and pickles of it refer to nothing."""
 
     def __init__(self, module: nn.Module | None = None) -> None:
-        self._held = None if module is None else weakref.ref(module)
+        self._reference = None if module is None else weakref.ref(module)
 
     def __call__(self) -> nn.Module | None:
-        return None if self._held is None else self._held()
+        return None if self._reference is None else self._reference()
 
     def __reduce__(self) -> tuple[type[_OwnerReference], tuple[()]]:
         return (_OwnerReference, ())

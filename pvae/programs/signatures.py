@@ -112,16 +112,22 @@ def _fields_by_name(name: str, parameters: _Parameters, batch: Mapping[str, Tens
     first = next((key for key, parameter in parameters.items() if parameter.kind in _POSITIONAL_KINDS), None)
     if first is not None and first not in by_parameter and "x" in batch and "x" not in by_parameter.values():
         by_parameter[first] = "x"
-    for key, parameter in parameters.items():
-        is_required = (
-            parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        )
-        if is_required and key not in by_parameter:
-            raise InputError(
-                f"The {name} requires {key!r}; the batch has {', '.join(batch)}. Rename the parameter, give it a "
-                "default, add the field to the data, or name the fields with fields={...}."
-            )
+    _require_fields(name, parameters, by_parameter, batch)
     return by_parameter
+
+
+def _require_fields(
+    name: str, parameters: _Parameters, by_parameter: Mapping[str, str], batch: Mapping[str, Tensor]
+) -> None:
+    """Raise InputError if a parameter without a default has no field."""
+    for key, parameter in parameters.items():
+        has_default = parameter.default is not inspect.Parameter.empty
+        if key in by_parameter or has_default or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        raise InputError(
+            f"The {name} requires {key!r}; the batch has {', '.join(batch)}. Rename the parameter, give it a default, "
+            "add the field to the data, or name the fields with fields={...}."
+        )
 
 
 def _wanted_fields(parameters: _Parameters, batch: Mapping[str, Tensor], fields: Fields) -> FieldChoice:

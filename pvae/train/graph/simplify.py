@@ -232,9 +232,7 @@ def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> 
     if not _is_pure(node):
         return None
     if node.target is _aten.lift_fresh_copy.default:
-        source = node.args[0]
-        literal = getattr(graph, str(source.target)) if isinstance(source, Node) and source.op == "get_attr" else None
-        return literal.clone() if isinstance(literal, Tensor) else None
+        return _literal(graph, node.args[0])
     inputs = node.all_input_nodes
     has_constant_inputs = bool(inputs) and all(source in constants for source in inputs)
     if node.target not in _FILLS and not has_constant_inputs:
@@ -245,6 +243,12 @@ def _constant(graph: GraphModule, node: Node, constants: dict[Node, Tensor]) -> 
     args = torch.fx.node.map_arg(node.args, lambda source: _tensor_like(graph, node, source, constants))
     result = node.target(*args, **node.kwargs)  # type: ignore[operator]
     return result if isinstance(result, Tensor) else None
+
+
+def _literal(graph: GraphModule, source: Any) -> Tensor | None:
+    """Return a copy of a tensor that the traced code made of Python numbers; None for another source."""
+    literal = getattr(graph, str(source.target)) if isinstance(source, Node) and source.op == "get_attr" else None
+    return literal.clone() if isinstance(literal, Tensor) else None
 
 
 def _tensor_like(graph: GraphModule, node: Node, source: Node, constants: dict[Node, Tensor]) -> Tensor:
