@@ -121,13 +121,18 @@ class CovarianceFamily(ABC):
     [1, x, x x']: two matrix products serve all components, which is fast, but squares cancel. `whiten`,
     `weighted_second_moments` and `unwhiten` work in the whitened coordinates of each component, which stays accurate
     where components are narrow.
+
+    These arguments have the same meaning in all methods. `covariances`, `whitening` and `roots` are those of `Mixture`.
+    Second moments, `second` and `scatter`, have the shape of the covariances, but the tied family keeps their sum over
+    components, and the spherical family their sum over features. First moments, `first`, have the shape
+    (components, features), and `counts` has the shape (components,).
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def covariance_shape(self, components: int, features: int) -> tuple[int, ...]:
-        """Return the shape of the covariances."""
+        """Return the shape of the covariances, as listed at `Mixture.covariances`."""
 
     @abstractmethod
     def count_parameters(self, components: int, features: int) -> int:
@@ -193,7 +198,7 @@ class CovarianceFamily(ABC):
 
     @abstractmethod
     def unwhiten(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-        """Return first and second moments of whitened data in the coordinates of the data."""
+        """Return first and second moments of whitened data in the coordinates of the data, in the same shapes."""
 
     @abstractmethod
     def shift_second_moments(self, second: Tensor, first: Tensor, counts: Tensor, offset: Tensor) -> Tensor:
@@ -213,7 +218,7 @@ class CovarianceFamily(ABC):
 
     @abstractmethod
     def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return roots, whitening, and a mask of components without a Cholesky factor, (components,) or () bool."""
+        """Return roots and whitening, and a mask of components without a Cholesky factor, (components,) or () bool."""
 
     @abstractmethod
     def precision_diagonal(self, whitening: Tensor) -> Tensor:
@@ -241,7 +246,13 @@ class CovarianceFamily(ABC):
         return False
 
     def make_mixture(self, weights: Tensor, means: Tensor, covariances: Tensor) -> Mixture:
-        """Return the mixture of these parameters; the covariances must be positive definite."""
+        """Return the mixture of these parameters, computing its whitening and roots.
+
+        Args:
+            weights: (components,), summing to 1.
+            means: (components, features).
+            covariances: positive definite, in the shape of `covariance_shape`.
+        """
         roots, whitening, _ = self.factor(covariances)
         return Mixture(self, weights, means, covariances, whitening, roots)
 
@@ -263,7 +274,14 @@ def factor_matrices(covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def mixture_from_whitening(family: CovarianceFamily, weights: Tensor, means: Tensor, whitening: Tensor) -> Mixture:
-    """Return the mixture with precisions W W' for the given whitening W."""
+    """Return the mixture with precisions W W' for a whitening W.
+
+    Args:
+        family: the family of the covariances.
+        weights: (components,), summing to 1.
+        means: (components, features).
+        whitening: in the shape of the covariances.
+    """
     if family.name in ("diag", "spherical"):
         roots = whitening.reciprocal()
         return Mixture(family, weights, means, roots.square(), whitening, roots)
@@ -273,7 +291,7 @@ def mixture_from_whitening(family: CovarianceFamily, weights: Tensor, means: Ten
 
 
 def whitening_from_precisions(family: CovarianceFamily, precisions: Tensor) -> Tensor:
-    """Return the upper triangular (or positive) W for which W W' equals the precisions."""
+    """Return the upper triangular (or positive) W for which W W' equals the precisions, in the same shape."""
     if family.name in ("diag", "spherical"):
         return precisions.sqrt()
     # Reversing rows and columns turns the lower Cholesky factor of the reversed matrix into the upper factor.

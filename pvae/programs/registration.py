@@ -103,7 +103,10 @@ def _store_entries(module: nn.Module, name: str) -> list[tuple[str, Tensor, cons
 
 
 def forget(names: Iterable[str]) -> None:
-    """Remove entries of the current store by name. (Pyro's own method fails if two names share a tensor.)"""
+    """Remove entries of the current store by name.
+
+    Pyro's own method fails if two names share a tensor.
+    """
     store = pyro.get_param_store()
     for name in list(names):
         store._param_to_name.pop(store._params.pop(name), None)

@@ -44,7 +44,12 @@ def responsibilities_(logits: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def scale_chunk_bytes(cpu_bytes: int, device: torch.device) -> int:
-    """Return the size of a chunk on a device, given its size on a CPU."""
+    """Return the size of a chunk on a device in bytes, which is larger on a GPU.
+
+    Args:
+        cpu_bytes: the size on a CPU.
+        device: the device of the chunks.
+    """
     return cpu_bytes if device.type == "cpu" else cpu_bytes * GPU_CHUNK_FACTOR
 
 

@@ -15,7 +15,12 @@ CHUNK_BYTES = 1 << 20
 
 
 class FeatureKernel(EStepKernel):
-    """The kernel on exponential-family features phi(u): fast, but squares cancel where components are narrow."""
+    """The kernel on exponential-family features phi(u): fast, but squares cancel where components are narrow.
+
+    Args:
+        mixture: the parameters, in the coordinates of the chunks.
+        dtype: of the chunks, and of the arithmetic on them. Sums are kept in float64.
+    """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype) -> None:
         super().__init__(mixture, dtype)
@@ -29,18 +34,28 @@ class FeatureKernel(EStepKernel):
 
     @property
     def chunk_size(self) -> int:
+        """Number of data whose features and responsibilities fit into a chunk; at least 128."""
         bytes_per_datum = (self.mixture.components + self.prepared_size) * self.dtype.itemsize
         return max(128, scale_chunk_bytes(CHUNK_BYTES, self.natural_parameters.device) // bytes_per_datum)
 
     @property
     def prepared_size(self) -> int:
+        """Length of phi(u)."""
         return self.mixture.family.phi_size(self.mixture.features)
 
     @property
     def needs_outer_sum(self) -> bool:
+        """Whether phi(u) holds no second moments, as for tied covariances."""
         return self.mixture.family.needs_outer_sum
 
     def prepare(self, u: Tensor, scratch: Scratch | None = None) -> Tensor:
+        """Return phi(u), (prepared_size, batch).
+
+        Args:
+            u: (features, batch).
+            scratch: memory for the result, which the next chunk of the same shape overwrites; None allocates new
+                memory. Only full covariances use it.
+        """
         if scratch is not None and u.shape in scratch:
             return self._overwrite(u, scratch)
         family = self.mixture.family
@@ -61,14 +76,22 @@ class FeatureKernel(EStepKernel):
         return phi
 
     def logits(self, prepared: Tensor) -> Tensor:
+        """Return natural parameters times phi(u), (components, batch), which is the logits minus `common_term`."""
         return self.natural_parameters @ prepared
 
     def common_term(self, prepared: Tensor) -> Tensor | None:
+        """Return -|W' u|^2 / 2 for tied covariances, (batch,), whose phi(u) holds no squares; else None."""
         if not self.mixture.family.needs_outer_sum:
             return None
         return -0.5 * (self.mixture.whitening.to(prepared.dtype).mT @ prepared[1:]).square().sum(0)
 
     def add(self, prepared: Tensor, weights: Tensor | None) -> None:
+        """Add responsibilities times phi(u) to the sums, (components, prepared_size), with two matrix products.
+
+        Args:
+            prepared: phi(u), (prepared_size, batch).
+            weights: sample weights, (batch,), or None for 1 each.
+        """
         responsibilities = self.natural_parameters @ prepared
         self._add_log_likelihoods(responsibilities_(responsibilities, weights), weights)
         if self.is_transposed:
@@ -87,6 +110,11 @@ class FeatureKernel(EStepKernel):
         self.unflushed_rows = 0
 
     def statistics(self, outer_sum: Tensor | None) -> Statistics:
+        """Return the statistics of all chunks, with moments about 0.
+
+        Args:
+            outer_sum: sum of u u' over the data, (features, features), for tied covariances; else None.
+        """
         self._flush()
         mixture = self.mixture
         sums = self.sums.mT.contiguous() if self.is_transposed else self.sums

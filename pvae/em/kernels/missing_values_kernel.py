@@ -56,6 +56,10 @@ def group_by_observed(u: Tensor) -> list[tuple[tuple[bool, ...], Tensor]]:
 class MissingValuesKernel(EStepKernel):
     """The kernel for data with missing values, marked by NaN. It groups the data by their observed features.
 
+    Args:
+        mixture: the parameters, in the coordinates of the chunks.
+        dtype: of the chunks; the sums and the parameters of the groups are float64.
+
     Source: Ghahramani & Jordan, Supervised learning from incomplete data via an EM approach, NIPS 1993.
     """
 
@@ -69,13 +73,20 @@ class MissingValuesKernel(EStepKernel):
 
     @property
     def chunk_size(self) -> int:
+        """Number of data whose whitened coordinates fit into CHUNK_BYTES; at least 256."""
         return max(256, CHUNK_BYTES // (8 * self.mixture.components * self.mixture.features))
 
     @property
     def is_most_accurate(self) -> bool:
+        """Return True, because no other kernel takes missing values."""
         return True
 
     def logits(self, prepared: Tensor) -> Tensor:
+        """Return log w_k p(observed features of u given k), (components, batch).
+
+        Args:
+            prepared: u, (features, batch), NaN where a value is missing.
+        """
         result = prepared.new_empty(self.mixture.components, prepared.shape[1])
         for pattern, indices in group_by_observed(prepared):
             conditional = self._conditional(pattern)
@@ -84,6 +95,12 @@ class MissingValuesKernel(EStepKernel):
         return result
 
     def add(self, prepared: Tensor, weights: Tensor | None) -> None:
+        """Add the expected statistics of a chunk, given the observed features of each datum.
+
+        Args:
+            prepared: u, (features, batch), NaN where a value is missing.
+            weights: sample weights, (batch,), or None for 1 each.
+        """
         for pattern, indices in group_by_observed(prepared):
             conditional = self._conditional(pattern)
             deviations = self._deviations(prepared[:, indices], conditional)
@@ -107,6 +124,11 @@ class MissingValuesKernel(EStepKernel):
         self.second_moments += weighted @ expected.mT + counts[:, None, None] * conditional.conditional_covariance
 
     def statistics(self, outer_sum: Tensor | None) -> Statistics:
+        """Return the expected statistics of all chunks, with moments about the means of the mixture.
+
+        Args:
+            outer_sum: is not used.
+        """
         mixture = self.mixture
         second = mixture.family.from_dense(self.second_moments)
         return Statistics(self.counts, self.first_moments, second, mixture.means, self.log_likelihood, self.weight)

@@ -15,7 +15,12 @@ CHUNK_BYTES = 1 << 20
 
 
 class WhitenedKernel(EStepKernel):
-    """The kernel on whitened coordinates y = W'(u - m): accurate for narrow components and for components far away."""
+    """The kernel on whitened coordinates y = W'(u - m): accurate for narrow components and for components far away.
+
+    Args:
+        mixture: the parameters, in the coordinates of the chunks.
+        dtype: of the chunks, and of the arithmetic on them. Sums are kept in float64.
+    """
 
     def __init__(self, mixture: Mixture, dtype: torch.dtype) -> None:
         super().__init__(mixture, dtype)
@@ -31,6 +36,7 @@ class WhitenedKernel(EStepKernel):
 
     @property
     def chunk_size(self) -> int:
+        """Number of data whose whitened coordinates fit into a chunk; at least 32, and at least twice the features."""
         mixture = self.mixture
         bytes_per_datum = mixture.components * mixture.features * self.dtype.itemsize
         fitting = scale_chunk_bytes(CHUNK_BYTES, self.means.device) // bytes_per_datum
@@ -38,6 +44,7 @@ class WhitenedKernel(EStepKernel):
 
     @property
     def is_most_accurate(self) -> bool:
+        """Whether the arithmetic is in float64."""
         return self.dtype == torch.float64
 
     def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,9 +59,20 @@ class WhitenedKernel(EStepKernel):
         return torch.sub(self.log_scale, y.square().sum(1), alpha=0.5)
 
     def logits(self, prepared: Tensor) -> Tensor:
+        """Return log w_k p(u given k), (components, batch).
+
+        Args:
+            prepared: u, (features, batch).
+        """
         return self._logits_of_whitened(self._whiten(prepared))
 
     def add(self, prepared: Tensor, weights: Tensor | None) -> None:
+        """Add the statistics of a chunk, computed in the whitened coordinates of each component.
+
+        Args:
+            prepared: u, (features, batch).
+            weights: sample weights, (batch,), or None for 1 each.
+        """
         y = self._whiten(prepared)
         responsibilities = self._logits_of_whitened(y)
         self._add_log_likelihoods(responsibilities_(responsibilities, weights), weights)
@@ -75,6 +93,11 @@ class WhitenedKernel(EStepKernel):
         self.unflushed_rows = 0
 
     def statistics(self, outer_sum: Tensor | None) -> Statistics:
+        """Return the statistics of all chunks, with moments about the means of the mixture.
+
+        Args:
+            outer_sum: is not used.
+        """
         self._flush()
         mixture = self.mixture
         first, second = mixture.family.unwhiten(self.first_moments, self.second_moments, mixture.roots)

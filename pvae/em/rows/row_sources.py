@@ -22,7 +22,10 @@ READ_ROWS = 1 << 16
 
 
 def as_tensor(array: Any) -> Tensor:
-    """Return an array as a tensor that shares its memory, also where the array is read-only."""
+    """Return an array as a tensor of its shape that shares its memory, also where the array is read-only.
+
+    An array with a negative stride is copied, because PyTorch has no such strides.
+    """
     if isinstance(array, Tensor):
         return array.detach()
     array = np.asarray(array)
@@ -85,12 +88,18 @@ class ArrayRows(RowSource):
         self.device = x.device if device is None else device
 
     def chunks(self, size: int) -> Iterator[Chunk]:
+        """Yield slices of the array in order, (batch, features), and of the weights, (batch,), or None.
+
+        Args:
+            size: largest number of rows in a chunk.
+        """
         for start in range(0, len(self.x), size):
             rows = slice(start, start + size)
             weights = None if self.weights is None else self.weights[rows].to(self.device, torch.float64)
             yield self.x[rows].to(self.device), weights
 
     def take(self, indices: np.ndarray) -> Tensor:
+        """Return the rows of the array at `indices`, (selected, features), on the device of the chunks."""
         return self.x[torch.as_tensor(indices, device=self.x.device)].to(self.device)
 
 
@@ -129,6 +138,14 @@ class BatchRows(RowSource):
             yield x if x.is_floating_point() else x.to(torch.float64)
 
     def chunks(self, size: int) -> Iterator[Chunk]:
+        """Yield the batches of one pass over the source, (batch, features), split where they are long, and None.
+
+        Args:
+            size: largest number of rows in a chunk.
+
+        Raises:
+            InputError: if a batch has another number of features than the first batch.
+        """
         for number, batch in enumerate(self._batches()):
             if batch.ndim != 2 or batch.shape[1] != self.features:
                 raise InputError(f"Batch {number} needs the shape (rows, {self.features}); got {tuple(batch.shape)}.")
@@ -136,6 +153,11 @@ class BatchRows(RowSource):
                 yield batch[start : start + size].to(self.device), None
 
     def take(self, indices: np.ndarray) -> Tensor:
+        """Return the rows at `indices`, (selected, features), after a pass over the source.
+
+        Args:
+            indices: row numbers in ascending order, (selected,).
+        """
         selected = []
         rows_before = 0
         start = 0
@@ -162,6 +184,11 @@ class WeightedRows(RowSource):
         self.device = rows.device
 
     def chunks(self, size: int) -> Iterator[Chunk]:
+        """Yield the chunks of the data, (batch, features), with weights times `factors`, (batch,).
+
+        Args:
+            size: largest number of rows in a chunk.
+        """
         start = 0
         for x, weights in self.rows.chunks(size):
             factors = self.factors[start : start + len(x)]
@@ -169,4 +196,5 @@ class WeightedRows(RowSource):
             yield x, factors if weights is None else factors * weights
 
     def take(self, indices: np.ndarray) -> Tensor:
+        """Return the rows of the data at `indices`, (selected, features). Weights do not change them."""
         return self.rows.take(indices)
