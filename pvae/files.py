@@ -54,13 +54,23 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file by these bytes; see `replace_file`."""
+    """Replace a file by these bytes, or leave it unchanged if the write fails.
+
+    Args:
+        path: the file.
+        content: the new content.
+    """
     with replace_file(path) as unfinished:
         unfinished.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by this text in UTF-8; see `replace_file`."""
+    """Replace a file by this text in UTF-8, or leave it unchanged if the write fails.
+
+    Args:
+        path: the file.
+        text: the new content.
+    """
     write_bytes(path, text.encode())
 
 

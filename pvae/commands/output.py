@@ -19,7 +19,7 @@ def print_status(message: str) -> None:
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """Return one JSON object. What is not finite becomes null: JSON has no name for it."""
+    """Return one JSON object. Numbers that are not finite become null, because JSON cannot hold them."""
     return json.dumps(json_value(content), allow_nan=False)
 
 
@@ -46,6 +46,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     name   loss
     elbo  27.25
     iwae    9.5
+
+    Args:
+        header: the names of the columns.
+        rows: the cells of each row, as many as columns.
     """
     cells = [list(map(str, row)) for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

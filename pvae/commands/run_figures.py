@@ -1,4 +1,4 @@
-"""The figures of ``pvae show``: one function for each, from a run and its data to a figure."""
+"""The functions that draw the figures of ``pvae show`` from a run and its data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["FIGURES", "FigureKind", "draw_figure"]
 
 @dataclass(frozen=True)
 class FigureInputs:
-    """What the figures are drawn from.
+    """The run, the data and the options from which a figure is drawn.
 
     Attributes:
         run: the opened run.

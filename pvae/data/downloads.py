@@ -97,6 +97,10 @@ def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> l
 def checked_content(path: Path, file: DataFile) -> Content:
     """Return the content of a file.
 
+    Args:
+        path: the file on disk, compressed or not.
+        file: its entry in the catalogue.
+
     Raises:
         InputError: if the file is damaged, or its content has another SHA-256 than the catalogue says.
     """

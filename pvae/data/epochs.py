@@ -66,7 +66,16 @@ def minibatches(
 
 
 def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
-    """Return the number of minibatches of one epoch; the arguments are those of `minibatches`."""
+    """Return the number of minibatches of one epoch.
+
+    Args:
+        batch: the data.
+        size: number of data in a minibatch, as for `minibatches`.
+        labelled: share of labelled data in each minibatch, as for `minibatches`.
+
+    Raises:
+        InputError: if `size` is below 1.
+    """
     size = require_whole(size, "size")
     labelled_count = labelled_per_batch(batch, size, labelled)
     if labelled_count == 0:

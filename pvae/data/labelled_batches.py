@@ -36,7 +36,7 @@ def interleaved(
     """Return positions of data in an order that mixes labelled and hidden data evenly.
 
     The order takes `labelled_count` labelled data, then `hidden_count` hidden data, and so on until it has all hidden
-    data. Labelled data come again and again, in a new random order each time; hidden data come in their own order.
+    data. Labelled data are repeated, in a new random order each time; hidden data come in their own order.
 
     Args:
         labelled: positions of labelled data, shape (labelled,).

@@ -40,7 +40,7 @@ def read_arrays(path: Path, *, empty_cells: bool = False) -> dict[str, np.ndarra
     """Return the arrays of a file by name; the suffix of the file decides how it is read.
 
     An ``.npz`` file has named arrays, the array of a ``.npy`` or IDX file is ``x``, and a ``.csv`` file has one row per
-    datum.
+    datum. The arrays keep the shapes that they have in the file.
 
     Args:
         path: the file.

@@ -42,7 +42,12 @@ class LinearGaussian:
         return self.weight @ self.weight.T + self.variance * torch.eye(len(self.mean), dtype=self.mean.dtype)
 
     def sample(self, size: int, *, seed: int = 0) -> Batch:
-        """Return `size` data, a batch with ``x`` of shape (size, features), drawn by a new generator with this seed."""
+        """Return a batch with ``x`` of shape (size, features), drawn by a new generator.
+
+        Args:
+            size: number of data, at least 1.
+            seed: of the generator.
+        """
         size = require_whole(size, "size")
         generator = torch.Generator().manual_seed(seed)
         features, latent = self.weight.shape
@@ -65,7 +70,7 @@ class LinearGaussian:
 def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
     """Return the linear Gaussian model with the greatest likelihood of the data, in closed form.
 
-    No linear VAE whose Gaussian likelihood has one learned scale has a greater log evidence on these data.
+    A linear VAE with one learned Gaussian scale cannot have a greater log evidence on these data.
 
     Args:
         x: data, shape (batch, features).

@@ -64,7 +64,7 @@ class GivenLabel(dist.TorchDistribution):
         return GivenLabel(self.label.expand(batch_shape), self.classes, dtype=self.dtype, validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return the value of the label site; a draw hides no label."""
+        """Return the value of the label site, shape sample_shape + batch shape; a draw hides no label."""
         return self.label.expand(torch.Size(sample_shape) + self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

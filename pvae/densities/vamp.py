@@ -92,6 +92,9 @@ class VampPrior(nn.Module):
 
         Args:
             context: a function from x, shape (batch,) + data_shape, to q(z given x).
+
+        Raises:
+            InputError: with ``inputs="data"``, if gradients are computed before `initialise_from` was called.
         """
         # pvae.fit traces the programs without gradients before it calls initialise_from
         if not self._has_data and torch.is_grad_enabled():

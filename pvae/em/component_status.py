@@ -82,10 +82,14 @@ def list_warnings(fit: EMFit, is_regularised: Tensor, reg_covar: float | str) ->
 
 
 def format_ranges(numbers: list[int], limit: int = 8) -> str:
-    """Return ascending numbers as text, with at most `limit` ranges.
+    """Return ascending numbers as text, such as "0-2, 7".
 
     >>> format_ranges([0, 1, 2, 7])
     '0-2, 7'
+
+    Args:
+        numbers: in ascending order.
+        limit: largest number of ranges; "..." replaces the ranges after them.
     """
     ranges: list[list[int]] = []
     for number in numbers:

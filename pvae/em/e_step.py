@@ -81,12 +81,22 @@ class EStep:
 
 
 def chunk_log_likelihoods(kernel: EStepKernel, prepared: Tensor) -> Tensor:
-    """Return log p(u) of a prepared chunk, (batch,), nats."""
+    """Return log p(u) of a prepared chunk, (batch,), nats.
+
+    Args:
+        kernel: the E-step kernel of one mixture.
+        prepared: the chunk as `EStepKernel.prepare` returns it, (prepared_size, batch).
+    """
     values = kernel.logits(prepared).logsumexp(0)
     common_term = kernel.common_term(prepared)
     return values if common_term is None else values + common_term
 
 
 def chunk_responsibilities(kernel: EStepKernel, prepared: Tensor) -> Tensor:
-    """Return p(component given u) of a prepared chunk, (components, batch)."""
+    """Return p(component given u) of a prepared chunk, (components, batch).
+
+    Args:
+        kernel: the E-step kernel of one mixture.
+        prepared: the chunk as `EStepKernel.prepare` returns it, (prepared_size, batch).
+    """
     return torch.softmax(kernel.logits(prepared), 0)

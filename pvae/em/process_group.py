@@ -50,7 +50,7 @@ class ProcessGroup:
         return replace(own, **dict(zip(names, reshaped, strict=True)))
 
     def broadcast(self, values: Tensor) -> Tensor:
-        """Return the values of the first process."""
+        """Return the values of the first process, in the shape of `values`."""
         if self.is_distributed:
             values = values.contiguous().clone()
             distributed.broadcast(values, src=0)

@@ -32,7 +32,12 @@ class OutputFormat:
     device: torch.device
 
     def convert(self, values: Tensor, dtype: torch.dtype | None = None) -> Any:
-        """Return values in this format, with another dtype if `dtype` is not None."""
+        """Return values in this format, in the same shape.
+
+        Args:
+            values: a tensor of any shape.
+            dtype: of the result; None for the dtype of this format.
+        """
         values = values.to(self.dtype if dtype is None else dtype)
         return values.to(self.device) if self.is_tensor else values.cpu().numpy()
 

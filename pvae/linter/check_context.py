@@ -1,4 +1,4 @@
-"""`CheckContext`: one run of both programs, and the questions that the rules ask about it."""
+"""`CheckContext`: one run of both programs, with the sites that the rules read."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Autoencoder(BaseVAE):
         self.noise = make_noise(noise) if isinstance(noise, str) else noise
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate z from the prior and observe x under the likelihood. Returns x."""
+        """Generate z from the prior and observe x under the likelihood. Returns x, (batch,) + event shape."""
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior_density())
             return pyro.sample("x", self.decode(z), obs=self.observed(x))

@@ -234,7 +234,12 @@ class BaseVAE(LatentModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
-        """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
+        """Return new data, shape (n,) + data_shape.
+
+        Args:
+            n: number of data, at least 0.
+            mean: whether to return the means of x given z; otherwise draws of x.
+        """
         n = require_whole(n, "n", least=0)
         return self.as_data(self.decode(self.prior_density().sample((n,))), mean=mean)
 
@@ -274,10 +279,14 @@ def _initialise_density(density: nn.Module, x: Tensor) -> None:
 
 
 def reshape_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `x`, (batch, ...), with each datum in a given shape: (batch,) + shape.
+    """Return data with each datum in another shape, (batch,) + shape.
+
+    Args:
+        x: the data, (batch, ...).
+        shape: the new shape of one datum.
 
     Raises:
-        InputError: if one datum has another number of values.
+        InputError: if one datum has another number of values than the shape.
     """
     if x.shape[1:] == shape:
         return x

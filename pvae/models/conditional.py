@@ -88,14 +88,27 @@ class ConditionalVAE(BaseVAE):
             self.prior = ConditionalGaussian(features, self.latent, **{**style, **prior_settings})
 
     def model(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Generate z from the prior and observe x under the likelihood, both given the condition. Returns x."""
+        """Generate z from the prior and observe x under the likelihood, both given the condition.
+
+        Args:
+            x: the data, (batch,) + data_shape, or flat.
+            condition: labels, (batch,), or vectors, (batch,) + condition_shape; None if the condition is a part of x.
+
+        Returns:
+            x, (batch,) + event shape.
+        """
         c = self._condition_features(x, condition)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self._prior_given(c))
             return pyro.sample("x", self._likelihood_given(z, c, x), obs=self.observed(x))
 
     def guide(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Infer z from the posterior given x and the condition. Returns z, shape (batch, latent)."""
+        """Infer z from the posterior given x and the condition. Returns z, shape (batch, latent).
+
+        Args:
+            x: the data, (batch,) + data_shape, or flat.
+            condition: labels, (batch,), or vectors, (batch,) + condition_shape; None if the condition is a part of x.
+        """
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", self.encode(x, condition))
 

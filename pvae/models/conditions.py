@@ -63,10 +63,14 @@ class Condition(nn.Module, ABC):
         return (self.raw_features(value) - self.centre) * self.factor
 
     def expand_to(self, n: int, value: Any) -> Tensor:
-        """Return the conditions of `n` data, (n, ...), from one condition for all or from one for each.
+        """Return the conditions of `n` data, (n, ...).
+
+        Args:
+            n: number of data.
+            value: one condition for all data, or one for each.
 
         Raises:
-            InputError: if the number of conditions is neither 1 nor n.
+            InputError: if the number of conditions is neither 1 nor n, or they fail `check`.
         """
         tensor = torch.as_tensor(value, device=self.centre.device)
         tensor = tensor.to(self.centre.dtype) if tensor.is_floating_point() else tensor
@@ -114,7 +118,11 @@ class LabelCondition(Condition):
         return (value.unsqueeze(-1) == torch.arange(self.features, device=value.device)).to(self.centre.dtype)
 
     def check(self, value: Tensor) -> None:
-        """Raise InputError unless `value` holds one label of the classes for each datum."""
+        """Check that `value` holds one label of the classes for each datum, (batch,).
+
+        Raises:
+            InputError: for another shape or dtype, or for labels outside the classes.
+        """
         if value.dim() != 1 or value.is_floating_point():
             raise InputError(
                 f"y needs one whole number for each datum; got {value.dtype} of shape {tuple(value.shape)}. "
@@ -151,7 +159,11 @@ class VectorCondition(Condition):
         return value.reshape(len(value), self.features).to(self.centre.dtype)
 
     def check(self, value: Tensor) -> None:
-        """Raise InputError unless each condition has the shape of the training data's."""
+        """Check that the conditions have the shape of those of the training data, (batch,) + shape.
+
+        Raises:
+            InputError: for another shape.
+        """
         if tuple(value.shape[1:]) != self.shape:
             needed = ", ".join(map(str, ("data", *self.shape)))
             raise InputError(f"c needs the shape ({needed}), as in training; got {tuple(value.shape)}. Reshape c.")
@@ -194,7 +206,11 @@ class QuadrantCondition(Condition):
         return value.reshape(len(value), -1).index_select(1, self.observed_indices).to(self.centre.dtype)
 
     def check(self, value: Tensor) -> None:
-        """Raise InputError unless each image has as many pixels as those of the training data."""
+        """Check that each image has as many pixels as those of the training data.
+
+        Raises:
+            InputError: for another number of pixels.
+        """
         if math.prod(value.shape[1:]) != math.prod(self.data_shape):
             raise InputError(
                 f"x needs pictures of shape {self.data_shape}; got {tuple(value.shape[1:])}. Pass whole pictures."

@@ -119,14 +119,19 @@ class GMVAE(BaseVAE):
         return dist.Categorical(logits=self.classifier(reshape_data(x, self._input_shape)))
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate a component and z from it, and observe x under the likelihood. Returns x."""
+        """Generate a component and z from it, and observe x under the likelihood. Returns x, (batch,) + event shape."""
         with pyro.plate("data", x.shape[0]):
             y = pyro.sample("y", dist.Categorical(logits=self.prior.logits))
             z = pyro.sample("z", self.component(y))
             return pyro.sample("x", self.decode(z), obs=self.observed(x))
 
     def guide(self, x: Tensor) -> Tensor:
-        """Infer z given x, then the component from its exact posterior; or the component, then z. Returns y."""
+        """Infer z and the component given x. Returns y, the component.
+
+        With ``inference="exact"``, z is inferred first, and the component has its exact posterior given z. Otherwise the
+        component is inferred first, and z given x and the component. The shape of y is (batch,), with an enumeration
+        dimension on the left where y is enumerated.
+        """
         with pyro.plate("data", x.shape[0]):
             if self.inference == "exact":
                 z = pyro.sample("z", self.encode(x))

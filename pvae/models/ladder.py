@@ -198,7 +198,7 @@ class LadderVAE(BaseVAE):
         return messages
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate the layers from the topmost down, and observe x under the likelihood. Returns x."""
+        """Generate the layers from the topmost down, and observe x. Returns x, (batch,) + event shape."""
         with pyro.plate("data", x.shape[0]):
             values = [pyro.sample(f"z{len(self.sizes)}", self.prior_density())]
             for number in range(len(self.sizes) - 1, 0, -1):
@@ -234,7 +234,12 @@ class LadderVAE(BaseVAE):
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> Tensor:
-        """Return `n` new data, shape (n,) + data_shape: draws of x, or with `mean` the means of x given z."""
+        """Return new data, shape (n,) + data_shape.
+
+        Args:
+            n: number of data, at least 0.
+            mean: whether to return the means of x given z; otherwise draws of x.
+        """
         n = require_whole(n, "n", least=0)
         values = [self.prior_density().sample((n,))]
         while len(values) < len(self.sizes):

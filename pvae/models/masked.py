@@ -55,7 +55,15 @@ class MaskedVAE(BaseVAE):
             self.encoder = Conditioned(self.encoder, None, initialisation=self.initialisation)
 
     def model(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Generate z from the prior and observe the entries of x with mask = 1. Returns x, with 0 at other entries."""
+        """Generate z from the prior and observe the entries of x with mask = 1.
+
+        Args:
+            x: the data, (batch,) + data_shape, or flat.
+            mask: 1 for an observed entry and 0 for a missing one, in the shape of x; None if all are observed.
+
+        Returns:
+            x with 0 at missing entries, (batch,) + event shape.
+        """
         complete_mask = _mask_like(x, mask)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior_density())
@@ -63,7 +71,12 @@ class MaskedVAE(BaseVAE):
             return pyro.sample("x", density, obs=self.observed(_zero_missing(x, complete_mask)))
 
     def guide(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Infer z from the posterior given the observed entries. Returns z, shape (batch, latent)."""
+        """Infer z from the posterior given the observed entries. Returns z, shape (batch, latent).
+
+        Args:
+            x: the data, (batch,) + data_shape, or flat.
+            mask: 1 for an observed entry and 0 for a missing one, in the shape of x; None if all are observed.
+        """
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", self.encode(x, mask))
 

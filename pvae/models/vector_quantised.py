@@ -163,7 +163,7 @@ class VQVAE(BaseVAE):
         return self.likelihood(self.decoder(self.quantiser.embed(z).flatten(-2)))
 
     def model(self, x: Tensor) -> Tensor:
-        """Generate a code at each position and observe x under the likelihood. Returns x."""
+        """Generate a code at each position and observe x under the likelihood. Returns x, (batch,) + event shape."""
         with pyro.plate("data", x.shape[0]):
             k = pyro.sample("k", self.prior_density())
             return pyro.sample("x", self.decode(k), obs=self.observed(x))

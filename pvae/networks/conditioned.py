@@ -56,7 +56,13 @@ class Conditioned(nn.Module):
         return layers  # type: ignore[return-value]
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Return the output of the network for inputs and conditions, whose leading dimensions broadcast."""
+        """Return the output of the network for inputs and conditions, (...) + the output shape of the network.
+
+        Args:
+            x: the input of the network.
+            condition: (..., features), or in the shape of `x` where `features` is None. The leading dimensions of the two
+                inputs broadcast.
+        """
         first, *further = self._layers or [nn.Identity()]
         h = self._apply_to_images(first, x) if self._image_shape else first(x)
         h = h + self._condition_term(condition)

@@ -32,7 +32,7 @@ class GaussianNoise(nn.Module):
         self.scale = float(require_positive(scale, "scale"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with noise in training mode, and x itself in evaluation mode."""
+        """Return x with noise in training mode, and x itself in evaluation mode, in the shape of x."""
         return x + self.scale * torch.randn_like(x) if self.training else x
 
 
@@ -53,7 +53,7 @@ class MaskingNoise(nn.Module):
         self.share = float(require_number(share, "share", above=0, below=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with some entries set to 0 in training mode, and x itself in evaluation mode."""
+        """Return x with some entries set to 0 in training mode, and x itself in evaluation mode, in the shape of x."""
         return x * (torch.rand_like(x) >= self.share) if self.training else x
 
 

@@ -115,6 +115,10 @@ def program(latent_model: Any, name: str) -> Program:
 
     Use it with Pyro's own objectives: ``Trace_ELBO()(pvae.program(m, "model"), pvae.program(m, "guide"))``.
 
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        name: ``"model"`` or ``"guide"``.
+
     Raises:
         InputError: if the latent model has no such program.
     """

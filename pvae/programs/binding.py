@@ -69,7 +69,7 @@ class Programs:
     modules: nn.ModuleList
 
     def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return the tensors of `batch` that the programs take."""
+        """Return the tensors of `batch` that the programs take, in the order of `fields`, unchanged in shape."""
         return tuple([batch[field] for field in self.fields])
 
     def bound_with(self, arguments: tuple[Tensor, ...]) -> BoundPrograms:

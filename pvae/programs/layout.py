@@ -170,6 +170,10 @@ def layout_of_traces(model: poutine.Trace, guide: poutine.Trace, repeatable: boo
 def check_site_shapes(traces: Iterable[poutine.Trace], nesting: int) -> None:
     """Let Pyro check that the batch shape of each log-density fits the plates of its site.
 
+    Args:
+        traces: traces of the programs.
+        nesting: number of plate dimensions, counted from the right.
+
     Raises:
         ValueError: Pyro's error, with the expected and the actual shape.
     """
@@ -183,6 +187,10 @@ def has_same_densities(first: poutine.Trace, second: poutine.Trace) -> bool:
     """Return whether two runs of one program at the same values have the same log-densities.
 
     Dropout makes them differ. A site that cannot be scored again counts as equal.
+
+    Args:
+        first: a trace of the program.
+        second: a trace of the program at the values of the first.
     """
     for site in sample_sites(first):
         try:

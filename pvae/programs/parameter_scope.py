@@ -100,7 +100,10 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
 
 
 def store_tensors(latent_model: Any) -> dict[str, Tensor]:
-    """Return the unconstrained tensors of the current scope that no module of `latent_model` holds, by name."""
+    """Return the unconstrained tensors of the current scope that no module of `latent_model` holds, by name.
+
+    They are the tensors of the parameter store themselves, in their own shapes, without copies.
+    """
     in_modules = _module_parameter_ids(latent_model)
     entries = pyro.get_param_store().named_parameters()
     return {name: tensor for name, tensor in entries if id(tensor) not in in_modules}

@@ -49,7 +49,10 @@ def inference_mode(latent_model: Any, batch: Mapping[str, Tensor], fields: Field
 
 
 def mean_of_site(site: Site) -> Tensor:
-    """Return the mean of a site's distribution; its value if the mean has no closed form or is not finite."""
+    """Return the mean of a site's distribution, in the shape of the site's value.
+
+    Where the mean has no closed form or is not finite, the result is the value itself.
+    """
     try:
         mean = site["fn"].mean
     except NotImplementedError:
@@ -77,7 +80,12 @@ def site_of_data(sites: list[Site], batch: Mapping[str, Tensor]) -> Site:
 
 
 def in_shape_of_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return a value of the site of x in the shape of ``batch["x"]``, if it has as many numbers."""
+    """Return a value of the site of x in the shape of ``batch["x"]``, if it has as many numbers.
+
+    Args:
+        value: of the site of x, of any shape.
+        batch: named tensors; without ``x`` the value is returned unchanged.
+    """
     x = batch.get("x")
     return value.reshape(x.shape) if x is not None and value.numel() == x.numel() else value
 

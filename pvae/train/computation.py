@@ -36,7 +36,12 @@ class Computation:
         return self.programs.bound_with(arguments).count
 
     def terms(self, arguments: tuple[Tensor, ...], player: str) -> Any:
-        """Return the terms of the objective, sums over the data, in nats."""
+        """Return the terms of the objective, sums over the data, in nats.
+
+        Args:
+            arguments: the tensors that the programs take.
+            player: the parameter group that is updated on its own, or ``"all"``.
+        """
         model, guide = self.programs.model, self.programs.guide
         if self.autocast is None:
             return self.objective.terms(model, guide, arguments, {}, player)

@@ -92,7 +92,7 @@ class Parameters:
         return True
 
     def of(self, player: str) -> list[Tensor]:
-        """Return the parameters that a player's step updates, in the order of the names."""
+        """Return the parameters that a player's step updates, unchanged in shape, in the order of the names."""
         return self._by_player[player]
 
     def groups_with_rates(self) -> dict[str, list[Tensor]]:

@@ -52,7 +52,12 @@ class StepPlans:
         self._plans: dict[Any, Plan] = {}
 
     def plan(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
-        """Return the plan for a parameter group and a kind of batch; it is made at first use."""
+        """Return the plan for a parameter group and a kind of batch; it is made at first use.
+
+        Args:
+            player: the parameter group that is updated on its own, or ``"all"``.
+            arguments: the tensors that the programs take; their shapes and dtypes decide the kind of batch.
+        """
         key = self._key(player, arguments)
         known = self._plans.get(key)
         if known is None:

@@ -72,7 +72,11 @@ class Snapshots:
         self.good = snapshot
 
     def restore_good(self) -> None:
-        """Set the training to the last good state; the time spent since then still counts."""
+        """Set the training to the last good state; the time spent since then still counts.
+
+        Raises:
+            RuntimeError: if `save` has not been called.
+        """
         if self.good is None:
             raise RuntimeError("A return to a good state needs a snapshot; none was taken. Call `save` first.")
         seconds = self.context.progress.seconds

@@ -25,7 +25,12 @@ REVERSE = "reverse kernel"
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
-    """Return log((1/K) sum exp(log_w)) over the K entries of dimension `dim`."""
+    """Return log((1/K) sum exp(log_w)) over the K entries of dimension `dim`, without that dimension.
+
+    Args:
+        log_w: logarithms, of any shape.
+        dim: the dimension of the mean.
+    """
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
 
 
@@ -223,7 +228,12 @@ class LogWeights:
         return {site["name"]: site for site in self.only_source().pairs[0].latent_sites}
 
     def expand_to_site(self, per_datum: Tensor, site: Site) -> Tensor:
-        """Return numbers of shape (particles, batch) with the dimensions of a site's value."""
+        """Return numbers with the dimensions of a site's value, of size 1 in the dimensions other than particles and data.
+
+        Args:
+            per_datum: (particles, batch).
+            site: a site of either program.
+        """
         return self._any_source().dims.expand_to_site(per_datum, site)
 
     def log_guide_at_model_z(self) -> tuple[Tensor, list[tuple[slice, Site, Tensor]]]:

@@ -66,7 +66,12 @@ class PlateDims:
         return summed.expand(*summed.shape[:-2], self.particles, -1)
 
     def expand_to_site(self, per_datum: Tensor, site: Site) -> Tensor:
-        """Return numbers of shape (particles, batch) with the dimensions of a site's value, of size 1 in the others."""
+        """Return numbers with the dimensions of a site's value, of size 1 in the dimensions other than particles and data.
+
+        Args:
+            per_datum: (particles, batch).
+            site: a site of either program.
+        """
         value: Tensor = site["value"]
         sizes = [1] * (1 + self.nesting)
         sizes[0], sizes[self.data_dim] = per_datum.shape
@@ -106,7 +111,12 @@ def log_probs_by_site(runs: Sequence[Iterable[Site]], dims: PlateDims) -> dict[s
 
 
 def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims) -> SiteLogProbs:
-    """Return the log-densities of all sites of both programs."""
+    """Return the log-densities of all sites of both programs.
+
+    Args:
+        pairs: the runs of guide and model; the particles of all runs are concatenated.
+        dims: the dimensions of particles and data.
+    """
     guide = log_probs_by_site([pair.guide_sites for pair in pairs], dims)
     # q of a summed-out site cancels, so any finite number may replace its log of 0.
     for name in pairs[0].dims.names(SUMMED):
@@ -139,7 +149,7 @@ class MarginalisedLogProbs:
 
 
 def sum_tensors(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of tensors, which broadcast."""
+    """Return the sum of tensors, which broadcast, in the shape of all of them together. There must be at least one."""
     return functools.reduce(torch.add, terms)
 
 

@@ -168,7 +168,14 @@ def _in_particle_plate(program: Callable[..., Any], particles: int, nesting: int
 def trace_vectorised(
     programs: BoundPrograms, particles: int, choose: ChooseStrategy = keep_draw, dims: EnumerationDims | None = None
 ) -> TracePair:
-    """Draw all particles in one run, in a plate to the left of all others."""
+    """Draw all particles in one run, in a plate to the left of all others.
+
+    Args:
+        programs: both programs with their arguments; they must broadcast over the particles.
+        particles: number of particles. With 1 there is no plate.
+        choose: the strategy of each latent site.
+        dims: the dimensions of enumerated sites; the run adds to it.
+    """
     if particles > 1:
         nesting = programs.layout.nesting
         model = _in_particle_plate(programs.model, particles, nesting)
@@ -180,9 +187,15 @@ def trace_vectorised(
 def trace_sequentially(
     programs: BoundPrograms, particles: int, choose: ChooseStrategy, dims: EnumerationDims
 ) -> list[TracePair]:
-    """Draw each particle in a run of its own.
+    """Draw each particle in a run of its own, and return the runs.
 
     The runs share the indices of subsampled plates. Otherwise an average over particles would mix different data.
+
+    Args:
+        programs: both programs with their arguments.
+        particles: number of particles.
+        choose: the strategy of each latent site.
+        dims: the dimensions of enumerated sites; no site may be enumerated.
 
     Raises:
         InputError: if a site is to be enumerated.

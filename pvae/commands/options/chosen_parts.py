@@ -68,6 +68,10 @@ def build_model_and_data(spec: ModelSpec, splits: Splits) -> tuple[Any, Splits]:
     """Return the model, freshly built, and the data with ``binarise="auto"`` decided by the model's likelihood.
 
     The caller seeds the random generators, which decide the parameters.
+
+    Args:
+        spec: the specification of the model.
+        splits: the data.
     """
     from pvae.models import has_bernoulli_likelihood
 

@@ -222,6 +222,11 @@ def traceback_option(command: Command) -> Command:
 
 
 def explicit_options(ctx: click.Context, names: Iterable[str]) -> dict[str, Any]:
-    """Return the options that come from the command line or a config file, without those left at their default."""
+    """Return the options that come from the command line or a config file, without those left at their default.
+
+    Args:
+        ctx: the context of the command.
+        names: the names of the options to look up.
+    """
     default = ParameterSource.DEFAULT
     return {name: ctx.params[name] for name in names if ctx.get_parameter_source(name) is not default}

@@ -119,13 +119,18 @@ def read_outcome(cell: Cell) -> Outcome:
 
 
 def write_arrays(cell: Cell, arrays: Mapping[str, Tensor]) -> None:
-    """Write the arrays for the pictures of a cell; without arrays there is no file."""
+    """Write the arrays for the pictures of a cell; without arrays there is no file.
+
+    Args:
+        cell: the cell.
+        arrays: tensors of any shape by name.
+    """
     if arrays:
         save_file(dict(arrays), _arrays_path(cell))
 
 
 def read_arrays(cell: Cell) -> dict[str, Tensor]:
-    """Return the arrays for the pictures of a cell; empty if there is no readable file."""
+    """Return the arrays for the pictures of a cell, as `write_arrays` got them; empty if there is no readable file."""
     path = _arrays_path(cell)
     try:
         return load_file(path) if path.exists() else {}

@@ -105,7 +105,12 @@ def with_old_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_score(scores: Mapping[str, Any], key: str) -> Any:
-    """Return an entry of ``evaluation.json`` by its key, or by the key of earlier versions; None if it is absent."""
+    """Return an entry of ``evaluation.json`` by its key, or by the key of earlier versions; None if it is absent.
+
+    Args:
+        scores: the content of ``evaluation.json``.
+        key: the present key.
+    """
     return scores.get(key, scores.get(_OLD_KEYS.get(key, key)))
 
 

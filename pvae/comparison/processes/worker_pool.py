@@ -25,6 +25,10 @@ _MOST_FAILED_STARTS = 2  # in a row, before no more workers are started
 class StartError(RuntimeError):
     """Worker processes do not start, which is no failure of a job.
 
+    Args:
+        message: what failed.
+        unfinished: the indices of the jobs that are not done.
+
     Attributes:
         unfinished: the indices of the jobs that are not done.
     """

@@ -13,7 +13,14 @@ __all__ = ["combine_groups", "scatter_from_covariances"]
 
 
 def scatter_from_covariances(family: CovarianceFamily, covariances: Tensor, counts: Tensor, features: int) -> Tensor:
-    """Return second moments about the means: the inverse of `CovarianceFamily.covariances_from_scatter`."""
+    """Return second moments about the means: the inverse of `CovarianceFamily.covariances_from_scatter`.
+
+    Args:
+        family: the family of the covariances.
+        covariances: in the shape of the family, which is also the shape of the result.
+        counts: sums of responsibilities, (components,).
+        features: number of features.
+    """
     return covariances / family.covariances_from_scatter(torch.ones_like(covariances), counts, features)
 
 

@@ -31,7 +31,12 @@ class ChunkPreparation(Protocol):
         """Number of values that a prepared chunk holds for each datum."""
 
     def prepare(self, u: Tensor, scratch: Any = None) -> Tensor:
-        """Return a chunk, (features, batch), as (prepared_size, batch), in the memory of `scratch` if there is one."""
+        """Return a chunk in the form of this object, (prepared_size, batch).
+
+        Args:
+            u: (features, batch).
+            scratch: memory for the result; None allocates new memory.
+        """
 
 
 class StandardisedChunks:
@@ -49,7 +54,12 @@ class StandardisedChunks:
         self._scratch: dict[Any, dict[Any, Any]] = {}
 
     def chunks(self, size: int, dtype: torch.dtype) -> Iterator[Chunk]:
-        """Yield u, (features, at most size), and sample weights or None, both of `dtype`."""
+        """Yield u, (features, batch), and sample weights, (batch,), or None for 1 each.
+
+        Args:
+            size: largest number of data in a chunk.
+            dtype: of u and of the sample weights.
+        """
         yield from self._keep_if_small((size, dtype), self._standardise(size, dtype), self.rows.features, dtype)
 
     def prepared_chunks(self, kernel: ChunkPreparation) -> Iterator[Chunk]:

@@ -84,7 +84,12 @@ class PreservedState:
 
 @contextmanager
 def preserve_state(latent_model: Any, modules: Iterable[nn.Module]) -> Iterator[PreservedState]:
-    """Run a block, then restore random generators, the state of `modules`, and the averages in the store."""
+    """Run a block, then restore random generators, the state of `modules`, and the averages in the store.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        modules: the modules whose buffers and plain numbers are restored.
+    """
     state = PreservedState(latent_model, modules)
     try:
         yield state
