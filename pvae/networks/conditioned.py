@@ -60,7 +60,7 @@ class Conditioned(nn.Module):
 
         Args:
             x: the input of the network.
-            condition: (..., features), or in the shape of `x` where `features` is None. The leading dimensions of the two
+            condition: (..., features), or the shape of `x` where `features` is None. The leading dimensions of the two
                 inputs broadcast.
         """
         first, *further = self._layers or [nn.Identity()]

@@ -328,6 +328,6 @@ def test_a_run_without_a_guide_is_not_judged_by_one(tmp_path: Path) -> None:
     assert describe(pvae.GAN("least-squares", 2, hidden=8)) == "gan:loss=least-squares:hidden=8:critic_steps=2"
     with pytest.raises(pvae.InputError, match="trained by 'gan:critic=Linear', which leaves the guide untrained"):
         pvae.evaluate.log_evidence(run, splits, 10)
-    with pytest.raises(pvae.InputError, match="'gan' trains no guide: leave it out"):
+    with pytest.raises(pvae.InputError, match="'gan' trains no guide"):
         pvae.compare({"line": Line}, splits, ["elbo", "gan"], out=tmp_path / "x", workers=0)
     assert not (tmp_path / "x").exists()
