@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Conversion of values to a form that JSON can hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def finite_or_none(value: float) -> float | None:
 
 
 def json_value(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
-    """Return a value as JSON can hold it.
+    """Return a value in a form that JSON can hold.
 
     An object with a method ``to_json`` gives the result of that method. Tensors and arrays give numbers and lists,
     tuples and sets give lists, and paths give text. Keys of mappings become text. NaN and infinities become None.

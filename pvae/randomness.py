@@ -33,7 +33,7 @@ class RandomState:
 
     @classmethod
     def capture(cls) -> RandomState:
-        """Return the states of now."""
+        """Return the current states."""
         # reading a CUDA generator would initialise CUDA
         cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())  # noqa: NPY002

@@ -18,7 +18,7 @@ __all__ = ["CodePlace", "find_user_place", "is_user_file"]
 
 _PACKAGES = ("pvae", "torch", "pyro")
 _SCHEME_PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
-# What Python calls the code that a person types in: the only code without a file that is the user's.
+# The names that Python gives to code typed in at a prompt, the only code of the user without a file.
 _TYPED_IN = ("<stdin>", "<python-input-", "<ipython-input-")
 
 
@@ -53,7 +53,7 @@ def is_user_file(filename: str) -> bool:
     """Return whether a file name of a traceback is one of the user's files.
 
     Args:
-        filename: the name that the code object has. Names in angle brackets stand for code without a file, which is
+        filename: the name that the code object has. Names in angle brackets belong to code without a file, which is
             the user's if it was typed in at a prompt.
     """
     if filename.startswith("<"):

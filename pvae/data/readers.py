@@ -82,7 +82,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
-    """Return the array in the bytes of an IDX file.
+    """Return the array in the bytes of an IDX file, in the shape that its header gives.
 
     Args:
         content: the decompressed bytes.
@@ -103,7 +103,7 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Return the array of a ``.npy`` file.
+    """Return the array of a ``.npy`` file, in its shape in the file.
 
     Raises:
         InputError: if it is no ``.npy`` file, is damaged, or holds Python objects.
@@ -116,7 +116,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an ``.npz`` file by name.
+    """Return the arrays of an ``.npz`` file by name, in their shapes in the file.
 
     Raises:
         InputError: if it is no ``.npz`` file, is damaged, or one of its arrays holds Python objects.
@@ -139,6 +139,9 @@ def read_csv(path: Path, *, empty_cells: bool = False) -> dict[str, np.ndarray]:
     Args:
         path: a text file with one row of numbers per datum; the first row may have the names of the columns.
         empty_cells: whether an empty cell is read as NaN; otherwise it is an error.
+
+    Returns:
+        ``x``, shape (data, columns), and ``y``, shape (data,), if the file has it.
 
     Raises:
         InputError: if a row has another length than the first, or a cell is no number; the message gives the line.

@@ -87,6 +87,7 @@ class DiscretisedLogistic(_Elementwise):
         scale: scales, which broadcast with `loc`.
         logits: unnormalised log-weights of the components, which broadcast with `loc`; None for equal weights.
         levels: number of grey levels.
+        validate_args: whether to check parameters and values; None for PyTorch's default.
 
     The batch shape is (...), without the components.
     Source: Kingma et al., Inverse Autoregressive Flow, arXiv:1606.04934, appendix C (single); Salimans et al.,
@@ -181,6 +182,7 @@ class ContinuousBernoulli(_Elementwise):
 
     Args:
         logits: the natural parameter of the exponential family, of any sign.
+        validate_args: whether to check parameters and values; None for PyTorch's default.
 
     Source: Loaiza-Ganem & Cunningham, The continuous Bernoulli, arXiv:1907.06845.
     """
@@ -241,6 +243,7 @@ class NegativeBinomial(_Elementwise):
     Args:
         rate: the mean, positive.
         dispersion: positive; in the limit 0 the counts are Poisson distributed.
+        validate_args: whether to check parameters and values; None for PyTorch's default.
     """
 
     arg_constraints = {"rate": constraints.positive, "dispersion": constraints.positive}  # noqa: RUF012

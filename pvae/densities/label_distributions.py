@@ -43,6 +43,7 @@ class GivenLabel(dist.TorchDistribution):
         classes: number of classes; labels are 0 to classes - 1.
         dtype: dtype of log-densities, by default PyTorch's default dtype. Pyro's `TraceEnum_ELBO` needs the same dtype
             for all sites.
+        validate_args: whether to check parameters and values; None for PyTorch's default.
     """
 
     has_rsample = False

@@ -32,6 +32,7 @@ class DiagonalMixture(dist.TorchDistribution):
         logits: unnormalised log-weights, shape (..., components).
         loc: means, shape (..., components, latent).
         scale: standard deviations, shape (..., components, latent).
+        validate_args: whether to check parameters and values; None for PyTorch's default.
     Sources: Graves, Stochastic Backpropagation through Mixture Density Distributions, arXiv:1607.05690; Figurnov,
     Mohamed & Mnih, Implicit Reparameterization Gradients, arXiv:1805.08498, section 4.
     """

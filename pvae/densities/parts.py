@@ -56,7 +56,7 @@ def accepted(constructor: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
         constructor: a class or a function.
 
     Returns:
-        From each name to whether it is required; and whether the constructor accepts any other name too.
+        A mapping from each name to whether it is required, and whether the constructor accepts any other name too.
     """
     parameters = list(inspect.signature(constructor).parameters.values())
     named = [parameter for parameter in parameters if parameter.kind in _NAMED_KINDS]

@@ -86,7 +86,12 @@ class Planar(Transform):
         return (low + high) / 2
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |det dy/dx|, shape (...)."""
+        """Return log |det dy/dx|, shape (...).
+
+        Args:
+            x: the argument of the map, shape (..., latent).
+            y: its value, which is not used.
+        """
         act = torch.tanh((self.w * x).sum(-1, keepdim=True) + self.b)
         return torch.log1p(self._product * (1 - act.square())).squeeze(-1)
 
@@ -117,7 +122,12 @@ class Householder(Transform):
         return y
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |det dy/dx|, shape (...), which is 0 for an orthogonal map."""
+        """Return log |det dy/dx|, shape (...), which is 0 for an orthogonal map.
+
+        Args:
+            x: the argument of the map, shape (..., latent).
+            y: its value, which is not used.
+        """
         return torch.zeros_like(x[..., 0])
 
 

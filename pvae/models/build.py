@@ -58,8 +58,9 @@ class ModelSpec:
     """A recipe for a latent model, which can be pickled and built in another process.
 
     Args:
-        name: a name of `MODELS`, or ``"my_model.py:MyModel"``, or ``"package.module:Class"``. A class, a function that
-            makes a latent model, or an instance may stand after the colon; each build returns a copy of an instance.
+        name: a name of `MODELS`, or ``"my_model.py:MyModel"``, or ``"package.module:Class"``. The name
+            after the colon is that of a class, of a function that makes a latent model, or of an instance; each build
+            returns a copy of an instance.
         settings: arguments of the class or function, by name.
     """
 

@@ -49,7 +49,11 @@ class Condition(nn.Module, ABC):
 
     @abstractmethod
     def check(self, value: Tensor) -> None:
-        """Raise InputError, in one line, for values that cannot be this condition."""
+        """Check values of the condition, (data, ...).
+
+        Raises:
+            InputError: for values that cannot be this condition.
+        """
 
     @abstractmethod
     def is_single(self, value: Tensor) -> bool:

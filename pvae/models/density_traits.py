@@ -1,4 +1,4 @@
-"""What a density may offer besides its forward pass when it is part of a model, in one record with defaults."""
+"""The optional attributes and methods of a density that is part of a model, in one record with defaults."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["DensityTraits", "density_traits_of"]
 class DensityTraits:
     """The optional attributes and methods of a prior or a likelihood, each with the value where it is absent.
 
-    A density needs a ``forward`` that returns a distribution; everything here is optional. A module of one's own offers
-    a trait by an attribute or a method of the same name.
+    A density needs a ``forward`` that returns a distribution; everything here is optional. A user's module has a
+    trait if it has an attribute or a method of the same name.
 
     Attributes:
         takes_posterior: whether a prior is made of posteriors, as the VampPrior is. Its ``forward`` then gets the

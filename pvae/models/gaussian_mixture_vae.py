@@ -128,9 +128,9 @@ class GMVAE(BaseVAE):
     def guide(self, x: Tensor) -> Tensor:
         """Infer z and the component given x. Returns y, the component.
 
-        With ``inference="exact"``, z is inferred first; the component has its exact posterior given z. Otherwise the
-        component is inferred first, and z given x and the component. The shape of y is (batch,), with an enumeration
-        dimension on the left where y is enumerated.
+        With ``inference="exact"``, z is inferred first, and the component has its exact posterior given z. Otherwise
+        the component is inferred first, then z given x and the component. The shape of y is (batch,), with an
+        enumeration dimension on the left where y is enumerated.
         """
         with pyro.plate("data", x.shape[0]):
             if self.inference == "exact":

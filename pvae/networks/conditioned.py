@@ -60,8 +60,8 @@ class Conditioned(nn.Module):
 
         Args:
             x: the input of the network.
-            condition: (..., features), or the shape of `x` where `features` is None. The leading dimensions of the two
-                inputs broadcast.
+            condition: (..., features), or in the shape of `x` where `features` is None. The leading dimensions of the
+                two inputs broadcast.
         """
         first, *further = self._layers or [nn.Identity()]
         h = self._apply_to_images(first, x) if self._image_shape else first(x)

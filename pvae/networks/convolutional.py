@@ -130,7 +130,7 @@ class ConvDecoder(nn.Module):
         blocks: number of residual blocks at each size of maps, see `ResidualBlock`.
 
     Raises:
-        InputError: for an unknown name, no filters, a number of blocks below 0, or a shape that is no image's.
+        InputError: for an unknown name, no filters, a number of blocks below 0, or a shape that no image has.
 
     Shapes: (..., in_features) to (..., filters, height, width), with half of the height and width of the image, rounded
     up. The attribute ``out_features`` is (filters, height, width).

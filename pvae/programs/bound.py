@@ -93,7 +93,7 @@ class BoundPrograms:
 
     @property
     def count(self) -> int:
-        """The number of data that a loss of these programs stands for: N under a plate of scale N/B, else B."""
+        """The number of data that a loss of these programs represents: N under a plate of scale N/B, else B."""
         cache = _cache_for(self)
         key = ("population", self.size, _cache_key(self))
         if key not in cache:  # a plate that is subsampled at one size of batch may be whole at another
@@ -137,7 +137,7 @@ class BoundPrograms:
         return poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
 
     def with_programs(self, model: Callable[..., Any], guide: Callable[..., Any]) -> BoundPrograms:
-        """Return other programs on the same arguments."""
+        """Return a model and a guide on the arguments of these programs."""
         return BoundPrograms(model, guide, self.args, self.kwargs)
 
     @cached_property
@@ -164,12 +164,12 @@ def owner_and_name(program: Any) -> tuple[Any, str]:
 
 
 def _kind(value: Any) -> Any:
-    """What the layout may depend on: type and number of dimensions of a tensor, class of anything else."""
+    """Return what the layout may depend on: type and number of dimensions of a tensor, or class of another value."""
     return (str(value.dtype), value.dim()) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:
-    """The training flags of all modules: dropout and batch normalisation vectorise in one mode and not in the other."""
+    """Return the training flags of all modules. Batch normalisation vectorises in one mode and not in the other."""
     modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
     return tuple(map(_TRAINING, modules))
 

@@ -1,4 +1,4 @@
-"""What a latent model may offer besides its two programs, in one record with defaults."""
+"""The optional attributes and methods of a latent model, in one record with defaults."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["ModelTraits", "is_latent_model", "traits_of"]
 class ModelTraits:
     """The optional attributes and methods of a latent model, each with the value that applies where it is absent.
 
-    A latent model needs the programs ``model`` and ``guide``; everything here is optional. A class of one's own offers
-    a trait by an attribute or a method of the same name. This record is the whole contract: training, validation, the
+    A latent model needs the programs ``model`` and ``guide``; everything here is optional. A user's class has a trait
+    if it has an attribute or a method of the same name. This record is the whole contract: training, validation, the
     linter and evaluation read a latent model's optional attributes through `traits_of` and in no other way.
 
     Attributes:
         fields: the batch fields that the programs get: names by position, or a mapping from parameter to field. None
             lets the signatures of the programs say it, see `pvae.models.bind`.
         default_objective: the objective that suits the model, as text. It is used where a training names none.
-        initialise_from: a method that sets what depends on the data, such as an output bias. `pvae.fit` calls it with
-            the training data, once, before a fresh training. None where nothing depends on the data.
+        initialise_from: a method that sets values that depend on the data, such as an output bias. `pvae.fit` calls it
+            with the training data, once, before a fresh training. None where nothing depends on the data.
         classify: a method from x, shape (batch, ...), to q(y given x), a distribution of batch shape (batch,). None
             where the model has no classifier.
         classes: the number of classes of the label y; labels are 0 to classes - 1. None where labels are not checked.

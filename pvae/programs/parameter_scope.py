@@ -53,7 +53,7 @@ class _RestoreParameters(Messenger):
         self.update()
 
     def update(self) -> None:
-        """Start or stop to look at ``pyro.param`` statements."""
+        """Start or stop handling ``pyro.param`` statements."""
         self._pyro_post_param = self._restore if self.pending else None
 
     def _restore(self, msg: Any) -> None:

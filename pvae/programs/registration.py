@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _NAME_ATTRIBUTE = "_pvae_name"
-#: Stands in the store between the name of a module and the name of its parameter, as in Pyro.
+#: The separator of the name of a module and the name of its parameter in the store, as in Pyro.
 MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
 

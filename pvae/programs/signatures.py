@@ -17,7 +17,7 @@ from pvae.programs.base import Program
 
 __all__ = ["FIELD_ALIASES", "FieldChoice", "Fields", "choose_fields", "signature_of", "takes_only_open_arguments"]
 
-#: Names of parameters that stand for a field of another name.
+#: Names of parameters that take a field of another name.
 FIELD_ALIASES = {"xs": "x", "ys": "y"}
 
 _POSITIONAL_KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -1,4 +1,4 @@
-"""Sample sites of a trace, and what a message handler needs to know about one."""
+"""Functions that list and classify the sample sites of traces and of message handlers."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Computation:
     autocast: torch.dtype | None = None
 
     def count(self, arguments: tuple[Tensor, ...]) -> int:
-        """Return the number of data that the loss of these arguments stands for."""
+        """Return the number of data that the loss of these arguments represents."""
         return self.programs.bound_with(arguments).count
 
     def terms(self, arguments: tuple[Tensor, ...], player: str) -> Any:
@@ -55,7 +55,7 @@ class Computation:
         Args:
             arguments: the tensors that the programs take.
             player: the parameter group that is updated on its own, or ``"all"``.
-            count: the number of data that the loss stands for.
+            count: the number of data that the loss represents.
 
         Returns:
             The names of the numbers (the loss and the named terms); and the numbers per datum, each of shape (),

@@ -1,4 +1,4 @@
-"""Log weights: what they hold, and the pieces that estimators need."""
+"""The class `LogWeights`: the log weights of a batch, and the parts of them that estimators need."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LogWeights:
         log_joint: log p(x, z), shape (particles, batch), nats.
         log_guide: log q(z given x), shape (particles, batch), nats.
         scale: the factor of each datum: N/B under a subsampled plate, else 1; a number, or shape (batch,).
-        count: the number of data that the batch stands for: N under a subsampled plate, else B.
+        count: the number of data that the batch represents: N under a subsampled plate, else B.
         values: the drawn z by site, shape (particles, batch, *event) if the site is in no plate but the data plate.
         not_reparameterised: the guide's sites without a pathwise gradient.
         strategies: how each guide site's gradient is taken, by site.
@@ -228,7 +228,7 @@ class LogWeights:
         return {site["name"]: site for site in self.only_source().pairs[0].latent_sites}
 
     def expand_to_site(self, per_datum: Tensor, site: Site) -> Tensor:
-        """Return numbers with the dimensions of a site's value; dimensions other than particles and data have size 1.
+        """Return numbers with the dimensions of a site's value, of size 1 except for particles and data.
 
         Args:
             per_datum: (particles, batch).

@@ -53,7 +53,7 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
 
     Args:
         source: the runs.
-        count: the number of data that the batch stands for.
+        count: the number of data that the batch represents.
         scale: the factor of each datum.
         keep: the number of dimensions of branches on the left.
     """
@@ -121,7 +121,7 @@ def _sum_marked(site: Site) -> str:
 
 
 def _data_count(pair: TracePair, plate: str) -> int:
-    """Return the number of data that a batch stands for: the full size of the data plate."""
+    """Return the number of data that a batch represents: the full size of the data plate."""
     for frame in pair.latent_sites[0]["cond_indep_stack"]:
         if frame.name == plate:
             return int(frame.full_size or frame.size)

@@ -66,7 +66,7 @@ class PlateDims:
         return summed.expand(*summed.shape[:-2], self.particles, -1)
 
     def expand_to_site(self, per_datum: Tensor, site: Site) -> Tensor:
-        """Return numbers with the dimensions of a site's value; dimensions other than particles and data have size 1.
+        """Return numbers with the dimensions of a site's value, of size 1 except for particles and data.
 
         Args:
             per_datum: (particles, batch).

@@ -75,7 +75,7 @@ def _is_same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
 def common_scale(pair: TracePair) -> float | Tensor:
     """Return the one scale of all sites, a number or shape (batch,).
 
-    Scales that differ between sites have no place outside the logarithm of a mean over particles.
+    If scales differ between sites, no common factor can be moved out of the logarithm of a mean over particles.
 
     Raises:
         InputError: if the scales differ.

@@ -38,7 +38,8 @@ def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
         jobs: the cells that will run in it.
 
     Raises:
-        InputError: if the folder is not that of a comparison, or a cell in it has other options; names them.
+        InputError: if the folder is not that of a comparison, or a cell in it has other options; the message names
+            these.
     """
     if folder.exists() and not _may_hold_comparison(folder):
         raise InputError(f"{folder} exists and holds no comparison; give another folder for out. Nothing was changed.")

@@ -27,7 +27,8 @@ def resolve_fit_options(fit: Callable[..., Any], options: Mapping[str, Any]) -> 
         options: the user's values by name.
 
     Raises:
-        InputError: for an option that `fit` does not have, or that a comparison sets itself; names the nearest one.
+        InputError: for an option that `fit` does not have, or that a comparison sets itself; the message names the
+            nearest option.
     """
     parameters = inspect.signature(fit).parameters.values()
     defaults = {

@@ -1,4 +1,4 @@
-"""What a comparison records about one training: time, cost and learning curve, and the keys in ``evaluation.json``."""
+"""The record of one training in a comparison: time, cost and learning curve, and the keys in ``evaluation.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that the page of a comparison shows."""
+"""The results and settings that the page of a comparison shows."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ __all__ = ["CellRuns", "run_cells"]
 
 @dataclass
 class CellRuns:
-    """What happened while the cells ran.
+    """The failures of cells that ran, and notes on them.
 
     Attributes:
         failures: the reason of each failure, by the label of the cell.

@@ -73,7 +73,7 @@ class _Worker:
 
     @property
     def waitables(self) -> tuple[Connection, int]:
-        """What `multiprocessing.connection.wait` takes: the pipe has a message, or the process has ended."""
+        """The objects for `multiprocessing.connection.wait`, which wait for a message or the end of the process."""
         return self.pipe, self.process.sentinel
 
 

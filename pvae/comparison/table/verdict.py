@@ -14,7 +14,7 @@ _MOST_BAD_KHAT = 0.1  # share of data with a bad k-hat from which on the verdict
 
 
 def make_verdict(rows: tuple[Row, ...]) -> str:
-    """Return which rows differ from the first by more than two standard errors, which do not, and what to doubt.
+    """Return which rows differ from the first by more than two standard errors, which do not, and reasons to doubt.
 
     Args:
         rows: the rows of the table.
