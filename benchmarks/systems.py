@@ -1,10 +1,10 @@
-"""Every system of the family on real data, at budgets fixed beforehand; writes docs/results.md.
+"""Measure the built-in systems on real data, with budgets that are fixed in advance, and write docs/results.md.
 
     PVAE_DATA=... python benchmarks/systems.py evidence blur [--budget short] [--out reports/systems]
-    python benchmarks/systems.py --write docs/results.md          # the page of what was measured
+    python benchmarks/systems.py --write docs/results.md          # write the page from the results
 
-Each experiment keeps its cells in its folder: interrupted, it goes on where it stopped. Budgets: ``short`` is what two
-cores finish in minutes; ``published`` has the papers' settings, for a CUDA device.
+Each experiment keeps the results of its cells in a folder; an interrupted experiment continues from there. The budget
+``short`` takes minutes on two cores; ``published`` has the settings of the papers, for a CUDA device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from experiments.base import Budget, Result, table
 HERE = Path(__file__).resolve().parent
 Run = Callable[[str, Budget, Path], Result]
 
-# name: heading, what it asks, how it is run, its budgets
+# name: heading, function that runs the experiment, its budgets
 EXPERIMENTS: dict[str, tuple[str, Run, dict[str, Budget]]] = {
     "evidence": ("Priors, posteriors and layers", evidence.run, evidence.BUDGETS),
     "labels": ("A hundred labels", labels.run, labels.BUDGETS),
@@ -42,7 +42,7 @@ EXPERIMENTS: dict[str, tuple[str, Run, dict[str, Budget]]] = {
 
 
 def measure(name: str, budget: str, folder: Path) -> None:
-    """Run one experiment, and keep its result beside the others, in ``benchmarks/results``."""
+    """Run one experiment, and write its result to ``benchmarks/results``."""
     heading, run, budgets = EXPERIMENTS[name]
     begun = time.monotonic()
     result = run(name, budgets[budget], folder / budget)
@@ -68,7 +68,7 @@ def measure(name: str, budget: str, folder: Path) -> None:
 
 
 def page() -> str:
-    """Return the page of everything that was measured."""
+    """Return the page of all results."""
     parts = [(HERE / "results" / "introduction.md").read_text().strip()]
     for name in EXPERIMENTS:
         for budget in ("short", "published"):
@@ -80,19 +80,20 @@ def page() -> str:
             says = "\n".join(f"- {line}" for line in record["says"])
             parts.append(
                 f"## {record['heading']}{suffix}\n\n{record['setting']}\n\n```\n{record['command']}\n```\n\n"
-                f"{table(record['table'])}\n\n{says}\n\nMeasured {record['date']} on {record['machine']}; "
-                f"{record['seconds'] / 60:.0f} minutes of wall time for all cells, with other work beside them."
+                f"{table(record['table'])}\n\n{says}\n\nThis was measured on {record['date']} on {record['machine']}. "
+                f"All cells together took {record['seconds'] / 60:.0f} minutes of wall time, while other work ran on "
+                "the machine."
             )
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    """Measure what is named, or write the page."""
+    """Run the experiments that are named, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, []], help=f"of: {', '.join(EXPERIMENTS)}")
     parser.add_argument("--budget", choices=("short", "published"), default="short")
     parser.add_argument("--out", type=Path, default=Path("reports/systems"), help="folder of the cells")
-    parser.add_argument("--write", type=Path, help="write the page of what was measured to this file")
+    parser.add_argument("--write", type=Path, help="write the page of all results to this file")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -100,9 +100,10 @@ def aggregate(name: str, budget: Budget, folder: Path) -> Result:
         f"{sum(each['p'] <= 0.05 for each in cells['elbo'])} by `elbo`.",
     ]
     setting = (
-        f"MNIST, {settings['images']} images, static binarisation, 784-200-200-{LATENT} with relu, Adam 1e-3, batch "
-        f"100, {settings['epochs']} epochs, seeds {', '.join(map(str, budget.seeds))}. One code for each of 2000 "
-        "test images against 2000 draws of the prior: permutation test on the MMD, 500 permutations."
+        f"The data are {settings['images']} images of MNIST with static binarisation, and the networks "
+        f"784-200-200-{LATENT} with relu. The training uses Adam 1e-3, batches of 100, {settings['epochs']} epochs "
+        f"and seeds {', '.join(map(str, budget.seeds))}. A permutation test on the squared MMD, with 500 "
+        "permutations, compares one code for each of 2000 test images with 2000 draws of the prior."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())
 
@@ -154,10 +155,12 @@ def features(name: str, budget: Budget, folder: Path) -> Result:
         for each in ("ali", "elbo")
     ]
     setting = (
-        f"Grey MNIST, {settings['images']} images with noise of scale {NOISE}, which is the likelihood's too; "
-        f"784-400-400-50 with leaky_relu, batch 100, {settings['epochs']} epochs, Adam 1e-3 (`elbo`), 3e-4 with betas "
-        f"0.5 and 0.99 (`ali`), seeds {', '.join(map(str, budget.seeds))}. Means of q(z given x) of 2000 test images, "
-        "without noise, against those of 10000 training images. Errors over seeds, differences paired by seed."
+        f"The data are {settings['images']} images of grey MNIST with added noise of scale {NOISE}, which is also "
+        "the scale of the likelihood. The networks are 784-400-400-50 with leaky_relu. The training uses batches of "
+        f"100, {settings['epochs']} epochs, Adam 1e-3 for `elbo`, Adam 3e-4 with betas 0.5 and 0.99 for `ali`, and "
+        f"seeds {', '.join(map(str, budget.seeds))}. The codes are means of q(z given x) for images without noise: "
+        "each of 2000 test images gets the label of the nearest of 10000 training images. Standard errors are over "
+        "seeds, and differences are paired by seed."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())
 
@@ -224,9 +227,10 @@ def coverage(name: str, budget: Budget, folder: Path) -> Result:
     ]
     recipes = "; ".join(f"`{each}` {rate:g}, `{optimiser}`" for each, (_, rate, optimiser) in RECIPES.items())
     setting = (
-        f"Grey MNIST, {settings['images']} images with noise of scale {NOISE}, which is the likelihood's too; "
-        f"784-400-400-20 with leaky_relu, batch 100, Adam ({recipes}), seeds {', '.join(map(str, budget.seeds))}. 2000 "
-        "means of x given z from the prior, classified by a network of 200 hidden units "
-        f"({100 * accuracy:.1f}% right on the test images)."
+        f"The data are {settings['images']} images of grey MNIST with added noise of scale {NOISE}, which is also "
+        "the scale of the likelihood. The networks are 784-400-400-20 with leaky_relu. The training uses batches of "
+        f"100, Adam ({recipes}) and seeds {', '.join(map(str, budget.seeds))}. From each trained model 2000 values "
+        "of z are drawn from the prior, and the means of x given z are classified by a network with 200 hidden "
+        f"units, which is right for {100 * accuracy:.1f}% of the test images."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())

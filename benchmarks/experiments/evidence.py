@@ -70,9 +70,10 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
             )
         )
     setting = (
-        f"Static MNIST, 784-200-200-20 with tanh, `elbo`, Adam 1e-3, batch {settings['batch_size']}, "
-        f"{settings['epochs']} epochs, seeds {', '.join(map(str, budget.seeds))}; log evidence of "
-        f"{settings['limit'] or 10000} test images by {settings['particles']} particles, nats per image. A difference "
-        "is paired by image; its second error is over seeds, and a claim needs twice the greater of the two."
+        "The data are static MNIST, and the networks 784-200-200-20 with tanh. The training uses `elbo`, Adam 1e-3, "
+        f"batches of {settings['batch_size']}, {settings['epochs']} epochs and seeds "
+        f"{', '.join(map(str, budget.seeds))}. The log evidence is estimated on {settings['limit'] or 10000} test "
+        f"images with {settings['particles']} particles, in nats per image. A difference is paired by image, and its "
+        "second standard error is over seeds; the larger of the two errors decides whether a difference is claimed."
     )
     return Result(setting, tuple(rows), tuple(says))

@@ -48,9 +48,10 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         for metric in ("mig", "disentanglement")
     ]
     setting = (
-        "729 sprites of 16 x 16 (three shapes, three sizes, nine columns, nine rows), 256-128-128-6 with relu, Adam "
-        f"1e-3, batch 100, {budget.settings['epochs']} epochs, seeds {', '.join(map(str, budget.seeds))}, the same for "
-        "each beta. "
-        "MIG and DCI of mean codes over all sprites; 1 is best. Errors over seeds, differences paired by seed."
+        "The data are 729 sprites of 16 x 16 pixels (three shapes, three sizes, nine columns, nine rows), and the "
+        f"networks 256-128-128-6 with relu. The training uses Adam 1e-3, batches of 100, {budget.settings['epochs']} "
+        f"epochs and, for each beta, the seeds {', '.join(map(str, budget.seeds))}. MIG and DCI are computed from "
+        "the mean codes of all sprites; 1 is best. Standard errors are over seeds, and differences are paired by "
+        "seed."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())

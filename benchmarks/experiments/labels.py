@@ -58,9 +58,11 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         for label in list(cells)[1:]
     ]
     setting = (
-        f"MNIST, {settings['images']} images of which {settings['labels']} are labelled, balanced; static "
-        f"binarisation, 784-200-20, relu, labels enumerated, Adam 1e-3, batch 100, {settings['epochs']} epochs, draws "
-        f"{', '.join(map(str, budget.seeds))}, each with its own training seed. Accuracy on 10000 test images; errors "
-        "over draws, differences paired by draw."
+        f"The data are {settings['images']} images of MNIST with static binarisation; {settings['labels']} of them "
+        "keep their label, equally many in each class. The networks are 784-200-20 with relu, and hidden labels are "
+        f"enumerated. The training uses Adam 1e-3, batches of 100 and {settings['epochs']} epochs. The labelled "
+        f"images are drawn with seeds {', '.join(map(str, budget.seeds))}, and each draw has its own training seed. "
+        "Accuracy is measured on 10000 test images. Standard errors are over draws, and differences are paired by "
+        "draw."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())

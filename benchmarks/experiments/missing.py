@@ -59,11 +59,13 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         for system in systems[1:]
     ]
     setting = (
-        f"Static MNIST, {settings['images']} images, masks drawn at every use in training and fixed in the test; "
-        f"784-200-200-20 with tanh, the mask shown to the encoder, `elbo`, Adam 1e-3, batch 100, {settings['epochs']} "
-        f"epochs, seeds {', '.join(map(str, budget.seeds))} of training and of masks. Log-likelihood in nats per "
-        f"missing pixel of {limit} test images, by {settings['particles']} particles; what is filled in is taken as a "
-        "probability in [0.01, 0.99]. Errors over seeds, differences paired by seed. The "
-        "divergence is in nats per image; a tenth of the images of the training are whole."
+        f"The data are {settings['images']} images of static MNIST. Masks of training images are drawn at every use, "
+        "and a tenth of these images keeps all pixels; masks of test images are fixed. The networks are "
+        "784-200-200-20 with tanh, and the encoder gets the mask. The training uses `elbo`, Adam 1e-3, batches of "
+        f"100, {settings['epochs']} epochs and seeds {', '.join(map(str, budget.seeds))}, for training and masks. "
+        f"The table shows the log-likelihood in nats per missing pixel of {limit} test images, with "
+        f"{settings['particles']} particles for the VAE; the values of the two simple methods are probabilities, "
+        "limited to [0.01, 0.99]. The last column is a divergence in nats per image. Standard errors are over "
+        "seeds, and differences are paired by seed."
     )
     return Result(setting, tuple(rows), tuple(says), room.seconds())

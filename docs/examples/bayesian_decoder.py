@@ -1,4 +1,4 @@
-"""A VAE whose decoder is uncertain: its weights have a prior, and a posterior that all data share."""
+"""A VAE with a Bayesian decoder: its weights have a prior, and one posterior for all data."""
 
 import math
 
@@ -11,14 +11,14 @@ import pvae
 
 
 class BayesianDecoder(pvae.LatentModel):
-    """w ~ N(0, 1 / fan-in), z ~ N(0, 1), x ~ Bernoulli(decoder of w at z); q(w) and q(z given x) are diagonal.
+    """w ~ N(0, 1 / fan-in), z ~ N(0, 1), x ~ Bernoulli(decoder(z; w)); q(w) and q(z given x) are diagonal Gaussians.
 
     Args:
-        data_shape: of one x.
-        data_size: number N of training data; a batch of B stands for them with the scale N / B.
-        latent: dimensions of z.
-        hidden: units of the decoder's one hidden layer, and of the encoder's.
-        start: standard deviation of q(w) at the start, as a share of the prior's.
+        data_shape: shape of one x.
+        data_size: number N of training data; the terms of a batch of B data are multiplied by N / B.
+        latent: number of dimensions of z.
+        hidden: number of units of the one hidden layer of the decoder, and of that of the encoder.
+        start: initial standard deviation of q(w), divided by that of the prior.
     """
 
     def __init__(self, data_shape, data_size, latent=8, hidden=64, start=0.1):
@@ -26,7 +26,7 @@ class BayesianDecoder(pvae.LatentModel):
         pixels = math.prod(data_shape) if isinstance(data_shape, tuple) else data_shape
         self.latent, self.data_size = latent, data_size
         self.encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latent))
-        # One row more than inputs: the bias.
+        # The last row of each weight matrix is the bias.
         self.sizes = [(latent + 1, hidden), (hidden + 1, pixels)]
         self.loc = nn.ParameterList(torch.randn(size) / size[0] ** 0.5 for size in self.sizes)
         self.log_scale = nn.ParameterList(torch.full(size, math.log(start / size[0] ** 0.5)) for size in self.sizes)
@@ -36,7 +36,7 @@ class BayesianDecoder(pvae.LatentModel):
         for layer, size in enumerate(self.sizes):
             prior = dist.Normal(x.new_zeros(size), size[0] ** -0.5)
             weights.append(pyro.sample(f"w{layer}", prior.to_event(2)))
-        # The indices say which data a batch holds; pyro needs only their number, for the scale N / B.
+        # Pyro uses only the number of indices, for the scale N / B.
         with pyro.plate("data", self.data_size, subsample=torch.arange(len(x), device=x.device)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))
             logits = self.decode(z, *weights)
@@ -50,10 +50,10 @@ class BayesianDecoder(pvae.LatentModel):
             return pyro.sample("z", dist.Normal(loc, nn.functional.softplus(raw)).to_event(1))
 
     def decode(self, z, first, last):
-        """Logits of x given z under one draw of the weights, or one draw for each particle."""
+        """Return the logits of x given z, for one draw of the weights or one draw per particle."""
         return affine(torch.tanh(affine(z, first)), last)
 
 
 def affine(z, weights):
-    """z times all rows but the last, plus the last; any dimensions may stand in front of both."""
+    """Return z times all rows of the weights but the last, plus the last row; leading dimensions broadcast."""
     return (z.unsqueeze(-2) @ weights[..., :-1, :]).squeeze(-2) + weights[..., -1, :]

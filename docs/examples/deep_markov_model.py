@@ -1,4 +1,4 @@
-"""A deep Markov model: sequences of different lengths, a latent chain, and a guide that reads them backwards."""
+"""A deep Markov model of sequences of different lengths, with a guide that reads each sequence backwards."""
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +10,7 @@ import pvae
 
 
 class GatedTransition(nn.Module):
-    """p(z_t given z_(t-1)): a gate chooses, unit by unit, between a linear and a nonlinear step."""
+    """p(z_t given z_(t-1)): for each unit, a gate mixes a linear and a nonlinear function of z_(t-1)."""
 
     def __init__(self, latent, hidden):
         super().__init__()
@@ -18,7 +18,7 @@ class GatedTransition(nn.Module):
         self.proposal = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, latent))
         self.linear = nn.Linear(latent, latent)
         self.scale = nn.Linear(latent, latent)
-        # The linear step begins as none at all.
+        # The linear function starts as the identity.
         nn.init.eye_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -29,7 +29,7 @@ class GatedTransition(nn.Module):
 
 
 class Combiner(nn.Module):
-    """q(z_t given z_(t-1) and the data from t on): the network that reads backwards, beside the last z."""
+    """q(z_t given z_(t-1) and the data from t on): combines z_(t-1) with the state of the backward network."""
 
     def __init__(self, latent, hidden):
         super().__init__()
@@ -42,13 +42,13 @@ class Combiner(nn.Module):
 
 
 class DeepMarkovModel(pvae.LatentModel):
-    """z_1, z_2, ... with gated transitions; x_t given z_t, bits, or real numbers where `real`.
+    """A chain z_1, z_2, ... with gated transitions, and binary or real data x_t given z_t.
 
     Args:
-        data_shape: (time, features) of one x; sequences that end earlier are filled up with anything.
-        latent: dimensions of each z_t.
-        hidden: units of each network.
-        real: whether x_t is a vector of real numbers, not of bits.
+        data_shape: (time, features) of one x; the entries after the end of a sequence are not used.
+        latent: number of dimensions of each z_t.
+        hidden: number of hidden units of each network.
+        real: whether x_t is a vector of real numbers; otherwise its entries are 0 or 1.
     """
 
     def __init__(self, data_shape, latent=4, hidden=16, real=False):
@@ -82,7 +82,7 @@ class DeepMarkovModel(pvae.LatentModel):
                     z = pyro.sample(f"z{t}", dist.Normal(*self.combiner(z, futures[t])).to_event(1))
 
     def read(self, x, lengths):
-        """What the network knows of the data from t on, for each t; nothing where the sequence has ended."""
+        """Return the state of the backward network for each t, which depends on the data from t on; 0 after the end."""
         future = x.new_zeros(len(x), self.backwards.hidden_size)
         found = []
         for t in reversed(range(self.time)):
@@ -93,9 +93,10 @@ class DeepMarkovModel(pvae.LatentModel):
 
 
 def running_lights(size, time=10, lamps=6, noise=0.05, seed=0):
-    """Sequences of known structure: one lamp of a ring is lit, and the light runs left or right; some lamps err.
+    """Simulate rings of lamps: one lamp is on, and the light moves left or right; some lamps show the wrong state.
 
-    Returns x, shape (size, time, lamps), and the sequences' lengths, from half of `time` on, shape (size,).
+    Returns:
+        x, shape (size, time, lamps), and the lengths of the sequences, from time // 2 to time, shape (size,).
     """
     generator = torch.Generator().manual_seed(seed)
     start = torch.randint(lamps, (size, 1), generator=generator)

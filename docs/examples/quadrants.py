@@ -1,4 +1,4 @@
-"""Missing quadrants of a picture from the others: a network guesses, and z stands for what it cannot know."""
+"""Complete the missing quadrants of a picture: a network predicts them, and a latent z models their dependence."""
 
 import math
 
@@ -11,7 +11,7 @@ import pvae
 
 
 def given_pixels(data_shape, quadrants):
-    """Which pixels are given, flat: the lower left quadrant, then the upper left one, then the lower right one too."""
+    """Return which pixels are given, flat: the lower left quadrant, from 2 on the upper left, for 3 the lower right."""
     height, width = data_shape
     given = torch.zeros(height, width, dtype=torch.bool)
     given[height // 2 :, : width // 2] = True
@@ -21,12 +21,12 @@ def given_pixels(data_shape, quadrants):
 
 
 class Baseline(pvae.LatentModel):
-    """Each missing pixel on its own, given the others: nothing is latent, so the guide draws nothing.
+    """Independent missing pixels, given the other pixels. There is no latent site, so the guide is empty.
 
     Args:
-        data_shape: (height, width) of one x, bits.
-        quadrants: how many are given, 1 to 3.
-        hidden: units of the network's two hidden layers.
+        data_shape: (height, width) of one x, which is binary.
+        quadrants: number of given quadrants, 1 to 3.
+        hidden: number of units of each of the two hidden layers.
     """
 
     def __init__(self, data_shape, quadrants=1, hidden=64):
@@ -37,7 +37,7 @@ class Baseline(pvae.LatentModel):
         self.network = nn.Sequential(*layers)
 
     def forward(self, x):
-        """Logits of the missing pixels, shape (batch, missing); of x it sees the given pixels alone."""
+        """Return the logits of the missing pixels, shape (batch, missing), computed from the given pixels only."""
         return self.network(x.flatten(1)[:, self.given] - 0.5)
 
     def model(self, x):
@@ -50,14 +50,14 @@ class Baseline(pvae.LatentModel):
 
 
 class Quadrants(pvae.LatentModel):
-    """z ~ p(z given the given pixels), missing ~ Bernoulli(the baseline's logits + those of z); q(z) sees all pixels.
+    """z ~ p(z | given pixels), missing pixels ~ Bernoulli(logits of the baseline + decoder(z)); q(z | all pixels).
 
     Args:
-        data_shape: (height, width) of one x, bits.
-        quadrants: how many are given, 1 to 3.
-        latent: dimensions of z.
-        hidden: units of each network's hidden layers.
-        baseline: a trained `Baseline`, which stays as it is; by default a fresh one, trained along.
+        data_shape: (height, width) of one x, which is binary.
+        quadrants: number of given quadrants, 1 to 3.
+        latent: number of dimensions of z.
+        hidden: number of units of the hidden layers of each network.
+        baseline: a trained `Baseline`, which is not trained further; by default a new one, trained with the model.
     """
 
     def __init__(self, data_shape, quadrants=1, latent=8, hidden=64, baseline=None):
@@ -83,14 +83,14 @@ class Quadrants(pvae.LatentModel):
             return pyro.sample("z", normal(self.encoder(x.flatten(1))))
 
     def first_guess(self, x, guess):
-        """The picture as the baseline would complete it, flat: the given pixels, and probabilities of the others."""
+        """Return the given pixels and the baseline's probabilities of the others, shape (batch, pixels)."""
         picture = x.flatten(1).clone()
         picture[:, ~self.given] = guess.sigmoid()
         return picture
 
     @torch.no_grad()
     def complete(self, x):
-        """The picture with its missing pixels drawn, in the shape of x; each call draws another."""
+        """Return the picture with its missing pixels drawn at random, in the shape of x."""
         guess = self.baseline(x)
         z = normal(self.prior(self.first_guess(x, guess))).sample()
         picture = x.flatten(1).clone()
@@ -99,5 +99,6 @@ class Quadrants(pvae.LatentModel):
 
 
 def normal(numbers):
+    """Return a diagonal Gaussian from the output of a network, which has two numbers per dimension."""
     loc, raw = numbers.chunk(2, dim=-1)
     return dist.Normal(loc, nn.functional.softplus(raw)).to_event(1)

@@ -1,4 +1,4 @@
-"""A sigmoid belief net: layers of coins, each given the layer above, and a guide that goes up from the data."""
+"""A sigmoid belief net: layers of Bernoulli units, each given the layer above; the guide draws the lowest first."""
 
 import itertools
 
@@ -11,11 +11,11 @@ import pvae
 
 
 class SigmoidBeliefNet(pvae.LatentModel):
-    """z_L, ..., z_1, x: binary layers from the top down; q(z_1 given x), ..., q(z_L given z_(L-1)) from x up.
+    """p(z_L) ... p(z_1 given z_2) p(x given z_1) with binary layers; q(z_1 given x) ... q(z_L given z_(L-1)).
 
     Args:
-        data_shape: of one x.
-        layers: units of each layer, from the one next to the data up.
+        data_shape: shape of one x.
+        layers: number of units of each layer; the first layer is the one next to the data.
     """
 
     def __init__(self, data_shape=(28, 28), layers=(200, 200, 200)):
