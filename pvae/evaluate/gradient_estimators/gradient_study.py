@@ -47,7 +47,7 @@ class GroupGradient:
             sampled reference. NaN if the reference is a sample of the objective itself, because that tests nothing.
         limit: without bias, `z` exceeds this limit as rarely as one normal number exceeds 4.5 (Bonferroni).
         variance: the trace of the covariance of one draw.
-        snr: |mean| over standard deviation, averaged over coordinates.
+        snr: absolute value of the mean over standard deviation, averaged over coordinates.
         snr_whole: the norm of the mean over the square root of `variance`.
         cosine: the mean cosine between one draw and the reference.
         cosine_mean: the cosine between the mean and the reference.
