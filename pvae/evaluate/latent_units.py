@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,13 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pvae.batch import Batch
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.json_values import json_value
-from pvae.programs.sites import Site, sample_sites
+from pvae.programs.sites import Site, base_distribution, sample_sites
+from pvae.weights.kl import kl_of_site, prior_is_fixed
 
 __all__ = ["ACTIVE", "LatentUnits", "latent_units"]
 
@@ -149,10 +148,8 @@ def _units_of_batch(context: EvaluationContext, batch: Batch, draws: int) -> dic
         guide_sites = _latent_sites(guide_trace)
         model_sites = _latent_sites(model_trace)
         for name in [name for name in guide_sites if name in model_sites]:
-            before_in_guide = set(itertools.takewhile(name.__ne__, guide_sites))
-            before_in_model = itertools.takewhile(name.__ne__, model_sites)
-            parents_are_drawn = before_in_guide.issuperset(before_in_model)
-            units = _units_of_site(guide_sites[name], model_sites[name], data_dim, parents_are_drawn)
+            is_fixed = prior_is_fixed(name, list(guide_sites), list(model_sites))
+            units = _units_of_site(guide_sites[name], model_sites[name], data_dim, is_fixed)
             draws_by_site.setdefault(name, []).append(units)
     return {name: _mean_over_draws(units) for name, units in draws_by_site.items()}
 
@@ -170,16 +167,16 @@ def _mean_over_draws(draws: list[_SiteUnits]) -> _SiteUnits:
     return _SiteUnits(draws[0].how, draws[0].discrete, kl, means.mean(0), mean_variance)
 
 
-def _units_of_site(guide_site: Site, model_site: Site, data_dim: int, parents_are_drawn: bool) -> _SiteUnits:
+def _units_of_site(guide_site: Site, model_site: Site, data_dim: int, is_fixed: bool) -> _SiteUnits:
     """Return the units of one site for one draw of z.
 
     Args:
         guide_site: the site in the guide's trace.
         model_site: the site in the model's trace.
         data_dim: the dimension of the plate over data in the site's batch shape, counted from the right.
-        parents_are_drawn: as in `_kl`.
+        is_fixed: whether the prior does not depend on the site itself; see `pvae.weights.kl.prior_is_fixed`.
     """
-    how, kl = _kl(guide_site, model_site, parents_are_drawn)
+    how, kl = _kl(guide_site, model_site, is_fixed)
     value_dim = data_dim - guide_site["fn"].event_dim
     mean = _by_datum(_mean(guide_site), value_dim)
     kl = _by_datum(kl, data_dim if how == "whole" else value_dim)
@@ -191,56 +188,18 @@ def _by_datum(values: Tensor, data_dim: int) -> Tensor:
     return values.movedim(data_dim, 0).reshape(values.shape[data_dim], -1).to("cpu", torch.float64)
 
 
-def _unit_distribution(distribution: Any) -> Any | None:
-    """Return the distribution of the single units if they are independent of each other, else None."""
-    distribution = _without_independent(distribution)
-    return distribution if distribution.event_shape == () else None
-
-
-def _without_independent(distribution: Any) -> Any:
-    while isinstance(distribution, dist.Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _kl(guide_site: Site, model_site: Site, parents_are_drawn: bool) -> tuple[str, Tensor]:
+def _kl(guide_site: Site, model_site: Site, is_fixed: bool) -> tuple[str, Tensor]:
     """Return how KL is computed, and the KL terms: in the shape of the value, or of the site's batch for ``"whole"``.
 
     Args:
         guide_site: the site in the guide's trace.
         model_site: the site in the model's trace.
-        parents_are_drawn: whether the guide draws all sites on which this site's prior may depend before this site. If
-            it does not (a guide that draws a chain of latents from x upwards), the prior depends on the very z that the
-            closed form integrates out, and the closed form is wrong.
+        is_fixed: whether the closed form is right; see `pvae.weights.kl.prior_is_fixed`.
     """
-    q, p, z = guide_site["fn"], model_site["fn"], guide_site["value"]
-    if isinstance(_without_independent(q), dist.Delta):
-        return "point", torch.zeros_like(z)
-    unit_q, unit_p = _unit_distribution(q), _unit_distribution(p)
-    if unit_q is None or unit_p is None:
-        return "whole", _apply_mask(q.log_prob(z), guide_site, 0) - _apply_mask(p.log_prob(z), model_site, 0)
-    if parents_are_drawn and guide_site["mask"] is None and model_site["mask"] is None:
-        try:
-            return "analytic", kl_divergence(unit_q, unit_p).expand(z.shape)
-        except NotImplementedError:
-            pass
-    log_q = _apply_mask(unit_q.log_prob(z), guide_site, q.event_dim)
-    log_p = _apply_mask(unit_p.log_prob(z), model_site, p.event_dim)
-    return "sampled", log_q - log_p
-
-
-def _apply_mask(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:
-    """Return a log-density with 0 where the site's mask is False.
-
-    Args:
-        log_prob: shape (*batch, *event), with `event_dim` dimensions on the right that the mask does not have.
-        site: the site with its mask, shape (*batch,).
-        event_dim: the number of these dimensions.
-    """
-    if site["mask"] is None:
-        return log_prob
-    mask = torch.as_tensor(site["mask"], device=log_prob.device)
-    return torch.where(mask.reshape(mask.shape + (1,) * event_dim), log_prob, 0.0)
+    if isinstance(base_distribution(guide_site["fn"]), dist.Delta):
+        return "point", torch.zeros_like(guide_site["value"])
+    kl = kl_of_site(guide_site, model_site, is_fixed)
+    return kl.how, kl.terms
 
 
 def _mean(site: Site) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.objectives.kl.mean_discrepancy import kernel_values, mmd_of_labels
 from pvae.programs.sites import sample_sites
 
 __all__ = ["TwoSampleTest", "aggregate_test", "mmd_test"]
@@ -78,12 +79,12 @@ def mmd_test(
     joined_size, count = len(kernel), len(first)
     generator = torch.Generator().manual_seed(seed)
     in_first = torch.arange(joined_size) < count
-    observed = _statistics(kernel, in_first.double()[:, None])[0]
+    observed = mmd_of_labels(kernel, in_first.double()[:, None])[0]
     at_least_observed = 0
     for start in range(0, permutations, _PERMUTATIONS_AT_ONCE):
         columns = min(_PERMUTATIONS_AT_ONCE, permutations - start)
         ranks = torch.rand(joined_size, columns, generator=generator).argsort(0).argsort(0)
-        statistics = _statistics(kernel, (ranks < count).double())
+        statistics = mmd_of_labels(kernel, (ranks < count).double())
         # A permutation of few draws may repeat the observed samples; its statistic then differs by rounding only.
         at_least_observed += int((statistics >= observed - 1e-12).sum())
     p_value = (1 + at_least_observed) / (1 + permutations)
@@ -97,27 +98,9 @@ def _kernel(x: Tensor, widths: Sequence[float]) -> Tensor:
         x: shape (draws, units).
         widths: the width of each Gaussian.
     """
-    distance = torch.cdist(x, x).square()
-    kernel = sum((torch.exp(-distance / (2.0 * width**2 * x.shape[1])) for width in widths), torch.zeros(()))
-    return kernel.fill_diagonal_(0.0)
-
-
-def _statistics(kernel: Tensor, in_first: Tensor) -> Tensor:
-    """Return the unbiased squared discrepancy for each assignment of draws to the two samples, shape (columns,).
-
-    Args:
-        kernel: the kernel of all draws, shape (draws, draws), with 0 on the diagonal.
-        in_first: 1 for a draw of the first sample and 0 for one of the second, shape (draws, columns).
-    """
-    count = float(in_first[:, 0].sum())
-    second_count = len(kernel) - count
-    first_to_all = (in_first * kernel.sum(1, keepdim=True)).sum(0)
-    within_first = (in_first * (kernel @ in_first)).sum(0)
-    between = first_to_all - within_first
-    within_second = kernel.sum() - 2.0 * first_to_all + within_first
-    first_mean = within_first / (count * (count - 1))
-    second_mean = within_second / (second_count * (second_count - 1))
-    return first_mean + second_mean - 2.0 * between / (count * second_count)
+    squared_distance = torch.cdist(x, x).square()
+    kernels = [kernel_values(squared_distance, x.shape[1], "gaussian", width) for width in widths]
+    return sum(kernels, torch.zeros(())).fill_diagonal_(0.0)
 
 
 def aggregate_test(model: Any, data: Any, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:

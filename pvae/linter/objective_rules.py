@@ -13,7 +13,7 @@ from pvae.linter.findings import Finding
 from pvae.objectives.adversarial.base import Adversarial
 from pvae.objectives.weights_objective import WeightsObjective
 from pvae.programs.layout import GUIDE, Layout
-from pvae.programs.parameter_groups import find_groups
+from pvae.programs.parameter_groups import declared_group, find_groups
 from pvae.programs.sites import is_marked_for_enumeration
 
 __all__ = ["OBJECTIVE_RULES"]
@@ -160,10 +160,8 @@ def _shared_latents(context: CheckContext) -> Iterator[Finding]:
 
 
 def _declares_groups(context: CheckContext) -> bool:
-    try:
-        return bool(context.latent_model.theta()) and bool(context.latent_model.phi())
-    except (AttributeError, InputError):
-        return False
+    """Return whether the latent model declares parameters of theta and of phi."""
+    return all(declared_group([context.latent_model], group) for group in ("theta", "phi"))
 
 
 def _shared_groups(context: CheckContext) -> Iterator[Finding]:

@@ -1,13 +1,14 @@
-"""Objectives: what inference algorithms optimise, each a Pyro loss."""
+"""Objectives: what inference algorithms optimise. Each is a Pyro loss and a module."""
 
 from importlib import import_module
 from typing import Any
 
 from pvae.objectives.adversarial.aae import AAE
 from pvae.objectives.adversarial.ali import ALI
-from pvae.objectives.adversarial.base import Adversarial, Sides
+from pvae.objectives.adversarial.base import Adversarial
 from pvae.objectives.adversarial.critics import LOSSES, CriticLoss
 from pvae.objectives.adversarial.gan import GAN
+from pvae.objectives.adversarial.sides import Sides
 from pvae.objectives.base import Objective, ObjectiveModule, Terms
 from pvae.objectives.bounds.iwae import IWAE, Renyi
 from pvae.objectives.bounds.miwae import CIWAE, MIWAE, PIWAE
@@ -17,8 +18,9 @@ from pvae.objectives.bounds.thermodynamic import Thermodynamic, log_uniform
 from pvae.objectives.bounds.variance import LogVariance, VarianceRegularised
 from pvae.objectives.dirac import Dirac
 from pvae.objectives.gradients.strategies import STRATEGIES, admissible
-from pvae.objectives.kl.aggregate_posterior import InfoMMD, TotalCorrelation, mmd
+from pvae.objectives.kl.aggregate_posterior import InfoMMD, TotalCorrelation
 from pvae.objectives.kl.constrained import Constrained
+from pvae.objectives.kl.mean_discrepancy import mmd
 from pvae.objectives.kl.schedules import Schedule
 from pvae.objectives.kl.weighted_kl import Beta, Capacity, FreeBits
 from pvae.objectives.phases.alternate import Alternate
@@ -92,7 +94,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # These three names lived here before the linter had a folder of its own, above this one.
+    # These three names were here before the linter got a folder of its own, on a higher floor.
     if name in {"Finding", "Findings", "check"}:
         return getattr(import_module("pvae.linter"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What an inference algorithm optimises: a Pyro loss that is also a module."""
+"""`Objective`, the base class of what inference algorithms optimise: a Pyro loss that is also a module."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ from pvae.programs.base import Program
 from pvae.programs.registration import Registration, forget_weak_references
 from pvae.randomness import evaluating
 
-__all__ = ["Objective", "ObjectiveModule", "Terms"]
-
-Call = tuple[Any, ...]
+__all__ = ["Objective", "ObjectiveModule", "Terms", "add_gradients", "scaled_sums"]
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The numbers of one step, summed over the batch as Pyro's losses are, in nats.
+    """The numbers of one step, in nats, summed over the batch as Pyro's losses are.
 
     Attributes:
-        loss: what is minimised, without gradient; under a plate of scale N/B it stands for N data.
-        surrogate: a scalar whose gradient is the estimate of the gradient of the expected loss.
-        named: other numbers worth recording, in the loss's unit, without gradient.
+        loss: the number that is minimised, without gradient. Under a plate of scale N/B it stands for N data.
+        surrogate: a scalar with a gradient that estimates the gradient of the expected loss.
+        named: other numbers to be recorded, in the unit of the loss, without gradient.
     """
 
     loss: Tensor
@@ -40,59 +38,73 @@ class Terms:
     named: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(ELBO, nn.Module):
-    """An inference algorithm as a loss: for `pvae.fit`, for plain `pyro.infer.SVI`, and as a module.
+def scaled_sums(by_name: Mapping[str, Tensor], scale: float | Tensor) -> dict[str, Tensor]:
+    """Return for each name the sum over data, each times its scale, without gradient.
 
-    Subclasses give one method, `terms`. Baselines, critics and multipliers are the objective's own parameters and
-    buffers. State advances only in training: `loss` runs in evaluation mode.
+    Args:
+        by_name: numbers per datum, each of shape (batch,).
+        scale: the factor of each datum: a number, or shape (batch,).
+    """
+    return {name: (values * scale).sum().detach() for name, values in by_name.items()}
+
+
+class Objective(ELBO, nn.Module):
+    """An inference algorithm as a loss, for `pvae.fit`, for plain `pyro.infer.SVI`, and as a module.
+
+    A subclass implements one method, `terms`. Baseline networks, critics and multipliers are the objective's own
+    parameters and buffers. Its state advances only in training mode: `loss` runs in evaluation mode.
+
+    An objective declares its properties by the attributes below, on its class or on the instance. Trainer, validation
+    and linter read them. The first six say what a step updates, the next three what validation may do, and the next two
+    what the linter and the gradient study report.
+
+    A player is a parameter group that is updated on its own: all parameters ("all"), the model's ("theta"), the guide's
+    ("phi"), the objective's own ("critic"), or several of these groups together (see `unions`).
 
     Attributes:
-        players: whose parameters one step updates in turn: ``("all",)``, or groups or `unions`: ``("theta", "phi")``.
+        players: the parameter groups that one step updates, in this order. The default is ``("all",)``, one update of
+            all parameters.
+        unions: for each player that is made of several groups, the names of these groups:
+            ``{"generator": ("theta", "phi")}``. The default is none.
+        untrained: the groups of the latent model that no step updates. The default is none.
+        updates: the number of updates of each player in one step. A player that is not listed, by default every player,
+            is updated once.
+        tolerance: the difference of two losses in a row, in nats per datum, below which the updates of one player end
+            early. The default None never ends them early.
+        labelled: the least share of each batch that `pvae.fit` fills with labelled data. The default 0 takes the data
+            as they come.
+        no_bound: the reason why the loss is not minus a bound on log p(x), in a few words. The default "" means that it
+            is one; otherwise validation uses the objective's own loss.
+        unranked: the reason why no validation score ranks the parameters, in a few words; the last parameters are then
+            kept. The default "" means that validation ranks them.
+        ranks_by_loss: whether validation ranks epochs by minus the loss on validation data. The default False ranks
+            them by the importance-weighted bound.
+        biased: the reason why the mean of the gradient is not the gradient of `target`, in a few words. The default ""
+            means that the gradient is unbiased.
+        enumerates: whether the objective sums over sites that are marked for enumeration, so that the linter does not
+            report them. The default is False.
+        data_plate: the name of the plate over data, where several plates hold every site. The default None finds it.
     """
 
+    # What a step updates.
     players: tuple[str, ...] = ("all",)
-
-    #: why the mean of the gradient is not the gradient of `target`, in a few words; empty where it is
-    biased: str = ""
-
-    #: why the loss is not minus a bound on log p(x), in a few words; empty where it is
-    no_bound: str = ""
-
-    #: why no bound on held-out data ranks the parameters that it trains, in a few words; empty where one does
-    unranked: str = ""
-
-    #: players that update several groups together, such as {"generator": ("theta", "phi")}
     unions: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-
-    #: groups of the latent model that no player updates
     untrained: tuple[str, ...] = ()
-
-    #: how often a step updates a player, where not once; and when a phase ends early: see `PlayersObjective`
     updates: Mapping[str, int] = MappingProxyType({})
     tolerance: float | None = None
-
-    #: whether the objective enumerates marked sites itself, in a way that the linter need not report
-    enumerates: bool = False
-
-    #: whether minus the loss on validation data ranks epochs, instead of the importance-weighted bound
-    ranks_by_loss: bool = False
-
-    #: the least part of each batch that `pvae.fit` takes from the labelled data; 0 takes the data as they come
     labelled: float = 0.0
 
-    #: the name of the plate over data, where several plates hold every site
+    # What validation may do.
+    no_bound: str = ""
+    unranked: str = ""
+    ranks_by_loss: bool = False
+
+    # What the linter and the gradient study report.
+    biased: str = ""
+    enumerates: bool = False
+
+    # How the programs are read.
     data_plate: str | None = None
-
-    @property
-    def bound_objective(self) -> Objective:
-        """The objective whose bound is maximised: this one, or the one that an alternating objective contains."""
-        return self
-
-    def look_at(self, data: Mapping[str, Tensor]) -> None:
-        """Read what the objective needs of the training data; `pvae.fit` calls this once, before training."""
-
-    def diagnose(self) -> None:
-        """Warn about the state of the training; `pvae.fit` calls this after each epoch."""
 
     def __init__(self, particles: int = 1) -> None:
         nn.Module.__init__(self)
@@ -107,33 +119,62 @@ class Objective(ELBO, nn.Module):
         """The number of draws of z per datum."""
         return self.num_particles
 
+    @property
+    def bound_objective(self) -> Objective:
+        """The objective with the bound that is maximised: this one, or the one that an alternating objective holds."""
+        return self
+
+    def look_at(self, data: Mapping[str, Tensor]) -> None:
+        """Read what the objective needs from the training data; `pvae.fit` calls this once, before training.
+
+        Args:
+            data: the training data, as named tensors.
+        """
+
+    def diagnose(self) -> None:
+        """Warn if the training so far shows a problem; `pvae.fit` calls this after each epoch."""
+
     @abstractmethod
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the loss and its surrogate for one batch, as tensors: nothing is read from the device.
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss and its surrogate for one batch, as tensors; no value is read from the device.
 
         Args:
             model: p(x, z).
             guide: q(z given x).
-            args: positional arguments of both programs.
-            kwargs: keyword arguments of both programs.
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
             player: one of `players`.
         """
 
     def target(self) -> Objective:
-        """Return the objective whose expected loss and gradient this one estimates: by default itself."""
+        """Return the objective with the expected loss and gradient that this one estimates; by default itself."""
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return what identifies this objective beside its class; shown in tables and recorded with a run."""
+        """Return the settings that identify this objective beside its class; tables and run folders record them."""
         return {"particles": self.num_particles}
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss of a batch, in nats, without gradients or a change of state."""
+        """Return the loss of a batch, in nats, without gradients and without a change of state.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         with evaluating(self), torch.no_grad():
             return torch_item(self.terms(model, guide, args, kwargs, self.players[0]).loss)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss of a batch, in nats, and add its gradients to ``.grad``: what `pyro.infer.SVI` calls."""
+        """Return the loss of a batch, in nats, and add its gradients to ``.grad``; `pyro.infer.SVI` calls this.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         with Registration(self):
             total = 0.0
             for player in self.players:
@@ -143,7 +184,14 @@ class Objective(ELBO, nn.Module):
         return total
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss of a batch as a scalar, in nats, whose gradient is the surrogate's."""
+        """Return the loss of a batch, in nats, as a scalar tensor with the gradient of the surrogate.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         total: Tensor | float = 0.0
         for player in self.players:
             terms = self.terms(model, guide, args, kwargs, player)
@@ -151,30 +199,39 @@ class Objective(ELBO, nn.Module):
         return torch.as_tensor(total)
 
     def __call__(self, model: Any, guide: Any) -> ObjectiveModule:  # type: ignore[override]
-        """Return a module over both programs: its parameters are complete, and calling it gives the loss."""
+        """Return a module of both programs with all their parameters; calling it returns the loss of a batch."""
         return ObjectiveModule(model, guide, self)
 
     def _backward(self, surrogate: Tensor, model: Any, guide: Any, player: str) -> None:
+        """Add the gradient of the surrogate to ``.grad`` of the player's parameters."""
         if not surrogate.requires_grad:
             return
         if player == "all":
             surrogate.backward()
-            return
-        group = player_parameters(self, model, guide, player)
-        gradients = torch.autograd.grad(surrogate, group, allow_unused=True)
-        for parameter, gradient in zip(group, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        else:
+            add_gradients(surrogate, player_parameters(self, model, guide, player))
 
-    def _get_trace(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Any:
+    def _get_trace(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return traces of both programs; Pyro's base class asks for this method."""
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
 
+def add_gradients(surrogate: Tensor, parameters: list[Any]) -> None:
+    """Add the gradient of a surrogate to ``.grad`` of each parameter that it depends on, and of no other parameter."""
+    if not surrogate.requires_grad or not parameters:
+        return
+    gradients = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
 class ObjectiveModule(nn.Module):
-    """A model, a guide and an objective as one module; ``forward`` gives the loss of a batch, in nats.
+    """A model, a guide and an objective as one module; ``forward`` returns the loss of a batch, in nats.
 
     Args:
-        model, guide: Pyro programs; a bound method stays with its owner.
+        model: p(x, z); a bound method stays with its owner.
+        guide: q(z given x), likewise.
         objective: the loss.
     """
 

@@ -1,4 +1,4 @@
-"""The noise-free limit: log p(x, z) at the one point that the guide names."""
+"""`Dirac`: log p(x, z) at one point of the guide, the limit of an ELBO without noise in the guide."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Objective, Terms
+from pvae.objectives.base import Objective, Terms, scaled_sums
 from pvae.objectives.named import named
-from pvae.objectives.phases.alternating import Within
-from pvae.programs.sites import base_distribution
-from pvae.weights import trace_weights
+from pvae.objectives.program_in_context import with_guide_in
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import base_distribution, is_latent_draw
+from pvae.weights.compute import weights_of
 
 __all__ = ["Dirac"]
 
 
 @named("dirac", "log p(x, z) at the guide's point: the noise-free limit, no bound")
 class Dirac(Objective):
-    """log p(x, z) at z = the guide's point, per datum: a MAP encoder, a deterministic autoencoder with a prior.
+    """log p(x, z) at one point z of the guide, per datum: a MAP encoder, a deterministic autoencoder with a prior.
 
-    The point is the mean of each guide site: the place of a `pyro.distributions.Delta`, or another density with its
-    noise left out. A point has no entropy; the ELBO's, which falls to minus infinity like the logarithm of the
-    noise's scale, is left out by definition. What is left is no bound on log p(x): it rises without limit where a
-    decoder may scale its input up while the codes shrink towards the prior's mode.
+    The point is the mean of each guide site: the value of a `pyro.distributions.Delta`, or the mean of another density.
+    A point has no entropy. The entropy term of the ELBO, which tends to minus infinity like the logarithm of the
+    noise's scale, is left out by definition. The rest is no bound on log p(x): it grows without limit if the decoder
+    can scale its input up while the codes shrink towards the mode of the prior.
 
-    The validation value is the objective's own. Beside it ``log_likelihood`` and ``log_prior`` are recorded, and, where
-    every guide site has noise, the ``elbo`` of one draw with it.
+    Validation uses the objective's own value. ``log_likelihood`` and ``log_prior`` are recorded beside it. If every
+    guide site has noise, the ``elbo`` of one draw is recorded too.
 
     Args:
-        data_plate: the name of the plate over data, where several hold every site.
+        data_plate: the name of the plate over data, where several plates hold every site.
 
     Raises:
         InputError: in use, if a site is discrete or its mean has no closed form.
     """
 
-    #: why the value is no bound on log p(x)
     no_bound = "log p(x, z) at a point is no bound on log p(x)"
 
     def __init__(self, data_plate: str | None = None) -> None:
@@ -47,53 +47,62 @@ class Dirac(Objective):
         self.data_plate = data_plate
 
     def settings(self) -> dict[str, Any]:
-        """Return nothing: there is one point, and no setting."""
+        """Return no settings: there is one point."""
         return {}
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return minus the sum over data of log p(x, z) at the guide's point, each times its scale."""
-        noise: dict[str, bool] = {}
-        at_points = Within(guide, lambda: _Points(noise))
-        weights = trace_weights(model, at_points, args, kwargs, 1, data_plate=self.data_plate)
-        value, likelihood = weights.log_joint[0], weights.log_likelihood()[0]
-        named = {"log_likelihood": likelihood, "log_prior": value - likelihood}
-        if all(noise.values()):
-            named["elbo"] = self._elbo(model, guide, args, kwargs)
-        loss = -(value * weights.scale).sum()
-        return Terms(loss.detach(), loss, {name: (each * weights.scale).sum().detach() for name, each in named.items()})
+        programs = BoundPrograms(model, guide, args, kwargs)
+        has_noise: dict[str, bool] = {}
+        at_means = with_guide_in(lambda: _MeanMessenger(has_noise), programs)
+        weights = weights_of(at_means, 1, data_plate=self.data_plate)
+        log_joint = weights.log_joint[0]
+        log_likelihood = weights.log_likelihood()[0]
+        named = {"log_likelihood": log_likelihood, "log_prior": log_joint - log_likelihood}
+        if all(has_noise.values()):
+            named["elbo"] = self._elbo(programs)
+        loss = -(log_joint * weights.scale).sum()
+        return Terms(loss.detach(), loss, scaled_sums(named, weights.scale))
 
-    def _elbo(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Tensor:
+    def _elbo(self, programs: BoundPrograms) -> Tensor:
+        """Return the ELBO of one draw of the guide, shape (batch,), nats, without gradient."""
         with torch.no_grad():
-            return trace_weights(model, guide, args, kwargs, 1, data_plate=self.data_plate).log_w[0]
+            return weights_of(programs, 1, data_plate=self.data_plate).log_w[0]
 
 
-class _Points(Messenger):
-    """Puts the mean of each latent site in the place of a draw, and notes which sites have noise."""
+class _MeanMessenger(Messenger):
+    """Gives each latent site its mean instead of a draw, and records which sites have noise.
 
-    def __init__(self, noise: dict[str, bool]) -> None:
+    Args:
+        has_noise: filled with a truth value for each latent site: False for a Delta.
+    """
+
+    def __init__(self, has_noise: dict[str, bool]) -> None:
         super().__init__()
-        self.noise = noise
+        self.has_noise = has_noise
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["infer"].get("_deterministic") or type(msg["fn"]).__name__ == "_Subsample":
+        if not is_latent_draw(msg):
             return
-        self.noise[msg["name"]] = not isinstance(base_distribution(msg["fn"]), dist.Delta)
+        self.has_noise[msg["name"]] = not isinstance(base_distribution(msg["fn"]), dist.Delta)
         if not msg["done"]:
-            msg["value"], msg["done"] = _point(msg["name"], msg["fn"]), True
+            msg["value"] = _mean(msg["name"], msg["fn"])
+            msg["done"] = True
 
 
-def _point(name: str, density: Any) -> Tensor:
-    kind = type(base_distribution(density)).__name__
+def _mean(site: str, density: Any) -> Tensor:
+    """Return the mean of a continuous density, in the shape of a draw."""
+    family = type(base_distribution(density)).__name__
     if getattr(density.support, "is_discrete", False):
         raise InputError(
-            f"Dirac needs continuous guide sites, and {name!r} is {kind}: a mean of discrete values is none of them. "
-            "Use phi='exact' of 'alternate', or 'elbo-enum'."
+            f"Dirac needs continuous guide sites; site {site!r} is {family}, and a mean of discrete values is not one "
+            "of them. Use phi='exact' of 'alternate', or 'elbo-enum'."
         )
     try:
-        point: Tensor = density.mean
+        mean: Tensor = density.mean
     except (AttributeError, NotImplementedError):
         raise InputError(
-            f"Dirac needs the mean of guide site {name!r}, and {kind} has none in closed form: draw it from a "
-            "pyro.distributions.Delta, or from a density with a mean."
+            f"Dirac needs the mean of each guide site; site {site!r} is {family}, which has no mean in closed form. "
+            "Draw it from a pyro.distributions.Delta, or from a density with a mean."
         ) from None
-    return point
+    return mean

@@ -1,4 +1,4 @@
-"""The objective of a vector-quantised model: gradients pass straight through the choice of the nearest code."""
+"""`VectorQuantised`: the objective of a vector-quantised model, with gradients straight through the nearest code."""
 
 from __future__ import annotations
 
@@ -12,147 +12,178 @@ from torch import Tensor
 
 from pvae.densities.quantiser import NearestCode, Quantiser
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Objective, Terms
+from pvae.objectives.base import Objective, Terms, scaled_sums
+from pvae.objectives.gradients.baselines import gradient_only
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
-from pvae.objectives.phases.alternating import Within
+from pvae.objectives.program_in_context import with_guide_in, with_model_in
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import base_distribution
-from pvae.weights import LogWeights, trace_weights
+from pvae.weights import LogWeights
+from pvae.weights.compute import weights_of
 
 __all__ = ["VectorQuantised"]
 
 
 @named("vq", "vector-quantised models: straight-through gradients, codebook, commitment; biased")
 class VectorQuantised(Objective):
-    """log p(x given k) + log p(k) at the nearest codes k, less what draws vectors and codes together, per datum.
+    """log p(x given k) + log p(k) at the nearest codes k, minus squared distances of vectors and codes, per datum.
 
-    With the encoder's vectors h, their codes e and sg for stopped gradients, a step climbs
+    With the encoder's vectors h, their codes e, and sg for a stopped gradient, the objective maximises
 
-        log p(x, k) - sum (sg(h) - e)^2 - commitment * sum (h - sg(e))^2,
+        log p(x, k) - sum (sg(h) - e)^2 - commitment * sum (h - sg(e))^2.
 
-    where both sums are over positions and dimensions, and the gradient of log p at the codes is given to h unchanged:
-    straight through. A codebook of averages has no gradient: the first sum is left out, and in training each step moves
-    the averages on.
+    Both sums are over positions and dimensions. The gradient of log p at the codes is passed to h unchanged (straight
+    through). A codebook of moving averages has no gradient: the first sum is left out, and each training step updates
+    the averages.
 
-    The loss is minus the line above. Squares are not negative, so it stays minus a lower bound of log p(x); the bound
-    itself is recorded as ``elbo``, beside ``distance`` (the sum of squares), and for the codes over the batch
-    ``perplexity`` (the exponential of their entropy) and ``codes_used`` (a share of all).
+    The loss is minus this expression. Squares are not negative, so the expression is a lower bound on log p(x). The
+    bound without the squares is recorded as ``elbo``, beside ``distance`` (the sum of squares). For the codes of a
+    batch, ``perplexity`` (the exponential of their entropy) and ``codes_used`` (as a share of all codes) are recorded.
 
     Args:
-        commitment: weight of the squares for the encoder; the paper's 0.25 is the default.
-        data_plate: the name of the plate over data, where several hold every site.
+        commitment: the weight of the squares for the encoder. The default is the paper's 0.25.
+        data_plate: the name of the plate over data, where several plates hold every site.
 
     Raises:
-        InputError: for a negative weight; in use, if the programs do not go through a `pvae.Quantiser`, or another
-            guide site cannot be reparameterised.
+        InputError: for a negative weight; in use, if the programs use no `pvae.Quantiser`, or another guide site cannot
+            be reparameterised.
+
     Source: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
     """
 
-    #: why the mean of the gradient is not that of the loss
     biased = "straight-through: the encoder gets the decoder's gradient past the choice of the code"
 
     def __init__(self, commitment: float = 0.25, data_plate: str | None = None) -> None:
         super().__init__(1)
-        self.commitment, self.data_plate = not_negative("commitment", commitment), data_plate
+        self.commitment = not_negative("commitment", commitment)
+        self.data_plate = data_plate
 
     def settings(self) -> dict[str, Any]:
         """Return the weight of the commitment."""
         return {"commitment": self.commitment}
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the loss of a batch; in training, move averages of codes on."""
-        # before the terms: a first look at a layout writes buffers back, which autograd would find changed
-        count = BoundPrograms(model, guide, args, kwargs).count
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a batch; in training, moving averages of codes are updated afterwards."""
+        programs = BoundPrograms(model, guide, args, kwargs)
+        # The count comes first: the first look-up of a layout restores buffers, and autograd would then find the
+        # buffers of the surrogate changed.
+        count = programs.count
         uses: dict[Quantiser, _Use] = {}
-        p, q = (Within(each, lambda: _Following(uses)) for each in (model, guide))
-        weights = trace_weights(p, q, args, kwargs, 1, data_plate=self.data_plate)
-        _require(uses, weights)
-        dims = weights.only_source().dims
-        value, distance = weights.log_w[0], torch.zeros_like(weights.log_w[0])
-        for quantiser, use in uses.items():
-            value = value - self.commitment * dims.reduce(use.apart(use.h, use.e.detach()))[0]
-            apart = dims.reduce(use.apart(use.h.detach(), use.e))[0]
-            value = value if quantiser.averages else value - apart
-            distance = distance + apart.detach()
-        named = {**weights.named(), "distance": distance}
-        totals = {name: (each * weights.scale).sum().detach() for name, each in named.items()}
-        # these are no sums over data: times the count, so that the trainer's division gives them back
-        totals |= {name: each * count for name, each in _usage(uses).items()}
+        straight_through = with_guide_in(lambda: _StraightThroughMessenger(uses), programs)
+        straight_through = with_model_in(lambda: _StraightThroughMessenger(uses), straight_through)
+        weights = weights_of(straight_through, 1, data_plate=self.data_plate)
+        _require_quantised(uses, weights)
+        value, distance = self._value_and_distance(uses, weights)
+        named = scaled_sums({**weights.named(), "distance": distance}, weights.scale)
+        # Multiply by count because the trainer divides by it, and these numbers are not sums over data.
+        named |= {name: number * count for name, number in _code_usage(uses).items()}
         if self.training:
             for quantiser, use in uses.items():
-                quantiser.advance(use.h.detach(), use.k)
+                quantiser.advance(use.vectors.detach(), use.indices)
         loss = -(value * weights.scale).sum()
-        return Terms(loss.detach(), loss, totals)
+        return Terms(loss.detach(), loss, named)
+
+    def _value_and_distance(self, uses: Mapping[Quantiser, _Use], weights: LogWeights) -> tuple[Tensor, Tensor]:
+        """Return what is maximised, and the sum of squares without gradient, each of shape (batch,)."""
+        dims = weights.only_source().dims
+        value = weights.log_w[0]
+        distance = torch.zeros_like(value)
+        for quantiser, use in uses.items():
+            to_code = use.squared_distance(use.vectors, use.codes.detach())
+            value = value - self.commitment * dims.reduce(to_code)[0]
+            to_vector = dims.reduce(use.squared_distance(use.vectors.detach(), use.codes))[0]
+            if not quantiser.averages:
+                value = value - to_vector
+            distance = distance + to_vector.detach()
+        return value, distance
 
 
 @dataclass(frozen=True)
 class _Use:
-    """What passed through a quantiser in one run: vectors h, their codes e and the codes' indices k."""
+    """The tensors of a quantiser in one run of both programs.
 
-    h: Tensor
+    Attributes:
+        vectors: the encoder's vectors h, shape (*batch, *positions, dimensions).
+        event_dim: the number of dimensions of the positions.
+        indices: the indices k of the nearest codes, shape (*batch, *positions).
+        codes: the codes e, in the shape of the vectors.
+    """
+
+    vectors: Tensor
     event_dim: int
-    k: Tensor
-    e: Tensor
+    indices: Tensor
+    codes: Tensor
 
-    def apart(self, first: Tensor, second: Tensor) -> Tensor:
-        """The squared distance over positions and dimensions, of the batch shape of the site."""
+    def squared_distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the squared distance, summed over positions and dimensions: the batch shape of the site."""
         return (first - second).square().flatten(-1 - self.event_dim).sum(-1)
 
 
-class _Following(Messenger):
-    """Notes the vectors in the guide, and gives the model codes whose gradient is the vectors' own."""
+class _StraightThroughMessenger(Messenger):
+    """Records the vectors of the guide, and gives the model codes with the gradient of the vectors.
+
+    Args:
+        uses: filled with the tensors of each quantiser.
+    """
 
     def __init__(self, uses: dict[Quantiser, _Use]) -> None:
         super().__init__()
         self.uses = uses
-        self.seen: set[tuple[str, Quantiser]] = set()
+        self.calls: set[tuple[str, Quantiser]] = set()
 
-    def _once(self, what: str, quantiser: Quantiser) -> None:
-        if (what, quantiser) in self.seen:
-            raise InputError(f"A Quantiser is {what} twice in one run; give each site one of its own.")
-        self.seen.add((what, quantiser))
+    def _require_first_call(self, call: str, quantiser: Quantiser) -> None:
+        if (call, quantiser) in self.calls:
+            raise InputError(
+                f"VectorQuantised needs a Quantiser of its own for each site; one is {call} twice in one run. Make "
+                "another Quantiser."
+            )
+        self.calls.add((call, quantiser))
 
     def _pyro_post_pvae_assign(self, msg: Any) -> None:
-        quantiser, h, event_dim = msg["args"]
-        self._once("called", quantiser)
-        self.uses[quantiser] = _Use(h, event_dim, h.new_empty(0), h.new_empty(0))
+        quantiser, vectors, event_dim = msg["args"]
+        self._require_first_call("called", quantiser)
+        self.uses[quantiser] = _Use(vectors, event_dim, vectors.new_empty(0), vectors.new_empty(0))
 
     def _pyro_post_pvae_embed(self, msg: Any) -> None:
-        (quantiser, k), e = msg["args"], msg["value"]
-        self._once("asked for codes", quantiser)
-        if quantiser not in self.uses or self.uses[quantiser].h.shape != e.shape:
+        quantiser, indices = msg["args"]
+        codes = msg["value"]
+        self._require_first_call("asked for codes", quantiser)
+        if quantiser not in self.uses or self.uses[quantiser].vectors.shape != codes.shape:
             raise InputError(
-                "VectorQuantised needs the codes of the vectors that the guide has quantised: draw k from quantiser(h) "
-                "in the guide, and decode quantiser.embed(k) in the model."
+                "VectorQuantised needs the codes of the vectors that the guide quantises; the model asks for other "
+                "codes. Draw k from quantiser(h) in the guide, and decode quantiser.embed(k) in the model."
             )
-        h = self.uses[quantiser].h
-        self.uses[quantiser] = _Use(h, self.uses[quantiser].event_dim, k, e)
-        msg["value"] = e.detach() + (h - h.detach())  # the codes to the last bit
+        vectors = self.uses[quantiser].vectors
+        self.uses[quantiser] = _Use(vectors, self.uses[quantiser].event_dim, indices, codes)
+        # The value is the codes to the last bit.
+        msg["value"] = codes.detach() + gradient_only(vectors)
 
 
-def _require(uses: Mapping[Quantiser, _Use], weights: LogWeights) -> None:
-    if not uses or any(use.e.numel() == 0 for use in uses.values()):
+def _require_quantised(uses: Mapping[Quantiser, _Use], weights: LogWeights) -> None:
+    """Refuse programs without a quantiser, and guide sites that are neither quantised nor reparameterised."""
+    if not uses or any(use.codes.numel() == 0 for use in uses.values()):
         raise InputError(
-            "VectorQuantised needs a model that goes through a pvae.Quantiser: draw k from quantiser(h) in the guide, "
-            "and decode quantiser.embed(k) in the model. Use 'iwae' or 'elbo-enum' for other discrete latents."
+            "VectorQuantised needs a model that goes through a pvae.Quantiser; this one does not. Draw k from "
+            "quantiser(h) in the guide, and decode quantiser.embed(k) in the model. Use 'iwae' or 'elbo-enum' for "
+            "other discrete latents."
         )
     sites = weights.guide_sites()
     for name in weights.not_reparameterised:
         if not isinstance(base_distribution(sites[name]["fn"]), NearestCode):
             raise InputError(
-                f"VectorQuantised trains quantised and reparameterised sites, and {name!r} is neither: quantise it, or "
+                f"VectorQuantised needs quantised or reparameterised sites; site {name!r} is neither. Quantise it, or "
                 "use 'iwae'."
             )
 
 
-def _usage(uses: Mapping[Quantiser, _Use]) -> dict[str, Tensor]:
-    """Perplexity and share of the codes of a batch, by quantiser where there are several."""
-    found: dict[str, Tensor] = {}
+def _code_usage(uses: Mapping[Quantiser, _Use]) -> dict[str, Tensor]:
+    """Return perplexity and share of used codes in a batch, scalars; several quantisers have numbered names."""
+    usage: dict[str, Tensor] = {}
     for number, (quantiser, use) in enumerate(uses.items(), 1):
-        ending = f"_{number}" if len(uses) > 1 else ""
-        chosen = use.k.reshape(-1, 1) == torch.arange(quantiser.codes, device=use.k.device)
-        share = chosen.to(use.h).mean(0).detach()
-        found[f"perplexity{ending}"] = torch.special.entr(share).sum().exp()
-        found[f"codes_used{ending}"] = (share > 0).to(share).mean()
-    return found
+        suffix = f"_{number}" if len(uses) > 1 else ""
+        is_chosen = use.indices.reshape(-1, 1) == torch.arange(quantiser.codes, device=use.indices.device)
+        frequency = is_chosen.to(use.vectors).mean(0).detach()
+        usage[f"perplexity{suffix}"] = torch.special.entr(frequency).sum().exp()
+        usage[f"codes_used{suffix}"] = (frequency > 0).to(frequency).mean()
+    return usage

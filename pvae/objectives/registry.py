@@ -1,4 +1,4 @@
-"""Make objectives by their names on the command line, and say their names."""
+"""Makes objectives by their names on the command line, and describes objectives by these names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _elbo_enum(particles: int = 1) -> ELBO:
     return TraceEnum_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 
 
-_PYRO = {
+_NAMES_OF_PYRO_LOSSES = {
     Trace_ELBO: "elbo",
     TraceMeanField_ELBO: "elbo-analytic",
     TraceGraph_ELBO: "elbo-graph",
@@ -45,65 +45,88 @@ _PYRO = {
 
 @dataclass(frozen=True)
 class NamedObjective:
-    """A factory that can be pickled: calling it makes the objective that its text names."""
+    """A factory of an objective by its text; it can be pickled.
+
+    Attributes:
+        text: the name with settings, such as ``"renyi:alpha=0.5:particles=8"``.
+    """
 
     text: str
 
     def __call__(self) -> Objective:
-        """Return a fresh objective."""
+        """Return a new objective."""
         name, settings = parse(self.text)
-        if isinstance(settings.get("objective"), str):  # an objective inside another; its settings follow slashes
-            settings["objective"] = make_objective(settings["objective"].replace("/", ":"))
+        inner = settings.get("objective")
+        if isinstance(inner, str):  # an objective inside another has its settings after slashes
+            settings["objective"] = make_objective(inner.replace("/", ":"))
         return adapt(OBJECTIVES[name][0](**settings))
 
 
-def _settings(constructor: Callable[..., Any]) -> list[str]:
-    """What can follow an objective's name; the options that every objective of weights takes among it."""
-    parameters = inspect.signature(constructor).parameters.values()
-    shared = WeightsOptions.__annotations__ if any(each.kind is each.VAR_KEYWORD for each in parameters) else {}
-    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD] + list(shared)
+def _setting_names(constructor: Callable[..., Any]) -> list[str]:
+    """Return the names of the settings that may follow an objective's name, with those of `WeightsOptions`."""
+    names = []
+    for parameter in inspect.signature(constructor).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            names += list(WeightsOptions.__annotations__)
+        else:
+            names.append(parameter.name)
+    return names
 
 
 def make_objective(text: str) -> NamedObjective:
-    """Return a factory for the objective that `text` names, such as ``"renyi:alpha=0.5:particles=8"``.
+    """Return a factory for the objective that a text names.
+
+    Args:
+        text: a name with settings, such as ``"renyi:alpha=0.5:particles=8"``.
 
     Raises:
-        InputError: for an unknown name or setting (the nearest known one is named), or a value that is out of range.
+        InputError: for an unknown name or setting (the error names the nearest known one), or a value out of its range.
     """
-    parse_known(text, "objective", OBJECTIVES, lambda entry: _settings(entry[0]))
+    parse_known(text, "objective", OBJECTIVES, lambda entry: _setting_names(entry[0]))
     factory = NamedObjective(text)
     factory()
     return factory
 
 
 def objective_names() -> list[tuple[str, str]]:
-    """Return each name of the command line with a line on what it is, those of Pyro's own objectives first."""
+    """Return each name of the command line with a line on its objective, those of Pyro's own losses first."""
     lines = [(name, line) for name, (_, line) in OBJECTIVES.items()]
     return sorted(lines, key=lambda pair: not pair[0].startswith("elbo"))
 
 
 def untrained_by(text: str) -> tuple[str, ...]:
-    """Return the groups that no player of an objective updates, by its text; none for one without a name."""
-    made = OBJECTIVES.get(parse(text)[0], (None,))[0]
-    groups: tuple[str, ...] = getattr(made, "untrained", ())
-    return groups
+    """Return the parameter groups that an objective does not update; none for an objective without a name.
+
+    Args:
+        text: a name with settings, such as ``"gan:critic_steps=2"``.
+    """
+    constructor = OBJECTIVES.get(parse(text)[0], (None,))[0]
+    return constructor.untrained if isinstance(constructor, type) and issubclass(constructor, Objective) else ()
 
 
 def describe(objective: Any) -> str:
-    """Return a name with settings, such as ``"iwae:particles=8"``, for tables and for the record of a run."""
-    own = adapt(objective)
-    named = [name for name, (made, _) in OBJECTIVES.items() if made is type(own)]
-    if named:
-        name = named[0]
-    elif isinstance(own, PyroObjective):
-        name = _PYRO.get(type(own.elbo), type(own.elbo).__name__)
-    else:
-        name = type(own).__name__
-    settings = own.settings()
+    """Return a name with settings, such as ``"iwae:particles=8"``, for tables and for the record of a run.
+
+    Args:
+        objective: an `Objective`, a loss of `pyro.infer`, or a factory of one.
+    """
+    adapted = adapt(objective)
+    name = _name(adapted)
+    settings = adapted.settings()
     if name.startswith("elbo") and settings.get("particles") == 1:
         settings.pop("particles")
-    shown = {
-        key: describe(value).replace(":", "/") if isinstance(value, Objective) else value
-        for key, value in settings.items()
-    }
-    return ":".join([name, *(f"{key}={value}" for key, value in shown.items())])
+    parts = [name]
+    for key, value in settings.items():
+        text = describe(value).replace(":", "/") if isinstance(value, Objective) else value
+        parts.append(f"{key}={text}")
+    return ":".join(parts)
+
+
+def _name(objective: Objective) -> str:
+    """Return the name of the command line, else the name of the class."""
+    for name, (constructor, _) in OBJECTIVES.items():
+        if constructor is type(objective):
+            return name
+    if isinstance(objective, PyroObjective):
+        return _NAMES_OF_PYRO_LOSSES.get(type(objective.elbo), type(objective.elbo).__name__)
+    return type(objective).__name__

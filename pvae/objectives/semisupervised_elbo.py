@@ -1,4 +1,4 @@
-"""The objective of semi-supervised models: the ELBO of labelled and hidden data, and a classifier's cross-entropy."""
+"""`SemiSupervised`: the ELBO of labelled and unlabelled data together with the cross-entropy of a classifier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.checks import require_number
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.base import Terms
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
@@ -26,53 +26,53 @@ __all__ = ["SemiSupervised"]
 
 @named("semi-supervised", "M2: ELBO of labelled and hidden data, and a classifier's cross-entropy")
 class SemiSupervised(WeightsObjective):
-    """The ELBO of labelled and hidden data together, and beside it ``weight`` times the classifier's cross-entropy.
+    """The ELBO of labelled and unlabelled data, and ``weight`` times the cross-entropy of a classifier.
 
-    Per datum, what is maximised is
+    It maximises, per datum,
 
-        mean over all data of the bound + weight * mean over labelled data of log q(y given x),
+        mean over all data of the bound + weight * mean over labelled data of log q(y given x).
 
-    where the bound is L(x, y) <= log p(x, y) for labelled data and U(x) <= log p(x) for hidden ones. That is the
-    paper's J of equation 9 over N, with alpha = weight * N. The paper has alpha = 0.1 N, in thousands of epochs; in few
-    epochs the bound then takes q(y given x) for clusters of its own: a label must outweigh the nats of x that a cluster
-    explains. The default, 100, is for pictures; for short x, such as codes, 1 to 10 leave the bound more say.
+    The bound is L(x, y) <= log p(x, y) for labelled data and U(x) <= log p(x) for unlabelled data. This is the paper's
+    J of equation 9 divided by N, with alpha = weight * N. The paper uses alpha = 0.1 N and thousands of epochs. In few
+    epochs the bound then uses q(y given x) for clusters of its own, because a label must outweigh the nats of x that a
+    cluster explains. The default, 100, is for pictures; for short x, such as codes, use 1 to 10.
 
     Sites marked for enumeration are summed over with the guide's probabilities, so that the bound trains q(y given x)
-    too; other label sites are drawn, with a score-function gradient.
+    too. Other label sites are drawn, with a score-function gradient.
 
-    The labels are the field ``y``, -1 where hidden. The classifier is the latent model's method ``classify(x)``, which
-    returns q(y given x) as a distribution of batch shape (batch,).
+    The labels are the field ``y``, with -1 for an unlabelled datum. The classifier is the latent model's method
+    ``classify(x)``, which returns q(y given x) as a distribution of batch shape (batch,).
 
-    In a batch of B data of which n are labelled, the cross-entropy is the mean over these n, times B. Where the share s
-    of labelled data among all is known, the bound of each labelled datum counts s B / n times, and that of each hidden
-    one (1 - s) B / (B - n) times: so batches may hold more labelled data than their share, as `pvae.fit` makes them,
-    and loss and gradient stay unbiased. Without a share each datum counts once. With ``labelled=0``, for batches of all
-    data at random, each datum counts once too, and the cross-entropy is the sum over the n, over s.
+    In a batch of B data with n labelled data, the cross-entropy is the mean over these n, times B. If the share s of
+    labelled data among all data is known, the bound of each labelled datum counts s B / n times, and the bound of each
+    unlabelled datum counts (1 - s) B / (B - n) times. Batches may then have more labelled data than their share, as
+    `pvae.fit` makes them, and loss and gradient stay unbiased. Without a share each datum counts once. With
+    ``labelled=0``, for batches at random from all data, each datum counts once too, and the cross-entropy is the sum
+    over the n labelled data divided by s.
 
-    Under a plate that is a subsample of N data, bound and cross-entropy both stand for N. A scale that the programs set
-    themselves, as by `pyro.poutine.scale`, multiplies the bound alone: give `weight` times that scale.
+    Under a plate that is a subsample of N data, bound and cross-entropy both stand for N data. A scale that the
+    programs set, as by `pyro.poutine.scale`, multiplies only the bound: multiply `weight` by this scale.
 
     Args:
-        weight: of the cross-entropy; 0 leaves it out.
-        labelled: least part of each batch that `pvae.fit` takes from the labelled data; 0 takes data as they fall, and
-            with few labels most batches have none.
-        share: part of all data that is labelled; None lets `pvae.fit` find it.
-        generative: False leaves the bound out: a classifier trained on labelled data alone, to compare with.
-        classify: x to q(y given x), in the place of the latent model's method.
+        weight: the weight of the cross-entropy; 0 leaves it out.
+        labelled: the least share of each batch that `pvae.fit` takes from the labelled data. 0 takes the data as they
+            come, and with few labels most batches then have none.
+        share: the share of labelled data among all data; None lets `pvae.fit` compute it.
+        generative: False leaves the bound out and trains the classifier on labelled data only, for a comparison.
+        classify: a function from x to q(y given x), used instead of the latent model's method.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for a negative weight or a part outside [0, 1]; in use, if the programs take no y, there is no
-            classifier, or there is nothing to train for want of labels or weight.
+        InputError: for a negative weight or a share outside [0, 1]; in use, if the programs take no y, there is no
+            classifier, or there are no labels or no weight to train with.
+
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
         equations 6 to 9.
     """
 
     pathwise = False
     averages = True
-
-    #: sites marked for enumeration are summed over with the guide's probabilities, which so get a gradient
     enumerates = True
 
     def __init__(
@@ -88,61 +88,80 @@ class SemiSupervised(WeightsObjective):
     ) -> None:
         super().__init__(particles, **options)
         self.weight = not_negative("weight", weight)
-        self.labelled, self.generative, self.classifier = _part("labelled", labelled), bool(generative), classify
-        self.share = None if share is None else _part("share", share)
+        self.labelled = _checked_share("labelled", labelled)
+        self.generative = bool(generative)
+        self.classifier = classify
+        self.share = None if share is None else _checked_share("share", share)
         if classify is not None and not callable(classify):
             raise InputError(f"classify needs a function of x that returns a distribution of labels; got {classify!r}.")
-        self._found: float | None = None
-        #: whether held-out data rank parameters by this loss: the classifier alone has no bound on log p(x)
-        self.ranks_by_loss = not self.generative
+        self._share_of_training: float | None = None
+        self.ranks_by_loss = not self.generative  # a classifier has no bound on log p(x)
         if not self.generative and self.weight == 0:
-            raise InputError("With generative=False and weight=0 there is nothing to train; give one of them.")
+            raise InputError(
+                "SemiSupervised needs a bound or a cross-entropy; got generative=False and weight=0, so there is "
+                "nothing to train. Change one of them."
+            )
 
     def settings(self) -> dict[str, Any]:
-        """Return the weight, what is not the default of the rest, and the number of particles."""
-        given = {} if self.share is None else {"share": self.share}
-        given |= {} if self.labelled == 0.1 else {"labelled": self.labelled}
-        given |= {} if self.generative else {"generative": False}
-        return {"weight": self.weight, **given, **super().settings()}
+        """Return the weight, the other settings that are not the defaults, and the number of particles."""
+        settings: dict[str, Any] = {"weight": self.weight}
+        if self.share is not None:
+            settings["share"] = self.share
+        if self.labelled != 0.1:
+            settings["labelled"] = self.labelled
+        if not self.generative:
+            settings["generative"] = False
+        return {**settings, **super().settings()}
 
     def look_at(self, data: Mapping[str, Tensor]) -> None:
-        """Take the share of labelled data from all training data; `pvae.fit` calls it before a training.
+        """Compute the share of labelled data among all training data; `pvae.fit` calls this before a training.
+
+        Args:
+            data: the training data, as named tensors.
 
         Raises:
-            InputError: if none is labelled.
+            InputError: if no datum is labelled.
         """
         y = data.get("y")
-        known = 0 if y is None else int((y >= 0).sum())
-        if not known:
+        count = 0 if y is None else int((y >= 0).sum())
+        if y is None or count == 0:
             raise InputError(
-                "SemiSupervised needs labelled training data, and none has a label: load them with labels=100 "
-                "(--labels 100), or take the objective 'elbo-enum'."
+                "SemiSupervised needs labelled training data; no datum has a label. Load them with labels=100 "
+                "(--labels 100), or use the objective 'elbo-enum'."
             )
-        self._found = known / len(y)  # type: ignore[arg-type]
+        self._share_of_training = count / len(y)
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return the mean of log_w over particles, shape (batch,), in nats."""
         return weights.log_w.mean(0)
 
     def choose(self) -> ChooseStrategy:
-        """Return the strategy of each site: what `WeightsObjective` gives it, but that marked ones are enumerated."""
-        usual = super().choose()
+        """Return the strategy of each site as `WeightsObjective` does, but enumerate the guide's marked sites."""
+        choose = super().choose()
 
-        def enumerating(site: Any) -> str:
-            strategy = usual(site)
+        def choose_enumeration(site: Any) -> str:
+            strategy = choose(site)
             return ENUMERATE if strategy == SUMMED and not site["infer"].get("_in_model") else strategy
 
-        return enumerating
+        return choose_enumeration
 
-    def weights(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> LogWeights:
-        """Return the log weights of a batch, with each datum's count as its scale."""
+    def weights(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LogWeights:
+        """Return the log weights of a batch, in which the scale of each datum is multiplied by how often it counts.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         weights = super().weights(model, guide, args, kwargs)
-        counts = self._counts(_labels(guide, args, kwargs, weights.log_joint.shape[-1]), weights.log_joint.dtype)
+        y = _labels(fields_of(guide, args, kwargs), weights.log_joint.shape[-1])
+        counts = self._counts_of_data(y, weights.log_joint.dtype)
         return weights if counts is None else dataclasses.replace(weights, scale=weights.scale * counts)
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch; ``cross_entropy`` and ``accuracy`` are of its labelled data."""
-        cross_entropy, accuracy = self._classified(model, guide, args, kwargs)
+        cross_entropy, accuracy = self._classify(BoundPrograms(model, guide, args, kwargs))
         loss = self.weight * cross_entropy
         named = {"cross_entropy": cross_entropy.detach(), "accuracy": accuracy}
         if not self.generative:
@@ -150,50 +169,70 @@ class SemiSupervised(WeightsObjective):
         terms = super().terms(model, guide, args, kwargs, player)
         return Terms(terms.loss + loss.detach(), terms.surrogate + loss, {**terms.named, **named})
 
-    def _classified(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and accuracy, means over the batch's labelled data, times the data that it stands for."""
-        fields = fields_of(guide, args, kwargs) | fields_of(model, args, kwargs)
+    def _classify(self, programs: BoundPrograms) -> tuple[Tensor, Tensor]:
+        """Return cross-entropy (nats) and accuracy: scalars, means over labelled data times the data they stand for."""
+        of_guide = fields_of(programs.guide, programs.args, programs.kwargs)
+        fields = of_guide | fields_of(programs.model, programs.args, programs.kwargs)
         x = fields["x"]
-        y = _labels(guide, args, kwargs, len(x), fields)
-        classify = self.classifier or classifier_of(owner_of(guide), owner_of(model), caller="SemiSupervised")
+        y = _labels(fields, len(x))
+        classify = self.classifier or classifier_of(
+            owner_of(programs.guide), owner_of(programs.model), caller="SemiSupervised"
+        )
         density = classify(x)
-        known, label = y >= 0, y.clamp_min(0)
-        log_q = density.log_prob(label)
+        is_labelled = y >= 0
+        log_q = density.log_prob(y.clamp_min(0))
         if log_q.shape != y.shape:
-            raise InputError(f"classify(x) needs batch shape {tuple(y.shape)}; got {tuple(log_q.shape)}.")
-        share = self._share()
-        among = known.sum().clamp_min(1).to(log_q.dtype) if share is None or self.labelled else share * len(y)
-        count = BoundPrograms(model, guide, args, kwargs).count / among
+            raise InputError(
+                f"classify(x) needs to return a distribution of batch shape {tuple(y.shape)}; got "
+                f"{tuple(log_q.shape)}. Return one distribution over labels for each datum."
+            )
+        scale = programs.count / self._labelled_count(is_labelled, log_q.dtype)
         with torch.no_grad():
-            right = (most_probable(density) == label) & known
-        return -torch.where(known, log_q, torch.zeros_like(log_q)).sum() * count, right.to(log_q.dtype).sum() * count
+            is_right = (most_probable(density) == y.clamp_min(0)) & is_labelled
+        cross_entropy = -torch.where(is_labelled, log_q, torch.zeros_like(log_q)).sum() * scale
+        return cross_entropy, is_right.to(log_q.dtype).sum() * scale
 
-    def _counts(self, y: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """How often each datum counts in the bound, shape (batch,)."""
-        share = self._share()
+    def _labelled_count(self, is_labelled: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """Return the number of labelled data that a mean over them divides by: the batch's, or the expected number.
+
+        Args:
+            is_labelled: shape (batch,).
+            dtype: the type of the result.
+        """
+        share = self._known_share()
+        if share is None or self.labelled:
+            return is_labelled.sum().clamp_min(1).to(dtype)
+        return share * len(is_labelled)
+
+    def _counts_of_data(self, y: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return how often each datum counts in the bound, shape (batch,); None if each datum counts once."""
+        share = self._known_share()
         if share is None or not self.labelled:
             return None
-        known = (y >= 0).to(dtype)
-        labelled, hidden = known.sum().clamp_min(1), (1 - known).sum().clamp_min(1)
-        return len(y) * (known * (share / labelled) + (1 - known) * ((1 - share) / hidden))
+        is_labelled = (y >= 0).to(dtype)
+        labelled_count = is_labelled.sum().clamp_min(1)
+        unlabelled_count = (1 - is_labelled).sum().clamp_min(1)
+        return len(y) * (is_labelled * (share / labelled_count) + (1 - is_labelled) * ((1 - share) / unlabelled_count))
 
-    def _share(self) -> float | None:
-        """The part of all data that is labelled, where it is known."""
-        return self._found if self.share is None else self.share
-
-
-def _part(name: str, given: float) -> float:
-    return float(require_number(given, name, least=0, most=1))
+    def _known_share(self) -> float | None:
+        """Return the share of labelled data among all data, if it is known."""
+        return self._share_of_training if self.share is None else self.share
 
 
-def _labels(
-    guide: Any, args: Call, kwargs: Mapping[str, Any], size: int, fields: Mapping[str, Tensor] | None = None
-) -> Tensor:
-    y = (fields or fields_of(guide, args, kwargs)).get("y")
+def _checked_share(name: str, share: float) -> float:
+    return float(require_number(share, name, least=0, most=1))
+
+
+def _labels(fields: Mapping[str, Tensor], size: int) -> Tensor:
+    """Return the labels among the arguments of the programs, shape (batch,), with -1 for an unlabelled datum."""
+    y = fields.get("y")
     if y is None or y.shape != (size,) or y.is_floating_point():
-        came = "they take none" if y is None else f"got {str(y.dtype).removeprefix('torch.')} of {tuple(y.shape)}"
+        if y is None:
+            problem = "they take none"
+        else:
+            problem = f"got {str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
         raise InputError(
-            f"SemiSupervised needs labels as an argument y of the programs, one whole number per datum (-1: hidden); "
-            f"{came}."
+            "SemiSupervised needs labels as an argument y of the programs, one whole number per datum (-1 for an "
+            f"unlabelled one); {problem}. Load the data with labels."
         )
     return y

@@ -1,4 +1,4 @@
-"""`WeightsObjective`: an objective made of log weights."""
+"""`WeightsObjective`: an objective that is a function of log weights."""
 
 from __future__ import annotations
 
@@ -12,107 +12,118 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Objective, Terms
+from pvae.objectives.base import Objective, Terms, scaled_sums
 from pvae.objectives.gradients.estimator import estimate
 from pvae.objectives.gradients.strategies import (
     BIASED,
     WeightsOptions,
-    chooser,
-    gradients_of,
+    format_gradients,
+    parse_gradients,
     require_matches,
     require_pathwise,
-    text_of,
+    strategy_chooser,
 )
-from pvae.weights import LogWeights, trace_weights
+from pvae.programs.bound import BoundPrograms
+from pvae.weights import LogWeights
 from pvae.weights.auxiliary import Marginal
+from pvae.weights.compute import weights_of
 from pvae.weights.handlers import ChooseStrategy
 
-__all__ = ["WeightsObjective", "WeightsOptions"]
+__all__ = ["WeightsObjective", "WeightsOptions", "scaled_terms"]
 
 
 class WeightsObjective(Objective):
-    """An objective made of log weights: one method, from the weights to a bound per datum.
+    """An objective that is a function of log weights: a subclass maps the weights of a batch to a bound per datum.
 
     Args:
         particles: draws of z per datum.
         options: see `WeightsOptions`.
+
+    Attributes:
+        pathwise: whether the surrogate is right only for guides with a pathwise gradient at every site. The default is
+            True.
+        averages: whether the surrogate is a mean over particles of a number of each. The default is False.
+        entropy: for a mean over particles, the factor of -log q in the number of each. The default is 1.
+        mean: which mean of the other particles' weights replaces a particle's own in a leave-one-out baseline:
+            ``"geometric"`` (the default) or ``"arithmetic"``.
+        scored: the default strategy of sites that cannot be reparameterised. None is the score, leave-one-out if there
+            are several particles.
     """
 
-    #: whether the surrogate is right only for guides whose sites all have a pathwise gradient
     pathwise = True
-
-    #: whether the surrogate is a mean over particles, each of which adds a number of its own
     averages = False
-
-    #: for a mean over particles, the factor of -log q in the number of each
     entropy: float | Tensor = 1.0
-
-    #: how the other particles' weights stand in for one particle's, in a leave-one-out baseline
     mean = "geometric"
-
-    #: the strategy of sites that cannot be reparameterised; None for the score, leave-one-out where possible
     scored: str | None = None
 
     def __init__(self, particles: int = 1, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles)
         self.data_plate = options.get("data_plate")
-        self.gradients = gradients_of(options.get("gradients"))
+        self.gradients = parse_gradients(options.get("gradients"))
         self.auxiliary = options.get("auxiliary")
         if self.auxiliary is not None and not isinstance(self.auxiliary, Marginal):
             raise InputError(f"auxiliary needs a pvae.Marginal(reverse=...); got {self.auxiliary!r}.")
-        self.biased = self._bias()
+        self.biased = self._reason_of_bias()
 
-    def _bias(self) -> str:
-        """Why the gradient is biased, or nothing: relaxations are."""
-        relaxed = {site: each for site, each in self.gradients.items() if each in BIASED}
-        return f"relaxed draws: {text_of(relaxed)}" if relaxed else type(self).biased
+    def _reason_of_bias(self) -> str:
+        """Return why the gradient is biased, or an empty text: relaxed draws are biased."""
+        relaxed = {site: strategy for site, strategy in self.gradients.items() if strategy in BIASED}
+        return f"relaxed draws: {format_gradients(relaxed)}" if relaxed else type(self).biased
 
     def settings(self) -> dict[str, Any]:
-        """Return the number of particles, and the gradients chosen by site."""
-        chosen = text_of(self.gradients)
-        return {**super().settings(), **({"gradients": chosen} if chosen else {})}
+        """Return the number of particles, and the gradient strategies by site."""
+        gradients = format_gradients(self.gradients)
+        return {**super().settings(), **({"gradients": gradients} if gradients else {})}
 
     @abstractmethod
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return what is maximised, per datum, shape (batch,), in nats; its gradient is the estimator."""
 
     def bound(self, weights: LogWeights) -> Tensor:
-        """Return the value that is reported, per datum, shape (batch,), in nats: by default the surrogate's own."""
+        """Return the value that is reported, per datum, shape (batch,), in nats; by default the surrogate's value."""
         return self.surrogate(weights).detach()
 
     def baseline(self, signals: Tensor, weights: LogWeights) -> Tensor:
-        """Return what is taken off each particle's number for sites with the strategy ``score``: by default nothing.
+        """Return the baseline of each particle at sites with the strategy ``score``; by default 0.
 
-        Only objectives that average over particles are asked.
+        It is used only by an objective that is a mean over particles.
 
         Args:
             signals: the number of each particle, shape (particles, batch), nats.
-            weights: of the batch.
+            weights: the weights of the batch.
 
         Returns:
-            Shape (particles, batch); it must not depend on a particle's own draw.
+            Shape (particles, batch), nats. It must not depend on a particle's own draw.
         """
         return torch.zeros_like(signals)
 
     def control(self, signals: Tensor, weights: LogWeights) -> Tensor | None:
-        """Return a further term per datum whose gradient has mean zero, shape (batch,), or None."""
+        """Return a further term per datum with a gradient of mean zero, shape (batch,); None for no term.
+
+        Args:
+            signals: the number of each particle, shape (particles, batch), nats.
+            weights: the weights of the batch.
+        """
         return None
 
     def choose(self) -> ChooseStrategy:
         """Return the function that gives each site of a run its strategy."""
-        return chooser(self.gradients, self.num_particles, "pathwise" if self.pathwise else self.scored)
+        return strategy_chooser(self.gradients, self.num_particles, "pathwise" if self.pathwise else self.scored)
 
-    def weights(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> LogWeights:
+    def weights(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LogWeights:
         """Return the log weights of a batch, with the strategy of each site.
 
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+
         Raises:
-            InputError: if a site cannot have its strategy, or a name in ``gradients`` matches none.
+            InputError: if a site cannot have its strategy, or a name in ``gradients`` matches no site.
         """
-        weights = trace_weights(
-            model,
-            guide,
-            args,
-            kwargs,
+        weights = weights_of(
+            BoundPrograms(model, guide, args, kwargs),
             self.num_particles,
             data_plate=self.data_plate,
             choose=self.choose(),
@@ -124,14 +135,25 @@ class WeightsObjective(Objective):
         return weights
 
     def reported(self, weights: LogWeights, surrogate: Tensor) -> Tensor:
-        """Return `bound` of weights whose surrogate is known, shape (batch,)."""
+        """Return `bound` of weights with a known surrogate, shape (batch,), in nats."""
         return surrogate.detach() if type(self).bound is WeightsObjective.bound else self.bound(weights)
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the loss of a batch: minus the sum of the bounds per datum, each times its scale."""
-        relaxed = "concrete" in self.gradients.values()  # its draws lie outside the support
-        with pyro.validation_enabled(False) if relaxed else nullcontext():
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a batch: minus the sum over data of the bound, each times its scale."""
+        has_relaxed_draws = "concrete" in self.gradients.values()  # such draws lie outside the support
+        with pyro.validation_enabled(False) if has_relaxed_draws else nullcontext():
             weights = self.weights(model, guide, args, kwargs)
             value, surrogate = estimate(self, weights)
-        named = {name: (each * weights.scale).sum().detach() for name, each in weights.named().items()}
-        return Terms(-(value * weights.scale).sum(), -(surrogate * weights.scale).sum(), named)
+        return scaled_terms(weights, value, surrogate)
+
+
+def scaled_terms(weights: LogWeights, value: Tensor, surrogate: Tensor) -> Terms:
+    """Return the terms of a batch, as sums over data, each times its scale.
+
+    Args:
+        weights: the weights of the batch.
+        value: the reported value per datum, shape (batch,), nats.
+        surrogate: what is maximised, per datum, shape (batch,), nats.
+    """
+    loss = -(value * weights.scale).sum()
+    return Terms(loss, -(surrogate * weights.scale).sum(), scaled_sums(weights.named(), weights.scale))

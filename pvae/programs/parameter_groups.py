@@ -14,12 +14,20 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.parameter_scope import scope, store_tensors
 from pvae.randomness import preserved_randomness
 
-__all__ = ["Groups", "find_groups", "named_parameters", "program_groups"]
+__all__ = [
+    "Groups",
+    "declared_group",
+    "find_groups",
+    "named_parameters",
+    "program_groups",
+    "require_disjoint_groups",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,46 @@ class Groups:
     phi: dict[str, Tensor] = field(default_factory=dict)
     both: dict[str, Tensor] = field(default_factory=dict)
     neither: dict[str, Tensor] = field(default_factory=dict)
+
+
+def declared_group(owners: Iterable[Any], group: str) -> list[nn.Parameter] | None:
+    """Return a parameter group as the first owner with a method of this name declares it.
+
+    This is the one place that reads declarations such as ``theta()``, ``phi()`` and ``critic()``.
+
+    Args:
+        owners: objects that may have the method: a latent model, an objective, the owner of a program.
+        group: the name of the group and of the method.
+
+    Returns:
+        All parameters of the group, frozen ones too; None if no owner declares it. The methods of `LatentModel` raise
+        an `InputError` until a subclass overrides them, and so declare nothing.
+    """
+    for owner in owners:
+        method = getattr(owner, group, None)
+        if callable(method):
+            try:
+                return list(method())
+            except InputError:
+                return None
+    return None
+
+
+def require_disjoint_groups(groups: Groups, objective: str) -> None:
+    """Refuse parameters of both programs, for an objective that updates theta and phi on their own.
+
+    Args:
+        groups: the groups of both programs.
+        objective: the name of the objective, for the error.
+
+    Raises:
+        InputError: if a parameter belongs to both programs.
+    """
+    if groups.both:
+        raise InputError(
+            f"{objective} trains theta and phi apart and needs disjoint groups; parameter {next(iter(groups.both))!r} "
+            "belongs to the model and to the guide. Declare theta() and phi() on the latent model."
+        )
 
 
 def named_parameters(latent_model: Any, modules: Iterable[nn.Module]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.binding import Programs
-from pvae.programs.parameter_groups import find_groups, named_parameters
+from pvae.programs.parameter_groups import find_groups, named_parameters, require_disjoint_groups
 from pvae.programs.parameter_scope import store_tensors
 
 __all__ = ["Parameters", "all_finite", "is_average", "root_module"]
@@ -165,11 +165,7 @@ class Parameters:
             if player not in ("theta", "phi"):
                 raise
         groups = find_groups(self.latent_model, [self._batch])
-        if groups.both:
-            raise InputError(
-                f"This objective trains theta and phi apart; parameter {next(iter(groups.both))!r} belongs to the "
-                "model and to the guide. Declare theta() and phi() on the latent model."
-            )
+        require_disjoint_groups(groups, type(self.objective).__name__)
         return list({"theta": groups.theta, "phi": groups.phi}[player].values())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import pvae
 from pvae.objectives import check, describe, make_objective
 from pvae.programs.binding import bind
+from pvae.programs.bound import BoundPrograms
 from pvae.train.trainer import fit
 
 KINDS = {"gan": pvae.GAN, "aae": pvae.AAE, "ali": pvae.ALI}
@@ -170,7 +171,7 @@ def test_conditions_are_found_and_given_to_both_sides() -> None:
     assert objective.network is not None and objective.network[0].in_features == 3 + 1 + 1  # one-hot y, x, c
     onehot = torch.nn.functional.one_hot(batch["y"], 3)
     assert objective.log_ratio(onehot, batch["x"], batch["c"]).shape == (12,)
-    with pytest.raises(pvae.InputError, match="judges 5 numbers per datum, and got 4"):
+    with pytest.raises(pvae.InputError, match="needs 5 numbers per datum; got 4"):
         objective.log_ratio(onehot, batch["x"])
     sides = objective.sides(model.model, lambda *_: None, tuple(batch.values()), {})
     assert torch.equal(sides.q[0].long(), onehot) and torch.allclose(sides.p[0], torch.full((12, 3), 1 / 3).double())
@@ -200,7 +201,7 @@ def test_a_condition_without_weight_or_of_one_value_at_first_is_found(y: list[in
     model, objective = Unweighted(), pvae.GAN(hidden=(4,))
     batch, before = {"x": draws(len(y)), "y": torch.tensor(y)}, copy.deepcopy(model.state_dict())
     programs = bind(model, batch) if wrapped else model
-    objective.to(torch.float64)._prepare(programs.model, programs.guide, tuple(batch.values()), {})
+    objective.to(torch.float64)._make_critic(BoundPrograms(programs.model, programs.guide, tuple(batch.values())))
     assert objective.network is not None and objective.network[0].in_features == 1 + 1  # x, y
     now = model.state_dict()
     assert all(torch.equal(now[name], each) for name, each in before.items() if name != "runs")
@@ -269,11 +270,11 @@ class Nothing(Line):
 @pytest.mark.parametrize(
     ("model", "name", "said"),
     [
-        (Learned, "gan", "reaches theta through the draws, and site 'z' .Bernoulli. lets none through"),
-        (Learned, "ali", "reaches phi through the draws, and site 'z' .Bernoulli. lets none through"),
+        (Learned, "gan", "needs to reach theta through the draws; site 'z' .Bernoulli. lets none through"),
+        (Learned, "ali", "needs to reach phi through the draws; site 'z' .Bernoulli. lets none through"),
         (Learned, "aae", "site 'z' .Bernoulli. lets none|needs reparameterised guide sites"),
-        (Looking, "gan", "looks at what it observes at site 'x'"),
-        (Nothing, "gan", "observes nothing"),
+        (Looking, "gan", "depends on its observation at site 'x'"),
+        (Nothing, "gan", "needs an observed site of the model"),
     ],
 )
 def test_what_cannot_be_matched_is_said_in_a_line(model: type, name: str, said: str) -> None:
@@ -288,7 +289,7 @@ def test_what_cannot_be_matched_is_said_in_a_line(model: type, name: str, said: 
         ("gan:critic_steps=0", "critic_steps needs a whole number of at least 1"),
         ("aae:penalty=-1", "penalty needs a number of at least 0; got -1"),
         ("ali:loss=wasserstein:penalty=0", "has to be bounded"),
-        ("gan:critic=mine", "critic is a torch.nn.Module"),
+        ("gan:critic=mine", "critic needs to be a torch.nn.Module"),
         ("gan:hidden=0", "hidden needs whole numbers of at least 1; got 0"),
     ],
 )
@@ -307,7 +308,10 @@ def test_a_record_tells_what_the_critic_sees_and_keeps_the_last_parameters() -> 
     assert {"loss", "theta_loss", "jensen_shannon", "critic_accuracy"} <= run.history[0].keys()
     assert "validation_bound" not in run.history[0] and run.epoch == 2
     for name in KINDS:
-        with pytest.raises(pvae.InputError, match=r"patience needs .* bound that ranks parameters: neither the loss"):
+        with pytest.raises(
+            pvae.InputError,
+            match=r"patience needs .* bound that ranks parameters: no validation score ranks adversarial training",
+        ):
             pvae.fit(Line(), splits, objective=name, epochs=2, patience=1, step="eager", progress=False)
     for name in ("aae", "ali"):
         options = {"epochs": 2, "step": "eager", "progress": False}

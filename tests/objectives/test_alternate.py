@@ -17,7 +17,8 @@ import pvae
 from pvae.errors import InputError
 from pvae.models import LatentModel
 from pvae.objectives import IWAE, Alternate, WakeSleep, check, describe, make_objective
-from pvae.objectives.phases.enumeration import weights_of_outcomes
+from pvae.objectives.joint_outcomes import weights_of_outcomes
+from pvae.programs.bound import BoundPrograms
 from pvae.train.checkpoint import read
 
 Y = np.array([-2.1, -1.9, -2.0, -1.7, 1.8, 2.2, 2.0, 0.1])
@@ -177,7 +178,7 @@ def test_joint_values_of_several_sites_give_the_evidence(scale: float) -> None:
     assert float(-terms.loss) == pytest.approx(scale * expected, rel=1e-12)
     assert float(-objective.terms(*programs, (x,), {}, "theta").loss) == pytest.approx(scale * expected, rel=1e-12)
     assert -objective.differentiable_loss(*programs, x).item() == pytest.approx(scale * expected, rel=1e-12)
-    weights = weights_of_outcomes(model.model, model.guide, (x,), {})
+    weights = weights_of_outcomes(BoundPrograms(model.model, model.guide, (x,)))
     torch.testing.assert_close(weights.log_guide.exp().sum(0), torch.ones(3, dtype=torch.float64))
 
 
@@ -297,8 +298,8 @@ def test_plain_svi_with_the_exact_posterior_is_gradient_ascent_of_the_log_likeli
     [
         ({"theta_steps": 0}, "theta_steps needs a whole number"),
         ({"phi": "exac"}, "did you mean 'exact'"),
-        ({"phi": "exact", "objective": Trace_ELBO()}, "leave objective and phi_steps"),
-        ({"objective": WakeSleep()}, "WakeSleep does not"),
+        ({"phi": "exact", "objective": Trace_ELBO()}, "Leave out objective and phi_steps"),
+        ({"objective": WakeSleep()}, "WakeSleep updates theta, phi on their own"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -245,7 +245,9 @@ class Transformed(Logistic):
             pyro.sample("z", flow)
 
 
-@pytest.mark.parametrize(("model", "said"), [(Discrete, "'z' is Bernoulli"), (Transformed, "mean of guide site 'z'")])
+@pytest.mark.parametrize(
+    ("model", "said"), [(Discrete, "'z' is Bernoulli"), (Transformed, "mean of each guide site; site 'z'")]
+)
 def test_sites_without_a_point_are_refused(model: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Dirac().terms(*_programs(model()), (X,), {}, "all")

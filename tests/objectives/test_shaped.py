@@ -850,7 +850,7 @@ def test_bad_settings_are_one_clear_line(make: Callable[[], Any]) -> None:
     ],
 )
 def test_what_would_have_a_wrong_gradient_is_refused(make: Callable[[], Any]) -> None:
-    with pytest.raises(InputError, match=r"'z'|leave out gradients") as caught:
+    with pytest.raises(InputError, match=r"'z'|Leave out gradients") as caught:
         make()
     assert "\n" not in str(caught.value)
 

@@ -653,7 +653,7 @@ def test_programs_can_choose_strategies_themselves() -> None:
         (lambda: IWAE(2, gradients={"w*": "measure"}), "no guide site matches"),
         (lambda: IWAE(1, gradients={"z": "score:leave-one-out"}), "there is one"),
         (lambda: IWAE(2, gradients={"z": "pathwise"}), "cannot have the gradient 'pathwise'"),
-        (lambda: IWAE(2, gradients={"z": "disarm"}), "it is Categorical"),
+        (lambda: IWAE(2, gradients={"z": "disarm"}), "it is a Categorical"),
         (lambda: IWAE(20, gradients={"z": "enumerate"}), "joint outcomes"),
         (lambda: ScoreFunction("leave-one-out", 1), "there is one"),
         (lambda: ScoreFunction("optimum"), "did you mean 'optimal'"),

@@ -332,7 +332,7 @@ class TwoAlike(DiscreteModel):
 def test_sleep_says_which_site_it_cannot_place() -> None:
     x = torch.arange(4)
     for model, args, site in ((Elsewhere(), (x,), "seen"), (TwoAlike(), (x, x + 1), "both")):
-        with pytest.raises(InputError, match=f"simulates site '{site}'.*phi='wake'"):
+        with pytest.raises(InputError, match=f"site '{site}' observes.*phi='wake'"):
             WakeSleep(phi="sleep").terms(model.model, model.guide, args, {}, "phi")
         WakeSleep(phi="wake").terms(model.model, model.guide, args, {}, "phi")
     findings = check(Elsewhere(), pvae.Batch(x=x), WakeSleep(phi="both"))

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
-from pvae.programs.parameter_groups import find_groups
+from pvae.programs.parameter_groups import declared_group, find_groups
 
 __all__ = ["Coordinates", "find_coordinates"]
-
-
-@runtime_checkable
-class DeclaresGroups(Protocol):
-    """A latent model that declares its parameter groups by methods, as subclasses of `pvae.LatentModel` may do."""
-
-    def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model."""
-
-    def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +65,11 @@ def find_coordinates(context: EvaluationContext) -> Coordinates:
 
 def _declared_groups(latent_model: Any) -> dict[str, list[Tensor]] | None:
     """Return the groups that a latent model declares, or None if it does not declare both theta and phi."""
-    if not isinstance(latent_model, DeclaresGroups):
+    declared = [declared_group([latent_model], group) for group in ("theta", "phi")]
+    if declared[0] is None or declared[1] is None:
         return None
-    if not all(callable(method) for method in (latent_model.theta, latent_model.phi)):  # attributes of the same names
-        return None
-    try:
-        theta: list[Tensor] = [parameter for parameter in latent_model.theta() if parameter.requires_grad]
-        phi: list[Tensor] = [parameter for parameter in latent_model.phi() if parameter.requires_grad]
-    except InputError:
-        return None
+    theta: list[Tensor] = [parameter for parameter in declared[0] if parameter.requires_grad]
+    phi: list[Tensor] = [parameter for parameter in declared[1] if parameter.requires_grad]
     shared = {id(parameter) for parameter in theta} & {id(parameter) for parameter in phi}
     return {
         "theta": [parameter for parameter in theta if id(parameter) not in shared],

@@ -11,17 +11,12 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.objectives import Objective, PyroObjective, WeightsObjective
-from pvae.programs.sites import Site, is_subsample, sample_sites
+from pvae.objectives.joint_outcomes import MOST_TUPLES, outcome_tuples, weights_of_outcomes
+from pvae.programs.sites import Site, is_subsample
 from pvae.weights import LogWeights
-from pvae.weights.compute import weights_of
-from pvae.weights.handlers import ENUMERATE, support_size
 
 __all__ = ["exact_gradient"]
 
-#: The largest number of joint outcomes of the latent sites, for one particle.
-_MOST_OUTCOMES = 4096
-#: The largest number of outcomes of all particles of a datum.
-_MOST_TUPLES = 65536
 #: The largest number of values in a table of shape (particles, tuples, batch).
 _MOST_VALUES = 2**22
 _ELBOS = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO)
@@ -48,7 +43,7 @@ def exact_gradient(context: EvaluationContext, target: Objective, parameters: Se
         return None
     value, particles = value_and_particles
     try:
-        weights = _weights_of_outcomes(context, target.data_plate or context.data_plate)
+        weights = _all_outcomes(context, target.data_plate or context.data_plate)
     except InputError:
         return None
     loss = None if weights is None else _expected_loss(weights, value, particles)
@@ -79,22 +74,18 @@ def _draws_subsample(site: Site) -> bool:
     return is_subsample(site) and site["fn"].subsample_size not in (None, site["fn"].size)
 
 
-def _weights_of_outcomes(context: EvaluationContext, data_plate: str | None) -> LogWeights | None:
-    """Return the log weights of every joint outcome of the latent sites, in tables of shape (outcomes, 1, batch).
+def _all_outcomes(context: EvaluationContext, data_plate: str | None) -> LogWeights | None:
+    """Return the log weights of every joint outcome of the latent sites, in tables of shape (outcomes, batch).
 
-    The result is None if a plate is subsampled, or if there are too many outcomes.
+    The result is None if a plate is subsampled.
+
+    Raises:
+        InputError: if there are too many outcomes, or a site cannot be enumerated.
     """
     programs = context.bound_to(context.batch)
-    trace = programs.trace_guide()
-    if any(_draws_subsample(site) for site in trace.nodes.values()):
+    if any(_draws_subsample(site) for site in programs.trace_guide().nodes.values()):
         return None
-    outcomes = 1
-    for site in sample_sites(trace):
-        if not site["is_observed"]:
-            outcomes *= support_size(site["name"], site["fn"])
-    if outcomes > _MOST_OUTCOMES:
-        return None
-    return weights_of(programs, 1, data_plate=data_plate, choose=lambda site: ENUMERATE)
+    return weights_of_outcomes(programs, data_plate=data_plate)
 
 
 def _expected_loss(weights: LogWeights, value: Value, particles: int) -> Tensor | None:
@@ -104,18 +95,17 @@ def _expected_loss(weights: LogWeights, value: Value, particles: int) -> Tensor 
     depends on other data.
 
     Args:
-        weights: the weights of all outcomes, in tables of shape (outcomes, 1, batch).
+        weights: the weights of all outcomes, in tables of shape (outcomes, batch).
         value: the value per datum.
         particles: the number of particles of which `value` is a function, which is the length of a tuple.
     """
-    outcomes, _, batch = weights.log_guide.shape
-    if outcomes**particles > _MOST_TUPLES or outcomes**particles * particles * batch > _MOST_VALUES:
+    outcomes, batch = weights.log_guide.shape
+    if outcomes**particles > MOST_TUPLES or outcomes**particles * particles * batch > _MOST_VALUES:
         return None
     if not bool(torch.isfinite(weights.log_guide).all()):
         return None
-    tuples = torch.cartesian_prod(*[torch.arange(outcomes)] * particles).reshape(-1, particles).T
-    tuples = tuples.to(weights.log_guide.device)
-    probability = weights.log_guide[:, 0][tuples].sum(0).exp()
+    tuples = outcome_tuples(outcomes, particles, weights.log_guide.device).T
+    probability = weights.log_guide[tuples].sum(0).exp()
     if not torch.allclose(probability.sum(0), torch.ones_like(probability[0]), atol=1e-4):
         return None
     values = value(_select_outcomes(weights, tuples)).reshape(probability.shape)
@@ -130,7 +120,7 @@ def _select_outcomes(weights: LogWeights, index: Tensor) -> LogWeights:
     """Return the weights of tuples of outcomes; each tuple of each datum takes the place of a datum.
 
     Args:
-        weights: the weights of all outcomes, in tables of shape (outcomes, 1, batch).
+        weights: the weights of all outcomes, in tables of shape (outcomes, batch).
         index: the outcome of each particle in each tuple, shape (particles, tuples).
 
     Returns:
@@ -139,6 +129,6 @@ def _select_outcomes(weights: LogWeights, index: Tensor) -> LogWeights:
     particles, tuples = index.shape
 
     def select(table: Tensor) -> Tensor:
-        return table[:, 0][index].reshape(particles, tuples * table.shape[-1])
+        return table[index].reshape(particles, tuples * table.shape[-1])
 
     return weights.map(select)

@@ -1,1 +1,1 @@
-"""Objectives with a critic: GAN, AAE and ALI."""
+"""Objectives that train against a critic: GAN, AAE and ALI."""

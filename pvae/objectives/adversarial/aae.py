@@ -1,4 +1,4 @@
-"""The adversarial autoencoder: reconstruction, and the aggregate posterior matched to the prior by a critic."""
+"""`AAE`: the adversarial autoencoder, which matches the aggregate posterior to the prior by a critic."""
 
 from __future__ import annotations
 
@@ -9,38 +9,41 @@ from typing import Any
 import torch
 
 from pvae.errors import InputError
-from pvae.objectives.adversarial.base import Adversarial, Sides
-from pvae.objectives.adversarial.critic_inputs import encoded, in_order, simulated
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.adversarial.base import Adversarial
+from pvae.objectives.adversarial.critic_inputs import codes_in_model_order, draw_codes, simulate
+from pvae.objectives.adversarial.sides import Sides
+from pvae.objectives.base import Terms, scaled_sums
 from pvae.objectives.gradients.strategies import require_pathwise
 from pvae.objectives.named import named
-from pvae.weights import trace_weights
+from pvae.programs.bound import BoundPrograms
+from pvae.weights.compute import weights_of
 
 __all__ = ["AAE"]
 
 
 @named("aae", "reconstruction, and the aggregate of the guide matched to the prior by a critic")
 class AAE(Adversarial):
-    """Adversarial autoencoder: E log p(x given z) is climbed at codes z, whose aggregate is matched to the prior.
+    """Adversarial autoencoder: maximises E log p(x given z), and matches the aggregate posterior to the prior.
 
-    q is the aggregate posterior, codes of the batch, and p the model's prior, so `log_ratio(z)` estimates
-    log q(z) - log p(z): positive where codes are denser than the prior. (The paper calls the prior class 1.) Players:
-    ``together`` (theta and phi, by reconstruction), ``critic``, and ``phi``, whose codes fool the critic. In the ELBO's
-    KL(q(z given x) to p(z)) this keeps the aggregate's part alone, KL(q(z) to p(z)), with the divergence of the loss in
-    its place, and drops the price of the information that z has about x.
+    q is the aggregate posterior (the codes of the batch), and p is the model's prior. `log_ratio(z)` estimates
+    log q(z) - log p(z), which is positive where the codes are denser than the prior. (In the paper class 1 is the
+    prior.) A step updates ``together`` (theta and phi, by reconstruction), then ``critic``, then ``phi`` against the
+    critic. Of the ELBO's KL(q(z given x) to p(z)), this keeps only KL(q(z) to p(z)), replaced by the divergence of the
+    loss. It leaves out the information that z has about x.
 
-    Guides may be noisy or deterministic (`pyro.distributions.Delta` sites, an autoencoder's). The latent sites of both
-    programs are judged joined. A prior with parameters gets no gradient: it is what is aimed at.
+    Guides may have noise or be deterministic (`pyro.distributions.Delta` sites, an autoencoder). The critic sees all
+    latent sites together. A prior with parameters gets no gradient, because it is the target.
 
-    phi takes two steps per step, and an optimiser such as Adam keeps one memory for both.
+    phi is updated twice per step; an optimiser such as Adam keeps one state for both updates.
 
-    The arguments are those of `Adversarial`. The reported loss is minus E log p(x given z), no bound. The validation
-    bound is the importance-weighted one of the guide, a true bound on log p(x), and often a very loose one: nothing
-    keeps q(z given x) as wide as the posterior. So it is recorded and ranks nothing: the last parameters are kept. A
-    guide of points has none.
+    The arguments are those of `Adversarial`. The reported loss is minus E log p(x given z), which is no bound. The
+    validation bound is the importance-weighted bound of the guide, a true bound on log p(x). It is often very loose,
+    because no term keeps q(z given x) as wide as the posterior. It is therefore recorded but does not rank epochs: the
+    last parameters are kept. A guide of Delta sites has no bound.
 
     Raises:
-        InputError: in use, if a site of the guide lets no gradient through.
+        InputError: in use, if a site of the guide has no pathwise gradient.
+
     Source: Makhzani et al., Adversarial Autoencoders, arXiv:1511.05644, section 2.
     """
 
@@ -48,24 +51,31 @@ class AAE(Adversarial):
     unions = MappingProxyType({"together": ("theta", "phi")})
     moves = "q"
 
-    def sides(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Sides:
+    def sides(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sides:
         """Return codes of the data, and as many draws of the prior."""
-        codes, encoding = encoded(model, guide, args, kwargs)
+        programs = BoundPrograms(model, guide, args, kwargs)
+        codes, guide_trace = draw_codes(programs)
         with torch.no_grad():
-            run = simulated(model, guide, args, kwargs, encoding)
-        return Sides(tuple(in_order(codes, run).values()), tuple(run.latent.values()), run.scale)
+            simulation = simulate(programs, guide_trace)
+        codes = codes_in_model_order(codes, simulation)
+        return Sides(tuple(codes.values()), tuple(simulation.latent.values()), simulation.scale)
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return what a player pays for one batch: the sum over data, each times its scale."""
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a player for one batch: the sum over data, each times its scale."""
         if player != "together":
             return super().terms(model, guide, args, kwargs, player)
-        self._prepare(model, guide, args, kwargs)
-        weights = trace_weights(model, guide, args, kwargs, 1)
+        programs = BoundPrograms(model, guide, args, kwargs)
+        self._make_critic(programs)
+        return self._reconstruction_terms(programs)
+
+    def _reconstruction_terms(self, programs: BoundPrograms) -> Terms:
+        """Return minus the sum over data of log p(x given z) at one draw of the guide, each times its scale."""
+        weights = weights_of(programs, 1)
         require_pathwise(type(self).__name__, weights)
-        likelihood = weights.log_likelihood()[0]
-        loss = -(likelihood * weights.scale).sum()
+        log_likelihood = weights.log_likelihood()[0]
+        loss = -(log_likelihood * weights.scale).sum()
         try:
             named = weights.named()
-        except InputError:  # a guide of points has no ELBO
-            named = {"log_likelihood": likelihood}
-        return Terms(loss.detach(), loss, {name: (each * weights.scale).sum().detach() for name, each in named.items()})
+        except InputError:  # a guide of Delta sites has no ELBO
+            named = {"log_likelihood": log_likelihood}
+        return Terms(loss.detach(), loss, scaled_sums(named, weights.scale))

@@ -1,4 +1,4 @@
-"""Which arguments of a model its simulations depend on: what p(x) is conditioned on."""
+"""The conditions of a model: the arguments that its simulations depend on, so that p(x given c) is matched."""
 
 from __future__ import annotations
 
@@ -11,109 +11,125 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.objectives.adversarial.critic_inputs import Simulation, simulated
-from pvae.objectives.base import Call
+from pvae.objectives.adversarial.critic_inputs import Simulation, simulate
 from pvae.programs.binding import owner_of
+from pvae.programs.bound import BoundPrograms
 from pvae.randomness import RandomState, preserved_buffers, preserved_randomness
 
-__all__ = ["conditions_of"]
+__all__ = ["find_conditions"]
 
-_NEAR = 0.1  # by how much, at most, parameters are moved to see what simulations depend on
+#: the largest change of a parameter in the second search for conditions
+_LARGEST_CHANGE = 0.1
 
 
-def conditions_of(model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the places of the arguments that a simulation depends on: both sides of a match are given these.
+def find_conditions(programs: BoundPrograms) -> tuple[Any, ...]:
+    """Return the keys (positions or names) of the arguments that a simulation depends on; the critic gets these.
 
-    Each argument in turn is put out of step with the others (to another value, where all data have the same; labels
-    that are all 0 tell nothing), and the model simulated again with the same noise: at its parameters, and at others
-    near them, since many a condition has no weight yet when training starts.
+    Each argument in turn is changed, and the model is simulated again with the same random numbers. A change is a shift
+    by one row, or another value if all rows are equal (labels that are all 0 show nothing). The search runs at the
+    parameters, and again at parameters near them, because many conditions have no weight before the training.
+
+    Args:
+        programs: both programs with their arguments.
 
     Raises:
-        InputError: if that is an argument which the model observes: it would simulate x with a look at x.
+        InputError: if the simulation depends on an argument that the model observes.
     """
-    owners = [owner_of(each) for each in (model, guide)]
+    owners = [owner_of(program) for program in (programs.model, programs.guide)]
     with preserved_randomness(), preserved_buffers(*owners), torch.no_grad():
-        found = _dependences(model, guide, args, kwargs)
+        conditions = _find_dependences(programs)
         try:
-            with _moved(*owners):
-                found |= _dependences(model, guide, args, kwargs)
+            with _changed_parameters(*owners):
+                conditions |= _find_dependences(programs)
         except (InputError, RuntimeError, ValueError):
-            pass  # parameters that cannot be just anything, such as probabilities that sum to 1
-    places: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    return tuple(place for place in places if place in found)
+            pass  # some parameters have constraints, such as probabilities that sum to 1
+    return tuple(key for key in _arguments_by_key(programs) if key in conditions)
 
 
-def _dependences(model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> set[Any]:
-    """The places of the arguments that a simulation depends on, at the present parameters."""
-    places: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+def _arguments_by_key(programs: BoundPrograms) -> dict[Any, Any]:
+    """Return the arguments of the programs by position or by name."""
+    return {**dict(enumerate(programs.args)), **programs.kwargs}
+
+
+def _with_arguments(programs: BoundPrograms, arguments: Mapping[Any, Any]) -> BoundPrograms:
+    """Return the programs with other arguments, given by position or by name."""
+    positions = range(len(programs.args))
+    args = tuple([arguments[position] for position in positions])
+    kwargs = {key: value for key, value in arguments.items() if key not in positions}
+    return BoundPrograms(programs.model, programs.guide, args, kwargs)
+
+
+def _find_dependences(programs: BoundPrograms) -> set[Any]:
+    """Return the keys of the arguments that a simulation depends on, at the present parameters."""
+    arguments = _arguments_by_key(programs)
     state = RandomState.capture()
-    before = simulated(model, guide, args, kwargs)
-    found = set()
-    for place, moved, constant in _out_of_step(places, len(next(iter(before.data.values())))):
+    before = simulate(programs)
+    batch = len(next(iter(before.data.values())))
+    dependences = set()
+    for key, changed, is_constant in _changed_arguments(arguments, batch):
         state.restore()
-        now = _at(moved, len(args))
         try:
-            after = simulated(model, guide, now[0], now[1])
+            after = simulate(_with_arguments(programs, changed))
         except (InputError, LookupError, RuntimeError, ValueError):
-            if constant:  # another value than the batch has may be none that the model takes
+            if is_constant:  # the model may refuse a value that is not in the batch
                 continue
             raise
-        if _differ(before, after):
-            _require_unseen(place, places[place], before)
-            found.add(place)
-    return found
+        if _is_different(before, after):
+            _require_unobserved(key, arguments[key], before)
+            dependences.add(key)
+    return dependences
 
 
 @contextmanager
-def _moved(*owners: Any) -> Iterator[None]:
-    """Run a block with every parameter a little greater; afterwards each is as it was, to the last bit."""
-    modules = [each for each in owners if isinstance(each, nn.Module)]
-    parameters: list[Tensor] = [each for module in modules for each in module.parameters()]
-    parameters += [each for _, each in pyro.get_param_store().named_parameters()]
-    held = {each: each.detach().clone() for each in parameters if each.is_floating_point()}
+def _changed_parameters(*owners: Any) -> Iterator[None]:
+    """Run a block with slightly larger parameters, then restore them to the last bit."""
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    parameters: list[Tensor] = [parameter for module in modules for parameter in module.parameters()]
+    parameters += [parameter for _, parameter in pyro.get_param_store().named_parameters()]
+    saved = {parameter: parameter.detach().clone() for parameter in parameters if parameter.is_floating_point()}
     try:
-        for each in held:
-            each.add_(_NEAR * torch.rand_like(each))
+        for parameter in saved:
+            parameter.add_(_LARGEST_CHANGE * torch.rand_like(parameter))
         yield
     finally:
-        for each, before in held.items():
-            each.copy_(before)
+        for parameter, value in saved.items():
+            parameter.copy_(value)
 
 
-def _out_of_step(places: Mapping[Any, Any], batch: int) -> Iterator[tuple[Any, dict[Any, Any], bool]]:
-    """Each argument of the batch's length in turn, moved on by a row; with another value where all rows are equal."""
-    for place, each in places.items():
-        if isinstance(each, Tensor) and each.dim() and len(each) == batch:
-            moved = each.roll(1, 0)
-            constant = bool(torch.equal(moved, each))
-            yield place, {**places, place: _another(each) if constant else moved}, constant
+def _changed_arguments(arguments: Mapping[Any, Any], batch: int) -> Iterator[tuple[Any, dict[Any, Any], bool]]:
+    """Yield for each argument with a row per datum its key, the arguments with this one changed, and if it is constant.
+
+    Args:
+        arguments: the arguments by position or by name.
+        batch: the number of data.
+    """
+    for key, value in arguments.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) == batch:
+            shifted = value.roll(1, 0)
+            is_constant = bool(torch.equal(shifted, value))
+            yield key, {**arguments, key: _other_value(value) if is_constant else shifted}, is_constant
 
 
-def _another(given: Tensor) -> Tensor:
-    """Other values than those given; class 0 for labels, since no other need exist."""
-    return given + 1 if given.is_floating_point() else torch.zeros_like(given)
+def _other_value(value: Tensor) -> Tensor:
+    """Return other numbers in the shape of `value`; class 0 for labels, because other classes may not exist."""
+    return value + 1 if value.is_floating_point() else torch.zeros_like(value)
 
 
-def _at(places: Mapping[Any, Any], count: int) -> tuple[Call, dict[str, Any]]:
-    return tuple(places[each] for each in range(count)), {
-        key: each for key, each in places.items() if key not in range(count)
-    }
+def _is_different(first: Simulation, second: Simulation) -> bool:
+    """Return whether two simulations have different values at a site."""
+    pairs = [(rows, second.latent[name]) for name, rows in first.latent.items()]
+    pairs += [(rows, second.drawn[name]) for name, rows in first.drawn.items()]
+    return any(not torch.equal(one, other) for one, other in pairs)
 
 
-def _differ(one: Simulation, other: Simulation) -> bool:
-    return any(
-        not torch.equal(each, theirs[name])
-        for ours, theirs in ((one.latent, other.latent), (one.drawn, other.drawn))
-        for name, each in ours.items()
-    )
-
-
-def _require_unseen(place: Any, given: Tensor, run: Simulation) -> None:
-    rows = given.reshape(len(given), -1)
-    for name, data in run.data.items():
-        # in a type that holds both: cut off to whole numbers, data may look like labels
+def _require_unobserved(key: Any, argument: Tensor, simulation: Simulation) -> None:
+    """Refuse a condition that the model also observes."""
+    rows = argument.reshape(len(argument), -1)
+    for name, data in simulation.data.items():
+        # Compare in a type that holds both: data that are rounded to whole numbers may look like labels.
         if data.shape == rows.shape and bool((data == rows).all()):
             raise InputError(
-                f"The model looks at what it observes at site {name!r} when it simulates (argument {place!r}): such a "
-                "simulation is no draw of p(x). Use an objective of densities, such as 'elbo'."
+                "A critic needs simulations that do not depend on the data; a simulation of this model depends on its "
+                f"observation at site {name!r} (argument {key!r}), so it is no draw of p(x). Use an objective of "
+                "densities, such as 'elbo'."
             )

@@ -1,8 +1,8 @@
-"""What a critic sees: sites of both programs as rows of numbers, from the data and from simulations of the model."""
+"""The inputs of a critic: sites of both programs as rows of numbers, of the data and of simulations of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +13,21 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.base import Call
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, base_distribution, sample_sites
+from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
 
-__all__ = ["Simulation", "encoded", "in_order", "joined", "simulated"]
+__all__ = ["Simulation", "codes_in_model_order", "draw_codes", "simulate"]
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """One run of the model with nothing observed, beside the data that it would have observed.
+    """One run of the model with simulated observations, and the data that it would have observed.
 
     Attributes:
-        latent: the drawn z by site, each of shape (batch, numbers).
-        drawn: the simulated x by site.
-        data: the observed x by site.
-        scale: what each datum counts for; a number or shape (batch,).
+        latent: the drawn z by site, each of shape (batch, features).
+        drawn: the simulated x by site, each of shape (batch, features).
+        data: the observed x by site, each of shape (batch, features).
+        scale: the factor of each datum; a number or shape (batch,).
     """
 
     latent: Mapping[str, Tensor]
@@ -37,84 +36,88 @@ class Simulation:
     scale: float | Tensor
 
 
-def joined(parts: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return rows side by side, shape (batch, features)."""
-    return torch.cat([each.to(dtype) for each in parts], 1)
+def simulate(programs: BoundPrograms, guide_trace: poutine.Trace | None = None) -> Simulation:
+    """Run the model with every latent site drawn from its prior and every observed site simulated.
 
-
-def simulated(
-    model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], encoding: poutine.Trace | None = None
-) -> Simulation:
-    """Run the model with every latent site drawn from its prior and every observed one simulated.
-
-    A site whose likelihood has no pathwise gradient gives its mean in place of a draw (a Categorical its
-    probabilities, beside data as one-hot rows), since no gradient would reach theta through the draw. Entries that a
-    mask leaves out are 0 on both sides.
+    If a likelihood has no pathwise gradient, its mean replaces a draw (of a Categorical the probabilities, beside data
+    as one-hot rows), because no gradient would reach theta through the draw. Entries that a mask leaves out are 0 on
+    both sides.
 
     Args:
-        model: p(x, z).
-        guide: q(z given x); it is not run, but for its layout.
-        args: positional arguments of both programs.
-        kwargs: keyword arguments of both programs.
-        encoding: the guide's trace, whose subsample of the data is then used; else the model draws its own.
+        programs: both programs with their arguments. The guide is run only to find the layout.
+        guide_trace: a trace of the guide, for its subsample of the data; None lets the model draw its own.
 
     Raises:
         InputError: if no plate holds every site, nothing is observed, theta would lose a part of its gradient, or a
             likelihood has neither a pathwise gradient nor a mean.
     """
-    programs = BoundPrograms(model, guide, args, kwargs)
-    dim = programs.layout.data_plate()[1]
-    run = _Simulating({} if encoding is None else _indices(encoding))
-    with run:
+    data_dim = programs.layout.data_plate()[1]
+    simulating = _SimulationMessenger({} if guide_trace is None else _subsample_indices(guide_trace))
+    with simulating:
         sites = sample_sites(programs.trace_model())
-    observed = [site for site in sites if site["name"] in run.data]
+    observed = [site for site in sites if site["name"] in simulating.data]
     if not observed:
-        raise InputError("The model observes nothing, so there is nothing to match: give a site obs=.")
-    latent = [site for site in sites if not site["is_observed"] and site["name"] not in run.data]
-    pairs = {site["name"]: _pair(site, run.data[site["name"]], dim) for site in observed}
-    return Simulation(
-        {site["name"]: _rows(site, site["value"], dim) for site in latent},
-        {name: drawn for name, (drawn, _) in pairs.items()},
-        {name: data for name, (_, data) in pairs.items()},
-        _scale(observed[0]),
-    )
+        raise InputError(
+            "A critic needs an observed site of the model to compare with the data; this model has none. Give a site "
+            "obs=."
+        )
+    latent = [site for site in sites if not site["is_observed"] and site["name"] not in simulating.data]
+    drawn: dict[str, Tensor] = {}
+    data: dict[str, Tensor] = {}
+    for site in observed:
+        name = site["name"]
+        drawn[name], data[name] = _drawn_and_data_rows(site, simulating.data[name], data_dim)
+    latent_rows = {site["name"]: _rows(site, site["value"], data_dim) for site in latent}
+    return Simulation(latent_rows, drawn, data, _scale(observed[0]))
 
 
-def encoded(model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> tuple[dict[str, Tensor], poutine.Trace]:
-    """Return z drawn from the guide by site, each of shape (batch, numbers), and the guide's trace.
+def draw_codes(programs: BoundPrograms) -> tuple[dict[str, Tensor], poutine.Trace]:
+    """Draw z from the guide.
+
+    Returns:
+        z by site, each of shape (batch, features); and the trace of the guide.
 
     Raises:
         InputError: if the guide draws nothing, or a site has no pathwise gradient.
     """
-    programs = BoundPrograms(model, guide, args, kwargs)
-    dim = programs.layout.data_plate()[1]
+    data_dim = programs.layout.data_plate()[1]
     trace = programs.trace_guide()
     sites = [site for site in sample_sites(trace) if not site["is_observed"]]
     if not sites:
-        raise InputError("The guide draws no z, so there is nothing to match: use 'gan', which needs no guide.")
+        raise InputError(
+            "A critic of z needs a guide that draws z; this guide draws nothing. Use 'gan', without guide."
+        )
     for site in sites:
-        _require_pathwise(site, "phi", "elbo' or 'rws")
-    return {site["name"]: _rows(site, site["value"], dim) for site in sites}, trace
+        _require_pathwise(site, "phi", "'elbo' or 'rws'")
+    return {site["name"]: _rows(site, site["value"], data_dim) for site in sites}, trace
 
 
-def in_order(codes: Mapping[str, Tensor], run: Simulation) -> dict[str, Tensor]:
+def codes_in_model_order(codes: Mapping[str, Tensor], simulation: Simulation) -> dict[str, Tensor]:
     """Return the guide's codes in the order of the model's sites.
 
+    Args:
+        codes: z drawn from the guide, by site, each of shape (batch, features).
+        simulation: a run of the model.
+
     Raises:
-        InputError: if the two programs draw different sites, or of different sizes.
+        InputError: if the two programs draw different sites, or sites of different sizes.
     """
-    ours = {name: each.shape[1] for name, each in codes.items()}
-    theirs = {name: each.shape[1] for name, each in run.latent.items()}
-    if ours != theirs:
+    guide_sizes = {name: rows.shape[1] for name, rows in codes.items()}
+    model_sizes = {name: rows.shape[1] for name, rows in simulation.latent.items()}
+    if guide_sizes != model_sizes:
         raise InputError(
-            f"A critic compares the same latent sites of both programs; the guide draws {ours}, and the model {theirs} "
-            "(numbers per datum)."
+            "A critic needs the same latent sites in both programs, of the same sizes; the guide draws "
+            f"{guide_sizes}, and the model draws {model_sizes} (numbers per datum). Make the sites equal."
         )
-    return {name: codes[name] for name in run.latent}
+    return {name: codes[name] for name in simulation.latent}
 
 
-class _Simulating(Messenger):
-    """Simulates what the model observes, and keeps what it would have observed."""
+class _SimulationMessenger(Messenger):
+    """Simulates the observed sites of the model, and keeps the values that they would have observed.
+
+    Args:
+        indices: the indices of subsampled plates to use, by plate.
+    """
 
     def __init__(self, indices: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -123,40 +126,46 @@ class _Simulating(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.indices:
-            msg["value"], msg["done"] = self.indices[msg["name"]], True
-        if (
-            msg["infer"].get("_deterministic")
-            or not msg["is_observed"]
-            or isinstance(base_distribution(msg["fn"]), dist.Unit)
-        ):
+            msg["value"] = self.indices[msg["name"]]
+            msg["done"] = True
+        is_factor = isinstance(base_distribution(msg["fn"]), dist.Unit)
+        if msg["infer"].get("_deterministic") or not msg["is_observed"] or is_factor:
             return
         self.data[msg["name"]] = msg["value"]
         msg["is_observed"] = False
         if msg["fn"].has_rsample:
-            msg["value"], msg["done"] = None, False
+            msg["value"] = None
+            msg["done"] = False
         else:
-            msg["value"], msg["done"] = _mean(msg["name"], msg["fn"]), True
+            msg["value"] = _mean(msg["name"], msg["fn"])
+            msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if type(msg["fn"]).__name__ != "_Subsample" and msg["name"] not in self.data:
-            _require_pathwise(msg, "theta", "elbo' or 'rws")
+        if not is_subsample(msg) and msg["name"] not in self.data:
+            _require_pathwise(msg, "theta", "'elbo' or 'rws'")
 
 
-def _require_pathwise(site: Site, group: str, instead: str) -> None:
-    """Refuse a draw that a gradient ought to pass, and cannot."""
+def _require_pathwise(site: Site, group: str, alternatives: str) -> None:
+    """Refuse a draw without a pathwise gradient from a distribution with parameters.
+
+    Args:
+        site: a site with its value.
+        group: the parameter group that the gradient should reach.
+        alternatives: objectives to use instead, for the error.
+    """
     density = site["fn"]
     if getattr(density, "has_rsample", True) or site["infer"].get("_deterministic") or not torch.is_grad_enabled():
         return
     if density.log_prob(site["value"].detach()).requires_grad:
         raise InputError(
-            f"A critic's gradient reaches {group} through the draws, and site {site['name']!r} "
-            f"({type(base_distribution(density)).__name__}) lets none through: its parameters would not be trained. "
-            f"Use a reparameterised density there, or an objective for any site, such as '{instead}'."
+            f"A critic's gradient needs to reach {group} through the draws; site {site['name']!r} "
+            f"({type(base_distribution(density)).__name__}) lets none through, so its parameters would not be trained. "
+            f"Use a reparameterised density there, or an objective for any site, such as {alternatives}."
         )
 
 
-def _mean(name: str, density: Any) -> Tensor:
-    """The generator's output where a draw would let no gradient through."""
+def _mean(site: str, density: Any) -> Tensor:
+    """Return the generator's output for a likelihood without pathwise gradient: its mean, or class probabilities."""
     if isinstance(base_distribution(density), dist.Categorical):
         probs: Tensor = base_distribution(density).probs
         return probs
@@ -164,55 +173,75 @@ def _mean(name: str, density: Any) -> Tensor:
         mean: Tensor = density.mean
     except (AttributeError, NotImplementedError):
         raise InputError(
-            f"Site {name!r} is simulated by a draw that lets a gradient through, or by its mean, and "
-            f"{type(base_distribution(density)).__name__} has neither: give the model another likelihood, such as a "
-            "Normal."
+            "A critic needs a likelihood with a pathwise gradient or with a mean; site "
+            f"{site!r} is {type(base_distribution(density)).__name__}, which has neither. Give the model another "
+            "likelihood, such as a Normal."
         ) from None
     return mean
 
 
-def _pair(site: Site, data: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The rows of what was simulated and of the data, both without what a mask leaves out."""
+def _drawn_and_data_rows(site: Site, data: Tensor, data_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the simulated values and the data as rows, each of shape (batch, features), with 0 where masked.
+
+    Args:
+        site: an observed site, with its simulated value.
+        data: the value that it would have observed.
+        data_dim: the dimension of the data plate.
+    """
     drawn = site["value"]
     if isinstance(base_distribution(site["fn"]), dist.Categorical):
-        data = data.unsqueeze(-1) == torch.arange(drawn.shape[-1], device=drawn.device)  # one-hot rows
-        return _rows(site, drawn, dim, 1), _rows(site, data.expand(drawn.shape), dim, 1)
-    kept = _kept(site)
+        one_hot = data.unsqueeze(-1) == torch.arange(drawn.shape[-1], device=drawn.device)
+        return _rows(site, drawn, data_dim, 1), _rows(site, one_hot.expand(drawn.shape), data_dim, 1)
+    mask = _joint_mask(site)
     drawn, data = torch.broadcast_tensors(drawn, data)
-    if kept is not None:
-        drawn, data = (torch.where(kept, each, torch.zeros_like(each)) for each in (drawn, data))
-    return _rows(site, drawn, dim), _rows(site, data, dim)
+    if mask is not None:
+        drawn = torch.where(mask, drawn, torch.zeros_like(drawn))
+        data = torch.where(mask, data, torch.zeros_like(data))
+    return _rows(site, drawn, data_dim), _rows(site, data, data_dim)
 
 
-def _kept(site: Site) -> Tensor | None:
-    """Which entries of a site's value count: what `pyro.poutine.mask` and ``.mask(...)`` of its density leave."""
-    density, found = site["fn"], None
+def _joint_mask(site: Site) -> Tensor | None:
+    """Return which entries of a site's value count, by `pyro.poutine.mask` and by ``.mask(...)`` of its density.
+
+    `base_distribution` is no help here, because it drops the masks.
+    """
+    density = site["fn"]
     masks = [(site["mask"], density.event_dim)]
     while isinstance(density, torch.distributions.Independent | dist.MaskedDistribution):
         if isinstance(density, dist.MaskedDistribution):
             masks.append((density._mask, density.event_dim))
         density = density.base_dist
+    joint: Tensor | None = None
     for mask, event_dim in masks:
         if isinstance(mask, Tensor):
-            wide = mask.bool().reshape(*mask.shape, *(1,) * event_dim)
-            found = wide if found is None else found & wide
-    return found
+            expanded = mask.bool().reshape(*mask.shape, *(1,) * event_dim)
+            joint = expanded if joint is None else joint & expanded
+    return joint
 
 
-def _rows(site: Site, value: Tensor, dim: int, more: int = 0) -> Tensor:
-    """A site's value with the data in front and all else flat, shape (batch, numbers)."""
-    event_dim = site["fn"].event_dim + more
+def _rows(site: Site, value: Tensor, data_dim: int, extra_dims: int = 0) -> Tensor:
+    """Return the value of a site as rows, shape (batch, features).
+
+    Args:
+        site: the site, for the shapes of batch and event.
+        value: shape (*plates, *event), or one that broadcasts to it.
+        data_dim: the dimension of the data plate, from the right of the batch shape.
+        extra_dims: the number of dimensions of the value to the right of the event.
+    """
+    event_dim = site["fn"].event_dim + extra_dims
     shape = site["fn"].batch_shape + value.shape[value.dim() - event_dim :]
     value = value.expand(torch.broadcast_shapes(value.shape, shape))
-    moved = value.movedim(value.dim() - event_dim + dim, 0)
+    moved = value.movedim(value.dim() - event_dim + data_dim, 0)
     return moved.reshape(len(moved), -1)
 
 
 def _scale(site: Site) -> float | Tensor:
+    """Return the scale of a site, a number or shape (batch,)."""
     scale: float | Tensor = site["scale"]
     return scale.flatten() if isinstance(scale, Tensor) and scale.dim() else scale
 
 
-def _indices(trace: poutine.Trace) -> dict[str, Tensor]:
+def _subsample_indices(trace: poutine.Trace) -> dict[str, Tensor]:
+    """Return the indices of subsampled plates in a trace, by plate."""
     sites: dict[str, Site] = dict(trace.nodes)
-    return {name: site["value"] for name, site in sites.items() if type(site.get("fn")).__name__ == "_Subsample"}
+    return {name: site["value"] for name, site in sites.items() if is_subsample(site)}

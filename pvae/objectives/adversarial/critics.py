@@ -1,4 +1,4 @@
-"""Critics: networks that tell draws of q from draws of p, their losses, and what these say of the two."""
+"""Critics: networks that classify draws of q and of p, their losses, and the divergences that these estimate."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["LOSSES", "CriticLoss", "gradient_penalty", "held_still", "new_critic"]
+from pvae.checks import require_number
 
-_SLOPE = 0.2  # of the leaky rectifiers, for negative inputs: Radford et al., arXiv:1511.06434
+__all__ = ["LOSSES", "CriticLoss", "checked_penalty", "frozen_parameters", "gradient_penalty", "new_critic"]
+
+#: the slope of the leaky rectifiers for negative inputs: Radford et al., arXiv:1511.06434
+_NEGATIVE_SLOPE = 0.2
 
 
 @dataclass(frozen=True)
 class CriticLoss:
-    """How a critic is trained, how it is fooled, and what its outputs say. Class 1 is q, class 0 is p.
+    """The losses of a critic and of the programs that it is trained against. Class 1 is q, and class 0 is p.
 
-    All functions are of the critic's output a number each, of any shape.
+    All functions map tensors of any shape elementwise.
 
     Attributes:
-        on_q: what the critic pays at a draw of q.
-        on_p: what the critic pays at a draw of p.
-        fool_q: what a draw of q pays for being told as one.
-        fool_p: what a draw of p pays for being told as one.
-        divergence: the name of what `implied` estimates.
-        implied: from what the critic pays at a draw of q and at one of p to that divergence between the two.
-        log_ratio: from the output to log q - log p, nats; None where it says nothing of it.
+        on_q: from the critic's output at a draw of q to the critic's loss.
+        on_p: from the critic's output at a draw of p to the critic's loss.
+        fool_q: from the critic's output at a draw of q to the loss of the guide, which is high if the critic is right.
+        fool_p: from the critic's output at a draw of p to the loss of the model, which is high if the critic is right.
+        divergence: the name of the divergence that `implied` estimates.
+        implied: from the sum of the critic's losses at a draw of q and at a draw of p to the divergence of q and p.
+        log_ratio: from the critic's output to log q - log p, nats; None if the output does not estimate it.
     """
 
     on_q: Callable[[Tensor], Tensor]
@@ -42,7 +45,7 @@ class CriticLoss:
     log_ratio: Callable[[Tensor], Tensor] | None
 
 
-def _as_it_is(output: Tensor) -> Tensor:
+def _identity(output: Tensor) -> Tensor:
     return output
 
 
@@ -50,56 +53,91 @@ def _negative(output: Tensor) -> Tensor:
     return -output
 
 
-def _not_q(output: Tensor) -> Tensor:
-    """-log D, where D = sigmoid(output) is the probability of q."""
+def _minus_log_q(output: Tensor) -> Tensor:
+    """Return -log D, where D = sigmoid(output) is the critic's probability of q."""
     return softplus(-output)
 
 
-def _not_p(output: Tensor) -> Tensor:
-    """-log(1 - D)."""
+def _minus_log_p(output: Tensor) -> Tensor:
+    """Return -log(1 - D), where 1 - D is the critic's probability of p."""
     return softplus(output)
 
 
-def _far_from_one(output: Tensor) -> Tensor:
-    return 0.5 * (output - 1.0) ** 2
-
-
-def _far_from_zero(output: Tensor) -> Tensor:
-    return 0.5 * output**2
-
-
-def _jensen_shannon(paid: Tensor) -> Tensor:
-    """The value of the game is V = -paid = -2 log 2 + 2 JS at the best critic, and never above that."""
-    return math.log(2.0) - 0.5 * paid
-
-
-def _le_cam(paid: Tensor) -> Tensor:
-    """The best critic is q / (q + p), where the payment is 1/2 E q p / (q + p): a quarter of 1 - Le Cam's distance."""
-    return 1.0 - 4.0 * paid
-
-
-def _logit(output: Tensor) -> Tensor:
-    """The log ratio that a critic at q / (q + p) tells; an output outside 0 to 1 is taken as the nearest inside."""
-    room = torch.finfo(output.dtype).eps
-    return torch.logit(output, eps=room)
-
-
-def _opposed(output: Tensor) -> Tensor:
+def _log_q(output: Tensor) -> Tensor:
+    """Return log D."""
     return -softplus(-output)
 
 
-def _opposed_p(output: Tensor) -> Tensor:
+def _log_p(output: Tensor) -> Tensor:
+    """Return log(1 - D)."""
     return -softplus(output)
+
+
+def _squared_distance_to_one(output: Tensor) -> Tensor:
+    return 0.5 * (output - 1.0) ** 2
+
+
+def _squared_distance_to_zero(output: Tensor) -> Tensor:
+    return 0.5 * output**2
+
+
+def _jensen_shannon(critic_loss: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence JS: the loss of the best critic is 2 log 2 - 2 JS, and no loss is lower."""
+    return math.log(2.0) - 0.5 * critic_loss
+
+
+def _le_cam(critic_loss: Tensor) -> Tensor:
+    """Return Le Cam's squared distance L.
+
+    The best critic is q / (q + p). Its loss is 1/2 the integral of q p / (q + p), which is (1 - L) / 4.
+    """
+    return 1.0 - 4.0 * critic_loss
+
+
+def _logit(output: Tensor) -> Tensor:
+    """Return the log ratio of a critic that estimates q / (q + p); outputs are clamped to the interval (0, 1)."""
+    smallest = torch.finfo(output.dtype).eps
+    return torch.logit(output, eps=smallest)
 
 
 #: command-line name -> the loss
 LOSSES: dict[str, CriticLoss] = {
-    "non-saturating": CriticLoss(_not_q, _not_p, _not_p, _not_q, "jensen_shannon", _jensen_shannon, _as_it_is),
-    "minimax": CriticLoss(_not_q, _not_p, _opposed, _opposed_p, "jensen_shannon", _jensen_shannon, _as_it_is),
-    "least-squares": CriticLoss(
-        _far_from_one, _far_from_zero, _far_from_zero, _far_from_one, "le_cam", _le_cam, _logit
+    "non-saturating": CriticLoss(
+        on_q=_minus_log_q,
+        on_p=_minus_log_p,
+        fool_q=_minus_log_p,
+        fool_p=_minus_log_q,
+        divergence="jensen_shannon",
+        implied=_jensen_shannon,
+        log_ratio=_identity,
     ),
-    "wasserstein": CriticLoss(_negative, _as_it_is, _as_it_is, _negative, "wasserstein", _negative, None),
+    "minimax": CriticLoss(
+        on_q=_minus_log_q,
+        on_p=_minus_log_p,
+        fool_q=_log_q,
+        fool_p=_log_p,
+        divergence="jensen_shannon",
+        implied=_jensen_shannon,
+        log_ratio=_identity,
+    ),
+    "least-squares": CriticLoss(
+        on_q=_squared_distance_to_one,
+        on_p=_squared_distance_to_zero,
+        fool_q=_squared_distance_to_zero,
+        fool_p=_squared_distance_to_one,
+        divergence="le_cam",
+        implied=_le_cam,
+        log_ratio=_logit,
+    ),
+    "wasserstein": CriticLoss(
+        on_q=_negative,
+        on_p=_identity,
+        fool_q=_identity,
+        fool_p=_negative,
+        divergence="wasserstein",
+        implied=_negative,
+        log_ratio=None,
+    ),
 }
 
 
@@ -107,47 +145,62 @@ def new_critic(features: int, hidden: Sequence[int], spectral: bool) -> nn.Modul
     """Return a multilayer perceptron with leaky rectifiers, shape (batch, features) to (batch, 1).
 
     Args:
-        features: numbers of one datum.
-        hidden: sizes of the hidden layers, in order.
-        spectral: whether each weight matrix is divided by its largest singular value, so that the critic's slope is at
-            most 1; the singular vectors are buffers, which power iteration moves in training alone.
+        features: the number of features of a datum.
+        hidden: the sizes of the hidden layers, in order.
+        spectral: whether each weight matrix is divided by its largest singular value, so that the norm of the critic's
+            gradient is at most 1. The singular vectors are buffers; power iteration updates them only in training mode.
+
     Source: Miyato et al., Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957.
     """
     layers: list[nn.Module] = []
     size = features
     for width in (*hidden, 1):
         linear: nn.Module = nn.Linear(size, width)
-        layers += [spectral_norm(linear) if spectral else linear, nn.LeakyReLU(_SLOPE)]
+        layers += [spectral_norm(linear) if spectral else linear, nn.LeakyReLU(_NEGATIVE_SLOPE)]
         size = width
     return nn.Sequential(*layers[:-1])
 
 
 @contextmanager
-def held_still(critic: nn.Module) -> Iterator[None]:
-    """Run a block in which the critic's parameters get no gradient: whoever fools it must not train it."""
-    trained = [each for each in critic.parameters() if each.requires_grad]
+def frozen_parameters(critic: nn.Module) -> Iterator[None]:
+    """Run a block in which the critic's parameters get no gradient, for the update of another parameter group."""
+    trainable = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     try:
-        for each in trained:
-            each.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         yield
     finally:
-        for each in trained:
-            each.requires_grad_(True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], q: Tensor, p: Tensor, judged: int) -> Tensor:
-    """Return (||slope|| - 1)^2 of the critic between each draw of q and one of p, shape (batch,).
+def gradient_penalty(critic: Callable[[Tensor], Tensor], q: Tensor, p: Tensor, drawn: int) -> Tensor:
+    """Return (||gradient|| - 1)^2 of the critic at a random point between each draw of q and one of p, shape (batch,).
 
     Args:
         critic: from features to one number per datum, shape (batch,).
-        q: features of one side, shape (batch, features), without gradient.
-        p: features of the other.
-        judged: how many of the features are drawn: those after are conditions, which both sides share.
+        q: features of q, shape (batch, features), without gradient.
+        p: features of p, shape (batch, features), without gradient.
+        drawn: the number of features that are drawn; the others, on the right, are conditions that both sides share.
+
     Source: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
     """
-    train = torch.is_grad_enabled()
+    is_training = torch.is_grad_enabled()
     share = torch.rand(len(q), 1, dtype=q.dtype, device=q.device)
     with torch.enable_grad():
         between = (share * q + (1.0 - share) * p).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=train)
-    return (torch.linalg.vector_norm(slope[:, :judged], dim=1) - 1.0) ** 2
+        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=is_training)
+    return (torch.linalg.vector_norm(gradient[:, :drawn], dim=1) - 1.0) ** 2
+
+
+def checked_penalty(penalty: float | None, default: float) -> float:
+    """Return the weight of a gradient penalty.
+
+    Args:
+        penalty: the weight, or None for the default.
+        default: the weight if none is given.
+
+    Raises:
+        InputError: if it is not a number of at least 0.
+    """
+    return default if penalty is None else float(require_number(penalty, "penalty", least=0, infinite=True))

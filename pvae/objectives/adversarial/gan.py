@@ -1,46 +1,48 @@
-"""GAN: p(x) matched to the data by a critic."""
+"""`GAN`: generative adversarial networks, which match p(x) to the data by a critic."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pvae.objectives.adversarial.base import Adversarial, Sides
-from pvae.objectives.adversarial.critic_inputs import simulated
-from pvae.objectives.base import Call
+from pvae.objectives.adversarial.base import Adversarial
+from pvae.objectives.adversarial.critic_inputs import simulate
+from pvae.objectives.adversarial.sides import Sides
 from pvae.objectives.named import named
+from pvae.programs.bound import BoundPrograms
 
 __all__ = ["GAN"]
 
 
 @named("gan", "p(x) matched to the data by a critic; the guide stays untrained")
 class GAN(Adversarial):
-    """Generative adversarial network: simulations of the model against the data; the guide has no part in it.
+    """Generative adversarial network: a critic compares simulations of the model with the data; the guide is not used.
 
-    q is the data and p the model with z drawn from its prior, so `log_ratio(x)` estimates log q(x) - log p(x): positive
-    where the model gives too little. Players: ``critic``, then ``theta``. phi stays as it is (train the guide
-    afterwards where codes are wanted), so no evidence can be judged by its weights.
+    q is the data, and p is the model with z drawn from its prior. `log_ratio(x)` estimates log q(x) - log p(x), which
+    is positive where the density of the model is too small. A step updates ``critic``, then ``theta``. phi is not
+    updated, so the guide's weights do not estimate the evidence; to get codes, train the guide afterwards.
 
-    Where the likelihood is reparameterised (a Normal, say) x is drawn from it. Else (Bernoulli, Categorical) no
-    gradient would pass the draw, and the mean of p(x given z) is the generator's output: grey values, which a critic
-    tells from binary data at a glance, so give grey data and a Gaussian likelihood where you can. Several observed
-    sites are judged together. With conditions (`Adversarial`) it is p(x given c) that is matched.
+    If the likelihood is reparameterised (a Normal, for example), x is drawn from it. Otherwise (Bernoulli, Categorical)
+    no gradient would pass through a draw, and the mean of p(x given z) is the generator's output. A critic easily
+    separates such grey values from binary data, so prefer grey data and a Gaussian likelihood. The critic sees several
+    observed sites together. With conditions (see `Adversarial`), p(x given c) is matched.
 
-    A loss of ``"minimax"`` at the best critic follows twice the gradient of the Jensen-Shannon divergence, and hardly
-    any where the critic is sure; ``"non-saturating"``, the default, has the same fixed point and a gradient there.
+    With the best critic, the loss ``"minimax"`` has twice the gradient of the Jensen-Shannon divergence, which almost
+    vanishes where the critic is certain. ``"non-saturating"``, the default, has the same fixed point and a gradient
+    there.
 
     The arguments are those of `Adversarial`.
 
     Sources: Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, algorithm 1; Mirza & Osindero,
-    Conditional Generative Adversarial Nets, arXiv:1411.1784.
+        Conditional Generative Adversarial Nets, arXiv:1411.1784.
     """
 
     players = ("critic", "theta")
     untrained = ("phi",)
     moves = "p"
-    no_bound = "a GAN has no density of x: a critic's loss bounds no evidence, and the guide stays untrained"
+    no_bound = "a GAN has no density of x, so a critic's loss is no bound on the evidence, and the guide is not trained"
 
-    def sides(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Sides:
+    def sides(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sides:
         """Return the data, and as many simulations of the model."""
-        run = simulated(model, guide, args, kwargs)
-        return Sides(tuple(run.data.values()), tuple(run.drawn.values()), run.scale)
+        simulation = simulate(BoundPrograms(model, guide, args, kwargs))
+        return Sides(tuple(simulation.data.values()), tuple(simulation.drawn.values()), simulation.scale)

@@ -1,1 +1,1 @@
-"""Bounds on the log evidence."""
+"""Bounds on the log evidence, and estimators of their gradients."""

@@ -1,4 +1,4 @@
-"""Bounds of several particles: importance-weighted and Rényi, per datum, right under scales and subsampled plates."""
+"""Bounds of several particles, per datum: the importance-weighted bound and the Rényi bound."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
 
-__all__ = ["IWAE", "Renyi", "order"]
+__all__ = ["IWAE", "Renyi", "checked_order"]
 
 
-def order(alpha: Any, *, finite: bool = False) -> float:
+def checked_order(alpha: Any, *, finite: bool = False) -> float:
     """Return the order of a Rényi bound as a number.
 
+    Args:
+        alpha: the order.
+        finite: whether infinity is refused.
+
     Raises:
-        InputError: if it is none, or infinite where it must not be.
+        InputError: if alpha is not a number, or is infinite where that is refused.
     """
     return float(require_number(alpha, "alpha", above=None if finite else -math.inf, infinite=not finite))
 
@@ -28,7 +32,7 @@ def order(alpha: Any, *, finite: bool = False) -> float:
 class IWAE(WeightsObjective):
     """The importance-weighted bound: E log (1/K) sum_k w_k, per datum.
 
-    One particle gives the ELBO; in expectation more particles never loosen the bound on log p(x). Guide sites that
+    One particle gives the ELBO. In expectation, more particles never loosen the bound on log p(x). Guide sites that
     cannot be reparameterised get the score function with a leave-one-out baseline, which is VIMCO.
 
     Args:
@@ -36,7 +40,8 @@ class IWAE(WeightsObjective):
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient asked for.
+        InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient that is asked for.
+
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
     """
 
@@ -47,7 +52,7 @@ class IWAE(WeightsObjective):
         self.averages = particles == 1
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return log of the mean weight, shape (batch,), in nats."""
+        """Return the logarithm of the mean weight, shape (batch,), in nats."""
         return log_mean_exp(weights.log_w)
 
 
@@ -55,17 +60,18 @@ class IWAE(WeightsObjective):
 class Renyi(WeightsObjective):
     """The variational Rényi bound of order alpha: E log (1/K) sum_k w_k^(1 - alpha), over 1 - alpha, per datum.
 
-    alpha = 0 is the importance-weighted bound, alpha = 1 the ELBO (the limit), alpha = inf the largest weight alone
-    (VR-max). Below 0 it bounds log p(x) from above only as K grows.
+    alpha = 0 is the importance-weighted bound, alpha = 1 is the ELBO (the limit), and alpha = inf is the logarithm of
+    the largest weight (VR-max). Below 0 it is an upper bound on log p(x) only in the limit of large K.
 
     Args:
-        alpha: the order, any number or infinity; the safe default 0.5 lies between ELBO and IWAE.
+        alpha: the order, any number or infinity. The default 0.5 is between ELBO and IWAE.
         particles: K, draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``particles < 1`` or alpha is no number; in use, if a guide site cannot
-            have the gradient asked for.
+        InputError: if ``particles < 1`` or alpha is not a number; in use, if a guide site cannot have the gradient
+            that is asked for.
+
     Source: Li & Turner, Rényi Divergence Variational Inference, arXiv:1602.02311, equations 13 and 14.
     """
 
@@ -73,7 +79,7 @@ class Renyi(WeightsObjective):
 
     def __init__(self, alpha: float = 0.5, particles: int = 5, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles, **options)
-        self.alpha = order(alpha)
+        self.alpha = checked_order(alpha)
         self.averages = particles == 1 or self.alpha == 1.0
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Mixtures of the ELBO and the importance-weighted bound: MIWAE, CIWAE, PIWAE."""
+"""Combinations of the ELBO and the importance-weighted bound: MIWAE, CIWAE, PIWAE."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pvae.checks import require_number, require_whole
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.base import Terms
 from pvae.objectives.bounds.iwae import IWAE
+from pvae.objectives.gradients.baselines import gradient_only
 from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
@@ -23,16 +24,17 @@ __all__ = ["CIWAE", "MIWAE", "PIWAE"]
 class MIWAE(WeightsObjective):
     """The mean of M importance-weighted bounds of K particles each, per datum.
 
-    It lies between the ELBO (K = 1) and the importance-weighted bound of K M particles (M = 1). The guide's gradient
-    loses less of its signal than with K M particles in one bound.
+    It is between the ELBO (K = 1) and the importance-weighted bound of K M particles (M = 1). Its gradient for the
+    guide has a higher signal-to-noise ratio than that of one bound with K M particles.
 
     Args:
         particles: K, draws of z in one bound.
-        batches: M, the number of bounds; K M draws of z per datum in all.
+        batches: M, the number of bounds. There are K M draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if either is below 1.
+        InputError: if either number is below 1.
+
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
     """
 
@@ -57,12 +59,13 @@ class CIWAE(WeightsObjective):
     """A convex combination, beta ELBO + (1 - beta) IWAE, of the same K particles, per datum.
 
     Args:
-        beta: the ELBO's share, 0 to 1.
+        beta: the share of the ELBO, from 0 to 1.
         particles: K, draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
         InputError: if ``particles < 1`` or beta is outside [0, 1].
+
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
     """
 
@@ -74,7 +77,7 @@ class CIWAE(WeightsObjective):
         self.beta = float(require_number(beta, "beta", least=0, most=1, advice=advice))
 
     def settings(self) -> dict[str, Any]:
-        """Return the ELBO's share and the number of particles."""
+        """Return the share of the ELBO and the number of particles."""
         return {"beta": self.beta, **super().settings()}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
@@ -84,41 +87,54 @@ class CIWAE(WeightsObjective):
 
 @named("piwae", "theta by the importance-weighted bound, phi by the mean of several")
 class PIWAE(PlayersObjective):
-    """Two bounds at once: theta follows the importance-weighted bound of K M particles, phi follows MIWAE.
+    """Two bounds: theta maximises the importance-weighted bound of K M particles, and phi maximises MIWAE.
 
-    theta profits from a tight bound, phi from a gradient whose signal is not drowned. Each player draws its own z. The
-    reported loss is minus the importance-weighted bound.
+    theta needs a tight bound, and phi needs a gradient with a high signal-to-noise ratio. Each of the two parameter
+    groups has its own draws of z. The reported loss is minus the importance-weighted bound.
 
     Args:
         particles: K, draws of z in one bound of phi.
-        batches: M, the number of bounds of phi; K M draws of z per datum and player.
+        batches: M, the number of bounds of phi. There are K M draws of z per datum and parameter group.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if either is below 1; in use, if theta and phi share parameters that are not declared.
+        InputError: if either number is below 1; in use, if theta and phi share parameters and are not declared.
+
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
     """
 
     def __init__(self, particles: int = 8, batches: int = 8, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(require_whole(particles, "particles") * require_whole(batches, "batches"))
-        self.by_theta, self.by_phi = IWAE(self.num_particles, **options), MIWAE(particles, batches, **options)
+        self.by_theta = IWAE(self.num_particles, **options)
+        self.by_phi = MIWAE(particles, batches, **options)
 
     def settings(self) -> dict[str, Any]:
         """Return the particles of one bound of phi, and the number of bounds."""
         return self.by_phi.settings()
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the loss of the player's own bound."""
-        own = self.by_theta if player == "theta" else self.by_phi
-        return own.terms(model, guide, args, kwargs, "all")
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return minus the bound that the parameter group maximises: the sum over data, each times its scale."""
+        objective = self.by_theta if player == "theta" else self.by_phi
+        return objective.terms(model, guide, args, kwargs, "all")
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the sum of both losses as a scalar, in nats, in which each player's has the gradient of its group."""
+        """Return the sum of both losses as a scalar, in nats; each loss has a gradient for its own group only.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         total = torch.zeros(())
         for player in self.players:
             group = self.group(model, guide, args, kwargs, player)
             terms = self.terms(model, guide, args, kwargs, player)
-            found = torch.autograd.grad(terms.surrogate, group, allow_unused=True)
-            pairs = [(each, slope) for each, slope in zip(group, found, strict=True) if slope is not None]
-            total = total + terms.loss + sum(((each - each.detach()) * slope).sum() for each, slope in pairs)
+            gradients = torch.autograd.grad(terms.surrogate, group, allow_unused=True)
+            linear_terms = [
+                (gradient_only(parameter) * gradient).sum()
+                for parameter, gradient in zip(group, gradients, strict=True)
+                if gradient is not None
+            ]
+            total = total + terms.loss + sum(linear_terms)
         return total

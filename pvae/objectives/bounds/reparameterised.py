@@ -1,14 +1,15 @@
-"""Pathwise gradients of lower variance: the score of the guide, which has mean zero or a better form, left out."""
+"""Pathwise gradients of lower variance: sticking the landing (STL) and the doubly reparameterised gradient (DReG)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from pvae.objectives.base import Objective
-from pvae.objectives.bounds.iwae import IWAE, Renyi, order
+from pvae.objectives.bounds.iwae import IWAE, Renyi, checked_order
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights, log_mean_exp
@@ -18,10 +19,11 @@ __all__ = ["DReG", "StickingTheLanding"]
 
 @named("stl", "pathwise gradient without the guide's score; biased for particles > 1")
 class StickingTheLanding(WeightsObjective):
-    """The importance-weighted bound whose guide gradient leaves out the score: exactly zero at the exact posterior.
+    """The importance-weighted bound without the score term in the guide's gradient.
 
-    For one particle this is the ELBO, unbiased. For more it is biased: its guide gradient tends to that of the wake
-    phase of reweighted wake-sleep. Use `DReG` there.
+    The gradient for the guide is exactly zero if the guide is the posterior. For one particle the objective is the
+    ELBO, and the gradient is unbiased. For several particles it is biased: it tends to the gradient of the wake phase
+    of reweighted wake-sleep. Use `DReG` for several particles.
 
     Args:
         particles: K, draws of z per datum.
@@ -29,6 +31,7 @@ class StickingTheLanding(WeightsObjective):
 
     Raises:
         InputError: if ``particles < 1``; in use, if a guide site is not reparameterised.
+
     Sources: Roeder, Wu & Duvenaud, Sticking the Landing, arXiv:1703.09194, equation 8; Tucker et al., arXiv:1810.04152,
         section 2 (the bias).
     """
@@ -39,7 +42,7 @@ class StickingTheLanding(WeightsObjective):
             self.biased = "; ".join(filter(None, ["the score is left out for particles > 1", self.biased]))
 
     def target(self) -> Objective:
-        """Return the importance-weighted bound of as many particles."""
+        """Return the importance-weighted bound with the same number of particles."""
         return IWAE(self.num_particles, data_plate=self.data_plate)
 
     def surrogate(self, weights: LogWeights) -> Tensor:
@@ -51,30 +54,32 @@ class StickingTheLanding(WeightsObjective):
 class DReG(WeightsObjective):
     """The Rényi bound (importance-weighted at alpha = 0) with the doubly reparameterised guide gradient: unbiased.
 
-    Its signal-to-noise ratio grows with the number of particles, where that of the plain guide gradient falls. The
-    model's gradient is that of the bound.
+    Its signal-to-noise ratio grows with the number of particles; that of the plain gradient for the guide falls. The
+    gradient for the model is that of the bound.
 
     Args:
         particles: K, draws of z per datum; the paper's setting is 64.
-        alpha: the order of the Rényi bound; 0 is IWAE, 1 is sticking the landing.
+        alpha: the order of the Rényi bound; 0 is IWAE, and 1 is sticking the landing.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``particles < 1`` or alpha is no finite number; in use, if a guide site is not reparameterised.
+        InputError: if ``particles < 1`` or alpha is not a finite number; in use, if a guide site is not
+            reparameterised.
+
     Source: Tucker, Lawson, Gu & Maddison, Doubly Reparameterized Gradient Estimators, arXiv:1810.04152, equation 8
         (IWAE) and appendix 8.4 (Rényi: alpha w + (1 - alpha) w^2 in place of w^2).
     """
 
     def __init__(self, particles: int = 8, alpha: float = 0.0, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles, **options)
-        self.alpha = order(alpha, finite=True)
+        self.alpha = checked_order(alpha, finite=True)
 
     def settings(self) -> dict[str, Any]:
-        """Return the order where it is not 0, and the number of particles."""
+        """Return the order if it is not 0, and the number of particles."""
         return {**({"alpha": self.alpha} if self.alpha else {}), **super().settings()}
 
     def target(self) -> Objective:
-        """Return the bound whose gradient this is."""
+        """Return the bound with the gradient that this objective estimates."""
         if self.alpha == 0.0:
             return IWAE(self.num_particles, data_plate=self.data_plate)
         return Renyi(self.alpha, self.num_particles, data_plate=self.data_plate)
@@ -87,17 +92,23 @@ class DReG(WeightsObjective):
         return log_mean_exp((1.0 - self.alpha) * log_w) / (1.0 - self.alpha)
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return what has the model's gradient of the bound, and the guide's doubly reparameterised one, (batch,)."""
-        log_q, entering = weights.log_guide_at_model_z()
+        """Return a number per datum with the bound's gradient for theta and DReG's gradient for phi, shape (batch,)."""
+        log_q, received_values = weights.log_guide_at_model_z()
         log_w = weights.log_joint - log_q
         share = torch.softmax((1.0 - self.alpha) * log_w.detach(), 0)
-        # what reaches z carries the share already: once more for alpha = 0, not at all for alpha = 1
+        # The gradient that reaches z has the factor share already. DReG multiplies it by share once more for alpha = 0,
+        # and by 1 for alpha = 1.
         factor = self.alpha + (1.0 - self.alpha) * share
-        for particles, site, z in entering:
+        for particles, site, z in received_values:
             if z.requires_grad:
-                z.register_hook(_times(weights.expand_to_site(factor[particles], site)))
+                z.register_hook(_multiply_by(weights.expand_to_site(factor[particles], site)))
         return (share * log_w).sum(0)
 
 
-def _times(factor: Tensor) -> Any:
-    return lambda gradient: gradient * factor
+def _multiply_by(factor: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a hook that multiplies a gradient by a factor."""
+
+    def hook(gradient: Tensor) -> Tensor:
+        return gradient * factor
+
+    return hook

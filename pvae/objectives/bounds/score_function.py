@@ -1,7 +1,8 @@
-"""Score-function objectives: for guides that cannot be reparameterised, with baselines that leave the mean alone."""
+"""Score-function objectives, for guides that cannot be reparameterised: REINFORCE with baselines, and VIMCO."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
@@ -9,16 +10,16 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.base import Terms
 from pvae.objectives.bounds.iwae import IWAE
 from pvae.objectives.gradients.baselines import (
+    baseline_input,
     checked_decay,
     coordinate_scores,
+    gradient_only,
+    leave_one_out_mean,
     new_network,
-    optimal,
-    others,
-    seen_by,
-    zero,
+    optimal_baseline,
 )
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
@@ -28,10 +29,10 @@ __all__ = ["BASELINES", "VIMCO", "ScoreFunction"]
 
 #: baselines by name
 BASELINES: dict[str, str] = {
-    "none": "nothing is taken off",
+    "none": "no baseline",
     "mean": "the mean of the other data of the batch",
     "decaying": "a decaying average of earlier steps",
-    "network": "a network's guess from x, trained by least squares",
+    "network": "a network from x, trained by least squares",
     "leave-one-out": "the mean of the other particles (RLOO)",
     "optimal": "the constant of least variance, from the other particles",
     "optimal-per-coordinate": "the same for each parameter of q(z given x)",
@@ -41,20 +42,22 @@ _OF_PARTICLES = ("leave-one-out", "optimal", "optimal-per-coordinate")
 
 @named("reinforce", "ELBO by the score function, with a baseline; any guide")
 class ScoreFunction(WeightsObjective):
-    """The ELBO with the score-function gradient, also called REINFORCE, for sites without a pathwise one.
+    """The ELBO with the score-function gradient, also called REINFORCE, for sites without a pathwise gradient.
 
-    The gradient is E[(log_w - c) * score]: the baseline c must not depend on the particle's own draw, and then changes
-    the variance alone. Sites that can be reparameterised keep their pathwise gradient.
+    The gradient is E[(log_w - c) * score]. The baseline c does not depend on the particle's own draw, so that it
+    changes only the variance. Sites that can be reparameterised keep their pathwise gradient.
 
     Args:
-        baseline: a name of `BASELINES`, a number, or a module from x to one number per datum; the default, the mean
-            of the other particles, is safe and needs no tuning.
-        particles: K, draws of z per datum; 2 or more where the baseline comes from the other particles.
-        decay: of the decaying average, between 0 and 1.
+        baseline: a name of `BASELINES`, a number, or a module from x to one number per datum. The default, the mean of
+            the other particles, is safe and needs no tuning.
+        particles: K, draws of z per datum; at least 2 if the baseline comes from the other particles.
+        decay: the decay of the decaying average, between 0 and 1.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for an unknown baseline, or one particle where it needs two; in use, if no site takes a baseline.
+        InputError: for an unknown baseline, or for one particle if the baseline needs two; in use, if no site has a
+            score-function gradient.
+
     Sources: Williams 1992; Mnih & Gregor, Neural Variational Inference and Learning, arXiv:1402.0030 (network and
         decaying baselines); Kool, van Hoof & Welling 2019 (leave-one-out); Ranganath, Gerrish & Blei, Black Box
         Variational Inference, arXiv:1401.0118, equation 9 (optimal).
@@ -76,12 +79,12 @@ class ScoreFunction(WeightsObjective):
             raise unknown("baseline", baseline, BASELINES)
         if baseline in _OF_PARTICLES and particles < 2:
             raise InputError(
-                f"The baseline {baseline!r} comes from the other particles, and there is one: use particles=2 or more, "
-                "or 'mean', 'decaying' or 'network'."
+                f"The baseline {baseline!r} needs other particles, and there is one. Use particles=2 or more, or the "
+                "baseline 'mean', 'decaying' or 'network'."
             )
         self.kind: str | float = "network" if isinstance(baseline, nn.Module) else baseline
         self.decay = checked_decay(decay)
-        self._args: Call = ()
+        self._args: tuple[Any, ...] = ()
         self.network: nn.Module | None = baseline if isinstance(baseline, nn.Module) else None
         if baseline == "network":
             self.network = new_network()
@@ -100,54 +103,84 @@ class ScoreFunction(WeightsObjective):
         """Return the mean of log_w over particles, shape (batch,), in nats."""
         return weights.log_w.mean(0)
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Any, player: str) -> Terms:
-        """Return the loss of a batch."""
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a batch: minus the sum over data of the ELBO, each times its scale."""
         self._args = args
         try:
             return super().terms(model, guide, args, kwargs, player)
         finally:
             self._args = ()
 
-    def weights(self, model: Any, guide: Any, args: Call, kwargs: Any) -> LogWeights:
-        """Return the log weights of a batch; refuse a baseline that no site can use."""
+    def weights(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LogWeights:
+        """Return the log weights of a batch.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+
+        Raises:
+            InputError: if there is a baseline and no site that uses it.
+        """
         weights = super().weights(model, guide, args, kwargs)
         if self.kind != "none" and set(weights.strategies.values()) <= {"pathwise"}:
+            strategies = ", ".join(f"{site} is {strategy}" for site, strategy in weights.strategies.items())
             raise InputError(
-                f"The baseline {self.kind!r} is for score-function sites, and the guide has none: "
-                f"{', '.join(f'{site} is {strategy}' for site, strategy in weights.strategies.items())}. Use 'elbo' or "
-                "'iwae', or ask for the score with gradients='SITE=score'."
+                f"The baseline {self.kind!r} needs a score-function site; the guide has none ({strategies}). Use "
+                "'elbo' or 'iwae', or ask for the score with gradients='SITE=score'."
             )
         return weights
 
     def baseline(self, signals: Tensor, weights: LogWeights) -> Tensor:
-        """Return what is taken off each particle's log_w, shape (particles, batch), in nats."""
+        """Return the baseline of each particle, shape (particles, batch), in nats.
+
+        Args:
+            signals: log_w of each particle, shape (particles, batch), nats.
+            weights: the weights of the batch.
+        """
         if isinstance(self.kind, int | float):
             return torch.full_like(signals, float(self.kind))
         if self.kind == "mean":
-            per_datum = signals.mean(0)
-            return others(per_datum).expand_as(signals) if len(per_datum) > 1 else torch.zeros_like(signals)
+            return self._mean_of_other_data(signals)
         if self.kind == "leave-one-out":
-            return others(signals)
+            return leave_one_out_mean(signals)
         if self.kind == "decaying":
-            return self._decaying(signals)
+            return self._decaying_average(signals)
         if self.network is not None:
-            return self._guess(self.network, signals).detach().expand_as(signals)
+            return self._network_baseline(self.network, signals).detach().expand_as(signals)
         if self.kind == "optimal":
-            return optimal(signals, coordinate_scores(weights)[0].square().sum(-1, keepdim=True))[..., 0]
+            scores, _ = coordinate_scores(weights)
+            return optimal_baseline(signals, scores.square().sum(-1, keepdim=True))[..., 0]
         return torch.zeros_like(signals)
 
     def control(self, signals: Tensor, weights: LogWeights) -> Tensor | None:
-        """Return the baseline network's least-squares term, or the baseline of each coordinate."""
+        """Return the least-squares term of a baseline network, or the baseline of each coordinate, shape (batch,).
+
+        Args:
+            signals: log_w of each particle, shape (particles, batch), nats.
+            weights: the weights of the batch.
+        """
         if self.network is not None:
-            return -(signals.mean(0) - self._guess(self.network, signals)).square()
+            return -(signals.mean(0) - self._network_baseline(self.network, signals)).square()
         if self.kind == "optimal-per-coordinate":
             scores, parameters = coordinate_scores(weights)
-            constants = optimal(signals, scores.square())
-            return -((constants * scores).detach() * zero(parameters)).sum(-1).mean(0)
+            constants = optimal_baseline(signals, scores.square())
+            return -((constants * scores).detach() * gradient_only(parameters)).sum(-1).mean(0)
         return None
 
-    def _decaying(self, signals: Tensor) -> Tensor:
-        """The average of earlier steps: with the present one in it, the gradient would shrink."""
+    def _mean_of_other_data(self, signals: Tensor) -> Tensor:
+        """Return for each datum the mean signal of the other data, shape (particles, batch); 0 for a single datum."""
+        per_datum = signals.mean(0)
+        if len(per_datum) == 1:
+            return torch.zeros_like(signals)
+        return leave_one_out_mean(per_datum).expand_as(signals)
+
+    def _decaying_average(self, signals: Tensor) -> Tensor:
+        """Return the average of earlier steps, shape (particles, batch), and in training add the present step to it.
+
+        With the present step in the returned average, the gradient would shrink.
+        """
         started = 1 - self.decay**self.steps
         average = torch.where(self.steps > 0, self.average / started.clamp_min(1e-12), torch.zeros_like(self.average))
         if self.training:
@@ -156,31 +189,34 @@ class ScoreFunction(WeightsObjective):
                 self.steps.add_(1)
         return average.to(signals).expand_as(signals)
 
-    def _guess(self, network: nn.Module, signals: Tensor) -> Tensor:
-        """The network's baseline, shape (batch,)."""
-        x = seen_by(network, self._args)
+    def _network_baseline(self, network: nn.Module, signals: Tensor) -> Tensor:
+        """Return the output of the baseline network, shape (batch,)."""
+        x = baseline_input(network, self._args)
         if len(x) != signals.shape[1]:
             raise InputError(
-                f"The baseline network sees {len(x)} data, and the plate holds {signals.shape[1]}: give the programs "
-                "batches instead of subsampling in the plate, or use another baseline."
+                f"A baseline network needs x of the data in the plate; it sees {len(x)} data, and the plate holds "
+                f"{signals.shape[1]}. Give the programs batches instead of subsampling in the plate, or use another "
+                "baseline."
             )
-        guess: Tensor = network(x)
-        return guess.reshape(-1).to(signals.dtype)
+        output: Tensor = network(x)
+        return output.reshape(-1).to(signals.dtype)
 
 
 @named("vimco", "IWAE by the score function, leave-one-out; any guide")
 class VIMCO(IWAE):
     """The importance-weighted bound for any guide: score function with a leave-one-out baseline for each particle.
 
-    `IWAE` does the same for sites that cannot be reparameterised; here every site that is not told otherwise does.
+    `IWAE` does the same for sites that cannot be reparameterised.
 
     Args:
         particles: K, draws of z per datum, at least 2; the paper's settings are 5 to 50.
-        mean: how the other particles stand in for one, ``"geometric"`` (the paper's choice) or ``"arithmetic"``.
+        mean: which mean of the other particles' weights replaces a particle's own: ``"geometric"`` (the paper's choice)
+            or ``"arithmetic"``.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``particles < 2`` or ``mean`` is neither.
+        InputError: if ``particles < 2``, or for another ``mean``.
+
     Source: Mnih & Rezende, Variational Inference for Monte Carlo Objectives, arXiv:1602.06725, equations 10 to 12.
     """
 
@@ -188,12 +224,12 @@ class VIMCO(IWAE):
         super().__init__(particles, **options)
         if particles < 2:
             raise InputError(
-                f"VIMCO takes its baselines from the other particles: it needs particles=2 or more, not {particles}."
+                f"VIMCO needs other particles for its baselines; got {particles} particle. Use particles=2 or more."
             )
         if mean not in ("geometric", "arithmetic"):
             raise unknown("mean", str(mean), ("geometric", "arithmetic"))
         self.mean = mean
 
     def settings(self) -> dict[str, Any]:
-        """Return the mean where it is not the default, and the number of particles."""
+        """Return the mean if it is not the default, and the number of particles."""
         return {**({} if self.mean == "geometric" else {"mean": self.mean}), **super().settings()}

@@ -1,4 +1,4 @@
-"""Objectives of the variance of the log weights, which is 0 exactly where the guide is the posterior."""
+"""Objectives with the variance of the log weights, which is 0 if and only if the guide is the posterior."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.objectives.base import Objective
-from pvae.objectives.bounds.at_fixed_draws import AtFixedDraws
+from pvae.objectives.bounds.score_only import ScoreOnlyObjective
 from pvae.objectives.kl.weighted_kl import Beta
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
@@ -18,7 +18,7 @@ from pvae.weights import LogWeights
 __all__ = ["LogVariance", "VarianceRegularised"]
 
 
-def _several(particles: Any) -> None:
+def _require_several(particles: Any) -> None:
     require_whole(particles, "particles", least=2, advice="A variance needs several particles.")
 
 
@@ -26,11 +26,11 @@ def _several(particles: Any) -> None:
 class VarianceRegularised(WeightsObjective):
     """The ELBO minus `weight` times the variance of log w under the guide, per datum.
 
-    The variance is the unbiased one over the particles, so that value and gradient are unbiased too; where a guide
-    site is not reparameterised, the gradient has its score-function part.
+    The variance is the unbiased estimate over the particles, so value and gradient are unbiased too. A guide site that
+    is not reparameterised contributes a score-function term to the gradient.
 
     Args:
-        weight: of the variance; 0 gives the ELBO.
+        weight: the weight of the variance; 0 gives the ELBO.
         particles: draws of z per datum, at least 2.
         options: see `WeightsOptions`.
 
@@ -41,7 +41,7 @@ class VarianceRegularised(WeightsObjective):
     pathwise = False
 
     def __init__(self, weight: float = 0.5, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:
-        _several(particles)
+        _require_several(particles)
         super().__init__(particles, **options)
         if not weight >= 0:
             raise InputError(f"weight must be at least 0; got {weight!r}.")
@@ -57,11 +57,11 @@ class VarianceRegularised(WeightsObjective):
 
 
 @named("log-variance", "VarGrad: phi by the variance of the log weights; any guide")
-class LogVariance(AtFixedDraws):
-    """VarGrad: theta follows the ELBO, and phi descends half the variance of log w under a guide held fixed.
+class LogVariance(ScoreOnlyObjective):
+    """VarGrad: theta maximises the ELBO, and phi minimises half the variance of log w under draws of the fixed guide.
 
-    At that point the gradient for phi is the ELBO's: the score-function estimator with each particle's baseline being
-    the mean of the others (leave-one-out), without any baseline written down. The reported loss is minus the ELBO.
+    At the present guide, the gradient for phi is that of the ELBO: it equals the score-function estimator with the mean
+    of the other particles as the baseline (leave-one-out). The reported loss is minus the ELBO.
 
     Args:
         particles: draws of z per datum, at least 2.
@@ -69,11 +69,12 @@ class LogVariance(AtFixedDraws):
 
     Raises:
         InputError: if ``particles < 2``.
+
     Source: Richter et al., VarGrad: A Low-Variance Gradient Estimator for Variational Inference, arXiv:2010.10436.
     """
 
     def __init__(self, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:
-        _several(particles)
+        _require_several(particles)
         super().__init__(particles, **options)
         self.options = options
 
@@ -86,5 +87,5 @@ class LogVariance(AtFixedDraws):
         return weights.log_w.detach().mean(0)
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return theta's part of the ELBO, minus half the variance as a function of the guide's density alone."""
+        """Return the part of the ELBO with theta, minus half the variance with a gradient only for phi, (batch,)."""
         return weights.log_joint.mean(0) - 0.5 * (weights.log_joint.detach() - weights.log_guide).var(0)

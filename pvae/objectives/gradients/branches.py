@@ -1,11 +1,13 @@
-"""Other values of one site whose weighted differences are its gradient: measure-valued derivatives, ARM and DisARM.
+"""Branches: other values of one site, with coefficients such that weighted differences of the bound are its gradient.
 
-Every proposal has the form sum_r (F(z_r) - F(z)) * d handle_r, where z is the site's own draw, and z_r differs from it
-in one coordinate (measure-valued) or in all (ARM, DisARM).
+Every branching strategy has the form sum_r (F(z_r) - F(z)) * dc_r, where z is the site's own draw, z_r is a branch, and
+c_r is a function of the parameters of q. A branch differs from z in one coordinate (measure-valued derivatives) or in
+any number of them (ARM, DisARM).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,37 +18,40 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.sites import Site, base_distribution
+from pvae.programs.sites import base_distribution
 from pvae.weights import LogWeights
 
-__all__ = ["Branches", "propose"]
+__all__ = ["Branches", "propose_branches"]
 
 
 @dataclass(frozen=True)
 class Branches:
-    """Other values of a site, and what their differences multiply.
+    """Other values of a site, and the coefficients of the differences of the bound.
 
     Attributes:
-        site: its name.
-        values: shape (branches, *batch, *event).
-        handles: shape (branches, [outcomes,] particles, batch); their gradients count, their values do not.
+        site: the name of the site.
+        values: the branches z_r, shape (branches, *batch, *event).
+        coefficients: c_r, shape (branches, [outcomes,] particles, batch). Only their gradient is used.
     """
 
     site: str
     values: Tensor
-    handles: Tensor
+    coefficients: Tensor
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """A site's value as cells: shape (*left, particles, batch, cells, *inner), of which each is drawn by itself.
+class _CellLayout:
+    """How the value of a site becomes cells, the coordinates that are drawn independently of each other.
+
+    Cells have shape (*left, particles, batch, cells, *inner).
 
     Attributes:
-        nesting: the number of plates.
-        data_dim: the data plate's dimension.
-        left: dimensions left of the particles'.
-        event: dimensions of the site's event that are independent cells.
-        inner: dimensions of one cell, 1 for a one-hot vector.
+        nesting: the greatest number of nested plates.
+        data_dim: the dimension of the data plate, from the right of the batch shape.
+        left: the number of dimensions to the left of the particles.
+        event: the number of event dimensions of the site that hold independent cells.
+        inner: the number of dimensions of one cell: 1 for a one-hot vector, else 0.
+        shape: the shape of the value without the dimensions of a cell.
     """
 
     nesting: int
@@ -54,76 +59,111 @@ class _Cells:
     left: int
     event: int
     inner: int
+    shape: torch.Size
 
     @property
-    def dims(self) -> int:
+    def _dims(self) -> int:
+        """The number of dimensions of the value without the dimensions of a cell."""
         return self.left + 1 + self.nesting + self.event
 
-    def full(self, tensor: Tensor, inner: int) -> Tensor:
-        """A tensor of the site with ones in front, up to the left."""
-        missing = self.dims + inner - tensor.dim()
+    @property
+    def _data_axis(self) -> int:
+        """The dimension of the data, from the left."""
+        return self.left + 1 + self.nesting + self.data_dim
+
+    def pad_left(self, tensor: Tensor, inner: int) -> Tensor:
+        """Return a tensor of the site with dimensions of size 1 on the left, up to the left of the particles."""
+        missing = self._dims + inner - tensor.dim()
         return tensor.reshape((1,) * missing + tuple(tensor.shape)) if missing > 0 else tensor
 
-    def of(self, tensor: Tensor, shape: torch.Size, inner: int) -> Tensor:
-        """A parameter or value of shape (..., *inner) at the cells of a value of shape `shape`."""
-        wide = self.full(tensor, inner)
-        wide = wide.expand(*shape, *wide.shape[wide.dim() - inner :])
-        data = self.left + 1 + self.nesting + self.data_dim
-        moved = wide.movedim(data, self.left + 1)
-        return moved.flatten(self.left + 2, self.dims - 1) if self.dims > self.left + 2 else moved.unsqueeze(self.dims)
+    def to_cells(self, tensor: Tensor, inner: int = 0) -> Tensor:
+        """Return a parameter or a value as cells.
 
-    def back(self, cells: Tensor, shape: torch.Size, inner: int) -> Tensor:
-        """Cells with a dimension of branches in front, as values of the site."""
-        data = self.left + 1 + self.nesting + self.data_dim
-        order = [*shape[: self.left + 1], shape[data]]
-        rest = [size for dim, size in enumerate(shape) if dim > self.left and dim != data]
-        tail = cells.shape[cells.dim() - inner :] if inner else ()
-        return cells.reshape(len(cells), *order, *rest, *tail).movedim(self.left + 2, data + 1)
+        Args:
+            tensor: shape (..., *inner), which broadcasts with the value of the site.
+            inner: the number of dimensions of the tensor that belong to one cell.
+
+        Returns:
+            Shape (*left, particles, batch, cells, *inner).
+        """
+        padded = self.pad_left(tensor, inner)
+        expanded = padded.expand(*self.shape, *padded.shape[padded.dim() - inner :])
+        moved = expanded.movedim(self._data_axis, self.left + 1)
+        if self._dims > self.left + 2:
+            return moved.flatten(self.left + 2, self._dims - 1)
+        return moved.unsqueeze(self._dims)
+
+    def to_values(self, cells: Tensor) -> Tensor:
+        """Return cells as values of the site.
+
+        Args:
+            cells: shape (branches, *left, particles, batch, cells, *inner).
+
+        Returns:
+            Shape (branches, *batch, *event).
+        """
+        axis = self._data_axis
+        front = [*self.shape[: self.left + 1], self.shape[axis]]
+        rest = [size for dim, size in enumerate(self.shape) if dim > self.left and dim != axis]
+        inner = cells.shape[cells.dim() - self.inner :] if self.inner else ()
+        return cells.reshape(len(cells), *front, *rest, *inner).movedim(self.left + 2, axis + 1)
 
 
-#: (value, parameters) at the cells -> per variant: the cell's other value, and its handle
+#: for each variant of a branch, the other value of each cell and its coefficient, both of the shape of the cells
 Variants = list[tuple[Tensor, Tensor]]
 
+#: maps a parameter of q to the cells
+ToCells = Callable[[Tensor], Tensor]
 
-def _bernoulli(base: Any, z: Tensor, at: Callable[[Tensor], Tensor]) -> Variants:
-    return [(1 - z, (1 - 2 * z) * at(base.probs))]
+
+def _bernoulli(base: Any, z: Tensor, to_cells: ToCells) -> Variants:
+    return [(1 - z, (1 - 2 * z) * to_cells(base.probs))]
 
 
-def _normal(base: Any, z: Tensor, at: Callable[[Tensor], Tensor]) -> Variants:
+def _normal(base: Any, z: Tensor, to_cells: ToCells) -> Variants:
     """Source: Mohamed et al., Monte Carlo Gradient Estimation, arXiv:1906.10652, table 1 (coupled as in section 6)."""
-    loc, scale = at(base.loc), at(base.scale)
-    fixed, width = loc.detach(), scale.detach()
+    loc = to_cells(base.loc)
+    scale = to_cells(base.scale)
+    fixed_loc = loc.detach()
+    fixed_scale = scale.detach()
     rayleigh = torch.sqrt(-2 * torch.log1p(-torch.rand_like(z)))
     sign = torch.where(torch.rand_like(z) < 0.5, -1.0, 1.0).to(z.dtype)
     normals = torch.randn((3, *z.shape), dtype=z.dtype, device=z.device)
     maxwell = sign * torch.sqrt((normals**2).sum(0))
-    by_loc, by_scale = loc / (width * math.sqrt(2 * math.pi)), scale / width
+    loc_coefficient = loc / (fixed_scale * math.sqrt(2 * math.pi))
+    scale_coefficient = scale / fixed_scale
     return [
-        (fixed + width * rayleigh, by_loc),
-        (fixed - width * rayleigh, -by_loc),
-        (fixed + width * maxwell, by_scale),
-        # a double-sided Maxwell draw times a uniform one is normal
-        (fixed + width * maxwell * torch.rand_like(z), -by_scale),
+        (fixed_loc + fixed_scale * rayleigh, loc_coefficient),
+        (fixed_loc - fixed_scale * rayleigh, -loc_coefficient),
+        (fixed_loc + fixed_scale * maxwell, scale_coefficient),
+        # A double-sided Maxwell draw times a uniform draw is normal.
+        (fixed_loc + fixed_scale * maxwell * torch.rand_like(z), -scale_coefficient),
     ]
 
 
-def _poisson(base: Any, z: Tensor, at: Callable[[Tensor], Tensor]) -> Variants:
-    return [(z + 1, at(base.rate))]
+def _poisson(base: Any, z: Tensor, to_cells: ToCells) -> Variants:
+    return [(z + 1, to_cells(base.rate))]
 
 
-def _gamma(base: Any, z: Tensor, at: Callable[[Tensor], Tensor]) -> Variants:
-    """The rate by Gamma(a + 1) = Gamma(a) + exponential; the shape, which has no such pair, by its score.
+def _gamma(base: Any, z: Tensor, to_cells: ToCells) -> Variants:
+    """Return branches for the rate, by Gamma(a + 1) = Gamma(a) + exponential, and for the shape, by its score.
 
-    The score is paired with an independent draw: (F(z') - F(z)) * (score(z') - score(z)) / 2 is unbiased.
+    The shape has no coupled pair of draws. Its score is paired with an independent draw z':
+    (F(z') - F(z)) * (score(z') - score(z)) / 2 is unbiased.
     """
-    concentration, rate = at(base.concentration), at(base.rate)
-    a, b = concentration.detach(), rate.detach()
-    exponential = -torch.log1p(-torch.rand_like(z)) / b
-    other = dist.Gamma(a, b, validate_args=False).sample()
-    return [(z + exponential, -(a / b) * rate), (other, 0.5 * (other.log() - z.log()) * concentration)]
+    concentration = to_cells(base.concentration)
+    rate = to_cells(base.rate)
+    fixed_concentration = concentration.detach()
+    fixed_rate = rate.detach()
+    exponential = -torch.log1p(-torch.rand_like(z)) / fixed_rate
+    independent = dist.Gamma(fixed_concentration, fixed_rate, validate_args=False).sample()
+    return [
+        (z + exponential, -(fixed_concentration / fixed_rate) * rate),
+        (independent, 0.5 * (independent.log() - z.log()) * concentration),
+    ]
 
 
-_BY_CELL: dict[type, Callable[..., Variants]] = {
+_MAKE_VARIANTS: dict[type, Callable[[Any, Tensor, ToCells], Variants]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Normal: _normal,
     torch.distributions.Poisson: _poisson,
@@ -131,96 +171,123 @@ _BY_CELL: dict[type, Callable[..., Variants]] = {
 }
 
 
-def _cells(weights: LogWeights, site: Site, inner: int) -> _Cells:
-    dims = weights.only_source().dims
-    return _Cells(dims.nesting, dims.data_dim, dims.left, site["fn"].event_dim - inner, inner)
+def propose_branches(weights: LogWeights, name: str, strategy: str) -> Branches:
+    """Return the branches of a site by its strategy.
 
-
-def propose(weights: LogWeights, name: str, strategy: str) -> Branches:
-    """Return the other values of a site that its strategy asks for.
+    Args:
+        weights: the weights of a batch, from one run for all particles.
+        name: a latent site of the guide.
+        strategy: ``"measure"``, ``"disarm"`` or ``"arm"``.
 
     Raises:
-        InputError: if the site is of a kind that the strategy is not for, or depends on a summed-out site.
+        InputError: if the strategy is not for this kind of site, or the site depends on a summed-out site.
     """
     site = weights.guide_sites()[name]
     base = base_distribution(site["fn"])
     inner = len(base.event_shape)
-    cells = _cells(weights, site, inner)
-    value = cells.full(site["value"].detach(), 0)
-    shape = value.shape[: value.dim() - inner]
-
-    def at(parameter: Tensor, inside: int = 0) -> Tensor:
-        return cells.of(parameter, shape, inside)
-
-    z = cells.of(value, shape, inner)
+    dims = weights.only_source().dims
+    layout = _CellLayout(dims.nesting, dims.data_dim, dims.left, site["fn"].event_dim - inner, inner, torch.Size())
+    value = layout.pad_left(site["value"].detach(), 0)
+    layout = dataclasses.replace(layout, shape=value.shape[: value.dim() - inner])
+    z = layout.to_cells(value, inner)
     if strategy in ("disarm", "arm"):
-        others, handles = _antithetic(base, z, at, strategy)
-        values, handle = others.unsqueeze(0), handles.sum(-1).unsqueeze(0)
+        cells, coefficients = _antithetic(base, z, layout.to_cells, strategy)
     elif isinstance(base, torch.distributions.Categorical | torch.distributions.OneHotCategorical):
-        values, handle = _categorical(base, z, at, inner)
+        cells, coefficients = _categorical(base, z, layout)
     else:
-        made = next((make for kind, make in _BY_CELL.items() if isinstance(base, kind)), None)
-        if made is None:
-            raise InputError(
-                f"Site {name!r}: {type(base).__name__} has no measure-valued derivative here; use 'score'."
-            )
-        values, handle = _one_at_a_time(z, made(base, z, at))
-    return Branches(name, cells.back(values, shape, inner), _by_outcome(weights, handle, name))
+        cells, coefficients = _measure_valued(name, base, z, layout.to_cells)
+    return Branches(name, layout.to_values(cells), _join_outcomes(weights, coefficients, name))
 
 
-def _one_at_a_time(z: Tensor, variants: Variants) -> tuple[Tensor, Tensor]:
-    """Each cell in turn at each variant's value, the others at their own."""
-    eye = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)
-    eye = eye.reshape(-1, *(1,) * (z.dim() - 1), z.shape[-1])
-    values = torch.cat([torch.where(eye, other.detach(), z) for other, _ in variants])
-    return values, torch.cat([handle.movedim(-1, 0) for _, handle in variants])
+def _measure_valued(name: str, base: Any, z: Tensor, to_cells: ToCells) -> tuple[Tensor, Tensor]:
+    """Return branches in which one cell has the value of one variant and all other cells have their own values.
+
+    Returns:
+        Cells of shape (variants * cells, *z.shape), and coefficients of shape (variants * cells, *left, particles,
+        batch).
+    """
+    make_variants = next((make for kind, make in _MAKE_VARIANTS.items() if isinstance(base, kind)), None)
+    if make_variants is None:
+        raise InputError(
+            f"The gradient 'measure' needs a site with a known measure-valued derivative; site {name!r} is a "
+            f"{type(base).__name__}. Use 'score' for it."
+        )
+    variants = make_variants(base, z, to_cells)
+    is_changed = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)
+    is_changed = is_changed.reshape(-1, *(1,) * (z.dim() - 1), z.shape[-1])
+    cells = torch.cat([torch.where(is_changed, value.detach(), z) for value, _ in variants])
+    return cells, torch.cat([coefficient.movedim(-1, 0) for _, coefficient in variants])
 
 
-def _categorical(base: Any, z: Tensor, at: Callable[..., Tensor], inner: int) -> tuple[Tensor, Tensor]:
-    """Each cell in turn at each category: the sum over categories of F times the probability."""
-    probs = at(base.probs, 1)
-    kinds = probs.shape[-1]
-    cells = probs.shape[-2]
-    eye = torch.eye(cells, dtype=torch.bool, device=z.device).repeat_interleave(kinds, 0)
-    eye = eye.reshape(cells * kinds, *(1,) * (probs.dim() - 2), cells)
-    category = torch.arange(kinds, device=z.device).repeat(cells)
-    if inner:
-        every = torch.eye(kinds, dtype=z.dtype, device=z.device)[category]
-        every = every.reshape(cells * kinds, *(1,) * (z.dim() - 1), kinds)
-        values = torch.where(eye.unsqueeze(-1), every, z)
+def _categorical(base: Any, z: Tensor, layout: _CellLayout) -> tuple[Tensor, Tensor]:
+    """Return branches in which one cell has one category; the coefficient is the probability of the category.
+
+    Returns:
+        Cells of shape (cells * categories, *z.shape), and coefficients of shape (cells * categories, *left, particles,
+        batch).
+    """
+    probs = layout.to_cells(base.probs, 1)
+    cells, categories = probs.shape[-2:]
+    is_changed = torch.eye(cells, dtype=torch.bool, device=z.device).repeat_interleave(categories, 0)
+    is_changed = is_changed.reshape(cells * categories, *(1,) * (probs.dim() - 2), cells)
+    category = torch.arange(categories, device=z.device).repeat(cells)
+    if layout.inner:
+        one_hot = torch.eye(categories, dtype=z.dtype, device=z.device)[category]
+        one_hot = one_hot.reshape(cells * categories, *(1,) * (z.dim() - 1), categories)
+        values = torch.where(is_changed.unsqueeze(-1), one_hot, z)
     else:
-        values = torch.where(eye, category.to(z.dtype).reshape(-1, *(1,) * z.dim()), z)
+        values = torch.where(is_changed, category.to(z.dtype).reshape(-1, *(1,) * z.dim()), z)
     return values, probs.movedim((-2, -1), (0, 1)).flatten(0, 1)
 
 
-def _antithetic(base: Any, z: Tensor, at: Callable[[Tensor], Tensor], strategy: str) -> tuple[Tensor, Tensor]:
-    """The antithetic partner of a Bernoulli draw, 1[u < p] beside z = 1[u > 1 - p], all cells at once.
+def _antithetic(base: Any, z: Tensor, to_cells: ToCells, strategy: str) -> tuple[Tensor, Tensor]:
+    """Return the antithetic partner 1[u < p] of a Bernoulli draw z = 1[u > 1 - p], for all cells at once.
+
+    Returns:
+        Cells of shape (1, *z.shape), and coefficients of shape (1, *left, particles, batch).
 
     Sources: Yin & Zhou, ARM, arXiv:1807.11143, equation 9; Dong, Mnih & Tucker, DisARM, arXiv:2006.10680, equation 6;
-    the same estimator is U2G of Yin et al., arXiv:2004.11448.
+        the same estimator is U2G of Yin et al., arXiv:2004.11448.
     """
-    logits = at(base.logits)
+    logits = to_cells(base.logits)
     p = torch.sigmoid(logits.detach())
     uniform = torch.rand_like(z)
     u = torch.where(z > 0.5, 1 - p + p * uniform, (1 - p) * uniform)
-    other = (u < p).to(z.dtype)
+    partner = (u < p).to(z.dtype)
     if strategy == "arm":
-        return other, -(u - 0.5) * logits
-    sign = 1 - 2 * other
-    differs = (other != z).to(z.dtype)
-    return other, -0.5 * sign * differs * torch.sigmoid(logits.detach().abs()) * logits
+        coefficients = -(u - 0.5) * logits
+    else:
+        sign = 1 - 2 * partner
+        differs = (partner != z).to(z.dtype)
+        coefficients = -0.5 * sign * differs * torch.sigmoid(logits.detach().abs()) * logits
+    return partner.unsqueeze(0), coefficients.sum(-1).unsqueeze(0)
 
 
-def _by_outcome(weights: LogWeights, handle: Tensor, name: str) -> Tensor:
-    """Handles of shape (branches, *left, particles, batch) with what is on the left as outcomes."""
+def _join_outcomes(weights: LogWeights, coefficients: Tensor, name: str) -> Tensor:
+    """Return coefficients with the enumerated dimensions joined to one.
+
+    Args:
+        weights: the weights, which know the enumerated and summed-out dimensions.
+        coefficients: shape (branches, *left, particles, batch).
+        name: the site, for the error.
+
+    Returns:
+        Shape (branches, [outcomes,] particles, batch).
+
+    Raises:
+        InputError: if the site depends on a summed-out site.
+    """
     dims = weights.only_source().pairs[0].dims
     summed = [1 + position for position in dims.positions("sum")]
-    if any(handle.shape[dim] > 1 for dim in summed):
+    if any(coefficients.shape[dim] > 1 for dim in summed):
         raise InputError(
-            f"Site {name!r} depends on a summed-out site, where its gradient cannot be branched: use 'score' for it."
+            f"A gradient by branches needs a site that depends on no summed-out site; site {name!r} depends on one. "
+            "Use 'score' for it."
         )
-    sizes = [size for dim, size in enumerate(dims.shape) if 1 + dim not in summed]
     if not dims.sites:
-        return handle
-    kept = handle.sum(summed) if summed else handle
-    return kept.expand(len(kept), *sizes, *kept.shape[-2:]).flatten(1, len(sizes)) if sizes else kept
+        return coefficients
+    kept = coefficients.sum(summed) if summed else coefficients
+    sizes = [size for dim, size in enumerate(dims.shape) if 1 + dim not in summed]
+    if not sizes:
+        return kept
+    return kept.expand(len(kept), *sizes, *kept.shape[-2:]).flatten(1, len(sizes))

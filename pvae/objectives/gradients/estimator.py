@@ -1,41 +1,46 @@
-"""The gradient of an expected bound, each guide site in its own way: one surrogate, right whichever way they mix.
+"""The gradient of an expected bound, where each guide site has a gradient strategy of its own.
 
-For a bound F of the log weights of K particles, the gradient of E[F] is E[dF + F * score], where the score belongs to
-the sites whose draws are cut off. Everything here rests on three moves: values of enumerated sites stand side by side
-and are summed with their probabilities; a score multiplies F by exp(l - stopped l), which is 1 and right to any order
-(Foerster et al., DiCE, arXiv:1802.05098); and whatever does not depend on a particle's own draw may be taken off F.
+For a bound F of the log weights of K particles, the gradient of E[F] is E[dF + F * score]. The score is the gradient of
+log q of the sites with detached draws. `estimate` returns a surrogate with this gradient. It combines four moves:
+
+1. Enumeration: all values of a site are evaluated side by side, and the bound is summed with their probabilities
+   (`pvae.objectives.gradients.entries`).
+2. Score function: the bound is multiplied by exp(log q - stopped log q), which is 1 and has the derivatives of q to any
+   order (Foerster et al., DiCE, arXiv:1802.05098).
+3. Control variates: a number that does not depend on a particle's own draw is subtracted from its learning signal. The
+   leave-one-out baselines are of this kind.
+4. Branches: the gradient of a site is a weighted sum of differences between the bound at other values of the site and
+   at its draw (`pvae.objectives.gradients.branches`).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pvae.errors import InputError
-from pvae.objectives.gradients.baselines import others, zero
-from pvae.objectives.gradients.branches import Branches, propose
+from pvae.objectives.gradients.baselines import gradient_only, leave_one_out_mean
+from pvae.objectives.gradients.branches import Branches, propose_branches
+from pvae.objectives.gradients.entries import Entries, ParticleEntries, TupleEntries
 from pvae.objectives.gradients.strategies import BIASED, BRANCHING, LEAVE_ONE_OUT
 from pvae.weights import LogWeights, branch
 from pvae.weights.handlers import PATHWISE, SUMMED
 
 __all__ = ["Estimand", "estimate"]
 
-_MOST_OUTCOMES = 65536
-
 
 class Estimand(Protocol):
-    """A bound whose gradient is wanted.
+    """A bound with a gradient to be estimated.
 
     Attributes:
-        averages: whether it is a mean over particles of a number of each.
-        entropy: for those, the factor of -log q in that number.
-        mean: how the others' weights stand in for one particle's: "geometric" or "arithmetic".
+        averages: whether the bound is a mean over particles of a number of each.
+        entropy: for such a bound, the factor of -log q in the number of each particle.
+        mean: which mean of the other particles' weights replaces a particle's own in a leave-one-out baseline:
+            "geometric" or "arithmetic".
     """
 
     averages: bool
@@ -43,206 +48,233 @@ class Estimand(Protocol):
     mean: str
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return the bound per datum."""
+        """Return the bound per datum, shape (batch,), nats."""
 
     def reported(self, weights: LogWeights, surrogate: Tensor) -> Tensor:
-        """Return the value per datum, for weights whose bound is known."""
+        """Return the value per datum of weights with a known bound, shape (batch,), nats."""
 
     def baseline(self, signals: Tensor, weights: LogWeights) -> Tensor:
-        """Return what is taken off each particle's signal, shape (particles, batch)."""
+        """Return the number that is subtracted from the signal of each particle, shape (particles, batch), nats."""
 
     def control(self, signals: Tensor, weights: LogWeights) -> Tensor | None:
-        """Return a term per datum whose gradient has mean zero, or None."""
-
-
-def magic(log_q: Tensor) -> Tensor:
-    """Return ones whose derivatives, of any order, are those of q / stopped q."""
-    return torch.exp(log_q - log_q.detach())
+        """Return a term per datum with a gradient of mean zero, shape (batch,), or None."""
 
 
 @dataclass(frozen=True)
-class _Spread:
-    """Tables as entries that the bound is taken of one by one: (..., particles, entries), with their probabilities.
+class _EvaluatedBound:
+    """A bound F at the draws of a batch, entry by entry.
 
-    Where a bound averages over particles, each particle (and each outcome) is an entry of its own. Otherwise an
-    entry is a choice of one outcome for every particle.
+    Attributes:
+        objective: the bound.
+        weights: the weights of the batch, with a strategy for each site.
+        entries: how tensors of the weights become entries.
+        weights_by_entry: the weights as entries, tensors of shape (particles of an entry, entries).
+        probability: the probability of each entry, shape (entries,), with its gradient; None if no site is enumerated.
+        bound: F of each entry, shape (entries,), with its pathwise gradient.
     """
 
-    averages: bool
-    outcomes: int
-    particles: int
-    batch: int
-    picks: Tensor | None
+    objective: Estimand
+    weights: LogWeights
+    entries: Entries
+    weights_by_entry: LogWeights
+    probability: Tensor | None
+    bound: Tensor
 
-    def __call__(self, table: Tensor) -> Tensor:
-        """Return a table of shape (..., [outcomes,] particles, batch) as (..., particles, entries)."""
-        if self.averages:
-            front = table.dim() - (3 if self.outcomes else 2)
-            return table.reshape(*table.shape[:front], 1, -1)
-        if self.picks is None:
-            return table
-        chosen = table[..., self.picks, torch.arange(self.particles, device=table.device), :]  # (..., C, K, B)
-        return chosen.movedim(-2, -3).flatten(-2)
+    @property
+    def fixed_probability(self) -> Tensor | None:
+        """The probability of each entry without its gradient, shape (entries,), or None."""
+        return None if self.probability is None else self.probability.detach()
 
-    def probability(self, log_outcome: Tensor | None) -> Tensor | None:
-        """Return the probability of each entry, shape (entries,), attached; None where it is one."""
-        if self.averages:
-            whole = torch.exp(log_outcome) if log_outcome is not None else None
-            return None if whole is None else whole.reshape(-1) / self.particles
-        return None if log_outcome is None else torch.exp(self(log_outcome).sum(0))
+    def value(self) -> Tensor:
+        """Return the reported value per datum, shape (batch,), nats."""
+        reported = self.objective.reported(self.weights_by_entry, self.bound)
+        return self.entries.per_datum(reported, self.fixed_probability)
 
-    def gathered(self, entries: Tensor, probability: Tensor | None) -> Tensor:
-        """Return the sum over a datum's entries, each times its probability, shape (batch,)."""
-        if probability is not None:
-            return (entries * probability).reshape(-1, self.batch).sum(0)
-        if self.averages:
-            return entries.reshape(-1, self.batch).mean(0)
-        return entries
+    def log_guide(self, *strategies: str) -> Tensor | None:
+        """Return log q summed over the sites with one of the strategies, shape (particles of an entry, entries).
 
-
-def _spread(objective: Estimand, weights: LogWeights) -> _Spread:
-    outcomes = 0 if weights.log_outcome is None else weights.log_joint.shape[-3]
-    particles, batch = weights.log_joint.shape[-2:]
-    picks = None
-    if outcomes and not objective.averages:
-        if outcomes**particles > _MOST_OUTCOMES:
-            raise InputError(
-                f"Enumerating {outcomes} values for each of {particles} particles makes {outcomes}^{particles} joint "
-                f"outcomes, more than {_MOST_OUTCOMES}: use fewer particles, 'score:leave-one-out' or 'measure'."
-            )
-        every = list(itertools.product(range(outcomes), repeat=particles))
-        picks = torch.tensor(every, device=weights.log_joint.device)
-    return _Spread(objective.averages, outcomes, particles, batch, picks)
+        None if there is no such site.
+        """
+        by_site = self.weights_by_entry.site_log_guide
+        terms = [by_site[site] for site, strategy in self.weights.strategies.items() if strategy in strategies]
+        return sum(terms[1:], start=terms[0]) if terms else None
 
 
 def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
-    """Return the value of a bound and the surrogate of its gradient, each per datum, shape (batch,), in nats.
+    """Return the value of a bound, and a surrogate with the gradient of its expectation.
 
     Args:
         objective: the bound.
-        weights: with a strategy for each site.
+        weights: the weights of a batch, with a strategy for each site.
+
+    Returns:
+        Two tensors of shape (batch,), in nats.
 
     Raises:
-        InputError: if strategies cannot be mixed so, or enumeration is too large.
+        InputError: if the strategies cannot be combined, or there are too many enumerated outcomes.
     """
-    if weights.log_outcome is None and set(weights.strategies.values()) <= {PATHWISE, SUMMED, *BIASED}:
+    if _is_pathwise(weights):
         surrogate = objective.surrogate(weights)
         return objective.reported(weights, surrogate), surrogate
-    spread = _spread(objective, weights)
-    own = weights.map(spread)
-    probability = spread.probability(weights.log_outcome)
-    bound = objective.surrogate(own)
-    value = spread.gathered(objective.reported(own, bound), None if probability is None else probability.detach())
-    signals = _signals(spread, bound, probability) if objective.averages else None
-    surrogate = _scored(objective, weights, own, spread, bound, signals)
-    for site, strategy in weights.strategies.items():
-        if strategy in BRANCHING:
-            surrogate = surrogate + _branched(objective, weights, own, spread, bound, propose(weights, site, strategy))
-    result = spread.gathered(surrogate, probability)
-    if signals is not None:
-        extra = objective.control(signals, weights)
-        result = result if extra is None else result + extra
-    return value, result
+    if objective.averages:
+        return _estimate_mean_over_particles(objective, weights)
+    return _estimate_joint_bound(objective, weights)
 
 
-def _total(own: LogWeights, sites: Mapping[str, str], kinds: tuple[str, ...]) -> Tensor | None:
-    """Log q of the sites with one of these strategies, shape (particles, entries)."""
-    chosen = [own.site_log_guide[site] for site, strategy in sites.items() if strategy in kinds]
-    return sum(chosen[1:], start=chosen[0]) if chosen else None
+def _is_pathwise(weights: LogWeights) -> bool:
+    """Return whether the gradient of the bound itself is the estimate, so that nothing is added to it."""
+    return weights.log_outcome is None and set(weights.strategies.values()) <= {PATHWISE, SUMMED, *BIASED}
 
 
-def _signals(spread: _Spread, bound: Tensor, probability: Tensor | None) -> Tensor:
-    """Of a bound that averages, the number of each particle, without gradient, shape (particles, batch)."""
-    single = bound.detach().reshape(-1, spread.particles, spread.batch)
-    if probability is None:
-        return single[0]
-    return (single * probability.detach().reshape(single.shape)).sum(0) * spread.particles
+def _estimate_mean_over_particles(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
+    """Return `estimate` for a bound that is a mean over particles: a particle's score multiplies its own number."""
+    entries = ParticleEntries.of(weights)
+    evaluated = _evaluate(objective, weights, entries)
+    signals = entries.per_particle(evaluated.bound.detach(), evaluated.fixed_probability)
+    surrogate = _with_scores(evaluated)
+    for term in _particle_control_variates(evaluated, entries, signals):
+        surrogate = surrogate + term
+    surrogate = entries.per_datum(_with_branches(evaluated, surrogate), evaluated.probability)
+    control = objective.control(signals, weights)
+    return evaluated.value(), surrogate if control is None else surrogate + control
 
 
-def _scored(
-    objective: Estimand,
-    weights: LogWeights,
-    own: LogWeights,
-    spread: _Spread,
-    bound: Tensor,
-    signals: Tensor | None,
-) -> Tensor:
-    """The bound, times what brings in the scores, less what is independent of each particle's own draw.
+def _estimate_joint_bound(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
+    """Return `estimate` for a bound of all particles together: the scores of all particles multiply it."""
+    entries = TupleEntries.of(weights)
+    evaluated = _evaluate(objective, weights, entries)
+    surrogate = _with_scores(evaluated)
+    log_q = evaluated.log_guide(LEAVE_ONE_OUT)
+    if log_q is not None:
+        bounds = _leave_one_out_bounds(objective, evaluated.weights_by_entry)
+        surrogate = surrogate + ((1 - score_factor(log_q)) * bounds).sum(0)
+    surrogate = _with_branches(evaluated, surrogate)
+    return evaluated.value(), entries.per_datum(surrogate, evaluated.probability)
 
-    `signals` are the numbers of the particles where the bound averages over them, else None.
+
+def _evaluate(objective: Estimand, weights: LogWeights, entries: Entries) -> _EvaluatedBound:
+    """Evaluate a bound at each entry (move 1, enumeration)."""
+    weights_by_entry = weights.map(entries.to_entries)
+    probability = entries.probability(weights.log_outcome)
+    bound = objective.surrogate(weights_by_entry)
+    return _EvaluatedBound(objective, weights, entries, weights_by_entry, probability, bound)
+
+
+def score_factor(log_q: Tensor) -> Tensor:
+    """Return ones with the derivatives of q / stopped q, of any order: the MagicBox of DiCE, in the shape of log_q."""
+    return torch.exp(log_q - log_q.detach())
+
+
+def _with_scores(evaluated: _EvaluatedBound) -> Tensor:
+    """Return the bound times the score factor of all detached draws, shape (entries,) (move 2, score function)."""
+    log_q = evaluated.log_guide("score", LEAVE_ONE_OUT)
+    return evaluated.bound if log_q is None else evaluated.bound * score_factor(log_q.sum(0))
+
+
+def _particle_control_variates(
+    evaluated: _EvaluatedBound, entries: ParticleEntries, signals: Tensor
+) -> Iterator[Tensor]:
+    """Yield terms with a gradient of mean zero, shape (entries,) (move 3, control variates).
+
+    Args:
+        evaluated: a bound that is a mean over particles.
+        entries: its entries.
+        signals: the number of each particle, without gradient, shape (particles, batch), nats.
     """
-    sites = weights.strategies
-    every = _total(own, sites, ("score", LEAVE_ONE_OUT))
-    surrogate = bound if every is None else bound * magic(every.sum(0))
-    apart = _total(own, sites, (LEAVE_ONE_OUT,))
-    if signals is None:
-        return surrogate if apart is None else surrogate + ((1 - magic(apart)) * _without_each(objective, own)).sum(0)
-    if apart is not None:
-        surrogate = surrogate + (1 - magic(apart[0])) * _entries(others(signals), spread)
-    single = _total(own, sites, ("score",))
-    if single is not None:
-        surrogate = surrogate + (1 - magic(single[0])) * _entries(objective.baseline(signals, weights), spread)
-    # -log q of a site at a fixed draw has a gradient of mean zero: noise alone
-    cut = _total(own, sites, ("score", LEAVE_ONE_OUT, *BRANCHING))
-    return surrogate if cut is None else surrogate + objective.entropy * (magic(cut[0]) - 1)
+    objective = evaluated.objective
+    log_q = evaluated.log_guide(LEAVE_ONE_OUT)
+    if log_q is not None:
+        yield (1 - score_factor(log_q[0])) * entries.repeat_for_outcomes(leave_one_out_mean(signals))
+    log_q = evaluated.log_guide("score")
+    if log_q is not None:
+        baseline = objective.baseline(signals, evaluated.weights)
+        yield (1 - score_factor(log_q[0])) * entries.repeat_for_outcomes(baseline)
+    # The number of each particle holds -log q. Its gradient at a detached draw has mean zero, so it is only noise.
+    log_q = evaluated.log_guide("score", LEAVE_ONE_OUT, *BRANCHING)
+    if log_q is not None:
+        yield objective.entropy * (score_factor(log_q[0]) - 1)
 
 
-def _entries(signals: Tensor, spread: _Spread) -> Tensor:
-    """Numbers by particle and datum, for every outcome of a particle."""
-    return signals.expand(spread.outcomes or 1, *signals.shape).reshape(-1)
+def _replace_one_particle(table: Tensor, replacements: Tensor) -> Tensor:
+    """Return the table with the value of one particle replaced, for each replacement and each particle.
+
+    Args:
+        table: shape (particles, entries).
+        replacements: shape (replacements, particles, entries).
+
+    Returns:
+        Shape (particles, replacements * particles * entries): entry (r, k, e) holds the values of entry e, but for
+        particle k, which has the value of replacement r.
+    """
+    particles = len(table)
+    is_replaced = torch.eye(particles, dtype=torch.bool, device=table.device)[:, None, :, None]
+    return torch.where(is_replaced, replacements.unsqueeze(0), table[:, None, None, :]).flatten(1)
 
 
-def _without_each(objective: Estimand, own: LogWeights) -> Tensor:
-    """The bound with each particle's weight replaced by a mean of the others', shape (particles, entries).
+def _leave_one_out_bounds(objective: Estimand, weights_by_entry: LogWeights) -> Tensor:
+    """Return the bound with the weight of each particle replaced by a mean of the other weights.
+
+    Returns:
+        Shape (particles, entries), without gradient.
 
     Source: Mnih & Rezende, Variational Inference for Monte Carlo Objectives, arXiv:1602.06725, equation 10.
     """
-    particles = own.particles
-    own = own.map(Tensor.detach)
-
-    def placed(table: Tensor, rest: Tensor) -> Tensor:
-        eye = torch.eye(particles, dtype=torch.bool, device=table.device).unsqueeze(-1)
-        return torch.where(eye, rest.unsqueeze(0), table.unsqueeze(1)).flatten(1)
-
-    def geometric(table: Tensor) -> Tensor:
-        return placed(table, others(table))
-
-    replaced = own.map(geometric)
+    fixed = weights_by_entry.map(Tensor.detach)
+    replaced = fixed.map(lambda table: _replace_one_particle(table, leave_one_out_mean(table).unsqueeze(0)))
     if objective.mean == "arithmetic":
-        log_w = placed(own.log_w, _log_mean_of_others(own.log_w))
-        replaced = replaced.with_log_w(log_w)
+        log_means = _log_mean_of_other_weights(fixed.log_w)
+        replaced = replaced.with_log_w(_replace_one_particle(fixed.log_w, log_means.unsqueeze(0)))
     with torch.no_grad():
-        return objective.surrogate(replaced).reshape(particles, -1)
+        return objective.surrogate(replaced).reshape(fixed.particles, -1)
 
 
-def _log_mean_of_others(log_w: Tensor) -> Tensor:
+def _log_mean_of_other_weights(log_w: Tensor) -> Tensor:
+    """Return for each particle the logarithm of the mean weight of all others, shape (particles, entries)."""
     particles = log_w.shape[0]
-    eye = torch.eye(particles, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
-    return torch.logsumexp(log_w.unsqueeze(0).masked_fill(eye, -math.inf), 1) - math.log(particles - 1)
+    is_own = torch.eye(particles, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+    return torch.logsumexp(log_w.unsqueeze(0).masked_fill(is_own, -math.inf), 1) - math.log(particles - 1)
 
 
-def _branched(
-    objective: Estimand, weights: LogWeights, own: LogWeights, spread: _Spread, bound: Tensor, branches: Branches
-) -> Tensor:
-    """What one site adds whose gradient is a sum of differences between the bound at other values and at its own."""
+def _with_branches(evaluated: _EvaluatedBound, surrogate: Tensor) -> Tensor:
+    """Return the surrogate plus the term of each site with branches, shape (entries,) (move 4, branches)."""
+    for site, strategy in evaluated.weights.strategies.items():
+        if strategy in BRANCHING:
+            surrogate = surrogate + _branch_term(evaluated, propose_branches(evaluated.weights, site, strategy))
+    return surrogate
+
+
+def _branch_term(evaluated: _EvaluatedBound, branches: Branches) -> Tensor:
+    """Return zeros with the gradient sum over branches r and particles of (F(z_r) - F(z)) dc_r, shape (entries,)."""
     with torch.no_grad():
-        runs = branch(weights, branches.site, branches.values)
-        there = runs.map(spread)
-        here = own.map(Tensor.detach)
-        count, particles = there.log_joint.shape[:2]
+        runs = branch(evaluated.weights, branches.site, branches.values)
+        differences = _bounds_at_branches(evaluated, runs) - evaluated.bound.detach()
+        # A value that cannot be drawn has no weight and no part in the gradient.
+        impossible = evaluated.entries.to_entries(runs.log_guide) == -math.inf
+        differences = differences.masked_fill(impossible, 0.0)
+    return (differences * gradient_only(evaluated.entries.to_entries(branches.coefficients))).sum((0, 1))
 
-        def placed(mine: Tensor, other: Tensor) -> Tensor:
-            # entry (j, r, k): particle j's table, but branch r's where j is k
-            eye = torch.eye(particles, dtype=torch.bool, device=mine.device)[:, None, :, None]
-            return torch.where(eye, other.unsqueeze(0), mine[:, None, None, :]).flatten(1)
 
-        at_branches = objective.surrogate(here.zip_with(there, placed)).reshape(count, particles, -1)
-        if weights.log_outcome is not None and runs.log_outcome is not None:
-            # enumerated sites further on have other probabilities there
-            apart = spread(runs.log_outcome) - spread(weights.log_outcome)
-            # nan where a value is impossible here and there
-            at_branches = at_branches * torch.where(apart.isnan(), torch.zeros_like(apart), torch.exp(apart))
-        # what cannot be drawn has no weight, and no part in the gradient
-        impossible = there.log_guide == -math.inf
-        difference = (at_branches - bound.detach()).masked_fill(impossible, 0.0)
-    return (difference * zero(spread(branches.handles))).sum((0, 1))
+def _bounds_at_branches(evaluated: _EvaluatedBound, runs: LogWeights) -> Tensor:
+    """Return the bound with one particle at a branch and the others at their draws.
+
+    Args:
+        evaluated: the bound at the draws.
+        runs: the weights at the branches, tensors of shape (branches, [outcomes,] particles, batch).
+
+    Returns:
+        Shape (branches, particles of an entry, entries), without gradient.
+    """
+    to_entries = evaluated.entries.to_entries
+    at_branches = runs.map(to_entries)
+    at_draws = evaluated.weights_by_entry.map(Tensor.detach)
+    branches, particles = at_branches.log_joint.shape[:2]
+    bounds = evaluated.objective.surrogate(at_draws.zip_with(at_branches, _replace_one_particle))
+    bounds = bounds.reshape(branches, particles, -1)
+    log_outcome = evaluated.weights.log_outcome
+    if log_outcome is None or runs.log_outcome is None:
+        return bounds
+    # Enumerated sites that depend on the changed site have other probabilities at the branch.
+    log_ratio = to_entries(runs.log_outcome) - to_entries(log_outcome)
+    # The ratio is nan for an outcome that is impossible both at the branch and at the draw.
+    ratio = torch.where(log_ratio.isnan(), torch.zeros_like(log_ratio), torch.exp(log_ratio))
+    return bounds * ratio

@@ -1,4 +1,4 @@
-"""Gradient strategies: how the gradient of each guide site is taken, chosen in the program or from outside."""
+"""Gradient strategies: how the gradient of each guide site is estimated, as the program or the objective asks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = [
     "Gradients",
     "WeightsOptions",
     "admissible",
-    "chooser",
-    "gradients_of",
+    "format_gradients",
+    "parse_gradients",
     "require_matches",
     "require_pathwise",
-    "text_of",
+    "strategy_chooser",
 ]
 
-#: what a caller may give: site names, or globs of them, and their strategy
+#: strategies by site name or glob, as a mapping or as text
 Gradients = Mapping[str, str] | str | tuple[str, ...] | None
 
 LEAVE_ONE_OUT = "score:leave-one-out"
 
-#: name -> what it is
+#: strategies by name, with a line on each
 STRATEGIES: dict[str, str] = {
     "pathwise": "through the draw: Normal and all others that can be reparameterised",
     "score": "log q at a fixed draw times the bound",
@@ -48,7 +48,7 @@ STRATEGIES: dict[str, str] = {
 }
 BIASED = ("concrete", "straight-through")
 BRANCHING = ("measure", "disarm", "arm")
-_MEASURED = (
+_WITH_MEASURE_VALUED_DERIVATIVE = (
     torch.distributions.Bernoulli,
     torch.distributions.Categorical,
     torch.distributions.OneHotCategorical,
@@ -63,9 +63,9 @@ class WeightsOptions(TypedDict, total=False):
     """Keyword arguments that every `WeightsObjective` takes.
 
     Attributes:
-        data_plate: the name of the plate over data, where several hold every site.
-        gradients: how the gradient of guide sites is taken, by site name or glob: ``{"z_*": "measure"}``, or as text
-            ``"z_*=measure+c=enumerate"``. It wins over a program's ``infer={"gradient": ...}``; see
+        data_plate: the name of the plate over data, where several plates hold every site.
+        gradients: how the gradient of guide sites is estimated, by site name or glob: ``{"z_*": "measure"}``, or as
+            text ``"z_*=measure+c=enumerate"``. It has precedence over a program's ``infer={"gradient": ...}``; see
             `pvae.objectives.STRATEGIES`.
         auxiliary: a `pvae.Marginal`, how guide sites marked ``infer={"is_auxiliary": True}`` are
             marginalised; None for the exact sum over their values.
@@ -81,140 +81,180 @@ def admissible(site: Site, particles: int = 2) -> tuple[str, ...]:
 
     Args:
         site: a sample site of a guide's trace.
-        particles: draws of z per datum: leave-one-out needs two.
+        particles: the number of draws of z per datum; leave-one-out needs two.
     """
-    distribution, base = site["fn"], base_distribution(site["fn"])
-    found = ["pathwise"] if distribution.has_rsample else []
-    found += ["score"] + [LEAVE_ONE_OUT] * (particles > 1)
-    try:
-        support_size(site["name"], distribution)
-        found.append("enumerate")
-    except InputError:
-        pass
-    if isinstance(base, _MEASURED):
-        found.append("measure")
+    distribution = site["fn"]
+    base = base_distribution(distribution)
+    strategies = ["pathwise"] if distribution.has_rsample else []
+    strategies.append("score")
+    if particles > 1:
+        strategies.append(LEAVE_ONE_OUT)
+    if _has_small_support(site):
+        strategies.append("enumerate")
+    if isinstance(base, _WITH_MEASURE_VALUED_DERIVATIVE):
+        strategies.append("measure")
     if isinstance(base, torch.distributions.Bernoulli):
-        found += ["disarm", "arm"]
+        strategies += ["disarm", "arm"]
     if isinstance(base, torch.distributions.Bernoulli | torch.distributions.OneHotCategorical):
-        found += BIASED
-    return tuple(found)
+        strategies += BIASED
+    return tuple(strategies)
 
 
-def gradients_of(given: Gradients) -> dict[str, str]:
-    """Return site globs and strategies, checked, from a mapping or from text such as ``"z_*=measure"``.
+def _has_small_support(site: Site) -> bool:
+    """Return whether all values of a site can be enumerated."""
+    try:
+        support_size(site["name"], site["fn"])
+    except InputError:
+        return False
+    return True
+
+
+def parse_gradients(gradients: Gradients) -> dict[str, str]:
+    """Return strategies by site name or glob, from a mapping or from text such as ``"z_*=measure"``.
+
+    Args:
+        gradients: a mapping, a text, several texts, or None for no strategy.
 
     Raises:
-        InputError: for an unknown strategy (the nearest known one is named), or text without ``=``.
+        InputError: for an unknown strategy (the error names the nearest known one), or text without ``=``.
     """
-    if given is None:
+    if gradients is None:
         return {}
-    pairs = dict(given) if isinstance(given, Mapping) else dict(_pair(text) for text in _texts(given))
-    return {glob: _known(strategy) for glob, strategy in pairs.items()}
+    pairs = list(gradients.items()) if isinstance(gradients, Mapping) else _parse_pairs(gradients)
+    return {glob: _known_strategy(strategy) for glob, strategy in pairs}
 
 
-def text_of(gradients: Mapping[str, str]) -> str:
-    """Return strategies by site as text that `gradients_of` reads, without colons and commas."""
+def format_gradients(gradients: Mapping[str, str]) -> str:
+    """Return strategies by site as text that `parse_gradients` reads, without colons and commas."""
     return "+".join(f"{site}={strategy.removeprefix('score:')}" for site, strategy in gradients.items())
 
 
-def _texts(given: str | tuple[str, ...]) -> list[str]:
-    texts = [given] if isinstance(given, str) else given
-    return [part for text in texts for part in text.replace(",", "+").split("+") if part.strip()]
+def _parse_pairs(gradients: str | tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the pairs of a site and a strategy in texts that are joined by plus signs or commas."""
+    pairs = []
+    for text in [gradients] if isinstance(gradients, str) else gradients:
+        pairs += [_parse_pair(part) for part in text.replace(",", "+").split("+") if part.strip()]
+    return pairs
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _parse_pair(text: str) -> tuple[str, str]:
     glob, separator, strategy = text.partition("=")
     if not separator or not glob.strip():
-        raise InputError(f"gradients are written site=strategy, such as z_pres_*=measure; got {text!r}.")
+        raise InputError(f"gradients needs texts of the form site=strategy, such as z_pres_*=measure; got {text!r}.")
     return glob.strip(), strategy.strip()
 
 
-def _known(strategy: Any) -> str:
+def _known_strategy(strategy: Any) -> str:
     name = _ALIASES.get(strategy, strategy)
     if name not in STRATEGIES:
         raise unknown("gradient strategy", str(strategy), STRATEGIES)
     return str(name)
 
 
-def chooser(gradients: Mapping[str, str], particles: int, scored: str | None = None) -> ChooseStrategy:
-    """Return the strategy of each site: as `gradients` says, else as the program says, else by what the site can.
+def strategy_chooser(
+    gradients: Mapping[str, str], particles: int, without_pathwise: str | None = None
+) -> ChooseStrategy:
+    """Return the function that gives each site its strategy.
+
+    A site has the strategy of `gradients`, else the one that the program asks for, else a default by its distribution.
 
     Args:
-        gradients: strategies by site name or glob; the first that matches counts.
-        particles: draws of z per datum.
-        scored: the strategy of sites that cannot be reparameterised; by default the score, leave-one-out where
-            there are several particles.
+        gradients: strategies by site name or glob; the first match counts.
+        particles: the number of draws of z per datum.
+        without_pathwise: the default strategy of sites that cannot be reparameterised; None for the score,
+            leave-one-out if there are several particles.
     """
-    blind = scored or (LEAVE_ONE_OUT if particles > 1 else "score")
+    default = without_pathwise or (LEAVE_ONE_OUT if particles > 1 else "score")
 
     def choose(site: Site) -> str:
         name = site["name"]
-        if site["infer"].get("_in_model"):  # gradients are of the guide's sites
-            return SUMMED if is_marked_for_enumeration(site) else "pathwise"
-        outside = next((each for glob, each in gradients.items() if _matches(name, glob)), None)
-        strategy = outside or site["infer"].get("gradient")
+        if site["infer"].get("_in_model"):  # only the guide's sites have a strategy
+            return _unasked_strategy(site, "pathwise")
+        of_objective = next((strategy for glob, strategy in gradients.items() if _is_match(name, glob)), None)
+        strategy = of_objective or site["infer"].get("gradient")
         if strategy is None:
-            return SUMMED if is_marked_for_enumeration(site) else "pathwise" if site["fn"].has_rsample else blind
-        if outside is None and strategy in BIASED:
+            return _unasked_strategy(site, "pathwise" if site["fn"].has_rsample else default)
+        if of_objective is None and strategy in BIASED:
             raise InputError(
-                f"Site {name!r} asks for {strategy!r} in the program, and that is biased: ask for it where tables show "
-                f"it, by gradients={{{name!r}: {strategy!r}}} of the objective."
+                f"A biased gradient needs the objective's setting, so that tables show it; site {name!r} asks for "
+                f"{strategy!r}, which is biased, in the program. Give the objective "
+                f"gradients={{{name!r}: {strategy!r}}} instead."
             )
-        return _allowed(site, _known(strategy), particles)
+        return _admissible_strategy(site, _known_strategy(strategy), particles)
 
     return choose
 
 
-def _matches(name: str, glob: str) -> bool:
-    """Whether a site is meant: by its very name, which may hold brackets, or by a glob."""
+def _unasked_strategy(site: Site, default: str) -> str:
+    """Return the strategy of a site that nobody gives one: a site marked for enumeration is summed out."""
+    return SUMMED if is_marked_for_enumeration(site) else default
+
+
+def _is_match(name: str, glob: str) -> bool:
+    """Return whether a glob means a site. A name may hold brackets, so that it also matches by equality."""
     return name == glob or fnmatchcase(name, glob)
 
 
-def _allowed(site: Site, strategy: str, particles: int) -> str:
-    """The strategy, if the site can have it."""
+def _admissible_strategy(site: Site, strategy: str, particles: int) -> str:
+    """Return the strategy if the site can have it.
+
+    Raises:
+        InputError: if it cannot, with the strategies that it can have.
+    """
     if strategy == LEAVE_ONE_OUT and particles < 2:
         raise InputError(
-            f"Site {site['name']!r}: {LEAVE_ONE_OUT!r} takes its baseline from the other particles, and there is one: "
-            "use particles=2 or more, or 'score'."
+            f"The gradient {LEAVE_ONE_OUT!r} of site {site['name']!r} needs a baseline from the other particles; there "
+            "is one particle. Use particles=2 or more, or 'score'."
         )
     if strategy == "enumerate":
-        support_size(site["name"], site["fn"])
+        support_size(site["name"], site["fn"])  # raises with the reason
     elif strategy not in admissible(site, particles):
         raise InputError(
-            f"Site {site['name']!r} cannot have the gradient {strategy!r}: it is "
+            f"Site {site['name']!r} cannot have the gradient {strategy!r}; it is a "
             f"{type(base_distribution(site['fn'])).__name__}. It can have {', '.join(admissible(site, particles))}."
         )
     return strategy
 
 
 def require_matches(gradients: Mapping[str, str], strategies: Mapping[str, str]) -> None:
-    """Refuse a name or glob that no guide site matches.
+    """Refuse a name or glob of `gradients` that matches no guide site.
+
+    Args:
+        gradients: strategies by site name or glob.
+        strategies: the strategy of each guide site, by its name.
 
     Raises:
-        InputError: with the sites that there are.
+        InputError: with the names of the guide's sites.
     """
     for glob in gradients:
-        if not any(_matches(site, glob) for site in strategies):
-            raise InputError(f"gradients names {glob!r}, and no guide site matches: there are {', '.join(strategies)}.")
+        if not any(_is_match(site, glob) for site in strategies):
+            raise InputError(
+                f"gradients needs names or globs of guide sites; no guide site matches {glob!r}. Use one of "
+                f"{', '.join(strategies)}."
+            )
 
 
 def require_pathwise(objective: str, weights: LogWeights) -> None:
-    """Refuse sites without a pathwise gradient, for an objective whose surrogate is wrong for them.
+    """Refuse sites without a pathwise gradient, for an objective with a surrogate that is wrong for them.
+
+    Args:
+        objective: the name of the objective, for the error.
+        weights: the weights of a batch, with the strategy of each site.
 
     Raises:
-        InputError: with the sites, and the objective to use instead.
+        InputError: with the names of the sites, and the objective to use instead.
     """
     summed = [site for site, strategy in weights.strategies.items() if strategy == SUMMED]
-    rest = [site for site in weights.not_reparameterised if site not in summed]
-    if rest:
+    wrong = [site for site in weights.not_reparameterised if site not in summed]
+    if wrong:
         raise InputError(
-            f"{objective} needs reparameterised guide sites, and {', '.join(map(repr, rest))} cannot be: its gradient "
-            "for the guide would be wrong. Use 'vimco' or 'iwae' for a multi-sample bound, 'reinforce' or 'elbo-graph' "
-            "for the ELBO, or 'elbo-enum' for discrete sites is_marked_for_enumeration for enumeration."
+            f"{objective} needs reparameterised guide sites; {', '.join(map(repr, wrong))} cannot be reparameterised, "
+            "so the gradient for the guide would be wrong. Use 'vimco' or 'iwae' for a multi-sample bound, 'reinforce' "
+            "or 'elbo-graph' for the ELBO, or 'elbo-enum' for discrete sites marked for enumeration."
         )
     for site, strategy in weights.strategies.items():
         if strategy not in ("pathwise", SUMMED, *BIASED):
             raise InputError(
-                f"{objective} is for pathwise gradients, and site {site!r} asks for {strategy!r}: use 'iwae', 'renyi' "
-                "or 'reinforce', which take any."
+                f"{objective} needs pathwise gradients; site {site!r} asks for {strategy!r}. Use 'iwae', 'renyi' or "
+                "'reinforce', which take any strategy."
             )

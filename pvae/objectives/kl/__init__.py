@@ -1,1 +1,1 @@
-"""Objectives that weight, bound or penalise the KL divergence."""
+"""Objectives with a weight, a bound or a penalty on the KL divergence."""

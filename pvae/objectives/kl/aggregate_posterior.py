@@ -1,4 +1,4 @@
-"""Objectives that look at the guide over a whole batch, its aggregate: InfoVAE with an MMD, and beta-TCVAE."""
+"""Objectives of the aggregate posterior, the guide averaged over data: InfoVAE with an MMD, and beta-TCVAE."""
 
 from __future__ import annotations
 
@@ -10,57 +10,37 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
-from pvae.objectives.kl.kl_by_unit import Latent, one_latent
+from pvae.objectives.kl.kl_by_unit import LatentSite, only_latent_site
+from pvae.objectives.kl.mean_discrepancy import KERNELS, mmd
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights import LogWeights
+from pvae.weights.kl import unit_density
 
-__all__ = ["InfoMMD", "TotalCorrelation", "mmd"]
-
-
-def _kernel(ours: Tensor, theirs: Tensor, kernel: str, scale: float) -> Tensor:
-    """Values of the kernel between all pairs, shape (..., first, second), for draws of shape (..., draws, units)."""
-    distance = (ours.unsqueeze(-2) - theirs.unsqueeze(-3)).square().sum(-1)
-    room = 2.0 * scale**2 * ours.shape[-1]
-    return (-distance / room).exp() if kernel == "gaussian" else room / (room + distance)
-
-
-def mmd(ours: Tensor, theirs: Tensor, kernel: str = "gaussian", scale: float = 1.0) -> Tensor:
-    """Return the unbiased estimate of the squared maximum mean discrepancy between two samples, shape (...).
-
-    Args:
-        ours: draws, shape (..., draws, units), at least 2.
-        theirs: as many draws of the other.
-        kernel: ``"gaussian"``, exp(-d^2 / (2 s^2 units)); or ``"imq"``, c / (c + d^2) with c = 2 s^2 units.
-        scale: s, the kernel's width in units of one latent's scale.
-    Source: Gretton et al., A Kernel Two-Sample Test, JMLR 13 (2012), lemma 6: pairs of a draw with itself are left out.
-    """
-    count = ours.shape[-2]
-    others = 1.0 - torch.eye(count, dtype=ours.dtype, device=ours.device)
-    within = sum((_kernel(each, each, kernel, scale) * others).sum((-1, -2)) for each in (ours, theirs))
-    return within / (count * (count - 1)) - 2.0 * _kernel(ours, theirs, kernel, scale).mean((-1, -2))
+__all__ = ["InfoMMD", "TotalCorrelation"]
 
 
 @named("info-mmd", "InfoVAE: the aggregate of the guide matched to the prior by an MMD")
 class InfoMMD(WeightsObjective):
     """InfoVAE: E log p(x given z) - kl * KL(q to prior) - mmd * MMD^2(aggregate of the guide to prior).
 
-    The aggregate is the guide averaged over data. One z of each datum makes a sample of it, so each particle is
-    compared on its own, over the batch, and pairs of a datum with itself are left out: for random batches the estimate
-    of MMD^2 over all data is unbiased. It may be negative.
+    The aggregate posterior is the guide averaged over data. One z of each datum is a sample of it. Each particle is
+    therefore compared on its own, over the batch, and pairs of a datum with itself are left out. For random batches the
+    estimate of MMD^2 over all data is unbiased. It may be negative.
 
     Args:
-        kl: weight of the KL, 1 - alpha in the paper; 0 is the paper's MMD-VAE.
-        mmd: weight of MMD^2, alpha + lambda - 1 in the paper.
+        kl: the weight of the KL, 1 - alpha in the paper; 0 is the paper's MMD-VAE.
+        mmd: the weight of MMD^2, alpha + lambda - 1 in the paper.
         kernel: ``"gaussian"`` or ``"imq"`` (see `pvae.objectives.mmd`).
-        scale: the kernel's width in units of the prior's scale.
+        scale: the width of the kernel in units of the prior's scale.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for a negative weight or an unknown kernel; in use, for a batch of one, several latent
-            sites, or one that is not reparameterised.
+        InputError: for a negative weight or an unknown kernel; in use, for a batch of one datum, for several latent
+            sites, or for a site that is not reparameterised.
+
     Source: Zhao, Song & Ermon, InfoVAE, arXiv:1706.02262, section 3 and equation 6.
     """
 
@@ -74,29 +54,34 @@ class InfoMMD(WeightsObjective):
         **options: Unpack[WeightsOptions],
     ) -> None:
         super().__init__(particles, **options)
-        self.kl, self.mmd = not_negative("kl", kl), not_negative("mmd", mmd)
-        if kernel not in ("gaussian", "imq") or not scale > 0:
-            raise InputError(f"kernel is 'gaussian' or 'imq', and scale > 0; got {kernel!r}, scale={scale!r}.")
-        self.kernel, self.scale = kernel, float(scale)
+        self.kl = not_negative("kl", kl)
+        self.mmd = not_negative("mmd", mmd)
+        if kernel not in KERNELS or not scale > 0:
+            raise InputError(
+                f"InfoMMD needs kernel='gaussian' or 'imq', and scale > 0; got kernel={kernel!r}, scale={scale!r}."
+            )
+        self.kernel = kernel
+        self.scale = float(scale)
 
     def settings(self) -> dict[str, Any]:
-        """Return both weights, the kernel with its width, and the number of particles."""
+        """Return both weights, the kernel and its width, and the number of particles."""
         return {"kl": self.kl, "mmd": self.mmd, "kernel": self.kernel, "scale": self.scale, **super().settings()}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return the objective, shape (batch,), in nats: the discrepancy is the same for every datum."""
+        """Return the objective, shape (batch,), in nats; the discrepancy is the same for every datum."""
         likelihood = weights.log_likelihood()
-        apart = torch.cat([self._apart(each) for each in one_latent(weights, self.data_plate, "InfoMMD")])
-        return (likelihood - self.kl * (likelihood - weights.log_w)).mean(0) - self.mmd * apart.mean()
+        runs = only_latent_site(weights, self.data_plate, "InfoMMD")
+        discrepancy = torch.cat([self._discrepancy(latent) for latent in runs])
+        return (likelihood - self.kl * (likelihood - weights.log_w)).mean(0) - self.mmd * discrepancy.mean()
 
-    def _apart(self, latent: Latent) -> Tensor:
-        """MMD^2 of each particle's batch, shape (particles,)."""
+    def _discrepancy(self, latent: LatentSite) -> Tensor:
+        """Return MMD^2 between the codes of a batch and draws of the prior, for each particle, shape (particles,)."""
         prior = latent.model["fn"]
-        drawn = prior.rsample() if prior.has_rsample else prior.sample()
-        event_dim = prior.event_dim
-        ours, theirs = latent.by_unit(latent.guide["value"], event_dim), latent.by_unit(drawn, event_dim)
+        prior_draws = prior.rsample() if prior.has_rsample else prior.sample()
+        ours = latent.by_unit(latent.guide["value"], prior.event_dim)
+        theirs = latent.by_unit(prior_draws, prior.event_dim)
         if ours.shape[1] < 2:
-            raise InputError("InfoMMD compares the data of a batch with each other: give batches of at least 2 data.")
+            raise InputError("InfoMMD needs batches of at least 2 data, to compare them with each other; got 1 datum.")
         return mmd(ours, theirs.to(ours), self.kernel, self.scale)
 
 
@@ -104,24 +89,26 @@ class InfoMMD(WeightsObjective):
 class TotalCorrelation(WeightsObjective):
     """beta-TCVAE: E log p(x given z) - alpha information - beta total correlation - gamma rest, per datum.
 
-    The KL to the prior is the sum of the three, here with a weight for each: I(x; z) under the guide, KL(q(z) to the
-    product of the q(z_u)), and KL(q(z_u) to prior) over units u. The aggregate q(z) over all N data is estimated from
-    a batch of B. All weights at 1 give the ELBO exactly. The minibatch-weighted estimate is low by a factor up to N,
-    which shifts the parts by a constant and leaves gradients alone.
+    The KL to the prior is the sum of three terms: the mutual information I(x; z) under the guide, the total correlation
+    KL(q(z) to the product of the q(z_u)), and the sum over units u of KL(q(z_u) to prior). Each has a weight; with all
+    weights at 1 the objective is exactly the ELBO. The aggregate q(z) over all N data is estimated from a batch of B
+    data. The minibatch-weighted estimate of q(z) is too small by a factor up to N, which shifts the terms by a constant
+    and does not change gradients.
 
     Args:
-        beta: weight of the total correlation.
-        alpha: weight of the mutual information.
-        gamma: weight of the KL unit by unit.
+        beta: the weight of the total correlation.
+        alpha: the weight of the mutual information.
+        gamma: the weight of the KL unit by unit.
         data_size: N; None takes it from a subsampled plate.
         estimator: ``"weighted"`` (minibatch-weighted) or ``"stratified"`` (unbiased for q(z), given random batches).
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for a negative weight or an unknown estimator; in use, if N is not known or less than the batch,
-            the guide has several latent sites, or its density does not factorise over units, or is not
+        InputError: for a negative weight or an unknown estimator; in use, if N is unknown or smaller than the batch, if
+            the guide has several latent sites, or if its density does not factorise over units or is not
             reparameterised.
+
     Source: Chen et al., Isolating Sources of Disentanglement in VAEs, arXiv:1802.04942, equation 2, section 3.1 and
         appendix C (estimators).
     """
@@ -137,74 +124,97 @@ class TotalCorrelation(WeightsObjective):
         **options: Unpack[WeightsOptions],
     ) -> None:
         super().__init__(particles, **options)
-        self.alpha, self.beta = not_negative("alpha", alpha), not_negative("beta", beta)
-        self.gamma, self.estimator = not_negative("gamma", gamma), estimator
+        self.alpha = not_negative("alpha", alpha)
+        self.beta = not_negative("beta", beta)
+        self.gamma = not_negative("gamma", gamma)
         self.data_size = None if data_size is None else require_whole(data_size, "data_size")
+        self.estimator = estimator
         if estimator not in ("weighted", "stratified"):
-            raise InputError(f"estimator is 'weighted' or 'stratified'; got {estimator!r}.")
+            raise InputError(f"estimator must be 'weighted' or 'stratified'; got {estimator!r}.")
 
     def settings(self) -> dict[str, Any]:
-        """Return the three weights, N where it was given, the estimator and the number of particles."""
-        given = {} if self.data_size is None else {"data_size": self.data_size}
+        """Return the three weights, N if it is set, the estimator and the number of particles."""
+        size = {} if self.data_size is None else {"data_size": self.data_size}
         weights = {"beta": self.beta, "alpha": self.alpha, "gamma": self.gamma}
-        return {**weights, **given, "estimator": self.estimator, **super().settings()}
+        return {**weights, **size, "estimator": self.estimator, **super().settings()}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return the objective, shape (batch,), in nats."""
-        runs = one_latent(weights, self.data_plate, "TotalCorrelation")
-        size = self._size(weights.log_joint.shape[1], weights.count)
-        joint, product = (torch.cat(each) for each in zip(*(self._aggregates(run, size) for run in runs), strict=True))
+        runs = only_latent_site(weights, self.data_plate, "TotalCorrelation")
+        size = self._data_size(weights.log_joint.shape[1], weights.count)
+        aggregates = [self._log_aggregates(latent, size) for latent in runs]
+        log_q = torch.cat([joint for joint, _ in aggregates])
+        log_product = torch.cat([product for _, product in aggregates])
         likelihood = weights.log_likelihood()
-        prior = weights.log_joint - likelihood
-        information, correlation, rest = weights.log_guide - joint, joint - product, product - prior
-        return (likelihood - self.alpha * information - self.beta * correlation - self.gamma * rest).mean(0)
+        log_prior = weights.log_joint - likelihood
+        information = weights.log_guide - log_q
+        correlation = log_q - log_product
+        unit_kl = log_product - log_prior
+        return (likelihood - self.alpha * information - self.beta * correlation - self.gamma * unit_kl).mean(0)
 
-    def _size(self, batch: int, count: int) -> int:
-        size = self.data_size if self.data_size is not None else count if count > batch else None
+    def _data_size(self, batch: int, count: int) -> int:
+        """Return N, the number of all data.
+
+        Args:
+            batch: the number of data in the batch.
+            count: the number of data that the batch stands for; it is N under a subsampled plate.
+        """
+        size = self.data_size
+        if size is None and count > batch:
+            size = count
         if size is None or size < batch:
             raise InputError(
-                f"TotalCorrelation needs the number of all data, at least the batch's {batch}; got {self.data_size!r}. "
-                "Give data_size, or a plate that is subsampled from them."
+                f"TotalCorrelation needs the number of all data, at least the {batch} of the batch; got "
+                f"{self.data_size!r}. Give data_size, or subsample the plate over data."
             )
         return int(size)
 
-    def _aggregates(self, latent: Latent, size: int) -> tuple[Tensor, Tensor]:
-        """Log q(z) of each draw, and the sum of its log q(z_u), each of shape (particles, batch)."""
-        one = latent.factor(latent.guide)
-        if one is None:
+    def _log_aggregates(self, latent: LatentSite, size: int) -> tuple[Tensor, Tensor]:
+        """Return log q(z) of each draw, and the sum over units of log q(z_u), each of shape (particles, batch)."""
+        unit = unit_density(latent.guide["fn"])
+        if unit is None:
             raise InputError(
-                f"TotalCorrelation needs a density of site {latent.guide['name']!r} that factorises over its units; "
-                f"got {type(latent.guide['fn']).__name__}. Use a Normal with to_event, or 'info-mmd'."
+                f"TotalCorrelation needs a guide density that factorises over units; site {latent.guide['name']!r} is "
+                f"{type(latent.guide['fn']).__name__}. Use a Normal with to_event, or 'info-mmd'."
             )
-        pairs = _pairs(latent, one)
-        shares = _log_shares(pairs.shape[1], size, self.estimator).to(pairs)
-        joint = (pairs.sum(-1) + shares).logsumexp(-1)
-        product = (pairs + shares.unsqueeze(-1)).logsumexp(-2).sum(-1)
+        log_q = _log_q_of_pairs(latent, unit)
+        log_shares = _log_shares(log_q.shape[1], size, self.estimator).to(log_q)
+        joint = (log_q.sum(-1) + log_shares).logsumexp(-1)
+        product = (log_q + log_shares.unsqueeze(-1)).logsumexp(-2).sum(-1)
         return joint, product
 
 
-def _pairs(latent: Latent, one: Any) -> Tensor:
-    """Log q(z_u) of each datum's draw under the guide of the datum `shift` further on.
+def _log_q_of_pairs(latent: LatentSite, unit: Any) -> Tensor:
+    """Return log q(z_u) of the draw of each datum under the guide of the datum `shift` rows below it.
 
-    The shape is (particles, batch, shift, units). Each datum's density meets the draws of all others by shifting these
-    along the data: one call for all shifts.
+    One call evaluates all pairs: the draws are shifted along the data, cyclically, so that the density of each datum
+    meets the draws of all others.
+
+    Args:
+        latent: the latent site in one run.
+        unit: the density of one unit.
+
+    Returns:
+        Shape (particles, batch, shifts, units), with as many shifts as data.
     """
     event_dim = latent.guide["fn"].event_dim
     axis = latent.data_dim - event_dim
     value = latent.guide["value"].movedim(axis, 0)
     batch = value.shape[0]
-    place = torch.arange(batch, device=value.device)
-    shifted = value[(place - place[:, None]) % batch].movedim(1, axis)
-    moved = latent.by_unit(one.log_prob(shifted), event_dim).unflatten(-1, (batch, -1))
-    return moved[:, (place[:, None] + place) % batch, place]
+    row = torch.arange(batch, device=value.device)
+    shifted = value[(row - row[:, None]) % batch].movedim(1, axis)
+    by_density = latent.by_unit(unit.log_prob(shifted), event_dim).unflatten(-1, (batch, -1))
+    return by_density[:, (row[:, None] + row) % batch, row]
 
 
 def _log_shares(batch: int, size: int, estimator: str) -> Tensor:
-    """Logarithm of the weight of the guide `shift` further on, in q(z) at any datum's draw, shape (shift,)."""
+    """Return the logarithm of the share in q(z) of the guide `shift` rows below a datum, shape (shifts,)."""
     if estimator == "weighted":
         return torch.full((batch,), -math.log(batch * size), dtype=torch.float64)
     if batch < 2:
-        raise InputError("The stratified estimator needs batches of at least 2 data; use estimator='weighted'.")
-    others = batch - 1
-    shares = [1.0 / size, (size - others) / (size * others), *[1.0 / others] * (others - 1)]
+        raise InputError(
+            f"The stratified estimator needs batches of at least 2 data; got {batch}. Use estimator='weighted'."
+        )
+    rest = batch - 1
+    shares = [1.0 / size, (size - rest) / (size * rest), *[1.0 / rest] * (rest - 1)]
     return torch.tensor(shares, dtype=torch.float64).log()

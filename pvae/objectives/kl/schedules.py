@@ -1,4 +1,4 @@
-"""Coefficients that change with the steps of training: constant, linear warm-up, cyclical warm-up."""
+"""Schedules of a coefficient over the steps of training: constant, linear and cyclical."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ KINDS = ("constant", "linear", "cyclical")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number for each step, as tensor operations: a traced step must see it change.
+    """A coefficient as a function of the step, computed by tensor operations, so that a traced step sees it change.
 
     Args:
         kind: ``"constant"`` (always `end`); ``"linear"`` (from `start` to `end` in `steps`, then `end`); or
-            ``"cyclical"`` (`cycles` times in `steps`: linear for the first part `rise` of a cycle, then `end`).
+            ``"cyclical"`` (`cycles` times in `steps`: linear for the share `rise` of a cycle, then `end`).
         start: the value at step 0.
-        end: the value that is reached.
-        steps: the length of the warm-up, or of all cycles together.
-        cycles: how often a cyclical one begins anew.
-        rise: the part of a cycle that rises, above 0 and at most 1.
+        end: the value at the end.
+        steps: the number of steps of the warm-up, or of all cycles together.
+        cycles: the number of cycles of a cyclical schedule.
+        rise: the share of a cycle in which the value rises, above 0 and at most 1.
 
     Raises:
-        InputError: for another kind, or a number out of its range.
+        InputError: for an unknown kind, or a number out of its range.
+
     Source: Fu et al., Cyclical Annealing Schedule, arXiv:1903.10145, equation 6 (cyclical; 4 cycles, half rising).
     """
 
@@ -43,7 +44,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"A schedule is one of {', '.join(KINDS)}; got {self.kind!r}.")
+            raise InputError(f"A schedule must be one of {', '.join(KINDS)}; got {self.kind!r}.")
         checked = {
             "steps": require_number(self.steps, "steps of a schedule", least=1),
             "cycles": require_number(self.cycles, "cycles of a schedule", least=1),
@@ -53,20 +54,25 @@ class Schedule:
             object.__setattr__(self, name, number)
 
     def settings(self) -> dict[str, Any]:
-        """Return what shapes it beside its end, by the names that an objective gives these; nothing if constant."""
+        """Return the settings apart from the end, by the names of an objective's arguments; nothing if constant."""
         if self.kind == "constant":
             return {}
         cyclical = {"cycles": self.cycles, "rise": self.rise} if self.kind == "cyclical" else {}
         return {"schedule": self.kind, "warm_up": self.steps, "start": self.start, **cyclical}
 
     def at(self, step: Tensor, like: Tensor) -> Tensor:
-        """Return the value at a step, a scalar of the type of `like`."""
+        """Return the value at a step, a scalar.
+
+        Args:
+            step: the number of steps so far, a scalar.
+            like: a tensor of the data type and device of the result.
+        """
         if self.kind == "constant":
             return torch.full((), self.end, dtype=like.dtype, device=like.device)
         step = step.to(like)
         if self.kind == "linear":
-            part = step / self.steps
+            share = step / self.steps
         else:
             length = self.steps / self.cycles
-            part = torch.where(step >= self.steps, 1.0, torch.remainder(step, length) / (length * self.rise))
-        return self.start + (self.end - self.start) * part.clamp(max=1.0)
+            share = torch.where(step >= self.steps, 1.0, torch.remainder(step, length) / (length * self.rise))
+        return self.start + (self.end - self.start) * share.clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""Objectives that weigh reconstruction against the KL divergence: beta-VAE, capacity, free bits."""
+"""Objectives with a weight or a threshold on the KL divergence: beta-VAE, capacity, free bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.checks import require_number, require_whole
 from pvae.errors import InputError
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.base import Terms
 from pvae.objectives.kl.kl_by_unit import kl_by_unit
 from pvae.objectives.kl.schedules import Schedule
 from pvae.objectives.named import named
@@ -20,11 +20,16 @@ from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.programs.bound import BoundPrograms
 from pvae.weights import LogWeights
 
-__all__ = ["Beta", "Capacity", "FreeBits", "Tilted", "batch_mean", "not_negative"]
+__all__ = ["Beta", "Capacity", "FreeBits", "StatefulObjective", "WeightedELBO", "batch_mean", "not_negative"]
 
 
 def batch_mean(values: Tensor, weights: LogWeights) -> Tensor:
-    """Return the mean over data of values of shape (..., batch), each datum counted by its scale."""
+    """Return the mean over data, weighted by the scale of each datum, shape (...).
+
+    Args:
+        values: shape (..., batch).
+        weights: the weights of the batch, which hold the scale.
+    """
     if not isinstance(weights.scale, Tensor) or not weights.scale.dim():
         return values.mean(-1)
     return (values * weights.scale).sum(-1) / weights.scale.sum()
@@ -33,16 +38,23 @@ def batch_mean(values: Tensor, weights: LogWeights) -> Tensor:
 def not_negative(name: str, number: Any) -> float:
     """Return a setting as a number.
 
+    Args:
+        name: the name of the setting, for the error.
+        number: its value.
+
     Raises:
-        InputError: if it is none, or below 0.
+        InputError: if it is not a number of at least 0.
     """
     return float(require_number(number, name, least=0, infinite=True))
 
 
-class Advancing(WeightsObjective):
-    """An objective whose state moves with each step of training.
+class StatefulObjective(WeightsObjective):
+    """An objective with a state that changes in each step of training, such as a schedule or a multiplier.
 
-    Whatever it is, the ELBO is recorded as ``elbo`` beside the loss, and what `shown` returns with it.
+    The numbers of `shown` are recorded beside the loss.
+
+    Attributes:
+        steps: the number of training steps so far, a buffer.
     """
 
     steps: Tensor
@@ -53,64 +65,83 @@ class Advancing(WeightsObjective):
 
     @abstractmethod
     def shown(self, like: Tensor) -> dict[str, Tensor]:
-        """Return scalars worth recording, such as coefficients, of the type of `like`."""
+        """Return scalars to be recorded, such as coefficients.
+
+        Args:
+            like: a tensor of the data type and device of the result.
+        """
 
     def advance(self, means: Mapping[str, Tensor]) -> None:
-        """Move the state by one step of training, given the recorded terms per datum."""
+        """Change the state after one step of training.
+
+        Args:
+            means: the recorded terms of the step, means per datum, scalars in nats.
+        """
         self.steps.add_(1)
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the loss of a batch, as any objective of weights; in training, move the state on."""
-        # before the terms: a first look at a layout writes buffers back, which autograd would find changed
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a batch: minus the sum over data of the bound, each times its scale.
+
+        In training, the state changes afterwards.
+        """
+        # The count comes first: the first look-up of a layout restores buffers, and autograd would then find the
+        # buffers of the surrogate changed.
         count = BoundPrograms(model, guide, args, kwargs).count
         terms = super().terms(model, guide, args, kwargs, player)
-        # these are no sums over data: times the count, so that the trainer's division gives them back
-        shown = {name: each * count for name, each in self.shown(terms.loss).items()}
+        # Multiply by count because the trainer divides by it, and these numbers are not sums over data.
+        shown = {name: number * count for name, number in self.shown(terms.loss).items()}
         if self.training:
-            self.advance({name: each / count for name, each in terms.named.items()})
+            self.advance({name: total / count for name, total in terms.named.items()})
         return replace(terms, named={**terms.named, **shown})
 
 
-class Tilted(Advancing):
-    """Maximises a * log_likelihood - b * kl, per datum, with coefficients that depend on the training so far."""
+class WeightedELBO(StatefulObjective):
+    """Maximises a * log_likelihood - b * kl, per datum; the coefficients a and b depend on the training so far."""
 
     pathwise = False
     averages = True
 
     @abstractmethod
     def coefficients(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Return a and b, scalars without gradient, of the type of `like`."""
+        """Return a and b, scalars without gradient.
+
+        Args:
+            like: a tensor of the data type and device of the result.
+        """
 
     @property
     def entropy(self) -> float | Tensor:  # type: ignore[override]
-        """The factor of -log q(z given x)."""
+        """The factor of -log q(z given x) in the number of each particle, a scalar."""
         return self.coefficients(torch.zeros((), dtype=torch.float64, device=self.steps.device))[1]
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return the tilted bound, shape (batch,), in nats."""
-        likelihood, (a, b) = weights.log_likelihood(), self.coefficients(weights.log_joint)
+        """Return the weighted ELBO, shape (batch,), in nats."""
+        likelihood = weights.log_likelihood()
+        a, b = self.coefficients(weights.log_joint)
         return (a * likelihood - b * (likelihood - weights.log_w)).mean(-2)
 
 
 @named("beta", "beta-VAE: the KL weighted by beta, constant or warmed up")
-class Beta(Tilted):
+class Beta(WeightedELBO):
     """The beta-VAE's objective: E log p(x given z) - beta KL(q to prior), per datum.
 
-    Above 1 it asks for codes nearer the prior, below 1 for better reconstructions; 1 gives the ELBO. Warm-up starts
-    with little weight on the KL, so that units are not lost before the decoder has learnt to use them.
+    A beta above 1 moves the codes towards the prior, and a beta below 1 improves the reconstructions; 1 gives the ELBO.
+    A warm-up starts with a small weight of the KL, so that units do not become inactive before the decoder has learnt
+    to use them.
 
     Args:
-        beta: the weight of the KL, at the end of the schedule; the paper's 4 is the default.
+        beta: the weight of the KL at the end of the schedule. The default is the paper's 4.
         particles: draws of z per datum.
         schedule: ``"constant"``, ``"linear"`` or ``"cyclical"`` (see `pvae.objectives.Schedule`).
-        warm_up: steps of training that the schedule takes.
-        start: where a linear or cyclical schedule starts.
-        cycles: how many cycles a cyclical one has.
-        rise: the part of a cycle that rises.
+        warm_up: the number of training steps of the schedule.
+        start: the weight at the start of a linear or cyclical schedule.
+        cycles: the number of cycles of a cyclical schedule.
+        rise: the share of a cycle in which the weight rises.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for a negative weight, or a schedule that is none.
+        InputError: for a negative weight, or an unknown schedule.
+
     Source: Higgins et al., beta-VAE, ICLR 2017, equation 4; Bowman et al., arXiv:1511.06349, section 3.1 (linear
         warm-up); Fu et al., arXiv:1903.10145 (cyclical).
     """
@@ -127,11 +158,11 @@ class Beta(Tilted):
         **options: Unpack[WeightsOptions],
     ) -> None:
         super().__init__(particles, **options)
-        beta, start = not_negative("beta", beta), not_negative("start", start)
-        self.schedule = Schedule(schedule, start, beta, warm_up, cycles, rise)
+        end = not_negative("beta", beta)
+        self.schedule = Schedule(schedule, not_negative("start", start), end, warm_up, cycles, rise)
 
     def settings(self) -> dict[str, Any]:
-        """Return beta, the number of particles, and the schedule where there is one."""
+        """Return beta, the number of particles, and the schedule if it is not constant."""
         return {"beta": self.schedule.end, **self.schedule.settings(), **super().settings()}
 
     def coefficients(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
@@ -144,20 +175,21 @@ class Beta(Tilted):
 
 
 @named("capacity", "the KL held at a capacity that grows")
-class Capacity(Advancing):
-    """Keeps the KL at a capacity that grows: E log p(x given z) - gamma * abs(KL - C), the KL being the batch's mean.
+class Capacity(StatefulObjective):
+    """Keeps the KL at a capacity that grows: E log p(x given z) - gamma * abs(KL - C), with the mean KL of the batch.
 
     The KL is the closed form where there is one (see `FreeBits`).
 
     Args:
-        capacity: C in nats per datum, reached at the end; the paper's 25 is the default.
-        gamma: the weight of the distance; the paper's is 1000.
-        steps: of training in which C grows linearly from 0; the paper's 100000 is the default.
+        capacity: C at the end, in nats per datum. The default is the paper's 25.
+        gamma: the weight of the distance. The default is the paper's 1000.
+        steps: the number of training steps in which C grows linearly from 0. The default is the paper's 100000.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
         InputError: for a negative capacity or weight; in use, if a guide site is not reparameterised.
+
     Source: Burgess et al., Understanding disentangling in beta-VAE, arXiv:1804.03599, equation 8.
     """
 
@@ -175,17 +207,20 @@ class Capacity(Advancing):
 
     def settings(self) -> dict[str, Any]:
         """Return the capacity, the weight, the steps and the number of particles."""
-        shape = {"capacity": self.schedule.end, "gamma": self.gamma, "steps": self.schedule.steps}
-        return {**shape, **super().settings()}
+        capacity = {"capacity": self.schedule.end, "gamma": self.gamma, "steps": self.schedule.steps}
+        return {**capacity, **super().settings()}
 
     def shown(self, like: Tensor) -> dict[str, Tensor]:
         """Return the capacity at this step."""
         return {"capacity": self.schedule.at(self.steps, like)}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return the bound's gradient datum by datum: beyond its sign, the distance is linear in each KL."""
-        side = self._excess(weights).sign()
-        return (weights.log_likelihood() - self.gamma * side * self._kl(weights)).mean(0)
+        """Return a number per datum with the gradient of the objective, shape (batch,).
+
+        The distance is the absolute value of a mean over data. For a fixed sign it is linear in the KL of each datum.
+        """
+        sign = self._excess(weights).sign()
+        return (weights.log_likelihood() - self.gamma * sign * self._kl(weights)).mean(0)
 
     def bound(self, weights: LogWeights) -> Tensor:
         """Return the objective's value, shape (batch,), in nats."""
@@ -193,30 +228,34 @@ class Capacity(Advancing):
         return weights.log_likelihood().detach().mean(0) - self.gamma * distance
 
     def _kl(self, weights: LogWeights) -> Tensor:
+        """Return the KL of all sites, shape (particles, batch), nats."""
         return torch.cat(list(kl_by_unit(weights, self.data_plate).values()), -1).sum(-1)
 
     def _excess(self, weights: LogWeights) -> Tensor:
+        """Return the mean KL of the batch minus the capacity, a scalar in nats, without gradient."""
         kl = batch_mean(self._kl(weights).detach().mean(0), weights)
         return kl - self.schedule.at(self.steps, kl)
 
 
 @named("free-bits", "no charge for a KL below a threshold, by unit, site or group")
 class FreeBits(WeightsObjective):
-    """Charges no KL below a threshold: E log p(x given z) - sum over groups of max(nats, KL of the group).
+    """Counts no KL below a threshold: E log p(x given z) - sum over groups of max(nats, KL of the group).
 
-    The KL of a group is its mean over the batch and the particles. It is the closed form where the guide's and the
-    prior's densities of a site factorise over units, have one, and depend on nothing that the guide draws later; else
-    it is estimated from the draws, unit by unit where both factorise, and for the site as a whole where not.
+    The KL of a group is its mean over the batch and the particles. The closed form is used if the guide's and the
+    prior's densities of a site factorise over units, have a closed-form KL, and depend on nothing that the guide draws
+    later. Otherwise the KL is estimated from the draws: unit by unit if both densities factorise, else for the whole
+    site.
 
     Args:
-        nats: the threshold, per group; the paper tries 0.125 to 2.
-        by: ``"unit"`` (each latent unit is a group), ``"site"``, or a number of equal groups of a site's units.
+        nats: the threshold of a group. The paper uses 0.125 to 2.
+        by: ``"unit"`` (each latent unit is a group), ``"site"``, or a number of equal groups of the units of a site.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for a negative threshold or a grouping that is none; in use, if the units cannot be grouped so, or
+        InputError: for a negative threshold or an unknown grouping; in use, if the units do not make equal groups, or
             a guide site is not reparameterised.
+
     Source: Kingma et al., Inverse Autoregressive Flow, arXiv:1606.04934, equation 15.
     """
 
@@ -233,17 +272,25 @@ class FreeBits(WeightsObjective):
         return {"nats": self.nats, "by": self.by, **super().settings()}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return the bound, shape (batch,), in nats: the penalty is the same for every datum."""
+        """Return the bound, shape (batch,), in nats; the penalty is the same for every datum."""
         by_site = kl_by_unit(weights, self.data_plate)
-        groups = [self._grouped(name, kl.mean(0)) for name, kl in by_site.items()]
-        charged = [batch_mean(each.T, weights).clamp_min(self.nats).sum() for each in groups]
-        return weights.log_likelihood().mean(0) - torch.stack(charged).sum()
+        by_group = [self._kl_by_group(name, kl.mean(0)) for name, kl in by_site.items()]
+        penalties = [batch_mean(kl.T, weights).clamp_min(self.nats).sum() for kl in by_group]
+        return weights.log_likelihood().mean(0) - torch.stack(penalties).sum()
 
-    def _grouped(self, name: str, kl: Tensor) -> Tensor:
-        """The KL of each group of a site's units, shape (batch, groups)."""
+    def _kl_by_group(self, name: str, kl: Tensor) -> Tensor:
+        """Return the KL of each group of units of a site, shape (batch, groups).
+
+        Args:
+            name: the site, for the error.
+            kl: the KL of each unit, shape (batch, units).
+        """
         if self.by == "unit":
             return kl
         groups = 1 if self.by == "site" else int(self.by)
         if kl.shape[1] % groups:
-            raise InputError(f"The {kl.shape[1]} units of site {name!r} do not make {groups} equal groups.")
+            raise InputError(
+                f"FreeBits needs equal groups of units; the {kl.shape[1]} units of site {name!r} do not make {groups} "
+                "equal groups. Use by='unit', or a divisor of the number of units."
+            )
         return kl.unflatten(1, (groups, -1)).sum(-1)

@@ -1,1 +1,1 @@
-"""Objectives that update theta and phi in turn."""
+"""Objectives that update theta and phi on their own."""

@@ -1,4 +1,4 @@
-"""Alternating training as the textbook derives it: theta for a fixed q, then q for a fixed theta."""
+"""`Alternate`: another objective, maximised in turns: over theta for a fixed q, then over q for a fixed theta."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.objectives.base import Call, Objective, Terms
+from pvae.objectives.base import Objective, Terms
+from pvae.objectives.joint_outcomes import weights_of_outcomes
 from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
-from pvae.objectives.phases.enumeration import weights_of_outcomes
 from pvae.objectives.pyro.pyro_losses import adapt
+from pvae.programs.bound import BoundPrograms
 
 __all__ = ["Alternate"]
 
@@ -24,27 +25,30 @@ _PHI = ("gradient", "exact")
 
 @named("alternate", "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable")
 class Alternate(PlayersObjective):
-    """Another objective, climbed in turns: theta for a fixed q, then phi for a fixed theta.
+    """Another objective, maximised in turns: over theta for a fixed q, then over phi for a fixed theta.
 
-    With ``phi="exact"`` q is no guide but the posterior itself, found by enumeration at the begin of each step and held
-    fixed while theta climbs: generalised expectation maximisation, whose log-likelihood never falls where each phase
-    climbs. With a guide that cannot reach the posterior only the bound climbs, and the log-likelihood may fall.
+    With ``phi="exact"`` q is the posterior instead of the guide. It is computed by enumeration at the start of each
+    step and is fixed while theta is updated. This is generalised expectation maximisation: if each update of theta
+    increases the bound, the log-likelihood never decreases. With a guide that cannot equal the posterior, only the
+    bound increases, and the log-likelihood may decrease.
 
-    In a plain `pyro.infer.SVI` script each step is one update of one player, whose turn comes as often as asked.
+    In a plain `pyro.infer.SVI` script each step is one update of one player; the players take turns by their numbers of
+    updates.
 
     Args:
-        theta_steps: updates of theta per turn.
-        phi_steps: updates of phi per turn; the exact posterior needs one.
-        objective: what is climbed: a `pvae.Objective`, a loss of `pyro.infer` or a factory of one; by default
-            `pyro.infer.Trace_ELBO`. On the command line its settings follow slashes:
+        theta_steps: the number of updates of theta per turn.
+        phi_steps: the number of updates of phi per turn; the exact posterior needs one.
+        objective: the objective that is maximised: a `pvae.Objective`, a loss of `pyro.infer` or a factory of one; by
+            default `pyro.infer.Trace_ELBO`. On the command line its settings follow slashes:
             ``alternate:theta_steps=5:objective=iwae/particles=8``.
-        phi: ``"gradient"``, or ``"exact"`` where the latent sites have few joint values.
-        tolerance: see `PlayersObjective`; it compares losses in a row, so give it with losses that are exact or have
-            little noise.
-        data_plate: the name of the plate over data, for the exact posterior, where several hold every site.
+        phi: ``"gradient"``, or ``"exact"`` if the latent sites have few joint values.
+        tolerance: see `PlayersObjective`. It compares losses in a row, so it needs losses that are exact or have little
+            noise.
+        data_plate: for the exact posterior, the name of the plate over data, where several plates hold every site.
 
     Raises:
-        InputError: for settings that do not fit together; in use, if the exact posterior cannot be enumerated.
+        InputError: for settings that contradict each other; in use, if the exact posterior cannot be enumerated.
+
     Source: Neal & Hinton, A View of the EM Algorithm that Justifies Incremental, Sparse, and other Variants (1998).
     """
 
@@ -64,79 +68,102 @@ class Alternate(PlayersObjective):
             raise unknown("phi of Alternate", str(phi), _PHI)
         if phi == "exact" and (objective is not None or phi_steps != 1):
             raise InputError(
-                "phi='exact' has one objective and one phi step of its own: leave objective and phi_steps."
+                "phi='exact' needs its own objective and one phi step; got objective or phi_steps. Leave out objective "
+                "and phi_steps."
             )
         if inner.players != ("all",):
-            raise InputError(f"Alternate needs an objective that trains all at once; {type(inner).__name__} does not.")
-        self.exact, self.data_plate = phi == "exact", data_plate
+            raise InputError(
+                f"Alternate needs an objective that updates all parameters together; {type(inner).__name__} updates "
+                f"{', '.join(inner.players)} on their own. Use it without Alternate."
+            )
+        self.exact = phi == "exact"
+        self.data_plate = data_plate
         self.inner = inner
         self.biased = "" if self.exact else inner.biased
         if self.exact:
             self.players = ("phi", "theta")
-        # scratch of one step: it is written by the first phase, and read by the second
+        # Posteriors by shape, type and device: phi's part of a step writes them, and theta's part reads them.
         self._posteriors: dict[Any, Tensor] = {}
         self._turn = 0
 
     @property
     def bound_objective(self) -> Objective:
-        """The objective that both phases maximise."""
+        """The objective that both players maximise."""
         return self.inner
 
     def settings(self) -> dict[str, Any]:
-        """Return the phases, and the objective that is climbed."""
+        """Return the settings of the updates, and the objective that is maximised."""
         if self.exact:
             return {"phi": "exact", **self.phases()}
         return {**self.phases(), "objective": self.inner}
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the objective's terms; with the exact posterior minus log p(x), and for theta minus its ELBO."""
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the objective's terms of a batch.
+
+        With the exact posterior the loss is minus log p(x) for phi, and minus the ELBO of the fixed q for theta.
+        """
         if not self.exact:
             return self.inner.terms(model, guide, args, kwargs, "all")
-        return self._find(model, guide, args, kwargs) if player == "phi" else self._climb(model, guide, args, kwargs)
+        programs = BoundPrograms(model, guide, args, kwargs)
+        return self._find_posterior(programs) if player == "phi" else self._elbo_of_posterior(programs)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss of the objective that is climbed, or minus log p(x), as a scalar in nats: it has no turns."""
+        """Return the loss of the inner objective, or minus log p(x), as a scalar in nats; it has no turns.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         if not self.exact:
             return self.inner.differentiable_loss(model, guide, *args, **kwargs)
-        weights = weights_of_outcomes(model, guide, args, kwargs, data_plate=self.data_plate)
+        weights = weights_of_outcomes(BoundPrograms(model, guide, args, kwargs), data_plate=self.data_plate)
         return -(torch.logsumexp(weights.log_joint, 0) * weights.scale).sum()
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss, in nats, and give gradients to whom the turn is; the others have none, and so rest."""
+        """Return the loss, in nats, and add gradients for the player of this turn; the others get no gradient.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
-        resting = set(self.players) - set(self.acting())
-        for player in resting:
-            for each in self.group(model, guide, args, kwargs, player):
-                each.grad = None
+        for player in set(self.players) - set(self.acting()):
+            for parameter in self.group(model, guide, args, kwargs, player):
+                parameter.grad = None
         self._turn += 1
         return loss
 
     def acting(self) -> tuple[str, ...]:
-        """Return whose turn it is in a plain SVI script: the exact posterior is found anew for each update."""
+        """Return the player of this turn in a plain SVI script; both, if the exact posterior is computed each time."""
         if self.exact:
             return self.players
         turns = [player for player in self.players for _ in range(self.updates[player])]
         return (turns[self._turn % len(turns)],)
 
-    def _find(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Terms:
-        """Hold the posterior at the present theta; the loss is minus log p(x)."""
+    def _find_posterior(self, programs: BoundPrograms) -> Terms:
+        """Store the posterior at the present theta; the loss is minus log p(x)."""
         with torch.no_grad():
-            weights = weights_of_outcomes(model, guide, args, kwargs, data_plate=self.data_plate)
+            weights = weights_of_outcomes(programs, data_plate=self.data_plate)
             posterior = torch.softmax(weights.log_joint, 0)
             evidence = (torch.logsumexp(weights.log_joint, 0) * weights.scale).sum()
         key = posterior.shape, posterior.dtype, posterior.device
+        # Copy in place, because a traced step of theta reads the stored tensor.
         if key in self._posteriors:
             self._posteriors[key].copy_(posterior)
         else:
             self._posteriors[key] = posterior.clone()
         return Terms(-evidence, -evidence, {"elbo": evidence})
 
-    def _climb(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Terms:
-        """Minus E_q[log p(x, z) - log q(z)] at the held q."""
-        weights = weights_of_outcomes(model, guide, args, kwargs, data_plate=self.data_plate)
+    def _elbo_of_posterior(self, programs: BoundPrograms) -> Terms:
+        """Return minus E_q[log p(x, z) - log q(z)] at the stored q."""
+        weights = weights_of_outcomes(programs, data_plate=self.data_plate)
         log_joint = weights.log_joint
         posterior = self._posteriors[log_joint.shape, log_joint.dtype, log_joint.device]
-        # what is impossible has no share, and no gradient
+        # An impossible value has no share and no gradient.
         energy = posterior * torch.where(posterior > 0, log_joint, torch.zeros_like(log_joint))
         elbo = ((energy + torch.special.entr(posterior)).sum(0) * weights.scale).sum()
         return Terms(-elbo.detach(), -elbo, {"elbo": elbo.detach()})

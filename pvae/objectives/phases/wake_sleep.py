@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep: theta by an importance-weighted bound, phi by the inclusive divergence, per datum."""
+"""`WakeSleep`: reweighted wake-sleep, with an importance-weighted bound for theta and the inclusive KL for phi."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from torch import Tensor
 from pvae.checks import require_number
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.objectives.base import Call, Terms
+from pvae.objectives.base import Terms, scaled_sums
 from pvae.objectives.named import named
-from pvae.objectives.phases.alternating import PlayersObjective, Within
+from pvae.objectives.phases.alternating import PlayersObjective
+from pvae.objectives.program_in_context import with_guide_in, without_guide_gradient, without_model_gradient
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, sample_sites
-from pvae.weights import LogWeights, log_mean_exp, trace_weights
+from pvae.weights import LogWeights, log_mean_exp
+from pvae.weights.compute import weights_of
 
 __all__ = ["WakeSleep"]
 
@@ -27,29 +29,30 @@ _PHI = ("wake", "sleep", "both")
 
 @named("rws", "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide")
 class WakeSleep(PlayersObjective):
-    """Reweighted wake-sleep: two losses, for guides of any kind, since nothing is reparameterised.
+    """Reweighted wake-sleep: a loss for theta and a loss for phi; the guide may have any sites, reparameterised or not.
 
-    theta ascends the importance-weighted bound E log (1/K) sum_k w_k at draws of the guide. phi descends
-    KL(p(z given x) to q), at the data ("wake": minus sum_k w~_k log q(z_k given x), w~ the self-normalised weights) or
-    at simulations of the model ("sleep": minus log q(z given x) for x, z drawn together), or at both.
+    theta maximises the importance-weighted bound E log (1/K) sum_k w_k at draws of the guide. phi minimises
+    KL(p(z given x) to q): at the data ("wake": minus sum_k w~_k log q(z_k given x), with self-normalised weights w~),
+    at simulations of the model ("sleep": minus log q(z given x) for x and z drawn together), or at both.
 
-    The wake gradient is biased for few particles: at one particle it is zero in the mean, and it tends to the exact
-    one like 1/K. The sleep gradient is unbiased, for data that the model believes in. The reported loss is theta's.
+    The wake gradient is biased for few particles: its mean is zero for one particle, and its bias is of order 1/K. The
+    sleep gradient is unbiased, but for data that the model simulates. The reported loss is the loss of theta.
 
     Args:
         particles: K, draws of z per datum; the papers' settings are 5 to 50.
         phi: ``"wake"``, ``"sleep"`` or ``"both"``.
-        mixing: the share of wake where both are mixed, from 0 to 1.
-        data_plate: the name of the plate over data, where several hold every site.
-        theta_steps: updates of theta per step.
-        phi_steps: updates of phi per step.
+        mixing: the share of the wake loss for ``phi="both"``, from 0 to 1.
+        data_plate: the name of the plate over data, where several plates hold every site.
+        theta_steps: the number of updates of theta per step.
+        phi_steps: the number of updates of phi per step.
         tolerance: see `PlayersObjective`.
 
     Raises:
-        InputError: for a number or a word out of range; in use, if the simulated data cannot take the place of an
-            argument, with the site's name.
+        InputError: for a setting out of its range; in use, if the simulated data cannot replace an argument (the error
+            names the site).
+
     Sources: Bornschein & Bengio, Reweighted Wake-Sleep, arXiv:1406.2751, section 2; Le et al., Revisiting Reweighted
-    Wake-Sleep, arXiv:1805.10469, equations 3 to 6.
+        Wake-Sleep, arXiv:1805.10469, equations 3 to 6.
     """
 
     def __init__(
@@ -66,97 +69,119 @@ class WakeSleep(PlayersObjective):
         super().__init__(particles, theta_steps=theta_steps, phi_steps=phi_steps, tolerance=tolerance)
         if phi not in _PHI:
             raise unknown("phi of WakeSleep", str(phi), _PHI)
-        self.learning, self.data_plate = phi, data_plate
-        advice = "0 is sleep alone, 1 is wake alone."
+        self.learning = phi
+        advice = "0 is only sleep, 1 is only wake."
         self.mixing = float(require_number(mixing, "mixing", least=0, most=1, advice=advice))
+        self.data_plate = data_plate
         if phi != "sleep":
-            self.biased = "self-normalised weights: phi's gradient is off by a term of order 1/particles"
+            self.biased = "self-normalised weights: the bias of phi's gradient is of order 1/particles"
 
     def settings(self) -> dict[str, Any]:
-        """Return how phi learns, the number of particles, and the phases."""
+        """Return the loss of phi, the number of particles, and the settings of the updates."""
         mixing = {"mixing": self.mixing} if self.learning == "both" else {}
         return {"phi": self.learning, **mixing, **super().settings()}
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return a player's loss of a batch: the sum over data of what the class says, each times its scale."""
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return the loss of a batch for theta or for phi: the sum over data, each times its scale."""
+        programs = BoundPrograms(model, guide, args, kwargs)
         if player == "theta":
-            weights = self._weights(model, Within(guide, torch.no_grad), args, kwargs)
-            bound = log_mean_exp(weights.log_w)
-            named = {name: (each * weights.scale).sum() for name, each in weights.named().items()}
-            loss = -(bound * weights.scale).sum()
-            return Terms(loss.detach(), loss, named)
-        loss = self._phi(model, guide, args, kwargs)
+            return self._theta_terms(programs)
+        loss = self._phi_loss(programs)
         return Terms(loss.detach(), loss)
 
-    def _phi(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Tensor:
+    def _theta_terms(self, programs: BoundPrograms) -> Terms:
+        """Return minus the importance-weighted bound at draws of the guide, which gets no gradient."""
+        weights = self._weights_of(without_guide_gradient(programs))
+        loss = -(log_mean_exp(weights.log_w) * weights.scale).sum()
+        return Terms(loss.detach(), loss, scaled_sums(weights.named(), weights.scale))
+
+    def _phi_loss(self, programs: BoundPrograms) -> Tensor:
+        """Return the loss of phi, a scalar in nats."""
         if self.learning == "wake":
-            return self._wake(model, guide, args, kwargs)
+            return self._wake_loss(programs)
         if self.learning == "sleep":
-            return self._sleep(model, guide, args, kwargs)
-        wake, sleep = self._wake(model, guide, args, kwargs), self._sleep(model, guide, args, kwargs)
-        return self.mixing * wake + (1.0 - self.mixing) * sleep
+            return self._sleep_loss(programs)
+        wake_loss = self._wake_loss(programs)
+        return self.mixing * wake_loss + (1.0 - self.mixing) * self._sleep_loss(programs)
 
-    def _weights(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> LogWeights:
-        return trace_weights(model, guide, args, kwargs, self.num_particles, data_plate=self.data_plate)
+    def _weights_of(self, programs: BoundPrograms) -> LogWeights:
+        return weights_of(programs, self.num_particles, data_plate=self.data_plate)
 
-    def _wake(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Tensor:
-        weights = self._weights(Within(model, torch.no_grad), guide, args, kwargs)
+    def _wake_loss(self, programs: BoundPrograms) -> Tensor:
+        """Return minus the sum over data of sum_k w~_k log q(z_k given x), a scalar in nats."""
+        weights = self._weights_of(without_model_gradient(programs))
         shares = torch.softmax(weights.log_w.detach(), 0)
         return -((shares * weights.log_guide_at_fixed_z()).sum(0) * weights.scale).sum()
 
-    def _sleep(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any]) -> Tensor:
-        """Minus log q of simulated z given simulated x: one simulation takes the place of each datum."""
+    def _sleep_loss(self, programs: BoundPrograms) -> Tensor:
+        """Return minus the sum of log q(z given x) at simulated x and z, one simulation for each datum, in nats."""
         with torch.no_grad():
-            programs = BoundPrograms(model, guide, args, kwargs)
-            observed, simulated = programs.trace_model(), programs.trace_model(simulate=True)
-        args, kwargs = _with_simulated(sample_sites(observed), simulated, args, kwargs)
+            observed = programs.trace_model()
+            simulated = programs.trace_model(simulate=True)
         latent = poutine.Trace()
         for site in sample_sites(observed):
             if not site["is_observed"]:
                 latent.add_node(site["name"], **simulated.nodes[site["name"]])
-        replayed = Within(guide, lambda: ReplayMessenger(latent))
-        still = Within(model, torch.no_grad)
-        weights = trace_weights(still, replayed, args, kwargs, 1, data_plate=self.data_plate)
+        on_simulation = _with_simulated_data(programs, sample_sites(observed), simulated)
+        replayed = with_guide_in(lambda: ReplayMessenger(latent), without_model_gradient(on_simulation))
+        weights = weights_of(replayed, 1, data_plate=self.data_plate)
         return -(weights.log_guide[0] * weights.scale).sum()
 
 
-def _with_simulated(
-    observed: list[Site], simulated: poutine.Trace, args: Call, kwargs: Mapping[str, Any]
-) -> tuple[Call, dict[str, Any]]:
-    """The arguments, with what the model has simulated in the places of what it had observed."""
-    places: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    taken: dict[Any, Tensor] = {}
-    for site in observed:
+def _with_simulated_data(programs: BoundPrograms, sites: list[Site], simulated: poutine.Trace) -> BoundPrograms:
+    """Return the programs with simulated values in place of the arguments that the model observes.
+
+    Args:
+        programs: both programs with their arguments.
+        sites: the sites of the model with its observations.
+        simulated: a trace of the model with simulated observations.
+    """
+    arguments: dict[Any, Any] = {**dict(enumerate(programs.args)), **programs.kwargs}
+    replaced: dict[Any, Tensor] = {}
+    for site in sites:
         if not site["is_observed"]:
             continue
-        place = _place(site, {key: each for key, each in places.items() if key not in taken})
-        given = places[place]
+        key = _observed_argument(site, {key: value for key, value in arguments.items() if key not in replaced})
+        observed = arguments[key]
         drawn: Site = simulated.nodes[site["name"]]
-        taken[place] = drawn["value"].reshape(given.shape).to(given.dtype)
-    return tuple(taken.get(place, each) for place, each in enumerate(args)), {
-        name: taken.get(name, each) for name, each in kwargs.items()
-    }
+        replaced[key] = drawn["value"].reshape(observed.shape).to(observed.dtype)
+    args = tuple([replaced.get(position, value) for position, value in enumerate(programs.args)])
+    kwargs = {name: replaced.get(name, value) for name, value in programs.kwargs.items()}
+    return BoundPrograms(programs.model, programs.guide, args, kwargs)
 
 
-def _place(site: Site, arguments: Mapping[Any, Any]) -> Any:
-    """The argument that a site observes: itself, else a view of it, else the only one of as many numbers."""
+def _observed_argument(site: Site, arguments: Mapping[Any, Any]) -> Any:
+    """Return the key of the argument that a site observes: itself, else a view of it, else the only one of its size.
+
+    Args:
+        site: an observed site of the model.
+        arguments: the arguments by position or by name.
+    """
     value = site["value"]
-    alike = {
-        key: each
-        for key, each in arguments.items()
-        if isinstance(each, Tensor) and each.numel() == value.numel() and each.dim()
+    candidates = {
+        key: argument
+        for key, argument in arguments.items()
+        if isinstance(argument, Tensor) and argument.numel() == value.numel() and argument.dim()
     }
-    tests = (
-        lambda each: each is value,
-        lambda each: each.data_ptr() == value.data_ptr() and each.dtype == value.dtype,
-        lambda each: True,
-    )
-    for test in tests:
-        found = [key for key, each in alike.items() if test(each)]
-        if len(found) == 1:
-            return found[0]
+    for is_observed in (_is_same, _shares_memory, _has_same_size):
+        keys = [key for key, argument in candidates.items() if is_observed(argument, value)]
+        if len(keys) == 1:
+            return keys[0]
     raise InputError(
-        f"The sleep phase simulates site {site['name']!r}, and cannot tell which argument of the guide it replaces: "
-        f"it observes a tensor of shape {tuple(value.shape)}, and {len(alike)} arguments have as many numbers. Observe "
-        "an argument as it is passed, or use phi='wake'."
+        f"The sleep phase needs to know which argument a simulated site replaces; site {site['name']!r} observes a "
+        f"tensor of shape {tuple(value.shape)}, and {len(candidates)} arguments have as many numbers. Observe an "
+        "argument as it is passed, or use phi='wake'."
     )
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    return first is second
+
+
+def _has_same_size(first: Tensor, second: Tensor) -> bool:
+    return first.numel() == second.numel()
+
+
+def _shares_memory(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors of one type start at the same place in memory."""
+    return first.data_ptr() == second.data_ptr() and first.dtype == second.dtype

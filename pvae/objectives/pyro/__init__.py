@@ -1,1 +1,1 @@
-"""Pyro's own losses as objectives, and EM."""
+"""Pyro's own losses as objectives, EM, and the changes to Pyro that they need."""

@@ -1,4 +1,4 @@
-"""EM as an objective's name: the exact evidence of a model whose discrete latents are summed out."""
+"""`EM`: the exact evidence of a model with summed-out discrete latents, under the name of EM."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["EM"]
 
 @named("em", "EM for models with a closed-form M-step (gmm), by `compare`; elsewhere by gradients")
 class EM(PyroObjective):
-    """The evidence with an exact E-step; for models whose M-step has a closed form, which `pvae.compare` then takes.
+    """The exact evidence, for models that have an M-step in closed form.
 
-    `pvae.compare` fits a Gaussian mixture (``gmm``) by EM itself, from the start that the other objectives get, and
-    puts it in the same table. In `pvae.fit` and in SVI a gradient step takes the place of the M-step, which is
-    generalised EM: the same function is climbed.
+    `pvae.compare` fits a Gaussian mixture (``gmm``) by EM itself, from the same start as the other objectives, and adds
+    it to the same table. In `pvae.fit` and in SVI a gradient step replaces the M-step. This is generalised EM, which
+    maximises the same function.
 
     Source: Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, JRSS B 39, 1977.
     """
@@ -27,5 +27,5 @@ class EM(PyroObjective):
         super().__init__(TraceEnum_ELBO(num_particles=1))
 
     def settings(self) -> dict[str, Any]:
-        """Return nothing: there is nothing to set."""
+        """Return no settings: there are none."""
         return {}

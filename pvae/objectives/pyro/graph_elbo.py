@@ -1,4 +1,4 @@
-"""Pyro's `TraceGraph_ELBO` with its baselines chosen from outside the program."""
+"""`GraphELBO`: Pyro's `TraceGraph_ELBO` with baselines that the objective chooses."""
 
 from __future__ import annotations
 
@@ -12,48 +12,56 @@ from torch import Tensor, nn
 
 from pvae.checks import require_whole
 from pvae.names import unknown
-from pvae.objectives.base import Call, Terms
-from pvae.objectives.gradients.baselines import checked_decay, new_network, seen_by
+from pvae.objectives.base import Terms
+from pvae.objectives.gradients.baselines import baseline_input, checked_decay, new_network
 from pvae.objectives.named import named
+from pvae.objectives.program_in_context import with_guide_in
 from pvae.objectives.pyro.pyro_losses import PyroObjective
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, is_subsample
 
 __all__ = ["GraphELBO"]
 
 _BASELINES = ("none", "decaying", "network")
 
 
-class _Baselines(Messenger):
-    """Gives a baseline to each site without a pathwise gradient and without one of its own.
+class _BaselineMessenger(Messenger):
+    """Gives a baseline to each site that has neither a pathwise gradient nor a baseline of its own.
 
-    (Pyro's `infer_config` writes into the program's own dictionary, where a baseline would outlive its step.)
+    Pyro's `infer_config` is not used, because it writes into the program's own dictionary, so that a baseline would
+    outlive its step.
+
+    Args:
+        make_baseline: a function from a site to Pyro's options for its baseline.
     """
 
-    def __init__(self, baseline: Callable[[Any], dict[str, Any]]) -> None:
+    def __init__(self, make_baseline: Callable[[Site], dict[str, Any]]) -> None:
         super().__init__()
-        self.baseline = baseline
+        self.make_baseline = make_baseline
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or "baseline" in msg["infer"] or getattr(msg["fn"], "has_rsample", True):
+        if msg["is_observed"] or is_subsample(msg) or "baseline" in msg["infer"]:
             return
-        if hasattr(msg["fn"], "batch_shape"):  # the indices of a subsampled plate have none
-            msg["infer"] = {**msg["infer"], "baseline": self.baseline(msg)}
+        if not getattr(msg["fn"], "has_rsample", True):
+            msg["infer"] = {**msg["infer"], "baseline": self.make_baseline(msg)}
 
 
 @named("elbo-graph", "pyro.infer.TraceGraph_ELBO: score function with Rao-Blackwellisation and baselines")
 class GraphELBO(PyroObjective):
     """`pyro.infer.TraceGraph_ELBO`: the score function with Rao-Blackwellisation, and baselines.
 
-    Pyro reads baselines from each guide site's ``infer``; here one is set for every site that cannot be
-    reparameterised and has none of its own.
+    Pyro reads the baseline of a guide site from its ``infer``. This objective sets a baseline for every site that
+    cannot be reparameterised and has no baseline of its own.
 
     Args:
         baseline: ``"none"``, ``"decaying"`` (an average of earlier steps),
             ``"network"``, or a module from x to one number per datum, trained by least squares.
-        particles: draws of z per datum, one run of the programs each.
-        decay: of the decaying average, between 0 and 1.
+        particles: draws of z per datum, each by a run of the programs.
+        decay: the decay of the decaying average, between 0 and 1.
 
     Raises:
-        InputError: for an unknown baseline, or values out of range.
+        InputError: for an unknown baseline, or a number out of its range.
+
     Sources: Schulman et al., Gradient Estimation Using Stochastic Computation Graphs, arXiv:1506.05254; Mnih & Gregor,
         arXiv:1402.0030 (the baselines).
     """
@@ -71,52 +79,63 @@ class GraphELBO(PyroObjective):
             self.network = new_network()
 
     def settings(self) -> dict[str, Any]:
-        """Return the baseline where there is one, and the number of particles."""
+        """Return the baseline if there is one, and the number of particles."""
         return {**({} if self.kind == "none" else {"baseline": self.kind}), **super().settings()}
 
-    def terms(self, model: Any, guide: Any, args: Call, kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return Pyro's loss of a batch, and what Pyro would have differentiated."""
+    def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
+        """Return Pyro's loss of a batch, and the tensor that Pyro differentiates as its surrogate."""
+        programs = BoundPrograms(model, guide, args, kwargs)
         if self.kind == "none":
-            return super().terms(model, guide, args, kwargs, player)
-        made: dict[str, Tensor] = {}
+            return self._pyro_terms(programs)
+        averages: dict[str, Tensor] = {}
 
-        def baseline(site: Any) -> dict[str, Any]:
-            return self._baseline(site, args, made)
+        def make_baseline(site: Site) -> dict[str, Any]:
+            return self._baseline_options(site, args, averages)
 
-        terms = super().terms(model, _Baselines(baseline)(guide), args, kwargs, player)
+        terms = self._pyro_terms(with_guide_in(lambda: _BaselineMessenger(make_baseline), programs))
         if self.training and terms.surrogate.requires_grad:
-            self._follow(terms.surrogate, made)
+            self._update_averages(terms.surrogate, averages)
         return terms
 
-    def _baseline(self, site: Any, args: Call, made: dict[str, Tensor]) -> dict[str, Any]:
-        """Pyro's options for one site: a function, fitted by least squares, of what it is given."""
+    def _baseline_options(self, site: Site, args: tuple[Any, ...], averages: dict[str, Tensor]) -> dict[str, Any]:
+        """Return Pyro's options for the baseline of one site: a function, fitted by least squares, and its input.
+
+        Args:
+            site: a site without a pathwise gradient.
+            args: the positional arguments of the programs.
+            averages: the decaying averages of this step by name; the average of the site is added.
+        """
         shape = site["fn"].batch_shape
         while shape and shape[0] == 1:  # Pyro's costs have no leading dimensions of size 1
             shape = shape[1:]
         network = self.network
         if network is not None:
             return {
-                "nn_baseline": lambda given: network(given).reshape(-1).expand(shape or (1,)).reshape(shape),
-                "nn_baseline_input": seen_by(network, args),
+                "nn_baseline": lambda x: network(x).reshape(-1).expand(shape or (1,)).reshape(shape),
+                "nn_baseline_input": baseline_input(network, args),
             }
-        name = "average_" + "".join(each if each.isalnum() else "_" for each in site["name"])
+        name = "average_" + "".join(letter if letter.isalnum() else "_" for letter in site["name"])
         if not hasattr(self, name):
             self.register_buffer(name, torch.zeros((), device=site["fn"].mean.device, dtype=torch.float64))
-        if name not in made:
-            made[name] = getattr(self, name).detach().clone().requires_grad_()
+        if name not in averages:
+            averages[name] = getattr(self, name).detach().clone().requires_grad_()
             self._sizes[name] = max(1, shape.numel())
-        return {"nn_baseline": lambda given: made[name].expand(shape), "nn_baseline_input": made[name]}
+        return {"nn_baseline": lambda average: averages[name].expand(shape), "nn_baseline_input": averages[name]}
 
-    def _follow(self, surrogate: Tensor, made: Mapping[str, Tensor]) -> None:
+    def _update_averages(self, surrogate: Tensor, averages: Mapping[str, Tensor]) -> None:
         """Move each average towards the costs of this step.
 
-        Pyro fits a baseline by the sum of squares of cost - baseline, whose derivative is -2 sum(cost - baseline): a
-        step of (1 - decay) / 2 along its mean is the decaying average. Pyro's own keeps one average for each place in
-        the batch, which means nothing, and fails on a smaller last batch.
+        Pyro fits a baseline by the sum of squares of cost - baseline, with derivative -2 sum(cost - baseline). A step
+        of (1 - decay) / 2 along its mean is the decaying average. Pyro's own decaying average is not used: it keeps one
+        average for each row of the batch, which has no meaning, and it fails on a smaller last batch.
+
+        Args:
+            surrogate: the surrogate of this step.
+            averages: the averages of this step by name, scalars that the surrogate depends on.
         """
-        if not made:
+        if not averages:
             return
-        slopes = torch.autograd.grad(surrogate, list(made.values()), retain_graph=True)
+        gradients = torch.autograd.grad(surrogate, list(averages.values()), retain_graph=True)
         with torch.no_grad():
-            for (name, _), slope in zip(made.items(), slopes, strict=True):
-                getattr(self, name).sub_(slope * ((1 - self.decay) / 2 / self._sizes[name]))
+            for name, gradient in zip(averages, gradients, strict=True):
+                getattr(self, name).sub_(gradient * ((1 - self.decay) / 2 / self._sizes[name]))

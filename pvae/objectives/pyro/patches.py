@@ -1,0 +1,105 @@
+"""All changes that pvae makes to Pyro and PyTorch at run time, each for the length of a block.
+
+`collect_surrogates` is for Pyro's losses: they call ``backward`` and ``item`` themselves, and offer no other way to get
+the surrogate as a tensor.
+
+`without_synchronisation` is for tracing a step below Pyro: a trace must not read a value from a tensor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import pyro.infer.util
+import pyro.util
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+__all__ = ["collect_surrogates", "without_synchronisation"]
+
+
+@contextmanager
+def collect_surrogates() -> Iterator[list[Tensor]]:
+    """Collect the tensors that Pyro's losses call ``backward`` on, without differentiating them.
+
+    ``loss_and_grads`` is the only method that all of Pyro's losses have (some have no ``differentiable_loss``), and it
+    ends in ``surrogate.backward()``. A traced step needs the surrogate itself. Inside ``pyro.infer`` the block also
+    replaces ``Tensor.item`` by ``Tensor.detach``, because the loss must stay a tensor in a traced step.
+
+    Yields:
+        A list that is filled inside the block.
+    """
+    surrogates: list[Tensor] = []
+    item = torch.Tensor.item
+    backward = torch.Tensor.backward
+
+    def detach_in_pyro(tensor: Tensor) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        return tensor.detach() if caller.startswith("pyro.infer.") else item(tensor)
+
+    def collect(tensor: Tensor, *args: Any, **kwargs: Any) -> None:
+        surrogates.append(tensor)
+
+    torch.Tensor.backward = collect  # type: ignore[method-assign, assignment]
+    torch.Tensor.item = detach_in_pyro  # type: ignore[method-assign, assignment]
+    try:
+        yield surrogates
+    finally:
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
+        del torch.Tensor.item  # it is inherited: setting it again would leave a second one
+
+
+def _return_value(value: Any, *_: Any, **__: Any) -> Any:
+    return value
+
+
+def _detach(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _is_called_by_pyro() -> bool:
+    """Say "tracing" only to Pyro's modules, because PyTorch's own modules would warn and take other branches."""
+    return sys._getframe(1).f_globals.get("__name__", "").startswith("pyro.")
+
+
+@contextmanager
+def without_synchronisation() -> Iterator[None]:
+    """Run a block in which Pyro's losses read no value: no ``.item()``, NaN warning, validation or branch on a value.
+
+    Pyro reads numbers from the device in ``torch_item`` and ``warn_if_nan``. Its modules import both by name, so each
+    module's own reference is replaced. Pyro leaves out branches on values while PyTorch says that it is tracing.
+    """
+    replacements = {pyro.infer.util.torch_item: _detach, pyro.util.warn_if_nan: _return_value}
+    references = _references_to(set(replacements))
+    get_tracing_state = torch._C._get_tracing_state
+    validate_sample = Distribution._validate_sample
+    try:
+        torch._C._get_tracing_state = _is_called_by_pyro  # type: ignore[assignment]
+        # A distribution that was made before the block keeps its own validation flag, so the method is replaced.
+        Distribution._validate_sample = _return_value  # type: ignore[assignment, method-assign]
+        for module, name, function in references:
+            setattr(module, name, replacements[function])
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        torch._C._get_tracing_state = get_tracing_state
+        Distribution._validate_sample = validate_sample  # type: ignore[method-assign]
+        for module, name, function in references:
+            setattr(module, name, function)
+
+
+def _references_to(functions: set[Any]) -> list[tuple[Any, str, Any]]:
+    """Return module, name and function of each reference to one of the functions in the modules of Pyro and pvae."""
+    references = []
+    for module_name, module in list(sys.modules.items()):
+        if not module_name.startswith(("pyro.", "pvae.")) or module is None:
+            continue
+        for name, value in list(vars(module).items()):
+            if callable(value) and getattr(value, "__hash__", None) and value in functions:
+                references.append((module, name, value))
+    return references

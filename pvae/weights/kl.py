@@ -1,0 +1,99 @@
+"""The KL divergence of a latent site from guide to prior, unit by unit: in closed form, or from the draw."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pvae.programs.sites import Site
+
+__all__ = ["ANALYTIC", "SAMPLED", "WHOLE", "SiteKL", "kl_of_site", "prior_is_fixed", "unit_density"]
+
+#: how a KL divergence is obtained: in closed form, from the draw unit by unit, or from the draw for the whole site
+ANALYTIC, SAMPLED, WHOLE = "analytic", "sampled", "whole"
+
+
+@dataclass(frozen=True)
+class SiteKL:
+    """The KL terms of one latent site, in nats, differentiable.
+
+    Attributes:
+        how: `ANALYTIC`, `SAMPLED` or `WHOLE`.
+        terms: the shape of the site's value; if `how` is `WHOLE`, the batch shape of the site.
+    """
+
+    how: str
+    terms: Tensor
+
+    def event_dim(self, site: Site) -> int:
+        """Return the number of dimensions of `terms` to the right of the batch shape of the site."""
+        return 0 if self.how == WHOLE else int(site["fn"].event_dim)
+
+
+def unit_density(density: Any) -> Any | None:
+    """Return the distribution of one unit if the units of a distribution are independent, else None.
+
+    Only `Independent` is unwrapped. A masked distribution counts as a whole, because its units have no density without
+    the mask.
+    """
+    while isinstance(density, Independent):
+        density = density.base_dist
+    return density if density.event_shape == () else None
+
+
+def prior_is_fixed(name: str, guide_order: Sequence[str], model_order: Sequence[str]) -> bool:
+    """Return whether the guide draws everything that the prior of a site may depend on before it draws the site.
+
+    Only then is the closed-form KL divergence right. Otherwise (in a chain that the guide draws in the opposite order)
+    the prior changes with the z that the closed form integrates over.
+
+    Args:
+        name: a latent site of both programs.
+        guide_order: the latent sites in the order of the guide.
+        model_order: the latent sites in the order of the model.
+    """
+    drawn_before = set(itertools.takewhile(name.__ne__, guide_order))
+    return drawn_before.issuperset(itertools.takewhile(name.__ne__, model_order))
+
+
+def kl_of_site(guide: Site, model: Site, is_fixed: bool) -> SiteKL:
+    """Return the KL terms of a latent site: the closed form if there is one, else log q - log p at the draw.
+
+    Args:
+        guide: the site in a trace of the guide.
+        model: the site in a trace of the model at the guide's draws.
+        is_fixed: whether the prior does not depend on the site itself, see `prior_is_fixed`.
+    """
+    q = unit_density(guide["fn"])
+    p = unit_density(model["fn"])
+    if q is None or p is None:
+        log_q = _masked(guide["fn"].log_prob(guide["value"]), guide, 0)
+        return SiteKL(WHOLE, log_q - _masked(model["fn"].log_prob(model["value"]), model, 0))
+    if is_fixed and guide["mask"] is None and model["mask"] is None:
+        try:
+            return SiteKL(ANALYTIC, kl_divergence(q, p).expand(guide["value"].shape))
+        except NotImplementedError:
+            pass
+    log_q = _masked(q.log_prob(guide["value"]), guide, guide["fn"].event_dim)
+    log_p = _masked(p.log_prob(model["value"]), model, model["fn"].event_dim)
+    return SiteKL(SAMPLED, log_q - log_p)
+
+
+def _masked(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:
+    """Return a log-density with 0 where the site is masked.
+
+    Args:
+        log_prob: the batch shape of the site and `event_dim` more dimensions.
+        site: the site with its mask.
+        event_dim: the number of dimensions to the right of the batch shape.
+    """
+    if site["mask"] is None:
+        return log_prob
+    mask = torch.as_tensor(site["mask"], device=log_prob.device)
+    return torch.where(mask.reshape(mask.shape + (1,) * event_dim), log_prob, 0.0)
