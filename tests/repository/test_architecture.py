@@ -55,7 +55,6 @@ NAMED_ATTRIBUTES = {
     ("pvae/train/divergence.py", "arg_constraints"): "a distribution",
     ("pvae/train/divergence.py", "base_dist"): "a distribution",
     ("pvae/train/graph/simplify.py", "_schema"): "an operation of torch",
-    ("pvae/train/graph/trace.py", "__hash__"): "a value in the namespace of a module",
     ("pvae/train/optimisers.py", "__qualname__"): "the class or the function that makes an optimiser",
     ("pvae/train/optimisers.py", "step"): "a schedule of torch",
     ("pvae/train/optimisers.py", "state_dict"): "a schedule of torch",
