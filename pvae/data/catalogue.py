@@ -127,10 +127,10 @@ CATALOGUE: dict[str, DataSet] = {
     ),
     "mnist": DataSet("70000 handwritten digits of 28 x 28 pixels, grey, labelled; its own test split", _MNIST, _mnist),
     "mnist_static": DataSet(
-        "MNIST binarised once and for all; its own three splits, no labels", (_STATIC,), _mnist_static
+        "MNIST in a fixed binarisation, with its own three splits, no labels", (_STATIC,), _mnist_static
     ),
     "sprites": DataSet(
         "729 generated shapes of 16 x 16 pixels, binary, with the factors that made them", (), _sprites, "generated"
     ),
-    "freyfaces": DataSet("1965 faces of 28 x 20 pixels, grey, one person's", (_FREY,), _freyfaces),
+    "freyfaces": DataSet("1965 pictures of one face, 28 x 20 pixels, grey", (_FREY,), _freyfaces),
 }

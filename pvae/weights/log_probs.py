@@ -173,22 +173,30 @@ def marginalise_enumerated(
     summed = [keep + position for position in dims.positions(SUMMED)]
     if summed:
         log_joint, log_guide = _sum_out(log_probs, log_joint, log_guide, dims.names(SUMMED), summed)
-    guide = {name: table for name, table in log_probs.guide.items() if name not in dims.names(SUMMED)}
-    beneath = tuple(name for name, table in guide.items() if any(table.shape[dim] > 1 for dim in summed))
+    kept = {name: table for name, table in log_probs.guide.items() if name not in dims.names(SUMMED)}
+    beneath = tuple(name for name, table in kept.items() if _varies_along(table, summed))
     _require_one_probability(dims.names(ENUMERATE), beneath)
     join = _joiner(dims, keep)
-    guide = {name: join(table.sum(summed) if summed else table) for name, table in guide.items()}
+    guide = {name: join(table.sum(summed) if summed else table) for name, table in kept.items()}
     outcomes = [guide[name] for name in dims.names(ENUMERATE)]
     log_outcome = sum_tensors(outcomes) if outcomes else None
-    joint = {} if summed else {name: join(table) for name, table in log_probs.joint.items()}
+
+    def finish(table: Tensor) -> Tensor:
+        return _without_impossible(join(table), log_outcome)
+
     return MarginalisedLogProbs(
-        log_joint=_without_impossible(join(log_joint), log_outcome),
-        log_guide=_without_impossible(join(log_guide), log_outcome),
+        log_joint=finish(log_joint),
+        log_guide=finish(log_guide),
         log_outcome=log_outcome,
         guide={name: _without_impossible(table, log_outcome) for name, table in guide.items()},
-        joint={name: _without_impossible(table, log_outcome) for name, table in joint.items()},
+        joint={} if summed else {name: finish(table) for name, table in log_probs.joint.items()},
         beneath=beneath,
     )
+
+
+def _varies_along(table: Tensor, dims: Iterable[int]) -> bool:
+    """Return whether a table has more than one entry along one of the dimensions."""
+    return any(table.shape[dim] > 1 for dim in dims)
 
 
 def _sum_out(

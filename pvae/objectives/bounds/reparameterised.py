@@ -50,7 +50,7 @@ class StickingTheLanding(WeightsObjective):
         return log_mean_exp(weights.log_joint - weights.log_guide_with_phi_stopped())
 
 
-@named("dreg", "IWAE with the doubly reparameterised guide gradient: less noise, unbiased")
+@named("dreg", "IWAE with the doubly reparameterised gradient of the guide: unbiased, with less variance")
 class DReG(WeightsObjective):
     """The Rényi bound (importance-weighted at alpha = 0) with the doubly reparameterised guide gradient: unbiased.
 

@@ -42,7 +42,7 @@ STRATEGIES: dict[str, str] = {
     "enumerate": "the exact expectation over all values of a finite support",
     "measure": "measure-valued: differences between coupled draws, a coordinate at a time",
     "disarm": "one antithetic pair for all coordinates of a Bernoulli site",
-    "arm": "as disarm, with the uniform draw kept: more variance",
+    "arm": "like disarm, but conditional on the uniform draw: more variance",
     "concrete": "biased: a continuous relaxation at temperature 2/3",
     "straight-through": "biased: the derivative of the mean in place of the draw's",
 }

@@ -237,7 +237,7 @@ class Capacity(StatefulObjective):
         return kl - self.schedule.at(self.steps, kl)
 
 
-@named("free-bits", "no charge for a KL below a threshold, by unit, site or group")
+@named("free-bits", "ELBO without a penalty for a KL below a threshold, by unit, site or group")
 class FreeBits(WeightsObjective):
     """Counts no KL below a threshold: E log p(x given z) - sum over groups of max(nats, KL of the group).
 

@@ -23,7 +23,7 @@ __all__ = ["Alternate"]
 _PHI = ("gradient", "exact")
 
 
-@named("alternate", "theta for a fixed q, then phi for a fixed theta; phi=exact where enumerable")
+@named("alternate", "theta for a fixed q, then phi for a fixed theta; phi=exact for enumerable latents")
 class Alternate(PlayersObjective):
     """Another objective, maximised in turns: over theta for a fixed q, then over phi for a fixed theta.
 
