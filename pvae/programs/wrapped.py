@@ -15,6 +15,7 @@ from pvae.errors import InputError
 from pvae.programs.base import LatentModel
 from pvae.programs.distribution_parameters import with_parameters
 from pvae.programs.model_traits import traits_of
+from pvae.programs.parameter_groups import declared_group
 from pvae.programs.registration import Registration
 from pvae.programs.signatures import signature_of
 from pvae.programs.sites import Site, is_latent_draw
@@ -172,13 +173,13 @@ def declared(latent_model: nn.Module, group: str) -> list[nn.Parameter]:
     Raises:
         InputError: if the latent model does not declare the group.
     """
-    method = getattr(latent_model, group, None)
-    if not callable(method):
+    parameters = declared_group([latent_model], group)
+    if parameters is None:
         raise InputError(
             f"This use needs the parameter groups; {type(latent_model).__name__} declares no {group}(). Declare "
             "theta() and phi()."
         )
-    return list(method())
+    return parameters
 
 
 def _field_mapping(latent_model: Any, extra_fields: Iterable[str]) -> dict[str, str] | None:
