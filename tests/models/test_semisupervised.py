@@ -290,7 +290,7 @@ def test_fit_takes_the_share_from_the_data():
     data = pvae.load_data({"x": x, "y": torch.arange(40) % 2}, validation=0, test=0, binarise="none", labels=4)
     objective = pvae.SemiSupervised(labelled=0.5)
     run = pvae.fit(small(1), data, objective=objective, epochs=1, batch_size=8, **QUICK)
-    assert objective._counts(torch.tensor([0, 1, -1, -1]), DOUBLE).tolist() == [0.2, 0.2, 1.8, 1.8]
+    assert objective._counts_of_data(torch.tensor([0, 1, -1, -1]), DOUBLE).tolist() == [0.2, 0.2, 1.8, 1.8]
     assert run.history[-1]["step"] == 9
     assert run.config["objective"] == "semi-supervised:weight=100.0:labelled=0.5:particles=1"
 
