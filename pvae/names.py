@@ -22,18 +22,20 @@ _WORDS = {"true": True, "false": False, "none": None}
 _Choice = TypeVar("_Choice")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+def unknown(kind: str, name: str, known: Iterable[str], owner: str = "") -> InputError:
     """Return the error for an unknown name; its message gives the nearest known name and all known names.
 
     Args:
         kind: the kind of thing that has such names, such as ``"objective"``.
         name: the name that came.
         known: every name that is accepted.
+        owner: the thing that the name is looked up in, such as ``"mask 'block'"``; empty if `kind` says enough.
     """
     names = sorted(map(str, known))
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    return InputError(f"Unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}.")
+    place = f" of {owner}" if owner else ""
+    return InputError(f"Unknown {kind} {name!r}{place}{hint} Known: {', '.join(names) or 'none'}.")
 
 
 def require_known(kind: str, name: object, known: Iterable[str]) -> None:
@@ -65,7 +67,8 @@ def require_settings(label: str, settings: Iterable[str], known: Iterable[str]) 
     """
     names = tuple(known)
     for setting in settings:
-        require_known(f"setting of {label}", setting, names)
+        if setting not in names:
+            raise unknown("setting", setting, names, owner=label)
 
 
 def value(text: str) -> Any:

@@ -69,8 +69,8 @@ def test_known_names_and_settings_pass() -> None:
     ("text", "message"),
     [
         ("mpl", r"Unknown network 'mpl'; did you mean 'mlp'\? Known: conv, mlp, none\."),
-        ("mlp:hiden=3", r"Unknown setting of network 'mlp' 'hiden'; did you mean 'hidden'\? Known: hidden, layers\."),
-        ("conv:hidden=3", r"Unknown setting of network 'conv' 'hidden'\. Known: filters\."),
+        ("mlp:hiden=3", r"Unknown setting 'hiden' of network 'mlp'; did you mean 'hidden'\? Known: hidden, layers\."),
+        ("conv:hidden=3", r"Unknown setting 'hidden' of network 'conv'\. Known: filters\."),
     ],
 )
 def test_an_unknown_name_or_setting_is_named_with_the_nearest(text: str, message: str) -> None:
@@ -99,5 +99,5 @@ CHOICES: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_by_text_refuses_an_unknown_setting_in_one_form(choice: str) -> None:
     name = choice.split("'")[1]
-    with pytest.raises(pvae.InputError, match=f"^Unknown setting of {choice} 'colour'"):
+    with pytest.raises(pvae.InputError, match=f"^Unknown setting 'colour' of {choice}"):
         CHOICES[choice](f"{name}:colour=red")

@@ -263,7 +263,7 @@ def test_a_run_finds_its_masked_data_again(tmp_path, monkeypatch) -> None:
     [
         ("blocks", ["Unknown mask 'blocks'", "did you mean 'block'", "none"]),
         (14, ["Unknown mask '14'"]),
-        ("block:side=3", ["Unknown setting of mask 'block' 'side'", "size"]),
+        ("block:side=3", ["Unknown setting 'side' of mask 'block'", "size"]),
         ("block:size=7", ["size of the mask 'block' needs", "from 1 to 5; got 7", "(6, 5)"]),
         ("block:size=0", ["size of the mask 'block' needs", "from 1 to 5; got 0"]),
         ("block:whole=1", ["from 0 to below 1", "got 1"]),

@@ -227,7 +227,7 @@ def test_no_hidden_layers_make_the_linear_vae() -> None:
     ("settings", "said"),
     [
         ({"noise": "gausian"}, "did you mean 'gaussian'"),
-        ({"noise": "gaussian:share=1"}, "Unknown setting of noise 'gaussian' 'share'"),
+        ({"noise": "gaussian:share=1"}, "Unknown setting 'share' of noise 'gaussian'"),
         ({"noise": "gaussian:scale=-1"}, "scale needs a positive number; got -1"),
         ({"noise": "gaussian:scale=high"}, "scale needs a positive number; got 'high'"),
         ({"noise": "masking:share=1"}, "share needs a number above 0 and below 1; got 1"),

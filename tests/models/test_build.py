@@ -131,7 +131,7 @@ def test_class_of_a_module():
     ("name", "settings", "said"),
     [
         ("MyModle", {}, "Unknown model in .*my_model.py 'MyModle'; did you mean 'MyModel'"),
-        ("MyModel", {"latnet": 3}, "Unknown setting of my_model.py:MyModel 'latnet'; did you mean 'latent'"),
+        ("MyModel", {"latnet": 3}, "Unknown setting 'latnet' of my_model.py:MyModel; did you mean 'latent'"),
         ("Plain", {}, "my_model.py:Plain needs width; give it with --set width="),
         ("factory", {}, "needs latent"),
         ("instance", {"latent": 3}, "is an instance and takes no settings; got latent"),

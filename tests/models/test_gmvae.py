@@ -211,5 +211,5 @@ def test_bad_arguments_are_named(settings, said):
 
 
 def test_a_prior_of_another_kind_is_refused():
-    with pytest.raises(InputError, match="Unknown setting of gmvae 'prior'"):
+    with pytest.raises(InputError, match="Unknown setting 'prior' of gmvae"):
         pvae.ModelSpec("gmvae", {"prior": "vamp"}).build(pvae.load_data({"x": torch.rand(4, 6)}, validation=0, test=0))

@@ -399,5 +399,5 @@ def test_bad_arguments_are_named(settings, said):
 def test_bad_settings_of_the_objective_are_named():
     with pytest.raises(InputError, match="commitment needs a number of at least 0"):
         make_objective("vq:commitment=-1")
-    with pytest.raises(InputError, match="Unknown setting of objective 'vq' 'particles'"):
+    with pytest.raises(InputError, match="Unknown setting 'particles' of objective 'vq'"):
         make_objective("vq:particles=3")
