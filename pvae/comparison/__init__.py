@@ -13,7 +13,7 @@ _MODULE_OF_NAME = {
     "Cell": "base",
     "Comparison": "run_comparison",
     "Outcome": "base",
-    "Row": "table.rows",
+    "Row": "table.row",
     "Table": "table.comparison_table",
     "compare": "run_comparison",
     "usual_epochs": "run_comparison",
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pvae.comparison.base import Cell, Outcome
     from pvae.comparison.run_comparison import Comparison, compare, usual_epochs
     from pvae.comparison.table.comparison_table import Table
-    from pvae.comparison.table.rows import Row
+    from pvae.comparison.table.row import Row
 
 
 def __getattr__(name: str) -> Any:

@@ -25,8 +25,8 @@ from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.processes.run_cells import run_cells
 from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
+from pvae.comparison.rows import finished, make_ranked_rows
 from pvae.comparison.table.comparison_table import Table
-from pvae.comparison.table.make_rows import finished, make_ranked_rows
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
 from pvae.data import Splits, load_data
 from pvae.errors import InputError

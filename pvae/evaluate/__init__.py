@@ -14,13 +14,13 @@ An evaluation runs in evaluation mode without gradients, and leaves the paramete
 parameter store and the random generators unchanged.
 """
 
-from pvae.evaluate.arviz_export import save, to_arviz
 from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
 from pvae.evaluate.evidence import elbo, importance_bounds, log_evidence
 from pvae.evaluate.evidence_table import compare_evidence
+from pvae.evaluate.export import save, to_arviz
 from pvae.evaluate.gradient_estimators.estimator_search import search_gradients, strategies_of
 from pvae.evaluate.gradient_estimators.gradient_comparison import gradients
 from pvae.evaluate.gradient_estimators.gradient_study import GradientStudy, GroupGradient

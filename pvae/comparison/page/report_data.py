@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from pvae.comparison.base import Outcome
+from pvae.comparison.rows import finished
 from pvae.comparison.table.comparison_table import Table
-from pvae.comparison.table.make_rows import finished
-from pvae.comparison.table.rows import Row, row_label
+from pvae.comparison.table.row import Row, row_label
 
 __all__ = ["ReportData"]
 

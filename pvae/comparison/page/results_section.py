@@ -7,8 +7,8 @@ from pvae.comparison.cells.training_summary import VALIDATION, read_curve
 from pvae.comparison.number_formats import UNKNOWN
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.table.columns import COLUMNS, cell_text
+from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
-from pvae.comparison.table.rows import Row
 from pvae.report import Column, Entry, Picture, Section, Sheet
 
 __all__ = ["make_results_section"]

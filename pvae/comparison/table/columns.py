@@ -17,8 +17,8 @@ from pvae.comparison.number_formats import (
     format_number,
     format_percentage,
 )
+from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes, Statistic, mean_over_seeds
-from pvae.comparison.table.rows import Row
 from pvae.evaluate import Estimate
 
 __all__ = ["BAD_KHAT", "COLUMNS", "CellText", "TableColumn", "cell_text", "show_estimate"]

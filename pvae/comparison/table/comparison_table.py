@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvae.comparison.table.columns import COLUMNS, CellText, TableColumn, cell_text
-from pvae.comparison.table.rows import Row, row_label
+from pvae.comparison.table.row import Row, row_label
 from pvae.comparison.table.text_table import draw_text_table
 from pvae.comparison.table.verdict import make_verdict
 

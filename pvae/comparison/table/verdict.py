@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pvae.comparison.table.rows import Row, row_label
+from pvae.comparison.table.row import Row, row_label
 
 __all__ = ["make_verdict"]
 
@@ -37,12 +37,12 @@ def _describe_differences(rows: tuple[Row, ...], compared: Sequence[Row]) -> lis
         return ["There is no second row to compare with."]
     first = row_label(rows[0], rows)
     sentences = []
-    for word, sign in (("higher", 1), ("lower", -1)):
+    for word, sign in (("above", 1), ("below", -1)):
         different = [row for row in compared if _is_different(row) and sign * _difference(row) > 0]
         if different:
             names = _join([f"{row_label(row, rows)} (by {_format_difference(row)})" for row in different])
             sentences.append(
-                f"Compared with {first}, the log evidence is {word} by more than two standard errors under {names}."
+                f"The log evidence is {word} that of {first} by more than two standard errors under {names}."
             )
     alike = [row for row in compared if not _is_different(row)]
     if alike:

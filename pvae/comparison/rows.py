@@ -8,8 +8,8 @@ from typing import Any
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.plan import BIASED
 from pvae.comparison.table.columns import COLUMNS
+from pvae.comparison.table.row import Row, make_row
 from pvae.comparison.table.row_outcomes import RowOutcomes, stack_pointwise
-from pvae.comparison.table.rows import Row, make_row
 from pvae.errors import InputError
 from pvae.evaluate import compare_evidence
 
