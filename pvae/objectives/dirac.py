@@ -13,8 +13,8 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.base import Objective, Terms, scaled_sums
 from pvae.objectives.named import named
-from pvae.objectives.program_in_context import with_guide_in
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.program_in_context import with_guide_in
 from pvae.programs.sites import base_distribution, is_latent_draw
 from pvae.weights.compute import weights_of
 

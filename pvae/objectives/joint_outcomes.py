@@ -11,8 +11,8 @@ from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.objectives.program_in_context import with_guide_in
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.program_in_context import with_guide_in
 from pvae.programs.sites import Site, sample_sites
 from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of

@@ -16,8 +16,8 @@ from pvae.objectives.base import Objective, Terms, scaled_sums
 from pvae.objectives.gradients.baselines import gradient_only
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
-from pvae.objectives.program_in_context import with_guide_in, with_model_in
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.program_in_context import with_guide_in, with_model_in
 from pvae.programs.sites import base_distribution
 from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of

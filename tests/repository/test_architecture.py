@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from floors import FLOORS
+from floors import FLOORS, RUNS_PROGRAMS
 from public_names import public_homes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,12 +41,6 @@ ALLOWED = {
 FORBIDDEN_ATTRIBUTES = {"torch.jit": "deprecated"}
 # Rooms whose files may run a user's programs. Others use the methods of `pvae.programs.bound.BoundPrograms`.
 ROOMS_THAT_RUN_PROGRAMS = {"programs", "weights"}
-#: Files outside these rooms that run programs, each with the reason.
-RUNS_PROGRAMS = {
-    "pvae/models/local_guide.py": "its guide is a program that calls the guide of another latent model",
-    "pvae/models/semi_amortised.py": "its guide is a program that calls the guide of another latent model",
-    "pvae/evaluate/missing_data.py": "its programs call those of a latent model at data with filled gaps",
-}
 # Rooms that read a model by `ModelTraits`, and an objective by the attributes of `Objective`.
 ROOMS_WITHOUT_GETATTR = {"linter", "train", "evaluate"}
 #: Attributes that a file of these rooms may ask for by name, because the object is neither a model nor an objective.
@@ -243,12 +237,14 @@ def test_what_has_one_place_is_done_there_alone(path: Path) -> None:
 
 
 def _is_run_of_a_program(call: ast.Call) -> bool:
-    """Return whether a call traces a program, or calls something named model or guide."""
+    """Return whether a call traces a program, gives it to a loss of Pyro, or calls something named model or guide."""
     function = call.func
     if isinstance(function, ast.Name):
-        return function.id in {"model", "guide"}
+        return function.id in {"model", "guide", "program", "get_importance_trace"}
     if not isinstance(function, ast.Attribute):
         return False
+    if ast.unparse(function) == "elbo.loss_and_grads":
+        return True
     is_trace = function.attr == "trace" and _dotted(function.value).split(".")[-1] == "poutine"
     return is_trace or function.attr in {"get_trace", "model", "guide"}
 
@@ -438,9 +434,9 @@ def test_the_check_of_one_place_sees_planted_code(file: str, code: str, wrong: b
     [
         ("evaluate/bounds.py", "trace = poutine.trace(program)", True),
         ("evaluate/bounds.py", "pyro.poutine.trace(program).get_trace(x)", True),
-        ("objectives/base.py", "handler.get_trace(*args, **kwargs)", True),
-        ("objectives/base.py", "model(*args)", True),
-        ("objectives/base.py", "self.programs.guide(*args)", True),
+        ("objectives/dirac.py", "handler.get_trace(*args, **kwargs)", True),
+        ("objectives/dirac.py", "model(*args)", True),
+        ("objectives/dirac.py", "self.programs.guide(*args)", True),
         ("programs/bound.py", "poutine.trace(program).get_trace(x)", False),
         ("weights/traces.py", "guide(x)", False),
         ("models/local_guide.py", "self.frozen.guide(x)", False),

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from floors import FLOORS
+from floors import FLOORS, RUNS_PROGRAMS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -57,3 +57,8 @@ def test_the_floors_are_those_of_the_test() -> None:
 def test_every_file_that_the_page_names_is_there() -> None:
     missing = [name for name in re.findall(r"`(pvae/[\w/]+\.py)`", PAGE) if not (ROOT / name).exists()]
     assert missing == []
+
+
+def test_the_exceptions_are_those_of_the_test() -> None:
+    section = PAGE.split("## Who runs a user's program")[1].split("\n## ")[0]
+    assert set(re.findall(r"`(pvae/[\w/]+\.py)`", section.split("|---|---|")[1])) == set(RUNS_PROGRAMS)

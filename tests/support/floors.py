@@ -1,4 +1,4 @@
-"""The floors of the package: a file imports only from lower ones."""
+"""The floors of the package, and the files that may run a user's programs: the rules of the architecture."""
 
 FLOORS = [
     {"deprecation", "errors", "fit_options", "randomness", "user_code"},
@@ -17,3 +17,12 @@ FLOORS = [
     {"comparison"},
     {"cli", "commands", "__main__"},
 ]
+
+#: Files outside these rooms that run programs, each with the reason.
+RUNS_PROGRAMS = {
+    "pvae/models/local_guide.py": "its guide is a program that calls the guide of another latent model",
+    "pvae/models/semi_amortised.py": "its guide is a program that calls the guide of another latent model",
+    "pvae/evaluate/missing_data.py": "it makes a pair of programs in which the guide sees fewer entries than the model",
+    "pvae/objectives/base.py": "a hook of `pyro.infer.ELBO` that Pyro calls for a trace of both programs",
+    "pvae/objectives/pyro/pyro_losses.py": "a loss of Pyro runs the programs",
+}

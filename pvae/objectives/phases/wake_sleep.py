@@ -16,8 +16,8 @@ from pvae.names import unknown
 from pvae.objectives.base import Terms, scaled_sums
 from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
-from pvae.objectives.program_in_context import with_guide_in, without_guide_gradient, without_model_gradient
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.program_in_context import with_guide_in, without_guide_gradient, without_model_gradient
 from pvae.programs.sites import Site, sample_sites
 from pvae.weights import LogWeights, log_mean_exp
 from pvae.weights.compute import weights_of

@@ -15,9 +15,9 @@ from pvae.names import unknown
 from pvae.objectives.base import Terms
 from pvae.objectives.gradients.baselines import baseline_input, checked_decay, new_network
 from pvae.objectives.named import named
-from pvae.objectives.program_in_context import with_guide_in
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.program_in_context import with_guide_in
 from pvae.programs.sites import Site, is_subsample
 
 __all__ = ["GraphELBO"]
