@@ -141,6 +141,10 @@ MIXING = {
     "reshape to the batch": lambda z: z.reshape(6, -1)[:, :2],
     "length of z": lambda z: z / len(z),
     "first row": lambda z: z + z[0],
+    "last row": lambda z: z + z[-1],
+    "next row": lambda z: z.roll(1, 0),
+    "rows in reverse": lambda z: z.flip(0),
+    "sum of the rows so far": lambda z: z.cumsum(0),
 }
 
 
