@@ -1,7 +1,7 @@
 """pvae: a laboratory for deep latent-variable models in Pyro.
 
 Write a generative model and its encoder as two Pyro programs; :func:`fit` trains them with any inference
-algorithm, :mod:`pvae.evaluate` says how good the result is, and :func:`compare` shows which algorithm suits
+algorithm, :mod:`pvae.evaluate` estimates how good the result is, and :func:`compare` shows which algorithm suits
 the model.
 
 The names below are loaded when they are first used, so that ``import pvae`` costs no torch import.

@@ -21,7 +21,7 @@ class Cell:
         objective: name of the objective.
         seed: seed of the initial parameters, of the order of the data and of the draws.
         folder: the run folder of the cell; the options of the cell are in ``<folder>.json`` beside it.
-        config: every option that decides the numbers of the cell, as JSON can hold it.
+        config: every option that changes the numbers of the cell, as JSON values.
     """
 
     model: str

@@ -125,9 +125,11 @@ CATALOGUE: dict[str, DataSet] = {
     "digits": DataSet(
         "1797 handwritten digits of 8 x 8 pixels, grey, labelled (with scikit-learn)", (), _digits, "scikit-learn"
     ),
-    "mnist": DataSet("70000 handwritten digits of 28 x 28 pixels, grey, labelled; its own test split", _MNIST, _mnist),
+    "mnist": DataSet(
+        "70000 handwritten digits of 28 x 28 pixels, grey, labelled; with its own test split", _MNIST, _mnist
+    ),
     "mnist_static": DataSet(
-        "MNIST in a fixed binarisation, with its own three splits, no labels", (_STATIC,), _mnist_static
+        "MNIST in a fixed binarisation, with its own three splits, without labels", (_STATIC,), _mnist_static
     ),
     "sprites": DataSet(
         "729 generated shapes of 16 x 16 pixels, binary, with the factors that made them", (), _sprites, "generated"

@@ -84,7 +84,7 @@ def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
 
 
 def _order(batch: Batch, size: int, seed: int, epoch: int, labelled: float) -> Tensor:
-    """Return the positions of the data of one epoch, of which each `size` in a row are a minibatch."""
+    """Return the positions of the data of one epoch; each run of `size` positions is a minibatch."""
     labelled_count = labelled_per_batch(batch, size, labelled)
     if labelled_count == 0:
         return permutation(batch.size, seed=seed, epoch=epoch)

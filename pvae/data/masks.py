@@ -179,8 +179,8 @@ def _name_of(kind: type[Mask]) -> str:
 
 
 def _setting_names(kind: type[Mask]) -> list[str]:
-    own = [setting.name for setting in fields(kind) if setting.name not in ("shape", "whole")]
-    return [*own, "whole"]
+    names = [setting.name for setting in fields(kind) if setting.name not in ("shape", "whole")]
+    return [*names, "whole"]
 
 
 def _sides(kind: type[Mask], shape: tuple[int, ...]) -> tuple[int, int]:

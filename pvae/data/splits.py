@@ -138,7 +138,7 @@ class Splits:
             count: the option ``labels`` of `load_data`; None changes nothing.
 
         Raises:
-            InputError: if there are not so many labels, or labels were hidden before.
+            InputError: if there are fewer labels, or labels were hidden before.
         """
         count = check_labels(count)
         if count is None or count == self.labels:

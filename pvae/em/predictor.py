@@ -170,7 +170,7 @@ class MixturePredictor(DensityMixin, BaseEstimator):
             The draws, (n_samples, features), and the component of each, (n_samples,).
 
         Raises:
-            InputError: for less than one draw.
+            InputError: for fewer than one draw.
         """
         check_is_fitted(self)
         if not is_whole(n_samples) or n_samples < 1:

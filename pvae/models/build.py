@@ -192,7 +192,7 @@ def _settings_by_name(
 ) -> dict[str, Any] | None:
     """Return the arguments of a constructor by name, with the defaults of `FACTS`; None if they do not fit it.
 
-    The defaults are written down because a build would else read these arguments off the data.
+    The defaults are written down because a build would otherwise take these arguments from the data.
     """
     signature = inspect.signature(made.__init__)  # type: ignore[misc]
     try:

@@ -39,9 +39,9 @@ class ConditionalVAE(BaseVAE):
     Args:
         data_shape: shape of one x.
         condition: ``"y"``, ``"c"`` or ``"quadrants"``; by default y if `classes` is given, else c.
-        classes: number of classes, for labels 0 to classes - 1. `pvae.ModelSpec` and the command line read it off the
-            data.
-        condition_shape: shape of one c. They read it off the data too.
+        classes: number of classes, for labels 0 to classes - 1. `pvae.ModelSpec` and the command line take it from
+            the data.
+        condition_shape: shape of one c. They take it from the data too.
         observed: number of observed quadrants, 1 (the default) to 3: lower left, upper left, upper right.
         parts: the arguments of `pvae.models.base.BaseVAE`. The prior may also be ``"conditional"``, a Gaussian whose
             mean and scale are a network of c (``"conditional:hidden=50"``), or a module with

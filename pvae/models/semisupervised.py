@@ -197,9 +197,9 @@ def _check_labels(batch: Mapping[str, Tensor], classes: int) -> None:
     """Raise InputError if no datum of the training data has a label, or if a label is outside the classes."""
     y = batch.get("y")
     if y is None or not bool((y >= 0).any()):
-        found = "no field y" if y is None else f"-1, hidden, for all {len(y)}"
+        labels = "no field y" if y is None else f"-1, hidden, for all {len(y)}"
         raise InputError(
-            f"SemiSupervisedVAE needs training data with labels, and these have {found}. Load them with labels=100 "
+            f"SemiSupervisedVAE needs training data with labels, and these have {labels}. Load them with labels=100 "
             "(--labels 100), or use a vae, or a gmvae for classes without labels."
         )
     is_outside = outside_classes(y, classes, hidden=True)

@@ -28,7 +28,7 @@ class Terms:
     """The numbers of one step, in nats, summed over the batch as Pyro's losses are.
 
     Attributes:
-        loss: the number that is minimised, without gradient. Under a plate of scale N/B it stands for N data.
+        loss: the number that is minimised, without gradient. Under a plate of scale N/B it represents N data.
         surrogate: a scalar with a gradient that estimates the gradient of the expected loss.
         named: other numbers to be recorded, in the unit of the loss, without gradient.
     """

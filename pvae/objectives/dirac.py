@@ -21,7 +21,7 @@ from pvae.weights.compute import weights_of
 __all__ = ["Dirac"]
 
 
-@named("dirac", "log p(x, z) at the guide's point: the noise-free limit, no bound")
+@named("dirac", "log p(x, z) at the mean of the guide, without noise; not a bound on log p(x)")
 class Dirac(Objective):
     """log p(x, z) at one point z of the guide, per datum: a MAP encoder, a deterministic autoencoder with a prior.
 

@@ -25,7 +25,7 @@ from pvae.weights.compute import weights_of
 __all__ = ["VectorQuantised"]
 
 
-@named("vq", "vector-quantised models: straight-through gradients, codebook, commitment; biased")
+@named("vq", "for vector-quantised models: straight-through gradients, codebook and commitment terms; biased")
 class VectorQuantised(Objective):
     """log p(x given k) + log p(k) at the nearest codes k, minus squared distances of vectors and codes, per datum.
 

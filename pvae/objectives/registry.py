@@ -19,7 +19,7 @@ from pvae.objectives.weights_objective import WeightsOptions
 __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names", "untrained_by"]
 
 
-@named("elbo", "pyro.infer.Trace_ELBO: reparameterised or score function")
+@named("elbo", "pyro.infer.Trace_ELBO: pathwise or score-function gradients")
 def _elbo(particles: int = 1) -> ELBO:
     return Trace_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 
@@ -29,7 +29,7 @@ def _elbo_analytic(particles: int = 1) -> ELBO:
     return TraceMeanField_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 
 
-@named("elbo-enum", "pyro.infer.TraceEnum_ELBO: discrete latents summed out")
+@named("elbo-enum", "pyro.infer.TraceEnum_ELBO: sums over discrete latents that are marked for enumeration")
 def _elbo_enum(particles: int = 1) -> ELBO:
     return TraceEnum_ELBO(num_particles=require_whole(particles, "particles"), vectorize_particles=particles > 1)
 

@@ -24,7 +24,7 @@ from pvae.weights.handlers import ENUMERATE, SUMMED, ChooseStrategy
 __all__ = ["SemiSupervised"]
 
 
-@named("semi-supervised", "M2: ELBO of labelled and hidden data, and a classifier's cross-entropy")
+@named("semi-supervised", "M2: ELBO of labelled and unlabelled data, plus a classifier's cross-entropy")
 class SemiSupervised(WeightsObjective):
     """The ELBO of labelled and unlabelled data, and ``weight`` times the cross-entropy of a classifier.
 
@@ -33,9 +33,10 @@ class SemiSupervised(WeightsObjective):
         mean over all data of the bound + weight * mean over labelled data of log q(y given x).
 
     The bound is L(x, y) <= log p(x, y) for labelled data and U(x) <= log p(x) for unlabelled data. This is the paper's
-    J of equation 9 divided by N, with alpha = weight * N. The paper uses alpha = 0.1 N and thousands of epochs. In few
-    epochs the bound then uses q(y given x) for clusters of its own, because a label must outweigh the nats of x that a
-    cluster explains. The default, 100, is for pictures; for short x, such as codes, use 1 to 10.
+    J of equation 9 divided by N, with alpha = weight * N. The paper uses alpha = 0.1 N and thousands of epochs. With
+    few epochs, such a small weight lets q(y given x) find clusters of x that are not the classes, because a good
+    clustering raises the bound on log p(x) by more nats than the labels count. The default, 100, is for pictures; for
+    short x, such as codes, use 1 to 10.
 
     Sites marked for enumeration are summed over with the guide's probabilities, so that the bound trains q(y given x)
     too. Other label sites are drawn, with a score-function gradient.
@@ -50,7 +51,7 @@ class SemiSupervised(WeightsObjective):
     ``labelled=0``, for batches at random from all data, each datum counts once too, and the cross-entropy is the sum
     over the n labelled data divided by s.
 
-    Under a plate that is a subsample of N data, bound and cross-entropy both stand for N data. A scale that the
+    Under a plate that is a subsample of N data, bound and cross-entropy both represent N data. A scale that the
     programs set, as by `pyro.poutine.scale`, multiplies only the bound: multiply `weight` by this scale.
 
     Args:
@@ -170,7 +171,7 @@ class SemiSupervised(WeightsObjective):
         return Terms(terms.loss + loss.detach(), terms.surrogate + loss, {**terms.named, **named})
 
     def _classify(self, programs: BoundPrograms) -> tuple[Tensor, Tensor]:
-        """Return cross-entropy (nats) and accuracy: scalars, means over labelled data times the data they stand for."""
+        """Return cross-entropy (nats) and accuracy: scalars, means over labelled data times the data represented."""
         of_guide = fields_of(programs.guide, programs.args, programs.kwargs)
         fields = of_guide | fields_of(programs.model, programs.args, programs.kwargs)
         x = fields["x"]

@@ -16,7 +16,7 @@ from pvae.report.data_uris import data_address
 
 __all__ = ["write_page"]
 
-# Readers send a page by mail and open it on a phone. The template tells them the limit as 3 MB.
+# Readers send a page by mail and open it on a phone. The page states the limit as 3 MB.
 _MOST_BYTES = 2_900_000
 _RESOLUTIONS = (180, 120, 80)  # pixels per inch, tried in this order
 

@@ -20,7 +20,7 @@ from pvae.train.training_context import TrainingContext
 
 __all__ = ["Loop"]
 
-#: At least so many steps lie between two comparisons of the graphs with the programs.
+#: The least number of steps between two comparisons of the graphs with the programs.
 _STEPS_BETWEEN_RECHECKS = 20
 
 

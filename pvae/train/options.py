@@ -60,7 +60,7 @@ class Options(FitOptions):
                 raise unknown(option.name, str(getattr(self, option.name)), choices)
 
     def _set(self, name: str, value: Any) -> None:
-        """Replace an option by its plain Python value; the class is frozen for everyone else."""
+        """Replace an option by its plain Python value, although the class is frozen; only `__post_init__` does this."""
         object.__setattr__(self, name, value)
 
     @property

@@ -119,7 +119,7 @@ class StepPlans:
                 with self._preserved_state():
                     run = trace(eager, arguments)
                 reason = self._difference(run, expected, arguments, player)
-            except Exception as error:  # a user's code runs in a way that it was not written for: any error counts
+            except Exception as error:  # tracing a user's code may raise any error; each leads to eager steps
                 reason = f"{type(error).__name__}: {first_line(error)}"
         if reason is None:
             return run

@@ -33,7 +33,7 @@ from pvae.train.validation import Validation
 
 __all__ = ["TrainingSetup"]
 
-#: The likelihood is found from so many data.
+#: The number of data from which the likelihood is found.
 _SIZE_OF_FIRST_DATA = 16
 
 

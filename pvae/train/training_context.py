@@ -22,7 +22,7 @@ from pvae.train.validation import Validation
 
 __all__ = ["TrainingContext"]
 
-#: On CUDA the loss is read once in so many steps, because each reading waits for the device.
+#: The number of steps between two readings of the loss on CUDA, because each reading waits for the device.
 _STEPS_BETWEEN_LOSSES_ON_CUDA = 50
 
 

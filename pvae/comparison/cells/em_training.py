@@ -120,9 +120,9 @@ class _EMTraining:
         # The curves are not part of the training, so their time is not counted.
         self._seconds += time.perf_counter() - start
         held_out = self._mean_log_likelihood(self._held_out)
-        own = self._mean_log_likelihood(self._train) + self._prior_per_datum(self.mixture)
+        log_posterior = self._mean_log_likelihood(self._train) + self._prior_per_datum(self.mixture)
         self._curve.append(CurvePoint(step, held_out, self._seconds))
-        self._log_likelihoods.append(CurvePoint(step, own, self._seconds))
+        self._log_likelihoods.append(CurvePoint(step, log_posterior, self._seconds))
         return bound
 
     def summarise(self) -> TrainingSummary:

@@ -31,7 +31,7 @@ BIASED = "biased"
 class Job:
     """A cell with everything that is needed to train and evaluate it.
 
-    A worker process can get it if its factories can be pickled.
+    It can be sent to a worker process if its factories can be pickled.
 
     Attributes:
         cell: the cell.

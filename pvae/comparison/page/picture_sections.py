@@ -15,7 +15,10 @@ from pvae.report import Picture, Section
 __all__ = ["make_curves_section", "make_latent_section", "make_samples_section"]
 
 _SAME_BOUND = "The bound does not depend on the objective, and all rows have the same data."
-_OWN_LOSSES = "The data have no validation split, so each row shows the loss of its own objective; rows do not compare."
+_OWN_LOSSES = (
+    "The data have no validation split, so each row shows the loss of its own objective; losses of different rows "
+    "cannot be compared."
+)
 _SHARED_MACHINE = "Cells were trained at the same time, so the seconds depend on this machine and its load."
 
 

@@ -43,13 +43,13 @@ class RowOutcomes:
 
         It is None for the first row, and if no seed finished in both rows.
         """
-        own = {outcome.cell.seed: outcome for outcome in self.finished}
-        first = {outcome.cell.seed: outcome for outcome in self.first_row}
-        seeds = sorted(own.keys() & first.keys())
+        outcomes = {outcome.cell.seed: outcome for outcome in self.finished}
+        first_outcomes = {outcome.cell.seed: outcome for outcome in self.first_row}
+        seeds = sorted(outcomes.keys() & first_outcomes.keys())
         if not seeds:
             return None
-        own_values = stack_pointwise([own[seed] for seed in seeds], "log_evidence")
-        return own_values - stack_pointwise([first[seed] for seed in seeds], "log_evidence")
+        values = stack_pointwise([outcomes[seed] for seed in seeds], "log_evidence")
+        return values - stack_pointwise([first_outcomes[seed] for seed in seeds], "log_evidence")
 
 
 Statistic = Callable[[RowOutcomes], Any]

@@ -41,11 +41,11 @@ def draw_text_table(
 
 def _split_columns(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:
     """Return the columns in parts that fit into the width; each part begins with the names of the rows."""
-    names, *others = columns
+    names, *value_columns = columns
     available = math.inf if width is None else width - max(map(len, names)) - _GAP
     parts = [[names]]
     used = 0
-    for column in others:
+    for column in value_columns:
         size = max(map(len, column)) + _GAP
         if used + size > available and len(parts[-1]) > 1:
             parts.append([names])

@@ -21,7 +21,7 @@ from pvae.weights.compute import weights_of
 __all__ = ["AAE"]
 
 
-@named("aae", "reconstruction, and the aggregate of the guide matched to the prior by a critic")
+@named("aae", "adversarial autoencoder: reconstruction; a critic matches the aggregate posterior to the prior")
 class AAE(Adversarial):
     """Adversarial autoencoder: maximises E log p(x given z), and matches the aggregate posterior to the prior.
 

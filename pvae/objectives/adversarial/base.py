@@ -72,7 +72,7 @@ class Adversarial(PlayersObjective):
     #: the sides that the gradient against the critic changes: "q", "p" or both
     moves = "qp"
 
-    biased = "it follows the present critic, which estimates the divergence only if it is the best critic"
+    biased = "it is the gradient for the present critic, and only the best critic gives the divergence"
     unranked = "no validation score ranks adversarial training"
 
     def __init__(

@@ -85,7 +85,7 @@ class CIWAE(WeightsObjective):
         return self.beta * weights.log_w.mean(-2) + (1.0 - self.beta) * log_mean_exp(weights.log_w, -2)
 
 
-@named("piwae", "theta by the importance-weighted bound, phi by the mean of several")
+@named("piwae", "theta maximises one importance-weighted bound, phi the mean of several")
 class PIWAE(PlayersObjective):
     """Two bounds: theta maximises the importance-weighted bound of K M particles, and phi maximises MIWAE.
 

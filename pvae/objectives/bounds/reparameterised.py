@@ -96,8 +96,8 @@ class DReG(WeightsObjective):
         log_q, received_values = weights.log_guide_at_model_z()
         log_w = weights.log_joint - log_q
         share = torch.softmax((1.0 - self.alpha) * log_w.detach(), 0)
-        # The gradient that reaches z has the factor share already. DReG multiplies it by share once more for alpha = 0,
-        # and by 1 for alpha = 1.
+        # The gradient that reaches z already contains the factor `share`. DReG multiplies it by `share` once more for
+        # alpha = 0, and by 1 for alpha = 1.
         factor = self.alpha + (1.0 - self.alpha) * share
         for particles, site, z in received_values:
             if z.requires_grad:

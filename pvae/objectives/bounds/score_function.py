@@ -31,16 +31,16 @@ __all__ = ["BASELINES", "VIMCO", "ScoreFunction"]
 BASELINES: dict[str, str] = {
     "none": "no baseline",
     "mean": "the mean of the other data of the batch",
-    "decaying": "a decaying average of earlier steps",
-    "network": "a network from x, trained by least squares",
+    "decaying": "an exponentially decaying average over earlier steps",
+    "network": "a network of x, trained by least squares",
     "leave-one-out": "the mean of the other particles (RLOO)",
-    "optimal": "the constant of least variance, from the other particles",
-    "optimal-per-coordinate": "the same for each parameter of q(z given x)",
+    "optimal": "the constant that minimises the variance, estimated from the other particles",
+    "optimal-per-coordinate": "like optimal, with one constant for each parameter of q(z given x)",
 }
 _OF_PARTICLES = ("leave-one-out", "optimal", "optimal-per-coordinate")
 
 
-@named("reinforce", "ELBO by the score function, with a baseline; any guide")
+@named("reinforce", "ELBO with the score-function gradient and a baseline; for any guide")
 class ScoreFunction(WeightsObjective):
     """The ELBO with the score-function gradient, also called REINFORCE, for sites without a pathwise gradient.
 
@@ -202,7 +202,7 @@ class ScoreFunction(WeightsObjective):
         return output.reshape(-1).to(signals.dtype)
 
 
-@named("vimco", "IWAE by the score function, leave-one-out; any guide")
+@named("vimco", "IWAE with the score-function gradient and leave-one-out baselines; for any guide")
 class VIMCO(IWAE):
     """The importance-weighted bound for any guide: score function with a leave-one-out baseline for each particle.
 

@@ -56,7 +56,7 @@ class VarianceRegularised(WeightsObjective):
         return weights.log_w.mean(-2) - self.weight * weights.log_w.var(-2)
 
 
-@named("log-variance", "VarGrad: phi by the variance of the log weights; any guide")
+@named("log-variance", "VarGrad: phi minimises the variance of the log weights; for any guide")
 class LogVariance(ScoreOnlyObjective):
     """VarGrad: theta maximises the ELBO, and phi minimises half the variance of log w under draws of the fixed guide.
 

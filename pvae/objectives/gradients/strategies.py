@@ -34,17 +34,17 @@ Gradients = Mapping[str, str] | str | tuple[str, ...] | None
 
 LEAVE_ONE_OUT = "score:leave-one-out"
 
-#: strategies by name, with a line on each
+#: a one-line description of each strategy, by its name
 STRATEGIES: dict[str, str] = {
-    "pathwise": "through the draw: Normal and all others that can be reparameterised",
-    "score": "log q at a fixed draw times the bound",
-    LEAVE_ONE_OUT: "score, with a baseline from the other particles (VIMCO; for averages RLOO)",
+    "pathwise": "differentiates through the draw; for Normal and all other reparameterised distributions",
+    "score": "score function: the gradient of log q at a fixed draw times the bound",
+    LEAVE_ONE_OUT: "score with a baseline from the other particles (VIMCO; RLOO for means over particles)",
     "enumerate": "the exact expectation over all values of a finite support",
-    "measure": "measure-valued: differences between coupled draws, a coordinate at a time",
-    "disarm": "one antithetic pair for all coordinates of a Bernoulli site",
-    "arm": "like disarm, but conditional on the uniform draw: more variance",
+    "measure": "measure-valued derivative: differences of the bound at coupled draws, one coordinate at a time",
+    "disarm": "difference of the bound at one antithetic pair for all coordinates of a Bernoulli site",
+    "arm": "like disarm, but given the uniform draw instead of its mean, with more variance",
     "concrete": "biased: a continuous relaxation at temperature 2/3",
-    "straight-through": "biased: the derivative of the mean in place of the draw's",
+    "straight-through": "biased: the derivative of the mean replaces that of the draw",
 }
 BIASED = ("concrete", "straight-through")
 BRANCHING = ("measure", "disarm", "arm")
@@ -169,11 +169,11 @@ def strategy_chooser(
     def choose(site: Site) -> str:
         name = site["name"]
         if site["infer"].get("_in_model"):  # only the guide's sites have a strategy
-            return _unasked_strategy(site, "pathwise")
+            return _default_strategy(site, "pathwise")
         of_objective = next((strategy for glob, strategy in gradients.items() if _is_match(name, glob)), None)
         strategy = of_objective or site["infer"].get("gradient")
         if strategy is None:
-            return _unasked_strategy(site, "pathwise" if site["fn"].has_rsample else default)
+            return _default_strategy(site, "pathwise" if site["fn"].has_rsample else default)
         if of_objective is None and strategy in BIASED:
             raise InputError(
                 f"A biased gradient needs the objective's setting, so that tables show it; site {name!r} asks for "
@@ -185,13 +185,13 @@ def strategy_chooser(
     return choose
 
 
-def _unasked_strategy(site: Site, default: str) -> str:
-    """Return the strategy of a site that nobody gives one: a site marked for enumeration is summed out."""
+def _default_strategy(site: Site, default: str) -> str:
+    """Return the strategy of a site without a setting: a site marked for enumeration is summed out."""
     return SUMMED if is_marked_for_enumeration(site) else default
 
 
 def _is_match(name: str, glob: str) -> bool:
-    """Return whether a glob means a site. A name may hold brackets, so that it also matches by equality."""
+    """Return whether a glob matches a site. Brackets in a glob mean a set of characters, so equal names match too."""
     return name == glob or fnmatchcase(name, glob)
 
 

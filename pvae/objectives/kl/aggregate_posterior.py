@@ -21,7 +21,7 @@ from pvae.weights.kl import unit_density
 __all__ = ["InfoMMD", "TotalCorrelation"]
 
 
-@named("info-mmd", "InfoVAE: the aggregate of the guide matched to the prior by an MMD")
+@named("info-mmd", "InfoVAE: an MMD matches the aggregate posterior to the prior")
 class InfoMMD(WeightsObjective):
     """InfoVAE: E log p(x given z) - kl * KL(q to prior) - mmd * MMD^2(aggregate of the guide to prior).
 
@@ -85,7 +85,7 @@ class InfoMMD(WeightsObjective):
         return mmd(ours, theirs.to(ours), self.kernel, self.scale)
 
 
-@named("total-correlation", "beta-TCVAE: the total correlation of the aggregate weighted by beta")
+@named("total-correlation", "beta-TCVAE: weights the total correlation of the aggregate posterior by beta")
 class TotalCorrelation(WeightsObjective):
     """beta-TCVAE: E log p(x given z) - alpha information - beta total correlation - gamma rest, per datum.
 
@@ -157,7 +157,7 @@ class TotalCorrelation(WeightsObjective):
 
         Args:
             batch: the number of data in the batch.
-            count: the number of data that the batch stands for; it is N under a subsampled plate.
+            count: the number of data that the batch represents; it is N under a subsampled plate.
         """
         size = self.data_size
         if size is None and count > batch:

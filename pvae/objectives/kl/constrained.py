@@ -24,7 +24,7 @@ __all__ = ["Constrained"]
 _STEPS_UNTIL_WARNING = 100
 
 
-@named("geco", "GECO: a target for the reconstruction or the KL, with a learned multiplier")
+@named("geco", "GECO: constrains the reconstruction or the KL to a target, with a learned multiplier")
 class Constrained(WeightedELBO):
     """Generalised ELBO with constrained optimisation (GECO): the weight of a beta-VAE is learned from a target.
 

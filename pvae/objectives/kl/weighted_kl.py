@@ -121,7 +121,7 @@ class WeightedELBO(StatefulObjective):
         return (a * likelihood - b * (likelihood - weights.log_w)).mean(-2)
 
 
-@named("beta", "beta-VAE: the KL weighted by beta, constant or warmed up")
+@named("beta", "beta-VAE: weights the KL by beta, which is constant or follows a warm-up")
 class Beta(WeightedELBO):
     """The beta-VAE's objective: E log p(x given z) - beta KL(q to prior), per datum.
 
@@ -174,7 +174,7 @@ class Beta(WeightedELBO):
         return {"beta": self.schedule.at(self.steps, like)}
 
 
-@named("capacity", "the KL held at a capacity that grows")
+@named("capacity", "keeps the KL near a capacity that grows during training")
 class Capacity(StatefulObjective):
     """Keeps the KL at a capacity that grows: E log p(x given z) - gamma * abs(KL - C), with the mean KL of the batch.
 

@@ -23,7 +23,7 @@ __all__ = ["Alternate"]
 _PHI = ("gradient", "exact")
 
 
-@named("alternate", "theta for a fixed q, then phi for a fixed theta; phi=exact for enumerable latents")
+@named("alternate", "updates theta for a fixed q, then phi for a fixed theta; phi=exact uses the exact posterior")
 class Alternate(PlayersObjective):
     """Another objective, maximised in turns: over theta for a fixed q, then over phi for a fixed theta.
 

@@ -27,7 +27,7 @@ __all__ = ["WakeSleep"]
 _PHI = ("wake", "sleep", "both")
 
 
-@named("rws", "reweighted wake-sleep: theta by IWAE, phi by the inclusive KL; any guide")
+@named("rws", "reweighted wake-sleep: theta maximises IWAE, phi minimises the inclusive KL; for any guide")
 class WakeSleep(PlayersObjective):
     """Reweighted wake-sleep: a loss for theta and a loss for phi; the guide may have any sites, reparameterised or not.
 
@@ -36,7 +36,8 @@ class WakeSleep(PlayersObjective):
     at simulations of the model ("sleep": minus log q(z given x) for x and z drawn together), or at both.
 
     The wake gradient is biased for few particles: its mean is zero for one particle, and its bias is of order 1/K. The
-    sleep gradient is unbiased, but for data that the model simulates. The reported loss is the loss of theta.
+    sleep gradient is unbiased for the mean over data that the model simulates, not for the mean over the training data.
+    The reported loss is the loss of theta.
 
     Args:
         particles: K, draws of z per datum; the papers' settings are 5 to 50.

@@ -1,4 +1,4 @@
-"""`EM`: the exact evidence of a model with summed-out discrete latents, under the name of EM."""
+"""`EM`: the exact evidence, with discrete latents summed out; `pvae.compare` maximises it by EM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pvae.objectives.pyro.pyro_losses import PyroObjective
 __all__ = ["EM"]
 
 
-@named("em", "EM for models with a closed-form M-step (gmm), by `compare`; elsewhere by gradients")
+@named("em", "EM: `compare` uses the closed-form M-step (gmm); `fit` replaces it by gradient steps")
 class EM(PyroObjective):
     """The exact evidence, for models that have an M-step in closed form.
 

@@ -51,7 +51,7 @@ def collect_surrogates() -> Iterator[list[Tensor]]:
         yield surrogates
     finally:
         torch.Tensor.backward = backward  # type: ignore[method-assign]
-        del torch.Tensor.item  # it is inherited: setting it again would leave a second one
+        del torch.Tensor.item  # `item` is inherited, so assigning it would leave a copy on Tensor
 
 
 def _return_value(value: Any, *_: Any, **__: Any) -> Any:
@@ -63,7 +63,7 @@ def _detach(value: Any) -> Any:
 
 
 def _is_called_by_pyro() -> bool:
-    """Say "tracing" only to Pyro's modules, because PyTorch's own modules would warn and take other branches."""
+    """Return whether Pyro calls: PyTorch's own modules must not see a trace, or they warn and branch."""
     return sys._getframe(1).f_globals.get("__name__", "").startswith("pyro.")
 
 
