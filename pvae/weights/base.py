@@ -268,8 +268,9 @@ class LogWeights:
                 received_values.append((particles, site, value))
             run = received if len(pair.latent_sites) == 1 else pair.programs.trace_guide(received)
             runs.append(sample_sites(run))
-        log_guide = sum_tensors(log_probs_by_site(runs, source.dims).values())
+        # This order of the two log q fixes the order in which backward() sums the gradients, and so their last bits.
         fixed = self.log_guide_at_fixed_z()
+        log_guide = sum_tensors(log_probs_by_site(runs, source.dims).values())
         return log_guide - (fixed - fixed.detach()), received_values
 
     def only_source(self) -> WeightsSource:

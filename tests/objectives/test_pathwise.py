@@ -14,7 +14,7 @@ import torch
 from stats import assert_close_in_sigmas
 from torch import Tensor, nn
 
-from pvae import IWAE, DReG, InputError, LatentModel, Renyi, StickingTheLanding
+from pvae import IWAE, VAE, DReG, InputError, LatentModel, LogWeights, Renyi, StickingTheLanding
 
 KNOWN = exact.LinearGaussian()
 
@@ -193,6 +193,25 @@ def test_the_signal_to_noise_of_dreg_grows_and_that_of_iwae_falls() -> None:
     assert slope == pytest.approx(0.49, abs=0.05)
     # .099, .049 at K = 16, 64: a mean that small needs many draws to be seen
     assert ratio(IWAE(16), 60_000) == pytest.approx(0.099, abs=0.012)
+
+
+class FixedGuideFirst(DReG):
+    """DReG that computes log q at fixed z before all its other terms."""
+
+    def surrogate(self, weights: LogWeights) -> Tensor:
+        fixed = weights.log_guide_at_fixed_z()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LogWeights, "log_guide_at_fixed_z", lambda weights: fixed)
+            return super().surrogate(weights)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gradient_of_dreg_sums_its_terms_in_a_fixed_order(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = VAE((6,), latent=2, hidden=(5,))
+    x = torch.rand(8, 6).round()
+    plain = gradient(DReG(3), model, x, model.phi(), seed)
+    assert torch.equal(plain, gradient(FixedGuideFirst(3), model, x, model.phi(), seed))
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), "half", True])
