@@ -151,9 +151,10 @@ class _ReverseKernel:
             sites = self._draw(self.marginal.particles - 1)
             score = self._score(sites)
             values = {name: _concatenate(values[name], sites[name]["value"]) for name in values}
-        log_r = self._log_prob(_FixedValues(values)(self._program))
-        programs = self.pair.programs
-        log_q = _guide_log_prob(programs, _FixedValues({**self.fixed_z, **values}), self.dims)
+        # This order of log q and log r fixes the order in which backward() sums the gradients, and so their last bits.
+        kernel_sites = self._sites(_FixedValues(values)(self._program))
+        log_q = _guide_log_prob(self.pair.programs, _FixedValues({**self.fixed_z, **values}), self.dims)
+        log_r = sum_tensors(log_probs_by_site([kernel_sites], self.dims).values())
         ratio = log_q - log_r
         return torch.logsumexp(ratio, 0) - math.log(ratio.shape[0]), score
 
@@ -173,9 +174,6 @@ class _ReverseKernel:
         if not blind:
             return None
         return sum_tensors(log_probs_by_site([blind], self.dims).values()).sum(0)
-
-    def _log_prob(self, program: Callable[..., Any]) -> Tensor:
-        return sum_tensors(log_probs_by_site([self._sites(program)], self.dims).values())
 
     def _sites(self, program: Callable[..., Any]) -> list[Site]:
         """Run the kernel, and return its sites.

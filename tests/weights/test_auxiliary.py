@@ -109,3 +109,29 @@ def test_a_kernel_that_does_not_fit_is_refused(make: Callable[[Ring], Any], said
 def test_a_number_of_draws_that_is_none_is_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match="whole number"):
         Marginal(lambda x: None, wrong)
+
+
+def test_the_gradient_sums_log_q_and_log_r_in_a_fixed_order() -> None:
+    order: list[str] = []
+
+    class GuideUniform(dist.Uniform):
+        def log_prob(self, value: Tensor) -> Tensor:
+            order.append("q")
+            return super().log_prob(value)
+
+    class KernelUniform(dist.Uniform):
+        def log_prob(self, value: Tensor) -> Tensor:
+            order.append("r")
+            return super().log_prob(value)
+
+    class RecordedRing(Ring):
+        def angle(self, x: Tensor) -> Any:
+            return GuideUniform(x.new_zeros(len(x)), 2 * math.pi)
+
+        def reverse(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("u", KernelUniform(x.new_zeros(len(x)), 2 * math.pi))
+
+    model = RecordedRing(2.2, 0.03)
+    bound(model, Marginal(model.reverse, particles=3), 4)
+    assert order[-2:] == ["q", "r"]
