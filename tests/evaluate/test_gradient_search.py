@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from exact import DiscreteModel, LinearGaussianModel
 from pyro.infer import Trace_ELBO
 from stats import assert_close_in_sigmas
@@ -18,7 +18,6 @@ from stats import assert_close_in_sigmas
 import pvae
 import pvae.evaluate as evaluate
 from pvae import plots
-from pvae.cli import cli
 from pvae.errors import InputError
 from pvae.evaluate.gradient_estimators.estimator_search import _assignments
 
@@ -45,17 +44,6 @@ class Bits(pvae.LatentModel):
         with pyro.plate("data", len(x)):
             return pyro.sample("z", dist.Bernoulli(logits=self.encoder(x)).to_event(1))
 """
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def run(*arguments: str) -> Done:
-    ended = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
-    return Done(ended.exit_code, ended.stdout, ended.stderr)
 
 
 @pytest.fixture
