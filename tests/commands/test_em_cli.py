@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file
 
-from pvae.cli import cli
 from pvae.data import load_data
 from pvae.em import GaussianMixture
 
@@ -28,8 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    ended = CliRunner().invoke(cli, ["em", *arguments], catch_exceptions=False)
-    return ended.exit_code, ended.stdout, ended.stderr
+    return command_line.run("em", *arguments)
 
 
 def test_json_output_agrees_with_the_library(folder: Path) -> None:

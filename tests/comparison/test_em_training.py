@@ -10,11 +10,10 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from numpy.testing import assert_allclose
 
 import pvae
-from pvae.cli import cli
 from pvae.comparison.cells.em_training import fit_by_em
 from pvae.comparison.table.mixture_agreement import match_components
 from pvae.em import GaussianMixture, mixture_of, responsibilities
@@ -112,9 +111,9 @@ def test_em_and_svi_are_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.save("x.npy", X)
     command = "compare gmm --data ./x.npy --set components=3 --objectives em,elbo-enum --seeds 1 --epochs 40 --json"
     more = ["--learning-rate", "0.02", "--particles", "2", "--workers", "0", "--out", "report"]
-    ended = CliRunner().invoke(cli, [*command.split(), *more], catch_exceptions=False)
-    assert ended.exit_code == 0, ended.stderr
-    first, second = json.loads(ended.stdout)["mixtures"]
+    ended = run(*command.split(), *more)
+    assert ended.code == 0, ended.err
+    first, second = json.loads(ended.out)["mixtures"]
     assert first["label"] == "gmm, em, seed 0" and first["difference"] == first["gap"] == 0
     assert 0 < second["difference"] < 0.1 and second["mean_difference"] < 0.01 and abs(second["gap"]) < 0.02
     assert second["gap"] > 0 and (second["seconds"] is None or second["seconds"] > first["seconds"] > 0)
@@ -122,5 +121,5 @@ def test_em_and_svi_are_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "posteriors of matched components" in page
     assert "Quantities: validation bound, exact for em; validation bound, 25 particles for elbo-enum." in page
     wrong = ["compare", "vae", "--objectives", "em", "--seeds", "1", "--epochs", "1", "--out", "no", "--workers", "0"]
-    refused = CliRunner().invoke(cli, wrong)
-    assert refused.exit_code == 2 and "closed-form M-step" in refused.stderr
+    refused = run(*wrong)
+    assert refused.code == 2 and "closed-form M-step" in refused.err
