@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from pvae.errors import InputError
+
+# the lock of the thread that has seeded or preserved the generators; a thread may hold it several times
+_one_thread = threading.RLock()
 
 __all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomness"]
 
@@ -49,12 +55,24 @@ class RandomState:
 
 @contextmanager
 def preserved_randomness() -> Iterator[None]:
-    """Run a block, then restore every random generator."""
-    state = RandomState.capture()
+    """Run a block, then restore every random generator.
+
+    Raises:
+        InputError: if another thread is in such a block. Its draws and those of this block would mix.
+    """
+    if not _one_thread.acquire(blocking=False):
+        raise InputError(
+            "The random generators belong to the whole process, so pvae works in one thread at a time; another thread "
+            "uses it now. Wait for the end of that thread, or use processes, as pvae.compare(workers=2) does."
+        )
     try:
-        yield
+        state = RandomState.capture()
+        try:
+            yield
+        finally:
+            state.restore()
     finally:
-        state.restore()
+        _one_thread.release()
 
 
 @contextmanager

@@ -74,7 +74,9 @@ def default_folder(model: str, data: str, objective: str, seed: int) -> Path:
 
 def _check_folder(folder: Path, resume: bool) -> None:
     """Raise InputError for a folder in use before anything is read or built."""
-    if folder.exists() and not resume and (not folder.is_dir() or any(folder.iterdir())):
+    from pvae.locks import is_unused
+
+    if folder.exists() and not resume and (not folder.is_dir() or not is_unused(folder)):
         raise InputError(
             f"{folder} exists already, and was not changed. Resume its run with --resume, or name another folder "
             "with --out."

@@ -32,6 +32,7 @@ from pvae.data import Splits, load_data
 from pvae.errors import InputError
 from pvae.files import write_text
 from pvae.json_values import json_value
+from pvae.locks import sole_writer
 from pvae.names import unknown
 from pvae.report import write_page
 from pvae.train import fit
@@ -137,26 +138,27 @@ def compare(
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
     jobs = plan_jobs(factories, objective_factories, seed_list, folder, fit_options, judging, summary)
-    check_folder(folder, jobs)
-    plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
-    runs = run_cells(jobs, splits, plan, progress)
-    cells = _move_baseline_first([_read_outcome(job, runs.failures) for job in jobs], baseline)
-    table = Table(make_ranked_rows(cells, particles), min(limit or test_size, test_size), particles)
-    mixtures = tuple(compare_mixtures(cells, splits))
-    report_data = ReportData(
-        table,
-        cells,
-        summary,
-        settings=_settings(jobs, fit_options, judging, summary, plan),
-        rerun=command or _format_call(jobs, splits.name, seed_list, folder),
-        notes=(*runs.notes, *summary_lines(mixtures)),
-        data_notes=splits.notes,
-        arrays={outcome.cell.label: read_arrays(outcome.cell) for outcome in finished(cells)},
-    )
-    report = write_page(folder / "index.html", make_page(report_data))
-    _write_json(folder / "comparison.json", report_data, seed_list)
-    _require_finished_cell(cells, report)
-    return Comparison(table, report, folder, cells, mixtures)
+    with sole_writer(folder):
+        check_folder(folder, jobs)
+        plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
+        runs = run_cells(jobs, splits, plan, progress)
+        cells = _move_baseline_first([_read_outcome(job, runs.failures) for job in jobs], baseline)
+        table = Table(make_ranked_rows(cells, particles), min(limit or test_size, test_size), particles)
+        mixtures = tuple(compare_mixtures(cells, splits))
+        report_data = ReportData(
+            table,
+            cells,
+            summary,
+            settings=_settings(jobs, fit_options, judging, summary, plan),
+            rerun=command or _format_call(jobs, splits.name, seed_list, folder),
+            notes=(*runs.notes, *summary_lines(mixtures)),
+            data_notes=splits.notes,
+            arrays={outcome.cell.label: read_arrays(outcome.cell) for outcome in finished(cells)},
+        )
+        report = write_page(folder / "index.html", make_page(report_data))
+        _write_json(folder / "comparison.json", report_data, seed_list)
+        _require_finished_cell(cells, report)
+        return Comparison(table, report, folder, cells, mixtures)
 
 
 def _count_test_data(splits: Splits) -> int:

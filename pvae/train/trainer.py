@@ -14,6 +14,7 @@ from pvae.data import Splits, load_data
 from pvae.errors import InputError
 from pvae.files import UNFINISHED, write_text
 from pvae.fit_options import FitOptions
+from pvae.locks import LOCK_FILE, is_unused, sole_writer
 from pvae.models.build import ModelSpec, spec_of
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
@@ -31,7 +32,7 @@ from pvae.train.training_request import TrainingRequest
 __all__ = ["fit"]
 
 #: The files of a run that was stopped before its first checkpoint.
-_FILES_BEFORE_CHECKPOINT = {"config.toml", f"config.toml{UNFINISHED}", "metrics.jsonl", f"last{UNFINISHED}"}
+_FILES_BEFORE_CHECKPOINT = {LOCK_FILE, "config.toml", f"config.toml{UNFINISHED}", "metrics.jsonl", f"last{UNFINISHED}"}
 
 
 def fit(
@@ -127,7 +128,9 @@ def fit(
         fields=fields,
         model_spec=model_spec,
     )
-    return _fit(request)
+    _recorded_config(request.folder, resume)  # a folder that is refused is not touched
+    with sole_writer(request.folder):
+        return _fit(request)
 
 
 def _fit(request: TrainingRequest) -> Run:
@@ -177,7 +180,7 @@ def _recorded_config(folder: Path | None, resume: bool) -> dict[str, Any] | None
         if resume:
             raise InputError("resume=True needs out=, the folder of the run to be resumed.")
         return None
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and is_unused(folder)):
         return None
     if not resume:
         raise InputError(

@@ -1,8 +1,8 @@
 """The floors of the package, and the files that may run a user's programs: the rules of the architecture."""
 
 FLOORS = [
-    {"deprecation", "errors", "fit_options", "randomness", "user_code"},
-    {"checks", "files", "json_values", "names"},
+    {"deprecation", "errors", "fit_options", "user_code"},
+    {"checks", "files", "json_values", "locks", "names", "randomness"},
     {"batch"},
     {"data", "networks"},
     {"densities"},

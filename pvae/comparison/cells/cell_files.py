@@ -16,6 +16,7 @@ from pvae.comparison.cells.plan import Job
 from pvae.errors import InputError
 from pvae.files import replace_file, write_text
 from pvae.json_values import json_value
+from pvae.locks import is_unused
 
 __all__ = [
     "check_folder",
@@ -58,7 +59,7 @@ def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
 
 
 def _may_hold_comparison(folder: Path) -> bool:
-    return folder.is_dir() and (not any(folder.iterdir()) or (folder / "cells").is_dir())
+    return folder.is_dir() and (is_unused(folder) or (folder / "cells").is_dir())
 
 
 def _read_config(cell: Cell) -> dict[str, Any] | None:

@@ -1,0 +1,105 @@
+"""One writer at a time: a lock on a folder, which other processes respect."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pvae.errors import InputError
+
+__all__ = ["LOCK_FILE", "is_unused", "sole_writer"]
+
+#: the file in a folder that its writer locks; it is removed at the end
+LOCK_FILE = ".lock"
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder holds nothing, or nothing but a lock."""
+    return all(path.name == LOCK_FILE for path in folder.iterdir())
+
+
+@contextmanager
+def sole_writer(folder: Path | None) -> Iterator[None]:
+    """Run a block as the only writer of a folder, which is made if it is absent.
+
+    The operating system frees the lock when its process ends, however it ends. The lock file names the writer, because
+    a shared file system may not pass locks on to other computers. A folder that was made here and is empty after the
+    block is removed again.
+
+    Args:
+        folder: the folder; None runs the block without a lock.
+
+    Raises:
+        InputError: if another writer has the folder, in this process or another one, or on another computer.
+    """
+    if folder is None:
+        yield
+        return
+    made = _make_folders(folder)
+    path = folder / LOCK_FILE
+    # A lock for each call, not for each thread: the other writer may be a thread of this process.
+    lock = FileLock(path, thread_local=False)
+    try:
+        _acquire(lock, folder, path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
+    finally:
+        _remove_empty(made)
+
+
+def _acquire(lock: FileLock, folder: Path, path: Path) -> None:
+    """Acquire the lock and write the name of this process into its file, or raise InputError."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"{folder} needs one writer at a time, and {_describe(_holder(path))} writes to it now. Wait for "
+            "its end, or name another folder."
+        ) from None
+    host = _holder(path).get("host")
+    if host not in (None, socket.gethostname()):
+        lock.release()
+        raise InputError(
+            f"{folder} needs one writer at a time, and {_describe(_holder(path))} has not ended its work there. If "
+            f"that process does not run any more, remove {path}; else name another folder."
+        )
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}), encoding="utf-8")
+
+
+def _holder(path: Path) -> dict[str, object]:
+    """Return what a lock file says of its writer; empty if it says nothing."""
+    try:
+        content = json.loads(path.read_bytes()[:1000])
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _describe(holder: dict[str, object]) -> str:
+    if "process" not in holder:
+        return "another process"
+    return f"process {holder['process']} on {holder.get('host')}"
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return the new ones, the innermost first."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something, or is gone
+            return
