@@ -14,6 +14,7 @@ from pvae.commands.options.option_groups import (
     device_option,
     json_option,
     other_data_option,
+    recorded_model_options,
     split_option,
     traceback_option,
 )
@@ -38,21 +39,23 @@ ARVIZ_HELP = "Write posterior and prior draws for the first data to this netCDF 
 @make_option("Data", "--limit", click.IntRange(min=1), None, "Number of data to use, the first ones. [default: all]")
 @make_option("Run", "--method", click.Choice(["is", "elbo", "accuracy"]), "is", METHOD_HELP)
 @checkpoint_option
+@recorded_model_options
 @make_option("Computation", "--particles", click.IntRange(min=1), 1000, PARTICLES_HELP)
 @make_option("Computation", "--seed", int, 0, "Seed of the draws.")
 @device_option
 @make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)
 @json_option
 @traceback_option
-def evaluate(run: str, data: str | None, arviz: str | None, as_json: bool, **options: Any) -> None:
+def evaluate(
+    run: str, model: str | None, trust: bool, data: str | None, arviz: str | None, as_json: bool, **options: Any
+) -> None:
     """Evaluate the run in the folder RUN, by default on its test split, in nats per datum."""
-    from pvae.commands.runs import data_of_run
-    from pvae.train import open_run
+    from pvae.commands.runs import data_of_run, open_named_run
     from pvae.train.devices import resolve
 
     _check_arviz_path(arviz)
     device = resolve(options["device"])
-    opened = open_run(run, checkpoint=options["checkpoint"])
+    opened = open_named_run(run, options["checkpoint"], model, trust=trust)
     splits = data_of_run(opened, data, options.pop("data_folder"))
     settings = {name: options[name] for name in ("split", "limit", "seed")} | {"device": device}
     draws = "" if options["method"] == "accuracy" else f", {options['particles']} particles"

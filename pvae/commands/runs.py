@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvae.commands.output import print_status
 from pvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -11,7 +13,30 @@ if TYPE_CHECKING:
     from pvae.data import Splits
     from pvae.train import Run
 
-__all__ = ["data_of_run", "require_split"]
+__all__ = ["data_of_run", "open_named_run", "require_split"]
+
+
+def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool = False) -> Run:
+    """Open the run that a command names; with ``--trust``, a line says whose code is run.
+
+    Args:
+        folder: the folder of the run.
+        checkpoint: ``"best"`` or ``"last"``.
+        model: the file and class that the user names in place of the recorded ones, such as my_model.py:MyModel.
+        trust: whether the class that the folder names may be imported and built.
+
+    Raises:
+        InputError: if the run cannot be opened.
+    """
+    from pvae.train import open_run
+    from pvae.train.recorded_model import code_of_run
+    from pvae.train.run import read_config
+
+    if trust and model is None:
+        code = code_of_run(read_config(Path(folder)))
+        if code:
+            print_status(f"Trusted: running the code of {code}, which {folder} names as its model.")
+    return open_run(folder, model, checkpoint, trust=trust)
 
 
 def data_of_run(run: Run, data: str | None = None, folder: str | None = None) -> Splits:

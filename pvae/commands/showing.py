@@ -12,6 +12,7 @@ from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
     other_data_option,
+    recorded_model_options,
     split_option,
     traceback_option,
 )
@@ -46,14 +47,15 @@ HELP = "\n".join(
 @data_folder_option
 @split_option("test")
 @checkpoint_option
+@recorded_model_options
 @traceback_option
-def show(run: str, what: str, out: str | None, checkpoint: str, **options: Any) -> None:
+def show(run: str, model: str | None, trust: bool, what: str, out: str | None, checkpoint: str, **options: Any) -> None:
     """Draw a figure of the run in the folder RUN, and print its path."""
-    from pvae.train import open_run
+    from pvae.commands.runs import open_named_run
 
     path = Path(out) if out else Path(run, "figures", f"{what}.png")
     _check_path(path, is_default=out is None)
-    figure = draw_figure(open_run(run, checkpoint=checkpoint), what, options)
+    figure = draw_figure(open_named_run(run, checkpoint, model, trust=trust), what, options)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
     click.echo(path)

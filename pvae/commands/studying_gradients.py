@@ -19,6 +19,7 @@ from pvae.commands.options.option_groups import (
     model_options,
     split_option,
     traceback_option,
+    trust_option,
 )
 from pvae.commands.options.option_types import parse_whole_numbers, split_list
 from pvae.commands.output import json_text, print_json, print_status
@@ -62,6 +63,7 @@ OUT_HELP = "Folder for gradients.json and the figures. [default: write nothing]"
 @make_option("Study", "--search", bool, False, SEARCH_HELP, is_flag=True)
 @make_option("Study", "--most", click.IntRange(min=1), 64, MOST_HELP)
 @checkpoint_option
+@trust_option
 @model_options
 @make_option("Computation", "--step", click.Choice(["auto", "eager"]), "auto", STEP_HELP)
 @make_option("Computation", "--seed", int, 0, "Seed of the parameters and draws.")
@@ -131,13 +133,12 @@ def _check_folder(out: str | None) -> Path | None:
 
 def _load_model_and_data(ctx: click.Context, model: str) -> tuple[Any, Splits]:
     """Return the run, or a model with its initial parameters; and the data."""
-    from pvae.commands.runs import data_of_run
+    from pvae.commands.runs import data_of_run, open_named_run
     from pvae.programs.model_traits import traits_of
-    from pvae.train import open_run
     from pvae.train.devices import isolated
 
     if Path(model).is_dir():
-        run = open_run(model, checkpoint=ctx.params["checkpoint"])
+        run = open_named_run(model, ctx.params["checkpoint"], trust=ctx.params["trust"])
         options = explicit_options(ctx, ["data", "data_folder"])
         return run, data_of_run(run, options.get("data"), options.get("data_folder"))
     spec, splits = chosen_model(ctx, model), chosen_data(ctx)

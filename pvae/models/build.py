@@ -99,9 +99,15 @@ class ModelSpec:
             )
         return copy.deepcopy(instance)
 
-    def check(self) -> None:
-        """Raise InputError if the name does not lead to a model, before anything is built or trained."""
-        self._find()
+    def check(self, *, programs: bool = False) -> None:
+        """Raise InputError if the name does not lead to a model, before anything is built or trained.
+
+        Args:
+            programs: whether it must lead to a class or an instance with the two programs; a function is refused.
+        """
+        _, target = self._find()
+        if programs and not is_latent_model(target):
+            raise InputError(f"{self.name} needs to be a class with model and guide; got {target!r}. Name another.")
 
     @property
     def default_objective(self) -> str:
@@ -123,7 +129,7 @@ class ModelSpec:
         module = load_module(home) if path is None else load_file(path)
         if not hasattr(module, attribute):
             raise unknown(f"model in {home}", attribute, _candidates(module))
-        return path or Path(module.__file__ or home), getattr(module, attribute)
+        return path or Path(getattr(module, "__file__", None) or home), getattr(module, attribute)
 
     def _find_builtin(self) -> Callable[..., Any]:
         if self.name.endswith(".py"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +13,6 @@ from torch import nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.build import ModelSpec
 from pvae.names import unknown
 from pvae.programs.binding import bind
 from pvae.programs.parameter_scope import scope
@@ -23,6 +20,7 @@ from pvae.randomness import preserved_randomness
 from pvae.train.checkpoint import Snapshot, read_newest
 from pvae.train.history import read_history
 from pvae.train.parameters import root_module
+from pvae.train.recorded_model import build_recorded_model
 from pvae.train.training_state import load_parameters, model_tensors
 
 __all__ = ["Run", "open_run", "read_config"]
@@ -133,47 +131,6 @@ def _root(model: Any, config: Mapping[str, Any]) -> nn.Module:
     return root_module(model, bind(model, _zero_batch(config), config.get("fields")))
 
 
-def _source_file(name: str) -> Path | None:
-    """Return the file with the code of a model, or of its package, by the model's recorded name; None if unknown."""
-    module = name.rpartition(":")[0]
-    if module.endswith(".py"):
-        return Path(module).expanduser().resolve()
-    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0]) if module else None
-    return Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None
-
-
-def _build_model(folder: Path, config: Mapping[str, Any]) -> Any:
-    """Return the latent model that the configuration of a run describes, without its trained parameters."""
-    recipe = config["model"]
-    if "name" not in recipe:
-        raise InputError(
-            f"{folder} does not say how to build its model ({recipe['class']}). Give open_run(..., model=...)."
-        )
-    name = str(recipe["name"])
-    source_file = _source_file(name)
-    if source_file is not None and source_file.is_relative_to(folder.resolve()):
-        raise InputError(
-            f"{source_file} lies inside the run folder, and pvae runs no code of a run folder. Move the file out of it."
-        )
-    settings = {key: _setting(value) for key, value in recipe.get("settings", {}).items()}
-    data = config["data"]
-    shapes = SimpleNamespace(
-        data_shape=tuple(data["data_shape"]),
-        classes=data.get("classes"),
-        condition_shape=tuple(data["fields"]["c"]["shape"]) if "c" in data["fields"] else None,
-        data_size=data["sizes"]["train"],
-    )
-    with preserved_randomness():
-        return ModelSpec(name, settings).build(shapes)
-
-
-def _setting(value: Any) -> Any:
-    """Return a setting of a model as Python has it: TOML has lists for tuples, and the word none for None."""
-    if isinstance(value, list):
-        return tuple(value)
-    return None if value == "none" else value
-
-
 def _create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Run both programs once if saved parameters are missing: autoguides create theirs at the first call."""
     expected = {name for name in saved if not name.startswith("param_store/")}
@@ -186,28 +143,32 @@ def _create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mappin
         programs.trace_model()
 
 
-def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best") -> Run:
+def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *, trust: bool = False) -> Run:
     """Open the folder of a run; the model is built again, and its parameters are loaded on the CPU.
 
-    Nothing in the folder is unpickled, and no code in it is run.
+    Nothing in the folder is unpickled, and no code in it is run. Code outside pvae that the folder names runs only with
+    `trust`, or if `model` names it.
 
     Args:
         folder: the folder of the run.
-        model: a latent model to load the parameters into, if the run does not say how to build it.
+        model: a latent model to load the parameters into; or what makes it, a `ModelSpec` or a text such as
+            ``"my_model.py:MyModel"``, which gets the recorded settings.
         checkpoint: ``"best"`` for the best parameters by the validation bound, or ``"last"``.
+        trust: whether the class of a user's own that the folder names may be imported and built.
 
     Returns:
         The run, with its model and history.
 
     Raises:
-        InputError: if the folder is no run, a checkpoint is damaged, or the model is another one.
+        InputError: if the folder is no run, a checkpoint is damaged, the model is another one, or the folder names code
+            that is not part of pvae and neither `model` nor `trust` is given.
     """
     folder = Path(folder)
     if checkpoint not in _CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, _CHECKPOINTS)
     config = read_config(folder)
     snapshot = _read_snapshot(folder, checkpoint)
-    model = _build_model(folder, config) if model is None else model
+    model = build_recorded_model(folder, config, model, trust=trust)
     with scope(model):
         _create_lazy_parameters(model, config, snapshot.parameters)
         root = _root(model, config)

@@ -284,8 +284,22 @@ def test_show_draws_each_figure(trained: Path, tmp_path: Path, what: str) -> Non
 def test_show_draws_figures_of_a_users_model(folder: Path) -> None:
     assert run("train", "my_model.py:MyModel", "--epochs", "1", "--out", "r").code == 0
     for what in ("samples", "reconstructions", "latent", "traversal"):
-        assert run("show", "r", "--what", what).code == 0
+        assert run("show", "r", "--trust", "--what", what).code == 0
         assert (folder / "r/figures" / f"{what}.png").is_file()
+
+
+def test_a_users_model_that_a_run_names_needs_consent_on_the_command_line(folder: Path) -> None:
+    assert run("train", "my_model.py:MyModel", "--epochs", "1", "--set", "latent=3", "--out", "r").code == 0
+    words = ("evaluate", "r", "--particles", "2", "--limit", "5", "--json")
+    refused = run(*words)
+    assert refused.code == 2 and len(refused.err.splitlines()) == 1
+    assert "my_model.py:MyModel" in refused.err and str(folder / "my_model.py") in refused.err
+    trusted, named = run(*words, "--trust"), run(*words, "--model", "my_model.py:MyModel")
+    assert "Trusted: running the code of" in trusted.err and str(folder / "my_model.py") in trusted.err
+    assert "Trusted" not in named.err
+    assert json.loads(trusted.out)["log_evidence"] == json.loads(named.out)["log_evidence"]
+    assert run("gradients", "r", "--draws", "2", "--batch-size", "5", "--step", "eager").code == 2
+    assert run("gradients", "r", "--draws", "2", "--batch-size", "5", "--step", "eager", "--trust").code == 0
 
 
 def test_check_finds_nothing_wrong_with_the_vae() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -14,6 +15,7 @@ from pyro.infer import Trace_ELBO
 from safetensors.torch import load_file
 
 import pvae
+from pvae.comparison.cells.cell_files import find_damage, is_done
 from pvae.errors import InputError
 from pvae.evaluate import judge
 
@@ -116,6 +118,34 @@ def test_a_cell_that_was_cut_off_goes_on(data, tmp_path):
     (folder / wanted / "evaluation.json").unlink()
     again = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
     assert again.table.rows[0].log_evidence == whole.table.rows[0].log_evidence
+
+
+def test_a_changed_bit_of_an_evaluation_is_seen_and_the_run_is_judged_again(data, tmp_path):
+    folder = tmp_path / "x"
+    whole = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
+    cell = whole.cells[0].cell
+    for name in ("evaluation.safetensors", "evaluation.json", "drawings.safetensors"):
+        path = cell.folder / name
+        content = bytearray(path.read_bytes())
+        for place in (len(content) // 3, len(content) // 2, len(content) - 3):
+            changed = content.copy()
+            changed[place] ^= 0x08
+            path.write_bytes(changed)
+            assert name in find_damage(cell), (name, place)
+            assert not is_done(cell)
+        if name != "drawings.safetensors":
+            path.write_bytes(content)
+    again = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
+    assert again.table.rows[0].log_evidence == whole.table.rows[0].log_evidence
+    assert "Judged again from its run" in again.report.read_text()
+    assert not find_damage(cell)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"sha256": 3}', '{"files": {}, "sha256": null}', "\xff"])
+def test_an_evaluation_that_is_no_evaluation_is_damaged(linear, content, tmp_path):
+    cell = dataclasses.replace(linear.cells[0].cell, folder=tmp_path)
+    cell.evaluation.write_text(content, encoding="latin-1")
+    assert "is damaged" in find_damage(cell)
 
 
 def test_other_options_in_the_same_folder_are_refused(linear, data):

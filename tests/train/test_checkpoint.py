@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,42 @@ def test_code_inside_a_run_folder_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="inside the run folder"):
         pvae.open_run(out)
     assert not proof.exists()
+
+
+CODE_IN_CONFIG = ("os:mkdir", "subprocess:run", "builtins:eval", "{file}:Model", "{file}:make")
+
+
+@pytest.mark.parametrize("name", CODE_IN_CONFIG)
+def test_code_that_a_run_folder_names_is_neither_run_nor_imported(tmp_path: Path, name: str) -> None:
+    out, proof, file = tmp_path / "run", tmp_path / "ran", tmp_path / "outside.py"
+    trained(out)
+    file.write_text(f"open({str(proof)!r}, 'w')\nclass Model: pass\ndef make(): pass\n")
+    config = (out / "config.toml").read_text().replace('name = "vae"', f'name = "{name.format(file=file)}"')
+    settings = f'[model.settings]\npath = "{proof}"\n'
+    (out / "config.toml").write_text(re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
+    with pytest.raises(InputError, match="needs your consent"):
+        pvae.open_run(out)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", CODE_IN_CONFIG)
+def test_with_trust_only_a_class_with_both_programs_is_called(tmp_path: Path, name: str) -> None:
+    out, proof, file = tmp_path / "run", tmp_path / "ran", tmp_path / "outside.py"
+    trained(out)
+    file.write_text(f"class Model: pass\ndef make(path): open({str(proof)!r}, 'w')\n")
+    config = (out / "config.toml").read_text().replace('name = "vae"', f'name = "{name.format(file=file)}"')
+    settings = f'[model.settings]\npath = "{proof}"\n'
+    (out / "config.toml").write_text(re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
+    with pytest.raises(InputError, match="a class with model and guide"):
+        pvae.open_run(out, trust=True)
+    assert not proof.exists()
+
+
+def test_a_named_model_gets_the_recorded_settings(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    again = pvae.open_run(tmp_path / "run", "vae")
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

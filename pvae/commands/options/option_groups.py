@@ -26,8 +26,10 @@ __all__ = [
     "model_options",
     "objective_options",
     "other_data_option",
+    "recorded_model_options",
     "split_option",
     "traceback_option",
+    "trust_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -201,6 +203,18 @@ def checkpoint_option(command: Command) -> Command:
     choices = click.Choice(["best", "last"])
     help_text = "Parameters of a run to use: best by validation bound, or last."
     return make_option("Run", "--checkpoint", choices, "best", help_text)(command)
+
+
+def trust_option(command: Command) -> Command:
+    """Add ``--trust`` to a command that takes a run."""
+    help_text = "Run the code of the model that the run folder names, if it is not part of pvae."
+    return make_option("Run", "--trust", bool, False, help_text, is_flag=True)(command)
+
+
+def recorded_model_options(command: Command) -> Command:
+    """Add ``--model`` and ``--trust`` to a command that takes a run."""
+    help_text = "Your own model file and class, my_model.py:MyModel, in place of those that the run folder names."
+    return make_option("Run", "--model", str, None, help_text)(trust_option(command))
 
 
 def device_option(command: Command) -> Command:

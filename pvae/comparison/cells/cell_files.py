@@ -17,9 +17,11 @@ from pvae.errors import InputError
 from pvae.files import replace_file, write_text
 from pvae.json_values import json_value
 from pvae.locks import is_unused
+from pvae.train.encoding import canonical, digest
 
 __all__ = [
     "check_folder",
+    "find_damage",
     "is_done",
     "read_arrays",
     "read_outcome",
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 _MOST_DIFFERENCES = 4  # in an error message
+
+# Keys of ``evaluation.json``: the checksums of the files beside it, and that of its other content.
+_FILES, _CHECKSUM = "files", "sha256"
 
 
 def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
@@ -92,8 +97,19 @@ def write_config(cell: Cell) -> None:
 
 
 def is_done(cell: Cell) -> bool:
-    """Return whether a cell is trained and evaluated."""
-    return cell.evaluation.is_file() and _pointwise_path(cell).is_file()
+    """Return whether a cell is trained and evaluated, and its files are intact."""
+    return cell.evaluation.is_file() and _pointwise_path(cell).is_file() and not find_damage(cell)
+
+
+def find_damage(cell: Cell) -> str:
+    """Return what is wrong with the evaluation of a cell, with the file; "" if it is intact or not there yet."""
+    if not cell.evaluation.exists():
+        return ""
+    try:
+        _read_scores(cell)
+    except _DamagedError as error:
+        return str(error)
+    return ""
 
 
 def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[str, Tensor]) -> None:
@@ -108,16 +124,47 @@ def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[s
     with replace_file(_pointwise_path(cell)) as unfinished:
         save_file(values, unfinished)
     names = {"cell": {"model": cell.model, "objective": cell.objective, "seed": cell.seed}}
-    write_text(cell.evaluation, json.dumps(json_value({**names, **scores}), indent=1))
+    files = [path for path in (_pointwise_path(cell), _arrays_path(cell)) if path.exists()]
+    sums = {_FILES: {path.name: digest(path.read_bytes()) for path in files}}
+    content = json_value({**names, **scores, **sums})
+    write_text(cell.evaluation, json.dumps({**content, _CHECKSUM: digest(canonical(content))}, indent=1))
 
 
 def read_outcome(cell: Cell) -> Outcome:
     """Return the outcome of a finished cell from its files; a file that cannot be read is a failure of the cell."""
     try:
-        scores = json.loads(cell.evaluation.read_text(encoding="utf-8"))
-        return Outcome(cell, scores, load_file(_pointwise_path(cell)))
+        return Outcome(cell, _read_scores(cell), load_file(_pointwise_path(cell)))
     except (OSError, ValueError, SafetensorError) as error:
         return Outcome(cell, failure=f"its evaluation cannot be read: {error}")
+
+
+class _DamagedError(ValueError):
+    """A file of an evaluation is not as it was written."""
+
+
+def _read_scores(cell: Cell) -> dict[str, Any]:
+    """Return the content of ``evaluation.json`` after a check of all checksums in it.
+
+    Raises:
+        _DamagedError: if a file is missing, cannot be read, or differs from what was written.
+    """
+    try:
+        scores = json.loads(cell.evaluation.read_bytes())
+        expected, files = scores.pop(_CHECKSUM), scores[_FILES]
+        is_intact = digest(canonical(scores)) == expected
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _DamagedError(f"{cell.evaluation} is damaged ({type(error).__name__})") from error
+    if not is_intact:
+        raise _DamagedError(f"{cell.evaluation} is damaged: its checksum does not match its content")
+    for name, recorded in files.items():
+        path = cell.evaluation.with_name(name)
+        try:
+            found = digest(path.read_bytes())
+        except OSError as error:
+            raise _DamagedError(f"{path} cannot be read ({error.strerror})") from error
+        if found != recorded:
+            raise _DamagedError(f"{path} is damaged: its checksum differs from the recorded one")
+    return scores
 
 
 def write_arrays(cell: Cell, arrays: Mapping[str, Tensor]) -> None:

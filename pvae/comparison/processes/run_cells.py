@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvae.comparison.cells.cell_files import is_done, write_config
+from pvae.comparison.cells.cell_files import find_damage, is_done, write_config
 from pvae.comparison.cells.plan import Job, can_be_pickled
 from pvae.comparison.cells.train_cell import train_and_evaluate
 from pvae.comparison.processes.progress_display import ProgressDisplay
@@ -52,6 +52,8 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
         if done:
             display.write_line(f"{done} of {len(jobs)} cells were done before and are kept.")
         runner = _CellRunner(waiting, splits, plan, display)
+        for damage in filter(None, (find_damage(job.cell) for job in waiting)):
+            runner.note(f"Judged again from its run: {damage}.")
         try:
             with _sigterm_as_exit():
                 runner.run()
@@ -95,11 +97,11 @@ class _CellRunner:
         if for_workers:
             self._display.write_line(f"{len(for_workers)} cells {self._plan}.")
         if for_process and self._plan.workers:
-            self._note(f"Ran in one process, because what makes them cannot be pickled: {self._names(for_process)}.")
+            self.note(f"Ran in one process, because what makes them cannot be pickled: {self._names(for_process)}.")
         try:
             self._run_in_workers(for_workers)
         except StartError as error:
-            self._note(f"Ran in one process: {error}. (A script calls compare under if __name__ == '__main__'.)")
+            self.note(f"Ran in one process: {error}. (A script calls compare under if __name__ == '__main__'.)")
             for_process += [for_workers[index] for index in error.unfinished]
         run_in_process(
             [self._jobs[index] for index in for_process],
@@ -129,7 +131,8 @@ class _CellRunner:
             write_config(cell)
         self._display.show_event(event)
 
-    def _note(self, line: str) -> None:
+    def note(self, line: str) -> None:
+        """Keep a line for the page, and show it."""
         self.runs.notes.append(line)
         self._display.write_line(line)
 

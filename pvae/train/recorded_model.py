@@ -1,0 +1,109 @@
+"""The latent model of a run folder: built from what the folder records, or from what the reader names.
+
+A run folder is data. A built-in model that it names is built; a user's code runs only if the reader names it, or says
+that the folder is to be trusted.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pvae.errors import InputError
+from pvae.models.build import MODELS, ModelSpec
+from pvae.randomness import preserved_randomness
+
+__all__ = ["build_recorded_model", "code_of_run"]
+
+
+def build_recorded_model(folder: Path, config: Mapping[str, Any], model: Any = None, *, trust: bool = False) -> Any:
+    """Return the latent model of a run, without its trained parameters.
+
+    Args:
+        folder: the folder of the run.
+        config: the content of its ``config.toml``.
+        model: a latent model, which is returned; or what makes one: a `ModelSpec`, or a text such as
+            ``"my_model.py:MyModel"``, which gets the recorded settings. None means the recorded model.
+        trust: whether code that is not part of pvae may run because the folder names it.
+
+    Raises:
+        InputError: if the folder names such code without `trust`, if that code lies in the folder itself or is not a
+            class with ``model`` and ``guide``, or if the folder does not say how to build its model.
+    """
+    recipe = config["model"]
+    settings = {key: _setting(value) for key, value in recipe.get("settings", {}).items()}
+    if isinstance(model, str):
+        model = ModelSpec(model, settings)
+    if model is None:
+        model = ModelSpec(_accepted_name(folder, recipe, trust=trust), settings)
+        model.check(programs=True)
+    if not isinstance(model, ModelSpec):
+        return model
+    with preserved_randomness():
+        return model.build(_recorded_shapes(config["data"]))
+
+
+def code_of_run(config: Mapping[str, Any]) -> str:
+    """Return the name of the user's class that a run folder names, with its file; "" for a built-in model.
+
+    Args:
+        config: the content of the ``config.toml`` of the run.
+    """
+    name = str(config["model"].get("name", ""))
+    if not name or name in MODELS:
+        return ""
+    file = _source_file(name)
+    return f"{name!r}" if file is None else f"{name!r} ({file})"
+
+
+def _accepted_name(folder: Path, recipe: Mapping[str, Any], *, trust: bool) -> str:
+    """Return the recorded name of the model; raise InputError if it may not be built."""
+    if "name" not in recipe:
+        raise InputError(
+            f"{folder} does not say how to build its model ({recipe.get('class')}). Give open_run(..., model=...)."
+        )
+    name = str(recipe["name"])
+    if name in MODELS:
+        return name
+    file = _source_file(name)
+    if file is not None and file.is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{file} lies inside the run folder, and pvae runs no code of a run folder. Move the file out of it."
+        )
+    if not trust:
+        place = "" if file is None else f", in {file}"
+        raise InputError(
+            f"The model of {folder} needs your consent: the folder names {name!r}{place}, which is not part of pvae, "
+            "and its code would run. If you know it, name it yourself (--model, or open_run(..., model=...)), or trust "
+            "the folder (--trust, or open_run(..., trust=True))."
+        )
+    return name
+
+
+def _source_file(name: str) -> Path | None:
+    """Return the file with the code of a model, or of its package, by the model's recorded name; None if unknown."""
+    module = name.rpartition(":")[0]
+    if module.endswith(".py"):
+        return Path(module).expanduser().resolve()
+    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0]) if module else None
+    return Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None
+
+
+def _setting(value: Any) -> Any:
+    """Return a setting of a model as Python has it: TOML has lists for tuples, and the word none for None."""
+    if isinstance(value, list):
+        return tuple(value)
+    return None if value == "none" else value
+
+
+def _recorded_shapes(data: Mapping[str, Any]) -> SimpleNamespace:
+    """Return the properties of the recorded data that a constructor may ask for."""
+    return SimpleNamespace(
+        data_shape=tuple(data["data_shape"]),
+        classes=data.get("classes"),
+        condition_shape=tuple(data["fields"]["c"]["shape"]) if "c" in data["fields"] else None,
+        data_size=data["sizes"]["train"],
+    )
