@@ -229,6 +229,9 @@ def add_gradients(surrogate: Tensor, parameters: list[Any]) -> None:
 class ObjectiveModule(nn.Module):
     """A model, a guide and an objective as one module; ``forward`` returns the loss of a batch, in nats.
 
+    Its ``state_dict`` has the names of Pyro's `ELBOModule`, so each loads the other's, and further entries only for
+    tensors of the objective itself.
+
     Args:
         model: p(x, z); a bound method stays with its owner.
         guide: q(z given x), likewise.
@@ -237,10 +240,13 @@ class ObjectiveModule(nn.Module):
 
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], objective: Objective) -> None:
         super().__init__()
-        self.model = model if isinstance(model, Program) else Program(model)
-        self.guide = guide if isinstance(guide, Program) else Program(guide)
+        programs = [program if isinstance(program, Program) else Program(program) for program in (model, guide)]
+        # not as submodules, because the parameters of a program that is a module would appear twice
+        self.__dict__["_programs"] = tuple(programs)
+        self.model = model if isinstance(model, nn.Module) else programs[0]
+        self.guide = guide if isinstance(guide, nn.Module) else programs[1]
         self.objective = objective
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the differentiable loss of a batch, a scalar in nats."""
-        return self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        return self.objective.differentiable_loss(*self.__dict__["_programs"], *args, **kwargs)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
-from pyro.nn import PyroModule
+from pyro import poutine
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from pvae.errors import InputError
-from pvae.programs.registration import Registration, forget_weak_references, registered, rename
+from pvae.programs.registration import Registration, forget_weak_references, name_by_path, registered
+from pvae.programs.sites import is_observation
 
 __all__ = ["LatentModel", "Program", "pair", "program"]
 
@@ -26,6 +28,9 @@ class LatentModel(nn.Module):
 
     #: the objective of trainings that name none, as text
     default_objective: str = "elbo"
+
+    #: whether PyroModules inside are named by their path, as inside a PyroModule; a pair changes no name
+    _pvae_names_submodules: bool = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an instance that remembers its arguments, so that a run can record how to build it again."""
@@ -42,16 +47,12 @@ class LatentModel(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if isinstance(value, PyroModule):
-            rename(self)
+        if self._pvae_names_submodules and isinstance(value, nn.Module):
+            name_by_path(self)
 
     def __getstate__(self) -> dict[str, Any]:
         forget_weak_references(self)
-        return {key: value for key, value in self.__dict__.items() if key not in ("_pvae_name", "_pvae_entered")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        rename(self)
+        return {key: value for key, value in self.__dict__.items() if key != "_pvae_entered"}
 
     def theta(self) -> list[nn.Parameter]:
         """Return the parameters of the model; declare them by overriding this method together with `phi`.
@@ -106,8 +107,19 @@ class Program(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program, with the owner's parameters registered by identity."""
-        with Registration(self.owner) if self.registers and self.owner is not None else nullcontext():
+        with self._registration() if self.registers else nullcontext(), self._observations_hidden():
             return self.function(*args, **kwargs)  # type: ignore[operator]
+
+    def _observations_hidden(self) -> AbstractContextManager[Any]:
+        """Return a context that hides what Pyro's guides by a handler observe, because they run the whole model."""
+        if isinstance(unwrap(self.function), GuideMessenger):  # type: ignore[arg-type]
+            return poutine.block(hide_fn=is_observation)
+        return nullcontext()
+
+    def _registration(self) -> Registration:
+        inner: Any = unwrap(self.function)  # type: ignore[arg-type]
+        running = inner if isinstance(inner, nn.Module) else getattr(inner, "__self__", None)
+        return Registration(self.owner, running if isinstance(running, nn.Module) else None)  # type: ignore[arg-type]
 
 
 def program(latent_model: Any, name: str) -> Program:
@@ -131,7 +143,12 @@ def program(latent_model: Any, name: str) -> Program:
 
 
 class _Pair(LatentModel):
-    """A latent model of two callables; modules among them are its submodules."""
+    """A latent model of two callables.
+
+    The modules that hold their parameters are its submodules ``model`` and ``guide``, as those of Pyro's `ELBOModule`.
+    """
+
+    _pvae_names_submodules = False
 
     def __init__(
         self,
@@ -142,7 +159,10 @@ class _Pair(LatentModel):
         super().__init__()
         self.fields = fields
         self._functions = (model, guide)
-        self.model_program, self.guide_program = Program(model), Program(guide)
+        for name, function in (("model", model), ("guide", guide)):
+            owner = Program(function).owner
+            if owner is not None:
+                self._modules[name] = owner
 
     def __getattr__(self, name: str) -> Any:
         # the callables themselves, because `bind` reads their signatures, and Pyro their handlers

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
+from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
+from pvae.programs.base import Program
 from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
 from pvae.randomness import preserved_buffers, preserved_randomness
 
@@ -46,6 +49,10 @@ class BoundPrograms:
     guide: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(unwrap(self.guide), GuideMessenger):  # `Program` hides what such a guide observes
+            object.__setattr__(self, "guide", Program(self.guide))
 
     @cached_property
     def layout(self) -> Layout:

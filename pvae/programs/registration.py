@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
+from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -25,81 +27,90 @@ __all__ = [
     "Registration",
     "forget",
     "forget_weak_references",
+    "name_by_path",
     "register",
     "registered",
-    "rename",
 ]
 
-_NAME_ATTRIBUTE = "_pvae_name"
 #: The separator of the name of a module and the name of its parameter in the store, as in Pyro.
 MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
-
-
-class _OwnerReference:
-    """A weak reference to the module that a name belongs to; copies and pickles of it refer to nothing."""
-
-    def __init__(self, module: nn.Module | None = None) -> None:
-        self._reference = None if module is None else weakref.ref(module)
-
-    def __call__(self) -> nn.Module | None:
-        return None if self._reference is None else self._reference()
-
-    def __reduce__(self) -> tuple[type[_OwnerReference], tuple[()]]:
-        return (_OwnerReference, ())
+_INSTANCE_NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+# For each registered module, the ``id`` of its tensors by their name in the store.
+_REGISTERED: weakref.WeakKeyDictionary[nn.Module, dict[str, int]] = weakref.WeakKeyDictionary()
 
 
 def _instance_name(module: nn.Module) -> str:
-    """Return a name that no other instance has.
+    """Return a name that no other instance has; a copy is another instance."""
+    return _INSTANCE_NAMES.setdefault(module, f"{type(module).__name__}-{next(_counter)}")
 
-    A copy has the attribute with its original's name; it gets a new name, because it is another object.
+
+def name_by_path(module: nn.Module) -> None:
+    """Name every PyroModule inside a latent model by its path in it, as a PyroModule names its own submodules.
+
+    A latent model is no PyroModule. Without this, two of its PyroModules have the same name, and so the same sites. A
+    latent model inside has named its own modules already.
     """
-    named = module.__dict__.get(_NAME_ATTRIBUTE)
-    if named is None or named[1]() is not module:
-        named = (f"{type(module).__name__}-{next(_counter)}", _OwnerReference(module))
-        module.__dict__[_NAME_ATTRIBUTE] = named
-    return named[0]
+    pending = [("", module)]
+    while pending:
+        prefix, parent = pending.pop()
+        for key, child in parent._modules.items():
+            path = f"{prefix}{key}"
+            if child is None or getattr(child, "_pvae_names_submodules", False):
+                continue
+            if isinstance(child, PyroModule) and child._pyro_name != path:
+                child._pyro_name = path
+            pending.append((f"{path}.", child))
 
 
-def rename(module: nn.Module) -> dict[str, str]:
-    """Give every PyroModule inside `module` a name that starts with the name of this instance.
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of the store for a parameter of a module.
 
-    Without this, the PyroModules of two instances have equal names and share their parameters.
-
-    Returns:
-        The former names, by path.
+    Attributes:
+        name: the name that Pyro gives it; for a parameter outside all PyroModules, a name of the instance.
+        tensor: the unconstrained tensor.
+        constraint: its constraint.
     """
-    name = _instance_name(module)
-    before = {}
-    for path, child in module.named_modules():
-        if isinstance(child, PyroModule):
-            before[path] = child._pyro_name
-            child._pyro_name = f"{name}.{path}" if path else name
-    return before
+
+    name: str
+    tensor: Tensor
+    constraint: constraints.Constraint
 
 
-def _store_entries(module: nn.Module, name: str) -> list[tuple[str, Tensor, constraints.Constraint]]:
-    """Return the entries of the store for the parameters of a module: name, unconstrained tensor, constraint.
+def _entries_of(module: nn.Module, instance: str) -> Iterator[_Entry]:
+    """Yield the entries of the store for the parameters of a module, each tensor once.
 
     Args:
         module: the module.
-        name: the name of the instance, from `_instance_name`.
+        instance: the name of the instance, from `_instance_name`.
     """
     seen: set[int] = set()
-    entries: list[tuple[str, Tensor, constraints.Constraint]] = []
+    prefixes: dict[str, str] = {}
     for path, child in module.named_modules():
+        prefixes[path] = prefix = _name_prefix(path, child, prefixes, instance)
         constrained = child._pyro_params if isinstance(child, PyroModule) else {}
         for key, parameter in child._parameters.items():
-            if parameter is None or not parameter.requires_grad or id(parameter) in seen:
+            if parameter is None or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             plain = key.removesuffix("_unconstrained")
             if plain in constrained:
-                entries.append((".".join(filter(None, (name, path, plain))), parameter, constrained[plain][0]))
+                yield _Entry(prefix + plain, parameter, constrained[plain][0])
             else:
-                entry_name = name + MODULE_DIVIDER + ".".join(filter(None, (path, key)))
-                entries.append((entry_name, parameter, constraints.real))
-    return entries
+                yield _Entry(prefix + key, parameter, constraints.real)
+
+
+def _name_prefix(path: str, child: nn.Module, prefixes: Mapping[str, str], instance: str) -> str:
+    """Return what the names of a module's parameters start with, from the prefix of its parent, as Pyro names them."""
+    if isinstance(child, PyroModule):
+        return f"{child._pyro_name}." if child._pyro_name else ""
+    if not path:
+        return instance + MODULE_DIVIDER
+    parent, _, key = path.rpartition(".")
+    above = prefixes[parent]
+    # A PyroModule registers a plain submodule by a `pyro.module` statement, whose name ends at the divider.
+    return f"{above}{key}." if MODULE_DIVIDER in above else f"{above}{key}{MODULE_DIVIDER}"
 
 
 def forget(names: Iterable[str]) -> None:
@@ -113,68 +124,92 @@ def forget(names: Iterable[str]) -> None:
         store._constraints.pop(name, None)
 
 
-def register(module: nn.Module) -> dict[int, str]:
-    """Put the parameters of `module` into the store by identity; return their names there by ``id``."""
+def _hold(entry: _Entry) -> None:
+    """Let the store hold the tensor of an entry under its name, whatever it holds there."""
     store = pyro.get_param_store()
-    prefix = _instance_name(module)
-    names: dict[int, str] = {}
-    for name, parameter, constraint in _store_entries(module, prefix):
-        names[id(parameter)] = name
-        if store._params.get(name) is not parameter:
-            store._params[name] = parameter
-            store._param_to_name[parameter] = name
-            store._constraints[name] = constraint
-    current = set(names.values())
-    prefixes = (f"{prefix}.", prefix + MODULE_DIVIDER)
-    replaced = [name for name in store._params if name.startswith(prefixes) and name not in current]
-    if replaced:
-        forget(replaced)
-    return names
+    if store._params.get(entry.name) is not entry.tensor:
+        store._params[entry.name] = entry.tensor
+        store._param_to_name[entry.tensor] = entry.name
+        store._constraints[entry.name] = entry.constraint
+
+
+def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, str]:
+    """Put the parameters of `module` into the store by identity.
+
+    Args:
+        module: the module.
+        program: the module inside that runs. If two modules give a parameter the same name, the store holds its one.
+
+    Returns:
+        The names of the trainable parameters in the store by ``id``.
+    """
+    instance = _instance_name(module)
+    entries = {id(entry.tensor): entry for entry in _entries_of(module, instance)}
+    if program is not None:
+        running = [entries.pop(id(parameter)) for parameter in program.parameters() if id(parameter) in entries]
+        entries |= {id(entry.tensor): entry for entry in running}
+    store = pyro.get_param_store()
+    current = {entry.name for entry in entries.values()}
+    former = _REGISTERED.get(module, {})
+    forget([name for name, tensor in former.items() if name not in current and id(store._params.get(name)) == tensor])
+    forget([name for name in _names_of_autoguides(module) if name not in current])
+    for entry in entries.values():
+        _hold(entry)
+    _REGISTERED[module] = {entry.name: identity for identity, entry in entries.items()}
+    return {identity: entry.name for identity, entry in entries.items() if entry.tensor.requires_grad}
+
+
+def _names_of_autoguides(module: nn.Module) -> list[str]:
+    """Return the names in the store under which the autoguides in a module would find values at their first run.
+
+    The name of an autoguide is that of its class, so values of another one may be there.
+    """
+    guides = tuple(f"{child._pyro_name}." for child in module.modules() if isinstance(child, AutoGuide))
+    return [name for name in pyro.get_param_store() if name.startswith(guides)] if guides else []
 
 
 class Registration(Messenger):
-    """A handler that makes the parameters of `module` appear as ``param`` sites, under names of this instance.
+    """A handler that makes the parameters of `module` appear as ``param`` sites, each with the tensor of the module.
 
-    A statement ``pyro.module("decoder", self.decoder)`` of the program gets the tensors of the module, whatever the
-    store holds under that name. The sample sites of PyroModules inside keep their plain names, because only parameters
-    have to differ between instances.
+    The store is by name, and other modules may have the same names. Inside the block it holds the tensors of `module`
+    under the names that Pyro gives them. Parameters outside all PyroModules have no name in Pyro and get one of this
+    instance. No name of a site or a module changes.
+
+    Args:
+        module: the module that holds the parameters.
+        program: the module inside that runs, if there is one; see `register`.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, program: nn.Module | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.program = module, program
         self.names: dict[int, str] = {}
-        self._instance_name = ""
-        self._former_names: dict[str, str] = {}
 
     def __enter__(self) -> Any:
-        self._former_names = rename(self.module)
-        self.names = register(self.module)
-        self._instance_name = f"{_instance_name(self.module)}."
+        if getattr(self.module, "_pvae_names_submodules", False):
+            name_by_path(self.module)
+        self.names = register(self.module, self.program)
         for name in self.names.values():
             pyro.param(name)
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        children = dict(self.module.named_modules())
-        for path, name in self._former_names.items():
-            if path in children:
-                children[path]._pyro_name = name
-
-    def _pyro_sample(self, msg: Any) -> None:
-        name = msg["name"].removeprefix(self._instance_name)
-        # A PyroModule that is a program itself keeps the names that it has outside a pair.
-        for prefix in ("model_program.owner.", "guide_program.owner."):
-            name = name.removeprefix(prefix)
-        msg["name"] = name
-
     def _pyro_param(self, msg: Any) -> None:
         initial: Any = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
-        name = self.names.get(id(initial)) if isinstance(initial, nn.Parameter) else None
-        if name is not None:
-            initial.unconstrained = weakref.ref(initial)
-            msg["name"], msg["value"], msg["done"] = name, initial, True
+        if isinstance(initial, nn.Parameter) and id(initial) in self.names:
+            _hold(_Entry(msg["name"], initial, constraints.real))
+        elif initial is not None and msg["name"] in pyro.get_param_store() and self._is_new(msg["name"]):
+            forget([msg["name"]])  # the store holds the tensor of another module of that name
+
+    def _is_new(self, name: str) -> bool:
+        """Return whether a PyroModule is just getting a constrained parameter of this name, as autoguides do."""
+        prefix, _, key = name.rpartition(".")
+        return any(
+            isinstance(child, PyroModule)
+            and child._pyro_name == prefix
+            and key in child._pyro_params
+            and f"{key}_unconstrained" not in child._parameters
+            for child in self.module.modules()
+        )
 
 
 def registered(program: Callable[..., Any]) -> Callable[..., Any]:

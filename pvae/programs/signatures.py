@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ def signature_of(program: Any) -> inspect.Signature:
     function: Any = unwrap(program)
     if isinstance(function, Program):
         return signature_of(function.function)
-    if isinstance(function, AutoGuide):
+    if isinstance(function, AutoGuide | GuideMessenger):
         return signature_of(function.model)
     if isinstance(function, nn.Module):
         return signature_of(function.forward)

@@ -9,7 +9,15 @@ import torch
 from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
 
-__all__ = ["Site", "base_distribution", "is_latent_draw", "is_marked_for_enumeration", "is_subsample", "sample_sites"]
+__all__ = [
+    "Site",
+    "base_distribution",
+    "is_latent_draw",
+    "is_marked_for_enumeration",
+    "is_observation",
+    "is_subsample",
+    "sample_sites",
+]
 
 #: A site of a trace or a message of a handler: Pyro's mapping from strings.
 Site = Any
@@ -28,6 +36,11 @@ def is_latent_draw(message: Site) -> bool:
     if message["is_observed"] or message["infer"].get("_deterministic"):
         return False
     return not isinstance(message["fn"], _Subsample)
+
+
+def is_observation(message: Site) -> bool:
+    """Return whether a handler's message is an observed sample site."""
+    return bool(message["type"] == "sample" and message["is_observed"])
 
 
 def is_marked_for_enumeration(site: Site) -> bool:
