@@ -52,6 +52,7 @@ def evaluate(
     """Evaluate the run in the folder RUN, by default on its test split, in nats per datum."""
     from pvae.commands.runs import data_of_run, open_named_run
     from pvae.train.devices import resolve
+    from pvae.train.run_record import changes_since_training
 
     _check_arviz_path(arviz)
     device = resolve(options["device"])
@@ -63,8 +64,11 @@ def evaluate(
     record = _evaluate(options["method"], opened, splits, options["particles"], settings)
     if arviz is not None:
         record["arviz"] = _write_arviz(arviz, opened, splits, settings)
+    changes = changes_since_training(opened.model, opened.config)
+    for change in changes:
+        print_status(f"Note: {change}.")
     if as_json:
-        print_json({"run": run, "data_set": splits.summary(), **options, **record})
+        print_json({"run": run, "data_set": splits.summary(), **options, **record, "changed": changes})
     else:
         click.echo(format_rows(_text_rows(record)))
 

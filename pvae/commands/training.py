@@ -25,6 +25,10 @@ from pvae.errors import InputError
 
 __all__ = ["default_folder", "train"]
 
+CHANGES_HELP = (
+    "What may differ from the run that --resume continues, separated by commas: model (its settings and code), "
+    "objective, data, training (the options), versions."
+)
 PROGRESS_HELP = "Show progress on standard error: a bar on a terminal, else one line per epoch. [default: show]"
 
 
@@ -36,6 +40,7 @@ PROGRESS_HELP = "Show progress on standard error: a bar on a terminal, else one 
 @fit_options()
 @make_option("Run", "--out", click.Path(), None, "Run folder. [default: runs/MODEL-DATA-OBJECTIVE-seedN]")
 @click.option("--resume", is_flag=True, help="Resume the run in the run folder.")
+@make_option("Run", "--allow-changed", str, "", CHANGES_HELP)
 @click.option("--progress/--no-progress", default=None, help=PROGRESS_HELP)
 @json_option
 @config_option
@@ -54,7 +59,16 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
     _check_folder(folder, resume)
     splits = chosen_data(ctx)
     training = {name: options[name] for name in FIT_OPTIONS}
-    run = fit(spec, splits, objective=objective(), out=folder, resume=resume, progress=options["progress"], **training)
+    run = fit(
+        spec,
+        splits,
+        objective=objective(),
+        out=folder,
+        resume=resume,
+        progress=options["progress"],
+        allow_changed=options["allow_changed"],
+        **training,
+    )
     record = _run_record(run)
     if as_json:
         print_json(record)

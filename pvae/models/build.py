@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.machinery
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from pvae.models.vector_quantised import VQVAE
 from pvae.names import unknown
 from pvae.programs.model_traits import is_latent_model, traits_of
 
-__all__ = ["FACTS", "MODELS", "ModelSpec", "spec_of"]
+__all__ = ["FACTS", "MODELS", "ModelSpec", "describe_arguments", "describe_value", "spec_of"]
 
 # Saved runs hold these names and open the model by them: a name must not change.
 MODELS: dict[str, Callable[..., Any]] = {
@@ -169,6 +170,35 @@ def _call_user_code(path: Path, label: str, constructor: Callable[..., Any], set
     if not is_latent_model(made):
         raise InputError(f"{label} made {type(made).__name__}, which lacks model or guide; write both.")
     return made
+
+
+def describe_arguments(latent_model: Any) -> dict[str, Any]:
+    """Return the arguments that a `LatentModel` was made with, by name, each as a plain value or a text.
+
+    The text is the same in every process: it has no addresses. It is empty for other kinds of latent models.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+    """
+    arguments = getattr(latent_model, "__dict__", {}).get("_pvae_arguments")
+    settings = None if arguments is None else _settings_by_name(type(latent_model), latent_model, *arguments)
+    return {name: describe_value(value) for name, value in (settings or {}).items()}
+
+
+def describe_value(value: Any) -> Any:
+    """Return a setting as a value of TOML, which has no None: None becomes the word none, and objects become texts."""
+    value = without_numpy(value)
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return [describe_value(element) for element in value]
+    if is_plain(value):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): describe_value(element) for name, element in value.items()}
+    if inspect.isroutine(value) or isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def spec_of(latent_model: Any) -> ModelSpec | None:

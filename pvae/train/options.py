@@ -1,29 +1,21 @@
-"""The checked options of a training, and the record of a run that ``config.toml`` holds."""
+"""The checked options of a training."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from pvae import __version__
 from pvae.checks import require_positive, require_whole
-from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.fit_options import FitOptions
-from pvae.json_values import is_plain, without_numpy
-from pvae.models.build import ModelSpec
 from pvae.names import unknown
-from pvae.programs.binding import Fields
 from pvae.train.devices import resolve
-from pvae.train.encoding import canonical, digest
 from pvae.train.optimisers import label
 
-__all__ = ["FREE", "Options", "describe_run"]
+__all__ = ["FREE", "Options", "resolved"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 # option that is a count -> its smallest value
@@ -114,70 +106,3 @@ def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -
     if values["threads"] is None:
         values["threads"] = int((recorded or {}).get("threads", torch.get_num_threads()))
     return Options(**values)
-
-
-def describe_run(
-    options: Options, splits: Splits, objective: str, model: Any, spec: ModelSpec | None, fields: Fields
-) -> dict[str, Any]:
-    """Return the content of ``config.toml``: versions, objective, model, data and options.
-
-    Args:
-        options: the checked options.
-        splits: the data.
-        objective: the objective as text.
-        model: the latent model.
-        spec: how to build the model again, or None.
-        fields: the batch fields of the programs, or None.
-    """
-    data_fields = {
-        name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        for name, tensor in splits.train.items()
-    }
-    recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
-    if spec is not None:
-        recipe |= {"name": spec.name, "settings": _plain(spec.settings)}
-    named = {} if fields is None else {"fields": dict(fields) if isinstance(fields, Mapping) else list(fields)}
-    return {
-        "pvae": {
-            "version": __version__,
-            "torch": torch.__version__,
-            "pyro": version("pyro-ppl"),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
-        "objective": objective,
-        **named,
-        "model": recipe,
-        "data": {**splits.summary(), "fields": data_fields, "notes": list(splits.notes)},
-        "training": options.record(),
-    }
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as values of TOML. It has no None, so None becomes the word none, as on the command line."""
-
-    def plain_value(value: Any) -> Any:
-        if value is None:
-            return "none"
-        if isinstance(value, list | tuple):
-            return [plain_value(element) for element in value]
-        return value if is_plain(value) else repr(value)
-
-    return {name: plain_value(without_numpy(value)) for name, value in settings.items()}
-
-
-def binding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of ``config.toml`` that must be the same when a run is resumed, in one mapping."""
-    training = {name: value for name, value in config["training"].items() if name not in FREE}
-    data = {f"data {name}": config["data"][name] for name in ("name", "checksum", "binarise", "sizes")}
-    if "mask" in config["data"]:
-        data["data mask"] = config["data"]["mask"]
-    return {"objective": config["objective"], **data, **training}
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the values that must be the same when a run is resumed."""
-    return digest(canonical(binding(config)))
-
-
-Callback = Callable[..., Any]

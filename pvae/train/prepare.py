@@ -21,10 +21,11 @@ from pvae.train.devices import resolve
 from pvae.train.graph.preserve import preserve_state
 from pvae.train.history import History
 from pvae.train.optimisers import make_optimiser, make_schedule
-from pvae.train.options import Options, config_hash
+from pvae.train.options import Options
 from pvae.train.parameters import Parameters
 from pvae.train.progress import make_display
 from pvae.train.progress_state import ProgressState
+from pvae.train.run_record import config_hash
 from pvae.train.signals import Interrupts
 from pvae.train.step import Stepper
 from pvae.train.training_context import TrainingContext

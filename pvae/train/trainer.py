@@ -20,12 +20,13 @@ from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_scope import scope
-from pvae.train.checkpoint import describe_difference, read_newest
+from pvae.train.checkpoint import read_newest
 from pvae.train.devices import isolated
 from pvae.train.loop import Loop
-from pvae.train.options import binding, describe_run, resolved
+from pvae.train.options import resolved
 from pvae.train.prepare import TrainingSetup
 from pvae.train.run import Run, read_config
+from pvae.train.run_record import KINDS, config_hash, describe_run, find_changes, kinds_of_changes
 from pvae.train.signals import catch_interrupts
 from pvae.train.training_request import TrainingRequest
 
@@ -63,6 +64,7 @@ def fit(
     model_spec: ModelSpec | None = None,
     max_steps: int | None = FitOptions.max_steps,
     checkpoint_seconds: float = FitOptions.checkpoint_seconds,
+    allow_changed: str | Sequence[str] = (),
 ) -> Run:
     """Train a latent model, and return the run.
 
@@ -106,6 +108,8 @@ def fit(
             that was made with numbers, texts and tuples.
         max_steps: the number of steps in all after which training ends; None for no limit.
         checkpoint_seconds: the time between two checkpoints, in seconds. The end and SIGTERM write one in any case.
+        allow_changed: what may differ from the run that `resume` continues: ``"model"`` (its settings and code),
+            ``"objective"``, ``"data"``, ``"training"`` (the options), ``"versions"``; several in a list.
 
     Returns:
         The run, with the trained model and its history.
@@ -127,6 +131,7 @@ def fit(
         progress=progress,
         fields=fields,
         model_spec=model_spec,
+        allow_changed=kinds_of_changes(allow_changed),
     )
     _recorded_config(request.folder, resume)  # a folder that is refused is not touched
     with sole_writer(request.folder):
@@ -145,12 +150,14 @@ def _fit(request: TrainingRequest) -> Run:
         with scope(model), catch_interrupts() as interrupts, torch.enable_grad():
             setup = TrainingSetup(request, model, objective, options, is_fresh=recorded is None)
             splits = setup.prepare(splits)
-            config = describe_run(options, splits, describe(objective), model, spec or spec_of(model), request.fields)
+            named = describe(objective), objective
+            config = describe_run(options, splits, named, model, spec or spec_of(model), request.fields)
             context = setup.context(splits, config, interrupts)
             for note in (*splits.notes, *setup.notes):
                 context.display.note(note)
             loop = Loop(context)
             if recorded is not None and request.folder is not None:
+                _require_unchanged(request.folder, config, recorded, request.allow_changed)
                 _resume(loop, request.folder, config, recorded)
             _write_config(request.folder, config, is_fresh=recorded is None)
             loop.run()
@@ -206,15 +213,28 @@ def _write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool
     write_text(folder / "config.toml", tomli_w.dumps(config))
 
 
+def _require_unchanged(folder: Path, config: dict[str, Any], recorded: dict[str, Any], accepted: Sequence[str]) -> None:
+    """Raise InputError if a run would go on with another model or objective, or other data, options or versions."""
+    remedy = f"accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}"
+    changes = find_changes(config, recorded, accepted)
+    if changes:
+        raise InputError(
+            f"A resumed run needs the model, objective, data, options and versions of {folder}: {changes}. Give the "
+            f"recorded ones, or {remedy}."
+        )
+    if not accepted and read_newest(folder, "last").state["config"] != config_hash(recorded):
+        raise InputError(
+            f"{folder / 'config.toml'} was changed since its checkpoint was written. Put the former file back, or "
+            f"{remedy}."
+        )
+
+
 def _resume(loop: Loop, folder: Path, config: dict[str, Any], recorded: dict[str, Any]) -> None:
     """Set the training to the last checkpoint of a recorded run.
 
     Raises:
-        InputError: if options or data are not those of the recorded run, or if it has more epochs already.
+        InputError: if the run has more epochs already.
     """
-    difference = describe_difference(binding(config), binding(recorded), "options")
-    if difference:
-        raise InputError(f"A resumed run needs the options and data of {folder}: {difference}. Give the recorded ones.")
     snapshot = read_newest(folder, "last")
     epochs, completed = config["training"]["epochs"], snapshot.state["epoch"]
     if completed > epochs:

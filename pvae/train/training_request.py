@@ -28,6 +28,7 @@ class TrainingRequest:
         progress: whether to show progress; None chooses by the kind of standard error.
         fields: the batch fields of the programs, or None.
         model_spec: how to build the model again, or None.
+        allow_changed: the kinds of changes that a resumed run may have.
     """
 
     model: Any
@@ -40,3 +41,4 @@ class TrainingRequest:
     progress: bool | None
     fields: Fields
     model_spec: ModelSpec | None
+    allow_changed: tuple[str, ...]

@@ -254,7 +254,7 @@ def test_another_model_and_other_data_are_refused(tmp_path: Path) -> None:
     train(out, max_steps=2)
     before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
     wider = pvae.ModelSpec("vae", {"latent": 3, "hidden": (5,)})
-    with pytest.raises(InputError, match=r"belongs to another model: .* here and .* in the checkpoint"):
+    with pytest.raises(InputError, match="model latent is 3 here and 2 in the checkpoint"):
         train(out, wider, resume=True)
     other = pvae.load_data(torch.rand(90, 6), validation=8, test=0, binarise="dynamic")
     with pytest.raises(InputError, match="data checksum is"):

@@ -1,0 +1,159 @@
+"""The record of a run, ``config.toml``, and what must be the same when the run goes on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from pvae import __version__
+from pvae.data import Splits
+from pvae.models.build import ModelSpec, describe_arguments, describe_value
+from pvae.models.source_code import code_digests
+from pvae.names import require_known
+from pvae.programs.binding import Fields
+from pvae.train.checkpoint import describe_difference
+from pvae.train.encoding import canonical, digest
+from pvae.train.options import FREE, Options
+
+__all__ = ["KINDS", "changes_since_training", "config_hash", "describe_run", "find_changes", "kinds_of_changes"]
+
+#: What can differ between a run and its continuation, and may be accepted by these names.
+KINDS = ("model", "objective", "data", "training", "versions")
+# what the values of each kind are called in a message
+_WORDS = {
+    "model": "settings",
+    "objective": "objectives",
+    "data": "facts",
+    "training": "options",
+    "versions": "versions",
+}
+
+
+def describe_run(
+    options: Options, splits: Splits, objective: tuple[str, Any], model: Any, spec: ModelSpec | None, fields: Fields
+) -> dict[str, Any]:
+    """Return the content of ``config.toml``: versions, objective, model, data and options.
+
+    Args:
+        options: the checked options.
+        splits: the data.
+        objective: the objective as text, and itself.
+        model: the latent model.
+        spec: how to build the model again, or None.
+        fields: the batch fields of the programs, or None.
+    """
+    data_fields = {
+        name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        for name, tensor in splits.train.items()
+    }
+    recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    if spec is not None:
+        recipe |= {
+            "name": spec.name,
+            "settings": {name: describe_value(value) for name, value in spec.settings.items()},
+        }
+    else:
+        recipe |= {"arguments": describe_arguments(model)}
+    text, itself = objective
+    named = {} if fields is None else {"fields": dict(fields) if isinstance(fields, Mapping) else list(fields)}
+    return {
+        "pvae": _versions(),
+        "objective": text,
+        **named,
+        "model": recipe,
+        "code": code_digests(model, itself),
+        "data": {**splits.summary(), "fields": data_fields, "notes": list(splits.notes)},
+        "training": options.record(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "pyro": version("pyro-ppl"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _bound_values(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the values of ``config.toml`` that must be the same when a run goes on, by kind and name."""
+    recipe, data = config["model"], config["data"]
+    settings = {**recipe.get("settings", {}), **recipe.get("arguments", {})}
+    names_of_data = [name for name in ("name", "checksum", "binarise", "sizes", "mask", "labels") if name in data]
+    fields = {"model fields": config["fields"]} if "fields" in config else {}
+    return {
+        "model": {
+            "model class": recipe["class"],
+            **{f"model {name}": value for name, value in settings.items()},
+            **fields,
+            **_short_digests(config.get("code", {})),
+        },
+        "objective": {"objective": config["objective"]},
+        "data": {f"data {name}": data[name] for name in names_of_data},
+        "training": {name: value for name, value in config["training"].items() if name not in FREE},
+        "versions": _named_versions(config["pvae"]),
+    }
+
+
+def _short_digests(code: Mapping[str, str]) -> dict[str, str]:
+    return {f"code {file}": f"sha256 {checksum[:12]}..." for file, checksum in code.items()}
+
+
+def kinds_of_changes(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the kinds of changes that a user accepts.
+
+    Args:
+        names: names of `KINDS`; or a text with commas between them.
+
+    Raises:
+        InputError: for a name that is not one of `KINDS`.
+    """
+    parts = names.split(",") if isinstance(names, str) else names
+    kinds = tuple(str(part).strip() for part in parts if str(part).strip())
+    for kind in kinds:
+        require_known("kind of change", kind, KINDS)
+    return kinds
+
+
+def find_changes(current: Mapping[str, Any], recorded: Mapping[str, Any], accepted: Collection[str] = ()) -> str:
+    """Return what differs between two records of a run in words; "" if nothing does.
+
+    Args:
+        current: the record of the continuation.
+        recorded: the record of the run.
+        accepted: kinds of `KINDS` that may differ.
+    """
+    now, then = _bound_values(current), _bound_values(recorded)
+    texts = [describe_difference(now[kind], then[kind], _WORDS[kind]) for kind in KINDS if kind not in accepted]
+    return "; ".join(filter(None, texts))
+
+
+def changes_since_training(model: Any, config: Mapping[str, Any]) -> list[str]:
+    """Return the user's code and the versions that have changed since a run was trained, a line for each.
+
+    Args:
+        model: the latent model of the run, as it was built now.
+        config: the content of ``config.toml``.
+    """
+    then = {**_short_digests(config.get("code", {})), **_named_versions(config["pvae"])}
+    now = {**_short_digests(code_digests(model)), **_named_versions(_versions())}
+    return [
+        f"{name} is {now[name]}, and was {then[name]} in the training"
+        for name in now
+        if name in then and now[name] != then[name]
+    ]
+
+
+def _named_versions(versions: Mapping[str, str]) -> dict[str, str]:
+    return {f"version of {name.replace('version', 'pvae')}": value for name, value in versions.items()}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the values that must be the same when a run goes on."""
+    return digest(canonical(_bound_values(config)))
