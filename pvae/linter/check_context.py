@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pvae.objectives.base import Objective
+from pvae.objectives.pyro.loss_function import LossFunction
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.programs.binding import Fields, Programs
 from pvae.programs.bound import BoundPrograms
@@ -45,7 +46,9 @@ class CheckContext:
 
     @property
     def pyro_loss(self) -> Any:
-        """The loss of `pyro.infer` under the objective; None if the objective is one of pvae's own."""
+        """The loss of `pyro.infer` or the loss function under the objective; None for an objective of pvae."""
+        if isinstance(self.objective, LossFunction):
+            return self.objective.function
         return self.objective.elbo if isinstance(self.objective, PyroObjective) else None
 
     @property

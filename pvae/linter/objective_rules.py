@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    EnergyDistance,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    Trace_MMD,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 
 from pvae.errors import InputError
 from pvae.linter.check_context import CheckContext
@@ -19,15 +28,32 @@ from pvae.programs.sites import is_marked_for_enumeration
 __all__ = ["OBJECTIVE_RULES"]
 
 
+#: losses of Pyro that weight particles, and pvae's objective in place of each
+_WEIGHTED = {
+    RenyiELBO: "pvae.Renyi or pvae.IWAE",
+    ReweightedWakeSleep: "pvae.objectives.WakeSleep",
+    TraceTailAdaptive_ELBO: "pvae.Renyi(alpha=0.5)",
+}
+
+#: losses of Pyro whose gradient for the guide is right only if every draw is reparameterised
+_PATHWISE = (RenyiELBO, TraceTailAdaptive_ELBO, Trace_MMD, EnergyDistance)
+
+
 def _scales(context: CheckContext) -> Iterator[Finding]:
-    """Report programs whose multi-sample bound by `RenyiELBO` is wrong or loose."""
-    if not isinstance(context.pyro_loss, RenyiELBO) or context.objective.num_particles == 1:
+    """Report programs whose multi-sample bound by a loss of Pyro is wrong or loose."""
+    loss, name = context.pyro_loss, type(context.pyro_loss).__name__
+    instead = next((instead for kind, instead in _WEIGHTED.items() if isinstance(loss, kind)), None)
+    if instead is None or context.objective.num_particles == 1 or context.objective.no_bound:
         return
     is_scaled = [not isinstance(site["scale"], float | int) or site["scale"] != 1 for site in context.model_sites]
     if any(is_scaled):
         site = context.model_sites[is_scaled.index(True)]
-        message = "RenyiELBO puts the scale of a subsampled plate inside the logarithm, so its value is no bound."
-        yield Finding("scaled bound", site["name"], message, "Use pvae.Renyi or pvae.IWAE, which put it outside.")
+        message = f"{name} puts the scale of a subsampled plate inside the weights, so its value is no bound."
+        yield Finding("scaled bound", site["name"], message, f"Use {instead}, which put it outside.")
+    if not isinstance(loss, RenyiELBO):
+        message = f"{name} takes one weight for the whole batch, so that few particles count in a large batch."
+        yield Finding("weight of a batch", name, message, f"Use {instead}, with a weight per datum.", fatal=False)
+        return
     try:
         context.bound.layout.data_plate()
     except InputError as error:
@@ -35,10 +61,21 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
         yield Finding("no data plate", "RenyiELBO", message, "Put every site in one plate over data.", fatal=False)
 
 
+def _energy_distance(context: CheckContext) -> Iterator[Finding]:
+    """Report likelihoods without a reparameterised draw under `EnergyDistance`; Pyro's own check does not see them."""
+    if not isinstance(context.pyro_loss, EnergyDistance):
+        return
+    for site in context.model_sites:
+        if site["is_observed"] and not site["fn"].has_rsample:
+            message = "EnergyDistance differentiates draws of x, and this likelihood cannot be reparameterised."
+            fix = "Use 'elbo', or a likelihood with has_rsample."
+            yield Finding("score-function likelihood", site["name"], message, fix)
+
+
 def _gradients_of_sites(context: CheckContext) -> Iterator[Finding]:
     """Report sites without a pathwise gradient, under an objective that needs one."""
     pathwise = isinstance(context.objective, WeightsObjective) and context.objective.pathwise
-    if not pathwise and not isinstance(context.pyro_loss, RenyiELBO):
+    if not pathwise and not isinstance(context.pyro_loss, _PATHWISE):
         return
     for name, site in context.guide_latents.items():
         if not site["fn"].has_rsample and not (pathwise and is_marked_for_enumeration(site)):
@@ -76,7 +113,7 @@ def _biased(context: CheckContext) -> Iterator[Finding]:
         target = context.objective.target()
         other = "" if target is context.objective else f" {type(target).__name__} has an unbiased gradient."
         fix = f"Measure the bias by `pvae gradients`.{other}"
-        yield Finding("biased", type(context.objective).__name__, message, fix, fatal=False)
+        yield Finding("biased", type(context.pyro_loss or context.objective).__name__, message, fix, fatal=False)
 
 
 def _enumeration(context: CheckContext) -> Iterator[Finding]:
@@ -179,6 +216,7 @@ def _shared_groups(context: CheckContext) -> Iterator[Finding]:
 #: Every rule for objectives.
 OBJECTIVE_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (
     _scales,
+    _energy_distance,
     _gradients_of_sites,
     _baselines,
     _biased,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from pyro.infer import TraceEnum_ELBO
+from torch import Tensor
 
 from pvae.data import check_support
 from pvae.errors import InputError
@@ -96,11 +98,18 @@ def _support_mismatch(model_site: Site, guide_site: Site) -> Iterator[Finding]:
         yield Finding("support mismatch", model_site["name"], message, fix, fatal=False)
 
 
+def _value_and_log_density(site: Site) -> Iterator[tuple[str, Tensor]]:
+    """Yield the value of a site, and its log-density unless it has none (see `pyro.infer.EnergyDistance`)."""
+    yield "value", site["value"]
+    with suppress(NotImplementedError):
+        yield "log-density", site["fn"].log_prob(site["value"])
+
+
 def _first_values(context: CheckContext) -> Iterator[Finding]:
     """Report the first value or log-density that is not finite."""
     for program, sites in (("guide", context.guide_sites), ("model", context.model_sites)):
         for site in sites:
-            for quantity, tensor in (("value", site["value"]), ("log-density", site["fn"].log_prob(site["value"]))):
+            for quantity, tensor in _value_and_log_density(site):
                 if not bool(torch.isfinite(tensor).all()):
                     message = f"its {quantity} in the {program} is not finite on the first batch."
                     yield Finding("not finite", site["name"], message, "Check scales and the range of the data.")

@@ -19,7 +19,7 @@ from pvae.linter.findings import Finding, Findings, failure
 from pvae.linter.objective_rules import OBJECTIVE_RULES
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
 from pvae.objectives.base import Objective
-from pvae.objectives.pyro.pyro_losses import adapt
+from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
 from pvae.programs.binding import Fields, bind
 from pvae.programs.layout import check_site_shapes
@@ -39,9 +39,9 @@ def _run_programs(latent_model: Any, batch: Mapping[str, Tensor], objective: Obj
     bound = programs.bound_to(batch)
     with pyro.validation_enabled(False):  # the linter reports a value outside a support as a finding
         guide_trace, model_trace = bound.trace_both()
-        layout = bound.find_layout(guide_trace, model_trace)
+        bound.find_layout(guide_trace, model_trace)
     if is_validation_enabled():
-        check_site_shapes((guide_trace, model_trace), layout.nesting)
+        check_site_shapes((guide_trace, model_trace))
     return CheckContext(
         latent_model=latent_model,
         batch=batch,

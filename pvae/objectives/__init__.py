@@ -27,9 +27,10 @@ from pvae.objectives.phases.alternate import Alternate
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.objectives.phases.wake_sleep import WakeSleep
+from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.pyro.em import EM
 from pvae.objectives.pyro.graph_elbo import GraphELBO
-from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
+from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.objectives.quantised import VectorQuantised
 from pvae.objectives.registry import NamedObjective, describe, make_objective, objective_names, untrained_by
 from pvae.objectives.semisupervised_elbo import SemiSupervised

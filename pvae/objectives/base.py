@@ -207,7 +207,7 @@ class Objective(ELBO, nn.Module):
         if not surrogate.requires_grad:
             return
         if player == "all":
-            surrogate.backward()
+            surrogate.backward(retain_graph=self.retain_graph)
         else:
             add_gradients(surrogate, player_parameters(self, model, guide, player))
 

@@ -13,7 +13,9 @@ from pvae.checks import require_whole
 from pvae.names import parse, parse_known
 from pvae.objectives.base import Objective
 from pvae.objectives.named import OBJECTIVES, named
-from pvae.objectives.pyro.pyro_losses import PyroObjective, adapt
+from pvae.objectives.pyro.adapt_losses import adapt
+from pvae.objectives.pyro.loss_function import LossFunction
+from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.objectives.weights_objective import WeightsOptions
 
 __all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names", "untrained_by"]
@@ -129,4 +131,4 @@ def _name(objective: Objective) -> str:
             return name
     if isinstance(objective, PyroObjective):
         return _NAMES_OF_PYRO_LOSSES.get(type(objective.elbo), type(objective.elbo).__name__)
-    return type(objective).__name__
+    return objective.name if isinstance(objective, LossFunction) else type(objective).__name__

@@ -39,17 +39,18 @@ class _ProgramOnFields(nn.Module):
         self.positions = tuple(fields.index(field) for field in choice.positional)
         self.keywords = {key: fields.index(field) for key, field in choice.keywords.items()}
 
-    def forward(self, *values: Tensor) -> Any:
+    def forward(self, *values: Tensor, **others: Any) -> Any:
         """Run the program on its fields.
 
         Args:
             values: the tensors of `fields`.
+            others: arguments that a loss adds; `pyro.infer.ReweightedWakeSleep` passes simulated ``observations``.
         """
         positional = [values[position] for position in self.positions]
-        if not self.keywords:
+        if not self.keywords and not others:
             return self.program(*positional)
         named = {key: values[position] for key, position in self.keywords.items()}
-        return self.program(*positional, **named)
+        return self.program(*positional, **named, **others)
 
 
 @dataclass(frozen=True)

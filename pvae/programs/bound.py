@@ -82,7 +82,7 @@ class BoundPrograms:
             repeatable = has_same_densities(guide_trace, self.trace_guide(guide_trace))
         layout = layout_of_traces(model_trace, guide_trace, repeatable)
         if is_validation_enabled():
-            check_site_shapes((guide_trace, model_trace), layout.nesting)
+            check_site_shapes((guide_trace, model_trace))
         _cache_for(self)["population", self.size, _cache_key(self)] = population_of(model_trace, self.size)
         self.store_layout(layout)
         return layout

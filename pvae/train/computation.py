@@ -67,7 +67,9 @@ class Computation:
         surrogate = terms.surrogate / count
         parameters = self.parameters.of(player)
         if surrogate.requires_grad and parameters:
-            gradients: Outputs = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+            gradients: Outputs = torch.autograd.grad(
+                surrogate, parameters, allow_unused=True, retain_graph=self.objective.retain_graph
+            )
         else:
             gradients = (None,) * len(parameters)
         numbers = {"loss": terms.loss, **terms.named}

@@ -55,7 +55,8 @@ def _trace_of_particle(pair: TracePair, particle: int, layout: Layout) -> poutin
 def _log_probs(pair: TracePair, particle: int | None, nesting: int) -> dict[str, Tensor]:
     """Return the log-densities by program and site, in float64.
 
-    A guide's distribution that scores only its own draws (a flow without an inverse) is left out.
+    A guide's distribution that scores only its own draws (a flow without an inverse) is left out, and so is a
+    likelihood without a density, which `pyro.infer.EnergyDistance` accepts.
 
     Args:
         pair: a run of both programs.
@@ -67,7 +68,9 @@ def _log_probs(pair: TracePair, particle: int | None, nesting: int) -> dict[str,
         for site in sites:
             try:
                 log_prob = site_log_prob(site).double()
-            except (KeyError, NotImplementedError):
+            except NotImplementedError:
+                continue
+            except KeyError:
                 if program == "model":
                     raise
                 continue

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import pvae
-from pvae.objectives import make_objective
-from pvae.objectives.pyro.pyro_losses import adapt
+from pvae.objectives import adapt, make_objective
 from pvae.programs.binding import bind
 from pvae.train.computation import Computation
 from pvae.train.parameters import Parameters

@@ -15,7 +15,7 @@ from pvae.objectives.base import Objective, Terms
 from pvae.objectives.joint_outcomes import weights_of_outcomes
 from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
-from pvae.objectives.pyro.pyro_losses import adapt
+from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.programs.bound import BoundPrograms
 
 __all__ = ["Alternate"]

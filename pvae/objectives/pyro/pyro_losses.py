@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, ReweightedWakeSleep, Trace_MMD, TraceEnum_ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO
+from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.objectives.base import Objective, Terms
@@ -16,11 +17,61 @@ from pvae.objectives.pyro.patches import collect_surrogates
 from pvae.programs.bound import BoundPrograms
 from pvae.weights.vectorise import can_vectorise
 
-__all__ = ["PyroObjective", "adapt"]
+__all__ = ["PyroObjective", "can_share_a_run"]
+
+#: the errors of a program that runs in a plate of particles only
+_ERRORS_OF_PROGRAMS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+_NO_BOUND = {Trace_MMD: "a maximum mean discrepancy takes the place of the KL divergence"}
+
+_BIASED = {
+    ReweightedWakeSleep: "self-normalised weights: the bias of phi's gradient is of order 1/particles",
+    TraceTailAdaptive_ELBO: "ranks of the particles take the place of their weights, so no bound has this gradient",
+}
+
+
+def can_share_a_run(programs: BoundPrograms, particles: int, max_plate_nesting: float) -> bool:
+    """Return whether all particles of a loss of Pyro may share one run.
+
+    Args:
+        programs: both programs with their arguments.
+        particles: the number of particles.
+        max_plate_nesting: the nesting that the user states; infinite if Pyro has to find it. Programs of a stated
+            nesting may run inside a plate of particles only. They cannot be checked, and Pyro's own rule holds: the
+            user answers for them.
+    """
+    try:
+        return can_vectorise(programs, particles)
+    except _ERRORS_OF_PROGRAMS:
+        if math.isinf(max_plate_nesting):
+            raise
+        return True
+
+
+class _TailAdaptiveWithValue(TraceTailAdaptive_ELBO):
+    """`TraceTailAdaptive_ELBO` with minus the ELBO of its particles as its loss; Pyro returns infinity."""
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
+        _, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        return (guide_trace.log_prob_sum() - model_trace.log_prob_sum()).detach(), surrogate
 
 
 class PyroObjective(Objective):
     """One of Pyro's losses, with the value and the gradient that `pyro.infer.SVI` would use.
+
+    Two losses of Pyro do not return one number. The loss of `ReweightedWakeSleep` is that of theta, minus the
+    importance-weighted bound, and both losses are recorded; if only the guide is trained (``model_has_params=False``
+    and ``insomnia=0``), the loss is that of phi. The loss of `TraceTailAdaptive_ELBO` is minus the ELBO of the same
+    particles.
 
     Args:
         elbo: an instance of a subclass of `pyro.infer.ELBO`. It is copied and never changed.
@@ -31,11 +82,17 @@ class PyroObjective(Objective):
         self.elbo = copy.copy(elbo)
         self.vectorize_particles = elbo.vectorize_particles
         self.max_plate_nesting = elbo.max_plate_nesting
+        self.retain_graph = elbo.retain_graph
+        self.no_bound = next((why for kind, why in _NO_BOUND.items() if isinstance(elbo, kind)), "")
+        self.biased = next((why for kind, why in _BIASED.items() if isinstance(elbo, kind)), "")
+        if isinstance(elbo, ReweightedWakeSleep) and elbo.insomnia == 0:
+            self.biased = ""
+            self.no_bound = "" if elbo.model_has_params else "the guide alone is trained, on data of the model"
 
     def settings(self) -> dict[str, Any]:
-        """Return the number of particles, and alpha if the loss has one."""
-        alpha = getattr(self.elbo, "alpha", None)
-        return {**({} if alpha is None else {"alpha": alpha}), **super().settings()}
+        """Return the number of particles, and the settings that only this loss has."""
+        names = ("alpha", "insomnia")
+        return {name: getattr(self.elbo, name) for name in names if hasattr(self.elbo, name)} | super().settings()
 
     def _configured_loss(self, programs: BoundPrograms) -> Any:
         """Return the loss with the nesting of the programs; particles share a run only if the programs vectorise.
@@ -43,15 +100,20 @@ class PyroObjective(Objective):
         Pyro itself finds the nesting by a run that changes the random state, stores it in the loss for every later
         model, and does not notice a program that mixes particles.
         """
-        is_vectorised = self.elbo.vectorize_particles and self.num_particles > 1
-        if not is_vectorised and not isinstance(self.elbo, TraceEnum_ELBO):
-            return self.elbo
         elbo = copy.copy(self.elbo)
-        if is_vectorised and not can_vectorise(programs, self.num_particles):
-            is_vectorised = False
-            elbo.vectorize_particles = False
-            elbo.max_plate_nesting = math.inf
-        if math.isinf(elbo.max_plate_nesting):
+        if isinstance(elbo, TraceTailAdaptive_ELBO):
+            elbo.__class__ = _TailAdaptiveWithValue
+        is_vectorised = elbo.vectorize_particles and self.num_particles > 1
+        if is_vectorised and not can_share_a_run(programs, self.num_particles, elbo.max_plate_nesting):
+            is_vectorised = elbo.vectorize_particles = False
+            elbo.max_plate_nesting -= 1  # of the plate of particles
+        if isinstance(elbo, TraceTailAdaptive_ELBO) and not elbo.vectorize_particles:
+            raise InputError(
+                "TraceTailAdaptive_ELBO needs all particles in one run (vectorize_particles=True, and programs that "
+                "broadcast over a leading dimension). Use 'renyi:alpha=0.5' or 'iwae', which also draw one by one."
+            )
+        needs_nesting = elbo.vectorize_particles or isinstance(elbo, TraceEnum_ELBO | TraceTMC_ELBO)
+        if needs_nesting and math.isinf(elbo.max_plate_nesting):
             elbo.max_plate_nesting = programs.layout.nesting + is_vectorised
         return elbo
 
@@ -59,34 +121,34 @@ class PyroObjective(Objective):
         """Return Pyro's loss of a batch, and the tensor that Pyro differentiates as its surrogate."""
         return self._pyro_terms(BoundPrograms(model, guide, args, kwargs))
 
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of a batch, in nats, as a scalar tensor, by Pyro's own method if the loss has one.
+
+        Pyro's method also differentiates tensors that are no ``param`` sites; `loss_and_grads` does not.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
+        elbo = self._configured_loss(BoundPrograms(model, guide, args, kwargs))
+        if not hasattr(elbo, "differentiable_loss"):
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        return torch.as_tensor(elbo.differentiable_loss(model, guide, *args, **kwargs))
+
     def _pyro_terms(self, programs: BoundPrograms) -> Terms:
         """Return the terms of the programs. Pyro's losses run the programs themselves."""
         elbo = self._configured_loss(programs)
         with collect_surrogates() as surrogates:
             loss = elbo.loss_and_grads(programs.model, programs.guide, *programs.args, **programs.kwargs)
+        named: dict[str, Tensor] = {}
+        if isinstance(elbo, ReweightedWakeSleep):
+            theta_loss, phi_loss = (torch.as_tensor(part).detach() for part in loss)
+            named = {"phi_loss": phi_loss} if self.no_bound else {"theta_loss": theta_loss, "phi_loss": phi_loss}
+            loss = next(iter(named.values()))
         if not surrogates:  # gradients are disabled
             value = torch.as_tensor(loss)
-            return Terms(value.detach(), torch.zeros_like(value))
+            return Terms(value.detach(), torch.zeros_like(value), named)
         surrogate = sum(surrogates[1:], start=surrogates[0])
-        return Terms(torch.as_tensor(loss, dtype=surrogate.dtype, device=surrogate.device).detach(), surrogate)
-
-
-def adapt(objective: Any) -> Objective:
-    """Return an `Objective`: an objective itself, a loss of Pyro wrapped, or the result of a class or factory.
-
-    Args:
-        objective: an `Objective`, a loss of `pyro.infer`, or a callable that returns one of them.
-
-    Raises:
-        InputError: for anything else.
-    """
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, ELBO):
-        return PyroObjective(objective)
-    if callable(objective):
-        return adapt(objective())
-    raise InputError(
-        f"An objective needs to be a pvae.Objective, a loss of pyro.infer or a factory of one; got "
-        f"{type(objective).__name__}."
-    )
+        return Terms(torch.as_tensor(loss, dtype=surrogate.dtype, device=surrogate.device).detach(), surrogate, named)
