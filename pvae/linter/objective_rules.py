@@ -14,6 +14,7 @@ from pyro.infer import (
     TraceEnum_ELBO,
     TraceMeanField_ELBO,
     TraceTailAdaptive_ELBO,
+    TraceTMC_ELBO,
 )
 
 from pvae.errors import InputError
@@ -121,7 +122,7 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
     if isinstance(context.objective, Adversarial):  # it draws every site, and refuses a site that it cannot draw
         return
     marks = [site["name"] for site in context.guide_sites + context.model_sites if is_marked_for_enumeration(site)]
-    enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO)
+    enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO | TraceTMC_ELBO)
     if marks and context.objective.enumerates:
         return
     if marks and isinstance(context.objective, WeightsObjective):

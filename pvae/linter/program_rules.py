@@ -7,13 +7,14 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from pyro.infer import TraceEnum_ELBO
+from pyro.infer import TraceEnum_ELBO, TraceTMC_ELBO
 from torch import Tensor
 
 from pvae.data import check_support
 from pvae.errors import InputError
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding
+from pvae.objectives.weights_objective import WeightsObjective
 from pvae.programs.parameter_groups import named_parameters
 from pvae.programs.sites import Site
 
@@ -36,13 +37,15 @@ def _unused_fields(context: CheckContext) -> Iterator[Finding]:
 
 def _missing_sites(context: CheckContext) -> Iterator[Finding]:
     """Report latent sites that one program does not have, or that the model observes."""
-    enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO)
+    enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO | TraceTMC_ELBO)
+    enumerates = enumerates or isinstance(context.objective, WeightsObjective) or context.objective.enumerates
     guide, model = context.guide_latents, context.model_latents
     needs_guide = "phi" not in context.trained.untrained
     for name, site in model.items():
         is_enumerated = enumerates and site["infer"].get("enumerate")
         if needs_guide and name not in guide and not is_enumerated:
-            yield Finding("missing site", name, "the model draws it and the guide does not.", "Draw it in the guide.")
+            fix = "Draw it in the guide; or, if its values are few, mark it with infer={'enumerate': 'parallel'}."
+            yield Finding("missing site", name, "the model draws it and the guide does not.", fix)
     names_in_model = {site["name"] for site in context.model_sites}
     for name, site in guide.items():
         if name not in names_in_model and not site["infer"].get("is_auxiliary"):
@@ -138,7 +141,9 @@ def _without_gradient(context: CheckContext, surrogate: torch.Tensor) -> Iterato
     named = named_parameters(context.latent_model, [*context.programs.modules, context.trained])
     if not named or not surrogate.requires_grad:
         message = "the loss depends on no parameter, so there is nothing to train."
-        yield Finding("no gradient", "loss", message, "Hold parameters in modules, or use pyro.param.")
+        fix = "Hold parameters in modules, or use pyro.param."
+        # Programs without parameters and draws have an exact evidence to evaluate; `fit` refuses them.
+        yield Finding("no gradient", "loss", message, fix, fatal=bool(named or context.guide_latents))
         return
     gradients = torch.autograd.grad(surrogate, list(named.values()), allow_unused=True)
     names = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]

@@ -17,7 +17,7 @@ from pvae.programs.binding import Fields, bind
 from pvae.programs.queries import encode, in_shape_of_data, mean_of_site
 from pvae.programs.sites import Site, base_distribution
 from pvae.randomness import preserved_randomness
-from pvae.weights.handlers import finite_support
+from pvae.weights.enumeration import finite_support
 
 __all__ = ["ValueRows", "interpolate", "plane", "render", "traverse", "value_by_value"]
 

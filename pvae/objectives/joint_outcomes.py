@@ -16,7 +16,7 @@ from pvae.programs.program_in_context import with_guide_in
 from pvae.programs.sites import Site, sample_sites
 from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
-from pvae.weights.handlers import finite_support
+from pvae.weights.enumeration import finite_support
 from pvae.weights.vectorise import can_vectorise
 
 __all__ = ["MOST_JOINT_VALUES", "MOST_TUPLES", "outcome_tuples", "weights_of_outcomes"]

@@ -19,7 +19,8 @@ from pvae.programs.binding import fields_of, owner_of
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import classifier_of, most_probable
 from pvae.weights import LogWeights
-from pvae.weights.handlers import ENUMERATE, SUMMED, ChooseStrategy
+from pvae.weights.enumeration import ENUMERATE, SUMMED
+from pvae.weights.handlers import ChooseStrategy
 
 __all__ = ["SemiSupervised"]
 

@@ -17,7 +17,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, base_distribution, sample_sites
-from pvae.weights.handlers import EnumerationDims
+from pvae.weights.enumeration import AUXILIARY, EnumerationDims
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.traces import PARTICLE_PLATE, TracePair
 
@@ -70,7 +70,7 @@ class _EnumerateAuxiliary(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["infer"].get("is_auxiliary") and not msg["done"] and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.dims.add(msg, "sum"), True
+            msg["value"], msg["done"] = self.dims.add(msg, AUXILIARY), True
 
 
 def log_marginal(pair: TracePair, dims: PlateDims, marginal: Marginal | None) -> tuple[Tensor, Tensor | None]:
@@ -113,16 +113,11 @@ def _exact_log_marginal(pair: TracePair, dims: PlateDims) -> Tensor:
                 "support. Give the objective a reverse kernel, auxiliary=pvae.Marginal(reverse=..., particles=5)."
             )
     # Dimensions of branches are in use already, although no site has them.
-    branches = dims.left - len(pair.dims.sites)
-    enumeration = dataclasses.replace(
-        pair.dims,
-        sites=[*pair.dims.sites, *[("", 1)] * branches],
-        kinds=[*pair.dims.kinds, *["branch"] * branches],
-    )
+    enumeration = pair.dims.reserve(dims.left - pair.dims.width)
     fixed = _FixedValues(_fixed_z(pair))
     guide = pair.programs.with_programs(pair.programs.model, fixed(pair.programs.guide))
     trace = guide.with_programs(guide.model, _EnumerateAuxiliary(enumeration)(guide.guide)).trace_guide()
-    wide = dataclasses.replace(dims, left=len(enumeration.sites))
+    wide = dataclasses.replace(dims, left=enumeration.width)
     log_probs = sum_tensors(log_probs_by_site([sample_sites(trace)], wide).values())
     return torch.logsumexp(log_probs, tuple(range(len(pair.auxiliary_sites))))
 

@@ -188,7 +188,7 @@ class LogWeights:
         sites = source.pairs[0].dims.sites
         if sites:
             raise InputError(
-                f"This objective needs a run of the guide at one value of each site; site {sites[0][0]!r} is summed "
+                f"This objective needs a run of the guide at one value of each site; site {sites[0].name!r} is summed "
                 "out or enumerated. Remove its mark, or use 'iwae', 'renyi' or 'elbo-enum'."
             )
         return source

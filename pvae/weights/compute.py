@@ -17,10 +17,12 @@ from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, is_marked_for_enumeration
 from pvae.weights.auxiliary import Marginal, log_marginal
 from pvae.weights.base import REVERSE, LogWeights
-from pvae.weights.handlers import PATHWISE, SUMMED, ChooseStrategy
-from pvae.weights.log_probs import PlateDims, SiteLogProbs, marginalise_enumerated, site_log_probs, sum_tensors
+from pvae.weights.enumeration import SUMMED
+from pvae.weights.handlers import PATHWISE, ChooseStrategy
+from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, join_outcomes, site_log_probs, sum_tensors
 from pvae.weights.site_validation import common_scale, delta_sites, require_weights_exist
 from pvae.weights.source import ONE_RUN, WeightsSource
+from pvae.weights.summed_sites import SummedSites
 from pvae.weights.traces import TracePair
 from pvae.weights.vectorise import can_vectorise, trace_particles
 
@@ -58,13 +60,10 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
         keep: the number of dimensions of branches on the left.
     """
     pair = source.pairs[0]
-    log_probs = site_log_probs(source.pairs, source.dims)
-    log_guide, reverse_score = _log_guide(source, log_probs)
+    marginal = _marginalise(source, keep)
     strategies = {site["name"]: str(site["infer"].get("_strategy", PATHWISE)) for site in pair.latent_sites}
-    if reverse_score is not None:
+    if REVERSE in marginal.guide:
         strategies[REVERSE] = "score"
-        log_probs = dataclasses.replace(log_probs, guide={**log_probs.guide, REVERSE: reverse_score})
-    marginal = marginalise_enumerated(log_probs, log_guide, pair.dims, keep)
     return LogWeights(
         log_joint=marginal.log_joint,
         log_guide=marginal.log_guide,
@@ -84,17 +83,30 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
     )
 
 
-def _log_guide(source: WeightsSource, log_probs: SiteLogProbs) -> tuple[Tensor, Tensor | None]:
-    """Return log q(z given x), and the score of the draws of a reverse kernel that carry no gradient, or None.
+def _marginalise(source: WeightsSource, keep: int) -> MarginalisedLogProbs:
+    """Return the log-densities of the runs without summed-out sites; `keep` dimensions of branches stay on the left."""
+    dims = source.pairs[0].dims
+    if dims.names(SUMMED):
+        return SummedSites(source.pairs[0], source.dims, keep).marginalise(*_log_marginals(source))
+    log_probs = site_log_probs(source.pairs, source.dims)
+    log_guide, reverse_scores = _log_marginals(source)
+    if log_guide is None:
+        log_guide = sum_tensors(log_probs.guide.values())
+    log_probs = dataclasses.replace(log_probs, guide={**log_probs.guide, **reverse_scores})
+    return join_outcomes(sum_tensors(log_probs.joint.values()), log_guide, log_probs, dims, keep)
 
-    Both have shape (*left, particles, batch).
+
+def _log_marginals(source: WeightsSource) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Return log q(z given x) with auxiliary sites marginalised, or None; and the score of a reverse kernel by name.
+
+    Tensors have the shape (*left, particles, batch).
     """
     if not source.pairs[0].auxiliary_sites:
-        return sum_tensors(log_probs.guide.values()), None
+        return None, {}
     parts = [log_marginal(pair, source.dims, source.auxiliary) for pair in source.pairs]
-    log_guide = torch.cat([log_q for log_q, _ in parts], -2)
     scores = [score for _, score in parts if score is not None]
-    return log_guide, torch.cat(scores, -2) if scores else None
+    log_guide = torch.cat([log_q for log_q, _ in parts], -2)
+    return log_guide, {REVERSE: torch.cat(scores, -2)} if scores else {}
 
 
 def _values(pairs: Sequence[TracePair], dims: PlateDims) -> dict[str, Tensor]:
@@ -122,10 +134,11 @@ def _sum_marked(site: Site) -> str:
 
 def _data_count(pair: TracePair, plate: str) -> int:
     """Return the number of data that a batch represents: the full size of the data plate."""
-    for frame in pair.latent_sites[0]["cond_indep_stack"]:
+    first_site = (pair.latent_sites or pair.model_sites)[0]
+    for frame in first_site["cond_indep_stack"]:
         if frame.name == plate:
             return int(frame.full_size or frame.size)
-    raise InputError(f"Weights need every site in the plate {plate!r}; {pair.latent_sites[0]['name']!r} is outside it.")
+    raise InputError(f"Weights need every site in the plate {plate!r}; {first_site['name']!r} is outside it.")
 
 
 def weights_of(
@@ -138,7 +151,8 @@ def weights_of(
 ) -> LogWeights:
     """Return the log weights of two Pyro programs on the arguments of one batch.
 
-    Sites that a program marks with ``infer={"enumerate": "parallel"}`` are summed out exactly within each weight.
+    Sites that a program marks with ``infer={"enumerate": "parallel"}`` are summed out exactly within each weight. If
+    these are all latent sites, the guide draws nothing, and each weight is log p(x).
     The guide's sites marked with ``infer={"is_auxiliary": True}`` are marginalised.
 
     Args:
@@ -153,12 +167,11 @@ def weights_of(
     """
     particles = require_whole(particles, "particles")
     layout = programs.layout
-    if not layout.latent_dims:
-        raise InputError("Log weights need at least one latent site; the guide draws nothing. Draw z in the guide.")
     plate, data_dim = layout.data_plate(data_plate)
-    pairs = trace_particles(programs, particles, choose, plate)
+    # If the guide draws nothing, all particles are alike, and one run gives the weight of each.
+    pairs = trace_particles(programs, particles if layout.latent_dims else 1, choose, plate)
     require_weights_exist(pairs[0])
-    dims = PlateDims(layout.nesting, data_dim, particles // len(pairs), len(pairs[0].dims.sites))
+    dims = PlateDims(layout.nesting, data_dim, particles // len(pairs), pairs[0].dims.width)
     source = WeightsSource(tuple(pairs), dims, auxiliary, layout.repeatable)
     if pairs[0].auxiliary_sites:
         source.require_repeatable()

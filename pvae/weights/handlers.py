@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,28 +12,23 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.errors import InputError, first_line
-from pvae.programs.sites import Site, base_distribution, is_latent_draw
+from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_subsample
+from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumeratedSite, EnumerationDims, finite_support
 
 __all__ = [
-    "ENUMERATE",
     "FIRST_VALUE",
     "PATHWISE",
-    "SUMMED",
     "BranchMessenger",
     "ChooseStrategy",
-    "EnumerationDims",
     "SiteStrategyMessenger",
     "explain_broadcast_errors",
-    "finite_support",
     "keep_draw",
-    "support_size",
 ]
 
 #: A function from the message of a latent site to its strategy.
 ChooseStrategy = Callable[[Site], str]
 
-PATHWISE, ENUMERATE, SUMMED, FIRST_VALUE = "pathwise", "enumerate", "sum", "first"
-_MOST_VALUES = 4096
+PATHWISE, FIRST_VALUE = "pathwise", "first"
 
 
 def keep_draw(site: Site) -> str:
@@ -44,11 +37,11 @@ def keep_draw(site: Site) -> str:
 
 
 @contextmanager
-def explain_broadcast_errors(sites: Collection[tuple[str, int]]) -> Iterator[None]:
+def explain_broadcast_errors(sites: Collection[EnumeratedSite]) -> Iterator[None]:
     """Run programs with enumerated sites; if one fails, name the sites, because broadcasting is the likely cause.
 
     Args:
-        sites: name and number of values of each enumerated site. It may grow inside the block.
+        sites: the enumerated sites. The collection may grow inside the block.
 
     Raises:
         InputError: in place of the error that the program raises.
@@ -60,126 +53,12 @@ def explain_broadcast_errors(sites: Collection[tuple[str, int]]) -> Iterator[Non
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if not sites:
             raise
-        names = ", ".join(repr(name) for name, _ in sites)
+        names = ", ".join([repr(site.name) for site in sites][:5]) + ", ..." * (len(sites) > 5)
         raise InputError(
             f"Enumeration of site {names} adds a dimension to the left of all others, and the programs must broadcast "
             f"over it; they fail ({type(error).__name__}: {first_line(error)}). Make them broadcast "
             "(torch.broadcast_tensors before stack, cat and gather; pyro.ops.indexing.Vindex), or use 'score'."
         ) from error
-
-
-def finite_support(name: str, distribution: Any) -> Tensor:
-    """Return every value of a distribution, shape (values, *event).
-
-    Args:
-        name: the site, for the error.
-        distribution: a distribution of Pyro.
-
-    Raises:
-        InputError: if the support is continuous, infinite, or too large.
-    """
-    cell_values, cells = _support_of_a_cell(name, distribution)
-    choices = list(itertools.product(range(len(cell_values)), repeat=cells))
-    indices = torch.tensor(choices, device=cell_values.device)
-    return cell_values[indices].reshape(-1, *distribution.event_shape)
-
-
-def support_size(name: str, distribution: Any) -> int:
-    """Return the number of values of a distribution, without listing them.
-
-    Args:
-        name: the site, for the error.
-        distribution: a distribution of Pyro.
-
-    Raises:
-        InputError: if the support is continuous, infinite, or too large.
-    """
-    cell_values, cells = _support_of_a_cell(name, distribution)
-    return int(len(cell_values) ** cells)
-
-
-def _support_of_a_cell(name: str, distribution: Any) -> tuple[Tensor, int]:
-    """Return the values of one cell of an event, shape (values, *base event), and the number of cells."""
-    event = tuple(distribution.event_shape)
-    base = base_distribution(distribution)
-    if not getattr(base, "has_enumerate_support", False):
-        raise InputError(
-            f"Enumeration needs a finite support, such as that of Bernoulli or Categorical; site {name!r} cannot be "
-            f"enumerated, because {type(base).__name__} has none. Use 'pathwise' or 'score' for it."
-        )
-    try:
-        single = base.enumerate_support(expand=False)
-    except NotImplementedError as error:  # a Binomial whose counts differ
-        raise InputError(
-            f"Site {name!r} cannot be enumerated: {error} Use 'score' or 'score:leave-one-out'."
-        ) from error
-    single = single.reshape(len(single), *base.event_shape)
-    cells = torch.Size(event[: len(event) - len(base.event_shape)]).numel()
-    if len(single) ** cells > _MOST_VALUES:
-        raise InputError(
-            f"Enumeration is limited to {_MOST_VALUES} values; site {name!r} has {len(single)}^{cells} joint values. "
-            "Use 'measure', 'disarm' or 'score:leave-one-out', or split it into several sites."
-        )
-    return single, cells
-
-
-@dataclass
-class EnumerationDims:
-    """The dimensions of enumerated sites: one for each site, to the left of the particles' dimension.
-
-    Attributes:
-        nesting: the greatest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
-        plates: the plates in which an enumerated site may be: those of particles and data.
-        sites: name and number of values of each site, in order of appearance, from right to left.
-        kinds: ``"enumerate"`` or ``"sum"``, for each site.
-    """
-
-    nesting: int
-    plates: Collection[str]
-    sites: list[tuple[str, int]] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of the dimensions, from left to right."""
-        return tuple(size for _, size in reversed(self.sites))
-
-    def positions(self, kind: str) -> list[int]:
-        """Return the positions in `shape` of the sites of one kind."""
-        last = len(self.kinds) - 1
-        return [last - index for index, this_kind in enumerate(self.kinds) if this_kind == kind]
-
-    def names(self, kind: str) -> list[str]:
-        """Return the names of the sites of one kind."""
-        if not self.sites:
-            return []
-        return [name for (name, _), this_kind in zip(self.sites, self.kinds, strict=True) if this_kind == kind]
-
-    def add(self, site: Site, kind: str) -> Tensor:
-        """Give a site the next dimension to the left, and return all its values along it.
-
-        Args:
-            site: the message of a latent site.
-            kind: ``"enumerate"`` or ``"sum"``.
-
-        Returns:
-            The values, shape (values, 1, ..., 1, *event).
-
-        Raises:
-            InputError: if the support is not finite, or the site is in a plate inside the data plate.
-        """
-        inner = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized and frame.name not in self.plates]
-        if inner:
-            raise InputError(
-                f"Enumeration needs a site in the data plate alone; site {site['name']!r} lies in the plate "
-                f"{inner[0]!r} too, so its joint values are too many. Use the objective 'elbo-enum', or 'measure' or "
-                "'disarm' for its gradient."
-            )
-        values = finite_support(site["name"], site["fn"])
-        ones = (1,) * (1 + self.nesting + len(self.sites))
-        self.sites.append((site["name"], len(values)))
-        self.kinds.append(kind)
-        return values.reshape(len(values), *ones, *values.shape[1:])
 
 
 def _relaxed(name: str, distribution: Any, strategy: str) -> Tensor:
@@ -216,26 +95,68 @@ class SiteStrategyMessenger(Messenger):
         dims: the dimensions of enumerated sites, shared by guide and model.
         in_model: whether the program is the model. Its own latent sites carry ``infer["_in_model"]`` while `choose`
             is asked.
+        drawn: for the model, the names of the sites that the guide has drawn; they keep the guide's values.
     """
 
-    def __init__(self, choose: ChooseStrategy, dims: EnumerationDims, *, in_model: bool = False) -> None:
+    def __init__(
+        self, choose: ChooseStrategy, dims: EnumerationDims, *, in_model: bool = False, drawn: Collection[str] = ()
+    ) -> None:
         super().__init__()
-        self.choose, self.dims, self.in_model = choose, dims, in_model
+        self.choose, self.dims, self.in_model, self.drawn = choose, dims, in_model, drawn
+        self.depths: dict[str, int] = {}
+        self.places_of_values: dict[str, dict[int, int]] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg):
+            return
+        window = self._window(msg)
+        # A dictionary of this message alone: that of a replayed site belongs to the trace of the other program.
+        self.dims.of_sites[self.in_model, msg["name"]] = {**self.dims.lasting, **(window or {})}
         infer = msg["infer"]
-        if not is_latent_draw(msg) or "_strategy" in infer:  # the second: a draw of the guide, replayed in the model
+        if not is_latent_draw(msg) or msg["name"] in self.drawn or "_strategy" in infer:
             return
         msg["infer"] = {**infer, "_in_model": self.in_model}
         strategy = self.choose(msg)
         msg["infer"] = {**infer, "_strategy": strategy}
         if strategy == PATHWISE or msg["done"]:
             return
-        msg["value"], msg["done"] = self._value(msg, strategy), True
+        msg["value"], msg["done"] = self._value(msg, strategy, window), True
 
-    def _value(self, msg: Any, strategy: str) -> Tensor:
+    def _window(self, msg: Any) -> dict[int, int] | None:
+        """Return the enumerated site on each place that the window of `pyro.markov` shows; None outside of a chain.
+
+        Pyro lists the sites of the window with the number of chains in which they are; a site whose inner chain has
+        ended has left the window.
+        """
+        scope = msg["infer"].get("_markov_scope")
+        if scope is None:
+            return None
+        self.depths[msg["name"]] = msg["infer"]["_markov_depth"]
+        window: dict[int, int] = {}
+        for name, depth in scope.items():
+            if self.depths.get(name) == depth:
+                window.update(self.places_of_values.get(name, {}))
+        return window
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name, value = msg["name"], msg["value"]
+        places = self.dims.of_sites.get((self.in_model, name))
+        if places is None or not isinstance(value, Tensor) or not self.dims.sites:
+            return
+        if name in self.drawn:
+            places = {**self.dims.of_sites.get((False, name), {}), **places}
+        elif self.dims.sites[-1].name == name:
+            places = {**places, self.dims.sites[-1].place: len(self.dims.sites) - 1}
+        self.dims.of_sites[self.in_model, name] = places
+        batch = value.shape[: value.dim() - msg["fn"].event_dim]
+        left = len(batch) - 1 - self.dims.nesting
+        self.places_of_values[name] = {
+            place: site for place, site in places.items() if place < left and batch[left - 1 - place] > 1
+        }
+
+    def _value(self, msg: Any, strategy: str, window: Mapping[int, int] | None) -> Tensor:
         if strategy in (ENUMERATE, SUMMED):
-            return self.dims.add(msg, strategy)
+            return self.dims.add(msg, strategy, window=window, in_model=self.in_model)
         if strategy == FIRST_VALUE:
             values = finite_support(msg["name"], msg["fn"])
             return values[0].expand(msg["fn"].batch_shape + msg["fn"].event_shape)
@@ -261,8 +182,8 @@ class BranchMessenger(Messenger):
     def __init__(self, values: Mapping[str, Tensor], site: str, branches: Tensor, dims: EnumerationDims) -> None:
         super().__init__()
         self.values, self.site, self.branches = values, site, branches
-        self.branch_dims = 2 + dims.nesting + len(dims.sites)
-        self.enumerated = {name for name, _ in dims.sites}
+        self.branch_dims = 2 + dims.nesting + dims.width
+        self.enumerated = {site.name for site in dims.sites}
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]

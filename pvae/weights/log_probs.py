@@ -12,15 +12,15 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.sites import Site
-from pvae.weights.handlers import ENUMERATE, SUMMED, EnumerationDims
+from pvae.weights.enumeration import ENUMERATE, EnumerationDims
 from pvae.weights.traces import TracePair, site_log_prob
 
 __all__ = [
     "MarginalisedLogProbs",
     "PlateDims",
     "SiteLogProbs",
+    "join_outcomes",
     "log_probs_by_site",
-    "marginalise_enumerated",
     "site_log_probs",
     "sum_tensors",
 ]
@@ -118,10 +118,6 @@ def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims) -> SiteLogProbs:
         dims: the dimensions of particles and data.
     """
     guide = log_probs_by_site([pair.guide_sites for pair in pairs], dims)
-    # q of a summed-out site cancels, so any finite number may replace its log of 0.
-    for name in pairs[0].dims.names(SUMMED):
-        if name in guide:
-            guide[name] = guide[name].masked_fill(guide[name] == -math.inf, 0.0)
     return SiteLogProbs(joint=log_probs_by_site([pair.model_sites for pair in pairs], dims), guide=guide)
 
 
@@ -153,31 +149,32 @@ def sum_tensors(terms: Iterable[Tensor]) -> Tensor:
     return functools.reduce(torch.add, terms)
 
 
-def marginalise_enumerated(
-    log_probs: SiteLogProbs, log_guide: Tensor, dims: EnumerationDims, keep: int = 0
+def join_outcomes(
+    log_joint: Tensor,
+    log_guide: Tensor,
+    log_probs: SiteLogProbs,
+    dims: EnumerationDims,
+    keep: int = 0,
+    beneath: Sequence[str] = (),
 ) -> MarginalisedLogProbs:
-    """Marginalise the summed-out sites, w = sum over their values of q(value) w(value), and join enumerated dimensions.
+    """Join the dimensions of the sites that are enumerated for their gradient to one dimension of outcomes.
 
     Args:
-        log_probs: log-densities by site, shape (*keep, *enumerated, particles, batch).
-        log_guide: log q of all sites together, of the same shape.
-        dims: the dimensions of enumerated and summed-out sites.
+        log_joint: log p(x, z), shape (*keep, *enumerated, particles, batch), as all other tables.
+        log_guide: log q(z given x).
+        log_probs: log-densities by site, without summed-out sites; log p is empty if there is a summed-out site.
+        dims: the dimensions of enumerated sites.
         keep: the number of dimensions on the left that stay as they are.
+        beneath: the guide's sites that depend on a summed-out site.
 
     Raises:
         InputError: if an enumerated site depends on a summed-out site of the guide.
     """
-    log_joint = sum_tensors(log_probs.joint.values())
     if not dims.sites:
         return MarginalisedLogProbs(log_joint, log_guide, None, log_probs.guide, log_probs.joint)
-    summed = [keep + position for position in dims.positions(SUMMED)]
-    if summed:
-        log_joint, log_guide = _sum_out(log_probs, log_joint, log_guide, dims.names(SUMMED), summed)
-    kept = {name: table for name, table in log_probs.guide.items() if name not in dims.names(SUMMED)}
-    beneath = tuple(name for name, table in kept.items() if _varies_along(table, summed))
     _require_one_probability(dims.names(ENUMERATE), beneath)
     join = _joiner(dims, keep)
-    guide = {name: join(table.sum(summed) if summed else table) for name, table in kept.items()}
+    guide = {name: join(table) for name, table in log_probs.guide.items()}
     outcomes = [guide[name] for name in dims.names(ENUMERATE)]
     log_outcome = sum_tensors(outcomes) if outcomes else None
 
@@ -189,28 +186,9 @@ def marginalise_enumerated(
         log_guide=finish(log_guide),
         log_outcome=log_outcome,
         guide={name: _without_impossible(table, log_outcome) for name, table in guide.items()},
-        joint={} if summed else {name: finish(table) for name, table in log_probs.joint.items()},
-        beneath=beneath,
+        joint={name: finish(table) for name, table in log_probs.joint.items()},
+        beneath=tuple(beneath),
     )
-
-
-def _varies_along(table: Tensor, dims: Iterable[int]) -> bool:
-    """Return whether a table has more than one entry along one of the dimensions."""
-    return any(table.shape[dim] > 1 for dim in dims)
-
-
-def _sum_out(
-    log_probs: SiteLogProbs, log_joint: Tensor, log_guide: Tensor, names: Sequence[str], summed: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Return log p and log q after the sites `names` are summed out over the dimensions `summed`.
-
-    log p - log q is the log weight, log sum over values of q(value) w(value). log q is the mean over the values.
-    """
-    inside = [log_probs.guide[name] for name in names if name in log_probs.guide]
-    rest = log_guide - sum_tensors(inside) if inside else log_guide
-    log_w = torch.logsumexp(log_joint - rest, summed)
-    log_guide = rest.mean(summed)
-    return log_w + log_guide, log_guide
 
 
 def _require_one_probability(enumerated: Sequence[str], beneath: Sequence[str]) -> None:
@@ -227,8 +205,7 @@ def _joiner(dims: EnumerationDims, keep: int) -> Callable[[Tensor], Tensor]:
 
     It maps shape (*keep, *enumerated, particles, batch) to (*keep, outcomes, particles, batch).
     """
-    summed = dims.positions(SUMMED)
-    sizes = tuple(size for position, size in enumerate(dims.shape) if position not in summed)
+    sizes = dims.sizes(ENUMERATE)
 
     def join(table: Tensor) -> Tensor:
         if not sizes:

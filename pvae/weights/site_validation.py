@@ -20,11 +20,16 @@ def require_weights_exist(pair: TracePair) -> None:
         InputError: with the name of the site.
     """
     latent = {site["name"] for site in pair.latent_sites}
+    if not latent and all(site["is_observed"] for site in pair.model_sites):
+        raise InputError(
+            "Log weights need at least one latent site; the model has none and the guide draws nothing. Draw z in both."
+        )
     for site in pair.model_sites:
         if not site["is_observed"] and site["name"] not in latent and not is_marked_for_enumeration(site):
             raise InputError(
                 f"Weights need every latent site in both programs; model site {site['name']!r} is neither observed nor "
-                "in the guide. Draw it in the guide too."
+                "in the guide. Draw it in the guide too, or mark a site of finite support with infer={'enumerate': "
+                "'parallel'} to sum it out."
             )
     for site in pair.guide_sites:
         if not site["infer"].get("is_auxiliary"):
@@ -80,13 +85,14 @@ def common_scale(pair: TracePair) -> float | Tensor:
     Raises:
         InputError: if the scales differ.
     """
-    first_site = pair.guide_sites[0]
+    sites = pair.guide_sites + pair.model_sites
+    first_site = sites[0]
     first = first_site["scale"]
-    for site in pair.guide_sites + pair.model_sites:
+    for site in sites:
         scale = site["scale"]
         if scale is not first and not _is_same_scale(scale, first):
             raise InputError(
-                f"Weights need one scale per datum; sites {first_site['name']!r} (guide) and {site['name']!r} carry "
-                "different scales. Scale both programs alike, or use the objective 'elbo'."
+                f"Weights need one scale per datum; sites {first_site['name']!r} and {site['name']!r} carry different "
+                "scales. Scale both programs alike, or use the objective 'elbo'."
             )
     return first.flatten() if isinstance(first, Tensor) and first.dim() else first

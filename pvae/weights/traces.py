@@ -16,10 +16,10 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, is_subsample, sample_sites
+from pvae.weights.enumeration import EnumeratedSite, EnumerationDims
 from pvae.weights.handlers import (
     BranchMessenger,
     ChooseStrategy,
-    EnumerationDims,
     SiteStrategyMessenger,
     explain_broadcast_errors,
     keep_draw,
@@ -100,7 +100,7 @@ class TracePair:
         kept |= {site["name"]: site["value"].detach() for site in self.latent_sites}
         messenger = BranchMessenger(kept, name, values, self.dims)
         guide_program = poutine.replay(self.programs.guide, trace=_subsample_indices(self.guide))
-        with explain_broadcast_errors([(name, len(values))]):
+        with explain_broadcast_errors([EnumeratedSite(name, len(values), "branch", 0)]):
             guide = self.programs.with_programs(self.programs.model, messenger(guide_program)).trace_guide()
             model_program = messenger(poutine.replay(self.programs.model, trace=guide))
             model = self.programs.with_programs(model_program, self.programs.guide).trace_model()
@@ -135,8 +135,9 @@ def trace_pair(
     with explain_broadcast_errors(dims.sites):
         in_guide = SiteStrategyMessenger(choose, dims)
         guide = programs.with_programs(programs.model, in_guide(guide_program)).trace_guide()
-        in_model = SiteStrategyMessenger(choose, dims, in_model=True)
-        model_program = in_model(poutine.replay(programs.model, trace=_with_views(guide)))
+        in_model = SiteStrategyMessenger(choose, dims, in_model=True, drawn=guide.nodes)
+        # Inside the replay, the handler sees the chains of the model also for the sites that the guide has drawn.
+        model_program = poutine.replay(in_model(programs.model), trace=_with_views(guide))
         model = programs.with_programs(model_program, programs.guide).trace_model()
     return TracePair(model, guide, programs, dims)
 
@@ -203,8 +204,8 @@ def trace_sequentially(
     first = trace_pair(programs, None, choose, dims)
     if dims.sites:
         raise InputError(
-            f"Site {dims.sites[0][0]!r} cannot be enumerated, because the programs do not broadcast over dimensions to "
-            "the left of the data's (see the warning about particles). Use the objective 'elbo-enum', or another "
+            f"Site {dims.sites[0].name!r} cannot be enumerated, because the programs do not broadcast over dimensions "
+            "to the left of the data's (see the warning about particles). Use the objective 'elbo-enum', or another "
             "strategy for the site."
         )
     indices = _subsample_indices(first.guide)

@@ -14,7 +14,8 @@ from pvae.programs.bound import BoundPrograms
 from pvae.programs.layout import Layout
 from pvae.programs.sites import Site, is_marked_for_enumeration
 from pvae.randomness import evaluating
-from pvae.weights.handlers import FIRST_VALUE, PATHWISE, ChooseStrategy, EnumerationDims, keep_draw
+from pvae.weights.enumeration import EnumerationDims
+from pvae.weights.handlers import FIRST_VALUE, PATHWISE, ChooseStrategy, keep_draw
 from pvae.weights.traces import (
     PARTICLE_PLATE,
     TracePair,

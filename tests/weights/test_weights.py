@@ -390,8 +390,11 @@ def test_a_site_marked_for_enumeration_is_summed_out_exactly() -> None:
 
 def test_a_guide_that_draws_nothing_is_refused() -> None:
     full = programs("data")
-    with pytest.raises(InputError, match="draws nothing"):
+    with pytest.raises(InputError, match="'z' is neither observed nor in the guide"):
         log_weights(pair(full.model, lambda x: None), {"x": X[:, 0]}, 2)
+    observed = pyro.poutine.condition(full.model, data={"z": torch.zeros(len(X))})
+    with pytest.raises(InputError, match="the model has none and the guide draws nothing"):
+        log_weights(pair(observed, lambda x: None), {"x": X[:, 0]}, 2)
 
 
 @pytest.mark.parametrize("particles", [0, -1, 1.5, None])

@@ -11,7 +11,7 @@ from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions, 
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, is_marked_for_enumeration
 from pvae.weights.compute import weights_of
-from pvae.weights.handlers import SUMMED
+from pvae.weights.enumeration import SUMMED
 
 __all__ = ["ScoreOnlyObjective"]
 

@@ -113,7 +113,7 @@ def coordinate_scores(weights: LogWeights) -> tuple[Tensor, Tensor]:
     enumerated = weights.only_source().pairs[0].dims.sites
     if enumerated:
         raise InputError(
-            f"The optimal baseline needs programs without enumerated sites; {enumerated[0][0]!r} is enumerated. Use "
+            f"The optimal baseline needs programs without enumerated sites; {enumerated[0].name!r} is enumerated. Use "
             "the baseline 'leave-one-out'."
         )
     sites = weights.guide_sites()

@@ -287,7 +287,7 @@ def _join_outcomes(weights: LogWeights, coefficients: Tensor, name: str) -> Tens
     if not dims.sites:
         return coefficients
     kept = coefficients.sum(summed) if summed else coefficients
-    sizes = [size for dim, size in enumerate(dims.shape) if 1 + dim not in summed]
+    sizes = dims.sizes("enumerate")
     if not sizes:
         return kept
     return kept.expand(len(kept), *sizes, *kept.shape[-2:]).flatten(1, len(sizes))

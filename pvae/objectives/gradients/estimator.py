@@ -28,7 +28,8 @@ from pvae.objectives.gradients.branches import Branches, propose_branches
 from pvae.objectives.gradients.entries import Entries, ParticleEntries, TupleEntries
 from pvae.objectives.gradients.strategies import BIASED, BRANCHING, LEAVE_ONE_OUT
 from pvae.weights import LogWeights, branch
-from pvae.weights.handlers import PATHWISE, SUMMED
+from pvae.weights.enumeration import SUMMED
+from pvae.weights.handlers import PATHWISE
 
 __all__ = ["Estimand", "estimate"]
 

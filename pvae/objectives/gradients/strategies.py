@@ -13,7 +13,8 @@ from pvae.names import unknown
 from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration
 from pvae.weights import LogWeights
 from pvae.weights.auxiliary import Marginal
-from pvae.weights.handlers import SUMMED, ChooseStrategy, support_size
+from pvae.weights.enumeration import SUMMED, support_size
+from pvae.weights.handlers import ChooseStrategy
 
 __all__ = [
     "BIASED",
