@@ -30,11 +30,13 @@ class DataFile:
     Attributes:
         name: name of the file; an IDX file may also be stored uncompressed, without ``.gz``.
         sha256: `content_digest` of the content, which does not change when a file is compressed again.
+        size: the greatest size of the file in bytes, compressed or not; a download ends there.
         urls: public addresses, in order of preference; empty where no public copy has this content.
     """
 
     name: str
     sha256: str
+    size: int
     urls: tuple[str, ...] = ()
 
 
@@ -110,16 +112,20 @@ def _joint_digest(files: tuple[DataFile, ...]) -> str:
 
 _OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _MNIST = tuple(
-    DataFile(name, sha256, (_OSSCI + name,))
-    for name, sha256 in {
-        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    }.items()
+    DataFile(name, sha256, size, (_OSSCI + name,))
+    for name, sha256, size in (
+        (
+            "train-images-idx3-ubyte.gz",
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            48_000_000,
+        ),
+        ("train-labels-idx1-ubyte.gz", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", 70_000),
+        ("t10k-images-idx3-ubyte.gz", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 8_000_000),
+        ("t10k-labels-idx1-ubyte.gz", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 20_000),
+    )
 )
-_STATIC = DataFile("mnist_static.npz", "880b0848c1e370ed312cfe14c7d32b3a5430aff7fce5acfea8b9dbbe9b3fda7d")
-_FREY = DataFile("freyfaces.npz", "c4aa53f55f81990ebe65b822e9cc30a65d61a9b41dedd215389dba0cb914f21c")
+_STATIC = DataFile("mnist_static.npz", "880b0848c1e370ed312cfe14c7d32b3a5430aff7fce5acfea8b9dbbe9b3fda7d", 7_000_000)
+_FREY = DataFile("freyfaces.npz", "c4aa53f55f81990ebe65b822e9cc30a65d61a9b41dedd215389dba0cb914f21c", 2_000_000)
 
 CATALOGUE: dict[str, DataSet] = {
     "digits": DataSet(

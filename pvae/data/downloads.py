@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,13 +151,58 @@ def _find(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> P
     return None
 
 
+class _LimitedFile:
+    """A file that is written up to a size.
+
+    Args:
+        path: the file.
+        most: the greatest size in bytes.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._file, self._left, self._most = path.open("wb"), most, most
+
+    def __enter__(self) -> _LimitedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, content: bytes) -> None:
+        """Write bytes; raise OSError if the file would become too large."""
+        self._left -= len(content)
+        if self._left < 0:
+            raise OSError(f"more than the {self._most} bytes that the file may have came")
+        self._file.write(content)
+
+    def flush(self) -> None:
+        """Pass the bytes on to the operating system."""
+        self._file.flush()
+
+
+def _require_size(path: Path, most: int) -> None:
+    """Raise OSError if the decompressed content of a file is larger than `most` bytes."""
+    size = 0
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    elif path.read_bytes()[:2] == b"\x1f\x8b":
+        with contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error), gzip.open(path) as content:
+            while size <= most and (part := content.read(1 << 20)):
+                size += len(part)
+    if size > most:
+        raise OSError(f"its decompressed content has more than {most} bytes")
+
+
 def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Content:
     mirror = os.environ.get("PVAE_MIRROR", "").rstrip("/")
     urls = [f"{mirror}/{name}/{file.name}"] * bool(mirror) + list(file.urls)
     failures = []
     for url in urls:
         try:
-            return _download_one(url, _cache() / name / file.name, file)
+            # only the mirror, which the user named, may lead to another address
+            redirects = bool(mirror) and url.startswith(f"{mirror}/")
+            return _download_one(url, _cache() / name / file.name, file, redirects=redirects)
         except InputError:
             failures.append(f"{url}: the content is damaged or has another SHA-256 than {file.sha256[:16]}...")
         except (OSError, ValueError) as error:
@@ -161,7 +210,7 @@ def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) 
     raise _missing(name, file, folder, failures)
 
 
-def _download_one(url: str, target: Path, file: DataFile) -> Content:
+def _download_one(url: str, target: Path, file: DataFile, *, redirects: bool) -> Content:
     import pooch
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +218,10 @@ def _download_one(url: str, target: Path, file: DataFile) -> Content:
     # file gets its final name only when it has been checked. It keeps its suffix, which decides how it is read.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as temporary:
         downloaded = Path(temporary) / file.name
-        download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
-        download(url, str(downloaded), None)
+        download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30, allow_redirects=redirects)
+        with _LimitedFile(downloaded, file.size) as output:
+            download(url, output, None)
+        _require_size(downloaded, file.size)
         content = checked_content(downloaded, file)
         move_into_place(downloaded, target)
     return content

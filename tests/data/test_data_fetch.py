@@ -33,7 +33,7 @@ def places(tmp_path, monkeypatch):
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.delenv("PVAE_MIRROR", raising=False)
     read = lambda content: source_of("tiny", {"x": parse_idx(content, "tiny")})
-    tiny = DataSet("a tiny set", (DataFile("tiny-ubyte.gz", SHA256),), read)
+    tiny = DataSet("a tiny set", (DataFile("tiny-ubyte.gz", SHA256, 1000),), read)
     monkeypatch.setitem(CATALOGUE, "tiny", tiny)
     return tmp_path
 
@@ -137,7 +137,7 @@ def test_a_mirror_without_the_file_says_so_and_public_addresses_follow(places, m
 
     address = f"{os.environ['PVAE_MIRROR']}tiny/elsewhere.gz"
     tiny = CATALOGUE["tiny"]
-    file = DataFile("tiny-ubyte.gz", SHA256, (address,))
+    file = DataFile("tiny-ubyte.gz", SHA256, 1000, (address,))
     monkeypatch.setitem(CATALOGUE, "tiny", DataSet(tiny.line, (file,), tiny.read))
     assert load_data("tiny").train.size == 16
     monkeypatch.setenv("PVAE_MIRROR", "nonsense://nowhere")
@@ -151,3 +151,28 @@ def test_fetch_replaces_a_damaged_file_of_the_cache_only(places, mirror):
     assert fetch("tiny") == cached.parent and gzip.decompress(cached.read_bytes()) == CONTENT
     given.write_bytes(b"damaged")
     assert "wrong content" in _refused(lambda: fetch("tiny")) and given.read_bytes() == b"damaged"
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(2000), gzip.compress(bytes(100_000))], ids=["too large", "too large when decompressed"]
+)
+def test_a_download_ends_at_the_size_of_the_catalogue_and_leaves_nothing(places, mirror, content):
+    (mirror / "tiny-ubyte.gz").write_bytes(content)
+    assert "more than" in _refused(lambda: fetch("tiny"))
+    assert list((places / "cache" / "tiny").iterdir()) == []
+
+
+def test_public_addresses_are_https_and_do_not_lead_elsewhere(places, monkeypatch):
+    for data_set in CATALOGUE.values():
+        assert all(url.startswith("https://") for file in data_set.files for url in file.urls)
+    asked = []
+
+    def get(url, **options):
+        asked.append(options["allow_redirects"])
+        raise OSError("no network here")
+
+    monkeypatch.setattr("requests.get", get)
+    monkeypatch.setenv("PVAE_MIRROR", "http://mirror")
+    for name in ("mnist", "tiny"):
+        _refused(lambda name=name: fetch(name))
+    assert asked == [True, False, True]
