@@ -48,6 +48,10 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         move_into_place(unfinished, path)
+    except OSError as error:
+        # a write to an open file that fails, as on a full disk, does not say which file it was
+        error.filename = error.filename or str(path)
+        raise
     finally:
         # after the move there is no such file
         unfinished.unlink(missing_ok=True)

@@ -12,8 +12,10 @@ __all__ = [
     "parse",
     "parse_known",
     "parse_setting",
+    "printable",
     "require_known",
     "require_settings",
+    "short_label",
     "unknown",
     "value",
 ]
@@ -36,6 +38,30 @@ def unknown(kind: str, name: str, known: Iterable[str], owner: str = "") -> Inpu
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     place = f" of {owner}" if owner else ""
     return InputError(f"Unknown {kind} {name!r}{place}{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def printable(text: str) -> str:
+    r"""Return a text with every character that is not printable written as Python writes it, such as ``\x1b``.
+
+    Escape codes of terminals, marks that change the direction of writing and the like then show, and do nothing. Line
+    breaks stay.
+    """
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape", "backslashreplace").decode()
+        for sign in text
+    )
+
+
+def short_label(name: object, most: int = 60) -> str:
+    """Return a name for a table or a figure: printable, on one line, and without its middle if it is long.
+
+    Args:
+        name: any text of a user, such as the name of a model, or a value.
+        most: the greatest number of characters.
+    """
+    text = " ".join(printable(str(name)).split())
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
 
 
 def require_known(kind: str, name: object, known: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ import pvae
 from pvae.data import load_data
 from pvae.densities import part
 from pvae.models.conjugate_prior import make_prior
-from pvae.names import parse, parse_known, parse_setting, require_known, require_settings, value
+from pvae.names import parse, parse_known, parse_setting, printable, require_known, require_settings, short_label, value
 from pvae.networks import noise
 from pvae.objectives import make_objective
 from pvae.train.optimisers import make_optimiser, make_schedule
@@ -101,3 +101,24 @@ def test_every_choice_by_text_refuses_an_unknown_setting_in_one_form(choice: str
     name = choice.split("'")[1]
     with pytest.raises(pvae.InputError, match=f"^Unknown setting 'colour' of {choice}"):
         CHOICES[choice](f"{name}:colour=red")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, ü and 漢", "plain, ü and 漢"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\u202eb", r"a\u202eb"),
+        ("tab\there\nline", "tab\\there\nline"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_a_sign_that_is_not_printable_is_written_out(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_long_name_loses_its_middle_and_a_short_one_nothing():
+    assert short_label("x" * 60) == "x" * 60
+    long = short_label("a" * 100 + "b" * 100)
+    assert len(long) == 60 and long.startswith("aaa") and long.endswith("bbb") and "…" in long
+    assert short_label("two\nlines") == "two lines"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 import warnings
@@ -12,12 +13,15 @@ from typing import Any, NoReturn
 import click
 
 from pvae.errors import DivergenceError, InputError
-from pvae.names import unknown
+from pvae.names import printable, unknown
 from pvae.user_code import find_user_place
 
-__all__ = ["BAD_INPUT", "DIVERGED", "INTERRUPTED", "MainGroup", "SuggestingGroup", "user_frame"]
+__all__ = ["BAD_INPUT", "DISK_FULL", "DIVERGED", "INTERRUPTED", "MainGroup", "SuggestingGroup", "user_frame"]
 
-BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
+BAD_INPUT, DIVERGED, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
+
+# A full disk, a quota, and the largest size of a file.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SuggestingGroup(click.Group):
@@ -69,7 +73,7 @@ class MainGroup(SuggestingGroup):
 
 def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Print a warning as one line, without the place in the code, which does not help on a command line."""
-    click.echo(f"pvae: warning: {' '.join(str(message).split())}", err=True)
+    click.echo(printable(f"pvae: warning: {' '.join(str(message).split())}"), err=True)
 
 
 def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
@@ -80,6 +84,9 @@ def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
         _exit_with_error(error.format_message(), BAD_INPUT)
     if isinstance(error, DivergenceError):
         _exit_with_error(str(error), DIVERGED)
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        place = "" if error.filename is None else f": {error.filename}"
+        _exit_with_error(f"{error.strerror}{place}. Make room, or name another folder.", DISK_FULL)
     frame = user_frame(error)
     if frame is not None:
         hint = "" if show_traceback else " (--traceback shows more)"
@@ -92,7 +99,7 @@ def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
 
 
 def _exit_with_error(message: str, code: int) -> NoReturn:
-    click.echo(f"pvae: error: {' '.join(message.split())}", err=True)
+    click.echo(printable(f"pvae: error: {' '.join(message.split())}"), err=True)
     sys.exit(code)
 
 

@@ -44,6 +44,7 @@ def write_figures(
         The path of each figure, by name.
     """
     from pvae import plots
+    from pvae.plots.base import save_figure
 
     if len(counts) < 2:
         return {}
@@ -58,7 +59,7 @@ def write_figures(
             ylabel=f"signal-to-noise, gradient of {group}",
         )
         path = folder / f"snr-{group}.png"
-        figure.savefig(path)
+        save_figure(figure, path)
         paths[f"snr of {group}"] = path
     return paths
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvae.commands.output import format_rows, format_table, json_text
+from pvae.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +32,15 @@ def write_results(
         splits: the data.
         x: the training split, shape (data, features).
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
+
+    from pvae.plots.base import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     names = ("weights_", "means_", "covariances_", "precisions_cholesky_")
-    save_file({name.rstrip("_"): getattr(mixture, name).copy() for name in names}, folder / "mixture.safetensors")
-    (folder / "em.json").write_text(json_text(result) + "\n")
+    content = save({name.rstrip("_"): getattr(mixture, name).copy() for name in names})
+    write_bytes(folder / "mixture.safetensors", content)
+    write_text(folder / "em.json", json_text(result) + "\n")
     figures = {
         "history": _history_figure(mixture),
         "components": _components_figure(mixture, splits, x),
@@ -44,7 +48,7 @@ def write_results(
     }
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(folder / f"{name}.png")
+            save_figure(figure, folder / f"{name}.png")
 
 
 def _history_figure(mixture: GaussianMixture) -> Figure:

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from pvae.json_values import json_value
+from pvae.names import printable
 
 __all__ = ["format_rows", "format_table", "json_text", "print_json", "print_status"]
 
 
 def print_status(message: str) -> None:
     """Print a line on standard error, so that standard output holds the result only."""
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 def json_text(content: Mapping[str, Any]) -> str:
@@ -36,7 +37,7 @@ def format_rows(rows: Mapping[str, Any]) -> str:
     loss  27.2
     """
     width = max(map(len, rows), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    return printable("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -51,7 +52,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         header: the names of the columns.
         rows: the cells of each row, as many as columns.
     """
-    cells = [list(map(str, row)) for row in [header, *rows]]
+    cells = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(_format_line(line, widths) for line in cells)
 

@@ -43,27 +43,33 @@ HELP = "\n".join(
 @make_option("Figure", "--site", str, None, SITE_HELP)
 @make_option("Figure", "--seed", int, 0, "Seed of the draws.")
 @make_option("Figure", "--out", click.Path(), None, "Path of the figure. [default: RUN/figures/FIGURE.png]")
+@make_option("Figure", "--force", bool, False, "Replace a file that exists at --out.", is_flag=True)
 @other_data_option
 @data_folder_option
 @split_option("test")
 @checkpoint_option
 @recorded_model_options
 @traceback_option
-def show(run: str, model: str | None, trust: bool, what: str, out: str | None, checkpoint: str, **options: Any) -> None:
+def show(
+    run: str, model: str | None, trust: bool, what: str, out: str | None, force: bool, checkpoint: str, **options: Any
+) -> None:
     """Draw a figure of the run in the folder RUN, and print its path."""
     from pvae.commands.runs import open_named_run
+    from pvae.plots.base import save_figure
 
     path = Path(out) if out else Path(run, "figures", f"{what}.png")
-    _check_path(path, is_default=out is None)
+    _check_path(path, is_default=out is None, force=force)
     figure = draw_figure(open_named_run(run, checkpoint, model, trust=trust), what, options)
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)
     click.echo(path)
 
 
-def _check_path(path: Path, *, is_default: bool) -> None:
+def _check_path(path: Path, *, is_default: bool, force: bool) -> None:
     """Raise InputError before any computation if the figure cannot be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out needs a path that ends in {', '.join(SUFFIXES)}; got {str(path)!r}.")
     if not is_default and not path.resolve().parent.is_dir():
         raise InputError(f"--out needs a path in an existing folder; the folder {path.parent} does not exist.")
+    if not is_default and path.exists() and not force:
+        raise InputError(f"{path} exists already, and was not changed. Replace it with --force, or name another file.")

@@ -24,6 +24,7 @@ from pvae.commands.options.option_groups import (
 from pvae.commands.options.option_types import parse_whole_numbers, split_list
 from pvae.commands.output import json_text, print_json, print_status
 from pvae.errors import InputError
+from pvae.files import write_text
 
 if TYPE_CHECKING:
     from pvae.data import Splits
@@ -89,7 +90,7 @@ def gradients(ctx: click.Context, /, model: str, out: str | None, as_json: bool,
     record = {"model": model, "data_set": splits.summary(), **study.to_json(), **figures}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "gradients.json").write_text(json_text(record) + "\n")
+        write_text(folder / "gradients.json", json_text(record) + "\n")
     if as_json:
         print_json(record)
     else:

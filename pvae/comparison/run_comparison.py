@@ -33,7 +33,7 @@ from pvae.errors import InputError
 from pvae.files import write_text
 from pvae.json_values import json_value
 from pvae.locks import sole_writer
-from pvae.names import unknown
+from pvae.names import printable, unknown
 from pvae.report import write_page
 from pvae.train import fit
 
@@ -63,7 +63,7 @@ class Comparison:
 
     def __str__(self) -> str:
         parts = [self.table, self.table.verdict(), *summary_lines(self.mixtures), f"Report: {self.report}"]
-        return "\n\n".join(map(str, parts))
+        return printable("\n\n".join(map(str, parts)))
 
 
 def usual_epochs(splits: Splits, batch_size: int) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from pvae.files import replace_file
+from pvae.names import short_label
 
 __all__ = [
     "INK",
@@ -20,7 +24,9 @@ __all__ = [
     "as_array",
     "legend_height",
     "new_figure",
+    "plain_label",
     "principal_components",
+    "save_figure",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31")
@@ -29,6 +35,16 @@ INK = "#333333"  # colour of text and ticks
 LINE_CHARACTERS = 48  # characters in one row of a legend
 KEY_CHARACTERS = 5  # width of a legend's line or marker, in characters
 Array = NDArray[np.float64]
+
+
+def plain_label(name: object) -> str:
+    """Return a name as matplotlib draws it literally: on one line, in a readable length, and not as mathematics.
+
+    Args:
+        name: any text of a user, such as the name of a model, or a value.
+    """
+    text = short_label(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels with _ out of legends
 
 
 def as_array(values: Any) -> Array:
@@ -48,6 +64,17 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, or leave the file unchanged if the write fails.
+
+    Args:
+        figure: the figure.
+        path: the file; its suffix decides the format.
+    """
+    with replace_file(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."))
 
 
 def add_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import INK, PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure
+from pvae.plots.base import INK, PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure, plain_label
 
 __all__ = ["evidence_intervals", "history", "learning_curves"]
+
+_Values = TypeVar("_Values")
 
 
 def learning_curves(
@@ -32,6 +34,7 @@ def learning_curves(
         xlabel: label of the horizontal axis.
         ylabel: label of the vertical axis, with its unit.
     """
+    curves = _by_label(curves)
     figure = new_figure(3.1 + legend_height(list(curves)))
     axes = add_axes(figure, xlabel, ylabel)
     for index, (name, seeds) in enumerate(curves.items()):
@@ -39,6 +42,15 @@ def learning_curves(
     _limit_values(axes, [as_array(y) for seeds in curves.values() for _, y in seeds])
     add_legend(figure, axes)
     return figure
+
+
+def _by_label(curves: Mapping[str, _Values]) -> dict[str, _Values]:
+    """Return curves by the text that is drawn for their names; names that look alike then get a number."""
+    labelled: dict[str, _Values] = {}
+    for name, values in curves.items():
+        label = plain_label(name)
+        labelled[label if label not in labelled else f"{label} ({len(labelled) + 1})"] = values
+    return labelled
 
 
 def _draw_seeds(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], colour: str) -> None:
@@ -103,7 +115,13 @@ def _write_name(axes: Axes, name: str, height: float) -> None:
     """Write a name above its interval: a long name beside it would leave no room on a phone."""
     background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # hides the grid and the line at 0
     axes.annotate(
-        name, (0.0, height), xycoords=("axes fraction", "data"), color=INK, va="center", bbox=background, zorder=1.5
+        plain_label(name),
+        (0.0, height),
+        xycoords=("axes fraction", "data"),
+        color=INK,
+        va="center",
+        bbox=background,
+        zorder=1.5,
     )
 
 
@@ -120,11 +138,11 @@ def history(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] | None
         keys = dict.fromkeys(key for record in records for key in record)
         names = [key for key in keys if any(word in key for word in ("bound", "elbo", "loss"))]
     curves = {name: _curve(records, name) for name in names}
-    curves = {name: curve for name, curve in curves.items() if curve.size}
+    curves = _by_label({_curve_label(name): curve for name, curve in curves.items() if curve.size})
     figure = new_figure(3.0 + legend_height(list(curves)))
     axes = add_axes(figure, "epoch", "nats per datum")
     for index, (name, (epochs, values)) in enumerate(curves.items()):
-        axes.plot(epochs, values, color=PALETTE[index % len(PALETTE)], label=_curve_label(name))
+        axes.plot(epochs, values, color=PALETTE[index % len(PALETTE)], label=name)
     _limit_values(axes, [values for _, values in curves.values()])
     if curves:
         add_legend(figure, axes)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure
+from pvae.plots.base import PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure, plain_label
 
 __all__ = ["signal_to_noise"]
 
@@ -110,8 +110,8 @@ class _RatioCurve:
         return _LineFit(slope, slope_error, float(mean_y - slope * mean_x))
 
     def label(self, name: str) -> str:
-        """Return the name with the slope and its standard error."""
-        line = self.fit()
+        """Return the name, as it is drawn, with the slope and its standard error."""
+        name, line = plain_label(name), self.fit()
         if line is None:
             return name
         decimals = 3 if 0 < line.slope_error < 0.005 else 2

@@ -7,7 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from pvae.plots.base import PALETTE, Array, add_axes, add_legend, as_array, new_figure, principal_components
+from pvae.plots.base import (
+    PALETTE,
+    Array,
+    add_axes,
+    add_legend,
+    as_array,
+    new_figure,
+    plain_label,
+    principal_components,
+)
 
 __all__ = ["latent_scatter"]
 
@@ -53,7 +62,7 @@ def _draw_classes(axes: Axes, points: Array, labels: NDArray, classes: NDArray) 
             marker=_CLASS_MARKERS[index % len(_CLASS_MARKERS)],
             color=_CLASS_COLOURS[index],
             linewidths=0,
-            label=str(label),
+            label=plain_label(label),
         )
 
 

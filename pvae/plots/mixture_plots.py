@@ -11,7 +11,18 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import INK, PALETTE, WIDTH, Array, add_axes, add_legend, as_array, new_figure, principal_components
+from pvae.plots.base import (
+    INK,
+    PALETTE,
+    WIDTH,
+    Array,
+    add_axes,
+    add_legend,
+    as_array,
+    new_figure,
+    plain_label,
+    principal_components,
+)
 
 __all__ = ["mixture_ellipses", "mixture_pictures", "selection_curve"]
 
@@ -128,7 +139,7 @@ def selection_curve(components: Sequence[int], criteria: Mapping[str, ArrayLike]
     axes = add_axes(figure, "components", "nats per datum (lower is better)")
     for index, (name, values) in enumerate(criteria.items()):
         colour = PALETTE[index % len(PALETTE)]
-        axes.plot(list(components), as_array(values), "o-", color=colour, markersize=4, label=name)
+        axes.plot(list(components), as_array(values), "o-", color=colour, markersize=4, label=plain_label(name))
     if best is not None:
         _mark_choice(axes, best, text_on_left=best > sum(components) / len(components))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pvae.plots.base import INK, WIDTH, Array, new_figure
+from pvae.plots.base import INK, WIDTH, Array, new_figure, plain_label
 
 __all__ = [
     "as_pictures",
@@ -129,7 +129,7 @@ def draw_heat_maps(panels: Mapping[str, Array], ylabel: str) -> Figure:
     for axes, (title, values) in zip(all_axes, flat_panels.items(), strict=True):
         image = axes.imshow(values, cmap="cividis", interpolation="nearest", aspect="auto")
         image.set_clim(*limits)
-        axes.set_title(title, fontsize=10, color=INK)
+        axes.set_title(plain_label(title), fontsize=10, color=INK)
         axes.set_xlabel("feature", color=INK)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))
@@ -162,9 +162,9 @@ def draw_labelled_rows(
         (axes.set_yticks, row_names, height + gap),
         (axes.set_xticks, column_names, width + gap),
     ):
-        ticks = {(index + 0.5) * step: name for index, name in enumerate(names) if name}
+        ticks = {(index + 0.5) * step: plain_label(name) for index, name in enumerate(names) if name}
         set_ticks(list(ticks), list(ticks.values()), color=INK, fontsize=8)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
+    axes.set_xlabel(plain_label(xlabel), color=INK)
+    axes.set_ylabel(plain_label(ylabel), color=INK)
     axes.tick_params(length=0)
     return figure

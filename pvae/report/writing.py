@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from pvae.files import write_text
+from pvae.names import printable
 from pvae.report.content import Page, Picture
 from pvae.report.data_uris import data_address
 
@@ -47,7 +49,7 @@ def _render(page: Page, addresses: Mapping[int, str]) -> str:
         page: the content.
         addresses: the address of each picture by its `id`; a picture without address is left out.
     """
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
     template = environment.from_string(_read_resource("page.html.j2"))
     return template.render(
         page=page,
@@ -55,6 +57,11 @@ def _render(page: Page, addresses: Mapping[int, str]) -> str:
         script=Markup(_read_resource("page.js")),
         address=lambda picture: addresses.get(id(picture)),
     )
+
+
+def _printable(value: Any) -> Any:
+    """Return a text of the page without marks that change the direction of writing and the like."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _read_resource(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import os
 import resource
 import subprocess
@@ -286,6 +287,33 @@ def test_show_draws_figures_of_a_users_model(folder: Path) -> None:
     for what in ("samples", "reconstructions", "latent", "traversal"):
         assert run("show", "r", "--trust", "--what", what).code == 0
         assert (folder / "r/figures" / f"{what}.png").is_file()
+
+
+def test_show_replaces_a_file_only_with_force(folder: Path, trained: Path) -> None:
+    (folder / "mine.png").write_text("mine")
+    refused = run("show", str(trained), "--out", "mine.png")
+    assert refused.code == 2 and "--force" in refused.err and (folder / "mine.png").read_text() == "mine"
+    assert run("show", str(trained), "--out", "mine.png", "--force").code == 0
+    assert (folder / "mine.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(folder: Path) -> None:
+    import resource
+
+    words = ("train", "vae", *SMALL[:-1], "3", "--no-progress", "--out", "r")
+    assert run(*words, "--max-steps", "2").code == 0
+    before = pvae.open_run("r", checkpoint="last").model.state_dict()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        trained, shown = run(*words, "--resume"), run("show", "r", "--out", "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert trained.code == shown.code == 4
+    assert re.search(r"could be written to r/(last|best) \(File too large\)", trained.err.splitlines()[-1])
+    assert "File too large: a.png" in shown.err.splitlines()[-1] and not Path("a.png").exists()
+    after = pvae.open_run("r", checkpoint="last").model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_a_users_model_that_a_run_names_needs_consent_on_the_command_line(folder: Path) -> None:

@@ -157,6 +157,16 @@ def test_other_options_in_the_same_folder_are_refused(linear, data):
     assert {path: path.stat().st_mtime_ns for path in linear.folder.rglob("*") if path.is_file()} == before
 
 
+def test_names_are_text_on_the_page_in_figures_and_on_the_terminal(data, tmp_path):
+    names = ["$x^{$", "<script>alert(1)</script>", "\x1b[31mred", "two\nlines", "\u202eback", "_hidden", "n" * 300]
+    done = pvae.compare({"m": Linear}, data, dict.fromkeys(names, "elbo"), 1, out=tmp_path / "x", **FAST)
+    page, text = done.report.read_text(), str(done)
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    for written in (page, text):
+        assert "\x1b" not in written and "\u202e" not in written and r"\x1b[31mred" in written
+    assert [cell["objective"] for cell in json.loads((tmp_path / "x/comparison.json").read_text())["cells"]] == names
+
+
 def test_unknown_options_name_the_nearest(data, tmp_path):
     with pytest.raises(InputError, match="did you mean 'learning_rate'"):
         pvae.compare({"m": Linear}, data, "elbo", 1, out=tmp_path / "x", learning_rat=0.1, **FAST)

@@ -157,3 +157,12 @@ def test_figures_do_not_use_pyplot():
 
     plots.image_grid(np.zeros((2, 4, 4)))
     assert plt.get_fignums() == []
+
+
+def test_names_are_drawn_as_text_and_none_is_left_out():
+    names = ["$x^{$", "_hidden", "two\nlines", "n" * 300, "n" * 299 + "!"]
+    figure = plots.learning_curves({name: [([1, 2], [0.0, 1.0])] for name in names})
+    figure.canvas.draw()
+    shown = texts(figure)
+    assert shown[0] == r"\$x^{\$" and shown[1:3] == [" _hidden", "two lines"]
+    assert len(set(shown)) == len(names) and all(len(text) < 70 for text in shown)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pvae.comparison.base import Cell, Outcome
 from pvae.comparison.cells.plan import Job
 from pvae.errors import InputError
-from pvae.files import replace_file, write_text
+from pvae.files import write_bytes, write_text
 from pvae.json_values import json_value
 from pvae.locks import is_unused
 from pvae.train.encoding import canonical, digest
@@ -121,8 +121,7 @@ def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[s
         pointwise: one number for each test datum, shape (data,).
     """
     values = {name: tensor.detach().cpu().double().contiguous() for name, tensor in pointwise.items()}
-    with replace_file(_pointwise_path(cell)) as unfinished:
-        save_file(values, unfinished)
+    write_bytes(_pointwise_path(cell), save(values))
     names = {"cell": {"model": cell.model, "objective": cell.objective, "seed": cell.seed}}
     files = [path for path in (_pointwise_path(cell), _arrays_path(cell)) if path.exists()]
     sums = {_FILES: {path.name: digest(path.read_bytes()) for path in files}}
@@ -175,7 +174,7 @@ def write_arrays(cell: Cell, arrays: Mapping[str, Tensor]) -> None:
         arrays: tensors of any shape by name.
     """
     if arrays:
-        save_file(dict(arrays), _arrays_path(cell))
+        write_bytes(_arrays_path(cell), save(dict(arrays)))
 
 
 def read_arrays(cell: Cell) -> dict[str, Tensor]:

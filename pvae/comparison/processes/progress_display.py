@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pvae.comparison.base import Cell
 from pvae.comparison.number_formats import format_duration
 from pvae.comparison.processes.worker_pool import Event, EventKind
+from pvae.names import printable
 
 __all__ = ["ProgressDisplay"]
 
@@ -73,7 +74,7 @@ class ProgressDisplay:
 
     def write_line(self, line: str) -> None:
         """Write one line above the bars."""
-        self.console.print(escape(line), soft_wrap=True)
+        self.console.print(escape(printable(line)), soft_wrap=True)
 
     def show_event(self, event: Event) -> None:
         """Show one event."""

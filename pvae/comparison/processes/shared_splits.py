@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pvae.batch import Batch
 from pvae.data import Splits
@@ -58,6 +58,6 @@ def write_shared_splits(splits: Splits, folder: Path, threads: int) -> SharedSpl
         for name, tensor in batch.items()
     }
     path = folder / "splits.safetensors"
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))
     attributes = {name: value for name, value in vars(replace(splits)).items() if name not in splits.parts}
     return SharedSplits(path, {split: batch.names for split, batch in batches.items()}, attributes, threads)

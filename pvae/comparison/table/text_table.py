@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pvae.names import printable, short_label
+
 __all__ = ["draw_text_table"]
 
 _GAP = 2  # characters between two columns
@@ -28,6 +30,7 @@ def draw_text_table(
         width: number of characters in a line; a wider table is printed in parts. None for no limit.
         terminal: whether to draw rules and colours.
     """
+    columns = [[short_label(cell) for cell in column] for column in columns]
     buffer = io.StringIO()
     console = Console(file=buffer, width=width or _UNLIMITED_WIDTH, force_terminal=terminal, highlight=False)
     for index, part in enumerate(_split_columns(columns, width)):
@@ -35,7 +38,7 @@ def draw_text_table(
             console.print()
         console.print(_draw(part, terminal))
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
