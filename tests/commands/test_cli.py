@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -298,7 +298,6 @@ def test_show_replaces_a_file_only_with_force(folder: Path, trained: Path) -> No
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(folder: Path) -> None:
-    import resource
 
     words = ("train", "vae", *SMALL[:-1], "3", "--no-progress", "--out", "r")
     assert run(*words, "--max-steps", "2").code == 0
