@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.guide import GuideMessenger
@@ -154,8 +153,12 @@ class BoundPrograms:
 
     @contextmanager
     def preserved_state(self) -> Iterator[None]:
-        """Run a block without gradients, and restore random generators and buffers after it."""
-        with preserved_randomness(), preserved_buffers(*self.owners), torch.no_grad():
+        """Run a block, and restore random generators and buffers after it.
+
+        The block may build gradients if its caller may, because a program may take a gradient itself, such as that of a
+        Newton step.
+        """
+        with preserved_randomness(), preserved_buffers(*self.owners):
             yield
 
 

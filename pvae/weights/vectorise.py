@@ -35,8 +35,12 @@ class _RandomDensities(Exception):
 
 
 def _fixed_values(site: Site) -> str:
-    """Return the strategy of the check: a summed-out site takes its first value, since its draws would differ."""
-    return FIRST_VALUE if is_marked_for_enumeration(site) else PATHWISE
+    """Return the strategy of the check: a summed-out site takes its first value, since its draws would differ.
+
+    A marked site without a finite support is drawn, several times for tensor Monte Carlo; it keeps its draw.
+    """
+    is_summed_out = is_marked_for_enumeration(site) and site["fn"].has_enumerate_support
+    return FIRST_VALUE if is_summed_out else PATHWISE
 
 
 def _trace_of_particle(pair: TracePair, particle: int, layout: Layout) -> poutine.Trace:
@@ -68,7 +72,7 @@ def _log_probs(pair: TracePair, particle: int | None, nesting: int) -> dict[str,
     for program, sites in (("model", pair.model_sites), ("guide", pair.guide_sites)):
         for site in sites:
             try:
-                log_prob = site_log_prob(site).double()
+                log_prob = site_log_prob(site).detach().double()
             except NotImplementedError:
                 continue
             except KeyError:

@@ -275,6 +275,78 @@ def test_the_differentiable_loss_reaches_tensors_that_are_no_params_as_pyros_doe
     assert gradients[0] == gradients[1] != 0
 
 
+class Newton(pvae.LatentModel):
+    """A guide that takes a gradient itself: one Newton step from 0, which is the exact posterior mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros((), dtype=DOUBLE))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, self.log_scale.exp()), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        z = torch.zeros_like(x, requires_grad=True)
+        log_joint = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z, self.log_scale.exp()).log_prob(x)
+        (slope,) = torch.autograd.grad(log_joint.sum(), z, create_graph=True)
+        precision = 1 + (-2 * self.log_scale).exp()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope / precision, precision.rsqrt()))
+
+
+@pytest.mark.parametrize("kind", [Trace_ELBO, TraceEnum_ELBO, TraceTMC_ELBO])
+def test_a_guide_may_take_a_gradient_itself(kind: type) -> None:
+    model, x = Newton(), torch.randn(4, dtype=DOUBLE)
+    settings = {"num_particles": 3, "vectorize_particles": True, "strict_enumeration_warning": False}
+    evidence = dist.Normal(x.new_zeros(()), math.sqrt(2.0)).log_prob(x).sum().item()  # each weight is exact
+    loss = adapt(kind(**settings))
+    assert loss.loss_and_grads(model.model, model.guide, x) == pytest.approx(-evidence, rel=1e-12)
+    assert not pvae.check(model, {"x": x}, loss).fatal
+
+
+@pytest.mark.parametrize("vectorize_particles", [True, False])
+def test_tensor_monte_carlo_draws_marked_sites_of_any_support(vectorize_particles: bool) -> None:
+    infer = {"enumerate": "parallel", "num_samples": 4, "expand": False}
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", x.new_zeros(())), 1.0).expand([len(x)]), infer=infer)
+
+    x, values = torch.randn(3, dtype=DOUBLE), []
+    settings = {"num_particles": 2, "vectorize_particles": vectorize_particles}
+    for loss in (TraceTMC_ELBO(max_plate_nesting=1, **settings), adapt(TraceTMC_ELBO(**settings))):
+        pyro.clear_param_store()
+        torch.manual_seed(2)
+        values.append((loss.loss_and_grads(model, guide, x), pyro.param("loc").grad.item()))
+    assert values[1] == pytest.approx(values[0], rel=1e-12)
+
+
+def test_other_methods_of_a_loss_are_its_own() -> None:
+    x = torch.tensor([0.5, -1.0], dtype=DOUBLE)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(x.new_full((), 0.3)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pass
+
+    loss = adapt(TraceEnum_ELBO())
+    odds = 0.3 * (dist.Normal(1.0, 1.0).log_prob(x).exp()) / (0.7 * dist.Normal(0.0, 1.0).log_prob(x).exp())
+    marginal = loss.compute_marginals(model, guide, x)["z"]
+    torch.testing.assert_close(marginal.probs, odds / (1 + odds))
+    assert loss.elbo.max_plate_nesting == math.inf
+    assert not hasattr(adapt(Trace_ELBO()), "compute_marginals")
+
+
 # ---- Functions of both programs
 
 

@@ -89,6 +89,13 @@ class PyroObjective(Objective):
             self.biased = ""
             self.no_bound = "" if elbo.model_has_params else "the guide alone is trained, on data of the model"
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a public attribute of the loss, such as `TraceEnum_ELBO.compute_marginals`; a method gets a copy."""
+        elbo = self.__dict__.get("elbo")
+        if elbo is not None and not name.startswith("_") and hasattr(elbo, name):
+            return getattr(copy.copy(elbo), name)
+        return super().__getattr__(name)
+
     def settings(self) -> dict[str, Any]:
         """Return the number of particles, and the settings that only this loss has."""
         names = ("alpha", "insomnia")
