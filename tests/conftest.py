@@ -84,6 +84,12 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures of HTML pages out, as if they did not fit: to render them takes most of a small comparison."""
+    monkeypatch.setattr("pvae.report.writing._encode_pictures", lambda page: {})
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder with MNIST and Frey faces: ``$PVAE_DATA``, else ``../shared/data`` beside the checkout."""

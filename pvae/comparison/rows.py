@@ -30,7 +30,8 @@ def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
 def make_ranked_rows(outcomes: Sequence[Outcome], particles: int) -> tuple[Row, ...]:
     """Return the rows of `make_rows`, ranked by ``az.compare`` on the pointwise log evidence.
 
-    There are no ranks if fewer than two rows have a finished seed, or if an evidence is not finite.
+    Only rows with a log evidence of each datum have a rank. There are no ranks if these are fewer than two, or if an
+    evidence is not finite.
 
     Args:
         outcomes: those of all cells.
@@ -56,10 +57,10 @@ def _rank(groups: Sequence[Sequence[Outcome]], particles: int) -> dict[int, int]
     """Return the rank of each group by its index; 0 is best."""
     evidences = {}
     for index, group in enumerate(groups):
-        if members := finished(group):
-            log_evidence = stack_pointwise(members, "log_evidence").mean(dim=0)
-            khat = stack_pointwise(members, "khat").mean(dim=0)
-            evidences[str(index)] = (log_evidence, khat, particles)
+        members = finished(group)
+        log_evidence, khat = (stack_pointwise(members, name) for name in ("log_evidence", "khat"))
+        if log_evidence is not None and khat is not None:
+            evidences[str(index)] = (log_evidence.mean(dim=0), khat.mean(dim=0), particles)
     if len(evidences) < 2:
         return {}
     try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data import Splits
-from pvae.evaluate import Judgement
+from pvae.errors import InputError
+from pvae.evaluate import LatentUnits
 from pvae.programs.queries import encode, joined, reconstruct, sample
 from pvae.train.devices import isolated
 
@@ -19,7 +21,9 @@ SEED = 0  # of the evaluation and of the pictures: every cell has the same rando
 _SAMPLES, _RECONSTRUCTIONS, _CODES = 40, 10, 1000
 
 
-def draw_arrays(model: object, splits: Splits, judgement: Judgement) -> tuple[dict[str, Tensor], list[str]]:
+def draw_arrays(
+    model: object, splits: Splits, latents: Mapping[str, LatentUnits]
+) -> tuple[dict[str, Tensor], list[str]]:
     """Return the arrays for the pictures of a trained model.
 
     A part that the model cannot compute is left out: the evaluation of the cell is still valid.
@@ -27,7 +31,7 @@ def draw_arrays(model: object, splits: Splits, judgement: Judgement) -> tuple[di
     Args:
         model: the latent model.
         splits: the data.
-        judgement: the evaluation of the model.
+        latents: KL per unit and activity by site; empty if they are not known.
 
     Returns:
         ``samples`` (40, ...), ``originals`` and ``reconstructions`` (10, ...), ``codes`` (data, units) with ``labels``
@@ -36,7 +40,7 @@ def draw_arrays(model: object, splits: Splits, judgement: Judgement) -> tuple[di
     parts = {
         "samples": lambda: _draw_samples(model, splits),
         "reconstructions": lambda: _draw_reconstructions(model, splits),
-        "codes": lambda: _draw_codes(model, splits, judgement),
+        "codes": lambda: _draw_codes(model, splits, latents),
     }
     arrays: dict[str, Tensor] = {}
     failures = []
@@ -56,16 +60,21 @@ def _draw_samples(model: object, splits: Splits) -> dict[str, Tensor]:
 def _draw_reconstructions(model: object, splits: Splits) -> dict[str, Tensor]:
     batch = _first_data(splits, model, _RECONSTRUCTIONS)
     reconstructions = reconstruct(model, batch)
+    if reconstructions[0].numel() != batch.x[0].numel():
+        raise InputError(
+            f"the model observes {reconstructions[0].numel()} of the {batch.x[0].numel()} values of a datum, and a "
+            "picture needs all of them"
+        )
     return {
         "originals": _as_pictures(batch.x, splits),
         "reconstructions": _as_pictures(reconstructions, splits),
     }
 
 
-def _draw_codes(model: object, splits: Splits, judgement: Judgement) -> dict[str, Tensor]:
+def _draw_codes(model: object, splits: Splits, latents: Mapping[str, LatentUnits]) -> dict[str, Tensor]:
     """Return the guide's means of the continuous latent sites, (data, units), with labels and KL of each unit."""
     batch = _first_data(splits, model, _CODES)
-    continuous = {name: units for name, units in judgement.diagnosis.latents.items() if units.activity is not None}
+    continuous = {name: units for name, units in latents.items() if units.activity is not None}
     codes = {
         name: code for name, code in encode(model, batch).items() if name in continuous and len(code) == batch.size
     }

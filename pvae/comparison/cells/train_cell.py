@@ -7,16 +7,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from torch import Tensor
-
 from pvae.comparison.cells.cell_files import write_arrays, write_evaluation
-from pvae.comparison.cells.drawings import SEED, draw_arrays
+from pvae.comparison.cells.drawings import draw_arrays
 from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
+from pvae.comparison.cells.evaluate_cell import evaluate_cell
 from pvae.comparison.cells.factories import build_model
 from pvae.comparison.cells.plan import Job
 from pvae.comparison.cells.training_summary import TrainingSummary, summarise_run, with_old_keys
 from pvae.data import Splits
-from pvae.evaluate import Judgement, judge
 from pvae.models import ModelSpec
 from pvae.objectives import adapt
 from pvae.objectives.pyro.em import EM
@@ -41,20 +39,22 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
         report_progress: called with (epoch, note) after an epoch, at most four times a second.
 
     Returns:
-        The estimate of the log evidence, in one line for the screen.
+        The estimate of the log evidence, or of the ELBO if there is none, in one line for the screen.
     """
     # Warnings are shown on the page. On a terminal they would disturb the progress bars.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         run, summary = _train(job, splits, report_progress)
         report_progress((job.options["epochs"], "evaluating"))
-        judgement = judge(run, splits, job.particles, limit=job.limit, seed=SEED)
-        arrays, missing = draw_arrays(run.model, splits, judgement)
+        evaluation = evaluate_cell(run, splits, job)
+        arrays, missing = draw_arrays(run.model, splits, evaluation.latents)
     write_arrays(job.cell, arrays)
     warned = dict.fromkeys(str(warning.message) for warning in caught)
-    notes = [*judgement.notes, *(f"no {reason}" for reason in missing), *warned]
-    write_evaluation(job.cell, _scores(judgement, summary, notes), _pointwise_values(judgement))
-    return f"log evidence {judgement.log_evidence}"
+    notes = [*evaluation.notes, *(f"no {reason}" for reason in missing), *warned]
+    # ``decoder_evaluations`` is that of the training.
+    scores = {**evaluation.scores, **summary.to_scores(), "notes": notes}
+    write_evaluation(job.cell, with_old_keys(scores), evaluation.pointwise)
+    return evaluation.summary
 
 
 def _train(job: Job, splits: Splits, report_progress: ReportProgress) -> tuple[Run, TrainingSummary]:
@@ -105,26 +105,3 @@ def _progress_callback(report_progress: ReportProgress) -> Callable[..., None]:
             report_progress((record["epoch"], "" if bound is None else f"validation bound {bound:.2f}"))
 
     return callback
-
-
-def _scores(judgement: Judgement, summary: TrainingSummary, notes: Sequence[str]) -> dict[str, Any]:
-    """Return the entries of ``evaluation.json``; ``decoder_evaluations`` is that of the training."""
-    scores = {
-        **judgement.to_json(),
-        "active_units": judgement.active_units,
-        **summary.to_scores(),
-        "evaluation_seconds": judgement.seconds,
-        "notes": list(notes),
-    }
-    return with_old_keys(scores)
-
-
-def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
-    """Return one number for each test datum, shape (data,)."""
-    values = {
-        "log_evidence": judgement.log_evidence.pointwise,
-        "elbo": judgement.elbo.pointwise,
-        "khat": judgement.khat,
-        "ess": judgement.ess.double() / judgement.particles,
-    }
-    return {name: tensor for name, tensor in values.items() if tensor is not None}

@@ -87,7 +87,7 @@ def _draw_differences(data: ReportData) -> Picture | None:
 
 def _evidence_of_seeds(data: ReportData, row: Row) -> list[float]:
     evidence = RowOutcomes(data.finished_outcomes(row)).pointwise("log_evidence")
-    values: list[float] = evidence.mean(dim=1).tolist()
+    values: list[float] = [] if evidence is None else evidence.mean(dim=1).tolist()
     return values
 
 

@@ -88,21 +88,33 @@ def cell_text(column: TableColumn, row: Row, is_first: bool) -> CellText:
     return column.show(row, is_first) if row.seeds else CellText(UNKNOWN)
 
 
-def _log_evidence(outcomes: RowOutcomes) -> Estimate:
-    return Estimate.mean_of(outcomes.pointwise("log_evidence").mean(dim=0))
+def _mean_over(name: str, dim: int) -> Callable[[RowOutcomes], Estimate | None]:
+    """Return a statistic: the mean of a pointwise value, after the mean over seeds (0) or over data (1).
+
+    Args:
+        name: the pointwise value.
+        dim: the dimension of the first mean; the error is that of the second one.
+    """
+
+    def statistic(outcomes: RowOutcomes) -> Estimate | None:
+        values = outcomes.pointwise(name)
+        return None if values is None else Estimate.mean_of(values.mean(dim=dim))
+
+    return statistic
 
 
-def _evidence_over_seeds(outcomes: RowOutcomes) -> Estimate:
-    return Estimate.mean_of(outcomes.pointwise("log_evidence").mean(dim=1))
+_evidence_over_seeds = _mean_over("log_evidence", 1)
 
 
 def _spread(outcomes: RowOutcomes) -> float:
-    return _evidence_over_seeds(outcomes).error * math.sqrt(len(outcomes.finished))
+    estimate = _evidence_over_seeds(outcomes)
+    return math.nan if estimate is None else estimate.error * math.sqrt(len(outcomes.finished))
 
 
 def _show_log_evidence(row: Row, is_first: bool) -> CellText:
     cell = show_estimate("log_evidence", format_interval)(row, is_first)
-    return CellText(cell.text, f"({format_number(row.spread)})", cell.order)
+    note = "" if row.log_evidence is None else f"({format_number(row.spread)})"
+    return CellText(cell.text, note, cell.order)
 
 
 def _difference(outcomes: RowOutcomes) -> Estimate | None:
@@ -129,42 +141,40 @@ def _show_rank(row: Row, is_first: bool) -> CellText:
     return CellText(UNKNOWN) if row.rank is None else CellText(str(row.rank + 1), order=float(row.rank))
 
 
-def _elbo(outcomes: RowOutcomes) -> Estimate:
-    return Estimate.mean_of(outcomes.pointwise("elbo").mean(dim=0))
-
-
-def _gap(outcomes: RowOutcomes) -> Estimate:
-    gap = outcomes.pointwise("log_evidence") - outcomes.pointwise("elbo")
-    return Estimate.mean_of(gap.mean(dim=0))
+def _gap(outcomes: RowOutcomes) -> Estimate | None:
+    log_evidence, elbo = outcomes.pointwise("log_evidence"), outcomes.pointwise("elbo")
+    return None if log_evidence is None or elbo is None else Estimate.mean_of((log_evidence - elbo).mean(dim=0))
 
 
 def _bad_khat(outcomes: RowOutcomes) -> Estimate | None:
     khat = outcomes.pointwise("khat")
-    if khat.isnan().any():  # too few particles for an estimate
+    if khat is None or khat.isnan().any():  # no weights, or too few particles for an estimate
         return None
     return Estimate.mean_of((khat > BAD_KHAT).double().mean(dim=0))
 
 
-def _ess_median(outcomes: RowOutcomes) -> Estimate:
-    return Estimate.mean_of(outcomes.pointwise("ess").median(dim=1).values)
+def _ess_median(outcomes: RowOutcomes) -> Estimate | None:
+    ess = outcomes.pointwise("ess")
+    return None if ess is None else Estimate.mean_of(ess.median(dim=1).values)
 
 
-def _ess_low(outcomes: RowOutcomes) -> Estimate:
-    return Estimate.mean_of(outcomes.pointwise("ess").quantile(0.05, dim=1))
+def _ess_low(outcomes: RowOutcomes) -> Estimate | None:
+    ess = outcomes.pointwise("ess")
+    return None if ess is None else Estimate.mean_of(ess.quantile(0.05, dim=1))
 
 
 def _show_ess(row: Row, is_first: bool) -> CellText:
     cell = show_estimate("ess_median", lambda estimate: format_percentage(estimate.value))(row, is_first)
-    low = UNKNOWN if row.ess_low is None else format_percentage(row.ess_low.value)
-    return CellText(cell.text, f"({low})", cell.order)
+    note = "" if row.ess_low is None else f"({format_percentage(row.ess_low.value)})"
+    return CellText(cell.text, note, cell.order)
 
 
 COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "log evidence",
         "Importance-sampled log p(x) in nats per datum; higher is better. Mean over seeds ± standard error over data; "
-        "in brackets, the standard deviation over seeds.",
-        {"log_evidence": _log_evidence, "evidence_over_seeds": _evidence_over_seeds, "spread": _spread},
+        "in brackets, the standard deviation over seeds. A model without weights per datum has none.",
+        {"log_evidence": _mean_over("log_evidence", 0), "evidence_over_seeds": _evidence_over_seeds, "spread": _spread},
         _show_log_evidence,
         heading="log evidence (sd)",
     ),
@@ -185,7 +195,7 @@ COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "ELBO",
         "Evidence lower bound in nats per datum ± standard error over data.",
-        {"elbo": _elbo},
+        {"elbo": _mean_over("elbo", 0)},
         show_estimate("elbo", format_interval),
     ),
     TableColumn(

@@ -30,8 +30,8 @@ class RowOutcomes:
     first_row: Sequence[Outcome] = ()
     rank: int | None = None
 
-    def pointwise(self, name: str) -> Tensor:
-        """Return a pointwise value of all seeds, shape (seeds, data), float64.
+    def pointwise(self, name: str) -> Tensor | None:
+        """Return a pointwise value of all seeds, shape (seeds, data), float64; None if a seed does not have it.
 
         Args:
             name: ``log_evidence``, ``elbo``, ``khat`` or ``ess``.
@@ -41,28 +41,31 @@ class RowOutcomes:
     def paired_difference(self) -> Tensor | None:
         """Return log evidence minus that of the first row, paired by seed and datum, shape (shared seeds, data).
 
-        It is None for the first row, and if no seed finished in both rows.
+        It is None for the first row, if no seed finished in both rows, and if one of them has no log evidence.
         """
         outcomes = {outcome.cell.seed: outcome for outcome in self.finished}
         first_outcomes = {outcome.cell.seed: outcome for outcome in self.first_row}
         seeds = sorted(outcomes.keys() & first_outcomes.keys())
-        if not seeds:
-            return None
         values = stack_pointwise([outcomes[seed] for seed in seeds], "log_evidence")
-        return values - stack_pointwise([first_outcomes[seed] for seed in seeds], "log_evidence")
+        first_values = stack_pointwise([first_outcomes[seed] for seed in seeds], "log_evidence")
+        return None if values is None or first_values is None else values - first_values
 
 
 Statistic = Callable[[RowOutcomes], Any]
 
 
-def stack_pointwise(outcomes: Sequence[Outcome], name: str) -> Tensor:
+def stack_pointwise(outcomes: Sequence[Outcome], name: str) -> Tensor | None:
     """Return a pointwise value of several outcomes, shape (outcomes, data), float64.
+
+    It is None if there are no outcomes, or if one does not have the value.
 
     Args:
         outcomes: finished outcomes.
         name: ``log_evidence``, ``elbo``, ``khat`` or ``ess``.
     """
-    return torch.stack([outcome.pointwise[name].double() for outcome in outcomes])
+    values = [outcome.pointwise.get(name) for outcome in outcomes]
+    known = [value.double() for value in values if value is not None]
+    return torch.stack(known) if known and len(known) == len(values) else None
 
 
 def mean_over_seeds(score: str) -> Statistic:

@@ -1,0 +1,98 @@
+"""Evaluate the trained model of a cell by its log weights; by its ELBO alone if it has no weight per datum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pvae.comparison.cells.drawings import SEED
+from pvae.comparison.cells.plan import Job
+from pvae.data import Splits
+from pvae.errors import InputError
+from pvae.evaluate import Judgement, LatentUnits, elbo, judge
+from pvae.train import Run
+
+__all__ = ["CellEvaluation", "evaluate_cell"]
+
+
+@dataclass(frozen=True)
+class CellEvaluation:
+    """The evaluation of one trained model.
+
+    Attributes:
+        summary: the estimate in one line for the screen.
+        scores: entries of ``evaluation.json``.
+        pointwise: one number for each test datum, shape (data,); without weights per datum only ``elbo``.
+        latents: KL per unit and activity by site; empty without weights per datum.
+        notes: notes on results that are left out or not reliable.
+    """
+
+    summary: str
+    scores: Mapping[str, Any]
+    pointwise: Mapping[str, Tensor]
+    latents: Mapping[str, LatentUnits]
+    notes: tuple[str, ...]
+
+
+def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
+    """Return the evaluation of a trained model on the test data.
+
+    A model whose data share a latent site, such as the weights of a regression, has no log evidence per datum. Its
+    evaluation is the ELBO of all data divided by their number.
+
+    Args:
+        run: the training.
+        splits: the data.
+        job: the cell with the options of the evaluation.
+
+    Raises:
+        InputError: if there is no ELBO either, for example because the guide is a point estimate.
+    """
+    try:
+        judgement = judge(run, splits, job.particles, limit=job.limit, seed=SEED)
+    except InputError as error:
+        return _evaluate_elbo(run, splits, job, reason=str(error))
+    return CellEvaluation(
+        summary=f"log evidence {judgement.log_evidence}",
+        scores={
+            **judgement.to_json(),
+            "active_units": judgement.active_units,
+            "evaluation_seconds": judgement.seconds,
+        },
+        pointwise=_pointwise_values(judgement),
+        latents=judgement.diagnosis.latents,
+        notes=judgement.notes,
+    )
+
+
+def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
+    values = {
+        "log_evidence": judgement.log_evidence.pointwise,
+        "elbo": judgement.elbo.pointwise,
+        "khat": judgement.khat,
+        "ess": judgement.ess.double() / judgement.particles,
+    }
+    return {name: tensor for name, tensor in values.items() if tensor is not None}
+
+
+def _evaluate_elbo(run: Run, splits: Splits, job: Job, reason: str) -> CellEvaluation:
+    """Return an evaluation by the ELBO alone; `reason` says why there is no log evidence."""
+    started = time.perf_counter()
+    bound = elbo(run, splits, job.particles, limit=job.limit, seed=SEED)
+    return CellEvaluation(
+        summary=f"ELBO {bound}",
+        scores={
+            "elbo": bound.to_json(),
+            "active_units": None,
+            "data": bound.count,
+            "seed": SEED,
+            "evaluation_seconds": time.perf_counter() - started,
+        },
+        pointwise={} if bound.pointwise is None else {"elbo": bound.pointwise},
+        latents={},
+        notes=(f"no log evidence: {reason}",),
+    )
