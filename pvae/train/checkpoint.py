@@ -15,13 +15,15 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.files import replace_folder, sync
+from pvae.outside_files import check_form, read_json, read_limited
 from pvae.train.encoding import canonical, digest
 
-__all__ = ["FORMAT", "Snapshot", "describe_difference", "read", "read_newest", "write"]
+__all__ = ["FORMAT", "Snapshot", "describe_difference", "read", "read_newest", "read_state", "write"]
 
 FORMAT = 1
 _TENSORS = ("parameters", "training")
 _PREVIOUS = ".previous"
+_MOST_BYTES_OF_STATE = 2**28
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ def write(folder: Path, name: str, snapshot: Snapshot) -> None:
 
 
 def _fill(folder: Path, snapshot: Snapshot) -> None:
-    files = {}
+    files, sizes = {}, {}
     for part, tensors_of_part in (("parameters", snapshot.parameters), ("training", snapshot.training)):
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors_of_part.items()}
         content = safetensors.torch.save(tensors)
         files[f"{part}.safetensors"] = digest(content)
+        sizes[f"{part}.safetensors"] = len(content)
         _put(folder / f"{part}.safetensors", content)
-    body = {"format": FORMAT, **snapshot.state, "files": files}
+    body = {"format": FORMAT, **snapshot.state, "files": files, "sizes": sizes}
     _put(folder / "state.json", json.dumps({"sha256": digest(canonical(body)), "state": body}, indent=1).encode())
 
 
@@ -87,30 +90,42 @@ def read(folder: Path) -> Snapshot:
     Raises:
         InputError: if it is missing or damaged, or has a format that this version does not read.
     """
+    body = read_state(folder)
+    parts = [_tensors(folder / f"{part}.safetensors", body) for part in _TENSORS]
+    return Snapshot(parts[0], parts[1], body)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the values of a checkpoint that are no tensors.
+
+    Args:
+        folder: the folder of the checkpoint.
+
+    Raises:
+        InputError: if they are missing or damaged, or have a format that this version does not read.
+    """
     try:
-        content = json.loads((folder / "state.json").read_bytes())
+        content = read_json(folder / "state.json", _MOST_BYTES_OF_STATE)
         body, expected = content["state"], content["sha256"]
-        if digest(canonical(body)) != expected:
-            raise InputError(f"{folder / 'state.json'} is damaged: its checksum does not match its content.")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        is_intact = digest(canonical(body)) == expected
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder / 'state.json'} is missing or damaged ({type(error).__name__}).") from error
+        raise InputError(f"{folder / 'state.json'} is damaged ({type(error).__name__}).") from error
+    if not is_intact:
+        raise InputError(f"{folder / 'state.json'} is damaged: its checksum does not match its content.")
     if body.get("format") != FORMAT:
         raise InputError(
             f"{folder} has checkpoint format {body.get('format')!r}; this version reads format {FORMAT}. Use the "
             "version of pvae that wrote it (config.toml names it)."
         )
-    parts = [_tensors(folder / f"{part}.safetensors", body["files"]) for part in _TENSORS]
-    return Snapshot(parts[0], parts[1], body)
+    check_form(folder / "state.json", body, {"files": {"*": str}, "sizes": {"*": int}})
+    return dict(body)
 
 
-def _tensors(path: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} is missing or cannot be read ({error.strerror}).") from error
-    if digest(content) != files.get(path.name):
+def _tensors(path: Path, body: Mapping[str, Any]) -> dict[str, Tensor]:
+    content = read_limited(path, body["sizes"].get(path.name, 0))
+    if digest(content) != body["files"].get(path.name):
         raise InputError(f"{path} is damaged: its checksum differs from the recorded one.")
     try:
         return safetensors.torch.load(content)

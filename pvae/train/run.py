@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +13,44 @@ from torch import nn
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.names import unknown
+from pvae.names import require_known, unknown
+from pvae.outside_files import check_form, read_toml
 from pvae.programs.binding import bind
 from pvae.programs.parameter_scope import scope
 from pvae.randomness import preserved_randomness
-from pvae.train.checkpoint import Snapshot, read_newest
+from pvae.train.checkpoint import Snapshot, read_newest, read_state
 from pvae.train.history import read_history
 from pvae.train.parameters import root_module
 from pvae.train.recorded_model import build_recorded_model
+from pvae.train.run_record import require_config_of_snapshot
 from pvae.train.training_state import load_parameters, model_tensors
 
 __all__ = ["Run", "open_run", "read_config"]
 
 _CHECKPOINTS = ("best", "last")
+
+# What ``config.toml`` holds, as far as a run is opened by it.
+_FORM = {
+    "pvae": {"*": str},
+    "objective": str,
+    "fields?": (dict, list),
+    "model": {"class": str, "name?": str, "settings?": dict, "arguments?": dict},
+    "code?": {"*": str},
+    "former?": [str],
+    "data": {
+        "name": str,
+        "checksum": str,
+        "binarise": str,
+        "seed": int,
+        "sizes": {"train": int, "validation": int, "test": int},
+        "data_shape": [int],
+        "classes?": int,
+        "fields": {"*": {"shape": [int], "dtype": str}},
+    },
+    "training": {"precision": str, "validation_particles": int, "epochs": int, "*": (str, int, float, bool, dict)},
+}
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+_MOST_NUMBERS = 10**8  # in one field of one datum
 
 
 @dataclass
@@ -97,24 +122,37 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: if the folder is no run, or the file is damaged.
     """
     path = folder / "config.toml"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(
             f"{folder} is no run folder: it has no config.toml. Give the folder that pvae.fit got as out=."
         )
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
-    missing = [part for part in ("objective", "model", "data", "training") if part not in config]
-    if missing:
-        raise InputError(f"{path} is damaged: it has no {missing[0]}.")
+    config = read_toml(path)
+    check_form(path, config, _FORM)
+    _check_sizes(path, config["data"])
     return config
+
+
+def _check_sizes(path: Path, data: Mapping[str, Any]) -> None:
+    """Raise InputError if the recorded shapes are those of no data: programs run on zeros in these shapes."""
+    for name, form in data["fields"].items():
+        require_known(f"dtype of {name} in {path}", form["dtype"], _DTYPES)
+        if min(form["shape"], default=0) < 0 or math.prod(form["shape"]) > _MOST_NUMBERS:
+            raise InputError(f"{path} is damaged: {form['shape']} is the shape of no datum {name}.")
 
 
 def _read_snapshot(folder: Path, name: str) -> Snapshot:
     """Return the best or the last checkpoint; before there is a best one, it is the last one."""
     has_best = any((folder / path).exists() for path in ("best", "best.previous"))
     return read_newest(folder, "best" if name == "best" and has_best else "last")
+
+
+def _read_records(folder: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return the records of a run, those before its last checkpoint checked; `snapshot` is another checkpoint."""
+    try:
+        state = read_state(folder / "last")
+    except InputError:  # of a damaged checkpoint; it is not the one that was asked for
+        state = dict(snapshot.state)
+    return read_history(folder / "metrics.jsonl", state)
 
 
 def _zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
@@ -168,6 +206,7 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
         raise unknown("checkpoint", checkpoint, _CHECKPOINTS)
     config = read_config(folder)
     snapshot = _read_snapshot(folder, checkpoint)
+    require_config_of_snapshot(folder, config, snapshot)
     model = build_recorded_model(folder, config, model, trust=trust)
     with scope(model):
         _create_lazy_parameters(model, config, snapshot.parameters)
@@ -175,5 +214,5 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
         if config["training"]["precision"] == "float64":
             root.double()
         load_parameters(model, root, snapshot.parameters)
-    history = read_history(folder / "metrics.jsonl")
+    history = _read_records(folder, snapshot)
     return Run(model, history, folder, config, float(snapshot.state["seconds"]), checkpoint)

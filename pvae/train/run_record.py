@@ -5,21 +5,32 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pvae import __version__
 from pvae.data import Splits
+from pvae.errors import InputError
 from pvae.models.build import ModelSpec, describe_arguments, describe_value
 from pvae.models.source_code import code_digests
 from pvae.names import require_known
 from pvae.programs.binding import Fields
-from pvae.train.checkpoint import describe_difference
+from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.encoding import canonical, digest
 from pvae.train.options import FREE, Options
 
-__all__ = ["KINDS", "changes_since_training", "config_hash", "describe_run", "find_changes", "kinds_of_changes"]
+__all__ = [
+    "KINDS",
+    "changes_since_training",
+    "config_hash",
+    "describe_run",
+    "find_changes",
+    "former_hashes",
+    "kinds_of_changes",
+    "require_config_of_snapshot",
+]
 
 #: What can differ between a run and its continuation, and may be accepted by these names.
 KINDS = ("model", "objective", "data", "training", "versions")
@@ -152,6 +163,33 @@ def changes_since_training(model: Any, config: Mapping[str, Any]) -> list[str]:
 
 def _named_versions(versions: Mapping[str, str]) -> dict[str, str]:
     return {f"version of {name.replace('version', 'pvae')}": value for name, value in versions.items()}
+
+
+def require_config_of_snapshot(folder: Path, config: Mapping[str, Any], snapshot: Snapshot) -> None:
+    """Raise InputError if ``config.toml`` is not the one of the training that wrote a checkpoint.
+
+    Args:
+        folder: the folder of the run.
+        config: the content of its ``config.toml``.
+        snapshot: the checkpoint.
+    """
+    if snapshot.state.get("config") not in (config_hash(config), *config.get("former", ())):
+        raise InputError(
+            f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Put the former "
+            "file back."
+        )
+
+
+def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the entry of a record that keeps the checkpoints readable whose run went on with accepted changes.
+
+    Args:
+        recorded: the record of the run.
+        current: the record of its continuation.
+    """
+    hashes = [*recorded.get("former", ()), config_hash(recorded)]
+    former = [each for each in dict.fromkeys(hashes) if each != config_hash(current)]
+    return {"former": former} if former else {}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -26,7 +26,14 @@ from pvae.train.loop import Loop
 from pvae.train.options import resolved
 from pvae.train.prepare import TrainingSetup
 from pvae.train.run import Run, read_config
-from pvae.train.run_record import KINDS, config_hash, describe_run, find_changes, kinds_of_changes
+from pvae.train.run_record import (
+    KINDS,
+    describe_run,
+    find_changes,
+    former_hashes,
+    kinds_of_changes,
+    require_config_of_snapshot,
+)
 from pvae.train.signals import catch_interrupts
 from pvae.train.training_request import TrainingRequest
 
@@ -158,6 +165,7 @@ def _fit(request: TrainingRequest) -> Run:
             loop = Loop(context)
             if recorded is not None and request.folder is not None:
                 _require_unchanged(request.folder, config, recorded, request.allow_changed)
+                config |= former_hashes(recorded, config)
                 _resume(loop, request.folder, config, recorded)
             _write_config(request.folder, config, is_fresh=recorded is None)
             loop.run()
@@ -222,11 +230,8 @@ def _require_unchanged(folder: Path, config: dict[str, Any], recorded: dict[str,
             f"A resumed run needs the model, objective, data, options and versions of {folder}: {changes}. Give the "
             f"recorded ones, or {remedy}."
         )
-    if not accepted and read_newest(folder, "last").state["config"] != config_hash(recorded):
-        raise InputError(
-            f"{folder / 'config.toml'} was changed since its checkpoint was written. Put the former file back, or "
-            f"{remedy}."
-        )
+    if not accepted:
+        require_config_of_snapshot(folder, recorded, read_newest(folder, "last"))
 
 
 def _resume(loop: Loop, folder: Path, config: dict[str, Any], recorded: dict[str, Any]) -> None:

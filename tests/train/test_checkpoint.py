@@ -24,7 +24,9 @@ from pvae.models import ModelSpec
 from pvae.train import checkpoint
 from pvae.train.checkpoint import Snapshot, read, read_newest, write
 from pvae.train.devices import capture_generators, isolated, restore_generators
-from pvae.train.encoding import decode, encode
+from pvae.train.encoding import canonical, decode, digest, encode
+from pvae.train.run import read_config
+from pvae.train.run_record import config_hash
 
 
 def snapshot(value: float = 1.0) -> Snapshot:
@@ -209,6 +211,14 @@ def test_code_inside_a_run_folder_is_not_run(tmp_path: Path) -> None:
     assert not proof.exists()
 
 
+def forge(out: Path, config: str) -> None:
+    """Change the configuration of a run as somebody does who also writes the checksums anew."""
+    (out / "config.toml").write_text(config)
+    for path in out.glob("*/state.json"):
+        state = json.loads(path.read_text())["state"] | {"config": config_hash(read_config(out))}
+        path.write_text(json.dumps({"sha256": digest(canonical(state)), "state": state}))
+
+
 CODE_IN_CONFIG = ("os:mkdir", "subprocess:run", "builtins:eval", "{file}:Model", "{file}:make")
 
 
@@ -219,7 +229,7 @@ def test_code_that_a_run_folder_names_is_neither_run_nor_imported(tmp_path: Path
     file.write_text(f"open({str(proof)!r}, 'w')\nclass Model: pass\ndef make(): pass\n")
     config = (out / "config.toml").read_text().replace('name = "vae"', f'name = "{name.format(file=file)}"')
     settings = f'[model.settings]\npath = "{proof}"\n'
-    (out / "config.toml").write_text(re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
+    forge(out, re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
     with pytest.raises(InputError, match="needs your consent"):
         pvae.open_run(out)
     assert not proof.exists()
@@ -232,7 +242,7 @@ def test_with_trust_only_a_class_with_both_programs_is_called(tmp_path: Path, na
     file.write_text(f"class Model: pass\ndef make(path): open({str(proof)!r}, 'w')\n")
     config = (out / "config.toml").read_text().replace('name = "vae"', f'name = "{name.format(file=file)}"')
     settings = f'[model.settings]\npath = "{proof}"\n'
-    (out / "config.toml").write_text(re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
+    forge(out, re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
     with pytest.raises(InputError, match="a class with model and guide"):
         pvae.open_run(out, trust=True)
     assert not proof.exists()

@@ -37,7 +37,8 @@ def contents(out: Path) -> dict[str, Any]:
     """Everything that a run leaves, wall-clock times apart."""
     last = read(out / "last")
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    state = {name: each for name, each in last.state.items() if name not in ("seconds", "metrics_bytes", "files")}
+    of_the_clock = ("seconds", "metrics_bytes", "metrics_sha256", "files")
+    state = {name: each for name, each in last.state.items() if name not in of_the_clock}
     return {
         "parameters": last.parameters,
         "training": last.training,

@@ -115,7 +115,7 @@ def test_a_config_that_was_edited_to_fit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "run" / "config.toml"
     path.write_text(path.read_text().replace("tanh", "relu"))
     assert read_config(tmp_path / "run")["model"]["settings"]["activation"] == "relu"
-    with pytest.raises(InputError, match=r"config\.toml was changed since its checkpoint"):
+    with pytest.raises(InputError, match=r"config\.toml is damaged, or was changed since the checkpoint"):
         train(vae(activation="relu"), tmp_path / "run", epochs=2, resume=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import click
 
 from pvae.errors import InputError
 from pvae.names import unknown
+from pvae.outside_files import read_toml
 
 __all__ = ["config_option"]
 
@@ -51,11 +51,9 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the config file {str(path)!r}: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"The config file {str(path)!r} is not valid TOML: {error}.") from error
+        return read_toml(path)
+    except InputError as error:
+        raise InputError(f"The file of --config cannot be used: {error}") from error
 
 
 def _option_text(option: click.Parameter, content: Any) -> Any:

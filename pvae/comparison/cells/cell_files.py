@@ -17,6 +17,7 @@ from pvae.errors import InputError
 from pvae.files import write_bytes, write_text
 from pvae.json_values import json_value
 from pvae.locks import is_unused
+from pvae.outside_files import read_json, read_limited
 from pvae.train.encoding import canonical, digest
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _MOST_DIFFERENCES = 4  # in an error message
+_MOST_BYTES = 2**30  # of a file of an evaluation
 
 # Keys of ``evaluation.json``: the checksums of the files beside it, and that of its other content.
 _FILES, _CHECKSUM = "files", "sha256"
@@ -70,13 +72,11 @@ def _may_hold_comparison(folder: Path) -> bool:
 def _read_config(cell: Cell) -> dict[str, Any] | None:
     """Return the options in the file of a cell, or None if there is no file."""
     try:
-        config = json.loads(cell.record.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        config = read_json(cell.record, _MOST_BYTES) if cell.record.exists() else None
+    except InputError as error:
+        raise InputError(f"{error} Remove it together with its run, or give another folder for out.") from error
+    if config is None:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{cell.record} cannot be read ({error}); remove it together with its run, or give another folder for out."
-        ) from None
     return config if isinstance(config, dict) else {}
 
 
@@ -148,19 +148,21 @@ def _read_scores(cell: Cell) -> dict[str, Any]:
         _DamagedError: if a file is missing, cannot be read, or differs from what was written.
     """
     try:
-        scores = json.loads(cell.evaluation.read_bytes())
+        scores = read_json(cell.evaluation, _MOST_BYTES)
         expected, files = scores.pop(_CHECKSUM), scores[_FILES]
         is_intact = digest(canonical(scores)) == expected
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except InputError as error:
+        raise _DamagedError(str(error).rstrip(".")) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(f"{cell.evaluation} is damaged ({type(error).__name__})") from error
     if not is_intact:
         raise _DamagedError(f"{cell.evaluation} is damaged: its checksum does not match its content")
     for name, recorded in files.items():
         path = cell.evaluation.with_name(name)
         try:
-            found = digest(path.read_bytes())
-        except OSError as error:
-            raise _DamagedError(f"{path} cannot be read ({error.strerror})") from error
+            found = digest(read_limited(path, _MOST_BYTES))
+        except InputError as error:
+            raise _DamagedError(str(error).rstrip(".")) from error
         if found != recorded:
             raise _DamagedError(f"{path} is damaged: its checksum differs from the recorded one")
     return scores
