@@ -57,7 +57,7 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
         InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
     """
     with evaluation_context(model, data, **where) as context:
-        if shared_sites(context):
+        if shared_sites(context, chunk):
             pointwise = shared_elbo(context, particles, chunk)
         else:
             (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Bound(1)])

@@ -15,6 +15,7 @@ from pvae.batch import Batch
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.json_values import json_value
+from pvae.programs.bijections import with_own_densities
 from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.weights.kl import kl_of_site, prior_is_fixed
 
@@ -83,7 +84,9 @@ def latent_units(
         for name, site_units in _units_of_batch(context, batch, draws).items():
             chunks_by_site.setdefault(name, []).append(site_units)
     units = {name: _summary(chunks, threshold) for name, chunks in chunks_by_site.items()}
-    return units, tuple(_notes(units, context.batch.size))
+    left_out = [name for name in context.bound_to(batch).layout.bijection.points if name not in units]
+    notes = [f"site {name!r} is a map of auxiliary draws: its units have no KL of their own" for name in left_out]
+    return units, (*notes, *_notes(units, context.batch.size))
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _units_of_batch(context: EvaluationContext, batch: Batch, draws: int) -> dic
     draws_by_site: dict[str, list[_SiteUnits]] = {}
     for _ in range(draws):
         guide_trace, model_trace = programs.trace_both()
-        guide_sites = _latent_sites(guide_trace)
+        guide_sites = with_own_densities(guide_trace, model_trace, programs.layout.bijection)
         model_sites = _latent_sites(model_trace)
         for name in [name for name in guide_sites if name in model_sites]:
             is_fixed = prior_is_fixed(name, list(guide_sites), list(model_sites))

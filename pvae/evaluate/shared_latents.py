@@ -22,13 +22,15 @@ from pvae.weights.vectorise import trace_particles
 
 __all__ = ["shared_elbo", "shared_sites"]
 
-#: The first data, enough to find the layout of the programs.
-_FIRST_DATA = slice(0, 2)
 
+def shared_sites(context: EvaluationContext, chunk: int) -> tuple[str, ...]:
+    """Return the latent sites outside the plate of the observed data; an empty tuple if that is not one plate.
 
-def shared_sites(context: EvaluationContext) -> tuple[str, ...]:
-    """Return the latent sites outside the plate of the observed data; an empty tuple if that is not one plate."""
-    return context.bound_to(context.batch.take(_FIRST_DATA)).layout.shared()
+    Args:
+        context: the model and the data.
+        chunk: the largest number of data at once.
+    """
+    return context.bound_to(next(context.chunks(chunk))).layout.shared()
 
 
 def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tensor:
@@ -56,12 +58,12 @@ def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tenso
         sums = [_term_sums(context, batch, min(at_once, particles - done)) for done in range(0, particles, at_once)]
         local_terms.append(torch.stack([local for local, _ in sums]).sum(0) / particles)
         shared_terms.append(torch.stack([shared for _, shared in sums]).sum() / particles)
-    return torch.cat(local_terms) + torch.stack(shared_terms).mean() / _data_count(context)
+    return torch.cat(local_terms) + torch.stack(shared_terms).mean() / _data_count(context, chunk)
 
 
-def _data_count(context: EvaluationContext) -> int:
+def _data_count(context: EvaluationContext, chunk: int) -> int:
     """Return N, the full size of the plate over data; the number of data in the context if it is not subsampled."""
-    first_data = context.batch.take(_FIRST_DATA)
+    first_data = next(context.chunks(chunk))
     count = context.bound_to(first_data).count
     return count if count != first_data.size else context.batch.size
 

@@ -14,6 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.linter.auxiliary_rules import AUXILIARY_RULES
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding, Findings, failure
 from pvae.linter.objective_rules import OBJECTIVE_RULES
@@ -30,7 +31,7 @@ from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["CheckResult", "check", "run_check"]
 
-_RULES = (*PROGRAM_RULES, *OBJECTIVE_RULES, *VALUE_RULES)
+_RULES = (*PROGRAM_RULES, *OBJECTIVE_RULES, *AUXILIARY_RULES, *VALUE_RULES)
 
 
 def _run_programs(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields) -> CheckContext:

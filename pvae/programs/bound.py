@@ -18,6 +18,7 @@ from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from pvae.programs.base import Program
+from pvae.programs.bijections import find_bijection
 from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
 from pvae.randomness import preserved_buffers, preserved_randomness
 
@@ -64,8 +65,9 @@ class BoundPrograms:
         if cached is not None:
             known: Layout = cached
             return known
-        with self.preserved_state():
-            return self.find_layout(*self.trace_both())
+        programs = self.with_programs(_without_contexts(self.model), _without_contexts(self.guide))
+        with programs.preserved_state():
+            return programs.find_layout(*programs.trace_both())
 
     def find_layout(self, guide_trace: poutine.Trace, model_trace: poutine.Trace) -> Layout:
         """Return and cache the layout that the traces of both programs show.
@@ -79,7 +81,8 @@ class BoundPrograms:
         """
         with self.preserved_state():
             repeatable = has_same_densities(guide_trace, self.trace_guide(guide_trace))
-        layout = layout_of_traces(model_trace, guide_trace, repeatable)
+            bijection = find_bijection(self.trace_guide, guide_trace, model_trace)
+        layout = layout_of_traces(model_trace, guide_trace, repeatable, bijection)
         if is_validation_enabled():
             check_site_shapes((guide_trace, model_trace))
         _cache_for(self)["population", self.size, _cache_key(self)] = population_of(model_trace, self.size)
@@ -171,6 +174,13 @@ def owner_and_name(program: Any) -> tuple[Any, str]:
         program = inner
     owner = getattr(program, "__self__", None)
     return (program, "") if owner is None else (owner, getattr(program, "__name__", ""))
+
+
+def _without_contexts(program: Any) -> Any:
+    """Return a program without the contexts of `ProgramInContext`; without gradients, no map of draws is found."""
+    while hasattr(program, "make_context"):
+        program = program.program
+    return program
 
 
 def _kind(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.util import check_site_shape
 
 from pvae.errors import InputError
+from pvae.programs.bijections import NO_BIJECTION, Bijection
 from pvae.programs.sites import Site, sample_sites
 
 __all__ = [
@@ -38,6 +39,7 @@ class Layout:
         latent_dims: for each latent site of the guide, the number of dimensions of its value in a single run.
         vectorised: whether all particles may share one run; None until this is checked.
         repeatable: whether a second run of the guide at the same z gives the same density. With dropout it does not.
+        bijection: the auxiliary draws of the guide that Delta sites map one to one.
     """
 
     nesting: int
@@ -45,6 +47,7 @@ class Layout:
     latent_dims: Mapping[str, int]
     vectorised: bool | None = None
     repeatable: bool = True
+    bijection: Bijection = NO_BIJECTION
 
     @cached_property
     def common_plates(self) -> list[str]:
@@ -99,12 +102,16 @@ class Layout:
         return name, observed[0][name].dim
 
     def shared(self) -> tuple[str, ...]:
-        """Return the latent sites of both programs outside the plate of the observed data; all data share them."""
+        """Return the latent sites of both programs outside the plate of the observed data; all data share them.
+
+        An auxiliary draw outside, which Delta sites map one to one, counts too: log q has one term of it for all data.
+        """
         plate = self.observed_plate()
         if plate is None:
             return ()
         in_both = [name for name in self.latent_dims if name in self.frames and name + GUIDE in self.frames]
-        return tuple(name for name in in_both if plate[0] not in self.frames[name])
+        outside = [name for name in in_both if plate[0] not in self.frames[name]]
+        return (*outside, *[name for name in self.bijection.auxiliary if plate[0] not in self.frames[name + GUIDE]])
 
 
 def _common_plates(frames: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -151,13 +158,16 @@ def population_of(model: poutine.Trace, size: int) -> int | None:
     return int(full_size)
 
 
-def layout_of_traces(model: poutine.Trace, guide: poutine.Trace, repeatable: bool) -> Layout:
+def layout_of_traces(
+    model: poutine.Trace, guide: poutine.Trace, repeatable: bool, bijection: Bijection = NO_BIJECTION
+) -> Layout:
     """Return the layout that the traces of both programs show.
 
     Args:
         model: a trace of the model at the guide's draws.
         guide: a trace of the guide.
         repeatable: whether a second run of the guide at the same draws has the same densities.
+        bijection: the auxiliary draws of the guide that Delta sites map one to one.
     """
     frames: dict[str, Mapping[str, Any]] = {}
     for suffix, trace in (("", model), (GUIDE, guide)):
@@ -165,7 +175,9 @@ def layout_of_traces(model: poutine.Trace, guide: poutine.Trace, repeatable: boo
             frames[site["name"] + suffix] = {frame.name: frame for frame in site["cond_indep_stack"]}
     dims = [frame.dim for plates in frames.values() for frame in plates.values() if frame.dim is not None]
     latent_dims = {site["name"]: site["value"].dim() for site in sample_sites(guide) if not site["is_observed"]}
-    return Layout(max((-dim for dim in dims), default=0), frames, latent_dims, repeatable=repeatable)
+    return Layout(
+        max((-dim for dim in dims), default=0), frames, latent_dims, None, repeatable, bijection or Bijection()
+    )
 
 
 def check_site_shapes(traces: Iterable[poutine.Trace]) -> None:

@@ -13,6 +13,7 @@ from torch.distributions import Bernoulli
 
 from pvae.deprecation import renamed_method
 from pvae.errors import InputError
+from pvae.programs.bijections import with_own_densities
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.parameter_scope import scope
@@ -102,8 +103,13 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
         The codes by site, each of shape (batch, ...).
     """
     with inference_mode(latent_model, batch, fields) as programs:
-        trace = programs.bound_to(batch).trace_guide()
-        return {site["name"]: mean_of_site(site) for site in sample_sites(trace) if not site["is_observed"]}
+        bound = programs.bound_to(batch)
+        sites = {site["name"]: site for site in sample_sites(bound.trace_guide()) if not site["is_observed"]}
+        if any(site["infer"].get("is_auxiliary") for site in sites.values()):
+            guide, model = bound.trace_both()
+            images = {name: guide.nodes[name] for name in bound.layout.bijection.points}
+            sites = images | with_own_densities(guide, model, bound.layout.bijection)
+        return {name: mean_of_site(site) for name, site in sites.items()}
 
 
 def joined(codes: Mapping[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 __all__ = [
     "Site",
     "base_distribution",
+    "is_delta",
     "is_latent_draw",
     "is_marked_for_enumeration",
     "is_observation",
@@ -26,6 +27,11 @@ Site = Any
 def is_subsample(site: Site) -> bool:
     """Return whether a site draws the indices of a subsampled plate."""
     return isinstance(site.get("fn"), _Subsample)
+
+
+def is_delta(site: Site) -> bool:
+    """Return whether a site is a Delta: a point, or the image of other draws."""
+    return isinstance(base_distribution(site["fn"]), dist.Delta)
 
 
 def is_latent_draw(message: Site) -> bool:

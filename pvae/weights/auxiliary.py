@@ -10,15 +10,17 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
-from pvae.programs.bound import BoundPrograms
+from pvae.programs.bijections import value_of
 from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.weights.enumeration import AUXILIARY, EnumerationDims
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
+from pvae.weights.site_validation import is_traced
 from pvae.weights.traces import PARTICLE_PLATE, TracePair
 
 __all__ = ["Marginal", "log_marginal"]
@@ -94,13 +96,30 @@ def log_marginal(pair: TracePair, dims: PlateDims, marginal: Marginal | None) ->
 
 
 def _fixed_z(pair: TracePair) -> dict[str, Tensor]:
-    """Return the values of the latent sites that both programs have."""
-    return {site["name"]: site["value"] for site in pair.latent_sites if not site["infer"].get("is_auxiliary")}
+    """Return the values of the latent sites that are not marginalised."""
+    marginalised = {site["name"] for site in pair.auxiliary_sites}
+    return {site["name"]: site["value"] for site in pair.latent_sites if site["name"] not in marginalised}
 
 
-def _guide_log_prob(programs: BoundPrograms, messenger: Messenger, dims: PlateDims) -> Tensor:
-    """Run the guide under a handler; return the sum of its log-densities, shape (*left, particles, batch)."""
-    trace = programs.with_programs(programs.model, messenger(programs.guide)).trace_guide()
+def _without_images(values: Mapping[str, Tensor], pair: TracePair) -> dict[str, Tensor]:
+    """Return the values without those of Delta sites of a one-to-one map, which follow from their draws."""
+    return {name: value for name, value in values.items() if name not in pair.bijection.points}
+
+
+def _sum_at_same_z(trace: poutine.Trace, pair: TracePair, dims: PlateDims) -> Tensor:
+    """Return the sum of the guide's log-densities, shape (*left, particles, batch).
+
+    Raises:
+        InputError: if a Delta site depends on a marginalised site, so that z is another one for each of its values.
+    """
+    for name in pair.bijection.points:
+        value, drawn = value_of(trace, name), value_of(pair.guide, name)
+        if not is_traced() and not torch.allclose(value, drawn.expand(value.shape)):
+            raise InputError(
+                f"Site {name!r} is a Delta of auxiliary draws that are not all mapped one to one: it depends on "
+                f"{pair.auxiliary_sites[0]['name']!r} too, which has to be marginalised. Draw {name!r} from a "
+                "distribution with a density."
+            )
     return sum_tensors(log_probs_by_site([sample_sites(trace)], dims).values())
 
 
@@ -114,11 +133,11 @@ def _exact_log_marginal(pair: TracePair, dims: PlateDims) -> Tensor:
             )
     # Dimensions of branches are in use already, although no site has them.
     enumeration = pair.dims.reserve(dims.left - pair.dims.width)
-    fixed = _FixedValues(_fixed_z(pair))
+    fixed = _FixedValues(_without_images(_fixed_z(pair), pair))
     guide = pair.programs.with_programs(pair.programs.model, fixed(pair.programs.guide))
     trace = guide.with_programs(guide.model, _EnumerateAuxiliary(enumeration)(guide.guide)).trace_guide()
     wide = dataclasses.replace(dims, left=enumeration.width)
-    log_probs = sum_tensors(log_probs_by_site([sample_sites(trace)], wide).values())
+    log_probs = _sum_at_same_z(trace, pair, wide)
     return torch.logsumexp(log_probs, tuple(range(len(pair.auxiliary_sites))))
 
 
@@ -148,7 +167,10 @@ class _ReverseKernel:
             values = {name: _concatenate(values[name], sites[name]["value"]) for name in values}
         # This order of log q and log r fixes the order in which backward() sums the gradients, and so their last bits.
         kernel_sites = self._sites(_FixedValues(values)(self._program))
-        log_q = _guide_log_prob(self.pair.programs, _FixedValues({**self.fixed_z, **values}), self.dims)
+        fixed = _FixedValues({**_without_images(self.fixed_z, self.pair), **values})
+        programs = self.pair.programs
+        trace = programs.with_programs(programs.model, fixed(programs.guide)).trace_guide()
+        log_q = _sum_at_same_z(trace, self.pair, self.dims)
         log_r = sum_tensors(log_probs_by_site([kernel_sites], self.dims).values())
         ratio = log_q - log_r
         return torch.logsumexp(ratio, 0) - math.log(ratio.shape[0]), score

@@ -261,13 +261,13 @@ class LogWeights:
         received_values: list[tuple[slice, Site, Tensor]] = []
         for index, pair in enumerate(source.pairs):
             particles = slice(None) if len(source.pairs) == 1 else slice(index, index + 1)
-            received = pair.guide.copy()
+            received: dict[str, Tensor] = {}
             for site in pair.latent_sites:
-                value: Any = pair.model.nodes[site["name"]]["value"]
-                received.nodes[site["name"]] = site.copy() | {"value": value}
-                received_values.append((particles, site, value))
-            run = received if len(pair.latent_sites) == 1 else pair.programs.trace_guide(received)
-            runs.append(sample_sites(run))
+                if site["name"] not in pair.bijection.auxiliary:
+                    value: Any = pair.model.nodes[site["name"]]["value"]
+                    received[site["name"]] = value
+                    received_values.append((particles, site, value))
+            runs.append(sample_sites(pair.guide_at(received)))
         # This order of the two log q fixes the order in which backward() sums the gradients, and so their last bits.
         fixed = self.log_guide_at_fixed_z()
         log_guide = sum_tensors(log_probs_by_site(runs, source.dims).values())

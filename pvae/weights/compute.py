@@ -18,7 +18,7 @@ from pvae.programs.sites import Site, is_marked_for_enumeration
 from pvae.weights.auxiliary import Marginal, log_marginal
 from pvae.weights.base import REVERSE, LogWeights
 from pvae.weights.enumeration import SUMMED
-from pvae.weights.handlers import PATHWISE, ChooseStrategy
+from pvae.weights.handlers import PATHWISE, ChooseStrategy, is_score
 from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, join_outcomes, site_log_probs, sum_tensors
 from pvae.weights.site_validation import common_scale, delta_sites, require_weights_exist
 from pvae.weights.source import ONE_RUN, WeightsSource
@@ -60,8 +60,8 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
         keep: the number of dimensions of branches on the left.
     """
     pair = source.pairs[0]
-    marginal = _marginalise(source, keep)
     strategies = {site["name"]: str(site["infer"].get("_strategy", PATHWISE)) for site in pair.latent_sites}
+    marginal = _marginalise(source, keep, at_fixed_z=_has_scored_points(pair, strategies))
     if REVERSE in marginal.guide:
         strategies[REVERSE] = "score"
     return LogWeights(
@@ -83,17 +83,47 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
     )
 
 
-def _marginalise(source: WeightsSource, keep: int) -> MarginalisedLogProbs:
-    """Return the log-densities of the runs without summed-out sites; `keep` dimensions of branches stay on the left."""
+def _marginalise(source: WeightsSource, keep: int, *, at_fixed_z: bool) -> MarginalisedLogProbs:
+    """Return the log-densities of the runs without summed-out sites.
+
+    Args:
+        source: the runs.
+        keep: the number of dimensions of branches on the left, which stay.
+        at_fixed_z: whether log q is that of the guide's own z, detached.
+    """
     dims = source.pairs[0].dims
     if dims.names(SUMMED):
         return SummedSites(source.pairs[0], source.dims, keep).marginalise(*_log_marginals(source))
-    log_probs = site_log_probs(source.pairs, source.dims)
+    log_probs = site_log_probs(source.pairs, source.dims, at_fixed_z=at_fixed_z)
     log_guide, reverse_scores = _log_marginals(source)
     if log_guide is None:
         log_guide = sum_tensors(log_probs.guide.values())
     log_probs = dataclasses.replace(log_probs, guide={**log_probs.guide, **reverse_scores})
     return join_outcomes(sum_tensors(log_probs.joint.values()), log_guide, log_probs, dims, keep)
+
+
+def _has_scored_points(pair: TracePair, strategies: Mapping[str, str]) -> bool:
+    """Return whether Delta sites of a one-to-one map are detached, so that their score is that of log q at a fixed z.
+
+    Raises:
+        InputError: if some of the sites of the map are, and others are not.
+    """
+    scored = {name: is_score(strategies[name]) for name in pair.bijection.points}
+    if not any(scored.values()):
+        return False
+    scored |= {name: is_score(strategies[name]) for name in pair.bijection.auxiliary}
+    other = next((name for name, is_scored in scored.items() if not is_scored), None)
+    if other is not None:
+        raise InputError(
+            f"The sites {', '.join(scored)} are one draw of the guide, and their gradients are alike; {other!r} has no "
+            "score. Use 'score' for the auxiliary site alone, or for all of them."
+        )
+    if pair.dims.width:
+        raise InputError(
+            f"The score of {', '.join(scored)} at a fixed z needs a run of the guide at one value of each site; a site "
+            "is enumerated. Use 'score' for the auxiliary site alone."
+        )
+    return True
 
 
 def _log_marginals(source: WeightsSource) -> tuple[Tensor | None, dict[str, Tensor]]:

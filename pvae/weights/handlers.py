@@ -22,6 +22,7 @@ __all__ = [
     "ChooseStrategy",
     "SiteStrategyMessenger",
     "explain_broadcast_errors",
+    "is_score",
     "keep_draw",
 ]
 
@@ -29,6 +30,11 @@ __all__ = [
 ChooseStrategy = Callable[[Site], str]
 
 PATHWISE, FIRST_VALUE = "pathwise", "first"
+
+
+def is_score(strategy: str) -> bool:
+    """Return whether a strategy is the score function, with or without a baseline."""
+    return strategy.startswith("score")
 
 
 def keep_draw(site: Site) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.sites import Site
+from pvae.programs.sites import Site, sample_sites
 from pvae.weights.enumeration import ENUMERATE, EnumerationDims
 from pvae.weights.traces import TracePair, site_log_prob
 
@@ -110,14 +110,16 @@ def log_probs_by_site(runs: Sequence[Iterable[Site]], dims: PlateDims) -> dict[s
     return {name: torch.cat([table[name] for table in tables], -2) for name in tables[0]}
 
 
-def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims) -> SiteLogProbs:
+def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims, *, at_fixed_z: bool = False) -> SiteLogProbs:
     """Return the log-densities of all sites of both programs.
 
     Args:
         pairs: the runs of guide and model; the particles of all runs are concatenated.
         dims: the dimensions of particles and data.
+        at_fixed_z: whether the guide is run again at its own z, detached.
     """
-    guide = log_probs_by_site([pair.guide_sites for pair in pairs], dims)
+    runs = [sample_sites(pair.guide_at_fixed_z()) if at_fixed_z else pair.guide_sites for pair in pairs]
+    guide = log_probs_by_site(runs, dims)
     return SiteLogProbs(joint=log_probs_by_site([pair.model_sites for pair in pairs], dims), guide=guide)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration
+from pvae.programs.sites import Site, is_delta, is_marked_for_enumeration
 from pvae.weights.traces import TracePair
 
 __all__ = ["common_scale", "delta_sites", "is_traced", "require_weights_exist"]
@@ -52,13 +51,16 @@ def _require_latent_in_model(site: Site, pair: TracePair) -> None:
 
 
 def delta_sites(pair: TracePair) -> tuple[str, ...]:
-    """Return the guide's sites that are a Delta while z is continuous; they have no density, and so no weight."""
+    """Return the guide's sites that are a Delta while z is continuous; they have no density, and so no weight.
+
+    A Delta that maps auxiliary draws one to one has a density.
+    """
     names = []
     for site in pair.latent_sites:
         other = pair.model.nodes.get(site["name"])
         support = None if other is None else getattr(other["fn"], "support", None)
         is_discrete = getattr(support, "is_discrete", False)
-        if isinstance(base_distribution(site["fn"]), dist.Delta) and not is_discrete:
+        if is_delta(site) and not is_discrete and site["name"] not in pair.bijection.points:
             names.append(site["name"])
     return tuple(names)
 

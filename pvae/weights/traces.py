@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,16 +14,20 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.programs.bijections import NO_BIJECTION, Bijection
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, is_subsample, sample_sites
+from pvae.programs.sites import Site, is_delta, is_subsample, sample_sites
 from pvae.weights.enumeration import EnumeratedSite, EnumerationDims
 from pvae.weights.handlers import (
+    PATHWISE,
     BranchMessenger,
     ChooseStrategy,
     SiteStrategyMessenger,
     explain_broadcast_errors,
+    is_score,
     keep_draw,
 )
+from pvae.weights.inversion import Inversion
 
 __all__ = [
     "PARTICLE_PLATE",
@@ -52,12 +56,16 @@ class TracePair:
         guide: the trace of the guide.
         programs: both programs as they were run, with their arguments.
         dims: the dimensions of enumerated sites.
+        particles: the number of particles of the run.
+        bijection: the auxiliary draws of the guide that Delta sites map one to one.
     """
 
     model: poutine.Trace
     guide: poutine.Trace
     programs: BoundPrograms
     dims: EnumerationDims
+    particles: int = 1
+    bijection: Bijection = NO_BIJECTION
 
     @cached_property
     def model_sites(self) -> list[Site]:
@@ -76,18 +84,46 @@ class TracePair:
 
     @cached_property
     def auxiliary_sites(self) -> list[Site]:
-        """The latent sites of the guide that the model does not have, marked with ``infer={"is_auxiliary": True}``."""
-        return [site for site in self.latent_sites if site["infer"].get("is_auxiliary")]
+        """The latent sites that only the guide has, marked with ``infer={"is_auxiliary": True}``, to be marginalised.
+
+        Draws that Delta sites map one to one are none, because they have no other value at the same z.
+        """
+        one_to_one = self.bijection.auxiliary
+        return [
+            site
+            for site in self.latent_sites
+            if site["infer"].get("is_auxiliary") and site["name"] not in one_to_one and not is_delta(site)
+        ]
 
     def guide_at_fixed_z(self) -> poutine.Trace:
-        """Return a trace of the guide at the same z, detached from its draw.
+        """Return a trace of the guide at the same z, detached from its draw."""
+        return self.guide_at({site["name"]: site["value"].detach() for site in self.latent_sites})
+
+    def guide_at(self, values: Mapping[str, Tensor]) -> poutine.Trace:
+        """Return a trace of the guide at values of its latent sites that equal its draws, with their own gradients.
 
         The guide is run again only if it has several latent sites, where one may be a parameter of another.
+
+        Args:
+            values: the values by site; those of one-to-one auxiliary draws follow from the Delta sites.
         """
+        if self.bijection.points:
+            return self._inversion().trace_guide(values)
         fixed = self.guide.copy()
         for site in self.latent_sites:
-            fixed.nodes[site["name"]] = site.copy() | {"value": site["value"].detach()}
+            fixed.nodes[site["name"]] = site.copy() | {"value": values[site["name"]]}
         return fixed if len(self.latent_sites) == 1 else self.programs.trace_guide(fixed)
+
+    def guide_elsewhere(self, trace: poutine.Trace) -> poutine.Trace:
+        """Return a trace of the guide at the z of another trace, for a guide with a one-to-one map.
+
+        Raises:
+            InputError: if the guide cannot reach this z.
+        """
+        return self._inversion().trace_guide({site["name"]: site["value"] for site in sample_sites(trace)}, moved=True)
+
+    def _inversion(self) -> Inversion:
+        return Inversion(self.programs, self.guide, self.model, self.particles, self.bijection)
 
     def branch(self, name: str, values: Tensor) -> TracePair:
         """Return a run with one site at other values; the sites that depend on it are drawn again.
@@ -121,6 +157,7 @@ def trace_pair(
     replayed: poutine.Trace | None = None,
     choose: ChooseStrategy = keep_draw,
     dims: EnumerationDims | None = None,
+    bijection: Bijection | None = None,
 ) -> TracePair:
     """Run the guide, then the model at the values of the guide.
 
@@ -129,8 +166,11 @@ def trace_pair(
         replayed: a trace that gives values of the guide's sites; None to draw them all.
         choose: the strategy of each latent site.
         dims: the dimensions of enumerated sites; the run adds to it.
+        bijection: the auxiliary draws that Delta sites map one to one; None finds them.
     """
     dims = dims or EnumerationDims(0, ())
+    bijection = programs.layout.bijection if bijection is None else bijection
+    choose = _leaving_points(choose, bijection)
     guide_program = programs.guide if replayed is None else poutine.replay(programs.guide, trace=replayed)
     with explain_broadcast_errors(dims.sites):
         in_guide = SiteStrategyMessenger(choose, dims)
@@ -139,7 +179,27 @@ def trace_pair(
         # Inside the replay, the handler sees the chains of the model also for the sites that the guide has drawn.
         model_program = poutine.replay(in_model(programs.model), trace=_with_views(guide))
         model = programs.with_programs(model_program, programs.guide).trace_model()
-    return TracePair(model, guide, programs, dims)
+    return TracePair(model, guide, programs, dims, bijection=bijection)
+
+
+def _leaving_points(choose: ChooseStrategy, bijection: Bijection) -> ChooseStrategy:
+    """Return the strategies for a guide with a one-to-one map, where only the draws u have most strategies.
+
+    A Delta site is left as it is, or detached: its score is that of its density at a fixed z.
+    """
+    if not bijection.points:
+        return choose
+
+    def choose_for_draws(site: Site) -> str:
+        strategy = choose(site)
+        if site["name"] in bijection.points and strategy != PATHWISE and not is_score(strategy):
+            raise InputError(
+                f"Site {site['name']!r} is a Delta of the auxiliary draws {', '.join(bijection.auxiliary)}, so the "
+                f"gradient {strategy!r} is one of these draws. Name them instead."
+            )
+        return strategy
+
+    return choose_for_draws
 
 
 def _with_views(guide: poutine.Trace) -> poutine.Trace:
@@ -177,12 +237,13 @@ def trace_vectorised(
         choose: the strategy of each latent site.
         dims: the dimensions of enumerated sites; the run adds to it.
     """
+    bijection = programs.layout.bijection
     if particles > 1:
         nesting = programs.layout.nesting
         model = _in_particle_plate(programs.model, particles, nesting)
         guide = _in_particle_plate(programs.guide, particles, nesting)
         programs = programs.with_programs(model, guide)
-    return trace_pair(programs, None, choose, dims)
+    return dataclasses.replace(trace_pair(programs, None, choose, dims, bijection), particles=particles)
 
 
 def trace_sequentially(

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pvae.errors import InputError, first_line
+from pvae.programs.bijections import without_points
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.layout import Layout
 from pvae.programs.sites import Site, is_marked_for_enumeration
@@ -45,8 +46,10 @@ def _fixed_values(site: Site) -> str:
 
 def _trace_of_particle(pair: TracePair, particle: int, layout: Layout) -> poutine.Trace:
     """Return the guide's trace with the z of one particle, in the shape that a run without the particle plate has."""
-    single = pair.guide.copy()
+    single = without_points(pair.guide, pair.bijection, {})
     for site in pair.latent_sites:
+        if site["name"] in pair.bijection.points:
+            continue
         value = site["value"]
         # The dimension of the particles, counted from the right of the value: first the event, then the plates.
         dim = value.dim() - (1 + layout.nesting) - site["fn"].event_dim

@@ -89,7 +89,8 @@ def draw_codes(programs: BoundPrograms) -> tuple[dict[str, Tensor], poutine.Trac
         )
     for site in sites:
         _require_pathwise(site, "phi", "'elbo' or 'rws'")
-    return {site["name"]: _rows(site, site["value"], data_dim) for site in sites}, trace
+    in_model = [site for site in sites if site["name"] not in programs.layout.bijection.auxiliary]
+    return {site["name"]: _rows(site, site["value"], data_dim) for site in in_model}, trace
 
 
 def codes_in_model_order(codes: Mapping[str, Tensor], simulation: Simulation) -> dict[str, Tensor]:

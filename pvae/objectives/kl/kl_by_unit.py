@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.programs.bijections import with_own_densities
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
 from pvae.weights.kl import WHOLE, kl_of_site, prior_is_fixed
@@ -84,14 +85,18 @@ def _data_dim(sites: list[Site], data_plate: str | None) -> int:
 def _latent_sites(pair: TracePair, data_plate: str | None) -> dict[str, LatentSite]:
     """Return the latent sites of one run, by name in the order of the guide."""
     model_sites = {site["name"]: site for site in pair.model_sites}
-    for site in pair.latent_sites:
-        if site["name"] not in model_sites:
-            raise InputError(
-                f"KL terms by unit need latent sites of both programs; site {site['name']!r} is auxiliary. Use 'iwae'."
-            )
-    data_dim = _data_dim(pair.latent_sites + pair.model_sites, data_plate)
+    guide_sites = with_own_densities(pair.guide, pair.model, pair.bijection)
+    auxiliary = [name for name in guide_sites if name not in model_sites]
+    without_density = [name for name in pair.bijection.points if name not in guide_sites]
+    if auxiliary or without_density:
+        reason = "is auxiliary" if auxiliary else "is a map of auxiliary draws, without a known density of its own"
+        raise InputError(
+            "KL terms by unit need latent sites of both programs with densities; site "
+            f"{(auxiliary + without_density)[0]!r} {reason}. Use 'iwae'."
+        )
+    data_dim = _data_dim([*guide_sites.values(), *pair.model_sites], data_plate)
     latent_sites = {}
-    for site in pair.latent_sites:
+    for site in guide_sites.values():
         particle_dim = _frame_dims(site).get(PARTICLE_PLATE)
         latent_sites[site["name"]] = LatentSite(site, model_sites[site["name"]], data_dim, particle_dim)
     return latent_sites
@@ -105,7 +110,7 @@ def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tens
         data_plate: the name of the plate over data, where several plates hold every site.
 
     Raises:
-        InputError: if a site is auxiliary or enumerated.
+        InputError: if a site is auxiliary or enumerated, or a map of several auxiliary draws.
     """
     runs = [_latent_sites(pair, data_plate) for pair in weights.draws]
     guide_order = list(runs[0])

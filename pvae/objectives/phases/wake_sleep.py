@@ -21,6 +21,7 @@ from pvae.programs.program_in_context import with_guide_in, without_guide_gradie
 from pvae.programs.sites import Site, sample_sites
 from pvae.weights import LogWeights, log_mean_exp
 from pvae.weights.compute import weights_of
+from pvae.weights.traces import trace_pair
 
 __all__ = ["WakeSleep"]
 
@@ -124,6 +125,8 @@ class WakeSleep(PlayersObjective):
             if not site["is_observed"]:
                 latent.add_node(site["name"], **simulated.nodes[site["name"]])
         on_simulation = _with_simulated_data(programs, sample_sites(observed), simulated)
+        if on_simulation.layout.bijection.points:
+            latent = trace_pair(on_simulation).guide_elsewhere(latent)
         replayed = with_guide_in(lambda: ReplayMessenger(latent), without_model_gradient(on_simulation))
         weights = weights_of(replayed, 1, data_plate=self.data_plate)
         return -(weights.log_guide[0] * weights.scale).sum()

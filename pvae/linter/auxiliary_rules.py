@@ -1,0 +1,66 @@
+"""Rules for guides with auxiliary draws and with Delta sites: what a loss of Pyro leaves out of the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pyro.infer import TraceMeanField_ELBO
+
+from pvae.linter.check_context import CheckContext
+from pvae.linter.findings import Finding
+from pvae.programs.sites import is_delta
+
+__all__ = ["AUXILIARY_RULES"]
+
+
+def _not_marginalised(context: CheckContext) -> Iterator[Finding]:
+    """Report auxiliary sites under a loss of Pyro: it counts their entropy as a part of the bound."""
+    if context.pyro_loss is None:
+        return
+    one_to_one = context.bound.layout.bijection.auxiliary
+    for name, site in context.guide_latents.items():
+        if site["infer"].get("is_auxiliary") and name not in one_to_one and not is_delta(site):
+            message = (
+                f"only the guide draws it, and {type(context.pyro_loss).__name__} adds its entropy to the bound, which "
+                "is then too large."
+            )
+            fix = (
+                "Use 'iwae:particles=1', which is the ELBO with the site marginalised (a site without a finite support "
+                "needs auxiliary=pvae.Marginal(...)), or draw the site as a Delta's source, with log_density."
+            )
+            yield Finding("auxiliary site", name, message, fix)
+
+
+def _left_out_density(context: CheckContext) -> Iterator[Finding]:
+    """Report Delta sites with a log-density under `TraceMeanField_ELBO`, whose KL divergence leaves it out."""
+    if not isinstance(context.pyro_loss, TraceMeanField_ELBO):
+        return
+    for name in context.bound.layout.bijection.points:
+        site = context.guide_latents[name]
+        if bool((site["fn"].log_prob(site["value"]) != 0).any()):
+            message = "the KL divergence that TraceMeanField_ELBO takes from a Delta leaves its log_density out."
+            yield Finding("wrong KL", name, message, "Use 'elbo', which has the whole log q.")
+
+
+def _points(context: CheckContext) -> Iterator[Finding]:
+    """Report Delta sites of a continuous z under a loss of Pyro: the training is maximum a posteriori."""
+    if context.pyro_loss is None:
+        return
+    images = context.bound.layout.bijection.points
+    for name, site in context.guide_latents.items():
+        is_continuous = site["value"].is_floating_point()
+        if name in context.model_latents and is_delta(site) and is_continuous and name not in images:
+            message = (
+                "it is a Delta, a point without a density. The loss is that of the maximum a posteriori, minus "
+                "log p(x, z); it is no bound, and the evaluations of a bound are not available."
+            )
+            fix = "Change nothing for a point estimate; draw the site from a density for a bound."
+            yield Finding("point estimate", name, message, fix, fatal=False)
+
+
+#: Every rule for auxiliary draws and Delta sites.
+AUXILIARY_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (
+    _not_marginalised,
+    _left_out_density,
+    _points,
+)
