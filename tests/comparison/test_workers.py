@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from comparison_jobs import Unbuildable, broken, nap, shared, work
+from comparison_jobs import Unbuildable, broken, hold_shared_data, nap, shared, work
 
+from pvae.comparison.processes.shared_splits import shared_folder
 from pvae.comparison.processes.worker_pool import StartError, run_in_process, run_in_workers
 
 
@@ -88,3 +91,24 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     status = Path(f"/proc/{worker}/status")
     # Where nothing reaps orphans, the ended process stays as a zombie.
     assert not status.exists() or "zombie" in status.read_text()
+
+
+def test_the_data_of_a_killed_comparison_are_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Queue()
+    process = context.Process(target=hold_shared_data, args=(ready,))
+    process.start()
+    left = Path(ready.get(timeout=60))
+    assert left.parent == tmp_path
+    os.utime(left, (0, 0))
+    with shared_folder() as folder:
+        assert left.exists(), "its process runs"
+        assert folder.parent == tmp_path
+    process.kill()
+    process.join()
+    os.utime(left, (0, 0))
+    with shared_folder():
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []

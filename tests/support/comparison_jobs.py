@@ -44,3 +44,13 @@ def shared():
 
 def broken():
     os._exit(3)
+
+
+def hold_shared_data(ready):
+    """Hold the folder of shared data, and send its path."""
+    from pvae.comparison.processes.shared_splits import shared_folder
+
+    with shared_folder() as folder:
+        (folder / "splits.safetensors").write_bytes(b"data")
+        ready.put(str(folder))
+        time.sleep(60)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pvae.comparison.cells.cell_files import find_damage, is_done, write_config
 from pvae.comparison.cells.plan import Job, can_be_pickled
 from pvae.comparison.cells.train_cell import train_and_evaluate
 from pvae.comparison.processes.progress_display import ProgressDisplay
-from pvae.comparison.processes.shared_splits import write_shared_splits
+from pvae.comparison.processes.shared_splits import shared_folder, write_shared_splits
 from pvae.comparison.processes.worker_plan import WorkerPlan
 from pvae.comparison.processes.worker_pool import Event, EventKind, StartError, run_in_process, run_in_workers
 from pvae.data import Splits
@@ -114,11 +112,11 @@ class _CellRunner:
     def _run_in_workers(self, indices: Sequence[int]) -> None:
         if not indices:
             return
-        with tempfile.TemporaryDirectory(prefix="pvae-") as folder:
+        with shared_folder() as folder:
             run_in_workers(
                 [self._jobs[index] for index in indices],
                 train_and_evaluate,
-                write_shared_splits(self._splits, Path(folder), self._plan.threads),
+                write_shared_splits(self._splits, folder, self._plan.threads),
                 workers=self._plan.workers,
                 report=lambda event: self._handle_event(Event(event.kind, indices[event.job], event.content)),
             )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,14 @@ from safetensors.torch import load_file, save
 
 from pvae.batch import Batch
 from pvae.data import Splits
+from pvae.errors import InputError
+from pvae.locks import sole_writer
 
-__all__ = ["SharedSplits", "write_shared_splits"]
+__all__ = ["SharedSplits", "shared_folder", "write_shared_splits"]
+
+
+_PREFIX = "pvae-shared-"
+_SECONDS_UNTIL_LOCKED = 10.0  # at most, from the making of a folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,25 @@ class SharedSplits:
         for split, names in self.fields.items():
             splits[split] = Batch(**{name: tensors[f"{split}.{name}"] for name in names})
         return Splits(**splits, **self.attributes)
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """Yield a new temporary folder for the data of this process; remove those that killed processes have left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        _remove_if_abandoned(path)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, sole_writer(Path(folder)):
+        yield Path(folder)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove a folder of shared data if no process holds its lock, and it is not just being made."""
+    with contextlib.suppress(OSError, InputError):
+        if time.time() - folder.stat().st_mtime > _SECONDS_UNTIL_LOCKED:
+            with sole_writer(folder):
+                for path in folder.glob("*.safetensors"):
+                    path.unlink()
+            folder.rmdir()
 
 
 def write_shared_splits(splits: Splits, folder: Path, threads: int) -> SharedSplits:
