@@ -18,7 +18,7 @@ from pvae.evaluate.base import Estimate, difference, mean_of
 from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
-from pvae.evaluate.evidence import elbo, importance_bounds, log_evidence
+from pvae.evaluate.evidence import elbo, importance_bounds, log_evidence, summed_out_elbo
 from pvae.evaluate.evidence_table import compare_evidence
 from pvae.evaluate.export import save, to_arviz
 from pvae.evaluate.gradient_estimators.estimator_search import search_gradients, strategies_of
@@ -62,5 +62,6 @@ __all__ = [
     "save",
     "search_gradients",
     "strategies_of",
+    "summed_out_elbo",
     "to_arviz",
 ]

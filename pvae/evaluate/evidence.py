@@ -9,10 +9,10 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import evaluation_context
-from pvae.evaluate.running_statistics import CHUNK, Bound, summarise_weights
+from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, summarise_weights
 from pvae.evaluate.shared_latents import shared_elbo, shared_sites
 
-__all__ = ["elbo", "importance_bounds", "log_evidence"]
+__all__ = ["elbo", "importance_bounds", "log_evidence", "summed_out_elbo"]
 
 
 def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
@@ -40,6 +40,9 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
 def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean evidence lower bound E_q[log p(x, z) - log q(z given x)], in nats per datum.
 
+    The expectation over guide sites that are marked for enumeration is exact, so their q counts as without the mark;
+    `summed_out_elbo` is the tighter bound in which they are summed out.
+
     With the same seed and `chunk` as `log_evidence` it uses the same weights. `judge` returns the gap between the two
     with its paired error.
 
@@ -60,7 +63,29 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
         if shared_sites(context, chunk):
             pointwise = shared_elbo(context, particles, chunk)
         else:
-            (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Bound(1)])
+            (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Elbo()])
+    return Estimate.mean_of(pointwise)
+
+
+def summed_out_elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+    """Return the mean bound E_q(z)[log sum_y p(x, y, z) - log q(z given x)], in nats per datum.
+
+    y are the guide's sites that are marked for enumeration. They are summed out within the logarithm, so their q is not
+    in this bound. It is tighter than the ELBO, and it is the ELBO if the guide has no such site. It is what a
+    single-sample objective of the weights, such as ``iwae`` with one particle, trains.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        particles: the number of draws of z per datum; the bound is their mean.
+        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: if there are no data, `particles` is below 1, or the programs give no weight per datum.
+    """
+    with evaluation_context(model, data, **where) as context:
+        (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Bound(1)])
     return Estimate.mean_of(pointwise)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
@@ -13,7 +14,7 @@ from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.evaluate.latent_units import ACTIVE
-from pvae.evaluate.running_statistics import CHUNK, Bound, Statistic, summarise_weights
+from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, Statistic, summarise_weights
 
 __all__ = ["TREND", "Judgement", "judge"]
 
@@ -35,6 +36,8 @@ class Judgement:
         seed: the seed of the draws.
         decoder_evaluations: how often the model scored a datum: the number of draws times the number of data.
         seconds: wall-clock time of the evaluation.
+        summed_out_elbo: the bound in which the guide's sites that are marked for enumeration are summed out, so that
+            their q is not in it (see `pvae.evaluate.summed_out_elbo`); None if it is the ELBO.
     """
 
     log_evidence: Estimate
@@ -46,6 +49,7 @@ class Judgement:
     seed: int
     decoder_evaluations: int
     seconds: float
+    summed_out_elbo: Estimate | None = field(default=None, init=False)
 
     @property
     def ess(self) -> Tensor:
@@ -69,9 +73,11 @@ class Judgement:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pointwise values as a dictionary that JSON can hold."""
+        summed_out = {} if self.summed_out_elbo is None else {"summed_out_elbo": self.summed_out_elbo.to_json()}
         return {
             "log_evidence": self.log_evidence.to_json(),
             "elbo": self.elbo.to_json(),
+            **summed_out,
             "gap": self.gap.to_json(),
             "bounds": {str(particles): bound.to_json() for particles, bound in self.bounds.items()},
             **self.diagnosis.to_json(),
@@ -116,12 +122,12 @@ def judge(
         particles = require_whole(particles, "particles")
         sizes = sorted({count for count in TREND if count < particles})
         results = summarise_weights(context, particles, chunk, lambda: _statistics(particles, sizes))
-        pointwise_evidence, pointwise_elbo, ess, khat, *pointwise_bounds = results
+        pointwise_evidence, pointwise_elbo, pointwise_summed_out, ess, khat, *pointwise_bounds = results
         diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
     log_evidence = Estimate.mean_of(pointwise_evidence)
     elbo = Estimate.mean_of(pointwise_elbo)
     bounds = {count: Estimate.mean_of(values) for count, values in zip(sizes, pointwise_bounds, strict=True)}
-    return Judgement(
+    judgement = Judgement(
         log_evidence=log_evidence,
         elbo=elbo,
         gap=difference(log_evidence, elbo),
@@ -132,8 +138,15 @@ def judge(
         decoder_evaluations=(particles + draws) * log_evidence.count,
         seconds=time.perf_counter() - started,
     )
+    if not torch.equal(pointwise_summed_out, pointwise_elbo):
+        # The dataclass is frozen, and this is still its construction.
+        object.__setattr__(judgement, "summed_out_elbo", Estimate.mean_of(pointwise_summed_out))
+    return judgement
 
 
 def _statistics(particles: int, sizes: list[int]) -> list[Statistic]:
-    """Return new statistics: evidence, ELBO, effective sample size, k-hat, and a bound for each of `sizes`."""
-    return [Bound(particles), Bound(1), *weight_statistics(particles), *(Bound(count) for count in sizes)]
+    """Return new statistics: evidence, two ELBOs, effective sample size, k-hat, and a bound for each of `sizes`.
+
+    The second ELBO is that with the guide's marked sites summed out.
+    """
+    return [Bound(particles), Elbo(), Bound(1), *weight_statistics(particles), *(Bound(count) for count in sizes)]

@@ -14,8 +14,9 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import pareto_khat, tail_length
 from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.weights.elbo import elbo_terms
 
-__all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "ParetoKhat", "Statistic", "summarise_weights"]
+__all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "Elbo", "ParetoKhat", "Statistic", "summarise_weights"]
 
 CHUNK = 10_000
 """The largest number of evaluations of the model at once, particles times data. A decoder of 784 outputs holds about
@@ -24,7 +25,13 @@ for a large decoder."""
 
 
 class Statistic(ABC):
-    """A running summary of the log weights of some data; its memory does not grow with the number of particles."""
+    """A running summary of the log weights of some data; its memory does not grow with the number of particles.
+
+    Attributes:
+        of_elbo_terms: whether it summarises the terms of the ELBO in place of the log weights.
+    """
+
+    of_elbo_terms = False
 
     @abstractmethod
     def add(self, log_w: Tensor) -> None:
@@ -42,7 +49,8 @@ class Statistic(ABC):
 class Bound(Statistic):
     """The importance-weighted bound of groups of `particles`, averaged over all complete groups, in nats.
 
-    Groups of one particle give the ELBO; one group of all particles gives the estimate of log p(x).
+    Groups of one particle give the mean log weight, which is the ELBO if no guide site is summed out of the weights.
+    One group of all particles gives the estimate of log p(x).
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 3.
 
     Args:
@@ -94,6 +102,15 @@ class Bound(Statistic):
         return self.sum_over_groups / self.complete_groups - math.log(self.particles)
 
 
+class Elbo(Bound):
+    """The ELBO: the mean of its terms, in nats. Guide sites that are summed out of the weights are in these terms."""
+
+    of_elbo_terms = True
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
 class EffectiveSampleSize(Statistic):
     """(sum of w)^2 / sum of w^2, from 1 to the number of particles; it is that number if the guide is exact."""
 
@@ -140,10 +157,13 @@ def _chunk_sizes(particles: int, chunk: int) -> list[int]:
     return [particles // count + (index < particles % count) for index in range(count)]
 
 
-def _log_weight_chunks(
-    context: EvaluationContext, batch: Batch, sizes: Sequence[int], allow_point_masses: bool
-) -> Iterator[Tensor]:
-    """Yield the log weights of each chunk of particles, float64 on the CPU, shape (particles, batch)."""
+def _weight_chunks(
+    context: EvaluationContext, batch: Batch, sizes: Sequence[int], allow_point_masses: bool, with_elbo: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the log weights and the terms of the ELBO of each chunk of particles.
+
+    Both are float64 on the CPU, of shape (particles, batch). Without `with_elbo` the log weights stand for the terms.
+    """
     for particles in sizes:
         weights = context.log_weights(batch, particles)
         ratio = weights.log_joint - weights.log_guide if allow_point_masses else weights.log_w
@@ -153,7 +173,7 @@ def _log_weight_chunks(
                 f"An evaluation needs a weight for each of {batch.size} data; the programs gave "
                 f"{log_w.shape[-1]}. Give the plate over data the size of the batch, without a subsample."
             )
-        yield log_w
+        yield log_w, elbo_terms(weights).detach().to("cpu", torch.float64) if with_elbo else log_w
 
 
 def summarise_weights(
@@ -184,8 +204,9 @@ def summarise_weights(
     results: list[list[Tensor]] = []
     for batch in context.chunks(max(1, chunk // sizes[0])):
         statistics = make_statistics()
-        for log_w in _log_weight_chunks(context, batch, sizes, allow_point_masses):
+        with_elbo = any(statistic.of_elbo_terms for statistic in statistics)
+        for log_w, terms in _weight_chunks(context, batch, sizes, allow_point_masses, with_elbo):
             for statistic in statistics:
-                statistic.add(log_w)
+                statistic.add(terms if statistic.of_elbo_terms else log_w)
         results.append([statistic.result() for statistic in statistics])
     return [torch.cat(chunks) for chunks in zip(*results, strict=True)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from pvae.deprecation import renamed_method
 from pvae.errors import InputError
 from pvae.programs.sites import Site, sample_sites
+from pvae.weights.enumeration import SUMMED
 from pvae.weights.log_probs import log_probs_by_site, sum_tensors
 from pvae.weights.source import ONE_RUN, WeightsSource
 from pvae.weights.traces import TracePair
@@ -118,10 +119,13 @@ class LogWeights:
     def named(self) -> dict[str, Tensor]:
         """Return the means over particles that a training records, each of shape (batch,), nats, without gradient.
 
-        ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence.
+        ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence. If guide
+        sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``.
         """
         with torch.no_grad():
             elbo = self._mean(self.log_w)
+            if SUMMED in self.strategies.values():  # q of these sites is not in the weights
+                return {"summed_out_elbo": elbo}
             if not self._split:
                 return {"elbo": elbo}
             likelihood = self._mean(self.log_likelihood())

@@ -8,6 +8,7 @@ Source: Obermeyer et al., Tensor Variable Elimination for Plated Factor Graphs, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.memory import format_bytes, free_bytes
 
-__all__ = ["Factor", "FactorTree", "add_factors", "named", "sum_of_tree", "sums_by_plates"]
+__all__ = ["Factor", "FactorTree", "add_factors", "align", "multiply", "named", "sum_of_tree", "sums_by_plates"]
 
 #: A tensor with a one-letter name for each dimension, in its attribute ``_pyro_dims``.
 Factor: TypeAlias = Any
@@ -39,18 +40,27 @@ def named(tensor: Tensor, names: str) -> Factor:
     return factor
 
 
+def align(factor: Factor, names: Sequence[str]) -> Tensor:
+    """Return a factor with one dimension for each name, of size 1 where it does not vary."""
+    own = factor._pyro_dims
+    ordered = factor.permute([own.index(name) for name in names if name in own])
+    sizes = iter(ordered.shape)
+    aligned: Tensor = ordered.reshape([next(sizes) if name in own else 1 for name in names])
+    return aligned
+
+
 def add_factors(factors: Sequence[Factor]) -> Factor:
     """Return the sum of factors, which broadcast by the names of their dimensions."""
     if len(factors) == 1:
         return factors[0]
     names = "".join(sorted(set().union(*(factor._pyro_dims for factor in factors))))
-    total: Any = 0.0
-    for factor in factors:
-        own = factor._pyro_dims
-        aligned = factor.permute([own.index(name) for name in names if name in own])
-        sizes = iter(aligned.shape)
-        total = total + aligned.reshape([next(sizes) if name in own else 1 for name in names])
-    return named(total, names)
+    return named(functools.reduce(torch.add, [align(factor, names) for factor in factors]), names)
+
+
+def multiply(first: Factor, second: Factor) -> Factor:
+    """Return the product of two factors, which broadcast by the names of their dimensions."""
+    names = "".join(sorted({*first._pyro_dims, *second._pyro_dims}))
+    return named(align(first, names) * align(second, names), names)
 
 
 def _log_sum_exp(tensor: Tensor, dim: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.sites import Site
-from pvae.weights.contraction import Factor, FactorTree, named, sum_of_tree
+from pvae.weights.contraction import Factor, FactorTree, align, named, sum_of_tree
 from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumerationDims
 from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, SiteLogProbs, join_outcomes, sum_tensors
 from pvae.weights.traces import TracePair, site_log_prob
 
-__all__ = ["SummedSites"]
+__all__ = ["DATA", "PARTICLES", "SummedSites", "as_tree", "merge_trees"]
 
-_FIRST_LETTER = 0x100  # after the letters that mean something in other notations
-_PARTICLES, _DATA, _BRANCHES = [chr(_FIRST_LETTER + index) for index in range(3)]
+_FIRST_LETTER = 0x100
+PARTICLES, DATA, _BRANCHES = [chr(_FIRST_LETTER + index) for index in range(3)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SummedSites:
         """
         particle_dim = -1 - self.dims.nesting
         plates = {dim: self.plates[frame.name] for dim, frame in self._inner_plates(site).items()}
-        letters = {particle_dim: _PARTICLES, self.dims.data_dim: _DATA, **plates}
+        letters = {particle_dim: PARTICLES, self.dims.data_dim: DATA, **plates}
         for place, index in self.enumerated.of_sites[in_model, site["name"]].items():
             letters[particle_dim - 1 - place] = _letter(index)
         if self.keep:
@@ -111,11 +111,8 @@ class SummedSites:
         The size is 1 in dimensions on the left where it does not vary.
         """
         kept = [_letter(index) for index, site in enumerate(self.enumerated.sites) if site.kind == ENUMERATE]
-        letters = [*[_BRANCHES] * self.keep, *reversed(kept), _PARTICLES, _DATA]
-        own = factor._pyro_dims
-        ordered = factor.permute([own.index(letter) for letter in letters if letter in own])
-        sizes = iter(ordered.shape)
-        table = ordered.reshape([next(sizes) if letter in own else 1 for letter in letters])
+        letters = [*[_BRANCHES] * self.keep, *reversed(kept), PARTICLES, DATA]
+        table = align(factor, letters)
         return table.expand(*table.shape[:-2], self.dims.particles, -1)
 
     def from_table(self, table: Tensor) -> Factor:
@@ -127,23 +124,27 @@ class SummedSites:
                 "mark for enumeration of the chain, or write it without pyro.markov."
             )
         places = [_letter(lasting[place]) for place in reversed(range(self.enumerated.width))]
-        letters = [*[_BRANCHES] * self.keep, *places, _PARTICLES, _DATA]
+        letters = [*[_BRANCHES] * self.keep, *places, PARTICLES, DATA]
         wide = [index for index, size in enumerate(table.shape) if size > 1]
         return named(table.reshape([table.shape[index] for index in wide]), "".join([letters[index] for index in wide]))
 
-    def model_factors(self) -> FactorTree:
+    def model_factors(self, summed: Collection[str]) -> FactorTree:
         """Return log p of each site of the model; that of a summed-out site is not masked.
 
         Its values then have the total probability 1 where it is masked, as in `pyro.infer.TraceEnum_ELBO`.
+
+        Args:
+            summed: the sites that will be summed out.
         """
-        return _as_tree(self._factors(self.pair.model_sites, in_model=True).values())
+        return as_tree(self._factors(self.pair.model_sites, summed, in_model=True).values())
 
-    def guide_factors(self) -> dict[str, tuple[frozenset[str], Factor]]:
-        """Return log q of each site of the guide with its inner plates, by site."""
-        return self._factors(self.pair.guide_sites, in_model=False)
+    def guide_factors(self, summed: Collection[str]) -> dict[str, tuple[frozenset[str], Factor]]:
+        """Return log q of each site of the guide with its inner plates, by site; not masked for the sites `summed`."""
+        return self._factors(self.pair.guide_sites, summed, in_model=False)
 
-    def _factors(self, sites: Iterable[Site], *, in_model: bool) -> dict[str, tuple[frozenset[str], Factor]]:
-        summed = set(self.sites.values())
+    def _factors(
+        self, sites: Iterable[Site], summed: Collection[str], *, in_model: bool
+    ) -> dict[str, tuple[frozenset[str], Factor]]:
         factors = {}
         for site in sites:
             unmasked = {**site, "mask": None} if site["name"] in summed else site
@@ -185,7 +186,7 @@ class SummedSites:
         Raises:
             InputError: if an enumerated site depends on a summed-out site of the guide.
         """
-        guide = self.guide_factors()
+        guide = self.guide_factors(self.sites.values())
         kept = {name: guide[name] for name in guide if name not in self.sites.values()}
         if log_guide is None:
             rest = list(kept.values())
@@ -197,8 +198,8 @@ class SummedSites:
                 for plates, factor in inside
             ]
             rest = [(frozenset(), self.from_table(log_guide)), *finite]
-        negative = _as_tree([(plates, named(-factor, factor._pyro_dims)) for plates, factor in rest])
-        log_w = self.table(sum_of_tree(_merged(self.model_factors(), negative), self.sites))
+        negative = as_tree([(plates, named(-factor, factor._pyro_dims)) for plates, factor in rest])
+        log_w = self.table(sum_of_tree(merge_trees(self.model_factors(self.sites.values()), negative), self.sites))
         means = [self.over_values(plates, factor, mean=True) for plates, factor in rest]
         log_q = sum_tensors(means) if means else log_w.new_zeros(()).expand_as(log_w)
         tables = {name: self.over_values(plates, factor, mean=False) for name, (plates, factor) in kept.items()}
@@ -212,7 +213,7 @@ class SummedSites:
         )
 
 
-def _merged(*trees: FactorTree) -> FactorTree:
+def merge_trees(*trees: FactorTree) -> FactorTree:
     """Return one tree with the factors of all trees."""
     merged: FactorTree = OrderedDict()
     for tree in trees:
@@ -226,7 +227,8 @@ def _letter(index: int) -> str:
     return chr(_FIRST_LETTER + 5 + 2 * index)
 
 
-def _as_tree(factors: Iterable[tuple[frozenset[str], Factor]]) -> FactorTree:
+def as_tree(factors: Iterable[tuple[frozenset[str], Factor]]) -> FactorTree:
+    """Return factors by the letters of their inner plates."""
     tree: FactorTree = OrderedDict()
     for plates, factor in factors:
         tree.setdefault(plates, []).append(factor)

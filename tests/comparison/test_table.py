@@ -13,11 +13,10 @@ from comparison_outcomes import DATA, RNG, SEEDS, outcome, outcomes, pointwise
 
 from pvae.comparison import rows as making
 from pvae.comparison.cells.training_summary import read_curve
-from pvae.comparison.page import results_section
 from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.rows import make_ranked_rows, make_rows
-from pvae.comparison.table import columns, comparison_table
+from pvae.comparison.table import columns
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.row import Row, row_label
 
@@ -135,7 +134,7 @@ def test_a_new_column_is_one_entry_of_the_list(monkeypatch):
         {"steps": statistic},
         columns.show_estimate("steps", lambda e: f"{e.value:.0f}!"),
     )
-    for module in (columns, comparison_table, making, results_section):
+    for module in (columns, making):
         monkeypatch.setattr(module, "COLUMNS", (*columns.COLUMNS, steps))
     found = [outcome(name, 0, pointwise()[0], steps=number) for name, number in (("elbo", 700), ("iwae", 800))]
     made = Table(make_ranked_rows(found, 100), DATA, 100)
@@ -145,6 +144,24 @@ def test_a_new_column_is_one_entry_of_the_list(monkeypatch):
     sheet = make_page(ReportData(made, found, {}, {}, "again")).sections[0].sheets[0]
     assert sheet.columns[-1].title == "steps" and sheet.columns[-1].meaning == "Steps of a training."
     assert sheet.rows[1][-1].text == "800!" and sheet.rows[1][-1].order == 800.0
+
+
+def test_the_bound_with_enumerated_guide_sites_summed_out_stands_beside_the_elbo_of_the_rows_that_have_one():
+    made = outcomes(pointwise(), pointwise())
+    assert "summed-out ELBO" not in Table(make_rows(made), DATA, 100).to_text()
+    for cell in made[SEEDS:]:
+        cell.pointwise["summed_out_elbo"] = cell.pointwise["elbo"] + 1.0
+    table = Table(make_rows(made), DATA, 100)
+    for row, expected in zip(table.rows, (None, table.rows[1].elbo.value + 1.0), strict=True):
+        found = row.additional["summed_out_elbo"]
+        assert found is None if expected is None else found.value == pytest.approx(expected, rel=1e-12)
+    headings = [column.name for column in columns.shown_columns(table.rows)]
+    assert headings[headings.index("ELBO") : headings.index("gap") + 1] == ["ELBO", "summed-out ELBO", "gap"]
+    assert "summed-out ELBO" in table.to_text()
+    sheet = make_page(ReportData(table, made, {}, {}, "again")).sections[0].sheets[0]
+    place = [column.title for column in sheet.columns].index("summed-out ELBO")
+    assert sheet.rows[1][place].order == pytest.approx(expected, rel=1e-12)
+    assert {len(row) for row in sheet.rows} == {len(sheet.columns)}
 
 
 def test_scores_of_earlier_versions_are_read():

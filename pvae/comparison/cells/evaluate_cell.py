@@ -73,6 +73,7 @@ def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
     values = {
         "log_evidence": judgement.log_evidence.pointwise,
         "elbo": judgement.elbo.pointwise,
+        "summed_out_elbo": None if judgement.summed_out_elbo is None else judgement.summed_out_elbo.pointwise,
         "khat": judgement.khat,
         "ess": judgement.ess.double() / judgement.particles,
     }

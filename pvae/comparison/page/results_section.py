@@ -6,7 +6,7 @@ from pvae import plots
 from pvae.comparison.cells.training_summary import VALIDATION, read_curve
 from pvae.comparison.number_formats import UNKNOWN
 from pvae.comparison.page.report_data import ReportData
-from pvae.comparison.table.columns import COLUMNS, cell_text
+from pvae.comparison.table.columns import cell_text, shown_columns
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
 from pvae.report import Column, Entry, Picture, Section, Sheet
@@ -22,7 +22,7 @@ def make_results_section(data: ReportData) -> Section:
     """
     columns = (
         Column("objective", numeric=False),
-        *(Column(column.name, column.meaning) for column in COLUMNS),
+        *(Column(column.name, column.meaning) for column in shown_columns(data.table.rows)),
     )
     rows = tuple(_entries(data, row, is_first=index == 0) for index, row in enumerate(data.table.rows))
     failed = frozenset(index for index, row in enumerate(data.table.rows) if not row.seeds)
@@ -42,9 +42,10 @@ def _describe_checkpoint(data: ReportData) -> str:
 def _entries(data: ReportData, row: Row, is_first: bool) -> tuple[Entry, ...]:
     failures = f"{len(row.failures)} failed" if row.failures else ""
     name = Entry(data.label(row), failures)
+    columns = shown_columns(data.table.rows)
     if not row.seeds:
-        return (name, Entry(f"failed: {row.failures[0]}"), *(Entry(UNKNOWN) for _ in COLUMNS[1:]))
-    cells = [cell_text(column, row, is_first) for column in COLUMNS]
+        return (name, Entry(f"failed: {row.failures[0]}"), *(Entry(UNKNOWN) for _ in columns[1:]))
+    cells = [cell_text(column, row, is_first) for column in columns]
     return (name, *(Entry(cell.text, cell.note, cell.order) for cell in cells))
 
 

@@ -6,7 +6,7 @@ The text table, the JSON files and the page take the columns from this list.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pvae.comparison.number_formats import (
@@ -21,7 +21,7 @@ from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes, Statistic, mean_over_seeds
 from pvae.evaluate import Estimate
 
-__all__ = ["BAD_KHAT", "COLUMNS", "CellText", "TableColumn", "cell_text", "show_estimate"]
+__all__ = ["BAD_KHAT", "COLUMNS", "CellText", "TableColumn", "cell_text", "show_estimate", "shown_columns"]
 
 #: Pareto k-hat above which an importance-sampled evidence is not reliable.
 BAD_KHAT = 0.7
@@ -53,6 +53,7 @@ class TableColumn:
             attribute of `Row` is kept in `Row.additional`.
         show: the cell of a row with at least one finished seed; gets the row, and whether it is the first one.
         heading: heading in the text table, which has no help texts; `name` if empty.
+        optional: whether a table leaves the column out if no row has a value of it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class TableColumn:
     statistics: Mapping[str, Statistic]
     show: Callable[[Row, bool], CellText]
     heading: str = ""
+    optional: bool = False
 
 
 def show_estimate(name: str, to_text: Callable[[Estimate], str]) -> Callable[[Row, bool], CellText]:
@@ -75,6 +77,16 @@ def show_estimate(name: str, to_text: Callable[[Estimate], str]) -> Callable[[Ro
         return CellText(UNKNOWN) if estimate is None else CellText(to_text(estimate), order=estimate.value)
 
     return show
+
+
+def shown_columns(rows: Sequence[Row]) -> list[TableColumn]:
+    """Return the columns of a table of these rows, without optional columns that are empty."""
+    return [
+        column
+        for column in COLUMNS
+        if not column.optional
+        or any(row.additional.get(name) is not None for row in rows for name in column.statistics)
+    ]
 
 
 def cell_text(column: TableColumn, row: Row, is_first: bool) -> CellText:
@@ -197,6 +209,14 @@ COLUMNS: tuple[TableColumn, ...] = (
         "Evidence lower bound in nats per datum ± standard error over data.",
         {"elbo": _mean_over("elbo", 0)},
         show_estimate("elbo", format_interval),
+    ),
+    TableColumn(
+        "summed-out ELBO",
+        "The tighter bound in which the guide's enumerated sites are summed out, so that their q is not in it, in nats "
+        "per datum ± standard error over data.",
+        {"summed_out_elbo": _mean_over("summed_out_elbo", 0)},
+        show_estimate("summed_out_elbo", format_interval),
+        optional=True,
     ),
     TableColumn(
         "gap",

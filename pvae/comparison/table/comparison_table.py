@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pvae.comparison.table.columns import COLUMNS, CellText, TableColumn, cell_text
+from pvae.comparison.table.columns import CellText, TableColumn, cell_text, shown_columns
 from pvae.comparison.table.row import Row, row_label
 from pvae.comparison.table.text_table import draw_text_table
 from pvae.comparison.table.verdict import make_verdict
@@ -57,7 +57,7 @@ class Table:
     def _text_columns(self) -> list[list[str]]:
         """Return each column as its heading and the texts of its cells; the first column has the names of the rows."""
         names = ["", *(row_label(row, self.rows) for row in self.rows)]
-        return [names, *([column.heading or column.name, *self._texts(column)] for column in COLUMNS)]
+        return [names, *([column.heading or column.name, *self._texts(column)] for column in shown_columns(self.rows))]
 
     def _texts(self, column: TableColumn) -> Sequence[str]:
         return [_join(cell_text(column, row, is_first=index == 0)) for index, row in enumerate(self.rows)]

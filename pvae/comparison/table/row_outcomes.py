@@ -34,7 +34,7 @@ class RowOutcomes:
         """Return a pointwise value of all seeds, shape (seeds, data), float64; None if a seed does not have it.
 
         Args:
-            name: ``log_evidence``, ``elbo``, ``khat`` or ``ess``.
+            name: ``log_evidence``, ``elbo``, ``summed_out_elbo``, ``khat`` or ``ess``.
         """
         return stack_pointwise(self.finished, name)
 
