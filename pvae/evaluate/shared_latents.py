@@ -87,15 +87,15 @@ def _term_sums(context: EvaluationContext, batch: Batch, particles: int) -> tupl
     dims = PlateDims(layout.nesting, data_dim, particles // len(pairs))
     local = torch.zeros(batch.size, dtype=torch.float64)
     shared = torch.zeros((), dtype=torch.float64)
-    signed_runs = ((1, [pair.model_sites for pair in pairs]), (-1, [pair.guide_sites for pair in pairs]))
-    for sign, runs in signed_runs:
-        local_names = _names_inside(runs[0], plate_name)
-        for name, table in log_probs_by_site(runs, dims).items():
-            signed = sign * table.detach().to("cpu", torch.float64)
-            if name in local_names:
-                local += signed.sum(0)
-            else:
-                shared += signed.sum()
+    for pair in pairs:  # each by itself: programs with random control flow have other sites in each run
+        for sign, sites in ((1, pair.model_sites), (-1, pair.guide_sites)):
+            local_names = _names_inside(sites, plate_name)
+            for name, table in log_probs_by_site([sites], dims).items():
+                signed = sign * table.detach().to("cpu", torch.float64)
+                if name in local_names:
+                    local += signed.sum(0)
+                else:
+                    shared += signed.sum()
     return local, shared
 
 

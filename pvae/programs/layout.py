@@ -133,6 +133,13 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
         )
     plate = max(counts, key=lambda name: counts[name])
     outside = next(site for site, plates in frames.items() if plate not in plates)
+    own = next(iter(frames[outside]), None)
+    is_of_guide = outside.endswith(GUIDE)
+    if own is not None and all(own not in frames[site] for site in frames if site.endswith(GUIDE) != is_of_guide):
+        return (
+            f"Weights per datum need one plate over data, of one name in both programs; site {outside!r} is in plate "
+            f"{own!r}, which only one program has, and not in {plate!r}. Give both plates the same name."
+        )
     return (
         f"Weights per datum need every sample site of the model and the guide in one common plate; site {outside!r} is "
         f"outside the data plate {plate!r}. Move it inside; if all data share it, train and evaluate by 'elbo'."

@@ -159,10 +159,13 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
 
 
 def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:
-    """Return a trace of the model at any z: from its prior, or from the guide if that prior cannot be drawn from."""
+    """Return a trace of the model at any z: from its prior, or from the guide where the prior fails.
+
+    A prior may be improper, or so wide that a likelihood overflows at its draws.
+    """
     try:
         return programs.trace_model()
-    except InputError:
+    except (ArithmeticError, RuntimeError, ValueError):
         return programs.trace_both()[1]
 
 

@@ -177,8 +177,7 @@ def _create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mappin
     batch = _zero_batch(config)
     programs = bind(model, batch, config.get("fields")).bound_to(batch)
     with preserved_randomness(), torch.no_grad():
-        programs.trace_guide()
-        programs.trace_model()
+        programs.trace_both()
 
 
 def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *, trust: bool = False) -> Run:
