@@ -9,6 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
 from pvae.errors import InputError, first_line
@@ -20,6 +21,7 @@ __all__ = [
     "PATHWISE",
     "BranchMessenger",
     "ChooseStrategy",
+    "ReplayGuide",
     "SiteStrategyMessenger",
     "explain_broadcast_errors",
     "is_score",
@@ -170,6 +172,18 @@ class SiteStrategyMessenger(Messenger):
             return _relaxed(msg["name"], msg["fn"], strategy)
         drawn: Tensor = msg["fn"](*msg["args"], **msg["kwargs"])
         return drawn.detach()
+
+
+class ReplayGuide(ReplayMessenger):
+    """Replays a guide, and keeps what the guide itself adds to ``infer`` in this run.
+
+    Pyro's `GuideMessenger` puts the prior there; the prior of a run with particles has another shape.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        own = msg["infer"]
+        super()._pyro_sample(msg)
+        msg["infer"] = {**msg["infer"], **own}
 
 
 class BranchMessenger(Messenger):

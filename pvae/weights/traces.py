@@ -22,6 +22,7 @@ from pvae.weights.handlers import (
     PATHWISE,
     BranchMessenger,
     ChooseStrategy,
+    ReplayGuide,
     SiteStrategyMessenger,
     explain_broadcast_errors,
     is_score,
@@ -171,7 +172,7 @@ def trace_pair(
     dims = dims or EnumerationDims(0, ())
     bijection = programs.layout.bijection if bijection is None else bijection
     choose = _leaving_points(choose, bijection)
-    guide_program = programs.guide if replayed is None else poutine.replay(programs.guide, trace=replayed)
+    guide_program = programs.guide if replayed is None else ReplayGuide(trace=replayed)(programs.guide)
     with explain_broadcast_errors(dims.sites):
         in_guide = SiteStrategyMessenger(choose, dims)
         guide = programs.with_programs(programs.model, in_guide(guide_program)).trace_guide()

@@ -34,6 +34,7 @@ from pyro.infer import (
     TraceTailAdaptive_ELBO,
     TraceTMC_ELBO,
 )
+from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMessenger, AutoRegressiveMessenger
 from stepping import after
 from torch import Tensor, nn
 
@@ -325,6 +326,24 @@ def test_tensor_monte_carlo_draws_marked_sites_of_any_support(vectorize_particle
         pyro.clear_param_store()
         torch.manual_seed(2)
         values.append((loss.loss_and_grads(model, guide, x), pyro.param("loc").grad.item()))
+    assert values[1] == pytest.approx(values[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [AutoNormalMessenger, AutoHierarchicalNormalMessenger, AutoRegressiveMessenger])
+def test_particles_of_a_guide_that_is_a_messenger_share_a_run(kind: type) -> None:
+    def model(x: Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(x.new_zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x, guide = torch.randn(4, dtype=DOUBLE), kind(model)
+    guide(x)  # creates the parameters
+    settings = {"num_particles": 3, "vectorize_particles": True}
+    values = []
+    for loss in (Trace_ELBO(max_plate_nesting=1, **settings), adapt(Trace_ELBO(**settings))):
+        torch.manual_seed(2)
+        values.append(loss.loss_and_grads(model, guide, x))
     assert values[1] == pytest.approx(values[0], rel=1e-12)
 
 
