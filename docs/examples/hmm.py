@@ -80,12 +80,13 @@ def model_3(x, lengths):
 MODELS = {1: model_1, 2: model_2, 3: model_3}
 
 
-def make_guide(number):
-    return AutoDelta(poutine.block(MODELS[number], expose=MATRICES))
+def make_guide(number, autoguide=AutoDelta):
+    """Return a guide of the matrices: AutoDelta gives point estimates, AutoNormal a density."""
+    return autoguide(poutine.block(MODELS[number], expose=MATRICES))
 
 
-def make(number=1):
-    return pvae.pair(MODELS[number], make_guide(number))
+def make(number=1, autoguide=AutoDelta):
+    return pvae.pair(MODELS[number], make_guide(number, autoguide))
 
 
 def at(number, estimates):

@@ -29,14 +29,18 @@ def model(x):
         pyro.sample("x", dist.Normal(locs[component], scale), obs=x)
 
 
-def make_guide():
-    """Return a point estimate of each parameter; a start from the prior often leaves a component without data."""
+def make_guide(autoguide=AutoDelta):
+    """Return a guide of the parameters; a start from the prior often leaves a component without data.
+
+    Args:
+        autoguide: the class of the guide: AutoDelta gives point estimates, AutoNormal a density.
+    """
     start = {"weights": torch.tensor([0.5, 0.5]), "scale": torch.tensor(2.0), "locs": torch.tensor([-1.0, 5.0])}
-    return AutoDelta(poutine.block(model, expose=PARAMETERS), init_loc_fn=init_to_value(values=start))
+    return autoguide(poutine.block(model, expose=PARAMETERS), init_loc_fn=init_to_value(values=start))
 
 
-def make():
-    return pvae.pair(model, make_guide())
+def make(autoguide=AutoDelta):
+    return pvae.pair(model, make_guide(autoguide))
 
 
 def at(estimates):

@@ -16,8 +16,7 @@ from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site
-from pvae.weights.site_validation import delta_sites, require_weights_exist
-from pvae.weights.traces import TracePair
+from pvae.weights.shared import has_summed_sites, require_bound, shared_weights
 from pvae.weights.vectorise import trace_particles
 
 __all__ = ["shared_elbo", "shared_sites"]
@@ -39,7 +38,8 @@ def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tenso
     A datum's part is E_q[log p(x, z given w) - log q(z given x)] - KL(q(w) to p(w)) / N, where w is shared. N is the
     full size of the plate over data; if the plate is not subsampled, it is the number of data in the context. All data
     of a chunk share the draws of w, so the standard error over data does not include the noise of these draws. More
-    particles reduce this noise.
+    particles reduce this noise. Sites of a datum that are marked for enumeration and that the guide does not draw are
+    summed out.
 
     Args:
         context: the model and the data.
@@ -47,8 +47,8 @@ def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tenso
         chunk: the largest number of (particle, datum) evaluations at once.
 
     Raises:
-        InputError: if `particles` or `chunk` is below 1; if a latent site is in one program only, or is a point mass,
-            because log p - log q is then no bound.
+        InputError: if `particles` or `chunk` is below 1; if a latent site is in one program only and is not summed out,
+            or is a point mass, because log p - log q is then no bound.
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     local_terms: list[Tensor] = []
@@ -82,8 +82,11 @@ def _term_sums(context: EvaluationContext, batch: Batch, particles: int) -> tupl
             "pyro.plate('data', len(x))."
         )
     plate_name, data_dim = plate
+    if has_summed_sites(programs):
+        weights = shared_weights(programs, particles, plate_name)
+        return weights.local.sum(0).to("cpu", torch.float64), weights.shared.sum().to("cpu", torch.float64)
     pairs = trace_particles(programs, particles)
-    _require_bound(pairs[0])
+    require_bound(pairs[0])
     dims = PlateDims(layout.nesting, data_dim, particles // len(pairs))
     local = torch.zeros(batch.size, dtype=torch.float64)
     shared = torch.zeros((), dtype=torch.float64)
@@ -97,26 +100,6 @@ def _term_sums(context: EvaluationContext, batch: Batch, particles: int) -> tupl
                 else:
                     shared += signed.sum()
     return local, shared
-
-
-def _require_bound(pair: TracePair) -> None:
-    """Refuse programs for which log p - log q, summed over the sites, is no lower bound."""
-    require_weights_exist(pair)
-    guide_names = {site["name"] for site in pair.latent_sites}
-    model_names = [site["name"] for site in pair.model_sites if not site["is_observed"]]
-    unpaired = [name for name in model_names if name not in guide_names]
-    unpaired += [site["name"] for site in pair.auxiliary_sites]
-    if unpaired:
-        raise InputError(
-            f"Site {unpaired[0]!r} is in one program only. If all data share a latent site, no site is marginalised, "
-            "so every latent site must be in both programs. Draw it in both."
-        )
-    points = delta_sites(pair)
-    if points:
-        raise InputError(
-            f"Guide site {points[0]!r} is a Delta, a point without a density, so there is no bound. Draw it from a "
-            "density, such as a Normal."
-        )
 
 
 def _names_inside(sites: Iterable[Site], plate: str) -> set[str]:

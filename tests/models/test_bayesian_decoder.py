@@ -319,7 +319,6 @@ def test_particles_of_the_example_share_one_run() -> None:
     [
         ("point", "'w' is a Delta"),
         ("auxiliary", "'a' is in one program only"),
-        ("summed", "'k' is in one program only"),
         ("prior", "'k' is neither observed nor in the guide"),
     ],
 )
@@ -330,9 +329,8 @@ def test_what_bounds_nothing_is_no_elbo(family: str, message: str) -> None:
     def model(x):
         w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
         with pyro.plate("data", len(x)):
-            if family in ("summed", "prior"):
-                infer = {"enumerate": "parallel"} if family == "summed" else {}
-                pyro.sample("k", dist.Categorical(x.new_ones(10)), infer=infer)
+            if family == "prior":
+                pyro.sample("k", dist.Categorical(x.new_ones(10)))
             pyro.sample("x", dist.Normal(w, 1.0).expand([len(x), 1]).to_event(1), obs=x)
 
     def guide(x):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyro
 from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 import pvae
 
@@ -67,9 +68,11 @@ def enumerated(nesting: int) -> Callable[[], ELBO]:
 
 EXAMPLES = {
     "mixture": Example("mixture", enumerated(1), "elbo-enum"),
+    "mixture, AutoNormal": Example("mixture", enumerated(1), "elbo-enum", (AutoNormal,)),
     "regression": Example("bayesian_regression", Trace_ELBO, "elbo"),
     "eight schools": Example("eight_schools", Trace_ELBO, "elbo"),
     "hmm 1": Example("hmm", enumerated(2), "elbo-enum", (1,)),
+    "hmm 1, AutoNormal": Example("hmm", enumerated(2), "elbo-enum", (1, AutoNormal)),
     "hmm 2": Example("hmm", enumerated(2), "elbo-enum", (2,)),
     "hmm 3": Example("hmm", enumerated(2), "elbo-enum", (3,)),
     "lda": Example("lda", enumerated(2), "elbo-enum"),

@@ -1,0 +1,133 @@
+"""Log weights of programs with latent sites that all data share: those of each datum given the shared sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pvae.errors import InputError
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.sites import Site, is_marked_for_enumeration
+from pvae.weights.compute import weights_of
+from pvae.weights.enumeration import SUMMED
+from pvae.weights.handlers import PATHWISE
+from pvae.weights.log_probs import sum_tensors
+from pvae.weights.site_validation import delta_sites, require_weights_exist
+from pvae.weights.traces import TracePair, site_log_prob, trace_pair
+
+__all__ = ["SharedWeights", "has_summed_sites", "require_bound", "shared_weights"]
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """Log weights in two parts, of each draw of the shared sites w.
+
+    Attributes:
+        local: log p(x, z given w) - log q(z given x, w) of each datum, shape (particles, batch).
+        shared: log p(w) - log q(w), shape (particles,).
+    """
+
+    local: Tensor
+    shared: Tensor
+
+
+def has_summed_sites(programs: BoundPrograms) -> bool:
+    """Return whether the model marks a latent site for enumeration that the guide does not draw."""
+    with programs.preserved_state():
+        pair = trace_pair(programs)
+    drawn = {site["name"] for site in pair.latent_sites}
+    return any(is_marked_for_enumeration(site) and site["name"] not in drawn for site in pair.model_sites)
+
+
+def shared_weights(programs: BoundPrograms, particles: int, plate: str) -> SharedWeights:
+    """Return the log weights of programs whose data share latent sites, with marked sites of the model summed out.
+
+    The shared sites are drawn one after the other, and the programs then run with these values. So a shared table may
+    be indexed by an enumerated site, as in ``locs[component]``, which does not broadcast over draws of the table.
+
+    Args:
+        programs: both programs with their arguments.
+        particles: the number of draws of all latent sites.
+        plate: the name of the plate over data; a site outside it is shared.
+
+    Raises:
+        InputError: if log p - log q is no bound (see `require_bound`), if a shared site is marked for enumeration, or
+            if the programs have no weight per datum given the shared sites.
+    """
+    values: dict[str, Tensor] = {}
+    hidden: set[str] = set()
+    # The same two functions for each draw, so that their layout is found once.
+    local = programs.with_programs(_given(programs.model, values, hidden), _given(programs.guide, values, hidden))
+    local_weights, shared_sums = [], []
+    for _ in range(particles):
+        pair = trace_pair(programs)
+        if not hidden:
+            require_bound(pair)
+            _require_summed_inside(pair, plate)
+        model, guide = (
+            [site for site in sites if not _is_in(plate, site)] for sites in (pair.model_sites, pair.guide_sites)
+        )
+        values.update({site["name"]: site["value"] for site in guide})
+        hidden.update(site["name"] for site in (*model, *guide))
+        shared_sums.append(_sum(model) - _sum(guide))
+        weights = weights_of(local, 1, data_plate=plate, choose=_sum_out_of_model)
+        local_weights.append(weights.log_w[0])
+    return SharedWeights(torch.stack(local_weights), torch.stack(shared_sums))
+
+
+def require_bound(pair: TracePair) -> None:
+    """Refuse programs with shared sites for which log p - log q, summed over the sites, is no lower bound.
+
+    Args:
+        pair: a run of both programs.
+
+    Raises:
+        InputError: if a latent site is in one program only and is not summed out, or is a point mass.
+    """
+    require_weights_exist(pair)
+    if pair.auxiliary_sites:
+        raise InputError(
+            f"Site {pair.auxiliary_sites[0]['name']!r} is in one program only. If all data share a latent site, no "
+            "site of the guide is marginalised, so each must be in both programs. Draw it in both."
+        )
+    points = delta_sites(pair)
+    if points:
+        raise InputError(
+            f"Guide site {points[0]!r} is a Delta, a point without a density, so there is no bound. Draw it from a "
+            "density, such as a Normal."
+        )
+
+
+def _require_summed_inside(pair: TracePair, plate: str) -> None:
+    drawn = {site["name"] for site in pair.latent_sites}
+    for site in pair.model_sites:
+        if is_marked_for_enumeration(site) and site["name"] not in drawn and not _is_in(plate, site):
+            raise InputError(
+                f"Site {site['name']!r} is marked for enumeration, and all data share it; an evaluation sums out sites "
+                f"of a datum alone. Move it into the plate {plate!r}, or draw it in the guide."
+            )
+
+
+def _is_in(plate: str, site: Site) -> bool:
+    return plate in {frame.name for frame in site["cond_indep_stack"]}
+
+
+def _given(program: Callable[..., Any], values: dict[str, Tensor], hidden: Collection[str]) -> Callable[..., Any]:
+    """Return a program at the current values of some sites; hidden sites do not appear in its trace."""
+    conditioned = poutine.condition(program, data=values)
+    return poutine.block(conditioned, hide_fn=lambda site: site["name"] in hidden)
+
+
+def _sum(sites: Iterable[Site]) -> Tensor:
+    """Return the sum of the log-densities of sites, a number."""
+    return sum_tensors([torch.zeros(()), *[site_log_prob(site).sum() for site in sites]])
+
+
+def _sum_out_of_model(site: Site) -> str:
+    """Return the strategy of a site: marked sites of the model alone are summed out; those of the guide are drawn."""
+    return SUMMED if site["infer"].get("_in_model") and is_marked_for_enumeration(site) else PATHWISE
