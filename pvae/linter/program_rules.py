@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 from pyro.infer import TraceEnum_ELBO, TraceTMC_ELBO
@@ -14,6 +13,7 @@ from pvae.data import check_support
 from pvae.errors import InputError
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding
+from pvae.linter.supports import describe_support, have_same_support, support_of
 from pvae.objectives.weights_objective import WeightsObjective
 from pvae.programs.parameter_groups import named_parameters
 from pvae.programs.sites import Site
@@ -70,33 +70,17 @@ def _supports(context: CheckContext) -> Iterator[Finding]:
             yield from _support_mismatch(site, guide[site["name"]])
 
 
-def _constraint(site: Site) -> Any:
-    """Return the support of a site's distribution; None if it declares none, as with wrapped flows."""
-    try:
-        return site["fn"].support
-    except (AttributeError, NotImplementedError):
-        return None
-
-
-def _describe_support(site: Site) -> str:
-    """Return the support in words, without wrappers of the constraint (independent, mixture)."""
-    support = _constraint(site)
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return str(support)
-
-
 def _support_mismatch(model_site: Site, guide_site: Site) -> Iterator[Finding]:
     """Report a guide that draws values outside the model's support, or that may do so."""
-    if _constraint(model_site) is None or _constraint(guide_site) is None:
+    in_model, in_guide = support_of(model_site), support_of(guide_site)
+    if in_model is None or in_guide is None:
         return
-    in_model, in_guide = _describe_support(model_site), _describe_support(guide_site)
-    supports = f"(the guide has {in_guide}, the model {in_model})"
+    supports = f"(the guide has {describe_support(in_guide)}, the model {describe_support(in_model)})"
     fix = "Use a guide distribution on the model's support."
-    if not bool(model_site["fn"].support.check(guide_site["value"]).all()):
+    if not bool(in_model.check(guide_site["value"]).all()):
         message = f"the guide draws values outside the model's support {supports}."
         yield Finding("support mismatch", model_site["name"], message, fix)
-    elif in_guide != in_model:
+    elif not have_same_support(model_site, guide_site):
         message = f"the guide and the model have different supports {supports}."
         yield Finding("support mismatch", model_site["name"], message, fix, fatal=False)
 

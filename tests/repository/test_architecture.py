@@ -45,7 +45,9 @@ ROOMS_THAT_RUN_PROGRAMS = {"programs", "weights"}
 ROOMS_WITHOUT_GETATTR = {"linter", "train", "evaluate"}
 #: Attributes that a file of these rooms may ask for by name, because the object is neither a model nor an objective.
 NAMED_ATTRIBUTES = {
-    ("pvae/linter/program_rules.py", "base_constraint"): "a constraint of torch",
+    ("pvae/linter/supports.py", "base_constraint"): "a constraint of torch",
+    ("pvae/linter/supports.py", "lower_bound"): "a constraint of torch",
+    ("pvae/linter/supports.py", "upper_bound"): "a constraint of torch",
     ("pvae/train/divergence.py", "arg_constraints"): "a distribution",
     ("pvae/train/divergence.py", "base_dist"): "a distribution",
     ("pvae/train/graph/simplify.py", "_schema"): "an operation of torch",
