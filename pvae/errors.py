@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DivergenceError", "InputError", "first_line"]
+__all__ = ["DivergenceError", "InputError", "first_line", "whole_reason"]
 
 
 class InputError(ValueError):
@@ -40,3 +40,17 @@ class DivergenceError(RuntimeError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or ``"no message"``."""
     return (str(error).strip() or "no message").splitlines()[0]
+
+
+def whole_reason(error: BaseException) -> str:
+    """Return the reason of an error in one line: the first line of its message, or all lines of Pyro's about a site.
+
+    Pyro writes the shapes and the remedies below the first line, and a table of all shapes below both; the table is
+    left out.
+    """
+    lines = [line.strip() for line in str(error).partition("Trace Shapes:")[0].splitlines() if line.strip()]
+    if not lines or not lines[0].startswith("at site "):
+        return first_line(error)
+    sentences = [line for line in lines if not line.startswith("- ")]
+    remedies = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    return f"{'. '.join(sentences)} {'; '.join(remedies)}".rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvae.errors import InputError, first_line
+from pvae.errors import InputError, whole_reason
 from pvae.user_code import find_user_place
 
 __all__ = ["Finding", "Findings", "failure"]
@@ -58,5 +58,5 @@ def failure(error: Exception) -> Finding:
     """Return the finding for an error that a program raised, with its place in the user's code."""
     place = find_user_place(error)
     where = f" at {place}" if place else ""
-    message = f"a program raised {type(error).__name__}{where}: {first_line(error)}"
+    message = f"a program raised {type(error).__name__}{where}: {whole_reason(error)}"
     return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")

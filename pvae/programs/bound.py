@@ -84,7 +84,7 @@ class BoundPrograms:
             bijection = find_bijection(self.trace_guide, guide_trace, model_trace)
         layout = layout_of_traces(model_trace, guide_trace, repeatable, bijection)
         if is_validation_enabled():
-            check_site_shapes((guide_trace, model_trace))
+            check_site_shapes(guide_trace, model_trace)
         _cache_for(self)["population", self.size, _cache_key(self)] = population_of(model_trace, self.size)
         self.store_layout(layout)
         return layout
@@ -184,8 +184,13 @@ def _without_contexts(program: Any) -> Any:
 
 
 def _kind(value: Any) -> Any:
-    """Return what the layout may depend on: type and number of dimensions of a tensor, or class of another value."""
-    return (str(value.dtype), value.dim()) if isinstance(value, Tensor) else type(value).__name__
+    """Return what the layout may depend on: type and number of dimensions of a tensor, or class of another value.
+
+    A batch of one datum is a kind of its own, because it broadcasts where the shapes of more data do not fit.
+    """
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return str(value.dtype), value.dim(), value.dim() > 0 and len(value) == 1
 
 
 def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:

@@ -12,13 +12,14 @@ import torch
 from pyro import poutine
 from pyro.util import check_site_shape
 
-from pvae.errors import InputError
+from pvae.errors import InputError, whole_reason
 from pvae.programs.bijections import NO_BIJECTION, Bijection
 from pvae.programs.sites import Site, sample_sites
 
 __all__ = [
     "GUIDE",
     "Layout",
+    "SiteShapeError",
     "check_site_shapes",
     "has_same_densities",
     "layout_of_traces",
@@ -27,6 +28,19 @@ __all__ = [
 
 #: the suffix of the guide's sites in `Layout.frames`
 GUIDE = " (guide)"
+
+
+class SiteShapeError(InputError):
+    """The batch shape of a log-density is not the shape of the plates of its site.
+
+    Args:
+        message: Pyro's reason and remedies, and all shapes of the site.
+        site: the name of the site.
+    """
+
+    def __init__(self, message: str, site: str) -> None:
+        super().__init__(message)
+        self.site = site
 
 
 @dataclass(frozen=True)
@@ -187,23 +201,39 @@ def layout_of_traces(
     )
 
 
-def check_site_shapes(traces: Iterable[poutine.Trace]) -> None:
-    """Let Pyro check that the batch shape of each log-density is that of the plates of its site.
+def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
+    """Let Pyro check that the batch shape of each log-density is the shape of the plates of its site.
 
     Args:
-        traces: traces of the programs, without particles or enumerated sites.
+        guide: a trace of the guide, without particles and without enumerated sites.
+        model: such a trace of the model.
 
     Raises:
-        ValueError: Pyro's error, with the expected and the actual shape.
+        SiteShapeError: with Pyro's reason and remedies, and all shapes of the site.
     """
-    for trace in traces:
+    for program, trace in (("guide", guide), ("model", model)):
         for site in sample_sites(trace):
+            density: Any = site["fn"]
             try:
-                log_prob = site["fn"].log_prob(site["value"])
+                log_prob = density.log_prob(site["value"])
             except NotImplementedError:  # a likelihood under `pyro.infer.EnergyDistance` need not have a density
                 continue
-            # an infinite nesting lets no dimension to the left of the plates pass
-            check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]
+            try:
+                # an infinite nesting lets no dimension to the left of the plates pass
+                check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error
+
+
+def _describe_shapes(site: Site, program: str, reason: str) -> str:
+    """Return Pyro's reason, with the shapes of the distribution and of the value."""
+    batch, event, value = list(site["fn"].batch_shape), list(site["fn"].event_shape), list(site["value"].shape)
+    sizes = {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
+    plates = ", ".join(f"plate {name!r} of size {size}" for name, size in sizes.items()) or "no plate"
+    return (
+        f"{reason}. In the {program}, site {site['name']!r} is in {plates}; its distribution has the batch shape "
+        f"{batch} and the event shape {event}, and its value has the shape {value}."
+    )
 
 
 def has_same_densities(first: poutine.Trace, second: poutine.Trace) -> bool:

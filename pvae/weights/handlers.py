@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
-from pvae.errors import InputError, first_line
+from pvae.errors import InputError, whole_reason
 from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_subsample
 from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumeratedSite, EnumerationDims, finite_support
 
@@ -64,7 +64,7 @@ def explain_broadcast_errors(sites: Collection[EnumeratedSite]) -> Iterator[None
         names = ", ".join([repr(site.name) for site in sites][:5]) + ", ..." * (len(sites) > 5)
         raise InputError(
             f"Enumeration of site {names} adds a dimension to the left of all others, and the programs must broadcast "
-            f"over it; they fail ({type(error).__name__}: {first_line(error)}). Make them broadcast "
+            f"over it; they fail ({type(error).__name__}: {whole_reason(error)}). Make them broadcast "
             "(torch.broadcast_tensors before stack, cat and gather; pyro.ops.indexing.Vindex), or use 'score'."
         ) from error
 
