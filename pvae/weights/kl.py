@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pvae.programs.sites import Site
+from pvae.programs.sites import Site, base_distribution
 
 __all__ = ["ANALYTIC", "SAMPLED", "WHOLE", "SiteKL", "kl_of_site", "prior_is_fixed", "unit_density"]
 
@@ -77,12 +78,25 @@ def kl_of_site(guide: Site, model: Site, is_fixed: bool) -> SiteKL:
         return SiteKL(WHOLE, log_q - _masked(model["fn"].log_prob(model["value"]), model, 0))
     if is_fixed and guide["mask"] is None and model["mask"] is None:
         try:
-            return SiteKL(ANALYTIC, kl_divergence(q, p).expand(guide["value"].shape))
+            return SiteKL(ANALYTIC, _closed_form(q, p, guide["value"]).expand(guide["value"].shape))
         except NotImplementedError:
             pass
     log_q = _masked(q.log_prob(guide["value"]), guide, guide["fn"].event_dim)
     log_p = _masked(p.log_prob(model["value"]), model, model["fn"].event_dim)
     return SiteKL(SAMPLED, log_q - log_p)
+
+
+def _closed_form(q: Any, p: Any, value: Tensor) -> Tensor:
+    """Return the KL divergence of two densities of one unit where both count, else log q - log p at the draw.
+
+    A density that a mask leaves out counts as log q = 0 or log p = 0, as it does in the weights. Pyro's own divergence
+    of masked densities is the number 0.0 for ``mask(False)``, and 0 where either of two masks leaves a unit out.
+    """
+    masks = [density._mask for density in (q, p) if isinstance(density, MaskedDistribution)]
+    kl: Tensor = kl_divergence(base_distribution(q), base_distribution(p))
+    for mask in masks:
+        kl = torch.where(torch.as_tensor(mask, device=kl.device), kl, q.log_prob(value) - p.log_prob(value))
+    return kl
 
 
 def _masked(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:

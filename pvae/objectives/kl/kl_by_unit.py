@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.bijections import with_own_densities
+from pvae.programs.site_masks import is_switched_off
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
 from pvae.weights.kl import WHOLE, kl_of_site, prior_is_fixed
@@ -83,7 +84,7 @@ def _data_dim(sites: list[Site], data_plate: str | None) -> int:
 
 
 def _latent_sites(pair: TracePair, data_plate: str | None) -> dict[str, LatentSite]:
-    """Return the latent sites of one run, by name in the order of the guide."""
+    """Return the latent sites of one run, by name in the order of the guide, without sites that never count."""
     model_sites = {site["name"]: site for site in pair.model_sites}
     guide_sites = with_own_densities(pair.guide, pair.model, pair.bijection)
     auxiliary = [name for name in guide_sites if name not in model_sites]
@@ -97,6 +98,8 @@ def _latent_sites(pair: TracePair, data_plate: str | None) -> dict[str, LatentSi
     data_dim = _data_dim([*guide_sites.values(), *pair.model_sites], data_plate)
     latent_sites = {}
     for site in guide_sites.values():
+        if is_switched_off(site) and is_switched_off(model_sites[site["name"]]):
+            continue
         particle_dim = _frame_dims(site).get(PARTICLE_PLATE)
         latent_sites[site["name"]] = LatentSite(site, model_sites[site["name"]], data_dim, particle_dim)
     return latent_sites
@@ -113,10 +116,11 @@ def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tens
         InputError: if a site is auxiliary or enumerated, or a map of several auxiliary draws.
     """
     runs = [_latent_sites(pair, data_plate) for pair in weights.draws]
-    guide_order = list(runs[0])
-    model_order = [site["name"] for site in weights.draws[0].model_sites if site["name"] in runs[0]]
+    first = weights.draws[0]
+    guide_order = [site["name"] for site in first.latent_sites]
+    model_order = [site["name"] for site in first.model_sites if site["name"] in guide_order]
     by_site = {}
-    for name in guide_order:
+    for name in runs[0]:
         is_fixed = prior_is_fixed(name, guide_order, model_order)
         by_site[name] = torch.cat([run[name].kl(is_fixed) for run in runs])
     return by_site

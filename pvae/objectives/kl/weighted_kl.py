@@ -276,7 +276,8 @@ class FreeBits(WeightsObjective):
         by_site = kl_by_unit(weights, self.data_plate)
         by_group = [self._kl_by_group(name, kl.mean(0)) for name, kl in by_site.items()]
         penalties = [batch_mean(kl.T, weights).clamp_min(self.nats).sum() for kl in by_group]
-        return weights.log_likelihood().mean(0) - torch.stack(penalties).sum()
+        log_likelihood = weights.log_likelihood().mean(0)
+        return log_likelihood - torch.stack(penalties).sum() if penalties else log_likelihood
 
     def _kl_by_group(self, name: str, kl: Tensor) -> Tensor:
         """Return the KL of each group of units of a site, shape (batch, groups).

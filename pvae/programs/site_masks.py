@@ -1,0 +1,82 @@
+"""Where the log-density of a site counts: the masks of `pyro.poutine.mask` and of `Distribution.mask` together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pvae.programs.sites import Site, base_distribution
+
+__all__ = ["has_no_density", "have_same_mask", "is_masked", "is_switched_off", "mask_of_site"]
+
+
+def mask_of_site(site: Site) -> Tensor:
+    """Return where the log-density of a site counts; it broadcasts to the batch and event shape of the site.
+
+    Args:
+        site: a sample site of a trace.
+    """
+    density: Any = site["fn"]
+    mask = _with_event_dims(True if site["mask"] is None else site["mask"], density.event_dim)
+    while isinstance(density, torch.distributions.Independent | dist.MaskedDistribution):
+        if isinstance(density, dist.MaskedDistribution):
+            mask = mask & _with_event_dims(density._mask, density.event_dim).to(mask.device)
+        density = density.base_dist
+    return mask
+
+
+def _with_event_dims(mask: bool | Tensor, event_dim: int) -> Tensor:
+    """Return a mask of the batch shape, with `event_dim` dimensions of size 1 on the right."""
+    tensor = torch.as_tensor(mask).bool()
+    return tensor.reshape(tensor.shape + (1,) * event_dim)
+
+
+def is_switched_off(site: Site) -> bool:
+    """Return whether a site never counts, because a program masks it by the constant False; no tensor is read."""
+    density: Any = site["fn"]
+    if site["mask"] is False:
+        return True
+    while isinstance(density, torch.distributions.Independent | dist.MaskedDistribution):
+        if isinstance(density, dist.MaskedDistribution) and density._mask is False:
+            return True
+        density = density.base_dist
+    return False
+
+
+def have_same_mask(one: Site, other: Site) -> bool:
+    """Return whether the log-densities of two sites count at the same entries.
+
+    Args:
+        one: a sample site of one program.
+        other: the site of the same name of the other program.
+    """
+    if not is_masked(one) and not is_masked(other):
+        return True
+    first, second = mask_of_site(one), mask_of_site(other)
+    try:
+        first, second = torch.broadcast_tensors(first, second.to(first.device))
+    except RuntimeError:
+        return False
+    return torch.equal(first, second)
+
+
+def is_masked(site: Site) -> bool:
+    """Return whether a mask applies to a site; its values are not read."""
+    density: Any = site["fn"]
+    if site["mask"] is not None:
+        return True
+    while isinstance(density, torch.distributions.Independent):
+        density = density.base_dist
+    return isinstance(density, dist.MaskedDistribution)
+
+
+def has_no_density(site: Site) -> bool:
+    """Return whether a guide's site is a point without a density, whose log q is 0: a mask or scale changes nothing.
+
+    The Delta of an autoguide after a draw (``AutoNormal``) is not seen from one site; see its auxiliary site.
+    """
+    density = base_distribution(site["fn"])
+    return isinstance(density, dist.Delta) and not bool(torch.as_tensor(density.log_density).any())
