@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.parameter_scope import scope, store_tensors
+from pvae.programs.sites import UnknownDensityError, log_density
 from pvae.randomness import preserved_randomness
 
 __all__ = [
@@ -130,11 +132,15 @@ def _latent_sites(trace: poutine.Trace) -> list[Any]:
 
 
 def _log_densities(trace: poutine.Trace) -> Iterable[Tensor]:
-    """Yield the log-density of each sample site, of any shape."""
+    """Yield the log-density of each sample site, of any shape, except where it is known at the site's own draw only.
+
+    All parameters of such a site are found from its draw.
+    """
     for node in prune_subsample_sites(trace).nodes.values():
         site: Any = node
         if site["type"] == "sample":
-            yield site["fn"].log_prob(site["value"])
+            with suppress(UnknownDensityError):
+                yield log_density(site)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,20 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from pvae.errors import InputError
 
 __all__ = [
     "Site",
+    "UnknownDensityError",
     "base_distribution",
     "is_delta",
     "is_latent_draw",
     "is_marked_for_enumeration",
     "is_observation",
     "is_subsample",
+    "log_density",
     "sample_sites",
 ]
 
@@ -70,3 +75,26 @@ def base_distribution(distribution: Any) -> Any:
     while isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
         distribution = distribution.base_dist
     return distribution
+
+
+class UnknownDensityError(InputError):
+    """The density of a site is known at its own draws only, and it is needed at another value."""
+
+
+def log_density(site: Site) -> Tensor:
+    """Return the log-density of a site's value, unmasked and unscaled, of the batch shape of its distribution.
+
+    Raises:
+        UnknownDensityError: if the distribution is a flow without an inverse, and the value is not its own draw.
+    """
+    try:
+        log_prob: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    except (KeyError, NotImplementedError) as error:
+        if not isinstance(base_distribution(site["fn"]), torch.distributions.TransformedDistribution):
+            raise
+        raise UnknownDensityError(
+            f"Site {site['name']!r} is drawn through a flow without an inverse, so its density is known at its own "
+            "draws only, and this objective needs it at other values or with other parameters. Use 'elbo', 'iwae' or "
+            "'renyi', or a flow with an inverse, such as pyro.distributions.transforms.affine_autoregressive."
+        ) from error
+    return log_prob

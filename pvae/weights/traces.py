@@ -16,7 +16,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.bijections import NO_BIJECTION, Bijection
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, is_delta, is_subsample, sample_sites
+from pvae.programs.sites import Site, is_delta, is_subsample, log_density, sample_sites
 from pvae.weights.enumeration import EnumeratedSite, EnumerationDims
 from pvae.weights.handlers import (
     PATHWISE,
@@ -43,8 +43,12 @@ PARTICLE_PLATE = "particles_of_pvae"
 
 
 def site_log_prob(site: Site) -> Tensor:
-    """Return the log-density of a site's value, masked and unscaled, of the batch shape of its distribution."""
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    """Return the log-density of a site's value, masked and unscaled, of the batch shape of its distribution.
+
+    Raises:
+        UnknownDensityError: if the distribution is a flow without an inverse, and the value is not its own draw.
+    """
+    log_prob = log_density(site)
     return log_prob if site["mask"] is None else scale_and_mask(log_prob, 1.0, site["mask"])
 
 

@@ -9,11 +9,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.errors import InputError, first_line
+from pvae.errors import InputError, whole_reason
 from pvae.programs.bijections import without_points
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.layout import Layout
-from pvae.programs.sites import Site, is_marked_for_enumeration
+from pvae.programs.sites import Site, UnknownDensityError, is_marked_for_enumeration
 from pvae.randomness import evaluating
 from pvae.weights.enumeration import EnumerationDims
 from pvae.weights.handlers import FIRST_VALUE, PATHWISE, ChooseStrategy, keep_draw
@@ -78,7 +78,7 @@ def _log_probs(pair: TracePair, particle: int | None, nesting: int) -> dict[str,
                 log_prob = site_log_prob(site).detach().double()
             except NotImplementedError:
                 continue
-            except KeyError:
+            except UnknownDensityError:
                 if program == "model":
                     raise
                 continue
@@ -150,7 +150,7 @@ def _check_vectorised(programs: BoundPrograms, particles: int) -> bool:
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = f"{type(error).__name__}: {whole_reason(error)}"
     if reason is not None:
         warnings.warn(
             f"Particles are drawn one by one, which is slower. In one run for all particles, {reason}. A program "
