@@ -22,6 +22,7 @@ from pvae.programs.classifier import outside_classes
 from pvae.programs.model_traits import is_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
 from pvae.programs.queries import has_bernoulli_likelihood
+from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 from pvae.train.run import Run
@@ -29,6 +30,10 @@ from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
 
 __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
+
+#: The data of a first look at the programs. Programs for a fixed number of data run on no part of them; the limit
+#: bounds the memory.
+_FIRST_DATA = slice(0, 10_000)
 
 
 @runtime_checkable
@@ -80,9 +85,42 @@ class EvaluationContext:
         return programs.layout.data_plate(self.data_plate)[1]
 
     def chunks(self, size: int) -> Iterator[Batch]:
-        """Yield the data in order, at most `size` at a time."""
+        """Yield the data in order, at most `size` at a time; all at once if the programs take no part of the data."""
+        size = self.data_at_once(size)
         for start in range(0, self.batch.size, size):
             yield self.batch.take(slice(start, start + size))
+
+    def data_at_once(self, size: int) -> int:
+        """Return the number of data of one run: at most `size`, or all data if the programs take no part of them.
+
+        Programs may be made for a fixed number of data, or may have parameters for each position of the batch.
+
+        Args:
+            size: the largest number of data at once.
+        """
+        return size if size >= self.batch.size or self._takes_parts(size) else self.batch.size
+
+    def _takes_parts(self, size: int) -> bool:
+        """Return whether the programs give the first data the same densities in any order, without an error."""
+        known = self._known_parts
+        if size not in known:
+            try:
+                self.first_data.layout  # noqa: B018 - an autoguide takes its shapes from its first batch
+                report = examine_rows(self.bound_to(self.batch.take(slice(0, max(size, 2)))), halve=False)
+                known[size] = not report.tied and not report.fails
+            except PROGRAM_ERRORS:
+                known[size] = False
+        return known[size]
+
+    @cached_property
+    def _known_parts(self) -> dict[int, bool]:
+        """What `_takes_parts` has returned, by size."""
+        return {}
+
+    @property
+    def first_data(self) -> BoundPrograms:
+        """The programs on the data that a first look may see: all data, up to 10000."""
+        return self.bound_to(self.batch.take(_FIRST_DATA))
 
 
 def latent_model_of(model: Any) -> Any:
@@ -173,8 +211,8 @@ def _select_split(data: Any, split: str) -> Batch:
 
 
 def _first_data(data: Any, split: str) -> Batch:
-    """Return the first two data, which show the fields and what the likelihood scores."""
-    return _select_split(data, split).take(slice(0, 2))
+    """Return the data that show the fields, and what the likelihood scores."""
+    return _select_split(data, split).take(_FIRST_DATA)
 
 
 def _binarised_split(latent_model: Any, data: Any, split: str, fields: Fields) -> Batch:

@@ -201,8 +201,11 @@ def summarise_weights(
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     sizes = _chunk_sizes(particles, chunk)
+    data_at_once = context.data_at_once(max(1, chunk // sizes[0]))
+    if data_at_once > max(1, chunk // sizes[0]):  # all data, with fewer particles at a time
+        sizes = _chunk_sizes(particles, max(1, chunk // data_at_once))
     results: list[list[Tensor]] = []
-    for batch in context.chunks(max(1, chunk // sizes[0])):
+    for batch in context.chunks(data_at_once):
         statistics = make_statistics()
         with_elbo = any(statistic.of_elbo_terms for statistic in statistics)
         for log_w, terms in _weight_chunks(context, batch, sizes, allow_point_masses, with_elbo):

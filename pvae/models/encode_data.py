@@ -50,7 +50,7 @@ def codes_of(
         other_fields = {name: tensor for name, tensor in batch.items() if name not in ("x", "mask")}
         return Batch(x=torch.cat(codes), **other_fields)
 
-    encoded = _binarise_once(latent_model, splits, fields).map_parts(encode_split)
+    encoded = _binarise_once(latent_model, splits, chunk, fields).map_parts(encode_split)
     content = {f"{name}.x": part.x for name, part in encoded.parts.items() if part is not None}
     return replace(
         encoded,
@@ -63,10 +63,10 @@ def codes_of(
     )
 
 
-def _binarise_once(latent_model: Any, splits: Splits, fields: Fields) -> Splits:
+def _binarise_once(latent_model: Any, splits: Splits, chunk: int, fields: Fields) -> Splits:
     """Return the data as the model's likelihood needs them, with one fixed draw of dynamically binarised data."""
-    few = splits.train.take(slice(0, 4))
-    resolved = splits.for_likelihood(has_bernoulli_likelihood(latent_model, few, fields))
+    first_data = splits.train.take(slice(0, chunk))
+    resolved = splits.for_likelihood(has_bernoulli_likelihood(latent_model, first_data, fields))
     return replace(resolved, binarise="none").binarised("static") if resolved.train_dynamic else resolved
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
+from pvae.errors import InputError
 from pvae.plots.base import INK, PALETTE, Array, as_array
 from pvae.plots.picture_tiles import (
     as_pictures,
@@ -56,9 +57,12 @@ def reconstructions(originals: ArrayLike, reconstructed: ArrayLike, *, columns: 
         originals: data as for `image_grid`.
         reconstructed: mean of p(x given z) at the mean of q(z given x), with as many values as `originals`.
         columns: largest number of pairs side by side.
+
+    Raises:
+        InputError: if the numbers of values differ.
     """
     x = as_array(originals)
-    panels = {"original": x, "reconstruction": as_array(reconstructed).reshape(x.shape)}
+    panels = {"original": x, "reconstruction": _in_shape_of(x, reconstructed, "reconstructed")}
     return _draw_panels(panels, columns)[0]
 
 
@@ -72,10 +76,14 @@ def inpainting(originals: ArrayLike, mask: ArrayLike, imputed: ArrayLike, *, col
         mask: 1 for observed and 0 for missing entries, with as many values as `originals`.
         imputed: data with the missing entries imputed, with as many values as `originals`.
         columns: largest number of data side by side.
+
+    Raises:
+        InputError: if the numbers of values differ.
     """
     x = as_array(originals)
-    missing = (as_array(mask).reshape(x.shape) == 0).astype(float)
-    figure, axes = _draw_panels({"observed": x, "imputed": as_array(imputed).reshape(x.shape), "true": x}, columns)
+    missing = (_in_shape_of(x, mask, "mask") == 0).astype(float)
+    panels = {"observed": x, "imputed": _in_shape_of(x, imputed, "imputed"), "true": x}
+    figure, axes = _draw_panels(panels, columns)
     pictures = as_pictures(missing)
     if pictures is None:
         axes.imshow(_missing_layer(missing.reshape(len(x), -1)), interpolation="nearest", aspect="auto")
@@ -86,6 +94,21 @@ def inpainting(originals: ArrayLike, mask: ArrayLike, imputed: ArrayLike, *, col
         axes.imshow(_missing_layer(canvas if canvas.ndim == 2 else canvas.min(-1)), interpolation="nearest")
     figure.legend(handles=[Patch(color=PALETTE[1], label="missing")], loc="outside lower center", frameon=False)
     return figure
+
+
+def _in_shape_of(originals: Array, values: ArrayLike, name: str) -> Array:
+    """Return values in the shape of the originals.
+
+    Raises:
+        InputError: if their number differs.
+    """
+    array = as_array(values)
+    if array.size != originals.size:
+        raise InputError(
+            f"{name} needs as many values as the originals, {originals.shape}; got {array.shape}. Pass arrays of the "
+            "same data."
+        )
+    return array.reshape(originals.shape)
 
 
 def _missing_layer(missing: Array) -> Array:

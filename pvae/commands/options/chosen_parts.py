@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pvae.commands.options.option_groups import MODEL_HELP, explicit_options
+from pvae.fit_options import FitOptions
 from pvae.names import parse_setting
 
 if TYPE_CHECKING:
@@ -76,5 +77,5 @@ def build_model_and_data(spec: ModelSpec, splits: Splits) -> tuple[Any, Splits]:
     from pvae.models import has_bernoulli_likelihood
 
     latent_model = spec.build(splits)
-    first_data = splits.train.take(slice(0, 4))
+    first_data = splits.train.take(slice(0, FitOptions.batch_size))
     return latent_model, splits.for_likelihood(has_bernoulli_likelihood(latent_model, first_data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate import LatentUnits
 from pvae.programs.queries import encode, joined, reconstruct, sample
+from pvae.programs.row_dependence import PROGRAM_ERRORS
 from pvae.train.devices import isolated
 
 __all__ = ["SEED", "draw_arrays"]
@@ -54,30 +55,36 @@ def draw_arrays(
 
 
 def _draw_samples(model: object, splits: Splits) -> dict[str, Tensor]:
-    return {"samples": _as_pictures(sample(model, _first_data(splits, model, _SAMPLES)), splits)}
+    samples = _of_first_data(lambda batch: {"samples": sample(model, batch)}, splits, model, _SAMPLES)
+    return {name: _as_pictures(x, splits) for name, x in samples.items()}
 
 
 def _draw_reconstructions(model: object, splits: Splits) -> dict[str, Tensor]:
-    batch = _first_data(splits, model, _RECONSTRUCTIONS)
-    reconstructions = reconstruct(model, batch)
-    if reconstructions[0].numel() != batch.x[0].numel():
+    """Return data and their reconstructions, in the shape of pictures.
+
+    Raises:
+        InputError: if the model observes another number of values than x has.
+    """
+
+    def draw(batch: Batch) -> dict[str, Tensor]:
+        return {"originals": batch.x, "reconstructions": reconstruct(model, batch)}
+
+    arrays = _of_first_data(draw, splits, model, _RECONSTRUCTIONS)
+    originals, reconstructions = arrays["originals"], arrays["reconstructions"]
+    if originals.numel() != reconstructions.numel():
         raise InputError(
-            f"the model observes {reconstructions[0].numel()} of the {batch.x[0].numel()} values of a datum, and a "
+            f"the model observes {reconstructions[0].numel()} of the {originals[0].numel()} values of a datum, and a "
             "picture needs all of them"
         )
-    return {
-        "originals": _as_pictures(batch.x, splits),
-        "reconstructions": _as_pictures(reconstructions, splits),
-    }
+    return {name: _as_pictures(x, splits) for name, x in arrays.items()}
 
 
 def _draw_codes(model: object, splits: Splits, latents: Mapping[str, LatentUnits]) -> dict[str, Tensor]:
     """Return the guide's means of the continuous latent sites, (data, units), with labels and KL of each unit."""
     batch = _first_data(splits, model, _CODES)
     continuous = {name: units for name, units in latents.items() if units.activity is not None}
-    codes = {
-        name: code for name, code in encode(model, batch).items() if name in continuous and len(code) == batch.size
-    }
+    all_codes = _of_first_data(lambda data: encode(model, data), splits, model, _CODES)
+    codes = {name: code for name, code in all_codes.items() if name in continuous and len(code) == batch.size}
     if not codes:
         return {}
     arrays = {"codes": joined(codes)}
@@ -90,7 +97,18 @@ def _draw_codes(model: object, splits: Splits, latents: Mapping[str, LatentUnits
     return arrays
 
 
-def _first_data(splits: Splits, model: object, count: int) -> Batch:
+def _of_first_data(
+    draw: Callable[[Batch], Mapping[str, Tensor]], splits: Splits, model: object, count: int
+) -> dict[str, Tensor]:
+    """Return the arrays of the first data; take them from a run on all data if the programs do not run on a part."""
+    try:
+        return dict(draw(_first_data(splits, model, count)))
+    except PROGRAM_ERRORS:
+        arrays = draw(_first_data(splits, model, None))
+    return {name: array[:count] for name, array in arrays.items()}
+
+
+def _first_data(splits: Splits, model: object, count: int | None) -> Batch:
     """Return the first test data on the device of the model; training data if there is no test split."""
     split = splits.test if splits.test is not None else splits.train
     parameters = list(model.parameters()) if isinstance(model, torch.nn.Module) else []

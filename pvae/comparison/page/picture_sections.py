@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from pvae import plots
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import VALIDATION, LearningCurve, read_curve
 from pvae.comparison.page.report_data import ReportData
+from pvae.errors import first_line
 from pvae.report import Picture, Section
 
 __all__ = ["make_curves_section", "make_latent_section", "make_samples_section"]
@@ -83,20 +84,51 @@ def make_samples_section(data: ReportData) -> Section | None:
     Args:
         data: the results and settings.
     """
-    samples, reconstructions = [], []
-    for row, outcome in data.rows_with_pictures():
-        arrays, name = _arrays_of(data, outcome), f"{data.label(row)}, seed {outcome.cell.seed}"
-        if "samples" in arrays:
-            samples.append(_draw_samples(arrays, name))
-        if "reconstructions" in arrays:
-            reconstructions.append(_draw_reconstructions(arrays, name))
-    if not samples and not reconstructions:
-        return None
+    pictures = _Pictures()
+    outcomes = [
+        (_arrays_of(data, outcome), f"{data.label(row)}, seed {outcome.cell.seed}")
+        for row, outcome in data.rows_with_pictures()
+    ]
+    for key, draw in (("samples", _draw_samples), ("reconstructions", _draw_reconstructions)):
+        for arrays, name in outcomes:
+            pictures.add(draw, key, arrays, name)
     text = (
         "The pictures are from the first finished seed of each row, which need not be the best one. "
         f"The originals are test data of {data.data_name}."
     )
-    return Section("Samples and reconstructions", (text,), pictures=(*samples, *reconstructions))
+    return pictures.section("Samples and reconstructions", text)
+
+
+class _Pictures:
+    """Collects the pictures of a section; one that cannot be drawn is left out, with a line that says so."""
+
+    def __init__(self) -> None:
+        self.pictures: list[Picture] = []
+        self.failures: list[str] = []
+
+    def add(
+        self, draw: Callable[[Mapping[str, Tensor], str], Picture], key: str, arrays: Mapping[str, Tensor], name: str
+    ) -> None:
+        """Draw a picture of arrays.
+
+        Args:
+            draw: makes the picture of the arrays and the name.
+            key: the array that the picture needs; without it there is no picture.
+            arrays: the arrays of one cell.
+            name: the name of the cell.
+        """
+        if key not in arrays:
+            return
+        try:
+            self.pictures.append(draw(arrays, name))
+        except Exception as error:  # the results of a training must not be lost with a picture
+            self.failures.append(f"{name}: the {key} could not be drawn ({type(error).__name__}: {first_line(error)}).")
+
+    def section(self, title: str, text: str) -> Section | None:
+        """Return the section; None if there is nothing to show."""
+        if not self.pictures and not self.failures:
+            return None
+        return Section(title, (text, *self.failures), pictures=tuple(self.pictures))
 
 
 def _draw_samples(arrays: Mapping[str, Tensor], name: str) -> Picture:
@@ -121,18 +153,15 @@ def make_latent_section(data: ReportData) -> Section | None:
     Args:
         data: the results and settings.
     """
-    pictures = []
+    pictures = _Pictures()
     for row, outcome in data.rows_with_pictures():
         arrays = _arrays_of(data, outcome)
-        if "codes" in arrays:
-            pictures.append(_draw_codes(arrays, f"{data.label(row)}, seed {outcome.cell.seed}"))
-    if not pictures:
-        return None
+        pictures.add(_draw_codes, "codes", arrays, f"{data.label(row)}, seed {outcome.cell.seed}")
     text = (
         "Each point is the latent code of one datum. The labels of the axes say which latent units they show (those "
         "with the largest KL), or that they show principal components of the codes."
     )
-    return Section("Latent space", (text,), pictures=tuple(pictures))
+    return pictures.section("Latent space", text)
 
 
 def _draw_codes(arrays: Mapping[str, Tensor], name: str) -> Picture:
