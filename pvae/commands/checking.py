@@ -15,6 +15,7 @@ from pvae.commands.options.option_groups import (
     traceback_option,
 )
 from pvae.commands.output import print_json
+from pvae.fit_options import FitOptions
 
 __all__ = ["check"]
 
@@ -41,7 +42,8 @@ def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options
     objective, splits = chosen_objective(ctx, spec), chosen_data(ctx)
     with isolated(seed):
         latent_model, splits = build_model_and_data(spec, splits)
-        findings = list(find_errors(latent_model, splits.train.take(slice(0, 100)), objective()))
+        batch = splits.train.take(slice(0, FitOptions.batch_size))
+        findings = list(find_errors(latent_model, batch, objective(), data_size=splits.train.size))
     if as_json:
         print_json({"model": model, "findings": [vars(finding) for finding in findings]})
     else:

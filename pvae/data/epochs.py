@@ -41,6 +41,7 @@ def minibatches(
     dynamic: bool = False,
     mask: Mask | None = None,
     labelled: float = 0.0,
+    keeps_order: bool = False,
 ) -> Iterator[Batch]:
     """Return the minibatches of one epoch, gathered on the device of the data.
 
@@ -57,12 +58,14 @@ def minibatches(
             None leaves out none.
         labelled: smallest share of labelled data (``y`` from 0 on) in each minibatch, where only some data have a
             label. Labelled data then come several times per epoch, the other data once. 0 leaves it to chance.
+        keeps_order: whether the data keep their order, for programs whose parameters belong to positions in the batch.
 
     Raises:
         InputError: if `size` is below 1 or `start` below 0.
     """
     size, start = require_whole(size, "size"), require_whole(start, "start", least=0)
-    return _gather(batch, _order(batch, size, seed, epoch, labelled), size, start, dynamic, mask)
+    order = torch.arange(batch.size) if keeps_order else _order(batch, size, seed, epoch, labelled)
+    return _gather(batch, order, size, start, dynamic, mask)
 
 
 def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class CheckContext:
         bound: both programs with the arguments of the batch.
         guide_sites: the sample sites of the guide.
         model_sites: the sample sites of the model.
+        guide_rows: the indices of each plate of the guide, by the name of the plate.
+        model_rows: the indices that the model wants for each plate; a replay gives it those of the guide instead.
+        data_size: the number of all training data; None if it is not known.
     """
 
     latent_model: Any
@@ -43,6 +46,9 @@ class CheckContext:
     bound: BoundPrograms
     guide_sites: list[Site]
     model_sites: list[Site]
+    guide_rows: Mapping[str, Tensor]
+    model_rows: Mapping[str, Tensor]
+    data_size: int | None = None
 
     @property
     def pyro_loss(self) -> Any:
@@ -60,3 +66,11 @@ class CheckContext:
     def model_latents(self) -> dict[str, Site]:
         """The latent sites of the model by name."""
         return {site["name"]: site for site in self.model_sites if not site["is_observed"]}
+
+    @property
+    def shared_latents(self) -> Iterator[tuple[str, Site, Site]]:
+        """The latent sites of both programs: the name, the site of the guide, the site of the model."""
+        model = self.model_latents
+        for name, site in self.guide_latents.items():
+            if name in model and not site["infer"].get("is_auxiliary"):
+                yield name, site, model[name]

@@ -13,36 +13,46 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
+from pvae.checks import require_whole
 from pvae.errors import InputError
+from pvae.linter.agreement_rules import AGREEMENT_RULES
 from pvae.linter.auxiliary_rules import AUXILIARY_RULES
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding, Findings, failure
 from pvae.linter.objective_rules import OBJECTIVE_RULES
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
+from pvae.linter.row_rules import examine_rows_of, find_tied_rows
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
 from pvae.programs.binding import Fields, bind
-from pvae.programs.layout import check_site_shapes
+from pvae.programs.explicit_rows import ExplicitRows, rows_of_plates
+from pvae.programs.layout import SiteShapeError, check_site_shapes
 from pvae.programs.parameter_scope import scope
 from pvae.programs.registration import MODULE_DIVIDER, forget
+from pvae.programs.row_dependence import RowReport
 from pvae.programs.sites import sample_sites
 from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["CheckResult", "check", "run_check"]
 
-_RULES = (*PROGRAM_RULES, *OBJECTIVE_RULES, *AUXILIARY_RULES, *VALUE_RULES)
+_RULES = (*PROGRAM_RULES, *AGREEMENT_RULES, *OBJECTIVE_RULES, *AUXILIARY_RULES, *VALUE_RULES)
 
 
-def _run_programs(latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields) -> CheckContext:
+def _run_programs(
+    latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields, data_size: int | None
+) -> CheckContext:
     """Run both programs once; their layout is found from the same traces."""
     programs = bind(latent_model, batch, fields)
     bound = programs.bound_to(batch)
+    has_validation = is_validation_enabled()
     with pyro.validation_enabled(False):  # the linter reports a value outside a support as a finding
-        guide_trace, model_trace = bound.trace_both()
+        in_model, in_guide = ExplicitRows(), ExplicitRows()
+        recorded = bound.with_programs(in_model(bound.model), in_guide(bound.guide))
+        guide_trace, model_trace = recorded.trace_both()
+        if has_validation:  # before the layout is kept for later runs, which then do not look at the shapes
+            check_site_shapes(guide_trace, model_trace)
         bound.find_layout(guide_trace, model_trace)
-    if is_validation_enabled():
-        check_site_shapes((guide_trace, model_trace))
     return CheckContext(
         latent_model=latent_model,
         batch=batch,
@@ -53,6 +63,9 @@ def _run_programs(latent_model: Any, batch: Mapping[str, Tensor], objective: Obj
         bound=bound,
         guide_sites=sample_sites(guide_trace),
         model_sites=sample_sites(model_trace),
+        guide_rows=rows_of_plates(guide_trace) | in_guide.indices,
+        model_rows=rows_of_plates(model_trace) | in_model.indices,
+        data_size=data_size,
     )
 
 
@@ -70,13 +83,22 @@ class CheckResult:
     Attributes:
         findings: the findings.
         created: the names of the ``pyro.param`` entries that did not exist before; they are removed again.
+        rows: how the log-densities change with the rows of the batch; None if they were not examined.
     """
 
     findings: Findings
     created: frozenset[str]
+    rows: RowReport | None = None
 
 
-def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo", fields: Fields = None) -> Findings:
+def check(
+    latent_model: Any,
+    batch: Mapping[str, Tensor],
+    objective: Any = "elbo",
+    fields: Fields = None,
+    *,
+    data_size: int | None = None,
+) -> Findings:
     """Check a latent model and an objective on one batch, before training.
 
     Random generators, parameters, the parameter store and the state of the objective stay as they are.
@@ -86,6 +108,8 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
         batch: a few of the training data.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name of the command line.
         fields: as for `pvae.models.bind`.
+        data_size: the number of all training data. A parameter with one row for each position of the batch is fatal if
+            a batch does not hold all data, and right if it does; if the number is not given, the finding is a note.
 
     Returns:
         The findings; ``findings.require()`` raises an error for the fatal ones among them.
@@ -93,10 +117,14 @@ def check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any = "elbo
     Raises:
         InputError: if `objective` is no objective, or the fields cannot be bound.
     """
-    return run_check(latent_model, batch, objective, fields).findings
+    if data_size is not None:
+        data_size = require_whole(data_size, "data_size", advice="It is the number of all training data.")
+    return run_check(latent_model, batch, objective, fields, data_size).findings
 
 
-def run_check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fields: Fields = None) -> CheckResult:
+def run_check(
+    latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fields: Fields = None, data_size: int | None = None
+) -> CheckResult:
     """Check as `check` does, and report which ``pyro.param`` entries the programs create at their first run.
 
     Args:
@@ -104,9 +132,11 @@ def run_check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fi
         batch: a few of the training data.
         objective: as for `check`.
         fields: as for `pvae.models.bind`.
+        data_size: as for `check`.
     """
     adapted = adapt(make_objective(objective) if isinstance(objective, str) else objective)
     findings = Findings()
+    rows: RowReport | None = None
     with (
         scope(latent_model, inherit=True),
         preserved_randomness(),
@@ -119,11 +149,16 @@ def run_check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fi
         training = adapted.training
         adapted.eval()
         try:
-            context = _run_programs(latent_model, batch, adapted, fields)
+            context = _run_programs(latent_model, batch, adapted, fields, data_size)
             for rule in _RULES:
                 findings.extend(rule(context))
             if not findings.fatal:
+                rows = examine_rows_of(context)
+                findings.extend(find_tied_rows(context, rows))
+            if not findings.fatal:
                 findings.extend(find_missing_gradients(context))
+        except SiteShapeError as error:
+            findings.append(Finding("wrong shape", error.site, str(error), ""))
         except InputError as error:
             findings.append(Finding("not possible", type(adapted).__name__, str(error), ""))
         except (ArithmeticError, AttributeError, LookupError, NameError, NotImplementedError) as error:
@@ -136,4 +171,4 @@ def run_check(latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fi
             forget(created)
     # Parameters of modules are entries of the store while their program runs; no statement creates them.
     of_param_statements = {name for name in created if MODULE_DIVIDER not in name}
-    return CheckResult(findings, frozenset(of_param_statements))
+    return CheckResult(findings, frozenset(of_param_statements), rows)

@@ -34,8 +34,8 @@ from pvae.train.validation import Validation
 
 __all__ = ["TrainingSetup"]
 
-#: The number of data from which the likelihood is found.
-_SIZE_OF_FIRST_DATA = 16
+#: Why there is no validation score, if parameters belong to positions of the batch of all training data.
+_ONE_ROW_PER_DATUM = "the programs have parameters for each of the training data, and none for other data"
 
 
 class TrainingSetup:
@@ -60,6 +60,7 @@ class TrainingSetup:
         self.device = resolve(options.device)
         self.notes: list[str] = []
         self._programs_create_parameters = False
+        self._keeps_order = False
 
     def prepare(self, splits: Splits) -> Splits:
         """Initialise, move and check the model; return the data as the model needs them, on the device.
@@ -71,7 +72,7 @@ class TrainingSetup:
             InputError: if the check has a fatal finding.
         """
         fields = self.request.fields
-        first_data = _with_dtype(splits.train.take(slice(0, _SIZE_OF_FIRST_DATA)), self._dtype_of_model())
+        first_data = _with_dtype(splits.train.take(slice(0, self.options.batch_size)), self._dtype_of_model())
         programs = bind(self.latent_model, first_data, fields)
         is_bernoulli = has_bernoulli_likelihood(self.latent_model, first_data, fields)
         splits = _splits_with_dtype(splits.for_likelihood(is_bernoulli), self.options.dtype)
@@ -107,8 +108,13 @@ class TrainingSetup:
             InputError: if a finding is fatal.
         """
         batch = _first_batch(splits, self.options.batch_size)
-        result = run_check(self.latent_model, batch, self.objective, self.request.fields)
+        result = run_check(self.latent_model, batch, self.objective, self.request.fields, splits.train.size)
         result.findings.require()
+        self._keeps_order = result.rows is not None and bool(result.rows.tied)
+        if self._keeps_order:
+            self.notes.append(
+                "note: each batch holds all data in their own order, because parameters belong to positions"
+            )
         self.notes += [f"note: {finding}" for finding in result.findings]
         self._programs_create_parameters = bool(result.created)
 
@@ -149,6 +155,7 @@ class TrainingSetup:
             display=make_display(request.progress),
             interrupts=interrupts,
             identity={"data": splits.checksum, "config": config_hash(config)},
+            keeps_order=self._keeps_order,
         )
 
     def _create_parameters(self, programs: Programs, batch: Batch) -> None:
@@ -172,9 +179,14 @@ class TrainingSetup:
         """
         options, unranked = self.options, self.objective.unranked
         reason = unranked if splits.validation is not None else "load the data with validation=0.1, say"
+        if self._keeps_order:
+            reason = _ONE_ROW_PER_DATUM
         if options.patience is not None and reason:
             raise InputError(f"patience needs a validation split and a bound that ranks parameters: {reason}.")
         if splits.validation is None:
+            return None
+        if self._keeps_order:
+            self.notes.append(f"note: there is no validation bound, and the last parameters are kept: {reason}")
             return None
         data = splits.validation.take(slice(0, options.validation_limit))
         validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)

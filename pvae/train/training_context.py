@@ -47,6 +47,7 @@ class TrainingContext:
         display: the display of the progress.
         interrupts: the signals that the process has received.
         identity: checksums of data and options that a checkpoint records.
+        keeps_order: whether each batch holds all data in their own order, because parameters belong to positions.
     """
 
     latent_model: Any
@@ -65,6 +66,7 @@ class TrainingContext:
     display: TrainingDisplay
     interrupts: Interrupts
     identity: dict[str, Any]
+    keeps_order: bool = False
 
     @property
     def ranks_parameters(self) -> bool:
@@ -93,4 +95,5 @@ class TrainingContext:
             dynamic=self.splits.train_dynamic,
             mask=self.splits.train_mask,
             labelled=self.objective.labelled,
+            keeps_order=self.keeps_order,
         )

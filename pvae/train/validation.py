@@ -47,13 +47,13 @@ class Validation:
         self.kind = "objective" if self.reason or objective.ranks_by_loss else "importance-weighted"
 
     def has_weights(self) -> bool:
-        """Return whether the importance-weighted bound exists; one particle is tried on the first data."""
+        """Return whether the importance-weighted bound exists; one particle is tried on the first part of the data."""
         programs = self.computation.programs
         if self.reason:
             return False
         with isolated(self.seed), evaluating(*programs.modules), torch.no_grad():
             try:
-                return bool(weights_of(programs.bound_to(self.batch.take(slice(0, 2))), 1).log_w.numel())
+                return bool(weights_of(programs.bound_with(next(self._chunks())), 1).log_w.numel())
             except (InputError, RuntimeError, ValueError, IndexError):
                 return False
 

@@ -20,7 +20,7 @@ from pvae.weights.base import REVERSE, LogWeights
 from pvae.weights.enumeration import SUMMED
 from pvae.weights.handlers import PATHWISE, ChooseStrategy, is_score
 from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, join_outcomes, site_log_probs, sum_tensors
-from pvae.weights.site_validation import common_scale, delta_sites, require_weights_exist
+from pvae.weights.site_validation import common_scale, delta_sites, require_same_masks, require_weights_exist
 from pvae.weights.source import ONE_RUN, WeightsSource
 from pvae.weights.summed_sites import SummedSites
 from pvae.weights.traces import TracePair
@@ -201,6 +201,7 @@ def weights_of(
     # If the guide draws nothing, all particles are alike, and one run gives the weight of each.
     pairs = trace_particles(programs, particles if layout.latent_dims else 1, choose, plate)
     require_weights_exist(pairs[0])
+    require_same_masks(pairs[0])
     dims = PlateDims(layout.nesting, data_dim, particles // len(pairs), pairs[0].dims.width)
     source = WeightsSource(tuple(pairs), dims, auxiliary, layout.repeatable)
     if pairs[0].auxiliary_sites:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.programs.site_masks import has_no_density, have_same_mask, is_masked
 from pvae.programs.sites import Site, is_delta, is_marked_for_enumeration
 from pvae.weights.traces import TracePair
 
-__all__ = ["common_scale", "delta_sites", "is_traced", "require_weights_exist"]
+__all__ = ["common_scale", "delta_sites", "is_traced", "require_same_masks", "require_weights_exist"]
 
 
 def require_weights_exist(pair: TracePair) -> None:
@@ -48,6 +49,27 @@ def _require_latent_in_model(site: Site, pair: TracePair) -> None:
             f"Weights need the same z in both programs; site {name!r} is drawn in the guide and observed in the model. "
             "Leave it out of one."
         )
+
+
+def require_same_masks(pair: TracePair) -> None:
+    """Refuse latents whose log q counts at other entries than their log p: the weight is then no bound.
+
+    Raises:
+        InputError: with the name of the site.
+    """
+    if is_traced():  # the eager step before the traced one has compared the masks
+        return
+    for site in pair.latent_sites:
+        other: Site = pair.model.nodes.get(site["name"])
+        if other is None or not (is_masked(site) or is_masked(other)):
+            continue
+        is_point = not pair.auxiliary_sites and has_no_density(site)
+        if not is_point and not have_same_mask(site, other):
+            raise InputError(
+                f"Weights need the same mask in both programs; the mask of site {site['name']!r} in the guide is not "
+                "that in the model, so log q counts at other entries than log p. Put the same mask around the site in "
+                "both programs."
+            )
 
 
 def delta_sites(pair: TracePair) -> tuple[str, ...]:
