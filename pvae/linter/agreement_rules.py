@@ -20,14 +20,14 @@ __all__ = ["AGREEMENT_RULES"]
 def _latents_with_densities(context: CheckContext) -> Iterator[tuple[str, Site, Site]]:
     """Yield the latent sites of which log p - log q is taken: name, site of the guide, site of the model.
 
-    A point without a density, as of ``AutoDelta``, has log q = 0 wherever it counts. The Delta of an autoguide with
-    auxiliary sites is the value of such a draw, and has their log q.
+    A point without a density, as of ``AutoDelta``, has log q = 0 wherever it counts. A Delta that maps auxiliary draws,
+    as of ``AutoNormal``, has their log q.
     """
     if isinstance(context.objective, Adversarial) or "phi" in context.trained.untrained:
         return
-    has_auxiliary = any(site["infer"].get("is_auxiliary") for site in context.guide_latents.values())
+    images = context.bound.layout.bijection.points
     for name, in_guide, in_model in context.shared_latents:
-        if has_auxiliary or not has_no_density(in_guide):
+        if name in images or not has_no_density(in_guide):
             yield name, in_guide, in_model
 
 

@@ -17,7 +17,7 @@ from pvae.weights.compute import weights_of
 from pvae.weights.enumeration import SUMMED
 from pvae.weights.handlers import PATHWISE
 from pvae.weights.log_probs import sum_tensors
-from pvae.weights.site_validation import delta_sites, require_weights_exist
+from pvae.weights.site_validation import delta_sites, require_same_masks, require_weights_exist
 from pvae.weights.traces import TracePair, site_log_prob, trace_pair
 
 __all__ = ["SharedWeights", "has_summed_sites", "require_bound", "shared_weights"]
@@ -90,6 +90,7 @@ def require_bound(pair: TracePair) -> None:
         InputError: if a latent site is in one program only and is not summed out, or is a point mass.
     """
     require_weights_exist(pair)
+    require_same_masks(pair)
     if pair.auxiliary_sites:
         raise InputError(
             f"Site {pair.auxiliary_sites[0]['name']!r} is in one program only. If all data share a latent site, no "

@@ -63,7 +63,7 @@ def require_same_masks(pair: TracePair) -> None:
         other: Site = pair.model.nodes.get(site["name"])
         if other is None or not (is_masked(site) or is_masked(other)):
             continue
-        is_point = not pair.auxiliary_sites and has_no_density(site)
+        is_point = site["name"] not in pair.bijection.points and has_no_density(site)
         if not is_point and not have_same_mask(site, other):
             raise InputError(
                 f"Weights need the same mask in both programs; the mask of site {site['name']!r} in the guide is not "
