@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-paths coverage names check docs build clean
+.PHONY: help venv demo test torture test-slow test-paths coverage names check docs build clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,6 +27,9 @@ demo: $(READY)  ## compare three objectives on the digits; the report lands in r
 
 test: $(READY)  ## run the test suite, without the slow grids
 	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
+
+torture: $(READY)  ## kill trainings and comparisons and change files, PVAE_TORTURE=130 times as often as the suite
+	PVAE_TORTURE=$${PVAE_TORTURE:-130} $(TEST) -n $(JOBS) --dist load tests/torture
 
 test-slow: $(READY)  ## run the slow grids
 	$(TEST) -n $(JOBS) --dist loadfile -m slow
