@@ -65,8 +65,8 @@ class EvaluationContext:
         return bind(self.model, self.batch, self.fields)
 
     def bound_to(self, batch: Batch) -> BoundPrograms:
-        """Return both programs with the fields of `batch` as their arguments."""
-        return self.programs.bound_to(batch)
+        """Return both programs with the fields of `batch` as their arguments, and the sites of q alone in the guide."""
+        return self.programs.bound_to(batch).without_loss_terms()
 
     def log_weights(self, batch: Batch, particles: int) -> LogWeights:
         """Return the log weights of a batch, in nats; each table has shape (particles, batch).

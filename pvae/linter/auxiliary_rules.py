@@ -58,9 +58,26 @@ def _points(context: CheckContext) -> Iterator[Finding]:
             yield Finding("point estimate", name, message, fix, fatal=False)
 
 
+def _loss_terms(context: CheckContext) -> Iterator[Finding]:
+    """Report observed sites of the guide, such as `pyro.factor`, that are further losses and no density of q."""
+    layout = context.bound.layout
+    for name in layout.loss_terms:
+        message = (
+            "the guide observes it, as pyro.factor makes it, so it is a further loss and no part of q. The training "
+            "has it in the loss; the recorded ELBO, the validation bound and all evaluations leave it out."
+        )
+        fix = "Change nothing if it is meant as a loss; draw z as a Delta with log_density if it is a density."
+        yield Finding("loss in the guide", name, message, fix, fatal=False)
+    for name in layout.unclear_terms:
+        message = "beside a Delta site it may be a density of q or a further loss; evaluations refuse it."
+        fix = "Give the density to the Delta, as pyro.distributions.Delta(value, log_density)."
+        yield Finding("loss in the guide", name, message, fix, fatal=False)
+
+
 #: Every rule for auxiliary draws and Delta sites.
 AUXILIARY_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (
     _not_marginalised,
     _left_out_density,
     _points,
+    _loss_terms,
 )

@@ -105,7 +105,7 @@ def _split(batch: Batch, size: int) -> Iterator[Batch]:
 
 def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Imputation:
     """Return the imputation of data that are few enough for one run."""
-    bound = programs.bound_to(batch)
+    bound = programs.bound_to(batch).without_loss_terms()
     layout = bound.layout
     plate, data_dim = layout.data_plate()
     pairs = trace_particles(bound, particles, data_plate=plate)

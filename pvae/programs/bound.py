@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
+from pvae.errors import InputError
 from pvae.programs.base import Program
 from pvae.programs.bijections import find_bijection
 from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
@@ -148,6 +150,28 @@ class BoundPrograms:
     def with_programs(self, model: Callable[..., Any], guide: Callable[..., Any]) -> BoundPrograms:
         """Return a model and a guide on the arguments of these programs."""
         return BoundPrograms(model, guide, self.args, self.kwargs)
+
+    def without_loss_terms(self) -> BoundPrograms:
+        """Return the programs with a guide that has the sites of q alone, for evaluations; a warning names the others.
+
+        Raises:
+            InputError: if a `pyro.factor` of the guide may be a loss or the density of a Delta site.
+        """
+        layout = self.layout
+        if layout.unclear_terms:
+            raise InputError(
+                f"The guide has Delta sites and pyro.factor({layout.unclear_terms[0]!r}, ..., has_rsample=False), "
+                "which may be their density or a further loss. Give the density to the Delta, as "
+                "pyro.distributions.Delta(value, log_density), and leave the factor out of the guide that is evaluated."
+            )
+        if not layout.loss_terms:
+            return self
+        warnings.warn(
+            f"Guide site {layout.loss_terms[0]!r} is observed, as pyro.factor makes it, so it is a further loss of the "
+            "training and no part of q(z given x). Evaluations leave it out.",
+            stacklevel=3,
+        )
+        return self.with_programs(self.model, poutine.block(self.guide, hide=list(layout.loss_terms)))
 
     @cached_property
     def owners(self) -> tuple[Any, Any]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.util import check_site_shape
 
 from pvae.errors import InputError, whole_reason
 from pvae.programs.bijections import NO_BIJECTION, Bijection
-from pvae.programs.sites import Site, sample_sites
+from pvae.programs.sites import Site, base_distribution, is_delta, sample_sites
 
 __all__ = [
     "GUIDE",
@@ -54,6 +55,8 @@ class Layout:
         vectorised: whether all particles may share one run; None until this is checked.
         repeatable: whether a second run of the guide at the same z gives the same density. With dropout it does not.
         bijection: the auxiliary draws of the guide that Delta sites map one to one.
+        loss_terms: the observed sites of the guide that are no part of q, such as a `pyro.factor` for a classifier.
+        unclear_terms: those beside Delta sites, where `pyro.factor(..., has_rsample=False)` may be a loss or a density.
     """
 
     nesting: int
@@ -62,6 +65,8 @@ class Layout:
     vectorised: bool | None = None
     repeatable: bool = True
     bijection: Bijection = NO_BIJECTION
+    loss_terms: tuple[str, ...] = ()
+    unclear_terms: tuple[str, ...] = ()
 
     @cached_property
     def common_plates(self) -> list[str]:
@@ -196,9 +201,36 @@ def layout_of_traces(
             frames[site["name"] + suffix] = {frame.name: frame for frame in site["cond_indep_stack"]}
     dims = [frame.dim for plates in frames.values() for frame in plates.values() if frame.dim is not None]
     latent_dims = {site["name"]: site["value"].dim() for site in sample_sites(guide) if not site["is_observed"]}
+    loss_terms, unclear_terms = _observed_in_guide(sample_sites(guide))
     return Layout(
-        max((-dim for dim in dims), default=0), frames, latent_dims, None, repeatable, bijection or Bijection()
+        max((-dim for dim in dims), default=0),
+        frames,
+        latent_dims,
+        None,
+        repeatable,
+        bijection or Bijection(),
+        loss_terms,
+        unclear_terms,
     )
+
+
+def _observed_in_guide(sites: Iterable[Site]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a guide's observed auxiliary sites that are no density of q, and of those that may be one.
+
+    If every latent site is drawn from a density, the product of these densities is q, and q has no other factor. Only
+    a Delta leaves its density to a factor: `pyro.factor(..., has_rsample=True)` is then a log-determinant, as in
+    `pyro.infer.autoguide.AutoGaussian`.
+    """
+    has_points = any(is_delta(site) and not site["is_observed"] for site in sites)
+    terms, unclear = [], []
+    for site in sites:
+        if site["is_observed"] and site["infer"].get("is_auxiliary"):
+            is_factor = isinstance(base_distribution(site["fn"]), Unit)
+            if not has_points or not is_factor:
+                terms.append(site["name"])
+            elif not site["fn"].has_rsample:
+                unclear.append(site["name"])
+    return tuple(terms), tuple(unclear)
 
 
 def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:

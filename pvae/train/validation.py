@@ -53,7 +53,8 @@ class Validation:
             return False
         with isolated(self.seed), evaluating(*programs.modules), torch.no_grad():
             try:
-                return bool(weights_of(programs.bound_with(next(self._chunks())), 1).log_w.numel())
+                first = programs.bound_with(next(self._chunks())).without_loss_terms()
+                return bool(weights_of(first, 1).log_w.numel())
             except (InputError, RuntimeError, ValueError, IndexError):
                 return False
 
@@ -83,7 +84,7 @@ class Validation:
     def _importance_weighted_bound(self) -> dict[str, float | None]:
         bounds = []
         for arguments in self._chunks():
-            weights = weights_of(self.computation.programs.bound_with(arguments), self.particles)
+            weights = weights_of(self.computation.programs.bound_with(arguments).without_loss_terms(), self.particles)
             bounds.append(log_mean_exp(weights.log_w.double()))
         bound = torch.cat(bounds)
         error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)

@@ -67,6 +67,7 @@ class LogWeights:
     _observed: tuple[str, ...] = ()
     _split: bool = True
     _points: tuple[str, ...] = ()
+    _loss_terms: tuple[str, ...] = ()
     _source: WeightsSource | None = dataclasses.field(default=None, repr=False)
 
     @property
@@ -123,7 +124,8 @@ class LogWeights:
         sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``.
         """
         with torch.no_grad():
-            elbo = self._mean(self.log_w)
+            # A further loss of the guide is in the weights, as it is trained; it is no part of q.
+            elbo = self._mean(sum_tensors([self.log_w, *[self.site_log_guide[name] for name in self._loss_terms]]))
             if SUMMED in self.strategies.values():  # q of these sites is not in the weights
                 return {"summed_out_elbo": elbo}
             if not self._split:

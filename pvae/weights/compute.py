@@ -183,7 +183,8 @@ def weights_of(
 
     Sites that a program marks with ``infer={"enumerate": "parallel"}`` are summed out exactly within each weight. If
     these are all latent sites, the guide draws nothing, and each weight is log p(x).
-    The guide's sites marked with ``infer={"is_auxiliary": True}`` are marginalised.
+    The guide's sites marked with ``infer={"is_auxiliary": True}`` are marginalised. A `pyro.factor` of the guide is in
+    log q, as Pyro trains it; `BoundPrograms.without_loss_terms` leaves it out.
 
     Args:
         programs: both programs with their arguments.
@@ -206,7 +207,8 @@ def weights_of(
     source = WeightsSource(tuple(pairs), dims, auxiliary, layout.repeatable)
     if pairs[0].auxiliary_sites:
         source.require_repeatable()
-    return _weights_of_source(source, _data_count(pairs[0], plate), common_scale(pairs[0]))
+    weights = _weights_of_source(source, _data_count(pairs[0], plate), common_scale(pairs[0]))
+    return dataclasses.replace(weights, _loss_terms=layout.loss_terms) if layout.loss_terms else weights
 
 
 def trace_weights(
@@ -249,6 +251,8 @@ def log_weights(
 ) -> LogWeights:
     """Return the log weights of a latent model on a batch, run in the model's own parameter scope.
 
+    A `pyro.factor` of the guide that is a further loss of the training is no part of q, and is left out with a warning.
+
     Args:
         latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.
         batch: named tensors of the same data.
@@ -262,6 +266,4 @@ def log_weights(
     """
     programs = bind(latent_model, batch, fields)
     with scope(latent_model, inherit=True):
-        return trace_weights(
-            programs.model, programs.guide, programs.arguments(batch), {}, particles, data_plate=data_plate
-        )
+        return weights_of(programs.bound_to(batch).without_loss_terms(), particles, data_plate=data_plate)

@@ -82,7 +82,7 @@ def _all_outcomes(context: EvaluationContext, data_plate: str | None) -> LogWeig
     Raises:
         InputError: if there are too many outcomes, or a site cannot be enumerated.
     """
-    programs = context.bound_to(context.batch)
+    programs = context.programs.bound_to(context.batch)
     if any(_draws_subsample(site) for site in programs.trace_guide().nodes.values()):
         return None
     return weights_of_outcomes(programs, data_plate=data_plate)
