@@ -83,8 +83,8 @@ class SCANVI(nn.Module):
             pyro.factor("classification", -self.weight_of_labels * log_q, has_rsample=False)
 
 
-def make():
-    return SCANVI()
+def make(weight_of_labels=50.0):
+    return SCANVI(weight_of_labels=weight_of_labels)
 
 
 def make_data(size=40, annotated=0.5, seed=0):

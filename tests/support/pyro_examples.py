@@ -31,6 +31,7 @@ class Example:
         arguments: arguments of its `make`.
         data_arguments: arguments of its `make_data`.
         fields: the fields of its data that the programs get; None for all.
+        scale: the factor by which its programs scale all log-densities.
         step: the option `step` of `fit`; "eager" for programs that no graph can hold.
     """
 
@@ -41,6 +42,12 @@ class Example:
     data_arguments: dict[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] | None = None
     step: str = "auto"
+    scale: float = 1.0
+
+    @property
+    def is_point_estimate(self) -> bool:
+        """Whether its guide is an AutoDelta, whose draws have no density."""
+        return self.file in ("mixture", "hmm") and AutoNormal not in self.arguments
 
     @property
     def module(self) -> Any:
@@ -81,6 +88,7 @@ EXAMPLES = {
     "ss-vae, labelled": Example("ssvae", Trace_ELBO, "elbo", data_arguments={"size": 40}),
     "ss-vae, unlabelled": Example("ssvae", enumerated(1), "elbo-enum", data_arguments={"size": 40}, fields=("x",)),
     "scanvi": Example("scanvi", enumerated(1), "elbo-enum", step="eager"),
+    "scanvi, no factor": Example("scanvi", enumerated(1), "elbo-enum", (0.0,), step="eager", scale=0.1),
     "dmm": Example("dmm", Trace_ELBO, "elbo", data_arguments={"size": 20}, step="eager"),
     "air": Example("air", TraceGraph_ELBO, "elbo-graph", data_arguments={"size": 20}),
 }
