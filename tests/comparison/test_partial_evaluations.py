@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import pvae
-from pvae.comparison.page import picture_sections
 
 pytestmark = pytest.mark.usefixtures("own_store", "without_pictures")
 
@@ -98,13 +97,3 @@ def test_a_model_of_a_part_of_the_picture_is_compared_without_its_reconstruction
     exact = dist.Normal(0.0, 2**0.5).log_prob(Y).mean()
     assert found.table.rows[0].log_evidence.value == pytest.approx(float(exact), abs=1e-7)
     assert "the model observes 1 of the 2 values of a datum" in found.report.read_text()
-
-
-def test_a_picture_that_cannot_be_drawn_does_not_cost_the_table(tmp_path: Path, monkeypatch) -> None:
-    def fail(*_args, **_kwargs):
-        raise ValueError("a shape that no picture has")
-
-    monkeypatch.setattr(picture_sections.plots, "latent_scatter", fail)
-    found = compare({"local": LocalMean}, tmp_path / "c")
-    assert found.table.rows[0].elbo is not None
-    assert "could not be drawn: ValueError: a shape that no picture has" in found.report.read_text()

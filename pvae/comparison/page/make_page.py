@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pvae.comparison.base import Outcome
@@ -11,7 +11,6 @@ from pvae.comparison.number_formats import UNKNOWN, format_duration
 from pvae.comparison.page.picture_sections import make_curves_section, make_latent_section, make_samples_section
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.page.results_section import make_results_section
-from pvae.errors import first_line
 from pvae.report import Column, Entry, Page, Section, Settings, Sheet
 
 __all__ = ["make_page"]
@@ -27,9 +26,9 @@ def make_page(data: ReportData) -> Page:
     """
     sections = (
         make_results_section(data),
-        _make_pictures("Learning curves", make_curves_section, data),
-        _make_pictures("Samples and reconstructions", make_samples_section, data),
-        _make_pictures("Latent space", make_latent_section, data),
+        make_curves_section(data),
+        make_samples_section(data),
+        make_latent_section(data),
         _make_cells_section(data),
         _make_settings_section(data),
     )
@@ -40,20 +39,6 @@ def make_page(data: ReportData) -> Page:
         sections=tuple(section for section in sections if section is not None),
         foot=f"Made by pvae {version}.",
     )
-
-
-def _make_pictures(title: str, make: Callable[[ReportData], Section | None], data: ReportData) -> Section | None:
-    """Return a section of pictures; if one cannot be drawn, a section that says why, because the table is still valid.
-
-    Args:
-        title: the title of the section.
-        make: makes it.
-        data: the results and settings.
-    """
-    try:
-        return make(data)
-    except Exception as error:  # the arrays come from a user's programs, in any shape
-        return Section(title, (f"These pictures could not be drawn: {type(error).__name__}: {first_line(error)}.",))
 
 
 def _describe_evaluation(data: ReportData) -> str:
