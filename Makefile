@@ -29,7 +29,7 @@ test: $(READY)  ## run the test suite, without the slow grids
 	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
 
 torture: $(READY)  ## kill trainings and comparisons and change files, PVAE_TORTURE=130 times as often as the suite
-	PVAE_TORTURE=$${PVAE_TORTURE:-130} $(TEST) -n $(JOBS) --dist load tests/torture
+	PVAE_TORTURE=$${PVAE_TORTURE:-130} $(TEST) -n $(JOBS) --dist load -rP tests/torture
 
 test-slow: $(READY)  ## run the slow grids
 	$(TEST) -n $(JOBS) --dist loadfile -m slow
