@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.guide import GuideMessenger
@@ -144,8 +145,21 @@ class BoundPrograms:
         return guide_trace, self.trace_model(guide_trace)
 
     def _trace(self, program: Callable[..., Any], replay: poutine.Trace | None) -> poutine.Trace:
+        """Return a trace of a program.
+
+        A program that takes a gradient itself, such as that of a Newton step, is traced with gradients where they are
+        disabled; the values of its sites are then detached.
+        """
         replayed = program if replay is None else poutine.replay(program, trace=replay)
-        return poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
+        try:
+            return poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
+        except RuntimeError as error:
+            if torch.is_grad_enabled() or "does not require grad" not in str(error):
+                raise
+        with torch.enable_grad():
+            trace = poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
+        trace.detach_()
+        return trace
 
     def with_programs(self, model: Callable[..., Any], guide: Callable[..., Any]) -> BoundPrograms:
         """Return a model and a guide on the arguments of these programs."""

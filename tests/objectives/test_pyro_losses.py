@@ -307,6 +307,15 @@ def test_a_guide_may_take_a_gradient_itself(kind: type) -> None:
     assert not pvae.check(model, {"x": x}, loss).fatal
 
 
+def test_a_guide_that_takes_a_gradient_is_trained_and_evaluated() -> None:
+    model, x = Newton(), torch.randn(8, dtype=DOUBLE)
+    pvae.fit(model, {"x": x}, epochs=1, precision="float64", step="eager", progress=False)
+    variance = 1 + (2 * model.log_scale).exp().item()
+    evidence = dist.Normal(x.new_zeros(()), math.sqrt(variance)).log_prob(x)
+    pointwise = pvae.evaluate.log_evidence(model, {"x": x}, particles=3).pointwise
+    torch.testing.assert_close(torch.as_tensor(pointwise), evidence)
+
+
 @pytest.mark.parametrize("vectorize_particles", [True, False])
 def test_tensor_monte_carlo_draws_marked_sites_of_any_support(vectorize_particles: bool) -> None:
     infer = {"enumerate": "parallel", "num_samples": 4, "expand": False}
