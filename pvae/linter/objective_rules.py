@@ -141,13 +141,31 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
 def _summed_out(context: CheckContext) -> Iterator[Finding]:
     """Report guide sites that are summed out: their own q gets no gradient."""
     for name, site in context.guide_latents.items():
-        if is_marked_for_enumeration(site):
+        if is_marked_for_enumeration(site) and not site["infer"].get("num_samples"):
             message = (
                 "it is marked for enumeration, so it is summed out of each weight. The bound is tighter, and the "
                 "site's own q is not in it and is not trained."
             )
             fix = f"Use 'elbo-enum' or gradients='{name}=enumerate' to train its q."
             yield Finding("summed out", name, message, fix, fatal=False)
+
+
+def _multiply_drawn(context: CheckContext) -> Iterator[Finding]:
+    """Report sites that the model alone draws several times under `TraceEnum_ELBO`, which does not weight the draws."""
+    for name, site in context.model_latents.items():
+        draws = site["infer"].get("num_samples") if is_marked_for_enumeration(site) else None
+        if draws is None or name in context.guide_latents:
+            continue
+        if isinstance(context.pyro_loss, TraceEnum_ELBO):
+            message = (
+                f"it is drawn {draws} times from the prior, and TraceEnum_ELBO takes the draws for all values, so its "
+                "loss is no bound."
+            )
+            fix = "Use TraceTMC_ELBO, draw the site in the guide, or remove num_samples."
+            yield Finding("no bound", name, message, fix)
+        elif isinstance(context.objective, WeightsObjective):
+            message = f"num_samples={draws} is read by TraceTMC_ELBO; this objective sums over all values."
+            yield Finding("summed out", name, message, "Remove num_samples.", fatal=False)
 
 
 def _closed_form(context: CheckContext) -> Iterator[Finding]:
@@ -222,6 +240,7 @@ OBJECTIVE_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (
     _baselines,
     _biased,
     _enumeration,
+    _multiply_drawn,
     _closed_form,
     _untrained,
     _shared_groups,

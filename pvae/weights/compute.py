@@ -14,11 +14,11 @@ from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.parameter_scope import scope
-from pvae.programs.sites import Site, is_marked_for_enumeration
+from pvae.programs.sites import Site
 from pvae.weights.auxiliary import Marginal, log_marginal
 from pvae.weights.base import REVERSE, LogWeights
 from pvae.weights.enumeration import SUMMED
-from pvae.weights.handlers import PATHWISE, ChooseStrategy, is_score
+from pvae.weights.handlers import PATHWISE, ChooseStrategy, is_score, sum_marked
 from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, join_outcomes, site_log_probs, sum_tensors
 from pvae.weights.site_validation import common_scale, delta_sites, require_same_masks, require_weights_exist
 from pvae.weights.source import ONE_RUN, WeightsSource
@@ -158,8 +158,13 @@ def _values(pairs: Sequence[TracePair], dims: PlateDims) -> dict[str, Tensor]:
 
 
 def _sum_marked(site: Site) -> str:
-    """Return the strategy of a site by Pyro's mark: marked sites are summed out, the others stay as they are drawn."""
-    return SUMMED if is_marked_for_enumeration(site) else PATHWISE
+    """Return the strategy of a site by Pyro's mark: marked sites are summed out, the others stay as they are drawn.
+
+    A guide site that is marked for several draws (``num_samples``) is drawn once for each particle: an evaluation takes
+    many particles, and the ELBO by its definition does not depend on the mark.
+    """
+    is_multiply_drawn = site["infer"].get("num_samples") is not None and not site["infer"].get("_in_model")
+    return PATHWISE if is_multiply_drawn else sum_marked(site, PATHWISE)
 
 
 def _data_count(pair: TracePair, plate: str) -> int:

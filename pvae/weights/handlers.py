@@ -13,7 +13,7 @@ from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
 from pvae.errors import InputError, whole_reason
-from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_subsample
+from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_marked_for_enumeration, is_subsample
 from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumeratedSite, EnumerationDims, finite_support
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "explain_broadcast_errors",
     "is_score",
     "keep_draw",
+    "sum_marked",
 ]
 
 #: A function from the message of a latent site to its strategy.
@@ -42,6 +43,30 @@ def is_score(strategy: str) -> bool:
 def keep_draw(site: Site) -> str:
     """Return the strategy that leaves the value of a site as it is drawn."""
     return PATHWISE
+
+
+def sum_marked(site: Site, default: str) -> str:
+    """Return the strategy of a site by Pyro's mark: a site marked for enumeration is summed out.
+
+    Args:
+        site: the message of a latent site.
+        default: the strategy of a site without a mark.
+
+    Raises:
+        InputError: if the mark asks for several draws in place of the sum, which only losses of Pyro take. A site of
+            the model alone is summed out nevertheless if its values are finite, because the draws estimate this sum.
+    """
+    if not is_marked_for_enumeration(site):
+        return default
+    draws = site["infer"].get("num_samples")
+    in_model = site["infer"].get("_in_model")
+    if draws is None or (in_model and base_distribution(site["fn"]).has_enumerate_support):
+        return SUMMED
+    advice = "draw the site in the guide" if in_model else "remove num_samples and use particles"
+    raise InputError(
+        f"Site {site['name']!r} is marked with num_samples={draws}, tensor Monte Carlo, which only the losses "
+        f"pyro.infer.TraceTMC_ELBO and TraceEnum_ELBO take. Use TraceTMC_ELBO, or {advice}."
+    )
 
 
 @contextmanager

@@ -9,16 +9,16 @@ from pvae.errors import InputError
 from pvae.objectives.base import Terms
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions, scaled_terms
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, is_marked_for_enumeration
+from pvae.programs.sites import Site
 from pvae.weights.compute import weights_of
-from pvae.weights.enumeration import SUMMED
+from pvae.weights.handlers import sum_marked
 
 __all__ = ["ScoreOnlyObjective"]
 
 
 def _detach_draw(site: Site) -> str:
     """Return the strategy of a site: the draw is detached, and a site marked for enumeration is summed out."""
-    return SUMMED if is_marked_for_enumeration(site) else "score"
+    return sum_marked(site, "score")
 
 
 class ScoreOnlyObjective(WeightsObjective):

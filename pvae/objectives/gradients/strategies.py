@@ -10,11 +10,11 @@ import torch
 
 from pvae.errors import InputError
 from pvae.names import unknown
-from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration
+from pvae.programs.sites import Site, base_distribution
 from pvae.weights import LogWeights
 from pvae.weights.auxiliary import Marginal
 from pvae.weights.enumeration import SUMMED, support_size
-from pvae.weights.handlers import ChooseStrategy
+from pvae.weights.handlers import ChooseStrategy, sum_marked
 
 __all__ = [
     "BIASED",
@@ -170,11 +170,11 @@ def strategy_chooser(
     def choose(site: Site) -> str:
         name = site["name"]
         if site["infer"].get("_in_model"):  # only the guide's sites have a strategy
-            return _default_strategy(site, "pathwise")
+            return sum_marked(site, "pathwise")
         of_objective = next((strategy for glob, strategy in gradients.items() if _is_match(name, glob)), None)
         strategy = of_objective or site["infer"].get("gradient")
         if strategy is None:
-            return _default_strategy(site, "pathwise" if site["fn"].has_rsample else default)
+            return sum_marked(site, "pathwise" if site["fn"].has_rsample else default)
         if of_objective is None and strategy in BIASED:
             raise InputError(
                 f"A biased gradient needs the objective's setting, so that tables show it; site {name!r} asks for "
@@ -184,11 +184,6 @@ def strategy_chooser(
         return _admissible_strategy(site, _known_strategy(strategy), particles)
 
     return choose
-
-
-def _default_strategy(site: Site, default: str) -> str:
-    """Return the strategy of a site without a setting: a site marked for enumeration is summed out."""
-    return SUMMED if is_marked_for_enumeration(site) else default
 
 
 def _is_match(name: str, glob: str) -> bool:
