@@ -14,7 +14,7 @@ from pvae.checks import require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.programs.classifier import outside_classes
-from pvae.weights.site_validation import is_traced
+from pvae.weights.tracing import is_traced
 
 __all__ = ["CONDITIONS", "Condition", "LabelCondition", "QuadrantCondition", "VectorCondition", "make_condition"]
 

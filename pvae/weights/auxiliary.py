@@ -20,8 +20,8 @@ from pvae.programs.bijections import value_of
 from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.weights.enumeration import AUXILIARY, EnumerationDims
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
-from pvae.weights.site_validation import is_traced
 from pvae.weights.traces import PARTICLE_PLATE, TracePair
+from pvae.weights.tracing import is_traced
 
 __all__ = ["Marginal", "log_marginal"]
 

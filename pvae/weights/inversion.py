@@ -12,6 +12,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.bijections import MOST_NUMBERS, Bijection, coordinates, jacobian, value_of, without_points
 from pvae.programs.bound import BoundPrograms
+from pvae.weights.tracing import is_traced
 
 __all__ = ["Inversion"]
 
@@ -93,6 +94,8 @@ class Inversion:
     def _require_reached(
         self, points: Mapping[str, Tensor], others: Mapping[str, Tensor], draws: Mapping[str, Tensor]
     ) -> None:
+        if is_traced():  # the eager step before the traced one has compared them
+            return
         with torch.no_grad():
             reached = self._coordinates(self._run(others, draws))
         wanted = coordinates(points, self.model, self.particles)

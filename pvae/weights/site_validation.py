@@ -9,8 +9,9 @@ from pvae.errors import InputError
 from pvae.programs.site_masks import has_no_density, have_same_mask, is_masked
 from pvae.programs.sites import Site, is_delta, is_marked_for_enumeration
 from pvae.weights.traces import TracePair
+from pvae.weights.tracing import is_traced
 
-__all__ = ["common_scale", "delta_sites", "is_traced", "require_same_masks", "require_weights_exist"]
+__all__ = ["common_scale", "delta_sites", "require_same_masks", "require_weights_exist"]
 
 
 def require_weights_exist(pair: TracePair) -> None:
@@ -85,11 +86,6 @@ def delta_sites(pair: TracePair) -> tuple[str, ...]:
         if is_delta(site) and not is_discrete and site["name"] not in pair.bijection.points:
             names.append(site["name"])
     return tuple(names)
-
-
-def is_traced() -> bool:
-    """Return whether a step is being traced below Pyro; the values of tensors must not be read then."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def _is_same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
