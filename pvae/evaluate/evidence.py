@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from pvae.checks import require_whole
 from pvae.errors import InputError
+from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.evaluation_context import evaluation_context
-from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, summarise_weights
-from pvae.evaluate.shared_latents import shared_elbo, shared_sites
+from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
+from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, ParetoKhat, summarise_weights
+from pvae.evaluate.shared_latents import joint_weights, shared_elbo, shared_sites
+
+# Weights of an exact posterior differ by rounding, in nats.
+_ROUNDING = 1e-4
 
 __all__ = ["elbo", "importance_bounds", "log_evidence", "summed_out_elbo"]
 
@@ -21,6 +28,9 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
     The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
     more particles, so compare models at the same number. The standard error covers the spread over data. It does not
     cover the distance of the bound from log p(x); see `importance_bounds`, and the Pareto k-hat of `diagnose`.
+
+    If all data share a latent site, such as the weights of a regression, the result is the log evidence of all N data
+    together divided by N. Each draw then has one weight, that of all data; a warning says if these are too uneven.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -47,7 +57,7 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
     with its paired error.
 
     If all data share a latent site, such as a decoder's weights, the result is the ELBO of all N data divided by N,
-    where N is the full size of the plate over data. No other estimate of this module exists for such a model.
+    where N is the full size of the plate over data. Such a model has no weights per datum for `judge` and `diagnose`.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -112,5 +122,34 @@ def importance_bounds(
     if not particles:
         raise InputError("importance_bounds needs at least one number of particles; got none.")
     with evaluation_context(model, data, **where) as context:
-        bounds = summarise_weights(context, max(particles), chunk, lambda: [Bound(count) for count in particles])
+        if shared_sites(context, chunk):
+            bounds = _joint_bounds(context, particles, chunk)
+        else:
+            bounds = summarise_weights(context, max(particles), chunk, lambda: [Bound(count) for count in particles])
     return {count: Estimate.mean_of(pointwise) for count, pointwise in zip(particles, bounds, strict=True)}
+
+
+def _joint_bounds(context: EvaluationContext, particles: Sequence[int], chunk: int) -> list[Tensor]:
+    """Return the bounds on the log evidence of all data together, divided by their number, shape (data,) each.
+
+    A bound has no parts by datum. The parts here differ as the terms log p(x, z given w) - log q(z given x) of the data
+    do, where w is shared; their mean is the bound.
+    """
+    most = max(particles)
+    log_w, local = joint_weights(context, most, chunk)
+    bounds = []
+    for count in particles:
+        bound = Bound(count)
+        bound.add(log_w.unsqueeze(1))
+        bounds.append(local - local.mean() + bound.result() / len(local))
+    tail = ParetoKhat(most)
+    tail.add(log_w.unsqueeze(1))
+    khat = float(tail.result())
+    if khat > good_khat(most) and float(log_w.max() - log_w.min()) > _ROUNDING:
+        warnings.warn(
+            f"All data share site {shared_sites(context, chunk)[0]!r}, so each draw has one weight, that of all data. "
+            f"Their Pareto k-hat is {khat:.2f}, above {good_khat(most):.2f}: the log evidence is too low by an amount "
+            "that the error does not show. Use more particles or a guide nearer to the posterior, or compare the ELBO.",
+            stacklevel=4,
+        )
+    return bounds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import arviz, groups_of, load, wrap
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
+from pvae.evaluate.shared_latents import draw_jointly
 from pvae.files import replace_file
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site
@@ -25,6 +26,7 @@ from pvae.programs.sites import Site
 __all__ = ["load", "save", "to_arviz"]
 
 _DRAW_DIMS = ("chain", "draw", "datum")
+_WEIGHTS = "log_weights"
 
 #: Tensors by ArviZ's group, then by site.
 Groups = dict[str, dict[str, Tensor]]
@@ -36,7 +38,8 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
     The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior), ``sample_stats``
     with ``log_weights`` (log p(x, z) - log q(z given x), nats), ``posterior_predictive``, ``prior``,
     ``prior_predictive``, ``observed_data``, and ``constant_data`` for the other fields. The dimensions are chain (of
-    size one), draw, datum, and those of the event. There is no group ``log_likelihood``, because `arviz.loo` would
+    size one), draw, datum, and those of the event. A latent site that all data share has no dimension datum, and
+    ``log_weights`` are then those of all data together. There is no group ``log_likelihood``, because `arviz.loo` would
     compute a wrong quantity from draws of latents that belong to one datum each; use `compare_evidence`.
 
     Args:
@@ -48,18 +51,19 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         where: ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if there are no data, `draws` is below 1, or the programs give no weight per datum.
+        InputError: if there are no data, `draws` is below 1, or the programs give no weight.
     """
     draws = require_whole(draws, "draws")
     with evaluation_context(model, data, limit=limit, **where) as context:
         programs = context.bound_to(context.batch)
-        data_dims = _data_dims(programs, context.data_dim(programs))
+        data_dims = _data_dims(programs, _data_plate(context, programs))
         drawn = [_draw(context, programs, data_dims) for _ in range(draws)]
         observed = _observed(programs, data_dims)
+    shared = {name for name, dim in data_dims.items() if dim is None}
     datasets = {}
     for group in drawn[0]:
         stacked = {name: torch.stack([draw[group][name] for draw in drawn]) for name in drawn[0][group]}
-        datasets[group] = _dataset(stacked)
+        datasets[group] = _dataset(stacked, shared=shared)
     datasets["observed_data"] = _dataset(observed, ("datum",))
     constant = {name: value.cpu() for name, value in context.batch.items() if name not in observed}
     if constant:
@@ -86,15 +90,28 @@ def save(tree: Any, path: str | Path) -> Path:
     return path
 
 
-def _data_dims(programs: BoundPrograms, plate_dim: int) -> dict[str, int]:
-    """Return the dimension of the data in the value of each sample site, counted from the right.
+def _data_plate(context: EvaluationContext, programs: BoundPrograms) -> tuple[str, int]:
+    """Return the plate over data: that of all sites, or of the observed data if they share a latent site."""
+    plate = programs.layout.observed_plate()
+    if programs.layout.shared() and plate is not None:
+        return plate
+    return programs.layout.data_plate(context.data_plate)
+
+
+def _data_dims(programs: BoundPrograms, plate: tuple[str, int]) -> dict[str, int | None]:
+    """Return the dimension of the data in the value of each sample site, counted from the right; None if it has none.
 
     Args:
         programs: both programs on all data.
-        plate_dim: the dimension of the plate over data in a site's batch shape, counted from the right.
+        plate: the name of the plate over data, and its dimension in a site's batch shape, counted from the right.
     """
-    sites = [site for trace in programs.trace_both() for site in _sample_sites(trace)]
-    return {site["name"]: plate_dim - site["fn"].event_dim for site in sites}
+    name, plate_dim = plate
+    dims: dict[str, int | None] = {_WEIGHTS: None if programs.layout.shared() else 0}
+    for trace in programs.trace_both():
+        for site in _sample_sites(trace):
+            is_inside = name in {frame.name for frame in site["cond_indep_stack"]}
+            dims[site["name"]] = plate_dim - site["fn"].event_dim if is_inside else None
+    return dims
 
 
 def _sample_sites(trace: poutine.Trace) -> list[Site]:
@@ -103,15 +120,26 @@ def _sample_sites(trace: poutine.Trace) -> list[Site]:
     return [site for site in sites if site["type"] == "sample"]
 
 
-def _values(sites: Iterable[Site], data_dims: Mapping[str, int]) -> dict[str, Tensor]:
+def _values(sites: Iterable[Site], data_dims: Mapping[str, int | None]) -> dict[str, Tensor]:
     """Return the values of sites by name, on the CPU, with the dimension of the data first."""
-    return {site["name"]: site["value"].movedim(data_dims[site["name"]], 0).cpu() for site in sites}
+    values = {}
+    for site in sites:
+        dim, value = data_dims[site["name"]], site["value"]
+        values[site["name"]] = (value if dim is None else value.movedim(dim, 0)).cpu()
+    return values
 
 
-def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mapping[str, int]) -> Groups:
-    """Return one draw of the groups that have draws; in every tensor the dimension of the data is the first."""
+def _weigh(context: EvaluationContext, programs: BoundPrograms) -> tuple[dict[str, Tensor], Tensor]:
+    """Return one draw of z by site, and its log weight, shape (data,) or, if the data share a site, ()."""
+    if programs.layout.shared():
+        return draw_jointly(context)
     weights = context.log_weights(context.batch, 1)
-    latents = {name: value[0] for name, value in weights.values.items()}
+    return {name: value[0] for name, value in weights.values.items()}, weights.log_w[0].to("cpu", torch.float64)
+
+
+def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mapping[str, int | None]) -> Groups:
+    """Return one draw of the groups that have draws; in tensors with a dimension of the data, it is the first."""
+    latents, log_weights = _weigh(context, programs)
     prior_sites = _sample_sites(programs.trace_model(simulate=True))
     posterior_sites = _sample_sites(programs.trace_model(values=latents, simulate=True))
 
@@ -123,26 +151,29 @@ def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mappin
 
     return {
         "posterior": latent_values(posterior_sites),
-        "sample_stats": {"log_weights": weights.log_w[0].to("cpu", torch.float64)},
+        "sample_stats": {_WEIGHTS: log_weights},
         "posterior_predictive": other_values(posterior_sites),
         "prior": latent_values(prior_sites),
         "prior_predictive": other_values(prior_sites),
     }
 
 
-def _observed(programs: BoundPrograms, data_dims: Mapping[str, int]) -> dict[str, Tensor]:
+def _observed(programs: BoundPrograms, data_dims: Mapping[str, int | None]) -> dict[str, Tensor]:
     """Return the values of the observed sites by name, with the dimension of the data first."""
     _, model_trace = programs.trace_both()
     return _values([site for site in _sample_sites(model_trace) if site["is_observed"]], data_dims)
 
 
-def _dataset(values: Mapping[str, Tensor], leading_dims: tuple[str, ...] = _DRAW_DIMS) -> Any:
+def _dataset(
+    values: Mapping[str, Tensor], leading_dims: tuple[str, ...] = _DRAW_DIMS, shared: Collection[str] = ()
+) -> Any:
     """Return a dataset with ArviZ's names of dimensions: `leading_dims`, then ``z_dim_0``, ``z_dim_1``, ...
 
     Args:
         values: tensors by site, of shape (draw, datum, *event), or (datum, *event) if there are no draws. The dimension
             of the chain is added.
         leading_dims: the names of the dimensions before those of the event.
+        shared: the variables without a dimension of the data.
     """
     arviz()  # sets up the cache folder and the warnings of ArviZ before xarray loads ArviZ's accessors
     xarray = import_module("xarray")
@@ -150,8 +181,9 @@ def _dataset(values: Mapping[str, Tensor], leading_dims: tuple[str, ...] = _DRAW
     variables = {}
     for name, value in values.items():
         array = value.unsqueeze(0).numpy() if has_draws else value.numpy()
-        event_dims = [f"{name}_dim_{index}" for index in range(array.ndim - len(leading_dims))]
-        variables[name] = ([*leading_dims, *event_dims], array)
+        own_dims = [dim for dim in leading_dims if dim != "datum" or name not in shared]
+        event_dims = [f"{name}_dim_{index}" for index in range(array.ndim - len(own_dims))]
+        variables[name] = ([*own_dims, *event_dims], array)
     attributes = {"inference_library": "pvae", "inference_library_version": __version__}
     if has_draws:
         attributes["draws"] = "from the guide q(z | x): amortised, not from the exact posterior"

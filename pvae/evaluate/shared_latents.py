@@ -1,6 +1,6 @@
-"""The ELBO of programs with latent sites that all data share, such as a decoder's weights.
+"""The ELBO and the weights of programs with latent sites that all data share, such as a decoder's weights.
 
-Such programs have no log weight per datum, so importance sampling per datum does not apply to them.
+Such programs have no log weight per datum. Each draw has one weight, that of all data together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pvae.weights.log_probs import PlateDims, log_probs_by_site
 from pvae.weights.shared import has_summed_sites, require_bound, shared_weights
 from pvae.weights.vectorise import trace_particles
 
-__all__ = ["shared_elbo", "shared_sites"]
+__all__ = ["draw_jointly", "joint_weights", "shared_elbo", "shared_sites"]
 
 
 def shared_sites(context: EvaluationContext, chunk: int) -> tuple[str, ...]:
@@ -55,10 +55,67 @@ def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tenso
     shared_terms: list[Tensor] = []
     for batch in context.chunks(chunk):
         at_once = max(1, chunk // batch.size)
-        sums = [_term_sums(context, batch, min(at_once, particles - done)) for done in range(0, particles, at_once)]
-        local_terms.append(torch.stack([local for local, _ in sums]).sum(0) / particles)
-        shared_terms.append(torch.stack([shared for _, shared in sums]).sum() / particles)
+        runs = [_run(context, batch, min(at_once, particles - done)) for done in range(0, particles, at_once)]
+        local_terms.append(torch.stack([local.sum(0) for _, local, _ in runs]).sum(0) / particles)
+        shared_terms.append(torch.stack([shared.sum() for _, _, shared in runs]).sum() / particles)
     return torch.cat(local_terms) + torch.stack(shared_terms).mean() / _data_count(context, chunk)
+
+
+def _require_all_data(context: EvaluationContext) -> None:
+    """Refuse a part of the data, because the weights are those of all N together."""
+    size = context.batch.size
+    count = context.bound_to(context.batch).count
+    if count != size:
+        raise InputError(
+            f"All data share site {shared_sites(context, size)[0]!r}, so a weight is that of all {count} data; "
+            f"there are {size}. Pass all of them, or use `elbo`, which a part of the data allows."
+        )
+
+
+def draw_jointly(context: EvaluationContext) -> tuple[dict[str, Tensor], Tensor]:
+    """Return one draw of all latents by site, in their own shapes, and its log weight, that of all data, in nats.
+
+    Args:
+        context: the model and the data.
+
+    Raises:
+        InputError: as `joint_weights`.
+    """
+    _require_all_data(context)
+    pairs, local, shared = _run(context, context.batch, 1)
+    if not pairs:
+        raise InputError(
+            f"All data share site {shared_sites(context, context.batch.size)[0]!r}, and another site is summed out, so "
+            "there are no draws of all latents. Draw the summed-out site in the guide, or use `elbo`."
+        )
+    pair = pairs[0]
+    values = {site["name"]: site["value"] for site in pair.latent_sites if site["name"] in pair.model.nodes}
+    return values, local.sum() + shared.sum()
+
+
+def joint_weights(context: EvaluationContext, particles: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """Return the log weights of all data together, and the mean of each datum's own terms, in nats.
+
+    Args:
+        context: the model and the data.
+        particles: the number of draws of the shared and of the other latents.
+        chunk: the largest number of (particle, datum) evaluations at once, if one draw does not need more.
+
+    Returns:
+        Shapes (particles,) and (data,).
+
+    Raises:
+        InputError: if the data are not all N of a subsampled plate, or a latent site is in one program only or a point.
+    """
+    batch = context.batch
+    _require_all_data(context)
+    at_once = max(1, chunk // batch.size)
+    joint, local = [], torch.zeros(batch.size, dtype=torch.float64)
+    for done in range(0, particles, at_once):
+        _, own, shared = _run(context, batch, min(at_once, particles - done))
+        joint.append(own.sum(1) + shared)
+        local += own.sum(0) / particles
+    return torch.cat(joint), local
 
 
 def _data_count(context: EvaluationContext, chunk: int) -> int:
@@ -68,10 +125,10 @@ def _data_count(context: EvaluationContext, chunk: int) -> int:
     return count if count != first_data.size else context.batch.size
 
 
-def _term_sums(context: EvaluationContext, batch: Batch, particles: int) -> tuple[Tensor, Tensor]:
-    """Return log p - log q summed over particles, in nats: the terms of each datum, and the terms of shared sites.
+def _run(context: EvaluationContext, batch: Batch, particles: int) -> tuple[list[TracePair], Tensor, Tensor]:
+    """Return runs of both programs, and log p - log q of each particle: the terms of each datum and of shared sites.
 
-    The shapes are (batch,) and ().
+    The terms are in nats, of shapes (particles, batch) and (particles,). There are no runs if a site is summed out.
     """
     programs = context.bound_to(batch)
     layout = programs.layout
@@ -84,22 +141,25 @@ def _term_sums(context: EvaluationContext, batch: Batch, particles: int) -> tupl
     plate_name, data_dim = plate
     if has_summed_sites(programs):
         weights = shared_weights(programs, particles, plate_name)
-        return weights.local.sum(0).to("cpu", torch.float64), weights.shared.sum().to("cpu", torch.float64)
+        return [], weights.local.to("cpu", torch.float64), weights.shared.to("cpu", torch.float64)
     pairs = trace_particles(programs, particles)
     require_bound(pairs[0])
     dims = PlateDims(layout.nesting, data_dim, particles // len(pairs))
-    local = torch.zeros(batch.size, dtype=torch.float64)
-    shared = torch.zeros((), dtype=torch.float64)
+    local, shared = [], []
     for pair in pairs:  # each by itself: programs with random control flow have other sites in each run
+        own = torch.zeros(dims.particles, batch.size, dtype=torch.float64)
+        others = torch.zeros(dims.particles, dtype=torch.float64)
         for sign, sites in ((1, pair.model_sites), (-1, pair.guide_sites)):
             local_names = _names_inside(sites, plate_name)
             for name, table in log_probs_by_site([sites], dims).items():
                 signed = sign * table.detach().to("cpu", torch.float64)
                 if name in local_names:
-                    local += signed.sum(0)
+                    own += signed
                 else:
-                    shared += signed.sum()
-    return local, shared
+                    others += signed.sum(1)
+        local.append(own)
+        shared.append(others)
+    return pairs, torch.cat(local), torch.cat(shared)
 
 
 def _names_inside(sites: Iterable[Site], plate: str) -> set[str]:

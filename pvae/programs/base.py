@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 from pyro import poutine
 from pyro.poutine.guide import GuideMessenger
-from pyro.poutine.messenger import unwrap
+from pyro.poutine.messenger import Messenger, unwrap
 from torch import Tensor, nn
 
 from pvae.errors import InputError
@@ -86,6 +86,22 @@ class LatentModel(nn.Module):
         """
 
 
+class _KeepPriors(Messenger):
+    """Keeps the prior that a guide by a handler writes into ``infer``, where a replay puts that of another run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.priors: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if "prior" in msg["infer"]:
+            self.priors[msg["name"]] = msg["infer"]["prior"]
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.priors:
+            msg["infer"] = {**msg["infer"], "prior": self.priors.pop(msg["name"])}
+
+
 class Program(nn.Module):
     """A Pyro program that holds its owner, so that ``parameters()`` is complete.
 
@@ -107,14 +123,17 @@ class Program(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program, with the owner's parameters registered by identity."""
-        with self._registration() if self.registers else nullcontext(), self._observations_hidden():
+        with self._registration() if self.registers else nullcontext(), self._adapted():
             return self.function(*args, **kwargs)  # type: ignore[operator]
 
-    def _observations_hidden(self) -> AbstractContextManager[Any]:
-        """Return a context that hides what Pyro's guides by a handler observe, because they run the whole model."""
+    @contextmanager
+    def _adapted(self) -> Iterator[None]:
+        """Adapt Pyro's guides by a handler, which run the whole model: what they observe is no part of the guide."""
         if isinstance(unwrap(self.function), GuideMessenger):  # type: ignore[arg-type]
-            return poutine.block(hide_fn=is_observation)
-        return nullcontext()
+            with poutine.block(hide_fn=is_observation), _KeepPriors():
+                yield
+        else:
+            yield
 
     def _registration(self) -> Registration:
         inner: Any = unwrap(self.function)  # type: ignore[arg-type]

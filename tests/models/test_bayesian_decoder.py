@@ -260,11 +260,30 @@ def test_objectives_that_need_weights_per_datum_refuse_by_name(name: str) -> Non
         make_objective(name)().loss(model.model, model.guide, data().x)
 
 
-@pytest.mark.parametrize("ask", [pvae.evaluate.log_evidence, pvae.evaluate.judge, pvae.evaluate.diagnose])
+@pytest.mark.parametrize("ask", [pvae.evaluate.judge, pvae.evaluate.diagnose])
 def test_evaluations_that_need_weights_per_datum_refuse_by_name(ask) -> None:
     with pytest.raises(pvae.InputError, match="site 'w0' is outside") as caught:
         ask(decoder(), data(), particles=3)
     assert "evaluate by 'elbo'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chunk", [100, 20, 3])
+def test_the_log_evidence_is_that_of_all_data_over_n(chunk: int) -> None:
+    """At a guide that is too wide by a factor of 1.5, whose weights differ: by the same draws, written out."""
+    model, batch = at_posterior(Regression(8)), regression_data()
+    exact = pvae.evaluate.log_evidence(model, batch, particles=30, chunk=chunk)
+    assert (exact.value, exact.count) == (pytest.approx(evidence() / 8, rel=1e-12), 8)
+    model.log_scale.data += math.log(1.5)
+    bounds = pvae.evaluate.importance_bounds(model, batch, (1, 2000), chunk=chunk * 100)
+    elbo = pvae.evaluate.elbo(model, batch, 2000, chunk=chunk * 100)
+    assert bounds[1].value == pytest.approx(elbo.value, abs=0.02)
+    assert bounds[1].value < bounds[2000].value
+    assert bounds[2000].value == pytest.approx(evidence() / 8, abs=0.02)
+
+
+def test_the_log_evidence_of_a_part_of_the_data_is_refused() -> None:
+    with pytest.raises(pvae.InputError, match="All data share site 'w', so a weight is that of all 80 data"):
+        pvae.evaluate.log_evidence(Regression(80), regression_data(), particles=3)
 
 
 def test_a_shared_latent_under_a_plate_of_the_batch_is_told() -> None:
