@@ -23,6 +23,7 @@ from pvae.programs.model_traits import is_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
 from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows
+from pvae.programs.sites import sample_sites
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 from pvae.train.run import Run
@@ -106,11 +107,19 @@ class EvaluationContext:
         if size not in known:
             try:
                 self.first_data.layout  # noqa: B018 - an autoguide takes its shapes from its first batch
-                report = examine_rows(self.bound_to(self.batch.take(slice(0, max(size, 2)))), halve=False)
-                known[size] = not report.tied and not report.fails
+                programs = self.bound_to(self.batch.take(slice(0, max(size, 2))))
+                report = examine_rows(programs, halve=False)
+                known[size] = not report.tied and not report.fails and not self._has_plate_of_all_data(programs)
             except PROGRAM_ERRORS:
                 known[size] = False
         return known[size]
+
+    def _has_plate_of_all_data(self, programs: BoundPrograms) -> bool:
+        """Return whether the guide has a plate of all data when it gets a part, as an autoguide after its first run."""
+        with programs.preserved_state():
+            sites = sample_sites(programs.trace_guide())
+        frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+        return any(frame.size == self.batch.size for frame in frames)
 
     @cached_property
     def _known_parts(self) -> dict[int, bool]:

@@ -17,6 +17,7 @@ from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site
 from pvae.weights.shared import has_summed_sites, require_bound, shared_weights
+from pvae.weights.traces import TracePair
 from pvae.weights.vectorise import trace_particles
 
 __all__ = ["draw_jointly", "joint_weights", "shared_elbo", "shared_sites"]
