@@ -131,14 +131,16 @@ _RESERVED = frozenset(dir(Batch))
 def as_batch(data: Any) -> Batch:
     """Return data as a checked batch.
 
-    ``x``, ``c`` and further fields become float32 unless they are float64; ``mask`` takes the dtype of ``x``;
-    ``index``, and ``y`` where it has integers, become int64. Tensors stay on their device.
+    ``x`` becomes float32 unless it is float64, or has integers that only float64 holds exactly; ``mask`` takes the dtype
+    of ``x``; ``index``, and ``y`` where it has integers, become int64. In all other fields, integers and booleans keep
+    their type, and real numbers become float32 unless they are float64. Tensors stay on their device.
 
     Args:
         data: a `Batch`; one array or tensor, which is ``x``; a pair (``x``, ``y``); or a mapping from names to arrays.
 
     Raises:
-        InputError: if lengths differ, a value is not finite, there are no data, or a field does not hold numbers.
+        InputError: if lengths differ, a value is not finite or masked, there are no data, a field does not hold numbers,
+            or an integer has no exact place in the type that its field needs.
     """
     fields = {name: _tensor(name, value) for name, value in _named(data).items()}
     if "mask" in fields and "x" in fields:
@@ -168,7 +170,7 @@ def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(name, str):
         raise InputError(f"The name of a field needs to be text; got {name!r}.")
     _check_name(name)
-    tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asarray(value))
+    tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asanyarray(value))
     if tensor.is_complex():
         advice = "Give the real and imaginary parts as features."
         raise InputError(f"{name} needs real numbers; got {tensor.dtype}. {advice}")
@@ -179,16 +181,43 @@ def _tensor(name: str, value: Any) -> Tensor:
         if not integral:
             raise InputError(f"index needs integers; got {tensor.dtype}.")
         return tensor.long()
+    if integral:
+        return _exact_floats(name, tensor) if name == "x" else tensor
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def _exact_floats(name: str, integers: Tensor) -> Tensor:
+    """Return integers or booleans as float32, or as float64 where float32 would change a value."""
+    for dtype in (torch.float32, torch.float64):
+        floats = integers.to(dtype)
+        if integers.element_size() <= 2 or bool((floats.to(integers.dtype) == integers).all()):
+            return floats
+    raise InputError(
+        f"{name} has whole numbers beyond 2^53, of which floating-point numbers hold only some. Numbers of this size "
+        "usually name something: leave them out of x, or give them as a field of another name."
+    )
+
+
 def _from_array(name: str, array: np.ndarray) -> Tensor:
+    if isinstance(array, np.ma.MaskedArray):
+        hidden = int(np.ma.getmaskarray(array).sum())
+        if hidden:
+            raise InputError(
+                f"{name} is a masked array, and {hidden} of its {array.size} values are masked. Load it with "
+                "load_data(..., missing='mask'), which takes masked values as missing."
+            )
+        array = array.data
     if array.dtype.kind not in "biufc":
         kind = "Python objects" if array.dtype.kind == "O" else f"{array.dtype} values"
         raise InputError(f"{name} needs numbers; got an array of {kind}. Encode them as numbers first.")
     if array.dtype.kind in "fc" and array.dtype.itemsize > 8 * (1 + (array.dtype.kind == "c")):
         array = array.astype("complex128" if array.dtype.kind == "c" else "float64")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.dtype.itemsize == 8 and array.size and array.max() > np.iinfo("int64").max:
+            raise InputError(
+                f"{name} has the whole number {array.max()}, and the largest that fits is 2^63 - 1. Number the values "
+                "anew, or give them as floating-point numbers."
+            )
         array = array.astype("int64")
     # PyTorch reads neither foreign byte orders nor negative strides, and warns about memory that is read-only.
     native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)

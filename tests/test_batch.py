@@ -120,3 +120,34 @@ def test_unfit_data_give_one_line(data, facts):
         as_batch(data)
     text = _one_line(error)
     assert all(fact in text for fact in facts), text
+
+
+# --- integers, booleans and masked values ---
+
+
+def test_integers_and_booleans_stay_what_they_are_beside_x():
+    kinds = {"int8": np.int8, "int32": np.int32, "int64": np.int64, "uint8": np.uint8, "seen": bool}
+    batch = as_batch({"x": np.ones((2, 3)), "c": np.array([3, 4]), **{k: np.ones(2, v) for k, v in kinds.items()}})
+    assert {name: batch[name].dtype for name in kinds} == {
+        "int8": torch.int8, "int32": torch.int32, "int64": torch.int64, "uint8": torch.uint8, "seen": torch.bool
+    }  # fmt: skip
+    assert batch.c.dtype == torch.int64
+    wide = as_batch({"x": np.ones(2), "id": np.array([1, 2**31 + 1], np.uint32)})
+    assert wide["id"].tolist() == [1, 2**31 + 1] and wide.take([1])["id"].tolist() == [2**31 + 1]
+
+
+def test_whole_numbers_in_x_keep_their_values():
+    assert as_batch(np.arange(3) + 2**24).x.tolist() == [2**24, 2**24 + 1, 2**24 + 2]
+    assert as_batch(torch.tensor([2**53, 1])).x.dtype == torch.float32  # a power of two is exact in float32
+    for x in (np.array([2**53 + 1, 1]), torch.tensor([2**62 + 1])):
+        with pytest.raises(InputError, match="x has whole numbers beyond 2"):
+            as_batch(x)
+
+
+def test_masked_values_and_numbers_beyond_int64_are_refused():
+    masked = np.ma.masked_array([[1.0, -9999.0]], mask=[[False, True]])
+    with pytest.raises(InputError, match=r"x is a masked array, and 1 of its 2 values are masked.*missing='mask'"):
+        as_batch(masked)
+    assert as_batch(np.ma.masked_array([[1.0, 2.0]])).x.tolist() == [[1.0, 2.0]]
+    with pytest.raises(InputError, match=f"code has the whole number {2**64 - 1}"):
+        as_batch({"x": np.ones(1), "code": np.array([2**64 - 1], np.uint64)})

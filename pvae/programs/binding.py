@@ -17,6 +17,7 @@ from pvae.programs.signatures import (
     FieldChoice,
     Fields,
     choose_fields,
+    require_parameters,
     signature_of,
     takes_only_open_arguments,
 )
@@ -116,14 +117,18 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
     Args:
         latent_model: a `LatentModel`, or any object with ``model`` and ``guide``.
         batch: a batch of the kind of later calls; only the names of its fields matter.
-        fields: field names by position, or a mapping from parameter to field. By default each parameter takes the field
-            of its name, with ``xs`` and ``ys`` read as ``x`` and ``y``, and a first parameter of another name ``x``.
+        fields: field names by position, or a mapping from parameter to field. Each parameter that the mapping does not
+            name takes the field of its name, with ``xs`` and ``ys`` read as ``x`` and ``y``, and a first parameter of
+            another name ``x``.
 
     Raises:
-        InputError: for a required parameter without a field, ``*args`` without `fields`, or a missing program.
+        InputError: for a required parameter without a field, ``*args`` without `fields`, a mapping that names a
+            parameter of neither program, or a missing program.
     """
     fields = fields if fields is not None else traits_of(latent_model).fields
     model, guide = program(latent_model, "model"), program(latent_model, "guide")
+    if isinstance(fields, Mapping):
+        require_parameters(fields, model, guide)
     of_model = choose_fields("model", model, batch, fields)
     if fields is None and takes_only_open_arguments(guide):
         of_guide = of_model

@@ -14,9 +14,10 @@ from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from pvae.errors import InputError
+from pvae.names import unknown
 from pvae.programs.base import Program
 
-__all__ = ["FIELD_ALIASES", "FieldChoice", "Fields", "choose_fields", "signature_of", "takes_only_open_arguments"]
+__all__ = ["FIELD_ALIASES", "FieldChoice", "Fields", "choose_fields", "require_parameters", "signature_of", "takes_only_open_arguments"]
 
 #: Names of parameters that take a field of another name.
 FIELD_ALIASES = {"xs": "x", "ys": "y"}
@@ -83,7 +84,8 @@ def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fiel
         name: ``model`` or ``guide``, for errors.
         program: the program.
         batch: named tensors; only the names matter.
-        fields: the fields by position, or a mapping from parameter to field; None chooses them by name.
+        fields: the fields by position; or a mapping from parameter to field, beside which the other parameters keep
+            the fields of their names; None chooses all by name.
 
     Raises:
         InputError: for a required parameter or a wanted field that the batch does not have, or ``*args`` without
@@ -91,8 +93,10 @@ def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fiel
     """
     parameters = signature_of(program).parameters
     if fields is not None:
-        return _wanted_fields(parameters, batch, fields)
-    by_parameter = _fields_by_name(name, parameters, batch)
+        _require_in_batch(batch, fields)
+    if fields is not None and not isinstance(fields, Mapping):
+        return _fields_by_position(parameters, fields)
+    by_parameter = _fields_by_name(name, parameters, batch, fields or {})
     positional: list[str] = []
     for key, parameter in parameters.items():
         if parameter.kind not in _POSITIONAL_KINDS or key not in by_parameter:
@@ -101,11 +105,18 @@ def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fiel
     return FieldChoice(tuple(positional), by_parameter)
 
 
-def _fields_by_name(name: str, parameters: _Parameters, batch: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the field of each parameter: that of its name or alias, or ``x`` for the first one."""
+def _fields_by_name(
+    name: str, parameters: _Parameters, batch: Mapping[str, Tensor], chosen: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the field of each parameter: the chosen one, else that of its name or alias, or ``x`` for the first one."""
     by_parameter: dict[str, str] = {}
     for key, parameter in parameters.items():
+        if key in chosen:
+            by_parameter[key] = chosen[key]
+            continue
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            if chosen:
+                continue
             raise InputError(f"The {name} takes *{key}. Name the batch fields that it takes with fields=('x', ...).")
         field = key if key in batch else FIELD_ALIASES.get(key, key)
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD and field in batch:
@@ -131,8 +142,27 @@ def _require_fields(
         )
 
 
-def _wanted_fields(parameters: _Parameters, batch: Mapping[str, Tensor], fields: Fields) -> FieldChoice:
-    """Return the fields that `fields` names, as far as the program takes them."""
+def require_parameters(fields: Mapping[str, str], *programs: Program) -> None:
+    """Check that each key of a mapping from parameter to field is a parameter of one of the programs.
+
+    Args:
+        fields: the mapping.
+        programs: the model and the guide.
+
+    Raises:
+        InputError: if a key is none, unless a program takes ``**kwargs``, or passes all arguments on.
+    """
+    signatures = [signature_of(program).parameters for program in programs]
+    if any(parameter.kind in _OPEN_KINDS for parameters in signatures for parameter in parameters.values()):
+        return
+    known = list(dict.fromkeys(key for parameters in signatures for key in parameters))
+    strange = [key for key in fields if key not in known]
+    if strange:
+        raise unknown("parameter in fields=", strange[0], known)
+
+
+def _require_in_batch(batch: Mapping[str, Tensor], fields: Fields) -> None:
+    """Raise InputError if the batch lacks a field that `fields` names."""
     wanted = list(fields.values()) if isinstance(fields, Mapping) else list(fields or ())
     missing = [field for field in wanted if field not in batch]
     if missing:
@@ -140,10 +170,12 @@ def _wanted_fields(parameters: _Parameters, batch: Mapping[str, Tensor], fields:
             f"The programs take {missing[0]!r}; the batch has {', '.join(batch)}. Add the field to the data, or name "
             "other fields with fields=."
         )
-    if isinstance(fields, Mapping):
-        return FieldChoice((), {key: fields[key] for key in parameters if key in fields})
+
+
+def _fields_by_position(parameters: _Parameters, fields: Sequence[str]) -> FieldChoice:
+    """Return the fields that `fields` lists, as far as the program takes them."""
     kinds = [parameter.kind for parameter in parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return FieldChoice(tuple(wanted), {})
+        return FieldChoice(tuple(fields), {})
     count = sum(kind in _POSITIONAL_KINDS for kind in kinds)
-    return FieldChoice(tuple(wanted[:count]), {})
+    return FieldChoice(tuple(fields[:count]), {})

@@ -110,7 +110,8 @@ def fit(
             False for no display.
         on_divergence: ``"stop"``; or ``"rollback"`` to the last good state with half the learning rate.
         threads: the number of threads of torch; None means the current number, or that of the resumed run.
-        fields: the batch fields for the programs, if their signatures do not name them.
+        fields: the batch fields for the programs, if their signatures do not name them: by position; or a mapping from
+            parameter to field, beside which the other parameters keep the fields of their names.
         model_spec: how to build `model` again, for `open_run`. It is known for a `LatentModel` of an importable class
             that was made with numbers, texts and tuples.
         max_steps: the number of steps in all after which training ends; None for no limit.

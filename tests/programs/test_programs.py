@@ -107,6 +107,14 @@ def test_fields_by_position_and_by_mapping() -> None:
     assert seen_by(named, fields={"x": "y", "c": "x"})[0] == [[1.0, 0.0]]
 
 
+def test_a_partial_mapping_keeps_the_fields_of_the_other_names() -> None:
+    assert seen_by(named, fields={"x": "y"})[0] == [[1.0, 2.0]]
+    assert seen_by(other_first, fields={})[0] == [[0.0]]
+    renamed = lambda calls: lambda images, y, *, c=None: keep(calls, images, y, c)
+    assert seen_by(renamed, fields={"images": "x"})[0] == [[0.0, 1.0, 2.0]]
+    assert seen_by(renamed, fields={"y": "c"})[0] == [[0.0, 2.0, 2.0]]
+
+
 def test_both_programs_share_arguments_and_pick_their_own() -> None:
     calls: list[Any] = []
     latent_model = pair(lambda x, y: keep(calls, x, y), lambda y, c: keep(calls, y, c))
@@ -140,6 +148,8 @@ def test_an_autoguide_takes_its_models_signature() -> None:
         (lambda x, lengths: None, {}, ["lengths", "x, y, c"]),
         (lambda *args: None, {}, ["*args", "fields="]),
         (lambda x: None, {"fields": ("z",)}, ["'z'", "x, y, c"]),
+        (lambda x, lengths: None, {"fields": {"x": "x"}}, ["lengths", "x, y, c"]),
+        (lambda image: None, {"fields": {"imaeg": "x"}}, ["'imaeg'", "'image'"]),
     ],
 )
 def test_what_cannot_be_bound_is_one_clear_line(model: Any, options: dict[str, Any], words: list[str]) -> None:
