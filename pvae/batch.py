@@ -131,16 +131,16 @@ _RESERVED = frozenset(dir(Batch))
 def as_batch(data: Any) -> Batch:
     """Return data as a checked batch.
 
-    ``x`` becomes float32 unless it is float64, or has integers that only float64 holds exactly; ``mask`` takes the dtype
-    of ``x``; ``index``, and ``y`` where it has integers, become int64. In all other fields, integers and booleans keep
-    their type, and real numbers become float32 unless they are float64. Tensors stay on their device.
+    ``x`` becomes float32 unless it is float64, or has integers that only float64 holds exactly; ``mask`` takes the
+    dtype of ``x``; ``index``, and ``y`` where it has integers, become int64. In all other fields, integers and booleans
+    keep their type, and real numbers become float32 unless they are float64. Tensors stay on their device.
 
     Args:
         data: a `Batch`; one array or tensor, which is ``x``; a pair (``x``, ``y``); or a mapping from names to arrays.
 
     Raises:
-        InputError: if lengths differ, a value is not finite or masked, there are no data, a field does not hold numbers,
-            or an integer has no exact place in the type that its field needs.
+        InputError: if lengths differ, a value is not finite or is masked, there are no data, a field does not hold
+            numbers, or the type that a field needs does not hold an integer exactly.
     """
     fields = {name: _tensor(name, value) for name, value in _named(data).items()}
     if "mask" in fields and "x" in fields:

@@ -1,11 +1,15 @@
-"""``pvae data``: list, verify and download the data sets that have a name."""
+"""``pvae data``: list, verify and download the data sets that have a name, and describe any data."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
 from pvae.commands.error_reporting import SuggestingGroup
-from pvae.commands.options.option_groups import json_option, traceback_option
+from pvae.commands.options.help_sections import SectionedCommand
+from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
+from pvae.commands.options.table_flags import reading_options, table_options
 from pvae.commands.output import format_table, print_json, print_status
 
 __all__ = ["data"]
@@ -13,7 +17,7 @@ __all__ = ["data"]
 
 @click.group(cls=SuggestingGroup)
 def data() -> None:
-    """List, verify and download named data sets.
+    """List, verify and download named data sets, and describe data.
 
     Files are searched for in the folder $PVAE_DATA, then in the cache folder $PVAE_CACHE. A download tries the address
     $PVAE_MIRROR first. Each of these environment variables is optional.
@@ -36,6 +40,31 @@ def list_(as_json: bool) -> None:
         return
     rows = [[name, "yes" if present else "no", about] for name, about, present, _ in data_sets]
     click.echo(format_table(["name", "present", "about"], rows))
+
+
+@data.command(cls=SectionedCommand, short_help="Describe a file or a data set.")
+@click.argument("source", metavar="FILE")
+@data_folder_option
+@table_options()
+@json_option
+@traceback_option
+def describe(source: str, as_json: bool, **options: Any) -> None:
+    """Describe the data in FILE, which may be a file, a folder of pictures or the name of a data set.
+
+    It shows rows, columns, types, label, missing values, constant columns, classes, splits, and what was inferred.
+    Missing values are counted, not refused. The exit code is 2 if the data cannot be loaded with these options.
+    """
+    from pvae.data import load_data
+    from pvae.data.descriptions import describe_splits, description_text
+
+    if options["missing"] == "error":
+        options["missing"] = "mask"
+    splits = load_data(source, folder=options["data_folder"], **reading_options(options))
+    record = describe_splits(splits)
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(description_text(record))
 
 
 @data.command(short_help="Check files against their SHA-256 checksum.")

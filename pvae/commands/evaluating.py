@@ -18,6 +18,7 @@ from pvae.commands.options.option_groups import (
     split_option,
     traceback_option,
 )
+from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import format_rows, print_json, print_status
 from pvae.errors import InputError
 
@@ -57,7 +58,9 @@ def evaluate(
     _check_arviz_path(arviz)
     device = resolve(options["device"])
     opened = open_named_run(run, options["checkpoint"], model, trust=trust)
-    splits = data_of_run(opened, data, options.pop("data_folder"))
+    reading = reading_options(options)
+    options = {name: value for name, value in options.items() if name not in reading}
+    splits = data_of_run(opened, data, options.pop("data_folder"), reading)
     settings = {name: options[name] for name in ("split", "limit", "seed")} | {"device": device}
     draws = "" if options["method"] == "accuracy" else f", {options['particles']} particles"
     print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{draws} ...")

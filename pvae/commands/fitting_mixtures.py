@@ -14,6 +14,7 @@ from pvae.commands.options.config_files import config_option
 from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.option_types import SettingType, parse_whole_numbers
+from pvae.commands.options.table_flags import table_options
 from pvae.commands.output import print_json, print_status
 from pvae.errors import InputError
 
@@ -32,7 +33,10 @@ REGULARISATION_HELP = (
     "Number to add to each variance; relative adds a millionth of each feature's variance. "
     "[default: 1e-3 for pictures, else relative]"
 )
-MISSING_HELP = "What to do with NaN and empty cells of x: stop with an error, or marginalise them exactly."
+MISSING_HELP = (
+    "What to do with NaN and empty cells of x: error stops, marginalise leaves them out of the density exactly. Other "
+    "words, such as NA,?, are the texts of a table that mean a missing value, and are marginalised."
+)
 MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."
 START_HELP = "How a start chooses the initial parameters."
@@ -40,10 +44,17 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 
 
 @click.command(cls=SectionedCommand, short_help="Fit a Gaussian mixture by EM.")
-@make_option("Data", "--data", str, "digits", "Name of a data set (`pvae data list`), or a .npz, .npy or .csv file.")
+@make_option(
+    "Data",
+    "--data",
+    str,
+    "digits",
+    "Name of a data set (`pvae data list`), or a file (.csv, .npz, ...) or folder of pictures.",
+)
 @data_folder_option
 @make_option("Data", "--data-seed", int, 0, "Seed of the splits.")
-@make_option("Data", "--missing", click.Choice(["error", "marginalise"]), "error", MISSING_HELP)
+@make_option("Data", "--missing", str, "error", MISSING_HELP)
+@table_options(missing=False, scaled=False)
 @make_option("Mixture", "--components", click.IntRange(min=1), 10, "Number of components.")
 @make_option("Mixture", "--covariance", click.Choice(COVARIANCES), "full", COVARIANCE_HELP)
 @make_option("Mixture", "--reg-covar", SettingType(), None, REGULARISATION_HELP)

@@ -7,6 +7,8 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pvae.commands.options.table_flags import reading_options
+from pvae.commands.output import print_reading
 from pvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,15 +33,24 @@ def load_tables(options: dict[str, Any]) -> tuple[Splits, dict[str, np.ndarray]]
     """
     from pvae.data import load_data
 
-    splits = load_data(
-        options["data"],
-        binarise="none",
-        seed=options["data_seed"],
-        folder=options["data_folder"],
-        missing="error" if options["missing"] == "error" else "mask",
-    )
+    reading = reading_options(options) | {"missing": _missing_words(options["missing"])}
+    try:
+        splits = load_data(
+            options["data"], binarise="none", seed=options["data_seed"], folder=options["data_folder"], **reading
+        )
+    except InputError as error:
+        raise InputError(
+            str(error).replace("missing='mask'", "--missing marginalise").replace("'mask'", "'marginalise'")
+        ) from error
+    options["missing"] = "error" if options["missing"] == "error" else "marginalise"
+    print_reading(splits)
     tables = {name: _table(part, options["missing"]) for name, part in splits.parts.items() if part is not None}
     return splits, tables
+
+
+def _missing_words(missing: str) -> str:
+    """Return the option ``missing`` of `load_data` for that of ``pvae em``."""
+    return {"marginalise": "mask"}.get(missing, missing)
 
 
 def _table(part: Batch, missing: str) -> np.ndarray:

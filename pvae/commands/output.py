@@ -11,12 +11,22 @@ import click
 from pvae.json_values import json_value
 from pvae.names import printable
 
-__all__ = ["format_rows", "format_table", "json_text", "print_json", "print_status"]
+__all__ = ["format_rows", "format_table", "json_text", "print_json", "print_reading", "print_status"]
 
 
 def print_status(message: str) -> None:
     """Print a line on standard error, so that standard output holds the result only."""
     click.echo(printable(message), err=True)
+
+
+def print_reading(splits: Any) -> None:
+    """Print how the data of a file were read, in one line on standard error.
+
+    Args:
+        splits: the data.
+    """
+    if splits.schema.account:
+        print_status(f"{splits.name}: {splits.schema.account}")
 
 
 def json_text(content: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ class FigureInputs:
         return self.batch.take(slice(0, self.count))
 
     def as_pictures(self, x: Any, leading: int = 1) -> Any:
-        """Return values in the shape of a datum if they have as many features, else unchanged.
+        """Return values of x in the units and the shape of a datum if they have as many features, else unchanged.
 
         Args:
             x: values, shape (*leading, features).
@@ -53,6 +53,12 @@ class FigureInputs:
         Returns:
             The values, shape (*leading, *data_shape) or unchanged.
         """
+        scaling, pictures = self.splits.schema.scaling, self.in_shape(x, leading)
+        fits = math.prod(x.shape[leading:]) == math.prod(self.splits.data_shape)
+        return pictures if scaling is None or not fits else scaling.original(pictures)
+
+    def in_shape(self, x: Any, leading: int = 1) -> Any:
+        """Return values, such as a mask, in the shape of a datum if they have as many features, else unchanged."""
         fits = math.prod(x.shape[leading:]) == math.prod(self.splits.data_shape)
         return x.reshape(*x.shape[:leading], *self.splits.data_shape) if fits else x
 
@@ -84,13 +90,14 @@ def draw_figure(run: Run, name: str, options: dict[str, Any]) -> Figure:
         InputError: if the data cannot be loaded, or the run has no such figure.
     """
     from pvae import plots
+    from pvae.commands.options.table_flags import reading_options
     from pvae.commands.runs import data_of_run, require_split
     from pvae.train.devices import isolated
 
     kind = FIGURES[name]
     if kind.draw is None:
         return plots.history(run.history)
-    splits = data_of_run(run, options["data"], options["data_folder"])
+    splits = data_of_run(run, options["data"], options["data_folder"], reading_options(options))
     batch = require_split(splits, options["split"])
     count = options["count"] or kind.default_count
     inputs = FigureInputs(run, splits, batch, options["split"], count, options["site"])
@@ -127,7 +134,7 @@ def _inpainting(inputs: FigureInputs) -> Figure:
     else:
         batch = _with_mask(inputs, batch)
         mask, imputed = batch.mask, impute(model, batch, n=1).mean
-    return plots.inpainting(inputs.as_pictures(batch.x), inputs.as_pictures(mask), inputs.as_pictures(imputed))
+    return plots.inpainting(inputs.as_pictures(batch.x), inputs.in_shape(mask), inputs.as_pictures(imputed))
 
 
 def _with_mask(inputs: FigureInputs, batch: Batch) -> Batch:
@@ -144,7 +151,9 @@ def _latent(inputs: FigureInputs) -> Figure:
     from pvae.programs.queries import encode, joined
 
     batch = inputs.first_data()
-    return plots.latent_scatter(joined(encode(inputs.run.model, batch)), batch.get("y"))
+    y = batch.get("y")
+    labels = None if y is None else inputs.splits.schema.named(y)
+    return plots.latent_scatter(joined(encode(inputs.run.model, batch)), labels)
 
 
 def _traversal(inputs: FigureInputs) -> Figure:
@@ -181,9 +190,12 @@ def _plane(inputs: FigureInputs) -> Figure:
 def _classes(inputs: FigureInputs) -> Figure:
     from pvae import plots
     from pvae.models.rendering import value_by_value
+    from pvae.programs.binding import bind
 
     rows = value_by_value(inputs.run.model, inputs.batch, inputs.count)
     names = [str(value) for value in range(len(rows.pictures))]
+    if "y" in bind(inputs.run.model, inputs.batch).fields:  # values of a label, not components that the model found
+        names = inputs.splits.schema.class_names(len(names))
     return plots.value_rows(inputs.as_pictures(rows.pictures, leading=2), names, rows.name)
 
 

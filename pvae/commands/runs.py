@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvae.commands.output import print_status
+from pvae.commands.output import print_reading, print_status
 from pvae.errors import InputError
 
 if TYPE_CHECKING:
     from pvae.batch import Batch
-    from pvae.data import Splits
+    from pvae.data import Schema, Splits
     from pvae.train import Run
 
 __all__ = ["data_of_run", "open_named_run", "require_split"]
@@ -39,24 +40,28 @@ def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, tr
     return open_run(folder, model, checkpoint, trust=trust)
 
 
-def data_of_run(run: Run, data: str | None = None, folder: str | None = None) -> Splits:
+def data_of_run(
+    run: Run, data: str | None = None, folder: str | None = None, reading: Mapping[str, Any] | None = None
+) -> Splits:
     """Return the data that a run was trained on, with the same splits and binarisation; or other data.
 
     Args:
         run: an opened run.
         data: name or file of other data, or of the run's own data if they have moved.
         folder: searched for named data before ``$PVAE_DATA`` and the cache.
+        reading: how a file is read, as options of `load_data`; the others are those of the run.
 
     Raises:
         InputError: if the run's own data cannot be loaded any more, or have changed since the training.
     """
-    from pvae.data import load_data
+    from pvae.data import Schema, load_data
 
     recorded = run.config["data"]
     source = data or recorded["name"]
     options = {"binarise": recorded["binarise"], "seed": recorded["seed"], "folder": folder}
     options["mask"] = recorded.get("mask", "none")
     options["labels"] = recorded.get("labels") if data is None else None
+    options |= _reading(Schema.from_record(recorded.get("schema", {})), reading or {}, own=data is None)
     try:
         splits = load_data(source, **options)
         if data is None and splits.checksum != recorded["checksum"]:
@@ -65,7 +70,27 @@ def data_of_run(run: Run, data: str | None = None, folder: str | None = None) ->
         raise InputError(f"The run was trained on {recorded['name']!r}: {error} Name the data with --data.") from error
     if data is None:
         _check_checksum(splits, source, recorded, run.folder)
+    print_reading(splits)
     return splits
+
+
+def _reading(schema: Schema, given: Mapping[str, Any], *, own: bool) -> dict[str, Any]:
+    """Return the options of `load_data` that bring a file into the form of the training data.
+
+    Args:
+        schema: the schema of the training data.
+        given: the options that the user gives.
+        own: whether the file is that of the training, which is read as it was then.
+    """
+    options = {name: value for name, value in given.items() if value is not None}
+    recorded = schema.options
+    if own:
+        options |= {
+            name: recorded[name] for name in ("separator", "header") if name in recorded and name not in options
+        }
+    if recorded.get("missing"):
+        options.setdefault("missing", recorded.get("words", "mask"))
+    return {**options, "channels": schema.channels or "auto", "like": schema}
 
 
 def _check_checksum(splits: Splits, source: str, recorded: dict[str, Any], folder: Any) -> None:

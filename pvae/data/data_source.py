@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.batch import Batch, as_batch
 from pvae.checks import is_number, is_whole
 from pvae.data.binarise import derived_seed
+from pvae.data.schema import Schema
 from pvae.data.splits import Splits, digest
 from pvae.errors import InputError
 
@@ -32,6 +33,8 @@ class DataSource:
         digest: SHA-256 of the content.
         own: validation and test splits that the source contains.
         defaults: fraction or count for each split that the source does not contain.
+        schema: names, types and labels.
+        notes: what was inferred when the data were read.
     """
 
     name: str
@@ -40,14 +43,20 @@ class DataSource:
     digest: str
     own: Mapping[str, Batch] = field(default_factory=dict)
     defaults: Mapping[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
+    schema: Schema = field(default_factory=Schema)
+    notes: tuple[str, ...] = ()
 
 
-def source_of(name: str, fields: Mapping[str, Any]) -> DataSource:
+def source_of(
+    name: str, fields: Mapping[str, Any], schema: Schema | None = None, notes: tuple[str, ...] = ()
+) -> DataSource:
     """Return the arrays of a user as a source.
 
     Args:
         name: name of the source, for messages and records.
         fields: arrays by name; ``x_test``, ``y_validation`` and the like belong to splits of their own.
+        schema: names, types and labels, if they are known.
+        notes: what was inferred when the data were read.
 
     Raises:
         InputError: if there is no ``x``, an array cannot be used, or data of different splits differ in shape.
@@ -62,7 +71,8 @@ def source_of(name: str, fields: Mapping[str, Any]) -> DataSource:
         _check_agreement(name, part, batch, train)
     everything = {"train": train, **batches}
     content = {f"{part}.{key}": tensor for part, batch in everything.items() for key, tensor in batch.items()}
-    return DataSource(name, train, tuple(train.x.shape[1:]), digest(content), batches)
+    shape = tuple(train.x.shape[1:])
+    return DataSource(name, train, shape, digest(content), batches, schema=schema or Schema(), notes=notes)
 
 
 def _arrays_by_part(name: str, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -94,7 +104,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
     """
     order = torch.randperm(source.train.size, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
     parts: dict[str, Batch | None] = {}
-    state, notes = hashlib.sha256(source.digest.encode()), []
+    state, notes = hashlib.sha256(source.digest.encode()), list(source.notes)
     for part, size in (("test", test), ("validation", validation)):
         if part in source.own:
             parts[part] = _own_part(source, part, size)
@@ -110,7 +120,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
     return Splits(
         train=train, validation=parts["validation"], test=parts["test"],
         name=source.name, data_shape=source.data_shape, binarise="auto",
-        seed=seed, checksum=state.hexdigest(), notes=tuple(notes),
+        seed=seed, checksum=state.hexdigest(), notes=tuple(notes), schema=source.schema,
     )  # fmt: skip
 
 

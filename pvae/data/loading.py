@@ -1,22 +1,32 @@
-"""The function `load_data`, which turns a name, a path or arrays into training, validation and test data."""
+"""The function `load_data`, which turns a name, a path or an object into training, validation and test data."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pvae.batch import as_batch
+import numpy as np
+
 from pvae.data.binarise import check_binarise
+from pvae.data.channels import with_channels_first
+from pvae.data.conform import conformed, in_order_of, options_like
+from pvae.data.containers import read_object
 from pvae.data.data_source import DataSource, draw_splits, source_of
 from pvae.data.downloads import data_set, fetch_contents
+from pvae.data.file_data import SUFFIXES, read_path
+from pvae.data.label_values import number_labels
 from pvae.data.labels import check_labels
 from pvae.data.nan_to_mask import check_missing, masked
-from pvae.data.readers import SUFFIXES, read_arrays
+from pvae.data.raw_data import RawData
+from pvae.data.scaling import check_scale, find_scaling
+from pvae.data.schema import Schema
 from pvae.data.splits import Splits
+from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
-__all__ = ["load_data"]
+__all__ = ["is_path", "load_data"]
 
 
 def load_data(
@@ -27,16 +37,31 @@ def load_data(
     test: float | None = None,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
-    missing: str = "error",
+    missing: str | Sequence[str] = "error",
     mask: str = "none",
     labels: int | None = None,
+    separator: str | None = None,
+    header: str | bool | None = None,
+    index: str | Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
+    label: str | None = None,
+    categories: str | Sequence[str] | None = None,
+    channels: str = "auto",
+    standardise: bool = False,
+    scale: str = "none",
+    like: Splits | Schema | None = None,
 ) -> Splits:
     """Return data as training, validation and test splits, which depend on the seed alone.
 
+    `Splits.describe` says how the data were read, and `Splits.schema` has their names, types and labels.
+
     Args:
-        source: the name of a data set (one of ``data_names()``); the path of an ``.npz`` file, whose arrays are named
-            as the fields of a batch (``x_test`` and the like bring a split of their own), or of a ``.npy``, ``.csv``
-            or IDX file; an array or tensor; a pair (``x``, ``y``); a mapping from names to arrays; or `Splits`.
+        source: the name of a data set (one of ``data_names()``); the path of an ``.npz``, ``.mat`` or HDF5 file, whose
+            arrays are named as the fields of a batch (``x_test`` and the like bring a split of their own), of a
+            ``.npy`` or IDX file, of a text table (``.csv``, ``.tsv``, ``.txt``, also with ``.gz``) or a Parquet file,
+            or of a folder of pictures; an array or tensor; a list of rows; a pair (``x``, ``y``); a mapping from names
+            to arrays; a data frame, structured or masked array, sparse matrix, array of xarray, object of h5py or
+            AnnData; a data set or loader of PyTorch, which is read once; or `Splits`.
         binarise: ``"none"``; ``"static"``, which draws {0, 1} from grey levels once; ``"dynamic"``, which draws the
             training split at every use; ``"threshold"``, which cuts at 0.5; or ``"auto"``, which is static, with a
             note, for grey data under a Bernoulli likelihood, and none otherwise.
@@ -47,8 +72,9 @@ def load_data(
         seed: decides which data belong to which split, and what a binarisation draws.
         folder: the first place to look for a named data set, before ``$PVAE_DATA`` and the cache; and the folder that
             a relative path starts from.
-        missing: ``"mask"`` takes NaN in ``x``, and empty cells of a ``.csv`` file, as missing values, which are 0 in
-            ``x`` and in the field ``mask``. ``"error"`` refuses them.
+        missing: ``"mask"`` takes NaN, masked values, and in tables empty cells and words such as NA, as missing
+            values, which are 0 in ``x`` and in the field ``mask``. Other texts, ``"?,-9"``, name the words of a table
+            that mean a missing value. ``"error"`` refuses missing values.
         mask: the entries of ``x`` that the field ``mask`` leaves out at random: ``"pixels:share=0.5"`` each entry with
             this probability, ``"block:size=14"`` a square, ``"rows:count=14"`` rows, ``"quadrants:observed=1"`` all
             but some quadrants. Without a setting, half of the side or of the rows are left out. The training split
@@ -56,42 +82,100 @@ def load_data(
         labels: number of training data that keep their label ``y``, equally many of each class; the others get -1,
             which hides their label. 0 hides all. The seed decides which data keep theirs. Validation and test data
             keep their labels.
+        separator: the character between the cells of a text table; found by default.
+        header: ``"first"`` if the first line of a text table has the names of its columns, ``"none"`` if it has data;
+            found by default, or asked for where both are possible.
+        index: the columns of a table that name its rows and are left out, or ``"none"``. By default a first column
+            without a name that numbers or names the rows.
+        columns: the columns of a table that are features; by default all but the label and the names of the rows.
+        label: the column of a table that is ``y``, or ``"none"``. By default one that is called label, target, class
+            or y and has few values that are not real numbers; y beside x is a coordinate.
+        categories: columns of a table that become one feature of 0 and 1 for each of their values.
+        channels: ``"last"`` turns pictures (height, width, channels) to (channels, height, width), ``"first"`` leaves
+            them; ``"auto"`` turns them, with a note, if their last size is 1, 3 or 4 and their first is not.
+        standardise: whether each feature gets mean 0 and standard deviation 1 in the training data.
+        scale: ``"minmax"`` scales each feature to [0, 1] by the training data; ``"standardise"``; or ``"none"``.
+        like: earlier data, or their schema: these data get the same columns in the same order, the same numbers for
+            the same labels, and the same scaling.
 
     Raises:
         InputError: if the source is unknown, missing or damaged, or an option does not fit the data.
     """
     check_binarise(binarise)
-    check_missing(missing)
     check_labels(labels)
+    kind = check_scale(standardise, scale)
+    schema = like.schema if isinstance(like, Splits) else like
+    given = {"separator": separator, "header": header, "index": index, "columns": columns, "label": label}
+    options = TableOptions.of(missing, {**given, "categories": categories})
     if isinstance(source, Splits):
-        return _change_splits(source, binarise, validation, test, mask).with_labels(labels)
-    read = _read_source(source, folder, missing == "mask")
+        options.refuse_for("data that are loaded already")
+        changed = source if schema is None else conformed(source, schema)
+        changed = changed if kind == "none" else changed.scaled(kind)
+        return _change_splits(changed, binarise, validation, test, mask).with_labels(labels)
+    read = _read_source(source, folder, options, channels, schema)
     splits = draw_splits(read, validation=validation, test=test, seed=seed)
+    if schema is not None and schema.scaling is not None:
+        splits = splits.scaled_by(schema.scaling)
+    elif kind != "none":
+        splits = splits.scaled_by(find_scaling(kind, splits.train))
     return splits.binarised(binarise).masked(mask).with_labels(labels)
 
 
-def _read_source(source: Any, folder: str | os.PathLike[str] | None, nan_is_missing: bool) -> DataSource:
+def _read_source(
+    source: Any, folder: str | os.PathLike[str] | None, options: TableOptions, channels: str, like: Schema | None
+) -> DataSource:
+    """Return the data of a name, path or object, before they are split."""
+    if isinstance(source, str) and not is_path(source):
+        known = data_set(source)
+        options.refuse_for(f"the data set {source}")
+        return known.read(*fetch_contents(source, folder))
+    options = options_like(options, like)
     if isinstance(source, str | os.PathLike):
-        if not _is_path(source):
-            known = data_set(str(source))
-            return known.read(*fetch_contents(str(source), folder))
-        path = Path(folder or "", source).expanduser()
-        arrays = read_arrays(path, empty_cells=nan_is_missing)
-        return source_of(path.name, masked(arrays) if nan_is_missing else arrays)
-    if isinstance(source, dict) or hasattr(source, "keys"):
-        return source_of("the data", masked(source) if nan_is_missing else dict(source))
-    if nan_is_missing:
-        is_pair = isinstance(source, tuple) and len(source) == 2
-        source = masked({"x": source[0], "y": source[1]} if is_pair else {"x": source})
-    return source_of("the data", as_batch(source))
+        raw = read_path(Path(folder or "", source).expanduser(), options)
+    else:
+        raw = read_object(source, options)
+    if "x" in raw.fields:
+        raw = raw if like is None else in_order_of(raw, like)
+    return _prepared(raw, options, channels, like)
 
 
-def _is_path(source: str | os.PathLike[str]) -> bool:
+def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema | None) -> DataSource:
+    """Return data with channels first, labels numbered and missing values masked."""
+    if not raw.schema.rows:
+        check_missing("error" if not options.missing else "mask" if options.words is None else ",".join(options.words))
+    fields, channel_notes = with_channels_first(raw.fields, channels)
+    numbered = number_labels(
+        {name: _without_masked_array(name, value) for name, value in fields.items()},
+        classes=None if like is None else like.classes,
+        hidden_allowed=options.missing,
+    )
+    fields = masked(numbered.fields) if options.missing else numbered.fields
+    notes = (*raw.notes, *channel_notes, *numbered.notes)
+    schema = raw.schema.changed(
+        account="; ".join([*([raw.schema.account] if raw.schema.account else []), *notes]),
+        classes=numbered.classes,
+        channels=channels if channels != "auto" else "",
+        options=options.chosen(),
+    )
+    return source_of(raw.name, fields, schema, notes)
+
+
+def _without_masked_array(name: str, value: Any) -> Any:
+    """Return x with NaN in place of masked values; other fields as they are."""
+    if not isinstance(value, np.ma.MaskedArray) or not (name == "x" or name.startswith("x_")):
+        return value
+    if not np.ma.getmaskarray(value).any():
+        return value.data
+    return np.ma.filled(value.astype(np.float64), np.nan)
+
+
+def is_path(source: str | os.PathLike[str]) -> bool:
+    """Return whether a source is a path and no name of a data set: it has a folder, or a known suffix."""
     if not isinstance(source, str):
         return True
     separators = [separator for separator in (os.sep, os.altsep) if separator]
     has_folder = any(separator in source for separator in separators)
-    return has_folder or source.lower().endswith((*SUFFIXES, ".gz"))
+    return has_folder or source.lower().endswith((*SUFFIXES, ".gz", ".xlsx", ".xls"))
 
 
 def _change_splits(splits: Splits, binarise: str, validation: float | None, test: float | None, mask: str) -> Splits:

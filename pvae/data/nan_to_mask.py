@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 
-__all__ = ["check_missing", "masked"]
+__all__ = ["check_missing", "masked", "with_gaps"]
 
 
 def check_missing(missing: str) -> None:
@@ -44,6 +44,13 @@ def masked(fields: Mapping[str, Any]) -> dict[str, Any]:
         result[name] = np.where(entries, 0, array)
         result[mask_name] = np.where(entries, 0, np.broadcast_to(mask, entries.shape).astype(np.float32))
     return result
+
+
+def with_gaps(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return values as objects, with None where they are missing; shapes (data,)."""
+    objects = values.astype(object)
+    objects[missing] = None
+    return objects
 
 
 def _array(values: Any) -> np.ndarray:

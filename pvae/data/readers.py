@@ -1,32 +1,20 @@
-"""Read files as named arrays: ``.npz``, ``.npy``, ``.csv`` and IDX. Nothing is unpickled."""
+"""Read files of arrays: ``.npz``, ``.npy`` and IDX. Nothing is unpickled."""
 
 from __future__ import annotations
 
-import csv
 import gzip
-import itertools
 import math
 import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pvae.errors import InputError
 
-__all__ = [
-    "SUFFIXES",
-    "parse_idx",
-    "read_arrays",
-    "read_bytes",
-    "read_csv",
-    "read_idx",
-    "read_npy",
-    "read_npz",
-]
+__all__ = ["missing_file", "parse_idx", "read_bytes", "read_idx", "read_npy", "read_npz"]
 
 # What zipfile, zlib and NumPy raise for damaged files; RuntimeError is for unknown versions and encryption.
 _DAMAGED = (
@@ -34,27 +22,6 @@ _DAMAGED = (
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
-
-def read_arrays(path: Path, *, empty_cells: bool = False) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name; the suffix of the file decides how it is read.
-
-    An ``.npz`` file has named arrays, the array of a ``.npy`` or IDX file is ``x``, and a ``.csv`` file has one row per
-    datum. The arrays keep the shapes that they have in the file.
-
-    Args:
-        path: the file.
-        empty_cells: whether an empty cell of a ``.csv`` file is read as NaN; otherwise it is an error.
-
-    Raises:
-        InputError: if the file is missing or damaged, or has another suffix.
-    """
-    for suffix, reader in _READERS.items():
-        if path.name.lower().endswith(suffix):
-            return read_csv(path, empty_cells=True) if empty_cells and reader is read_csv else reader(path)
-    if not path.exists():
-        raise _no_file(path)
-    raise InputError(f"{path} has a suffix that cannot be read; give a file with one of {', '.join(SUFFIXES)}.")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -133,87 +100,17 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_csv(path: Path, *, empty_cells: bool = False) -> dict[str, np.ndarray]:
-    """Return the columns of a comma-separated file: the column ``y`` or ``label`` is ``y``, the others are ``x``.
-
-    Args:
-        path: a text file with one row of numbers per datum; the first row may have the names of the columns.
-        empty_cells: whether an empty cell is read as NaN; otherwise it is an error.
-
-    Returns:
-        ``x``, shape (data, columns), and ``y``, shape (data,), if the file has it.
-
-    Raises:
-        InputError: if a row has another length than the first, or a cell is no number; the message gives the line.
-    """
-    rows = _csv_rows(path)
-    if empty_cells:
-        rows = ((line, [cell if cell.strip() else "nan" for cell in row]) for line, row in rows)
-    first = next(rows, (0, []))
-    has_names = not all(_is_number(cell) for cell in first[1])
-    header = [cell.strip() if has_names else f"column {column + 1}" for column, cell in enumerate(first[1])]
-    data_rows = rows if has_names else itertools.chain([first], rows)
-    numbers = [_csv_numbers(path, line, row, header) for line, row in data_rows]
-    if not header or not numbers:
-        raise InputError(f"{path} needs rows of numbers; it has none.")
-    return _split_columns(path, np.stack(numbers), header)
-
-
-def _split_columns(path: Path, values: np.ndarray, header: list[str]) -> dict[str, np.ndarray]:
-    """Return ``x`` and, where a column is named so, ``y``, from values of shape (data, columns)."""
-    labels = [column for column, name in enumerate(header) if name.lower() in {"y", "label"}]
-    if len(labels) > 1:
-        raise InputError(f"{path} has {len(labels)} columns named y or label; keep one.")
-    if len(labels) == len(header):
-        raise InputError(f"{path} has labels and no other column for x.")
-    arrays = {"x": np.delete(values, labels, axis=1).astype(np.float32)}
-    if labels:
-        y = values[:, labels[0]]
-        arrays["y"] = y.astype(np.int64) if np.array_equal(y, np.round(y)) else y.astype(np.float32)
-    return arrays
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        text = _raw(path).decode("utf-8-sig")
-        reader = csv.reader(text.splitlines(), skipinitialspace=True)
-        yield from ((reader.line_num, row) for row in reader if row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no comma-separated text in UTF-8 ({error}).") from error
-
-
-def _csv_numbers(path: Path, line: int, row: list[str], header: list[str]) -> np.ndarray:
-    if len(row) != len(header):
-        raise InputError(f"{path}, line {line}: {len(header)} columns needed, {len(row)} came.")
-    try:
-        return np.fromiter(map(float, row), dtype=np.float64, count=len(row))
-    except ValueError:
-        wrong = next(column for column, cell in enumerate(row) if not _is_number(cell))
-        came = f"{row[wrong]!r:.40}" if row[wrong].strip() else "an empty cell"
-        raise InputError(
-            f"{path}, line {line}, column {header[wrong]!r}: a number is needed, {came} came. "
-            "Encode text as numbers and separate cells by commas."
-        ) from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _raw(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise _no_file(path) from None
+        raise missing_file(path) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _no_file(path: Path) -> InputError:
+def missing_file(path: Path) -> InputError:
+    """Return the error for a file that does not exist."""
     return InputError(f"There is no file {path}. Check the path, or give the name of a known data set.")
 
 
@@ -235,13 +132,3 @@ def _unreadable(what: str, error: Exception) -> InputError:
     if "allow_pickle" in str(error):
         return InputError(f"{what} holds Python objects, which are never unpickled. Save numbers instead.")
     return InputError(f"{what} is truncated or damaged ({' '.join(str(error).split()) or type(error).__name__}).")
-
-
-_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".npz": read_npz,
-    ".npy": lambda path: {"x": read_npy(path)},
-    ".csv": read_csv,
-    "-ubyte": lambda path: {"x": read_idx(path)},
-    "-ubyte.gz": lambda path: {"x": read_idx(path)},
-}
-SUFFIXES = tuple(_READERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.binarise import are_grey, binarised, check_binarise
+from pvae.data.descriptions import describe_splits, description_text
 from pvae.data.labels import check_labels, with_labels
 from pvae.data.masks import Mask, left_out, make_mask
+from pvae.data.scaling import check_scale, find_scaling, scaled_batch
+from pvae.data.schema import Scaling, Schema
 from pvae.errors import InputError
 
 __all__ = ["Splits", "digest"]
@@ -37,6 +40,7 @@ class Splits:
         mask: text of the mask that leaves entries of ``x`` out at random, with all settings, or ``"none"``. The
             training split's field ``mask`` does not include the draw.
         labels: number of training data that keep their label, where the others' labels were hidden; else None.
+        schema: names, types and labels of the data, how they were read, and how x was scaled.
     """
 
     train: Batch
@@ -50,6 +54,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     mask: str = "none"
     labels: int | None = None
+    schema: Schema = field(default_factory=Schema)
 
     @property
     def train_dynamic(self) -> bool:
@@ -68,11 +73,14 @@ class Splits:
 
     @property
     def classes(self) -> int | None:
-        """The number of classes, one more than the largest label ``y``; None if labels are not whole numbers."""
+        """The number of classes: of the labels that were numbered, else one more than the largest label ``y``.
+
+        It is None if labels are not whole numbers.
+        """
         labels = [part["y"] for part in self.parts.values() if part is not None and "y" in part]
         if not labels or any(y.is_floating_point() or y.dim() > 1 for y in labels):
             return None
-        return max(int(y.max()) for y in labels) + 1 or None
+        return len(self.schema.classes) or max(int(y.max()) for y in labels) + 1 or None
 
     @property
     def condition_shape(self) -> tuple[int, ...] | None:
@@ -148,6 +156,42 @@ class Splits:
         checksum = hashlib.sha256(f"{self.checksum};labels:{count}".encode()).hexdigest()
         return replace(self, train=with_labels(self.train, count, seed=self.seed), labels=count, checksum=checksum)
 
+    def scaled(self, kind: str) -> Splits:
+        """Return the splits with each feature of x scaled by the training data.
+
+        Args:
+            kind: ``"standardise"`` (mean 0, standard deviation 1) or ``"minmax"`` (from 0 to 1).
+
+        Raises:
+            InputError: for another kind, or if x was scaled or binarised before.
+        """
+        return self.scaled_by(find_scaling(check_scale(False, kind), self.train))
+
+    def scaled_by(self, scaling: Scaling) -> Splits:
+        """Return the splits with x scaled, in float64; the schema has the scaling, which undoes it in outputs.
+
+        Args:
+            scaling: the shift and scale of each feature.
+
+        Raises:
+            InputError: if x was scaled or binarised before, or has another number of features.
+        """
+        if self.schema.scaling is not None or self.binarise not in ("auto", "none"):
+            done = "binarised" if self.schema.scaling is None else "scaled"
+            raise InputError(f"These data are {done} already; load them again to scale them.")
+        text = f"{self.checksum};scaled:{scaling.kind}:{scaling.shift}:{scaling.scale}"
+        kind = "standardised" if scaling.kind == "standardise" else "scaled to [0, 1]"
+        return replace(
+            self.map_parts(lambda _, batch: scaled_batch(batch, scaling)),
+            schema=self.schema.changed(scaling=scaling),
+            checksum=hashlib.sha256(text.encode()).hexdigest(),
+            notes=(*self.notes, f"x is {kind} by the training data; densities are those of the scaled values"),
+        )
+
+    def describe(self) -> str:
+        """Return the rows, columns, types, labels and splits of the data, and how they were read, in lines."""
+        return description_text(describe_splits(self))
+
     def to(self, device: torch.device | str) -> Splits:
         """Return the splits with their tensors on ``device``."""
         return self.map_parts(lambda part, batch: batch.to(device))
@@ -177,6 +221,7 @@ class Splits:
             **({} if self.mask == "none" else {"mask": self.mask}),
             **({} if self.classes is None else {"classes": self.classes}),
             **({} if self.labels is None else {"labels": self.labels}),
+            **({} if self.schema == Schema() else {"schema": self.schema.to_record()}),
         }
 
 

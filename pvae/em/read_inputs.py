@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from pvae.em.base import CovarianceFamily, whitening_from_precisions
-from pvae.em.rows.row_sources import as_tensor
+from pvae.em.rows.row_sources import as_tensor, nan_where_masked
 from pvae.errors import InputError
 
 __all__ = ["InitialParameters", "OutputFormat", "read_data", "read_initial_parameters", "read_sample_weight"]
@@ -82,7 +82,7 @@ def read_data(estimator: Any, x: Any, *, reset: bool, min_rows: int = 1) -> tupl
     try:
         array = validate_data(
             estimator,
-            x,
+            nan_where_masked(x),
             dtype=[np.float64, np.float32],
             ensure_all_finite=False,
             ensure_min_samples=min_rows,

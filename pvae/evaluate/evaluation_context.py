@@ -11,10 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pvae.batch import Batch, as_batch
+from pvae.batch import Batch
 from pvae.checks import require_whole
+from pvae.data.scaling import check_narrowing, narrowed
 from pvae.data.splits import Splits
 from pvae.errors import InputError
+from pvae.evaluate.evaluated_data import evaluated_data
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
@@ -29,6 +31,9 @@ from pvae.train.devices import isolated, resolve
 from pvae.train.run import Run
 from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
+
+#: The number of data that show the spread of a column.
+_ENOUGH_FOR_SPREAD = 100
 
 __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
 
@@ -180,7 +185,8 @@ def evaluation_context(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (its `split`), a `Batch`, or anything that `as_batch` takes.
+        data: `Splits` (its `split`), a `Batch`, or anything that `pvae.load_data` takes, whole. The columns and labels
+            of a run's training say which are which.
         split: ``"test"``, ``"validation"`` or ``"train"`` of `Splits`.
         limit: the largest number of data; the first ones are taken, so that all models are evaluated on the same data.
         seed: the seed of the random generators inside the context.
@@ -193,6 +199,7 @@ def evaluation_context(
     """
     latent_model = latent_model_of(model)
     _require_trained_guide(model)
+    data = evaluated_data(model, data)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent_model, inherit=True))
@@ -206,10 +213,10 @@ def evaluation_context(
         yield EvaluationContext(latent_model, batch, fields, data_plate)
 
 
-def _select_split(data: Any, split: str) -> Batch:
+def _select_split(data: Splits | Batch, split: str) -> Batch:
     """Return a split of `Splits`; other data are one batch, whatever `split` says."""
     if not isinstance(data, Splits):
-        return data if isinstance(data, Batch) else as_batch(data)
+        return data
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     if split not in splits:
         raise InputError(f"split must be one of train, validation and test; got {split!r}.")
@@ -278,5 +285,6 @@ def _match_parameters(batch: Batch, modules: nn.Module, device: torch.device | N
     if len(dtypes) != 1:
         return batch
     dtype = dtypes.pop()
-    cast: dict[str, Tensor] = {name: value.to(dtype) for name, value in batch.items() if value.is_floating_point()}
-    return batch.replace(**cast) if cast else batch
+    if batch.size >= _ENOUGH_FOR_SPREAD:
+        check_narrowing(batch, dtype)
+    return narrowed(batch, dtype)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from pvae import __version__
 from pvae.checks import require_whole
+from pvae.data import Schema, Splits
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import arviz, groups_of, load, wrap
+from pvae.evaluate.evaluated_data import schema_of
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.shared_latents import draw_jointly
 from pvae.files import replace_file
@@ -54,6 +56,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         InputError: if there are no data, `draws` is below 1, or the programs give no weight.
     """
     draws = require_whole(draws, "draws")
+    schema = data.schema if isinstance(data, Splits) else schema_of(model)
     with evaluation_context(model, data, limit=limit, **where) as context:
         programs = context.bound_to(context.batch)
         data_dims = _data_dims(programs, _data_plate(context, programs))
@@ -68,7 +71,8 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
     constant = {name: value.cpu() for name, value in context.batch.items() if name not in observed}
     if constant:
         datasets["constant_data"] = _dataset(constant, ("datum",))
-    return wrap({name: dataset for name, dataset in datasets.items() if dataset.data_vars})
+    named = {name: _with_names(dataset, schema) for name, dataset in datasets.items() if dataset.data_vars}
+    return wrap(named)
 
 
 def save(tree: Any, path: str | Path) -> Path:
@@ -188,6 +192,12 @@ def _dataset(
     if has_draws:
         attributes["draws"] = "from the guide q(z | x): amortised, not from the exact posterior"
     return xarray.Dataset(variables, coords=_coordinates(variables), attrs=attributes)
+
+
+def _with_names(dataset: Any, schema: Schema) -> Any:
+    """Return a dataset in which the features of x have the names of their columns."""
+    fits = "x" in dataset and dataset.sizes.get("x_dim_0") == len(schema.columns) and "x_dim_1" not in dataset.sizes
+    return dataset.assign_coords(x_dim_0=list(schema.columns)) if fits else dataset
 
 
 def _coordinates(variables: Mapping[str, tuple[list[str], Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
-from pvae.data import Splits
+from pvae.data import Schema, Splits
 from pvae.data.splits import digest
 from pvae.errors import InputError
 from pvae.programs.binding import Fields
@@ -58,6 +58,7 @@ def codes_of(
         data_shape=tuple(encoded.train.x.shape[1:]),
         binarise="none",
         mask="none",
+        schema=Schema(label=splits.schema.label, classes=splits.schema.classes),
         checksum=digest(content),
         notes=(*splits.notes, f"codes of {type(latent_model).__name__}"),
     )

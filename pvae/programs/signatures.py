@@ -17,7 +17,15 @@ from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.programs.base import Program
 
-__all__ = ["FIELD_ALIASES", "FieldChoice", "Fields", "choose_fields", "require_parameters", "signature_of", "takes_only_open_arguments"]
+__all__ = [
+    "FIELD_ALIASES",
+    "FieldChoice",
+    "Fields",
+    "choose_fields",
+    "require_parameters",
+    "signature_of",
+    "takes_only_open_arguments",
+]
 
 #: Names of parameters that take a field of another name.
 FIELD_ALIASES = {"xs": "x", "ys": "y"}
@@ -108,7 +116,7 @@ def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fiel
 def _fields_by_name(
     name: str, parameters: _Parameters, batch: Mapping[str, Tensor], chosen: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the field of each parameter: the chosen one, else that of its name or alias, or ``x`` for the first one."""
+    """Return the field of each parameter: the chosen one, that of its name or alias, or ``x`` for the first one."""
     by_parameter: dict[str, str] = {}
     for key, parameter in parameters.items():
         if key in chosen:

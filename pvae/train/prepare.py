@@ -10,6 +10,7 @@ from torch import nn
 
 from pvae.batch import Batch
 from pvae.data import Splits
+from pvae.data.scaling import check_narrowing, narrowed
 from pvae.errors import InputError
 from pvae.linter.run_check import run_check
 from pvae.programs.binding import Programs, bind
@@ -75,7 +76,7 @@ class TrainingSetup:
         first_data = _with_dtype(splits.train.take(slice(0, self.options.batch_size)), self._dtype_of_model())
         programs = bind(self.latent_model, first_data, fields)
         is_bernoulli = has_bernoulli_likelihood(self.latent_model, first_data, fields)
-        splits = _splits_with_dtype(splits.for_likelihood(is_bernoulli), self.options.dtype)
+        splits = _narrowed_splits(splits.for_likelihood(is_bernoulli), self.options.dtype)
         initialise_from = traits_of(self.latent_model).initialise_from
         if self.is_fresh and initialise_from is not None:
             initialise_from(splits.train)
@@ -207,5 +208,7 @@ def _with_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
     return Batch(**{name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()})
 
 
-def _splits_with_dtype(splits: Splits, dtype: torch.dtype) -> Splits:
-    return splits.map_parts(lambda _, batch: _with_dtype(batch, dtype))
+def _narrowed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
+    """Return splits with their real numbers in a dtype, which must be fine enough to tell the training data apart."""
+    check_narrowing(splits.train, dtype, splits.schema.columns)
+    return splits.map_parts(lambda _, batch: narrowed(batch, dtype))

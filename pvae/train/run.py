@@ -27,6 +27,8 @@ from pvae.train.training_state import load_parameters, model_tensors
 
 __all__ = ["Run", "open_run", "read_config"]
 
+#: Bytes of config.toml: data of many columns have a name, a shift and a scale for each.
+_MOST_CONFIG = 20_000_000
 _CHECKPOINTS = ("best", "last")
 
 # What ``config.toml`` holds, as far as a run is opened by it.
@@ -126,7 +128,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} is no run folder: it has no config.toml. Give the folder that pvae.fit got as out=."
         )
-    config = read_toml(path)
+    config = read_toml(path, most=_MOST_CONFIG)
     check_form(path, config, _FORM)
     _check_sizes(path, config["data"])
     return config

@@ -161,7 +161,10 @@ def _fit(request: TrainingRequest) -> Run:
             named = describe(objective), objective
             config = describe_run(options, splits, named, model, spec or spec_of(model), request.fields)
             context = setup.context(splits, config, interrupts)
-            for note in (*splits.notes, *setup.notes):
+            # the account of a file includes what was inferred when it was read
+            account = splits.schema.account
+            notes = [note for note in splits.notes if note not in account]
+            for note in (*([f"{splits.name}: {account}"] if account else []), *notes, *setup.notes):
                 context.display.note(note)
             loop = Loop(context)
             if recorded is not None and request.folder is not None:

@@ -2,7 +2,7 @@
 
 FLOORS = [
     {"deprecation", "errors", "fit_options", "user_code"},
-    {"checks", "files", "json_values", "locks", "memory", "names", "outside_files", "randomness"},
+    {"checks", "files", "json_values", "locks", "memory", "names", "outside_files", "picture_axes", "randomness"},
     {"batch"},
     {"data", "networks"},
     {"densities"},

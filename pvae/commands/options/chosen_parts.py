@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pvae.commands.options.option_groups import MODEL_HELP, explicit_options
+from pvae.commands.options.table_flags import reading_options
+from pvae.commands.output import print_reading
 from pvae.fit_options import FitOptions
 from pvae.names import parse_setting
 
@@ -34,8 +36,14 @@ def chosen_data(ctx: click.Context) -> Splits:
         folder=folder,
         mask=options["mask"],
         labels=options["labels"],
+        **reading_options(options),
     )
-    return splits if source in data_names() else replace(splits, name=str(Path(folder or "", source)))
+    if source in data_names():
+        return splits
+    splits = replace(splits, name=str(Path(folder or "", source)))
+    if ctx.info_name != "train" or options.get("progress") is False:  # a training with a display says it itself
+        print_reading(splits)
+    return splits
 
 
 def chosen_model(ctx: click.Context, model: str) -> ModelSpec:

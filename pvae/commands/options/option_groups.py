@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from pvae.commands.options.help_sections import Decorator, SectionedOption, apply_options, make_option
 from pvae.commands.options.option_types import LearningRateType, SettingType
+from pvae.commands.options.table_flags import table_options
 from pvae.fit_options import FitOptions
 
 __all__ = [
@@ -110,7 +111,11 @@ def data_options(command: Command) -> Command:
     section = "Data"
     options = [
         make_option(
-            section, "--data", str, "digits", "Name of a data set (`pvae data list`), or a .npz, .npy or .csv file."
+            section,
+            "--data",
+            str,
+            "digits",
+            "Name of a data set (`pvae data list`), or a file (.csv, .npz, ...) or folder of pictures.",
         ),
         make_option(
             section,
@@ -145,6 +150,7 @@ def data_options(command: Command) -> Command:
         ),
         make_option(section, "--data-seed", int, 0, "Seed of splits, binarisation and masks."),
         data_folder_option,
+        table_options(),
     ]
     return apply_options(command, options)
 
@@ -158,7 +164,8 @@ def data_folder_option(command: Command) -> Command:
 def other_data_option(command: Command) -> Command:
     """Add ``--data`` to a command that takes a run, which records its own data."""
     help_text = "Name or file of a data set to use instead of the data that the run was trained on."
-    return make_option("Data", "--data", str, None, help_text)(command)
+    data_option = make_option("Data", "--data", str, None, help_text)
+    return data_option(table_options(missing=False, scaled=False)(command))
 
 
 def split_option(default: str) -> Decorator[Any]:

@@ -117,6 +117,9 @@ def _first_data(splits: Splits, model: object, count: int | None) -> Batch:
 
 
 def _as_pictures(x: Tensor, splits: Splits) -> Tensor:
-    """Return data in the shape of a picture, (data, *data_shape), if they have as many values."""
+    """Return data in their units and the shape of a picture, (data, *data_shape), if they have as many values."""
     has_as_many_values = x[0].numel() == math.prod(splits.data_shape)
-    return x.reshape(len(x), *splits.data_shape) if has_as_many_values else x
+    if not has_as_many_values:
+        return x
+    pictures, scaling = x.reshape(len(x), *splits.data_shape), splits.schema.scaling
+    return pictures if scaling is None else scaling.original(pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from pvae import plots
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import VALIDATION, LearningCurve, read_curve
 from pvae.comparison.page.report_data import ReportData
+from pvae.data import Schema
 from pvae.errors import first_line
 from pvae.report import Picture, Section
 
@@ -156,7 +158,12 @@ def make_latent_section(data: ReportData) -> Section | None:
     pictures = _Pictures()
     for row, outcome in data.rows_with_pictures():
         arrays = _arrays_of(data, outcome)
-        pictures.add(_draw_codes, "codes", arrays, f"{data.label(row)}, seed {outcome.cell.seed}")
+        pictures.add(
+            functools.partial(_draw_codes, schema=data.schema),
+            "codes",
+            arrays,
+            f"{data.label(row)}, seed {outcome.cell.seed}",
+        )
     text = (
         "Each point is the latent code of one datum. The labels of the axes say which latent units they show (those "
         "with the largest KL), or that they show principal components of the codes."
@@ -164,11 +171,12 @@ def make_latent_section(data: ReportData) -> Section | None:
     return pictures.section("Latent space", text)
 
 
-def _draw_codes(arrays: Mapping[str, Tensor], name: str) -> Picture:
+def _draw_codes(arrays: Mapping[str, Tensor], name: str, schema: Schema) -> Picture:
     coloured = ", coloured by label" if "labels" in arrays else ""
     count = len(arrays["codes"])
+    labels = schema.named(arrays["labels"]) if "labels" in arrays else None
     return Picture(
-        plots.latent_scatter(arrays["codes"], arrays.get("labels"), kl=arrays.get("kl")),
+        plots.latent_scatter(arrays["codes"], labels, kl=arrays.get("kl")),
         f"Scatter plot of the latent means of {count} test data{coloured}, {name}.",
         f"{name}: means of q(z given x) of {count} test data{coloured}.",
     )

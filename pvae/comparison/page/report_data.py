@@ -12,6 +12,7 @@ from pvae.comparison.base import Outcome
 from pvae.comparison.rows import finished
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.row import Row, row_label
+from pvae.data import Schema
 
 __all__ = ["ReportData"]
 
@@ -46,6 +47,11 @@ class ReportData:
     def data_name(self) -> str:
         """Name of the data."""
         return str(self.data.get("name", "data"))
+
+    @property
+    def schema(self) -> Schema:
+        """Names, types and labels of the data."""
+        return Schema.from_record(self.data.get("schema", {}))
 
     def label(self, row: Row) -> str:
         """Return the name of a row."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 
-__all__ = ["ArrayRows", "BatchRows", "Chunk", "RowSource", "WeightedRows", "as_tensor"]
+__all__ = ["ArrayRows", "BatchRows", "Chunk", "RowSource", "WeightedRows", "as_tensor", "nan_where_masked"]
 
 #: Data of a chunk, and their sample weights, (batch,), or None for 1 each.
 Chunk = tuple[Tensor, Tensor | None]
@@ -28,13 +28,20 @@ def as_tensor(array: Any) -> Tensor:
     """
     if isinstance(array, Tensor):
         return array.detach()
-    array = np.asarray(array)
+    array = np.asarray(nan_where_masked(array))
     if any(stride < 0 for stride in array.strides):
         array = array.copy()
     with warnings.catch_warnings():
         # EM never writes into the data, so that a read-only array is safe.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def nan_where_masked(array: Any) -> Any:
+    """Return a masked array as float64 with NaN where it is masked; anything else as it is."""
+    if not isinstance(array, np.ma.MaskedArray):
+        return array
+    return np.ma.filled(array.astype(np.float64), np.nan) if np.ma.getmaskarray(array).any() else array.data
 
 
 class RowSource(ABC):

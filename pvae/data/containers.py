@@ -1,0 +1,233 @@
+"""Objects in which people hold data, as arrays by name: frames, lists, sparse matrices, data sets and loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pvae.data.item_data import is_item_source, read_items
+from pvae.data.nan_to_mask import with_gaps
+from pvae.data.raw_data import RawData, require_memory
+from pvae.data.schema import Schema
+from pvae.data.tables.frame_arrays import FrameSource, arrays_of_frame
+from pvae.data.tables.table_options import TableOptions
+from pvae.errors import InputError
+
+__all__ = ["frame_data", "read_object"]
+
+_NAME = "the data"
+
+
+def read_object(source: Any, options: TableOptions) -> RawData:
+    """Return the data that an object holds.
+
+    Args:
+        source: an array or tensor; a list of rows; a pair (x, y); a mapping from names to arrays; a frame or series of
+            pandas or polars; a structured or masked array; a sparse matrix of SciPy; an array or data set of xarray; a
+            file or data set of h5py; an AnnData; a data set or loader of PyTorch.
+        options: how a table is to be read.
+
+    Raises:
+        InputError: if the object is none of these, or its values cannot be used.
+    """
+    if isinstance(source, Mapping) and not _is_from(source, "h5py", "xarray"):
+        return _mapping(source, options)
+    if isinstance(source, tuple) and len(source) == 2:
+        return _pair(source, options)
+    reader = _reader_of(source)
+    if reader is not None:
+        return reader(source, options)
+    options.refuse_for(f"this {type(source).__name__}")
+    if isinstance(source, Tensor | np.ndarray) or hasattr(source, "__array__"):
+        return RawData(_NAME, {"x": source})
+    raise InputError(
+        "Data need to be an array, a tensor, a pair (x, y), a mapping from names to arrays, a data frame, a list of "
+        f"rows, or a data set or loader of PyTorch; got {type(source).__name__}."
+    )
+
+
+def _reader_of(source: Any) -> Callable[[Any, TableOptions], RawData] | None:
+    """Return the function that reads an object of this type; None for plain arrays and unknown objects."""
+    if _is_from(source, "pandas", "polars"):
+        return _frame
+    if isinstance(source, list | tuple):
+        return _rows
+    if isinstance(source, np.ndarray) and source.dtype.names is not None:
+        return _structured
+    if _is_from(source, "scipy"):
+        return _sparse
+    if _is_from(source, "xarray"):
+        return _xarray
+    if _is_from(source, "h5py"):
+        return _h5py
+    if _is_from(source, "anndata"):
+        return _anndata
+    if is_item_source(source):
+        return read_items
+    return None
+
+
+def _is_from(source: Any, *packages: str) -> bool:
+    return type(source).__module__.partition(".")[0] in packages
+
+
+def frame_data(source: FrameSource, options: TableOptions) -> RawData:
+    """Return the data of a table."""
+    table = arrays_of_frame(source, options)
+    return RawData(source.name, table.arrays, table.schema, table.notes)
+
+
+def _frame(source: Any, options: TableOptions) -> RawData:
+    return frame_data(FrameSource(_NAME, _as_pandas(source), account="a data frame"), options)
+
+
+def _as_pandas(source: Any) -> Any:
+    """Return a frame or series of pandas or polars as a frame of pandas, with text as names of columns."""
+    import pandas as pd
+
+    if _is_from(source, "polars"):
+        columns = source.get_columns() if hasattr(source, "get_columns") else [source]
+        return pd.DataFrame({column.name: pd.Series(column.to_list()) for column in columns})
+    frame = source.to_frame() if source.ndim == 1 else source
+    names = ["/".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InputError(f"{_NAME}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one.")
+    return frame.set_axis(names, axis=1)
+
+
+def _mapping(source: Mapping[str, Any], options: TableOptions) -> RawData:
+    """Return the fields of a mapping; columns of one number each, without an x, are a table."""
+    fields = dict(source)
+    if "x" in fields:
+        raw = read_object(fields["x"], options) if _is_table(fields["x"]) else RawData(_NAME, {"x": fields["x"]})
+        if "x" not in raw.fields or set(raw.fields) & (set(fields) - {"x"}):
+            raise InputError(f"{_NAME} have labels in x and in another field; keep one.")
+        plain = {name: _plain_field(value) for name, value in fields.items() if name != "x"}
+        return RawData(_NAME, {**raw.fields, **plain}, raw.schema, raw.notes)
+    columns = {name: _plain_field(value) for name, value in fields.items()}
+    if columns and all(isinstance(name, str) and np.ndim(value) == 1 for name, value in columns.items()):
+        import pandas as pd
+
+        lengths = {len(value) for value in columns.values()}
+        if len(lengths) == 1 and not any(isinstance(value, Tensor) for value in columns.values()):
+            return frame_data(FrameSource(_NAME, pd.DataFrame(columns), account="a mapping of columns"), options)
+    options.refuse_for("a mapping to arrays")
+    return RawData(_NAME, columns)
+
+
+def _is_table(value: Any) -> bool:
+    return _is_from(value, "pandas", "polars", "scipy", "xarray") or isinstance(value, list)
+
+
+def _plain_field(value: Any) -> Any:
+    """Return a field beside x as an array: a column of a frame, a list, or what came."""
+    if _is_from(value, "pandas", "polars"):
+        values = _as_pandas(value)
+        return values.iloc[:, 0].to_numpy() if values.shape[1] == 1 else values.to_numpy()
+    if _is_from(value, "scipy"):
+        return value.toarray()
+    return np.asarray(value) if isinstance(value, list) else value
+
+
+def _pair(source: tuple[Any, Any], options: TableOptions) -> RawData:
+    """Return x and y; a table of features and a column of labels keep their names."""
+    x, y = source
+    raw = read_object(x, options) if _is_table(x) else RawData(_NAME, {"x": x})
+    if "y" in raw.fields:
+        raise InputError(f"{_NAME} are a pair (x, y), and x has a label of its own ({raw.schema.label!r}); keep one.")
+    schema = raw.schema
+    if _is_from(y, "pandas", "polars"):
+        schema = schema.changed(label=str(_as_pandas(y).columns[0]))
+    return RawData(_NAME, {"x": raw.fields["x"], "y": _plain_field(y)}, schema, raw.notes)
+
+
+def _rows(source: Any, options: TableOptions) -> RawData:
+    """Return a list of rows: of numbers, tensors, arrays, or mappings from columns to cells."""
+    rows = list(source)
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        import pandas as pd
+
+        return frame_data(FrameSource(_NAME, pd.DataFrame(rows), account="a list of mappings"), options)
+    options.refuse_for("a list of rows")
+    shapes = [np.shape(row) if not isinstance(row, Tensor) else tuple(row.shape) for row in rows]
+    uneven = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if uneven is not None:
+        raise InputError(
+            f"{_NAME} are a list whose rows differ: row 0 has shape {shapes[0]}, row {uneven} has {shapes[uneven]}. "
+            "Make them equal, or give a mask for rows that were filled up."
+        )
+    return RawData(_NAME, {"x": np.asarray([np.asarray(row) for row in rows])})
+
+
+def _structured(source: np.ndarray, options: TableOptions) -> RawData:
+    """Return a structured array as a table of its fields."""
+    import pandas as pd
+
+    wide = [name for name in source.dtype.names or () if source[name].ndim != 1]
+    if wide:
+        raise InputError(f"{_NAME} have the field {wide[0]!r} with several numbers per row; give a mapping to arrays.")
+    columns = {name: _filled(source[name]) for name in source.dtype.names or ()}
+    return frame_data(FrameSource(_NAME, pd.DataFrame(columns), account="a structured array"), options)
+
+
+def _filled(values: np.ndarray) -> Any:
+    """Return a column with None in place of masked values."""
+    if not isinstance(values, np.ma.MaskedArray) or not np.ma.getmaskarray(values).any():
+        return np.asarray(values)
+    return with_gaps(values.data, np.ma.getmaskarray(values))
+
+
+def _sparse(source: Any, options: TableOptions) -> RawData:
+    options.refuse_for("a sparse matrix")
+    size = int(np.prod(source.shape)) * max(4, source.dtype.itemsize)
+    require_memory(2 * size, f"A sparse matrix of shape {source.shape} as an array", "Take fewer rows or columns.")
+    return RawData(_NAME, {"x": source.toarray()}, Schema(account="a sparse matrix, read as an array"))
+
+
+def _xarray(source: Any, options: TableOptions) -> RawData:
+    """Return an array of xarray; or a data set, whose variables are fields if one is x, else columns."""
+    if hasattr(source, "data_vars"):
+        return _mapping({str(name): source[name].to_numpy() for name in source.data_vars}, options)
+    options.refuse_for("an array of xarray")
+    values = source.to_numpy()
+    columns: tuple[str, ...] = ()
+    if values.ndim == 2 and source.dims[1] in source.coords:
+        columns = tuple(map(str, source.coords[source.dims[1]].to_numpy()))
+    account = f"an array of xarray, {source.dims[0]!r} counts the data" if values.ndim else ""
+    return RawData(_NAME, {"x": values}, Schema(account=account, columns=columns))
+
+
+def _h5py(source: Any, options: TableOptions) -> RawData:
+    """Return a data set of an HDF5 file, or a group, whose data sets are fields."""
+    options.refuse_for("an HDF5 file")
+    if not isinstance(source, Mapping):
+        return RawData(_NAME, {"x": source[()]})
+    fields = {name: item[()] for name, item in source.items() if hasattr(item, "dtype")}
+    return RawData(_NAME, {name: _as_text(values) for name, values in fields.items()})
+
+
+def _as_text(values: Any) -> Any:
+    """Return bytes, as HDF5 stores text, as text."""
+    array = np.asarray(values)
+    if array.dtype.kind == "O" and array.size and isinstance(array.flat[0], bytes):
+        return np.array([value.decode("utf-8") for value in array.flat]).reshape(array.shape)
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def _anndata(source: Any, options: TableOptions) -> RawData:
+    """Return the matrix X of an AnnData, with the names of its variables, and one column of obs as the label."""
+    x = _plain_field(source.X)
+    fields: dict[str, Any] = {"x": x}
+    if options.label not in (None, "none"):
+        if options.label not in source.obs:
+            raise InputError(f"obs has no column {options.label!r}; it has {', '.join(map(str, source.obs))}.")
+        fields["y"] = source.obs[options.label].astype(str).to_numpy()
+    label = options.label or ""
+    account = f"AnnData: X, {x.shape[0]} rows of {x.shape[1]} features; " + (
+        f"label {label!r}" if label else "no label"
+    )
+    return RawData(_NAME, fields, Schema(account=account, columns=tuple(map(str, source.var_names)), label=label))

@@ -1,0 +1,162 @@
+"""Descriptions of data: rows, columns, types, labels, missing values, splits, and how they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.data.schema import Schema
+
+__all__ = ["describe_splits", "description_text"]
+
+#: Number of columns and classes that a text shows.
+_SHOWN = 30
+
+
+class _HasParts(Protocol):
+    @property
+    def name(self) -> str:
+        """Name of the data."""
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+
+    @property
+    def schema(self) -> Schema:
+        """Names, types and labels."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that say what was done to the data."""
+
+    @property
+    def parts(self) -> Mapping[str, Batch | None]:
+        """The splits by name."""
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes."""
+
+
+def describe_splits(splits: _HasParts) -> dict[str, Any]:
+    """Return a description of splits by name, of values for JSON.
+
+    Args:
+        splits: the data.
+    """
+    parts = {name: part for name, part in splits.parts.items() if part is not None}
+    schema, train = splits.schema, parts["train"]
+    record: dict[str, Any] = {
+        "name": splits.name,
+        "read": schema.account,
+        "rows": schema.rows or sum(part.size for part in parts.values()),
+        "splits": {name: part.size for name, part in parts.items()},
+        "shape": list(splits.data_shape),
+        "fields": {
+            name: {"shape": list(tensor.shape[1:]), "type": str(tensor.dtype).removeprefix("torch.")}
+            for name, tensor in train.items()
+        },
+    }
+    if train.x.dim() == 2 and train.x.shape[1] <= 10_000:
+        record["columns"] = _columns(parts, schema)
+    record["missing"] = _count_missing(parts, schema)
+    record["constant"] = [
+        column["name"] for column in record.get("columns", []) if column["smallest"] == column["largest"]
+    ]
+    if splits.classes is not None:
+        record["label"] = {"column": schema.label, "classes": _classes(parts, schema, splits.classes)}
+    if schema.scaling is not None:
+        record["scaling"] = schema.scaling.kind
+    record["notes"] = list(splits.notes)
+    return record
+
+
+def _columns(parts: Mapping[str, Batch], schema: Schema) -> list[dict[str, Any]]:
+    """Return name, type, range and number of missing values of each feature, in the units of the data."""
+    x = torch.cat([part.x.double() for part in parts.values()])
+    mask = torch.cat([_mask(part) for part in parts.values()])
+    if schema.scaling is not None:
+        x = schema.scaling.original(x)
+    observed = mask.any(0)
+    low = x.masked_fill(~mask, torch.inf).amin(0)
+    high = x.masked_fill(~mask, -torch.inf).amax(0)
+    names = schema.columns or tuple(f"column {number}" for number in range(1, x.shape[1] + 1))
+    return [
+        {
+            "name": name,
+            "type": schema.types.get(name, _type_of(name, schema)),
+            "smallest": low[number].item() if observed[number] else None,
+            "largest": high[number].item() if observed[number] else None,
+            "missing": int((~mask[:, number]).sum()),
+        }
+        for number, name in enumerate(names)
+    ]
+
+
+def _type_of(name: str, schema: Schema) -> str:
+    return "category" if name.partition("=")[0] in schema.categories else "numbers"
+
+
+def _mask(part: Batch) -> Tensor:
+    """Return which entries of x are observed, shape of x."""
+    mask = part.get("mask")
+    if mask is None or mask.shape != part.x.shape:
+        return torch.ones_like(part.x, dtype=torch.bool)
+    return mask != 0
+
+
+def _count_missing(parts: Mapping[str, Batch], schema: Schema) -> int:
+    return sum(schema.missing.values()) or sum(int((~_mask(part)).sum()) for part in parts.values())
+
+
+def _classes(parts: Mapping[str, Batch], schema: Schema, count: int) -> dict[str, int]:
+    """Return the number of data of each class by its name, and of hidden labels."""
+    labels = torch.cat([part["y"].cpu() for part in parts.values() if "y" in part])
+    counts = torch.bincount(labels[labels >= 0], minlength=count).tolist()
+    classes = dict(zip(schema.class_names(count), counts, strict=False))
+    hidden = int((labels < 0).sum())
+    return {**classes, **({"(hidden)": hidden} if hidden else {})}
+
+
+def description_text(record: Mapping[str, Any]) -> str:
+    """Return a description in lines for a person.
+
+    Args:
+        record: what `describe_splits` returned.
+    """
+    lines = [f"{record['name']}: {record['read']}" if record["read"] else record["name"]]
+    sizes = ", ".join(f"{count} {name}" for name, count in record["splits"].items())
+    shape = " x ".join(map(str, record["shape"])) or "one number"
+    lines.append(f"{record['rows']} data, each {shape}; splits: {sizes}")
+    fields = [
+        f"{name} ({field['type']}{', ' + ' x '.join(map(str, field['shape'])) if field['shape'] else ''})"
+        for name, field in record["fields"].items()
+    ]
+    lines.append(f"fields: {', '.join(fields)}")
+    lines += _column_lines(record.get("columns", []))
+    lines.append(f"missing values: {record['missing']}")
+    if record["constant"]:
+        lines.append(f"constant columns: {', '.join(record['constant'][:_SHOWN])}")
+    if "label" in record:
+        classes = record["label"]["classes"]
+        shown = ", ".join(f"{name}: {count}" for name, count in list(classes.items())[:_SHOWN])
+        column = f" {record['label']['column']!r}" if record["label"]["column"] else ""
+        lines.append(f"label{column} of {len(classes)} classes: {shown}" + (", ..." if len(classes) > _SHOWN else ""))
+    if "scaling" in record:
+        lines.append(f"scaling of x: {record['scaling']}; the columns are shown in their own units")
+    return "\n".join([*lines, *(f"note: {note}" for note in record["notes"])])
+
+
+def _column_lines(columns: list[dict[str, Any]]) -> list[str]:
+    width = max((len(column["name"]) for column in columns[:_SHOWN]), default=0)
+    lines = []
+    for column in columns[:_SHOWN]:
+        extent = "no value" if column["smallest"] is None else f"{column['smallest']:.6g} to {column['largest']:.6g}"
+        missing = f", {column['missing']} missing" if column["missing"] else ""
+        lines.append(f"  {column['name']:<{width}}  {column['type']}, {extent}{missing}")
+    return [*lines, f"  ... and {len(columns) - _SHOWN} more columns"] if len(columns) > _SHOWN else lines

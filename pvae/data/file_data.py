@@ -1,0 +1,182 @@
+"""Read a file or a folder of pictures as arrays by name; the suffix decides how it is read. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pvae.data.containers import frame_data, read_object
+from pvae.data.image_folders import read_image_folder
+from pvae.data.raw_data import RawData
+from pvae.data.readers import missing_file, read_bytes, read_idx, read_npy, read_npz
+from pvae.data.tables.frame_arrays import FrameSource
+from pvae.data.tables.table_options import TableOptions
+from pvae.data.tables.text_tables import read_text_table
+from pvae.errors import InputError
+
+__all__ = ["SUFFIXES", "read_path", "read_table"]
+
+Reader = Callable[[Path, TableOptions], RawData]
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_EXCEL = (".xls", ".xlsx", ".xlsm", ".ods")
+
+
+def read_path(path: Path, options: TableOptions) -> RawData:
+    """Return the data in a file, or in a folder of pictures.
+
+    The arrays of an ``.npz``, ``.mat`` or HDF5 file are fields by their names, the array of a ``.npy`` or IDX file is
+    ``x``, and a text or Parquet file is a table with one row per datum.
+
+    Args:
+        path: the file or folder.
+        options: how a table is to be read.
+
+    Raises:
+        InputError: if the file is missing or damaged, has another suffix, or an option is for tables only.
+    """
+    if path.is_dir() and not path.name.lower().endswith(SUFFIXES):
+        options.refuse_for(f"the folder {path}")
+        return read_image_folder(path)
+    suffix = next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise _unknown_suffix(path)
+    raw = _READERS[suffix](path, options)
+    return RawData(path.name, raw.fields, raw.schema, raw.notes)
+
+
+def read_table(path: Path, options: TableOptions) -> FrameSource:
+    """Return the table in a text or Parquet file, without a look at the roles of its columns.
+
+    Raises:
+        InputError: as `read_path`.
+    """
+    if path.name.lower().endswith(".parquet"):
+        return _parquet(path, options)
+    table = read_text_table(path, read_bytes(path), options)
+    return FrameSource(
+        str(path),
+        table.frame,
+        table.has_names,
+        table.unnamed,
+        table.account,
+        table.notes,
+        table.place,
+        table.dialect.decimal,
+    )
+
+
+def _unknown_suffix(path: Path) -> InputError:
+    if not path.exists():
+        return missing_file(path)
+    if path.suffix.lower() in _EXCEL:
+        return InputError(f"{path} is a spreadsheet, which is not read: save the sheet as CSV and give that file.")
+    known = ", ".join(dict.fromkeys(suffix for suffix in SUFFIXES if not suffix.endswith(".gz")))
+    return InputError(f"{path} has a suffix that cannot be read; give a file with one of {known}.")
+
+
+def _table(path: Path, options: TableOptions) -> RawData:
+    return frame_data(read_table(path, options), options)
+
+
+def _parquet(path: Path, options: TableOptions) -> FrameSource:
+    if options.separator is not None or options.header is not None:
+        raise InputError("The options separator and header are for text files, and a Parquet file has names and types.")
+    if not path.exists():
+        raise missing_file(path)
+    _require("pyarrow", "parquet", path)
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no Parquet file, or is damaged ({' '.join(str(error).split())[:120]}).") from error
+    return FrameSource(str(path), frame.set_axis(map(str, frame.columns), axis=1), account="Parquet")
+
+
+def _arrays(read: Callable[[Path], Any]) -> Reader:
+    """Return the reader of files whose arrays have names of fields, or which hold x alone."""
+
+    def reader(path: Path, options: TableOptions) -> RawData:
+        options.refuse_for(str(path))
+        content = read(path)
+        return RawData(path.name, dict(content) if isinstance(content, dict) else {"x": content})
+
+    return reader
+
+
+def _mat(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file of MATLAB. Those named X and Y are x and y, and whole numbers in y are whole."""
+    if _HDF5 in read_bytes(path)[:1024]:  # version 7.3, which stores arrays with their dimensions in reverse order
+        fields = {name: np.asarray(value).T for name, value in _hdf5(path).items()}
+    else:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+
+        try:
+            content = loadmat(path)
+        except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
+            raise InputError(f"{path} is no file of MATLAB, or is damaged ({' '.join(str(error).split())}).") from error
+        fields = {name: value for name, value in content.items() if not name.startswith("__")}
+    named = {name: fields.pop(name.upper()) for name in ("x", "y") if name not in fields and name.upper() in fields}
+    return {name: _whole_labels(name, value) for name, value in {**fields, **named}.items()}
+
+
+def _whole_labels(name: str, value: Any) -> Any:
+    """Return labels as whole numbers, (data, 1) or (data,): MATLAB stores all numbers as real ones, also in rows."""
+    value = value.toarray() if hasattr(value, "toarray") else value
+    if name.partition("_")[0] != "y" or value.dtype.kind != "f" or not np.array_equal(value, np.round(value)):
+        return value
+    return value.astype(np.int64).T if value.ndim == 2 and value.shape[0] == 1 else value.astype(np.int64)
+
+
+def _hdf5(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise missing_file(path)
+    h5py = _require("h5py", "hdf5", path)
+    try:
+        with h5py.File(path, "r") as file:
+            return read_object(file, TableOptions()).fields
+    except OSError as error:
+        raise InputError(f"{path} is no HDF5 file, or is damaged ({' '.join(str(error).split())[:120]}).") from error
+
+
+def _anndata(path: Path, options: TableOptions) -> RawData:
+    if not path.exists():
+        raise missing_file(path)
+    return read_object(_require("anndata", "anndata", path).read_h5ad(path), options)
+
+
+def _require(package: str, extra: str, path: Path) -> Any:
+    """Return a package that pvae does not need otherwise.
+
+    Raises:
+        InputError: if it is not installed; the message names the extra that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f'{path} needs the package {package}: pip install "pvae[{extra}]".') from error
+
+
+_READERS: dict[str, Reader] = {
+    ".npz": _arrays(read_npz),
+    ".npy": _arrays(read_npy),
+    ".csv": _table,
+    ".tsv": _table,
+    ".txt": _table,
+    ".csv.gz": _table,
+    ".tsv.gz": _table,
+    ".txt.gz": _table,
+    ".parquet": _table,
+    ".mat": _arrays(_mat),
+    ".h5": _arrays(_hdf5),
+    ".hdf5": _arrays(_hdf5),
+    ".h5ad": _anndata,
+    "-ubyte": _arrays(read_idx),
+    "-ubyte.gz": _arrays(read_idx),
+}
+SUFFIXES = tuple(_READERS)

@@ -1,0 +1,103 @@
+"""Read a folder of pictures; if they lie in folders of their own, the names of these are the labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pvae.data.raw_data import RawData, require_memory
+from pvae.data.schema import Schema
+from pvae.errors import InputError
+
+__all__ = ["read_image_folder"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def read_image_folder(folder: Path) -> RawData:
+    """Return the pictures of a folder, with values from 0 to 1, in the order of their names.
+
+    Args:
+        folder: a folder of PNG or JPEG files, or of one folder of them for each class.
+
+    Returns:
+        ``x``, float32, shape (pictures, height, width) if all are grey, else (pictures, 3, height, width), or 4 if one
+        has transparency; and ``y``, the names of the folders, if there are any.
+
+    Raises:
+        InputError: if there are no pictures, they differ in size, or one is damaged.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not paths:
+        raise InputError(f"The folder {folder} has no pictures (.png, .jpg, .jpeg).")
+    places = [path.relative_to(folder).parts for path in paths]
+    deep = next((path for path, parts in zip(paths, places, strict=True) if len(parts) != len(places[0])), None)
+    if deep is not None or len(places[0]) > 2:
+        raise InputError(
+            f"{folder} needs pictures, or one folder of pictures for each class; {deep or paths[0]} lies elsewhere."
+        )
+    sizes_and_modes = [_look_at(path) for path in paths]
+    sizes = [size for size, _ in sizes_and_modes]
+    other = next((number for number, size in enumerate(sizes) if size != sizes[0]), None)
+    if other is not None:
+        raise InputError(
+            f"{paths[other]} has {sizes[other][0]} x {sizes[other][1]} pixels, and {paths[0]} has {sizes[0][0]} x "
+            f"{sizes[0][1]}. All pictures need one size: resize or crop them."
+        )
+    mode = _common_mode([mode for _, mode in sizes_and_modes])
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    size = 8 * len(paths) * channels * sizes[0][0] * sizes[0][1]
+    require_memory(size, f"{len(paths)} pictures in {folder} as arrays", "Take fewer or smaller pictures.")
+    x = np.stack([_pixels(path, mode) for path in paths])
+    fields: dict[str, Any] = {"x": x}
+    if len(places[0]) == 2:
+        fields["y"] = np.array([parts[0] for parts in places])
+    colour = {"L": "grey", "RGB": "colour", "RGBA": "colour with transparency"}[mode]
+    classes = f"{len(set(fields['y']))} folders are the labels" if "y" in fields else "no label"
+    account = f"{len(x)} pictures, {sizes[0][1]} x {sizes[0][0]} pixels, {colour}, values divided by 255; {classes}"
+    mixed = len({mode for _, mode in sizes_and_modes}) > 1
+    notes = (f"pictures of different kinds are all read as {colour}",) if mixed else ()
+    return RawData(folder.name, fields, Schema(account=account, label="folder" if "y" in fields else ""), notes)
+
+
+def _look_at(path: Path) -> tuple[tuple[int, int], str]:
+    """Return width and height of a picture, and its mode, from its header."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size, picture.mode
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is no picture that can be read ({' '.join(str(error).split())[:120]}).") from error
+
+
+def _common_mode(modes: list[str]) -> str:
+    """Return the mode that holds all pictures: grey, colour, or colour with transparency."""
+    if any(mode in ("RGBA", "LA", "PA") for mode in modes):
+        return "RGBA"
+    grey = {"1", "L", "I", "I;16", "I;16B", "F"}
+    return "L" if set(modes) <= grey else "RGB"
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    """Return a picture with values from 0 to 1: (height, width) if grey, else (channels, height, width)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith("I"):  # 16 bits of grey
+                deep = np.asarray(picture, dtype=np.float64) / 65535
+                return _as_mode(deep.astype(np.float32), mode)
+            array = np.asarray(picture.convert(mode), dtype=np.float32) / np.float32(255)
+    except OSError as error:
+        raise InputError(f"{path} is a damaged picture ({' '.join(str(error).split())[:120]}).") from error
+    return array if mode == "L" else np.moveaxis(array, -1, 0)
+
+
+def _as_mode(grey: np.ndarray, mode: str) -> np.ndarray:
+    if mode == "L":
+        return grey
+    opaque = [np.ones_like(grey)] if mode == "RGBA" else []
+    return np.stack([grey, grey, grey, *opaque])

@@ -1,0 +1,47 @@
+"""`RawData`: arrays by name as they came from a file or an object, with what is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pvae.data.schema import Schema
+from pvae.errors import InputError
+from pvae.memory import format_bytes, free_bytes
+
+__all__ = ["RawData", "require_memory"]
+
+
+@dataclass(frozen=True, eq=False)
+class RawData:
+    """Data before their labels are numbered and their missing values are masked.
+
+    Attributes:
+        name: the name of the data, for messages and records.
+        fields: arrays by name.
+        schema: the names of the columns, and how the data were read.
+        notes: what was inferred and might be otherwise.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    schema: Schema = field(default_factory=Schema)
+    notes: tuple[str, ...] = ()
+
+
+def require_memory(needed: int, what: str, advice: str) -> None:
+    """Check that memory for data is free, before it is taken.
+
+    Args:
+        needed: the number of bytes.
+        what: what needs them.
+        advice: what to do if they are not free.
+
+    Raises:
+        InputError: if fewer bytes are free.
+    """
+    free = free_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise InputError(f"{what} needs {format_bytes(needed)} of memory, and {format_bytes(free)} are free. {advice}")

@@ -1,0 +1,197 @@
+"""What separates the cells of a text table, what its decimal sign is, and whether its first line has names."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pvae.data.tables.table_options import MISSING_WORDS, TableOptions
+from pvae.data.tables.text_lines import TextLines
+from pvae.errors import InputError
+
+__all__ = ["SEPARATOR_NAMES", "Dialect", "find_dialect", "is_number"]
+
+SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks", "": "nothing"}
+#: Number of rows that are looked at.
+_SAMPLE = 200
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
+_NUMBER_WITH_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?\d+")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written.
+
+    Attributes:
+        separator: the character between cells; a space stands for any white space, and "" for a table of one column.
+        decimal: the decimal sign, ``"."`` or ``","``.
+        names: the names of the columns; None where the first line is a datum.
+        header_lines: the number of lines with names, 0 or 1.
+        notes: what was inferred and might be otherwise.
+    """
+
+    separator: str
+    decimal: str
+    names: tuple[str, ...] | None
+    header_lines: int
+    notes: tuple[str, ...] = ()
+
+
+def is_number(cell: str, decimal: str = ".") -> bool:
+    """Return whether a cell is a number as tables have them: without underscores, thousands and units."""
+    pattern = _NUMBER_WITH_COMMA if decimal == "," else _NUMBER
+    return pattern.fullmatch(cell.strip()) is not None
+
+
+def find_dialect(lines: TextLines, options: TableOptions) -> Dialect:
+    """Return how a text table is written.
+
+    Args:
+        lines: the lines of the table.
+        options: what the user says about it.
+
+    Raises:
+        InputError: if a given separator leaves one column and another one would not, or if it cannot be known whether
+            the first line is a datum.
+    """
+    separator, decimal = _separator(lines, options)
+    rows = [cells for _, cells in lines.records(separator, _SAMPLE)]
+    names: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+    if options.header is not None:
+        names = tuple(rows[0]) if options.header else None
+    else:
+        names, notes = _names(lines, rows, separator, decimal)
+    commented = None if options.header is not None or names is not None else _names_in_comment(lines, rows, separator)
+    if commented is not None:
+        return Dialect(separator, decimal, commented, 0, ("the comment above the data names the columns",))
+    return Dialect(separator, decimal, names, 0 if names is None else 1, notes)
+
+
+def _separator(lines: TextLines, options: TableOptions) -> tuple[str, str]:
+    """Return the separator and the decimal sign of a table."""
+    candidates = [",", ";", "\t", "|", " "]
+    scores = {each: _score(lines, each) for each in candidates}
+    if scores["\t"][0] > 0:
+        scores[" "] = (0.0, ".", 1)  # blanks are part of the cells between tabs
+    best = max(candidates, key=lambda each: scores[each][0])
+    if options.separator is not None:
+        rows = [cells for _, cells in lines.records(options.separator, _SAMPLE)]
+        if max(map(len, rows)) == 1 and scores[best][0] > 0:
+            raise InputError(
+                f"{lines.name}: the separator {options.separator!r} leaves one column, and {best!r} would give "
+                f"{scores[best][2]}. Leave the separator out, or give the right one."
+            )
+        return options.separator, "." if options.separator == "," else _decimal(rows)[0]
+    if scores[best][0] > 0:
+        return best, scores[best][1]
+    # No separator gives rows of equal length: the one that splits most, so that the message can name the line.
+    fallback = next((each for each in candidates if scores[each][2] > 1 and (each != " " or _has_numbers(lines))), "")
+    rows = [cells for _, cells in lines.records(fallback, _SAMPLE)]
+    return fallback, "." if fallback == "," else _decimal(rows)[0] if fallback else "."
+
+
+def _has_numbers(lines: TextLines) -> bool:
+    """Return whether most cells between blanks are numbers."""
+    return _share([cells for _, cells in lines.records(" ", _SAMPLE)], ".") > 0.5
+
+
+def _score(lines: TextLines, separator: str) -> tuple[float, str, int]:
+    """Return how well a separator fits (0 if not at all), the decimal sign with it, and the number of columns."""
+    rows = [cells for _, cells in lines.records(separator, _SAMPLE)]
+    lengths = [len(cells) for cells in rows]
+    widest = max(lengths, default=0)
+    body = lengths[1:] or lengths
+    even = len(set(body)) == 1 and body[0] > 1 and lengths[0] in (body[0], max(2, body[0] - 1))
+    if not even:
+        return 0.0, ".", widest
+    decimal, share = (".", _share(rows, ".")) if separator == "," else _decimal(rows)
+    return 1e-3 + share, decimal, widest
+
+
+def _decimal(rows: Sequence[Sequence[str]]) -> tuple[str, float]:
+    """Return the decimal sign that makes more cells numbers, and the share of cells that are numbers with it."""
+    point, comma = _share(rows, "."), _share(rows, ",")
+    return (",", comma) if comma > point else (".", point)
+
+
+def _share(rows: Sequence[Sequence[str]], decimal: str) -> float:
+    cells = [cell for row in (rows[1:] or rows) for cell in row if cell not in MISSING_WORDS]
+    return sum(is_number(cell, decimal) for cell in cells) / max(1, len(cells))
+
+
+def _names(
+    lines: TextLines, rows: Sequence[Sequence[str]], separator: str, decimal: str
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the names in the first line, or None if it is a datum; and what was inferred."""
+    first, others = rows[0], rows[1:]
+    kinds = [_kind(cell, decimal) for cell in first]
+    if "number" not in kinds:
+        is_header = "text" in kinds
+        return (tuple(first) if is_header else None), ()
+    if "text" not in kinds:
+        return _names_of_numbers(lines, first, others, decimal)
+    # A name over a column of numbers is a name. Where every text is over text, the line may be a datum.
+    width = min(map(len, others), default=0)
+    shift = 1 if width == len(first) + 1 else 0
+    for column, kind in enumerate(kinds):
+        cells = [row[column + shift] for row in others if column + shift < len(row)]
+        known = [cell for cell in cells if cell not in MISSING_WORDS]
+        if kind == "text" and known and all(is_number(cell, decimal) for cell in known):
+            return tuple(first), ()
+    raise _ask(lines, first, "has text where the lines below have text, and numbers too")
+
+
+def _names_of_numbers(
+    lines: TextLines, first: Sequence[str], others: Sequence[Sequence[str]], decimal: str
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the names in a first line of numbers, or None if it is a datum.
+
+    A line such as 0,1,2 above numbers with decimals has names, as pandas writes them. Where the other lines have whole
+    numbers too, it cannot be known.
+    """
+    unnamed = first[0] == ""
+    cells = first[1:] if unnamed else first
+    if not cells or not all(_WHOLE.fullmatch(cell) for cell in cells):
+        return None, ()
+    values = [int(cell) for cell in cells]
+    counts = values == list(range(values[0], values[0] + len(values))) and values[0] in (0, 1)
+    whole_lines = any(all(_WHOLE.fullmatch(cell) or cell in MISSING_WORDS for cell in row[unnamed:]) for row in others)
+    rises = all(a < b for a, b in itertools.pairwise(values))
+    if unnamed and counts:
+        return tuple(first), ("the first line counts the columns and is read as their names",)
+    if not whole_lines and others and rises:
+        if counts and len(values) > 1:
+            return tuple(first), ("the first line counts the columns and is read as their names",)
+        raise _ask(lines, first, "has whole numbers, and no other line has only whole numbers")
+    if whole_lines and counts and values[0] == 0:
+        raise _ask(lines, first, "counts from 0, as the names of columns without a name do")
+    return None, ()
+
+
+def _ask(lines: TextLines, first: Sequence[str], reason: str) -> InputError:
+    shown = ",".join(first)
+    return InputError(
+        f"{lines.name}, line {lines.numbers[0]}: {shown[:40] + ('...' if len(shown) > 40 else '')!r} may be the names "
+        f"of the columns or a datum, because it {reason}. Say header='first' for names or header='none' for a datum "
+        "(--header first, --header none)."
+    )
+
+
+def _kind(cell: str, decimal: str) -> str:
+    return "empty" if not cell else "number" if is_number(cell, decimal) or cell in MISSING_WORDS else "text"
+
+
+def _names_in_comment(lines: TextLines, rows: Sequence[Sequence[str]], separator: str) -> tuple[str, ...] | None:
+    """Return the names in the comment right above the data, as NumPy writes them; None if it has no names."""
+    if not lines.comments:
+        return None
+    comment = lines.comments[-1]
+    cells = comment.split() if separator == " " else next(csv.reader([comment], delimiter=separator or "\x1f"), [])
+    names = tuple(cell.strip() for cell in cells)
+    fits = len(names) == len(rows[0]) and len(names) > 1 and all(names) and len(set(names)) == len(names)
+    return names if fits and not any(is_number(name) for name in names) else None

@@ -1,0 +1,245 @@
+"""The columns of a data frame by their roles: features x, label y, names of the rows, text that became features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pvae.data.nan_to_mask import with_gaps
+from pvae.data.schema import Schema
+from pvae.data.tables.column_roles import Roles, find_roles
+from pvae.data.tables.dialect import is_number
+from pvae.data.tables.table_options import TableOptions
+from pvae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FrameSource", "TableArrays", "arrays_of_frame", "column_values"]
+
+#: Returns the place of a cell, in words, and its text, from its row and column.
+Place = Callable[[int, str], tuple[str, str]]
+_LARGEST = 2**53
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSource:
+    """A data frame with what is known about it.
+
+    Attributes:
+        name: its name, for messages.
+        frame: the columns; text, numbers and truth values.
+        has_names: whether the names of the columns were given.
+        unnamed: columns that got no name where the others have one.
+        account: how it was read, in words.
+        notes: what was inferred and might be otherwise.
+        place: finds a cell in the file.
+        decimal: the decimal sign of numbers in text.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    has_names: bool = True
+    unnamed: tuple[str, ...] = ()
+    account: str = ""
+    notes: tuple[str, ...] = ()
+    place: Place | None = None
+    decimal: str = "."
+
+    def cell(self, row: int, column: str) -> tuple[str, str]:
+        """Return the place of a cell, in words, and its text."""
+        if self.place is not None:
+            return self.place(row, column)
+        return f"{self.name}, row {row}, column {column!r}", str(self.frame[column].iloc[row])
+
+
+@dataclass(frozen=True, eq=False)
+class TableArrays:
+    """A table as arrays.
+
+    Attributes:
+        arrays: x, shape (rows, features), float64 with NaN for missing values; y, (rows,), if there is a label.
+        schema: the names and types.
+        notes: what was inferred.
+    """
+
+    arrays: dict[str, np.ndarray]
+    schema: Schema
+    notes: tuple[str, ...]
+
+
+def column_values(values: pd.Series) -> np.ndarray:
+    """Return a column as numbers, truth values or text: missing values are NaN in numbers and None in text."""
+    import pandas as pd
+
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    kind = values.dtype.kind
+    if kind in "iufb" and isinstance(values.dtype, np.dtype):
+        return values.to_numpy()
+    if pd.api.types.is_numeric_dtype(values.dtype) and kind != "c":  # nullable numbers and truth values of pandas
+        return values.to_numpy(dtype=None if not values.isna().any() else "float64", na_value=np.nan)
+    array = np.array(values.astype(object).where(values.notna(), None), dtype=object)
+    known = [value for value in array if value is not None]
+    if known and all(isinstance(value, bool | np.bool_ | int | float | np.number) for value in known):
+        whole = len(known) == len(array) and not any(isinstance(value, float | np.floating) for value in known)
+        if whole:
+            return np.array(list(array))
+        return np.array([np.nan if value is None else float(value) for value in array])
+    return array if known else np.full(len(array), np.nan)
+
+
+def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
+    """Return a table as arrays.
+
+    Args:
+        source: the table.
+        options: what the user says about it.
+
+    Raises:
+        InputError: if a named column does not exist, a feature holds text, a value is missing where none may be, or
+            there are no features.
+    """
+    if not len(source.frame):
+        raise InputError(f"{source.name} needs rows of numbers; it has none.")
+    columns = {str(name): column_values(source.frame[name]) for name in source.frame.columns}
+    roles = find_roles(source.name, columns, source.unnamed, options)
+    features, names, values_of = [], [], {}
+    texts = [name for name in roles.features if columns[name].dtype == object and name not in options.categories]
+    _refuse_text(source, columns, texts)
+    for name in roles.features:
+        if name in options.categories:
+            values_of[name] = _category_values(source, name, columns[name], options.known_values.get(name, ()))
+            features.append(_one_hot(columns[name], values_of[name]))
+            names += [f"{name}={value}" for value in values_of[name]]
+        else:
+            features.append(_as_float64(source, name, columns[name])[:, None])
+            names.append(name)
+    x = np.concatenate(features, axis=1)
+    missing = {name: int(_is_missing(columns[name]).sum()) for name in (*roles.features, *roles.label)}
+    if not options.missing:
+        _refuse_missing(source, columns, [name for name in missing if missing[name]])
+    arrays = {"x": x, **dict(zip(("y",), [_label_values(columns[name]) for name in roles.label], strict=False))}
+    schema = Schema(
+        account=_account(source, len(x), names, roles),
+        columns=tuple(names) if source.has_names else (),
+        types={name: type_name(values) for name, values in columns.items() if type_name(values) != "numbers"},
+        label=roles.label[0] if roles.label else "",
+        categories={name: tuple(values) for name, values in values_of.items()},
+        missing={name: count for name, count in missing.items() if count},
+        rows=len(x),
+        options=options.chosen(),
+    )
+    return TableArrays(arrays, schema, (*source.notes, *roles.notes))
+
+
+def type_name(values: np.ndarray) -> str:
+    """Return the type of a column in a word."""
+    if values.dtype == object:
+        return "text"
+    if values.dtype.kind == "b":
+        return "truth values"
+    return "whole numbers" if values.dtype.kind in "iu" else "numbers"
+
+
+def _account(source: FrameSource, rows: int, names: list[str], roles: Roles) -> str:
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    counted = f"{rows} row{'s' * (rows != 1)} of {len(names)} feature{'s' * (len(names) != 1)}"
+    parts = [counted + (f" ({shown})" if source.has_names else "")]
+    parts += [f"label {name!r}" for name in roles.label] or ["no label"]
+    parts += [f"{name!r} names the rows and is left out" for name in roles.index]
+    parts += [f"left out: {', '.join(roles.left_out[:6])}"] if roles.left_out else []
+    return "; ".join([*([source.account] if source.account else []), *parts])
+
+
+def _label_values(values: np.ndarray) -> np.ndarray:
+    """Return labels as whole numbers, truth values or text, with None for a missing one."""
+    if values.dtype.kind != "f":
+        return values
+    missing = np.isnan(values)
+    whole = np.where(missing, 0, values).astype(np.int64)
+    return with_gaps(whole, missing) if missing.any() else whole
+
+
+def _is_missing(values: np.ndarray) -> np.ndarray:
+    if values.dtype == object:
+        return np.array([value is None for value in values], dtype=bool)
+    return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+
+
+def _refuse_missing(source: FrameSource, columns: dict[str, np.ndarray], names: list[str]) -> None:
+    """Refuse missing values, with the place of the first one. A literal nan is left to the check of all values."""
+    if not names:
+        return
+    first = {name: int(np.flatnonzero(_is_missing(columns[name]))[0]) for name in names}
+    name = min(names, key=lambda each: first[each])
+    place, cell = source.cell(first[name], name)
+    if cell.strip().lower() in ("nan", "-nan") and source.place is not None:
+        return
+    came = f"{cell!r:.40} came" if cell.strip() else "an empty cell came"
+    raise InputError(f"{place}: a number is needed, {came}. missing='mask' takes it as a missing value.")
+
+
+def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: list[str]) -> None:
+    """Refuse text among the features: by its place where the column has numbers too, else by the names of columns."""
+    for name in names:
+        values = columns[name]
+        is_text = np.array([isinstance(value, str) and not is_number(value, source.decimal) for value in values])
+        others = np.array([value is not None for value in values], dtype=bool) & ~is_text
+        if others.any() and is_text.any():
+            place, cell = source.cell(int(np.flatnonzero(is_text)[0]), name)
+            raise InputError(
+                f"{place}: a number is needed, {cell!r:.40} came. Encode text as numbers, or say missing={cell!r:.40} "
+                "if it marks a missing value."
+            )
+    if names:
+        shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        kind = type(next(value for value in columns[names[0]] if value is not None)).__name__
+        raise InputError(
+            f"{source.name}: numbers are needed, and {shown} {'hold' if len(names) > 1 else 'holds'} "
+            f"{'text' if kind == 'str' else kind}. Make features of it with categories=, a label with label=, or leave "
+            "it out with columns= (--categories, --label, --columns)."
+        )
+
+
+def _as_float64(source: FrameSource, name: str, values: np.ndarray) -> np.ndarray:
+    """Return a column of numbers as float64, which must hold each of them exactly."""
+    if values.dtype.kind in "iu" and len(values) and max(abs(int(values.max())), abs(int(values.min()))) > _LARGEST:
+        raise InputError(
+            f"{source.name}: the column {name!r} has whole numbers beyond 2^53, of which floating-point numbers hold "
+            "only some. Such numbers usually name something: leave the column out with columns= or index=."
+        )
+    return values.astype(np.float64)
+
+
+def _category_values(source: FrameSource, name: str, values: np.ndarray, known: tuple[str, ...]) -> list[str]:
+    """Return the values of a category, in order; those of earlier data, if they are known."""
+    texts = [_text(value) for value in values]
+    missing = _is_missing(values)
+    found = sorted({text for text, gone in zip(texts, missing, strict=True) if not gone}, key=_sort_key)
+    strange = [text for text in found if known and text not in known]
+    if strange:
+        place, _ = source.cell(texts.index(strange[0]), name)
+        raise InputError(f"{place}: {strange[0]!r} is none of the values in training: {', '.join(known[:8])}.")
+    return list(known) or found
+
+
+def _sort_key(text: str) -> tuple[int, float, str]:
+    return (0, float(text), "") if is_number(text) else (1, 0.0, text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _one_hot(values: np.ndarray, known: list[str]) -> np.ndarray:
+    """Return a column for each known value, shape (rows, values): 1 where the cell has it, NaN where it is missing."""
+    texts = [_text(value) for value in values]
+    result = np.array([[text == value for value in known] for text in texts], dtype=np.float64)
+    result[_is_missing(values)] = np.nan
+    return result

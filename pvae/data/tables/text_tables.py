@@ -1,0 +1,208 @@
+"""Read a text table with pandas: every row is counted, and a cell that is no number is named by its line."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pvae.data.tables.dialect import SEPARATOR_NAMES, Dialect, find_dialect, is_number
+from pvae.data.tables.table_options import MISSING_WORDS, TableOptions
+from pvae.data.tables.text_lines import TextLines, text_lines
+from pvae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TextTable", "read_text_table"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """A text table as it was read.
+
+    Attributes:
+        frame: the cells; a column of numbers has them as such, with NaN for missing ones, any other one has text.
+        has_names: whether the file names its columns.
+        unnamed: the columns without a name in a file that names the others.
+        account: how the file was read, in words.
+        notes: what was inferred and might be otherwise.
+        lines: the lines, which know the place of each cell.
+        dialect: how it is written.
+    """
+
+    frame: pd.DataFrame
+    has_names: bool
+    unnamed: tuple[str, ...]
+    account: str
+    notes: tuple[str, ...]
+    lines: TextLines
+    dialect: Dialect
+
+    def place(self, row: int, column: str) -> tuple[str, str]:
+        """Return the place of a cell, in words, and its text.
+
+        Args:
+            row: the number of the row, from 0 on.
+            column: the name of the column.
+        """
+        position = list(self.frame.columns).index(column)
+        records = self.lines.records(self.dialect.separator)
+        for number, (line, cells) in enumerate(records):
+            if number == row + self.dialect.header_lines:
+                return f"{self.lines.name}, line {line}, column {column!r}", cells[position]
+        raise IndexError(row)
+
+
+def read_text_table(path: Path, raw: bytes, options: TableOptions) -> TextTable:
+    """Return the table in a text file.
+
+    Args:
+        path: the file, for messages.
+        raw: its content, decompressed.
+        options: what the user says about it.
+
+    Raises:
+        InputError: if it is no table of text, or a row has another number of cells than the others.
+    """
+    lines = text_lines(str(path), raw)
+    if not len(lines):
+        raise InputError(f"{path} needs rows of numbers; it has none.")
+    dialect = find_dialect(lines, options)
+    names, width, notes = _columns(lines, dialect)
+    if len(lines) <= dialect.header_lines:
+        raise InputError(f"{path} needs rows of numbers; it has none.")
+    frame = _read(lines, dialect, names, width, options)
+    if names[-1] == "" and len(names) > 1 and _is_empty(frame.iloc[:, -1]):
+        # every row ends with a separator
+        frame, names = frame.iloc[:, :-1], names[:-1]
+    frame.columns = _checked_names(lines, dialect, names)
+    has_names = dialect.names is not None
+    unnamed = [full for full, name in zip(frame.columns, names, strict=True) if not name] if has_names else []
+    return TextTable(frame, has_names, tuple(unnamed), _account(lines, dialect), notes, lines, dialect)
+
+
+def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[str, ...]]:
+    """Return a name for each column, "" for one without, and the number of columns in each row.
+
+    Raises:
+        InputError: if rows differ in length.
+    """
+    counts, positions = _cell_counts(lines, dialect)
+    width = int(counts[0]) if len(counts) else 0
+    names = list(dialect.names) if dialect.names is not None else [""] * width
+    needed = len(names)
+    if dialect.names is not None and len(counts) and (counts == needed + 1).all():
+        # R writes no name over the names of the rows; other programs end each row with a separator.
+        ends_empty = all(not cells[-1] for _, cells in list(lines.records(dialect.separator, 50))[1:])
+        names, needed = ([*names, ""] if ends_empty else ["", *names]), needed + 1
+    uneven = np.flatnonzero(counts != needed)
+    if len(uneven):
+        line, came = lines.numbers[positions[uneven[0]]], counts[uneven[0]]
+        raise InputError(
+            f"{lines.name}, line {line}: {needed} columns needed, {came} came. The cells seem to be separated by "
+            f"{SEPARATOR_NAMES.get(dialect.separator, dialect.separator)}; give another separator if that is wrong."
+        )
+    return names, needed, dialect.notes
+
+
+def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of cells of each row after the header, and the position of its first line."""
+    first = dialect.header_lines
+    if lines.has_quotes or dialect.separator == " ":
+        records = list(lines.records(dialect.separator))[first:]
+        positions = np.searchsorted(lines.numbers, [line for line, _ in records])
+        return np.array([len(cells) for _, cells in records], dtype=np.int64), positions
+    if not dialect.separator:
+        return np.ones(len(lines) - first, np.int64), np.arange(first, len(lines))
+    separators = np.flatnonzero(np.frombuffer(lines.content, np.uint8) == ord(dialect.separator))
+    bounds = np.searchsorted(separators, np.append(lines.starts, len(lines.content)))
+    return (np.diff(bounds) + 1)[first:], np.arange(first, len(lines))
+
+
+def _read(lines: TextLines, dialect: Dialect, names: list[str], width: int, options: TableOptions) -> pd.DataFrame:
+    """Return the cells after the header, by position: numbers where a column has only numbers, else text."""
+    content = lines.from_line(dialect.header_lines)
+    frame = _parse(content, dialect, width, na_values=options.missing_words if options.missing else MISSING_WORDS)
+    texts = [column for column in frame.columns if not _is_numeric(frame[column])]
+    if texts:
+        # once more as they are written: pandas takes the words for missing values out of text too
+        written = _parse(content, dialect, width, usecols=texts, dtype=object, na_filter=False)
+        for column in texts:
+            frame[column] = _numbers_or_text(written[column].to_numpy(), dialect, options)
+    return frame
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    return values.dtype.kind in "iufb"
+
+
+def _parse(content: bytes, dialect: Dialect, width: int, **settings: object) -> pd.DataFrame:
+    import pandas as pd
+
+    # Older versions of pandas read decimal numbers to the last bit only if they are told to; version 3 always does.
+    precision = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
+    separator = r"\s+" if dialect.separator == " " else dialect.separator or "\x1f"
+    return pd.read_csv(
+        io.BytesIO(content), sep=separator, header=None, names=list(range(width)), decimal=dialect.decimal,
+        keep_default_na=False, skipinitialspace=True, low_memory=False,
+        index_col=False, skip_blank_lines=True, **precision, **settings,
+    )  # fmt: skip
+
+
+def _numbers_or_text(cells: np.ndarray, dialect: Dialect, options: TableOptions) -> np.ndarray:
+    """Return a column that pandas read as text: as numbers if all cells but missing ones are, else as it is written.
+
+    Words for truth become 1 and 0. Missing cells of text are None.
+    """
+    stripped = np.array([cell.strip() for cell in cells], dtype=object)
+    words = set(options.missing_words if options.missing else MISSING_WORDS)
+    known = np.array([cell not in words for cell in stripped], dtype=bool)
+    if known.any() and all(is_number(cell, dialect.decimal) for cell in stripped[known]):
+        numbers = np.full(len(cells), np.nan)
+        numbers[known] = [float(cell.replace(dialect.decimal, ".")) for cell in stripped[known]]
+        return numbers
+    if known.any() and {cell.lower() for cell in stripped[known]} <= {"true", "false"}:
+        return np.where(known, [cell.lower() == "true" for cell in stripped], np.nan)
+    if not known.any():
+        return np.full(len(cells), np.nan)
+    # In text, NA or none may be a name: only an empty cell and the words that the user gives are missing.
+    missing = set(options.words or ()) | {""}
+    return np.array([None if cell in missing else cell for cell in stripped], dtype=object)
+
+
+def _is_empty(values: pd.Series) -> bool:
+    return bool(values.isna().all())
+
+
+def _checked_names(lines: TextLines, dialect: Dialect, names: list[str]) -> list[str]:
+    """Return the names of the columns; one without a name is called by its number.
+
+    Raises:
+        InputError: if two columns have one name.
+    """
+    full = [name or f"column {number}" for number, name in enumerate(names, 1)]
+    twice = sorted({name for name in full if full.count(name) > 1}) if len(set(full)) < len(full) else []
+    if twice:
+        raise InputError(f"{lines.name}: {full.count(twice[0])} columns are named {twice[0]!r}; rename all but one.")
+    return full
+
+
+def _account(lines: TextLines, dialect: Dialect) -> str:
+    """Return how the file is written, in words."""
+    name = SEPARATOR_NAMES.get(dialect.separator, repr(dialect.separator))
+    parts = [f"separated by {name}" if dialect.separator else "one column"]
+    if dialect.decimal == ",":
+        parts.append("decimal commas")
+    if lines.encoding != "utf-8":
+        parts.append(lines.encoding.replace("latin", "Latin").replace("utf", "UTF"))
+    if lines.comment_count:
+        parts.append(f"{lines.comment_count} comment lines left out")
+    if dialect.names is None:
+        parts.append("no line of names")
+    elif dialect.header_lines:
+        parts.append(f"line {lines.numbers[0]} names the columns")
+    return ", ".join(parts)

@@ -1,0 +1,55 @@
+"""The data of an evaluation, in the form of the data that a run was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sized
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pvae.batch import Batch, as_batch
+from pvae.data import Schema, Splits, load_data
+from pvae.train import Run
+
+__all__ = ["evaluated_data", "schema_of"]
+
+
+def schema_of(model: Any) -> Schema:
+    """Return the schema of the data that a run was trained on; an empty one for other models."""
+    record = model.config.get("data", {}).get("schema", {}) if isinstance(model, Run) else {}
+    return Schema.from_record(record)
+
+
+def evaluated_data(model: Any, data: Any) -> Splits | Batch:
+    """Return data as splits or as a batch, with columns, labels and scaling as in the training of a run.
+
+    Args:
+        model: a run, or any latent model, of which no training data are known.
+        data: `Splits`, a `Batch`, or what `pvae.load_data` takes.
+
+    Raises:
+        InputError: if the data cannot be used, or have other columns or labels than those of the training.
+    """
+    schema = schema_of(model)
+    if isinstance(data, Splits):
+        return load_data(data, like=schema) if schema != Schema() else data
+    if isinstance(data, Batch):
+        return data
+    if isinstance(data, str | os.PathLike | None) or not isinstance(data, Sized | Iterable):
+        return as_batch(data)
+    if _is_plain(data) and not (schema.classes or schema.scaling):
+        return as_batch(data)
+    return load_data(data, binarise="none", validation=0, test=0, like=schema).train
+
+
+def _is_plain(data: Any) -> bool:
+    """Return whether data are arrays without names and without masked values."""
+    if isinstance(data, Mapping):
+        return all(_is_plain(value) for value in data.values())
+    if isinstance(data, tuple):
+        return len(data) == 2 and all(_is_plain(value) for value in data)
+    if isinstance(data, np.ndarray):
+        return not isinstance(data, np.ma.MaskedArray) and data.dtype.names is None
+    return isinstance(data, Tensor)
