@@ -20,9 +20,6 @@ from pvae.train.training_context import TrainingContext
 
 __all__ = ["Loop"]
 
-#: The least number of steps between two comparisons of the graphs with the programs.
-_STEPS_BETWEEN_RECHECKS = 20
-
 
 class Loop:
     """Trains until all epochs are done, or until a limit, a callback or a signal ends the training.
@@ -38,7 +35,6 @@ class Loop:
         self.context = context
         self.snapshots = Snapshots(context)
         self._steps_between_losses = context.steps_between_losses
-        self._step_of_recheck = _STEPS_BETWEEN_RECHECKS
 
     def resume(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot."""
@@ -91,13 +87,7 @@ class Loop:
     def _train_epoch(self) -> None:
         context, progress = self.context, self.context.progress
         context.stepper.refresh()
-        has_callbacks = bool(context.callbacks)
-        recheck_is_due = has_callbacks or progress.step >= self._step_of_recheck
         for batch in context.remaining_batches():
-            if recheck_is_due:
-                context.stepper.recheck(batch, expected_to_change=has_callbacks)
-                self._step_of_recheck = progress.step + _STEPS_BETWEEN_RECHECKS
-                recheck_is_due = False
             self._train_batch(batch)
             if progress.finished:
                 return

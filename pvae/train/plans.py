@@ -8,15 +8,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pvae.errors import first_line
 from pvae.train.computation import Computation
 from pvae.train.graph.agreement import first_difference
 from pvae.train.graph.preserve import PreservedState, preserve_state
-from pvae.train.graph.trace import Outputs, trace
+from pvae.train.graph.python_state import PythonState
+from pvae.train.graph.refusal import describe_failure, place_of_program
+from pvae.train.graph.trace import Outputs, StepGraph, trace
 
 __all__ = ["Plan", "StepPlans"]
+
+#: The number of batches of other content on which a graph is compared with the eager step, before they update.
+_COMPARISONS = 2
 
 
 @dataclass
@@ -24,16 +29,49 @@ class Plan:
     """How the step of one parameter group runs for one kind of batch.
 
     Attributes:
-        run: a function of the arguments that returns the numbers and the gradients.
+        eager: a function of the arguments that returns the numbers and the gradients.
         parameters: the parameters of the gradients.
+        graph: the same function as a graph, or None.
+        comparisons: the number of batches of other content on which the graph has agreed with the eager step.
+        last_compared: the arguments of the last such batch while more are needed, else None.
+        is_stale: whether a Python value that the programs can read has changed since the trace.
     """
 
-    run: Callable[..., Outputs]
+    eager: Callable[..., Outputs]
     parameters: list[Tensor]
+    graph: StepGraph | None = None
+    comparisons: int = 0
+    last_compared: tuple[Tensor, ...] | None = None
+    is_stale: bool = False
+
+    def needs_comparison(self, arguments: tuple[Tensor, ...]) -> bool:
+        """Return whether the graph is to be compared with the eager step before it runs on these arguments."""
+        if self.graph is None or self.comparisons >= _COMPARISONS:
+            return False
+        return self.last_compared is None or not _has_equal_content(arguments, self.last_compared)
+
+    def agrees_on(self, arguments: tuple[Tensor, ...]) -> None:
+        """Count a batch on which the graph agrees with the eager step."""
+        self.comparisons += 1
+        needs_more = self.comparisons < _COMPARISONS
+        self.last_compared = arguments if needs_more else None
+        self.is_stale = self.is_stale and needs_more
+
+    def mark_stale(self) -> None:
+        """Let the graph be compared again at its next steps."""
+        self.is_stale, self.comparisons, self.last_compared = True, 0, None
+
+
+def _has_equal_content(arguments: tuple[Tensor, ...], former: tuple[Tensor, ...]) -> bool:
+    return all(first is second or torch.equal(first, second) for first, second in zip(arguments, former, strict=True))
 
 
 class StepPlans:
     """Makes and keeps the plans of a training.
+
+    A graph computes a step only after it has agreed with the eager step, on the same draws, on two batches of other
+    content. Each of the two is compared before it updates the parameters, so that no update comes from a graph that is
+    found to be wrong on a later one of the two.
 
     Args:
         computation: the computation of one step.
@@ -50,6 +88,7 @@ class StepPlans:
         self.fallback: str | None = None
         self.names: dict[str, tuple[str, ...]] = {}
         self._plans: dict[Any, Plan] = {}
+        self._reads: PythonState | None = None
 
     def plan(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
         """Return the plan for a parameter group and a kind of batch; it is made at first use.
@@ -60,40 +99,54 @@ class StepPlans:
         """
         key = self._key(player, arguments)
         known = self._plans.get(key)
+        if known is not None and known.needs_comparison(arguments):
+            known = self._compared(known, player, arguments)
         if known is None:
             known = self._plans[key] = self._make(player, arguments)
         return known
 
+    def run(self, plan: Plan, arguments: tuple[Tensor, ...]) -> Outputs:
+        """Return the numbers and the gradients of a step; if the graph fails, those of the eager step.
+
+        Args:
+            plan: the plan for this kind of batch.
+            arguments: the tensors that the programs take.
+
+        Raises:
+            Exception: any error of the eager step.
+        """
+        if plan.graph is None:
+            return plan.eager(*arguments)
+        random = torch.get_rng_state()
+        try:
+            return plan.graph.run(*arguments)
+        except Exception as error:  # an eager step may raise any error too, and that one is the user's to see
+            torch.set_rng_state(random)
+            outputs = plan.eager(*arguments)
+            self._fall_back(describe_failure(error))
+            return outputs
+
     def clear(self) -> None:
         """Forget all plans, so that the next steps trace again."""
         self._plans.clear()
+        self._reads = None
 
-    def recheck(self, arguments: tuple[Tensor, ...], *, expected_to_change: bool) -> None:
-        """Compare the graphs for a kind of batch with the eager step; numbers of the programs are frozen in a graph.
-
-        Args:
-            arguments: the tensors that the programs take; no state is changed.
-            expected_to_change: if a graph differs, trace again (a callback has changed a number). Otherwise continue
-                with eager steps, after one warning, because the programs change by themselves.
-        """
-        if not self.graph:
+    def look_for_changes(self) -> None:
+        """Compare the graphs again at their next steps if a Python value that the programs can read has changed."""
+        if not self.graph or self._reads is None:
             return
-        for player in self.computation.parameters.players:
-            plan = self._plans.get(self._key(player, arguments))
-            if plan is None:
-                continue
-            with self._preserved_state():
-                _, expected = self.computation(arguments, player, self.computation.count(arguments))
-            reason = self._difference(plan.run, expected, arguments, player)
-            if reason is not None:
-                self.clear()
-                if not expected_to_change:
-                    self._fall_back(f"{reason} since the programs have changed")
-                return
+        plans = [plan for plan in self._plans.values() if plan.graph is not None]
+        captured = frozenset[int]().union(*[plan.graph.captured for plan in plans])  # type: ignore[union-attr]
+        has_changed = not self._reads.is_complete or self._reads.find_change(captured) is not None
+        for plan in plans:
+            if has_changed or not plan.graph.has_fixed_values():  # type: ignore[union-attr]
+                plan.mark_stale()
+        if has_changed:
+            self._reads = self._find_reads()
 
     @staticmethod
     def _key(player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        return (player, *[(argument.shape, argument.dtype) for argument in arguments])
+        return (player, *[(argument.shape, argument.stride(), argument.dtype) for argument in arguments])
 
     def _make(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
         with self._preserved_state():  # a layout that is not known yet is found by a run of the programs
@@ -104,42 +157,87 @@ class StepPlans:
             self.names.setdefault(player, names)
             return outputs
 
-        run = self._traced(eager, player, arguments) if self.graph else None
-        return Plan(run or eager, list(self.computation.parameters.of(player)))
+        graph = self._traced(eager, player, arguments) if self.graph else None
+        plan = Plan(eager, list(self.computation.parameters.of(player)), graph)
+        if graph is not None:
+            plan.agrees_on(arguments)
+            self._reads = self._reads or self._find_reads()
+        return plan
 
-    def _traced(
-        self, eager: Callable[..., Outputs], player: str, arguments: tuple[Tensor, ...]
-    ) -> Callable[..., Outputs] | None:
+    def _traced(self, eager: Callable[..., Outputs], player: str, arguments: tuple[Tensor, ...]) -> StepGraph | None:
         """Return the step as a graph that agrees with the eager step on the same draws; None after a fall-back."""
-        with self._preserved_state() as state:
-            expected = eager(*arguments)
-            reason = state.untraceable_change()
+        reason = self._find_reads().unstable or self._find_change(eager, arguments)
         if reason is None:
+            expected = self._expected(eager, arguments)
             try:
                 with self._preserved_state():
-                    run = trace(eager, arguments)
-                reason = self._difference(run, expected, arguments, player)
+                    graph = trace(eager, arguments)
+                reason = self._difference(graph, expected, arguments, player)
             except Exception as error:  # tracing a user's code may raise any error; each leads to eager steps
-                reason = f"{type(error).__name__}: {first_line(error)}"
+                reason = describe_failure(error)
         if reason is None:
-            return run
+            return graph
         self._fall_back(reason)
         return None
 
+    def _find_change(self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]) -> str | None:
+        """Return what a run leaves to the next run that a graph would not leave, or None."""
+        with self._preserved_state() as state:
+            first = eager(*arguments)
+            reason = state.untraceable_change()
+            if not state.reads.has_new_objects():
+                return reason
+            state.restore_tensors()
+            with self._preserved_state() as later_state:  # a cache is filled by the first run only
+                second = eager(*arguments)
+                reason = later_state.untraceable_change()
+            names = [str(number) for number in range(len(first))]
+            if reason is None and first_difference(names, first, second) is not None:
+                reason = "a run reads what the run before it has left, which a graph would freeze"
+            return reason
+
+    def _compared(self, plan: Plan, player: str, arguments: tuple[Tensor, ...]) -> Plan | None:
+        """Return a plan if its graph agrees with the eager step on these arguments; None if a new one is needed."""
+        expected = self._expected(plan.eager, arguments)
+        try:
+            reason = self._difference(plan.graph, expected, arguments, player)  # type: ignore[arg-type]
+        except Exception as error:  # a graph may fail where the eager step does not
+            reason = describe_failure(error)
+        if reason is None:
+            plan.agrees_on(arguments)
+            return plan
+        if not plan.is_stale:  # otherwise the programs read a new value, and a new trace has it
+            self._fall_back(f"{reason} on another batch")
+        return None
+
     def _fall_back(self, reason: str) -> None:
+        place = place_of_program(self.computation.programs.model)
+        if ".py:" not in reason and place is not None:
+            reason = f"{reason} (model at {place})"
         self.graph, self.fallback = False, reason
         self.clear()
         warnings.warn(f"The step cannot be traced to a graph, so it runs eagerly: {reason}", stacklevel=3)
 
-    def _difference(
-        self, run: Callable[..., Outputs], expected: Outputs, arguments: tuple[Tensor, ...], player: str
-    ) -> str | None:
-        """Return the reason why a graph does not agree with the eager step, or None."""
+    def _expected(self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]) -> Outputs:
+        """Return the outputs of the eager step, which changes no state."""
         with self._preserved_state():
-            outputs = run(*arguments)
+            return eager(*arguments)
+
+    def _difference(
+        self, graph: StepGraph, expected: Outputs, arguments: tuple[Tensor, ...], player: str
+    ) -> str | None:
+        """Return the reason why a graph does not agree with the eager step on the same draws, or None."""
+        with self._preserved_state():
+            outputs = graph.run(*arguments)
+            if not graph.has_fixed_values():
+                return "a tensor that decides a shape has changed"
         gradients = [f"the gradient of {name}" for name in self.computation.parameters.names(player)]
         name = first_difference([*self.names[player], *gradients], outputs, expected)
         return None if name is None else f"its {name} differs from the eager step's"
+
+    def _find_reads(self) -> PythonState:
+        with self._preserved_state() as state:
+            return state.reads
 
     def _preserved_state(self) -> AbstractContextManager[PreservedState]:
         parameters = self.computation.parameters

@@ -102,7 +102,7 @@ class Stepper:
     def _update(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Update one player once; return its numbers."""
         plan = self._plans.plan(player, arguments)
-        outputs = plan.run(*arguments)
+        outputs = self._plans.run(plan, arguments)
         count = len(self._plans.names[player])
         self._apply(self._parameters_of_plan(plan, player), outputs[count:])
         return outputs[:count]
@@ -127,19 +127,15 @@ class Stepper:
         self.optimiser.step()
 
     def refresh(self) -> None:
-        """Look for parameters that are new or replaced since the last step; forget the graphs of replaced ones."""
+        """Look for what has changed since the last step: parameters that are new or replaced, and Python values.
+
+        Graphs of replaced parameters are forgotten. If a Python value has changed that the programs can read, the
+        graphs are compared with the eager step again, and traced again if they differ.
+        """
         if self.parameters.collect():
             self._plans.clear()
+        self._plans.look_for_changes()
         track_parameters(self.optimiser, self.parameters.named, self._known_parameters, self.parameters.group_of)
-
-    def recheck(self, batch: Mapping[str, Tensor], *, expected_to_change: bool) -> None:
-        """Compare the graphs with the programs, as `StepPlans.recheck`.
-
-        Args:
-            batch: a batch to compare them on; no state is changed.
-            expected_to_change: whether to trace again, instead of a fall-back, if they differ.
-        """
-        self._plans.recheck(self.computation.programs.arguments(batch), expected_to_change=expected_to_change)
 
 
 def clipped(gradients: Outputs, limit: float) -> Outputs:

@@ -106,7 +106,8 @@ class GradientSampler:
                 return None
         try:
             with self._preserve_state():
-                graph = trace(lambda *arguments: self.computation(arguments, player, self.count)[1], self.arguments)
+                step = lambda *arguments: self.computation(arguments, player, self.count)[1]  # noqa: E731
+                graph = trace(step, self.arguments).run
             with self._preserve_state():
                 outputs = graph(*self.arguments)
             names = [str(index) for index in range(len(expected))]

@@ -4,6 +4,8 @@
 the surrogate as a tensor.
 
 `without_synchronisation` is for tracing a step below Pyro: a trace must not read a value from a tensor.
+
+`values_refused` is for the same: it makes each way out of a tensor raise that the tracer of PyTorch does not see.
 """
 
 from __future__ import annotations
@@ -20,7 +22,25 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["collect_surrogates", "without_synchronisation"]
+__all__ = ["ValueReadError", "collect_surrogates", "values_refused", "without_synchronisation"]
+
+#: Methods and properties of a tensor that give its values to Python, NumPy or other libraries. The tracer itself raises
+#: for ``item``, ``float``, ``int``, ``bool``, ``__index__`` and all operations that return a number.
+_WAYS_OUT = (
+    "numpy",
+    "tolist",
+    "__array__",
+    "__dlpack__",
+    "__cuda_array_interface__",
+    "__repr__",
+    "__reduce_ex__",
+    "data_ptr",
+    "storage",
+    "untyped_storage",
+    "apply_",
+    "map_",
+    "map2_",
+)
 
 
 @contextmanager
@@ -62,6 +82,13 @@ def _detach(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
+def _select_or_zero(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Return the selected values; for the sums of Pyro's losses all values, with zeros in the place of the others."""
+    if sys._getframe(1).f_globals.get("__name__") == "pyro.infer.util":
+        return torch.where(mask, tensor, 0)
+    return torch.masked_select(tensor, mask)
+
+
 def _is_called_by_pyro() -> bool:
     """Return whether Pyro calls: PyTorch's own modules must not see a trace, or they warn and branch."""
     return sys._getframe(1).f_globals.get("__name__", "").startswith("pyro.")
@@ -72,7 +99,8 @@ def without_synchronisation() -> Iterator[None]:
     """Run a block in which Pyro's losses read no value: no ``.item()``, NaN warning, validation or branch on a value.
 
     Pyro reads numbers from the device in ``torch_item`` and ``warn_if_nan``. Its modules import both by name, so each
-    module's own reference is replaced. Pyro leaves out branches on values while PyTorch says that it is tracing.
+    module's own reference is replaced. Pyro leaves out branches on values while PyTorch says that it is tracing. The
+    values that `TraceEnum_ELBO` then selects, by a mask of the possible ones, keep their shape and are zero elsewhere.
     """
     replacements = {pyro.infer.util.torch_item: _detach, pyro.util.warn_if_nan: _return_value}
     references = _references_to(set(replacements))
@@ -82,6 +110,7 @@ def without_synchronisation() -> Iterator[None]:
         torch._C._get_tracing_state = _is_called_by_pyro  # type: ignore[assignment]
         # A distribution that was made before the block keeps its own validation flag, so the method is replaced.
         Distribution._validate_sample = _return_value  # type: ignore[assignment, method-assign]
+        Tensor.masked_select = _select_or_zero  # type: ignore[assignment, method-assign]
         for module, name, function in references:
             setattr(module, name, replacements[function])
         with pyro.validation_enabled(False):
@@ -89,6 +118,7 @@ def without_synchronisation() -> Iterator[None]:
     finally:
         torch._C._get_tracing_state = get_tracing_state
         Distribution._validate_sample = validate_sample  # type: ignore[method-assign]
+        del Tensor.masked_select  # it is inherited
         for module, name, function in references:
             setattr(module, name, function)
 
@@ -103,3 +133,70 @@ def _references_to(functions: set[Any]) -> list[tuple[Any, str, Any]]:
             if callable(value) and getattr(value, "__hash__", None) and value in functions:
                 references.append((module, name, value))
     return references
+
+
+class ValueReadError(RuntimeError):
+    """A program reads values of a tensor while its step is traced.
+
+    Args:
+        name: the method or function that reads them.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} reads values of a tensor")
+
+
+@contextmanager
+def values_refused() -> Iterator[None]:
+    """Run a block in which a tensor gives no values to Python, NumPy or other libraries.
+
+    PyTorch's tracer would keep such values as constants without an error. Splits at indices in a tensor are refused
+    too, because PyTorch reads the indices without an operation that the tracer sees.
+
+    Raises:
+        ValueReadError: inside the block, at the first use of such a method.
+    """
+    kept = {name: vars(Tensor).get(name) for name in _WAYS_OUT}
+    split = torch.tensor_split
+    dlpack: Any = torch.utils.dlpack
+    to_dlpack = dlpack.to_dlpack
+    try:
+        for name in _WAYS_OUT:
+            is_property = name == "__cuda_array_interface__"
+            refusal = _refusal(name)
+            setattr(Tensor, name, property(refusal) if is_property else refusal)
+        torch.tensor_split = Tensor.tensor_split = _split_at_numbers(split)  # type: ignore[method-assign]
+        dlpack.to_dlpack = _refusal("__dlpack__")
+        yield
+    finally:
+        torch.tensor_split = split
+        dlpack.to_dlpack = to_dlpack
+        del Tensor.tensor_split  # it is inherited
+        for name, method in kept.items():
+            if method is None:  # inherited: an assignment would leave a copy on Tensor
+                delattr(Tensor, name)
+            else:
+                setattr(Tensor, name, method)
+
+
+def _refusal(name: str) -> Any:
+    method = getattr(Tensor, name, None)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if callable(method) and caller.startswith("torch._subclasses."):
+            return method(*args, **kwargs)  # the tracer copies metadata, not values
+        raise ValueReadError(f"Tensor.{name}")
+
+    return refuse
+
+
+def _split_at_numbers(split: Any) -> Any:
+    """Return `torch.tensor_split` for all arguments but indices in a tensor."""
+
+    def split_at_numbers(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+            raise ValueReadError("tensor_split")
+        return split(tensor, *args, **kwargs)
+
+    return split_at_numbers

@@ -1,4 +1,4 @@
-"""Run a block of training steps, then restore random generators, buffers and running averages."""
+"""Run a block of training steps, then restore random generators, buffers, Python values and running averages."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from torch import Tensor, nn
 
 from pvae.programs.parameter_scope import store_tensors
 from pvae.train.devices import capture_generators, restore_generators
+from pvae.train.graph.python_reads import find_reads
 from pvae.train.parameters import is_average
 
 __all__ = ["PreservedState", "preserve_state"]
+
+#: Tensors outside modules with more elements than this are data, which programs do not write into.
+_LARGEST_TENSOR = 2**20
 
 
 class PreservedState:
     """The state that a step changes besides the parameters, as it was when this object was made.
 
-    It holds random generators, buffers, plain numbers of modules, and running averages in Pyro's store.
+    It holds random generators, buffers, the Python values that programs can read, and running averages in Pyro's store.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        modules: the modules with buffers and numbers.
+        modules: the modules with buffers; the values that their methods read are restored too.
     """
 
     def __init__(self, latent_model: Any, modules: Iterable[nn.Module]) -> None:
         self.latent_model = latent_model
         modules = list(modules)
         self.random = capture_generators()
-        self.buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
-        self.modules = [submodule for module in modules for submodule in module.modules()]
-        self.numbers = self._plain_numbers()
+        self.reads = find_reads([latent_model, latent_model.model, latent_model.guide, *modules])
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        tensors = [tensor for tensor in self.reads.tensors() if tensor.numel() <= _LARGEST_TENSOR]
+        self.tensors = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *tensors)]
         self._averages = self._find_averages()
         self._average_values = {name: average.detach().clone() for name, average in self._averages.items()}
 
@@ -43,10 +48,9 @@ class PreservedState:
         for name, library in (("numpy", "NumPy's generator"), ("python", "the random module")):
             if not torch.equal(random[name], self.random[name]):
                 return f"a program draws from {library}, and a graph would freeze the draw (use torch)"
-        for (index, key), number in self._plain_numbers().items():
-            if self.numbers.get((index, key), number) != number:
-                kind = type(self.modules[index]).__name__
-                return f"a run of the programs changes the number {kind}.{key}, which a graph would freeze"
+        change = self.reads.find_change()
+        if change is not None:
+            return f"a run of the programs changes {change}, which a graph would freeze"
         averages = self._find_averages()
         same_names = averages.keys() == self._averages.keys()
         if not same_names or any(averages[name] is not self._averages[name] for name in averages):
@@ -55,27 +59,22 @@ class PreservedState:
 
     def restore(self) -> None:
         """Set everything to its former value."""
+        self.reads.restore()
+        self.restore_tensors()
+
+    def restore_tensors(self) -> None:
+        """Set random generators, buffers and running averages to their former values, but not the Python values."""
         restore_generators(self.random)
-        for (index, key), number in self.numbers.items():
-            self.modules[index].__dict__[key] = number
         with torch.no_grad():
-            for buffer, former in self.buffers:
-                buffer.copy_(former)
+            for tensor, former in self.tensors:
+                if not torch.equal(tensor, former):
+                    tensor.copy_(former)
         store = pyro.get_param_store()
         for name in self._find_averages():
             if name in self._average_values:
                 store[name] = self._average_values[name].clone()
             else:
                 del store[name]
-
-    def _plain_numbers(self) -> dict[tuple[int, str], Any]:
-        """Return the plain numbers that modules hold as attributes, such as a count of calls."""
-        return {
-            (index, key): value
-            for index, module in enumerate(self.modules)
-            for key, value in module.__dict__.items()
-            if type(value) in (int, float)
-        }
 
     def _find_averages(self) -> dict[str, Tensor]:
         entries = store_tensors(self.latent_model).items()
@@ -88,7 +87,7 @@ def preserve_state(latent_model: Any, modules: Iterable[nn.Module]) -> Iterator[
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        modules: the modules whose buffers and plain numbers are restored.
+        modules: the modules whose buffers and Python values are restored.
     """
     state = PreservedState(latent_model, modules)
     try:

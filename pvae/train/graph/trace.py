@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +12,40 @@ import torch
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pvae.objectives.pyro.patches import without_synchronisation
+from pvae.objectives.pyro.patches import values_refused, without_synchronisation
+from pvae.train.graph.dynamic_shapes import (
+    DynamicShapeError,
+    RaiseAtDynamicShape,
+    find_dynamic_operation,
+    fixed_tensors,
+)
 from pvae.train.graph.simplify import simplify
 
-__all__ = ["trace"]
+__all__ = ["StepGraph", "trace"]
 
 Outputs = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A traced function, and what it has kept from the time of the trace.
+
+    Attributes:
+        run: the function of the arguments.
+        captured: the ids of the tensors that the graph holds by reference: parameters, buffers and constants.
+        fixed: tensors whose values the graph has kept, each with a copy of these values.
+    """
+
+    run: Callable[..., Outputs]
+    captured: frozenset[int]
+    fixed: tuple[tuple[Tensor, Tensor], ...]
+
+    def has_fixed_values(self) -> bool:
+        """Return whether the tensors of `fixed` still have the values of the trace."""
+        return all(torch.equal(tensor, values) for tensor, values in self.fixed)
 
 
 def _one_fake_mode() -> AbstractContextManager[Any]:
@@ -26,7 +53,7 @@ def _one_fake_mode() -> AbstractContextManager[Any]:
     return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
-def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Callable[..., Outputs]:
+def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> StepGraph:
     """Return a function as a flat list of tensor operations, for arguments of the same shapes and dtypes.
 
     Tensors that the function closes over are captured by reference, so that the graph sees the updates of optimisers
@@ -37,11 +64,23 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Call
         arguments: tensors with the shapes and dtypes of later calls.
 
     Raises:
+        DynamicShapeError: if a shape depends on the values of the arguments, of parameters or of draws.
         Exception: any error of a branch on a tensor's value, or of an operation that cannot be traced.
     """
-    with without_synchronisation(), _one_fake_mode():
+    with without_synchronisation(), values_refused(), _one_fake_mode():
         graph = make_fx(function, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
+    position = find_dynamic_operation(graph)
+    if position is not None:
+        with without_synchronisation(), RaiseAtDynamicShape(position):
+            function(*arguments)
+        raise DynamicShapeError("the shape of a tensor depends on values")
+    captured = [getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"]
+    fixed = tuple((tensor, tensor.clone()) for tensor in fixed_tensors(graph))
     simplify(graph)
+    return StepGraph(_as_function(graph), frozenset(map(id, captured)), fixed)
+
+
+def _as_function(graph: GraphModule) -> Callable[..., Outputs]:
     # In a plain namespace, because attribute access of nn.Module takes a tenth of the time of a small model's step.
     names = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     constants = SimpleNamespace(**{name: getattr(graph, name) for name in names})

@@ -1,0 +1,48 @@
+"""The names that the code of a function loads: its globals, and the attributes and keys that it may read."""
+
+from __future__ import annotations
+
+import dis
+import functools
+from collections.abc import Iterator
+from types import CodeType
+from typing import NamedTuple
+
+__all__ = ["LoadedNames", "loaded_names"]
+
+
+class LoadedNames(NamedTuple):
+    """The names that a function and the functions inside it load.
+
+    Attributes:
+        of_globals: names that are read as globals.
+        all: these, names of attributes, and texts, which may be keys or arguments of ``getattr``.
+    """
+
+    of_globals: frozenset[str]
+    all: frozenset[str]
+
+
+@functools.lru_cache(maxsize=4096)
+def loaded_names(code: CodeType) -> LoadedNames:
+    """Return the names that a code object loads; names that it only assigns are none of them.
+
+    Args:
+        code: the code of a function.
+    """
+    of_globals: set[str] = set()
+    names: set[str] = set()
+    for instruction in _instructions(code):
+        if not instruction.opname.startswith("LOAD_") or not isinstance(instruction.argval, str):
+            continue
+        names.add(instruction.argval)
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            of_globals.add(instruction.argval)
+    return LoadedNames(frozenset(of_globals), frozenset(names))
+
+
+def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)

@@ -1,0 +1,189 @@
+"""The search for the Python values that programs can read: it follows the names that their code loads."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pvae.train.graph.loaded_names import loaded_names
+from pvae.train.graph.python_state import Holder, PythonState, is_plain
+
+__all__ = ["find_reads"]
+
+#: More objects than this, or a container or an array with more elements, are not watched.
+_MOST_OBJECTS = 20_000
+_LARGEST_CONTAINER = 100_000
+_OF_LIBRARIES = {"torch", "pyro", "numpy", "scipy", "pvae", *sys.stdlib_module_names} - {"__main__"}
+_CLOCKS = {"time", "datetime"}
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+#: Tensors, submodules and training flags of a module are compared by `pvae.train.parameters.Parameters`.
+_OF_MODULES = frozenset({"training", *(name for name in vars(nn.Module()) if name.startswith("_"))})
+#: Methods that run before a training, or that give only texts.
+_NOT_RUN = frozenset({"__init__", "__new__", "__init_subclass__", "__repr__", "__str__", "extra_repr"})
+
+
+def find_reads(roots: Iterable[Any]) -> PythonState:
+    """Return the Python values that the programs of some objects can read.
+
+    Attributes, globals and closures count if code that the programs can reach loads their names. So a number that only
+    a callback uses is none of them.
+
+    Args:
+        roots: the objects that have the programs.
+    """
+    roots = list(roots)
+    names: set[str] = {"model", "guide", "forward", "terms"}
+    while True:  # a name may lead to a method, whose code loads more names
+        walk = _Walk(frozenset(names))
+        walk.visit_all(roots)
+        if walk.names <= names:
+            return PythonState(walk.holders, is_complete=walk.is_complete, unstable=walk.unstable)
+        names |= walk.names
+
+
+def _is_of_library(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] in _OF_LIBRARIES
+
+
+def _is_of_syntax(name: str) -> bool:
+    """Return whether Python runs a method by itself, such as ``__getitem__``."""
+    return name.startswith("__") and name.endswith("__")
+
+
+class _Walk:
+    """Visits each object once.
+
+    Args:
+        known: the names that the code of the programs is known to load.
+    """
+
+    def __init__(self, known: frozenset[str]) -> None:
+        self.known = known
+        self.names: set[str] = set()
+        self.holders: list[Holder] = []
+        self.is_complete = True
+        self.unstable: str | None = None
+        self._visited: dict[int, Any] = {}
+        self._pending: deque[tuple[Any, str]] = deque()
+
+    def visit_all(self, roots: Iterable[Any]) -> None:
+        """Visit objects and all that programs can read by them."""
+        self._pending.extend((root, type(root).__name__) for root in roots)
+        while self._pending:
+            value, label = self._pending.popleft()
+            if is_plain(value) or isinstance(value, Tensor) or id(value) in self._visited:
+                continue
+            if len(self._visited) >= _MOST_OBJECTS:
+                self.is_complete = False
+                return
+            self._visited[id(value)] = value
+            self._visitor(value)(value, label)
+
+    def _visitor(self, value: Any) -> Callable[[Any, str], None]:
+        for kinds, visitor in (
+            (FunctionType, self._visit_function),
+            (MethodType, self._visit_method),
+            (ModuleType, self._visit_module),
+            (type, self._visit_class),
+            ((Mapping, list, tuple, set, frozenset, deque), self._visit_container),
+            (np.ndarray, self._visit_array),
+            (_GENERATORS, self._visit_generator),
+        ):
+            if isinstance(value, kinds):
+                return visitor
+        return self._visit_object
+
+    def _visit_generator(self, generator: Any, label: str) -> None:
+        self._hold(generator, label)
+
+    def _hold(self, target: Any, label: str, names: frozenset[str] | None = None) -> Holder:
+        holder = Holder(label, target, names)
+        self.holders.append(holder)
+        return holder
+
+    def _follow(self, holder: Holder) -> None:
+        """Visit the values of a holder."""
+        for name, value in holder.values.items():
+            self._pending.append((value, f"{holder.label}.{name}" if holder.names is not None else holder.label))
+
+    def _visit_function(self, function: FunctionType, label: str) -> None:
+        loaded = loaded_names(function.__code__)
+        self.names |= loaded.all
+        for cell in function.__closure__ or ():
+            self._follow(self._hold(cell, f"a variable around {function.__qualname__}"))
+        for value in (function.__defaults__, function.__kwdefaults__, vars(function)):
+            self._pending.append((value, function.__qualname__))
+        if _is_of_library(function.__module__):
+            return
+        names = frozenset(name for name in loaded.of_globals if name not in vars(builtins))
+        holder = self._hold(function.__globals__, str(function.__module__), names)
+        self._follow(holder)
+
+    def _visit_method(self, method: MethodType, label: str) -> None:
+        self._pending += [(method.__self__, type(method.__self__).__name__), (method.__func__, label)]
+
+    def _visit_module(self, module: ModuleType, label: str) -> None:
+        if module.__name__ in _CLOCKS:
+            self.unstable = f"the programs read the clock ({module.__name__})"
+        elif not _is_of_library(module.__name__):
+            self._follow(self._hold(vars(module), module.__name__, self.known))
+
+    def _visit_class(self, kind: type, label: str) -> None:
+        if kind.__module__ in _CLOCKS:
+            self.unstable = f"the programs read the clock ({kind.__module__})"
+        of_libraries = {name for base in kind.__mro__ if _is_of_library(base.__module__) for name in vars(base)}
+        for base in kind.__mro__:
+            if not _is_of_library(base.__module__):
+                self.names |= {name for name in vars(base) if name in of_libraries or _is_of_syntax(name)} - _NOT_RUN
+                self._follow(self._hold(base, base.__qualname__, self.known - _NOT_RUN))
+            elif base.__module__.startswith("pvae."):
+                functions = (value for name, value in vars(base).items() if name in self.known)
+                self._pending += [(function, label) for function in functions]
+
+    def _visit_container(self, container: Any, label: str) -> None:
+        if len(container) > _LARGEST_CONTAINER:
+            self.is_complete = False
+            return
+        if isinstance(container, tuple | frozenset):
+            self._pending += [(value, label) for value in container]
+        else:
+            self._follow(self._hold(container, label))
+
+    def _visit_array(self, array: np.ndarray, label: str) -> None:
+        if array.size > _LARGEST_CONTAINER or array.dtype.hasobject:
+            self.is_complete = False
+            return
+        self._hold(array, label)
+
+    def _visit_object(self, value: Any, label: str) -> None:
+        if getattr(value, "__module__", None) in _CLOCKS:
+            self.unstable = f"the programs read the clock ({label})"
+        if hasattr(type(value), "__next__"):
+            self.unstable = f"the programs can advance {label}, an iterator"
+        for part in ("func", "args", "keywords", "fget", "__func__", "__wrapped__"):
+            if isinstance(value, functools.partial | property | staticmethod | classmethod | functools.cached_property):
+                self._pending.append((getattr(value, part, None), label))
+        self._pending.append((type(value), type(value).__qualname__))
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            self._visit_attributes(value, attributes)
+
+    def _visit_attributes(self, value: Any, attributes: dict[str, Any]) -> None:
+        """Visit the attributes of an object: for a class of a library all, else those that the programs load."""
+        names = self.known
+        if _is_of_library(type(value).__module__) and not type(value).__module__.startswith("pvae."):
+            names = frozenset(attributes)
+        if isinstance(value, nn.Module):
+            self._pending += [(module, type(module).__name__) for module in value._modules.values()]
+            names -= _OF_MODULES
+        self._follow(self._hold(attributes, type(value).__qualname__, names))

@@ -1,0 +1,50 @@
+"""Words for the reason why a step does not run as a graph, with the line of the user's code where there is one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pvae.errors import first_line
+from pvae.objectives.pyro.patches import ValueReadError
+from pvae.programs.bound import owner_and_name
+from pvae.train.graph.dynamic_shapes import DynamicShapeError
+from pvae.user_code import CodePlace, find_user_place, is_user_file
+
+__all__ = ["describe_failure", "place_of_program"]
+
+#: PyTorch's tracer says this where code asks for a number: by float, int, bool, item, a branch or an index.
+_NUMBER_IS_READ = "get value out of a tracing tensor"
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return the reason why a step could not be traced, or why its graph failed, with the user's file and line.
+
+    Args:
+        error: the error of the trace or of the graph.
+    """
+    place = find_user_place(error)
+    return f"{place}: {_reason(error)}" if place is not None else _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ValueReadError):
+        return f"{first_line(error)}, which a graph would freeze"  # Pyro appends a table of shapes
+    if isinstance(error, DynamicShapeError):
+        return f"{first_line(error)}, and a graph would freeze it"
+    if _NUMBER_IS_READ in str(error):
+        return "a number or a branch depends on the value of a tensor, which a graph would freeze"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def place_of_program(program: Any) -> CodePlace | None:
+    """Return where a program is defined; None if that is no file of the user.
+
+    Args:
+        program: a program from `pvae.programs.binding.bind`.
+    """
+    owner, name = owner_and_name(program)
+    code = getattr(inspect.unwrap(getattr(owner, name) if name else owner), "__code__", None)
+    if code is None or not is_user_file(code.co_filename):
+        return None
+    return CodePlace(code.co_filename, code.co_firstlineno)

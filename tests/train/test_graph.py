@@ -1,0 +1,396 @@
+"""A graph freezes nothing that changes: neither what depends on a batch nor what programs read from Python."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import itertools
+import re
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from models import FEATURES, Plain, data
+from pyro.infer import Trace_ELBO
+from stepping import stepper
+from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack, to_dlpack
+
+import pvae
+from pvae.batch import Batch
+from pvae.objectives.pyro.patches import ValueReadError
+from pvae.train.computation import Computation
+from pvae.train.devices import isolated
+from pvae.train.graph.dynamic_shapes import DynamicShapeError
+from pvae.train.graph.refusal import describe_failure
+from pvae.train.graph.trace import trace
+
+#: Functions of a batch that return a number which depends on its content. Each leaves the tensor by another door.
+DOORS: dict[str, Callable[[Tensor], Any]] = {
+    "mask": lambda x: x[x > 0].shape[0],
+    "nonzero": lambda x: x.nonzero().shape[0],
+    "masked_select": lambda x: x.masked_select(x > 0).shape[0],
+    "where": lambda x: torch.where(x > 0)[0].shape[0],
+    "unique": lambda x: x.sum(-1).unique().shape[0],
+    "repeat_interleave": lambda x: torch.repeat_interleave(x.flatten().long()).shape[0],
+    "bincount": lambda x: torch.bincount(x.sum(-1).long()).shape[0],
+    "sparse": lambda x: x.to_sparse().values().shape[0],
+    "packed": lambda x: nn.utils.rnn.pack_padded_sequence(
+        x[:, :, None], 1 + x.sum(-1).long().clamp(max=4), batch_first=True, enforce_sorted=False
+    ).data.shape[0],
+    "tensor_split": lambda x: torch.tensor_split(x.flatten(), x.sum().long()[None])[0].shape[0],
+    "numpy": lambda x: float(x.numpy().sum()),
+    "array": lambda x: float(np.asarray(x).sum()),
+    "tolist": lambda x: sum(x.flatten().tolist()),
+    "dlpack": lambda x: float(np.from_dlpack(x).sum()),
+    "storage": lambda x: sum(x.untyped_storage().tolist()[2::4]),
+    "pointer": lambda x: ctypes.c_float.from_address(x.data_ptr()).value,
+    "text": lambda x: repr(x).count("1."),
+    "apply_": lambda x: x.clone().apply_(lambda value: 2 * value).sum(),
+    "float": lambda x: float(x.sum()),
+    "index": lambda x: range(9)[x.sum(-1).long()[0]],
+    "equal": lambda x: 2.0 if torch.equal(x, x.flip(0)) else 1.0,
+}
+
+
+class Scaled(Plain):
+    """Multiplies the input of the encoder by a number from a function of the batch."""
+
+    def __init__(self, number: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.number = number
+
+    def guide(self, x: Tensor) -> None:
+        number = self.number(x)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x * 0.1 * number).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def _batches(count: int) -> list[Batch]:
+    """Batches of other content, alternately of 8 and 5 data."""
+    generator = torch.Generator().manual_seed(2)
+    return [
+        Batch(x=(torch.rand(5 if number % 2 else 8, FEATURES, generator=generator) < 0.2 + 0.1 * number).float())
+        for number in range(count)
+    ]
+
+
+def _trained(make: Callable[[], Any], *, graph: bool, steps: int = 6) -> tuple[Tensor, dict[str, Tensor], Tensor, Any]:
+    """Return losses, parameters, the next draw, and the stepper, after steps on batches of other content."""
+    with isolated(3):
+        latent_model = make()
+    batches = _batches(steps)
+    with stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _), isolated(4):
+        losses = torch.stack([step(batch)[0] for batch in batches])
+        return losses, dict(latent_model.named_parameters()), torch.rand(2), step
+
+
+def _assert_trains_as_eagerly(make: Callable[[], Any], reason: str) -> None:
+    with pytest.warns(UserWarning, match=reason) as caught:
+        graph = _trained(make, graph=True)
+    assert len(caught) == 1 and not graph[3].graph
+    eager = _trained(make, graph=False)
+    assert torch.equal(graph[0], eager[0]) and torch.equal(graph[2], eager[2])
+    assert all(torch.equal(graph[1][name], eager[1][name]) for name in eager[1])
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_number_of_the_batch_leaves_a_trace(door: str) -> None:
+    x = data().x
+    assert torch.isfinite(torch.as_tensor(DOORS[door](x)))
+    with pytest.raises((ValueReadError, DynamicShapeError, RuntimeError)) as caught:
+        trace(lambda x: ((x * DOORS[door](x)).sum(),), (x,))
+    line = inspect.getsourcelines(DOORS[door])[1]
+    reason = describe_failure(caught.value)
+    assert re.search(rf"test_graph\.py:({line}|{line + 1}): .*graph would freeze", reason), reason
+
+
+@pytest.mark.parametrize("door", ["mask", "tolist"])
+def test_a_number_of_the_batch_is_the_same_as_eagerly(door: str) -> None:
+    _assert_trains_as_eagerly(lambda: Scaled(DOORS[door]), r"test_graph\.py:\d+: .*graph would freeze")
+
+
+def test_a_leak_that_the_trace_does_not_see_is_found_before_it_updates() -> None:
+    """A reference to a function of torch that was taken before the trace cannot be replaced."""
+
+    def first_sum(x: Tensor) -> Tensor:
+        return from_dlpack(to_dlpack(x.detach().clone())).sum()
+
+    _assert_trains_as_eagerly(
+        lambda: Scaled(first_sum), r"differs from the eager step's on another batch \(model at .*py"
+    )
+
+
+class Selecting(Scaled):
+    """Reads some features only, those of a mask of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x[:, self.seen].sum(-1, keepdim=True))
+        self.register_buffer("seen", torch.tensor([True] * 3 + [False] * 3))
+
+
+def test_a_mask_of_the_model_stays_in_the_graph_until_it_changes() -> None:
+    losses = {}
+    for graph in (True, False):
+        with isolated(3):
+            latent_model = Selecting()
+        batches = _batches(8)
+        with (
+            warnings.catch_warnings(),
+            stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _),
+            isolated(4),
+        ):
+            warnings.simplefilter("error")
+            before = [step(batch)[0] for batch in batches[:4]]
+            latent_model.seen.copy_(torch.tensor([False] * 2 + [True] * 4))
+            step.refresh()
+            losses[graph] = torch.stack([*before, *(step(batch)[0] for batch in batches[4:])])
+            assert step.graph is graph
+    assert torch.equal(losses[True], losses[False])
+
+
+def test_a_graph_that_fails_is_replaced_by_the_eager_step_on_the_same_draws() -> None:
+    losses = {}
+    for graph in (True, False):
+        with isolated(3):
+            latent_model = Selecting()
+        batches = _batches(8)
+        with stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _), isolated(4):
+            before = [step(batch)[0] for batch in batches[:4]]
+            plan = step._plans.plan("all", (batches[4].x,)) if graph else None
+            if plan is not None:
+                object.__setattr__(plan.graph, "run", _failing(plan.graph.run))
+                with pytest.warns(UserWarning, match="ZeroDivisionError"):
+                    after = [step(batches[4])[0]]
+            else:
+                after = [step(batches[4])[0]]
+            losses[graph] = torch.stack([*before, *after, *(step(batch)[0] for batch in batches[5:])])
+            assert not step.graph
+    assert torch.equal(losses[True], losses[False])
+
+
+def _failing(run: Callable[..., Any]) -> Callable[..., Any]:
+    def fail(*arguments: Tensor) -> Any:
+        run(*arguments)  # the generators have moved when it fails
+        raise ZeroDivisionError
+
+    return fail
+
+
+COUNT = 0
+
+
+def _count_globally(x: Tensor) -> int:
+    global COUNT
+    COUNT += 1
+    return COUNT
+
+
+def _counts_in_a_closure() -> Callable[[Tensor], int]:
+    count = 0
+
+    def number(x: Tensor) -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return number
+
+
+def _counts_in_a_list() -> Callable[[Tensor], int]:
+    seen: list[int] = []
+
+    def number(x: Tensor) -> int:
+        seen.append(len(x))
+        return len(seen)
+
+    return number
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, x: Tensor) -> int:
+        self.count += 1
+        return 1 + self.count // 4  # the first steps show no difference
+
+
+class _Noise:
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, x: Tensor) -> float:
+        return float(self.generator.random())
+
+
+class _Carried:
+    """Keeps a tensor from one step to the next."""
+
+    last: Any = 1.0
+
+    def __call__(self, x: Tensor) -> Any:
+        number, self.last = self.last, x.mean()
+        return number
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: _count_globally, r"changes test_graph\.COUNT"),
+        (_counts_in_a_closure, "changes a variable around"),
+        (_counts_in_a_list, "changes a variable around"),
+        (_Counter, r"changes _Counter\.count"),
+        (_Noise, r"changes _Noise\.generator"),
+        (_Carried, "what the run before it has left"),
+    ],
+    ids=["global", "closure", "list", "object", "numpy generator", "tensor"],
+)
+def test_a_value_that_each_run_changes_is_not_frozen(make: Callable[[], Any], reason: str) -> None:
+    global COUNT
+
+    def scaled() -> Scaled:
+        global COUNT
+        COUNT = 0
+        return Scaled(make())
+
+    _assert_trains_as_eagerly(scaled, reason)
+
+
+def test_a_clock_or_an_iterator_is_refused_without_a_run() -> None:
+    with pytest.warns(UserWarning, match="read the clock"):
+        _trained(lambda: Scaled(lambda x: 2.0 if time.time() < 0 else 1.0), graph=True, steps=1)
+    numbers = itertools.count(1)
+    with pytest.warns(UserWarning, match="iterator"):
+        losses = _trained(lambda: Scaled(lambda x: next(numbers)), graph=True, steps=3)[0]
+    numbers = itertools.count(1)
+    assert torch.equal(losses, _trained(lambda: Scaled(lambda x: next(numbers)), graph=False, steps=3)[0])
+
+
+def test_a_cache_and_a_tensor_that_a_run_leaves_behind_stay_in_the_graph() -> None:
+    class Caching(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows: dict[int, Tensor] = {}
+            self.mean: Any = None
+
+        def guide(self, x: Tensor) -> None:
+            if len(x) not in self.rows:
+                self.rows[len(x)] = torch.ones(len(x), 1)
+            with pyro.plate("data", len(x)):
+                self.mean, log_scale = self.encoder(x * self.rows[len(x)]).chunk(2, -1)
+                pyro.sample("z", dist.Normal(self.mean, log_scale.exp()).to_event(1))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph, eager = (_trained(Caching, graph=graph) for graph in (True, False))
+    assert graph[3].graph and torch.equal(graph[0], eager[0])
+
+
+SCALE = {"now": 1.0}
+
+
+class Warmed(Plain):
+    """Reads a temperature in several ways."""
+
+    width = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta, self.use_width, self.history = 1.0, False, []
+
+    def _weight(self) -> float:
+        return self.beta * SCALE["now"] * (self.width if self.use_width else 1.0)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            with pyro.poutine.scale(scale=self._weight()):
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    def report(self) -> int:
+        return len(self.history)
+
+
+def _change_one_after_the_other(record: Any, model: Warmed) -> None:
+    if record["epoch"] == 1:
+        model.beta = 0.5
+    elif record["epoch"] == 2:
+        model.use_width = True
+    elif record["epoch"] == 3:
+        SCALE["now"] = 4.0
+    else:
+        type(model).width = 1.0
+
+
+def _remember(record: Any, model: Warmed) -> None:
+    model.history.append(record)
+    model.epoch = record["epoch"]
+
+
+def _fitted(callbacks: list[Any], step: str, objective: Any = None) -> tuple[pvae.Run, int]:
+    """Return a run of five epochs, with batches of 8 and of 4, and the number of computations of an eager step."""
+    SCALE["now"], Warmed.width = 1.0, 3.0
+    generator = torch.Generator().manual_seed(1)
+    splits = pvae.load_data({"x": torch.rand(20, FEATURES, generator=generator).round()}, validation=0, test=0)
+    with isolated(3):
+        latent_model = Warmed()
+    count = 0
+    compute = Computation.__call__
+
+    def counted(self: Computation, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        return compute(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch.setattr(Computation, "__call__", counted)
+        options = {"epochs": 5, "batch_size": 8, "learning_rate": 0.01, "seed": 0, "progress": False}
+        run = pvae.fit(latent_model, splits, objective=objective, step=step, callbacks=callbacks, **options)
+    return run, count
+
+
+def _losses(run: pvae.Run) -> list[float]:
+    return [record["loss"] for record in run.history]
+
+
+def test_what_a_callback_changes_takes_effect_at_the_next_step() -> None:
+    run, _ = _fitted([_change_one_after_the_other], "auto")
+    losses = _losses(run)
+    assert run.step == "graph"
+    assert losses == _losses(_fitted([_change_one_after_the_other], "eager")[0])
+    assert min(abs(later - earlier) for earlier, later in itertools.pairwise(losses)) > 0.1
+
+
+def test_a_number_of_the_objective_that_a_callback_changes_takes_effect() -> None:
+    class Tempered(pvae.IWAE):
+        temperature = 1.0
+
+        def surrogate(self, weights: Any) -> Tensor:
+            return super().surrogate(weights) * self.temperature
+
+    losses = {}
+    for step in ("auto", "eager"):
+        objective = Tempered(2)
+
+        def cool(record: Any, model: Any, objective: Any = objective) -> None:
+            objective.temperature = 0.5 ** record["epoch"]
+
+        run, _ = _fitted([cool], step, objective)
+        assert run.step == ("eager" if step == "eager" else "graph")
+        losses[step] = _losses(run)
+    assert losses["auto"] == losses["eager"]
+
+
+def test_a_callback_that_changes_nothing_that_programs_read_costs_no_comparison() -> None:
+    _, without = _fitted([], "auto")
+    assert _fitted([lambda record, model: None, _remember], "auto")[1] == without
+    assert _fitted([_change_one_after_the_other], "auto")[1] > without
