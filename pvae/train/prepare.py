@@ -17,6 +17,7 @@ from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import has_bernoulli_likelihood
+from pvae.train.batch_sizes import require_last_batch
 from pvae.train.computation import Computation
 from pvae.train.devices import resolve
 from pvae.train.graph.preserve import preserve_state
@@ -128,7 +129,7 @@ class TrainingSetup:
             interrupts: the signals that the process has received.
 
         Raises:
-            InputError: for an optimiser, schedule or option that does not fit.
+            InputError: for an optimiser, schedule or option that does not fit, or a last batch that fails.
         """
         request, options = self.request, self.options
         batch = _first_batch(splits, options.batch_size)
@@ -138,6 +139,7 @@ class TrainingSetup:
         parameters = Parameters(self.latent_model, programs, self.objective, batch)
         optimiser = self._optimiser(parameters)
         computation = Computation(programs, self.objective, parameters, options.autocast)
+        require_last_batch(computation, splits, options)
         validation = self._validation(splits, computation)
         return TrainingContext(
             latent_model=self.latent_model,

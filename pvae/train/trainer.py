@@ -95,8 +95,8 @@ def fit(
             that returns a schedule. The schedule has one step per epoch.
         device: the device; ``"auto"`` means CUDA if the machine has it, else the CPU.
         precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast, with parameters in float32).
-        step: ``"graph"`` traces the step once and runs the graph, with the same result; ``"eager"`` runs the programs
-            in each step; ``"auto"`` means graph.
+        step: ``"graph"`` traces the step once and runs the graph, with the same result; a program that no graph can
+            hold runs eagerly after a warning. ``"eager"`` runs the programs in each step; ``"auto"`` means graph.
         seed: the seed of the order of data, of all draws, and of the parameters of a `ModelSpec`.
         out: the folder of the run; None keeps everything in memory.
         resume: whether to continue the run in `out`; if there is none, a new one starts.
