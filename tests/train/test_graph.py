@@ -9,6 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -129,10 +130,10 @@ def test_a_leak_that_the_trace_does_not_see_is_found_before_it_updates() -> None
 
 
 class Selecting(Scaled):
-    """Reads some features only, those of a mask of its own."""
+    """Reads some features only, those of a mask of its own, and their number."""
 
     def __init__(self) -> None:
-        super().__init__(lambda x: x[:, self.seen].sum(-1, keepdim=True))
+        super().__init__(lambda x: x[:, self.seen].sum(-1, keepdim=True) / x[:, self.seen].shape[1])
         self.register_buffer("seen", torch.tensor([True] * 3 + [False] * 3))
 
 
@@ -294,7 +295,14 @@ def test_a_cache_and_a_tensor_that_a_run_leaves_behind_stay_in_the_graph() -> No
     assert graph[3].graph and torch.equal(graph[0], eager[0])
 
 
+@dataclass(slots=True)
+class _Settings:
+    scale: float = 1.0
+
+
 SCALE = {"now": 1.0}
+SETTINGS = [_Settings()]
+OFFSETS = np.zeros(2)
 
 
 class Warmed(Plain):
@@ -307,7 +315,8 @@ class Warmed(Plain):
         self.beta, self.use_width, self.history = 1.0, False, []
 
     def _weight(self) -> float:
-        return self.beta * SCALE["now"] * (self.width if self.use_width else 1.0)
+        weight = self.beta * SCALE["now"] * SETTINGS[0].scale + float(OFFSETS[1])
+        return weight * (self.width if self.use_width else 1.0)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -326,8 +335,12 @@ def _change_one_after_the_other(record: Any, model: Warmed) -> None:
         model.use_width = True
     elif record["epoch"] == 3:
         SCALE["now"] = 4.0
-    else:
+    elif record["epoch"] == 4:
         type(model).width = 1.0
+    elif record["epoch"] == 5:
+        SETTINGS[0].scale = 0.3
+    else:
+        OFFSETS[1] = 2.0
 
 
 def _remember(record: Any, model: Warmed) -> None:
@@ -335,9 +348,9 @@ def _remember(record: Any, model: Warmed) -> None:
     model.epoch = record["epoch"]
 
 
-def _fitted(callbacks: list[Any], step: str, objective: Any = None) -> tuple[pvae.Run, int]:
-    """Return a run of five epochs, with batches of 8 and of 4, and the number of computations of an eager step."""
-    SCALE["now"], Warmed.width = 1.0, 3.0
+def _fitted(callbacks: list[Any], step: str, objective: Any = None, epochs: int = 5) -> tuple[pvae.Run, int]:
+    """Return a run of some epochs, with batches of 8 and of 4, and the number of computations of an eager step."""
+    SCALE["now"], Warmed.width, SETTINGS[0].scale, OFFSETS[1] = 1.0, 3.0, 1.0, 0.0
     generator = torch.Generator().manual_seed(1)
     splits = pvae.load_data({"x": torch.rand(20, FEATURES, generator=generator).round()}, validation=0, test=0)
     with isolated(3):
@@ -353,7 +366,7 @@ def _fitted(callbacks: list[Any], step: str, objective: Any = None) -> tuple[pva
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.setattr(Computation, "__call__", counted)
-        options = {"epochs": 5, "batch_size": 8, "learning_rate": 0.01, "seed": 0, "progress": False}
+        options = {"epochs": epochs, "batch_size": 8, "learning_rate": 0.01, "seed": 0, "progress": False}
         run = pvae.fit(latent_model, splits, objective=objective, step=step, callbacks=callbacks, **options)
     return run, count
 
@@ -363,10 +376,10 @@ def _losses(run: pvae.Run) -> list[float]:
 
 
 def test_what_a_callback_changes_takes_effect_at_the_next_step() -> None:
-    run, _ = _fitted([_change_one_after_the_other], "auto")
+    run, _ = _fitted([_change_one_after_the_other], "auto", epochs=7)
     losses = _losses(run)
     assert run.step == "graph"
-    assert losses == _losses(_fitted([_change_one_after_the_other], "eager")[0])
+    assert losses == _losses(_fitted([_change_one_after_the_other], "eager", epochs=7)[0])
     assert min(abs(later - earlier) for earlier, later in itertools.pairwise(losses)) > 0.1
 
 
@@ -391,6 +404,6 @@ def test_a_number_of_the_objective_that_a_callback_changes_takes_effect() -> Non
 
 
 def test_a_callback_that_changes_nothing_that_programs_read_costs_no_comparison() -> None:
-    _, without = _fitted([], "auto")
+    _, without = _fitted([], "auto", epochs=3)
     assert _fitted([lambda record, model: None, _remember], "auto")[1] == without
     assert _fitted([_change_one_after_the_other], "auto")[1] > without

@@ -16,10 +16,12 @@ class LoadedNames(NamedTuple):
 
     Attributes:
         of_globals: names that are read as globals.
+        of_imports: names of modules that the code imports when it runs.
         all: these, names of attributes, and texts, which may be keys or arguments of ``getattr``.
     """
 
     of_globals: frozenset[str]
+    of_imports: frozenset[str]
     all: frozenset[str]
 
 
@@ -31,14 +33,18 @@ def loaded_names(code: CodeType) -> LoadedNames:
         code: the code of a function.
     """
     of_globals: set[str] = set()
+    of_imports: set[str] = set()
     names: set[str] = set()
     for instruction in _instructions(code):
-        if not instruction.opname.startswith("LOAD_") or not isinstance(instruction.argval, str):
+        if not isinstance(instruction.argval, str):
             continue
-        names.add(instruction.argval)
+        if instruction.opname.startswith("LOAD_") or instruction.opname == "IMPORT_FROM":
+            names.add(instruction.argval)
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             of_globals.add(instruction.argval)
-    return LoadedNames(frozenset(of_globals), frozenset(names))
+        if instruction.opname == "IMPORT_NAME":
+            of_imports.add(instruction.argval)
+    return LoadedNames(frozenset(of_globals), frozenset(of_imports), frozenset(names))
 
 
 def _instructions(code: CodeType) -> Iterator[dis.Instruction]:

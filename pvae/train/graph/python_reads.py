@@ -6,8 +6,12 @@ import builtins
 import functools
 import random
 import sys
+import threading
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.train.graph.loaded_names import loaded_names
-from pvae.train.graph.python_state import Holder, PythonState, is_plain
+from pvae.train.graph.python_state import Holder, PythonState, Slots, is_plain
 
 __all__ = ["find_reads"]
 
@@ -24,10 +28,24 @@ __all__ = ["find_reads"]
 _MOST_OBJECTS = 20_000
 _LARGEST_CONTAINER = 100_000
 _OF_LIBRARIES = {"torch", "pyro", "numpy", "scipy", "pvae", *sys.stdlib_module_names} - {"__main__"}
-_CLOCKS = {"time", "datetime"}
+#: Packages of the standard library whose objects log, lock or write; they give no numbers to a program.
+_NOT_READ = {"logging", "threading", "_thread", "io", "_io", "warnings", "weakref", "typing", "abc"}
+#: Names by which code reads what no object holds: files and the environment of the process.
+_OUTSIDE = {"open", "environ", "getenv", "read_text", "read_bytes", "loadtxt"}
+#: Names by which code reads attributes whose names it computes.
+_BY_ANY_NAME = {"getattr", "vars", "__dict__", "globals", "attrgetter", "eval"}
+_DATES = {"now", "today", "utcnow"}
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 #: Tensors, submodules and training flags of a module are compared by `pvae.train.parameters.Parameters`.
 _OF_MODULES = frozenset({"training", *(name for name in vars(nn.Module()) if name.startswith("_"))})
+#: The attributes of wrappers that hold what they wrap.
+_PARTS: dict[type, tuple[str, ...]] = {
+    functools.partial: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+    property: ("fget",),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+}
 #: Methods that run before a training, or that give only texts.
 _NOT_RUN = frozenset({"__init__", "__new__", "__init_subclass__", "__repr__", "__str__", "extra_repr"})
 
@@ -42,17 +60,28 @@ def find_reads(roots: Iterable[Any]) -> PythonState:
         roots: the objects that have the programs.
     """
     roots = list(roots)
+    own = {_package(getattr(root, "__module__", None)) for root in roots}
     names: set[str] = {"model", "guide", "forward", "terms"}
+    by_any_name = False
     while True:  # a name may lead to a method, whose code loads more names
-        walk = _Walk(frozenset(names))
+        walk = _Walk(frozenset(names), own, by_any_name)
         walk.visit_all(roots)
-        if walk.names <= names:
-            return PythonState(walk.holders, is_complete=walk.is_complete, unstable=walk.unstable)
+        if walk.names <= names and walk.reads_by_any_name <= by_any_name:
+            is_complete = walk.is_complete and not names & _OUTSIDE
+            return PythonState(walk.holders, is_complete=is_complete, unstable=walk.unstable)
         names |= walk.names
+        by_any_name = walk.reads_by_any_name
 
 
-def _is_of_library(module: Any) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] in _OF_LIBRARIES
+def _package(module: Any) -> str:
+    return module.partition(".")[0] if isinstance(module, str) else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed(package: str) -> bool:
+    """Return whether a package lies where installed packages lie."""
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
 def _is_of_syntax(name: str) -> bool:
@@ -65,13 +94,16 @@ class _Walk:
 
     Args:
         known: the names that the code of the programs is known to load.
+        own: the packages of the programs, which are no libraries even if they are installed.
+        by_any_name: whether that code computes names of attributes, so that it may read all.
     """
 
-    def __init__(self, known: frozenset[str]) -> None:
-        self.known = known
+    def __init__(self, known: frozenset[str], own: set[str], by_any_name: bool) -> None:
+        self.known, self.own, self.by_any_name = known, own, by_any_name
         self.names: set[str] = set()
         self.holders: list[Holder] = []
         self.is_complete = True
+        self.reads_by_any_name = False
         self.unstable: str | None = None
         self._visited: dict[int, Any] = {}
         self._pending: deque[tuple[Any, str]] = deque()
@@ -89,13 +121,17 @@ class _Walk:
             self._visited[id(value)] = value
             self._visitor(value)(value, label)
 
+    def _is_of_library(self, module: Any) -> bool:
+        package = _package(module)
+        return package in _OF_LIBRARIES or (package not in self.own and _is_installed(package))
+
     def _visitor(self, value: Any) -> Callable[[Any, str], None]:
         for kinds, visitor in (
             (FunctionType, self._visit_function),
             (MethodType, self._visit_method),
             (ModuleType, self._visit_module),
             (type, self._visit_class),
-            ((Mapping, list, tuple, set, frozenset, deque), self._visit_container),
+            ((dict, list, tuple, set, frozenset, deque), self._visit_container),
             (np.ndarray, self._visit_array),
             (_GENERATORS, self._visit_generator),
         ):
@@ -121,10 +157,12 @@ class _Walk:
         self.names |= loaded.all
         for cell in function.__closure__ or ():
             self._follow(self._hold(cell, f"a variable around {function.__qualname__}"))
+        self._pending += [(sys.modules.get(name), name) for name in loaded.of_imports]
         for value in (function.__defaults__, function.__kwdefaults__, vars(function)):
             self._pending.append((value, function.__qualname__))
-        if _is_of_library(function.__module__):
+        if self._is_of_library(function.__module__):
             return
+        self.reads_by_any_name |= bool(loaded.all & _BY_ANY_NAME)
         names = frozenset(name for name in loaded.of_globals if name not in vars(builtins))
         holder = self._hold(function.__globals__, str(function.__module__), names)
         self._follow(holder)
@@ -133,20 +171,20 @@ class _Walk:
         self._pending += [(method.__self__, type(method.__self__).__name__), (method.__func__, label)]
 
     def _visit_module(self, module: ModuleType, label: str) -> None:
-        if module.__name__ in _CLOCKS:
-            self.unstable = f"the programs read the clock ({module.__name__})"
-        elif not _is_of_library(module.__name__):
+        if module.__name__ == "time":
+            self.unstable = "the programs read the clock (time)"
+        elif not self._is_of_library(module.__name__):
             self._follow(self._hold(vars(module), module.__name__, self.known))
 
     def _visit_class(self, kind: type, label: str) -> None:
-        if kind.__module__ in _CLOCKS:
-            self.unstable = f"the programs read the clock ({kind.__module__})"
-        of_libraries = {name for base in kind.__mro__ if _is_of_library(base.__module__) for name in vars(base)}
+        if kind.__module__ == "datetime" and self.known & _DATES:
+            self.unstable = "the programs read the clock (datetime)"
+        of_libraries = {name for base in kind.__mro__ if self._is_of_library(base.__module__) for name in vars(base)}
         for base in kind.__mro__:
-            if not _is_of_library(base.__module__):
+            if not self._is_of_library(base.__module__):
                 self.names |= {name for name in vars(base) if name in of_libraries or _is_of_syntax(name)} - _NOT_RUN
                 self._follow(self._hold(base, base.__qualname__, self.known - _NOT_RUN))
-            elif base.__module__.startswith("pvae."):
+            elif _package(base.__module__) == "pvae":
                 functions = (value for name, value in vars(base).items() if name in self.known)
                 self._pending += [(function, label) for function in functions]
 
@@ -166,24 +204,33 @@ class _Walk:
         self._hold(array, label)
 
     def _visit_object(self, value: Any, label: str) -> None:
-        if getattr(value, "__module__", None) in _CLOCKS:
+        kind = type(value)
+        if getattr(value, "__module__", None) == "time":
             self.unstable = f"the programs read the clock ({label})"
-        if hasattr(type(value), "__next__"):
+        if _package(kind.__module__) in _NOT_READ and not isinstance(value, threading.local):
+            return
+        if hasattr(kind, "__next__"):
             self.unstable = f"the programs can advance {label}, an iterator"
-        for part in ("func", "args", "keywords", "fget", "__func__", "__wrapped__"):
-            if isinstance(value, functools.partial | property | staticmethod | classmethod | functools.cached_property):
-                self._pending.append((getattr(value, part, None), label))
-        self._pending.append((type(value), type(value).__qualname__))
+        if isinstance(value, ContextVar | bytearray | memoryview | array):
+            self.is_complete = False
+        for part in _PARTS.get(kind, ()):
+            self._pending.append((getattr(value, part, None), label))
+        self._pending.append((kind, kind.__qualname__))
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             self._visit_attributes(value, attributes)
+        slots = Slots(value)
+        if slots.names and not self._is_of_library(kind.__module__):
+            self._follow(self._hold(slots, kind.__qualname__, frozenset(slots.names) & self.known))
 
     def _visit_attributes(self, value: Any, attributes: dict[str, Any]) -> None:
         """Visit the attributes of an object: for a class of a library all, else those that the programs load."""
+        kind = type(value)
         names = self.known
-        if _is_of_library(type(value).__module__) and not type(value).__module__.startswith("pvae."):
-            names = frozenset(attributes)
+        is_of_other_library = self._is_of_library(kind.__module__) and _package(kind.__module__) != "pvae"
+        if self.by_any_name or is_of_other_library:
+            names |= frozenset(attributes)
         if isinstance(value, nn.Module):
             self._pending += [(module, type(module).__name__) for module in value._modules.values()]
             names -= _OF_MODULES
-        self._follow(self._hold(attributes, type(value).__qualname__, names))
+        self._follow(self._hold(attributes, kind.__qualname__, names))

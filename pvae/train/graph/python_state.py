@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import CellType
 from typing import Any
@@ -13,17 +14,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Holder", "PythonState", "is_plain"]
+__all__ = ["Holder", "PythonState", "Slots", "is_plain"]
 
 #: How deep two different objects of one class are compared.
 _DEPTH = 4
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device, torch.Size)
 _MISSING = object()
 
 
 def is_plain(value: Any) -> bool:
     """Return whether a value is a number, a text or another value that cannot change."""
     return isinstance(value, _PLAIN)
+
+
+class Slots(MutableMapping[str, Any]):
+    """The attributes of an object that has slots, by name.
+
+    Args:
+        owner: the object.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        slots = (vars(base).get("__slots__", ()) for base in type(owner).__mro__)
+        names = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
+        self.names = [name for name in names if name not in ("__dict__", "__weakref__")]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the attribute."""
+        return getattr(self.owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set the attribute, of a frozen dataclass too."""
+        object.__setattr__(self.owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        """Delete the attribute."""
+        object.__delattr__(self.owner, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the attributes that exist."""
+        return (name for name in self.names if hasattr(self.owner, name))
+
+    def __len__(self) -> int:
+        """Return the number of attributes that exist."""
+        return sum(1 for _ in self)
 
 
 @dataclass
@@ -169,14 +204,15 @@ def _is_same(former: Any, value: Any, captured: frozenset[int], depth: int = _DE
 
 
 def _parts(value: Any) -> dict[Any, Any] | None:
-    """Return the items of a container or the attributes of an object; None if it has neither."""
-    if isinstance(value, Mapping):
+    """Return the items of a container or the attributes of an object; None if the object has values beside these."""
+    if isinstance(value, dict):
         return dict(value)
     if isinstance(value, list | tuple | deque):
         return dict(enumerate(value))
     if isinstance(value, set | frozenset):
         return dict.fromkeys(value)
-    return getattr(value, "__dict__", None)
+    has_other_values = type(value).__module__ in sys.stdlib_module_names or Slots(value).names
+    return None if has_other_values else getattr(value, "__dict__", None)
 
 
 class PythonState:
