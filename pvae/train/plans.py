@@ -166,9 +166,10 @@ class StepPlans:
 
     def _traced(self, eager: Callable[..., Outputs], player: str, arguments: tuple[Tensor, ...]) -> StepGraph | None:
         """Return the step as a graph that agrees with the eager step on the same draws; None after a fall-back."""
-        reason = self._find_reads().unstable or self._find_change(eager, arguments)
+        reason = self._find_reads().unstable
         if reason is None:
-            expected = self._expected(eager, arguments)
+            expected, reason = self._expected_and_change(eager, arguments)
+        if reason is None:
             try:
                 with self._preserved_state():
                     graph = trace(eager, arguments)
@@ -180,21 +181,23 @@ class StepPlans:
         self._fall_back(reason)
         return None
 
-    def _find_change(self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]) -> str | None:
-        """Return what a run leaves to the next run that a graph would not leave, or None."""
+    def _expected_and_change(
+        self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]
+    ) -> tuple[Outputs, str | None]:
+        """Return the outputs of the eager step, and what it leaves to the next run that a graph would not leave."""
         with self._preserved_state() as state:
-            first = eager(*arguments)
+            expected = eager(*arguments)
             reason = state.untraceable_change()
             if not state.reads.has_new_objects():
-                return reason
+                return expected, reason
             state.restore_tensors()
             with self._preserved_state() as later_state:  # a cache is filled by the first run only
-                second = eager(*arguments)
+                later = eager(*arguments)
                 reason = later_state.untraceable_change()
-            names = [str(number) for number in range(len(first))]
-            if reason is None and first_difference(names, first, second) is not None:
+            names = [str(number) for number in range(len(later))]
+            if reason is None and first_difference(names, later, expected) is not None:
                 reason = "a run reads what the run before it has left, which a graph would freeze"
-            return reason
+            return expected, reason
 
     def _compared(self, plan: Plan, player: str, arguments: tuple[Tensor, ...]) -> Plan | None:
         """Return a plan if its graph agrees with the eager step on these arguments; None if a new one is needed."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["DynamicShapeError", "RaiseAtDynamicShape", "find_dynamic_operation", "fixed_tensors"]
@@ -63,15 +65,14 @@ def _mask_arguments(operation: Any, args: Sequence[Any]) -> list[Any] | None:
 
 def _dtype(value: Any) -> torch.dtype | None:
     """Return the dtype of a tensor or of a node's result."""
-    if isinstance(value, Tensor):
-        return value.dtype
-    meta = value.meta.get("tensor_meta") if isinstance(value, Node) else None
-    return getattr(meta, "dtype", None) or getattr(value.meta.get("val"), "dtype", None)
+    if isinstance(value, Node):
+        value = value.meta.get("val", value.meta.get("tensor_meta"))
+    return value.dtype if isinstance(value, Tensor | TensorMetadata) else None
 
 
 def _is_dynamic(operation: Any, args: Sequence[Any]) -> bool:
     """Return whether an operation with these arguments gives a result of a shape that depends on values."""
-    if not isinstance(operation, torch._ops.OpOverload):
+    if not isinstance(operation, OpOverload):
         return False
     indices = _mask_arguments(operation, args)
     if indices is not None:
@@ -107,13 +108,14 @@ def _fixed_nodes(graph: GraphModule) -> set[Node]:
 
 
 def _is_deterministic(node: Node) -> bool:
-    tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded not in tags
+    operation = node.target
+    return not isinstance(operation, OpOverload) or torch.Tag.nondeterministic_seeded not in operation.tags
 
 
 def _changed_in_place(graph: Graph) -> set[Node]:
     """Return the tensors that the graph writes into."""
-    writers = (node for node in graph.nodes if getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+    operations = (node for node in graph.nodes if isinstance(node.target, OpOverload))
+    writers = [node for node in operations if node.target._schema.is_mutable]
     return {node.args[0] for node in writers if node.args and isinstance(node.args[0], Node)}
 
 

@@ -9,10 +9,10 @@ import sys
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.train.graph.loaded_names import loaded_names
-from pvae.train.graph.python_state import Holder, PythonState, Slots, is_plain
+from pvae.train.graph.python_state import Holder, PythonState, Slots, attributes_of, is_plain
 
 __all__ = ["find_reads"]
 
@@ -60,7 +60,7 @@ def find_reads(roots: Iterable[Any]) -> PythonState:
         roots: the objects that have the programs.
     """
     roots = list(roots)
-    own = {_package(getattr(root, "__module__", None)) for root in roots}
+    own = {_package(root.__module__ if isinstance(root, FunctionType) else type(root).__module__) for root in roots}
     names: set[str] = {"model", "guide", "forward", "terms"}
     by_any_name = False
     while True:  # a name may lead to a method, whose code loads more names
@@ -80,8 +80,18 @@ def _package(module: Any) -> str:
 @functools.lru_cache(maxsize=4096)
 def _is_installed(package: str) -> bool:
     """Return whether a package lies where installed packages lie."""
-    file = getattr(sys.modules.get(package), "__file__", None) or ""
-    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+    module = sys.modules.get(package)
+    file = None if module is None else vars(module).get("__file__")
+    return file is not None and bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+
+
+@functools.lru_cache(maxsize=4096)
+def _private_names(kinds: tuple[type, ...]) -> frozenset[str]:
+    """Return the private attributes of pvae's own classes, which keep them right in a graph themselves."""
+    bases = [base for base in kinds if _package(base.__module__) == "pvae"]
+    functions = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
+    names = {name for function in functions for name in loaded_names(function.__code__).all}
+    return frozenset(name for name in names if name.startswith("_") and not _is_of_syntax(name))
 
 
 def _is_of_syntax(name: str) -> bool:
@@ -129,6 +139,7 @@ class _Walk:
         for kinds, visitor in (
             (FunctionType, self._visit_function),
             (MethodType, self._visit_method),
+            (BuiltinFunctionType, self._visit_builtin),
             (ModuleType, self._visit_module),
             (type, self._visit_class),
             ((dict, list, tuple, set, frozenset, deque), self._visit_container),
@@ -170,6 +181,12 @@ class _Walk:
     def _visit_method(self, method: MethodType, label: str) -> None:
         self._pending += [(method.__self__, type(method.__self__).__name__), (method.__func__, label)]
 
+    def _visit_builtin(self, function: BuiltinFunctionType, label: str) -> None:
+        if function.__module__ == "time":
+            self.unstable = f"the programs read the clock ({label})"
+        if not isinstance(function.__self__, ModuleType):  # a method, such as that of a list
+            self._pending.append((function.__self__, label))
+
     def _visit_module(self, module: ModuleType, label: str) -> None:
         if module.__name__ == "time":
             self.unstable = "the programs read the clock (time)"
@@ -205,19 +222,17 @@ class _Walk:
 
     def _visit_object(self, value: Any, label: str) -> None:
         kind = type(value)
-        if getattr(value, "__module__", None) == "time":
-            self.unstable = f"the programs read the clock ({label})"
         if _package(kind.__module__) in _NOT_READ and not isinstance(value, threading.local):
             return
-        if hasattr(kind, "__next__"):
+        if isinstance(value, Iterator):
             self.unstable = f"the programs can advance {label}, an iterator"
         if isinstance(value, ContextVar | bytearray | memoryview | array):
             self.is_complete = False
         for part in _PARTS.get(kind, ()):
-            self._pending.append((getattr(value, part, None), label))
+            self._pending.append((getattr(value, part), label))
         self._pending.append((kind, kind.__qualname__))
-        attributes = getattr(value, "__dict__", None)
-        if isinstance(attributes, dict):
+        attributes = attributes_of(value)
+        if attributes is not None:
             self._visit_attributes(value, attributes)
         slots = Slots(value)
         if slots.names and not self._is_of_library(kind.__module__):
@@ -233,4 +248,5 @@ class _Walk:
         if isinstance(value, nn.Module):
             self._pending += [(module, type(module).__name__) for module in value._modules.values()]
             names -= _OF_MODULES
+        names -= _private_names(kind.__mro__)
         self._follow(self._hold(attributes, kind.__qualname__, names))

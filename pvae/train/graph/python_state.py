@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Holder", "PythonState", "Slots", "is_plain"]
+__all__ = ["Holder", "PythonState", "Slots", "attributes_of", "is_plain"]
 
 #: How deep two different objects of one class are compared.
 _DEPTH = 4
@@ -59,6 +59,19 @@ class Slots(MutableMapping[str, Any]):
     def __len__(self) -> int:
         """Return the number of attributes that exist."""
         return sum(1 for _ in self)
+
+
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """Return the dictionary of an object's attributes; None if it has none.
+
+    Args:
+        value: any object.
+    """
+    try:
+        attributes = vars(value)
+    except TypeError:
+        return None
+    return attributes if isinstance(attributes, dict) else None
 
 
 @dataclass
@@ -212,7 +225,7 @@ def _parts(value: Any) -> dict[Any, Any] | None:
     if isinstance(value, set | frozenset):
         return dict.fromkeys(value)
     has_other_values = type(value).__module__ in sys.stdlib_module_names or Slots(value).names
-    return None if has_other_values else getattr(value, "__dict__", None)
+    return None if has_other_values else attributes_of(value)
 
 
 class PythonState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import FunctionType, MethodType
 from typing import Any
 
 from pvae.errors import first_line
@@ -44,7 +45,8 @@ def place_of_program(program: Any) -> CodePlace | None:
         program: a program from `pvae.programs.binding.bind`.
     """
     owner, name = owner_and_name(program)
-    code = getattr(inspect.unwrap(getattr(owner, name) if name else owner), "__code__", None)
-    if code is None or not is_user_file(code.co_filename):
+    function = inspect.unwrap(getattr(owner, name) if name else owner)
+    function = function.__func__ if isinstance(function, MethodType) else function
+    if not isinstance(function, FunctionType) or not is_user_file(function.__code__.co_filename):
         return None
-    return CodePlace(code.co_filename, code.co_firstlineno)
+    return CodePlace(function.__code__.co_filename, function.__code__.co_firstlineno)
