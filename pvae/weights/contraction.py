@@ -121,7 +121,7 @@ class LogSumExpRing(LogRing):
             return
         free = free_bytes(factor.device)
         if free is not None and needed > free:
-            sites = [self.sites[name] for name in names if name in self.sites]
+            sites = [self.sites[name] for name in sorted(names) if name in self.sites]
             raise InputError(
                 f"The sum over the joint values of the enumerated sites {', '.join(map(repr, sites[:5]))}"
                 f"{', ...' if len(sites) > 5 else ''} needs {format_bytes(needed)}; {format_bytes(free)} are free. Let "

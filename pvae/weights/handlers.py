@@ -15,6 +15,7 @@ from torch import Tensor
 from pvae.errors import InputError, whole_reason
 from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_marked_for_enumeration, is_subsample
 from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumeratedSite, EnumerationDims, finite_support
+from pvae.weights.joint_memory import JointMemoryGuard
 
 __all__ = [
     "FIRST_VALUE",
@@ -138,6 +139,7 @@ class SiteStrategyMessenger(Messenger):
         self.choose, self.dims, self.in_model, self.drawn = choose, dims, in_model, drawn
         self.depths: dict[str, int] = {}
         self.places_of_values: dict[str, dict[int, int]] = {}
+        self.guard: JointMemoryGuard | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg):
@@ -171,6 +173,24 @@ class SiteStrategyMessenger(Messenger):
                 window.update(self.places_of_values.get(name, {}))
         return window
 
+    def _guard_memory(self, msg: Any, places: Mapping[int, int]) -> None:
+        """Guard the rest of the run if all joint values of the enumerated sites that a site can see are too many."""
+        if self.guard is None and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None:
+            sites = [self.dims.sites[index] for index in {*places.values(), len(self.dims.sites) - 1}]
+            plates = msg["fn"].batch_shape[-1 - self.dims.nesting :]
+            entries = torch.empty(()).expand(plates)
+            self.guard = JointMemoryGuard.if_needed(
+                [site.name for site in sites], [site.size for site in sites], entries
+            )
+            if self.guard is not None:
+                self.guard.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.guard is not None:
+            self.guard.__exit__(*error)
+            self.guard = None
+        super().__exit__(*error)
+
     def _pyro_post_sample(self, msg: Any) -> None:
         name, value = msg["name"], msg["value"]
         places = self.dims.of_sites.get((self.in_model, name))
@@ -189,7 +209,9 @@ class SiteStrategyMessenger(Messenger):
 
     def _value(self, msg: Any, strategy: str, window: Mapping[int, int] | None) -> Tensor:
         if strategy in (ENUMERATE, SUMMED):
-            return self.dims.add(msg, strategy, window=window, in_model=self.in_model)
+            value = self.dims.add(msg, strategy, window=window, in_model=self.in_model)
+            self._guard_memory(msg, {**self.dims.lasting, **(window or {})})
+            return value
         if strategy == FIRST_VALUE:
             values = finite_support(msg["name"], msg["fn"])
             return values[0].expand(msg["fn"].batch_shape + msg["fn"].event_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -226,3 +227,35 @@ def test_values_may_be_expanded_as_the_program_asks() -> None:
     pyro.set_rng_seed(0)
     weights = log_weights(pair(expanded, chain.guide), Batch(x=chain.x), 2)
     torch.testing.assert_close(weights.log_w, chain.exact(weights), rtol=0, atol=1e-11)
+
+
+class Stacked(Chain):
+    """The mean of each observation is a function of all states together."""
+
+    def model(self, x: Tensor) -> None:
+        """Let thirty states be summed out, whose joint values are more than any memory holds."""
+        with pyro.plate("data", len(x)):
+            states = [pyro.sample(f"s_{t}", dist.Categorical(self.first), infer=SUMMED) for t in range(30)]
+            joint = torch.stack(torch.broadcast_tensors(*states), -1)
+            pyro.sample("x", normal(joint.sum(-1), 1.0), obs=x[:, 0])
+
+    def guide(self, x: Tensor) -> None:
+        """Draw nothing."""
+
+
+class SeenByOne(Stacked):
+    """One observation depends on all states by its log-density alone."""
+
+    def model(self, x: Tensor) -> None:
+        """Let thirty states be summed out, of which the observations see all, two at a time."""
+        with pyro.plate("data", len(x)):
+            states = [pyro.sample(f"s_{t}", dist.Categorical(self.first), infer=SUMMED) for t in range(30)]
+            for t, u in itertools.combinations(range(30), 2):
+                pyro.sample(f"x_{t}_{u}", normal(states[t] * states[u], 1.0), obs=x[:, 0])
+
+
+@pytest.mark.parametrize("program", [Stacked, SeenByOne])
+def test_a_table_of_all_joint_values_is_refused_before_it_is_made(program: type[Stacked]) -> None:
+    with pytest.raises(InputError, match=r"joint values.*[TGM]B are free.*pyro\.markov") as caught:
+        weights_of(program())
+    assert "'s_0', 's_1'" in str(caught.value)
