@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pvae.checks import require_whole
 from pvae.data.binarise import check_binarise
 from pvae.data.channels import with_channels_first
 from pvae.data.conform import conformed, in_order_of, options_like
@@ -101,6 +102,7 @@ def load_data(
     Raises:
         InputError: if the source is unknown, missing or damaged, or an option does not fit the data.
     """
+    seed = require_whole(seed, "seed", least=0)
     check_binarise(binarise)
     check_labels(labels)
     kind = check_scale(standardise, scale)

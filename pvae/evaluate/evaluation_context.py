@@ -197,6 +197,7 @@ def evaluation_context(
     Raises:
         InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide.
     """
+    seed = require_whole(seed, "seed", least=0)
     latent_model = latent_model_of(model)
     _require_trained_guide(model)
     data = evaluated_data(model, data)

@@ -25,9 +25,10 @@ from pvae.linter.row_rules import examine_rows_of, find_tied_rows
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
-from pvae.programs.binding import Fields, bind
+from pvae.programs.binding import Fields, bind, require_batch
 from pvae.programs.explicit_rows import ExplicitRows, rows_of_plates
 from pvae.programs.layout import SiteShapeError, check_site_shapes
+from pvae.programs.model_traits import require_latent_model
 from pvae.programs.parameter_scope import scope
 from pvae.programs.registration import MODULE_DIVIDER, forget
 from pvae.programs.row_dependence import RowReport
@@ -134,6 +135,8 @@ def run_check(
         fields: as for `pvae.models.bind`.
         data_size: as for `check`.
     """
+    require_latent_model(latent_model, "check")
+    require_batch(batch)
     adapted = adapt(make_objective(objective) if isinstance(objective, str) else objective)
     findings = Findings()
     rows: RowReport | None = None

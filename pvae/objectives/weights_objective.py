@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.names import unknown
 from pvae.objectives.base import Objective, Terms, scaled_sums
 from pvae.objectives.gradients.estimator import estimate
 from pvae.objectives.gradients.strategies import (
@@ -58,7 +59,12 @@ class WeightsObjective(Objective):
 
     def __init__(self, particles: int = 1, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles)
+        unknown_options = options.keys() - WeightsOptions.__annotations__.keys()
+        if unknown_options:
+            raise unknown(f"option of {type(self).__name__}", min(unknown_options), WeightsOptions.__annotations__)
         self.data_plate = options.get("data_plate")
+        if not isinstance(self.data_plate, str | None):
+            raise InputError(f"data_plate needs the name of a plate, such as 'data'; got {self.data_plate!r}.")
         self.gradients = parse_gradients(options.get("gradients"))
         self.auxiliary = options.get("auxiliary")
         if self.auxiliary is not None and not isinstance(self.auxiliary, Marginal):

@@ -9,6 +9,7 @@ from typing import Any
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
+from pvae.errors import InputError
 from pvae.programs.base import Program, program
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.model_traits import traits_of
@@ -22,7 +23,7 @@ from pvae.programs.signatures import (
     takes_only_open_arguments,
 )
 
-__all__ = ["Fields", "Programs", "bind", "fields_of", "owner_of"]
+__all__ = ["Fields", "Programs", "bind", "fields_of", "owner_of", "require_batch"]
 
 
 class _ProgramOnFields(nn.Module):
@@ -111,6 +112,15 @@ def owner_of(program: Any) -> Any:
     return function.owner if isinstance(function, Program) else getattr(function, "__self__", None)
 
 
+def require_batch(batch: Any) -> None:
+    """Raise InputError if a batch is no mapping from fields to tensors."""
+    if not isinstance(batch, Mapping):
+        raise InputError(
+            f"A batch needs to be a mapping from fields to tensors, such as {{'x': x}} or pvae.Batch(x=x); got "
+            f"{type(batch).__name__}."
+        )
+
+
 def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Programs:
     """Return both programs of a latent model over the fields of a batch that their signatures name.
 
@@ -122,9 +132,10 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
             another name ``x``.
 
     Raises:
-        InputError: for a required parameter without a field, ``*args`` without `fields`, a mapping that names a
-            parameter of neither program, or a missing program.
+        InputError: for a batch that is no mapping, a required parameter without a field, ``*args`` without `fields`, a
+            mapping that names a parameter of neither program, or a missing program.
     """
+    require_batch(batch)
     fields = fields if fields is not None else traits_of(latent_model).fields
     model, guide = program(latent_model, "model"), program(latent_model, "guide")
     if isinstance(fields, Mapping):

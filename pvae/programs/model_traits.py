@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["ModelTraits", "is_latent_model", "traits_of"]
+from pvae.errors import InputError
+
+__all__ = ["ModelTraits", "is_latent_model", "require_latent_model", "traits_of"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,19 @@ def traits_of(latent_model: Any) -> ModelTraits:
 def is_latent_model(candidate: Any) -> bool:
     """Return whether an object has the two programs, ``model`` and ``guide``."""
     return callable(getattr(candidate, "model", None)) and callable(getattr(candidate, "guide", None))
+
+
+def require_latent_model(candidate: Any, caller: str) -> None:
+    """Raise InputError if an object is no latent model.
+
+    Args:
+        candidate: what a user passed as a latent model.
+        caller: the function that needs it, for the error.
+    """
+    if isinstance(candidate, type):
+        raise InputError(f"{caller} needs a latent model; got the class {candidate.__name__}. Make an instance of it.")
+    if not is_latent_model(candidate):
+        raise InputError(
+            f"{caller} needs a latent model with .model and .guide; got {type(candidate).__name__}. Use "
+            "pvae.pair(model, guide) for two functions."
+        )

@@ -171,6 +171,10 @@ def require_parameters(fields: Mapping[str, str], *programs: Program) -> None:
 
 def _require_in_batch(batch: Mapping[str, Tensor], fields: Fields) -> None:
     """Raise InputError if the batch lacks a field that `fields` names."""
+    if fields is not None and (isinstance(fields, str) or not isinstance(fields, Mapping | Sequence)):
+        raise InputError(
+            f"fields needs names such as ('x', 'y'), or a mapping from parameter to field; got {fields!r}."
+        )
     wanted = list(fields.values()) if isinstance(fields, Mapping) else list(fields or ())
     missing = [field for field in wanted if field not in batch]
     if missing:

@@ -17,6 +17,7 @@ from pvae.train.parameters import all_finite
 from pvae.train.rollback import roll_back
 from pvae.train.snapshots import Snapshots
 from pvae.train.training_context import TrainingContext
+from pvae.train.validation import Validation
 
 __all__ = ["Loop"]
 
@@ -140,7 +141,7 @@ class Loop:
         if not math.isfinite(means["loss"]) or not all_finite(list(context.parameters.named.values())):
             raise NonFiniteStep
         rate = rates(context.optimiser)
-        scores = {} if context.validation is None else context.validation()
+        scores = {} if context.validation is None else self._validate(context.validation)
         bound = scores.get("validation_bound")
         self._keep_if_best(bound)
         step_schedule(context.schedule, -means["loss"] if context.validation is None else bound)
@@ -153,6 +154,24 @@ class Loop:
             progress.finished = "patience"
         if context.folder is None or self.snapshots.save_is_due:
             self.snapshots.save()
+
+    def _validate(self, validation: Validation) -> dict[str, float | None]:
+        """Return the validation score.
+
+        Raises:
+            NonFiniteStep: if an error of Pyro or torch came from a tensor that is not finite. The last step of the
+                epoch has changed the parameters, and no later step has used them.
+        """
+        kind, reason = validation.kind, validation.reason
+        try:
+            return validation()
+        except InputError:
+            raise
+        except (ValueError, ArithmeticError, RuntimeError):
+            if not self._is_divergence(validation.batch):
+                raise
+            validation.kind, validation.reason = kind, reason
+            raise NonFiniteStep from None
 
     def _keep_if_best(self, bound: float | None) -> None:
         """Keep the parameters if their validation bound is the best one so far."""

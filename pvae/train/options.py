@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pvae.checks import require_positive, require_whole
+from pvae.checks import require_number, require_positive, require_whole
 from pvae.errors import InputError
 from pvae.fit_options import FitOptions
 from pvae.names import unknown
@@ -45,6 +45,10 @@ class Options(FitOptions):
                 self._set(name, require_whole(getattr(self, name), name, least=least))
         if self.clip is not None:
             self._set("clip", require_positive(self.clip, "clip"))
+        self._set(
+            "checkpoint_seconds",
+            require_number(self.checkpoint_seconds, "checkpoint_seconds", least=0.0, infinite=True),
+        )
         self._set("learning_rate", _checked_rates(self.learning_rate))
         for option in fields(self):
             choices = option.metadata["choices"]

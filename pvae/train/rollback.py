@@ -76,7 +76,8 @@ def _cause_after_last_step(context: TrainingContext) -> NonFiniteTensor:
     names = [name for name, parameter in context.parameters.named.items() if not all_finite([parameter])]
     if names:
         return NonFiniteTensor("", names[0], "parameter", "after the last step")
-    return NonFiniteTensor("", "loss", "", "after the last step")
+    in_validation = context.validation and find_non_finite(context.stepper, context.validation.batch)
+    return in_validation or NonFiniteTensor("", "loss", "", "after the last step")
 
 
 def _halve_learning_rate(context: TrainingContext) -> None:

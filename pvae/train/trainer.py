@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from pvae.locks import LOCK_FILE, is_unused, sole_writer
 from pvae.models.build import ModelSpec, spec_of
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
-from pvae.programs.model_traits import traits_of
+from pvae.programs.model_traits import require_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
 from pvae.train.checkpoint import read_newest
 from pvae.train.devices import isolated
@@ -133,9 +134,9 @@ def fit(
         data=data,
         objective=objective,
         options=options,
-        folder=None if out is None else Path(out),
+        folder=_checked_folder(out),
         resume=resume,
-        callbacks=tuple(callbacks),
+        callbacks=_checked_callbacks(callbacks),
         progress=progress,
         fields=fields,
         model_spec=model_spec,
@@ -144,6 +145,22 @@ def fit(
     _recorded_config(request.folder, resume)  # a folder that is refused is not touched
     with sole_writer(request.folder):
         return _fit(request)
+
+
+def _checked_folder(out: Any) -> Path | None:
+    """Return the folder of the run; raise InputError if it is no path."""
+    if not isinstance(out, str | os.PathLike | None):
+        raise InputError(f"out needs the path of a folder, or None to keep the run in memory; got {out!r}.")
+    return None if out is None else Path(out)
+
+
+def _checked_callbacks(callbacks: Any) -> tuple[Callable[..., Any], ...]:
+    """Return the callbacks as a tuple; raise InputError if they are no functions."""
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise InputError(
+            f"callbacks needs a list of functions of (record, model); got {callbacks!r}. Write callbacks=[function]."
+        )
+    return tuple(callbacks)
 
 
 def _fit(request: TrainingRequest) -> Run:
@@ -180,6 +197,7 @@ def _model_and_spec(request: TrainingRequest, splits: Splits) -> tuple[Any, Mode
     """Return the latent model, which a `ModelSpec` builds for the data, and its specification if it is known."""
     if isinstance(request.model, ModelSpec):
         return request.model.build(splits), request.model
+    require_latent_model(request.model, "fit")
     return request.model, request.model_spec
 
 

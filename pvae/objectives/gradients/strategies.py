@@ -121,6 +121,11 @@ def parse_gradients(gradients: Gradients) -> dict[str, str]:
     """
     if gradients is None:
         return {}
+    if not isinstance(gradients, Mapping | str | tuple | list):
+        raise InputError(
+            "gradients needs a mapping from site to strategy, such as {'z': 'score'}, or text such as 'z=score'; "
+            f"got {gradients!r}."
+        )
     pairs = list(gradients.items()) if isinstance(gradients, Mapping) else _parse_pairs(gradients)
     return {glob: _known_strategy(strategy) for glob, strategy in pairs}
 
