@@ -15,7 +15,7 @@ from pvae.batch import Batch
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.json_values import json_value
-from pvae.programs.bijections import with_own_densities
+from pvae.programs.own_densities import with_own_densities
 from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.weights.kl import kl_of_site, prior_is_fixed
 

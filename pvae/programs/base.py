@@ -128,12 +128,20 @@ class Program(nn.Module):
 
     @contextmanager
     def _adapted(self) -> Iterator[None]:
-        """Adapt Pyro's guides by a handler, which run the whole model: what they observe is no part of the guide."""
-        if isinstance(unwrap(self.function), GuideMessenger):  # type: ignore[arg-type]
+        """Adapt Pyro's guides by a handler, which run the whole model: what they observe is no part of the guide.
+
+        They keep the trace of their last run, which is theirs again after the block.
+        """
+        guide: Any = unwrap(self.function)  # type: ignore[arg-type]
+        if not isinstance(guide, GuideMessenger):
+            yield
+            return
+        former = vars(guide).get("trace", poutine.Trace())
+        try:
             with poutine.block(hide_fn=is_observation), _KeepPriors():
                 yield
-        else:
-            yield
+        finally:
+            guide.trace = former
 
     def _registration(self) -> Registration:
         inner: Any = unwrap(self.function)  # type: ignore[arg-type]

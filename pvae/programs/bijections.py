@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -25,12 +24,12 @@ __all__ = [
     "MOST_NUMBERS",
     "NO_BIJECTION",
     "Bijection",
+    "chart_of",
     "coordinates",
     "find_bijection",
     "flatten",
     "jacobian",
     "value_of",
-    "with_own_densities",
     "without_points",
 ]
 
@@ -59,7 +58,7 @@ class Bijection:
 NO_BIJECTION = Bijection()
 
 
-def _chart(model_site: Site) -> torch.distributions.Transform:
+def chart_of(model_site: Site) -> torch.distributions.Transform:
     """Return the transform from unconstrained coordinates to a site's support; the identity if there is none."""
     try:
         transform: torch.distributions.Transform = biject_to(model_site["fn"].support)
@@ -92,7 +91,7 @@ def coordinates(values: Mapping[str, Tensor], model: poutine.Trace, particles: i
         model: a trace of the model, whose sites have the supports.
         particles: the number of particles.
     """
-    return flatten([_chart(model.nodes[name]).inv(value) for name, value in values.items()], particles)
+    return flatten([chart_of(model.nodes[name]).inv(value) for name, value in values.items()], particles)
 
 
 def jacobian(values: Tensor, arguments: Sequence[Tensor], diagonal: bool) -> Tensor:
@@ -170,7 +169,7 @@ def _is_latent(model: poutine.Trace, name: str) -> bool:
     site: Site = model.nodes.get(name)
     if site is None or site["type"] != "sample" or site["is_observed"]:
         return False
-    return bool(site["value"].is_floating_point()) and not getattr(_chart(site).codomain, "is_discrete", False)
+    return bool(site["value"].is_floating_point()) and not getattr(chart_of(site).codomain, "is_discrete", False)
 
 
 def _dependencies(value: Tensor, leaves: Mapping[str, Tensor]) -> list[str]:
@@ -189,6 +188,9 @@ def _verified(
     y = coordinates({name: value_of(run, name) for name in points}, model)
     count = flatten(arguments).shape[-1]
     if y.shape[-1] != count:
+        kept = _with_new_draws(dependencies)
+        if len(kept) < len(points):  # the others are functions of these sites: points without a density
+            return _verified(run, model, leaves, kept)
         raise InputError(
             f"Guide site {points[0]!r} is a Delta of auxiliary draws. Its density is known if the map is one to one; "
             f"here {count} numbers of {', '.join(leaves)} become {y.shape[-1]} of {', '.join(points)}. Draw as many "
@@ -204,12 +206,23 @@ def _verified(
     return Bijection(tuple(leaves), tuple(points), diagonal, partners)
 
 
+def _with_new_draws(dependencies: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the Delta sites that depend on a draw on which no earlier one depends."""
+    known: set[str] = set()
+    kept = {}
+    for point, names in dependencies.items():
+        if not known.issuperset(names):
+            kept[point] = names
+        known.update(names)
+    return kept
+
+
 def _partners(run: poutine.Trace, model: poutine.Trace, dependencies: Mapping[str, list[str]]) -> dict[str, str]:
     """Return the u of each z that is the only transform of one u, of the same shape, to the support of z."""
     every = [name for names in dependencies.values() for name in names]
     partners = {}
     for point, names in dependencies.items():
-        y = _chart(model.nodes[point]).inv(value_of(run, point))
+        y = chart_of(model.nodes[point]).inv(value_of(run, point))
         u = value_of(run, names[0])
         if len(names) == 1 and every.count(names[0]) == 1 and y.shape == u.shape and torch.allclose(y, u, rtol=1e-3):
             partners[point] = names[0]
@@ -217,9 +230,11 @@ def _partners(run: poutine.Trace, model: poutine.Trace, dependencies: Mapping[st
 
 
 def _log_determinant(y: Tensor, arguments: Sequence[Tensor], slopes: Tensor, diagonal: bool) -> Tensor:
-    """Return log |det dy/du|, a scalar."""
+    """Return log |det dy/du|, a scalar; NaN if rounding makes the transform to the support flat at a draw."""
     if diagonal:
-        return slopes.abs().log().sum()
+        is_flat = slopes == 0
+        unknown = bool(is_flat.any()) and not bool(is_flat.all())
+        return slopes.new_tensor(torch.nan) if unknown else slopes.abs().log().sum()
     return torch.linalg.slogdet(jacobian(y, arguments, diagonal=False)[0]).logabsdet
 
 
@@ -229,7 +244,7 @@ def _require_log_density(run: poutine.Trace, model: poutine.Trace, points: Seque
     expected = expected - log_det
     for name in points:
         site: Site = run.nodes[name]
-        chart = _chart(model.nodes[name])
+        chart = chart_of(model.nodes[name])
         if site["mask"] is not None or isinstance(site["fn"], dist.MaskedDistribution):
             return
         value = site["value"].detach()
@@ -245,48 +260,8 @@ def _require_log_density(run: poutine.Trace, model: poutine.Trace, points: Seque
             f"map's Jacobian determinant, in all {float(expected):.4g} nats here; the guide gives {float(found):.4g}. "
             "Write Delta(value, log_density=-transform.log_abs_det_jacobian(u, value)), or correct it."
         )
-    if bool(expected == torch.inf):
+    if bool(torch.isneginf(log_det)):
         raise InputError(
             f"Guide site {points[0]!r} is a Delta of auxiliary draws, and the map is not one to one: its Jacobian is "
             "singular. Draw the site from a distribution with a density."
         )
-
-
-def with_own_densities(guide: poutine.Trace, model: poutine.Trace, bijection: Bijection) -> dict[str, Site]:
-    """Return the latent sites of a guide by name, without one-to-one auxiliary draws and with densities of their own.
-
-    A Delta site that is the transform of one draw u to its support gets the density of the transformed u, as a guide
-    has that draws it directly. A Delta site of several draws, or of another map, has no density of its own and is left
-    out.
-
-    Args:
-        guide: a trace of the guide.
-        model: a trace of the model, whose sites have the supports.
-        bijection: the sites of the map.
-    """
-    sites: dict[str, Site] = {}
-    for site in sample_sites(guide):
-        name = site["name"]
-        if site["is_observed"] or name in bijection.auxiliary:
-            continue
-        if name in bijection.partners:
-            density = _transformed(guide.nodes[bijection.partners[name]], _chart(model.nodes[name]))
-            sites[name] = site.copy() | {"fn": density}
-        elif name not in bijection.points:
-            sites[name] = site
-    return sites
-
-
-def _transformed(draw: Site, chart: torch.distributions.Transform) -> Any:
-    """Return the distribution of the transform of a draw; of independent units where both allow it."""
-    density, unit_chart, dims = draw["fn"], chart, 0
-    while isinstance(density, torch.distributions.Independent):
-        dims += density.reinterpreted_batch_ndims
-        density = density.base_dist
-    while isinstance(unit_chart, torch.distributions.IndependentTransform):
-        unit_chart = unit_chart.base_transform
-    if unit_chart.domain.event_dim or density.event_shape:
-        return dist.TransformedDistribution(draw["fn"], [chart])
-    if unit_chart != identity_transform:
-        density = dist.TransformedDistribution(density, [unit_chart])
-    return density.to_event(dims)

@@ -13,9 +13,9 @@ from torch.distributions import Bernoulli
 
 from pvae.deprecation import renamed_method
 from pvae.errors import InputError
-from pvae.programs.bijections import with_own_densities
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.own_densities import with_own_densities
 from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import evaluating, preserved_randomness

@@ -240,6 +240,24 @@ def test_a_guide_of_one_z_per_datum_gives_the_exact_evidence_of_each(name: str) 
 
 
 @pytest.mark.usefixtures("doubles")
+def test_a_discrete_guide_gives_the_exact_evidence() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(x.new_tensor(0.3)))
+            pyro.sample("x", dist.Normal(2.0 * k, 1.0), obs=x)
+
+    guide = autoguide.AutoDiscreteParallel(model)
+    guide(X)
+    joint = torch.stack(
+        [dist.Normal(2.0 * k, 1.0).log_prob(X) + torch.tensor(p).log() for k, p in ((0, 0.7), (1, 0.3))]
+    )
+    guide.k_probs = joint.softmax(0)[1]
+    expected = joint.logsumexp(0).mean().item()
+    for ask in (pvae.evaluate.elbo, pvae.evaluate.log_evidence):
+        assert ask(pvae.pair(model, guide), pvae.Batch(x=X), particles=5).value == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.usefixtures("doubles")
 @pytest.mark.parametrize("chunk", [10_000, 8])
 def test_a_guide_of_all_z_in_one_vector_gives_the_exact_evidence_of_all_data(chunk: int) -> None:
     guide = autoguide.AutoDiagonalNormal(local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -207,3 +208,18 @@ def test_a_module_of_two_bound_methods_has_all_parameters_under_the_names_of_pyr
     ours.load_state_dict(theirs.state_dict())
     ours(torch.zeros(3)).backward()
     assert machine.encoder.weight.grad is not None
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal, AutoNormalMessenger])
+def test_a_run_of_an_autoguide_resumes_to_the_same_bits(make: Any, tmp_path: Path) -> None:
+    data = regression_data()
+    splits = pvae.load_data(data, validation=0, test=0)
+
+    def fit(name: str, epochs: int, **options: Any) -> pvae.Run:
+        torch.manual_seed(0)
+        model = Regression()
+        return pvae.fit(pvae.pair(model, make(model)), splits, epochs=epochs, out=tmp_path / name, **FIT, **options)
+
+    whole = fit("whole", 4)
+    fit("parts", 2)
+    assert fit("parts", 4, resume=True).history[-1]["loss"] == whole.history[-1]["loss"]

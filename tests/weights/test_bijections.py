@@ -197,6 +197,49 @@ def test_a_map_to_fewer_numbers_is_refused() -> None:
         pvae.log_weights(Projected(), pvae.Batch(x=X), 2)
 
 
+def test_a_map_that_is_flat_is_refused() -> None:
+    class Flat(Transformed):
+        def draw(self, loc: Tensor, scale: Tensor) -> None:
+            u = pyro.sample("u", dist.Normal(loc, scale).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta((0 * u + 1).exp(), event_dim=1))
+
+    with pytest.raises(pvae.InputError, match="not one to one: its Jacobian is singular"):
+        pvae.log_weights(Flat(), pvae.Batch(x=X), 2)
+
+
+def test_draws_at_which_the_support_ends_by_rounding_are_no_fault() -> None:
+    class Far(Latent):
+        def __init__(self) -> None:
+            super().__init__(PRIORS["interval"], direct=False)
+            self.loc.data = torch.tensor([0.1, 60.0, 0.2], dtype=DOUBLE)  # sigmoid(60) is 1
+
+    assert pvae.log_weights(Far(), pvae.Batch(x=X), 2).log_guide.shape == (2, 3)
+
+
+def test_a_delta_of_earlier_draws_is_a_point_beside_the_map() -> None:
+    """As in AutoStructured with a conditional 'delta': training is possible, and the evidence is not."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.LogNormal(x.new_zeros(()), 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 0.5), obs=x)
+
+    def guide(x: Tensor) -> None:
+        scale = pyro.param("scale", x.new_ones(()), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(x, scale), infer={"is_auxiliary": True})
+            a = pyro.sample("a", dist.Delta(u.exp(), log_density=-u))
+            pyro.sample("b", dist.Delta(2 * a))
+
+    pair, batch = pvae.pair(model, guide), pvae.Batch(x=X)
+    findings = pvae.check(pair, batch, "elbo")
+    assert not findings.fatal
+    assert [finding.subject for finding in findings if finding.kind == "point estimate"] == ["b"]
+    with pytest.raises(pvae.InputError, match="uide site 'b' is a Delta, a point"):
+        pvae.evaluate.log_evidence(pair, batch, particles=3)
+
+
 def test_a_marginalised_site_beside_a_map_is_summed_out_if_the_map_does_not_depend_on_it() -> None:
     class Beside(Transformed):
         def draw(self, loc: Tensor, scale: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.programs.bijections import with_own_densities
+from pvae.programs.own_densities import with_own_densities
 from pvae.programs.site_masks import is_switched_off
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
