@@ -54,7 +54,10 @@ def data_of_run(
     Raises:
         InputError: if the run's own data cannot be loaded any more, or have changed since the training.
     """
+    import torch
+
     from pvae.data import Schema, load_data
+    from pvae.data.scaling import narrowed
 
     recorded = run.config["data"]
     source = data or recorded["name"]
@@ -71,7 +74,8 @@ def data_of_run(
     if data is None:
         _check_checksum(splits, source, recorded, run.folder)
     print_reading(splits)
-    return splits
+    dtype = torch.float64 if run.config["training"]["precision"] == "float64" else torch.float32
+    return splits.map_parts(lambda _, batch: narrowed(batch, dtype))
 
 
 def _reading(schema: Schema, given: Mapping[str, Any], *, own: bool) -> dict[str, Any]:

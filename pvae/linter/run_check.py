@@ -120,6 +120,10 @@ def check(
     """
     if data_size is not None:
         data_size = require_whole(data_size, "data_size", advice="It is the number of all training data.")
+    # A training casts real numbers to the type of the parameters before it looks at them.
+    dtype = bind(latent_model, batch, fields).in_dtype_of_parameters().dtype
+    if dtype is not None:
+        batch = {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
     return run_check(latent_model, batch, objective, fields, data_size).findings
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
@@ -64,16 +65,30 @@ class Programs:
         guide: q(z given x), called with ``arguments(batch)``.
         fields: the batch fields that at least one program takes, in the order of the arguments.
         modules: the modules that hold the parameters.
+        dtype: the type that real numbers of a batch get; None leaves them as they are.
     """
 
     model: nn.Module
     guide: nn.Module
     fields: tuple[str, ...]
     modules: nn.ModuleList
+    dtype: torch.dtype | None = None
 
     def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of `batch` that the programs take, in the order of `fields`, unchanged in shape."""
+        if self.dtype is not None:
+            batch = {
+                name: value.to(self.dtype) if value.is_floating_point() else value for name, value in batch.items()
+            }
         return tuple([batch[field] for field in self.fields])
+
+    def in_dtype_of_parameters(self) -> Programs:
+        """Return the programs with the real numbers of a batch in the type of the parameters, if they have one type.
+
+        A training casts its data so; data that were read as float64 fit a model in float32 then too.
+        """
+        dtypes = {each.dtype for each in self.modules.parameters() if each.is_floating_point()}
+        return replace(self, dtype=dtypes.pop()) if len(dtypes) == 1 else self
 
     def bound_with(self, arguments: tuple[Tensor, ...]) -> BoundPrograms:
         """Return both programs with the given arguments, which `arguments` returned for a batch."""

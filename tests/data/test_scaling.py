@@ -159,3 +159,12 @@ def test_arviz_names_the_features(run: pvae.Run) -> None:
     tree = evaluate.to_arviz(run, load_data(TABLE, standardise=True, validation=0, test=0), 2, limit=3, split="train")
     assert list(tree["observed_data"]["x_dim_0"].values) == ["a", "b"]
     assert list(tree["prior_predictive"]["x_dim_0"].values) == ["a", "b"]
+
+
+def test_data_in_float64_fit_the_queries_and_the_check_of_a_float32_model(run: pvae.Run) -> None:
+    data = load_data(TABLE, standardise=True, validation=0, test=0)
+    assert data.train.x.dtype == torch.float64
+    for query in (pvae.models.reconstruct, pvae.models.sample):
+        assert query(run.model, data.train).shape == (200, 2)
+    assert pvae.models.encode(run.model, data.train)["z"].dtype == torch.float32
+    assert not [finding for finding in pvae.check(run.model, data.train.take(slice(0, 20))) if finding.fatal]

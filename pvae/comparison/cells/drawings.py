@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data import Splits
+from pvae.data.scaling import narrowed
 from pvae.errors import InputError
 from pvae.evaluate import LatentUnits
 from pvae.programs.queries import encode, joined, reconstruct, sample
@@ -113,7 +114,9 @@ def _first_data(splits: Splits, model: object, count: int | None) -> Batch:
     split = splits.test if splits.test is not None else splits.train
     parameters = list(model.parameters()) if isinstance(model, torch.nn.Module) else []
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
-    return split.take(slice(0, count)).to(device)
+    dtypes = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    first = split.take(slice(0, count)).to(device)
+    return narrowed(first, dtypes.pop()) if len(dtypes) == 1 else first
 
 
 def _as_pictures(x: Tensor, splits: Splits) -> Tensor:

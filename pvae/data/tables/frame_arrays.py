@@ -150,7 +150,7 @@ def _account(source: FrameSource, rows: int, names: list[str], roles: Roles) -> 
     counted = f"{rows} row{'s' * (rows != 1)} of {len(names)} feature{'s' * (len(names) != 1)}"
     parts = [counted + (f" ({shown})" if source.has_names else "")]
     parts += [f"label {name!r}" for name in roles.label] or ["no label"]
-    parts += [f"{name!r} names the rows and is left out" for name in roles.index]
+    parts += [f"{name!r} names the rows and is left out" for name in roles.index if not roles.notes]
     parts += [f"left out: {', '.join(roles.left_out[:6])}"] if roles.left_out else []
     return "; ".join([*([source.account] if source.account else []), *parts])
 
