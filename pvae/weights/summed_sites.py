@@ -102,7 +102,7 @@ class SummedSites:
         raise InputError(
             f"Site {site['name']!r} depends on a site that has left the window of its chain, one of "
             f"{', '.join(map(repr, users[:3]))}. pyro.markov(..., history=1) lets a step see the step before "
-            "alone; give it the history that the program uses, or leave pyro.markov out."
+            "alone; give it the history that the program uses, in both programs, or leave pyro.markov out."
         )
 
     def table(self, factor: Factor) -> Tensor:
