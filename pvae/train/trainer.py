@@ -37,6 +37,7 @@ from pvae.train.run_record import (
 )
 from pvae.train.signals import catch_interrupts
 from pvae.train.training_request import TrainingRequest
+from pvae.train.unfinished_schedules import warn_of_unfinished_schedules
 
 __all__ = ["fit"]
 
@@ -188,6 +189,7 @@ def _fit(request: TrainingRequest) -> Run:
                 _require_unchanged(request.folder, config, recorded, request.allow_changed)
                 config |= former_hashes(recorded, config)
                 _resume(loop, request.folder, config, recorded)
+            warn_of_unfinished_schedules(context)
             _write_config(request.folder, config, is_fresh=recorded is None)
             loop.run()
             return _result(loop, config)
