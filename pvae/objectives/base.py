@@ -131,6 +131,16 @@ class Objective(ELBO, nn.Module):
             data: the training data, as named tensors.
         """
 
+    def end_step(self, means: Mapping[str, Tensor]) -> None:
+        """Change the state after all updates of one step of training; `pvae.fit` calls this after each step.
+
+        Most objectives change their state in `terms`. An objective that holds another one ends the other's step here,
+        because one step takes the other's terms several times.
+
+        Args:
+            means: the recorded terms of the step, means per datum, scalars in nats.
+        """
+
     def diagnose(self) -> None:
         """Warn if the training so far shows a problem; `pvae.fit` calls this after each epoch."""
 

@@ -17,6 +17,7 @@ from pvae.objectives.gradients.baselines import gradient_only
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.data_counter import DataCounter
 from pvae.programs.program_in_context import with_guide_in, with_model_in
 from pvae.programs.sites import base_distribution
 from pvae.weights import LogWeights
@@ -66,18 +67,16 @@ class VectorQuantised(Objective):
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch; in training, moving averages of codes are updated afterwards."""
         programs = BoundPrograms(model, guide, args, kwargs)
-        # The count comes first: the first look-up of a layout restores buffers, and autograd would then find the
-        # buffers of the surrogate changed.
-        count = programs.count
         uses: dict[Quantiser, _Use] = {}
         straight_through = with_guide_in(lambda: _StraightThroughMessenger(uses), programs)
         straight_through = with_model_in(lambda: _StraightThroughMessenger(uses), straight_through)
-        weights = weights_of(straight_through, 1, data_plate=self.data_plate)
+        with DataCounter(programs, self.data_plate) as counter:
+            weights = weights_of(straight_through, 1, data_plate=self.data_plate)
         _require_quantised(uses, weights)
         value, distance = self._value_and_distance(uses, weights)
         named = scaled_sums({**weights.named(), "distance": distance}, weights.scale)
-        # Multiply by count because the trainer divides by it, and these numbers are not sums over data.
-        named |= {name: number * count for name, number in _code_usage(uses).items()}
+        # Multiply by the count because the trainer divides by it, and these numbers are not sums over data.
+        named |= {name: number * counter.count for name, number in _code_usage(uses).items()}
         if self.training:
             for quantiser, use in uses.items():
                 quantiser.advance(use.vectors.detach(), use.indices)

@@ -18,6 +18,7 @@ from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.programs.binding import fields_of, owner_of
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import classifier_of, most_probable
+from pvae.programs.data_counter import DataCounter
 from pvae.weights import LogWeights
 from pvae.weights.enumeration import ENUMERATE, SUMMED
 from pvae.weights.handlers import ChooseStrategy
@@ -52,8 +53,8 @@ class SemiSupervised(WeightsObjective):
     ``labelled=0``, for batches at random from all data, each datum counts once too, and the cross-entropy is the sum
     over the n labelled data divided by s.
 
-    Under a plate that is a subsample of N data, bound and cross-entropy both represent N data. A scale that the
-    programs set, as by `pyro.poutine.scale`, multiplies only the bound: multiply `weight` by this scale.
+    Bound and cross-entropy have the same scale: both represent N data under a plate that is a subsample of N data, and
+    a scale that both programs have, as by `pyro.poutine.scale`, multiplies both.
 
     Args:
         weight: the weight of the cross-entropy; 0 leaves it out.
@@ -163,16 +164,19 @@ class SemiSupervised(WeightsObjective):
 
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch; ``cross_entropy`` and ``accuracy`` are of its labelled data."""
-        cross_entropy, accuracy = self._classify(BoundPrograms(model, guide, args, kwargs))
-        loss = self.weight * cross_entropy
-        named = {"cross_entropy": cross_entropy.detach(), "accuracy": accuracy}
-        if not self.generative:
+        programs = BoundPrograms(model, guide, args, kwargs)
+        cross_entropy, right, labelled = self._classify(programs)
+        with DataCounter(programs, self.data_plate) as counter:
+            terms = super().terms(model, guide, args, kwargs, player) if self.generative else None
+        scale = counter.count / labelled
+        loss = self.weight * (cross_entropy * scale)
+        named = {"cross_entropy": (cross_entropy * scale).detach(), "accuracy": right * scale}
+        if terms is None:
             return Terms(loss.detach(), loss, named)
-        terms = super().terms(model, guide, args, kwargs, player)
         return Terms(terms.loss + loss.detach(), terms.surrogate + loss, {**terms.named, **named})
 
-    def _classify(self, programs: BoundPrograms) -> tuple[Tensor, Tensor]:
-        """Return cross-entropy (nats) and accuracy: scalars, means over labelled data times the data represented."""
+    def _classify(self, programs: BoundPrograms) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Return the sums over labelled data of cross-entropy (nats) and right labels, and the number of these data."""
         of_guide = fields_of(programs.guide, programs.args, programs.kwargs)
         fields = of_guide | fields_of(programs.model, programs.args, programs.kwargs)
         x = fields["x"]
@@ -188,11 +192,10 @@ class SemiSupervised(WeightsObjective):
                 f"classify(x) needs to return a distribution of batch shape {tuple(y.shape)}; got "
                 f"{tuple(log_q.shape)}. Return one distribution over labels for each datum."
             )
-        scale = programs.count / self._labelled_count(is_labelled, log_q.dtype)
         with torch.no_grad():
             is_right = (most_probable(density) == y.clamp_min(0)) & is_labelled
-        cross_entropy = -torch.where(is_labelled, log_q, torch.zeros_like(log_q)).sum() * scale
-        return cross_entropy, is_right.to(log_q.dtype).sum() * scale
+        cross_entropy = -torch.where(is_labelled, log_q, torch.zeros_like(log_q)).sum()
+        return cross_entropy, is_right.to(log_q.dtype).sum(), self._labelled_count(is_labelled, log_q.dtype)
 
     def _labelled_count(self, is_labelled: Tensor, dtype: torch.dtype) -> Tensor | float:
         """Return the number of labelled data that a mean over them divides by: the batch's, or the expected number.

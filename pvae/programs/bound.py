@@ -105,11 +105,11 @@ class BoundPrograms:
 
     @property
     def count(self) -> int:
-        """The number of data that a loss of these programs represents: N under a plate of scale N/B, else B."""
+        """The number of data that these arguments represent: N under a plate that is a subsample of N data, else B."""
         cache = _cache_for(self)
         key = ("population", self.size, _cache_key(self))
         if key not in cache:  # a plate that is subsampled at one size of batch may be whole at another
-            with self.preserved_state():
+            with self.preserved_state(), poutine.block():  # the handlers around an objective see its own runs alone
                 _, model_trace = self.trace_both()
             cache[key] = population_of(model_trace, self.size)
         return int(cache[key] or self.size)

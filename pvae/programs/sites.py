@@ -13,6 +13,8 @@ from torch import Tensor
 from pvae.errors import InputError
 
 __all__ = [
+    "PARTICLE_PLATE",
+    "PARTICLE_PLATES",
     "Site",
     "UnknownDensityError",
     "base_distribution",
@@ -24,6 +26,11 @@ __all__ = [
     "log_density",
     "sample_sites",
 ]
+
+PARTICLE_PLATE = "particles_of_pvae"
+
+#: The names of the plates of particles: that of pvae, and that of Pyro's losses.
+PARTICLE_PLATES = (PARTICLE_PLATE, "num_particles_vectorized")
 
 #: A site of a trace or a message of a handler: Pyro's mapping from strings.
 Site = Any

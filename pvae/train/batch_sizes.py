@@ -106,9 +106,8 @@ class _Look:
         arguments = self.computation.programs.arguments(batch)
         try:
             with self._preserved_state():
-                count = self.computation.count(arguments)
                 for player in self.computation.parameters.players:
-                    self.computation(arguments, player, count)
+                    self.computation(arguments, player)
         except Exception as error:  # a program may raise any error
             return error
         return None

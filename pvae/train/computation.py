@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.programs.binding import Programs
+from pvae.programs.data_counter import DataCounter
 from pvae.train.graph.trace import Outputs
 from pvae.train.parameters import Parameters
 
@@ -31,37 +33,36 @@ class Computation:
     parameters: Parameters
     autocast: torch.dtype | None = None
 
-    def count(self, arguments: tuple[Tensor, ...]) -> int:
-        """Return the number of data that the loss of these arguments represents."""
-        return self.programs.bound_with(arguments).count
-
-    def terms(self, arguments: tuple[Tensor, ...], player: str) -> Any:
-        """Return the terms of the objective, sums over the data, in nats.
+    def terms(self, arguments: tuple[Tensor, ...], player: str) -> tuple[Any, float | Tensor]:
+        """Return the terms of the objective, sums over the data, in nats, and the number of data that they represent.
 
         Args:
             arguments: the tensors that the programs take.
             player: the parameter group that is updated on its own, or ``"all"``.
         """
         model, guide = self.programs.model, self.programs.guide
-        if self.autocast is None:
-            return self.objective.terms(model, guide, arguments, {}, player)
         # With a cache, casts would keep tensors of the tracer, and the graph would differ from the eager step.
-        with torch.autocast(arguments[0].device.type, dtype=self.autocast, cache_enabled=False):
-            return self.objective.terms(model, guide, arguments, {}, player)
+        cast = (
+            nullcontext()
+            if self.autocast is None
+            else torch.autocast(arguments[0].device.type, dtype=self.autocast, cache_enabled=False)
+        )
+        with DataCounter(self.programs.bound_with(arguments), self.objective.data_plate) as counter, cast:
+            terms = self.objective.terms(model, guide, arguments, {}, player)
+        return terms, counter.count
 
-    def __call__(self, arguments: tuple[Tensor, ...], player: str, count: int) -> tuple[tuple[str, ...], Outputs]:
+    def __call__(self, arguments: tuple[Tensor, ...], player: str) -> tuple[tuple[str, ...], Outputs]:
         """Compute one step without an update.
 
         Args:
             arguments: the tensors that the programs take.
             player: the parameter group that is updated on its own, or ``"all"``.
-            count: the number of data that the loss represents.
 
         Returns:
             The names of the numbers (the loss and the named terms); and the numbers per datum, each of shape (),
             followed by the gradient of each parameter of the group (None if it has none).
         """
-        terms = self.terms(arguments, player)
+        terms, count = self.terms(arguments, player)
         if self.parameters.has_new():
             self.parameters.collect()
         surrogate = terms.surrogate / count

@@ -103,7 +103,7 @@ def _in_computation(stepper: Stepper, arguments: tuple[Tensor, ...], player: str
     """Yield the numbers and then the gradients of one parameter group that are not finite."""
     computation, parameters = stepper.computation, stepper.parameters
     with pyro.validation_enabled(False), preserve_state(parameters.latent_model, _modules(stepper)):
-        names, outputs = computation(arguments, player, computation.count(arguments))
+        names, outputs = computation(arguments, player)
     for name, number in zip(names, outputs, strict=False):
         description = _describe_non_finite(number)
         if description:

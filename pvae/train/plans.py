@@ -149,11 +149,8 @@ class StepPlans:
         return (player, *[(argument.shape, argument.stride(), argument.dtype) for argument in arguments])
 
     def _make(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
-        with self._preserved_state():  # a layout that is not known yet is found by a run of the programs
-            count = self.computation.count(arguments)
-
         def eager(*values: Tensor) -> Outputs:
-            names, outputs = self.computation(values, player, count)
+            names, outputs = self.computation(values, player)
             self.names.setdefault(player, names)
             return outputs
 

@@ -81,6 +81,8 @@ class Stepper:
             new_terms = self._new_terms(player)
             named = dict(zip(self._plans.names[player], phase_numbers, strict=True))
             numbers += (phase_numbers[0], *(named[name] for name in new_terms))
+        with torch.no_grad():
+            self.computation.objective.end_step(dict(zip(self.names, numbers, strict=True)))
         return numbers
 
     def _phase(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:

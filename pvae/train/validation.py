@@ -93,6 +93,6 @@ class Validation:
     def _minus_loss(self) -> dict[str, float | None]:
         """Return minus the loss of the objective on all validation data together, as one batch."""
         arguments = self.computation.programs.arguments(self.batch)
-        terms = self.computation.terms(arguments, self.computation.objective.players[0])
-        bound = -float(terms.loss) / self.computation.count(arguments)
+        terms, count = self.computation.terms(arguments, self.computation.objective.players[0])
+        bound = -float(terms.loss) / float(count)
         return json_value({"validation_bound": bound, "validation_error": math.nan})

@@ -16,7 +16,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.bijections import NO_BIJECTION, Bijection
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, is_delta, is_subsample, log_density, sample_sites
+from pvae.programs.sites import PARTICLE_PLATE, Site, is_delta, is_subsample, log_density, sample_sites
 from pvae.weights.enumeration import EnumeratedSite, EnumerationDims
 from pvae.weights.handlers import (
     PATHWISE,
@@ -38,8 +38,6 @@ __all__ = [
     "trace_sequentially",
     "trace_vectorised",
 ]
-
-PARTICLE_PLATE = "particles_of_pvae"
 
 
 def site_log_prob(site: Site) -> Tensor:

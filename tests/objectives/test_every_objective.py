@@ -12,6 +12,7 @@ import pytest
 import torch
 import zoo
 from models import FEATURES, LATENT, Enumerated, Plain, data
+from pyro import poutine
 from pyro.infer import SVI
 from stepping import after
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 import pvae
 from pvae.densities import GivenLabel, label_posterior
 from pvae.objectives import make_objective, objective_names
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.data_counter import DataCounter
 
 MAKE = zoo.OBJECTIVES
 
@@ -172,3 +175,24 @@ def test_a_scale_multiplies_loss_and_gradient(text: str) -> None:
     torch.testing.assert_close(3 * found[0][0], found[1][0], rtol=1e-5, atol=0)
     for mine, other in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(3 * mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", [text for text, case in zoo.OBJECTIVES.items() if case.scales])
+def test_numbers_and_state_per_datum_do_not_depend_on_a_scale(text: str) -> None:
+    kind, x = zoo.OBJECTIVES[text].guide, data(16, torch.float64).x
+    fields, model = beside(kind, len(x)), model_of(kind)().double()
+    found = []
+    for scale in (1.0, 1 / 200):
+        programs = [poutine.scale(program, scale=scale) for program in (model.model, model.guide)]
+        torch.manual_seed(7)
+        objective = make_objective(text)().double()
+        for player in objective.players:
+            with DataCounter(BoundPrograms(*programs, (x,), fields), objective.data_plate) as counter:
+                terms = objective.terms(*programs, (x,), fields, player)
+            group = [each for each in model.parameters() if each.requires_grad]
+            gradients = torch.autograd.grad(terms.surrogate / counter.count, group, allow_unused=True)
+            numbers = [terms.loss / counter.count, *(number / counter.count for number in terms.named.values())]
+        state = [] if text.startswith("elbo-graph") else [each.clone() for each in objective.buffers()]
+        found.append([*numbers, *(each for each in gradients if each is not None), *state])
+    for plain, scaled in zip(*found, strict=True):
+        torch.testing.assert_close(scaled, plain, rtol=1e-9, atol=1e-9)

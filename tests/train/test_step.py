@@ -243,12 +243,10 @@ def test_a_number_that_a_callback_changes_is_seen_after_refresh() -> None:
         weight = 1.0
 
         def model(self, x: Tensor) -> None:
-            with pyro.poutine.scale(scale=self.weight):
-                Plain.model(self, x)
-
-        def guide(self, x: Tensor) -> None:
-            with pyro.poutine.scale(scale=self.weight):
-                Plain.guide(self, x)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), 1.0).to_event(1))
+                with pyro.poutine.scale(scale=self.weight):  # of the likelihood alone: a common scale cancels
+                    pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     batch = data()
     with isolated(3):

@@ -113,7 +113,13 @@ def _expected_loss(weights: LogWeights, value: Value, particles: int) -> Tensor 
         values_of_first_tuple = value(_select_outcomes(weights, tuples[:, :1]))
     if not torch.allclose(values_of_first_tuple, values[0], rtol=1e-5):  # the value of a datum depends on the others
         return None
-    return -((probability * values).sum(0) * weights.scale).sum() / weights.count
+    return -((probability * values).sum(0) * weights.scale).sum() / _sum_of_scales(weights)
+
+
+def _sum_of_scales(weights: LogWeights) -> float | Tensor:
+    """Return the sum of the scales of the data, by which a training step divides its loss."""
+    data = weights.log_joint.shape[-1]
+    return weights.scale.expand(data).sum() if isinstance(weights.scale, Tensor) else weights.scale * data
 
 
 def _select_outcomes(weights: LogWeights, index: Tensor) -> LogWeights:

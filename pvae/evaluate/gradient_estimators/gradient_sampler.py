@@ -41,7 +41,6 @@ class GradientSampler:
         self.coordinates = coordinates
         self.arguments = programs.arguments(context.batch)
         self.computation = Computation(programs, objective, parameters)
-        self.count = self.computation.count(self.arguments)
         self._slices = coordinates.slices()
         self._graphs: dict[str, Callable[..., Outputs]] = {}
 
@@ -71,7 +70,7 @@ class GradientSampler:
 
     def _compute_eagerly(self, player: str) -> Outputs:
         """Return the numbers and gradients of one player's step."""
-        return self.computation(self.arguments, player, self.count)[1]
+        return self.computation(self.arguments, player)[1]
 
     def warm_up(self, draws: int) -> None:
         """Draw `draws` gradients in training mode, which advances the state of an objective that has any.
@@ -106,7 +105,7 @@ class GradientSampler:
                 return None
         try:
             with self._preserve_state():
-                step = lambda *arguments: self.computation(arguments, player, self.count)[1]  # noqa: E731
+                step = lambda *arguments: self.computation(arguments, player)[1]  # noqa: E731
                 graph = trace(step, self.arguments).run
             with self._preserve_state():
                 outputs = graph(*self.arguments)

@@ -18,6 +18,7 @@ from pvae.objectives.kl.schedules import Schedule
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.data_counter import DataCounter
 from pvae.weights import LogWeights
 
 __all__ = ["Beta", "Capacity", "FreeBits", "StatefulObjective", "WeightedELBO", "batch_mean", "not_negative"]
@@ -55,9 +56,12 @@ class StatefulObjective(WeightsObjective):
 
     Attributes:
         steps: the number of training steps so far, a buffer.
+        advances: whether `terms` changes the state in training. An objective that takes the terms of this one several
+            times in a step sets it to False, and calls `end_step` at the end of the step.
     """
 
     steps: Tensor
+    advances: bool = True
 
     def __init__(self, particles: int, **options: Unpack[WeightsOptions]) -> None:
         super().__init__(particles, **options)
@@ -82,16 +86,14 @@ class StatefulObjective(WeightsObjective):
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch: minus the sum over data of the bound, each times its scale.
 
-        In training, the state changes afterwards.
+        In training, the state changes afterwards, unless `advances` is False.
         """
-        # The count comes first: the first look-up of a layout restores buffers, and autograd would then find the
-        # buffers of the surrogate changed.
-        count = BoundPrograms(model, guide, args, kwargs).count
-        terms = super().terms(model, guide, args, kwargs, player)
-        # Multiply by count because the trainer divides by it, and these numbers are not sums over data.
-        shown = {name: number * count for name, number in self.shown(terms.loss).items()}
-        if self.training:
-            self.advance({name: total / count for name, total in terms.named.items()})
+        with DataCounter(BoundPrograms(model, guide, args, kwargs), self.data_plate) as counter:
+            terms = super().terms(model, guide, args, kwargs, player)
+        # Multiply by the count because the trainer divides by it, and these numbers are not sums over data.
+        shown = {name: number * counter.count for name, number in self.shown(terms.loss).items()}
+        if self.training and self.advances:
+            self.advance({name: total / counter.count for name, total in terms.named.items()})
         return replace(terms, named={**terms.named, **shown})
 
 

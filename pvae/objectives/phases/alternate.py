@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.objectives.base import Objective, Terms
 from pvae.objectives.joint_outcomes import weights_of_outcomes
+from pvae.objectives.kl.weighted_kl import StatefulObjective
 from pvae.objectives.named import named
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.pyro.adapt_losses import adapt
@@ -79,12 +81,15 @@ class Alternate(PlayersObjective):
         self.exact = phi == "exact"
         self.data_plate = data_plate
         self.inner = inner
+        self.labelled, self.ranks_by_loss = inner.labelled, inner.ranks_by_loss
+        self.no_bound, self.unranked = inner.no_bound, inner.unranked
         self.biased = "" if self.exact else inner.biased
         if self.exact:
             self.players = ("phi", "theta")
         # Posteriors by shape, type and device: phi's part of a step writes them, and theta's part reads them.
         self._posteriors: dict[Any, Tensor] = {}
         self._turn = 0
+        self._is_step_of_svi = False
 
     @property
     def bound_objective(self) -> Objective:
@@ -103,7 +108,8 @@ class Alternate(PlayersObjective):
         With the exact posterior the loss is minus log p(x) for phi, and minus the ELBO of the fixed q for theta.
         """
         if not self.exact:
-            return self.inner.terms(model, guide, args, kwargs, "all")
+            with self._steps_counted_here():
+                return self.inner.terms(model, guide, args, kwargs, "all")
         programs = BoundPrograms(model, guide, args, kwargs)
         return self._find_posterior(programs) if player == "phi" else self._elbo_of_posterior(programs)
 
@@ -130,7 +136,12 @@ class Alternate(PlayersObjective):
             args: the positional arguments of both programs.
             kwargs: the keyword arguments of both programs.
         """
-        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        self._is_step_of_svi = True
+        try:
+            loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        finally:
+            self._is_step_of_svi = False
+        self.diagnose()
         for player in set(self.players) - set(self.acting()):
             for parameter in self.group(model, guide, args, kwargs, player):
                 parameter.grad = None
@@ -143,6 +154,40 @@ class Alternate(PlayersObjective):
             return self.players
         turns = [player for player in self.players for _ in range(self.updates[player])]
         return (turns[self._turn % len(turns)],)
+
+    @contextmanager
+    def _steps_counted_here(self) -> Iterator[None]:
+        """Keep the inner objective from counting each update as a step; in a plain SVI script a step is one update."""
+        inner = self.inner
+        if not isinstance(inner, StatefulObjective) or self._is_step_of_svi:
+            yield
+            return
+        inner.advances = False
+        try:
+            yield
+        finally:
+            inner.advances = True
+
+    def end_step(self, means: Mapping[str, Tensor]) -> None:
+        """Change the state of the inner objective after a step of training.
+
+        Args:
+            means: the recorded terms of the step, means per datum, scalars in nats.
+        """
+        if isinstance(self.inner, StatefulObjective) and self.training:
+            self.inner.advance(means)
+
+    def look_at(self, data: Mapping[str, Tensor]) -> None:
+        """Let the inner objective read what it needs from the training data.
+
+        Args:
+            data: the training data, as named tensors.
+        """
+        self.inner.look_at(data)
+
+    def diagnose(self) -> None:
+        """Warn if the inner objective finds a problem of the training so far."""
+        self.inner.diagnose()
 
     def _find_posterior(self, programs: BoundPrograms) -> Terms:
         """Store the posterior at the present theta; the loss is minus log p(x)."""
