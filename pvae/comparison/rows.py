@@ -77,6 +77,12 @@ def _rows_of(groups: Sequence[Sequence[Outcome]], ranks: Mapping[int, int]) -> t
     )
 
 
+def _reason_of_bias(group: Sequence[Outcome]) -> str:
+    """Return why the gradient was biased in a training of the group, as the objective says or as its use has shown."""
+    reasons = [str(outcome.scores.get(BIASED) or "") for outcome in finished(group)]
+    return next(filter(None, reasons), str(group[0].cell.config.get(BIASED, "")))
+
+
 def _row_values(group: Sequence[Outcome], first_row: Sequence[Outcome], rank: int | None) -> dict[str, Any]:
     cell = group[0].cell
     members = finished(group)
@@ -85,7 +91,7 @@ def _row_values(group: Sequence[Outcome], first_row: Sequence[Outcome], rank: in
         "objective": cell.objective,
         "seeds": tuple(outcome.cell.seed for outcome in members),
         "failures": tuple(f"seed {outcome.cell.seed}: {outcome.failure}" for outcome in group if outcome.failure),
-        "biased": str(cell.config.get(BIASED, "")),
+        "biased": _reason_of_bias(group),
     }
     if members:
         outcomes = RowOutcomes(members, first_row, rank)

@@ -26,7 +26,7 @@ from pvae.programs.layout import GUIDE, Layout
 from pvae.programs.parameter_groups import declared_group, find_groups
 from pvae.programs.sites import is_marked_for_enumeration
 
-__all__ = ["OBJECTIVE_RULES"]
+__all__ = ["OBJECTIVE_RULES", "find_bias"]
 
 
 #: losses of Pyro that weight particles, and pvae's objective in place of each
@@ -107,8 +107,12 @@ def _baselines(context: CheckContext) -> Iterator[Finding]:
             yield Finding("no baseline", name, message, fix, fatal=False)
 
 
-def _biased(context: CheckContext) -> Iterator[Finding]:
-    """Report an objective with a biased gradient."""
+def find_bias(context: CheckContext) -> Iterator[Finding]:
+    """Report an objective with a biased gradient. Some objectives know this only after a run of the programs.
+
+    Args:
+        context: one run of both programs, with the objective.
+    """
     if context.objective.biased:
         message = f"its gradient is biased: {context.objective.biased}."
         target = context.objective.target()
@@ -238,7 +242,6 @@ OBJECTIVE_RULES: tuple[Callable[[CheckContext], Iterator[Finding]], ...] = (
     _energy_distance,
     _gradients_of_sites,
     _baselines,
-    _biased,
     _enumeration,
     _multiply_drawn,
     _closed_form,

@@ -19,7 +19,7 @@ from pvae.linter.agreement_rules import AGREEMENT_RULES
 from pvae.linter.auxiliary_rules import AUXILIARY_RULES
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding, Findings, failure
-from pvae.linter.objective_rules import OBJECTIVE_RULES
+from pvae.linter.objective_rules import OBJECTIVE_RULES, find_bias
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
 from pvae.linter.row_rules import examine_rows_of, find_tied_rows
 from pvae.objectives.base import Objective
@@ -164,6 +164,7 @@ def run_check(
                 findings.extend(find_tied_rows(context, rows))
             if not findings.fatal:
                 findings.extend(find_missing_gradients(context))
+            findings.extend(find_bias(context))
         except SiteShapeError as error:
             findings.append(Finding("wrong shape", error.site, str(error), ""))
         except InputError as error:

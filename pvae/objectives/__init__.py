@@ -20,9 +20,10 @@ from pvae.objectives.dirac import Dirac
 from pvae.objectives.gradients.strategies import STRATEGIES, admissible
 from pvae.objectives.kl.aggregate_posterior import InfoMMD, TotalCorrelation
 from pvae.objectives.kl.constrained import Constrained
+from pvae.objectives.kl.free_bits import FreeBits
 from pvae.objectives.kl.mean_discrepancy import mmd
 from pvae.objectives.kl.schedules import Schedule
-from pvae.objectives.kl.weighted_kl import Beta, Capacity, FreeBits
+from pvae.objectives.kl.weighted_kl import Beta, Capacity
 from pvae.objectives.phases.alternate import Alternate
 from pvae.objectives.phases.alternating import PlayersObjective
 from pvae.objectives.phases.player_groups import player_parameters

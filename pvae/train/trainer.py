@@ -178,6 +178,8 @@ def _fit(request: TrainingRequest) -> Run:
             splits = setup.prepare(splits)
             named = describe(objective), objective
             config = describe_run(options, splits, named, model, spec or spec_of(model), request.fields)
+            if objective.biased:  # the check has run the objective, and some know only then
+                config["biased"] = objective.biased
             context = setup.context(splits, config, interrupts)
             # the account of a file includes what was inferred when it was read
             account = splits.schema.account

@@ -75,6 +75,7 @@ class TrainingSummary:
         curve: the learning curve.
         log_likelihoods: for a Gaussian mixture, the exact log-likelihood of the training data after each epoch (with
             a prior on the parameters, plus its log-density per datum); else empty.
+        biased: why the gradient was biased in use; "" if it was not.
     """
 
     training_seconds: float
@@ -83,6 +84,7 @@ class TrainingSummary:
     decoder_evaluations: int
     curve: LearningCurve
     log_likelihoods: tuple[CurvePoint, ...] = ()
+    biased: str = ""
 
     def to_scores(self) -> dict[str, Any]:
         """Return the summary as entries of ``evaluation.json``; a point of a curve is [epoch, value, seconds]."""
@@ -95,6 +97,7 @@ class TrainingSummary:
             "curve_quantity": self.curve.quantity,
             "curve_split": self.curve.split,
             "log_likelihood_curve": [list(point) for point in self.log_likelihoods],
+            "biased": self.biased,
         }
 
 
@@ -152,6 +155,7 @@ def summarise_run(run: Run, particles: int, data: int, log_likelihoods: Sequence
         decoder_evaluations=particles * data * epochs,
         curve=_curve_of(records, run.config["training"]["validation_particles"]),
         log_likelihoods=tuple(log_likelihoods),
+        biased=str(run.config.get("biased", "")),
     )
 
 

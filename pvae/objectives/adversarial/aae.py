@@ -21,7 +21,7 @@ from pvae.weights.compute import weights_of
 __all__ = ["AAE"]
 
 
-@named("aae", "adversarial autoencoder: reconstruction; a critic matches the aggregate posterior to the prior")
+@named("aae", "adversarial autoencoder: reconstruction; a critic matches the aggregate posterior to the prior; biased")
 class AAE(Adversarial):
     """Adversarial autoencoder: maximises E log p(x given z), and matches the aggregate posterior to the prior.
 

@@ -15,7 +15,7 @@ from pvae.programs.bound import BoundPrograms
 __all__ = ["ALI"]
 
 
-@named("ali", "ALI, BiGAN: a critic matches pairs (x, z) of the guide and of the model")
+@named("ali", "ALI, BiGAN: a critic matches pairs (x, z) of the guide and of the model; biased")
 class ALI(Adversarial):
     """Adversarially learned inference: a critic compares pairs (x, z) of data and guide with pairs of the model.
 

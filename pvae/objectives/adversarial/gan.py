@@ -14,7 +14,7 @@ from pvae.programs.bound import BoundPrograms
 __all__ = ["GAN"]
 
 
-@named("gan", "GAN: a critic matches p(x) to the data; the guide is not trained")
+@named("gan", "GAN: a critic matches p(x) to the data; the guide is not trained; biased")
 class GAN(Adversarial):
     """Generative adversarial network: a critic compares simulations of the model with the data; the guide is not used.
 

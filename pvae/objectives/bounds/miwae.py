@@ -107,6 +107,7 @@ class PIWAE(PlayersObjective):
         super().__init__(require_whole(particles, "particles") * require_whole(batches, "batches"))
         self.by_theta = IWAE(self.num_particles, **options)
         self.by_phi = MIWAE(particles, batches, **options)
+        self.data_plate, self.biased = self.by_phi.data_plate, self.by_phi.biased
 
     def settings(self) -> dict[str, Any]:
         """Return the particles of one bound of phi, and the number of bounds."""

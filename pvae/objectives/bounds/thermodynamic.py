@@ -34,7 +34,7 @@ def log_uniform(steps: int, smallest: float = 0.025) -> tuple[float, ...]:
     return (0.0, *(math.exp(ratio * (steps - 1 - step)) for step in range(steps)))
 
 
-@named("tvo", "thermodynamic objective: a Riemann sum from the guide to the posterior; for any guide")
+@named("tvo", "thermodynamic objective: a Riemann sum from the guide to the posterior; for any guide; biased")
 class Thermodynamic(ScoreOnlyObjective):
     """The thermodynamic variational objective (TVO), per datum.
 

@@ -13,10 +13,10 @@ from pvae.programs.own_densities import with_own_densities
 from pvae.programs.site_masks import is_switched_off
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
-from pvae.weights.kl import WHOLE, kl_of_site, prior_is_fixed
+from pvae.weights.kl import ANALYTIC, WHOLE, kl_of_site, prior_is_fixed
 from pvae.weights.traces import PARTICLE_PLATE, TracePair
 
-__all__ = ["LatentSite", "kl_by_unit", "only_latent_site"]
+__all__ = ["LatentSite", "kl_by_unit", "kl_of_units", "only_latent_site"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,17 @@ class LatentSite:
         moved = values.movedim((particle_axis, data_axis), (0, 1))
         return moved.reshape(*moved.shape[:2], -1)
 
-    def kl(self, is_fixed: bool) -> Tensor:
-        """Return the KL terms of the units, shape (particles, batch, units), nats; one unit if they do not factorise.
+    def kl(self, is_fixed: bool) -> tuple[Tensor, str]:
+        """Return the KL terms of the units, and how they are computed.
+
+        The terms have shape (particles, batch, units), in nats; there is one unit if the units do not factorise.
 
         Args:
             is_fixed: whether the closed form is right, see `pvae.weights.kl.prior_is_fixed`.
         """
         kl = kl_of_site(self.guide, self.model, is_fixed)
         terms = self.by_unit(kl.terms, kl.event_dim(self.guide))
-        return terms.sum(-1, True) if kl.how == WHOLE else terms
+        return terms.sum(-1, True) if kl.how == WHOLE else terms, kl.how
 
 
 def _frame_dims(site: Site) -> dict[str, int | None]:
@@ -115,15 +117,34 @@ def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tens
     Raises:
         InputError: if a site is auxiliary or enumerated, or a map of several auxiliary draws.
     """
+    return kl_of_units(weights, data_plate)[0]
+
+
+def kl_of_units(weights: LogWeights, data_plate: str | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Return the KL terms as `kl_by_unit`, and the sites with a KL that depends on draws.
+
+    It does if it has no closed form. It may if the guide draws another site before: the closed form is then that of the
+    densities given this draw.
+
+    Args:
+        weights: the weights of a batch.
+        data_plate: the name of the plate over data, where several plates hold every site.
+
+    Raises:
+        InputError: if a site is auxiliary or enumerated.
+    """
     runs = [_latent_sites(pair, data_plate) for pair in weights.draws]
     first = weights.draws[0]
     guide_order = [site["name"] for site in first.latent_sites]
     model_order = [site["name"] for site in first.model_sites if site["name"] in guide_order]
-    by_site = {}
+    by_site, sampled = {}, []
     for name in runs[0]:
         is_fixed = prior_is_fixed(name, guide_order, model_order)
-        by_site[name] = torch.cat([run[name].kl(is_fixed) for run in runs])
-    return by_site
+        terms = [run[name].kl(is_fixed) for run in runs]
+        by_site[name] = torch.cat([kl for kl, _ in terms])
+        if name != guide_order[0] or any(how != ANALYTIC for _, how in terms):
+            sampled.append(name)
+    return by_site, tuple(sampled)
 
 
 def only_latent_site(weights: LogWeights, data_plate: str | None, objective: str) -> list[LatentSite]:

@@ -83,7 +83,6 @@ class Alternate(PlayersObjective):
         self.inner = inner
         self.labelled, self.ranks_by_loss = inner.labelled, inner.ranks_by_loss
         self.no_bound, self.unranked = inner.no_bound, inner.unranked
-        self.biased = "" if self.exact else inner.biased
         if self.exact:
             self.players = ("phi", "theta")
         # Posteriors by shape, type and device: phi's part of a step writes them, and theta's part reads them.
@@ -95,6 +94,11 @@ class Alternate(PlayersObjective):
     def bound_objective(self) -> Objective:
         """The objective that both players maximise."""
         return self.inner
+
+    @property
+    def biased(self) -> str:  # type: ignore[override]
+        """Why the gradient is biased: the reason of the inner objective."""
+        return "" if self.exact else self.inner.biased
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the updates, and the objective that is maximised."""

@@ -28,7 +28,7 @@ __all__ = ["WakeSleep"]
 _PHI = ("wake", "sleep", "both")
 
 
-@named("rws", "reweighted wake-sleep: theta maximises IWAE, phi minimises the inclusive KL; for any guide")
+@named("rws", "reweighted wake-sleep: theta maximises IWAE, phi minimises the inclusive KL; biased unless phi=sleep")
 class WakeSleep(PlayersObjective):
     """Reweighted wake-sleep: a loss for theta and a loss for phi; the guide may have any sites, reparameterised or not.
 
