@@ -1,30 +1,49 @@
-"""The memory that is free, for estimates before an allocation."""
+"""The free memory of a device, the memory that a block needs, and an error before an allocation that is too large."""
 
 from __future__ import annotations
 
+import os
+import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["format_bytes", "free_bytes"]
+from pvae.errors import InputError
 
-_MEMORY_OF_LINUX = Path("/proc/meminfo")
+__all__ = ["PeakMemory", "format_bytes", "free_bytes", "require_memory"]
+
+#: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Return the number of bytes that are free on a device; None if it is not known.
+def free_bytes(device: torch.device | str = "cpu") -> int | None:
+    """Return the number of bytes that can still be allocated; None if the machine does not tell.
+
+    On the CPU it is the memory that the operating system counts as available, or what is left of the limit of the
+    container, if that is less.
 
     Args:
-        device: a CPU or CUDA device. On a CPU it is the memory that Linux can give without swapping.
+        device: the device.
     """
+    device = torch.device(device)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu" or not _MEMORY_OF_LINUX.exists():
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + cached)
+    if device.type != "cpu":
         return None
-    for line in _MEMORY_OF_LINUX.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    known = [free for free in (_available(), *(_left_in_container(*files) for files in _CGROUPS)) if free is not None]
+    return min(known, default=None)
 
 
 def format_bytes(count: float) -> str:
@@ -33,3 +52,89 @@ def format_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} bytes"
+
+
+def _available() -> int | None:
+    """Return the memory that the operating system counts as available, in bytes."""
+    fields = _fields("/proc/meminfo")
+    if "MemAvailable" in fields:
+        return 1024 * fields["MemAvailable"]
+    try:
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _left_in_container(limit: str, usage: str, freeable: str) -> int | None:
+    """Return what a container may still allocate, in bytes; None without a limit."""
+    try:
+        left = int(Path(limit).read_text()) - int(Path(usage).read_text())  # "max" is no number
+    except (OSError, ValueError):
+        return None
+    return left + _fields(str(Path(usage).with_name("memory.stat"))).get(freeable, 0)
+
+
+def _fields(path: str) -> dict[str, int]:
+    """Return the numbers of a file of lines such as ``MemAvailable:  1024 kB``, by name."""
+    try:
+        rows = [line.replace(":", " ").split() for line in Path(path).read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def require_memory(needed: float, device: torch.device | str, task: str, advice: str) -> None:
+    """Refuse a task that needs more memory than is free.
+
+    Args:
+        needed: the bytes that the task needs.
+        device: the device.
+        task: the task, for the error.
+        advice: what to lower.
+
+    Raises:
+        InputError: if the task needs more than is free.
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"{task} needs about {format_bytes(needed)} of memory on {device}, and {format_bytes(free)} are free. "
+            f"{advice}"
+        )
+
+
+class PeakMemory(TorchDispatchMode):
+    """Measures the memory of the tensors that a block makes: the most that is held at the same time.
+
+    Memory that an operation holds only while it runs is not seen.
+
+    Attributes:
+        bytes: the most bytes that were held at the same time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._held = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        for output in tree_leaves(outputs):
+            if isinstance(output, Tensor):
+                self._add(output.untyped_storage())
+        return outputs
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        self._held += size
+        self.bytes = max(self.bytes, self._held)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._held -= size

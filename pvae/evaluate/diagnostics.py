@@ -15,7 +15,14 @@ from pvae.evaluate.latent_units import ACTIVE, LatentUnits, latent_units
 from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, summarise_weights
 from pvae.json_values import finite_or_none
 
-__all__ = ["DRAWS", "Diagnosis", "diagnose", "diagnosis_of", "weight_statistics"]
+__all__ = ["DRAWS", "Diagnosis", "diagnose", "diagnosis_of", "weight_notes", "weight_statistics"]
+
+#: Effective sample sizes that differ from the number of particles by less than this are of constant weights.
+_LARGEST_ROUNDING = 1e-6
+
+FEWEST_EFFECTIVE = 10.0
+"""The effective sample size of a datum below which its log evidence is not reliable. To first order, the logarithm of a
+mean with this effective sample size is too low by 1 / (2 * 10) = 0.05 nats."""
 
 DRAWS = 16
 """Draws per datum for KL and active units. If no latent site depends on another, one draw gives the exact values."""
@@ -148,20 +155,32 @@ def diagnosis_of(
     draws = require_whole(draws, "draws")
     with torch.no_grad():
         latents, notes = latent_units(context, draws, chunk, threshold)
-    return Diagnosis(ess, khat, latents, particles, (*_weight_notes(ess, khat, particles), *notes))
+    return Diagnosis(ess, khat, latents, particles, (*weight_notes(ess, khat, particles), *notes))
 
 
-def _weight_notes(ess: Tensor, khat: Tensor, particles: int) -> list[str]:
-    """Return a note on each reason why the log evidence is not reliable."""
+def weight_notes(ess: Tensor, khat: Tensor, particles: int) -> list[str]:
+    """Return a note on each reason why the log evidence is not reliable; `log_evidence` warns with the same notes.
+
+    Args:
+        ess: effective sample size of each datum, shape (data,).
+        khat: Pareto k-hat of each datum, shape (data,).
+        particles: the number of draws per datum from which these two were estimated.
+    """
     notes = []
     undefined = int(ess.isnan().sum())
     if undefined:
         notes.append(f"{undefined} of {len(ess)} data have no finite weight: model and guide do not overlap there")
-    if particles <= 20:
+    are_constant = particles > 1 and bool((ess > particles - _LARGEST_ROUNDING).all())  # the guide is the posterior
+    if particles <= 20 and not are_constant:
         notes.append("Pareto k-hat needs at least 21 particles")
     elif (above := int((khat > good_khat(particles)).sum())) > 0:
         notes.append(
             f"{above} of {len(khat)} data have Pareto k-hat above {good_khat(particles):.2f}: "
+            "their log evidence is too low by an amount that the error does not show"
+        )
+    elif particles > 20 and (few := int((ess < FEWEST_EFFECTIVE).sum())) > 0:
+        notes.append(
+            f"{few} of {len(ess)} data have an effective sample size below {FEWEST_EFFECTIVE:g}: "
             "their log evidence is too low by an amount that the error does not show"
         )
     return notes

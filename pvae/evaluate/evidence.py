@@ -12,6 +12,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.base import Estimate
+from pvae.evaluate.diagnostics import weight_notes, weight_statistics
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, ParetoKhat, summarise_weights
 from pvae.evaluate.shared_latents import joint_weights, shared_elbo, shared_sites
@@ -21,13 +22,16 @@ _ROUNDING = 1e-4
 
 __all__ = ["elbo", "importance_bounds", "log_evidence", "summed_out_elbo"]
 
+_ADVICE = "Use more particles, or a guide closer to the posterior; importance_bounds shows how the bound rises."
+
 
 def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean log p(x) by importance sampling with the guide, in nats per datum.
 
     The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
     more particles, so compare models at the same number. The standard error covers the spread over data. It does not
-    cover the distance of the bound from log p(x); see `importance_bounds`, and the Pareto k-hat of `diagnose`.
+    cover the distance of the bound from log p(x). A warning says where Pareto k-hat or the effective sample size show
+    that this distance is large; `diagnose` returns both, and `importance_bounds` shows how the bound rises.
 
     If all data share a latent site, such as the weights of a regression, the result is the log evidence of all N data
     together divided by N. Each draw then has one weight, that of all data; a warning says if these are too uneven.
@@ -44,7 +48,17 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 5.
     """
     particles = require_whole(particles, "particles")
-    return importance_bounds(model, data, (particles,), chunk=chunk, **where)[particles]
+    with evaluation_context(model, data, **where) as context:
+        if shared_sites(context, chunk):
+            (pointwise,), notes = _joint_bounds(context, (particles,), chunk), []
+        else:
+            pointwise, ess, khat = summarise_weights(
+                context, particles, chunk, lambda: [Bound(particles), *weight_statistics(particles)]
+            )
+            notes = weight_notes(ess, khat, particles)
+    for note in notes:
+        warnings.warn(f"The log evidence is not reliable: {note}. {_ADVICE}", stacklevel=2)
+    return Estimate.mean_of(pointwise)
 
 
 def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
@@ -150,6 +164,6 @@ def _joint_bounds(context: EvaluationContext, particles: Sequence[int], chunk: i
             f"All data share site {shared_sites(context, chunk)[0]!r}, so each draw has one weight, that of all data. "
             f"Their Pareto k-hat is {khat:.2f}, above {good_khat(most):.2f}: the log evidence is too low by an amount "
             "that the error does not show. Use more particles or a guide nearer to the posterior, or compare the ELBO.",
-            stacklevel=4,
+            stacklevel=3,
         )
     return bounds

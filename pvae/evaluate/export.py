@@ -22,6 +22,7 @@ from pvae.evaluate.evaluated_data import schema_of
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.shared_latents import draw_jointly
 from pvae.files import replace_file
+from pvae.memory import require_memory
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site
 
@@ -53,14 +54,20 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         where: ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if there are no data, `draws` is below 1, or the programs give no weight.
+        InputError: if there are no data, `draws` is below 1, the programs give no weight, or the draws need more memory
+            than is free.
     """
     draws = require_whole(draws, "draws")
     schema = data.schema if isinstance(data, Splits) else schema_of(model)
     with evaluation_context(model, data, limit=limit, **where) as context:
         programs = context.bound_to(context.batch)
         data_dims = _data_dims(programs, _data_plate(context, programs))
-        drawn = [_draw(context, programs, data_dims) for _ in range(draws)]
+        drawn = [_draw(context, programs, data_dims)]
+        size = sum(value.nbytes for group in drawn[0].values() for value in group.values())
+        advice = f"Lower draws, which is {draws}, or limit."
+        # The draws are held one by one, and once more side by side.
+        require_memory(2.0 * draws * size, "cpu", f"An export of {draws} draws of {context.batch.size} data", advice)
+        drawn += [_draw(context, programs, data_dims) for _ in range(draws - 1)]
         observed = _observed(programs, data_dims)
     shared = {name for name, dim in data_dims.items() if dim is None}
     datasets = {}

@@ -14,6 +14,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import pareto_khat, tail_length
 from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.evaluate.memory_estimate import require_memory_for_weights
 from pvae.weights.elbo import elbo_terms
 
 __all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "Elbo", "ParetoKhat", "Statistic", "summarise_weights"]
@@ -197,7 +198,8 @@ def summarise_weights(
         allow_point_masses: whether guide sites may be point masses without a density; their log p(x, z) is no weight.
 
     Raises:
-        InputError: if `particles` or `chunk` is below 1, or the programs give no weight per datum.
+        InputError: if `particles` or `chunk` is below 1, the programs give no weight per datum, or a chunk needs more
+            memory than is free.
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     sizes = _chunk_sizes(particles, chunk)
@@ -206,6 +208,8 @@ def summarise_weights(
         sizes = _chunk_sizes(particles, max(1, chunk // data_at_once))
     results: list[list[Tensor]] = []
     for batch in context.chunks(data_at_once):
+        if not results:
+            require_memory_for_weights(context, batch, sizes[0], f"Lower chunk, which is {chunk}.")
         statistics = make_statistics()
         with_elbo = any(statistic.of_elbo_terms for statistic in statistics)
         for log_w, terms in _weight_chunks(context, batch, sizes, allow_point_masses, with_elbo):

@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.memory import require_memory
 from pvae.objectives.kl.mean_discrepancy import kernel_values, mmd_of_labels
 from pvae.programs.sites import sample_sites
 
@@ -20,6 +21,9 @@ __all__ = ["TwoSampleTest", "aggregate_test", "mmd_test"]
 
 #: The number of permutations in one product of matrices; it bounds the memory.
 _PERMUTATIONS_AT_ONCE = 200
+
+#: The number of matrices of the size of the kernel that are held at the same time.
+_KERNEL_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def mmd_test(
     permutations = require_whole(permutations, "permutations")
     if not widths or min(widths) <= 0:
         raise InputError(f"widths needs at least one positive number; got {tuple(widths)}.")
+    joined = len(first) + len(second)
+    require_memory(_KERNEL_COPIES * 8 * joined**2, "cpu", f"A kernel of {joined} draws", "Give fewer data, by limit.")
     kernel = _kernel(torch.cat([first, second]).double().cpu(), widths)
     joined_size, count = len(kernel), len(first)
     generator = torch.Generator().manual_seed(seed)
