@@ -24,7 +24,7 @@ from pvae.programs.classifier import outside_classes
 from pvae.programs.model_traits import is_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
 from pvae.programs.queries import has_bernoulli_likelihood
-from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows
+from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows, require_rows_of_data
 from pvae.programs.sites import sample_sites
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
@@ -92,6 +92,7 @@ class EvaluationContext:
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Yield the data in order, at most `size` at a time; all at once if the programs take no part of the data."""
+        require_rows_of_data(self.first_data)
         size = self.data_at_once(size)
         for start in range(0, self.batch.size, size):
             yield self.batch.take(slice(start, start + size))

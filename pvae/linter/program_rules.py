@@ -16,7 +16,7 @@ from pvae.linter.findings import Finding
 from pvae.linter.supports import describe_support, have_same_support, support_of
 from pvae.objectives.weights_objective import WeightsObjective
 from pvae.programs.parameter_groups import named_parameters
-from pvae.programs.sites import Site
+from pvae.programs.sites import Site, UnknownDensityError, log_density
 
 __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
 
@@ -86,10 +86,14 @@ def _support_mismatch(model_site: Site, guide_site: Site) -> Iterator[Finding]:
 
 
 def _value_and_log_density(site: Site) -> Iterator[tuple[str, Tensor]]:
-    """Yield the value of a site, and its log-density unless it has none (see `pyro.infer.EnergyDistance`)."""
+    """Yield the value of a site, and its log-density if it is known.
+
+    It is not known for a likelihood without a density (see `pyro.infer.EnergyDistance`), nor for a flow without an
+    inverse after another run of the program.
+    """
     yield "value", site["value"]
-    with suppress(NotImplementedError):
-        yield "log-density", site["fn"].log_prob(site["value"])
+    with suppress(NotImplementedError, UnknownDensityError):
+        yield "log-density", log_density(site)
 
 
 def _first_values(context: CheckContext) -> Iterator[Finding]:

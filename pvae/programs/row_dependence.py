@@ -13,14 +13,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pvae.errors import whole_reason
+from pvae.errors import InputError, whole_reason
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.explicit_rows import ExplicitRows
 from pvae.programs.layout import GUIDE
 from pvae.programs.sites import Site, UnknownDensityError, base_distribution, is_subsample, log_density, sample_sites
 from pvae.randomness import evaluating
 
-__all__ = ["PROGRAM_ERRORS", "RowReport", "disturbed_rows", "examine_rows"]
+__all__ = ["PROGRAM_ERRORS", "RowReport", "disturbed_rows", "examine_rows", "require_rows_of_data"]
 
 #: What a user's program may raise on a batch that it is not made for.
 PROGRAM_ERRORS = (
@@ -93,6 +93,27 @@ def examine_rows(programs: BoundPrograms, *, halve: bool = True) -> RowReport:
             if not report.tied and not report.mixed:  # another plate of this size is not over the data
                 break
     return report
+
+
+def require_rows_of_data(programs: BoundPrograms) -> None:
+    """Refuse programs with a subsampled plate that takes other rows than those of the data of the batch.
+
+    Args:
+        programs: both programs with the tensors of one batch.
+
+    Raises:
+        InputError: with the site; a run of both programs on the data in another order shows it.
+    """
+    frames = [frame for plates in programs.layout.frames.values() for frame in plates.values()]
+    if all(frame.full_size is None or frame.full_size == frame.size for frame in frames):
+        return
+    tied = examine_rows(programs, halve=False).tied
+    if tied:
+        raise InputError(
+            f"Site {tied[0].removesuffix(GUIDE)!r} is in a subsampled plate that takes other rows than the data of the "
+            "batch. Give the plate the indices of the data, subsample=index, in both programs; an autoguide takes them "
+            "from create_plates=."
+        )
 
 
 class _Rows:
