@@ -25,7 +25,7 @@ from pvae.linter.row_rules import examine_rows_of, find_tied_rows
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
-from pvae.programs.binding import Fields, bind, require_batch
+from pvae.programs.binding import Fields, bind
 from pvae.programs.explicit_rows import ExplicitRows, rows_of_plates
 from pvae.programs.layout import SiteShapeError, check_site_shapes
 from pvae.programs.model_traits import require_latent_model
@@ -116,8 +116,9 @@ def check(
         The findings; ``findings.require()`` raises an error for the fatal ones among them.
 
     Raises:
-        InputError: if `objective` is no objective, or the fields cannot be bound.
+        InputError: if there is no latent model, `objective` is no objective, or the fields cannot be bound.
     """
+    require_latent_model(latent_model, "check")
     if data_size is not None:
         data_size = require_whole(data_size, "data_size", advice="It is the number of all training data.")
     # A training casts real numbers to the type of the parameters before it looks at them.
@@ -139,8 +140,6 @@ def run_check(
         fields: as for `pvae.models.bind`.
         data_size: as for `check`.
     """
-    require_latent_model(latent_model, "check")
-    require_batch(batch)
     adapted = adapt(make_objective(objective) if isinstance(objective, str) else objective)
     findings = Findings()
     rows: RowReport | None = None
