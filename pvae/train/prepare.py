@@ -15,6 +15,7 @@ from pvae.errors import InputError
 from pvae.linter.run_check import run_check
 from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
+from pvae.programs.parameter_groups import find_groups
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.train.batch_sizes import require_last_batch
@@ -174,6 +175,15 @@ class TrainingSetup:
         optional = ("objective", *self.objective.untrained)
         return make_optimiser(self.options.optimiser, groups, rate, optional=optional)
 
+    def _has_model_parameters(self, programs: Programs, batch: Batch) -> bool:
+        """Return whether log p(x, z) depends on a parameter; True if derivatives cannot say so."""
+        try:
+            with preserve_state(self.latent_model, self._modules(programs)):
+                groups = find_groups(self.latent_model, [batch], self.request.fields)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+            return True
+        return bool(groups.theta or groups.both)
+
     def _validation(self, splits: Splits, computation: Computation) -> Validation | None:
         """Return the validation score; None without validation data, or if no score ranks parameters or has weights.
 
@@ -193,6 +203,14 @@ class TrainingSetup:
             return None
         data = splits.validation.take(slice(0, options.validation_limit))
         validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)
+        batch = _first_batch(splits, options.batch_size)
+        has_bound = validation.kind == "importance-weighted" and validation.has_weights()
+        if has_bound and not self._has_model_parameters(computation.programs, batch):
+            validation.kind = "objective"
+            self.notes.append(
+                "note: the model has no parameters, so its evidence is the same at every epoch. The best parameters "
+                "are those with the least loss on the validation data."
+            )
         if not unranked:
             return validation
         self.notes.append(f"note: the last parameters are kept, not the best by a validation bound: {unranked}")

@@ -408,3 +408,18 @@ def test_plates_of_two_names_over_data_are_named_in_the_error() -> None:
         InputError, match=r"is in plate 'rows', which only one program has.*Give both plates the same name"
     ):
         pvae.evaluate.log_evidence(pvae.pair(plain_model, guide), {"x": data(4)}, particles=2)
+
+
+def test_a_guide_is_kept_by_its_bound_where_the_model_has_no_parameters() -> None:
+    """The importance-weighted bound of every guide estimates one evidence, so noise alone would rank the epochs."""
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("half", torch.tensor(0.0)) * x, math.sqrt(0.5)))
+
+    x = data(100) + 3
+    pair = pvae.pair(plain_model, guide)
+    run = pvae.fit(pair, {"x": x}, epochs=60, learning_rate=0.05, step="eager", progress=False)
+    assert run.history[-1]["validation_of"] == "objective"
+    evidence = gaussian_evidence(x[:, None], 1.0, 1.0).mean().item()
+    assert pvae.evaluate.elbo(pair, {"x": x}, particles=100).value == pytest.approx(evidence, abs=0.1)
