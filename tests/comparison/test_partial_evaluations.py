@@ -66,7 +66,7 @@ def test_a_model_with_a_shared_latent_is_compared_by_its_elbo(tmp_path: Path) ->
     kl = 0.5 * 0.5**2 * (1 + len(Y)) / len(Y)
     assert shifted.elbo.value == pytest.approx(float(evidence) - kl, abs=0.1)
     assert exact.log_evidence is exact.gap is exact.rank is shifted.difference is None
-    assert "no log evidence, because its programs give no weight per datum" in found.table.verdict()
+    assert "no log evidence of each datum, because its programs give no weight per datum" in found.table.verdict()
     assert "No log evidence: Weights per datum need every sample site" in found.report.read_text()
 
 

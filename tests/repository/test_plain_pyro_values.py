@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro_examples import EXAMPLES, Example
+from pyro_examples import EXAMPLES, FOLDER, Example
 from scipy import integrate, stats
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor
@@ -23,6 +25,7 @@ pytestmark = [
     pytest.mark.usefixtures("own_store", "seeded"),
     # As most users' programs, some of these do not broadcast over particles.
     pytest.mark.filterwarnings("ignore:Particles are drawn one by one"),
+    pytest.mark.filterwarnings("ignore:Guide site 'classification' is observed"),
 ]
 
 WITH_ELBO = {name: example for name, example in EXAMPLES.items() if not example.is_point_estimate}
@@ -65,10 +68,24 @@ def test_compare_reports_the_elbo_of_the_same_fit(name: str, tmp_path, without_p
     assert found.table.rows[0].elbo.value == pytest.approx(pvae.evaluate.elbo(run, splits, particles=5).value, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mixture", "hmm 1"])
-def test_point_estimates_have_no_elbo(name: str) -> None:
-    with pytest.raises(pvae.InputError, match="is a Delta, a point without a density"):
-        pvae.evaluate.elbo(EXAMPLES[name].make(), EXAMPLES[name].batch(), particles=2)
+PAGE = FOLDER.parent / "how-to" / "plain-pyro.md"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_page_says_which_examples_have_a_log_evidence(name: str) -> None:
+    example = EXAMPLES[name]
+    (row, *_) = re.findall(rf"^\| `{example.file}`.*$", PAGE.read_text(), flags=re.MULTILINE)
+    evaluation = row.split("|")[4]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All data share site")  # few draws and no training
+        if example.is_point_estimate:
+            assert "none with AutoDelta" in evaluation
+            for evaluate in (pvae.evaluate.elbo, pvae.evaluate.log_evidence):
+                with pytest.raises(pvae.InputError, match="is a Delta, a point without a density"):
+                    evaluate(example.make(), example.batch(), particles=2)
+        else:
+            assert "`log_evidence`" in evaluation
+            assert math.isfinite(pvae.evaluate.log_evidence(example.make(), example.batch(), particles=2).value)
 
 
 def estimates_of(example: Example) -> dict[str, Tensor]:
@@ -142,6 +159,8 @@ def test_the_regression_comes_close_to_its_evidence() -> None:
     run = trained(example, steps=300, learning_rate=0.05)
     bound = pvae.evaluate.elbo(run, example.batch(), particles=300).value
     assert evidence - 0.05 < bound < evidence + 0.005
+    # Four standard errors; the ELBO is three times as far away.
+    assert pvae.evaluate.log_evidence(run, example.batch(), particles=600).value == pytest.approx(evidence, abs=0.006)
 
 
 def test_the_eight_schools_come_close_to_their_evidence() -> None:
@@ -156,6 +175,8 @@ def test_the_eight_schools_come_close_to_their_evidence() -> None:
     run = trained(example, steps=300, learning_rate=0.05)
     bound = pvae.evaluate.elbo(run, example.batch(), particles=1000).value
     assert evidence - 0.2 < bound < evidence + 0.01
+    found = pvae.evaluate.log_evidence(run, example.batch(), particles=5000).value
+    assert found == pytest.approx(evidence, abs=0.02)
 
 
 def test_documents_given_the_topics_have_the_evidence_of_a_quadrature() -> None:

@@ -41,7 +41,7 @@ class CellEvaluation:
 def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
     """Return the evaluation of a trained model on the test data.
 
-    A model whose data share a latent site, such as the weights of a regression, has no log evidence per datum. Its
+    A model whose data share a latent site, such as the weights of a regression, has no log evidence of each datum. Its
     evaluation is the ELBO of all data divided by their number.
 
     Args:

@@ -24,9 +24,9 @@ def make_verdict(rows: tuple[Row, ...]) -> str:
         return f"The first row, {row_label(first, rows)}, did not finish, so no row is compared with it."
     if first.log_evidence is None:
         return (
-            f"The first row, {row_label(first, rows)}, has no log evidence, because its programs give no weight per "
-            "datum (see the notes on the cells). So no row is compared with it. Its ELBO is that of all data, divided "
-            "by their number."
+            f"The first row, {row_label(first, rows)}, has no log evidence of each datum, because its programs give no "
+            "weight per datum (see the notes on the cells). So no row is compared with it. Its ELBO is that of all "
+            "data, divided by their number."
         )
     compared = [row for row in rows[1:] if row.difference is not None]
     sentences = [
