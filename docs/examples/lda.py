@@ -51,7 +51,7 @@ class TopicModel(nn.Module):
         with pyro.plate("topics", TOPICS):
             pyro.sample("share", dist.LogNormal(share_loc, share_scale))
             pyro.sample("topic", dist.Dirichlet(words))
-        counts = nn.functional.one_hot(x, VOCABULARY).float().sum(1)
+        counts = torch.eye(VOCABULARY)[x.long()].sum(1)
         with self.documents(x):
             pyro.sample("mixture", dist.Dirichlet(self.mixture_net(counts).exp() + 0.1))
 

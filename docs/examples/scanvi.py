@@ -39,7 +39,7 @@ def join(first, second):
 
 
 def one_hot(y):
-    return nn.functional.one_hot(y.clamp(min=0), TYPES).float()
+    return torch.eye(TYPES)[y.clamp(min=0)]
 
 
 class SCANVI(nn.Module):

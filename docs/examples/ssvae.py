@@ -33,7 +33,7 @@ class SSVAE(nn.Module):
     def model(self, x, y=None):
         pyro.module("ssvae", self)
         with pyro.plate("data", len(x)):
-            label = pyro.sample("y", dist.OneHotCategorical(x.new_ones(CLASSES) / CLASSES), obs=y)
+            label = pyro.sample("y", dist.OneHotCategorical(x.new_ones(CLASSES) / CLASSES), obs=one_hot(y))
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))
             logits = self.decoder(join(z, label))
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
@@ -41,7 +41,7 @@ class SSVAE(nn.Module):
     def guide(self, x, y=None):
         pyro.module("ssvae", self)
         with pyro.plate("data", len(x)):
-            label = y
+            label = one_hot(y)
             if y is None:
                 q = dist.OneHotCategorical(logits=self.classifier(x))
                 label = pyro.sample("y", q, infer={"enumerate": "parallel"})
@@ -51,10 +51,15 @@ class SSVAE(nn.Module):
     def classify_model(self, x, y):
         pyro.module("ssvae", self)
         with pyro.plate("data", len(x)):
-            pyro.sample("y", dist.OneHotCategorical(logits=self.classifier(x)), obs=y)
+            pyro.sample("y", dist.OneHotCategorical(logits=self.classifier(x)), obs=one_hot(y))
 
     def classify_guide(self, x, y):
         pass
+
+
+def one_hot(y):
+    """Return class numbers as one-hot vectors; None stays None."""
+    return None if y is None else torch.eye(CLASSES)[y]
 
 
 def join(first, second):
@@ -68,10 +73,10 @@ def make():
 
 
 def make_data(size=100):
-    """Return digits of 8 x 8 binary pixels and their classes as one-hot vectors."""
+    """Return digits of 8 x 8 binary pixels and their classes, 0 to 9."""
     digits = load_digits()
     x = torch.as_tensor(digits.images[:size] > 7).float().flatten(1)
-    return {"x": x, "y": nn.functional.one_hot(torch.as_tensor(digits.target[:size]), CLASSES).float()}
+    return {"x": x, "y": torch.as_tensor(digits.target[:size]).long()}
 
 
 def main():
