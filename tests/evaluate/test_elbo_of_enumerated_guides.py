@@ -161,3 +161,34 @@ def test_an_impossible_value_costs_nothing_if_q_never_draws_it(q: float, finite:
         found = value(model, guide)
     exact = normal(0.0).log_prob(X) if finite else torch.full_like(X, -math.inf)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+
+
+class Mixture(pvae.LatentModel):
+    """Three unit Normals, whose component is summed out; the guide draws nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = torch.nn.Parameter(torch.tensor([-2.0, 0.0, 3.0], dtype=DOUBLE))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.2, 0.5, 0.3], dtype=DOUBLE)), infer=SUMMED)
+            pyro.sample("x", normal(self.means[k]), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+@pytest.mark.parametrize("objective", ["iwae:particles=3", "renyi", "vimco", "elbo-enum"])
+@pytest.mark.usefixtures("own_store")
+def test_a_guide_that_draws_nothing_is_trained_and_judged_by_the_exact_evidence(objective: str) -> None:
+    model = Mixture()
+    scores = torch.tensor([0.2, 0.5, 0.3], dtype=DOUBLE).log() + normal(model.means.detach()).log_prob(X[:, None])
+    exact = scores.logsumexp(-1)
+    assert not pvae.check(model, Batch(x=X), objective).fatal
+    judged = judge(model, Batch(x=X), 30)
+    for estimate in (judged.log_evidence, judged.elbo):
+        torch.testing.assert_close(estimate.pointwise, exact, rtol=0, atol=1e-12)
+    assert judged.gap.value == 0.0 and judged.summed_out_elbo is None and judged.active_units is None
+    loss = pvae.objectives.make_objective(objective)().loss(model.model, model.guide, X)
+    assert -loss == pytest.approx(exact.sum().item(), rel=1e-12)
