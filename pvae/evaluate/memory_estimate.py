@@ -33,8 +33,12 @@ def require_memory_for_weights(context: EvaluationContext, batch: Batch, particl
         InputError: if the evaluation needs more memory than is free.
     """
     evaluations = particles * batch.size
-    sizes = _small_sizes(particles, batch.size)
-    if evaluations < _FEWEST_EVALUATIONS or sizes is None:
+    if evaluations < _FEWEST_EVALUATIONS:
+        return
+    # Programs for a fixed number of data run on no part of them, so fewer particles make the evaluation small.
+    takes_parts = batch.size >= max(_SMALL) and context.data_at_once(min(_SMALL)) == min(_SMALL)
+    sizes = _small_sizes(particles, batch.size, takes_parts=takes_parts)
+    if sizes is None:
         return
     with preserved_randomness():
         try:
@@ -49,10 +53,10 @@ def require_memory_for_weights(context: EvaluationContext, batch: Batch, particl
     require_memory(needed, batch.device, task, advice)
 
 
-def _small_sizes(particles: int, data: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def _small_sizes(particles: int, data: int, *, takes_parts: bool) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Return particles and data of two small evaluations; None if there is no larger one."""
     small, larger = _SMALL
-    if data >= larger:
+    if takes_parts:
         return (min(particles, 2), small), (min(particles, 2), larger)
     return ((2, data), (4, data)) if particles > 4 else None
 
