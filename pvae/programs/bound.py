@@ -23,6 +23,7 @@ from pvae.errors import InputError
 from pvae.programs.base import Program
 from pvae.programs.bijections import find_bijection
 from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
+from pvae.programs.plate_sizes import require_same_sizes
 from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["BoundPrograms", "owner_and_name"]
@@ -82,6 +83,7 @@ class BoundPrograms:
             guide_trace: a trace of the guide.
             model_trace: a trace of the model at the guide's draws.
         """
+        require_same_sizes(guide_trace, model_trace)
         with self.preserved_state():
             repeatable = has_same_densities(guide_trace, self.trace_guide(guide_trace))
             bijection = find_bijection(self.trace_guide, guide_trace, model_trace)

@@ -311,3 +311,11 @@ def test_uneven_weights_of_all_data_are_reported() -> None:
     guide = autoguide.AutoNormal(regression, init_scale=0.01)
     with pytest.warns(UserWarning, match="one weight, that of all data"):
         pvae.evaluate.log_evidence(pvae.pair(regression, guide), pvae.Batch(x=exact.x, y=exact.y), particles=200)
+
+
+def test_an_autoguide_of_other_data_is_refused_with_both_numbers() -> None:
+    guide = autoguide.AutoNormal(local)
+    guide(X.float())
+    for ask in (pvae.evaluate.elbo, pvae.evaluate.log_evidence, pvae.evaluate.judge, pvae.evaluate.to_arviz):
+        with pytest.raises(pvae.InputError, match="guide has 5 in the plate 'data', and site 'x' observes 3"):
+            ask(pvae.pair(local, guide), pvae.Batch(x=X[:3].float()))
