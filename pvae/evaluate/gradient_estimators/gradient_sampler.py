@@ -103,10 +103,13 @@ class GradientSampler:
             expected = self._compute_eagerly(player)
             if state.untraceable_change() is not None:
                 return None
+
+        def compute(*arguments: Tensor) -> Outputs:
+            return self.computation(arguments, player)[1]
+
         try:
             with self._preserve_state():
-                step = lambda *arguments: self.computation(arguments, player)[1]  # noqa: E731
-                graph = trace(step, self.arguments).run
+                graph = trace(compute, self.arguments).run
             with self._preserve_state():
                 outputs = graph(*self.arguments)
             names = [str(index) for index in range(len(expected))]
