@@ -210,7 +210,7 @@ def test_a_module_of_two_bound_methods_has_all_parameters_under_the_names_of_pyr
     assert machine.encoder.weight.grad is not None
 
 
-@pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal, AutoNormalMessenger])
+@pytest.mark.parametrize("make", [AutoDiagonalNormal, AutoNormalMessenger])
 def test_a_run_of_an_autoguide_resumes_to_the_same_bits(make: Any, tmp_path: Path) -> None:
     data = regression_data()
     splits = pvae.load_data(data, validation=0, test=0)
