@@ -14,6 +14,7 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.programs.layout import GUIDE
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site
 from pvae.weights.shared import has_summed_sites, require_bound, shared_weights
@@ -24,13 +25,19 @@ __all__ = ["draw_jointly", "joint_weights", "shared_elbo", "shared_sites"]
 
 
 def shared_sites(context: EvaluationContext, chunk: int) -> tuple[str, ...]:
-    """Return the latent sites outside the plate of the observed data; an empty tuple if that is not one plate.
+    """Return the sites outside the plate of the observed data: latent sites, or data in a plate of their own.
 
     Args:
         context: the model and the data.
         chunk: the largest number of data at once.
     """
-    return context.bound_to(next(context.chunks(chunk))).layout.shared()
+    programs = context.bound_to(next(context.chunks(chunk)))
+    layout = programs.layout
+    plate = layout.observed_plate(programs.size)
+    if plate is None:
+        return ()
+    observed = [name for name in layout.frames if not name.endswith(GUIDE) and name not in layout.latent_dims]
+    return (*layout.shared(programs.size), *[name for name in observed if plate[0] not in layout.frames[name]])
 
 
 def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tensor:
@@ -133,7 +140,7 @@ def _run(context: EvaluationContext, batch: Batch, particles: int) -> tuple[list
     """
     programs = context.bound_to(batch)
     layout = programs.layout
-    plate = layout.observed_plate()
+    plate = layout.observed_plate(programs.size)
     if plate is None:
         raise InputError(
             "The ELBO per datum needs a plate over the observed data, and these data are in no plate. Draw them inside "

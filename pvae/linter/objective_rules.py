@@ -83,10 +83,9 @@ def _gradients_of_sites(context: CheckContext) -> Iterator[Finding]:
             message = (
                 "it cannot be reparameterised, and this objective's gradient for the guide would be zero or wrong."
             )
-            fix = (
-                "Use 'vimco' or 'iwae' for a multi-sample bound, 'reinforce' or 'elbo-graph' for the ELBO, or "
-                "'elbo-enum' for discrete sites."
-            )
+            has_weights = bool(context.bound.layout.common_plates)
+            of_particles = "'vimco' or 'iwae' for a multi-sample bound, " if has_weights else ""
+            fix = f"Use {of_particles}'reinforce' or 'elbo-graph' for the ELBO, or 'elbo-enum' for discrete sites."
             yield Finding("score-function site", name, message, fix)
 
 
@@ -133,7 +132,9 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
         yield from _summed_out(context)
     elif marks and not enumerates:
         message = "it is marked for enumeration, and this objective does not enumerate."
-        fix = "Use 'elbo-enum', or 'iwae', which sums it out of each weight; or remove the mark."
+        is_auxiliary = any(site["infer"].get("is_auxiliary") for site in context.guide_sites)
+        other = "" if is_auxiliary else "'elbo-enum', or "  # Pyro's loss would add the entropy of an auxiliary site
+        fix = f"Use {other}'iwae', which sums it out of each weight; or remove the mark."
         yield Finding("enumeration", marks[0], message, fix)
     elif enumerates and not marks:
         message = "no site is marked for enumeration."

@@ -55,7 +55,7 @@ class Dirac(Objective):
         programs = BoundPrograms(model, guide, args, kwargs)
         has_noise: dict[str, bool] = {}
         at_means = with_guide_in(lambda: _MeanMessenger(has_noise), programs)
-        weights = weights_of(at_means, 1, data_plate=self.data_plate)
+        weights = weights_of(at_means, 1, data_plate=self.data_plate, per_datum=False)
         log_joint = weights.log_joint[0]
         log_likelihood = weights.log_likelihood()[0]
         named = {"log_likelihood": log_likelihood, "log_prior": log_joint - log_likelihood}
@@ -67,7 +67,7 @@ class Dirac(Objective):
     def _elbo(self, programs: BoundPrograms) -> Tensor:
         """Return the ELBO of one draw of the guide, shape (batch,), nats, without gradient."""
         with torch.no_grad():
-            return weights_of(programs, 1, data_plate=self.data_plate).log_w[0]
+            return weights_of(programs, 1, data_plate=self.data_plate, per_datum=False).log_w[0]
 
 
 class _MeanMessenger(Messenger):

@@ -164,8 +164,8 @@ def _require_quantised(uses: Mapping[Quantiser, _Use], weights: LogWeights) -> N
     if not uses or any(use.codes.numel() == 0 for use in uses.values()):
         raise InputError(
             "VectorQuantised needs a model that goes through a pvae.Quantiser; this one does not. Draw k from "
-            "quantiser(h) in the guide, and decode quantiser.embed(k) in the model. Use 'iwae' or 'elbo-enum' for "
-            "other discrete latents."
+            "quantiser(h) in the guide, and decode quantiser.embed(k) in the model. Use another "
+            "objective, such as 'elbo', for other latents."
         )
     sites = weights.guide_sites()
     for name in weights.not_reparameterised:

@@ -138,6 +138,10 @@ class SemiSupervised(WeightsObjective):
         """Return the mean of log_w over particles, shape (batch,), in nats."""
         return weights.log_w.mean(0)
 
+    def is_linear(self) -> bool:
+        """Return False: labelled and unlabelled data count differently, so each datum needs a weight."""
+        return False
+
     def choose(self) -> ChooseStrategy:
         """Return the strategy of each site as `WeightsObjective` does, but enumerate the guide's marked sites."""
         choose = super().choose()

@@ -112,6 +112,14 @@ class WeightsObjective(Objective):
         """
         return None
 
+    def is_linear(self) -> bool:
+        """Return whether the surrogate is a mean over particles that is linear in the log weight of each.
+
+        Then no datum needs a weight of its own, and latent sites may be outside the data plate. By default it is so if
+        the objective `averages`.
+        """
+        return self.averages
+
     def choose(self) -> ChooseStrategy:
         """Return the function that gives each site of a run its strategy."""
         return strategy_chooser(self.gradients, self.num_particles, "pathwise" if self.pathwise else self.scored)
@@ -134,6 +142,7 @@ class WeightsObjective(Objective):
             data_plate=self.data_plate,
             choose=self.choose(),
             auxiliary=self.auxiliary,
+            per_datum=not self.is_linear(),
         )
         require_matches(self.gradients, weights.strategies)
         if self.pathwise:

@@ -106,26 +106,37 @@ class Layout:
             )
         return name, dim
 
-    def observed_plate(self) -> tuple[str, int] | None:
+    def observed_plate(self, size: int | None = None) -> tuple[str, int] | None:
         """Return the name and the dimension of the plate of the observed data; None if there is none.
 
-        If several plates hold every observed site (one may be over pixels), this is the plate with the most sites.
+        If several plates hold every observed site (one may be over pixels), this is the plate with the most sites. If
+        none does, it is a plate of as many observed sites as possible, and of the length of the batch if there is one.
+
+        Args:
+            size: the length of the batch, if it is known.
         """
         observed = [
             plates for name, plates in self.frames.items() if not name.endswith(GUIDE) and name not in self.latent_dims
         ]
-        names = [name for name in _common_plates(observed) if observed[0][name].dim is not None]
-        if not names:
-            return None
-        name = max(names, key=lambda name: sum(name in plates for plates in self.frames.values()))
-        return name, observed[0][name].dim
+        frames = {name: frame for plates in observed for name, frame in plates.items() if frame.dim is not None}
+        names = [name for name in _common_plates(observed) if name in frames] or list(frames)
 
-    def shared(self) -> tuple[str, ...]:
+        def preference(name: str) -> tuple[int, bool, int]:
+            in_plate = sum(name in plates for plates in observed)
+            return in_plate, frames[name].size == size, sum(name in plates for plates in self.frames.values())
+
+        best = max(names, key=preference, default=None)
+        return None if best is None else (best, int(frames[best].dim))
+
+    def shared(self, size: int | None = None) -> tuple[str, ...]:
         """Return the latent sites of both programs outside the plate of the observed data; all data share them.
 
         An auxiliary draw outside, which Delta sites map one to one, counts too: log q has one term of it for all data.
+
+        Args:
+            size: the length of the batch, if it is known.
         """
-        plate = self.observed_plate()
+        plate = self.observed_plate(size)
         if plate is None:
             return ()
         in_both = [name for name in self.latent_dims if name in self.frames and name + GUIDE in self.frames]
@@ -161,7 +172,8 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
         )
     return (
         f"Weights per datum need every sample site of the model and the guide in one common plate; site {outside!r} is "
-        f"outside the data plate {plate!r}. Move it inside; if all data share it, train and evaluate by 'elbo'."
+        f"outside the data plate {plate!r}. Move it inside; if all data share it, train and evaluate by 'elbo'; 'beta' "
+        "and others that are linear in the log weights train it too, and pvae.evaluate.log_evidence takes it."
     )
 
 

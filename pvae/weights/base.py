@@ -114,7 +114,7 @@ class LogWeights:
         if not self._split:
             raise InputError(
                 f"{part} needs every site on its own; here a site is summed out or auxiliary. Use an objective of the "
-                "whole weight, such as 'iwae' or 'elbo-enum'."
+                "whole weight, such as 'iwae'."
             )
 
     def named(self) -> dict[str, Tensor]:
@@ -195,7 +195,7 @@ class LogWeights:
         if sites:
             raise InputError(
                 f"This objective needs a run of the guide at one value of each site; site {sites[0].name!r} is summed "
-                "out or enumerated. Remove its mark, or use 'iwae', 'renyi' or 'elbo-enum'."
+                "out or enumerated. Remove its mark, or use 'iwae' or 'renyi'."
             )
         return source
 

@@ -25,6 +25,7 @@ from pvae.weights.source import ONE_RUN, WeightsSource
 from pvae.weights.summed_sites import SummedSites
 from pvae.weights.traces import TracePair
 from pvae.weights.vectorise import can_vectorise, trace_particles
+from pvae.weights.whole_batch import weights_of_batch
 
 __all__ = ["branch", "log_weights", "trace_weights", "weights_of"]
 
@@ -183,6 +184,7 @@ def weights_of(
     data_plate: str | None = None,
     choose: ChooseStrategy = _sum_marked,
     auxiliary: Marginal | None = None,
+    per_datum: bool = True,
 ) -> LogWeights:
     """Return the log weights of two Pyro programs on the arguments of one batch.
 
@@ -197,12 +199,16 @@ def weights_of(
         data_plate: the name of the plate over data, where several plates hold every site.
         choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
         auxiliary: how auxiliary sites are marginalised; None for the exact sum.
+        per_datum: whether each datum needs a weight of its own. If not, programs without a plate that holds every site
+            have one weight for the whole batch, `pvae.weights.whole_batch.weights_of_batch`.
 
     Raises:
         InputError: if there is no weight per datum (the error names the site that is the cause), or ``particles < 1``.
     """
     particles = require_whole(particles, "particles")
     layout = programs.layout
+    if not (per_datum or layout.common_plates):
+        return weights_of_batch(programs, particles, choose)
     plate, data_dim = layout.data_plate(data_plate)
     # If the guide draws nothing, all particles are alike, and one run gives the weight of each.
     pairs = trace_particles(programs, particles if layout.latent_dims else 1, choose, plate)

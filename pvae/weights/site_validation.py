@@ -11,7 +11,7 @@ from pvae.programs.sites import Site, is_delta, is_marked_for_enumeration
 from pvae.weights.traces import TracePair
 from pvae.weights.tracing import is_traced
 
-__all__ = ["common_scale", "delta_sites", "require_same_masks", "require_weights_exist"]
+__all__ = ["common_scale", "delta_sites", "require_same_masks", "require_same_scales", "require_weights_exist"]
 
 
 def require_weights_exist(pair: TracePair) -> None:
@@ -95,6 +95,20 @@ def _is_same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
         return True
     one, other = torch.as_tensor(scale), torch.as_tensor(first)
     return one.shape == other.shape and bool((one == other).all())
+
+
+def require_same_scales(pair: TracePair) -> None:
+    """Refuse a latent site with another scale in the model than in the guide, because the sum is then no bound.
+
+    Raises:
+        InputError: with the name of the site.
+    """
+    for site in pair.latent_sites:
+        other = pair.model.nodes.get(site["name"])
+        if other is not None and not _is_same_scale(site["scale"], other["scale"]):
+            raise InputError(
+                f"Site {site['name']!r} has different scales in the model and in the guide. Scale both programs alike."
+            )
 
 
 def common_scale(pair: TracePair) -> float | Tensor:

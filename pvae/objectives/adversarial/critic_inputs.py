@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
+from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration, is_subsample, sample_sites
 
 __all__ = ["Simulation", "codes_in_model_order", "draw_codes", "simulate"]
 
@@ -158,6 +158,8 @@ def _require_pathwise(site: Site, group: str, alternatives: str) -> None:
     if getattr(density, "has_rsample", True) or site["infer"].get("_deterministic") or not torch.is_grad_enabled():
         return
     if density.log_prob(site["value"].detach()).requires_grad:
+        if is_marked_for_enumeration(site):
+            alternatives = "'elbo-enum' or 'iwae'"
         raise InputError(
             f"A critic's gradient needs to reach {group} through the draws; site {site['name']!r} "
             f"({type(base_distribution(density)).__name__}) lets none through, so its parameters would not be trained. "

@@ -23,6 +23,7 @@ from pvae.objectives.gradients.baselines import (
 )
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
+from pvae.programs.bound import BoundPrograms
 from pvae.weights import LogWeights
 
 __all__ = ["BASELINES", "VIMCO", "ScoreFunction"]
@@ -128,9 +129,19 @@ class ScoreFunction(WeightsObjective):
             strategies = ", ".join(f"{site} is {strategy}" for site, strategy in weights.strategies.items())
             raise InputError(
                 f"The baseline {self.kind!r} needs a score-function site; the guide has none ({strategies}). Use "
-                "'elbo' or 'iwae', or ask for the score with gradients='SITE=score'."
+                "'elbo', or ask for the score with gradients='SITE=score'."
             )
+        self._require_data_of_baseline(BoundPrograms(model, guide, args, kwargs))
         return weights
+
+    def _require_data_of_baseline(self, programs: BoundPrograms) -> None:
+        """Refuse a baseline that needs a signal per datum, for programs without a plate that holds every site."""
+        needs_data = self.network is not None or str(self.kind).startswith("optimal")
+        if needs_data and not programs.layout.common_plates:
+            raise InputError(
+                f"The baseline {self.kind!r} needs a signal for each datum, and no plate holds every site. Use "
+                "'reinforce:baseline=leave-one-out', whose signal is that of the whole batch."
+            )
 
     def baseline(self, signals: Tensor, weights: LogWeights) -> Tensor:
         """Return the baseline of each particle, shape (particles, batch), in nats.
