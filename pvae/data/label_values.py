@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pvae.checks import is_whole
@@ -73,7 +74,7 @@ def number_labels(
     values = np.unique(known).tolist() if known.dtype.kind != "O" else sorted(set(known.tolist()), key=_sort_key)
     order, hides, order_notes = _order(values, known, classes)
     _warn_of_many(len(order) or len(values))
-    coded = {name: _codes(array, missing[name], order, hides) for name, array in labels.items()}
+    coded = {name: _like(fields[name], _codes(array, missing[name], order, hides)) for name, array in labels.items()}
     return NumberedLabels({**fields, **coded}, tuple(order), (*notes, *order_notes))
 
 
@@ -187,6 +188,11 @@ def _codes(array: np.ndarray, missing: np.ndarray, order: list[Any], hides: bool
     return np.array(
         [HIDDEN if gone else numbers[value] for value, gone in zip(values, missing, strict=True)], dtype=np.int64
     )
+
+
+def _like(given: Any, codes: np.ndarray) -> Any:
+    """Return the numbers of labels as a tensor on the device of the labels, if these were a tensor."""
+    return torch.from_numpy(codes).to(given.device) if isinstance(given, Tensor) else codes
 
 
 def _warn_of_many(count: int) -> None:

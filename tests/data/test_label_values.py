@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pvae.data import load_data
+from pvae.data.label_values import _like, number_labels
 from pvae.errors import InputError
 
 X = np.zeros((6, 2))
@@ -41,6 +42,13 @@ def test_labels_are_numbered_and_their_values_kept(y: Any, numbers: list[int], c
         assert splits.train.y.tolist() == numbers and splits.train.y.dtype == torch.int64
         assert splits.schema.classes == classes and splits.classes == (len(classes) or max(numbers) + 1)
         assert not classes or "labels are numbered from 0 on" in splits.notes[0]
+
+
+def test_labels_of_a_tensor_stay_on_its_device() -> None:
+    numbered = number_labels({"x": torch.zeros(2, 1), "y": torch.tensor([7, 3])})
+    assert isinstance(numbered.fields["y"], torch.Tensor) and numbered.fields["y"].tolist() == [1, 0]
+    meta = _like(torch.zeros(2, device="meta"), np.array([1, 0]))
+    assert meta.device.type == "meta"
 
 
 def test_minus_one_as_hidden_is_said_or_asked_about() -> None:

@@ -109,8 +109,9 @@ def text_lines(name: str, raw: bytes) -> TextLines:
     Raises:
         InputError: if it is no text.
     """
-    text, encoding = _decode(name, raw)
-    content = raw if encoding == "utf-8" and not raw.startswith(b"\xef\xbb\xbf") else text.encode("utf-8")
+    content, encoding = (raw, "utf-8") if raw.isascii() else _in_utf_8(name, raw)
+    if b"\0" in content:
+        raise InputError(f"{name} is no text: it has bytes of value 0. Check the name of the file.")
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if content and not content.endswith(b"\n"):
@@ -129,8 +130,8 @@ def text_lines(name: str, raw: bytes) -> TextLines:
     return TextLines(name, content, numbers, starts, encoding, comments, count)
 
 
-def _decode(name: str, raw: bytes) -> tuple[str, str]:
-    """Return the text and its encoding: UTF-8, UTF-16 if it is marked, else Latin-1."""
+def _in_utf_8(name: str, raw: bytes) -> tuple[bytes, str]:
+    """Return the text in UTF-8, and its encoding: UTF-8, UTF-16 if it is marked, else Latin-1."""
     encoding = next((encoding for bom, encoding in _BOMS.items() if raw.startswith(bom)), "utf-8")
     try:
         text = raw.decode(encoding)
@@ -138,9 +139,7 @@ def _decode(name: str, raw: bytes) -> tuple[str, str]:
         if encoding != "utf-8":
             raise InputError(f"{name} is no text in UTF-8, UTF-16 or Latin-1 ({error}).") from error
         text, encoding = raw.decode("latin-1"), "latin-1"
-    if "\0" in text:
-        raise InputError(f"{name} is no text: it has bytes of value 0. Check the name of the file.")
-    return text, encoding.removesuffix("-sig")
+    return text.encode("utf-8"), encoding.removesuffix("-sig")
 
 
 def _kinds(content: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
