@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from pvae import __version__
 from pvae.checks import require_whole
 from pvae.data import Schema, Splits
-from pvae.errors import InputError
+from pvae.errors import InputError, first_line
 from pvae.evaluate.arviz_versions import arviz, groups_of, load, wrap
 from pvae.evaluate.evaluated_data import schema_of
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
@@ -24,7 +25,7 @@ from pvae.evaluate.shared_latents import draw_jointly
 from pvae.files import replace_file
 from pvae.memory import require_memory
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site
+from pvae.programs.sites import Site, sample_sites
 
 __all__ = ["load", "save", "to_arviz"]
 
@@ -72,7 +73,8 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
     shared = {name for name, dim in data_dims.items() if dim is None}
     datasets = {}
     for group in drawn[0]:
-        stacked = {name: torch.stack([draw[group][name] for draw in drawn]) for name in drawn[0][group]}
+        names = [name for name in drawn[0][group] if all(name in draw[group] for draw in drawn)]
+        stacked = {name: torch.stack([draw[group][name] for draw in drawn]) for name in names}
         datasets[group] = _dataset(stacked, shared=shared)
     datasets["observed_data"] = _dataset(observed, ("datum",))
     constant = {name: value.cpu() for name, value in context.batch.items() if name not in observed}
@@ -121,8 +123,26 @@ def _data_dims(programs: BoundPrograms, plate: tuple[str, int]) -> dict[str, int
     for trace in programs.trace_both():
         for site in _sample_sites(trace):
             is_inside = name in {frame.name for frame in site["cond_indep_stack"]}
-            dims[site["name"]] = plate_dim - site["fn"].event_dim if is_inside else None
+            dims[site["name"]] = _data_dim(site, plate_dim, programs.size) if is_inside else None
     return dims
+
+
+def _data_dim(site: Site, plate_dim: int, size: int) -> int | None:
+    """Return the dimension of the data in the value of a site in their plate, counted from the right.
+
+    ``pyro.deterministic`` counts all dimensions as those of the event, unless ``event_dim`` is given. The data are then
+    the first dimension of their size; None if there is none.
+
+    Args:
+        site: the site.
+        plate_dim: the dimension of the plate in the site's batch shape, counted from the right.
+        size: the number of data.
+    """
+    dim: int = plate_dim - site["fn"].event_dim
+    shape = site["value"].shape
+    if not site["infer"].get("_deterministic") or -dim <= len(shape):
+        return dim
+    return next((index - len(shape) for index, length in enumerate(shape) if length == size), None)
 
 
 def _sample_sites(trace: poutine.Trace) -> list[Site]:
@@ -151,7 +171,7 @@ def _weigh(context: EvaluationContext, programs: BoundPrograms) -> tuple[dict[st
 def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mapping[str, int | None]) -> Groups:
     """Return one draw of the groups that have draws; in tensors with a dimension of the data, it is the first."""
     latents, log_weights = _weigh(context, programs)
-    prior_sites = _sample_sites(programs.trace_model(simulate=True))
+    prior_sites = _prior_sites(programs)
     posterior_sites = _sample_sites(programs.trace_model(values=latents, simulate=True))
 
     def latent_values(sites: list[Site]) -> dict[str, Tensor]:
@@ -169,10 +189,23 @@ def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mappin
     }
 
 
+def _prior_sites(programs: BoundPrograms) -> list[Site]:
+    """Return the sites of a simulation of the model; none, with a warning, if its prior cannot be drawn from."""
+    try:
+        return _sample_sites(programs.trace_model(simulate=True))
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        warnings.warn(
+            f"The groups prior and prior_predictive are left out, because the model fails at a draw of its prior: "
+            f"{first_line(error)}",
+            stacklevel=2,
+        )
+        return []
+
+
 def _observed(programs: BoundPrograms, data_dims: Mapping[str, int | None]) -> dict[str, Tensor]:
     """Return the values of the observed sites by name, with the dimension of the data first."""
     _, model_trace = programs.trace_both()
-    return _values([site for site in _sample_sites(model_trace) if site["is_observed"]], data_dims)
+    return _values([site for site in sample_sites(model_trace) if site["is_observed"]], data_dims)
 
 
 def _dataset(

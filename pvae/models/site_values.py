@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.programs.binding import Fields
 from pvae.programs.queries import inference_mode, mean_of_site, site_of_data, trace_model_at_any_z
+from pvae.programs.simulation import simulated
 from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
 from pvae.randomness import preserved_randomness
 
@@ -80,7 +80,7 @@ def run_at_values(
         with preserved_randomness():
             data_site = site_of_data(sample_sites(trace_model_at_any_z(bound)), batch)["name"]
         messenger = SiteValueMessenger(values, data_site, draw=draw)
-        model_at_values = messenger(poutine.uncondition(programs.model))
+        model_at_values = messenger(simulated(programs.model))
         trace = bound.with_programs(model_at_values, programs.guide).trace_model()
     sites = {site["name"]: site for site in sample_sites(trace)}
     return sites, sites.pop(data_site)

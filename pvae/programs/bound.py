@@ -24,6 +24,7 @@ from pvae.programs.base import Program
 from pvae.programs.bijections import find_bijection
 from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
 from pvae.programs.plate_sizes import require_same_sizes
+from pvae.programs.simulation import simulated
 from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["BoundPrograms", "owner_and_name"]
@@ -138,7 +139,7 @@ class BoundPrograms:
             values: values of latent sites by name, which then count as observed.
             simulate: whether observed sites are drawn too.
         """
-        program = poutine.uncondition(self.model) if simulate else self.model
+        program = simulated(self.model) if simulate else self.model
         return self._trace(program if values is None else poutine.condition(program, data=dict(values)), replay)
 
     def trace_both(self) -> tuple[poutine.Trace, poutine.Trace]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import pvae
 from pvae import InputError
+from pvae.evaluate.arviz_versions import groups_of
 
 pytestmark = [
     pytest.mark.usefixtures("own_store", "seeded"),
@@ -327,6 +328,29 @@ def test_a_program_with_a_weight_per_datum_has_its_exact_evidence(make: Callable
         pointwise = evaluate(pair, case.batch, particles=3).pointwise
         torch.testing.assert_close(torch.as_tensor(pointwise), case.evidence, rtol=1e-4, atol=1e-4)
     assert math.isfinite(fitted(case, objective="elbo").history[-1]["loss"])
+
+
+def test_a_simulation_keeps_the_shape_of_a_deterministic_site() -> None:
+    case = deterministic()
+    assert pvae.models.sample(pvae.pair(case.model, case.guide), case.batch).shape == (12,)
+
+
+def test_a_deterministic_site_is_exported_beside_the_draws_and_not_as_data() -> None:
+    case = deterministic()
+    groups = groups_of(pvae.evaluate.to_arviz(pvae.pair(case.model, case.guide), case.batch, draws=3))
+    twice, z = groups["posterior_predictive"]["twice"], groups["posterior"]["z"]
+    assert twice.dims == z.dims == ("chain", "draw", "datum")
+    torch.testing.assert_close(torch.as_tensor(twice.values), 2 * torch.as_tensor(z.values))
+    assert list(groups["observed_data"].data_vars) == ["x"]
+
+
+@pytest.mark.parametrize("make", [improper_prior, prior_too_wide_to_draw_from], ids=lambda make: make.__name__)
+def test_the_groups_of_a_prior_that_cannot_be_drawn_from_are_left_out(make: Callable[[], Case]) -> None:
+    case = make()
+    with pytest.warns(UserWarning, match="prior and prior_predictive are left out"):
+        groups = groups_of(pvae.evaluate.to_arviz(pvae.pair(case.model, case.guide), case.batch, draws=20))
+    assert groups["posterior"]["z"].shape == (1, 20, 12)
+    assert "prior" not in groups
 
 
 def lifted() -> Case:
