@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from pvae.commands.options.help_sections import SectionedCommand
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.table_flags import reading_options, table_options
 from pvae.commands.output import format_table, print_json, print_status
+from pvae.errors import InputError
 
 __all__ = ["data"]
 
@@ -59,12 +61,35 @@ def describe(source: str, as_json: bool, **options: Any) -> None:
 
     if options["missing"] == "error":
         options["missing"] = "mask"
-    splits = load_data(source, folder=options["data_folder"], **reading_options(options))
-    record = describe_splits(splits)
+    reading, folder = reading_options(options), options["data_folder"]
+    try:
+        record = describe_splits(load_data(source, folder=folder, **reading))
+    except InputError as error:
+        _describe_refused(Path(folder or "", source), reading, error, as_json)
+        raise
     if as_json:
         print_json(record)
     else:
         click.echo(description_text(record))
+
+
+def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as_json: bool) -> None:
+    """Describe the columns of a table that cannot be loaded with these options, where it is a table."""
+    from pvae.data.file_data import read_table
+    from pvae.data.tables.table_description import describe_table, table_text
+    from pvae.data.tables.table_options import TableOptions
+
+    if not path.name.lower().endswith((".csv", ".tsv", ".txt", ".gz", ".parquet")):
+        return
+    try:
+        options = TableOptions.of(reading["missing"], {**reading, "columns": None, "categories": None})
+        record = describe_table(read_table(path, options))
+    except InputError:
+        return  # the file itself cannot be read, which the error says
+    if as_json:
+        print_json({**record, "problem": str(error)})
+    else:
+        click.echo(table_text(record))
 
 
 @data.command(short_help="Check files against their SHA-256 checksum.")

@@ -50,6 +50,17 @@ def test_describe_shows_what_is_in_a_file_and_what_was_inferred(folder: Path) ->
     assert "missing values: 3" in holes and "constant columns: c" in holes and "2 missing" in holes
 
 
+def test_describe_shows_the_columns_of_a_table_that_needs_an_option(folder: Path) -> None:
+    done = run("data", "describe", "t.csv")
+    assert done.code == 2 and "'colour' holds text" in done.err and done.err.count("\n") == 1
+    assert "120 rows of 5 columns" in done.out and "colour    text, 2 different: blue, red" in done.out, done.out
+    assert "kind      whole numbers, 101 to 202" in done.out
+    record = json.loads(run("data", "describe", "t.csv", "--json").out)
+    assert record["columns"][3]["values"] == ["blue", "red"] and "'colour' holds text" in record["problem"]
+    Path("bad.csv").write_text("a,b\n1,2\n3\n")
+    assert run("data", "describe", "bad.csv").out == ""
+
+
 def test_a_run_remembers_how_its_table_was_read(folder: Path) -> None:
     done = run(
         "train", "ssvae", "--data", "t.csv", "--label", "kind", "--categories", "colour", "--scale", "standardise",

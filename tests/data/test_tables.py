@@ -219,6 +219,14 @@ def test_missing_cells_are_refused_or_masked_by_their_words(tmp_path: Path) -> N
     assert "'NA' came" in refused(tmp_path, text.replace("nan", "?"), missing="?")
 
 
+def test_numbers_beside_words_with_blanks_are_read_to_the_last_bit(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).normal(size=20)
+    text = "a;b\n" + "".join(f"{value!r};1\n" for value in values.tolist()) + "NA ;2\n"
+    for cells in (text, text.replace(".", ",")):
+        found = read(tmp_path, cells, missing="mask").train
+        assert found.x[:, 0].tolist() == [*values.tolist(), 0.0] and found["mask"][:, 0].tolist() == [*[1] * 20, 0]
+
+
 def test_a_missing_label_is_hidden_and_a_class_may_be_called_na(tmp_path: Path) -> None:
     text = "a,label\n1,cat\n2,\n3,NA\n"
     assert "1 missing labels" in refused(tmp_path, text) or "an empty cell came" in refused(tmp_path, text)
