@@ -111,6 +111,7 @@ def make_data(size=40, seed=0):
 
 
 def main():
+    pyro.set_rng_seed(0)
     x = make_data(size=100)["x"]
     air = AIR()
     svi = SVI(air.model, air.guide, pyro.optim.Adam({"lr": 5e-3}), loss=TraceGraph_ELBO())

@@ -48,6 +48,7 @@ def make_data(size=40, seed=0):
 
 
 def main():
+    pyro.set_rng_seed(0)
     data = make_data()
     regression = Regression()
     guide = AutoDiagonalNormal(regression)

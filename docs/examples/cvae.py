@@ -86,6 +86,7 @@ def make_data(size=100):
 
 
 def main():
+    pyro.set_rng_seed(0)
     data = make_data(size=1000)
     cvae = CVAE(guess=train_guess(data))
     svi = SVI(cvae.model, cvae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())

@@ -87,6 +87,7 @@ def make_data(size=40, time=5, seed=0):
 
 
 def main():
+    pyro.set_rng_seed(0)
     data = make_data(size=200)
     dmm = DMM()
     svi = SVI(dmm.model, dmm.guide, pyro.optim.ClippedAdam({"lr": 1e-2, "clip_norm": 10.0}), loss=Trace_ELBO())

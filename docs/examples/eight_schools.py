@@ -49,6 +49,7 @@ def make_data():
 
 
 def main():
+    pyro.set_rng_seed(0)
     data = make_data()
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), loss=Trace_ELBO())
     for _ in range(1000):

@@ -70,6 +70,7 @@ def make(size=24):
 
 
 def main():
+    pyro.set_rng_seed(0)
     x = make_data(size=100)["x"]
     topics = TopicModel(len(x))
     svi = SVI(topics.model, topics.guide, pyro.optim.Adam({"lr": 0.05}), loss=TraceEnum_ELBO(max_plate_nesting=2))

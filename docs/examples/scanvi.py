@@ -98,6 +98,7 @@ def make_data(size=40, annotated=0.5, seed=0):
 
 
 def main():
+    pyro.set_rng_seed(0)
     data, truth = make_data(size=200, annotated=0.1), make_data(size=200, annotated=1.0)["y"]
     scanvi = SCANVI()
     svi = SVI(scanvi.model, scanvi.guide, pyro.optim.Adam({"lr": 1e-2}), loss=TraceEnum_ELBO(max_plate_nesting=1))

@@ -69,6 +69,7 @@ def make_data(size=16, seed=0):
 
 
 def main():
+    pyro.set_rng_seed(0)
     x = make_data()["x"]
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), loss=Trace_ELBO())
     for _ in range(1500):

@@ -80,6 +80,7 @@ def make_data(size=100):
 
 
 def main():
+    pyro.set_rng_seed(0)
     labelled, unlabelled = make_data(100), make_data(1000)["x"][100:]
     ssvae, adam = SSVAE(), pyro.optim.Adam({"lr": 1e-2})
     bound = SVI(ssvae.model, ssvae.guide, adam, loss=TraceEnum_ELBO(max_plate_nesting=1))

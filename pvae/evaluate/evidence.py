@@ -55,7 +55,7 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
             pointwise, ess, khat = summarise_weights(
                 context, particles, chunk, lambda: [Bound(particles), *weight_statistics(particles)]
             )
-            notes = weight_notes(ess, khat, particles)
+            notes = weight_notes(ess, khat, particles) if _draws_latents(context, chunk) else []
     for note in notes:
         warnings.warn(f"The log evidence is not reliable: {note}. {_ADVICE}", stacklevel=2)
     return Estimate.mean_of(pointwise)
@@ -141,6 +141,11 @@ def importance_bounds(
         else:
             bounds = summarise_weights(context, max(particles), chunk, lambda: [Bound(count) for count in particles])
     return {count: Estimate.mean_of(pointwise) for count, pointwise in zip(particles, bounds, strict=True)}
+
+
+def _draws_latents(context: EvaluationContext, chunk: int) -> bool:
+    """Return whether the guide draws anything; if all latents are summed out, one weight is the exact evidence."""
+    return bool(context.bound_to(next(context.chunks(chunk))).layout.latent_dims)
 
 
 def _joint_bounds(context: EvaluationContext, particles: Sequence[int], chunk: int) -> list[Tensor]:

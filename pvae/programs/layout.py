@@ -91,7 +91,7 @@ class Layout:
                     "Move it inside, or name another plate with data_plate=."
                 )
         elif not self.common_plates:
-            raise InputError(_no_plate(self.frames))
+            raise InputError(_no_plate(self.frames, self.observed_plate()))
         elif len(self.common_plates) > 1:
             raise InputError(
                 f"Weights per datum need to know the plate over data; the plates {', '.join(self.common_plates)} all "
@@ -149,8 +149,13 @@ def _common_plates(frames: Iterable[Mapping[str, Any]]) -> list[str]:
     return [name for name in first if all(name in plates for plates in rest)]
 
 
-def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the message for programs without a plate that holds all sites."""
+def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int] | None) -> str:
+    """Return the message for programs without a plate that holds all sites.
+
+    Args:
+        frames: as in `Layout`.
+        observed: the plate of the observed data, the name first; None if they are in none.
+    """
     counts: dict[str, int] = {}
     for plates in frames.values():
         for name in plates:
@@ -161,7 +166,7 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]]) -> str:
             f"Weights per datum need a plate over data; the sites {sites} are in no plate. Write `with "
             "pyro.plate('data', len(x))` in the model and in the guide, or use the objective 'elbo'."
         )
-    plate = max(counts, key=lambda name: counts[name])
+    plate = observed[0] if observed is not None else max(counts, key=lambda name: counts[name])
     outside = next(site for site, plates in frames.items() if plate not in plates)
     own = next(iter(frames[outside]), None)
     is_of_guide = outside.endswith(GUIDE)

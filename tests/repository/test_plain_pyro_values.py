@@ -89,6 +89,13 @@ def test_the_page_says_how_each_example_is_trained_and_evaluated(name: str) -> N
             assert math.isfinite(pvae.evaluate.log_evidence(example.make(), example.batch(), particles=2).value)
 
 
+@pytest.mark.parametrize(("name", "plate"), [("mixture", "data"), ("lda", "documents"), ("hmm 1", "sequences")])
+def test_a_refusal_of_weights_names_the_plate_of_the_observed_data(name: str, plate: str) -> None:
+    example = EXAMPLES[name]
+    with pytest.raises(pvae.InputError, match=f"outside the data plate '{plate}'"):
+        pvae.log_weights(example.make(), example.batch(), 2)
+
+
 def estimates_of(example: Example) -> dict[str, Tensor]:
     """Return the point estimates of an AutoDelta after its first run."""
     programs, arguments = example.make(), tuple(example.data().values())
@@ -99,7 +106,9 @@ def estimates_of(example: Example) -> dict[str, Tensor]:
 def test_the_mixture_at_its_estimates_has_the_density_of_a_mixture() -> None:
     example = EXAMPLES["mixture"]
     estimates, x = estimates_of(example), example.data()["x"]
-    found = pvae.evaluate.log_evidence(example.module.at(estimates), {"x": x}, particles=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one weight is enough where nothing is drawn
+        found = pvae.evaluate.log_evidence(example.module.at(estimates), {"x": x}, particles=1)
     weights, locs, scale = (estimates[name].numpy() for name in ("weights", "locs", "scale"))
     exact = np.log(sum(weights[k] * stats.norm.pdf(x.numpy(), locs[k], scale) for k in range(2)))
     np.testing.assert_allclose(found.pointwise, exact, rtol=1e-4)
