@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,23 +151,15 @@ def _common_plates(frames: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int] | None) -> str:
-    """Return the message for programs without a plate that holds all sites.
-
-    Args:
-        frames: as in `Layout`.
-        observed: the plate of the observed data, the name first; None if they are in none.
-    """
-    counts: dict[str, int] = {}
-    for plates in frames.values():
-        for name in plates:
-            counts[name] = counts.get(name, 0) + 1
+    """Return the message for programs without a plate that holds all sites; `observed` holds the observed ones."""
+    counts = Counter(name for plates in frames.values() for name in plates)
     if not counts:
         sites = ", ".join(repr(site) for site in frames)
         return (
             f"Weights per datum need a plate over data; the sites {sites} are in no plate. Write `with "
             "pyro.plate('data', len(x))` in the model and in the guide, or use the objective 'elbo'."
         )
-    plate = observed[0] if observed is not None else max(counts, key=lambda name: counts[name])
+    plate = observed[0] if observed is not None else counts.most_common(1)[0][0]
     outside = next(site for site, plates in frames.items() if plate not in plates)
     own = next(iter(frames[outside]), None)
     is_of_guide = outside.endswith(GUIDE)
