@@ -129,6 +129,8 @@ def test_lines_of_plain_numbers_are_all_data(tmp_path: Path) -> None:
     assert read(tmp_path, "1,2\n3,4\n").train.x.tolist() == [[1, 2], [3, 4]]
     assert read(tmp_path, "0.0,1.0\n2.0,3.0\n").train.x.tolist() == [[0, 1], [2, 3]]
     assert read(tmp_path, "5\n7\n").train.x.tolist() == [[5], [7]]
+    assert read(tmp_path, "True,0.5\nFalse,2\n").train.x.tolist() == [[1, 0.5], [0, 2]]
+    assert read(tmp_path, "a\nTrue\nFalse\n").train.x.tolist() == [[1], [0]]
 
 
 @pytest.mark.parametrize("index", ["0,1,2", "1,2,3", "9,4,6", "p,q,r"])
@@ -140,6 +142,11 @@ def test_a_first_column_without_a_name_that_names_the_rows_is_left_out(tmp_path:
     assert with_index is None or with_index.train.x.shape[1] == 3
     r = [" ".join([f'"{line.split(",")[0]}"', *line.split(",")[1:]]) for line in lines]
     assert read(tmp_path, "\n".join(['"a" "b"', *r]), "r.txt").train.x.tolist() == ROWS[:3].tolist()
+
+
+def test_one_name_above_numbers_with_decimal_commas_is_asked_about(tmp_path: Path) -> None:
+    assert "line 2: 1 columns needed, 2 came" in refused(tmp_path, "a\n0,5\n1,5\n")
+    assert read(tmp_path, "a\n0,5\n1,5\n", separator=";").train.x.tolist() == [[0.5], [1.5]]
 
 
 def test_other_columns_without_a_name_are_asked_about(tmp_path: Path) -> None:
@@ -293,7 +300,9 @@ def tables(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, Any]]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @given(tables())
 def test_what_pandas_writes_is_read_to_the_last_bit(tmp_path: Path, table: tuple[pd.DataFrame, dict[str, Any]]) -> None:
     frame, style = table

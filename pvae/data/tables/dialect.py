@@ -141,7 +141,7 @@ def _names(
     for column, kind in enumerate(kinds):
         cells = [row[column + shift] for row in others if column + shift < len(row)]
         known = [cell for cell in cells if cell not in MISSING_WORDS]
-        if kind == "text" and known and all(is_number(cell, decimal) for cell in known):
+        if kind == "text" and known and all(_is_value(cell, decimal) for cell in known):
             return tuple(first), ()
     raise _ask(lines, first, "has text where the lines below have text, and numbers too")
 
@@ -183,7 +183,12 @@ def _ask(lines: TextLines, first: Sequence[str], reason: str) -> InputError:
 
 
 def _kind(cell: str, decimal: str) -> str:
-    return "empty" if not cell else "number" if is_number(cell, decimal) or cell in MISSING_WORDS else "text"
+    return "empty" if not cell else "number" if _is_value(cell, decimal) else "text"
+
+
+def _is_value(cell: str, decimal: str) -> bool:
+    """Return whether a cell is a number, a truth value or a word for a missing value, and so no name."""
+    return is_number(cell, decimal) or cell in MISSING_WORDS or cell.lower() in ("true", "false")
 
 
 def _names_in_comment(lines: TextLines, rows: Sequence[Sequence[str]], separator: str) -> tuple[str, ...] | None:

@@ -98,7 +98,8 @@ def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[
     if dialect.names is not None and len(counts) and (counts == needed + 1).all():
         # R writes no name over the names of the rows; other programs end each row with a separator.
         ends_empty = all(not cells[-1] for _, cells in list(lines.records(dialect.separator, 50))[1:])
-        names, needed = ([*names, ""] if ends_empty else ["", *names]), needed + 1
+        if ends_empty or needed > 1:  # one name above two cells may be one number with a decimal comma
+            names, needed = ([*names, ""] if ends_empty else ["", *names]), needed + 1
     uneven = np.flatnonzero(counts != needed)
     if len(uneven):
         line, came = lines.numbers[positions[uneven[0]]], counts[uneven[0]]
