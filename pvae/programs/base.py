@@ -117,13 +117,15 @@ class Program(nn.Module):
             candidate = inner if isinstance(inner, nn.Module) else getattr(inner, "__self__", None)
             owner = candidate if isinstance(candidate, nn.Module) else None
         self.owner = owner
+        self.is_handler = isinstance(inner, GuideMessenger)
         self.registers = self.owner is not None and not getattr(inner, "__pvae_registered__", False)
         # not as a submodule, because the parameters of the owner would appear twice
         object.__setattr__(self, "function", function)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program, with the owner's parameters registered by identity."""
-        with self._registration() if self.registers else nullcontext(), self._adapted():
+        adapted = self._adapted() if self.is_handler else nullcontext()
+        with self._registration() if self.registers else nullcontext(), adapted:
             return self.function(*args, **kwargs)  # type: ignore[operator]
 
     @contextmanager
@@ -133,9 +135,6 @@ class Program(nn.Module):
         They keep the trace of their last run, which is theirs again after the block.
         """
         guide: Any = unwrap(self.function)  # type: ignore[arg-type]
-        if not isinstance(guide, GuideMessenger):
-            yield
-            return
         former = vars(guide).get("trace", poutine.Trace())
         try:
             with poutine.block(hide_fn=is_observation), _KeepPriors():

@@ -36,6 +36,7 @@ __all__ = [
 MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
 _INSTANCE_NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_FOUND: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
 # For each registered module, the ``id`` of its tensors by their name in the store.
 _REGISTERED: weakref.WeakKeyDictionary[nn.Module, dict[str, int]] = weakref.WeakKeyDictionary()
 
@@ -76,6 +77,38 @@ class _Entry:
     name: str
     tensor: Tensor
     constraint: constraints.Constraint
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is found in a module, kept until a module, a name or a tensor in it changes.
+
+    Attributes:
+        parts: the path, the name and the ``id`` of the parameters of each module, by which a change is seen.
+        entries: the entries of the store by the ``id`` of their tensors. They hold the tensors, so that no other tensor
+            has one of these ``id``.
+        autoguides: with what the names start under which its autoguides would find values in the store at their first
+            run. The name of an autoguide is that of its class, so values of another one may be there.
+    """
+
+    parts: list[Any]
+    entries: dict[int, _Entry]
+    autoguides: tuple[str, ...]
+
+
+def _find(module: nn.Module) -> _Found:
+    """Return what is found in a module; every run of a program needs it."""
+    parts = [
+        (path, child.__dict__.get("_pyro_name"), *map(id, child._parameters.values()))
+        for path, child in module.named_modules()
+    ]
+    former = _FOUND.get(module)
+    if former is not None and former.parts == parts:
+        return former
+    entries = {id(entry.tensor): entry for entry in _entries_of(module, _instance_name(module))}
+    autoguides = tuple(f"{child._pyro_name}." for child in module.modules() if isinstance(child, AutoGuide))
+    _FOUND[module] = _Found(parts, entries, autoguides)
+    return _FOUND[module]
 
 
 def _entries_of(module: nn.Module, instance: str) -> Iterator[_Entry]:
@@ -127,10 +160,9 @@ def forget(names: Iterable[str]) -> None:
 def _hold(entry: _Entry) -> None:
     """Let the store hold the tensor of an entry under its name, whatever it holds there."""
     store = pyro.get_param_store()
-    if store._params.get(entry.name) is not entry.tensor:
-        store._params[entry.name] = entry.tensor
-        store._param_to_name[entry.tensor] = entry.name
-        store._constraints[entry.name] = entry.constraint
+    store._params[entry.name] = entry.tensor
+    store._param_to_name[entry.tensor] = entry.name
+    store._constraints[entry.name] = entry.constraint
 
 
 def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, str]:
@@ -143,29 +175,38 @@ def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, s
     Returns:
         The names of the trainable parameters in the store by ``id``.
     """
-    instance = _instance_name(module)
-    entries = {id(entry.tensor): entry for entry in _entries_of(module, instance)}
-    if program is not None:
-        running = [entries.pop(id(parameter)) for parameter in program.parameters() if id(parameter) in entries]
-        entries |= {id(entry.tensor): entry for entry in running}
+    found = _find(module)
+    entries = found.entries
+    if not found.autoguides and _is_registered(module, entries):
+        return _trainable(entries)
+    if program is not None and program is not module:
+        running = set(map(id, program.parameters()))
+        # last, so that they replace others of the same name
+        entries = dict(sorted(entries.items(), key=lambda item: item[0] in running))
     store = pyro.get_param_store()
     current = {entry.name for entry in entries.values()}
     former = _REGISTERED.get(module, {})
     forget([name for name, tensor in former.items() if name not in current and id(store._params.get(name)) == tensor])
-    forget([name for name in _names_of_autoguides(module) if name not in current])
+    if found.autoguides:
+        forget([name for name in store if name.startswith(found.autoguides) and name not in current])
     for entry in entries.values():
-        _hold(entry)
+        if store._params.get(entry.name) is not entry.tensor:
+            _hold(entry)
     _REGISTERED[module] = {entry.name: identity for identity, entry in entries.items()}
+    return _trainable(entries)
+
+
+def _is_registered(module: nn.Module, entries: Mapping[int, _Entry]) -> bool:
+    """Return whether the store holds all entries already, as in most runs; this takes few calls."""
+    known = _REGISTERED.get(module, {})
+    # there are fewer names than entries if two tensors have the same name
+    if set(known.values()) != entries.keys():
+        return False
+    return list(map(id, map(pyro.get_param_store()._params.get, known))) == list(known.values())
+
+
+def _trainable(entries: Mapping[int, _Entry]) -> dict[int, str]:
     return {identity: entry.name for identity, entry in entries.items() if entry.tensor.requires_grad}
-
-
-def _names_of_autoguides(module: nn.Module) -> list[str]:
-    """Return the names in the store under which the autoguides in a module would find values at their first run.
-
-    The name of an autoguide is that of its class, so values of another one may be there.
-    """
-    guides = tuple(f"{child._pyro_name}." for child in module.modules() if isinstance(child, AutoGuide))
-    return [name for name in pyro.get_param_store() if name.startswith(guides)] if guides else []
 
 
 class Registration(Messenger):

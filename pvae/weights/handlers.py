@@ -144,7 +144,7 @@ class SiteStrategyMessenger(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg):
             return
-        window = self._window(msg)
+        window = self._window(msg) if "_markov_scope" in msg["infer"] else None
         # A dictionary of this message alone: that of a replayed site belongs to the trace of the other program.
         self.dims.of_sites[self.in_model, msg["name"]] = {**self.dims.lasting, **(window or {})}
         infer = msg["infer"]
@@ -157,15 +157,13 @@ class SiteStrategyMessenger(Messenger):
             return
         msg["value"], msg["done"] = self._value(msg, strategy, window), True
 
-    def _window(self, msg: Any) -> dict[int, int] | None:
-        """Return the enumerated site on each place that the window of `pyro.markov` shows; None outside of a chain.
+    def _window(self, msg: Any) -> dict[int, int]:
+        """Return the enumerated site on each place that the window of `pyro.markov` shows.
 
         Pyro lists the sites of the window with the number of chains in which they are; a site whose inner chain has
         ended has left the window.
         """
-        scope = msg["infer"].get("_markov_scope")
-        if scope is None:
-            return None
+        scope = msg["infer"]["_markov_scope"]
         self.depths[msg["name"]] = msg["infer"]["_markov_depth"]
         window: dict[int, int] = {}
         for name, depth in scope.items():
