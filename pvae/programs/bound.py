@@ -193,7 +193,11 @@ class BoundPrograms:
     @cached_property
     def owners(self) -> tuple[Any, Any]:
         """The objects that hold the two programs: latent models, modules or functions."""
-        return owner_and_name(self.model)[0], owner_and_name(self.guide)[0]
+        return self._places[0][0], self._places[1][0]
+
+    @cached_property
+    def _places(self) -> tuple[tuple[Any, str], tuple[Any, str]]:
+        return owner_and_name(self.model), owner_and_name(self.guide)
 
     @contextmanager
     def preserved_state(self) -> Iterator[None]:
@@ -252,7 +256,7 @@ def _cache_for(programs: BoundPrograms) -> dict[Any, Any]:
 
 
 def _cache_key(programs: BoundPrograms) -> tuple[Any, ...]:
-    names = (owner_and_name(programs.model)[1], owner_and_name(programs.guide)[1])
+    names = (programs._places[0][1], programs._places[1][1])
     positional = tuple(map(_kind, programs.args))
     named = tuple([(name, _kind(value)) for name, value in sorted(programs.kwargs.items())])
     return (names, positional, named, _training_modes(programs.owners))

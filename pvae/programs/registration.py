@@ -177,8 +177,15 @@ def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, s
     """
     found = _find(module)
     entries = found.entries
-    if not found.autoguides and _is_registered(module, entries):
-        return _trainable(entries)
+    is_registered = not found.autoguides and _is_registered(module, entries)
+    if not is_registered:
+        _replace_registered(module, program, found)
+    return {identity: entry.name for identity, entry in entries.items() if entry.tensor.requires_grad}
+
+
+def _replace_registered(module: nn.Module, program: nn.Module | None, found: _Found) -> None:
+    """Let the store hold the entries of a module and no former ones of it."""
+    entries = found.entries
     if program is not None and program is not module:
         running = set(map(id, program.parameters()))
         # last, so that they replace others of the same name
@@ -193,7 +200,6 @@ def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, s
         if store._params.get(entry.name) is not entry.tensor:
             _hold(entry)
     _REGISTERED[module] = {entry.name: identity for identity, entry in entries.items()}
-    return _trainable(entries)
 
 
 def _is_registered(module: nn.Module, entries: Mapping[int, _Entry]) -> bool:
@@ -203,10 +209,6 @@ def _is_registered(module: nn.Module, entries: Mapping[int, _Entry]) -> bool:
     if set(known.values()) != entries.keys():
         return False
     return list(map(id, map(pyro.get_param_store()._params.get, known))) == list(known.values())
-
-
-def _trainable(entries: Mapping[int, _Entry]) -> dict[int, str]:
-    return {identity: entry.name for identity, entry in entries.items() if entry.tensor.requires_grad}
 
 
 class Registration(Messenger):

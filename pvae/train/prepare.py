@@ -204,8 +204,9 @@ class TrainingSetup:
         data = splits.validation.take(slice(0, options.validation_limit))
         validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)
         batch = _first_batch(splits, options.batch_size)
-        has_bound = validation.kind == "importance-weighted" and validation.has_weights()
-        if has_bound and not self._has_model_parameters(computation.programs, batch):
+        is_bound = validation.kind == "importance-weighted"
+        # the look at the weights comes last, because it runs the programs
+        if is_bound and not self._has_model_parameters(computation.programs, batch) and validation.has_weights():
             validation.kind = "objective"
             self.notes.append(
                 "note: the model has no parameters, so its evidence is the same at every epoch. The best parameters "

@@ -62,7 +62,8 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
     """
     pair = source.pairs[0]
     strategies = {site["name"]: str(site["infer"].get("_strategy", PATHWISE)) for site in pair.latent_sites}
-    marginal = _marginalise(source, keep, at_fixed_z=_has_scored_points(pair, strategies))
+    at_fixed_z = bool(pair.bijection.points) and _has_scored_points(pair, strategies)
+    marginal = _marginalise(source, keep, at_fixed_z=at_fixed_z)
     if REVERSE in marginal.guide:
         strategies[REVERSE] = "score"
     return LogWeights(
@@ -78,7 +79,7 @@ def _weights_of_source(source: WeightsSource, count: int, scale: float | Tensor,
         _site_log_joint=marginal.joint,
         _observed=tuple([site["name"] for site in pair.model_sites if site["is_observed"]]),
         beneath=marginal.beneath,
-        _split=not pair.dims.names(SUMMED) and not pair.auxiliary_sites,
+        _split=not (pair.dims.sites and pair.dims.names(SUMMED)) and not pair.auxiliary_sites,
         _points=delta_sites(pair),
         _source=source,
     )
@@ -93,7 +94,7 @@ def _marginalise(source: WeightsSource, keep: int, *, at_fixed_z: bool) -> Margi
         at_fixed_z: whether log q is that of the guide's own z, detached.
     """
     dims = source.pairs[0].dims
-    if dims.names(SUMMED):
+    if dims.sites and dims.names(SUMMED):
         return SummedSites(source.pairs[0], source.dims, keep).marginalise(*_log_marginals(source))
     log_probs = site_log_probs(source.pairs, source.dims, at_fixed_z=at_fixed_z)
     log_guide, reverse_scores = _log_marginals(source)
@@ -205,7 +206,8 @@ def weights_of(
     Raises:
         InputError: if there is no weight per datum (the error names the site that is the cause), or ``particles < 1``.
     """
-    particles = require_whole(particles, "particles")
+    if type(particles) is not int or particles < 1:  # each step comes here: no call for the usual case
+        particles = require_whole(particles, "particles")
     layout = programs.layout
     if not (per_datum or layout.common_plates):
         return weights_of_batch(programs, particles, choose)

@@ -123,7 +123,7 @@ class EnumerationDims:
     @property
     def width(self) -> int:
         """The number of dimensions to the left of the particles' dimension."""
-        return max((site.place + 1 for site in self.sites), default=0)
+        return max([site.place for site in self.sites]) + 1 if self.sites else 0
 
     def sizes(self, kind: str) -> list[int]:
         """Return the numbers of values of the sites of one kind, from left to right."""

@@ -10,10 +10,11 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pvae.errors import InputError, whole_reason
-from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_marked_for_enumeration, is_subsample
+from pvae.programs.sites import Site, base_distribution, is_latent_draw, is_marked_for_enumeration
 from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumeratedSite, EnumerationDims, finite_support
 from pvae.weights.joint_memory import JointMemoryGuard
 
@@ -142,7 +143,7 @@ class SiteStrategyMessenger(Messenger):
         self.guard: JointMemoryGuard | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
-        if is_subsample(msg):
+        if isinstance(msg["fn"], _Subsample):
             return
         window = self._window(msg) if "_markov_scope" in msg["infer"] else None
         # A dictionary of this message alone: that of a replayed site belongs to the trace of the other program.

@@ -124,6 +124,9 @@ def common_scale(pair: TracePair) -> float | Tensor:
     first = first_site["scale"]
     for site in sites:
         scale = site["scale"]
+        # most scales are equal numbers; the call is for tensors
+        if type(scale) is type(first) is float and scale == first:
+            continue
         if scale is not first and not _is_same_scale(scale, first):
             raise InputError(
                 f"Weights need one scale per datum; sites {first_site['name']!r} and {site['name']!r} carry different "

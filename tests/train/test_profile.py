@@ -17,7 +17,9 @@ from pvae.train.step import Stepper
 
 ROOT = os.path.join(os.path.dirname(pvae.__file__), "")
 MOST_FRAMES = 200
-MOST_RUNS = 8
+# Of the pairs of runs, 8 are those of the check, of the first step and of its graph; 3 compare the rows of the batch
+# with those of the same data in another order and of their first half; 1.5 are for the last batch, of another size.
+MOST_RUNS = 12.5
 
 
 def splits() -> Any:
