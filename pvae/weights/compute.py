@@ -206,8 +206,7 @@ def weights_of(
     Raises:
         InputError: if there is no weight per datum (the error names the site that is the cause), or ``particles < 1``.
     """
-    if type(particles) is not int or particles < 1:  # each step comes here: no call for the usual case
-        particles = require_whole(particles, "particles")
+    particles = require_whole(particles, "particles")
     layout = programs.layout
     if not (per_datum or layout.common_plates):
         return weights_of_batch(programs, particles, choose)
@@ -216,7 +215,9 @@ def weights_of(
     pairs = trace_particles(programs, particles if layout.latent_dims else 1, choose, plate)
     require_weights_exist(pairs[0])
     require_same_masks(pairs[0])
-    dims = PlateDims(layout.nesting, data_dim, particles // len(pairs), pairs[0].dims.width)
+    enumerated = pairs[0].dims
+    width = enumerated.width if enumerated.sites else 0
+    dims = PlateDims(layout.nesting, data_dim, particles // len(pairs), width)
     source = WeightsSource(tuple(pairs), dims, auxiliary, layout.repeatable)
     if pairs[0].auxiliary_sites:
         source.require_repeatable()

@@ -58,12 +58,12 @@ def require_same_masks(pair: TracePair) -> None:
     Raises:
         InputError: with the name of the site.
     """
-    if is_traced():  # the eager step before the traced one has compared the masks
-        return
     for site in pair.latent_sites:
         other: Site = pair.model.nodes.get(site["name"])
         if other is None or not (is_masked(site) or is_masked(other)):
             continue
+        if is_traced():  # the eager step before the traced one has compared the masks
+            return
         is_point = site["name"] not in pair.bijection.points and has_no_density(site)
         if not is_point and not have_same_mask(site, other):
             raise InputError(
