@@ -194,7 +194,7 @@ def _exact_floats(name: str, integers: Tensor) -> Tensor:
             return floats
     raise InputError(
         f"{name} has whole numbers beyond 2^53, of which floating-point numbers hold only some. Numbers of this size "
-        "usually name something: leave them out of x, or give them as a field of another name."
+        "are usually identifiers: leave them out of x, or pass them as a field of another name."
     )
 
 
@@ -204,7 +204,7 @@ def _from_array(name: str, array: np.ndarray) -> Tensor:
         if hidden:
             raise InputError(
                 f"{name} is a masked array, and {hidden} of its {array.size} values are masked. Load it with "
-                "load_data(..., missing='mask'), which takes masked values as missing."
+                "load_data(..., missing='mask'), which reads masked values as missing."
             )
         array = array.data
     if array.dtype.kind not in "biufc":

@@ -43,7 +43,7 @@ def first_line(error: BaseException) -> str:
 
 
 def whole_reason(error: BaseException) -> str:
-    """Return the reason of an error in one line: the first line of its message, or all lines of Pyro's about a site.
+    """Return the reason of an error in one line: the first line of its message, or all lines of an error about a site.
 
     Pyro writes the shapes and the remedies below the first line, and a table of all shapes below both; the table is
     left out.

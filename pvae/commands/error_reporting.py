@@ -20,7 +20,7 @@ __all__ = ["BAD_INPUT", "DISK_FULL", "DIVERGED", "INTERRUPTED", "MainGroup", "Su
 
 BAD_INPUT, DIVERGED, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
 
-# A full disk, a quota, and the largest size of a file.
+# The disk is full, a quota is used up, or a file has reached its largest allowed size.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

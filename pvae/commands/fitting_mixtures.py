@@ -34,8 +34,8 @@ REGULARISATION_HELP = (
     "[default: 1e-3 for pictures, else relative]"
 )
 MISSING_HELP = (
-    "What to do with NaN and empty cells of x: error stops, marginalise leaves them out of the density exactly. Other "
-    "words, such as NA,?, are the texts of a table that mean a missing value, and are marginalised."
+    "What to do with NaN and empty cells of x. error: refuse them. marginalise: integrate them out of the density "
+    "exactly. Any other text, such as NA,?, lists the words of a table that mean a missing value, to be marginalised."
 )
 MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."

@@ -18,7 +18,7 @@ __all__ = ["data_of_run", "open_named_run", "require_split"]
 
 
 def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool = False) -> Run:
-    """Open the run that a command names; with ``--trust``, a line says whose code is run.
+    """Open the run that a command names; with ``--trust``, a line says which code runs.
 
     Args:
         folder: the folder of the run.
@@ -43,7 +43,7 @@ def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, tr
 def data_of_run(
     run: Run, data: str | None = None, folder: str | None = None, reading: Mapping[str, Any] | None = None
 ) -> Splits:
-    """Return the data that a run was trained on, with the same splits and binarisation; or other data.
+    """Return the data that a run was trained on, with the same splits and binarisation; or load other data.
 
     Args:
         run: an opened run.

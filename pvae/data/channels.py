@@ -1,4 +1,4 @@
-"""Where the channels of pictures are: pvae has them first, and turns pictures that have them last."""
+"""The position of the channels of pictures: pvae has them first, and moves channels that are last."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def in_order_of(raw: RawData, like: Schema) -> RawData:
         like: the schema of the earlier data.
 
     Raises:
-        InputError: if the data are a table without names and the earlier ones had names, or have other columns.
+        InputError: if the data have other columns, or are a table without names although the earlier data had names.
     """
     if not like.columns or (not raw.schema.columns and not raw.schema.rows):
         return raw
@@ -61,7 +61,7 @@ def _is_features(name: str) -> bool:
 
 
 def _positions(name: str, columns: tuple[str, ...], like: Schema) -> list[int]:
-    """Return where each column of the earlier data is."""
+    """Return the position in the new data of each column of the earlier data."""
     shown = ", ".join(like.columns[:8]) + (", ..." if len(like.columns) > 8 else "")
     if not columns:
         raise InputError(
@@ -81,14 +81,14 @@ def _positions(name: str, columns: tuple[str, ...], like: Schema) -> list[int]:
 
 
 def conformed(splits: Splits, like: Schema) -> Splits:
-    """Return splits that were loaded by themselves, in the form of earlier data.
+    """Return splits that were loaded without ``like=``, in the form of earlier data.
 
     Args:
         splits: the data.
         like: the schema of the earlier data.
 
     Raises:
-        InputError: if the columns are others, a label is none of the earlier ones, or x was scaled otherwise.
+        InputError: if the columns differ, a label is not one of the earlier labels, or x was scaled in another way.
     """
     own = splits.schema
     if own.columns and like.columns and own.columns != like.columns:
@@ -121,7 +121,7 @@ def _relabelled(batch: Batch, own: Schema, like: Schema) -> Batch:
     strange = [value for value in values.values() if value not in known]
     if strange:
         shown = ", ".join(map(str, like.classes[:8])) or "whole numbers from 0 on"
-        raise InputError(f"The label {strange[0]!r} is none of those trained on: {shown}. Correct the labels.")
+        raise InputError(f"The label {strange[0]!r} is not one of the labels of the training: {shown}. Correct it.")
     table = torch.full((max(given, default=0) + 2,), HIDDEN, dtype=torch.long, device=y.device)
     for label, value in values.items():
         table[label] = known[value]
@@ -134,7 +134,7 @@ def _rescaled(splits: Splits, like: Schema) -> Splits:
         return splits
     if splits.schema.scaling is not None:
         raise InputError(
-            f"{splits.name} was scaled by its own values, and the data of the training otherwise. Load the data with "
-            "like=, the splits of the training."
+            f"{splits.name} was scaled by its own values, and the training used another scaling. Load the data "
+            "with like= and the splits of the training."
         )
     return splits if like.scaling is None else splits.scaled_by(like.scaling)

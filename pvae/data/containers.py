@@ -1,4 +1,4 @@
-"""Objects in which people hold data, as arrays by name: frames, lists, sparse matrices, data sets and loaders."""
+"""Read objects that hold data as arrays by name: frames, lists, sparse matrices, data sets and loaders."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _plain_field(value: Any) -> Any:
-    """Return a field beside x as an array: a column of a frame, a list, or what came."""
+    """Return a field beside x as an array: a column of a frame or a list becomes one, other values stay."""
     if _is_from(value, "pandas", "polars"):
         values = _as_pandas(value)
         return values.iloc[:, 0].to_numpy() if values.shape[1] == 1 else values.to_numpy()
@@ -158,7 +158,7 @@ def _rows(source: Any, options: TableOptions) -> RawData:
     if uneven is not None:
         raise InputError(
             f"{_NAME} are a list whose rows differ: row 0 has shape {shapes[0]}, row {uneven} has {shapes[uneven]}. "
-            "Make them equal, or give a mask for rows that were filled up."
+            "Make them equal, or pad the short rows and pass a mask."
         )
     return RawData(_NAME, {"x": np.asarray([np.asarray(row) for row in rows])})
 
@@ -189,7 +189,7 @@ def _sparse(source: Any, options: TableOptions) -> RawData:
 
 
 def _xarray(source: Any, options: TableOptions) -> RawData:
-    """Return an array of xarray; or a data set, whose variables are fields if one is x, else columns."""
+    """Return an array or a data set of xarray. Its variables are fields if one of them is x, else columns."""
     if hasattr(source, "data_vars"):
         return _mapping({str(name): source[name].to_numpy() for name in source.data_vars}, options)
     options.refuse_for("an array of xarray")

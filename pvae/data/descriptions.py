@@ -124,7 +124,7 @@ def _classes(parts: Mapping[str, Batch], schema: Schema, count: int) -> dict[str
 
 
 def description_text(record: Mapping[str, Any]) -> str:
-    """Return a description in lines for a person.
+    """Return a description as lines of text.
 
     Args:
         record: what `describe_splits` returned.

@@ -172,7 +172,7 @@ class _LimitedFile:
         """Write bytes; raise OSError if the file would become too large."""
         self._left -= len(content)
         if self._left < 0:
-            raise OSError(f"more than the {self._most} bytes that the file may have came")
+            raise OSError(f"it has more than {self._most} bytes, the size in the catalogue")
         self._file.write(content)
 
     def flush(self) -> None:
@@ -200,7 +200,7 @@ def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) 
     failures = []
     for url in urls:
         try:
-            # only the mirror, which the user named, may lead to another address
+            # only the mirror, which the user has named, may redirect to another address
             redirects = bool(mirror) and url.startswith(f"{mirror}/")
             return _download_one(url, _cache() / name / file.name, file, redirects=redirects)
         except InputError:

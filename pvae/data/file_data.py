@@ -49,7 +49,7 @@ def read_path(path: Path, options: TableOptions) -> RawData:
 
 
 def read_table(path: Path, options: TableOptions) -> FrameSource:
-    """Return the table in a text or Parquet file, without a look at the roles of its columns.
+    """Return the table in a text or Parquet file, before its columns have roles.
 
     Raises:
         InputError: as `read_path`.
@@ -73,7 +73,9 @@ def _unknown_suffix(path: Path) -> InputError:
     if not path.exists():
         return missing_file(path)
     if path.suffix.lower() in _EXCEL:
-        return InputError(f"{path} is a spreadsheet, which is not read: save the sheet as CSV and give that file.")
+        return InputError(
+            f"{path} is a spreadsheet, which pvae does not read; save the sheet as CSV and pass that file."
+        )
     known = ", ".join(dict.fromkeys(suffix for suffix in SUFFIXES if not suffix.endswith(".gz")))
     return InputError(f"{path} has a suffix that cannot be read; give a file with one of {known}.")
 
@@ -84,7 +86,9 @@ def _table(path: Path, options: TableOptions) -> RawData:
 
 def _parquet(path: Path, options: TableOptions) -> FrameSource:
     if options.separator is not None or options.header is not None:
-        raise InputError("The options separator and header are for text files, and a Parquet file has names and types.")
+        raise InputError(
+            f"separator and header are options of text files, and {path} is a Parquet file. Leave them out."
+        )
     if not path.exists():
         raise missing_file(path)
     _require("pyarrow", "parquet", path)
@@ -93,7 +97,9 @@ def _parquet(path: Path, options: TableOptions) -> FrameSource:
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no Parquet file, or is damaged ({' '.join(str(error).split())[:120]}).") from error
+        raise InputError(
+            f"{path} is not a Parquet file, or is damaged ({' '.join(str(error).split())[:120]})."
+        ) from error
     return FrameSource(str(path), frame.set_axis(map(str, frame.columns), axis=1), account="Parquet")
 
 
@@ -119,14 +125,16 @@ def _mat(path: Path) -> dict[str, Any]:
         try:
             content = loadmat(path)
         except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
-            raise InputError(f"{path} is no file of MATLAB, or is damaged ({' '.join(str(error).split())}).") from error
+            raise InputError(
+                f"{path} is not a file of MATLAB, or is damaged ({' '.join(str(error).split())})."
+            ) from error
         fields = {name: value for name, value in content.items() if not name.startswith("__")}
     named = {name: fields.pop(name.upper()) for name in ("x", "y") if name not in fields and name.upper() in fields}
     return {name: _whole_labels(name, value) for name, value in {**fields, **named}.items()}
 
 
 def _whole_labels(name: str, value: Any) -> Any:
-    """Return labels as whole numbers, (data, 1) or (data,): MATLAB stores all numbers as real ones, also in rows."""
+    """Return labels as whole numbers, (data, 1) or (data,); MATLAB stores real numbers, perhaps in a row."""
     value = value.toarray() if hasattr(value, "toarray") else value
     if name.partition("_")[0] != "y" or value.dtype.kind != "f" or not np.array_equal(value, np.round(value)):
         return value
@@ -141,7 +149,9 @@ def _hdf5(path: Path) -> dict[str, Any]:
         with h5py.File(path, "r") as file:
             return read_object(file, TableOptions()).fields
     except OSError as error:
-        raise InputError(f"{path} is no HDF5 file, or is damaged ({' '.join(str(error).split())[:120]}).") from error
+        raise InputError(
+            f"{path} is not an HDF5 file, or is damaged ({' '.join(str(error).split())[:120]})."
+        ) from error
 
 
 def _anndata(path: Path, options: TableOptions) -> RawData:

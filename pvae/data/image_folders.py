@@ -1,4 +1,4 @@
-"""Read a folder of pictures; if they lie in folders of their own, the names of these are the labels."""
+"""Read a folder of pictures; if each class has a folder, the names of these folders are the labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def read_image_folder(folder: Path) -> RawData:
     deep = next((path for path, parts in zip(paths, places, strict=True) if len(parts) != len(places[0])), None)
     if deep is not None or len(places[0]) > 2:
         raise InputError(
-            f"{folder} needs pictures, or one folder of pictures for each class; {deep or paths[0]} lies elsewhere."
+            f"{folder} needs pictures, or one folder of pictures for each class; {deep or paths[0]} is in "
+            "another place. Move it."
         )
     sizes_and_modes = [_look_at(path) for path in paths]
     sizes = [size for size, _ in sizes_and_modes]
@@ -63,14 +64,14 @@ def read_image_folder(folder: Path) -> RawData:
 
 
 def _look_at(path: Path) -> tuple[tuple[int, int], str]:
-    """Return width and height of a picture, and its mode, from its header."""
+    """Return the width, height and mode of a picture, from its header."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
             return picture.size, picture.mode
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no picture that can be read ({' '.join(str(error).split())[:120]}).") from error
+        raise InputError(f"{path} is not a picture that can be read ({' '.join(str(error).split())[:120]}).") from error
 
 
 def _common_mode(modes: list[str]) -> str:

@@ -55,7 +55,7 @@ def read_items(source: Any, options: TableOptions) -> RawData:
     join = torch.cat if is_loader else torch.stack
     arrays = {name: join([torch.as_tensor(value) for value in values]) for name, values in parts.items()}
     note = (
-        f"the {kind} was read once and its data are kept: its transforms are not drawn anew in later epochs, and its "
+        f"the {kind} was read once and its data are kept: random transforms are not repeated in later epochs, and its "
         "order is not used"
     )
     return RawData(_NAME, arrays, Schema(account=f"a {kind} of {len(arrays['x'])} data"), (note,))
@@ -110,5 +110,5 @@ def _check_fields(parts: Mapping[str, list[Any]], fields: Mapping[str, Any], num
         if (first[1:], len(first)) != (shape[1:], len(shape)) if is_loader else first != shape:
             raise InputError(
                 f"{name} of {'batch' if is_loader else 'item'} {number} has shape {shape}, the first one "
-                f"{first}. All data need one shape: fill the short ones up and give a mask, or crop the long ones."
+                f"{first}. All data need one shape: pad the short ones and pass a mask, or crop the long ones."
             )

@@ -18,7 +18,7 @@ from pvae.errors import InputError
 
 __all__ = ["NumberedLabels", "number_labels"]
 
-#: From this number of classes on, a warning says what they cost.
+#: With at least this number of classes, a warning says that the label may be an identifier.
 _MANY_CLASSES = 1000
 
 
@@ -51,7 +51,7 @@ def number_labels(
         hidden_allowed: whether a missing label (None or NaN in text, masked) is a hidden one.
 
     Raises:
-        InputError: if a label is missing and may not be, it cannot be known whether -1 is a class, or a label is none
+        InputError: if a label is missing and may not be, -1 may be a class or a hidden label, or a label is none
             of `classes`.
     """
     names = [name for name in fields if name == "y" or (isinstance(name, str) and name.startswith("y_"))]
@@ -131,7 +131,7 @@ def _shape_notes(fields: Mapping[str, Any], labels: Mapping[str, np.ndarray]) ->
 
 
 def _order(values: list[Any], known: np.ndarray, classes: Sequence[Any] | None) -> tuple[list[Any], bool, list[str]]:
-    """Return the original values in the order of their numbers, whether -1 hides, and what to say.
+    """Return the original values in the order of their numbers, whether -1 means a hidden label, and notes.
 
     The values are empty where labels stay as they are.
     """
@@ -142,8 +142,8 @@ def _order(values: list[Any], known: np.ndarray, classes: Sequence[Any] | None) 
         if strange:
             shown = ", ".join(map(str, list(classes)[:8])) + (", ..." if len(classes) > 8 else "")
             raise InputError(
-                f"The label {strange[0]!r} is none of those trained on: {shown}. Correct the labels, or leave out the "
-                "data that have others."
+                f"The label {strange[0]!r} is not one of the labels of the training: {shown}. Correct the labels, or "
+                "leave these data out."
             )
         return list(classes), hides, []
     if classes is not None and whole:
@@ -154,7 +154,7 @@ def _order(values: list[Any], known: np.ndarray, classes: Sequence[Any] | None) 
 
 
 def _order_of_numbers(values: list[int], known: np.ndarray) -> tuple[list[Any], bool, list[str]]:
-    """Return the order of whole numbers: none where they count from 0 on, perhaps with gaps and with -1 as hidden."""
+    """Return the order of whole numbers; it is empty if they count from 0 on, perhaps with gaps and with -1."""
     others = [value for value in values if value != HIDDEN]
     counts = bool(others) and others[0] == 0 and others[-1] < 2 * len(others)
     if HIDDEN not in values:

@@ -83,14 +83,14 @@ def load_data(
         labels: number of training data that keep their label ``y``, equally many of each class; the others get -1,
             which hides their label. 0 hides all. The seed decides which data keep theirs. Validation and test data
             keep their labels.
-        separator: the character between the cells of a text table; found by default.
+        separator: the character between the cells of a text table; inferred by default.
         header: ``"first"`` if the first line of a text table has the names of its columns, ``"none"`` if it has data;
-            found by default, or asked for where both are possible.
+            inferred by default. If both are possible, an error asks for this option.
         index: the columns of a table that name its rows and are left out, or ``"none"``. By default a first column
             without a name that numbers or names the rows.
         columns: the columns of a table that are features; by default all but the label and the names of the rows.
         label: the column of a table that is ``y``, or ``"none"``. By default one that is called label, target, class
-            or y and has few values that are not real numbers; y beside x is a coordinate.
+            or y, if it has few values and these are not real numbers. A column y beside a column x is a coordinate.
         categories: columns of a table that become one feature of 0 and 1 for each of their values.
         channels: ``"last"`` turns pictures (height, width, channels) to (channels, height, width), ``"first"`` leaves
             them; ``"auto"`` turns them, with a note, if their last size is 1, 3 or 4 and their first is not.

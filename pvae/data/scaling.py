@@ -1,4 +1,4 @@
-"""Scale x by its training data, and cast it to the numbers of a training without loss that nobody sees."""
+"""Scale x by its training data, and refuse a cast to a dtype that would merge or change its values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SCALES", "check_narrowing", "check_scale", "find_scaling", "narrowed
 SCALES = ("none", "standardise", "minmax")
 #: A cast may change a value by this share of the spread of its column.
 _LARGEST_LOSS = 1e-6
-#: And may merge this share of its different values, of the first ones.
+#: A cast may merge this share of the different values of a column, among the first ones.
 _LARGEST_MERGED_SHARE = 0.01
 _LOOKED_AT = 1_000
 
@@ -30,7 +30,7 @@ def check_scale(standardise: bool, scale: str) -> str:
     if scale not in SCALES:
         raise InputError(f"scale needs one of {', '.join(SCALES)}; got {scale!r}.")
     if standardise and scale == "minmax":
-        raise InputError("x is either standardised or scaled to [0, 1]; give standardise=True or scale='minmax'.")
+        raise InputError("x needs one scaling; got standardise=True and scale='minmax'. Leave one of them out.")
     return "standardise" if standardise else scale
 
 
@@ -48,7 +48,7 @@ def find_scaling(kind: str, batch: Batch) -> Scaling:
     else:
         shift = x.nanmean(0)
         scale = (x - shift).square().nanmean(0).sqrt()
-    # A feature without a spread, or without an observed value, is only shifted.
+    # A constant feature, or one without an observed value, is only shifted.
     shift, scale = shift.nan_to_num(0.0), scale.nan_to_num(0.0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return Scaling(kind, tuple(shift.tolist()), tuple(scale.tolist()))
@@ -75,7 +75,7 @@ def check_narrowing(batch: Batch, dtype: torch.dtype, columns: Sequence[str] = (
     """Check that a dtype is fine enough for data.
 
     Args:
-        batch: the data, so many that the spread of each column shows.
+        batch: the data, enough of them to show the range of each column.
         dtype: the numbers of a training or evaluation.
         columns: the names of the features of x, for the message.
 

@@ -36,7 +36,7 @@ class Splits:
         binarise: how ``x`` was binarised; ``"auto"`` until `for_likelihood` decides.
         seed: the seed that decides the splits and all draws.
         checksum: SHA-256 of the data and of how they were split, before any binarisation.
-        notes: lines for a person that say what was done to the data.
+        notes: lines of text that say what was done to the data.
         mask: text of the mask that leaves entries of ``x`` out at random, with all settings, or ``"none"``. The
             training split's field ``mask`` does not include the draw.
         labels: number of training data that keep their label, where the others' labels were hidden; else None.

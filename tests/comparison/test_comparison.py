@@ -137,7 +137,7 @@ def test_a_changed_bit_of_an_evaluation_is_seen_and_the_run_is_judged_again(data
             path.write_bytes(content)
     again = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
     assert again.table.rows[0].log_evidence == whole.table.rows[0].log_evidence
-    assert "Judged again from its run" in again.report.read_text()
+    assert "Evaluated again from its run" in again.report.read_text()
     assert not find_damage(cell)
 
 

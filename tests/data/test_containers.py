@@ -136,7 +136,7 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"z.png has 3 x 3 pixels, and .*cat.png has 7 x 5"):
         load_data(tmp_path / "grey")
     (tmp_path / "grey" / "z.png").write_bytes(b"\x89PNG no")
-    with pytest.raises(InputError, match=r"z\.png is no picture"):
+    with pytest.raises(InputError, match=r"z\.png is not a picture"):
         load_data(tmp_path / "grey")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="has no pictures"):

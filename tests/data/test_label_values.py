@@ -71,7 +71,7 @@ def test_every_split_has_the_same_numbers() -> None:
     assert splits.test.y.tolist() == [2, 1] and splits.schema.classes == ("a", "b", "c")
     again = load_data({"x": X, "y": list("cccccc")}, validation=0, test=0, like=splits)
     assert again.train.y.tolist() == [2] * 6 and again.classes == 3
-    with pytest.raises(InputError, match="The label 'z' is none of those trained on: a, b, c"):
+    with pytest.raises(InputError, match="The label 'z' is not one of the labels of the training: a, b, c"):
         load_data({"x": X, "y": list("zccccc")}, like=splits)
 
 

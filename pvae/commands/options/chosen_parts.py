@@ -41,7 +41,7 @@ def chosen_data(ctx: click.Context) -> Splits:
     if source in data_names():
         return splits
     splits = replace(splits, name=str(Path(folder or "", source)))
-    if ctx.info_name != "train" or options.get("progress") is False:  # a training with a display says it itself
+    if ctx.info_name != "train" or options.get("progress") is False:  # the display of a training prints this line too
         print_reading(splits)
     return splits
 

@@ -11,18 +11,18 @@ __all__ = ["reading_options", "table_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FLAGS = {
-    "separator": "Character between the cells of a text table, or comma, semicolon, tab, space. [default: found]",
-    "header": "first: the first line of a text table has the names of the columns. none: it has data. [default: found]",
-    "index": "Columns that name the rows and are left out, separated by commas; none for no column. [default: found]",
+    "separator": "Character between the cells of a text table, or comma, semicolon, tab, space. [default: inferred]",
+    "header": "first: the first line of a text table names the columns. none: it has data. [default: inferred]",
+    "index": "Columns that name the rows and are left out, with commas between them, or none. [default: inferred]",
     "columns": "Columns that are features, separated by commas. [default: all but label and names of the rows]",
-    "label": "Column that is the label y; none for no label. [default: found by its name and values]",
+    "label": "Column that is the label y; none for no label. [default: inferred from name and values]",
     "categories": "Columns that become one feature of 0 and 1 for each of their values.",
 }
 MISSING_HELP = (
-    "error refuses missing values; mask reads empty cells, NaN and words such as NA as missing; other words, such as "
-    "NA,?, are the texts that mean a missing value."
+    "error: refuse missing values. mask: read empty cells, NaN and words such as NA as missing. Any other text, "
+    "such as NA,?, lists the words that mean a missing value."
 )
-CHANNELS_HELP = "Where the channels of pictures are: first, last, or auto: last if the last size is 1, 3 or 4."
+CHANNELS_HELP = "Position of the channels of pictures: first, last, or auto (last if only the last size is 1, 3 or 4)."
 SCALE_HELP = "standardise: each feature gets mean 0 and standard deviation 1; minmax: it is scaled to [0, 1]."
 _MORE = ("missing", "channels", "scale")
 

@@ -51,7 +51,7 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
             display.write_line(f"{done} of {len(jobs)} cells were done before and are kept.")
         runner = _CellRunner(waiting, splits, plan, display)
         for damage in filter(None, (find_damage(job.cell) for job in waiting)):
-            runner.note(f"Judged again from its run: {damage}.")
+            runner.note(f"Evaluated again from its run: {damage}.")
         try:
             with _sigterm_as_exit():
                 runner.run()
@@ -95,7 +95,7 @@ class _CellRunner:
         if for_workers:
             self._display.write_line(f"{len(for_workers)} cells {self._plan}.")
         if for_process and self._plan.workers:
-            self.note(f"Ran in one process, because what makes them cannot be pickled: {self._names(for_process)}.")
+            self.note(f"Ran in one process, because their factories cannot be pickled: {self._names(for_process)}.")
         try:
             self._run_in_workers(for_workers)
         except StartError as error:

@@ -23,7 +23,7 @@ __all__ = ["SharedSplits", "shared_folder", "write_shared_splits"]
 
 
 _PREFIX = "pvae-shared-"
-_SECONDS_UNTIL_LOCKED = 10.0  # at most, from the making of a folder
+_SECONDS_UNTIL_LOCKED = 10.0  # A process locks a folder that it has made within this time.
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def shared_folder() -> Iterator[Path]:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    """Remove a folder of shared data if no process holds its lock, and it is not just being made."""
+    """Remove a folder of shared data if no process holds its lock, and it was not made just now."""
     with contextlib.suppress(OSError, InputError):
         if time.time() - folder.stat().st_mtime > _SECONDS_UNTIL_LOCKED:
             with sole_writer(folder):

@@ -185,7 +185,7 @@ COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "log evidence",
         "Importance-sampled log p(x) in nats per datum; higher is better. Mean over seeds ± standard error over data; "
-        "in brackets, the standard deviation over seeds. A model without weights per datum has none.",
+        "in brackets, the standard deviation over seeds. A model without a log weight for each datum has none.",
         {"log_evidence": _mean_over("log_evidence", 0), "evidence_over_seeds": _evidence_over_seeds, "spread": _spread},
         _show_log_evidence,
         heading="log evidence (sd)",

@@ -50,7 +50,7 @@ def find_roles(name: str, columns: Mapping[str, np.ndarray], unnamed: tuple[str,
         options: what the user says.
 
     Raises:
-        InputError: if the user names a column that does not exist, or if it cannot be known what a column is.
+        InputError: if the user names a column that does not exist, or if the role of a column is not clear.
     """
     for option in ("index", "columns", "categories"):
         _require_known(name, option, getattr(options, option) or (), columns)
@@ -89,8 +89,8 @@ def _index(
         what = "counts" if _counts(values) else "names"
         return [first], [f"the first column has no name of its own, {what} the rows and is left out"]
     raise InputError(
-        f"{name}: {without_name[0]!r} has no name, and its values do not name the rows. Say what it is: index= leaves "
-        f"it out, index='none' makes it a feature (--index '{without_name[0]}', --index none)."
+        f"{name}: {without_name[0]!r} has no name, and its values do not name the rows. Set index= to "
+        f"leave it out, or index='none' to make it a feature (--index '{without_name[0]}', --index none)."
     )
 
 
@@ -137,7 +137,7 @@ def _label(name: str, columns: Mapping[str, np.ndarray], options: TableOptions) 
     if len(found) > 1:
         raise InputError(
             f"{name} has {len(found)} columns that could be the label: {', '.join(found)}. Name one with label= "
-            "(--label), or say label='none'."
+            "(--label), or set label='none'."
         )
     notes = [
         f"the column {column!r} has {_count_values(columns[column])} different values and is read as a feature; "

@@ -55,8 +55,8 @@ def find_dialect(lines: TextLines, options: TableOptions) -> Dialect:
         options: what the user says about it.
 
     Raises:
-        InputError: if a given separator leaves one column and another one would not, or if it cannot be known whether
-            the first line is a datum.
+        InputError: if a given separator leaves one column and another one would not, or if the first line may be
+            a datum or names.
     """
     separator, decimal = _separator(lines, options)
     rows = [cells for _, cells in lines.records(separator, _SAMPLE)]
@@ -151,8 +151,8 @@ def _names_of_numbers(
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Return the names in a first line of numbers, or None if it is a datum.
 
-    A line such as 0,1,2 above numbers with decimals has names, as pandas writes them. Where the other lines have whole
-    numbers too, it cannot be known.
+    A line such as 0,1,2 above numbers with decimals has names, as pandas writes them. If the other lines have whole
+    numbers too, the line may be either.
     """
     unnamed = first[0] == ""
     cells = first[1:] if unnamed else first
@@ -177,7 +177,7 @@ def _ask(lines: TextLines, first: Sequence[str], reason: str) -> InputError:
     shown = ",".join(first)
     return InputError(
         f"{lines.name}, line {lines.numbers[0]}: {shown[:40] + ('...' if len(shown) > 40 else '')!r} may be the names "
-        f"of the columns or a datum, because it {reason}. Say header='first' for names or header='none' for a datum "
+        f"of the columns or a datum, because it {reason}. Set header='first' for names or header='none' for a datum "
         "(--header first, --header none)."
     )
 

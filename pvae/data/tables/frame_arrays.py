@@ -171,7 +171,7 @@ def _is_missing(values: np.ndarray) -> np.ndarray:
 
 
 def _refuse_missing(source: FrameSource, columns: dict[str, np.ndarray], names: list[str]) -> None:
-    """Refuse missing values, with the place of the first one. A literal nan is left to the check of all values."""
+    """Refuse missing values, with the place of the first one. A later check refuses cells with the text nan."""
     if not names:
         return
     first = {name: int(np.flatnonzero(_is_missing(columns[name]))[0]) for name in names}
@@ -192,7 +192,7 @@ def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: lis
         if others.any() and is_text.any():
             place, cell = source.cell(int(np.flatnonzero(is_text)[0]), name)
             raise InputError(
-                f"{place}: a number is needed, {cell!r:.40} came. Encode text as numbers, or say missing={cell!r:.40} "
+                f"{place}: a number is needed, {cell!r:.40} came. Encode text as numbers, or set missing={cell!r:.40} "
                 "if it marks a missing value."
             )
     if names:
@@ -223,7 +223,7 @@ def _category_values(source: FrameSource, name: str, values: np.ndarray, known: 
     strange = [text for text in found if known and text not in known]
     if strange:
         place, _ = source.cell(texts.index(strange[0]), name)
-        raise InputError(f"{place}: {strange[0]!r} is none of the values in training: {', '.join(known[:8])}.")
+        raise InputError(f"{place}: {strange[0]!r} is not one of the values in the training: {', '.join(known[:8])}.")
     return list(known) or found
 
 

@@ -1,4 +1,4 @@
-"""A description of a table as it is in its file, also where it cannot be loaded without a further option."""
+"""Describe a table as it is in its file, also if it cannot be loaded without a further option."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _describe_column(name: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def table_text(record: dict[str, Any]) -> str:
-    """Return a description in lines for a person.
+    """Return a description as lines of text.
 
     Args:
         record: what `describe_table` returned.

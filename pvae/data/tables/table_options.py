@@ -121,12 +121,12 @@ class TableOptions:
         if "words" in given:
             raise InputError(
                 f"missing needs 'error' or 'mask'; got {','.join(self.words or ())!r}. Words that mean a missing value "
-                f"are for tables, and {source} is none."
+                f"are for tables, and {source} is not a table."
             )
         if given:
             raise InputError(
-                f"The option {given[0]!r} is for tables, and {source} is none. Leave the option out, or give a text "
-                "file or a data frame."
+                f"The option {given[0]!r} is for tables, and {source} is not a table. Leave the option out, or pass "
+                "a text file or a data frame."
             )
 
 

@@ -78,7 +78,7 @@ def split_cells(name: str, lines: Iterator[str] | io.StringIO, separator: str) -
         separator: as for `TextLines.records`.
 
     Raises:
-        InputError: if the lines are no table.
+        InputError: if the lines are not a table.
     """
     if separator == " ":
         yield from ((position, _on_white_space(line)) for position, line in enumerate(lines))
@@ -90,7 +90,7 @@ def split_cells(name: str, lines: Iterator[str] | io.StringIO, separator: str) -
             yield before, [cell.strip() for cell in row]
             before = reader.line_num
     except csv.Error as error:
-        raise InputError(f"{name} is no table of text ({error}).") from error
+        raise InputError(f"{name} is not a text table ({error}).") from error
 
 
 def _on_white_space(line: str) -> list[str]:
@@ -107,11 +107,11 @@ def text_lines(name: str, raw: bytes) -> TextLines:
         raw: the content of the file, decompressed.
 
     Raises:
-        InputError: if it is no text.
+        InputError: if it is not a text file.
     """
     content, encoding = (raw, "utf-8") if raw.isascii() else _in_utf_8(name, raw)
     if b"\0" in content:
-        raise InputError(f"{name} is no text: it has bytes of value 0. Check the name of the file.")
+        raise InputError(f"{name} is not a text file: it has bytes of value 0. Check the name of the file.")
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if content and not content.endswith(b"\n"):
@@ -137,7 +137,7 @@ def _in_utf_8(name: str, raw: bytes) -> tuple[bytes, str]:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise InputError(f"{name} is no text in UTF-8, UTF-16 or Latin-1 ({error}).") from error
+            raise InputError(f"{name} is not a text in UTF-8, UTF-16 or Latin-1 ({error}).") from error
         text, encoding = raw.decode("latin-1"), "latin-1"
     return text.encode("utf-8"), encoding.removesuffix("-sig")
 

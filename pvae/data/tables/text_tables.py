@@ -1,4 +1,4 @@
-"""Read a text table with pandas: every row is counted, and a cell that is no number is named by its line."""
+"""Read a text table with pandas: an error names the line of a row or cell that cannot be used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_text_table(path: Path, raw: bytes, options: TableOptions) -> TextTable:
         options: what the user says about it.
 
     Raises:
-        InputError: if it is no table of text, or a row has another number of cells than the others.
+        InputError: if it is not a text table, or a row has another number of cells than the others.
     """
     lines = text_lines(str(path), raw)
     if not len(lines):
