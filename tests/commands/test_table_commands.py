@@ -85,7 +85,7 @@ def test_a_run_remembers_how_its_table_was_read(folder: Path) -> None:
     [
         (lambda table: table.rename(columns={"b": "c"}), "'b' is missing; 'c' was not in training"),
         (lambda table: table.assign(kind=303), "The label 303 is not one of the labels of the training: 101, 202"),
-        (lambda table: table.assign(colour="green"), "'green' is not one of the values in training: blue, red"),
+        (lambda table: table.assign(colour="green"), "'green' is not one of the values in the training: blue, red"),
         (lambda table: table.assign(a="x"), "'a' holds text"),
     ],
 )

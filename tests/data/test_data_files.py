@@ -127,7 +127,7 @@ def test_missing_files_and_folders(tmp_path):
         ("a.csv", b"a,b\n1,nan\n2,inf\n3,3\n", "2 of 6 are not (1 NaN, 1 infinite), the first at [0, 1]"),
         ("a.csv", b"y,label,a\n1,2,3\n", "2 columns that could be the label: y, label. Name one with label="),
         ("a.csv", b"y\n1\n", "no other column for x"),
-        ("a.csv", b"\xff\xfe\x80", "no text in UTF-8, UTF-16 or Latin-1"),
+        ("a.csv", b"\xff\xfe\x80", "not a text in UTF-8, UTF-16 or Latin-1"),
     ],
 )  # fmt: skip
 def test_damaged_files_give_one_line(tmp_path, name, content, fact):
