@@ -26,11 +26,19 @@ from pvae.files import replace_file
 from pvae.memory import require_memory
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, sample_sites
+from pvae.weights.posterior_draws import draw_latents
 
 __all__ = ["load", "save", "to_arviz"]
 
 _DRAW_DIMS = ("chain", "draw", "datum")
 _WEIGHTS = "log_weights"
+
+#: What the attribute ``draws`` of a group says, for the groups of the guide and of the prior.
+_ORIGINS = (
+    "from the guide q(z | x): amortised, not from the exact posterior; sites that are enumerated or summed out: from "
+    "their exact posterior given the other sites",
+    "from the prior",
+)
 
 #: Tensors by ArviZ's group, then by site.
 Groups = dict[str, dict[str, Tensor]]
@@ -39,8 +47,9 @@ Groups = dict[str, dict[str, Tensor]]
 def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
     """Return draws in the form that ArviZ takes: `arviz.InferenceData` (ArviZ 0.2x) or `xarray.DataTree` (1.x).
 
-    The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior), ``sample_stats``
-    with ``log_weights`` (log p(x, z) - log q(z given x), nats), ``posterior_predictive``, ``prior``,
+    The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior; a site y that is
+    enumerated or summed out from its exact posterior given x and z), ``sample_stats`` with ``log_weights`` (log p(x, z)
+    - log q(z given x) with y summed out, nats), ``posterior_predictive`` (x given these draws), ``prior``,
     ``prior_predictive``, ``observed_data``, and ``constant_data`` for the other fields. The dimensions are chain (of
     size one), draw, datum, and those of the event. A latent site that all data share has no dimension datum, and
     ``log_weights`` are then those of all data together. There is no group ``log_likelihood``, because `arviz.loo` would
@@ -75,7 +84,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
     for group in drawn[0]:
         names = [name for name in drawn[0][group] if all(name in draw[group] for draw in drawn)]
         stacked = {name: torch.stack([draw[group][name] for draw in drawn]) for name in names}
-        datasets[group] = _dataset(stacked, shared=shared)
+        datasets[group] = _dataset(stacked, shared=shared).assign_attrs(draws=_ORIGINS["prior" in group])
     datasets["observed_data"] = _dataset(observed, ("datum",))
     constant = {name: value.cpu() for name, value in context.batch.items() if name not in observed}
     if constant:
@@ -165,7 +174,7 @@ def _weigh(context: EvaluationContext, programs: BoundPrograms) -> tuple[dict[st
     if programs.layout.shared():
         return draw_jointly(context)
     weights = context.log_weights(context.batch, 1)
-    return {name: value[0] for name, value in weights.values.items()}, weights.log_w[0].to("cpu", torch.float64)
+    return draw_latents(weights), weights.log_w[0].to("cpu", torch.float64)
 
 
 def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mapping[str, int | None]) -> Groups:
@@ -229,8 +238,6 @@ def _dataset(
         event_dims = [f"{name}_dim_{index}" for index in range(array.ndim - len(own_dims))]
         variables[name] = ([*own_dims, *event_dims], array)
     attributes = {"inference_library": "pvae", "inference_library_version": __version__}
-    if has_draws:
-        attributes["draws"] = "from the guide q(z | x): amortised, not from the exact posterior"
     return xarray.Dataset(variables, coords=_coordinates(variables), attrs=attributes)
 
 

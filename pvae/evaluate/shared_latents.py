@@ -17,7 +17,7 @@ from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.programs.layout import GUIDE
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site
-from pvae.weights.shared import has_summed_sites, require_bound, shared_weights
+from pvae.weights.shared import draw_shared, has_summed_sites, require_bound, shared_weights
 from pvae.weights.traces import TracePair
 from pvae.weights.vectorise import trace_particles
 
@@ -90,12 +90,12 @@ def draw_jointly(context: EvaluationContext) -> tuple[dict[str, Tensor], Tensor]
         InputError: as `joint_weights`.
     """
     _require_all_data(context)
+    programs = context.bound_to(context.batch)
+    plate = programs.layout.observed_plate(programs.size)
+    if plate is not None and has_summed_sites(programs):
+        drawn, weights = draw_shared(programs, plate[0])
+        return drawn, (weights.local.double().sum() + weights.shared.double().sum()).cpu()
     pairs, local, shared = _run(context, context.batch, 1)
-    if not pairs:
-        raise InputError(
-            f"All data share site {shared_sites(context, context.batch.size)[0]!r}, and another site is summed out, so "
-            "there are no draws of all latents. Draw the summed-out site in the guide, or use `elbo`."
-        )
     pair = pairs[0]
     values = {site["name"]: site["value"] for site in pair.latent_sites if site["name"] in pair.model.nodes}
     return values, local.sum() + shared.sum()

@@ -23,7 +23,18 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.memory import format_bytes, free_bytes
 
-__all__ = ["Factor", "FactorTree", "add_factors", "align", "multiply", "named", "sum_of_tree", "sums_by_plates"]
+__all__ = [
+    "Factor",
+    "FactorTree",
+    "add_factors",
+    "align",
+    "draw_from_tree",
+    "multiply",
+    "named",
+    "select",
+    "sum_of_tree",
+    "sums_by_plates",
+]
 
 #: A tensor with a one-letter name for each dimension, in its attribute ``_pyro_dims``.
 Factor: TypeAlias = Any
@@ -101,15 +112,18 @@ class LogSumExpRing(LogRing):
             dim = min(waiting, key=lambda name: (cost[name], name))
             inside = [term for term in remaining if dim in term._pyro_dims]
             self._require_memory(cost[dim], inside[0], joint[dim])
-            table = add_factors(inside)
-            position = table._pyro_dims.index(dim)
-            summed = named(_log_sum_exp(table, position), table._pyro_dims.replace(dim, ""))
+            summed = self.sum_out(add_factors(inside), dim)
             remaining = [term for term in remaining if dim not in term._pyro_dims] + [summed]
             waiting.remove(dim)
             for changed in waiting.intersection(summed._pyro_dims):
                 joint[changed] = _joint_names(remaining, changed)
                 cost[changed] = math.prod([sizes[name] for name in joint[changed]])
         return add_factors(remaining)
+
+    def sum_out(self, table: Factor, dim: str) -> Factor:
+        """Return a table without one dimension: the logsumexp over its values."""
+        position = table._pyro_dims.index(dim)
+        return named(_log_sum_exp(table, position), table._pyro_dims.replace(dim, ""))
 
     def inv(self, term: Factor) -> Factor:
         """Return the reciprocal of a factor."""
@@ -161,10 +175,80 @@ def sums_by_plates(tree: FactorTree, sites: Mapping[str, str]) -> FactorTree:
     return _contract(contract_tensor_tree, tree, sites)
 
 
-def _contract(contract: Any, tree: FactorTree, sites: Mapping[str, str]) -> Any:
+class _RecordingRing(LogSumExpRing):
+    """A ring that keeps each table that it sums a dimension out of, in the order of the sums."""
+
+    def __init__(self, sites: Mapping[str, str]) -> None:
+        super().__init__(sites)
+        self.tables: list[tuple[str, Factor]] = []
+
+    def sum_out(self, table: Factor, dim: str) -> Factor:
+        """Keep the table, and return it without the dimension."""
+        self.tables.append((dim, table))
+        return super().sum_out(table, dim)
+
+
+def draw_from_tree(tree: FactorTree, sites: Mapping[str, str]) -> dict[str, Factor]:
+    """Return one joint draw of the values of sites, with a probability proportional to exp of the sum of factors.
+
+    The sums of `sum_of_tree` are taken first. Then the dimensions are drawn in reverse order: the table that a
+    dimension was summed out of depends only on dimensions that are drawn already, as in forward filtering and backward
+    sampling of a chain.
+
+    Args:
+        tree: the factors, by the plates that are multiplied out.
+        sites: for each name of a dimension that is drawn, its site.
+
+    Returns:
+        For each name of a dimension, the indices of the drawn values, int64; they vary along the dimensions of plates,
+        particles and data.
+
+    Raises:
+        InputError: as `sum_of_tree`; if no joint value has a probability above 0.
+    """
+    ring = _RecordingRing(sites)
+    _contract(contract_to_tensor, tree, sites, ring)
+    drawn: dict[str, Factor] = {}
+    for dim, joint in reversed(ring.tables):
+        table = joint
+        for name in joint._pyro_dims:
+            if name in drawn:
+                table = select(table, name, drawn[name])
+        drawn[dim] = _draw(table, dim, sites[dim])
+    return drawn
+
+
+def select(factor: Factor, dim: str, index: Factor) -> Factor:
+    """Return a factor at one index of a dimension; the index varies along dimensions of its own.
+
+    Args:
+        factor: the factor.
+        dim: the name of one of its dimensions.
+        index: the indices, int64, with the names of their dimensions.
+    """
+    names = sorted({*factor._pyro_dims, *index._pyro_dims} - {dim})
+    chosen = torch.take_along_dim(align(factor, [*names, dim]), align(index, names).unsqueeze(-1), -1)
+    return named(chosen.squeeze(-1), "".join(names))
+
+
+def _draw(table: Factor, dim: str, site: str) -> Factor:
+    """Return one index of a dimension for each entry of the others, with probabilities proportional to exp(table)."""
+    names = [name for name in table._pyro_dims if name != dim]
+    log_weights = align(table, [*names, dim]).double()
+    probabilities = log_weights.softmax(-1)
+    if not bool(torch.isfinite(probabilities).all()):
+        raise InputError(
+            f"No value of site {site!r} has a probability above 0 given the data, so none can be drawn. Check the data "
+            "and the model."
+        )
+    flat = torch.multinomial(probabilities.reshape(-1, probabilities.shape[-1]), 1)
+    return named(flat.reshape(probabilities.shape[:-1]), "".join(names))
+
+
+def _contract(contract: Any, tree: FactorTree, sites: Mapping[str, str], ring: LogSumExpRing | None = None) -> Any:
     used: Collection[str] = set().union(*(factor._pyro_dims for factors in tree.values() for factor in factors))
     try:
-        return contract(OrderedDict(tree), set(sites) & set(used), ring=LogSumExpRing(sites))
+        return contract(OrderedDict(tree), set(sites) & set(used), ring=ring or LogSumExpRing(sites))
     except NotImplementedError as error:  # Pyro's message names the plates by letters
         raise InputError(
             f"Enumerated sites ({', '.join(map(repr, [*sites.values()][:5]))}) depend on each other across plates that "

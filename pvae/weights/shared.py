@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from pvae.weights.compute import weights_of
 from pvae.weights.enumeration import SUMMED
 from pvae.weights.handlers import PATHWISE
 from pvae.weights.log_probs import sum_tensors
+from pvae.weights.posterior_draws import draw_latents
 from pvae.weights.site_validation import delta_sites, require_same_masks, require_weights_exist
 from pvae.weights.traces import TracePair, site_log_prob, trace_pair
 
-__all__ = ["SharedWeights", "has_summed_sites", "require_bound", "shared_weights"]
+__all__ = ["SharedWeights", "draw_shared", "has_summed_sites", "require_bound", "shared_weights"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,34 @@ def shared_weights(programs: BoundPrograms, particles: int, plate: str) -> Share
         InputError: if log p - log q is no bound (see `require_bound`), if a shared site is marked for enumeration, or
             if the programs have no weight per datum given the shared sites.
     """
+    runs = [weights for _, weights in itertools.islice(_runs(programs, plate), particles)]
+    return SharedWeights(torch.stack([run.local[0] for run in runs]), torch.stack([run.shared[0] for run in runs]))
+
+
+def draw_shared(programs: BoundPrograms, plate: str) -> tuple[dict[str, Tensor], SharedWeights]:
+    """Return one draw of all latent sites, in their own shapes, and its log weights, as `shared_weights` does.
+
+    Sites that are summed out are drawn from their exact posterior given the other ones, by `draw_latents`.
+
+    Args:
+        programs: both programs with their arguments.
+        plate: the name of the plate over data.
+
+    Raises:
+        InputError: as `shared_weights`.
+    """
+    return next(_runs(programs, plate, draw=True))
+
+
+def _runs(
+    programs: BoundPrograms, plate: str, *, draw: bool = False
+) -> Iterator[tuple[dict[str, Tensor], SharedWeights]]:
+    """Yield draws of the latent sites, one after the other, and their weights; without `draw`, the values are empty."""
     values: dict[str, Tensor] = {}
     hidden: set[str] = set()
     # The same two functions for each draw, so that their layout is found once.
     local = programs.with_programs(_given(programs.model, values, hidden), _given(programs.guide, values, hidden))
-    local_weights, shared_sums = [], []
-    for _ in range(particles):
+    while True:
         pair = trace_pair(programs)
         if not hidden:
             require_bound(pair)
@@ -74,10 +98,9 @@ def shared_weights(programs: BoundPrograms, particles: int, plate: str) -> Share
         )
         values.update({site["name"]: site["value"] for site in guide})
         hidden.update(site["name"] for site in (*model, *guide))
-        shared_sums.append(_sum(model) - _sum(guide))
         weights = weights_of(local, 1, data_plate=plate, choose=_sum_out_of_model)
-        local_weights.append(weights.log_w[0])
-    return SharedWeights(torch.stack(local_weights), torch.stack(shared_sums))
+        drawn = {**values, **draw_latents(weights)} if draw else {}
+        yield drawn, SharedWeights(weights.log_w, (_sum(model) - _sum(guide)).unsqueeze(0))
 
 
 def require_bound(pair: TracePair) -> None:

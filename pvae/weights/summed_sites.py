@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.sites import Site
-from pvae.weights.contraction import Factor, FactorTree, align, named, sum_of_tree
+from pvae.weights.contraction import Factor, FactorTree, align, draw_from_tree, named, sum_of_tree
 from pvae.weights.enumeration import ENUMERATE, SUMMED, EnumerationDims
 from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, SiteLogProbs, join_outcomes, sum_tensors
 from pvae.weights.traces import TracePair, site_log_prob
@@ -75,6 +75,22 @@ class SummedSites:
         Raises:
             InputError: if it varies along a dimension that is not the site's own.
         """
+        letters, plates = self.letters(site, in_model=in_model)
+        shape = log_prob.shape
+        wide = [dim for dim in range(-len(shape), 0) if shape[dim] > 1]
+        foreign = [dim for dim in wide if dim not in letters]
+        if foreign:
+            self._refuse_dimension(site, foreign[0])
+        factor = named(log_prob.reshape([shape[dim] for dim in wide]), "".join([letters[dim] for dim in wide]))
+        return plates, factor
+
+    def letters(self, site: Site, *, in_model: bool) -> tuple[dict[int, str], frozenset[str]]:
+        """Return the letter of each batch dimension of a site, counted from the right, and those of its inner plates.
+
+        Args:
+            site: a site of either program.
+            in_model: whether it is a site of the model.
+        """
         particle_dim = -1 - self.dims.nesting
         plates = {dim: self.plates[frame.name] for dim, frame in self._inner_plates(site).items()}
         letters = {particle_dim: PARTICLES, self.dims.data_dim: DATA, **plates}
@@ -82,13 +98,7 @@ class SummedSites:
             letters[particle_dim - 1 - place] = _letter(index)
         if self.keep:
             letters[particle_dim - 1 - self.enumerated.width] = _BRANCHES
-        shape = log_prob.shape
-        wide = [dim for dim in range(-len(shape), 0) if shape[dim] > 1]
-        foreign = [dim for dim in wide if dim not in letters]
-        if foreign:
-            self._refuse_dimension(site, foreign[0])
-        factor = named(log_prob.reshape([shape[dim] for dim in wide]), "".join([letters[dim] for dim in wide]))
-        return frozenset(plates.values()), factor
+        return letters, frozenset(plates.values())
 
     def _refuse_dimension(self, site: Site, dim: int) -> None:
         place = -2 - self.dims.nesting - dim
@@ -173,6 +183,40 @@ class SummedSites:
             named(reduced.reshape([factor.shape[index] for index in kept]), "".join(names[index] for index in kept))
         )
 
+    def _guide_terms(
+        self, log_guide: Tensor | None
+    ) -> tuple[dict[str, tuple[frozenset[str], Factor]], list[tuple[frozenset[str], Factor]]]:
+        """Return log q of the sites that are not summed out, by site, and the terms of log q in the weights."""
+        guide = self.guide_factors(self.sites.values())
+        kept = {name: guide[name] for name in guide if name not in self.sites.values()}
+        if log_guide is None:
+            return kept, list(kept.values())
+        # q of a summed-out site cancels, so any finite number may replace its log of 0.
+        inside = [guide[name] for name in guide if name not in kept]
+        finite = [
+            (plates, named(-factor.masked_fill(factor == -math.inf, 0.0), factor._pyro_dims))
+            for plates, factor in inside
+        ]
+        return kept, [(frozenset(), self.from_table(log_guide)), *finite]
+
+    def _weight_tree(self, guide_terms: Iterable[tuple[frozenset[str], Factor]]) -> FactorTree:
+        """Return log p - log q at each joint value of the summed-out sites, as factors."""
+        negative = as_tree([(plates, named(-factor, factor._pyro_dims)) for plates, factor in guide_terms])
+        return merge_trees(self.model_factors(self.sites.values()), negative)
+
+    def draw_values(self, log_guide: Tensor | None) -> dict[str, Factor]:
+        """Return one joint draw of the summed-out sites, with probabilities proportional to their part of each weight.
+
+        Without a site of the guide that depends on them it is their exact posterior given all other sites.
+
+        Args:
+            log_guide: as for `marginalise`.
+
+        Returns:
+            The indices of the values, by the letter of the site's dimension.
+        """
+        return draw_from_tree(self._weight_tree(self._guide_terms(log_guide)[1]), self.sites)
+
     def marginalise(self, log_guide: Tensor | None, reverse_scores: Mapping[str, Tensor]) -> MarginalisedLogProbs:
         """Return the log-densities with w = sum over the values of summed-out sites of q(value) w(value).
 
@@ -186,20 +230,8 @@ class SummedSites:
         Raises:
             InputError: if an enumerated site depends on a summed-out site of the guide.
         """
-        guide = self.guide_factors(self.sites.values())
-        kept = {name: guide[name] for name in guide if name not in self.sites.values()}
-        if log_guide is None:
-            rest = list(kept.values())
-        else:
-            # q of a summed-out site cancels, so any finite number may replace its log of 0.
-            inside = [guide[name] for name in guide if name not in kept]
-            finite = [
-                (plates, named(-factor.masked_fill(factor == -math.inf, 0.0), factor._pyro_dims))
-                for plates, factor in inside
-            ]
-            rest = [(frozenset(), self.from_table(log_guide)), *finite]
-        negative = as_tree([(plates, named(-factor, factor._pyro_dims)) for plates, factor in rest])
-        log_w = self.table(sum_of_tree(merge_trees(self.model_factors(self.sites.values()), negative), self.sites))
+        kept, rest = self._guide_terms(log_guide)
+        log_w = self.table(sum_of_tree(self._weight_tree(rest), self.sites))
         means = [self.over_values(plates, factor, mean=True) for plates, factor in rest]
         log_q = sum_tensors(means) if means else log_w.new_zeros(()).expand_as(log_w)
         tables = {name: self.over_values(plates, factor, mean=False) for name, (plates, factor) in kept.items()}
