@@ -14,7 +14,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from torch import Tensor
 
-from pvae.em.base import Mixture
 from pvae.em.check_parameters import check_parameters, find_device, find_dtype
 from pvae.em.component_status import find_regularised, find_status, list_warnings
 from pvae.em.covariances.families import FAMILIES
@@ -194,6 +193,7 @@ class GaussianMixture(MixturePredictor):
         check_parameters(self.get_params(deep=False))
         rows = BatchRows(batches, find_device(self.device, torch.device("cpu")))
         self.n_features_in_ = rows.features
+        self.__dict__.pop("feature_names_in_", None)
         return self._fit(rows, OutputFormat(False, rows.dtype, torch.device("cpu")))
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
@@ -216,14 +216,18 @@ class GaussianMixture(MixturePredictor):
         Source: Liang & Klein, Online EM for unsupervised models, NAACL 2009.
         """
         check_parameters(self.get_params(deep=False))
-        stream = getattr(self, "_stream", None)
-        x, output = read_data(self, X, reset=stream is None)
+        kept = getattr(self, "_stream", None)
+        if kept is not None:
+            self._check_continues()
+        x, output = read_data(self, X, reset=kept is None)
         weights = read_sample_weight(sample_weight, len(x))
         rows = ArrayRows(x, weights, find_device(self.device, x.device))
-        if stream is None:
-            stream = self._stream = StepwiseEM(rows, self._fit_inputs(rows, output))
-        mixture = stream.update(rows)
-        self._publish_parameters(mixture, output)
+        inputs = self._fit_inputs(rows, output)
+        stream = StepwiseEM.start(rows, inputs) if kept is None else StepwiseEM.continued(kept, inputs, rows.device)
+        self._publish(stream.update(rows), output)
+        self._stream = stream.to_arrays()
+        for name in ("status_", "merged_", "split_merges_"):
+            self.__dict__.pop(name, None)  # of an earlier fit
         self.n_iter_ = stream.batches
         self.converged_ = False
         self.lower_bounds_ = self.log_likelihoods_ = stream.bounds
@@ -238,7 +242,9 @@ class GaussianMixture(MixturePredictor):
         )
         warm_start = None
         if self.warm_start and hasattr(self, "converged_"):
-            warm_start = WarmStart(self._mixture(rows.device), self.lower_bound_)
+            mixture = self._mixture(rows.device)
+            self._check_components()
+            warm_start = WarmStart(mixture, -np.inf if self._kept["by_hand"] else self.lower_bound_)
         random = check_random_state(self.random_state)
         dtype = find_dtype(self.dtype, output.dtype)
         return FitInputs(family, self.get_params(deep=False), initial, warm_start, random, dtype)
@@ -255,23 +261,12 @@ class GaussianMixture(MixturePredictor):
             ) from error
         output = OutputFormat(output.is_tensor, inputs.dtype, output.device)
         is_regularised = find_regularised(fit)
-        self._publish_parameters(fit.mixture, output)
+        self._publish(fit.mixture, output)
         self._set_history(fit)
         self.n_effective_ = output.convert(fit.run.counts)
         self.status_ = find_status(fit, is_regularised)
         self._warn(fit, is_regularised)
         return self
-
-    def _publish_parameters(self, mixture: Mixture, output: OutputFormat) -> None:
-        """Set the fitted parameters in the format of the data, and keep them in float64 too."""
-        self._precise = mixture
-        self.weights_ = output.convert(mixture.weights)
-        self.means_ = output.convert(mixture.means)
-        self.covariances_ = output.convert(mixture.covariances)
-        self.precisions_cholesky_ = output.convert(mixture.whitening)
-        whitening = mixture.whitening
-        is_matrix = mixture.family.name in ("full", "tied")
-        self.precisions_ = output.convert(whitening @ whitening.mT if is_matrix else whitening.square())
 
     def _set_history(self, fit: EMFit) -> None:
         run = fit.run

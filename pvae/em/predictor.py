@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pvae.checks import is_whole
-from pvae.em.base import Mixture, mixture_from_whitening
+from pvae.em.base import Mixture
 from pvae.em.check_parameters import find_device
-from pvae.em.covariances.families import FAMILIES
 from pvae.em.e_step import chunk_log_likelihoods, chunk_responsibilities
 from pvae.em.kernels.base import EStepKernel
 from pvae.em.kernels.choose_kernel import choose_kernel
 from pvae.em.kernels.missing_values_kernel import MissingValuesKernel
+from pvae.em.public_parameters import on_device
 from pvae.em.read_inputs import OutputFormat, read_data, read_sample_weight
 from pvae.em.rows.row_sources import ArrayRows, as_tensor
 from pvae.em.rows.standardise import Standardiser, standardiser_of_mixture
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.em.rows.value_checks import check_finite
+from pvae.em.stored_mixture import StoredMixture
 from pvae.errors import InputError
 
 __all__ = ["MixturePredictor"]
@@ -66,7 +67,7 @@ class _PredictionInputs:
         return log_scales.sum()
 
 
-class MixturePredictor(DensityMixin, BaseEstimator):
+class MixturePredictor(DensityMixin, StoredMixture):
     """The methods of a mixture that has ``weights_``, ``means_`` and ``precisions_cholesky_``."""
 
     def score_samples(self, X: Any) -> Any:
@@ -112,22 +113,39 @@ class MixturePredictor(DensityMixin, BaseEstimator):
         """
         return self._map_chunks(X, lambda kernel, prepared: chunk_responsibilities(kernel, prepared).mT)
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Return the Bayesian information criterion, nats; lower is better.
 
         Args:
             X: (data, features).
+            sample_weight: number of times that each datum counts, (data,); by default 1. Weights that are scaled to
+                the sum 1 are no counts: the criterion needs the number of data, which is their sum.
         """
-        count = len(X)
-        return -2 * self.score(X) * count + self._n_parameters() * math.log(count)
+        count = self._count_data(X, sample_weight)
+        return -2 * self.score(X, sample_weight=sample_weight) * count + self._n_parameters() * math.log(count)
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Return Akaike's information criterion, nats; lower is better.
 
         Args:
             X: (data, features).
+            sample_weight: as for `bic`.
         """
-        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
+        count = self._count_data(X, sample_weight)
+        return -2 * self.score(X, sample_weight=sample_weight) * count + 2 * self._n_parameters()
+
+    def _count_data(self, X: Any, sample_weight: Any) -> float:
+        """Return the number of data, or the sum of the sample weights."""
+        weights = read_sample_weight(sample_weight, len(X))
+        if weights is None:
+            return len(X)
+        count = float(weights.sum())
+        if count <= 1 < int((weights > 0).sum()):
+            raise InputError(
+                f"sample_weight needs the number of times that each datum counts; got weights of the sum {count:.6g} "
+                "for more than one datum. Multiply them by the number of data."
+            )
+        return count
 
     def impute(self, X: Any) -> Any:
         """Return X with each missing value replaced by its expectation given the observed values of its row.
@@ -144,11 +162,12 @@ class MixturePredictor(DensityMixin, BaseEstimator):
             InputError: for infinite values, or another number of features than that of the fitted data.
         """
         check_is_fitted(self)
+        fitted = self._mixture(torch.device("cpu"))
         x, output = read_data(self, X, reset=False)
         check_finite(x, has_missing=True)
-        data = self._standardise(x)
+        data = self._standardise(x, fitted)
         standardiser = data.standardiser
-        kernel = MissingValuesKernel(standardiser.standardise(self._mixture(x.device)), torch.float64)
+        kernel = MissingValuesKernel(standardiser.standardise(on_device(fitted, data.rows.device)), torch.float64)
         imputed = [kernel.impute(u) for u, _ in data.chunks(kernel.chunk_size, kernel.dtype)]
         values = torch.cat(imputed, 1).mT * standardiser.scale + standardiser.shift
         return output.convert(torch.where(x.isnan(), values.to(x.device), x.double()))
@@ -185,53 +204,21 @@ class MixturePredictor(DensityMixin, BaseEstimator):
         output = self._output_format()
         return output.convert(x, torch.float64), output.convert(components, torch.int64)
 
-    def _n_parameters(self) -> int:
-        """Return the number of free parameters of the mixture."""
-        components, features = self.means_.shape
-        covariance_parameters = FAMILIES[self.covariance_type].count_parameters(components, features)
-        return covariance_parameters + features * components + components - 1
-
-    def _output_format(self) -> OutputFormat:
-        """Return the format of the fitted parameters."""
-        means = self.means_
-        tensor = as_tensor(means)
-        return OutputFormat(isinstance(means, Tensor), tensor.dtype, tensor.device)
-
-    def _mixture(self, device: torch.device) -> Mixture:
-        """Return the parameters in float64: those of the fit, unless the user has set other public parameters."""
-        precise = getattr(self, "_precise", None)
-        if precise is None or not self._is_unchanged(precise):
-            public = (self.weights_, self.means_, self.precisions_cholesky_)
-            doubles = [as_tensor(values).to(torch.float64) for values in public]
-            precise = mixture_from_whitening(FAMILIES[self.covariance_type], *doubles)
-        parts = (precise.weights, precise.means, precise.covariances, precise.whitening, precise.roots)
-        return Mixture(precise.family, *(values.to(device) for values in parts))
-
-    def _is_unchanged(self, precise: Mixture) -> bool:
-        """Return whether the public parameters are those of the fit, rounded to the dtype of the data."""
-        if precise.family.name != self.covariance_type:
-            return False
-        pairs = (
-            (self.weights_, precise.weights),
-            (self.means_, precise.means),
-            (self.precisions_cholesky_, precise.whitening),
-        )
-        return all(_is_rounded(as_tensor(public), fitted) for public, fitted in pairs)
-
-    def _standardise(self, x: Tensor) -> StandardisedChunks:
-        """Return data in standardised coordinates, on the device of the estimator."""
+    def _standardise(self, x: Tensor, mixture: Mixture) -> StandardisedChunks:
+        """Return data in the standardised coordinates of a mixture, on the device of the estimator."""
         device = find_device(self.device, x.device)
-        return StandardisedChunks(ArrayRows(x, device=device), standardiser_of_mixture(self._mixture(device)))
+        return StandardisedChunks(ArrayRows(x, device=device), standardiser_of_mixture(on_device(mixture, device)))
 
     def _prepare(self, X: Any) -> _PredictionInputs:
         """Check data, and choose the kernel of the fitted parameters for them."""
         check_is_fitted(self)
+        fitted = self._mixture(torch.device("cpu"))
         x, output = read_data(self, X, reset=False)
-        data = self._standardise(x)
+        data = self._standardise(x, fitted)
         has_missing = self.missing == "marginalise"
         if not bool(x.sum().isfinite()):
             check_finite(x, has_missing=has_missing)
-        mixture = data.standardiser.standardise(self._mixture(data.rows.device))
+        mixture = data.standardiser.standardise(on_device(fitted, data.rows.device))
         kernel: EStepKernel
         if has_missing and bool(x.isnan().any()):
             kernel = MissingValuesKernel(mixture, torch.float64)
@@ -263,8 +250,3 @@ def _draw_component(random: np.random.RandomState, mixture: Mixture, component: 
     if mixture.family.name == "full":
         return random.multivariate_normal(mean, covariances[component], count)
     return mean + random.standard_normal(size=(count, len(mean))) * np.sqrt(covariances[component])
-
-
-def _is_rounded(public: Tensor, fitted: Tensor) -> bool:
-    """Return whether public parameters are fitted parameters in the dtype of the public ones."""
-    return public.shape == fitted.shape and torch.equal(public.cpu(), fitted.to(public.dtype).cpu())

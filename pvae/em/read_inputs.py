@@ -14,7 +14,16 @@ from pvae.em.base import CovarianceFamily, whitening_from_precisions
 from pvae.em.rows.row_sources import as_tensor, nan_where_masked
 from pvae.errors import InputError
 
-__all__ = ["InitialParameters", "OutputFormat", "read_data", "read_initial_parameters", "read_sample_weight"]
+__all__ = [
+    "InitialParameters",
+    "OutputFormat",
+    "check_positive_definite",
+    "check_weights",
+    "read_data",
+    "read_initial_parameters",
+    "read_parameter",
+    "read_sample_weight",
+]
 
 
 @dataclass(frozen=True)
@@ -157,15 +166,15 @@ def read_initial_parameters(
     Raises:
         InputError: for a wrong shape, weights that are no distribution, or precisions that are not positive definite.
     """
-    weights = _read_parameter(weights, (components,), "weights")
+    weights = read_parameter(weights, (components,), "weights")
     if weights is not None:
-        _check_weights(weights)
-    means = _read_parameter(means, (components, features), "means")
+        check_weights(weights)
+    means = read_parameter(means, (components, features), "means")
     name = f"{family.name} precision"
-    precisions = _read_parameter(precisions, family.covariance_shape(components, features), name)
+    precisions = read_parameter(precisions, family.covariance_shape(components, features), name)
     if precisions is None:
         return InitialParameters(weights, means, None)
-    _check_precisions(precisions, family, name)
+    check_positive_definite(precisions, family, name)
     return InitialParameters(weights, means, whitening_from_precisions(family, precisions))
 
 
@@ -174,7 +183,17 @@ def _as_double(values: Any) -> Tensor:
     return as_tensor(values).to(torch.float64)
 
 
-def _read_parameter(values: Any, shape: tuple[int, ...], name: str) -> Tensor | None:
+def read_parameter(values: Any, shape: tuple[int, ...], name: str) -> Any:
+    """Return a parameter of a mixture as float64, or None where it is None.
+
+    Args:
+        values: array-like or tensor, or None.
+        shape: the shape that it needs.
+        name: for messages.
+
+    Raises:
+        InputError: for another shape, or values that are not finite.
+    """
     if values is None:
         return None
     parameter = _as_double(values)
@@ -185,20 +204,39 @@ def _read_parameter(values: Any, shape: tuple[int, ...], name: str) -> Tensor | 
     return parameter
 
 
-def _check_weights(weights: Tensor) -> None:
+def check_weights(weights: Tensor, tolerance: float = 1e-6) -> None:
+    """Check that weights, (components,), are probabilities.
+
+    Args:
+        weights: of the components.
+        tolerance: largest difference of their sum from 1.
+
+    Raises:
+        InputError: otherwise.
+    """
     if bool((weights < 0).any() | (weights > 1).any()):
         # scikit-learn swaps the two numbers, and its own tests match this message.
         raise InputError(
             "The parameter 'weights' should be in the range [0, 1], but got max value "
             f"{float(weights.min()):.5f}, min value {float(weights.max()):.5f}"
         )
-    if abs(float(weights.sum()) - 1) > 1e-6:
+    if abs(float(weights.sum()) - 1) > tolerance:
         raise InputError(
             f"The parameter 'weights' should be normalized, but got sum(weights) = {float(weights.sum()):.5f}"
         )
 
 
-def _check_precisions(precisions: Tensor, family: CovarianceFamily, name: str) -> None:
+def check_positive_definite(precisions: Tensor, family: CovarianceFamily, name: str) -> None:
+    """Check that covariances or precisions are positive numbers, or symmetric and positive definite matrices.
+
+    Args:
+        precisions: in the shape of the covariances.
+        family: of the covariances.
+        name: for messages.
+
+    Raises:
+        InputError: otherwise.
+    """
     if family.name in ("diag", "spherical"):
         if not bool((precisions > 0).all()):
             raise InputError(f"'{name}' should be positive")
