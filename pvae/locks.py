@@ -69,8 +69,8 @@ def _acquire(lock: FileLock, folder: Path, path: Path) -> None:
     if host not in (None, socket.gethostname()):
         lock.release()
         raise InputError(
-            f"{folder} needs one writer at a time, and {_describe(_holder(path))} has not ended its work there. If "
-            f"that process does not run any more, remove {path}; else name another folder."
+            f"{folder} needs one writer at a time, and {_describe(_holder(path))} has not released it. If that "
+            f"process does not run any more, remove {path}; otherwise name another folder."
         )
     path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}), encoding="utf-8")
 

@@ -28,7 +28,7 @@ _CGROUPS = (
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int | None:
-    """Return the number of bytes that can still be allocated; None if the machine does not tell.
+    """Return the number of bytes that can still be allocated; None if it is not known.
 
     On the CPU it is the memory that the operating system counts as available, or what is left of the limit of the
     container, if that is less.

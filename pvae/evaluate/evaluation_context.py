@@ -32,13 +32,13 @@ from pvae.train.run import Run
 from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
 
-#: The number of data that show the spread of a column.
+#: The number of data by which a cast of x is checked.
 _ENOUGH_FOR_SPREAD = 100
 
 __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
 
-#: The data of a first look at the programs. Programs for a fixed number of data run on no part of them; the limit
-#: bounds the memory.
+#: The largest number of data in the first run of the programs. Programs for a fixed number of data need all data; the
+#: limit bounds the memory.
 _FIRST_DATA = slice(0, 10_000)
 
 
@@ -186,8 +186,8 @@ def evaluation_context(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (its `split`), a `Batch`, or anything that `pvae.load_data` takes, whole. The columns and labels
-            of a run's training say which are which.
+        data: `Splits` (its `split`), a `Batch`, or anything that `pvae.load_data` takes, whole. For a run,
+            columns and labels are matched with those of its training.
         split: ``"test"``, ``"validation"`` or ``"train"`` of `Splits`.
         limit: the largest number of data; the first ones are taken, so that all models are evaluated on the same data.
         seed: the seed of the random generators inside the context.

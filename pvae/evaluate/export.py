@@ -75,7 +75,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         drawn = [_draw(context, programs, data_dims)]
         size = sum(value.nbytes for group in drawn[0].values() for value in group.values())
         advice = f"Lower draws, which is {draws}, or limit."
-        # The draws are held one by one, and once more side by side.
+        # The single draws and the arrays made of them are in memory at the same time.
         require_memory(2.0 * draws * size, "cpu", f"An export of {draws} draws of {context.batch.size} data", advice)
         drawn += [_draw(context, programs, data_dims) for _ in range(draws - 1)]
         observed = _observed(programs, data_dims)

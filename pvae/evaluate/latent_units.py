@@ -85,7 +85,7 @@ def latent_units(
             chunks_by_site.setdefault(name, []).append(site_units)
     units = {name: _summary(chunks, threshold) for name, chunks in chunks_by_site.items()}
     left_out = [name for name in context.bound_to(batch).layout.bijection.points if name not in units]
-    notes = [f"site {name!r} is a map of auxiliary draws: its units have no KL of their own" for name in left_out]
+    notes = [f"site {name!r} is a function of auxiliary draws: its units have no KL of their own" for name in left_out]
     return units, (*notes, *_notes(units, context.batch.size))
 
 

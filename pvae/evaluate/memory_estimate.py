@@ -1,4 +1,4 @@
-"""The memory of an evaluation of log weights, estimated from two small ones before it is tried."""
+"""Estimate the memory of an evaluation of log weights from two small evaluations, before it starts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SMALL = (4, 8)
 def require_memory_for_weights(context: EvaluationContext, batch: Batch, particles: int, advice: str) -> None:
     """Refuse an evaluation of log weights that needs more memory than is free.
 
-    The memory grows linearly with particles times data. Two small evaluations show how fast; they leave the random
-    generators as they were.
+    The memory grows linearly with particles times data. Two small evaluations show how fast. The random
+    generators are restored after them.
 
     Args:
         context: the model.
@@ -54,7 +54,7 @@ def require_memory_for_weights(context: EvaluationContext, batch: Batch, particl
 
 
 def _small_sizes(particles: int, data: int, *, takes_parts: bool) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Return particles and data of two small evaluations; None if there is no larger one."""
+    """Return particles and data of two small evaluations; None if the evaluation itself is as small."""
     small, larger = _SMALL
     if takes_parts:
         return (min(particles, 2), small), (min(particles, 2), larger)

@@ -163,7 +163,8 @@ def _weight_chunks(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the log weights and the terms of the ELBO of each chunk of particles.
 
-    Both are float64 on the CPU, of shape (particles, batch). Without `with_elbo` the log weights stand for the terms.
+    Both are float64 on the CPU, of shape (particles, batch). Without `with_elbo`, the log weights take the
+    place of the terms.
     """
     for particles in sizes:
         weights = context.log_weights(batch, particles)

@@ -75,8 +75,8 @@ def _require_all_data(context: EvaluationContext) -> None:
     count = context.bound_to(context.batch).count
     if count != size:
         raise InputError(
-            f"All data share site {shared_sites(context, size)[0]!r}, so a weight is that of all {count} data; "
-            f"there are {size}. Pass all of them, or use `elbo`, which a part of the data allows."
+            f"All data share site {shared_sites(context, size)[0]!r}, so a weight needs all {count} data; got "
+            f"{size}. Pass all of them, or use `elbo`, which also takes a part of the data."
         )
 
 

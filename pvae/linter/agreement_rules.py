@@ -39,8 +39,8 @@ def _masks(context: CheckContext) -> Iterator[Finding]:
         where = {(True, False): "in the guide only", (False, True): "in the model only"}
         masked = where.get((is_masked(in_guide), is_masked(in_model)), "in both programs, by different masks")
         message = (
-            f"it has a mask {masked}, so log q counts at entries where log p does not, or the other way round, and the "
-            "bound is no bound."
+            f"it has a mask {masked}, so log q counts at entries where log p does not, or the reverse. The objective "
+            "is then not a lower bound."
         )
         fix = (
             "Put the same mask around the site in both programs (pyro.poutine.mask, or .mask of the distribution). "
@@ -52,7 +52,7 @@ def _masks(context: CheckContext) -> Iterator[Finding]:
 def _scales(context: CheckContext) -> Iterator[Finding]:
     """Report latents with another scale in the model than in the guide.
 
-    A scale around the whole model alone is no error: the bound is that of the tempered joint density p(x, z)^scale.
+    A scale around the whole model alone is not an error: the bound is that of the tempered joint density p(x, z)^scale.
     """
     own_scales = [_own_scale(site) for site in context.model_sites]
     is_tempered = all(_is_same_scale(scale, own_scales[0]) for scale in own_scales)
@@ -66,7 +66,9 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
                 "tempered model", name, message, "Scale both programs alike for a bound on log p(x).", fatal=False
             )
             return
-        message = f"its scale is {scales}, so log q is weighed otherwise than log p, and the bound is no bound."
+        message = (
+            f"its scale is {scales}, so log q and log p count differently, and the objective is not a lower bound."
+        )
         fix = "Use the same plate, with the same size and subsample, and the same poutine.scale in both programs."
         yield Finding("scale in one program", name, message, fix)
 
@@ -100,8 +102,8 @@ def _describe(scale: Tensor | float) -> str:
 def _rows(context: CheckContext) -> Iterator[Finding]:
     """Report latents in a subsampled plate with other rows in the model than in the guide.
 
-    Plates with one row for each datum of the batch are left to the run on the data in another order, because a guide
-    that does not use the indices is right with any.
+    Plates with one row for each datum of the batch are checked by the run on the data in another order, because a
+    guide that does not use the indices is right with any.
     """
     for name, in_guide, in_model in context.shared_latents:
         for plate, other in _pairs_of_plates(in_guide, in_model):

@@ -1,4 +1,4 @@
-"""Rules for guides with auxiliary draws and with Delta sites: what a loss of Pyro leaves out of the bound."""
+"""Rules for guides with auxiliary draws and with Delta sites: what the bound of a loss of Pyro does not include."""
 
 from __future__ import annotations
 

@@ -50,9 +50,11 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
     if any(is_scaled):
         site = context.model_sites[is_scaled.index(True)]
         message = f"{name} puts the scale of a subsampled plate inside the weights, so its value is no bound."
-        yield Finding("scaled bound", site["name"], message, f"Use {instead}, which put it outside.")
+        yield Finding("scaled bound", site["name"], message, f"Use {instead}: the scale is then outside the weights.")
     if not isinstance(loss, RenyiELBO):
-        message = f"{name} takes one weight for the whole batch, so that few particles count in a large batch."
+        message = (
+            f"{name} has one weight for a whole batch; in a large batch, few particles have almost all the weight."
+        )
         yield Finding("weight of a batch", name, message, f"Use {instead}, with a weight per datum.", fatal=False)
         return
     try:

@@ -55,7 +55,7 @@ def _site_name(name: str) -> str:
 
 
 def _subject(context: CheckContext, name: str) -> str:
-    """Return the latent site of the model that an autoguide draws by way of this site, or the site itself."""
+    """Return the latent site of the model that an autoguide draws by means of this site, or the site itself."""
     own_name = _site_name(name)
     latent = own_name.removesuffix("_unconstrained")
     return latent if latent in context.model_latents else own_name
@@ -84,8 +84,8 @@ def _other_rows(name: str, subject: str) -> Finding:
 def _one_row_per_position(name: str, subject: str, size: int, data_size: int | None) -> Finding:
     program = "guide" if name.endswith(GUIDE) else "model"
     message = (
-        f"its distribution in the {program} belongs to a position in the batch and not to a datum: if the data change "
-        "places, it stays where it is. "
+        f"its distribution in the {program} belongs to a position in the batch and not to a datum: if the data come "
+        "in another order, the distributions keep the former order. "
     )
     if data_size is None:
         message += f"That is right only if each batch holds all data; this one has {size}."

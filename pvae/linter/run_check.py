@@ -51,7 +51,7 @@ def _run_programs(
         in_model, in_guide = ExplicitRows(), ExplicitRows()
         recorded = bound.with_programs(in_model(bound.model), in_guide(bound.guide))
         guide_trace, model_trace = recorded.trace_both()
-        if has_validation:  # before the layout is kept for later runs, which then do not look at the shapes
+        if has_validation:  # first, because later runs use the cached layout and do not check shapes
             check_site_shapes(guide_trace, model_trace)
         bound.find_layout(guide_trace, model_trace)
     return CheckContext(

@@ -1,4 +1,4 @@
-"""Checksums of the user's code that a latent model is made of, so that a changed file is noticed when a run goes on."""
+"""Checksums of the user's code that a latent model is made of, so that a resumed run notices a changed file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def code_digests(*owners: Any) -> dict[str, str]:
     """Return the SHA-256 of each piece of a user's code that objects are made of, by the name of its file.
 
     A module counts as a whole, together with the modules of its own folder that it imports. Of the script that runs,
-    only the definitions that the objects use count: other lines may be edited between two sittings. Installed packages
+    only the definitions that the objects use count: other lines may change between two runs. Installed packages
     do not count, since their versions are recorded.
 
     Args:

@@ -134,8 +134,8 @@ class Objective(ELBO, nn.Module):
     def end_step(self, means: Mapping[str, Tensor]) -> None:
         """Change the state after all updates of one step of training; `pvae.fit` calls this after each step.
 
-        Most objectives change their state in `terms`. An objective that holds another one ends the other's step here,
-        because one step takes the other's terms several times.
+        Most objectives change their state in `terms`. An objective that contains another one calls `end_step` of
+        that one here, because one step computes the terms of the inner objective several times.
 
         Args:
             means: the recorded terms of the step, means per datum, scalars in nats.
@@ -239,8 +239,8 @@ def add_gradients(surrogate: Tensor, parameters: list[Any]) -> None:
 class ObjectiveModule(nn.Module):
     """A model, a guide and an objective as one module; ``forward`` returns the loss of a batch, in nats.
 
-    Its ``state_dict`` has the names of Pyro's `ELBOModule`, so each loads the other's, and further entries only for
-    tensors of the objective itself.
+    Its ``state_dict`` has the names of Pyro's `ELBOModule`, so either can load the ``state_dict`` of the other. Only
+    tensors of the objective itself are further entries.
 
     Args:
         model: p(x, z); a bound method stays with its owner.

@@ -87,7 +87,7 @@ class LatentModel(nn.Module):
 
 
 class _KeepPriors(Messenger):
-    """Keeps the prior that a guide by a handler writes into ``infer``, where a replay puts that of another run."""
+    """Keeps the prior that a `GuideMessenger` writes into ``infer``, which a replay would replace."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,9 +130,9 @@ class Program(nn.Module):
 
     @contextmanager
     def _adapted(self) -> Iterator[None]:
-        """Adapt Pyro's guides by a handler, which run the whole model: what they observe is no part of the guide.
+        """Adapt a `GuideMessenger` of Pyro, a guide that runs the whole model: what it observes is not part of q.
 
-        They keep the trace of their last run, which is theirs again after the block.
+        It stores the trace of its last run. That trace is restored after the block.
         """
         guide: Any = unwrap(self.function)  # type: ignore[arg-type]
         former = vars(guide).get("trace", poutine.Trace())

@@ -112,7 +112,7 @@ class BoundPrograms:
         cache = _cache_for(self)
         key = ("population", self.size, _cache_key(self))
         if key not in cache:  # a plate that is subsampled at one size of batch may be whole at another
-            with self.preserved_state(), poutine.block():  # the handlers around an objective see its own runs alone
+            with self.preserved_state(), poutine.block():  # handlers around an objective must not see this run
                 _, model_trace = self.trace_both()
             cache[key] = population_of(model_trace, self.size)
         return int(cache[key] or self.size)
@@ -222,7 +222,7 @@ def owner_and_name(program: Any) -> tuple[Any, str]:
 
 
 def _without_contexts(program: Any) -> Any:
-    """Return a program without the contexts of `ProgramInContext`; without gradients, no map of draws is found."""
+    """Return a program without the contexts of `ProgramInContext`; the layout needs gradients to find a bijection."""
     while hasattr(program, "make_context"):
         program = program.program
     return program

@@ -94,7 +94,7 @@ class DataCounter(Messenger):
         scales = [site.scale_of_user() for site in sorted(inside, key=lambda site: not site.is_observed)]
         if any(not isinstance(scale, Tensor) and math.isclose(scale, 1.0) for scale in scales):
             return size
-        # No site is without a scale, so a scale is common to all; further scales are usually those of latent sites.
+        # Every site has a scale, so one is common to all. Further scales are usually those of latent sites.
         common = scales[0]
         return common.mean() * size if isinstance(common, Tensor) else common * size
 

@@ -170,8 +170,9 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int]
         )
     return (
         f"Weights per datum need every sample site of the model and the guide in one common plate; site {outside!r} is "
-        f"outside the data plate {plate!r}. Move it inside; if all data share it, train and evaluate by 'elbo'; 'beta' "
-        "and others that are linear in the log weights train it too, and pvae.evaluate.log_evidence takes it."
+        f"outside the data plate {plate!r}. Move it inside. If all data share it, train and evaluate by 'elbo', "
+        "or train by 'beta' or another objective that is linear in the log weights, and evaluate by "
+        "pvae.evaluate.log_evidence."
     )
 
 

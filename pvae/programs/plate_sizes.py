@@ -1,4 +1,4 @@
-"""The sizes of the plates of two programs: a guide with a part for each datum belongs to its own data."""
+"""The sizes of the plates of two programs: a guide with parameters for each datum fits its own data only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require_same_sizes(guide: poutine.Trace, model: poutine.Trace) -> None:
             count, expected = site["value"].shape[axis], sizes[frame.name]
             if count not in (1, expected):
                 raise InputError(
-                    f"The guide has {expected} in the plate {frame.name!r}, and site {site['name']!r} observes "
-                    f"{count}. A guide with parameters for each datum, such as an autoguide, belongs to the data of "
-                    "its first run: use it on these, or write a guide that is a function of the data."
+                    f"The guide has {expected} data in the plate {frame.name!r}, and site {site['name']!r} has "
+                    f"{count}. A guide with parameters for each datum, such as an autoguide, fits the data of its "
+                    "first run only. Use it on these data, or write a guide that is a function of the data."
                 )

@@ -81,14 +81,14 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is found in a module, kept until a module, a name or a tensor in it changes.
+    """The entries of a module in the store, cached until a module, a name or a tensor in it changes.
 
     Attributes:
-        parts: the path, the name and the ``id`` of the parameters of each module, by which a change is seen.
+        parts: the path, the name and the ``id`` of the parameters of each module; they show a change.
         entries: the entries of the store by the ``id`` of their tensors. They hold the tensors, so that no other tensor
             has one of these ``id``.
-        autoguides: with what the names start under which its autoguides would find values in the store at their first
-            run. The name of an autoguide is that of its class, so values of another one may be there.
+        autoguides: the prefixes of the names that autoguides in the module have in the store. Such a prefix is the name
+            of the class, so the store may have values of another autoguide under it. They are removed.
     """
 
     parts: list[Any]
@@ -97,7 +97,7 @@ class _Found:
 
 
 def _find(module: nn.Module) -> _Found:
-    """Return what is found in a module; every run of a program needs it."""
+    """Return the cached entries of a module, which every run of a program needs."""
     parts = [
         (path, child.__dict__.get("_pyro_name"), *map(id, child._parameters.values()))
         for path, child in module.named_modules()
@@ -135,7 +135,7 @@ def _entries_of(module: nn.Module, instance: str) -> Iterator[_Entry]:
 
 
 def _name_prefix(path: str, child: nn.Module, prefixes: Mapping[str, str], instance: str) -> str:
-    """Return what the names of a module's parameters start with, from the prefix of its parent, as Pyro names them."""
+    """Return the prefix of the names of a module's parameters, as Pyro names them, from the prefix of its parent."""
     if isinstance(child, PyroModule):
         return f"{child._pyro_name}." if child._pyro_name else ""
     if not path:
@@ -170,7 +170,8 @@ def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, s
 
     Args:
         module: the module.
-        program: the module inside that runs. If two modules give a parameter the same name, the store holds its one.
+        program: the module inside that runs. If two modules have a parameter of the same name, the store holds that of
+            this module.
 
     Returns:
         The names of the trainable parameters in the store by ``id``.

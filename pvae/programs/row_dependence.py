@@ -241,7 +241,7 @@ def _is_close(one: Tensor, other: Tensor) -> bool:
 def disturbed_rows(parameters: Mapping[str, Tensor], sizes: Iterable[int]) -> Iterator[None]:
     """Change parameters that may have one row per datum a little inside a block, so that their rows differ.
 
-    Before a training, all rows are often equal, and then a position of the batch cannot be told from another one. Each
+    Before a training, all rows are often equal, and then positions of the batch cannot be distinguished. Each
     entry keeps its sign. The random generators advance.
 
     Args:

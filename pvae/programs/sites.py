@@ -42,7 +42,7 @@ def is_subsample(site: Site) -> bool:
 
 
 def is_delta(site: Site) -> bool:
-    """Return whether a site is a Delta: a point, or the image of other draws."""
+    """Return whether a site is a Delta: a point, or a function of other draws."""
     return isinstance(base_distribution(site["fn"]), dist.Delta)
 
 

@@ -1,4 +1,4 @@
-"""The look at the last batch of an epoch before training: a remainder may be a batch that the programs refuse."""
+"""Try the last batch of an epoch before training, because the programs may refuse a batch of its size."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def require_last_batch(computation: Computation, splits: Splits, options: Option
     Raises:
         InputError: if the step fails because of the size of the batch.
     """
-    look = _Look(computation, splits, options)
-    batch = look.last_batch()
+    trial = _TrialSteps(computation, splits, options)
+    batch = trial.last_batch()
     if batch is None:
         return
-    # Programs may fail on the values of these data too; that is no matter of the size, and training reports it.
-    error = look.failure(batch) and look.failure(look.first_data(batch.size))
+    # If the programs run on other data of this size, the values are the cause, and training reports it.
+    error = trial.failure(batch) and trial.failure(trial.first_data(batch.size))
     if error is None:
         return
     size, remainder = options.batch_size, batch.size
@@ -48,7 +48,7 @@ def require_last_batch(computation: Computation, splits: Splits, options: Option
         f"The batches need sizes that the programs accept; the last batch of each epoch has {_data(remainder)} "
         f"({_data(splits.train.size)} in batches of {size}), and the step fails on it"
         f"{'' if place is None else f' at {place}'}: {type(error).__name__}: {_in_one_line(error)}. "
-        f"{look.advice(remainder)}"
+        f"{trial.advice(remainder)}"
     ) from error
 
 
@@ -61,7 +61,7 @@ def _data(count: int) -> str:
     return "1 datum" if count == 1 else f"{count} data"
 
 
-class _Look:
+class _TrialSteps:
     """Steps without an update, on batches of chosen sizes.
 
     Args:
@@ -97,7 +97,7 @@ class _Look:
         return batch if batch.size < options.batch_size else None
 
     def first_data(self, size: int) -> Batch:
-        """Return the first data as a batch; the check before training has seen them."""
+        """Return the first data as a batch; the check before training has run on them."""
         batch = self.splits.train.take(slice(0, size))
         return batch.replace(x=batch.x.round()) if self.splits.train_dynamic else batch
 
@@ -119,7 +119,7 @@ class _Look:
         return f"Use batch_size={size}, or {leave_out}." if size is not None else f"To go on, {leave_out}."
 
     def _working_size(self, remainder: int) -> int | None:
-        """Return the nearest batch size with which each batch of an epoch works; None if none of a few does."""
+        """Return the nearest batch size with which each batch of an epoch works; None if no tried size works."""
         size, count = self.options.batch_size, self.splits.train.size
         if self.labelled:  # the number of data in an epoch then depends on the batch size
             return None

@@ -20,7 +20,7 @@ from pvae.train.graph.trace import Outputs, StepGraph, trace
 
 __all__ = ["Plan", "StepPlans"]
 
-#: The number of batches of other content on which a graph is compared with the eager step, before they update.
+#: The number of further batches on which a graph is compared with the eager step, before it updates the parameters.
 _COMPARISONS = 2
 
 
@@ -120,7 +120,7 @@ class StepPlans:
         random = torch.get_rng_state()
         try:
             return plan.graph.run(*arguments)
-        except Exception as error:  # an eager step may raise any error too, and that one is the user's to see
+        except Exception as error:  # the eager step raises the error that the user has to see
             torch.set_rng_state(random)
             outputs = plan.eager(*arguments)
             self._fall_back(describe_failure(error))
@@ -181,7 +181,7 @@ class StepPlans:
     def _expected_and_change(
         self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]
     ) -> tuple[Outputs, str | None]:
-        """Return the outputs of the eager step, and what it leaves to the next run that a graph would not leave."""
+        """Return the outputs of the eager step, and a change of Python values that a graph would not make."""
         with self._preserved_state() as state:
             expected = eager(*arguments)
             reason = state.untraceable_change()

@@ -116,7 +116,7 @@ class TrainingSetup:
         self._keeps_order = result.rows is not None and bool(result.rows.tied)
         if self._keeps_order:
             self.notes.append(
-                "note: each batch holds all data in their own order, because parameters belong to positions"
+                "note: each batch holds all data in their order, because parameters belong to positions in the batch"
             )
         self.notes += [f"note: {finding}" for finding in result.findings]
         self._programs_create_parameters = bool(result.created)
@@ -205,7 +205,7 @@ class TrainingSetup:
         validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)
         batch = _first_batch(splits, options.batch_size)
         is_bound = validation.kind == "importance-weighted"
-        # the look at the weights comes last, because it runs the programs
+        # has_weights comes last, because it runs the programs
         if is_bound and not self._has_model_parameters(computation.programs, batch) and validation.has_weights():
             validation.kind = "objective"
             self.notes.append(
@@ -230,6 +230,6 @@ def _with_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
 
 
 def _narrowed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
-    """Return splits with their real numbers in a dtype, which must be fine enough to tell the training data apart."""
+    """Return splits with their real numbers in a dtype, which must not merge different training data."""
     check_narrowing(splits.train, dtype, splits.schema.columns)
     return splits.map_parts(lambda _, batch: narrowed(batch, dtype))

@@ -1,7 +1,7 @@
 """The latent model of a run folder: built from what the folder records, or from what the reader names.
 
-A run folder is data. A built-in model that it names is built; a user's code runs only if the reader names it, or says
-that the folder is to be trusted.
+A run folder is data. A built-in model that it names is built; a user's code runs only if the reader names it, or trusts
+the folder.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _accepted_name(folder: Path, recipe: Mapping[str, Any], *, trust: bool) -> s
     """Return the recorded name of the model; raise InputError if it may not be built."""
     if "name" not in recipe:
         raise InputError(
-            f"{folder} does not say how to build its model ({recipe.get('class')}). Give open_run(..., model=...)."
+            f"{folder} does not say how to build its model ({recipe.get('class')}). Build it, and pass it: "
+            "open_run(..., model=...)."
         )
     name = str(recipe["name"])
     if name in MODELS:

@@ -135,11 +135,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_sizes(path: Path, data: Mapping[str, Any]) -> None:
-    """Raise InputError if the recorded shapes are those of no data: programs run on zeros in these shapes."""
+    """Raise InputError if recorded shapes are impossible, because programs run on zeros of these shapes."""
     for name, form in data["fields"].items():
         require_known(f"dtype of {name} in {path}", form["dtype"], _DTYPES)
         if min(form["shape"], default=0) < 0 or math.prod(form["shape"]) > _MOST_NUMBERS:
-            raise InputError(f"{path} is damaged: {form['shape']} is the shape of no datum {name}.")
+            raise InputError(f"{path} is damaged: {form['shape']} is not a possible shape of {name}.")
 
 
 def _read_snapshot(folder: Path, name: str) -> Snapshot:
@@ -152,7 +152,7 @@ def _read_records(folder: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
     """Return the records of a run, those before its last checkpoint checked; `snapshot` is another checkpoint."""
     try:
         state = read_state(folder / "last")
-    except InputError:  # of a damaged checkpoint; it is not the one that was asked for
+    except InputError:  # this checkpoint is damaged, and another one is opened
         state = dict(snapshot.state)
     return read_history(folder / "metrics.jsonl", state)
 

@@ -1,4 +1,4 @@
-"""The record of a run, ``config.toml``, and what must be the same when the run goes on."""
+"""The record of a run, ``config.toml``, and what must be the same when the run is resumed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _versions() -> dict[str, str]:
 
 
 def _bound_values(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the values of ``config.toml`` that must be the same when a run goes on, by kind and name."""
+    """Return the values of ``config.toml`` that must be the same when a run is resumed, by kind and name."""
     recipe, data = config["model"], config["data"]
     settings = {**recipe.get("settings", {}), **recipe.get("arguments", {})}
     names_of_data = [name for name in ("name", "checksum", "binarise", "sizes", "mask", "labels") if name in data]
@@ -175,13 +175,13 @@ def require_config_of_snapshot(folder: Path, config: Mapping[str, Any], snapshot
     """
     if snapshot.state.get("config") not in (config_hash(config), *config.get("former", ())):
         raise InputError(
-            f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Put the former "
-            "file back."
+            f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Restore the former "
+            "file."
         )
 
 
 def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the entry of a record that keeps the checkpoints readable whose run went on with accepted changes.
+    """Return the former hashes of a record, by which checkpoints from before accepted changes can be read.
 
     Args:
         recorded: the record of the run.
@@ -193,5 +193,5 @@ def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> di
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the values that must be the same when a run goes on."""
+    """Return the SHA-256 of the values that must be the same when a run is resumed."""
     return digest(canonical(_bound_values(config)))

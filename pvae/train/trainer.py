@@ -77,9 +77,10 @@ def fit(
 ) -> Run:
     """Train a latent model, and return the run.
 
-    Afterwards the model holds the parameters with the best validation bound. It holds the last ones if the data have no
-    validation split, or if the objective (`GAN`, `AAE`, `ALI`) has no score that ranks parameters. The caller's random
-    generators, parameter store and number of threads stay as they are.
+    Afterwards the model holds the parameters with the best validation bound; if the model has no parameters, those with
+    the least validation loss. It holds the last ones if the data have no validation split, if parameters belong to
+    positions of the batch, or if the objective (`GAN`, `AAE`, `ALI`) has no score that ranks parameters. The caller's
+    random generators, parameter store and number of threads stay as they are.
 
     Args:
         model: a `LatentModel`, a `pair`, the VAE of a Pyro tutorial, or a `ModelSpec`, which is built from `seed`.
@@ -143,7 +144,7 @@ def fit(
         model_spec=model_spec,
         allow_changed=kinds_of_changes(allow_changed),
     )
-    _recorded_config(request.folder, resume)  # a folder that is refused is not touched
+    _recorded_config(request.folder, resume)  # a refused folder must not be changed
     with sole_writer(request.folder):
         return _fit(request)
 
@@ -181,7 +182,7 @@ def _fit(request: TrainingRequest) -> Run:
             if objective.biased:  # the check has run the objective, and some know only then
                 config["biased"] = objective.biased
             context = setup.context(splits, config, interrupts)
-            # the account of a file includes what was inferred when it was read
+            # the line that describes a file includes what was inferred
             account = splits.schema.account
             notes = [note for note in splits.notes if note not in account]
             for note in (*([f"{splits.name}: {account}"] if account else []), *notes, *setup.notes):
@@ -248,7 +249,7 @@ def _write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool
 
 
 def _require_unchanged(folder: Path, config: dict[str, Any], recorded: dict[str, Any], accepted: Sequence[str]) -> None:
-    """Raise InputError if a run would go on with another model or objective, or other data, options or versions."""
+    """Raise InputError if a run would be resumed with another model, objective, data, options or versions."""
     remedy = f"accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}"
     changes = find_changes(config, recorded, accepted)
     if changes:

@@ -1,4 +1,4 @@
-"""A warning before a training that ends before a schedule of the objective or of the learning rate does."""
+"""Warn before a training that is shorter than a schedule of the objective or of the learning rate."""
 
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ def _has_scored_points(pair: TracePair, strategies: Mapping[str, str]) -> bool:
     other = next((name for name, is_scored in scored.items() if not is_scored), None)
     if other is not None:
         raise InputError(
-            f"The sites {', '.join(scored)} are one draw of the guide, and their gradients are alike; {other!r} has no "
-            "score. Use 'score' for the auxiliary site alone, or for all of them."
+            f"The sites {', '.join(scored)} are one draw of the guide, so they need the same strategy; {other!r} has "
+            "no score. Use 'score' for the auxiliary site alone, or for all of them."
         )
     if pair.dims.width:
         raise InputError(
@@ -175,7 +175,9 @@ def _data_count(pair: TracePair, plate: str) -> int:
     for frame in first_site["cond_indep_stack"]:
         if frame.name == plate:
             return int(frame.full_size or frame.size)
-    raise InputError(f"Weights need every site in the plate {plate!r}; {first_site['name']!r} is outside it.")
+    raise InputError(
+        f"Weights need every site in the plate {plate!r}; {first_site['name']!r} is outside it. Move it inside."
+    )
 
 
 def weights_of(

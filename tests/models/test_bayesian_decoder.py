@@ -282,7 +282,7 @@ def test_the_log_evidence_is_that_of_all_data_over_n(chunk: int) -> None:
 
 
 def test_the_log_evidence_of_a_part_of_the_data_is_refused() -> None:
-    with pytest.raises(pvae.InputError, match="All data share site 'w', so a weight is that of all 80 data"):
+    with pytest.raises(pvae.InputError, match="All data share site 'w', so a weight needs all 80 data"):
         pvae.evaluate.log_evidence(Regression(80), regression_data(), particles=3)
 
 

@@ -462,5 +462,5 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_loss_is_refused_by_name_with_advice(name: str) -> None:
     for given in (OTHERS[name](), type(OTHERS[name]())):
-        with pytest.raises(InputError, match=f"^{name} of pyro.infer is no loss: .*(pass|use)"):
+        with pytest.raises(InputError, match=f"^{name} of pyro.infer is not a loss: .*(pass|use)"):
             adapt(given)

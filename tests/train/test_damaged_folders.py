@@ -110,7 +110,7 @@ def test_no_changed_bit_changes_a_number_without_a_word(finished: Path, tmp_path
         ("data_shape = [", "data_shape = [ 1.5, ", r"data.data_shape\[0\]"),
         ('dtype = "float32"', 'dtype = "save"', "dtype of x"),
         ("[data.sizes]", "[data.size]", "data.sizes"),
-        ("shape = [", "shape = [ 1000000000, ", "shape of no datum x|shape"),
+        ("shape = [", "shape = [ 1000000000, ", "not a possible shape of x|shape"),
     ],
 )
 def test_a_wrong_key_of_the_configuration_is_named(

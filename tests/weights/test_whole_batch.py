@@ -156,7 +156,9 @@ def test_a_training_records_numbers_per_datum(text: str) -> None:
 def test_an_objective_of_a_weight_per_datum_says_what_to_use() -> None:
     model, x = Gaussian(), torch.zeros(B, dtype=torch.float64)
     for objective in (pvae.IWAE(4), pvae.Renyi(0.5), pvae.StickingTheLanding(), pvae.FreeBits()):
-        with pytest.raises(InputError, match=r"'w' is outside the data plate.*train and evaluate by 'elbo'; 'beta'"):
+        with pytest.raises(
+            InputError, match=r"'w' is outside the data plate.*train and evaluate by 'elbo', or train by 'beta'"
+        ):
             objective.loss(model.model, model.guide, x)
     with pytest.raises(InputError, match=r"'optimal' needs a signal for each datum.*reinforce:baseline=leave-one-out"):
         pvae.ScoreFunction("optimal", gradients="w=score").loss(model.model, model.guide, x)
@@ -201,7 +203,7 @@ def test_two_plates_of_different_lengths_train_and_have_an_elbo(others: int, obj
     data = pvae.load_data({"x": x}, binarise="none", validation=0, test=0)
     run = pvae.fit(model, data, objective=objective, epochs=1, precision="float64", progress=False)
     assert run.history[0]["loss"] == pytest.approx(-exact, abs=4.0)
-    with pytest.raises(InputError, match=r"pvae\.evaluate\.log_evidence takes it"):
+    with pytest.raises(InputError, match=r"evaluate by pvae\.evaluate\.log_evidence"):
         diagnose(model, {"x": x}, 30)
 
 

@@ -1,4 +1,4 @@
-"""`BatchKLObjective`: objectives with a kink at a value of the mean KL divergence of a batch."""
+"""`BatchKLObjective`: objectives that are a non-smooth function of the mean KL divergence of a batch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class BatchKLObjective(WeightsObjective):
         """
         reasons = [self._reason_of_bias()]
         if sampled:
-            reasons.append(f"a function with a kink of the KL of site {sampled[0]!r}, which is estimated from draws")
+            reasons.append(f"a non-smooth function of the KL of site {sampled[0]!r}, which is estimated from draws")
         if batch < data:
-            reasons.append(f"a function with a kink of the mean KL of {batch} data, not of all {data}")
+            reasons.append(f"a non-smooth function of the mean KL of {batch} data, not of all {data}")
         return "; ".join(filter(None, reasons))

@@ -161,7 +161,7 @@ class Alternate(PlayersObjective):
 
     @contextmanager
     def _steps_counted_here(self) -> Iterator[None]:
-        """Keep the inner objective from counting each update as a step; in a plain SVI script a step is one update."""
+        """Let the inner objective count steps and not updates; in a plain SVI script a step is one update."""
         inner = self.inner
         if not isinstance(inner, StatefulObjective) or self._is_step_of_svi:
             yield

@@ -37,7 +37,7 @@ _WITHOUT_JIT: dict[type, type] = {
     JitTraceMeanField_ELBO: TraceMeanField_ELBO,
 }
 
-#: what to do instead, for each class of `pyro.infer` that is no loss
+#: what to do instead, for each class of `pyro.infer` that is not a loss
 _NO_LOSS: dict[type, str] = {
     SVI: "it trains by a loss; pass that loss, such as pyro.infer.Trace_ELBO()",
     SVGD: "it moves particles and has no guide; call its step yourself, or use 'elbo' with an autoguide",
@@ -52,15 +52,15 @@ _NO_LOSS: dict[type, str] = {
 def adapt(objective: Any) -> Objective:
     """Return an `Objective`: an objective itself, a loss of Pyro wrapped, or the result of a class or factory.
 
-    `pyro.infer.JitTrace_ELBO` and its kin become the losses without ``Jit``, which have the same values and gradients;
-    ``step="graph"`` of `pvae.fit` makes their steps fast.
+    `pyro.infer.JitTrace_ELBO` and others with ``Jit`` become the losses without it, which have the same values and
+    gradients; ``step="graph"`` of `pvae.fit` makes their steps fast.
 
     Args:
         objective: an `Objective`; a loss of `pyro.infer`; a function ``loss(model, guide, *args, **kwargs)`` that
             returns a tensor, as `pyro.infer.SVI` takes it; or a callable without arguments that returns one of them.
 
     Raises:
-        InputError: for anything else. For a class of `pyro.infer` that is no loss the error says what to use.
+        InputError: for anything else. For a class of `pyro.infer` that is not a loss, the error says what to use.
     """
     if isinstance(objective, Objective):
         return objective
@@ -69,7 +69,7 @@ def adapt(objective: Any) -> Objective:
     kind = objective if isinstance(objective, type) else type(objective)
     advice = next((advice for no_loss, advice in _NO_LOSS.items() if issubclass(kind, no_loss)), None)
     if advice is not None:
-        raise InputError(f"{kind.__name__} of pyro.infer is no loss: {advice}.")
+        raise InputError(f"{kind.__name__} of pyro.infer is not a loss: {advice}.")
     if is_loss_function(objective):
         return LossFunction(objective)
     if callable(objective):

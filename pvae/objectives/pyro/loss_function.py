@@ -79,7 +79,7 @@ class LossFunction(Objective):
             if not can_share_a_run(programs, self.num_particles, function.max_plate_nesting):
                 raise InputError(
                     "EnergyDistance needs all particles in one run, and these programs do not broadcast over a leading "
-                    "dimension. Write them so (no z.mean(0), len(z) or z[0]), or use 'info-mmd'."
+                    "dimension. Let them broadcast (no z.mean(0), len(z) or z[0]), or use 'info-mmd'."
                 )
             if math.isinf(function.max_plate_nesting):
                 function.max_plate_nesting = programs.layout.nesting + 1

@@ -5,7 +5,7 @@ the surrogate as a tensor.
 
 `without_synchronisation` is for tracing a step below Pyro: a trace must not read a value from a tensor.
 
-`values_refused` is for the same: it makes each way out of a tensor raise that the tracer of PyTorch does not see.
+`values_refused` is for tracing too: methods that read values of a tensor, unseen by PyTorch's tracer, raise an error.
 """
 
 from __future__ import annotations

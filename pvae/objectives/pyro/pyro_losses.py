@@ -46,8 +46,8 @@ def can_share_a_run(programs: BoundPrograms, particles: int, max_plate_nesting: 
         programs: both programs with their arguments.
         particles: the number of particles.
         max_plate_nesting: the nesting that the user states; infinite if Pyro has to find it. Programs of a stated
-            nesting may run inside a plate of particles only. They cannot be checked, and Pyro's own rule holds: the
-            user answers for them.
+            nesting may run inside a plate of particles only. They cannot be checked. As in Pyro, the user is
+            responsible for them.
     """
     try:
         return can_vectorise(programs, particles)

@@ -30,7 +30,7 @@ _LARGEST_CONTAINER = 100_000
 _OF_LIBRARIES = {"torch", "pyro", "numpy", "scipy", "pvae", *sys.stdlib_module_names} - {"__main__"}
 #: Packages of the standard library whose objects log, lock or write; they give no numbers to a program.
 _NOT_READ = {"logging", "threading", "_thread", "io", "_io", "warnings", "weakref", "typing", "abc"}
-#: Names by which code reads what no object holds: files and the environment of the process.
+#: Names by which code reads values outside all objects: files and the environment of the process.
 _OUTSIDE = {"open", "environ", "getenv", "read_text", "read_bytes", "loadtxt"}
 #: Names by which code reads attributes whose names it computes.
 _BY_ANY_NAME = {"getattr", "vars", "__dict__", "globals", "attrgetter", "eval"}
@@ -87,7 +87,7 @@ def _is_installed(package: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _private_names(kinds: tuple[type, ...]) -> frozenset[str]:
-    """Return the private attributes of pvae's own classes, which keep them right in a graph themselves."""
+    """Return the private attributes of pvae's own classes, which stay right in a graph without being watched."""
     bases = [base for base in kinds if _package(base.__module__) == "pvae"]
     functions = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
     names = {name for function in functions for name in loaded_names(function.__code__).all}

@@ -1,4 +1,4 @@
-"""Words for the reason why a step does not run as a graph, with the line of the user's code where there is one."""
+"""Describe why a step does not run as a graph, with the line of the user's code if it is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvae.user_code import CodePlace, find_user_place, is_user_file
 
 __all__ = ["describe_failure", "place_of_program"]
 
-#: PyTorch's tracer says this where code asks for a number: by float, int, bool, item, a branch or an index.
+#: A part of the error of PyTorch's tracer where code reads a number: by float, int, bool, item, a branch or an index.
 _NUMBER_IS_READ = "get value out of a tracing tensor"
 
 
