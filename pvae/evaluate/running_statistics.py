@@ -171,11 +171,19 @@ def _weight_chunks(
         ratio = weights.log_joint - weights.log_guide if allow_point_masses else weights.log_w
         log_w = ratio.detach().to("cpu", torch.float64)
         if log_w.shape != (particles, batch.size):
-            raise InputError(
-                f"An evaluation needs a weight for each of {batch.size} data; the programs gave "
-                f"{log_w.shape[-1]}. Give the plate over data the size of the batch, without a subsample."
-            )
+            raise _wrong_number(context, batch, log_w.shape[-1])
         yield log_w, elbo_terms(weights).detach().to("cpu", torch.float64) if with_elbo else log_w
+
+
+def _wrong_number(context: EvaluationContext, batch: Batch, count: int) -> InputError:
+    """Return the error for programs that give another number of weights than there are data."""
+    layout = context.bound_to(batch).layout
+    if layout.shared(batch.size):
+        return InputError(layout.describe_missing_weights(batch.size))
+    return InputError(
+        f"An evaluation needs a weight for each of {batch.size} data; the programs gave {count}. Give the plate over "
+        "data the size of the batch, without a subsample."
+    )
 
 
 def summarise_weights(

@@ -14,7 +14,6 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
-from pvae.programs.layout import GUIDE
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site
 from pvae.weights.shared import draw_shared, has_summed_sites, require_bound, shared_weights
@@ -36,8 +35,8 @@ def shared_sites(context: EvaluationContext, chunk: int) -> tuple[str, ...]:
     plate = layout.observed_plate(programs.size)
     if plate is None:
         return ()
-    observed = [name for name in layout.frames if not name.endswith(GUIDE) and name not in layout.latent_dims]
-    return (*layout.shared(programs.size), *[name for name in observed if plate[0] not in layout.frames[name]])
+    outside = [name for name in (*layout.observed_sites, *layout.undrawn) if plate[0] not in layout.frames[name]]
+    return (*layout.shared(programs.size), *outside)
 
 
 def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tensor:

@@ -135,8 +135,11 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
     elif marks and not enumerates:
         message = "it is marked for enumeration, and this objective does not enumerate."
         is_auxiliary = any(site["infer"].get("is_auxiliary") for site in context.guide_sites)
-        other = "" if is_auxiliary else "'elbo-enum', or "  # Pyro's loss would add the entropy of an auxiliary site
-        fix = f"Use {other}'iwae', which sums it out of each weight; or remove the mark."
+        # Pyro's loss would add the entropy of an auxiliary site, and a weight per datum needs a plate of all sites.
+        uses = [] if is_auxiliary else ["'elbo-enum'"]
+        if context.bound.layout.common_plates:
+            uses.append("'iwae', which sums it out of each weight")
+        fix = f"Use {', or '.join(uses)}; or remove the mark." if uses else "Remove the mark."
         yield Finding("enumeration", marks[0], message, fix)
     elif enumerates and not marks:
         message = "no site is marked for enumeration."
@@ -199,24 +202,31 @@ def _untrained(context: CheckContext) -> Iterator[Finding]:
 
 
 def _shared_latents(context: CheckContext) -> Iterator[Finding]:
-    """Report latents that all data share, under a plate that does not say how many data there are."""
+    """Report latents that all data share, under a plate that does not say how many data there are, or under none."""
     frames = {
         site["name"] + suffix: {frame.name: frame for frame in site["cond_indep_stack"]}
         for suffix, sites in (("", context.model_sites), (GUIDE, context.guide_sites))
         for site in sites
     }
-    layout = Layout(0, frames, dict.fromkeys(context.guide_latents, 0))
-    plate, shared = layout.observed_plate(), layout.shared()
-    has_all_data = plate is not None and all(
+    size = context.bound.size
+    undrawn = tuple(context.model_latents.keys() - context.guide_latents.keys())
+    layout = Layout(0, frames, dict.fromkeys(context.guide_latents, 0), undrawn=undrawn)
+    plate, shared = layout.observed_plate(size), layout.shared(size)
+    if not any(frames.values()) and any(
+        site["is_observed"] and size in site["value"].shape for site in context.model_sites
+    ):
+        shared = tuple(name for name, site, _ in context.shared_latents if size not in site["value"].shape)
+    has_all_data = plate is None or all(
         plates[plate[0]].full_size == plates[plate[0]].size for plates in frames.values() if plate[0] in plates
     )
-    if plate is not None and shared and has_all_data:
+    if shared and has_all_data:
+        name = "data" if plate is None else plate[0]
+        state = "the data are in no plate" if plate is None else f"the plate {name!r} has the size of the batch"
         message = (
-            f"all data share it, and the plate {plate[0]!r} has the size of the batch. Unless a batch is all data, its "
-            "prior is counted once for each batch."
+            f"all data share it, and {state}. Unless a batch is all data, its prior is counted once for each batch."
         )
         fix = (
-            f"Write pyro.plate({plate[0]!r}, data_size, subsample=torch.arange(len(x))), with data_size from the "
+            f"Write pyro.plate({name!r}, data_size, subsample=torch.arange(len(x))), with data_size from the "
             "constructor."
         )
         yield Finding("shared latent", shared[0], message, fix, fatal=False)

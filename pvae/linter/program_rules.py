@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import torch
-from pyro.infer import TraceEnum_ELBO, TraceTMC_ELBO
 from torch import Tensor
 
 from pvae.data import check_support
@@ -14,9 +13,9 @@ from pvae.errors import InputError
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding
 from pvae.linter.supports import describe_support, have_same_support, support_of
-from pvae.objectives.weights_objective import WeightsObjective
+from pvae.objectives.adversarial.base import Adversarial
 from pvae.programs.parameter_groups import named_parameters
-from pvae.programs.sites import Site, UnknownDensityError, log_density
+from pvae.programs.sites import Site, UnknownDensityError, is_marked_for_enumeration, log_density
 
 __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
 
@@ -37,12 +36,12 @@ def _unused_fields(context: CheckContext) -> Iterator[Finding]:
 
 def _missing_sites(context: CheckContext) -> Iterator[Finding]:
     """Report latent sites that one program does not have, or that the model observes."""
-    enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO | TraceTMC_ELBO)
-    enumerates = enumerates or isinstance(context.objective, WeightsObjective) or context.objective.enumerates
+    # A marked site under an objective that does not enumerate has a finding of its own, except under a game.
+    accepts_marks = not isinstance(context.objective, Adversarial)
     guide, model = context.guide_latents, context.model_latents
     needs_guide = "phi" not in context.trained.untrained
     for name, site in model.items():
-        is_enumerated = enumerates and site["infer"].get("enumerate")
+        is_enumerated = accepts_marks and is_marked_for_enumeration(site)
         if needs_guide and name not in guide and not is_enumerated:
             fix = "Draw it in the guide; or, if its values are few, mark it with infer={'enumerate': 'parallel'}."
             yield Finding("missing site", name, "the model draws it and the guide does not.", fix)

@@ -8,10 +8,14 @@ from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding
 from pvae.programs.layout import GUIDE
 from pvae.programs.parameter_groups import named_parameters
+from pvae.programs.plate_sizes import AXIS_ADVICE, plate_of_another_axis
 from pvae.programs.row_dependence import RowReport, disturbed_rows, examine_rows
 from pvae.programs.sites import Site
 
-__all__ = ["examine_rows_of", "find_tied_rows"]
+__all__ = ["OTHER_AXIS", "examine_rows_of", "find_other_axis", "find_tied_rows"]
+
+#: the kind of a finding: the plate over data is over another axis than the first
+OTHER_AXIS = "data on another axis"
 
 
 def examine_rows_of(context: CheckContext) -> RowReport:
@@ -26,6 +30,21 @@ def examine_rows_of(context: CheckContext) -> RowReport:
     parameters = named_parameters(context.latent_model, context.programs.modules)
     with disturbed_rows(parameters, sizes):
         return examine_rows(context.bound)
+
+
+def find_other_axis(context: CheckContext) -> Iterator[Finding]:
+    """Report a plate over another axis of the data than the first, along which they are divided into batches.
+
+    It is right only if each batch holds all data.
+
+    Args:
+        context: one run of both programs, with the objective.
+    """
+    bound, data_size = context.bound, context.data_size
+    other = plate_of_another_axis(bound.layout, bound.args, bound.size)
+    if other is not None:
+        fatal = data_size is not None and data_size > bound.size
+        yield Finding(OTHER_AXIS, other[0], other[1], AXIS_ADVICE, fatal=fatal)
 
 
 def find_tied_rows(context: CheckContext, rows: RowReport) -> Iterator[Finding]:

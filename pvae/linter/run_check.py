@@ -21,23 +21,23 @@ from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding, Findings, failure
 from pvae.linter.objective_rules import OBJECTIVE_RULES, find_bias
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
-from pvae.linter.row_rules import examine_rows_of, find_tied_rows
+from pvae.linter.row_rules import examine_rows_of, find_other_axis, find_tied_rows
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
 from pvae.programs.binding import Fields, bind
 from pvae.programs.explicit_rows import ExplicitRows, rows_of_plates
-from pvae.programs.layout import SiteShapeError, check_site_shapes
 from pvae.programs.model_traits import require_latent_model
 from pvae.programs.parameter_scope import scope
 from pvae.programs.registration import MODULE_DIVIDER, forget
 from pvae.programs.row_dependence import RowReport
+from pvae.programs.site_shapes import SiteShapeError, check_site_shapes
 from pvae.programs.sites import sample_sites
 from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["CheckResult", "check", "run_check"]
 
-_RULES = (*PROGRAM_RULES, *AGREEMENT_RULES, *OBJECTIVE_RULES, *AUXILIARY_RULES, *VALUE_RULES)
+_RULES = (*PROGRAM_RULES, *AGREEMENT_RULES, *OBJECTIVE_RULES, *AUXILIARY_RULES, *VALUE_RULES, find_other_axis)
 
 
 def _run_programs(

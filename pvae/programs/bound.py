@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.programs.base import Program
 from pvae.programs.bijections import find_bijection
-from pvae.programs.layout import Layout, check_site_shapes, has_same_densities, layout_of_traces, population_of
+from pvae.programs.layout import Layout, has_same_densities, layout_of_traces, population_of
 from pvae.programs.plate_sizes import require_same_sizes
 from pvae.programs.simulation import simulated
+from pvae.programs.site_shapes import check_site_shapes
 from pvae.randomness import preserved_buffers, preserved_randomness
 
 __all__ = ["BoundPrograms", "owner_and_name"]

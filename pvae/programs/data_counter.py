@@ -112,18 +112,18 @@ class DataCounter(Messenger):
     def _find_plate(self, sites: list[_ScaledSite]) -> str | None:
         """Return the name of the plate over data; None if no observed site is in a plate.
 
-        It is a plate of observed sites, if there are any. A plate is preferred to those inside it, then one of the
-        length of the batch, then one of many observed sites.
+        It is a plate of observed sites, if there are any. One of the length of the batch is preferred, then a plate to
+        those inside it, then one of many observed sites.
         """
         observed = [site for site in sites if site.is_observed] or sites
         members = {
             name: {index for index, site in enumerate(sites) if name in site.frames}
             for name in dict.fromkeys(name for site in observed for name in site.frames)
         }
-        outer = [name for name in members if not any(members[name] < other for other in members.values())]
 
-        def preference(name: str) -> tuple[bool, int]:
+        def preference(name: str) -> tuple[bool, bool, int]:
             frames = [site.frames[name] for site in observed if name in site.frames]
-            return self.programs.size in (frames[0].size, frames[0].full_size), len(frames)
+            is_outer = not any(members[name] < other for other in members.values())
+            return self.programs.size in (frames[0].size, frames[0].full_size), is_outer, len(frames)
 
-        return max(outer, key=preference, default=None)
+        return max(members, key=preference, default=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,17 +11,14 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions import Unit
-from pyro.util import check_site_shape
 
-from pvae.errors import InputError, whole_reason
+from pvae.errors import InputError
 from pvae.programs.bijections import NO_BIJECTION, Bijection
 from pvae.programs.sites import Site, base_distribution, is_delta, sample_sites
 
 __all__ = [
     "GUIDE",
     "Layout",
-    "SiteShapeError",
-    "check_site_shapes",
     "has_same_densities",
     "layout_of_traces",
     "population_of",
@@ -30,19 +26,6 @@ __all__ = [
 
 #: the suffix of the guide's sites in `Layout.frames`
 GUIDE = " (guide)"
-
-
-class SiteShapeError(InputError):
-    """The batch shape of a log-density is not the shape of the plates of its site.
-
-    Args:
-        message: Pyro's reason and remedies, and all shapes of the site.
-        site: the name of the site.
-    """
-
-    def __init__(self, message: str, site: str) -> None:
-        super().__init__(message)
-        self.site = site
 
 
 @dataclass(frozen=True)
@@ -58,6 +41,7 @@ class Layout:
         bijection: the auxiliary draws of the guide that Delta sites map one to one.
         loss_terms: the observed sites of the guide that are no part of q, such as a `pyro.factor` for a classifier.
         unclear_terms: those beside Delta sites, where `pyro.factor(..., has_rsample=False)` may be a loss or a density.
+        undrawn: the latent sites of the model that the guide does not draw, such as enumerated ones.
     """
 
     nesting: int
@@ -68,6 +52,13 @@ class Layout:
     bijection: Bijection = NO_BIJECTION
     loss_terms: tuple[str, ...] = ()
     unclear_terms: tuple[str, ...] = ()
+    undrawn: tuple[str, ...] = ()
+
+    @cached_property
+    def observed_sites(self) -> tuple[str, ...]:
+        """The observed sites of the model."""
+        latent = {*self.latent_dims, *self.undrawn}
+        return tuple(name for name in self.frames if not name.endswith(GUIDE) and name not in latent)
 
     @cached_property
     def common_plates(self) -> list[str]:
@@ -116,9 +107,7 @@ class Layout:
         Args:
             size: the length of the batch, if it is known.
         """
-        observed = [
-            plates for name, plates in self.frames.items() if not name.endswith(GUIDE) and name not in self.latent_dims
-        ]
+        observed = [self.frames[name] for name in self.observed_sites]
         frames = {name: frame for plates in observed for name, frame in plates.items() if frame.dim is not None}
         names = [name for name in _common_plates(observed) if name in frames] or list(frames)
 
@@ -128,6 +117,14 @@ class Layout:
 
         best = max(names, key=preference, default=None)
         return None if best is None else (best, int(frames[best].dim))
+
+    def describe_missing_weights(self, size: int) -> str:
+        """Return why the programs have no weight for each datum, and what to do.
+
+        Args:
+            size: the length of the batch.
+        """
+        return _no_plate(self.frames, self.observed_plate(size))
 
     def shared(self, size: int | None = None) -> tuple[str, ...]:
         """Return the latent sites of both programs outside the plate of the observed data; all data share them.
@@ -157,7 +154,7 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int]
         sites = ", ".join(repr(site) for site in frames)
         return (
             f"Weights per datum need a plate over data; the sites {sites} are in no plate. Write `with "
-            "pyro.plate('data', len(x))` in the model and in the guide, or use the objective 'elbo'."
+            "pyro.plate('data', len(x))` in the model and in the guide. Only a training by 'elbo' needs no plate."
         )
     plate = observed[0] if observed is not None else counts.most_common(1)[0][0]
     outside = next(site for site, plates in frames.items() if plate not in plates)
@@ -212,6 +209,7 @@ def layout_of_traces(
             frames[site["name"] + suffix] = {frame.name: frame for frame in site["cond_indep_stack"]}
     dims = [frame.dim for plates in frames.values() for frame in plates.values() if frame.dim is not None]
     latent_dims = {site["name"]: site["value"].dim() for site in sample_sites(guide) if not site["is_observed"]}
+    in_model = [site["name"] for site in sample_sites(model) if not site["is_observed"]]
     loss_terms, unclear_terms = _observed_in_guide(sample_sites(guide))
     return Layout(
         max((-dim for dim in dims), default=0),
@@ -222,6 +220,7 @@ def layout_of_traces(
         bijection or Bijection(),
         loss_terms,
         unclear_terms,
+        tuple(name for name in in_model if name not in latent_dims),
     )
 
 
@@ -242,41 +241,6 @@ def _observed_in_guide(sites: Iterable[Site]) -> tuple[tuple[str, ...], tuple[st
             elif not site["fn"].has_rsample:
                 unclear.append(site["name"])
     return tuple(terms), tuple(unclear)
-
-
-def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
-    """Let Pyro check that the batch shape of each log-density is the shape of the plates of its site.
-
-    Args:
-        guide: a trace of the guide, without particles and without enumerated sites.
-        model: such a trace of the model.
-
-    Raises:
-        SiteShapeError: with Pyro's reason and remedies, and all shapes of the site.
-    """
-    for program, trace in (("guide", guide), ("model", model)):
-        for site in sample_sites(trace):
-            density: Any = site["fn"]
-            try:
-                log_prob = density.log_prob(site["value"])
-            except NotImplementedError:  # a likelihood under `pyro.infer.EnergyDistance` need not have a density
-                continue
-            try:
-                # an infinite nesting lets no dimension to the left of the plates pass
-                check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]
-            except ValueError as error:
-                raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error
-
-
-def _describe_shapes(site: Site, program: str, reason: str) -> str:
-    """Return Pyro's reason, with the shapes of the distribution and of the value."""
-    batch, event, value = list(site["fn"].batch_shape), list(site["fn"].event_shape), list(site["value"].shape)
-    sizes = {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
-    plates = ", ".join(f"plate {name!r} of size {size}" for name, size in sizes.items()) or "no plate"
-    return (
-        f"{reason}. In the {program}, site {site['name']!r} is in {plates}; its distribution has the batch shape "
-        f"{batch} and the event shape {event}, and its value has the shape {value}."
-    )
 
 
 def has_same_densities(first: poutine.Trace, second: poutine.Trace) -> bool:

@@ -1,13 +1,48 @@
-"""The sizes of the plates of two programs: a guide with parameters for each datum fits its own data only."""
+"""The sizes of the plates of two programs: those of the guide's own data, and those of another axis than the first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from pyro import poutine
+from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.programs.layout import Layout
 from pvae.programs.sites import sample_sites
 
-__all__ = ["require_same_sizes"]
+__all__ = ["AXIS_ADVICE", "plate_of_another_axis", "require_same_sizes"]
+
+#: what to do about a plate over another axis than the first
+AXIS_ADVICE = "Give the data with this axis first, as by x.transpose(0, 1), and let the programs transpose it back."
+
+
+def plate_of_another_axis(layout: Layout, args: Iterable[Any], size: int) -> tuple[str, str] | None:
+    """Return the plate of the observed data and a description, if its rows are another axis than the first.
+
+    Data sets are split, and batches are taken, along the first axis. A program for data of shape (time, series) may
+    have its plate over the second one; it then gets parts of all series.
+
+    Args:
+        layout: the layout of the programs.
+        args: the arguments of the programs.
+        size: the length of the batch.
+    """
+    frames = {name: frame for plates in layout.frames.values() for name, frame in plates.items()}
+    observed = layout.observed_plate(size)
+    is_subsampled = any(frame.full_size not in (None, frame.size) for frame in frames.values())
+    if observed is None or is_subsampled or any(frame.size == size for frame in frames.values()):
+        return None
+    plate, rows = observed[0], frames[observed[0]].size
+    for value in args:
+        if isinstance(value, Tensor) and rows in value.shape[1:]:
+            axis = list(value.shape).index(rows, 1)
+            return plate, (
+                f"the plate {plate!r} of the observed data has {rows} rows, which is axis {axis} of data of shape "
+                f"{tuple(value.shape)}. Data are divided into batches and splits along axis 0, which has {size}."
+            )
+    return None
 
 
 def require_same_sizes(guide: poutine.Trace, model: poutine.Trace) -> None:

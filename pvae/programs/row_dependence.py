@@ -17,6 +17,7 @@ from pvae.errors import InputError, whole_reason
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.explicit_rows import ExplicitRows
 from pvae.programs.layout import GUIDE
+from pvae.programs.plate_sizes import AXIS_ADVICE, plate_of_another_axis
 from pvae.programs.sites import Site, UnknownDensityError, base_distribution, is_subsample, log_density, sample_sites
 from pvae.randomness import evaluating
 
@@ -96,14 +97,19 @@ def examine_rows(programs: BoundPrograms, *, halve: bool = True) -> RowReport:
 
 
 def require_rows_of_data(programs: BoundPrograms) -> None:
-    """Refuse programs with a subsampled plate that takes other rows than those of the data of the batch.
+    """Refuse programs with a plate of other rows than those of the data of the batch.
+
+    They are the rows of another axis than the first, or those of another subsample.
 
     Args:
         programs: both programs with the tensors of one batch.
 
     Raises:
-        InputError: with the site; a run of both programs on the data in another order shows it.
+        InputError: with the plate; or with the site, which a run of both programs on the data in another order shows.
     """
+    other = plate_of_another_axis(programs.layout, programs.args, programs.size)
+    if other is not None:
+        raise InputError(f"An evaluation needs a plate over axis 0 of the data; {other[1]} {AXIS_ADVICE}")
     frames = [frame for plates in programs.layout.frames.values() for frame in plates.values()]
     if all(frame.full_size is None or frame.full_size == frame.size for frame in frames):
         return

@@ -12,6 +12,7 @@ from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.data.scaling import check_narrowing, narrowed
 from pvae.errors import InputError
+from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
 from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
@@ -113,6 +114,9 @@ class TrainingSetup:
         batch = _first_batch(splits, self.options.batch_size)
         result = run_check(self.latent_model, batch, self.objective, self.request.fields, splits.train.size)
         result.findings.require()
+        on_other_axis = [finding for finding in result.findings if finding.kind == OTHER_AXIS]
+        if on_other_axis and splits.validation is not None:
+            raise InputError(f"{on_other_axis[0]} Or load the data with validation=0.")
         self._keeps_order = result.rows is not None and bool(result.rows.tied)
         if self._keeps_order:
             self.notes.append(

@@ -284,3 +284,17 @@ def test_checking_does_not_start_a_baseline() -> None:
     with pvae.models.scope(marked):
         check(marked, {"x": torch.arange(4)}, TraceGraph_ELBO())
         assert [name for name in pyro.get_param_store() if "baseline" in name] == []
+
+
+def test_the_advice_about_a_marked_site_that_all_data_share_is_no_dead_end() -> None:
+    def shared_model(x: Tensor) -> None:
+        k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(k + pyro.param("b", torch.tensor(0.1)), 1.0), obs=x)
+
+    programs = pair(shared_model, lambda x: None)
+    found = check(programs, {"x": X}, "elbo")
+    assert kinds(found) == [("enumeration", "k", True)]
+    assert "'elbo-enum'" in str(found)
+    assert "'iwae'" not in str(found)
+    assert check(programs, {"x": X}, "elbo-enum") == []

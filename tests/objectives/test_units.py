@@ -205,3 +205,50 @@ def test_alternate_trains_as_the_objective_that_it_holds_asks() -> None:
     objective.look_at({"y": torch.tensor([0, 1, -1, -1])})
     assert inner._known_share() == 0.5 and objective.labelled == 0.3
     assert pvae.Alternate(objective=pvae.Dirac()).no_bound == pvae.Dirac.no_bound
+
+
+class Nested(pvae.LatentModel):
+    """The plate over data is inside a plate over features: a shared k for each feature, and x of N data."""
+
+    def __init__(self, mark: str | None = "parallel") -> None:
+        super().__init__()
+        self.mark, self.shift = mark, torch.nn.Parameter(torch.zeros(()))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("features", x.shape[1]):
+            k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": self.mark})
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(2 * k + self.shift, 1.0), obs=x)
+
+    def joint(self, x: Tensor) -> Tensor:
+        """log p(x, k), shape (values of k, features)."""
+        priors = torch.tensor([0.7, 0.3]).log().unsqueeze(-1)
+        return priors + torch.stack([dist.Normal(mean, 1.0).log_prob(x).sum(0) for mean in (0.0, 2.0)])
+
+    def guide(self, x: Tensor) -> None:
+        """Nothing if k is summed out, else the exact posterior."""
+        if self.mark is None:
+            with pyro.plate("features", x.shape[1]):
+                pyro.sample("k", dist.Bernoulli(self.joint(x).softmax(0)[1]))
+
+
+@pytest.mark.parametrize(("mark", "objective"), [("parallel", "elbo-enum"), ("parallel", "iwae"), (None, "elbo")])
+def test_the_data_may_be_in_an_inner_plate(mark: str | None, objective: str) -> None:
+    x = torch.randn(5, 3)
+    model = Nested(mark)
+    exact = model.joint(x).logsumexp(0).sum().item() / 5
+    data = pvae.load_data({"x": x}, validation=0, test=0)
+    run = pvae.fit(model, data, objective=objective, epochs=1, learning_rate=1e-9, progress=False)
+    assert run.history[-1]["loss"] == pytest.approx(-exact, abs=1e-4)
+
+
+def test_a_shared_site_that_is_summed_out_is_named_and_its_draws_give_the_evidence() -> None:
+    batch = pvae.Batch(x=torch.randn(5, 3))
+    exact = Nested().joint(batch.x).logsumexp(0).sum().item() / 5
+    with pytest.raises(
+        pvae.InputError, match=r"'k' is marked for enumeration, and all data share it.*'data'.*in the guide"
+    ):
+        pvae.evaluate.elbo(Nested(), batch)
+    assert pvae.evaluate.elbo(Nested(None), batch, particles=3).value == pytest.approx(exact, abs=1e-4)
+    with pytest.raises(pvae.InputError, match="'k' is outside the data plate 'data'"):
+        pvae.evaluate.judge(Nested(None), batch)

@@ -1,0 +1,62 @@
+"""Pyro's check of the shapes of sites, with the site and all shapes in its message."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pyro import poutine
+from pyro.util import check_site_shape
+
+from pvae.errors import InputError, whole_reason
+from pvae.programs.sites import Site, sample_sites
+
+__all__ = ["SiteShapeError", "check_site_shapes"]
+
+
+class SiteShapeError(InputError):
+    """The batch shape of a log-density is not the shape of the plates of its site.
+
+    Args:
+        message: Pyro's reason and remedies, and all shapes of the site.
+        site: the name of the site.
+    """
+
+    def __init__(self, message: str, site: str) -> None:
+        super().__init__(message)
+        self.site = site
+
+
+def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
+    """Let Pyro check that the batch shape of each log-density is the shape of the plates of its site.
+
+    Args:
+        guide: a trace of the guide, without particles and without enumerated sites.
+        model: such a trace of the model.
+
+    Raises:
+        SiteShapeError: with Pyro's reason and remedies, and all shapes of the site.
+    """
+    for program, trace in (("guide", guide), ("model", model)):
+        for site in sample_sites(trace):
+            density: Any = site["fn"]
+            try:
+                log_prob = density.log_prob(site["value"])
+            except NotImplementedError:  # a likelihood under `pyro.infer.EnergyDistance` need not have a density
+                continue
+            try:
+                # an infinite nesting lets no dimension to the left of the plates pass
+                check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error
+
+
+def _describe_shapes(site: Site, program: str, reason: str) -> str:
+    """Return Pyro's reason, with the shapes of the distribution and of the value."""
+    batch, event, value = list(site["fn"].batch_shape), list(site["fn"].event_shape), list(site["value"].shape)
+    sizes = {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
+    plates = ", ".join(f"plate {name!r} of size {size}" for name, size in sizes.items()) or "no plate"
+    return (
+        f"{reason}. In the {program}, site {site['name']!r} is in {plates}; its distribution has the batch shape "
+        f"{batch} and the event shape {event}, and its value has the shape {value}."
+    )
