@@ -45,7 +45,7 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     """The likelihood of real data in [0, 1]: a density proportional to exp(logits * x), independent in each entry of x.
 
-    The Bernoulli formula for grey levels has no integral of 1; this density has. Do not use it for data that are
+    The Bernoulli formula does not integrate to 1 over grey levels; this density does. Do not use it for data that are
     exactly 0 or 1, where the density has no upper bound. The arguments are those of `pvae.densities.base.Likelihood`.
     """
 
