@@ -30,6 +30,7 @@ __all__ = [
     "reconstruct",
     "sample",
     "scores_bits",
+    "simulate",
     "site_of_data",
     "trace_model_at_any_z",
 ]
@@ -151,11 +152,28 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
     Raises:
         InputError: if the model observes nothing.
     """
+    return simulate(latent_model, batch, fields, mean=True)
+
+
+def simulate(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None, *, mean: bool) -> Tensor:
+    """Return x at one z drawn from the prior per datum, in the shape of ``batch["x"]``.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors, as for `sample`.
+        fields: as for `pvae.models.bind`.
+        mean: whether to return the mean of p(x given z) in place of a draw.
+
+    Raises:
+        InputError: if the model observes nothing.
+    """
     with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
         name = site_of_data(sample_sites(bound.trace_model()), batch)["name"]
         simulated = bound.trace_model(simulate=True)
-        return in_shape_of_data(mean_of_site(simulated.nodes[name]), batch)
+        site: Any = simulated.nodes[name]
+        value: Tensor = mean_of_site(site) if mean else site["value"]
+        return in_shape_of_data(value, batch)
 
 
 def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:

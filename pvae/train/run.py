@@ -23,6 +23,7 @@ from pvae.train.history import read_history
 from pvae.train.parameters import root_module
 from pvae.train.recorded_model import build_recorded_model
 from pvae.train.run_record import require_config_of_snapshot
+from pvae.train.trained_model import TrainedModel
 from pvae.train.training_state import load_parameters, model_tensors
 
 __all__ = ["Run", "open_run", "read_config"]
@@ -56,8 +57,8 @@ _MOST_NUMBERS = 10**8  # in one field of one datum
 
 
 @dataclass
-class Run:
-    """The result of a training, by `pvae.fit` or from a folder.
+class Run(TrainedModel):
+    """The result of a training, by `pvae.fit` or from a folder; the methods of `TrainedModel` use it on data.
 
     Attributes:
         model: the latent model, with the parameters of `checkpoint`.

@@ -1,0 +1,65 @@
+"""Codes without noise, and reconstructions in which summed-out sites have their exact posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pvae.models.site_values import SiteValueMessenger
+from pvae.programs.binding import Fields
+from pvae.programs.queries import encode, in_shape_of_data, inference_mode, mean_of_site, reconstruct, site_of_data
+from pvae.programs.sites import sample_sites
+from pvae.weights.compute import weights_of
+from pvae.weights.posterior_draws import draw_latents
+from pvae.weights.shared import has_summed_sites
+
+__all__ = ["plausible_codes", "reconstruct_data"]
+
+
+def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
+    """Return the guide's mean of each latent site, or its most probable value where the site has few values.
+
+    A site that depends on another one is taken at the value that is returned for the other one. Where a mean has no
+    closed form, as for a flow, the value is a draw. A guide with auxiliary sites is drawn from, as by `encode`.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+
+    Returns:
+        The codes by site, each of shape (batch, ...).
+    """
+    with inference_mode(latent_model, batch, fields) as programs:
+        bound = programs.bound_to(batch)
+        guide = SiteValueMessenger({}, "", draw=False)(programs.guide)
+        sites = sample_sites(bound.with_programs(programs.model, guide).trace_guide())
+    latent = [site for site in sites if not site["is_observed"]]
+    if any(site["infer"].get("is_auxiliary") for site in latent):
+        return encode(latent_model, batch, fields)
+    return {site["name"]: site["value"] for site in latent}
+
+
+def reconstruct_data(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
+    """Return the mean of p(x given z) at one z per datum, in the shape of ``batch["x"]``.
+
+    z is drawn from the guide; sites that only the model has, and that are summed out, from their exact posterior.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+
+    Raises:
+        InputError: if the model observes nothing.
+    """
+    with inference_mode(latent_model, batch, fields) as programs:
+        bound = programs.bound_to(batch).without_loss_terms()
+        if has_summed_sites(bound):
+            drawn = draw_latents(weights_of(bound, 1))
+            # At the draws, latent sites are observed too.
+            name = site_of_data(sample_sites(bound.trace_model()), batch)["name"]
+            return in_shape_of_data(mean_of_site(bound.trace_model(values=drawn).nodes[name]), batch)
+    return reconstruct(latent_model, batch, fields)

@@ -1,0 +1,126 @@
+"""Data for a trained model in the form of its training data, and its outputs in the form of the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.data import Schema, Splits, load_data
+from pvae.data.loading import is_path
+from pvae.data.scaling import narrowed
+from pvae.errors import InputError
+
+__all__ = ["RunForm", "data_for_run"]
+
+
+@dataclass(frozen=True)
+class RunForm:
+    """What a run records of its training data.
+
+    Attributes:
+        record: the table ``data`` of its ``config.toml``.
+        precision: ``"float32"`` or ``"float64"``, the precision of the training.
+    """
+
+    record: Mapping[str, Any]
+    precision: str
+
+    @property
+    def schema(self) -> Schema:
+        """The names, labels and scaling of the training data."""
+        return Schema.from_record(self.record.get("schema", {}))
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the training data had a mask, so that missing values are allowed."""
+        return "mask" in self.record["fields"] or self.record.get("mask", "none") != "none"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of x and of the parameters."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def zeros(self, size: int) -> Batch:
+        """Return `size` data of zeros in the shape of the training data, with all entries observed."""
+        shape = self.record["fields"]["x"]["shape"]
+        batch = Batch(x=torch.zeros(size, *shape, dtype=self.dtype))
+        return self.with_mask(batch)
+
+    def with_mask(self, batch: Batch) -> Batch:
+        """Return a batch with a mask, of ones if it has none, where the training data had one."""
+        return batch.replace(mask=torch.ones_like(batch.x)) if self.takes_mask and "mask" not in batch else batch
+
+    def in_units(self, x: Tensor) -> Tensor:
+        """Return values of x in the units of the data, on the CPU."""
+        scaling, x = self.schema.scaling, x.detach().cpu()
+        return x if scaling is None else scaling.original(x.double())
+
+    def outputs(self, x: Tensor, index: Any = None) -> Any:
+        """Return values of x as a frame with the names of the columns, or as they are if the data had no names.
+
+        Args:
+            x: shape (data, ...), in the units of the data.
+            index: the names of the rows, or None.
+        """
+        columns = self.schema.columns
+        return self.frame(x, columns, index) if x[:1].numel() in (0, len(columns)) else x
+
+    def frame(self, values: Tensor, columns: Sequence[str], index: Any = None) -> Any:
+        """Return a frame if the training data had names of columns; otherwise the values, shape (data, columns)."""
+        if not self.schema.columns:
+            return values
+        return pd.DataFrame(values.reshape(len(values), -1).numpy(), columns=list(columns), index=index)
+
+
+def data_for_run(form: RunForm, data: Any, split: str, *, missing: bool = False) -> tuple[Batch, Batch, Any]:
+    """Return data in the form of the training data of a run.
+
+    Args:
+        form: the training data.
+        data: `Splits`, of which `split` is taken; a `Batch`, which is in the units of the training already; or anything
+            that `load_data` takes, of which all data are taken in order.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        missing: whether missing values are allowed although the training had none.
+
+    Returns:
+        The data for the model; the same data before they were binarised or made less precise; and the names of the
+        rows, or None.
+
+    Raises:
+        InputError: if the data cannot be read, or have other columns or labels than the training data.
+    """
+    if isinstance(data, Batch):
+        batch = form.with_mask(data)
+        return narrowed(batch, form.dtype), batch, None
+    schema = form.schema
+    if isinstance(data, Splits):
+        splits = load_data(data, like=schema) if schema != Schema() else data
+    elif isinstance(data, str | os.PathLike) and not is_path(data):
+        splits = load_data(data, like=schema)
+    else:
+        allowed = missing or form.takes_mask
+        reading: dict[str, Any] = {"missing": schema.options.get("words", "mask")} if allowed else {}
+        splits = load_data(
+            data, binarise="none", validation=0, test=0, channels=schema.channels or "auto", like=schema, **reading
+        )
+        split = "train"
+    splits, exact = _binarised(splits, form.record["binarise"]), splits
+    part, exact_part = splits.parts.get(split), exact.parts.get(split)
+    if part is None or exact_part is None:
+        raise InputError(f"{splits.name} has no {split} split. Name another one with split=, or give a batch.")
+    index = data.index if isinstance(data, pd.DataFrame) else None
+    return narrowed(form.with_mask(part), form.dtype), form.with_mask(exact_part), index
+
+
+def _binarised(splits: Splits, how: str) -> Splits:
+    """Return data binarised as in the training; a binarisation at every use is drawn once."""
+    if how in ("auto", "none") or splits.binarise not in ("auto", "none"):
+        return splits
+    return splits.binarised("static" if how == "dynamic" else how)

@@ -1,0 +1,260 @@
+"""`TrainedModel`: the methods of a run that use its model: codes, samples, reconstructions, imputations, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch, as_batch
+from pvae.checks import require_whole
+from pvae.errors import InputError
+from pvae.models.imputation import impute
+from pvae.models.posterior_values import plausible_codes, reconstruct_data
+from pvae.objectives import untrained_by
+from pvae.programs.binding import bind
+from pvae.programs.classifier import classifier_of
+from pvae.programs.model_traits import traits_of
+from pvae.programs.queries import inference_mode, simulate
+from pvae.train.data_for_run import RunForm, data_for_run
+from pvae.train.devices import isolated
+
+__all__ = ["TrainedModel"]
+
+#: fields of a batch that a sample from the prior needs no value of
+_NOT_CONDITIONS = {"x", "mask"}
+
+
+class TrainedModel:
+    """The methods of `pvae.Run` that use the trained model.
+
+    They take `Splits` (the split ``split``), a `Batch` in the units of the training, or anything that `pvae.load_data`
+    takes, such as the path of a file, a frame or an array, whole and in order. Columns are put in the order of the
+    training by name, and x is scaled and binarised as in the training. Results are on the CPU, in the units of the
+    data. They are frames of pandas if the training data had names of columns, otherwise tensors. The random generators
+    start from ``seed``, and are restored.
+    """
+
+    model: Any
+    config: dict[str, Any]
+
+    def encode(
+        self, data: Any, *, site: str | None = None, split: str = "test", seed: int = 0, chunk: int = 1000
+    ) -> Any:
+        """Return the codes of data: the guide's mean of z, and the most probable value of a site with few values.
+
+        A site that depends on another one is taken at the returned value of the other one. Only where a mean has no
+        closed form, as for a flow, is a code a draw.
+
+        Args:
+            data: see `TrainedModel`.
+            site: the latent site; by default all sites of the guide, side by side in the order of the guide.
+            split: the split of `Splits`.
+            seed: the seed of the draws.
+            chunk: the number of data at once.
+
+        Returns:
+            Codes, shape (data, units); or a frame with columns ``z_0``, ``z_1``, ..., or ``z`` if there is one unit.
+
+        Raises:
+            InputError: if the guide is not trained or has no such site, or the data cannot be used.
+        """
+        self._require_trained_guide("encode")
+        form = self._form()
+        batch, _, index = data_for_run(form, data, split)
+        parts = self._run(batch, seed, chunk, lambda part: plausible_codes(self.model, part, self.config.get("fields")))
+        names = list(parts[0])
+        if not names or (site is not None and site not in names):
+            raise InputError(f"The guide has the latent sites {', '.join(names) or 'none'}; got site={site!r}.")
+        chosen = names if site is None else [site]
+        codes = {name: torch.cat([_flat(part[name]) for part in parts]) for name in chosen}
+        columns = [
+            name if code.shape[1] == 1 else f"{name}_{unit}"
+            for name, code in codes.items()
+            for unit in range(code.shape[1])
+        ]
+        values = next(iter(codes.values())) if len(codes) == 1 else torch.cat(list(codes.values()), 1)
+        return form.frame(values, columns, index)
+
+    def sample(
+        self, n: int = 100, *, given: Mapping[str, Any] | None = None, mean: bool = False, seed: int = 0,
+        chunk: int = 1000,
+    ) -> Any:  # fmt: skip
+        """Return new data: z is drawn from the prior, and x from p(x given z).
+
+        Args:
+            n: the number of data.
+            given: the conditions of a model that has some, by field, such as ``{"y": labels}``, `n` of each.
+            mean: whether to return the mean of x given z, which is less noisy than data are.
+            seed: the seed of the draws.
+            chunk: the number of data at once.
+
+        Returns:
+            Data, shape (n, ...), in the units of the training data; or a frame with the names of their columns.
+
+        Raises:
+            InputError: if the model needs conditions, or there are not `n` of them.
+        """
+        n, form = require_whole(n, "n"), self._form()
+        batch = self._with_conditions(form.zeros(n), given or {})
+        fields = self.config.get("fields")
+        parts = self._run(batch, seed, chunk, lambda part: simulate(self.model, part, fields, mean=mean))
+        return form.outputs(form.in_units(torch.cat(parts)))
+
+    def reconstruct(self, data: Any, *, draws: int = 1, split: str = "test", seed: int = 0, chunk: int = 1000) -> Any:
+        """Return the mean of p(x given z) for z from the guide, averaged over draws of z.
+
+        Args:
+            data: see `TrainedModel`.
+            draws: the number of draws of z per datum.
+            split: the split of `Splits`.
+            seed: the seed of the draws.
+            chunk: the number of data at once.
+
+        Returns:
+            Means of x in the shape of x and in the units of the data; or a frame with the names of their columns.
+
+        Raises:
+            InputError: if the guide is not trained, or the data cannot be used.
+        """
+        self._require_trained_guide("reconstruct")
+        draws, form = require_whole(draws, "draws"), self._form()
+        batch, _, index = data_for_run(form, data, split)
+        fields = self.config.get("fields")
+
+        def mean(part: Batch) -> Tensor:
+            return torch.stack([reconstruct_data(self.model, part, fields) for _ in range(draws)]).mean(0)
+
+        return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, mean))), index)
+
+    def impute(
+        self, data: Any, *, n: int | None = None, particles: int = 1000, split: str = "test", seed: int = 0,
+        chunk: int = 1000,
+    ) -> Any:  # fmt: skip
+        """Return data with their missing values filled in by p(missing given observed); see `pvae.models.impute`.
+
+        Args:
+            data: see `TrainedModel`; NaN, masked values and empty cells are missing. In a `Batch` the field mask is 0
+                where x is missing.
+            n: None for the mean of the missing values; else the number of completed data sets, whose missing values
+                are drawn (multiple imputation).
+            particles: the number of weighted draws of z per datum.
+            split: the split of `Splits`.
+            seed: the seed of the draws.
+            chunk: the number of data at once.
+
+        Returns:
+            Data in the shape of x and in the units of the data, with observed values as they were; or a frame with the
+            names of the columns. With `n`, a list of `n` of them.
+
+        Raises:
+            InputError: if the model takes no mask, the guide is not trained, or the data cannot be used.
+        """
+        self._require_trained_guide("impute")
+        draws = 1 if n is None else require_whole(n, "n")
+        form = self._form()
+        batch, exact, index = data_for_run(form, data, split, missing=True)
+        if "mask" not in batch:
+            batch = batch.replace(mask=torch.ones_like(batch.x))
+        fields = self.config.get("fields")
+        parts = self._run(batch, seed, chunk, lambda part: impute(self.model, part, draws, particles, fields))
+        observed = batch["mask"].reshape(batch.x.shape).cpu() > 0
+        known = form.in_units(exact.x)
+
+        def completed(filled: Tensor) -> Any:
+            values = form.in_units(filled)
+            kind = torch.promote_types(values.dtype, known.dtype)
+            return form.outputs(torch.where(observed, known.to(kind), values.to(kind)), index)
+
+        if n is None:
+            return completed(torch.cat([part.mean for part in parts]))
+        return [completed(torch.cat([part.draws[draw] for part in parts])) for draw in range(draws)]
+
+    def predict(self, data: Any, *, probabilities: bool = False, split: str = "test", chunk: int = 1000) -> Any:
+        """Return the most probable label of each datum under q(y given x), or the probabilities of all labels.
+
+        Args:
+            data: see `TrainedModel`; labels of the data are not used.
+            probabilities: whether to return the probabilities.
+            split: the split of `Splits`.
+            chunk: the number of data at once.
+
+        Returns:
+            Labels, shape (data,), or probabilities, shape (data, classes), from 0 to 1. They are a series or a frame
+            of pandas with the original labels if the training data had names of columns or of labels.
+
+        Raises:
+            InputError: if the model has no classifier, or the data cannot be used.
+        """
+        form = self._form()
+        batch, _, index = data_for_run(form, data, split)
+        fields = self.config.get("fields")
+
+        def classify(part: Batch) -> Tensor:
+            with inference_mode(self.model, part, fields):
+                density = classifier_of(self.model, caller="predict")(part.x)
+            values = density.enumerate_support(expand=False)
+            return density.log_prob(values).exp().T
+
+        table = torch.cat(self._run(batch, 0, chunk, classify)).cpu()
+        schema = form.schema
+        classes = list(schema.classes) or list(range(table.shape[1]))
+        best = table.argmax(1)
+        if not (schema.columns or schema.classes):
+            return table if probabilities else best
+        if probabilities:
+            return pd.DataFrame(table.numpy(), columns=classes, index=index)
+        return pd.Series([classes[int(label)] for label in best], index=index, name=schema.label or "y")
+
+    def _form(self) -> RunForm:
+        return RunForm(self.config["data"], self.config["training"]["precision"])
+
+    def _require_trained_guide(self, use: str) -> None:
+        objective = str(self.config.get("objective", ""))
+        if objective and "phi" in untrained_by(objective):
+            raise InputError(
+                f"`{use}` needs a trained guide, and the objective {objective!r} leaves the guide untrained. Use "
+                "`sample`, or train by 'ali', which trains a guide too."
+            )
+
+    def _with_conditions(self, batch: Batch, given: Mapping[str, Any]) -> Batch:
+        """Return a batch with the conditions of the model; hidden labels where it infers labels."""
+        recorded = self.config["data"]["fields"]
+        trial = batch.replace(**{name: _zeros(batch, field) for name, field in recorded.items() if name not in batch})
+        needed = [name for name in bind(self.model, trial, self.config.get("fields")).fields if name not in batch]
+        if "y" in needed and "y" not in given and callable(traits_of(self.model).classify):
+            given = {**given, "y": torch.full((batch.size,), -1)}
+        missing = [name for name in needed if name not in given]
+        if missing:
+            raise InputError(
+                f"The model is conditional on {', '.join(missing)}, so samples need a value of it for each datum. Give "
+                f"given={{{missing[0]!r}: ...}}, {batch.size} values."
+            )
+        fields = as_batch({"x": batch.x, **given})
+        return batch.replace(**{name: fields[name] for name in given if name not in _NOT_CONDITIONS})
+
+    def _run(self, batch: Batch, seed: int, chunk: int, use: Callable[[Batch], Any]) -> list[Any]:
+        """Return what a function returns for each part of a batch, on the device of the model."""
+        chunk, seed = require_whole(chunk, "chunk"), require_whole(seed, "seed", least=0)
+        if batch.size == 0:
+            raise InputError("The data are empty. Give at least one datum.")
+        with isolated(seed), torch.no_grad():
+            return [use(part) for part in self._parts(batch, chunk)]
+
+    def _parts(self, batch: Batch, chunk: int) -> Iterator[Batch]:
+        programs = bind(self.model, batch, self.config.get("fields"))
+        device = next((parameter.device for parameter in programs.modules.parameters()), batch.device)
+        for start in range(0, batch.size, chunk):
+            yield batch.take(slice(start, start + chunk)).to(device)
+
+
+def _flat(code: Tensor) -> Tensor:
+    """Return codes of one site, shape (data, ...), as (data, units) on the CPU."""
+    return code.detach().cpu().reshape(len(code), -1)
+
+
+def _zeros(batch: Batch, field: Mapping[str, Any]) -> Tensor:
+    return torch.zeros(batch.size, *field["shape"], dtype=torch.float32 if "float" in field["dtype"] else torch.int64)
