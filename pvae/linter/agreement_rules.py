@@ -53,6 +53,7 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
     """Report latents with another scale in the model than in the guide.
 
     A scale around the whole model alone is not an error: the bound is that of the tempered joint density p(x, z)^scale.
+    A scale of the guide is one: it counts log q more or less often than once.
     """
     own_scales = [_own_scale(site) for site in context.model_sites]
     is_tempered = all(_is_same_scale(scale, own_scales[0]) for scale in own_scales)
@@ -60,7 +61,8 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
         if _is_same_scale(in_guide["scale"], in_model["scale"]):
             continue
         scales = f"{_describe(in_guide['scale'])} in the guide and {_describe(in_model['scale'])} in the model"
-        if is_tempered and _is_same_scale(_plate_scale(in_guide), _plate_scale(in_model)):
+        is_plain = _is_same_scale(_own_scale(in_guide), 1.0)
+        if is_tempered and is_plain and _is_same_scale(_plate_scale(in_guide), _plate_scale(in_model)):
             message = f"its scale is {scales}, so the bound is that of a tempered joint density, not of log p(x)."
             yield Finding(
                 "tempered model", name, message, "Scale both programs alike for a bound on log p(x).", fatal=False

@@ -35,6 +35,7 @@ class CheckContext:
         guide_rows: the indices of each plate of the guide, by the name of the plate.
         model_rows: the indices that the model wants for each plate; a replay gives it those of the guide instead.
         data_size: the number of all training data; None if it is not known.
+        param_names: the names of the ``pyro.param`` statements that the programs ran.
     """
 
     latent_model: Any
@@ -49,6 +50,7 @@ class CheckContext:
     guide_rows: Mapping[str, Tensor]
     model_rows: Mapping[str, Tensor]
     data_size: int | None = None
+    param_names: frozenset[str] = frozenset()
 
     @property
     def pyro_loss(self) -> Any:

@@ -15,6 +15,7 @@ from pvae.linter.findings import Finding
 from pvae.linter.supports import describe_support, have_same_support, support_of
 from pvae.objectives.adversarial.base import Adversarial
 from pvae.programs.parameter_groups import named_parameters
+from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.sites import Site, UnknownDensityError, is_marked_for_enumeration, log_density
 
 __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
@@ -125,7 +126,14 @@ def find_missing_gradients(context: CheckContext) -> Iterator[Finding]:
 
 def _without_gradient(context: CheckContext, surrogate: torch.Tensor) -> Iterator[Finding]:
     """Report the parameters that a surrogate loss does not depend on."""
-    named = named_parameters(context.latent_model, [*context.programs.modules, context.trained])
+    # A check sees the store of its caller, which may have the parameters of other programs too.
+    entries = store_tensors(context.latent_model).items()
+    foreign = {id(tensor) for name, tensor in entries if name not in context.param_names}
+    named = {
+        name: tensor
+        for name, tensor in named_parameters(context.latent_model, [*context.programs.modules, context.trained]).items()
+        if id(tensor) not in foreign
+    }
     if not named or not surrogate.requires_grad:
         message = "the loss depends on no parameter, so there is nothing to train."
         fix = "Hold parameters in modules, or use pyro.param."

@@ -67,6 +67,12 @@ def _run_programs(
         guide_rows=rows_of_plates(guide_trace) | in_guide.indices,
         model_rows=rows_of_plates(model_trace) | in_model.indices,
         data_size=data_size,
+        param_names=frozenset(
+            name
+            for trace in (guide_trace, model_trace)
+            for name, node in trace.nodes.items()
+            if node["type"] == "param"
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.programs.parameter_scope import store_tensors
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import NonFiniteStep, find_non_finite
 from pvae.train.optimisers import rates, step_schedule
@@ -63,8 +64,19 @@ class Loop:
                 roll_back(context, self.snapshots)
         finally:
             context.display.close()
+        self._note_parameters()
         if context.interrupts.pending:
             context.interrupts.stop()
+
+    def _note_parameters(self) -> None:
+        """Say where the parameters of ``pyro.param`` are: outside the model's scope, a program makes new ones."""
+        names = list(store_tensors(self.context.latent_model))
+        if names:
+            listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+            self.context.display.note(
+                f"note: the model keeps the trained parameters {listed}; Pyro's own store does not have them. Use the "
+                "programs elsewhere, as in Predictive, inside `with pvae.programs.scope(run.model):`."
+            )
 
     def _may_continue(self) -> bool:
         """Whether the options ask for more epochs or steps than a finished run has."""

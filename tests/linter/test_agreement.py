@@ -168,6 +168,21 @@ def test_a_scale_in_one_program_is_fatal() -> None:
     assert kinds(programs(by_datum, plain)) == {("scale in one program", "t", True)}
 
 
+@pytest.mark.parametrize("model_scale", [1.0, 3.0])
+def test_a_scale_around_the_whole_guide_tempers_no_model(model_scale: float) -> None:
+    pair = programs(plain, plain)
+
+    def scaled_program(program: Any, scale: float) -> Any:
+        def run(x: Tensor, seen: Tensor) -> None:
+            with poutine.scale(scale=scale):
+                program(x, seen)
+
+        return run
+
+    own = pvae.pair(scaled_program(pair.model, model_scale), scaled_program(pair.guide, 0.1))
+    assert kinds(own) == {("scale in one program", "t", True), ("scale in one program", "z", True)}
+
+
 def test_a_scale_around_the_whole_model_tempers_it() -> None:
     pair = programs(plain, plain)
 

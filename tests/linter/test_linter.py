@@ -298,3 +298,9 @@ def test_the_advice_about_a_marked_site_that_all_data_share_is_no_dead_end() -> 
     assert "'elbo-enum'" in str(found)
     assert "'iwae'" not in str(found)
     assert check(programs, {"x": X}, "elbo-enum") == []
+
+
+@pytest.mark.usefixtures("own_store")
+def test_parameters_of_other_programs_in_the_store_are_no_finding() -> None:
+    pyro.param("of_another_program", torch.tensor(1.0))
+    assert check(pair(model, guide), {"x": X}) == []

@@ -223,3 +223,25 @@ def test_a_run_of_an_autoguide_resumes_to_the_same_bits(make: Any, tmp_path: Pat
     whole = fit("whole", 4)
     fit("parts", 2)
     assert fit("parts", 4, resume=True).history[-1]["loss"] == whole.history[-1]["loss"]
+
+
+def shifted(x: Tensor) -> None:
+    mean = pyro.param("mean", torch.tensor(0.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+def test_a_training_says_where_the_values_of_param_statements_are(capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.randn(40) + 3
+    splits = pvae.load_data({"x": x}, validation=0, test=0)
+    options: dict[str, Any] = FIT | {"progress": None, "epochs": 200}
+    run = pvae.fit(pvae.pair(shifted, lambda x: None), splits, **options)
+    said = capsys.readouterr().err
+    assert said.count("the trained parameters mean") == 1
+    assert "`with pvae.programs.scope(run.model):`" in said
+    with pvae.programs.scope(run.model):
+        shifted(x)
+        assert pyro.param("mean").item() == pytest.approx(x.mean().item(), abs=1e-3)
+    net = Regression()
+    pvae.fit(pvae.pair(net, AutoNormal(net)), pvae.load_data(regression_data(), validation=0, test=0), epochs=1)
+    assert "trained parameters" not in capsys.readouterr().err
