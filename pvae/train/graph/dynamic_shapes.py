@@ -18,6 +18,8 @@ _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 #: Operations of this kind to which PyTorch gives no tag.
 _UNTAGGED = {"aten::_pack_padded_sequence", "aten::_pad_packed_sequence", "aten::_to_sparse", "aten::_coalesce"}
 _MASK_DTYPES = (torch.bool, torch.uint8)
+#: Operations that read the shape and the dtype of a tensor, and none of its values.
+_FILLS = {f"aten::{name}" for name in ("new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like")}
 
 
 class DynamicShapeError(RuntimeError):
@@ -51,7 +53,7 @@ def fixed_tensors(graph: GraphModule) -> list[Tensor]:
     for node in graph.graph.nodes:
         if _has_dynamic_shape(node) and _sources(node) <= fixed:
             deciding |= _sources(node)
-    nodes = _with_all_sources(deciding)
+    nodes = _with_all_sources(deciding) & fixed
     tensors = (getattr(graph, str(node.target)) for node in nodes if node.op == "get_attr")
     return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
 
@@ -101,7 +103,8 @@ def _fixed_nodes(graph: GraphModule) -> set[Node]:
             tensor = getattr(graph, str(node.target))
             is_fixed = isinstance(tensor, Tensor) and not tensor.requires_grad
         else:
-            is_fixed = node.op == "call_function" and _is_deterministic(node) and set(node.all_input_nodes) <= fixed
+            inputs_are_fixed = _is_fill(node) or set(node.all_input_nodes) <= fixed
+            is_fixed = node.op == "call_function" and _is_deterministic(node) and inputs_are_fixed
         if is_fixed:
             fixed.add(node)
     return fixed
@@ -110,6 +113,11 @@ def _fixed_nodes(graph: GraphModule) -> set[Node]:
 def _is_deterministic(node: Node) -> bool:
     operation = node.target
     return not isinstance(operation, OpOverload) or torch.Tag.nondeterministic_seeded not in operation.tags
+
+
+def _is_fill(node: Node) -> bool:
+    """Return whether a node is a new tensor of constants, in a shape that may be that of another node."""
+    return isinstance(node.target, OpOverload) and node.target._schema.name in _FILLS
 
 
 def _changed_in_place(graph: Graph) -> set[Node]:
