@@ -122,6 +122,12 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert missing == []
 
 
+def test_the_changelog_has_one_bullet_for_each_subject() -> None:
+    for section in (ROOT / "CHANGELOG.md").read_text().split("\n##"):
+        subjects = re.findall(r"^- \*\*(.+?)\*\*", section, flags=re.MULTILINE)
+        assert sorted(subjects) == sorted(set(subjects)), section.splitlines()[0]
+
+
 def test_the_reference_lists_every_public_name() -> None:
     listed = set(re.findall(r"^   (\w+)$", (DOCS / "reference.md").read_text(), flags=re.MULTILINE))
     assert listed == set(public_homes())
