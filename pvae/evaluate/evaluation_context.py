@@ -92,6 +92,7 @@ class EvaluationContext:
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Yield the data in order, at most `size` at a time; all at once if the programs take no part of the data."""
+        size = require_whole(size, "chunk")
         require_rows_of_data(self.first_data)
         size = self.data_at_once(size)
         for start in range(0, self.batch.size, size):

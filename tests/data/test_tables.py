@@ -289,7 +289,8 @@ def tables(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, Any]]:
     if real and draw(st.booleans()):
         frame.loc[0, real[0]] = np.nan
     if draw(st.booleans()):
-        frame["label"] = draw(st.lists(WORDS, min_size=rows, max_size=rows))
+        # a column with no word but "NA" holds missing values only, and is not known as labels
+        frame["label"] = draw(st.lists(WORDS, min_size=rows, max_size=rows).filter(lambda words: set(words) != {"NA"}))
     separator = draw(st.sampled_from([",", ";", "\t", "|"]))
     decimal = draw(st.sampled_from([".", ","])) if separator != "," else "."
     style = {"sep": separator, "decimal": decimal, "index": draw(st.booleans())}
@@ -317,5 +318,6 @@ def test_what_pandas_writes_is_read_to_the_last_bit(tmp_path: Path, table: tuple
     assert np.array_equal(observed == 0, np.isnan(expected))
     if "label" in frame:
         assert [splits.schema.classes[label] for label in splits.train.y] == frame["label"].tolist()
-    found = read(tmp_path, text.getvalue(), missing="mask", header="first")  # and the separator is found
-    assert len(known) + ("label" in frame) + style["index"] == 1 or torch.equal(found.train.x, splits.train.x)
+    if len(known) + ("label" in frame) + style["index"] > 1:  # and the separator is found
+        found = read(tmp_path, text.getvalue(), missing="mask", header="first")
+        assert torch.equal(found.train.x, splits.train.x)
