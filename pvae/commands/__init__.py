@@ -9,7 +9,23 @@ from pvae.commands.listing import list_
 from pvae.commands.showing import show
 from pvae.commands.studying_gradients import gradients
 from pvae.commands.training import train
+from pvae.commands.using_runs import encode, impute, predict, sample
 
-__all__ = ["COMMANDS", "check", "compare", "data", "em", "evaluate", "gradients", "list_", "show", "train"]
+__all__ = [
+    "COMMANDS",
+    "check",
+    "compare",
+    "data",
+    "em",
+    "encode",
+    "evaluate",
+    "gradients",
+    "impute",
+    "list_",
+    "predict",
+    "sample",
+    "show",
+    "train",
+]
 
-COMMANDS = (train, evaluate, compare, em, show, check, gradients, data, list_)
+COMMANDS = (train, evaluate, compare, em, show, encode, sample, impute, predict, check, gradients, data, list_)

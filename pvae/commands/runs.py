@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pvae.data import Schema, Splits
     from pvae.train import Run
 
-__all__ = ["data_of_run", "open_named_run", "require_split"]
+__all__ = ["data_of_run", "open_named_run", "require_split", "whole_data_for_run"]
 
 
 def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool = False) -> Run:
@@ -76,6 +76,33 @@ def data_of_run(
     print_reading(splits)
     dtype = torch.float64 if run.config["training"]["precision"] == "float64" else torch.float32
     return splits.map_parts(lambda _, batch: narrowed(batch, dtype))
+
+
+def whole_data_for_run(
+    run: Run, source: str, folder: str | None, reading: Mapping[str, Any], *, missing: bool = False
+) -> Splits:
+    """Return all data of a file in order, as the training split, with the columns and labels of a run's training.
+
+    Args:
+        run: an opened run.
+        source: a file, or the name of a data set, whose training split it is then.
+        folder: the first place to look for it.
+        reading: how a file is read, as options of `load_data`; the others are those of the run.
+        missing: whether missing values are allowed although the training had none.
+
+    Raises:
+        InputError: if the data cannot be loaded, or have other columns.
+    """
+    from pvae.data import Schema, load_data
+    from pvae.train.data_for_run import RunForm
+
+    form = RunForm(run.config["data"], run.config["training"]["precision"])
+    options = _reading(Schema.from_record(run.config["data"].get("schema", {})), reading, own=False)
+    if missing or form.takes_mask:
+        options.setdefault("missing", "mask")
+    splits = load_data(source, folder=folder, binarise="none", validation=0, test=0, **options)
+    print_reading(splits)
+    return splits
 
 
 def _reading(schema: Schema, given: Mapping[str, Any], *, own: bool) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""``pvae encode``, ``sample``, ``impute`` and ``predict``: write what the model of a run gives to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pvae.commands.options.help_sections import SectionedCommand, apply_options, make_option
+from pvae.commands.options.option_groups import (
+    checkpoint_option,
+    data_folder_option,
+    other_data_option,
+    recorded_model_options,
+    split_option,
+    traceback_option,
+)
+from pvae.commands.options.table_flags import reading_options
+from pvae.commands.output import print_status
+from pvae.commands.written_tables import check_table_path, write_table
+
+__all__ = ["encode", "impute", "predict", "sample"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+OUT_HELP = "File to write: .csv, .npz (arrays of NumPy) or .parquet."
+SITE_HELP = "Latent site. [default: all sites of the guide, side by side]"
+MEAN_HELP = "Write the mean of x given z, which is less noisy than data are."
+
+
+def _options(command: Command) -> Command:
+    """Add the options that the commands share."""
+    options = [
+        make_option("Output", "--out", click.Path(), None, OUT_HELP, required=True),
+        make_option("Output", "--force", bool, False, "Replace a file that exists at --out.", is_flag=True),
+        make_option("Computation", "--seed", click.IntRange(min=0), 0, "Seed of the draws."),
+        checkpoint_option,
+        recorded_model_options,
+        traceback_option,
+    ]
+    return apply_options(command, options)
+
+
+def _data_options(command: Command) -> Command:
+    """Add the options that choose data."""
+    return apply_options(command, [other_data_option, data_folder_option, split_option("test")])
+
+
+@click.command(cls=SectionedCommand, short_help="Write the codes of data.")
+@click.argument("run")
+@_data_options
+@make_option("Run", "--site", str, None, SITE_HELP)
+@_options
+def encode(run: str, site: str | None, **options: Any) -> None:
+    """Write the codes of data: the mean of z for each datum, or the most probable value of a site with few values.
+
+    With --data, all data are encoded in the order of the file; otherwise a split of the data of the training.
+    """
+    _write(run, options, "codes", lambda opened, data: opened.encode(**data, site=site, seed=options["seed"]))
+
+
+@click.command(cls=SectionedCommand, short_help="Write new data that a model generates.")
+@click.argument("run")
+@make_option("Output", "--count", click.IntRange(min=1), 100, "Number of data.")
+@make_option("Output", "--mean", bool, False, MEAN_HELP, is_flag=True)
+@_options
+def sample(run: str, count: int, mean: bool, **options: Any) -> None:
+    """Write new data: z is drawn from the prior, and x given z, in the units of the data of the training."""
+    path = check_table_path(options["out"], force=options["force"])
+    opened = _open(run, options)
+    write_table(path, "x", opened.sample(count, mean=mean, seed=options["seed"]))
+    click.echo(path)
+
+
+@click.command(cls=SectionedCommand, short_help="Write data with their missing values filled in.")
+@click.argument("run")
+@_data_options
+@make_option("Computation", "--particles", click.IntRange(min=1), 1000, "Number of draws of z per datum.")
+@_options
+def impute(run: str, particles: int, **options: Any) -> None:
+    """Write data with their missing values filled in by the mean of p(missing given observed).
+
+    With --data, all data of the file are written in order; empty cells, NaN and words such as NA are missing.
+    """
+    settings = {"particles": particles, "seed": options["seed"]}
+    _write(run, options, "x", lambda opened, data: opened.impute(**data, **settings), missing=True)
+
+
+@click.command(cls=SectionedCommand, short_help="Write the predicted labels of data.")
+@click.argument("run")
+@_data_options
+@make_option("Output", "--probabilities", bool, False, "Write the probability of each label.", is_flag=True)
+@_options
+def predict(run: str, probabilities: bool, **options: Any) -> None:
+    """Write the most probable label of each datum, by the names that the labels have in the data of the training.
+
+    With --data, all data of the file are classified in order; their own labels, if any, are not used.
+    """
+    name = "probabilities" if probabilities else "labels"
+    _write(run, options, name, lambda opened, data: opened.predict(**data, probabilities=probabilities))
+
+
+def _open(run: str, options: dict[str, Any]) -> Any:
+    from pvae.commands.runs import open_named_run
+
+    return open_named_run(run, options["checkpoint"], options["model"], trust=options["trust"])
+
+
+def _write(
+    run: str, options: dict[str, Any], name: str, use: Callable[[Any, dict[str, Any]], Any], *, missing: bool = False
+) -> None:
+    """Open a run, load data, and write what a function returns for both.
+
+    Args:
+        run: the folder of the run.
+        options: the options of the command.
+        name: what is written.
+        use: a function of the run and of the arguments ``data`` and ``split`` of its methods.
+        missing: whether missing values are allowed.
+    """
+    from pvae.commands.runs import data_of_run, require_split, whole_data_for_run
+
+    path = check_table_path(options["out"], force=options["force"])
+    opened = _open(run, options)
+    source, folder, split = options["data"], options["data_folder"], options["split"]
+    if source is None:
+        splits = data_of_run(opened, None, folder, reading_options(options))
+    else:
+        splits, split = whole_data_for_run(opened, source, folder, reading_options(options), missing=missing), "train"
+    print_status(f"Writing {name} of {require_split(splits, split).size} data ...")
+    write_table(path, name, use(opened, {"data": splits, "split": split}))
+    click.echo(path)
