@@ -68,7 +68,9 @@ class TrainedModel:
         parts = self._run(batch, seed, chunk, lambda part: plausible_codes(self.model, part, self.config.get("fields")))
         names = list(parts[0])
         if not names or (site is not None and site not in names):
-            raise InputError(f"The guide has the latent sites {', '.join(names) or 'none'}; got site={site!r}. Name one of them.")
+            raise InputError(
+                f"The guide has the latent sites {', '.join(names) or 'none'}; got site={site!r}. Name one of them."
+            )
         chosen = names if site is None else [site]
         codes = {name: torch.cat([_flat(part[name]) for part in parts]) for name in chosen}
         columns = [
