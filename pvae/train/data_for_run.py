@@ -49,9 +49,9 @@ class RunForm:
 
     def zeros(self, size: int) -> Batch:
         """Return `size` data of zeros in the shape of the training data, with all entries observed."""
-        shape = self.record["fields"]["x"]["shape"]
-        batch = Batch(x=torch.zeros(size, *shape, dtype=self.dtype))
-        return self.with_mask(batch)
+        field = self.record["fields"]["x"]
+        dtype = self.dtype if "float" in field["dtype"] else getattr(torch, field["dtype"])
+        return self.with_mask(Batch(x=torch.zeros(size, *field["shape"], dtype=dtype)))
 
     def with_mask(self, batch: Batch) -> Batch:
         """Return a batch with a mask, of ones if it has none, where the training data had one."""

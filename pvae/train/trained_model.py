@@ -19,6 +19,7 @@ from pvae.programs.binding import bind
 from pvae.programs.classifier import classifier_of
 from pvae.programs.model_traits import traits_of
 from pvae.programs.queries import inference_mode, simulate
+from pvae.programs.row_dependence import PROGRAM_ERRORS
 from pvae.train.data_for_run import RunForm, data_for_run
 from pvae.train.devices import isolated
 
@@ -98,11 +99,12 @@ class TrainedModel:
             Data, shape (n, ...), in the units of the training data; or a frame with the names of their columns.
 
         Raises:
-            InputError: if the model needs conditions, or there are not `n` of them.
+            InputError: if the model needs conditions, there are not `n` of them, or x is generated given a part of x.
         """
         n, form = require_whole(n, "n"), self._form()
         batch = self._with_conditions(form.zeros(n), given or {})
         fields = self.config.get("fields")
+        self._require_free_x(batch)
         parts = self._run(batch, seed, chunk, lambda part: simulate(self.model, part, fields, mean=mean))
         return form.outputs(form.in_units(torch.cat(parts)))
 
@@ -128,7 +130,8 @@ class TrainedModel:
         fields = self.config.get("fields")
 
         def mean(part: Batch) -> Tensor:
-            return torch.stack([reconstruct_data(self.model, part, fields) for _ in range(draws)]).mean(0)
+            means = [reconstruct_data(self.model, part, fields) for _ in range(draws)]
+            return means[0] if draws == 1 else torch.stack(means).double().mean(0).to(self._form().dtype)
 
         return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, mean))), index)
 
@@ -237,6 +240,24 @@ class TrainedModel:
             )
         fields = as_batch({"x": batch.x, **given})
         return batch.replace(**{name: fields[name] for name in given if name not in _NOT_CONDITIONS})
+
+    def _require_free_x(self, batch: Batch) -> None:
+        """Refuse a model whose x depends on the x that it observes: the zeros in place of it would be a condition."""
+
+        def draw(part: Batch) -> Tensor:
+            return simulate(self.model, part, self.config.get("fields"), mean=False)
+
+        first = batch.take(slice(0, 2))
+        at_zero = self._run(first, 0, 2, draw)[0]
+        try:
+            at_one = self._run(first.replace(x=torch.ones_like(first.x)), 0, 2, draw)[0]
+        except PROGRAM_ERRORS:
+            return
+        if not torch.equal(at_zero.nan_to_num(), at_one.nan_to_num()):
+            raise InputError(
+                "The model generates x given a part of x, or a number that it takes from x, so it has no samples "
+                "without data. Use `reconstruct` or `impute` on data."
+            )
 
     def _run(self, batch: Batch, seed: int, chunk: int, use: Callable[[Batch], Any]) -> list[Any]:
         """Return what a function returns for each part of a batch, on the device of the model."""

@@ -181,6 +181,11 @@ def test_what_a_model_cannot_do_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match="conditional on y"):
         conditional.sample(3)
     assert conditional.sample(3, given={"y": [0, 1, 1]}).shape == (3, 4)
+    part = pvae.fit(
+        ConditionalVAE((2, 2), condition="quadrants", observed=1, latent=1, hidden=(4,)), x.reshape(40, 2, 2), **QUICK
+    )
+    with pytest.raises(InputError, match="given a part of x"):
+        part.sample(3)
     game = pvae.fit(VAE((4,), latent=1, hidden=(4,)), x, objective="gan", **QUICK)
     with pytest.raises(InputError, match="leaves the guide untrained"):
         game.encode(x)
