@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "FigureKind", "draw_figure"]
 
+#: The figures that need no other number of data than that of the split.
+_OF_ALL_DATA = ("samples", "reconstructions", "latent")
+
 
 @dataclass(frozen=True)
 class FigureInputs:
@@ -30,6 +33,7 @@ class FigureInputs:
         split: its name.
         count: number of pictures, codes, latent units, lines or columns.
         site: latent site of a traversal, or None.
+        takes_parts: whether the programs run on a part of the data; False if they are for a fixed number of data.
     """
 
     run: Run
@@ -38,10 +42,11 @@ class FigureInputs:
     split: str
     count: int
     site: str | None
+    takes_parts: bool = True
 
     def first_data(self) -> Batch:
-        """Return the first `count` data of the split."""
-        return self.batch.take(slice(0, self.count))
+        """Return the first `count` data of the split; all of them if the programs take no part of the data."""
+        return self.batch.take(slice(0, self.count)) if self.takes_parts else self.batch
 
     def as_pictures(self, x: Any, leading: int = 1) -> Any:
         """Return values of x in the units and the shape of a datum if they have as many features, else unchanged.
@@ -100,16 +105,38 @@ def draw_figure(run: Run, name: str, options: dict[str, Any]) -> Figure:
     splits = data_of_run(run, options["data"], options["data_folder"], reading_options(options))
     batch = require_split(splits, options["split"])
     count = options["count"] or kind.default_count
-    inputs = FigureInputs(run, splits, batch, options["split"], count, options["site"])
+    takes_parts = _takes_parts(run, batch)
+    if not takes_parts and name not in _OF_ALL_DATA:
+        raise InputError(
+            f"The figure {name!r} needs programs that run on any number of data; those of this run are for {batch.size} "
+            f"data. Write len(x) in their plates, or draw one of {', '.join(_OF_ALL_DATA)}, history."
+        )
+    inputs = FigureInputs(run, splits, batch, options["split"], count, options["site"], takes_parts)
     with isolated(options["seed"]):
         return kind.draw(inputs)
+
+
+def _takes_parts(run: Run, batch: Batch) -> bool:
+    """Return whether the programs of a run take a part of a batch; True if they do not take the batch either."""
+    from pvae.evaluate.evaluation_context import evaluation_context
+    from pvae.programs.row_dependence import PROGRAM_ERRORS
+
+    with evaluation_context(run.model, batch) as context:
+        if context.data_at_once(1) == 1:
+            return True
+        try:
+            context.bound_to(context.batch).layout  # noqa: B018 - the figure itself reports why this fails
+        except PROGRAM_ERRORS:
+            return True
+    return False
 
 
 def _samples(inputs: FigureInputs) -> Figure:
     from pvae import plots
     from pvae.programs.queries import sample
 
-    return plots.image_grid(inputs.as_pictures(sample(inputs.run.model, inputs.first_data())))
+    pictures = sample(inputs.run.model, inputs.first_data())[: inputs.count]
+    return plots.image_grid(inputs.as_pictures(pictures))
 
 
 def _reconstructions(inputs: FigureInputs) -> Figure:
@@ -117,8 +144,8 @@ def _reconstructions(inputs: FigureInputs) -> Figure:
     from pvae.programs.queries import reconstruct
 
     batch = inputs.first_data()
-    reconstructed = reconstruct(inputs.run.model, batch)
-    return plots.reconstructions(inputs.as_pictures(batch["x"]), inputs.as_pictures(reconstructed))
+    x, reconstructed = batch["x"][: inputs.count], reconstruct(inputs.run.model, batch)[: inputs.count]
+    return plots.reconstructions(inputs.as_pictures(x), inputs.as_pictures(reconstructed))
 
 
 def _inpainting(inputs: FigureInputs) -> Figure:

@@ -58,5 +58,5 @@ def failure(error: Exception) -> Finding:
     """Return the finding for an error that a program raised, with its place in the user's code."""
     place = find_user_place(error)
     where = f" at {place}" if place else ""
-    message = f"a program raised {type(error).__name__}{where}: {whole_reason(error)}"
+    message = f"a program raised {type(error).__name__}{where}: {whole_reason(error).rstrip('.')}."
     return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")

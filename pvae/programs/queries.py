@@ -110,7 +110,8 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
             guide, model = bound.trace_both()
             images = {name: guide.nodes[name] for name in bound.layout.bijection.points}
             sites = images | with_own_densities(guide, model, bound.layout.bijection)
-        return {name: mean_of_site(site) for name, site in sites.items()}
+        # the mean may be a parameter itself, which has a gradient also where gradients are off
+        return {name: mean_of_site(site).detach() for name, site in sites.items()}
 
 
 def joined(codes: Mapping[str, Tensor]) -> Tensor:
