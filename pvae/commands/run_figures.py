@@ -108,8 +108,8 @@ def draw_figure(run: Run, name: str, options: dict[str, Any]) -> Figure:
     takes_parts = _takes_parts(run, batch)
     if not takes_parts and name not in _OF_ALL_DATA:
         raise InputError(
-            f"The figure {name!r} needs programs that run on any number of data; those of this run are for {batch.size} "
-            f"data. Write len(x) in their plates, or draw one of {', '.join(_OF_ALL_DATA)}, history."
+            f"The figure {name!r} needs programs that run on any number of data; those of this run are for "
+            f"{batch.size} data. Write len(x) in their plates, or draw one of {', '.join(_OF_ALL_DATA)}, history."
         )
     inputs = FigureInputs(run, splits, batch, options["split"], count, options["site"], takes_parts)
     with isolated(options["seed"]):
