@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import pvae
 from pvae.data import minibatches
 from pvae.objectives import NamedObjective, WeightsObjective, make_objective, objective_names
+from pvae.objectives.base import Terms
 from pvae.objectives.kl.weighted_kl import StatefulObjective
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.data_counter import DataCounter
@@ -77,17 +78,22 @@ class Subject:
             norm = math.sqrt(sum(float(each.square().sum()) for each in drawn))
             self.directions.append([each / norm for each in drawn])
 
-    def numbers(self, batch: pvae.Batch, player: str) -> Tensor:
-        """Loss and gradient along each direction for one batch, per datum."""
+    def terms(self, batch: pvae.Batch, player: str) -> tuple[Terms, float | Tensor]:
+        """The terms of one batch, and the number of data that they are divided by."""
         fields = {name: batch[name] for name in batch if name not in ("x", "index")}
         programs = (self.model.model, self.model.guide)
         with DataCounter(BoundPrograms(*programs, (batch.x,), fields), self.objective.data_plate) as counter:
             terms = self.objective.terms(*programs, (batch.x,), fields, player)
         self.reasons.add(self.objective.biased)
+        return terms, counter.count
+
+    def numbers(self, batch: pvae.Batch, player: str) -> Tensor:
+        """Loss and gradient along each direction for one batch, per datum."""
+        terms, count = self.terms(batch, player)
         group = self.group(player)
-        gradients = torch.autograd.grad(terms.surrogate / counter.count, group, allow_unused=True)
+        gradients = torch.autograd.grad(terms.surrogate / count, group, allow_unused=True)
         held = {id(each): gradient for each, gradient in zip(group, gradients, strict=True) if gradient is not None}
-        numbers = [float(terms.loss / counter.count)]
+        numbers = [float(terms.loss / count)]
         for direction in self.directions:
             pairs = zip(self.parameters, direction, strict=True)
             numbers.append(float(sum((held[id(each)] * v).sum() for each, v in pairs if id(each) in held)))
@@ -130,15 +136,16 @@ class Subject:
         for seed in range(repeats):
             row = []
             for player in self.players():
-                gradients = self._shifted(seed, player, self.directions[0], 0.0)[1:]
+                torch.manual_seed(seed)
+                gradients = self.numbers(self.batch, player)[1:]
                 for direction, gradient in zip(self.directions, gradients, strict=True):
-                    values = [float(self._shifted(seed, player, direction, k * step)[0]) for k in (-2, -1, 1, 2)]
+                    values = [self._value(seed, player, direction, k * step) for k in (-2, -1, 1, 2)]
                     row.append(float(gradient) - (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step))
             rows.append(row)
         return np.array(rows)
 
-    def _shifted(self, seed: int, player: str, direction: list[Tensor], shift: float) -> Tensor:
-        """The numbers with the player's parameters shifted along a direction."""
+    def _value(self, seed: int, player: str, direction: list[Tensor], shift: float) -> float:
+        """The loss per datum with the player's parameters shifted along a direction."""
         torch.manual_seed(seed)
         group = {id(each) for each in self.group(player)}
         before = [each.detach().clone() for each in self.parameters]
@@ -147,7 +154,8 @@ class Subject:
                 if id(each) in group:
                     each.add_(shift * v)
         try:
-            return self.numbers(self.batch, player)
+            terms, count = self.terms(self.batch, player)
+            return float(terms.loss / count)
         finally:
             with torch.no_grad():
                 for each, value in zip(self.parameters, before, strict=True):
