@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvae.commands.mixture_assignments import check_assign_path
 from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.option_groups import (
     checkpoint_option,
@@ -20,6 +21,7 @@ from pvae.commands.options.option_groups import (
 )
 from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import format_rows, print_json, print_status
+from pvae.commands.saved_mixtures import evaluate_mixture, open_mixture
 from pvae.errors import InputError
 
 __all__ = ["evaluate"]
@@ -30,6 +32,8 @@ METHOD_HELP = (
 )
 PARTICLES_HELP = "Number of draws of z per datum. The method accuracy needs none."
 ARVIZ_HELP = "Write posterior and prior draws for the first data to this netCDF file, for ArviZ."
+
+ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture of `pvae em --out`."
 
 
 @click.command(cls=SectionedCommand, short_help="Evaluate a run, with standard errors.")
@@ -45,17 +49,28 @@ ARVIZ_HELP = "Write posterior and prior draws for the first data to this netCDF 
 @make_option("Computation", "--seed", int, 0, "Seed of the draws.")
 @device_option
 @make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)
+@make_option("Output", "--assign", click.Path(), None, ASSIGN_HELP)
 @json_option
 @traceback_option
 def evaluate(
     run: str, model: str | None, trust: bool, data: str | None, arviz: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Evaluate the run in the folder RUN, by default on its test split, in nats per datum."""
+    """Evaluate the run in the folder RUN, by default on its test split, in nats per datum.
+
+    RUN may be the folder of a mixture, of `pvae em --out`. Its log evidence is exact.
+    """
     from pvae.commands.runs import data_of_run, open_named_run
     from pvae.train.devices import resolve
     from pvae.train.run_record import changes_since_training
 
     _check_arviz_path(arviz)
+    check_assign_path(None if options["assign"] is None else Path(options["assign"]))
+    saved = open_mixture(run)
+    if saved is not None:
+        _print_mixture(run, evaluate_mixture(saved, data, options | {"arviz": arviz}), as_json)
+        return
+    if options.pop("assign") is not None:
+        raise InputError("--assign needs the folder of a mixture, which pvae em --out writes.")
     device = resolve(options["device"])
     opened = open_named_run(run, options["checkpoint"], model, trust=trust)
     reading = reading_options(options)
@@ -72,6 +87,14 @@ def evaluate(
         print_status(f"Note: {change}.")
     if as_json:
         print_json({"run": run, "data_set": splits.summary(), **options, **record, "changed": changes})
+    else:
+        click.echo(format_rows(_text_rows(record)))
+
+
+def _print_mixture(folder: str, record: dict[str, Any], as_json: bool) -> None:
+    """Print the evaluation of a mixture."""
+    if as_json:
+        print_json({"run": folder, **record})
     else:
         click.echo(format_rows(_text_rows(record)))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvae.commands.mixture_assignments import check_assign_path, write_assignments
 from pvae.commands.mixture_fits import MixtureFit, fit_mixture, load_tables
 from pvae.commands.mixture_output import summary_text, write_results
 from pvae.commands.mixture_progress import EMProgress
@@ -37,6 +38,11 @@ MISSING_HELP = (
     "What to do with NaN and empty cells of x. error: refuse them. marginalise: integrate them out of the density "
     "exactly. Any other text, such as NA,?, lists the words of a table that mean a missing value, to be marginalised."
 )
+SPLIT_HELP = (
+    "Size of the {0} split: a number of data, or a fraction below 1; 0 means no {0} split. "
+    "[default: the data set's own split, else a tenth]"
+)
+ASSIGN_HELP = "CSV file for the component of every row, in the order of the rows. [default: write none]"
 MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."
 START_HELP = "How a start chooses the initial parameters."
@@ -53,6 +59,8 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 )
 @data_folder_option
 @make_option("Data", "--data-seed", int, 0, "Seed of the splits.")
+@make_option("Data", "--validation", SettingType(), None, SPLIT_HELP.format("validation"))
+@make_option("Data", "--test", SettingType(), None, SPLIT_HELP.format("test"))
 @make_option("Data", "--missing", str, "error", MISSING_HELP)
 @table_options(missing=False, scaled=False)
 @make_option("Mixture", "--components", click.IntRange(min=1), 10, "Number of components.")
@@ -69,19 +77,22 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 @make_option("EM", "--device", str, None, "cpu or cuda. [default: cpu]")
 @make_option("EM", "--seed", int, 0, "Seed of the starts.")
 @click.option("--out", type=click.Path(), default=None, help=OUT_HELP)
+@click.option("--assign", type=click.Path(), default=None, help=ASSIGN_HELP)
 @click.option("--progress/--no-progress", default=None, help="Show progress on standard error. [default: show]")
 @json_option
 @config_option
 @traceback_option
-def em(as_json: bool, out: str | None, select: str | None, by: str, **options: Any) -> None:
+def em(as_json: bool, out: str | None, assign: str | None, select: str | None, by: str, **options: Any) -> None:
     """Fit a Gaussian mixture to the training split by EM, and evaluate it on the other splits, in nats per datum.
 
-    With --out, the folder holds the parameters (mixture.safetensors), the results (em.json) and figures: the
-    components as pictures or ellipses, the criteria for each number of components, and the log-likelihood of each step.
+    With --out, the folder holds the parameters (mixture.safetensors), the results (em.json), the component of every
+    row (assignments.csv) and figures: the components as pictures or ellipses, the criteria for each number of
+    components, and the log-likelihood of each step. `pvae evaluate` and `pvae show` take this folder.
     """
     counts = [options["components"]] if select is None else _parse_counts(select)
     folder = None if out is None else Path(out)
     _check_folder(folder)
+    check_assign_path(None if assign is None else Path(assign))
     splits, tables = load_tables(options)
     if by == "held-out" and "validation" not in tables:
         raise InputError(f"--by held-out needs a validation split, and {splits.name} has none; use --by bic.")
@@ -91,14 +102,18 @@ def em(as_json: bool, out: str | None, select: str | None, by: str, **options: A
     progress = EMProgress(enabled=options["progress"] is not False, max_steps=int(options["max_iter"]))
     fits = [fit_mixture(tables, count, options, progress) for count in counts]
     best = min(fits, key=lambda fit: fit.criterion(by))
-    result = _result(best, options, splits.summary())
+    sizes = {name: options[name] for name in ("validation", "test") if options[name] is not None}
+    result = _result(best, options, splits.summary() | sizes)
     if select is not None:
         result["selection"] = {"by": by, "fits": [fit.selection_record() for fit in fits]}
     for note in best.record["notes"]:
         print_status(f"pvae: warning: {note}")
+    if assign is not None:
+        result["assign"] = assign
+        write_assignments(Path(assign), best.mixture, splits, tables)
     if folder is not None:
         result["out"] = str(folder)
-        write_results(folder, result, best.mixture, splits, tables["train"])
+        write_results(folder, result, best.mixture, splits, tables)
     _print_result(result, as_json)
 
 

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pvae.commands.mixture_assignments import row_chunks
 from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import print_reading
 from pvae.errors import InputError
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from pvae.commands.mixture_progress import EMProgress
     from pvae.data import Splits
     from pvae.em import GaussianMixture
+    from pvae.evaluate import Estimate
 
-__all__ = ["MixtureFit", "fit_mixture", "load_tables"]
+__all__ = ["MixtureFit", "fit_mixture", "load_tables", "log_likelihood", "split_tables"]
 
 
 def load_tables(options: dict[str, Any]) -> tuple[Splits, dict[str, np.ndarray]]:
@@ -36,7 +38,13 @@ def load_tables(options: dict[str, Any]) -> tuple[Splits, dict[str, np.ndarray]]
     reading = reading_options(options) | {"missing": _missing_words(options["missing"])}
     try:
         splits = load_data(
-            options["data"], binarise="none", seed=options["data_seed"], folder=options["data_folder"], **reading
+            options["data"],
+            binarise="none",
+            seed=options["data_seed"],
+            folder=options["data_folder"],
+            validation=options["validation"],
+            test=options["test"],
+            **reading,
         )
     except InputError as error:
         raise InputError(
@@ -44,8 +52,36 @@ def load_tables(options: dict[str, Any]) -> tuple[Splits, dict[str, np.ndarray]]
         ) from error
     options["missing"] = "error" if options["missing"] == "error" else "marginalise"
     print_reading(splits)
-    tables = {name: _table(part, options["missing"]) for name, part in splits.parts.items() if part is not None}
-    return splits, tables
+    return splits, split_tables(splits, options["missing"])
+
+
+def split_tables(splits: Splits, missing: str) -> dict[str, np.ndarray]:
+    """Return x of each split as float64, shape (data, features), with NaN for missing values.
+
+    Args:
+        splits: the data.
+        missing: ``"error"`` or ``"marginalise"``.
+
+    Raises:
+        InputError: if values are missing and ``missing`` is ``"error"``.
+    """
+    return {name: _table(part, missing) for name, part in splits.parts.items() if part is not None}
+
+
+def log_likelihood(mixture: GaussianMixture, x: np.ndarray) -> Estimate:
+    """Return the mean of log p(x) with its standard error, nats per datum.
+
+    Args:
+        mixture: the fitted mixture.
+        x: (data, features).
+    """
+    import numpy as np
+    import torch
+
+    from pvae.evaluate import Estimate
+
+    values = [mixture.score_samples(np.asarray(x[rows], dtype=np.float64)) for rows in row_chunks(x)]
+    return Estimate.mean_of(torch.as_tensor(np.concatenate(values)))
 
 
 def _missing_words(missing: str) -> str:
@@ -123,19 +159,13 @@ def fit_mixture(
 
 
 def _fit_record(mixture: GaussianMixture, tables: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
-    import torch
-
-    from pvae.evaluate import Estimate
-
     return {
         "components": len(mixture.weights_),
         "asked": mixture.n_components,
         "steps": mixture.n_iter_,
         "converged": mixture.converged_,
         "seconds": seconds,
-        "log_likelihood": {
-            name: Estimate.mean_of(torch.as_tensor(mixture.score_samples(x))) for name, x in tables.items()
-        },
+        "log_likelihood": {name: log_likelihood(mixture, x) for name, x in tables.items()},
         "bic": mixture.bic(tables["train"]),
         "aic": mixture.aic(tables["train"]),
         "weights": mixture.weights_,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvae.commands.mixture_assignments import write_assignments
 from pvae.commands.output import format_rows, format_table, json_text
-from pvae.files import write_bytes, write_text
+from pvae.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,35 +17,33 @@ if TYPE_CHECKING:
     from pvae.data import Splits
     from pvae.em import GaussianMixture
 
-__all__ = ["summary_text", "write_results"]
+__all__ = ["components_figure", "history_figure", "summary_text", "write_results"]
 
 MOST_POINTS = 2000  # of the figure with ellipses
 
 
 def write_results(
-    folder: Path, result: dict[str, Any], mixture: GaussianMixture, splits: Splits, x: np.ndarray
+    folder: Path, result: dict[str, Any], mixture: GaussianMixture, splits: Splits, tables: dict[str, np.ndarray]
 ) -> None:
-    """Write ``mixture.safetensors``, ``em.json`` and the figures to a folder.
+    """Write ``mixture.safetensors``, ``em.json``, ``assignments.csv`` and the figures to a folder.
 
     Args:
         folder: the folder, which is made if it does not exist.
         result: the results by name.
         mixture: the fitted mixture.
         splits: the data.
-        x: the training split, shape (data, features).
+        tables: x of each split, shape (data, features).
     """
-    from safetensors.numpy import save
-
     from pvae.plots.base import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("weights_", "means_", "covariances_", "precisions_cholesky_")
-    content = save({name.rstrip("_"): getattr(mixture, name).copy() for name in names})
-    write_bytes(folder / "mixture.safetensors", content)
+    x = tables["train"]
+    _named(mixture, splits).save(folder / "mixture.safetensors")
+    write_assignments(folder / "assignments.csv", mixture, splits, tables)
     write_text(folder / "em.json", json_text(result) + "\n")
     figures = {
-        "history": _history_figure(mixture),
-        "components": _components_figure(mixture, splits, x),
+        "history": history_figure(mixture),
+        "components": components_figure(mixture, splits, x),
         "selection": _selection_figure(result, mixture, len(x)),
     }
     for name, figure in figures.items():
@@ -51,7 +51,17 @@ def write_results(
             save_figure(figure, folder / f"{name}.png")
 
 
-def _history_figure(mixture: GaussianMixture) -> Figure:
+def _named(mixture: GaussianMixture, splits: Splits) -> GaussianMixture:
+    """Return the mixture with the names of its features, where the data have names."""
+    named = copy(mixture)
+    if splits.schema.columns:
+        import numpy as np
+
+        named.feature_names_in_ = np.array(splits.schema.columns, dtype=object)
+    return named
+
+
+def history_figure(mixture: GaussianMixture) -> Figure:
     """Return the log-likelihood of each EM step."""
     import numpy as np
 
@@ -62,7 +72,7 @@ def _history_figure(mixture: GaussianMixture) -> Figure:
     return plots.learning_curves(curves, xlabel="step", ylabel="log-likelihood (nats per datum)")
 
 
-def _components_figure(mixture: GaussianMixture, splits: Splits, x: np.ndarray) -> Figure | None:
+def components_figure(mixture: GaussianMixture, splits: Splits, x: np.ndarray) -> Figure | None:
     """Return the components as pictures, or as ellipses over the data; None for data of one feature."""
     from pvae import plots
 

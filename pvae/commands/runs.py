@@ -64,11 +64,12 @@ def data_of_run(
     options = {"binarise": recorded["binarise"], "seed": recorded["seed"], "folder": folder}
     options["mask"] = recorded.get("mask", "none")
     options["labels"] = recorded.get("labels") if data is None else None
+    options |= {name: recorded[name] for name in ("validation", "test") if name in recorded}
     options |= _reading(Schema.from_record(recorded.get("schema", {})), reading or {}, own=data is None)
     try:
         splits = load_data(source, **options)
         if data is None and splits.checksum != recorded["checksum"]:
-            splits = load_data(source, validation=recorded["sizes"]["validation"], **options)
+            splits = load_data(source, **options | {"validation": recorded["sizes"]["validation"]})
     except InputError as error:
         raise InputError(f"The run was trained on {recorded['name']!r}: {error} Name the data with --data.") from error
     if data is None:

@@ -17,6 +17,7 @@ from pvae.commands.options.option_groups import (
     traceback_option,
 )
 from pvae.commands.run_figures import FIGURES, draw_figure
+from pvae.commands.saved_mixtures import draw_mixture_figure, open_mixture
 from pvae.errors import InputError
 
 __all__ = ["show"]
@@ -27,7 +28,8 @@ SITE_HELP = "Latent site of a traversal. [default: the first latent site with re
 # A line that holds only \b keeps click from joining the lines after it.
 HELP = "\n".join(
     [
-        "Draw a figure of the run in the folder RUN, and print its path.",
+        "Draw a figure of the run in the folder RUN, and print its path. RUN may be the folder of a mixture, of "
+        "`pvae em --out`, which has the figures components and history.",
         "",
         "\b",
         "Figures (--what):",
@@ -59,7 +61,11 @@ def show(
 
     path = Path(out) if out else Path(run, "figures", f"{what}.png")
     _check_path(path, is_default=out is None, force=force)
-    figure = draw_figure(open_named_run(run, checkpoint, model, trust=trust), what, options)
+    saved = open_mixture(run)
+    if saved is not None:
+        figure = draw_mixture_figure(saved, what, options)
+    else:
+        figure = draw_figure(open_named_run(run, checkpoint, model, trust=trust), what, options)
     path.parent.mkdir(exist_ok=True)
     save_figure(figure, path)
     click.echo(path)

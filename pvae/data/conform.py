@@ -53,7 +53,8 @@ def in_order_of(raw: RawData, like: Schema) -> RawData:
     note = f"columns are put in the order of the training: {', '.join(like.columns[:6])}" + (
         ", ..." if len(like.columns) > 6 else ""
     )
-    return RawData(raw.name, fields, raw.schema.changed(columns=like.columns), (*raw.notes, note))
+    schema = raw.schema.changed(columns=like.columns)
+    return replace(raw, fields=fields, schema=schema, notes=(*raw.notes, note))
 
 
 def _is_features(name: str) -> bool:

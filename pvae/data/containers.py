@@ -77,7 +77,7 @@ def _is_from(source: Any, *packages: str) -> bool:
 def frame_data(source: FrameSource, options: TableOptions) -> RawData:
     """Return the data of a table."""
     table = arrays_of_frame(source, options)
-    return RawData(source.name, table.arrays, table.schema, table.notes)
+    return RawData(source.name, table.arrays, table.schema, table.notes, table.row_names)
 
 
 def _frame(source: Any, options: TableOptions) -> RawData:

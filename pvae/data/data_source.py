@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class DataSource:
         defaults: fraction or count for each split that the source does not contain.
         schema: names, types and labels.
         notes: what was inferred when the data were read.
+        row_names: the name and the values, (rows,), of the first column that names the rows, or None.
     """
 
     name: str
@@ -45,6 +47,7 @@ class DataSource:
     defaults: Mapping[str, float] = field(default_factory=lambda: {"validation": 0.1, "test": 0.1})
     schema: Schema = field(default_factory=Schema)
     notes: tuple[str, ...] = ()
+    row_names: tuple[str, np.ndarray] | None = None
 
 
 def source_of(
@@ -104,6 +107,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
     """
     order = torch.randperm(source.train.size, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
     parts: dict[str, Batch | None] = {}
+    positions = {}
     state, notes = hashlib.sha256(source.digest.encode()), list(source.notes)
     for part, size in (("test", test), ("validation", validation)):
         if part in source.own:
@@ -111,16 +115,19 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
             state.update(f"{part}:{'own' if parts[part] is not None else 'none'};".encode())
             continue
         chosen, order = _draw_part(source, part, size, order)
+        positions[part] = chosen
         parts[part] = source.train.take(chosen) if len(chosen) else None
         state.update(f"{part}:{len(chosen)};".encode() + chosen.numpy().tobytes())
         if len(chosen):
             notes.append(f"{part}: {len(chosen)} of {source.train.size} data, drawn with seed {seed}")
     # The remaining data keep the order of the source, and share its memory where nothing was drawn.
-    train = source.train if len(order) == source.train.size else source.train.take(order.sort().values)
+    positions["train"] = order.sort().values
+    train = source.train if len(order) == source.train.size else source.train.take(positions["train"])
     return Splits(
         train=train, validation=parts["validation"], test=parts["test"],
         name=source.name, data_shape=source.data_shape, binarise="auto",
         seed=seed, checksum=state.hexdigest(), notes=tuple(notes), schema=source.schema,
+        positions=positions, row_names=source.row_names,
     )  # fmt: skip
 
 

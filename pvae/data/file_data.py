@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def read_path(path: Path, options: TableOptions) -> RawData:
     if suffix is None:
         raise _unknown_suffix(path)
     raw = _READERS[suffix](path, options)
-    return RawData(path.name, raw.fields, raw.schema, raw.notes)
+    return replace(raw, name=path.name)
 
 
 def read_table(path: Path, options: TableOptions) -> FrameSource:

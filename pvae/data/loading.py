@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
         channels=channels if channels != "auto" else "",
         options=options.chosen(),
     )
-    return source_of(raw.name, fields, schema, notes)
+    return replace(source_of(raw.name, fields, schema, notes), row_names=raw.row_names)
 
 
 def _without_masked_array(name: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from pvae.data.schema import Schema
@@ -23,12 +24,14 @@ class RawData:
         fields: arrays by name.
         schema: the names of the columns, and how the data were read.
         notes: what was inferred and might be otherwise.
+        row_names: the name and the values, (rows,), of the first column that names the rows of a table, or None.
     """
 
     name: str
     fields: dict[str, Any]
     schema: Schema = field(default_factory=Schema)
     notes: tuple[str, ...] = ()
+    row_names: tuple[str, np.ndarray] | None = None
 
 
 def require_memory(needed: int, what: str, advice: str) -> None:

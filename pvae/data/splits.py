@@ -41,6 +41,8 @@ class Splits:
             training split's field ``mask`` does not include the draw.
         labels: number of training data that keep their label, where the others' labels were hidden; else None.
         schema: names, types and labels of the data, how they were read, and how x was scaled.
+        positions: for each split that was drawn, the number of each datum in the source, from 0 on; shape (data,).
+        row_names: the name and the values, (rows,), of the first column that names the rows of a table, or None.
     """
 
     train: Batch
@@ -55,6 +57,8 @@ class Splits:
     mask: str = "none"
     labels: int | None = None
     schema: Schema = field(default_factory=Schema)
+    positions: Mapping[str, Tensor] = field(default_factory=dict)
+    row_names: tuple[str, np.ndarray] | None = None
 
     @property
     def train_dynamic(self) -> bool:

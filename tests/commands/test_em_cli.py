@@ -61,6 +61,7 @@ def test_select_keeps_the_best_number_of_components(folder: Path, by: str) -> No
     assert {path.name for path in (folder / "chosen").iterdir()} == {
         "mixture.safetensors",
         "em.json",
+        "assignments.csv",
         "components.png",
         "history.png",
         "selection.png",

@@ -64,11 +64,13 @@ class TableArrays:
         arrays: x, shape (rows, features), float64 with NaN for missing values; y, (rows,), if there is a label.
         schema: the names and types.
         notes: what was inferred.
+        row_names: the name and the values, (rows,), of the first column that names the rows, or None.
     """
 
     arrays: dict[str, np.ndarray]
     schema: Schema
     notes: tuple[str, ...]
+    row_names: tuple[str, np.ndarray] | None = None
 
 
 def column_values(values: pd.Series) -> np.ndarray:
@@ -133,7 +135,8 @@ def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
         rows=len(x),
         options=options.chosen(),
     )
-    return TableArrays(arrays, schema, (*source.notes, *roles.notes))
+    row_names = (roles.index[0], columns[roles.index[0]]) if roles.index else None
+    return TableArrays(arrays, schema, (*source.notes, *roles.notes), row_names)
 
 
 def type_name(values: np.ndarray) -> str:
