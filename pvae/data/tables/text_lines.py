@@ -7,6 +7,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -39,14 +40,16 @@ class TextLines:
     comments: tuple[str, ...]
     comment_count: int
 
-    @property
+    @cached_property
     def has_quotes(self) -> bool:
         """Whether a cell may be in quotes, and so may contain separators and ends of lines."""
         return b'"' in self.content
 
-    def from_line(self, first: int) -> bytes:
-        """Return the content from a line on, counted from 0."""
-        return self.content if first == 0 else self.content[int(self.starts[first]) :] if first < len(self) else b""
+    def from_line(self, first: int) -> io.BytesIO:
+        """Return the content from a line on, counted from 0, as a stream that shares its memory."""
+        stream = io.BytesIO(self.content)
+        stream.seek(int(self.starts[first]) if first < len(self) else len(self.content))
+        return stream
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,18 +121,24 @@ def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.nda
     if not dialect.separator:
         return np.ones(len(lines) - first, np.int64), np.arange(first, len(lines))
     separators = np.flatnonzero(np.frombuffer(lines.content, np.uint8) == ord(dialect.separator))
+    rows, cells = len(lines), len(separators) // len(lines)
+    if cells and len(separators) == rows * cells:
+        # Where the first and the last separator of each row are in its line, each row has as many.
+        by_row, ends = separators.reshape(rows, cells), np.append(lines.starts[1:], len(lines.content))
+        if bool((by_row[:, 0] >= lines.starts).all() and (by_row[:, -1] < ends).all()):
+            return np.full(rows - first, cells + 1), np.arange(first, rows)
     bounds = np.searchsorted(separators, np.append(lines.starts, len(lines.content)))
     return (np.diff(bounds) + 1)[first:], np.arange(first, len(lines))
 
 
 def _read(lines: TextLines, dialect: Dialect, names: list[str], width: int, options: TableOptions) -> pd.DataFrame:
     """Return the cells after the header, by position: numbers where a column has only numbers, else text."""
-    content = lines.from_line(dialect.header_lines)
-    frame = _parse(content, dialect, width, na_values=options.missing_words if options.missing else MISSING_WORDS)
+    first = dialect.header_lines
+    frame = _parse(lines.from_line(first), dialect, width, na_values=options.missing_words if options.missing else MISSING_WORDS)
     texts = [column for column in frame.columns if not _is_numeric(frame[column])]
     if texts:
         # once more as they are written: pandas takes the words for missing values out of text too
-        written = _parse(content, dialect, width, usecols=texts, dtype=object, na_filter=False)
+        written = _parse(lines.from_line(first), dialect, width, usecols=texts, dtype=object, na_filter=False)
         for column in texts:
             frame[column] = _numbers_or_text(written[column].to_numpy(), dialect, options)
     return frame
@@ -141,17 +148,21 @@ def _is_numeric(values: pd.Series) -> bool:
     return values.dtype.kind in "iufb"
 
 
-def _parse(content: bytes, dialect: Dialect, width: int, **settings: object) -> pd.DataFrame:
+def _parse(stream: io.BytesIO, dialect: Dialect, width: int, **settings: object) -> pd.DataFrame:
     import pandas as pd
+    from pandas.errors import DtypeWarning
 
     # Older versions of pandas read decimal numbers to the last bit only if they are told to; version 3 always does.
     precision = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
     separator = r"\s+" if dialect.separator == " " else dialect.separator or "\x1f"
-    return pd.read_csv(
-        io.BytesIO(content), sep=separator, header=None, names=list(range(width)), decimal=dialect.decimal,
-        keep_default_na=False, skipinitialspace=True, low_memory=False,
-        index_col=False, skip_blank_lines=True, **precision, **settings,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # Parts of a column that differ in type make it a column of text, which is read once more.
+        warnings.simplefilter("ignore", DtypeWarning)
+        return pd.read_csv(
+            stream, sep=separator, header=None, names=list(range(width)), decimal=dialect.decimal,
+            keep_default_na=False, skipinitialspace=True,
+            index_col=False, skip_blank_lines=True, **precision, **settings,
+        )  # fmt: skip
 
 
 def _numbers_or_text(cells: np.ndarray, dialect: Dialect, options: TableOptions) -> np.ndarray:
