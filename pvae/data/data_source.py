@@ -20,6 +20,7 @@ from pvae.errors import InputError
 
 __all__ = ["DataSource", "draw_splits", "source_of"]
 
+_ROWS = 1 << 14
 _PARTS = ("train", "validation", "test")
 
 
@@ -37,6 +38,7 @@ class DataSource:
         schema: names, types and labels.
         notes: what was inferred when the data were read.
         row_names: the name and the values, (rows,), of the first column that names the rows, or None.
+        is_own: whether nobody else has the memory of x, so that the splits may take its place.
     """
 
     name: str
@@ -48,6 +50,7 @@ class DataSource:
     schema: Schema = field(default_factory=Schema)
     notes: tuple[str, ...] = ()
     row_names: tuple[str, np.ndarray] | None = None
+    is_own: bool = False
 
 
 def source_of(
@@ -122,13 +125,26 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
             notes.append(f"{part}: {len(chosen)} of {source.train.size} data, drawn with seed {seed}")
     # The remaining data keep the order of the source, and share its memory where nothing was drawn.
     positions["train"] = order.sort().values
-    train = source.train if len(order) == source.train.size else source.train.take(positions["train"])
+    train = source.train if len(order) == source.train.size else _remaining(source, positions["train"])
     return Splits(
         train=train, validation=parts["validation"], test=parts["test"],
         name=source.name, data_shape=source.data_shape, binarise="auto",
         seed=seed, checksum=state.hexdigest(), notes=tuple(notes), schema=source.schema,
         positions=positions, row_names=source.row_names,
     )  # fmt: skip
+
+
+def _remaining(source: DataSource, rows: Tensor) -> Batch:
+    """Return the data at ascending positions, (data,); in the memory of the source where this is its own."""
+    if not source.is_own:
+        return source.train.take(rows)
+    x = source.train.x
+    for start in range(0, len(rows), _ROWS):
+        # No row moves to a later place, so that each is read before it is overwritten.
+        chosen = rows[start : start + _ROWS]
+        x[start : start + len(chosen)] = x[chosen]
+    others = {name: tensor[rows] for name, tensor in source.train.items() if name != "x"}
+    return Batch(**{name: x[: len(rows)] if name == "x" else others[name] for name in source.train.names})
 
 
 def _own_part(source: DataSource, part: str, size: float | None) -> Batch | None:

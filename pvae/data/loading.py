@@ -133,13 +133,16 @@ def _read_source(
         options.refuse_for(f"the data set {source}")
         return known.read(*fetch_contents(source, folder))
     options = options_like(options, like)
+    is_file = False
     if isinstance(source, str | os.PathLike):
         raw = read_path(Path(folder or "", source).expanduser(), options)
+        is_file = True
     else:
         raw = read_object(source, options)
     if "x" in raw.fields:
         raw = raw if like is None else in_order_of(raw, like)
-    return _prepared(raw, options, channels, like)
+    prepared = _prepared(raw, options, channels, like)
+    return replace(prepared, is_own=is_file and _is_writeable(raw.fields.get("x")))
 
 
 def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema | None) -> DataSource:
@@ -161,6 +164,14 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
         options=options.chosen(),
     )
     return replace(source_of(raw.name, fields, schema, notes), row_names=raw.row_names)
+
+
+def _is_writeable(x: Any) -> bool:
+    """Return whether x is an array of its own memory."""
+    root = x
+    while isinstance(root, np.ndarray) and isinstance(root.base, np.ndarray):
+        root = root.base
+    return isinstance(root, np.ndarray) and root.flags.owndata and x.flags.writeable
 
 
 def _without_masked_array(name: str, value: Any) -> Any:

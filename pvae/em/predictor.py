@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -207,7 +207,8 @@ class MixturePredictor(DensityMixin, StoredMixture):
     def _standardise(self, x: Tensor, mixture: Mixture) -> StandardisedChunks:
         """Return data in the standardised coordinates of a mixture, on the device of the estimator."""
         device = find_device(self.device, x.device)
-        return StandardisedChunks(ArrayRows(x, device=device), standardiser_of_mixture(on_device(mixture, device)))
+        standardiser = replace(standardiser_of_mixture(on_device(mixture, device)), rows=len(x))
+        return StandardisedChunks(ArrayRows(x, device=device), standardiser)
 
     def _prepare(self, X: Any) -> _PredictionInputs:
         """Check data, and choose the kernel of the fitted parameters for them."""

@@ -13,7 +13,9 @@ import numpy as np
 
 from pvae.errors import InputError
 
-__all__ = ["TextLines", "split_cells", "text_lines"]
+__all__ = ["TextLines", "find_sign", "split_cells", "text_lines"]
+
+_BLOCK = 1 << 18
 
 _BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -119,7 +121,7 @@ def text_lines(name: str, raw: bytes) -> TextLines:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if content and not content.endswith(b"\n"):
         content += b"\n"
-    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == 10)
+    ends = find_sign(content, "\n")
     starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else np.zeros(0, np.int64)
     kinds = _kinds(content, starts, ends)
     comments = _comments(content, starts, ends, kinds)
@@ -131,6 +133,14 @@ def text_lines(name: str, raw: bytes) -> TextLines:
         lengths = (ends - starts + 1)[kept]
         starts, numbers = np.cumsum(lengths) - lengths, numbers[kept]
     return TextLines(name, content, numbers, starts, encoding, comments, count)
+
+
+def find_sign(content: bytes, sign: str) -> np.ndarray:
+    """Return the positions of a sign of ASCII in a text, (times,), found block by block in the cache of a core."""
+    signs = np.frombuffer(content, np.uint8)
+    starts = range(0, len(signs), _BLOCK)
+    found = [np.flatnonzero(signs[start : start + _BLOCK] == ord(sign)) + start for start in starts]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _in_utf_8(name: str, raw: bytes) -> tuple[bytes, str]:

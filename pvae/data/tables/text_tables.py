@@ -12,7 +12,7 @@ import numpy as np
 
 from pvae.data.tables.dialect import SEPARATOR_NAMES, Dialect, find_dialect, is_number
 from pvae.data.tables.table_options import MISSING_WORDS, TableOptions
-from pvae.data.tables.text_lines import TextLines, text_lines
+from pvae.data.tables.text_lines import TextLines, find_sign, text_lines
 from pvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.nda
         return np.array([len(cells) for _, cells in records], dtype=np.int64), positions
     if not dialect.separator:
         return np.ones(len(lines) - first, np.int64), np.arange(first, len(lines))
-    separators = np.flatnonzero(np.frombuffer(lines.content, np.uint8) == ord(dialect.separator))
+    separators = find_sign(lines.content, dialect.separator)
     rows, cells = len(lines), len(separators) // len(lines)
     if cells and len(separators) == rows * cells:
         # Where the first and the last separator of each row are in its line, each row has as many.
@@ -134,7 +134,8 @@ def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.nda
 def _read(lines: TextLines, dialect: Dialect, names: list[str], width: int, options: TableOptions) -> pd.DataFrame:
     """Return the cells after the header, by position: numbers where a column has only numbers, else text."""
     first = dialect.header_lines
-    frame = _parse(lines.from_line(first), dialect, width, na_values=options.missing_words if options.missing else MISSING_WORDS)
+    words = options.missing_words if options.missing else MISSING_WORDS
+    frame = _parse(lines.from_line(first), dialect, width, na_values=words)
     texts = [column for column in frame.columns if not _is_numeric(frame[column])]
     if texts:
         # once more as they are written: pandas takes the words for missing values out of text too
