@@ -109,6 +109,11 @@ def require_rows_of_data(programs: BoundPrograms) -> None:
     """
     other = plate_of_another_axis(programs.layout, programs.args, programs.size)
     if other is not None:
+        # the layout is kept for all batches of a kind, so its plates may have the size of another batch
+        with programs.preserved_state():
+            layout = programs.find_layout(*programs.trace_both())
+        other = plate_of_another_axis(layout, programs.args, programs.size)
+    if other is not None:
         raise InputError(f"An evaluation needs a plate over axis 0 of the data; {other[1]} {AXIS_ADVICE}")
     frames = [frame for plates in programs.layout.frames.values() for frame in plates.values()]
     if all(frame.full_size is None or frame.full_size == frame.size for frame in frames):

@@ -121,3 +121,12 @@ def test_a_shared_latent_without_a_plate_is_named() -> None:
     found = [finding for finding in pvae.check(pvae.pair(flat_model, flat_guide), {"x": x}) if not finding.fatal]
     assert [(finding.kind, finding.subject) for finding in found] == [("shared latent", "w")]
     assert "the data are in no plate" in found[0].message
+
+
+def test_a_batch_with_as_many_data_as_features_before_gives_no_alarm_later() -> None:
+    """The layout is kept for batches of all sizes, and a size that is by chance that of another axis is no fault."""
+    torch.manual_seed(0)
+    model, x = pvae.VAE((6,), latent=2, hidden=4), (torch.rand(12, 6) < 0.4).float()
+    pvae.evaluate.elbo(model, pvae.Batch(x=x[:6]), particles=2)
+    pvae.evaluate.elbo(model, pvae.Batch(x=x), particles=2)
+    assert not pvae.check(model, {"x": x}).fatal
