@@ -37,13 +37,14 @@ KEY_CHARACTERS = 5  # width of a legend's line or marker, in characters
 Array = NDArray[np.float64]
 
 
-def plain_label(name: object) -> str:
+def plain_label(name: object, most: int = 60) -> str:
     """Return a name as matplotlib draws it literally: on one line, in a readable length, and not as mathematics.
 
     Args:
         name: any text of a user, such as the name of a model, or a value.
+        most: the greatest number of characters.
     """
-    text = short_label(name).replace("$", r"\$")
+    text = short_label(name, most).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels with _ out of legends
 
 

@@ -11,7 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from pvae.plots.base import INK, PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure, plain_label
+from pvae.plots.base import (
+    INK,
+    KEY_CHARACTERS,
+    LINE_CHARACTERS,
+    PALETTE,
+    Array,
+    add_axes,
+    add_legend,
+    as_array,
+    legend_height,
+    new_figure,
+    plain_label,
+)
 
 __all__ = ["evidence_intervals", "history", "learning_curves"]
 
@@ -114,8 +126,8 @@ def evidence_intervals(
 def _write_name(axes: Axes, name: str, height: float) -> None:
     """Write a name above its interval: a long name beside it would leave no room on a phone."""
     background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # hides the grid and the line at 0
-    axes.annotate(
-        plain_label(name),
+    written = axes.annotate(
+        plain_label(name, LINE_CHARACTERS - KEY_CHARACTERS),
         (0.0, height),
         xycoords=("axes fraction", "data"),
         color=INK,
@@ -123,6 +135,7 @@ def _write_name(axes: Axes, name: str, height: float) -> None:
         bbox=background,
         zorder=1.5,
     )
+    written.set_in_layout(False)  # a long name would take the width of the axes
 
 
 def history(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] | None = None) -> Figure:
