@@ -238,8 +238,14 @@ class TrainedModel:
                 f"The model is conditional on {', '.join(missing)}, so samples need a value of it for each datum. Give "
                 f"given={{{missing[0]!r}: ...}}, {batch.size} values."
             )
+        unused = [name for name in given if name in _NOT_CONDITIONS or name not in needed]
+        if unused:
+            raise InputError(
+                f"given= takes the conditions of the model ({', '.join(needed) or 'it has none'}); got {unused[0]!r}, "
+                "which would change nothing. Leave it out."
+            )
         fields = as_batch({"x": batch.x, **given})
-        return batch.replace(**{name: fields[name] for name in given if name not in _NOT_CONDITIONS})
+        return batch.replace(**{name: fields[name] for name in given})
 
     def _require_free_x(self, batch: Batch) -> None:
         """Refuse a model whose x depends on the x that it observes: the zeros in place of it would be a condition."""

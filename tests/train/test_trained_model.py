@@ -181,6 +181,9 @@ def test_what_a_model_cannot_do_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match="conditional on y"):
         conditional.sample(3)
     assert conditional.sample(3, given={"y": [0, 1, 1]}).shape == (3, 4)
+    for name in ("x", "mask", "other"):
+        with pytest.raises(InputError, match=rf"conditions of the model \(y\); got '{name}'"):
+            conditional.sample(3, given={"y": [0, 1, 1], name: torch.zeros(3, 4)})
     part = pvae.fit(
         ConditionalVAE((2, 2), condition="quadrants", observed=1, latent=1, hidden=(4,)), x.reshape(40, 2, 2), **QUICK
     )
