@@ -25,9 +25,6 @@ from pvae.train.devices import isolated
 
 __all__ = ["TrainedModel"]
 
-#: fields of a batch that a sample from the prior needs no value of
-_NOT_CONDITIONS = {"x", "mask"}
-
 
 class TrainedModel:
     """The methods of `pvae.Run` that use the trained model.
@@ -238,7 +235,7 @@ class TrainedModel:
                 f"The model is conditional on {', '.join(missing)}, so samples need a value of it for each datum. Give "
                 f"given={{{missing[0]!r}: ...}}, {batch.size} values."
             )
-        unused = [name for name in given if name in _NOT_CONDITIONS or name not in needed]
+        unused = [name for name in given if name not in needed]
         if unused:
             raise InputError(
                 f"given= takes the conditions of the model ({', '.join(needed) or 'it has none'}); got {unused[0]!r}, "

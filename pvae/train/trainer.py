@@ -21,7 +21,7 @@ from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import require_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
-from pvae.train.checkpoint import read_newest
+from pvae.train.checkpoint import Snapshot, read_newest
 from pvae.train.devices import isolated
 from pvae.train.loop import Loop
 from pvae.train.options import resolved
@@ -189,9 +189,9 @@ def _fit(request: TrainingRequest) -> Run:
                 context.display.note(note)
             loop = Loop(context)
             if recorded is not None and request.folder is not None:
-                _require_unchanged(request.folder, config, recorded, request.allow_changed)
+                snapshot = _snapshot_to_resume(request.folder, config, recorded, request.allow_changed)
                 config |= former_hashes(recorded, config)
-                _resume(loop, request.folder, config, recorded)
+                loop.resume(snapshot)
             warn_of_unfinished_schedules(context)
             _write_config(request.folder, config, is_fresh=recorded is None)
             loop.run()
@@ -248,30 +248,28 @@ def _write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool
     write_text(folder / "config.toml", tomli_w.dumps(config))
 
 
-def _require_unchanged(folder: Path, config: dict[str, Any], recorded: dict[str, Any], accepted: Sequence[str]) -> None:
-    """Raise InputError if a run would be resumed with another model, objective, data, options or versions."""
-    remedy = f"accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}"
+def _snapshot_to_resume(
+    folder: Path, config: dict[str, Any], recorded: dict[str, Any], accepted: Sequence[str]
+) -> Snapshot:
+    """Return the last checkpoint of a run that goes on.
+
+    Raises:
+        InputError: if model, objective, data, options or versions are not those of the recorded run, or if it has more
+            epochs already.
+    """
     changes = find_changes(config, recorded, accepted)
     if changes:
         raise InputError(
             f"A resumed run needs the model, objective, data, options and versions of {folder}: {changes}. Give the "
-            f"recorded ones, or {remedy}."
+            f"recorded ones, or accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}."
         )
-    if not accepted:
-        require_config_of_snapshot(folder, recorded, read_newest(folder, "last"))
-
-
-def _resume(loop: Loop, folder: Path, config: dict[str, Any], recorded: dict[str, Any]) -> None:
-    """Set the training to the last checkpoint of a recorded run.
-
-    Raises:
-        InputError: if the run has more epochs already.
-    """
     snapshot = read_newest(folder, "last")
+    if not accepted:
+        require_config_of_snapshot(folder, recorded, snapshot)
     epochs, completed = config["training"]["epochs"], snapshot.state["epoch"]
     if completed > epochs:
         raise InputError(f"{folder} has {completed} epochs already; epochs={epochs} is fewer. Give at least as many.")
-    loop.resume(snapshot)
+    return snapshot
 
 
 def _result(loop: Loop, config: dict[str, Any]) -> Run:
