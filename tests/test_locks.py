@@ -69,7 +69,7 @@ def test_the_lock_of_another_computer_is_refused_with_the_file_to_remove(tmp_pat
 def test_a_lock_file_without_a_writer_is_taken_over(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
     with sole_writer(tmp_path):
-        pass
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
 
 
 def test_fit_refuses_a_folder_that_another_writer_has_and_leaves_it(tmp_path):

@@ -222,14 +222,20 @@ def forge(out: Path, config: str) -> None:
 CODE_IN_CONFIG = ("os:mkdir", "subprocess:run", "builtins:eval", "{file}:Model", "{file}:make")
 
 
-@pytest.mark.parametrize("name", CODE_IN_CONFIG)
-def test_code_that_a_run_folder_names_is_neither_run_nor_imported(tmp_path: Path, name: str) -> None:
+def name_code(tmp_path: Path, name: str, code: str) -> tuple[Path, Path]:
+    """A run whose configuration names code, with a path as the setting, and that path; `code` is in a file outside."""
     out, proof, file = tmp_path / "run", tmp_path / "ran", tmp_path / "outside.py"
     trained(out)
-    file.write_text(f"open({str(proof)!r}, 'w')\nclass Model: pass\ndef make(): pass\n")
+    file.write_text(code.format(proof=str(proof)))
     config = (out / "config.toml").read_text().replace('name = "vae"', f'name = "{name.format(file=file)}"')
     settings = f'[model.settings]\npath = "{proof}"\n'
     forge(out, re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
+    return out, proof
+
+
+@pytest.mark.parametrize("name", CODE_IN_CONFIG)
+def test_code_that_a_run_folder_names_is_neither_run_nor_imported(tmp_path: Path, name: str) -> None:
+    out, proof = name_code(tmp_path, name, "open({proof!r}, 'w')\nclass Model: pass\ndef make(): pass\n")
     with pytest.raises(InputError, match="needs your consent"):
         pvae.open_run(out)
     assert not proof.exists()
@@ -237,12 +243,7 @@ def test_code_that_a_run_folder_names_is_neither_run_nor_imported(tmp_path: Path
 
 @pytest.mark.parametrize("name", CODE_IN_CONFIG)
 def test_with_trust_only_a_class_with_both_programs_is_called(tmp_path: Path, name: str) -> None:
-    out, proof, file = tmp_path / "run", tmp_path / "ran", tmp_path / "outside.py"
-    trained(out)
-    file.write_text(f"class Model: pass\ndef make(path): open({str(proof)!r}, 'w')\n")
-    config = (out / "config.toml").read_text().replace('name = "vae"', f'name = "{name.format(file=file)}"')
-    settings = f'[model.settings]\npath = "{proof}"\n'
-    forge(out, re.sub(r"\[model.settings\]\n(.+\n)*", settings, config))
+    out, proof = name_code(tmp_path, name, "class Model: pass\ndef make(path): open({proof!r}, 'w')\n")
     with pytest.raises(InputError, match="a class with model and guide"):
         pvae.open_run(out, trust=True)
     assert not proof.exists()
