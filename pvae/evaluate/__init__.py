@@ -14,7 +14,7 @@ An evaluation runs in evaluation mode without gradients, and leaves the paramete
 parameter store and the random generators unchanged.
 """
 
-from pvae.evaluate.base import Estimate, difference, mean_of
+from pvae.evaluate.base import Estimate, EvidenceBias, difference, mean_of
 from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
@@ -35,6 +35,7 @@ __all__ = [
     "Diagnosis",
     "Disentanglement",
     "Estimate",
+    "EvidenceBias",
     "GradientStudy",
     "GroupGradient",
     "Judgement",

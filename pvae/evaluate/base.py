@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.json_values import finite_or_none
 
-__all__ = ["Estimate", "difference", "mean_of"]
+__all__ = ["Estimate", "EvidenceBias", "difference", "mean_of"]
 
 
 def _decimals(error: float) -> int:
@@ -35,15 +35,17 @@ class Estimate:
         error: one standard error of the mean over data; NaN for a single datum.
         count: the number of data.
         pointwise: the value of each datum, float64 on the CPU, shape (count,); None if the values were not kept.
+        bias: the estimated bias of the value; None if it is not known. Value minus bias is the corrected estimate.
     """
 
     value: float
     error: float
     count: int
     pointwise: Tensor | None = field(default=None, compare=False, repr=False)
+    bias: EvidenceBias | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def mean_of(cls, values: Tensor) -> Estimate:
+    def mean_of(cls, values: Tensor) -> Self:
         """Return the mean of `values` with the standard error of independent data.
 
         Args:
@@ -71,11 +73,16 @@ class Estimate:
         return Estimate.mean_of(function(_pointwise(self)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``{"value":, "error":, "count":}``; a number that is not finite becomes None (null in JSON)."""
+        """Return ``{"value":, "error":, "count":}``, and ``"bias"`` if it is known.
+
+        A number that is not finite becomes None (null in JSON).
+        """
+        bias = {} if self.bias is None else {"bias": self.bias.to_json()}
         return {
             "value": finite_or_none(self.value),
             "error": finite_or_none(self.error),
             "count": self.count,
+            **bias,
         }
 
     def __str__(self) -> str:
@@ -83,6 +90,24 @@ class Estimate:
         if not math.isfinite(self.error):
             return f"{self.value:.{decimals}f}"
         return f"{self.value:.{decimals}f} ± {self.error:.{decimals if self.error else 0}f}"
+
+
+@dataclass(frozen=True)
+class EvidenceBias(Estimate):
+    """The bias of an importance-sampled log evidence, estimated by extrapolation in 1/K for K particles.
+
+    It is negative where the evidence is estimated too low.
+
+    Args:
+        margin: by how much more, in nats, the evidence may be too low because its bound rises more slowly than 1/K;
+            0 if the rise agrees with 1/K, NaN if it is not known.
+    """
+
+    margin: float = math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return ``{"value":, "error":, "count":, "margin":}``; a number that is not finite becomes None."""
+        return {**super().to_json(), "margin": finite_or_none(self.margin)}
 
 
 def mean_of(values: Tensor) -> Estimate:
@@ -101,7 +126,8 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     """Return ``a - b``, paired datum by datum, with the standard error of the paired difference.
 
     The log evidence of images varies by tens of nats from datum to datum, and two models usually agree on which data
-    are hard. The paired error is then many times smaller than the error of two independent estimates.
+    are hard. The paired error is then many times smaller than the error of two independent estimates. If the biases of
+    both are known, the difference has a bias too: `value` minus it is the difference of the corrected estimates.
 
     Args:
         a: an estimate with pointwise values.
@@ -112,7 +138,15 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     """
     if a.count != b.count:
         raise InputError(f"A paired difference needs two estimates on the same data; got {a.count} data and {b.count}.")
-    return Estimate.mean_of(_pointwise(a) - _pointwise(b))
+    result = Estimate.mean_of(_pointwise(a) - _pointwise(b))
+    return replace(result, bias=_bias_of_difference(a.bias, b.bias))
+
+
+def _bias_of_difference(a: EvidenceBias | None, b: EvidenceBias | None) -> EvidenceBias | None:
+    """Return the bias of a difference; None if one of the two is not known. Its margin is the larger of the two."""
+    if a is None or b is None or a.pointwise is None or b.pointwise is None:
+        return None
+    return replace(EvidenceBias.mean_of(a.pointwise - b.pointwise), margin=max(a.margin, b.margin))
 
 
 def _pointwise(estimate: Estimate) -> Tensor:

@@ -15,7 +15,15 @@ from pvae.evaluate.latent_units import ACTIVE, LatentUnits, latent_units
 from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, summarise_weights
 from pvae.json_values import finite_or_none
 
-__all__ = ["DRAWS", "Diagnosis", "diagnose", "diagnosis_of", "weight_notes", "weight_statistics"]
+__all__ = [
+    "DRAWS",
+    "MOST_UNRELIABLE",
+    "Diagnosis",
+    "diagnose",
+    "diagnosis_of",
+    "weight_notes",
+    "weight_statistics",
+]
 
 #: Effective sample sizes that differ from the number of particles by less than this are of constant weights.
 _LARGEST_ROUNDING = 1e-6
@@ -23,6 +31,9 @@ _LARGEST_ROUNDING = 1e-6
 FEWEST_EFFECTIVE = 10.0
 """The effective sample size of a datum below which its log evidence is not reliable. To first order, the logarithm of a
 mean with this effective sample size is too low by 1 / (2 * 10) = 0.05 nats."""
+
+MOST_UNRELIABLE = 0.1
+"""The share of data with unreliable weights above which `log_evidence` and the verdict of a comparison warn."""
 
 DRAWS = 16
 """Draws per datum for KL and active units. If no latent site depends on another, one draw gives the exact values."""
@@ -158,27 +169,29 @@ def diagnosis_of(
     return Diagnosis(ess, khat, latents, particles, (*weight_notes(ess, khat, particles), *notes))
 
 
-def weight_notes(ess: Tensor, khat: Tensor, particles: int) -> list[str]:
+def weight_notes(ess: Tensor, khat: Tensor, particles: int, tolerated: float = 0.0) -> list[str]:
     """Return a note on each reason why the log evidence is not reliable; `log_evidence` warns with the same notes.
 
     Args:
         ess: effective sample size of each datum, shape (data,).
         khat: Pareto k-hat of each datum, shape (data,).
         particles: the number of draws per datum from which these two were estimated.
+        tolerated: the share of data with a high k-hat, or with few effective particles, that needs no note.
     """
     notes = []
+    most = tolerated * len(ess)
     undefined = int(ess.isnan().sum())
     if undefined:
         notes.append(f"{undefined} of {len(ess)} data have no finite weight: model and guide do not overlap there")
     are_constant = particles > 1 and bool((ess > particles - _LARGEST_ROUNDING).all())  # the guide is the posterior
     if particles <= 20 and not are_constant:
         notes.append("Pareto k-hat needs at least 21 particles")
-    elif (above := int((khat > good_khat(particles)).sum())) > 0:
+    elif (above := int((khat > good_khat(particles)).sum())) > most:
         notes.append(
             f"{above} of {len(khat)} data have Pareto k-hat above {good_khat(particles):.2f}: "
             "their log evidence is too low by an amount that the error does not show"
         )
-    elif particles > 20 and (few := int((ess < FEWEST_EFFECTIVE).sum())) > 0:
+    elif particles > 20 and (few := int((ess < FEWEST_EFFECTIVE).sum())) > most:
         notes.append(
             f"{few} of {len(ess)} data have an effective sample size below {FEWEST_EFFECTIVE:g}: "
             "their log evidence is too low by an amount that the error does not show"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +14,9 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.diagnostics import weight_notes, weight_statistics
+from pvae.evaluate.diagnostics import MOST_UNRELIABLE, weight_notes, weight_statistics
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
+from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, ParetoKhat, summarise_weights
 from pvae.evaluate.shared_latents import joint_weights, shared_elbo, shared_sites
 
@@ -29,9 +32,11 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
     """Return the mean log p(x) by importance sampling with the guide, in nats per datum.
 
     The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
-    more particles, so compare models at the same number. The standard error covers the spread over data. It does not
-    cover the distance of the bound from log p(x). A warning says where Pareto k-hat or the effective sample size show
-    that this distance is large; `diagnose` returns both, and `importance_bounds` shows how the bound rises.
+    more particles. The distance from log p(x) differs between models, also at the same number of particles. The
+    standard error covers the spread over data, and not this distance. ``log_evidence(...).bias`` estimates it from the
+    rise of the bound (`EvidenceBias`; from 10 particles on), and ``value - bias.value`` is the corrected estimate. A
+    warning says if Pareto k-hat or the effective sample size of more than a tenth of the data show that the distance
+    is large; `diagnose` returns both for each datum, and `importance_bounds` shows how the bound rises.
 
     If all data share a latent site, such as the weights of a regression, the result is the log evidence of all N data
     together divided by N. Each draw then has one weight, that of all data; a warning says if these are too uneven.
@@ -50,15 +55,15 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
     particles = require_whole(particles, "particles")
     with evaluation_context(model, data, **where) as context:
         if shared_sites(context, chunk):
-            (pointwise,), notes = _joint_bounds(context, (particles,), chunk), []
-        else:
-            pointwise, ess, khat = summarise_weights(
-                context, particles, chunk, lambda: [Bound(particles), *weight_statistics(particles)]
-            )
-            notes = weight_notes(ess, khat, particles) if _draws_latents(context, chunk) else []
+            return _joint_evidence(context, particles, chunk)
+        sizes = (particles, *bias_sizes(particles))
+        ess, khat, pointwise, *bounds = summarise_weights(
+            context, particles, chunk, lambda: [*weight_statistics(particles), *map(Bound, sizes)]
+        )
+        notes = weight_notes(ess, khat, particles, MOST_UNRELIABLE) if _draws_latents(context, chunk) else []
     for note in notes:
         warnings.warn(f"The log evidence is not reliable: {note}. {_ADVICE}", stacklevel=2)
-    return Estimate.mean_of(pointwise)
+    return replace(Estimate.mean_of(pointwise), bias=evidence_bias(particles, pointwise, bounds))
 
 
 def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
@@ -148,7 +153,18 @@ def _draws_latents(context: EvaluationContext, chunk: int) -> bool:
     return bool(context.bound_to(next(context.chunks(chunk))).layout.latent_dims)
 
 
-def _joint_bounds(context: EvaluationContext, particles: Sequence[int], chunk: int) -> list[Tensor]:
+def _joint_evidence(context: EvaluationContext, particles: int, chunk: int) -> Estimate:
+    """Return the log evidence of all data together, divided by their number. One weight gives its bias no error."""
+    pointwise, *bounds = _joint_bounds(context, (particles, *bias_sizes(particles)), chunk, stacklevel=4)
+    bias = evidence_bias(particles, pointwise, bounds)
+    if bias is not None:
+        bias = replace(bias, error=math.nan, pointwise=None)
+    return replace(Estimate.mean_of(pointwise), bias=bias)
+
+
+def _joint_bounds(
+    context: EvaluationContext, particles: Sequence[int], chunk: int, stacklevel: int = 3
+) -> list[Tensor]:
     """Return the bounds on the log evidence of all data together, divided by their number, shape (data,) each.
 
     A bound has no parts by datum. The parts here differ as the terms log p(x, z given w) - log q(z given x) of the data
@@ -169,6 +185,6 @@ def _joint_bounds(context: EvaluationContext, particles: Sequence[int], chunk: i
             f"All data share site {shared_sites(context, chunk)[0]!r}, so each draw has one weight, that of all data. "
             f"Their Pareto k-hat is {khat:.2f}, above {good_khat(most):.2f}: the log evidence is too low by an amount "
             "that the error does not show. Use more particles or a guide nearer to the posterior, or compare the ELBO.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return bounds

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
-from pvae.evaluate.base import Estimate, difference
+from pvae.evaluate.base import Estimate, EvidenceBias, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
 from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.latent_units import ACTIVE
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, Statistic, summarise_weights
 
@@ -27,7 +28,7 @@ class Judgement:
     """The quality of one model on some data, in nats per datum; every estimate keeps its pointwise values.
 
     Args:
-        log_evidence: mean log p(x) by importance sampling, a lower bound in expectation.
+        log_evidence: mean log p(x) by importance sampling, a lower bound in expectation, with its estimated `bias`.
         elbo: the evidence lower bound, from the same weights.
         gap: log_evidence - elbo, paired datum by datum.
         bounds: the importance-weighted bound by number of particles, for some smaller numbers and for all particles.
@@ -50,6 +51,11 @@ class Judgement:
     decoder_evaluations: int
     seconds: float
     summed_out_elbo: Estimate | None = field(default=None, init=False)
+
+    @property
+    def bias(self) -> EvidenceBias | None:
+        """The estimated bias of the log evidence in nats per datum; None for fewer than 10 particles."""
+        return self.log_evidence.bias
 
     @property
     def ess(self) -> Tensor:
@@ -120,13 +126,15 @@ def judge(
     started = time.perf_counter()
     with evaluation_context(model, data, seed=seed, **where) as context:
         particles = require_whole(particles, "particles")
-        sizes = sorted({count for count in TREND if count < particles})
+        sizes = sorted({*(count for count in TREND if count < particles), *bias_sizes(particles)})
         results = summarise_weights(context, particles, chunk, lambda: _statistics(particles, sizes))
         pointwise_evidence, pointwise_elbo, pointwise_summed_out, ess, khat, *pointwise_bounds = results
         diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
-    log_evidence = Estimate.mean_of(pointwise_evidence)
+    bound_of = dict(zip(sizes, pointwise_bounds, strict=True))
+    bias = evidence_bias(particles, pointwise_evidence, [bound_of[size] for size in bias_sizes(particles)])
+    log_evidence = replace(Estimate.mean_of(pointwise_evidence), bias=bias)
     elbo = Estimate.mean_of(pointwise_elbo)
-    bounds = {count: Estimate.mean_of(values) for count, values in zip(sizes, pointwise_bounds, strict=True)}
+    bounds = {count: Estimate.mean_of(values) for count, values in bound_of.items() if count in TREND}
     judgement = Judgement(
         log_evidence=log_evidence,
         elbo=elbo,
