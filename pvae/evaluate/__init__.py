@@ -21,6 +21,7 @@ from pvae.evaluate.disentanglement import Disentanglement, disentanglement
 from pvae.evaluate.evidence import elbo, importance_bounds, log_evidence, summed_out_elbo
 from pvae.evaluate.evidence_table import compare_evidence
 from pvae.evaluate.export import save, to_arviz
+from pvae.evaluate.finding import EvaluationFinding, NotRun
 from pvae.evaluate.gradient_estimators.estimator_search import search_gradients, strategies_of
 from pvae.evaluate.gradient_estimators.gradient_comparison import gradients
 from pvae.evaluate.gradient_estimators.gradient_study import GradientStudy, GroupGradient
@@ -35,11 +36,13 @@ __all__ = [
     "Diagnosis",
     "Disentanglement",
     "Estimate",
+    "EvaluationFinding",
     "EvidenceBias",
     "GradientStudy",
     "GroupGradient",
     "Judgement",
     "LatentUnits",
+    "NotRun",
     "TwoSampleTest",
     "accuracy",
     "aggregate_test",
