@@ -9,7 +9,7 @@ from pvae.commands.listing import list_
 from pvae.commands.showing import show
 from pvae.commands.studying_gradients import gradients
 from pvae.commands.training import train
-from pvae.commands.using_runs import encode, impute, predict, sample
+from pvae.commands.using_runs import encode, export, impute, predict, sample
 
 __all__ = [
     "COMMANDS",
@@ -19,6 +19,7 @@ __all__ = [
     "em",
     "encode",
     "evaluate",
+    "export",
     "gradients",
     "impute",
     "list_",
@@ -28,4 +29,4 @@ __all__ = [
     "train",
 ]
 
-COMMANDS = (train, evaluate, compare, em, show, encode, sample, impute, predict, check, gradients, data, list_)
+COMMANDS = (train, evaluate, compare, em, show, encode, sample, impute, predict, export, check, gradients, data, list_)

@@ -1,4 +1,4 @@
-"""``pvae encode``, ``sample``, ``impute`` and ``predict``: write what the model of a run gives to a file."""
+"""The commands that write what the model of a run gives: encode, sample, impute, predict and export."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from pvae.commands.options.option_groups import (
 )
 from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import print_status
-from pvae.commands.written_tables import check_table_path, write_table
+from pvae.commands.written_tables import check_table_path, require_free, write_table
 
-__all__ = ["encode", "impute", "predict", "sample"]
+__all__ = ["encode", "export", "impute", "predict", "sample"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 OUT_HELP = "File to write: .csv, .npz (arrays of NumPy) or .parquet."
 SITE_HELP = "Latent site. [default: all sites of the guide, side by side]"
+EXPORT_HELP = "File to write: .pt2 (PyTorch), .onnx, or .safetensors (parameters)."
+CONDITION_HELP = "Condition of all samples, such as y=3, or a label by its name. This option can be repeated."
+DRAWS_HELP = "Write N completed data sets below each other, with drawn missing values and a column draw."
+QUANTILES_HELP = "Write quantiles of the missing values beside their mean: 0.05,0.95."
 MEAN_HELP = "Write the mean of x given z, which is less noisy than data are."
 
 
@@ -64,27 +68,63 @@ def encode(run: str, site: str | None, **options: Any) -> None:
 @click.argument("run")
 @make_option("Output", "--count", click.IntRange(min=1), 100, "Number of data.")
 @make_option("Output", "--mean", bool, False, MEAN_HELP, is_flag=True)
+@make_option("Output", "--condition", str, None, CONDITION_HELP, multiple=True, metavar="NAME=VALUE")
 @_options
-def sample(run: str, count: int, mean: bool, **options: Any) -> None:
-    """Write new data: z is drawn from the prior, and x given z, in the units of the data of the training."""
+def sample(run: str, count: int, mean: bool, condition: tuple[str, ...], **options: Any) -> None:
+    """Write new data: z is drawn from the prior, and x given z, in the units of the data of the training.
+
+    A conditional model needs a value of its condition: --condition y=3, or the name of the column of labels.
+    """
     path = check_table_path(options["out"], force=options["force"])
+    given = dict([_condition(text) for text in condition])
     opened = _open(run, options)
-    write_table(path, "x", opened.sample(count, mean=mean, seed=options["seed"]))
+    write_table(path, "x", opened.sample(count, given=given, mean=mean, seed=options["seed"]))
     click.echo(path)
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise click.UsageError(f"--condition needs NAME=VALUE, such as y=3; got {text!r}.")
+    return name.strip(), value.strip()
+
+
+@click.command(cls=SectionedCommand, short_help="Write encoder, decoder or parameters for other programs.")
+@click.argument("run")
+@make_option("Output", "--out", click.Path(), None, EXPORT_HELP, required=True)
+@make_option("Output", "--part", click.Choice(["encoder", "decoder"]), None, "Part to write, for .pt2 and .onnx.")
+@make_option("Output", "--force", bool, False, "Replace a file that exists at --out.", is_flag=True)
+@checkpoint_option
+@recorded_model_options
+@traceback_option
+def export(run: str, out: str, part: str | None, *, force: bool, **options: Any) -> None:
+    """Write the encoder or the decoder as a function that needs no pvae, or all parameters.
+
+    The function returns the parameters of a distribution, such as z.loc and z.scale. The file says what it expects.
+    """
+    from pvae.train.exported.export_run import check_export
+
+    path = check_export(out, part)
+    require_free(path, force=force)
+    click.echo(_open(run, options).export(path, part))
 
 
 @click.command(cls=SectionedCommand, short_help="Write data with their missing values filled in.")
 @click.argument("run")
 @_data_options
+@make_option("Output", "--draws", click.IntRange(min=1), None, DRAWS_HELP, metavar="N")
+@make_option("Output", "--quantiles", str, None, QUANTILES_HELP)
 @make_option("Computation", "--particles", click.IntRange(min=1), 1000, "Number of draws of z per datum.")
 @_options
-def impute(run: str, particles: int, **options: Any) -> None:
+def impute(run: str, draws: int | None, quantiles: str | None, particles: int, **options: Any) -> None:
     """Write data with their missing values filled in by the mean of p(missing given observed).
 
     With --data, all data of the file are written in order; empty cells, NaN and words such as NA are missing.
     """
-    settings = {"particles": particles, "seed": options["seed"]}
-    _write(run, options, "x", lambda opened, data: opened.impute(**data, **settings), missing=True)
+    from pvae.commands.imputed_tables import ImputedOutput
+
+    output = ImputedOutput.of(draws, quantiles, {"particles": particles, "seed": options["seed"]})
+    _write(run, options, "x", output.of_run, missing=True)
 
 
 @click.command(cls=SectionedCommand, short_help="Write the predicted labels of data.")

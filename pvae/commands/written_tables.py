@@ -8,7 +8,7 @@ from typing import Any
 from pvae.errors import InputError
 from pvae.files import replace_file
 
-__all__ = ["check_table_path", "write_table"]
+__all__ = ["check_table_path", "require_free", "write_table"]
 
 SUFFIXES = (".csv", ".npz", ".parquet")
 
@@ -28,9 +28,14 @@ def check_table_path(out: str, *, force: bool) -> Path:
         raise InputError(f"--out needs a path that ends in {', '.join(SUFFIXES)}; got {out!r}.")
     if not path.resolve().parent.is_dir():
         raise InputError(f"--out needs a path in an existing folder; the folder {path.parent} does not exist.")
+    require_free(path, force=force)
+    return path
+
+
+def require_free(path: Path, *, force: bool) -> None:
+    """Raise InputError if a file exists and may not be replaced."""
     if path.exists() and not force:
         raise InputError(f"{path} exists already, and was not changed. Replace it with --force, or name another file.")
-    return path
 
 
 def write_table(path: Path, name: str, values: Any) -> None:

@@ -15,7 +15,7 @@ from pvae.programs.simulation import simulated
 from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
 from pvae.randomness import preserved_randomness
 
-__all__ = ["has_finite_support", "run_at_values"]
+__all__ = ["has_finite_support", "most_probable_value", "run_at_values"]
 
 
 class SiteValueMessenger(Messenger):
@@ -53,6 +53,15 @@ def _most_plausible(distribution: Any) -> Tensor:
     """
     if not has_finite_support(distribution):
         return mean_of_site({"fn": distribution, "value": distribution()})
+    return most_probable_value(distribution)
+
+
+def most_probable_value(distribution: Any) -> Tensor:
+    """Return the most probable value of each entry of a distribution with few values, shape batch shape + event shape.
+
+    Args:
+        distribution: a distribution whose values can be enumerated, with or without wrappers.
+    """
     base = base_distribution(distribution)
     values = base.enumerate_support(expand=True)
     best = base.log_prob(values).argmax(0, keepdim=True)

@@ -13,7 +13,7 @@ from torch.distributions import constraints, transform_to
 from pvae.errors import InputError
 from pvae.programs.sites import base_distribution
 
-__all__ = ["free_parameters", "with_parameters"]
+__all__ = ["free_parameters", "parameter_names", "with_parameters"]
 
 # Of several parameters with the same meaning, the value is the one without constraints, or the cheapest one.
 _PREFERRED = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
@@ -27,16 +27,19 @@ def _transform(constraint: Any) -> Any:
         return None
 
 
-def _changeable_names(site_name: str, distribution: Any) -> list[str]:
-    """Return the names of the parameters that can be changed: real-valued ones, each meaning once."""
+def parameter_names(distribution: Any) -> list[str]:
+    """Return the names of the parameters of a distribution without wrappers, each meaning once; ``v`` of a Delta."""
     if isinstance(distribution, dist.Delta):
         return ["v"]
-    parameters = distribution.arg_constraints
-    names = [
-        name
-        for name, constraint in parameters.items()
-        if _PREFERRED.get(name) not in parameters and _transform(constraint) is not None
-    ]
+    names = distribution.arg_constraints
+    return [name for name in names if _PREFERRED.get(name) not in names]
+
+
+def _changeable_names(site_name: str, distribution: Any) -> list[str]:
+    """Return the names of the parameters that can be changed: real-valued ones, each meaning once."""
+    constraints_of = distribution.arg_constraints
+    is_point = isinstance(distribution, dist.Delta)
+    names = [name for name in parameter_names(distribution) if is_point or _transform(constraints_of[name]) is not None]
     if not names:
         raise InputError(
             f"Guide site {site_name!r} has a {type(distribution).__name__}, which has no parameters of its own for "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pvae.batch import Batch, as_batch
+from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.models.imputation import impute
@@ -17,13 +19,16 @@ from pvae.models.posterior_values import plausible_codes, reconstruct_data
 from pvae.objectives import untrained_by
 from pvae.programs.binding import bind
 from pvae.programs.classifier import classifier_of
-from pvae.programs.model_traits import traits_of
 from pvae.programs.queries import inference_mode, simulate
-from pvae.programs.row_dependence import PROGRAM_ERRORS
 from pvae.train.data_for_run import RunForm, data_for_run
 from pvae.train.devices import isolated
+from pvae.train.exported.export_run import export_run
+from pvae.train.sample_conditions import require_free_x, with_conditions
 
 __all__ = ["TrainedModel"]
+
+#: Imputed values that fewer effective draws decide are called unreliable.
+_FEW_DRAWS = 5
 
 
 class TrainedModel:
@@ -38,6 +43,7 @@ class TrainedModel:
 
     model: Any
     config: dict[str, Any]
+    checkpoint: str
 
     def encode(
         self, data: Any, *, site: str | None = None, split: str = "test", seed: int = 0, chunk: int = 1000
@@ -87,7 +93,8 @@ class TrainedModel:
 
         Args:
             n: the number of data.
-            given: the conditions of a model that has some, by field, such as ``{"y": labels}``, `n` of each.
+            given: the conditions of a model that has some, by field, such as ``{"y": labels}``: one for all data, or
+                `n` of them. Labels are those of the training data; the name of their column may stand for ``y``.
             mean: whether to return the mean of x given z, which is less noisy than data are.
             seed: the seed of the draws.
             chunk: the number of data at once.
@@ -96,14 +103,16 @@ class TrainedModel:
             Data, shape (n, ...), in the units of the training data; or a frame with the names of their columns.
 
         Raises:
-            InputError: if the model needs conditions, there are not `n` of them, or x is generated given a part of x.
+            InputError: if conditions are missing, unknown or not `n`, or x is generated given a part of x.
         """
-        n, form = require_whole(n, "n"), self._form()
-        batch = self._with_conditions(form.zeros(n), given or {})
-        fields = self.config.get("fields")
-        self._require_free_x(batch)
-        parts = self._run(batch, seed, chunk, lambda part: simulate(self.model, part, fields, mean=mean))
-        return form.outputs(form.in_units(torch.cat(parts)))
+        form, fields = self._form(), self.config.get("fields")
+        batch = with_conditions(self.model, form, form.zeros(require_whole(n, "n")), given or {}, fields)
+
+        def draw(part: Batch) -> Tensor:
+            return simulate(self.model, part, fields, mean=mean)
+
+        require_free_x(batch, lambda first: self._run(first, 0, 2, draw)[0])
+        return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, draw))))
 
     def reconstruct(self, data: Any, *, draws: int = 1, split: str = "test", seed: int = 0, chunk: int = 1000) -> Any:
         """Return the mean of p(x given z) for z from the guide, averaged over draws of z.
@@ -164,6 +173,7 @@ class TrainedModel:
         fields = self.config.get("fields")
         parts = self._run(batch, seed, chunk, lambda part: impute(self.model, part, draws, particles, fields))
         observed = batch["mask"].reshape(batch.x.shape).cpu() > 0
+        _warn_of_few_draws(torch.cat([part.effective_sample_size for part in parts]), observed, particles)
         known = form.in_units(exact.x)
 
         def completed(filled: Tensor) -> Any:
@@ -174,6 +184,27 @@ class TrainedModel:
         if n is None:
             return completed(torch.cat([part.mean for part in parts]))
         return [completed(torch.cat([part.draws[draw] for part in parts])) for draw in range(draws)]
+
+    def export(self, path: str | Path, part: str | None = None) -> Path:
+        """Write the encoder or decoder as a function that needs no pvae, or all parameters; a file is replaced.
+
+        The function is compared with the model at batches of several sizes after it is loaded again.
+
+        Args:
+            path: the file. ``.pt2`` is loaded by `torch.export.load`, ``.onnx`` by an ONNX runtime (it needs
+                ``pip install "pvae[onnx]"``), ``.safetensors`` by safetensors. All hold a description as JSON of the
+                arguments, the outputs, and how the data of the training were scaled and named.
+            part: ``"encoder"`` or ``"decoder"``; None for the parameters, in a ``.safetensors`` file.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: if the part cannot be such a function, with the reason, or the path cannot be used.
+        """
+        if part == "encoder":
+            self._require_trained_guide("export of an encoder")
+        return export_run(self.model, self.config, self.checkpoint, path, part)
 
     def predict(self, data: Any, *, probabilities: bool = False, split: str = "test", chunk: int = 1000) -> Any:
         """Return the most probable label of each datum under q(y given x), or the probabilities of all labels.
@@ -222,46 +253,6 @@ class TrainedModel:
                 "`sample`, or train by 'ali', which trains a guide too."
             )
 
-    def _with_conditions(self, batch: Batch, given: Mapping[str, Any]) -> Batch:
-        """Return a batch with the conditions of the model; hidden labels where it infers labels."""
-        recorded = self.config["data"]["fields"]
-        trial = batch.replace(**{name: _zeros(batch, field) for name, field in recorded.items() if name not in batch})
-        needed = [name for name in bind(self.model, trial, self.config.get("fields")).fields if name not in batch]
-        if "y" in needed and "y" not in given and callable(traits_of(self.model).classify):
-            given = {**given, "y": torch.full((batch.size,), -1)}
-        missing = [name for name in needed if name not in given]
-        if missing:
-            raise InputError(
-                f"The model is conditional on {', '.join(missing)}, so samples need a value of it for each datum. Give "
-                f"given={{{missing[0]!r}: ...}}, {batch.size} values."
-            )
-        unused = [name for name in given if name not in needed]
-        if unused:
-            raise InputError(
-                f"given= takes the conditions of the model ({', '.join(needed) or 'it has none'}); got {unused[0]!r}, "
-                "which would change nothing. Leave it out."
-            )
-        fields = as_batch({"x": batch.x, **given})
-        return batch.replace(**{name: fields[name] for name in given})
-
-    def _require_free_x(self, batch: Batch) -> None:
-        """Refuse a model whose x depends on the x that it observes: the zeros in place of it would be a condition."""
-
-        def draw(part: Batch) -> Tensor:
-            return simulate(self.model, part, self.config.get("fields"), mean=False)
-
-        first = batch.take(slice(0, 2))
-        at_zero = self._run(first, 0, 2, draw)[0]
-        try:
-            at_one = self._run(first.replace(x=torch.ones_like(first.x)), 0, 2, draw)[0]
-        except PROGRAM_ERRORS:
-            return
-        if not torch.equal(at_zero.nan_to_num(), at_one.nan_to_num()):
-            raise InputError(
-                "The model generates x given a part of x, or a number that it takes from x, so it has no samples "
-                "without data. Use `reconstruct` or `impute` on data."
-            )
-
     def _run(self, batch: Batch, seed: int, chunk: int, use: Callable[[Batch], Any]) -> list[Any]:
         """Return what a function returns for each part of a batch, on the device of the model."""
         chunk, seed = require_whole(chunk, "chunk"), require_whole(seed, "seed", least=0)
@@ -277,10 +268,19 @@ class TrainedModel:
             yield batch.take(slice(start, start + chunk)).to(device)
 
 
+def _warn_of_few_draws(effective: Tensor, observed: Tensor, particles: int) -> None:
+    """Warn of data with missing values that few of the weighted draws of z decide, which makes them unreliable."""
+    needed = min(_FEW_DRAWS, particles / 2)
+    few = (effective.cpu() < needed) & ~observed.flatten(1).all(1)
+    if bool(few.any()):
+        warnings.warn(
+            f"Fewer than {needed:g} effective draws of z decide the missing values of {int(few.sum())} of "
+            f"{len(few)} data, the first at {int(few.nonzero()[0])}: their imputed values are unreliable. Raise "
+            f"particles, which is {particles}, or improve the guide.",
+            stacklevel=3,
+        )
+
+
 def _flat(code: Tensor) -> Tensor:
     """Return codes of one site, shape (data, ...), as (data, units) on the CPU."""
     return code.detach().cpu().reshape(len(code), -1)
-
-
-def _zeros(batch: Batch, field: Mapping[str, Any]) -> Tensor:
-    return torch.zeros(batch.size, *field["shape"], dtype=torch.float32 if "float" in field["dtype"] else torch.int64)

@@ -1,4 +1,4 @@
-"""Whether a training step is being traced, when no code may read the value of a tensor."""
+"""Whether a program is being traced, when no code may read the value of a tensor."""
 
 from __future__ import annotations
 
@@ -8,5 +8,7 @@ __all__ = ["is_traced"]
 
 
 def is_traced() -> bool:
-    """Return whether a step is being traced below Pyro; the values of tensors must not be read then."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    """Return whether a step or an export is being traced below Pyro; the values of tensors must not be read then."""
+    return (
+        torch.compiler.is_compiling() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_line import run
 
 import pvae
@@ -80,6 +81,51 @@ def test_samples_and_imputed_data_have_the_names_and_values_of_the_run(folder: P
     assert full.loc[2, "b"] == pytest.approx(pvae.open_run("holes").impute("holes.csv").loc[2, "b"])
 
 
+def test_completed_data_sets_and_quantiles_are_those_of_the_draws_of_the_run(folder: Path) -> None:
+    opened = pvae.open_run("holes")
+    assert run("impute", "holes", "--data", "holes.csv", "--draws", "2", "--seed", "1", "--out", "two.csv").code == 0
+    two = pd.read_csv("two.csv")
+    assert list(two.columns) == ["draw", "a", "b"] and list(two["draw"]) == [0] * 80 + [1] * 80
+    drawn = opened.impute("holes.csv", n=2, seed=1)
+    np.testing.assert_allclose(two[["a", "b"]], np.concatenate(drawn), rtol=1e-12)
+    words = ["--quantiles", "0.1,0.5", "--particles", "500", "--out", "q.csv"]
+    assert run("impute", "holes", "--data", "holes.csv", *words).code == 0
+    table = pd.read_csv("q.csv")
+    assert list(table.columns) == ["a", "a_q0.1", "a_q0.5", "b", "b_q0.1", "b_q0.5"]
+    draws = np.stack(opened.impute("holes.csv", n=1000, particles=500))
+    np.testing.assert_allclose(table[["b_q0.1", "b_q0.5"]].loc[2], np.quantile(draws[:, 2, 1], [0.1, 0.5]), rtol=1e-6)
+    assert (table["a_q0.1"] == table["a"]).all()
+
+
+def test_samples_are_conditional_on_a_label_by_its_name(folder: Path) -> None:
+    labelled = ["--data", "t.csv", "--label", "kind", "--condition", "y"]
+    assert run("train", "cvae", *labelled, *TRAIN, "--out", "given").code == 0
+    opened = pvae.open_run("given")
+    for words, labels in {"kind=v": [1] * 3, "y=v,u,v": [1, 0, 1]}.items():
+        done = run("sample", "given", "--count", "3", "--mean", "--condition", words, "--out", "g.csv", "--force")
+        assert done.code == 0, done.err
+        batch = pvae.Batch(x=torch.zeros(3, 2), y=torch.tensor(labels))
+        torch.manual_seed(0)
+        expected = pvae.models.sample(opened.model, batch)
+        np.testing.assert_allclose(pd.read_csv("g.csv"), expected, rtol=1e-5)
+    for words, reason in {
+        "kind=w": "'w' is not one of the labels of the training: u, v",
+        "y=u,v": "or 3 of them",
+        "y": "needs NAME=VALUE",
+        "c=1": "conditional on y",
+    }.items():
+        done = run("sample", "given", "--count", "3", "--condition", words, "--out", "no.csv")
+        assert done.code == 2 and reason in done.err.splitlines()[-1], done.err
+
+
+def test_an_encoder_is_exported_once_and_replaced_only_with_force(folder: Path) -> None:
+    assert run("export", "labels", "--out", "w.safetensors").out == "w.safetensors\n"
+    assert run("export", "labels", "--out", "w.safetensors").code == 2
+    assert run("export", "labels", "--out", "w.safetensors", "--force").code == 0
+    done = run("export", "labels", "--out", "e.pt2")
+    assert done.code == 2 and "needs the part" in done.err and not Path("e.pt2").exists()
+
+
 def test_a_file_is_replaced_only_with_force_and_bad_input_ends_in_one_line(folder: Path) -> None:
     Path("mine.csv").write_text("old")
     refused = run("sample", "labels", "--out", "mine.csv")
@@ -92,6 +138,8 @@ def test_a_file_is_replaced_only_with_force_and_bad_input_ends_in_one_line(folde
         ("sample", "labels", "--out", "no/where.csv"): "does not exist",
         ("predict", "holes", "--out", "no.csv"): "q(y given x)",
         ("impute", "labels", "--out", "no.csv"): "take no mask",
+        ("impute", "holes", "--quantiles", "0.5,2", "--out", "no.csv"): "between 0 and 1",
+        ("impute", "holes", "--quantiles", "0.5", "--draws", "2", "--out", "no.csv"): "not both",
     }.items():
         done = run(*words)
         assert done.code == 2 and reason in done.err.splitlines()[-1], done.err

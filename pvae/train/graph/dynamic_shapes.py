@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["DynamicShapeError", "RaiseAtDynamicShape", "find_dynamic_operation", "fixed_tensors"]
+__all__ = ["DynamicShapeError", "RaiseAtDynamicShape", "find_dynamic_operation", "fixed_tensors", "is_fill"]
 
 _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 #: Operations of this kind to which PyTorch gives no tag.
@@ -103,7 +103,7 @@ def _fixed_nodes(graph: GraphModule) -> set[Node]:
             tensor = getattr(graph, str(node.target))
             is_fixed = isinstance(tensor, Tensor) and not tensor.requires_grad
         else:
-            inputs_are_fixed = _is_fill(node) or set(node.all_input_nodes) <= fixed
+            inputs_are_fixed = is_fill(node) or set(node.all_input_nodes) <= fixed
             is_fixed = node.op == "call_function" and _is_deterministic(node) and inputs_are_fixed
         if is_fixed:
             fixed.add(node)
@@ -115,7 +115,7 @@ def _is_deterministic(node: Node) -> bool:
     return not isinstance(operation, OpOverload) or torch.Tag.nondeterministic_seeded not in operation.tags
 
 
-def _is_fill(node: Node) -> bool:
+def is_fill(node: Node) -> bool:
     """Return whether a node is a new tensor of constants, in a shape that may be that of another node."""
     return isinstance(node.target, OpOverload) and node.target._schema.name in _FILLS
 
