@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -93,6 +93,11 @@ class Batch(Mapping[str, Tensor]):
         return next(iter(self._fields.values())).shape[0]
 
     @property
+    def known_size(self) -> int | None:
+        """The number of data; None for an iterable data set, which has to be read to be counted."""
+        return self.size
+
+    @property
     def device(self) -> torch.device:
         """The device of the first field."""
         return next(iter(self._fields.values())).device
@@ -113,7 +118,16 @@ class Batch(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        return Batch._of({name: tensor.to(device) for name, tensor in self._fields.items()})
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with each of its tensors changed, without checks of the results."""
+        return Batch._of({name: change(tensor) for name, tensor in self._fields.items()})
+
+    def chunks(self, size: int = _ROWS) -> Iterator[Batch]:
+        """Yield all data in order, at most `size` at a time."""
+        for start in range(0, self.size, size):
+            yield self.take(slice(start, min(start + size, self.size)))
 
     def replace(self, **fields: Tensor) -> Batch:
         """Return the batch with these fields replaced or added.

@@ -18,7 +18,7 @@ from pvae.errors import InputError
 # the lock of the thread that has seeded or preserved the generators; a thread may hold it several times
 _one_thread = threading.RLock()
 
-__all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomness"]
+__all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomness", "seed_generators", "seeded"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,34 @@ def preserved_randomness() -> Iterator[None]:
             state.restore()
     finally:
         _one_thread.release()
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all global random generators; those of CUDA only if it is in use, because a pending seed would stay.
+
+    Args:
+        seed: the seed.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - user programs may draw from this generator
+    random.seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with seeded random generators, then restore every generator.
+
+    Args:
+        seed: the seed of all generators inside the block.
+
+    Raises:
+        InputError: as for `preserved_randomness`.
+    """
+    with preserved_randomness():
+        seed_generators(seed)
+        yield
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def data_of_run(
         _check_checksum(splits, source, recorded, run.folder)
     print_reading(splits)
     dtype = torch.float64 if run.config["training"]["precision"] == "float64" else torch.float32
-    return splits.map_parts(lambda _, batch: narrowed(batch, dtype))
+    return splits.map_data(partial(narrowed, dtype=dtype))
 
 
 def whole_data_for_run(

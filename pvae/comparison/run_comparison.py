@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
 from pvae.comparison.rows import finished, make_ranked_rows
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
-from pvae.data import Splits, load_data
+from pvae.data import Splits, load_data, steps_of_epoch
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.files import write_text
 from pvae.json_values import json_value
@@ -73,7 +74,12 @@ def usual_epochs(splits: Splits, batch_size: int) -> int:
         splits: the data.
         batch_size: data in a step.
     """
-    steps_per_epoch = -(-splits.train.size // batch_size)
+    steps_per_epoch = steps_of_epoch(splits.train, batch_size)
+    if not steps_per_epoch:
+        raise InputError(
+            "The number of training data is not known, so that the number of epochs has no default. Give epochs, the "
+            "number of passes over the data."
+        )
     return max(_USUAL_EPOCHS, -(-_USUAL_STEPS // steps_per_epoch))
 
 
@@ -128,12 +134,12 @@ def compare(
     """
     factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
     seed_list = _resolve_seeds(seeds)
-    splits = resolve_binarisation(data if isinstance(data, Splits) else load_data(data), factories)
+    judging = _checked_judging(particles, limit)
+    splits = resolve_binarisation(_splits_of(data, judging["limit"]), factories)
     test_size = _count_test_data(splits)
     fit_options = resolve_fit_options(fit, options)
     fit_options["epochs"] = usual_epochs(splits, fit_options["batch_size"]) if epochs is None else epochs
     fit_options["epochs"] = require_whole(fit_options["epochs"], "epochs")
-    judging = _checked_judging(particles, limit)
     _check_baseline(baseline, factories, objective_factories)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
@@ -159,6 +165,15 @@ def compare(
         _write_json(folder / "comparison.json", report_data, seed_list)
         _require_finished_cell(cells, report)
         return Comparison(table, report, folder, cells, mixtures)
+
+
+def _splits_of(data: Any, limit: int | None) -> Splits:
+    """Return data as splits of which the test data are read once, so that all cells are judged on the same values."""
+    splits = data if isinstance(data, Splits) else load_data(data)
+    test = splits.test
+    if not isinstance(test, StoredBatch):
+        return splits
+    return replace(splits, test=test.resident() if limit is None else test.take(slice(0, limit)))
 
 
 def _count_test_data(splits: Splits) -> int:

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 
 from pvae.batch import Batch, as_batch
+from pvae.data.data_digest import digest
 from pvae.data.data_source import DataSource
 from pvae.data.readers import parse_idx, read_bytes, read_npz
-from pvae.data.splits import digest
 from pvae.data.sprites import draw_sprites
 
 __all__ = ["CATALOGUE", "Content", "DataFile", "DataSet", "content_digest", "read_content"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,11 +95,11 @@ def conformed(splits: Splits, like: Schema) -> Splits:
     own = splits.schema
     if own.columns and like.columns and own.columns != like.columns:
         positions = _positions(splits.name, own.columns, like)
-        splits = splits.map_parts(lambda _, batch: _permuted(batch, positions))
+        splits = splits.map_data(partial(_permuted, positions=positions))
         scaling = None if own.scaling is None else own.scaling.permuted(positions)
         splits = replace(splits, schema=splits.schema.changed(columns=like.columns, scaling=scaling))
     if own.classes != like.classes and (own.classes or like.classes):
-        splits = splits.map_parts(lambda _, batch: _relabelled(batch, own, like))
+        splits = splits.map_data(partial(_relabelled, own=own, like=like))
         splits = replace(splits, schema=splits.schema.changed(classes=like.classes))
     return _rescaled(splits, like)
 

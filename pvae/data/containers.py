@@ -16,7 +16,7 @@ from pvae.data.tables.frame_arrays import FrameSource, arrays_of_frame
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
-__all__ = ["frame_data", "read_object"]
+__all__ = ["frame_data", "is_of_pytorch", "read_object"]
 
 _NAME = "the data"
 
@@ -68,6 +68,15 @@ def _reader_of(source: Any) -> Callable[[Any, TableOptions], RawData] | None:
     if is_item_source(source):
         return read_items
     return None
+
+
+def is_of_pytorch(source: Any) -> bool:
+    """Return whether an object is a data set or a loader of PyTorch, and no container that another reader knows.
+
+    Args:
+        source: any object.
+    """
+    return not isinstance(source, Mapping) and _reader_of(source) is read_items
 
 
 def _is_from(source: Any, *packages: str) -> bool:

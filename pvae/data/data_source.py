@@ -14,8 +14,10 @@ from torch import Tensor
 from pvae.batch import Batch, as_batch
 from pvae.checks import is_number, is_whole
 from pvae.data.binarise import derived_seed
+from pvae.data.data_digest import digest
 from pvae.data.schema import Schema
-from pvae.data.splits import Splits, digest
+from pvae.data.splits import Splits
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 
 __all__ = ["DataSource", "draw_splits", "source_of"]
@@ -108,7 +110,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
         InputError: if a size is neither a fraction nor a count, is given for a split that the source contains, or
             leaves no data to train on.
     """
-    order = torch.randperm(source.train.size, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
+    order = _random_order(source, validation, test, seed)
     parts: dict[str, Batch | None] = {}
     positions = {}
     state, notes = hashlib.sha256(source.digest.encode()), list(source.notes)
@@ -119,13 +121,14 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
             continue
         chosen, order = _draw_part(source, part, size, order)
         positions[part] = chosen
-        parts[part] = source.train.take(chosen) if len(chosen) else None
+        parts[part] = _taken(source.train, chosen) if len(chosen) else None
         state.update(f"{part}:{len(chosen)};".encode() + chosen.numpy().tobytes())
         if len(chosen):
             notes.append(f"{part}: {len(chosen)} of {source.train.size} data, drawn with seed {seed}")
     # The remaining data keep the order of the source, and share its memory where nothing was drawn.
     positions["train"] = order.sort().values
-    train = source.train if len(order) == source.train.size else _remaining(source, positions["train"])
+    is_whole = len(order) == source.train.known_size or source.train.known_size is None
+    train = source.train if is_whole else _remaining(source, positions["train"])
     return Splits(
         train=train, validation=parts["validation"], test=parts["test"],
         name=source.name, data_shape=source.data_shape, binarise="auto",
@@ -134,10 +137,32 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
     )  # fmt: skip
 
 
+def _random_order(source: DataSource, validation: float | None, test: float | None, seed: int) -> Tensor:
+    """Return the data in random order; a source that makes its own batches has none.
+
+    Raises:
+        InputError: if a split is to be drawn from such a source.
+    """
+    size, train = source.train.known_size, source.train
+    has_own_batches = size is None or (isinstance(train, StoredBatch) and train.own_batch_size is not None)
+    for part, wanted in (("validation", validation), ("test", test)):
+        if has_own_batches and wanted and part not in source.own:
+            raise InputError(
+                f"No {part} split can be drawn from {source.schema.account or source.name}. Give the splits apart, as "
+                f"{{'train': ..., {part!r}: ...}}, or {part}=0."
+            )
+    return torch.randperm(size or 0, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
+
+
+def _taken(batch: Batch, positions: Tensor) -> Batch:
+    """Return some data; those that are not in memory are not read."""
+    return batch.subset(positions) if isinstance(batch, StoredBatch) else batch.take(positions)
+
+
 def _remaining(source: DataSource, rows: Tensor) -> Batch:
     """Return the data at ascending positions, (data,); in the memory of the source where this is its own."""
-    if not source.is_own:
-        return source.train.take(rows)
+    if not source.is_own or isinstance(source.train, StoredBatch):
+        return _taken(source.train, rows)
     x = source.train.x
     for start in range(0, len(rows), _ROWS):
         # No row moves to a later place, so that each is read before it is overwritten.
@@ -162,6 +187,8 @@ def _own_part(source: DataSource, part: str, size: float | None) -> Batch | None
 def _draw_part(source: DataSource, part: str, size: float | None, order: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positions of a split, and the positions that remain for the others."""
     available = len(order)
+    if source.train.known_size is None:
+        return order, order  # nothing is drawn, as `_random_order` has made sure
     count = _count(part, source.defaults[part] if size is None else size, available)
     if count >= available:
         raise InputError(

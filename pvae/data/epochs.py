@@ -12,6 +12,8 @@ from pvae.checks import require_whole
 from pvae.data.binarise import derived_seed
 from pvae.data.labelled_batches import interleaved, labelled_per_batch
 from pvae.data.masks import Mask
+from pvae.data.streams.row_batch import RowBatch
+from pvae.data.streams.stored_batch import StoredBatch
 
 __all__ = ["minibatches", "permutation", "steps_of_epoch"]
 
@@ -45,11 +47,12 @@ def minibatches(
 ) -> Iterator[Batch]:
     """Return the minibatches of one epoch, gathered on the device of the data.
 
-    The order is a function of seed and epoch alone, so a resumed run passes ``start`` and gets the same remainder.
+    The order is a function of seed and epoch alone, so a resumed run passes ``start`` and gets the same remainder. A
+    loader of PyTorch makes its batches itself, and an iterable data set keeps its order.
 
     Args:
-        batch: all training data.
-        size: data per minibatch; the last minibatch has the remainder.
+        batch: all training data, in memory or elsewhere.
+        size: data per minibatch; the last minibatch has the remainder. A loader has a size of its own.
         seed: seed of the run.
         epoch: number of the epoch.
         start: number of minibatches to leave out at the beginning; no random numbers are drawn for them.
@@ -64,12 +67,17 @@ def minibatches(
         InputError: if `size` is below 1 or `start` below 0.
     """
     size, start = require_whole(size, "size"), require_whole(start, "start", least=0)
+    own = batch.own_batches(size, seed=seed, epoch=epoch, start=start) if isinstance(batch, StoredBatch) else None
+    if own is not None:
+        return _drawn(own, dynamic, mask)
     order = torch.arange(batch.size) if keeps_order else _order(batch, size, seed, epoch, labelled)
-    return _gather(batch, order, size, start, dynamic, mask)
+    if isinstance(batch, RowBatch):
+        return _drawn(batch.batches(order, size, seed=seed, epoch=epoch, start=start), dynamic, mask)
+    return _drawn(_gather(batch, order, size, start), dynamic, mask)
 
 
-def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
-    """Return the number of minibatches of one epoch.
+def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int | None:
+    """Return the number of minibatches of one epoch; None if it is not known, as for an iterable data set.
 
     Args:
         batch: the data.
@@ -80,6 +88,10 @@ def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int:
         InputError: if `size` is below 1.
     """
     size = require_whole(size, "size")
+    if batch.known_size is None:
+        return None
+    if isinstance(batch, StoredBatch) and batch.own_batch_size is not None:
+        return batch.own_steps()
     labelled_count = labelled_per_batch(batch, size, labelled)
     if labelled_count == 0:
         return -(-batch.size // size)
@@ -90,7 +102,8 @@ def _order(batch: Batch, size: int, seed: int, epoch: int, labelled: float) -> T
     """Return the positions of the data of one epoch; each run of `size` positions is a minibatch."""
     labelled_count = labelled_per_batch(batch, size, labelled)
     if labelled_count == 0:
-        return permutation(batch.size, seed=seed, epoch=epoch)
+        order = batch.order(seed, epoch) if isinstance(batch, RowBatch) else None
+        return permutation(batch.size, seed=seed, epoch=epoch) if order is None else order
     known = batch["y"].cpu() >= 0
     hidden = (~known).nonzero().ravel()
     hidden = hidden[permutation(len(hidden), seed=seed, epoch=epoch)]
@@ -98,12 +111,17 @@ def _order(batch: Batch, size: int, seed: int, epoch: int, labelled: float) -> T
     return interleaved(known.nonzero().ravel(), hidden, labelled_count, size - labelled_count, generator)
 
 
-def _gather(batch: Batch, order: Tensor, size: int, start: int, dynamic: bool, mask: Mask | None) -> Iterator[Batch]:
+def _gather(batch: Batch, order: Tensor, size: int, start: int) -> Iterator[Batch]:
     if start * size >= len(order):
         return  # torch.split of an empty tensor would give one empty minibatch
     # One transfer per epoch: a part of it is a view, so a step costs one gather per field.
     for positions in order[start * size :].to(batch.device).split(size):
-        minibatch = batch.take(positions)
+        yield batch.take(positions)
+
+
+def _drawn(batches: Iterator[Batch], dynamic: bool, mask: Mask | None) -> Iterator[Batch]:
+    """Yield minibatches with the draws of each use."""
+    for minibatch in batches:
         if mask is not None:
             minibatch = minibatch.replace(mask=mask.in_training(minibatch.x) * minibatch.get("mask", 1.0))
         yield minibatch.replace(x=_bernoulli(minibatch.x)) if dynamic else minibatch

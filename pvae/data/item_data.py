@@ -15,7 +15,7 @@ from pvae.data.schema import Schema
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
-__all__ = ["is_item_source", "read_items"]
+__all__ = ["fields_of_item", "is_item_source", "read_items"]
 
 _NAME = "the data"
 
@@ -41,12 +41,12 @@ def read_items(source: Any, options: TableOptions) -> RawData:
     kind = type(source).__name__
     options.refuse_for(f"a {kind}")
     if isinstance(source, TensorDataset):
-        fields = _named(list(source.tensors), 0)
+        fields = fields_of_item(list(source.tensors), "The data set")
         return RawData(_NAME, fields, Schema(account=f"a TensorDataset of {len(source)} data"))
     is_loader = isinstance(source, DataLoader)
     parts: dict[str, list[Any]] = {}
     for number, item in enumerate(_iterate(source)):
-        fields = _named(item, number)
+        fields = fields_of_item(item, f"Item {number}")
         _check_fields(parts, fields, number, is_loader)
         for name, value in fields.items():
             parts.setdefault(name, []).append(value)
@@ -68,11 +68,15 @@ def _iterate(source: Any) -> Iterable[Any]:
     return (source[number] for number in range(len(source)))
 
 
-def _named(item: Any, number: int) -> dict[str, Any]:
-    """Return the fields of one item or batch.
+def fields_of_item(item: Any, place: str) -> dict[str, Any]:
+    """Return the fields of one item or batch as tensors or arrays.
+
+    Args:
+        item: x, (x, y) or a mapping with x.
+        place: what the item is, for the message.
 
     Raises:
-        InputError: if it is none of x, (x, y) and a mapping with x.
+        InputError: if it is none of these.
     """
     if isinstance(item, Mapping):
         fields = {str(name): value for name, value in item.items()}
@@ -83,8 +87,8 @@ def _named(item: Any, number: int) -> dict[str, Any]:
     if "x" not in fields:
         came = f"{len(item)} values" if hasattr(item, "__len__") else type(item).__name__
         raise InputError(
-            f"Item {number} of the data needs to be x, (x, y) or a mapping with x; got {came}. Name the fields: let "
-            "the data set return {'x': ..., 'y': ...}."
+            f"{place} of the data needs to be x, (x, y) or a mapping with x; got {came}. Name the fields: let the data "
+            "set return {'x': ..., 'y': ...}."
         )
     return {name: _as_array(value) for name, value in fields.items()}
 

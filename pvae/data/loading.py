@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from pvae.data.nan_to_mask import check_missing, masked
 from pvae.data.raw_data import RawData
 from pvae.data.scaling import check_scale, find_scaling
 from pvae.data.schema import Schema
+from pvae.data.split_sources import is_mapping_of_parts, join_parts
 from pvae.data.splits import Splits
+from pvae.data.streams.opening import open_stored
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
@@ -52,6 +55,7 @@ def load_data(
     standardise: bool = False,
     scale: str = "none",
     like: Splits | Schema | None = None,
+    resident: bool | None = None,
 ) -> Splits:
     """Return data as training, validation and test splits, which depend on the seed alone.
 
@@ -61,9 +65,10 @@ def load_data(
         source: the name of a data set (one of ``data_names()``); the path of an ``.npz``, ``.mat`` or HDF5 file, whose
             arrays are named as the fields of a batch (``x_test`` and the like bring a split of their own), of a
             ``.npy`` or IDX file, of a text table (``.csv``, ``.tsv``, ``.txt``, also with ``.gz``) or a Parquet file,
-            or of a folder of pictures; an array or tensor; a list of rows; a pair (``x``, ``y``); a mapping from names
-            to arrays; a data frame, structured or masked array, sparse matrix, array of xarray, object of h5py or
-            AnnData; a data set or loader of PyTorch, which is read once; or `Splits`.
+            of a folder of pictures, or of files of arrays with some of the data each; an array or tensor; a list of
+            rows; a pair (``x``, ``y``); a mapping from names to arrays; a data frame, structured or masked array,
+            sparse matrix, memory map, array of xarray, object of h5py or AnnData; a data set or loader of PyTorch; a
+            mapping from ``"train"``, and maybe ``"validation"`` and ``"test"``, to any of these; or `Splits`.
         binarise: ``"none"``; ``"static"``, which draws {0, 1} from grey levels once; ``"dynamic"``, which draws the
             training split at every use; ``"threshold"``, which cuts at 0.5; or ``"auto"``, which is static, with a
             note, for grey data under a Bernoulli likelihood, and none otherwise.
@@ -99,6 +104,10 @@ def load_data(
         scale: ``"minmax"`` scales each feature to [0, 1] by the training data; ``"standardise"``; or ``"none"``.
         like: earlier data, or their schema: these data get the same columns in the same order, the same numbers for
             the same labels, and the same scaling.
+        resident: whether all data are read into memory. False leaves memory maps, ``.npy`` files, folders of files of
+            arrays, and data sets and loaders of PyTorch where they are, and each batch is read when it is needed. By
+            default files stay where they are if they take more than half of the free memory, and data sets and loaders
+            of PyTorch always do, because their transforms may draw.
 
     Raises:
         InputError: if the source is unknown, missing or damaged, or an option does not fit the data.
@@ -115,8 +124,11 @@ def load_data(
         changed = source if schema is None else conformed(source, schema)
         changed = changed if kind == "none" else changed.scaled(kind)
         return _change_splits(changed, binarise, validation, test, mask).with_labels(labels)
-    read = _read_source(source, folder, options, channels, schema)
-    splits = draw_splits(read, validation=validation, test=test, seed=seed)
+    read = partial(_read_source, folder=folder, options=options, channels=channels, like=schema, resident=resident)
+    if is_mapping_of_parts(source):
+        splits = join_parts({part: read(each) for part, each in source.items()}, validation, test, seed)
+    else:
+        splits = draw_splits(read(source), validation=validation, test=test, seed=seed)
     if schema is not None and schema.scaling is not None:
         splits = splits.scaled_by(schema.scaling)
     elif kind != "none":
@@ -125,7 +137,13 @@ def load_data(
 
 
 def _read_source(
-    source: Any, folder: str | os.PathLike[str] | None, options: TableOptions, channels: str, like: Schema | None
+    source: Any,
+    *,
+    folder: str | os.PathLike[str] | None,
+    options: TableOptions,
+    channels: str,
+    like: Schema | None,
+    resident: bool | None,
 ) -> DataSource:
     """Return the data of a name, path or object, before they are split."""
     if isinstance(source, str) and not is_path(source):
@@ -133,12 +151,12 @@ def _read_source(
         options.refuse_for(f"the data set {source}")
         return known.read(*fetch_contents(source, folder))
     options = options_like(options, like)
-    is_file = False
-    if isinstance(source, str | os.PathLike):
-        raw = read_path(Path(folder or "", source).expanduser(), options)
-        is_file = True
-    else:
-        raw = read_object(source, options)
+    is_file = isinstance(source, str | os.PathLike)
+    source = Path(folder or "", source).expanduser() if is_file else source
+    stored = open_stored(source, options, channels, like, resident)
+    if stored is not None:
+        return stored
+    raw = read_path(source, options) if is_file else read_object(source, options)
     if "x" in raw.fields:
         raw = raw if like is None else in_order_of(raw, like)
     prepared = _prepared(raw, options, channels, like)

@@ -14,10 +14,21 @@ import numpy as np
 
 from pvae.errors import InputError
 
-__all__ = ["missing_file", "parse_idx", "read_bytes", "read_idx", "read_npy", "read_npz"]
+__all__ = [
+    "DAMAGED",
+    "missing_file",
+    "parse_idx",
+    "read_bytes",
+    "read_idx",
+    "read_npy",
+    "read_npz",
+    "require_npy",
+    "require_npz",
+    "unreadable",
+]
 
 # What zipfile, zlib and NumPy raise for damaged files; RuntimeError is for unknown versions and encryption.
-_DAMAGED = (
+DAMAGED = (
     EOFError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -35,7 +46,7 @@ def read_bytes(path: Path) -> bytes:
         return raw
     try:
         return gzip.decompress(raw)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(f"{path} is a damaged or truncated gzip file ({error}). Copy or fetch it again.") from error
 
 
@@ -75,11 +86,11 @@ def read_npy(path: Path) -> np.ndarray:
     Raises:
         InputError: if it is no ``.npy`` file, is damaged, or holds Python objects.
     """
-    _check_magic(path, b"\x93NUMPY", "NumPy array file (.npy)")
+    require_npy(path)
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except _DAMAGED as error:
-        raise _unreadable(str(path), error) from error
+    except DAMAGED as error:
+        raise unreadable(str(path), error) from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -88,16 +99,26 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: if it is no ``.npz`` file, is damaged, or one of its arrays holds Python objects.
     """
-    _check_magic(path, b"PK", "NumPy archive (.npz)")
+    require_npz(path)
     name = ""
     arrays = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
             for name in archive.files:
                 arrays[name] = np.asarray(archive[name])
-    except _DAMAGED as error:
-        raise _unreadable(f"{name} in {path}" if name else str(path), error) from error
+    except DAMAGED as error:
+        raise unreadable(f"{name} in {path}" if name else str(path), error) from error
     return arrays
+
+
+def require_npy(path: Path) -> None:
+    """Raise InputError if a file is missing or does not begin as a ``.npy`` file does."""
+    _check_magic(path, b"\x93NUMPY", "NumPy array file (.npy)")
+
+
+def require_npz(path: Path) -> None:
+    """Raise InputError if a file is missing or does not begin as an ``.npz`` file does."""
+    _check_magic(path, b"PK", "NumPy archive (.npz)")
 
 
 def _raw(path: Path) -> bytes:
@@ -128,7 +149,13 @@ def _got(content: bytes) -> str:
     return f"got {content[:4].hex(' ')}" if content else "and it is empty"
 
 
-def _unreadable(what: str, error: Exception) -> InputError:
+def unreadable(what: str, error: Exception) -> InputError:
+    """Return the error for a file of arrays that is damaged or holds Python objects.
+
+    Args:
+        what: the file, and the array in it.
+        error: what NumPy raised.
+    """
     if "allow_pickle" in str(error):
         return InputError(f"{what} holds Python objects, which are never unpickled. Save numbers instead.")
     return InputError(f"{what} is truncated or damaged ({' '.join(str(error).split()) or type(error).__name__}).")

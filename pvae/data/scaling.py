@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.schema import Scaling
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 
 __all__ = ["SCALES", "check_narrowing", "check_scale", "find_scaling", "narrowed", "scaled_batch"]
@@ -41,17 +42,47 @@ def find_scaling(kind: str, batch: Batch) -> Scaling:
         kind: ``"standardise"``: mean 0 and standard deviation 1; or ``"minmax"``: from 0 to 1.
         batch: the training data.
     """
-    x = _observed(batch, batch.x.double().reshape(batch.size, -1))
-    if kind == "minmax":
-        shift = _extreme(x, largest=False)
-        scale = _extreme(x, largest=True) - shift
+    if isinstance(batch, StoredBatch):
+        shift, scale = _shift_and_scale_in_parts(kind, batch)
     else:
-        shift = x.nanmean(0)
-        scale = (x - shift).square().nanmean(0).sqrt()
+        shift, scale = _shift_and_scale(kind, _observed(batch, batch.x.double().reshape(batch.size, -1)))
     # A constant feature, or one without an observed value, is only shifted.
     shift, scale = shift.nan_to_num(0.0), scale.nan_to_num(0.0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return Scaling(kind, tuple(shift.tolist()), tuple(scale.tolist()))
+
+
+def _shift_and_scale(kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return shift and scale of each feature, (features,), of x, (data, features), with NaN for what is hidden."""
+    if kind == "minmax":
+        shift = _extreme(x, largest=False)
+        return shift, _extreme(x, largest=True) - shift
+    shift = x.nanmean(0)
+    return shift, (x - shift).square().nanmean(0).sqrt()
+
+
+def _shift_and_scale_in_parts(kind: str, batch: StoredBatch) -> tuple[Tensor, Tensor]:
+    """Return what `_shift_and_scale` returns, by one pass over the data, or two to standardise them."""
+
+    def parts() -> Iterator[Tensor]:
+        return (_observed(part, part.x.double().reshape(part.size, -1)) for part in batch.chunks())
+
+    if kind == "minmax":
+        extremes = [torch.stack([_extreme(x, largest=False), -_extreme(x, largest=True)]) for x in parts()]
+        low, minus_high = _extreme(torch.stack(extremes), largest=False)
+        return low, -minus_high - low
+    shift = _mean(x for x in parts())
+    return shift, _mean((x - shift).square() for x in parts()).sqrt()
+
+
+def _mean(parts: Iterator[Tensor]) -> Tensor:
+    """Return the mean of each column over all parts, (rows, columns), without NaN."""
+    total: float | Tensor = 0.0
+    count: int | Tensor = 0
+    for part in parts:
+        total = total + part.nansum(0)
+        count = count + (~part.isnan()).sum(0)
+    return torch.as_tensor(total) / torch.as_tensor(count)
 
 
 def scaled_batch(batch: Batch, scaling: Scaling) -> Batch:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,14 @@ from pvae.data.labels import check_labels, with_labels
 from pvae.data.masks import Mask, left_out, make_mask
 from pvae.data.scaling import check_scale, find_scaling, scaled_batch
 from pvae.data.schema import Scaling, Schema
+from pvae.data.streams.looks import first_datum
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 
-__all__ = ["Splits", "digest"]
+__all__ = ["Splits"]
+
+#: The number of data that are looked at, if the data can be read only from their start.
+_FIRST = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +87,11 @@ class Splits:
 
         It is None if labels are not whole numbers.
         """
-        labels = [part["y"] for part in self.parts.values() if part is not None and "y" in part]
+        parts = [part for part in self.parts.values() if part is not None and "y" in part]
+        stored = [part.classes for part in parts if isinstance(part, StoredBatch)]
+        if stored:
+            return len(self.schema.classes) or max((count for count in stored if count), default=None)
+        labels = [part["y"] for part in parts]
         if not labels or any(y.is_floating_point() or y.dim() > 1 for y in labels):
             return None
         return len(self.schema.classes) or max(int(y.max()) for y in labels) + 1 or None
@@ -89,7 +99,7 @@ class Splits:
     @property
     def condition_shape(self) -> tuple[int, ...] | None:
         """The shape of one condition ``c``; None where the data have none."""
-        return tuple(self.train["c"].shape[1:]) if "c" in self.train else None
+        return tuple(first_datum(self.train)["c"].shape[1:]) if "c" in self.train else None
 
     @property
     def data_size(self) -> int:
@@ -108,7 +118,7 @@ class Splits:
         check_binarise(how)
         if how == "auto":
             return self
-        drawn = self.map_parts(lambda part, batch: binarised(batch, how, part, self.seed))
+        drawn = self.map_parts(lambda part, batch: _binarised(batch, how, part, self.seed))
         return replace(drawn, binarise=how)
 
     def for_likelihood(self, bernoulli: bool) -> Splits:
@@ -120,8 +130,14 @@ class Splits:
         """
         if self.binarise != "auto":
             return self
-        if not (bernoulli and are_grey(part.x for part in self.parts.values() if part is not None)):
+        if not (bernoulli and are_grey(x for part in self.parts.values() if part is not None for x in _looks_at(part))):
             return replace(self, binarise="none")
+        if isinstance(self.train, StoredBatch):
+            note = (
+                "grey data binarised at every use for a Bernoulli likelihood, because they are not kept in memory; "
+                "binarise 'none' keeps grey levels, for another likelihood"
+            )
+            return replace(self.binarised("dynamic"), notes=(*self.notes, note))
         note = (
             f"grey data binarised statically for a Bernoulli likelihood (seed {self.seed}); "
             "binarise 'none' keeps grey levels, for another likelihood"
@@ -140,7 +156,7 @@ class Splits:
         if how == "none":
             return self
         mask = make_mask(how, self.data_shape)
-        masked = self.map_parts(lambda part, batch: left_out(batch, mask, part, self.seed))
+        masked = self.map_parts(lambda part, batch: _left_out(batch, mask, part, self.seed))
         return replace(masked, mask=mask.text)
 
     def with_labels(self, count: int | None) -> Splits:
@@ -157,6 +173,11 @@ class Splits:
             return self
         if self.labels is not None:
             raise InputError(f"These data have {self.labels} labels left already; load them again for labels={count}.")
+        if isinstance(self.train, StoredBatch):
+            raise InputError(
+                f"labels={count} chooses among the labels of all training data, and these are read in parts. Load them "
+                "with resident=True, or hide labels (-1) in the data."
+            )
         checksum = hashlib.sha256(f"{self.checksum};labels:{count}".encode()).hexdigest()
         return replace(self, train=with_labels(self.train, count, seed=self.seed), labels=count, checksum=checksum)
 
@@ -186,7 +207,7 @@ class Splits:
         text = f"{self.checksum};scaled:{scaling.kind}:{scaling.shift}:{scaling.scale}"
         kind = "standardised" if scaling.kind == "standardise" else "scaled to [0, 1]"
         return replace(
-            self.map_parts(lambda _, batch: scaled_batch(batch, scaling)),
+            self.map_data(partial(scaled_batch, scaling=scaling)),
             schema=self.schema.changed(scaling=scaling),
             checksum=hashlib.sha256(text.encode()).hexdigest(),
             notes=(*self.notes, f"x is {kind} by the training data; densities are those of the scaled values"),
@@ -213,12 +234,23 @@ class Splits:
             test=None if self.test is None else change("test", self.test),
         )
 
+    def map_data(self, change: Callable[[Batch], Batch]) -> Splits:
+        """Return the splits with each datum changed; data that are read in parts are changed when they are read.
+
+        Args:
+            change: a function of a batch that changes each datum alone.
+        """
+        return self.map_parts(
+            lambda _, batch: batch.changed(change) if isinstance(batch, StoredBatch) else change(batch)
+        )
+
     def summary(self) -> dict[str, Any]:
-        """Return the facts about the data that a run records, by name."""
+        """Return the facts about the data that a run records, by name; sizes that are not known are left out."""
+        sizes = {name: 0 if part is None else part.known_size for name, part in self.parts.items()}
         return {
             "name": self.name,
             "checksum": self.checksum,
-            "sizes": {name: part.size if part is not None else 0 for name, part in self.parts.items()},
+            "sizes": {name: size for name, size in sizes.items() if size is not None},
             "binarise": self.binarise,
             "seed": self.seed,
             "data_shape": list(self.data_shape),
@@ -229,12 +261,37 @@ class Splits:
         }
 
 
-def digest(arrays: Mapping[str, Tensor | np.ndarray]) -> str:
-    """Return the SHA-256 of the names, dtypes, shapes and bytes of arrays, in the order of their names."""
-    state = hashlib.sha256()
-    for name in sorted(arrays):
-        value = arrays[name]
-        array = np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
-        state.update(f"{name}:{array.dtype}:{array.shape};".encode())
-        state.update(array.reshape(-1).view(np.uint8).data)
-    return state.hexdigest()
+def _looks_at(part: Batch) -> Iterator[Tensor]:
+    """Yield x of all data in parts; of data that can be read only from their start, x of the first ones."""
+    if part.known_size is None:
+        yield part.take(slice(0, _FIRST)).x
+        return
+    for chunk in part.chunks():
+        yield chunk.x
+
+
+def _binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
+    """Return one split binarised. Draws that are kept need memory; others are made when the data are read.
+
+    Raises:
+        InputError: as `binarised`, or if draws of training data that are read in parts are to be kept.
+    """
+    if not isinstance(batch, StoredBatch) or how == "none":
+        return binarised(batch, how, part, seed)
+    if part != "train":
+        return binarised(batch.resident(), how, part, seed)
+    if how == "static":
+        raise InputError(
+            "binarise='static' draws all training data once and keeps the draws, and these data are read in parts. Use "
+            "'dynamic', which draws at every use, or load the data with resident=True."
+        )
+    return batch.changed(partial(binarised, how=how, part=part, seed=seed))
+
+
+def _left_out(batch: Batch, mask: Mask, part: str, seed: int) -> Batch:
+    """Return one split with a mask, as `left_out`; that of training data is drawn at every use."""
+    if not isinstance(batch, StoredBatch):
+        return left_out(batch, mask, part, seed)
+    if part != "train":
+        return left_out(batch.resident(), mask, part, seed)
+    return batch.changed(partial(left_out, mask=mask, part=part, seed=seed))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pvae.batch import Batch, as_batch
 from pvae.data import Schema, Splits, load_data
+from pvae.data.containers import is_of_pytorch
 from pvae.train import Run
 
 __all__ = ["evaluated_data", "schema_of"]
@@ -37,6 +38,8 @@ def evaluated_data(model: Any, data: Any) -> Splits | Batch:
         return load_data(data, like=schema) if schema != Schema() else data
     if isinstance(data, Batch):
         return data
+    if is_of_pytorch(data) or isinstance(data, np.memmap):
+        return load_data(data, binarise="none", validation=0, test=0, like=schema).train
     if isinstance(data, str | os.PathLike | None) or not isinstance(data, Sized | Iterable):
         return as_batch(data)
     if _is_plain(data) and not (schema.classes or schema.scaling):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.data.scaling import check_narrowing, narrowed
 from pvae.data.splits import Splits
+from pvae.data.streams.looks import first_of, some_of
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.evaluate.evaluated_data import evaluated_data
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.classifier import outside_classes
-from pvae.programs.model_traits import is_latent_model, traits_of
+from pvae.programs.classifier import require_known_labels
+from pvae.programs.model_traits import is_latent_model
 from pvae.programs.parameter_scope import scope
 from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows, require_rows_of_data
@@ -39,7 +41,7 @@ __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
 
 #: The largest number of data in the first run of the programs. Programs for a fixed number of data need all data; the
 #: limit bounds the memory.
-_FIRST_DATA = slice(0, 10_000)
+_FIRST_DATA = 10_000
 
 
 @runtime_checkable
@@ -136,7 +138,7 @@ class EvaluationContext:
     @property
     def first_data(self) -> BoundPrograms:
         """The programs on the data that a first look may see: all data, up to 10000."""
-        return self.bound_to(self.batch.take(_FIRST_DATA))
+        return self.bound_to(first_of(self.batch, _FIRST_DATA))
 
 
 def latent_model_of(model: Any) -> Any:
@@ -210,7 +212,7 @@ def evaluation_context(
         modules = programs.modules
         stack.enter_context(evaluating(modules))
         batch = _limited(_binarised_split(latent_model, data, split, fields), limit)
-        _check_labels(latent_model, batch if "y" in programs.fields else {})
+        batch = _with_known_labels(latent_model, batch) if "y" in programs.fields else batch
         batch = _match_parameters(batch, modules, stack.enter_context(_moved_to(modules, device)))
         stack.enter_context(isolated(seed))
         yield EvaluationContext(latent_model, batch, fields, data_plate)
@@ -224,14 +226,14 @@ def _select_split(data: Splits | Batch, split: str) -> Batch:
     if split not in splits:
         raise InputError(f"split must be one of train, validation and test; got {split!r}.")
     batch = splits[split]
-    if batch is None or batch.size == 0:
+    if batch is None or batch.known_size == 0:
         raise InputError(f"The data have no {split} split. Pass a batch, or split='train'.")
     return batch
 
 
 def _first_data(data: Any, split: str) -> Batch:
     """Return the data that show the fields, and what the likelihood scores."""
-    return _select_split(data, split).take(_FIRST_DATA)
+    return first_of(_select_split(data, split), _FIRST_DATA)
 
 
 def _binarised_split(latent_model: Any, data: Any, split: str, fields: Fields) -> Batch:
@@ -241,24 +243,24 @@ def _binarised_split(latent_model: Any, data: Any, split: str, fields: Fields) -
     return _select_split(data, split)
 
 
-def _check_labels(latent_model: Any, batch: Mapping[str, Tensor]) -> None:
-    """Refuse labels outside the classes of the model, because they would have probability 0."""
-    classes, y = traits_of(latent_model).classes, batch.get("y")
-    if not isinstance(classes, int) or y is None or y.dim() > 1:
-        return
-    outside = outside_classes(y, classes, hidden=True)
-    if bool(outside.any()):
-        raise InputError(
-            f"Labels must be 0 to {classes - 1}, or -1 for a hidden label. {int(outside.sum())} labels of these data "
-            f"lie outside the {classes} classes of the model; the first is {y[outside][0].item():g}. Correct the "
-            "labels, or build the model with more classes."
-        )
+def _with_known_labels(latent_model: Any, batch: Batch) -> Batch:
+    """Return data whose labels are classes of the model; labels that are read later are checked then."""
+    if isinstance(batch, StoredBatch):
+        return batch.changed(partial(_checked_labels, latent_model))
+    return _checked_labels(latent_model, batch)
+
+
+def _checked_labels(latent_model: Any, batch: Batch) -> Batch:
+    require_known_labels(latent_model, batch)
+    return batch
 
 
 def _limited(batch: Batch, limit: int | None) -> Batch:
     """Return the first `limit` data; None takes all."""
     if limit is not None:
         limit = require_whole(limit, "limit", advice="It is the number of data to evaluate; None takes all.")
+    if isinstance(batch, StoredBatch) and batch.known_size is None:
+        return batch.resident() if limit is None else batch.take(slice(0, limit))
     if batch.size == 0:
         raise InputError("An evaluation needs at least one datum; the data are empty.")
     return batch if limit is None else batch.take(slice(0, limit))
@@ -289,5 +291,5 @@ def _match_parameters(batch: Batch, modules: nn.Module, device: torch.device | N
         return batch
     dtype = dtypes.pop()
     if batch.size >= _ENOUGH_FOR_SPREAD:
-        check_narrowing(batch, dtype)
-    return narrowed(batch, dtype)
+        check_narrowing(some_of(batch), dtype)
+    return batch.changed(partial(narrowed, dtype=dtype)) if isinstance(batch, StoredBatch) else narrowed(batch, dtype)

@@ -87,6 +87,17 @@ class ConditionalVAE(BaseVAE):
         if prior_settings is not None:
             self.prior = ConditionalGaussian(features, self.latent, **{**style, **prior_settings})
 
+    def check_data(self, batch: Mapping[str, Tensor]) -> None:
+        """Check the conditions of data.
+
+        Args:
+            batch: the data, with the field of the condition.
+
+        Raises:
+            InputError: for labels outside the classes, or conditions of another shape.
+        """
+        self.condition.check(batch[self.condition.field])
+
     def model(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Generate z from the prior and observe x under the likelihood, both given the condition.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.data import Schema, Splits
-from pvae.data.splits import digest
+from pvae.data.data_digest import digest
 from pvae.errors import InputError
 from pvae.programs.binding import Fields
 from pvae.programs.queries import encode, has_bernoulli_likelihood

@@ -12,7 +12,7 @@ from pvae.errors import InputError
 from pvae.programs.model_traits import traits_of
 from pvae.programs.registration import Registration
 
-__all__ = ["accuracy_of", "classifier_of", "most_probable", "outside_classes"]
+__all__ = ["accuracy_of", "classifier_of", "most_probable", "outside_classes", "require_known_labels"]
 
 
 def classifier_of(*owners: Any, caller: str) -> Callable[[Tensor], Any]:
@@ -69,6 +69,28 @@ def outside_classes(y: Tensor, classes: int, *, hidden: bool = False) -> Tensor:
         hidden: whether -1, a hidden label, is allowed too.
     """
     return (y < (-1 if hidden else 0)) | (y >= classes) | (y != y.long())
+
+
+def require_known_labels(latent_model: Any, batch: Mapping[str, Tensor]) -> None:
+    """Refuse labels outside the classes of a model, because they would have probability 0.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors, of which ``y`` is checked.
+
+    Raises:
+        InputError: if a label is neither one of the classes nor -1; nothing is checked if the model names no classes.
+    """
+    classes, y = traits_of(latent_model).classes, batch.get("y")
+    if not isinstance(classes, int) or y is None or y.dim() > 1:
+        return
+    outside = outside_classes(y, classes, hidden=True)
+    if bool(outside.any()):
+        raise InputError(
+            f"Labels must be 0 to {classes - 1}, or -1 for a hidden label. {int(outside.sum())} labels of these data "
+            f"lie outside the {classes} classes of the model; the first is {y[outside][0].item():g}. Correct the "
+            "labels, or build the model with more classes."
+        )
 
 
 def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:

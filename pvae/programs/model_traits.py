@@ -31,6 +31,8 @@ class ModelTraits:
         classify: a method from x, shape (batch, ...), to q(y given x), a distribution of batch shape (batch,). None
             where the model has no classifier.
         classes: the number of classes of the label y; labels are 0 to classes - 1. None where labels are not checked.
+        check_data: a method that raises an error for data that the model cannot take. `pvae.fit` calls it with each
+            batch of data that are read in parts. None where there is nothing to check.
     """
 
     fields: Sequence[str] | Mapping[str, str] | None = None
@@ -38,6 +40,7 @@ class ModelTraits:
     initialise_from: Callable[[Mapping[str, Tensor]], None] | None = None
     classify: Callable[[Tensor], Any] | None = None
     classes: int | None = None
+    check_data: Callable[[Mapping[str, Tensor]], None] | None = None
 
 
 def traits_of(latent_model: Any) -> ModelTraits:

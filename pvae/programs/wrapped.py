@@ -162,6 +162,12 @@ class WrappedModel(LatentModel):
         if initialise_inner is not None:
             initialise_inner(batch)
 
+    def check_data(self, batch: Mapping[str, Tensor]) -> None:
+        """Let the inner latent model check data."""
+        check_inner = traits_of(self.inner).check_data
+        if check_inner is not None:
+            check_inner(batch)
+
 
 def declared(latent_model: nn.Module, group: str) -> list[nn.Parameter]:
     """Return a group of parameters that a latent model declares.

@@ -9,6 +9,7 @@ from torch import nn
 
 from pvae.batch import Batch
 from pvae.data import Splits, minibatches, steps_of_epoch
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.train.computation import Computation
 from pvae.train.graph.preserve import preserve_state
@@ -78,6 +79,8 @@ class _TrialSteps:
         """Return the last batch of the first epoch; None if it has full size, or training does not take it."""
         options, train = self.options, self.splits.train
         steps = steps_of_epoch(train, options.batch_size, self.labelled)
+        if steps is None:
+            return None
         is_taken = steps > 1 and options.epochs > 0 and (options.max_steps is None or options.max_steps >= steps)
         if not is_taken:
             return None
@@ -92,9 +95,10 @@ class _TrialSteps:
                     dynamic=self.splits.train_dynamic,
                     mask=self.splits.train_mask,
                     labelled=self.labelled,
-                )
+                ),
+                None,
             )
-        return batch if batch.size < options.batch_size else None
+        return batch if batch is not None and batch.size < options.batch_size else None
 
     def first_data(self, size: int) -> Batch:
         """Return the first data as a batch; the check before training has run on them."""
@@ -114,6 +118,8 @@ class _TrialSteps:
 
     def advice(self, remainder: int) -> str:
         """Return what the user can do about a last batch of this size."""
+        if isinstance(self.splits.train, StoredBatch) and self.splits.train.own_batch_size is not None:
+            return "Make the loader with drop_last=True, or with a batch_size that leaves no small batch."
         leave_out = f"leave {_data(remainder)} out of the training data, so that all batches have the same size"
         size = self._working_size(remainder)
         return f"Use batch_size={size}, or {leave_out}." if size is not None else f"To go on, {leave_out}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.randomness import RandomState, preserved_randomness
+from pvae.randomness import RandomState, preserved_randomness, seed_generators
 
 __all__ = ["capture_generators", "isolated", "resolve", "restore_generators"]
 
@@ -53,22 +52,13 @@ def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
     count = torch.get_num_threads()
     with preserved_randomness():
         try:
-            _seed(seed)
+            seed_generators(seed)
             if threads is not None and threads != count:
                 torch.set_num_threads(threads)
             yield
         finally:
             if torch.get_num_threads() != count:
                 torch.set_num_threads(count)
-
-
-def _seed(seed: int) -> None:
-    """Seed the generators; those of CUDA only if it is in use, because a pending seed would outlive the block."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - user programs may draw from this generator
-    random.seed(seed)
 
 
 def capture_generators() -> dict[str, Tensor]:

@@ -39,8 +39,15 @@ class Loop:
         self._steps_between_losses = context.steps_between_losses
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot."""
+        """Continue from a snapshot. Iterable data are read from their start, because their position is not known."""
         self.snapshots.restore(snapshot)
+        progress = self.context.progress
+        if self.context.restarts_epochs and progress.step_in_epoch:
+            self.context.display.note(
+                f"note: the position in iterable data cannot be restored; epoch {progress.epoch + 1} reads them from "
+                f"the start again, after the {progress.step_in_epoch} steps that it has done"
+            )
+            progress.restart_epoch()
 
     def run(self) -> None:
         """Train. Afterwards the model holds the last parameters, and the last checkpoint is written.
@@ -100,10 +107,15 @@ class Loop:
     def _train_epoch(self) -> None:
         context, progress = self.context, self.context.progress
         context.stepper.refresh()
+        steps = progress.step
         for batch in context.remaining_batches():
             self._train_batch(batch)
             if progress.finished:
                 return
+        if progress.step == steps and not progress.step_in_epoch:
+            raise InputError(
+                "The training data have no batches in this epoch. Fill the data set, or check its sampler."
+            )
         self._end_epoch()
 
     def _train_batch(self, batch: Batch) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
 from pvae.checks import require_number, require_positive, require_whole
+from pvae.data import Splits
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.fit_options import FitOptions
 from pvae.names import unknown
 from pvae.train.devices import resolve
 from pvae.train.optimisers import label
 
-__all__ = ["FREE", "Options", "resolved"]
+__all__ = ["FREE", "Options", "resolved", "with_own_batch_size"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 # option that is a count -> its smallest value
@@ -110,3 +112,20 @@ def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -
     if values["threads"] is None:
         values["threads"] = int((recorded or {}).get("threads", torch.get_num_threads()))
     return Options(**values)
+
+
+def with_own_batch_size(options: Options, splits: Splits) -> tuple[Options, list[str]]:
+    """Return the options with the batch size of a loader that makes its own batches, and a line that says so.
+
+    Args:
+        options: the checked options.
+        splits: the data.
+    """
+    train = splits.train
+    size = train.own_batch_size if isinstance(train, StoredBatch) else None
+    if size is None or size == options.batch_size:
+        return options, []
+    note = (
+        f"note: batches have up to {size} data, as the loader makes them; batch_size={options.batch_size} is not used"
+    )
+    return replace(options, batch_size=size), [note]

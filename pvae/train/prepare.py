@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.data.scaling import check_narrowing, narrowed
+from pvae.data.streams.looks import some_of
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
@@ -19,6 +23,7 @@ from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import find_groups
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import has_bernoulli_likelihood
+from pvae.train.batch_checks import BatchChecks
 from pvae.train.batch_sizes import require_last_batch
 from pvae.train.computation import Computation
 from pvae.train.devices import resolve
@@ -82,12 +87,28 @@ class TrainingSetup:
         splits = _narrowed_splits(splits.for_likelihood(is_bernoulli), self.options.dtype)
         initialise_from = traits_of(self.latent_model).initialise_from
         if self.is_fresh and initialise_from is not None:
-            initialise_from(splits.train)
+            initialise_from(self._look_at(splits.train))
         self.objective.look_at(splits.train)
         self._move_parameters(programs)
         splits = splits.to(self.device)
         self._check(splits)
-        return splits
+        return self._with_batch_checks(splits)
+
+    def _with_batch_checks(self, splits: Splits) -> Splits:
+        """Return data of which each batch that is read later is checked as the first data are."""
+        if not isinstance(splits.train, StoredBatch):
+            return splits
+        batch = _first_batch(splits, self.options.batch_size)
+        programs = bind(self.latent_model, batch, self.request.fields)
+        checks = BatchChecks.of_programs(self.latent_model, programs, batch, is_drawn_at_use=splits.train_dynamic)
+        return replace(splits, train=splits.train.changed(checks))
+
+    def _look_at(self, train: Batch) -> Batch:
+        """Return the training data from which the model starts; of data that are read in parts, some."""
+        look = some_of(train)
+        if isinstance(train, StoredBatch) and look.size != train.known_size:
+            self.notes.append(f"note: values of the model that start from the data start from {look.size} of them")
+        return look
 
     def _dtype_of_model(self) -> torch.dtype:
         """Return the floating dtype that the model has before it is moved."""
@@ -112,12 +133,17 @@ class TrainingSetup:
             InputError: if a finding is fatal.
         """
         batch = _first_batch(splits, self.options.batch_size)
-        result = run_check(self.latent_model, batch, self.objective, self.request.fields, splits.train.size)
+        result = run_check(self.latent_model, batch, self.objective, self.request.fields, splits.train.known_size)
         result.findings.require()
         on_other_axis = [finding for finding in result.findings if finding.kind == OTHER_AXIS]
         if on_other_axis and splits.validation is not None:
             raise InputError(f"{on_other_axis[0]} Or load the data with validation=0.")
         self._keeps_order = result.rows is not None and bool(result.rows.tied)
+        if self._keeps_order and isinstance(splits.train, StoredBatch) and splits.train.own_batch_size is not None:
+            raise InputError(
+                "The programs have parameters for each of the training data, so that each batch must hold all of them "
+                "in their order, and these data come in batches of their own. Give arrays, or use resident=True."
+            )
         if self._keeps_order:
             self.notes.append(
                 "note: each batch holds all data in their order, because parameters belong to positions in the batch"
@@ -235,5 +261,5 @@ def _with_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
 
 def _narrowed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
     """Return splits with their real numbers in a dtype, which must not merge different training data."""
-    check_narrowing(splits.train, dtype, splits.schema.columns)
-    return splits.map_parts(lambda _, batch: narrowed(batch, dtype))
+    check_narrowing(some_of(splits.train), dtype, splits.schema.columns)
+    return splits.map_data(partial(narrowed, dtype=dtype))

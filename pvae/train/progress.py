@@ -15,13 +15,13 @@ _SECONDS_BETWEEN_DRAWINGS = 0.25
 class TrainingDisplay:
     """A display that shows nothing, and the base class of the others."""
 
-    def start(self, epoch: int, epochs: int, steps: int) -> None:
+    def start(self, epoch: int, epochs: int, steps: int | None) -> None:
         """Start the display.
 
         Args:
             epoch: the number of completed epochs.
             epochs: the number of epochs in all.
-            steps: the number of steps in an epoch.
+            steps: the number of steps in an epoch; None if it is not known.
         """
 
     def show_step(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
@@ -46,7 +46,7 @@ class TrainingDisplay:
 class LineDisplay(TrainingDisplay):
     """Shows one line per epoch."""
 
-    def start(self, epoch: int, epochs: int, steps: int) -> None:
+    def start(self, epoch: int, epochs: int, steps: int | None) -> None:
         """Remember the number of epochs."""
         self._epochs = epochs
 
@@ -64,12 +64,12 @@ class BarDisplay(TrainingDisplay):
 
     _bar: Any = None
 
-    def start(self, epoch: int, epochs: int, steps: int) -> None:
+    def start(self, epoch: int, epochs: int, steps: int | None) -> None:
         """Show the bar."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._epochs, self._steps = epochs, steps
+        self._epochs, self._steps = epochs, steps or 0
         self._time_of_drawing = time.monotonic()
         self._bound_text = ""
         self._bar = Progress(
@@ -81,7 +81,8 @@ class BarDisplay(TrainingDisplay):
             console=Console(stderr=True),
             auto_refresh=False,
         )
-        self._task = self._bar.add_task("epoch", total=epochs * steps, completed=epoch * steps, numbers="")
+        total = None if steps is None else epochs * steps
+        self._task = self._bar.add_task("epoch", total=total, completed=epoch * self._steps, numbers="")
         self._bar.start()
 
     def show_step(self, epoch: int, step: int, loss: Callable[[], float]) -> None:

@@ -82,6 +82,11 @@ class ProgressState:
         self.step_in_epoch = self.seen = 0
         self.sums, self._totals = {}, []
 
+    def restart_epoch(self) -> None:
+        """Count the steps of the current epoch from 0 again, and start its sums."""
+        self.step_in_epoch = self.seen = 0
+        self.sums, self._totals = {}, []
+
     def start_clock(self) -> None:
         """Measure time from now on; the time since the last update is not added to `seconds`."""
         self._clock = time.monotonic()

@@ -106,5 +106,5 @@ def _recorded_shapes(data: Mapping[str, Any]) -> SimpleNamespace:
         data_shape=tuple(data["data_shape"]),
         classes=data.get("classes"),
         condition_shape=tuple(data["fields"]["c"]["shape"]) if "c" in data["fields"] else None,
-        data_size=data["sizes"]["train"],
+        data_size=data["sizes"].get("train"),
     )

@@ -45,7 +45,7 @@ _FORM = {
         "checksum": str,
         "binarise": str,
         "seed": int,
-        "sizes": {"train": int, "validation": int, "test": int},
+        "sizes": {"train?": int, "validation?": int, "test?": int},
         "data_shape": [int],
         "classes?": int,
         "fields": {"*": {"shape": [int], "dtype": str}},

@@ -12,6 +12,7 @@ import torch
 
 from pvae import __version__
 from pvae.data import Splits
+from pvae.data.streams.looks import first_datum
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec, describe_arguments, describe_value
 from pvae.models.source_code import code_digests
@@ -59,7 +60,7 @@ def describe_run(
     """
     data_fields = {
         name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        for name, tensor in splits.train.items()
+        for name, tensor in first_datum(splits.train).items()
     }
     recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if spec is not None:

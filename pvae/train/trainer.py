@@ -24,7 +24,7 @@ from pvae.programs.parameter_scope import scope
 from pvae.train.checkpoint import Snapshot, read_newest
 from pvae.train.devices import isolated
 from pvae.train.loop import Loop
-from pvae.train.options import resolved
+from pvae.train.options import resolved, with_own_batch_size
 from pvae.train.prepare import TrainingSetup
 from pvae.train.run import Run, read_config
 from pvae.train.run_record import (
@@ -84,11 +84,11 @@ def fit(
 
     Args:
         model: a `LatentModel`, a `pair`, the VAE of a Pyro tutorial, or a `ModelSpec`, which is built from `seed`.
-        data: `Splits`, or another argument of `pvae.load_data`.
+        data: `Splits`, or another argument of `pvae.load_data`, such as a loader of PyTorch.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a function that makes one, or a name such as
             ``"iwae:particles=8"``; the default is the model's ``default_objective``, else ``"elbo"``.
         epochs: the number of passes over the training data in all; a resumed run continues to this number.
-        batch_size: the number of data per step.
+        batch_size: the number of data per step; a loader of PyTorch has its own.
         learning_rate: the learning rate for an optimiser by name or class; or one for each parameter group,
             ``{"theta": 1e-3, "phi": 3e-4}``, where the groups are declared or found (``"critic"`` if there is one;
             ``"objective"`` for other networks of an objective).
@@ -172,6 +172,7 @@ def _fit(request: TrainingRequest) -> Run:
         torch.cuda.init()  # so that `isolated` seeds and restores the generators of CUDA
     with isolated(options.seed, options.threads):
         splits = request.data if isinstance(request.data, Splits) else load_data(request.data)
+        options, batch_notes = with_own_batch_size(options, splits)
         model, spec = _model_and_spec(request, splits)
         objective = _objective(request, model)
         with scope(model), catch_interrupts() as interrupts, torch.enable_grad():
@@ -185,7 +186,7 @@ def _fit(request: TrainingRequest) -> Run:
             # the line that describes a file includes what was inferred
             account = splits.schema.account
             notes = [note for note in splits.notes if note not in account]
-            for note in (*([f"{splits.name}: {account}"] if account else []), *notes, *setup.notes):
+            for note in (*([f"{splits.name}: {account}"] if account else []), *notes, *batch_notes, *setup.notes):
                 context.display.note(note)
             loop = Loop(context)
             if recorded is not None and request.folder is not None:

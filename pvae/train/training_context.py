@@ -11,6 +11,7 @@ import torch
 
 from pvae.batch import Batch
 from pvae.data import Splits, minibatches, steps_of_epoch
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.train.history import History
 from pvae.train.options import Options
 from pvae.train.parameters import Parameters
@@ -80,9 +81,14 @@ class TrainingContext:
         return 1 if parameter.device.type == "cpu" else _STEPS_BETWEEN_LOSSES_ON_CUDA
 
     @property
-    def steps_in_epoch(self) -> int:
-        """The number of steps of an epoch."""
+    def steps_in_epoch(self) -> int | None:
+        """The number of steps of an epoch; None if it is not known."""
         return steps_of_epoch(self.splits.train, self.options.batch_size, self.objective.labelled)
+
+    @property
+    def restarts_epochs(self) -> bool:
+        """Whether a resumed training reads the data of the interrupted epoch from the start."""
+        return isinstance(self.splits.train, StoredBatch) and self.splits.train.restarts_epochs
 
     def remaining_batches(self) -> Iterator[Batch]:
         """Return the batches of the current epoch that have had no step yet."""

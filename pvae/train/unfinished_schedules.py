@@ -25,11 +25,11 @@ def warn_of_unfinished_schedules(context: TrainingContext) -> None:
     Args:
         context: the training, at its start or at the checkpoint from which it continues.
     """
-    epochs, steps = context.options.epochs, context.options.epochs * context.steps_in_epoch
-    if context.options.max_steps is not None and context.options.max_steps < steps:
-        steps = context.options.max_steps
-        epochs = -(-steps // context.steps_in_epoch)
-    if steps == 0:
+    epochs, steps_in_epoch, most = context.options.epochs, context.steps_in_epoch, context.options.max_steps
+    steps = most if steps_in_epoch is None else epochs * steps_in_epoch
+    if steps_in_epoch is not None and most is not None and most < epochs * steps_in_epoch:
+        steps, epochs = most, -(-most // steps_in_epoch)
+    if not steps:  # none, or as many as an iterable data set has
         return
     for message in (*_of_objective(context, steps), *_of_learning_rate(context.schedule, epochs)):
         warnings.warn(message, stacklevel=4)

@@ -16,6 +16,7 @@ import xarray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pvae.batch import Batch
 from pvae.data import load_data
 from pvae.errors import InputError
 from pvae.networks import image_shape
@@ -78,8 +79,10 @@ def test_every_container_gives_the_same_x(source: Any) -> None:
     assert "y" not in splits.train or splits.train.y.tolist() == Y.tolist()
     if isinstance(source, pd.DataFrame | dict | xarray.DataArray) or source is STRUCTURED:
         assert splits.schema.columns == tuple("abcd")
-    if isinstance(source, Pairs | DataLoader):
-        assert any("was read once" in note for note in splits.notes)
+    if isinstance(source, Pairs | DataLoader):  # these stay where they are, unless all data are asked for
+        read = load_data(source, resident=True, **WHOLE)
+        assert torch.equal(read.train.x, splits.train.x) and type(read.train) is Batch
+        assert any("was read once" in note for note in read.notes)
 
 
 def test_files_of_other_programs(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ class Triples(Pairs):
 )
 def test_unfit_containers_give_one_line(source: Any, words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        load_data(source, **WHOLE)
+        load_data(source, resident=True, **WHOLE)
     assert "\n" not in str(error.value)
 
 

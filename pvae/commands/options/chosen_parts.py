@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = ["build_model_and_data", "chosen_data", "chosen_model", "chosen_object
 def chosen_data(ctx: click.Context) -> Splits:
     """Return the data that the options choose. Data of a file are named by its path, so that a run finds it again."""
     from pvae.data import data_names, load_data
+    from pvae.data.loading import is_path
 
     options: dict[str, Any] = ctx.params
     source, folder = options["data"], options["data_folder"]
@@ -40,7 +42,8 @@ def chosen_data(ctx: click.Context) -> Splits:
     )
     if source in data_names():
         return splits
-    splits = replace(splits, name=str(Path(folder or "", source)))
+    path = str(Path(folder or "", source))  # which leaves out the ./ of a folder beside the user
+    splits = replace(splits, name=path if is_path(path) else os.path.join(".", path))
     if ctx.info_name != "train" or options.get("progress") is False:  # the display of a training prints this line too
         print_reading(splits)
     return splits

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import click
+
 from pvae.commands.options.help_sections import apply_options, make_option
 
 __all__ = ["reading_options", "table_options"]
@@ -24,7 +26,12 @@ MISSING_HELP = (
 )
 CHANNELS_HELP = "Position of the channels of pictures: first, last, or auto (last if only the last size is 1, 3 or 4)."
 SCALE_HELP = "standardise: each feature gets mean 0 and standard deviation 1; minmax: it is scaled to [0, 1]."
+RESIDENT_HELP = (
+    "yes: read all data into memory. no: read each batch of a .npy file, or of a folder of .npy or .npz files, when it "
+    "is needed. auto: no for data of more than half of the free memory."
+)
 _MORE = ("missing", "channels", "scale")
+_RESIDENT = {"auto": None, "yes": True, "no": False}
 
 
 def table_options(*, missing: bool = True, scaled: bool = True) -> Callable[[Command], Command]:
@@ -32,7 +39,7 @@ def table_options(*, missing: bool = True, scaled: bool = True) -> Callable[[Com
 
     Args:
         missing: whether to add ``--missing``; a command may have one of its own.
-        scaled: whether to add ``--channels`` and ``--scale``; data for a run take those of the run.
+        scaled: whether to add ``--channels``, ``--scale`` and ``--resident``; data for a run take those of the run.
     """
     options = [make_option("Data", f"--{name}", str, None, text) for name, text in _FLAGS.items()]
     if missing:
@@ -40,6 +47,7 @@ def table_options(*, missing: bool = True, scaled: bool = True) -> Callable[[Com
     if scaled:
         options.append(make_option("Data", "--channels", str, "auto", CHANNELS_HELP))
         options.append(make_option("Data", "--scale", str, "none", SCALE_HELP))
+        options.append(make_option("Data", "--resident", click.Choice(list(_RESIDENT)), "auto", RESIDENT_HELP))
     return lambda command: apply_options(command, options)
 
 
@@ -49,4 +57,5 @@ def reading_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         options: all options of the command by name.
     """
-    return {name: options[name] for name in (*_FLAGS, *_MORE) if name in options}
+    resident = {"resident": _RESIDENT[options["resident"]]} if "resident" in options else {}
+    return {**{name: options[name] for name in (*_FLAGS, *_MORE) if name in options}, **resident}

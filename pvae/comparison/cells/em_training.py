@@ -38,7 +38,7 @@ class LikelihoodRecorder:
 
     def __init__(self, splits: Splits) -> None:
         self.points: list[CurvePoint] = []
-        self._x = splits.train.x
+        self._train = splits.train
         self._own_seconds = 0.0
 
     def __call__(self, record: dict[str, Any], model: Any) -> None:
@@ -51,7 +51,7 @@ class LikelihoodRecorder:
         if not isinstance(model, GMM):
             return
         start = time.perf_counter()
-        x = self._x.to(model.means)
+        x = self._train.x.to(model.means)
         value = float(model.log_evidence(x).double().mean()) + _log_prior_per_datum(model, len(x))
         self.points.append(CurvePoint(record["epoch"], value, record["seconds"] - self._own_seconds))
         self._own_seconds += time.perf_counter() - start

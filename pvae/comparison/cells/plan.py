@@ -131,8 +131,8 @@ def _describe_object(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def can_be_pickled(job: Job) -> bool:
-    """Return whether a new process can rebuild a job: it can be pickled, and the names in it can be imported there."""
+def can_be_pickled(job: Any) -> bool:
+    """Return whether a new process can rebuild a job or data: they can be pickled, and names can be imported there."""
     try:
         packed = pickle.dumps(job)
     except Exception:  # a user's own __reduce__ may raise any error

@@ -68,7 +68,16 @@ def _train(job: Job, splits: Splits, report_progress: ReportProgress) -> tuple[R
         with isolated(job.cell.seed):
             model = build_model(model, splits)
     run = _fit(job, model, splits, callbacks=(_progress_callback(report_progress), recorder))
-    return run, summarise_run(run, int(objective.num_particles), splits.train.size, recorder.points)
+    return run, summarise_run(run, int(objective.num_particles), _data_of_epoch(run, splits), recorder.points)
+
+
+def _data_of_epoch(run: Run, splits: Splits) -> int:
+    """Return the number of data of an epoch; of an iterable data set, its full batches times their size."""
+    size = splits.train.known_size
+    last = next((record for record in reversed(run.history) if "loss" in record), None)
+    if size is not None or last is None:
+        return size or 0
+    return int(last["step"]) // int(last["epoch"]) * int(run.config["training"]["batch_size"])
 
 
 def _train_by_em(job: Job, splits: Splits) -> tuple[Run, TrainingSummary]:

@@ -17,6 +17,7 @@ from pvae.comparison.processes.shared_splits import shared_folder, write_shared_
 from pvae.comparison.processes.worker_plan import WorkerPlan
 from pvae.comparison.processes.worker_pool import Event, EventKind, StartError, run_in_process, run_in_workers
 from pvae.data import Splits
+from pvae.data.streams.stored_batch import StoredBatch
 
 __all__ = ["CellRuns", "run_cells"]
 
@@ -90,11 +91,15 @@ class _CellRunner:
 
     def run(self) -> None:
         """Run in workers; in this process, run jobs that cannot be pickled, and all jobs if no worker starts."""
-        for_workers = [index for index, job in enumerate(self._jobs) if self._plan.workers and can_be_pickled(job)]
+        reason = self._reason_for_one_process() if self._plan.workers and self._jobs else ""
+        uses_workers = self._plan.workers and not reason
+        for_workers = [index for index, job in enumerate(self._jobs) if uses_workers and can_be_pickled(job)]
         for_process = [index for index in range(len(self._jobs)) if index not in set(for_workers)]
         if for_workers:
             self._display.write_line(f"{len(for_workers)} cells {self._plan}.")
-        if for_process and self._plan.workers:
+        if reason:
+            self.note(f"Ran in one process, because {reason}.")
+        elif for_process and self._plan.workers:
             self.note(f"Ran in one process, because their factories cannot be pickled: {self._names(for_process)}.")
         try:
             self._run_in_workers(for_workers)
@@ -108,6 +113,13 @@ class _CellRunner:
             indices=for_process,
             report=self._handle_event,
         )
+
+    def _reason_for_one_process(self) -> str:
+        """Return why the data cannot be used by other processes; "" if they can."""
+        stored = [part for part in self._splits.parts.values() if isinstance(part, StoredBatch)]
+        if any(part.has_workers for part in stored):
+            return "the loader of the data has workers of its own"
+        return "" if all(map(can_be_pickled, stored)) else "the data set cannot be pickled"
 
     def _run_in_workers(self, indices: Sequence[int]) -> None:
         if not indices:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 
 from pvae.batch import Batch
 from pvae.data import Splits
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.locks import sole_writer
 
@@ -32,13 +33,15 @@ class SharedSplits:
 
     Attributes:
         path: the file.
-        fields: the names of the fields of each split, in order.
+        fields: the names of the fields of each split that is in memory, in order.
+        stored: the splits that are read in parts.
         attributes: the other attributes of the splits.
         threads: number of torch threads in a worker.
     """
 
     path: Path
     fields: Mapping[str, tuple[str, ...]]
+    stored: Mapping[str, StoredBatch]
     attributes: Mapping[str, Any]
     threads: int
 
@@ -47,7 +50,7 @@ class SharedSplits:
         torch.set_num_threads(self.threads)
         # The file is mapped, not read: workers share its pages. Shared memory is no option, as containers have 64 MB.
         tensors = load_file(self.path)
-        splits: dict[str, Any] = {"train": None, "validation": None, "test": None}
+        splits: dict[str, Any] = {"train": None, "validation": None, "test": None, **self.stored}
         for split, names in self.fields.items():
             splits[split] = Batch(**{name: tensors[f"{split}.{name}"] for name in names})
         return Splits(**splits, **self.attributes)
@@ -80,7 +83,9 @@ def write_shared_splits(splits: Splits, folder: Path, threads: int) -> SharedSpl
         folder: folder of the file.
         threads: number of torch threads in a worker.
     """
-    batches = {split: batch for split, batch in splits.parts.items() if batch is not None}
+    parts = {split: batch for split, batch in splits.parts.items() if batch is not None}
+    stored = {split: batch for split, batch in parts.items() if isinstance(batch, StoredBatch)}
+    batches = {split: batch for split, batch in parts.items() if split not in stored}
     tensors = {
         f"{split}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for split, batch in batches.items()
@@ -89,4 +94,4 @@ def write_shared_splits(splits: Splits, folder: Path, threads: int) -> SharedSpl
     path = folder / "splits.safetensors"
     path.write_bytes(save(tensors))
     attributes = {name: value for name, value in vars(replace(splits)).items() if name not in splits.parts}
-    return SharedSplits(path, {split: batch.names for split, batch in batches.items()}, attributes, threads)
+    return SharedSplits(path, {split: batch.names for split, batch in batches.items()}, stored, attributes, threads)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from pvae.batch import Batch
 from pvae.objectives.kl.kl_by_unit import kl_of_units
 from pvae.objectives.weights_objective import WeightsObjective
 from pvae.weights import LogWeights
@@ -41,7 +43,11 @@ class BatchKLObjective(WeightsObjective):
         Args:
             data: the training data, as named tensors.
         """
-        self._data_size = max((len(tensor) for tensor in data.values()), default=None)
+        if isinstance(data, Batch):
+            # an iterable data set has an unknown number of data, and no batch of it is known to hold all of them
+            self._data_size = data.known_size or sys.maxsize
+        else:
+            self._data_size = max((len(tensor) for tensor in data.values()), default=None)
 
     def kl_by_unit(self, weights: LogWeights) -> Mapping[str, Tensor]:
         """Return the KL terms of the units of each latent site, and set `biased` by how they are computed.

@@ -1,0 +1,276 @@
+"""`LoaderBatch`: the batches of a loader of PyTorch, with its workers, sampler, transforms and collate function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+
+from pvae.batch import Batch
+from pvae.data.binarise import derived_seed
+from pvae.data.item_data import fields_of_item
+from pvae.data.streams.prefetch import on_device
+from pvae.data.streams.preparation import PLAIN, Preparation
+from pvae.data.streams.row_batch import RowBatch
+from pvae.data.streams.stored_rows import ItemRows, collated
+from pvae.errors import InputError
+from pvae.randomness import seed_generators, seeded
+
+__all__ = ["LoaderBatch", "can_be_indexed", "seeded_order"]
+
+
+def can_be_indexed(loader: DataLoader) -> bool:
+    """Return whether a loader takes items by number, in batches that its sampler lists; else it is only iterated.
+
+    Args:
+        loader: the loader.
+    """
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return False
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return False  # the class makes its batches in its own way
+    try:
+        return len(loader) >= 0
+    except TypeError:  # a sampler without a length may have no end
+        return False
+
+
+class LoaderBatch(RowBatch):
+    """The data of a loader of PyTorch over a data set with items by number.
+
+    The order of an epoch and all draws of the transforms follow from the seed of the run, the epoch and the number of
+    the batch, whatever the number of workers is. A resumed run therefore starts at any batch.
+
+    Args:
+        loader: the loader, for which `can_be_indexed` is True.
+        prepare: as for `RowBatch`.
+
+    Raises:
+        InputError: if the loader has no data.
+    """
+
+    __slots__ = ("_engine", "_loader", "_notes")
+    _loader: DataLoader
+    _notes: tuple[str, ...]
+    _engine: list[Any]
+
+    def __init__(self, loader: DataLoader, prepare: Preparation = PLAIN) -> None:
+        collate = None if loader.collate_fn is default_collate else loader.collate_fn
+        super().__init__(ItemRows(loader.dataset, collate), prepare)
+        object.__setattr__(self, "_loader", loader)
+        object.__setattr__(self, "_engine", [])
+        first, again = (self._numbers(0, 0) for _ in range(2))
+        if not first or not first[0]:
+            raise InputError(f"The {type(loader).__name__} has no data. Fill it, or check its sampler.")
+        notes = [] if first == again else [_OWN_ORDER.format(type(loader.batch_sampler).__name__)]
+        object.__setattr__(self, "_notes", tuple(notes))
+        if not _takes_all(loader):
+            numbers = sorted({number for batch in first for number in batch})
+            object.__setattr__(self, "_positions", torch.tensor(numbers))
+
+    @property
+    def account(self) -> str:
+        """One line that says what the data are and how they are read."""
+        loader = self._loader
+        workers = f"{loader.num_workers} workers" if loader.num_workers else "no workers"
+        return (
+            f"a {type(loader).__name__} of {self.size} data, {len(loader)} batches of up to {self.own_batch_size}, "
+            f"{workers}"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the order of the data."""
+        return self._notes
+
+    @property
+    def own_batch_size(self) -> int:
+        """The number of data in a batch."""
+        size = self._loader.batch_size or getattr(self._loader.batch_sampler, "batch_size", None)
+        return int(size) if isinstance(size, int) else max(map(len, self._numbers(0, 0)))
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether processes of the loader read the data."""
+        return bool(self._loader.num_workers)
+
+    def own_steps(self) -> int | None:
+        """Return the number of batches of an epoch."""
+        return len(self._loader)
+
+    def subset(self, positions: Tensor) -> RowBatch:
+        """Return some of the data without reading them; the result has no order and no workers of its own.
+
+        Args:
+            positions: shape (data,).
+        """
+        plain = RowBatch(self._rows, self._prepare)
+        own = self._resolved(positions)
+        plain = plain._with(_changes=self._changes, _target=self._target, _first=self._first)
+        return plain.subset(own)
+
+    def own_batches(self, size: int, *, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, in the order of the sampler.
+
+        Args:
+            size: not used, because the loader has a size of its own.
+            seed: the seed of the run.
+            epoch: the number of the epoch.
+            start: the number of batches to leave out at the beginning.
+        """
+        numbers = self._numbers(seed, epoch)
+        keys = [
+            (derived_seed(seed, "items", epoch, step), chosen) for step, chosen in enumerate(numbers) if step >= start
+        ]
+        return on_device(self._batches(keys), self.device)
+
+    def _batches(self, keys: list[tuple[int, list[int]]]) -> Iterator[Batch]:
+        items = _SeededItems(self._loader.dataset, self._rows.collate)  # type: ignore[attr-defined]
+        if len(keys) < 2 or not self._loader.num_workers:
+            read: Iterator[Any] = map(items.read_here, keys)
+        else:
+            read = iter(self._workers(items, keys))
+        for (_, numbers), content in zip(keys, read, strict=True):
+            yield self._checked(fields_of_item(content, f"The batch of item {numbers[0]}"), torch.tensor(numbers))
+
+    def _workers(self, items: _SeededItems, keys: list[tuple[int, list[int]]]) -> DataLoader:
+        """Return a loader of whole batches by the workers of the user's loader, kept where those are kept."""
+        known = next((engine for engine in self._engine), None)
+        if known is not None:
+            known.sampler.keys = keys
+            return known.loader
+        engine = _Engine(self._loader, items, keys, pin_memory=self.device.type == "cuda")
+        if self._loader.persistent_workers:
+            self._engine.append(engine)
+        return engine.loader
+
+    def _numbers(self, seed: int, epoch: int) -> list[list[int]]:
+        """Return the items of each batch of an epoch."""
+        sampler: Any = self._loader.batch_sampler
+        with seeded_order(self._loader, seed, epoch):
+            return [[int(number) for number in batch] for batch in sampler]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        restore, (kind, state) = super().__reduce__()
+        return restore, (kind, {**state, "_engine": []})
+
+
+_OWN_ORDER = (
+    "the {} draws its order from a generator of its own, which no checkpoint holds: a run that is stopped and resumed "
+    "within an epoch sees other data than one that is not"
+)
+
+
+def _takes_all(loader: DataLoader) -> bool:
+    """Return whether each epoch of a loader has each item once."""
+    sampler = loader.sampler
+    if getattr(loader.batch_sampler, "sampler", None) is not sampler or loader.drop_last:
+        return False
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    return isinstance(sampler, SequentialSampler)
+
+
+@contextmanager
+def seeded_order(loader: DataLoader, seed: int, epoch: int) -> Iterator[None]:
+    """Run a block in which the samplers of a loader draw from seeded generators; restore the generators after it.
+
+    Args:
+        loader: the loader.
+        seed: the seed of the run.
+        epoch: the number of the epoch, which samplers and data sets with a method ``set_epoch`` get.
+    """
+    number = derived_seed(seed, "epoch", epoch)
+    batch_sampler = loader.batch_sampler
+    places = [loader.dataset, loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
+    generators = [getattr(place, "generator", None) for place in (loader, *places[1:])]
+    with ExitStack() as stack:
+        for generator in {id(each): each for each in generators if isinstance(each, torch.Generator)}.values():
+            stack.callback(generator.set_state, generator.get_state())
+            generator.manual_seed(number)
+        for place in {id(each): each for each in places}.values():
+            set_epoch = getattr(place, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(epoch)
+        stack.enter_context(seeded(number))
+        yield
+
+
+class _SeededItems:
+    """A data set whose items are whole batches, each read after the random generators are seeded.
+
+    Args:
+        dataset: the data set of the user.
+        collate: as for `collated`.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitem__(self, key: tuple[int, list[int]]) -> Any:
+        seed, numbers = key
+        seed_generators(seed)  # those of a worker process
+        return collated(self.dataset, numbers, self.collate)
+
+    def read_here(self, key: tuple[int, list[int]]) -> Any:
+        """Return a batch; the generators of this process are restored."""
+        seed, numbers = key
+        with seeded(seed):
+            return collated(self.dataset, numbers, self.collate)
+
+    def __getattr__(self, name: str) -> Any:
+        # A function worker_init_fn sees this object as the data set of its worker.
+        if name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+class _Keys:
+    """A sampler of the keys of an epoch."""
+
+    def __init__(self, keys: list[tuple[int, list[int]]]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Engine:
+    """The workers that read the batches.
+
+    Args:
+        loader: the loader of the user, with the settings of its workers.
+        items: the data set of whole batches.
+        keys: the keys of the first epoch.
+        pin_memory: whether batches are put into pinned memory, for a copy to CUDA.
+    """
+
+    def __init__(
+        self, loader: DataLoader, items: _SeededItems, keys: list[tuple[int, list[int]]], *, pin_memory: bool
+    ) -> None:
+        self.sampler = _Keys(keys)
+        self.loader: DataLoader = DataLoader(
+            items,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=self.sampler,
+            collate_fn=_unchanged,
+            num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+            prefetch_factor=loader.prefetch_factor,
+            multiprocessing_context=loader.multiprocessing_context,
+            timeout=loader.timeout,
+            persistent_workers=loader.persistent_workers,
+            pin_memory=pin_memory or loader.pin_memory,
+            generator=torch.Generator().manual_seed(0),  # the one of the process belongs to the training
+        )
+
+
+def _unchanged(content: Any) -> Any:
+    return content

@@ -1,0 +1,40 @@
+"""Some of the data, for looks that need not read all of those that are read in parts."""
+
+from __future__ import annotations
+
+from pvae.batch import Batch
+from pvae.data.streams.stored_batch import StoredBatch
+
+__all__ = ["first_datum", "first_of", "some_of"]
+
+
+def first_datum(batch: Batch) -> Batch:
+    """Return the first datum on the CPU, which shows the fields with their shapes and types.
+
+    Args:
+        batch: data in memory or elsewhere.
+    """
+    return batch.form if isinstance(batch, StoredBatch) else batch.take(slice(0, 1)).to("cpu")
+
+
+def first_of(batch: Batch, count: int) -> Batch:
+    """Return the first data; of data that are read in parts at most `look_size`.
+
+    Args:
+        batch: data in memory or elsewhere.
+        count: the largest number of data.
+    """
+    return batch.take(slice(0, min(count, batch.look_size) if isinstance(batch, StoredBatch) else count))
+
+
+def some_of(batch: Batch) -> Batch:
+    """Return data in memory as they are; of other data about `look_size`, evenly spaced, or the first of an iterable.
+
+    Args:
+        batch: data in memory or elsewhere.
+    """
+    if not isinstance(batch, StoredBatch):
+        return batch
+    if batch.known_size is None:
+        return batch.take(slice(0, batch.look_size))
+    return batch.take(slice(0, batch.size, -(-batch.size // batch.look_size)))

@@ -1,0 +1,101 @@
+"""Read the next batches while the current one is used, and copy them to a CUDA device beside its computations."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from pvae.batch import Batch
+
+__all__ = ["on_device", "read_ahead"]
+
+T = TypeVar("T")
+_AHEAD = 2
+
+
+def read_ahead(read: Callable[[Any], T], keys: Iterator[Any], ahead: int = _AHEAD) -> Iterator[T]:
+    """Yield ``read(key)`` for each key in order; a thread reads the next ones in the meantime.
+
+    Args:
+        read: a function that draws no random numbers, because the generators belong to the thread of the caller.
+        keys: what to read.
+        ahead: the number of results that wait.
+
+    Raises:
+        Exception: what `read` raises, at its place in the order.
+    """
+    results: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=ahead)
+    has_stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            for key in keys:
+                if has_stopped.is_set():
+                    return
+                _put(results, (True, read(key)), has_stopped)
+            _put(results, (False, None), has_stopped)
+        except BaseException as error:  # it is raised again by the thread of the caller
+            _put(results, (False, error), has_stopped)
+
+    thread = threading.Thread(target=work, name="pvae-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            goes_on, value = results.get()
+            if not goes_on:
+                if value is not None:
+                    raise value
+                return
+            yield value
+    finally:
+        has_stopped.set()
+        thread.join()
+
+
+def _put(results: queue.Queue[Any], value: Any, has_stopped: threading.Event) -> None:
+    """Put a value into a queue when it has room; give up if nobody reads it any more."""
+    while not has_stopped.is_set():
+        try:
+            results.put(value, timeout=0.05)
+            return
+        except queue.Full:
+            continue
+
+
+def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on a device. On CUDA the copy of the next one runs beside the computations on the current one.
+
+    Args:
+        batches: batches on the CPU; those in pinned memory are copied without waiting.
+        device: the device.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    stream = torch.cuda.Stream(device)
+    waiting: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        # PyTorch keeps pinned memory until the copies from it are complete.
+        pinned = batch.map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
+        with torch.cuda.stream(stream):
+            copy = pinned.map(lambda tensor: tensor.to(device, non_blocking=True))
+        following = copy, stream.record_event()
+        if waiting is not None:
+            yield _received(*waiting, device)
+        waiting = following
+    if waiting is not None:
+        yield _received(*waiting, device)
+
+
+def _received(batch: Batch, event: torch.cuda.Event, device: torch.device) -> Batch:
+    """Let the stream of the caller wait for the copies of a batch, and let the memory of the batch follow it."""
+    current = torch.cuda.current_stream(device)
+    current.wait_event(event)
+    for tensor in batch.values():
+        tensor.record_stream(current)
+    return batch

@@ -1,0 +1,284 @@
+"""`StoredBatch`: data that are read when a part of them is taken. To its users it is a `Batch` of all data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pvae.batch import Batch, Index, as_batch
+from pvae.data.streams.preparation import Preparation
+from pvae.data.streams.same_form import Forms, check_agreement
+from pvae.errors import InputError
+from pvae.memory import format_bytes, free_bytes
+
+__all__ = ["Change", "StoredBatch"]
+
+#: A function that changes each datum alone, from a batch to a batch.
+Change: TypeAlias = Callable[[Batch], Batch]
+_ADVICE = "Use fewer data or a machine with more memory; training and evaluation read one batch at a time."
+
+
+class StoredBatch(Batch):
+    """Data that stay where they are. `take` reads some of them, and a field of the batch reads all of them.
+
+    All data that are read have the fields, shapes and types of the first datum, and finite values; otherwise an error
+    names the first that differs.
+
+    Args:
+        prepare: what happens to the arrays of each part that is read.
+    """
+
+    __slots__ = ("_cache", "_changes", "_first", "_prepare", "_target")
+    _prepare: Preparation
+    _changes: tuple[Change, ...]
+    _target: torch.device
+    _cache: dict[str, Any]
+    _first: Forms  # shared by all copies
+
+    def __init__(self, prepare: Preparation) -> None:
+        object.__setattr__(self, "_prepare", prepare)
+        object.__setattr__(self, "_changes", ())
+        object.__setattr__(self, "_target", torch.device("cpu"))
+        object.__setattr__(self, "_cache", {})
+        object.__setattr__(self, "_first", {})
+
+    def _with(self, **attributes: Any) -> Any:
+        """Return a copy with other attributes, which has read nothing."""
+        copy = type(self).__new__(type(self))
+        for kind in type(self).__mro__:
+            for name in getattr(kind, "__slots__", ()):
+                if name not in ("_fields", "__weakref__") and hasattr(self, name):
+                    object.__setattr__(copy, name, getattr(self, name))
+        for name, value in {"_cache": {}, **attributes}.items():
+            object.__setattr__(copy, name, value)
+        return copy
+
+    @property
+    @abstractmethod
+    def account(self) -> str:
+        """One line that says what the data are and how they are read."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> int | None:
+        """The number of classes of the labels; None if it is not known without reading all data."""
+
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """A text that identifies the data, such as a checksum."""
+
+    @property
+    def prepare(self) -> Preparation:
+        """What happens to the arrays of each part that is read."""
+        return self._prepare
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the order of the data."""
+        return ()
+
+    @property
+    def look_size(self) -> int:
+        """The number of data that stand for all of them where a pass over all would take too long."""
+        return 1000
+
+    @property
+    def own_batch_size(self) -> int | None:
+        """The number of data in a batch, if the source makes its batches itself; else None."""
+        return None
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether processes of a loader read the data."""
+        return False
+
+    @property
+    def restarts_epochs(self) -> bool:
+        """Whether a resumed training reads the epoch that was interrupted from its start."""
+        return False
+
+    @abstractmethod
+    def take(self, index: Index) -> Batch:
+        """Read some of the data.
+
+        Args:
+            index: a slice, or positions or a boolean mask over the data.
+
+        Raises:
+            InputError: if the data cannot be read or do not fit into memory.
+        """
+
+    @abstractmethod
+    def subset(self, positions: Tensor) -> StoredBatch:
+        """Return some of the data without reading them.
+
+        Args:
+            positions: shape (data,).
+
+        Raises:
+            InputError: if the source has no order of its data.
+        """
+
+    def own_batches(self, size: int, *, seed: int, epoch: int, start: int) -> Iterator[Batch] | None:
+        """Return the batches of an epoch as the source makes them; None if it makes none.
+
+        Args:
+            size: data per batch, if the source leaves it open.
+            seed: the seed of the run.
+            epoch: the number of the epoch.
+            start: the number of batches to leave out at the beginning.
+        """
+        return None
+
+    def own_steps(self) -> int | None:
+        """Return the number of batches that the source makes in an epoch; None if it is not known."""
+        return None
+
+    def changed(self, change: Change) -> StoredBatch:
+        """Return the data with a change that is applied to each part when it is read.
+
+        Args:
+            change: a function of a batch that changes each datum alone.
+        """
+        changed: StoredBatch = self._with(_changes=(*self._changes, change))
+        return changed
+
+    def with_preparation(self, prepare: Preparation) -> StoredBatch:
+        """Return the data with another preparation, and without changes.
+
+        Args:
+            prepare: what happens to the arrays of each part that is read.
+        """
+        prepared: StoredBatch = self._with(_prepare=prepare, _changes=(), _first={})
+        return prepared
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the data, whose parts are moved to `device` when they are read."""
+        moved: Batch = self._with(_target=torch.device(device))
+        return moved
+
+    @property
+    def device(self) -> torch.device:
+        """The device that parts are moved to."""
+        return self._target
+
+    @property
+    def form(self) -> Batch:
+        """The first datum, on the CPU."""
+        if "form" not in self._cache:
+            self._cache["form"] = self.to("cpu").take(slice(0, 1))
+        form: Batch = self._cache["form"]
+        return form
+
+    @property
+    def bytes_of_datum(self) -> int:
+        """The memory of one datum."""
+        return sum(tensor.nbytes for tensor in self.form.values())
+
+    def resident(self) -> Batch:
+        """Return all data in memory.
+
+        Raises:
+            InputError: if they do not fit.
+        """
+        return Batch(**{name: self[name] for name in self.names})
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.form:
+            raise KeyError(name)
+        if name not in self._cache:
+            whole = self._read_field(name)
+            if whole.dim() > 1:
+                return whole
+            self._cache[name] = whole  # labels are looked at for each epoch
+        tensor: Tensor = self._cache[name]
+        return tensor.to(self.device)
+
+    def _read_field(self, name: str) -> Tensor:
+        """Return a field of all data; the memory for it is checked first."""
+        self.require_memory(self.form[name].nbytes * self.size, f"{name} of all {self.size} data")
+        return torch.cat([chunk[name] for chunk in self.chunks()])
+
+    def require_memory(self, needed: int, what: str) -> None:
+        """Check that memory is free on the device before it is taken.
+
+        Args:
+            needed: the number of bytes.
+            what: what needs them.
+
+        Raises:
+            InputError: if fewer are free.
+        """
+        free = free_bytes(self.device)
+        if free is not None and needed > free:
+            raise InputError(
+                f"{what} needs {format_bytes(needed)} of memory, and {format_bytes(free)} are free on {self.device}. "
+                f"{_ADVICE}"
+            )
+
+    def __getattr__(self, name: str) -> Tensor:
+        if not name.startswith("_") and name in self.form:
+            return self[name]
+        raise AttributeError(f"The batch has no field {name!r}.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.form)
+
+    def __len__(self) -> int:
+        return len(self.form)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.form
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields, in order."""
+        return self.form.names
+
+    def replace(self, **fields: Tensor) -> Batch:
+        """Return all data in memory, with these fields replaced or added.
+
+        Raises:
+            InputError: as for `Batch`, or if the data do not fit into memory.
+        """
+        kept = {name: self[name] for name in self.names if name not in fields}
+        return Batch(**{name: fields.get(name, kept.get(name)) for name in (*self.names, *fields)})  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {}
+        for kind in type(self).__mro__:
+            for name in getattr(kind, "__slots__", ()):
+                if name not in ("_fields", "_cache", "__weakref__"):
+                    state[name] = getattr(self, name)
+        return _restored, (type(self), state)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.account})"
+
+    def _finished(self, fields: Mapping[str, Any], place: str) -> Batch:
+        """Return fields that were read as a checked batch, with all changes, on the CPU.
+
+        Args:
+            fields: arrays by name.
+            place: where they come from, for messages.
+        """
+        try:
+            batch = as_batch(self._prepare(fields))
+            check_agreement(batch, self._first)
+            for change in self._changes:
+                batch = change(batch)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
+        return batch
+
+
+def _restored(kind: type[StoredBatch], state: Mapping[str, Any]) -> StoredBatch:
+    batch = kind.__new__(kind)
+    for name, value in {**state, "_cache": {}}.items():
+        object.__setattr__(batch, name, value)
+    return batch

@@ -1,0 +1,197 @@
+"""`Rows`: data by number that are read when they are needed, such as the items of a data set of PyTorch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from pvae.data.item_data import fields_of_item
+from pvae.errors import InputError
+
+__all__ = ["ItemRows", "LabelledRows", "Rows", "collated"]
+
+
+class Rows(ABC):
+    """Data by number, from 0 on. Reading does not change them.
+
+    Attributes:
+        draws: whether reading may draw random numbers, as a data set with random transforms does.
+        account: one line that says what the data are and how they are read.
+    """
+
+    draws: bool = False
+    account: str = ""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The number of data."""
+
+    @abstractmethod
+    def read(self, positions: Tensor) -> Mapping[str, Any]:
+        """Return data as arrays by field.
+
+        Args:
+            positions: the numbers of the data, shape (data,), in any order.
+
+        Raises:
+            InputError: if the data cannot be read.
+        """
+
+    def labels(self) -> np.ndarray | None:
+        """Return the labels y of all data, shape (data, ...), where they are read without the data; else None."""
+        return None
+
+    @property
+    def blocks(self) -> Sequence[int] | None:
+        """The first position of each block of data that is best read as a whole; None if any order is as good."""
+        return None
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the labels y; None if it is not known without reading all data."""
+        return None
+
+    @property
+    def identity(self) -> str | None:
+        """A text that stands for the content where reading it all would not give the same data again; else None."""
+        return None
+
+
+class LabelledRows(Rows):
+    """Rows whose labels are replaced by those in memory.
+
+    Args:
+        rows: the data.
+        y: the labels of all data, shape (data, ...).
+    """
+
+    def __init__(self, rows: Rows, y: np.ndarray) -> None:
+        self.rows, self.y, self.account, self.draws = rows, y, rows.account, rows.draws
+
+    @property
+    def size(self) -> int:
+        """The number of data."""
+        return self.rows.size
+
+    def read(self, positions: Tensor) -> Mapping[str, Any]:
+        """Return data with these labels.
+
+        Args:
+            positions: the numbers of the data, shape (data,).
+        """
+        return {**self.rows.read(positions), "y": self.y[positions.numpy()]}
+
+    @property
+    def blocks(self) -> Sequence[int] | None:
+        """The blocks of the data."""
+        return self.rows.blocks
+
+    @property
+    def classes(self) -> int | None:
+        """One more than the largest label; None if the labels are no whole numbers."""
+        return int(self.y.max()) + 1 or None if self.y.ndim == 1 and self.y.dtype.kind in "iu" else None
+
+
+class ItemRows(Rows):
+    """The items of a data set of PyTorch, put together to batches by a collate function.
+
+    Args:
+        dataset: an object with ``__len__`` and ``__getitem__``, whose items are x, (x, y) or a mapping to fields.
+        collate: a function from a list of items to a batch; None for that of PyTorch.
+    """
+
+    draws = True
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
+        self.dataset, self.collate = dataset, collate
+        kind = type(dataset).__name__
+        self.account = f"a {kind} of {len(dataset)} data, whose items are read again for each batch"
+
+    @property
+    def size(self) -> int:
+        """The number of items."""
+        return len(self.dataset)
+
+    def read(self, positions: Tensor) -> Mapping[str, Any]:
+        """Return items as tensors by field.
+
+        Args:
+            positions: the numbers of the items, shape (data,).
+
+        Raises:
+            InputError: if items differ in shape or in their fields, or are no x, (x, y) or mapping.
+        """
+        numbers = positions.tolist()
+        return fields_of_item(collated(self.dataset, numbers, self.collate), f"The batch of item {numbers[0]}")
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, if the data set has a list ``classes`` as those of torchvision have; else None."""
+        names = getattr(self.dataset, "classes", None)
+        return len(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
+
+    @property
+    def identity(self) -> str | None:
+        """The class of the data set and its number of items, because transforms may change the items."""
+        kind = type(self.dataset)
+        return f"{kind.__module__}.{kind.__qualname__}:{len(self.dataset)}"
+
+
+def collated(dataset: Any, numbers: list[int], collate: Callable[[list[Any]], Any] | None = None) -> Any:
+    """Return items of a data set as one batch, as a loader of PyTorch makes it.
+
+    Args:
+        dataset: the data set.
+        numbers: the numbers of the items.
+        collate: the collate function; None for that of PyTorch.
+
+    Raises:
+        InputError: if the collate function fails because items differ in shape.
+    """
+    read_many = getattr(dataset, "__getitems__", None)
+    items = read_many(numbers) if callable(read_many) else [dataset[number] for number in numbers]
+    try:
+        return default_collate([_plain(item) for item in items]) if collate is None else collate(items)
+    except (RuntimeError, TypeError, KeyError) as error:
+        difference = _first_difference(items, numbers)
+        if difference is None:
+            raise
+        raise InputError(difference) from error
+
+
+def _plain(item: Any) -> Any:
+    """Return an item with its pictures of Pillow as arrays, which the collate function of PyTorch does not take."""
+    if isinstance(item, Mapping):
+        return {name: _plain(value) for name, value in item.items()}
+    if isinstance(item, tuple | list):
+        return tuple(_plain(value) for value in item)
+    return np.array(item) if hasattr(item, "__array_interface__") and not isinstance(item, np.generic) else item
+
+
+def _first_difference(items: list[Any], numbers: list[int]) -> str | None:
+    """Return in words how an item differs in its fields or shapes from the first one; None if none does."""
+    forms = [_form(item, number) for item, number in zip(items, numbers, strict=True)]
+    for form, number in zip(forms, numbers, strict=True):
+        if form.keys() != forms[0].keys():
+            return (
+                f"Item {numbers[0]} of the data has the fields {', '.join(forms[0])}; item {number} has "
+                f"{', '.join(form)}. Return the same fields for each item."
+            )
+        for name, shape in form.items():
+            if shape != forms[0][name]:
+                return (
+                    f"{name} of item {number} has shape {shape}, that of item {numbers[0]} {forms[0][name]}. All data "
+                    "need one shape: pad the short ones and pass a mask, crop the long ones, or give the loader a "
+                    "collate_fn."
+                )
+    return None
+
+
+def _form(item: Any, number: int) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(value)) for name, value in fields_of_item(item, f"Item {number}").items()}

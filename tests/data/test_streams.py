@@ -1,0 +1,287 @@
+"""Data that are read in parts have the values, checksums and splits of the same data in memory, or one clear line."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from streamed_data import Augmented, Plain, Readings
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler, WeightedRandomSampler
+
+from pvae.batch import Batch
+from pvae.data import load_data, minibatches, steps_of_epoch
+from pvae.data.streams.prefetch import read_ahead
+from pvae.data.streams.stored_batch import StoredBatch
+from pvae.errors import InputError
+
+X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+Y = np.array(["b", "a", "c"] * 20)
+WHOLE: dict[str, Any] = {"validation": 0, "test": 0, "binarise": "none"}
+
+
+def epoch(batch: Batch, size: int = 8, number: int = 0, start: int = 0) -> list[Batch]:
+    return list(minibatches(batch, size, seed=3, epoch=number, start=start))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return one.names == other.names and all(torch.equal(one[name], other[name]) for name in one.names)
+
+
+def write_shards(folder: Path, suffix: str) -> Path:
+    folder.mkdir(parents=True)
+    for number, rows in enumerate(np.split(np.arange(60), [10, 35])):
+        if suffix == ".npz":
+            np.savez(folder / f"{number}.npz", x=X[rows], y=Y[rows])
+        else:
+            np.save(folder / f"{number}.npy", X[rows])
+    return folder
+
+
+# --- files
+
+
+@pytest.mark.parametrize("kind", ["npy", "npy shards", "npz shards", "memory map", "mapped fields"])
+def test_files_in_parts_are_the_same_data_as_in_memory(kind: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    sources: dict[str, tuple[Any, Any]] = {
+        "npy": (tmp_path / "x.npy", X),
+        "npy shards": (write_shards(tmp_path / "npy", ".npy"), X),
+        "npz shards": (write_shards(tmp_path / "npz", ".npz"), (X, Y)),
+        "memory map": (mapped, X),
+        "mapped fields": ({"x": mapped, "y": Y}, (X, Y)),
+    }
+    source, arrays = sources[kind]
+    stored, expected = load_data(source, resident=False, seed=2), load_data(arrays, seed=2)
+    assert isinstance(stored.train, StoredBatch) and stored.checksum == expected.checksum
+    assert stored.classes == expected.classes and stored.schema.classes == expected.schema.classes
+    for part, batch in expected.parts.items():
+        assert batch is not None and same(stored.parts[part].take(slice(None)), batch)  # type: ignore[union-attr]
+    if "npz" not in kind:  # files that are read whole are taken one after another
+        assert all(map(same, epoch(stored.train), epoch(expected.train)))
+    loaded = load_data(source, seed=2)
+    assert not isinstance(loaded.train, StoredBatch) and loaded.checksum == stored.checksum
+    copy = pickle.loads(pickle.dumps(stored.train))
+    assert len(pickle.dumps(stored.train)) < 20_000 and same(copy.take([3, 1]), stored.train.take([3, 1]))
+
+
+def test_files_that_are_read_whole_are_taken_one_after_another(tmp_path: Path) -> None:
+    train = load_data(write_shards(tmp_path / "a", ".npz"), resident=False, **WHOLE).train
+    orders = [torch.cat([batch.x for batch in epoch(train, number=number)]) for number in (0, 1)]
+    rows = [[int((torch.from_numpy(X) == x).all(1).nonzero()) for x in order] for order in orders]
+    assert rows[0] != rows[1] and all(sorted(row) == list(range(60)) for row in rows)
+    files = [[int(np.searchsorted([10, 35], row, side="right")) for row in order] for order in rows]
+    assert all(sum(one != other for one, other in pairwise(file)) == 2 for file in files)
+    assert same(epoch(train, start=5)[0], epoch(train)[5])
+
+
+def test_folders_of_files_can_be_split_already(tmp_path: Path) -> None:
+    for part, rows in (("train", slice(0, 40)), ("test", slice(40, 60))):
+        (tmp_path / part).mkdir()
+        np.savez(tmp_path / part / "0.npz", x=X[rows], y=Y[rows])
+    splits = load_data(tmp_path, resident=False)
+    assert splits.summary()["sizes"] == {"train": 36, "validation": 4, "test": 20}
+    assert torch.equal(splits.test.take(slice(None)).x, torch.from_numpy(X[40:]))  # type: ignore[union-attr]
+    assert splits.schema.classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("scale", ["standardise", "minmax"])
+def test_scaling_in_parts_is_that_of_data_in_memory(
+    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batch.chunks, "__defaults__", (7,))  # so that these data have several parts
+    np.save(tmp_path / "x.npy", X)
+    stored, expected = (load_data(tmp_path / "x.npy", scale=scale, resident=each) for each in (False, True))
+    assert stored.schema.scaling.shift == pytest.approx(expected.schema.scaling.shift, rel=1e-12)  # type: ignore[union-attr]
+    assert stored.schema.scaling.scale == pytest.approx(expected.schema.scaling.scale, rel=1e-12)  # type: ignore[union-attr]
+    assert torch.allclose(stored.train.x, expected.train.x, atol=1e-12)
+    like = load_data(tmp_path / "x.npy", like=expected, resident=False)
+    assert torch.equal(like.train.x, expected.train.x)
+    assert like.describe().splitlines()[1:] == expected.describe().splitlines()[1:]
+
+
+def test_missing_values_and_draws_of_data_in_parts(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.where(X > 1, np.nan, X))
+    holes = load_data(tmp_path / "x.npy", missing="mask", resident=False, **WHOLE).train
+    assert torch.equal(holes["mask"] == 0, torch.from_numpy(X > 1)) and float(holes.x.max()) <= 1
+    with pytest.raises(InputError, match="x needs finite values"):
+        load_data(tmp_path / "x.npy", resident=False)
+    np.save(tmp_path / "grey.npy", np.linspace(0, 1, 240, dtype=np.float32).reshape(60, 4))
+    grey = load_data(tmp_path / "grey.npy", resident=False, test=10)
+    dynamic = grey.for_likelihood(True)
+    assert dynamic.binarise == "dynamic" and "at every use" in dynamic.notes[-1]
+    assert torch.equal(dynamic.test.x, load_data(tmp_path / "grey.npy", test=10).binarised("static").test.x)  # type: ignore[union-attr]
+    drawn = [batch.x for batch in minibatches(dynamic.train, 60, seed=0, epoch=0, dynamic=True)]
+    assert set(torch.cat(drawn).unique().tolist()) == {0.0, 1.0}
+    masked = next(
+        iter(minibatches(grey.masked("pixels").train, 60, seed=0, epoch=0, mask=grey.masked("pixels").train_mask))
+    )
+    assert 0 < float(masked["mask"].mean()) < 1
+    for bad in (lambda: grey.binarised("static"), lambda: load_data((X, Y)).with_labels(3) and grey.with_labels(3)):
+        with pytest.raises(InputError, match="resident=True"):
+            bad()
+
+
+def test_large_files_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", X)
+    for module in ("opening", "stored_batch"):
+        monkeypatch.setattr(f"pvae.data.streams.{module}.free_bytes", lambda device: X.nbytes)
+    train = load_data(tmp_path / "x.npy", **WHOLE).train
+    assert isinstance(train, StoredBatch)
+    monkeypatch.setattr("pvae.data.streams.stored_batch.free_bytes", lambda device: X.nbytes - 1)
+    assert [batch.size for batch in epoch(train)] == 7 * [8] + [4]
+    with pytest.raises(InputError, match="x of all 60 data needs 960 bytes of memory, and 959 bytes are free on cpu"):
+        train.x.sum()
+
+
+# --- data sets and loaders
+
+
+def test_items_are_drawn_anew_in_each_epoch_and_the_same_at_each_reading() -> None:
+    train = load_data(Augmented(), **WHOLE).train
+    before = torch.get_rng_state()
+    first, again, second = epoch(train), epoch(train), epoch(train, number=1)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(map(same, first, again)) and not any(map(same, first, second))
+    assert same(epoch(train, start=6)[0], first[6])
+    noise = torch.cat([batch.x for batch in first]).std() ** 2 - Plain().x.std() ** 2
+    assert 0 < float(noise) < 0.05  # the variance of the noise is 0.01
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_has_the_same_batches_from_any_start_and_with_any_number_of_workers(workers: int) -> None:
+    loader = DataLoader(Augmented(), batch_size=8, shuffle=True, num_workers=workers, drop_last=True)
+    train = load_data(loader).train
+    here = load_data(DataLoader(Augmented(), batch_size=8, shuffle=True, drop_last=True)).train
+    assert steps_of_epoch(train, 100) == len(loader) == 7
+    assert all(map(same, epoch(train, start=4), epoch(here)[4:]))
+    assert not same(epoch(here)[0], epoch(here, number=1)[0])
+
+
+class Own:
+    """A sampler that draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        self.generator_of_numpy = np.random.default_rng(0)
+
+    def __iter__(self) -> Any:
+        return iter(self.generator_of_numpy.permutation(60).tolist())
+
+    def __len__(self) -> int:
+        return 60
+
+
+def test_samplers_decide_which_data_there_are() -> None:
+    subset = load_data(DataLoader(Plain(), batch_size=8, sampler=SubsetRandomSampler(range(20, 40))))
+    assert torch.equal(subset.train.x, Plain().x[20:40]) and subset.train.size == 20
+    assert sorted(torch.cat([batch.x for batch in epoch(subset.train)])[:, 0].tolist()) == sorted(
+        Plain().x[20:40, 0].tolist()
+    )
+    weighted = DataLoader(Plain(), sampler=WeightedRandomSampler([1.0] + 59 * [0.0], 16), batch_size=8)
+    assert all(torch.equal(batch.x, Plain().x[:1].expand(8, 4)) for batch in epoch(load_data(weighted).train))
+    generator = torch.Generator().manual_seed(5)
+    given = load_data(DataLoader(Plain(), batch_size=8, shuffle=True, generator=generator))
+    state = generator.get_state()
+    assert all(map(same, epoch(given.train), epoch(given.train))) and torch.equal(state, generator.get_state())
+    own = load_data(DataLoader(Plain(), batch_size=8, sampler=Own()))  # type: ignore[arg-type]
+    assert any("generator of its own" in note for note in own.notes)
+    batches = load_data(DataLoader(Plain(), batch_sampler=BatchSampler(range(10), 4, False)))  # type: ignore[arg-type]
+    assert [batch.size for batch in epoch(batches.train)] == [4, 4, 2]
+
+
+def test_an_iterable_is_read_from_its_start() -> None:
+    for source in (Readings(), DataLoader(Readings(), batch_size=8)):
+        splits = load_data(source)
+        first = epoch(splits.train)
+        assert all(map(same, first, epoch(splits.train))) and not same(first[0], epoch(splits.train, number=1)[0])
+        assert [batch.size for batch in first] == 7 * [8] + [4] and steps_of_epoch(splits.train, 8) is None
+        assert splits.train.take(slice(0, 70)).size == 60 and splits.train.resident().size == 60  # type: ignore[attr-defined]
+        assert splits.summary()["sizes"] == {"validation": 0, "test": 0}
+        with pytest.raises(InputError, match="only the first data can be taken"):
+            splits.train.take([3])
+        with pytest.raises(InputError, match=r"number of data in a \w+ is not known"):
+            len(splits.train.x), splits.train.size
+        with pytest.raises(InputError, match="No validation split can be drawn"):
+            load_data(source, validation=0.1)
+
+
+def test_splits_of_several_sources() -> None:
+    splits = load_data({"train": DataLoader(Augmented(), batch_size=8), "test": (X, np.zeros(60, dtype=int))})
+    assert splits.validation is None and torch.equal(splits.test.x, torch.from_numpy(X))  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"validation=0\.1 has no place"):
+        load_data({"train": X, "test": X}, validation=0.1)
+    with pytest.raises(InputError, match=r"test data have shape \(3,\) per datum, the training data \(4,\)"):
+        load_data({"train": X, "test": X[:, :3]})
+    with pytest.raises(InputError, match="each part numbers its own"):
+        load_data({"train": (X, Y), "test": (X[:2], Y[:2])})
+
+
+class Bad(Plain):
+    """Items of which number 7 is another one."""
+
+    def __init__(self, item: Any) -> None:
+        super().__init__()
+        self.item = item
+
+    def __getitem__(self, number: int) -> Any:
+        return self.item if number == 7 else super().__getitem__(number)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ((torch.zeros(5), 0), r"x of item 7 has shape \(5,\), that of item 0 \(4,\)"),
+        ({"x": torch.zeros(4)}, "Item 0 of the data has the fields x, y; item 7 has x"),
+        ((torch.full((4,), torch.nan), 0), "Data 0 to 59: x needs finite values; 4 of 240 are not"),
+        ((torch.zeros(4), -2), "Labels y need to be 0, 1, ...; got -2"),
+    ],
+)
+def test_a_datum_that_differs_is_named(item: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        load_data(Bad(item), **WHOLE).train.x.sum()
+    assert "\n" not in str(error.value)
+
+
+class NoLength(Dataset):
+    def __getitem__(self, number: int) -> Any:
+        return X[number]
+
+
+def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", X[:0])
+    (tmp_path / "bad.npy").write_bytes(
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (9, 4)}"
+    )
+    mixed = write_shards(tmp_path / "mixed", ".npz")
+    np.save(mixed / "x.npy", X)
+    other = write_shards(tmp_path / "other", ".npy")
+    np.save(other / "9.npy", X[:, :3])
+    for source, words in (
+        (tmp_path / "none.npy", "has no data"),
+        (tmp_path / "bad.npy", "truncated or damaged"),
+        (mixed, "files of several kinds, .npy and .npz"),
+        (other, r"9.npy has shape \(3,\) per datum and type float32, and in .*0.npy \(4,\)"),
+        (NoLength(), "NoLength needs __len__"),
+        (DataLoader(Plain(0), batch_size=4), "The DataLoader has no data"),
+        (Readings(0), "The Readings has no data"),
+        (Plain(0), "The Plain has no data"),
+    ):
+        with pytest.raises(InputError, match=words) as error:
+            load_data(source, resident=False)
+        assert "\n" not in str(error.value)
+
+
+def test_reading_ahead_keeps_the_order_and_raises_at_its_place() -> None:
+    assert list(read_ahead(lambda key: key * key, iter(range(20)))) == [key * key for key in range(20)]
+    results = read_ahead(lambda key: 1 // (3 - key), iter(range(9)))
+    assert [next(results) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    unfinished = read_ahead(lambda key: key, iter(range(10**9)))
+    assert next(unfinished) == 0
+    unfinished.close()  # type: ignore[attr-defined]
