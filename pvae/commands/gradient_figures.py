@@ -44,7 +44,7 @@ def write_figures(
         The path of each figure, by name.
     """
     from pvae import plots
-    from pvae.plots.base import save_figure
+    from pvae.plots import save_figure
 
     if len(counts) < 2:
         return {}
@@ -57,9 +57,10 @@ def write_figures(
             {label: [ratio.value for ratio in curve] for label, curve in ratios.items()},
             {label: [ratio.error for ratio in curve] for label, curve in ratios.items()},
             ylabel=f"signal-to-noise, gradient of {group}",
+            title=f"Signal-to-noise of the gradient of {group}, and slope of each curve",
         )
         path = folder / f"snr-{group}.png"
-        save_figure(figure, path)
+        save_figure(figure, path, {"figure": f"signal-to-noise of {group}", "objectives": ", ".join(objectives)})
         paths[f"snr of {group}"] = path
     return paths
 

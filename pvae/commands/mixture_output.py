@@ -34,7 +34,7 @@ def write_results(
         splits: the data.
         tables: x of each split, shape (data, features).
     """
-    from pvae.plots.base import save_figure
+    from pvae.plots import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     x = tables["train"]
@@ -48,7 +48,8 @@ def write_results(
     }
     for name, figure in figures.items():
         if figure is not None:
-            save_figure(figure, folder / f"{name}.png")
+            facts = {"run": folder, "figure": name, "data": splits.name, "seed": mixture.random_state}
+            save_figure(figure, folder / f"{name}.png", facts)
 
 
 def _named(mixture: GaussianMixture, splits: Splits) -> GaussianMixture:
@@ -69,7 +70,12 @@ def history_figure(mixture: GaussianMixture) -> Figure:
 
     steps = np.arange(1, len(mixture.lower_bounds_) + 1)
     curves = {f"{len(mixture.weights_)} components": [(steps, mixture.lower_bounds_)]}
-    return plots.learning_curves(curves, xlabel="step", ylabel="log-likelihood (nats per datum)")
+    return plots.learning_curves(
+        curves,
+        xlabel="step",
+        ylabel="log-likelihood (nats per datum)",
+        title="Log-likelihood of the training data after each step of EM",
+    )
 
 
 def components_figure(mixture: GaussianMixture, splits: Splits, x: np.ndarray) -> Figure | None:
@@ -82,7 +88,12 @@ def components_figure(mixture: GaussianMixture, splits: Splits, x: np.ndarray) -
         return None
     points = mixture.impute(x[:: max(1, len(x) // MOST_POINTS)])
     return plots.mixture_ellipses(
-        points, mixture.predict(points), mixture.weights_, mixture.means_, mixture.dense_covariances()
+        points,
+        mixture.predict(points),
+        mixture.weights_,
+        mixture.means_,
+        mixture.dense_covariances(),
+        feature_names=splits.schema.columns,
     )
 
 

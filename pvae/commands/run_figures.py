@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,59 +12,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pvae.batch import Batch
-    from pvae.data import Splits
+    from pvae.commands.figure_inputs import FigureInputs
     from pvae.train import Run
 
 __all__ = ["FIGURES", "FigureKind", "draw_figure"]
 
 #: The figures that need no other number of data than that of the split.
 _OF_ALL_DATA = ("samples", "reconstructions", "latent")
-
-
-@dataclass(frozen=True)
-class FigureInputs:
-    """The run, the data and the options from which a figure is drawn.
-
-    Attributes:
-        run: the opened run.
-        splits: its data.
-        batch: the chosen split.
-        split: its name.
-        count: number of pictures, codes, latent units, lines or columns.
-        site: latent site of a traversal, or None.
-        takes_parts: whether the programs run on a part of the data; False if they are for a fixed number of data.
-    """
-
-    run: Run
-    splits: Splits
-    batch: Batch
-    split: str
-    count: int
-    site: str | None
-    takes_parts: bool = True
-
-    def first_data(self) -> Batch:
-        """Return the first `count` data of the split; all of them if the programs take no part of the data."""
-        return self.batch.take(slice(0, self.count)) if self.takes_parts else self.batch
-
-    def as_pictures(self, x: Any, leading: int = 1) -> Any:
-        """Return values of x in the units and the shape of a datum if they have as many features, else unchanged.
-
-        Args:
-            x: values, shape (*leading, features).
-            leading: number of leading dimensions.
-
-        Returns:
-            The values, shape (*leading, *data_shape) or unchanged.
-        """
-        scaling, pictures = self.splits.schema.scaling, self.in_shape(x, leading)
-        fits = math.prod(x.shape[leading:]) == math.prod(self.splits.data_shape)
-        return pictures if scaling is None or not fits else scaling.original(pictures)
-
-    def in_shape(self, x: Any, leading: int = 1) -> Any:
-        """Return values, such as a mask, in the shape of a datum if they have as many features, else unchanged."""
-        fits = math.prod(x.shape[leading:]) == math.prod(self.splits.data_shape)
-        return x.reshape(*x.shape[:leading], *self.splits.data_shape) if fits else x
+#: The figures that run the guide.
+_OF_THE_GUIDE = ("reconstructions", "inpainting", "latent", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -94,14 +49,15 @@ def draw_figure(run: Run, name: str, options: dict[str, Any]) -> Figure:
     Raises:
         InputError: if the data cannot be loaded, or the run has no such figure.
     """
-    from pvae import plots
+    from pvae.commands.figure_inputs import FigureInputs
     from pvae.commands.options.table_flags import reading_options
     from pvae.commands.runs import data_of_run, require_split
     from pvae.train.devices import isolated
 
     kind = FIGURES[name]
     if kind.draw is None:
-        return plots.history(run.history)
+        return _history(run)
+    _require_trained_guide(run, name)
     splits = data_of_run(run, options["data"], options["data_folder"], reading_options(options))
     batch = require_split(splits, options["split"])
     count = options["count"] or kind.default_count
@@ -131,21 +87,63 @@ def _takes_parts(run: Run, batch: Batch) -> bool:
     return False
 
 
+def _require_trained_guide(run: Run, name: str) -> None:
+    """Raise InputError for a figure that uses the guide, if the objective of the run does not train it."""
+    from pvae.objectives import untrained_by
+
+    objective = str(run.config.get("objective", ""))
+    if name in _OF_THE_GUIDE and objective and "phi" in untrained_by(objective):
+        raise InputError(
+            f"The figure {name!r} needs a trained guide, and the objective {objective!r} leaves the guide untrained. "
+            "Draw samples, or train by 'ali', which trains a guide too."
+        )
+
+
+def _history(run: Run) -> Figure:
+    from pvae import plots
+    from pvae.objectives import loss_is_bound, make_objective
+
+    objective = str(run.config.get("objective", ""))
+    is_bound = loss_is_bound(objective) if objective else None
+    no_bound = make_objective(objective)().no_bound if is_bound is not None else ""
+    title = f"Training history, objective {objective}" if objective else "Training history"
+    return plots.history(run.history, loss_is_bound=is_bound, validation_is_bound=not no_bound, title=title)
+
+
 def _samples(inputs: FigureInputs) -> Figure:
     from pvae import plots
-    from pvae.programs.queries import sample
+    from pvae.programs.queries import sample, simulate
 
-    pictures = sample(inputs.run.model, inputs.first_data())[: inputs.count]
-    return plots.image_grid(inputs.as_pictures(pictures))
+    batch = inputs.first_data()
+    if len(inputs.splits.data_shape) == 1:
+        drawn = simulate(inputs.run.model, batch, mean=False)
+        known = inputs.as_pictures(batch.x)
+        return plots.draws(
+            inputs.as_pictures(drawn),
+            known if known.shape == drawn.shape else None,
+            feature_names=inputs.feature_names,
+            title=f"Draws of x from the model, over the {inputs.split} data",
+            note=inputs.describe_conditions(),
+        )
+    pictures = sample(inputs.run.model, batch)[: inputs.count]
+    title = "Means of p(x given z) for z drawn from the prior"
+    return plots.image_grid(inputs.as_pictures(pictures), title=title, note=inputs.describe_conditions())
 
 
 def _reconstructions(inputs: FigureInputs) -> Figure:
     from pvae import plots
+    from pvae.models.latent_codes import without_labels
     from pvae.programs.queries import reconstruct
 
-    batch = inputs.first_data()
+    batch, _ = without_labels(inputs.run.model, inputs.first_data())
     x, reconstructed = batch["x"][: inputs.count], reconstruct(inputs.run.model, batch)[: inputs.count]
-    return plots.reconstructions(inputs.as_pictures(x), inputs.as_pictures(reconstructed))
+    return plots.reconstructions(
+        inputs.as_pictures(x),
+        inputs.as_pictures(reconstructed),
+        feature_names=inputs.feature_names,
+        title=f"{inputs.split.capitalize()} data and their reconstructions, one draw of z each",
+        note=inputs.describe_conditions(),
+    )
 
 
 def _inpainting(inputs: FigureInputs) -> Figure:
@@ -161,7 +159,12 @@ def _inpainting(inputs: FigureInputs) -> Figure:
     else:
         batch = _with_mask(inputs, batch)
         mask, imputed = batch.mask, impute(model, batch, n=1).mean
-    return plots.inpainting(inputs.as_pictures(batch.x), inputs.in_shape(mask), inputs.as_pictures(imputed))
+    return plots.inpainting(
+        inputs.as_pictures(batch.x),
+        inputs.in_shape(mask),
+        inputs.as_pictures(imputed),
+        feature_names=inputs.feature_names,
+    )
 
 
 def _with_mask(inputs: FigureInputs, batch: Batch) -> Batch:
@@ -175,12 +178,25 @@ def _with_mask(inputs: FigureInputs, batch: Batch) -> Batch:
 
 def _latent(inputs: FigureInputs) -> Figure:
     from pvae import plots
-    from pvae.programs.queries import encode, joined
+    from pvae.models.latent_codes import infer_codes
 
     batch = inputs.first_data()
+    codes = infer_codes(inputs.run.model, batch)
     y = batch.get("y")
-    labels = None if y is None else inputs.splits.schema.named(y)
-    return plots.latent_scatter(joined(encode(inputs.run.model, batch)), labels)
+    labels = None if y is None or y.dim() != 1 else inputs.splits.schema.named(y)
+    label_name = f"{inputs.splits.schema.label or 'label y'}, given with the data"
+    if not codes.continuous and not codes.categories:
+        raise InputError("The guide infers no latent site of each datum, so there are no codes to draw.")
+    if not codes.continuous:
+        return plots.category_bars(codes.categories, labels, label_name=label_name, note=codes.describe())
+    return plots.latent_scatter(
+        codes.joined(),
+        labels,
+        unit_names=codes.unit_names,
+        label_name=label_name,
+        categories=codes.categories,
+        note=codes.describe(),
+    )
 
 
 def _traversal(inputs: FigureInputs) -> Figure:
@@ -191,19 +207,34 @@ def _traversal(inputs: FigureInputs) -> Figure:
 
     values = torch.linspace(-3, 3, 9)
     pictures = traverse(inputs.run.model, inputs.batch, values, site=inputs.site)[: inputs.count]
-    return plots.traversal(inputs.as_pictures(pictures, leading=2), values)
+    return plots.traversal(
+        inputs.as_pictures(pictures, leading=2),
+        values,
+        feature_names=inputs.feature_names,
+        note=inputs.describe_held(),
+    )
 
 
 def _interpolation(inputs: FigureInputs) -> Figure:
     from pvae import plots
+    from pvae.models.latent_codes import infer_codes, without_labels
     from pvae.models.rendering import interpolate
 
-    pairs = min(inputs.count, inputs.batch.size // 2)
+    model, pairs = inputs.run.model, min(inputs.count, inputs.batch.size // 2)
     if pairs < 1:
         raise InputError("An interpolation needs two data; this split has one. Choose another split with --split.")
-    start = inputs.batch.take(slice(0, pairs))
-    end = inputs.batch.take(slice(pairs, 2 * pairs))
-    return plots.interpolations(inputs.as_pictures(interpolate(inputs.run.model, start, end), leading=2))
+    start, _ = without_labels(model, inputs.batch.take(slice(0, pairs)))
+    end, _ = without_labels(model, inputs.batch.take(slice(pairs, 2 * pairs)))
+    codes = infer_codes(model, start)
+    if not codes.continuous:
+        raise InputError(
+            f"An interpolation needs continuous latent sites; those of this run, {', '.join(codes.categories)}, are "
+            "discrete, and there is nothing between two categories. Draw samples or classes."
+        )
+    held = ", ".join((*codes.categories, *codes.given))
+    note = f"On each line, {held} keeps the value of the first datum." if held else ""
+    pictures = inputs.as_pictures(interpolate(model, start, end), leading=2)
+    return plots.interpolations(pictures, feature_names=inputs.feature_names, note=note)
 
 
 def _plane(inputs: FigureInputs) -> Figure:
@@ -211,7 +242,12 @@ def _plane(inputs: FigureInputs) -> Figure:
     from pvae.models.rendering import plane
 
     pictures, values = plane(inputs.run.model, inputs.batch, inputs.count)
-    return plots.plane(inputs.as_pictures(pictures, leading=2), values)
+    return plots.plane(
+        inputs.as_pictures(pictures, leading=2),
+        values,
+        feature_names=inputs.feature_names,
+        note=inputs.describe_held(),
+    )
 
 
 def _classes(inputs: FigureInputs) -> Figure:
@@ -221,9 +257,17 @@ def _classes(inputs: FigureInputs) -> Figure:
 
     rows = value_by_value(inputs.run.model, inputs.batch, inputs.count)
     names = [str(value) for value in range(len(rows.pictures))]
-    if "y" in bind(inputs.run.model, inputs.batch).fields:  # values of a label, not components that the model found
+    is_label = "y" in bind(inputs.run.model, inputs.batch).fields
+    if is_label:  # values of a label, not components that the model found
         names = inputs.splits.schema.class_names(len(names))
-    return plots.value_rows(inputs.as_pictures(rows.pictures, leading=2), names, rows.name)
+    kind = "a label that is given" if is_label else "a component that the model found"
+    return plots.value_rows(
+        inputs.as_pictures(rows.pictures, leading=2),
+        names,
+        rows.name,
+        feature_names=inputs.feature_names,
+        title=f"Mean of x for each value of {rows.name}, {kind}",
+    )
 
 
 def _components(inputs: FigureInputs) -> Figure:
@@ -233,11 +277,12 @@ def _components(inputs: FigureInputs) -> Figure:
     rows = value_by_value(inputs.run.model, inputs.batch)
     if rows.shares is None:
         raise InputError("The model has no components, since y is a condition of it; use --what classes.")
-    heaviest = rows.shares.argsort(descending=True)[: inputs.count]
-    pictures = inputs.as_pictures(rows.pictures[heaviest, 0])
-    if pictures.dim() < 3:
-        return plots.image_grid(pictures)
-    return plots.mixture_pictures(pictures, rows.shares[heaviest])
+    means, shares = inputs.as_pictures(rows.pictures[:, 0]), rows.shares
+    title = f"Mean of x for each value of {rows.name}, with its prior probability"
+    if means.dim() < 3:
+        names = inputs.feature_names
+        return plots.component_strips(means, shares, most=inputs.count, feature_names=names, title=title)
+    return plots.mixture_pictures(means, shares, most=inputs.count, title=title)
 
 
 FIGURES = {

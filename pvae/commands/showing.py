@@ -57,7 +57,7 @@ def show(
 ) -> None:
     """Draw a figure of the run in the folder RUN, and print its path."""
     from pvae.commands.runs import open_named_run
-    from pvae.plots.base import save_figure
+    from pvae.plots import save_figure
 
     path = Path(out) if out else Path(run, "figures", f"{what}.png")
     _check_path(path, is_default=out is None, force=force)
@@ -67,7 +67,9 @@ def show(
     else:
         figure = draw_figure(open_named_run(run, checkpoint, model, trust=trust), what, options)
     path.parent.mkdir(exist_ok=True)
-    save_figure(figure, path)
+    names = ("seed", "split", "data")
+    facts = {"run": run, "figure": what, "checkpoint": checkpoint} | {name: options[name] for name in names}
+    save_figure(figure, path, {name: value for name, value in facts.items() if value is not None})
     click.echo(path)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.models.posterior_values import plausible_codes
 from pvae.models.site_values import has_finite_support, run_at_values
 from pvae.names import unknown
 from pvae.programs.binding import Fields, bind
-from pvae.programs.queries import encode, in_shape_of_data, mean_of_site
+from pvae.programs.queries import in_shape_of_data, mean_of_site
 from pvae.programs.sites import Site, base_distribution
 from pvae.randomness import preserved_randomness
 from pvae.weights.enumeration import finite_support
@@ -94,7 +95,7 @@ def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fie
             f"{steps} points. Pass batches of one size, and steps=2 or more."
         )
     shares = torch.linspace(0, 1, steps, device=start.device)
-    start_codes, end_codes = encode(latent_model, start, fields), encode(latent_model, end, fields)
+    start_codes, end_codes = (plausible_codes(latent_model, batch, fields) for batch in (start, end))
     values = {name: _points_between(code, end_codes[name], shares) for name, code in start_codes.items()}
     rows = torch.arange(start.size, device=start.device).repeat_interleave(steps)
     return render(latent_model, start.take(rows), values, fields).unflatten(0, (start.size, steps))

@@ -33,7 +33,14 @@ from pvae.objectives.pyro.em import EM
 from pvae.objectives.pyro.graph_elbo import GraphELBO
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.objectives.quantised import VectorQuantised
-from pvae.objectives.registry import NamedObjective, describe, make_objective, objective_names, untrained_by
+from pvae.objectives.registry import (
+    NamedObjective,
+    describe,
+    loss_is_bound,
+    make_objective,
+    objective_names,
+    untrained_by,
+)
 from pvae.objectives.semisupervised_elbo import SemiSupervised
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights.auxiliary import Marginal
@@ -87,6 +94,7 @@ __all__ = [
     "admissible",
     "describe",
     "log_uniform",
+    "loss_is_bound",
     "make_objective",
     "mmd",
     "objective_names",

@@ -18,7 +18,22 @@ from pvae.objectives.pyro.loss_function import LossFunction
 from pvae.objectives.pyro.pyro_losses import PyroObjective
 from pvae.objectives.weights_objective import WeightsOptions
 
-__all__ = ["OBJECTIVES", "NamedObjective", "describe", "make_objective", "objective_names", "untrained_by"]
+__all__ = [
+    "OBJECTIVES",
+    "NamedObjective",
+    "describe",
+    "loss_is_bound",
+    "make_objective",
+    "objective_names",
+    "untrained_by",
+]
+
+# The objectives that minimise minus a lower bound on log p(x), in nats. The losses of all others have terms or weights
+# besides it, or are losses of a classifier or a critic.
+_LOWER_BOUNDS = (
+    *("elbo", "elbo-analytic", "elbo-graph", "elbo-enum", "em", "reinforce", "log-variance"),
+    *("iwae", "miwae", "ciwae", "piwae", "vimco", "stl", "dreg", "rws", "tvo"),
+)
 
 
 @named("elbo", "pyro.infer.Trace_ELBO: pathwise or score-function gradients")
@@ -94,6 +109,18 @@ def objective_names() -> list[tuple[str, str]]:
     """Return each name of the command line with a line on its objective, those of Pyro's own losses first."""
     lines = [(name, line) for name, (_, line) in OBJECTIVES.items()]
     return sorted(lines, key=lambda pair: not pair[0].startswith("elbo"))
+
+
+def loss_is_bound(text: str) -> bool | None:
+    """Return whether the loss of an objective is minus a lower bound on log p(x); None for one without a name.
+
+    Args:
+        text: a name with settings, such as ``"beta:beta=4.0"``.
+    """
+    name, settings = parse(text)
+    if name == "alternate":
+        return loss_is_bound(str(settings.get("objective", "elbo")).replace("/", ":"))
+    return name in _LOWER_BOUNDS if name in OBJECTIVES else None
 
 
 def untrained_by(text: str) -> tuple[str, ...]:

@@ -8,14 +8,21 @@ background, text that can be read at the width of a phone, and a palette that co
 from __future__ import annotations
 
 from pvae.plots.base import PALETTE
-from pvae.plots.curves import evidence_intervals, history, learning_curves
+from pvae.plots.categories import category_bars
+from pvae.plots.curves import evidence_intervals, learning_curves
+from pvae.plots.decoded_latents import interpolations, plane, traversal, value_rows
+from pvae.plots.figure_files import save_figure
 from pvae.plots.gradient_plots import signal_to_noise
 from pvae.plots.latent import latent_scatter
-from pvae.plots.mixture_plots import mixture_ellipses, mixture_pictures, selection_curve
-from pvae.plots.pictures import image_grid, inpainting, interpolations, plane, reconstructions, traversal, value_rows
+from pvae.plots.mixture_plots import component_strips, mixture_ellipses, mixture_pictures, selection_curve
+from pvae.plots.pictures import draws, image_grid, inpainting, reconstructions
+from pvae.plots.training_history import history
 
 __all__ = [
     "PALETTE",
+    "category_bars",
+    "component_strips",
+    "draws",
     "evidence_intervals",
     "history",
     "image_grid",
@@ -27,6 +34,7 @@ __all__ = [
     "mixture_pictures",
     "plane",
     "reconstructions",
+    "save_figure",
     "selection_curve",
     "signal_to_noise",
     "traversal",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pvae.files import replace_file
 from pvae.names import short_label
+from pvae.plots.figure_files import save_figure
 
 __all__ = [
     "INK",
@@ -27,6 +26,7 @@ __all__ = [
     "plain_label",
     "principal_components",
     "save_figure",
+    "style_axes",
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31")
@@ -67,17 +67,6 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, or leave the file unchanged if the write fails.
-
-    Args:
-        figure: the figure.
-        path: the file; its suffix decides the format.
-    """
-    with replace_file(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."))
-
-
 def add_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
     """Add axes with labels and a grid to a figure, and return them.
 
@@ -87,13 +76,24 @@ def add_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
         ylabel: label of the vertical axis, with its unit.
     """
     axes = figure.add_subplot()
+    style_axes(axes, xlabel, ylabel)
+    return axes
+
+
+def style_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Give axes their labels, their colours and a grid.
+
+    Args:
+        axes: the axes.
+        xlabel: label of the horizontal axis, with its unit.
+        ylabel: label of the vertical axis, with its unit.
+    """
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
-    return axes
 
 
 def add_legend(figure: Figure, axes: Axes, title: str | None = None, columns: int | None = None) -> None:

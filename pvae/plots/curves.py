@@ -1,9 +1,9 @@
-"""Figures of numbers over training, and of log evidences with their standard errors."""
+"""Figures of a quantity over training for several names, and of log evidences with their standard errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,8 +24,9 @@ from pvae.plots.base import (
     new_figure,
     plain_label,
 )
+from pvae.plots.titles import add_title
 
-__all__ = ["evidence_intervals", "history", "learning_curves"]
+__all__ = ["evidence_intervals", "learning_curves", "limit_values", "unique_labels"]
 
 _Values = TypeVar("_Values")
 
@@ -35,6 +36,7 @@ def learning_curves(
     *,
     xlabel: str = "epoch",
     ylabel: str = "validation bound (nats per datum)",
+    title: str = "",
 ) -> Figure:
     """Return a figure with one colour per name: a thin line for each seed, and a thick line for their mean.
 
@@ -45,19 +47,29 @@ def learning_curves(
         curves: for each name, a pair (epochs, values) for each seed, both of shape (records,).
         xlabel: label of the horizontal axis.
         ylabel: label of the vertical axis, with its unit.
+        title: title of the figure; by default the vertical axis against the horizontal one.
     """
-    curves = _by_label(curves)
+    curves = unique_labels(curves)
     figure = new_figure(3.1 + legend_height(list(curves)))
     axes = add_axes(figure, xlabel, ylabel)
     for index, (name, seeds) in enumerate(curves.items()):
         _draw_seeds(axes, name, [(as_array(x), as_array(y)) for x, y in seeds], PALETTE[index % len(PALETTE)])
-    _limit_values(axes, [as_array(y) for seeds in curves.values() for _, y in seeds])
+    limit_values(axes, [as_array(y) for seeds in curves.values() for _, y in seeds])
     add_legend(figure, axes)
-    return figure
+    return add_title(figure, title or f"{_without_unit(ylabel)} against {_without_unit(xlabel)}".capitalize())
 
 
-def _by_label(curves: Mapping[str, _Values]) -> dict[str, _Values]:
-    """Return curves by the text that is drawn for their names; names that look alike then get a number."""
+def _without_unit(label: str) -> str:
+    """Return the label of an axis on one line without its unit in brackets."""
+    return " ".join(label.split("(")[0].split())
+
+
+def unique_labels(curves: Mapping[str, _Values]) -> dict[str, _Values]:
+    """Return curves by the text that is drawn for their names; names that look alike then get a number.
+
+    Args:
+        curves: any values by name.
+    """
     labelled: dict[str, _Values] = {}
     for name, values in curves.items():
         label = plain_label(name)
@@ -77,8 +89,13 @@ def _draw_seeds(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], col
     axes.lines[-1].set_label(name)
 
 
-def _limit_values(axes: Axes, curves: Sequence[Array]) -> None:
-    """Set the limits of the vertical axis by the finite values after the first tenth of each curve, (records,)."""
+def limit_values(axes: Axes, curves: Sequence[Array]) -> None:
+    """Set the limits of the vertical axis by the finite values after the first tenth of each curve.
+
+    Args:
+        axes: the axes.
+        curves: the values of each curve, shape (records,).
+    """
     later = [y[len(y) // 10 :] for y in curves]
     finite = [y[np.isfinite(y)] for y in later]
     low = min((y.min() for y in finite if y.size), default=0)
@@ -94,6 +111,7 @@ def evidence_intervals(
     *,
     xlabel: str = "log evidence (nats per datum)",
     zero: bool = False,
+    title: str = "",
 ) -> Figure:
     """Return a figure with one row per name: a large dot for the mean over seeds, with a bar of one standard error.
 
@@ -104,6 +122,7 @@ def evidence_intervals(
         errors: for each name, the standard error of the mean of its numbers.
         xlabel: label of the horizontal axis, with its unit.
         zero: whether to draw a vertical line at 0, for differences.
+        title: title of the figure; by default the label of the axis without its unit.
     """
     names = list(values)
     figure = new_figure(0.75 + 0.62 * len(names))
@@ -120,7 +139,7 @@ def evidence_intervals(
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(names) - 0.55, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    return figure
+    return add_title(figure, title or _without_unit(xlabel).capitalize())
 
 
 def _write_name(axes: Axes, name: str, height: float) -> None:
@@ -136,43 +155,3 @@ def _write_name(axes: Axes, name: str, height: float) -> None:
         zorder=1.5,
     )
     written.set_in_layout(False)  # a long name would take the width of the axes
-
-
-def history(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] | None = None) -> Figure:
-    """Return a figure of the numbers that one run recorded in each epoch, in nats per datum.
-
-    A loss is drawn with its sign changed, so that every line rises when training goes well.
-
-    Args:
-        records: for each epoch a mapping with the key ``"epoch"`` and numbers by name.
-        names: the numbers to draw; by default those with ``bound``, ``elbo`` or ``loss`` in their name.
-    """
-    if names is None:
-        keys = dict.fromkeys(key for record in records for key in record)
-        names = [key for key in keys if any(word in key for word in ("bound", "elbo", "loss"))]
-    curves = {name: _curve(records, name) for name in names}
-    curves = _by_label({_curve_label(name): curve for name, curve in curves.items() if curve.size})
-    figure = new_figure(3.0 + legend_height(list(curves)))
-    axes = add_axes(figure, "epoch", "nats per datum")
-    for index, (name, (epochs, values)) in enumerate(curves.items()):
-        axes.plot(epochs, values, color=PALETTE[index % len(PALETTE)], label=name)
-    _limit_values(axes, [values for _, values in curves.values()])
-    if curves:
-        add_legend(figure, axes)
-    return figure
-
-
-def _curve_label(name: str) -> str:
-    words = name.replace("_", " ").replace(".", " ")
-    return f"minus {words}" if "loss" in name else words
-
-
-def _curve(records: Sequence[Mapping[str, Any]], name: str) -> Array:
-    """Return the epochs and values of one number, shape (2, records that hold it)."""
-    pairs = [
-        (record.get("epoch", index + 1), record[name])
-        for index, record in enumerate(records)
-        if record.get(name) is not None
-    ]
-    sign = -1.0 if "loss" in name else 1.0
-    return as_array(pairs).reshape(-1, 2).T * np.array([[1.0], [sign]]) if pairs else np.empty(0)

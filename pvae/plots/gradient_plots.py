@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from pvae.plots.base import PALETTE, Array, add_axes, add_legend, as_array, legend_height, new_figure, plain_label
+from pvae.plots.titles import add_title
 
 __all__ = ["signal_to_noise"]
 
@@ -26,6 +27,7 @@ def signal_to_noise(
     *,
     ylabel: str = "signal-to-noise of the gradient",
     fit_from: int = 1,
+    title: str = "Signal-to-noise of the gradient, and slope of each curve",
 ) -> Figure:
     """Return a figure with logarithmic axes, one curve per name, and the slope of each curve in the legend.
 
@@ -40,6 +42,7 @@ def signal_to_noise(
         errors: for each name, the standard errors of the ratios, shape (points,).
         ylabel: label of the vertical axis.
         fit_from: least number of particles that enters the fit, since the theory holds for many particles.
+        title: title of the figure.
 
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, theorem 1.
     """
@@ -57,7 +60,7 @@ def signal_to_noise(
         curve.draw(axes, name, PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)])
     _make_logarithmic(axes, as_array(particles))
     add_legend(figure, axes)
-    return figure
+    return add_title(figure, title)
 
 
 @dataclass(frozen=True)

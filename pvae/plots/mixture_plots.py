@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from pvae.errors import InputError
 from pvae.plots.base import (
     INK,
     PALETTE,
-    WIDTH,
     Array,
     add_axes,
     add_legend,
@@ -23,47 +23,86 @@ from pvae.plots.base import (
     plain_label,
     principal_components,
 )
+from pvae.plots.feature_panels import feature_labels
+from pvae.plots.feature_views import strips_or_heat_map
+from pvae.plots.picture_tiles import as_pictures, draw_named_pictures
+from pvae.plots.titles import add_title
 
-__all__ = ["mixture_ellipses", "mixture_pictures", "selection_curve"]
+__all__ = ["component_strips", "mixture_ellipses", "mixture_pictures", "selection_curve"]
 
 _LEGEND_ENTRIES = 8
 
 
-def mixture_pictures(means: ArrayLike, weights: ArrayLike, *, columns: int = 10) -> Figure:
-    """Return the mean of each component as a picture with its weight above, the largest weight first.
+def mixture_pictures(
+    means: ArrayLike,
+    weights: ArrayLike,
+    *,
+    columns: int = 10,
+    most: int | None = None,
+    title: str = "Means of the components, with their weights",
+) -> Figure:
+    """Return the mean of each component as a picture with its number and weight above, the largest weight first.
 
     Args:
         means: shape (components, height, width), with one or three channels first or last if there are channels.
         weights: shape (components,).
         columns: largest number of pictures in a row.
+        most: number of components to draw, those with the largest weights; by default all.
+        title: title of the figure.
+
+    Raises:
+        InputError: if the means do not have the shape of pictures.
     """
-    pictures, shares = _channels_last(as_array(means)), as_array(weights)
-    order = np.argsort(-shares, kind="stable")
-    rows = -(-len(order) // columns)
-    columns = -(-len(order) // rows)
-    width = WIDTH if columns >= 5 else 0.3 + 0.8 * columns
-    tile = (width - 0.1) / columns
-    figure = new_figure(rows * (tile * pictures.shape[1] / pictures.shape[2] + 0.17) + 0.1, width)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    low, high = float(pictures.min()), float(pictures.max())
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, component in zip(grid, order, strict=False):
-        axes.imshow(pictures[component], cmap="gray", interpolation="nearest", vmin=low, vmax=high)
-        axes.set_title(f"{100 * shares[component]:.1f}%", fontsize=8, color=INK, pad=2)
-    return figure
+    pictures, shares = as_pictures(as_array(means)), as_array(weights)
+    if pictures is None:
+        raise InputError(
+            f"mixture_pictures needs means in the shape of pictures; got {as_array(means).shape}. Use component_strips."
+        )
+    order, note = _heaviest(shares, most)
+    names = [f"{component}: {100 * shares[component]:.1f}%" for component in order]
+    return add_title(draw_named_pictures(pictures[order], names, columns), title, note)
 
 
-def _channels_last(x: Array) -> Array:
-    """Return pictures of shape (n, height, width) for one channel, or (n, height, width, 3)."""
-    if x.ndim == 4 and x.shape[1] in (1, 3):
-        x = np.moveaxis(x, 1, -1)
-    return x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
+def component_strips(
+    means: ArrayLike,
+    weights: ArrayLike,
+    *,
+    most: int | None = None,
+    feature_names: Sequence[str] | None = None,
+    title: str = "Means of the components",
+) -> Figure:
+    """Return the mean of each component as points, one panel for each feature; the largest weight is on top.
+
+    Args:
+        means: shape (components, features).
+        weights: shape (components,).
+        most: number of components to draw, those with the largest weights; by default all.
+        feature_names: names of the features.
+        title: title of the figure.
+    """
+    x, shares = as_array(means), as_array(weights)
+    x = x.reshape(len(x), 1, -1)
+    order, note = _heaviest(shares, most)
+    rows = [f"{component}: {100 * shares[component]:.1f}%" for component in order]
+    return add_title(strips_or_heat_map(x[order], rows, feature_names, "component: weight"), title, note)
+
+
+def _heaviest(shares: Array, most: int | None) -> tuple[NDArray, str]:
+    """Return the components by falling weight, (at most `most`,), and a note if some are left out."""
+    order = np.argsort(-shares, kind="stable")[:most]
+    note = f"The {len(order)} largest of {len(shares)} weights are shown." if len(order) < len(shares) else ""
+    return order, note
 
 
 def mixture_ellipses(
-    data: ArrayLike, labels: ArrayLike, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike
+    data: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    means: ArrayLike,
+    covariances: ArrayLike,
+    *,
+    feature_names: Sequence[str] | None = None,
+    title: str = "Data by most probable component, with ellipses of one and two standard deviations",
 ) -> Figure:
     """Return a scatter plot of data, coloured by component, with ellipses of one and two standard deviations.
 
@@ -76,9 +115,11 @@ def mixture_ellipses(
         weights: shape (components,). The eight largest are in the legend.
         means: shape (components, features).
         covariances: shape (components, features, features).
+        feature_names: names of the features, for data with one or two.
+        title: title of the figure.
     """
     x, component_of_datum, shares = as_array(data), np.asarray(labels), as_array(weights)
-    directions, axis_labels = _plane_directions(x)
+    directions, axis_labels = _plane_directions(x, feature_names)
     origin = x.mean(axis=0) if x.shape[1] > 2 else np.zeros(x.shape[1])
     points, centres = (x - origin) @ directions, (as_array(means) - origin) @ directions
     projected_covariances = directions.T @ as_array(covariances) @ directions
@@ -96,7 +137,7 @@ def mixture_ellipses(
             label=f"{100 * shares[component]:.0f}%" if rank < _LEGEND_ENTRIES else None,
         )
     add_legend(figure, axes, title="weight of the component", columns=min(len(shares), 4))
-    return figure
+    return add_title(figure, title)
 
 
 def _draw_component(
@@ -109,12 +150,13 @@ def _draw_component(
     axes.plot(*centre, "o", color=colour, markersize=5, markeredgecolor="white", label=label)
 
 
-def _plane_directions(x: Array) -> tuple[Array, tuple[str, str]]:
+def _plane_directions(x: Array, feature_names: Sequence[str] | None) -> tuple[Array, tuple[str, str]]:
     """Return the two directions to draw, shape (features, 2), and the axis labels, for data (data, features)."""
+    labels = [plain_label(name) for name in feature_labels(feature_names, x.shape[1])]
     if x.shape[1] == 1:
-        return np.array([[1.0, 0.0]]), ("x[0]", "")
+        return np.array([[1.0, 0.0]]), (labels[0], "")
     if x.shape[1] == 2:
-        return np.eye(2), ("x[0]", "x[1]")
+        return np.eye(2), (labels[0], labels[1])
     return principal_components(x)
 
 
@@ -127,13 +169,20 @@ def _ellipse(centre: Array, covariance: Array, deviations: int, colour: str) -> 
     return Ellipse((centre[0], centre[1]), width, height, angle=angle, fill=False, edgecolor=colour, **style)
 
 
-def selection_curve(components: Sequence[int], criteria: Mapping[str, ArrayLike], *, best: int | None = None) -> Figure:
+def selection_curve(
+    components: Sequence[int],
+    criteria: Mapping[str, ArrayLike],
+    *,
+    best: int | None = None,
+    title: str = "Criteria by number of components",
+) -> Figure:
     """Return a figure with one line per criterion against the number of components; lower is better.
 
     Args:
         components: number of components of each fit, shape (fits,).
         criteria: for each name, the values in nats per datum, shape (fits,).
         best: the chosen number of components, which a vertical line marks.
+        title: title of the figure.
     """
     figure = new_figure(3.3)
     axes = add_axes(figure, "components", "nats per datum (lower is better)")
@@ -144,7 +193,7 @@ def selection_curve(components: Sequence[int], criteria: Mapping[str, ArrayLike]
         _mark_choice(axes, best, text_on_left=best > sum(components) / len(components))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     add_legend(figure, axes)
-    return figure
+    return add_title(figure, title)
 
 
 def _mark_choice(axes: Axes, best: int, *, text_on_left: bool) -> None:

@@ -15,12 +15,18 @@ __all__ = [
     "as_pictures",
     "draw_heat_maps",
     "draw_labelled_rows",
+    "draw_named_pictures",
     "draw_tiles",
     "gap_between",
     "interleave_rows",
     "tile",
     "value_limits",
 ]
+
+# In inches.
+_LEAST_WIDTH = 2.8  # for the title
+_MOST_PICTURE_WIDTH = 0.9
+_BAR_WIDTH = 0.75
 
 
 def as_pictures(x: Array) -> Array | None:
@@ -91,23 +97,28 @@ def value_limits(*arrays: Array) -> tuple[float, float]:
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
-def draw_tiles(pictures: Array, columns: int, limits: tuple[float, float]) -> tuple[Figure, Axes]:
+def draw_tiles(
+    pictures: Array, columns: int, limits: tuple[float, float], *, margin: float = 0.0
+) -> tuple[Figure, Axes]:
     """Return a figure of pictures in rows, and its axes, which have no ticks.
 
     Args:
         pictures: shape (n, height, width) or (n, height, width, 3).
         columns: number of pictures in a row.
         limits: limits of the colour scale; limits other than (0, 1) are shown by a colour bar.
+        margin: width that the labels of the rows need, in inches.
     """
     canvas = tile(pictures, columns)
-    width = WIDTH if columns >= 4 else 0.5 + 0.8 * columns
-    figure = new_figure(max(0.6, width * canvas.shape[0] / canvas.shape[1]) + 0.1, width)
-    axes = figure.add_subplot()
+    width = max(_LEAST_WIDTH, WIDTH if columns >= 4 else 0.5 + 0.8 * columns)
     grey_levels = limits == (0.0, 1.0)
+    has_bar = not grey_levels and canvas.ndim == 2
+    shown_width = min(width - margin - (_BAR_WIDTH if has_bar else 0.0), _MOST_PICTURE_WIDTH * columns)
+    figure = new_figure(max(0.6, shown_width * canvas.shape[0] / canvas.shape[1]) + 0.1, width)
+    axes = figure.add_subplot()
     image = axes.imshow(canvas, cmap="gray" if grey_levels else "cividis", interpolation="nearest")
     image.set_clim(*limits)
     image.set_gid(f"pictures {canvas.shape}")
-    if not grey_levels and canvas.ndim == 2:
+    if has_bar:
         figure.colorbar(image, ax=axes, shrink=0.8, label="value")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -118,43 +129,46 @@ def draw_tiles(pictures: Array, columns: int, limits: tuple[float, float]) -> tu
 def draw_heat_maps(panels: Mapping[str, Array], ylabel: str) -> Figure:
     """Return one heat map per panel, side by side, for data that are not pictures.
 
+    Features have different units, so each has the colours of its own range, from its smallest value in all panels to
+    its largest one.
+
     Args:
         panels: for each title the values, shape (rows, *data); a column of the heat map is a feature.
         ylabel: label of the rows.
     """
     flat_panels = {title: values.reshape(len(values), -1) for title, values in panels.items()}
-    limits = value_limits(*flat_panels.values())
-    figure = new_figure(0.9 + 0.16 * max(len(values) for values in flat_panels.values()))
+    everything = np.concatenate(list(flat_panels.values()))
+    low, high = np.nanmin(everything, axis=0), np.nanmax(everything, axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    figure = new_figure(max(2.0, 0.9 + 0.16 * max(len(values) for values in flat_panels.values())))
     all_axes = figure.subplots(1, len(flat_panels), squeeze=False, sharey=True)[0]
     for axes, (title, values) in zip(all_axes, flat_panels.items(), strict=True):
-        image = axes.imshow(values, cmap="cividis", interpolation="nearest", aspect="auto")
-        image.set_clim(*limits)
+        image = axes.imshow((values - low) / span, cmap="cividis", interpolation="nearest", aspect="auto")
+        image.set_clim(0.0, 1.0)
         axes.set_title(plain_label(title), fontsize=10, color=INK)
         axes.set_xlabel("feature", color=INK)
+        axes.tick_params(colors=INK)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True))
     all_axes[0].set_ylabel(ylabel, color=INK)
-    figure.colorbar(image, ax=list(all_axes), label="value (units of the data)", shrink=0.9)
+    figure.colorbar(image, ax=list(all_axes)).set_label("share of the feature's range", color=INK)
     return figure
 
 
 def draw_labelled_rows(
-    x: Array, row_names: Sequence[str], column_names: Sequence[str], xlabel: str, ylabel: str = ""
+    pictures: Array, columns: int, row_names: Sequence[str], column_names: Sequence[str], xlabel: str, ylabel: str = ""
 ) -> Figure:
-    """Return a figure of pictures with a name for each row and column; one heat map per row if they are not pictures.
+    """Return a figure of pictures with a name for each row and column.
 
     Args:
-        x: shape (rows, columns, *data).
+        pictures: shape (rows * columns, height, width), or with 3 channels.
+        columns: number of pictures in a row.
         row_names: a name for each row; an empty name is not shown.
         column_names: a name for each column; an empty name is not shown.
         xlabel: label of the columns.
         ylabel: label of the rows.
     """
-    pictures = as_pictures(x.reshape(-1, *x.shape[2:]))
-    if pictures is None:
-        panels = {f"{ylabel} {name}".strip(): row for name, row in zip(row_names, x, strict=True)}
-        return draw_heat_maps(panels, "column")
-    figure, axes = draw_tiles(pictures, x.shape[1], value_limits(pictures))
+    figure, axes = draw_tiles(pictures, columns, value_limits(pictures), margin=0.45)
     figure.set_figheight(figure.get_figheight() + 0.4)  # for the labels
     height, width = pictures.shape[1:3]
     gap = gap_between(pictures)
@@ -167,4 +181,28 @@ def draw_labelled_rows(
     axes.set_xlabel(plain_label(xlabel), color=INK)
     axes.set_ylabel(plain_label(ylabel), color=INK)
     axes.tick_params(length=0)
+    return figure
+
+
+def draw_named_pictures(pictures: Array, names: Sequence[str], columns: int) -> Figure:
+    """Return pictures in rows, each with its name above.
+
+    Args:
+        pictures: shape (n, height, width), or with 3 channels.
+        names: a name for each picture.
+        columns: largest number of pictures in a row.
+    """
+    rows = -(-len(pictures) // columns)
+    columns = -(-len(pictures) // rows)
+    width = max(_LEAST_WIDTH, WIDTH if columns >= 5 else 0.3 + 0.8 * columns)
+    side = min(1.0, (width - 0.1) / columns)
+    figure = new_figure(rows * (side * pictures.shape[1] / pictures.shape[2] + 0.2) + 0.1, width)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    low, high = float(pictures.min()), float(pictures.max())
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, picture, name in zip(grid, pictures, names, strict=False):
+        axes.imshow(picture, cmap="gray", interpolation="nearest", vmin=low, vmax=high)
+        axes.set_title(plain_label(name, 14), fontsize=8 if columns <= 6 else 6.5, color=INK, pad=2)
     return figure

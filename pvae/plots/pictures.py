@@ -1,7 +1,4 @@
-"""Figures of data as pictures: draws, reconstructions, imputations, and decoded latent values.
-
-Data that are not pictures become heat maps.
-"""
+"""Figures of data: draws, reconstructions and imputations, as pictures, or with one panel for each feature."""
 
 from __future__ import annotations
 
@@ -15,25 +12,25 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from pvae.errors import InputError
-from pvae.plots.base import INK, PALETTE, Array, as_array
+from pvae.plots.base import INK, PALETTE, Array, as_array, new_figure, plain_label, style_axes
+from pvae.plots.feature_panels import MOST_PANELS, feature_histograms, feature_labels, feature_pairs
 from pvae.plots.picture_tiles import (
     as_pictures,
     draw_heat_maps,
-    draw_labelled_rows,
     draw_tiles,
     gap_between,
     interleave_rows,
     tile,
     value_limits,
 )
+from pvae.plots.titles import add_title
 
-__all__ = ["image_grid", "inpainting", "interpolations", "plane", "reconstructions", "traversal", "value_rows"]
+__all__ = ["draws", "image_grid", "inpainting", "reconstructions"]
 
-_MOST_LABELS = 11  # a longer row of numbers would overlap
-_PLANE_LABELS = 7
+_MISSING_LABEL = "missing"
 
 
-def image_grid(images: ArrayLike, *, columns: int = 10) -> Figure:
+def image_grid(images: ArrayLike, *, columns: int = 10, title: str = "", note: str = "") -> Figure:
     """Return a grid of pictures, such as draws from a model.
 
     Data that are not pictures become a heat map with a row per datum and a column per feature.
@@ -42,58 +39,140 @@ def image_grid(images: ArrayLike, *, columns: int = 10) -> Figure:
         images: grey pictures, shape (n, height, width); pictures with 1 or 3 channels, first or last; or other data,
             shape (n, ...). Black is 0 and white is 1 if all values are in [0, 1]; else the colours span their range.
         columns: largest number of pictures in a row.
+        title: title of the figure.
+        note: a sentence below the title.
     """
     x = as_array(images)
     pictures = as_pictures(x)
     if pictures is None:
-        return draw_heat_maps({"": x}, "datum")
-    return draw_tiles(pictures, min(columns, len(pictures)), value_limits(pictures))[0]
+        return add_title(draw_heat_maps({"": x}, "datum"), title, note)
+    return add_title(draw_tiles(pictures, min(columns, len(pictures)), value_limits(pictures))[0], title, note)
 
 
-def reconstructions(originals: ArrayLike, reconstructed: ArrayLike, *, columns: int = 10) -> Figure:
+def draws(
+    x: ArrayLike,
+    data: ArrayLike | None = None,
+    *,
+    feature_names: Sequence[str] | None = None,
+    title: str = "Draws from the model",
+    note: str = "",
+) -> Figure:
+    """Return draws from a model over the data that it was trained on, for data that are not pictures.
+
+    Two features have a scatter plot, other data a histogram for each feature, and data of many features a heat map of
+    the draws alone.
+
+    Args:
+        x: draws of x, and not means of x given z, which vary less than data do; shape (draws, ...).
+        data: data, shape (data, ...) with as many features.
+        feature_names: names of the features.
+        title: title of the figure.
+        note: a sentence below the title.
+    """
+    drawn = as_array(x).reshape(len(as_array(x)), -1)
+    known = None if data is None else as_array(data).reshape(-1, drawn.shape[1])
+    labels = feature_labels(feature_names, drawn.shape[1])
+    if len(labels) == 2:
+        figure = _scatter_over_data(drawn, known, labels)
+    elif len(labels) <= MOST_PANELS:
+        figure = feature_histograms(drawn, known, labels, ("draws", "data"))
+    else:
+        figure = draw_heat_maps({"": drawn}, "draw")
+    return add_title(figure, title, note)
+
+
+def _scatter_over_data(drawn: Array, data: Array | None, labels: Sequence[str]) -> Figure:
+    """Return a scatter plot of draws, shape (draws, 2), over data, shape (data, 2)."""
+    figure = new_figure(3.9)
+    axes = figure.add_subplot()
+    style_axes(axes, plain_label(labels[0]), plain_label(labels[1]))
+    if data is not None:
+        axes.scatter(data[:, 0], data[:, 1], s=10, color="#a8a8a8", linewidths=0, label="data")
+    axes.scatter(drawn[:, 0], drawn[:, 1], s=12, marker="x", linewidths=0.9, color=PALETTE[0], label="draws")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def reconstructions(
+    originals: ArrayLike,
+    reconstructed: ArrayLike,
+    *,
+    columns: int = 10,
+    feature_names: Sequence[str] | None = None,
+    title: str = "Data and their reconstructions",
+    note: str = "",
+) -> Figure:
     """Return data above their reconstructions, in labelled pairs of rows.
+
+    Data that are not pictures have one panel for each feature, with reconstructions against originals.
 
     Args:
         originals: data as for `image_grid`.
-        reconstructed: mean of p(x given z) at the mean of q(z given x), with as many values as `originals`.
+        reconstructed: mean of p(x given z) for z from q(z given x), with as many values as `originals`.
         columns: largest number of pairs side by side.
+        feature_names: names of the features, for data that are not pictures.
+        title: title of the figure.
+        note: a sentence below the title.
 
     Raises:
         InputError: if the numbers of values differ.
     """
     x = as_array(originals)
-    panels = {"original": x, "reconstruction": _in_shape_of(x, reconstructed, "reconstructed")}
-    return _draw_panels(panels, columns)[0]
+    again = _in_shape_of(x, reconstructed, "reconstructed")
+    if as_pictures(x) is None and x[0].size <= MOST_PANELS:
+        flat = x.reshape(len(x), -1)
+        labels = feature_labels(feature_names, flat.shape[1])
+        figure = feature_pairs(flat, again.reshape(flat.shape), labels, "original value", "reconstruction")
+        return add_title(figure, title, note)
+    return add_title(_draw_panels({"original": x, "reconstruction": again}, columns)[0], title, note)
 
 
-def inpainting(originals: ArrayLike, mask: ArrayLike, imputed: ArrayLike, *, columns: int = 8) -> Figure:
+def inpainting(
+    originals: ArrayLike,
+    mask: ArrayLike,
+    imputed: ArrayLike,
+    *,
+    columns: int = 8,
+    feature_names: Sequence[str] | None = None,
+    title: str = "Data with missing entries, and the entries that the model imputes",
+    note: str = "",
+) -> Figure:
     """Return labelled rows: the observed entries of data, the data with missing entries imputed, the complete data.
 
-    Missing entries are drawn in a colour that is no grey level, the second of `PALETTE`.
+    Missing entries are drawn in a colour that is no grey level, the second of `PALETTE`. Data that are not pictures
+    have one panel for each feature, with the imputed values of the missing entries against their true values.
 
     Args:
         originals: the complete data, as for `image_grid`.
         mask: 1 for observed and 0 for missing entries, with as many values as `originals`.
         imputed: data with the missing entries imputed, with as many values as `originals`.
         columns: largest number of data side by side.
+        feature_names: names of the features, for data that are not pictures.
+        title: title of the figure.
+        note: a sentence below the title.
 
     Raises:
         InputError: if the numbers of values differ.
     """
     x = as_array(originals)
     missing = (_in_shape_of(x, mask, "mask") == 0).astype(float)
-    panels = {"observed": x, "imputed": _in_shape_of(x, imputed, "imputed"), "true": x}
-    figure, axes = _draw_panels(panels, columns)
+    filled = _in_shape_of(x, imputed, "imputed")
     pictures = as_pictures(missing)
+    if pictures is None and x[0].size <= MOST_PANELS:
+        flat = [values.reshape(len(x), -1) for values in (x, filled, missing)]
+        labels = feature_labels(feature_names, flat[0].shape[1])
+        figure = feature_pairs(flat[0], flat[1], labels, "true value of a missing entry", "imputed value", flat[2])
+        return add_title(figure, title, note)
+    figure, axes = _draw_panels({"observed": x, "imputed": filled, "true": x}, columns)
     if pictures is None:
         axes.imshow(_missing_layer(missing.reshape(len(x), -1)), interpolation="nearest", aspect="auto")
-        figure.set_figheight(figure.get_figheight() + 0.3)
     else:
         rows = interleave_rows([pictures, np.zeros_like(pictures), np.zeros_like(pictures)], columns)
         canvas = np.nan_to_num(tile(rows, min(columns, len(x))))
         axes.imshow(_missing_layer(canvas if canvas.ndim == 2 else canvas.min(-1)), interpolation="nearest")
-    figure.legend(handles=[Patch(color=PALETTE[1], label="missing")], loc="outside lower center", frameon=False)
-    return figure
+    figure.set_figheight(figure.get_figheight() + 0.3)
+    figure.legend(handles=[Patch(color=PALETTE[1], label=_MISSING_LABEL)], loc="outside lower center", frameon=False)
+    return add_title(figure, title, note)
 
 
 def _in_shape_of(originals: Array, values: ArrayLike, name: str) -> Array:
@@ -130,71 +209,9 @@ def _draw_panels(panels: Mapping[str, Array], columns: int) -> tuple[Figure, Axe
         return figure, figure.axes[0]
     rows = interleave_rows(grids, columns)
     columns = min(columns, len(grids[0]))
-    figure, axes = draw_tiles(rows, columns, value_limits(rows))
+    figure, axes = draw_tiles(rows, columns, value_limits(rows), margin=0.9)
     height, step = rows.shape[1], rows.shape[1] + gap_between(rows)
     centres = [index * step + (height - 1) / 2 for index in range(len(rows) // columns)]
     axes.set_yticks(centres, list(panels) * (len(centres) // len(panels)), color=INK, fontsize=8)
     axes.tick_params(length=0)
     return figure, axes
-
-
-def traversal(images: ArrayLike, values: ArrayLike, *, units: Sequence[int] | None = None) -> Figure:
-    """Return the mean of p(x given z) while one latent unit changes and all others stay at their prior mean.
-
-    Args:
-        images: shape (units, steps, *data), each datum as for `image_grid`; a row for each unit.
-        values: the values of the unit along a row, shape (steps,).
-        units: index of the latent unit of each row; by default 0, 1, ...
-    """
-    x = as_array(images)
-    row_names = [f"z[{unit}]" for unit in (units if units is not None else range(len(x)))]
-    xlabel = "value of the latent unit (others at their prior mean)"
-    return draw_labelled_rows(x, row_names, _number_labels(as_array(values)), xlabel)
-
-
-def interpolations(images: ArrayLike) -> Figure:
-    """Return the mean of p(x given z) on the line between the codes of two data, one row for each pair.
-
-    Args:
-        images: shape (pairs, steps, *data), each datum as for `image_grid`.
-    """
-    x = as_array(images)
-    row_names = [str(pair) for pair in range(len(x))]
-    shares = _number_labels(np.linspace(0, 1, x.shape[1]), "{:.2g}")
-    return draw_labelled_rows(x, row_names, shares, "share of the way from one code to the other", "pair")
-
-
-def plane(images: ArrayLike, values: ArrayLike) -> Figure:
-    """Return the mean of p(x given z) over the plane of a two-dimensional z, at quantiles of its prior.
-
-    Args:
-        images: shape (size, size, *data), each datum as for `image_grid`. The rows are in descending order of z[1].
-        values: values of z[0] and z[1] in ascending order, shape (2, size).
-    """
-    x = as_array(images)
-    horizontal, vertical = as_array(values)
-    label_step = max(1, -(-len(vertical) // _PLANE_LABELS))
-
-    def label_some(numbers: Array) -> list[str]:
-        return [f"{number:.1f}" if index % label_step == 0 else "" for index, number in enumerate(numbers)]
-
-    xlabel = "z[0], at quantiles of the prior"
-    return draw_labelled_rows(x, label_some(vertical[::-1]), label_some(horizontal), xlabel, "z[1]")
-
-
-def value_rows(images: ArrayLike, names: Sequence[str], ylabel: str) -> Figure:
-    """Return one row of pictures for each value of a label or component.
-
-    Args:
-        images: shape (values, columns, *data), each datum as for `image_grid`. All pictures of a column are made from
-            the same draws of the other latent sites.
-        names: name of each value, shape (values,).
-        ylabel: name of the label or latent site.
-    """
-    x = as_array(images)
-    return draw_labelled_rows(x, list(names), [""] * x.shape[1], "each column uses the same draws", ylabel)
-
-
-def _number_labels(values: Array, form: str = "{:.1f}") -> list[str]:
-    """Return a label for each value, shape (steps,); empty labels if there are too many."""
-    return [form.format(value) if len(values) <= _MOST_LABELS else "" for value in values]

@@ -208,11 +208,11 @@ def test_tutorial_class_on_labelled_pictures(pictures, tmp_path):
     assert "coloured by label" in found.report.read_text()
 
 
-def test_model_without_continuous_latents_has_no_scatter(data, tmp_path):
+def test_model_without_continuous_latents_has_bars_and_no_scatter(data, tmp_path):
     found = pvae.compare({"mixture": Mixture}, data, "elbo", 1, out=tmp_path / "x", **FAST)
     html = found.report.read_text()
     assert not found.cells[0].failure and found.table.rows[0].active_units is None
-    assert "Latent space" not in html and "Samples and reconstructions" in html
+    assert "Inferred values of k" in html and "Scatter plot" not in html and "Samples and reconstructions" in html
 
 
 def test_names_with_markup_are_escaped(data, tmp_path):

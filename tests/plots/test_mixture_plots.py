@@ -12,17 +12,27 @@ from pvae import plots
 def test_pictures_are_in_descending_order_of_weight() -> None:
     means = np.arange(4.0)[:, None, None] * np.ones((4, 3, 3))
     figure = plots.mixture_pictures(means, [0.1, 0.4, 0.2, 0.3])
-    assert [axes.get_title() for axes in figure.axes] == ["40.0%", "30.0%", "20.0%", "10.0%"]
+    assert [axes.get_title() for axes in figure.axes] == ["1: 40.0%", "3: 30.0%", "2: 20.0%", "0: 10.0%"]
     assert [axes.images[0].get_array().mean() for axes in figure.axes] == [1.0, 3.0, 2.0, 0.0]
     assert len({axes.images[0].get_clim() for axes in figure.axes}) == 1
+
+
+def test_components_of_a_table_have_a_panel_for_each_column_and_name_what_is_left_out() -> None:
+    means = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
+    figure = plots.component_strips(means, [0.2, 0.5, 0.3], most=2, feature_names=["age", "height"])
+    assert [axes.get_title() for axes in figure.axes] == ["age", "height"]
+    assert [list(line.get_xdata()) for line in figure.axes[1].lines] == [[20.0], [30.0]]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["1: 50.0%", "2: 30.0%"]
+    assert "The 2 largest of 3 weights are shown." in figure.get_suptitle()
 
 
 def test_ellipses_contain_the_probability_of_one_and_two_deviations() -> None:
     covariance = np.array([[3.0, 1.2], [1.2, 1.0]])
     x = np.random.default_rng(0).multivariate_normal([1.0, -2.0], covariance, size=20000)
-    figure = plots.mixture_ellipses(x, np.zeros(20000), [1.0], [[1.0, -2.0]], [covariance])
+    names = ["age", "height"]
+    figure = plots.mixture_ellipses(x, np.zeros(20000), [1.0], [[1.0, -2.0]], [covariance], feature_names=names)
     axes = figure.axes[0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x[0]", "x[1]")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("age", "height")
     for deviations, patch in zip((1, 2), axes.patches, strict=True):
         inside = patch.get_path().contains_points(patch.get_patch_transform().inverted().transform(x)).mean()
         exact = 1 - np.exp(-0.5 * deviations**2)

@@ -52,15 +52,6 @@ def test_reconstructions_alternate_with_originals_and_are_labelled():
     assert labels == ["original", "reconstruction"] * 2
 
 
-def test_data_that_are_not_pictures_become_labelled_heat_maps():
-    x, again = RNG.normal(size=(12, 5)), RNG.normal(size=(12, 5))
-    figure = plots.reconstructions(x, again)
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["original", "reconstruction"]
-    assert figure.axes[0].get_xlabel() == "feature" and figure.axes[0].get_ylabel() == "datum"
-    assert_allclose(canvas(figure, 1), again)
-    assert figure.axes[0].images[0].get_clim() == figure.axes[1].images[0].get_clim()
-
-
 def test_learning_curves_have_a_line_for_each_seed_and_for_the_mean():
     epochs = np.arange(1, 11)
     curves = {"elbo": [(epochs, epochs * 1.0), (epochs, epochs * 3.0)], "iwae": [(epochs, epochs * 2.0)]}
@@ -137,19 +128,6 @@ def test_value_rows_name_their_values():
     axes = plots.value_rows(np.zeros((3, 5, 4, 4)), ["0", "1", "2"], "y").axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0", "1", "2"]
     assert axes.get_ylabel() == "y" and not axes.get_xticklabels()
-
-
-def test_value_rows_of_other_data_are_heat_maps_with_names():
-    figure = plots.value_rows(RNG.normal(size=(2, 5, 7)), ["0", "1"], "y")
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["y 0", "y 1"]
-
-
-def test_history_negates_losses_and_skips_missing_records():
-    records = [{"epoch": 1, "loss": 5.0}, {"epoch": 2, "loss": 4.0, "validation_bound": -4.5, "seconds": 1}]
-    figure = plots.history(records)
-    assert texts(figure) == ["minus loss", "validation bound"]
-    assert_allclose(figure.axes[0].lines[0].get_ydata(), [-5.0, -4.0])
-    assert_allclose(figure.axes[0].lines[1].get_xdata(), [2])
 
 
 def test_figures_do_not_use_pyplot():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,20 +14,39 @@ from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.data.scaling import narrowed
 from pvae.errors import InputError
-from pvae.evaluate import LatentUnits
-from pvae.programs.queries import encode, joined, reconstruct, sample
+from pvae.models.latent_codes import infer_codes, without_labels
+from pvae.programs.queries import reconstruct, sample, simulate
 from pvae.programs.row_dependence import PROGRAM_ERRORS
 from pvae.train.devices import isolated
 
-__all__ = ["SEED", "draw_arrays"]
+__all__ = ["CATEGORY", "SEED", "Drawings", "draw_arrays"]
 
 SEED = 0  # of the evaluation and of the pictures: every cell has the same random numbers
-_SAMPLES, _RECONSTRUCTIONS, _CODES = 40, 10, 1000
+_SAMPLES, _DRAWS, _RECONSTRUCTIONS, _CODES = 40, 500, 10, 1000
+
+#: What begins the name of the array of a categorical site; the name of the site follows.
+CATEGORY = "category:"
 
 
-def draw_arrays(
-    model: object, splits: Splits, latents: Mapping[str, LatentUnits]
-) -> tuple[dict[str, Tensor], list[str]]:
+@dataclass(frozen=True)
+class Drawings:
+    """Arrays for the pictures of a trained model.
+
+    Attributes:
+        arrays: ``samples`` (40, ...), the means of x given z, for pictures; or ``draws`` (500, ...) of x and as many
+            ``data`` for other data. ``originals`` and ``reconstructions`` (10, ...). ``codes`` (data, units) of the
+            continuous sites, ``category:NAME`` (data, positions) of each discrete one, and ``labels`` (data,). All are
+            on the CPU. What the model cannot compute is not there.
+        texts: ``codes`` says what is inferred and what is given; ``units`` are the names of the units of the codes.
+        failures: a line for each part that could not be computed.
+    """
+
+    arrays: Mapping[str, Tensor]
+    texts: Mapping[str, Any]
+    failures: tuple[str, ...]
+
+
+def draw_arrays(model: object, splits: Splits, *, guide_is_trained: bool = True) -> Drawings:
     """Return the arrays for the pictures of a trained model.
 
     A part that the model cannot compute is left out: the evaluation of the cell is still valid.
@@ -33,17 +54,16 @@ def draw_arrays(
     Args:
         model: the latent model.
         splits: the data.
-        latents: KL per unit and activity by site; empty if they are not known.
-
-    Returns:
-        ``samples`` (40, ...), ``originals`` and ``reconstructions`` (10, ...), ``codes`` (data, units) with ``labels``
-        (data,) and ``kl`` (units,) if they are known, all on the CPU; and a line for each part that failed.
+        guide_is_trained: whether the objective trains the guide; without it there are samples alone.
     """
+    texts: dict[str, Any] = {}
     parts = {
         "samples": lambda: _draw_samples(model, splits),
         "reconstructions": lambda: _draw_reconstructions(model, splits),
-        "codes": lambda: _draw_codes(model, splits, latents),
+        "codes": lambda: _draw_codes(model, splits, texts),
     }
+    if not guide_is_trained:
+        parts = {"samples": parts["samples"]}
     arrays: dict[str, Tensor] = {}
     failures = []
     for name, draw in parts.items():
@@ -52,23 +72,34 @@ def draw_arrays(
                 arrays.update(draw())
         except Exception as error:  # a user's program may raise any error
             failures.append(f"{name}: {type(error).__name__}: {error}")
-    return {name: array.detach().cpu().contiguous() for name, array in arrays.items()}, failures
+    if not guide_is_trained:
+        failures.append("reconstructions and codes: the objective does not train the guide")
+    on_cpu = {name: array.detach().cpu().clone().contiguous() for name, array in arrays.items()}
+    return Drawings(on_cpu, texts, tuple(failures))
 
 
 def _draw_samples(model: object, splits: Splits) -> dict[str, Tensor]:
-    samples = _of_first_data(lambda batch: {"samples": sample(model, batch)}, splits, model, _SAMPLES)
+    """Return means of x given z, in the shape of pictures; for other data draws of x, and data to compare them with."""
+    if len(splits.data_shape) > 1:
+        samples = _of_first_data(lambda batch: {"samples": sample(model, batch)}, splits, model, _SAMPLES)
+    else:
+
+        def draw(batch: Batch) -> dict[str, Tensor]:
+            return {"draws": simulate(model, batch, mean=False), "data": batch.x}
+
+        samples = _of_first_data(draw, splits, model, _DRAWS)
     return {name: _as_pictures(x, splits) for name, x in samples.items()}
 
 
 def _draw_reconstructions(model: object, splits: Splits) -> dict[str, Tensor]:
-    """Return data and their reconstructions, in the shape of pictures.
+    """Return data and their reconstructions, in the shape of pictures. Labels that the model infers are hidden.
 
     Raises:
         InputError: if the model observes another number of values than x has.
     """
 
     def draw(batch: Batch) -> dict[str, Tensor]:
-        return {"originals": batch.x, "reconstructions": reconstruct(model, batch)}
+        return {"originals": batch.x, "reconstructions": reconstruct(model, without_labels(model, batch)[0])}
 
     arrays = _of_first_data(draw, splits, model, _RECONSTRUCTIONS)
     originals, reconstructions = arrays["originals"], arrays["reconstructions"]
@@ -80,21 +111,19 @@ def _draw_reconstructions(model: object, splits: Splits) -> dict[str, Tensor]:
     return {name: _as_pictures(x, splits) for name, x in arrays.items()}
 
 
-def _draw_codes(model: object, splits: Splits, latents: Mapping[str, LatentUnits]) -> dict[str, Tensor]:
-    """Return the guide's means of the continuous latent sites, (data, units), with labels and KL of each unit."""
+def _draw_codes(model: object, splits: Splits, texts: dict[str, Any]) -> dict[str, Tensor]:
+    """Return what the guide infers, as `pvae show --what latent` draws it, with the labels; the texts are added."""
     batch = _first_data(splits, model, _CODES)
-    continuous = {name: units for name, units in latents.items() if units.activity is not None}
-    all_codes = _of_first_data(lambda data: encode(model, data), splits, model, _CODES)
-    codes = {name: code for name, code in all_codes.items() if name in continuous and len(code) == batch.size}
-    if not codes:
-        return {}
-    arrays = {"codes": joined(codes)}
-    if "y" in batch and batch.y.ndim == 1:
+
+    def infer(data: Batch) -> dict[str, Tensor]:
+        codes = infer_codes(model, data)
+        texts.update(codes=codes.describe(), units=list(codes.unit_names))
+        categories = {CATEGORY + name: values for name, values in codes.categories.items()}
+        return ({"codes": codes.joined()} if codes.continuous else {}) | categories
+
+    arrays = _of_first_data(infer, splits, model, _CODES)
+    if arrays and "y" in batch and batch.y.ndim == 1:
         arrays["labels"] = batch.y
-    kl_by_site = [continuous[name].kl_per_unit for name in codes]
-    known = [kl for kl in kl_by_site if kl is not None]
-    if known and sum(map(len, known)) == arrays["codes"].shape[1]:
-        arrays["kl"] = torch.cat(known)
     return arrays
 
 

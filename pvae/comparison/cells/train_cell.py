@@ -47,12 +47,13 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
         run, summary = _train(job, splits, report_progress)
         report_progress((job.options["epochs"], "evaluating"))
         evaluation = evaluate_cell(run, splits, job)
-        arrays, missing = draw_arrays(run.model, splits, evaluation.latents)
-    write_arrays(job.cell, arrays)
+        trained = "phi" not in adapt(job.objective()).untrained
+        drawings = draw_arrays(run.model, splits, guide_is_trained=trained)
+    write_arrays(job.cell, drawings.arrays)
     warned = dict.fromkeys(str(warning.message) for warning in caught)
-    notes = [*evaluation.notes, *(f"no {reason}" for reason in missing), *warned]
+    notes = [*evaluation.notes, *(f"no {reason}" for reason in drawings.failures), *warned]
     # ``decoder_evaluations`` is that of the training.
-    scores = {**evaluation.scores, **summary.to_scores(), "notes": notes}
+    scores = {**evaluation.scores, **summary.to_scores(), "drawings": drawings.texts, "notes": notes}
     write_evaluation(job.cell, with_old_keys(scores), evaluation.pointwise)
     return evaluation.summary
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from pvae import plots
-from pvae.comparison.base import Outcome
+from pvae.comparison.cells.drawings import CATEGORY
 from pvae.comparison.cells.training_summary import VALIDATION, LearningCurve, read_curve
 from pvae.comparison.page.report_data import ReportData
 from pvae.data import Schema
@@ -87,13 +88,15 @@ def make_samples_section(data: ReportData) -> Section | None:
         data: the results and settings.
     """
     pictures = _Pictures()
-    outcomes = [
-        (_arrays_of(data, outcome), f"{data.label(row)}, seed {outcome.cell.seed}")
-        for row, outcome in data.rows_with_pictures()
-    ]
-    for key, draw in (("samples", _draw_samples), ("reconstructions", _draw_reconstructions)):
-        for arrays, name in outcomes:
-            pictures.add(draw, key, arrays, name)
+    names = data.schema.columns
+    kinds = (
+        ("samples", _draw_samples),
+        ("draws", functools.partial(_draw_draws, feature_names=names)),
+        ("reconstructions", functools.partial(_draw_reconstructions, feature_names=names)),
+    )
+    for key, draw in kinds:
+        for row, outcome in data.rows_with_pictures():
+            pictures.add(draw, key, data.arrays_of(outcome), f"{data.label(row)}, seed {outcome.cell.seed}")
     text = (
         "The pictures are from the first finished seed of each row, which need not be the best one. "
         f"The originals are test data of {data.data_name}."
@@ -135,15 +138,34 @@ class _Pictures:
 
 def _draw_samples(arrays: Mapping[str, Tensor], name: str) -> Picture:
     return Picture(
-        plots.image_grid(arrays["samples"]),
+        plots.image_grid(arrays["samples"], title=f"{name}: means of p(x given z), z drawn from the prior"),
         f"{len(arrays['samples'])} samples from the model trained with {name}.",
         f"{name}: the mean of p(x given z) for z drawn from the prior.",
     )
 
 
-def _draw_reconstructions(arrays: Mapping[str, Tensor], name: str) -> Picture:
+def _draw_draws(arrays: Mapping[str, Tensor], name: str, feature_names: tuple[str, ...]) -> Picture:
+    drawn, known = arrays["draws"], arrays["data"]
     return Picture(
-        plots.reconstructions(arrays["originals"], arrays["reconstructions"]),
+        plots.draws(
+            drawn,
+            known if known.shape[1:] == drawn.shape[1:] else None,
+            feature_names=feature_names,
+            title=f"{name}: draws of x from the model, over test data",
+        ),
+        f"{len(drawn)} draws from the model trained with {name}, over {len(known)} test data.",
+        f"{name}: draws of x from the model, over test data.",
+    )
+
+
+def _draw_reconstructions(arrays: Mapping[str, Tensor], name: str, feature_names: tuple[str, ...]) -> Picture:
+    return Picture(
+        plots.reconstructions(
+            arrays["originals"],
+            arrays["reconstructions"],
+            feature_names=feature_names,
+            title=f"{name}: test data and their reconstructions",
+        ),
         f"{len(arrays['originals'])} test data and their reconstructions, {name}.",
         f"{name}: test data, and the mean of p(x given z) for z drawn from the guide.",
     )
@@ -157,30 +179,38 @@ def make_latent_section(data: ReportData) -> Section | None:
     """
     pictures = _Pictures()
     for row, outcome in data.rows_with_pictures():
-        arrays = _arrays_of(data, outcome)
-        pictures.add(
-            functools.partial(_draw_codes, schema=data.schema),
-            "codes",
-            arrays,
-            f"{data.label(row)}, seed {outcome.cell.seed}",
-        )
+        arrays = data.arrays_of(outcome)
+        draw = functools.partial(_draw_codes, schema=data.schema, texts=outcome.scores.get("drawings") or {})
+        key = "codes" if "codes" in arrays else next((name for name in arrays if name.startswith(CATEGORY)), "codes")
+        pictures.add(draw, key, arrays, f"{data.label(row)}, seed {outcome.cell.seed}")
     text = (
-        "Each point is the latent code of one datum. The labels of the axes say which latent units they show (those "
-        "with the largest KL), or that they show principal components of the codes."
+        "Each point is the latent code of one datum. The labels of the axes say which latent units they show, or that "
+        "they show principal components of the codes. Categorical sites are bars, and no coordinates."
     )
     return pictures.section("Latent space", text)
 
 
-def _draw_codes(arrays: Mapping[str, Tensor], name: str, schema: Schema) -> Picture:
-    coloured = ", coloured by label" if "labels" in arrays else ""
-    count = len(arrays["codes"])
+def _draw_codes(arrays: Mapping[str, Tensor], name: str, schema: Schema, texts: Mapping[str, Any]) -> Picture:
+    """Return the picture of codes and categories, coloured by label, as `pvae show --what latent` draws it."""
+    categories = {key.removeprefix(CATEGORY): values for key, values in arrays.items() if key.startswith(CATEGORY)}
     labels = schema.named(arrays["labels"]) if "labels" in arrays else None
-    return Picture(
-        plots.latent_scatter(arrays["codes"], labels, kl=arrays.get("kl")),
-        f"Scatter plot of the latent means of {count} test data{coloured}, {name}.",
-        f"{name}: means of q(z given x) of {count} test data{coloured}.",
+    label_name = f"{schema.label or 'label y'}, given with the data"
+    note = str(texts.get("codes", ""))
+    coloured = ", coloured by label" if "labels" in arrays else ""
+    if "codes" not in arrays:
+        title = f"{name}: inferred values of categorical latent sites"
+        figure = plots.category_bars(categories, labels, label_name=label_name, title=title, note=note)
+        words = f"{name}: number of test data with each inferred value{coloured}. {note}"
+        return Picture(figure, f"Inferred values of {', '.join(categories)}{coloured}, {name}.", words)
+    figure = plots.latent_scatter(
+        arrays["codes"],
+        labels,
+        unit_names=tuple(map(str, texts.get("units", ()))),
+        label_name=label_name,
+        categories=categories,
+        title=f"{name}: latent codes, means under the guide",
+        note=note,
     )
-
-
-def _arrays_of(data: ReportData, outcome: Outcome) -> Mapping[str, Tensor]:
-    return data.arrays.get(outcome.cell.label, {})
+    count = len(arrays["codes"])
+    alt = f"Scatter plot of the latent means of {count} test data{coloured}, {name}."
+    return Picture(figure, alt, f"{name}: means under the guide of {count} test data{coloured}. {note}")

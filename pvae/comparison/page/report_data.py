@@ -62,6 +62,10 @@ class ReportData:
         names = (row.model, row.objective)
         return [outcome for outcome in finished(self.outcomes) if (outcome.cell.model, outcome.cell.objective) == names]
 
+    def arrays_of(self, outcome: Outcome) -> Mapping[str, Tensor]:
+        """Return the arrays for the pictures of a cell; empty if it has none."""
+        return self.arrays.get(outcome.cell.label, {})
+
     def rows_with_pictures(self) -> list[tuple[Row, Outcome]]:
         """Return each row with the outcome of its first seed; the best seed would show the row better than it is."""
         outcomes_by_row = [(row, self.finished_outcomes(row)) for row in self.table.rows]

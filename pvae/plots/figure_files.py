@@ -1,0 +1,62 @@
+"""Files of figures, with title, date and origin in their metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from pvae import __version__
+from pvae.files import replace_file
+from pvae.names import printable
+
+__all__ = ["file_metadata", "save_figure", "title_of"]
+
+_SOFTWARE = f"pvae {__version__}"
+
+
+def save_figure(figure: Figure, path: Path, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write a figure to a file, or leave the file unchanged if the write fails.
+
+    The title, the date and the facts are in the metadata of the file: text chunks of PNG, the metadata of SVG and PDF,
+    the comment of JPEG.
+
+    Args:
+        figure: the figure.
+        path: the file; its suffix decides the format.
+        facts: where the figure comes from, such as its run and its seed.
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    with replace_file(path) as unfinished:
+        figure.savefig(unfinished, format=suffix, **file_metadata(figure, suffix, facts))
+
+
+def file_metadata(figure: Figure, suffix: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Figure.savefig` that write title, date and facts into the metadata of a file.
+
+    Args:
+        figure: the figure.
+        suffix: the format: ``png``, ``svg``, ``pdf`` or ``jpg``.
+        facts: where the figure comes from, such as its run and its seed.
+    """
+    title, now = title_of(figure), datetime.now(UTC).replace(microsecond=0)
+    description = "; ".join(f"{name}: {printable(str(value))}" for name, value in facts.items())
+    if suffix == "pdf":
+        metadata = {"Title": title, "Subject": description, "Creator": _SOFTWARE, "CreationDate": now}
+    elif suffix == "svg":
+        metadata = {"Title": title, "Description": description, "Creator": _SOFTWARE, "Date": now.isoformat()}
+    elif suffix == "png":
+        metadata = {"Title": title, "Description": description, "Software": _SOFTWARE, "Creation Time": now.isoformat()}
+    else:  # JPEG has one comment
+        comment = "; ".join(text for text in (title, description, now.isoformat(), _SOFTWARE) if text)
+        return {"pil_kwargs": {"comment": comment}}
+    return {"metadata": metadata}
+
+
+def title_of(figure: Figure) -> str:
+    """Return the title of a figure on one line."""
+    return " ".join(figure.get_suptitle().replace(r"\$", "$").split())
