@@ -15,6 +15,8 @@ parameter store and the random generators unchanged.
 """
 
 from pvae.evaluate.base import Estimate, EvidenceBias, difference, mean_of
+from pvae.evaluate.calibration.calibrate import calibrate
+from pvae.evaluate.calibration.calibration_record import Calibration, QuantityRanks
 from pvae.evaluate.classification import accuracy
 from pvae.evaluate.diagnostics import Diagnosis, diagnose
 from pvae.evaluate.disentanglement import Disentanglement, disentanglement
@@ -26,6 +28,8 @@ from pvae.evaluate.gradient_estimators.estimator_search import search_gradients,
 from pvae.evaluate.gradient_estimators.gradient_comparison import gradients
 from pvae.evaluate.gradient_estimators.gradient_study import GradientStudy, GroupGradient
 from pvae.evaluate.gradient_estimators.study_objectives import named_objectives
+from pvae.evaluate.inference_gaps.gap_record import Gaps
+from pvae.evaluate.inference_gaps.measure_gaps import gaps
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.latent_units import LatentUnits
 from pvae.evaluate.missing_data import masking_divergence, missing_log_likelihood
@@ -33,25 +37,30 @@ from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling,
 from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
 
 __all__ = [
+    "Calibration",
     "Diagnosis",
     "Disentanglement",
     "Estimate",
     "EvaluationFinding",
     "EvidenceBias",
+    "Gaps",
     "GradientStudy",
     "GroupGradient",
     "Judgement",
     "LatentUnits",
     "NotRun",
+    "QuantityRanks",
     "TwoSampleTest",
     "accuracy",
     "aggregate_test",
+    "calibrate",
     "compare_evidence",
     "diagnose",
     "difference",
     "disentanglement",
     "elbo",
     "filled_log_likelihood",
+    "gaps",
     "gradients",
     "importance_bounds",
     "judge",

@@ -110,11 +110,11 @@ class EvaluationFinding(ABC):
         Raises:
             InputError: if the finding has no figure.
         """
-        from pvae.plots.base import save_figure
+        from pvae.plots.figure_files import save_figure
 
         figure = self.draw()
         if path is not None:
-            save_figure(figure, Path(path))
+            save_figure(figure, Path(path), {"question": self.question, "status": self.status})
         return figure
 
     @abstractmethod

@@ -8,6 +8,7 @@ background, text that can be read at the width of a phone, and a palette that co
 from __future__ import annotations
 
 from pvae.plots.base import PALETTE
+from pvae.plots.calibration_plots import rank_distributions
 from pvae.plots.categories import category_bars
 from pvae.plots.curves import evidence_intervals, learning_curves
 from pvae.plots.decoded_latents import interpolations, plane, traversal, value_rows
@@ -33,6 +34,7 @@ __all__ = [
     "mixture_ellipses",
     "mixture_pictures",
     "plane",
+    "rank_distributions",
     "reconstructions",
     "save_figure",
     "selection_curve",

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.randomness import RandomState, preserved_randomness, seed_generators
 
-__all__ = ["capture_generators", "isolated", "resolve", "restore_generators"]
+__all__ = ["capture_generators", "isolated", "reseed", "resolve", "restore_generators"]
 
 
 def resolve(device: str | torch.device) -> torch.device:
@@ -59,6 +59,18 @@ def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
         finally:
             if torch.get_num_threads() != count:
                 torch.set_num_threads(count)
+
+
+def reseed(seed: int, *key: int) -> None:
+    """Seed all random generators by a seed and the numbers of a block of draws, inside `isolated`.
+
+    The draws of a block then depend on its numbers alone, and not on the blocks before it.
+
+    Args:
+        seed: the seed of the whole computation.
+        key: the numbers of the block, each at least 0.
+    """
+    seed_generators(int(np.random.SeedSequence([seed, *key]).generate_state(1)[0]))
 
 
 def capture_generators() -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from pvae.weights.inversion import Inversion
 __all__ = [
     "PARTICLE_PLATE",
     "TracePair",
+    "in_particle_plate",
     "site_log_prob",
     "trace_pair",
     "trace_sequentially",
@@ -219,8 +220,14 @@ def _with_views(guide: poutine.Trace) -> poutine.Trace:
     return received
 
 
-def _in_particle_plate(program: Callable[..., Any], particles: int, nesting: int) -> Callable[..., Any]:
-    """Return the program inside a plate of particles, on the dimension to the left of all its plates."""
+def in_particle_plate(program: Callable[..., Any], particles: int, nesting: int) -> Callable[..., Any]:
+    """Return the program inside a plate of particles, on the dimension to the left of all its plates.
+
+    Args:
+        program: a program that broadcasts over the particles.
+        particles: the number of particles.
+        nesting: the greatest number of nested plates of both programs.
+    """
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with pyro.plate(PARTICLE_PLATE, particles, dim=-1 - nesting):
@@ -243,8 +250,8 @@ def trace_vectorised(
     bijection = programs.layout.bijection
     if particles > 1:
         nesting = programs.layout.nesting
-        model = _in_particle_plate(programs.model, particles, nesting)
-        guide = _in_particle_plate(programs.guide, particles, nesting)
+        model = in_particle_plate(programs.model, particles, nesting)
+        guide = in_particle_plate(programs.guide, particles, nesting)
         programs = programs.with_programs(model, guide)
     return dataclasses.replace(trace_pair(programs, None, choose, dims, bijection), particles=particles)
 

@@ -1,0 +1,1 @@
+"""Calibration of the guide on data that the model itself generates."""

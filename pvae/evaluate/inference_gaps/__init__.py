@@ -1,0 +1,1 @@
+"""The gap between log evidence and ELBO, and its parts."""
