@@ -133,7 +133,7 @@ def _samples(inputs: FigureInputs) -> Figure:
 def _reconstructions(inputs: FigureInputs) -> Figure:
     from pvae import plots
     from pvae.models.latent_codes import without_labels
-    from pvae.programs.queries import reconstruct
+    from pvae.models.posterior_values import reconstruct
 
     batch, _ = without_labels(inputs.run.model, inputs.first_data())
     x, reconstructed = batch["x"][: inputs.count], reconstruct(inputs.run.model, batch)[: inputs.count]

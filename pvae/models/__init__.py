@@ -10,6 +10,7 @@ from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
 from pvae.models.local_guide import LocalGuide
 from pvae.models.masked import MaskedVAE
+from pvae.models.posterior_values import reconstruct
 from pvae.models.semi_amortised import SemiAmortised
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
@@ -18,7 +19,7 @@ from pvae.programs.base import LatentModel, Program, pair, program
 from pvae.programs.binding import Programs, bind
 from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
 from pvae.programs.parameter_scope import restore_store, scope, store_tensors
-from pvae.programs.queries import encode, has_bernoulli_likelihood, reconstruct, sample, scores_bits
+from pvae.programs.queries import encode, has_bernoulli_likelihood, sample, scores_bits
 
 __all__ = [
     "GMVAE",

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from pvae.models.site_values import SiteValueMessenger
 from pvae.programs.binding import Fields
-from pvae.programs.queries import encode, in_shape_of_data, inference_mode, mean_of_site, reconstruct, site_of_data
+from pvae.programs.bound import BoundPrograms
+from pvae.programs.queries import encode, in_shape_of_data, inference_mode, mean_of_site, site_of_data
 from pvae.programs.sites import sample_sites
 from pvae.weights.compute import weights_of
 from pvae.weights.posterior_draws import draw_latents
 from pvae.weights.shared import has_summed_sites
 
-__all__ = ["plausible_codes", "reconstruct_data"]
+__all__ = ["plausible_codes", "reconstruct", "summed_out_values"]
 
 
 def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
@@ -42,10 +43,11 @@ def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fiel
     return {site["name"]: site["value"] for site in latent}
 
 
-def reconstruct_data(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
+def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
     """Return the mean of p(x given z) at one z per datum, in the shape of ``batch["x"]``.
 
-    z is drawn from the guide; sites that only the model has, and that are summed out, from their exact posterior.
+    z is drawn from the guide. Sites that only the model has, and that are summed out, are drawn from their exact
+    posterior given x and z.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -56,10 +58,37 @@ def reconstruct_data(latent_model: Any, batch: Mapping[str, Tensor], fields: Fie
         InputError: if the model observes nothing.
     """
     with inference_mode(latent_model, batch, fields) as programs:
-        bound = programs.bound_to(batch).without_loss_terms()
-        if has_summed_sites(bound):
-            drawn = draw_latents(weights_of(bound, 1))
-            # At the draws, latent sites are observed too.
+        bound = programs.bound_to(batch)
+        drawn = _summed_out_draws(bound)
+        if drawn is None:
+            site = site_of_data(sample_sites(bound.trace_both()[1]), batch)
+        else:
+            # at the draws, latent sites are observed too
             name = site_of_data(sample_sites(bound.trace_model()), batch)["name"]
-            return in_shape_of_data(mean_of_site(bound.trace_model(values=drawn).nodes[name]), batch)
-    return reconstruct(latent_model, batch, fields)
+            site = bound.trace_model(values=drawn).nodes[name]
+        return in_shape_of_data(mean_of_site(site), batch)
+
+
+def summed_out_values(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
+    """Return draws of the sites that the guide does not have and that are summed out, from their exact posterior.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+
+    Returns:
+        The values by site, each of shape (batch, ...); nothing if there is no such site.
+    """
+    with inference_mode(latent_model, batch, fields) as programs:
+        bound = programs.bound_to(batch)
+        drawn = _summed_out_draws(bound)
+        if drawn is None:
+            return {}
+        in_guide = {site["name"] for site in sample_sites(bound.trace_guide())}
+    return {name: value for name, value in drawn.items() if name not in in_guide}
+
+
+def _summed_out_draws(bound: BoundPrograms) -> dict[str, Tensor] | None:
+    """Return one draw of all latent sites if the model sums some of them out that the guide does not have."""
+    return draw_latents(weights_of(bound.without_loss_terms(), 1)) if has_summed_sites(bound) else None

@@ -4,7 +4,7 @@ from pvae.programs.base import LatentModel, Program, pair, program
 from pvae.programs.binding import Programs, bind
 from pvae.programs.parameter_groups import Groups, find_groups, named_parameters
 from pvae.programs.parameter_scope import restore_store, scope, store_tensors
-from pvae.programs.queries import encode, has_bernoulli_likelihood, reconstruct, sample, scores_bits
+from pvae.programs.queries import encode, has_bernoulli_likelihood, sample, scores_bits
 
 __all__ = [
     "Groups",
@@ -18,7 +18,6 @@ __all__ = [
     "named_parameters",
     "pair",
     "program",
-    "reconstruct",
     "restore_store",
     "sample",
     "scope",

@@ -1,4 +1,4 @@
-"""Codes, samples and reconstructions of any latent model, read from its traces."""
+"""Codes and samples of any latent model, read from its traces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ __all__ = [
     "inference_mode",
     "joined",
     "mean_of_site",
-    "reconstruct",
     "sample",
     "scores_bits",
     "simulate",
@@ -124,22 +123,6 @@ def joined(codes: Mapping[str, Tensor]) -> Tensor:
         The codes, shape (batch, units).
     """
     return torch.cat([code.reshape(len(code), -1) for code in codes.values()], 1)
-
-
-def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
-    """Return the mean of p(x given z) at one z drawn from the guide per datum, in the shape of ``batch["x"]``.
-
-    Args:
-        latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors.
-        fields: as for `pvae.models.bind`.
-
-    Raises:
-        InputError: if the model observes nothing.
-    """
-    with inference_mode(latent_model, batch, fields) as programs:
-        _, model_trace = programs.bound_to(batch).trace_both()
-        return in_shape_of_data(mean_of_site(site_of_data(sample_sites(model_trace), batch)), batch)
 
 
 def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:

@@ -15,7 +15,7 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.models.imputation import impute
-from pvae.models.posterior_values import plausible_codes, reconstruct_data
+from pvae.models.posterior_values import plausible_codes, reconstruct
 from pvae.objectives import untrained_by
 from pvae.programs.binding import bind
 from pvae.programs.classifier import classifier_of
@@ -136,7 +136,7 @@ class TrainedModel:
         fields = self.config.get("fields")
 
         def mean(part: Batch) -> Tensor:
-            means = [reconstruct_data(self.model, part, fields) for _ in range(draws)]
+            means = [reconstruct(self.model, part, fields) for _ in range(draws)]
             return means[0] if draws == 1 else torch.stack(means).double().mean(0).to(self._form().dtype)
 
         return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, mean))), index)

@@ -16,7 +16,9 @@ from torch import nn
 
 import pvae
 from pvae import InputError, pair
+from pvae.comparison.cells.drawings import draw_arrays
 from pvae.models import encode, has_bernoulli_likelihood, reconstruct, sample
+from pvae.models.rendering import interpolate
 
 DOUBLE = torch.float64
 
@@ -41,6 +43,32 @@ def test_reconstructions_are_means_given_z_in_the_shape_of_x() -> None:
     x = torch.randn(5, 3, dtype=DOUBLE)
     expected = torch.tensor(exact.A_BIAS).expand(5, 3)
     torch.testing.assert_close(reconstruct(model, {"x": x}), expected, atol=1e-4, rtol=0)
+
+
+class Clusters(pvae.LatentModel):
+    """Clusters at -5 and 5, mirrored by z of -1 or 1; only the model has the component k, which is summed out."""
+
+    def model(self, x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 2.0))
+            k = pyro.sample("k", dist.Bernoulli(torch.tensor(0.9)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal((10 * k - 5) * z, 0.5), obs=x[:, 0])
+
+    def guide(self, x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0].abs() / 5, 1e-3))
+
+
+def test_a_component_that_only_the_model_has_is_that_of_each_datum_in_every_picture() -> None:
+    x = torch.tensor([[-5.0], [5.0]]).repeat(20, 1)
+    torch.testing.assert_close(reconstruct(Clusters(), {"x": x}), x, atol=0.05, rtol=0)
+    ends = torch.cat([2 * x[:2], x[:2]])
+    lines = interpolate(Clusters(), pvae.Batch(x=ends[2:]), pvae.Batch(x=ends[:2]), steps=3)[..., 0]
+    torch.testing.assert_close(lines, torch.tensor([[-5.0, -7.5, -10.0], [5.0, 7.5, 10.0]]), atol=0.05, rtol=0)
+    splits = pvae.load_data(x, binarise="none", validation=0, test=10)
+    arrays, failures = draw_arrays(Clusters(), splits, {})
+    torch.testing.assert_close(arrays["reconstructions"], arrays["originals"], atol=0.05, rtol=0)
+    assert not failures
 
 
 def test_the_tutorials_vae_is_asked_without_methods_of_its_own() -> None:

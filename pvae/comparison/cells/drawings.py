@@ -15,7 +15,8 @@ from pvae.data import Splits
 from pvae.data.scaling import narrowed
 from pvae.errors import InputError
 from pvae.models.latent_codes import infer_codes, without_labels
-from pvae.programs.queries import reconstruct, sample, simulate
+from pvae.models.posterior_values import reconstruct
+from pvae.programs.queries import sample, simulate
 from pvae.programs.row_dependence import PROGRAM_ERRORS
 from pvae.train.devices import isolated
 
