@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pvae.densities.points import Flat, Point
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, NetworkParts, reshape_data
+from pvae.models.base import BaseVAE, NetworkParts
+from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
 from pvae.networks import noise as make_noise
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from pvae.checks import require_sizes, require_whole
 from pvae.densities import part
 from pvae.errors import InputError
+from pvae.models.datum_shapes import require_order, reshape_data
 from pvae.models.density_traits import density_traits_of
 from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pvae.programs.base import LatentModel
 
-__all__ = ["NETWORKS", "BaseVAE", "NetworkKind", "NetworkParts", "Parts", "network_kind", "reshape_data"]
+__all__ = ["NETWORKS", "BaseVAE", "NetworkKind", "NetworkParts", "Parts", "network_kind"]
 
 EncoderAndDecoder = tuple[nn.Module, nn.Module]
 
@@ -213,6 +214,7 @@ class BaseVAE(LatentModel):
             x: data, (batch, features) or (batch,) + data_shape.
             context: the second input of an encoder that is `pvae.networks.Conditioned`, shape (..., features).
         """
+        require_order(x, self.data_shape)
         return self.posterior(self.encoder(reshape_data(x, self._input_shape), *context))
 
     def decode(self, z: Tensor, *context: Tensor) -> TorchDistribution:
@@ -226,6 +228,7 @@ class BaseVAE(LatentModel):
 
     def observed(self, x: Tensor) -> Tensor:
         """Return x in the shape of the likelihood's events, (batch,) + event shape."""
+        require_order(x, self.data_shape)
         return reshape_data(x, self._event_shape)
 
     def as_data(self, density: TorchDistribution, *, mean: bool) -> Tensor:
@@ -276,23 +279,3 @@ def _initialise_density(density: nn.Module, x: Tensor) -> None:
     initialise_from = density_traits_of(density).initialise_from
     if initialise_from is not None:
         initialise_from(x)
-
-
-def reshape_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return data with each datum in another shape, (batch,) + shape.
-
-    Args:
-        x: the data, (batch, ...).
-        shape: the new shape of one datum.
-
-    Raises:
-        InputError: if one datum has another number of values than the shape.
-    """
-    if x.shape[1:] == shape:
-        return x
-    if math.prod(x.shape[1:]) != math.prod(shape):
-        raise InputError(
-            f"x needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; got "
-            f"{tuple(x.shape[1:])}. Reshape x, or build the model with the data_shape of these data."
-        )
-    return x.reshape(x.shape[0], *shape)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pvae.checks import require_whole
 from pvae.densities import MixturePrior
-from pvae.models.base import BaseVAE, NetworkParts, reshape_data
+from pvae.models.base import BaseVAE, NetworkParts
+from pvae.models.datum_shapes import reshape_data
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 

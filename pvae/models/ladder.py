@@ -15,7 +15,8 @@ from torch.nn.functional import softplus
 from pvae.checks import require_sizes, require_whole
 from pvae.densities import DiagonalGaussian, part
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, NetworkParts, network_kind, reshape_data
+from pvae.models.base import BaseVAE, NetworkParts, network_kind
+from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
 from pvae.names import unknown
 from pvae.networks import MLP, Conditioned, initialise

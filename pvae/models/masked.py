@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, Parts, reshape_data
+from pvae.models.base import BaseVAE, Parts
+from pvae.models.datum_shapes import reshape_data
 from pvae.models.imputation import Imputation, impute
 from pvae.networks import Conditioned
 

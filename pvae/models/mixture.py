@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pvae.checks import require_sizes, require_whole
-from pvae.models.base import reshape_data
 from pvae.models.classifier_network import ClassifierNetwork
 from pvae.models.conjugate_prior import make_prior
+from pvae.models.datum_shapes import reshape_data
 from pvae.models.mixture_start import start_by_kmeans
 from pvae.names import unknown
 from pvae.programs.base import LatentModel

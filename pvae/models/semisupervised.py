@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pvae.checks import require_whole
 from pvae.densities import GivenLabel, label_posterior
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, Parts, reshape_data
+from pvae.models.base import BaseVAE, Parts
+from pvae.models.datum_shapes import reshape_data
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 from pvae.programs.classifier import outside_classes

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pvae.checks import require_whole
 from pvae.densities.quantiser import Quantiser
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, NetworkParts, network_kind, reshape_data
+from pvae.models.base import BaseVAE, NetworkParts, network_kind
+from pvae.models.datum_shapes import reshape_data
 from pvae.names import unknown
 from pvae.networks import initialise
 

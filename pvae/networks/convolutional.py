@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.networks.base import activation_layer, initialise
 from pvae.networks.residual import ResidualBlock, start_as_identity
+from pvae.picture_axes import has_channels_last
 
 __all__ = ["ConvDecoder", "ConvEncoder", "doubling", "image_shape"]
 
@@ -31,6 +33,17 @@ def image_shape(data_shape: Sequence[int]) -> tuple[int, int, int]:
             f"got {shape}. Use network='mlp' or 'gated', or reshape the data."
         )
     return (1, *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
+
+
+def _warn_of_channels_last(shape: tuple[int, int, int]) -> None:
+    if has_channels_last(shape):
+        channels, height, width = shape
+        warnings.warn(
+            f"The data_shape {shape} means {channels} channels of {height} by {width} pixels, because channels come "
+            f"first; it looks like {width} channels at the end. load_data turns such pictures: use its data_shape, "
+            f"{(width, channels, height)}.",
+            stacklevel=4,
+        )
 
 
 def _halvings(size: tuple[int, int], count: int) -> list[tuple[int, int]]:
@@ -95,6 +108,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         self.in_features = tuple(data_shape)
         self.image_shape = image_shape(data_shape)
+        _warn_of_channels_last(self.image_shape)
         channels, *size = self.image_shape
         self.layers = nn.Sequential()
         for filters in hidden:

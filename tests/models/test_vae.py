@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pyro
 import pytest
@@ -295,3 +295,17 @@ def test_data_of_another_width_are_told_in_one_line() -> None:
             ) as said:
                 asked(x)
             assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("network", ["conv", "mlp"])
+def test_pictures_with_their_sizes_in_another_order_than_the_model_are_refused(network: str) -> None:
+    warned = pytest.warns(UserWarning, match=r"8 channels of 6 by 3 pixels.*\(3, 8, 6\)")
+    with warned if network == "conv" else nullcontext():
+        vae = VAE((8, 6, 3), latent=2, hidden=(3, 4), network=network)
+    last = torch.rand(2, 8, 6, 3)
+    for use in (vae.encode, vae.observed, vae.guide, vae.model):
+        with pytest.raises(InputError, match=r"data_shape, \(8, 6, 3\), or one flat.*got \(3, 8, 6\)"):
+            use(last.movedim(-1, 1))
+    torch.testing.assert_close(vae.encode(last).mean, vae.encode(last.flatten(1)).mean)
+    grey = VAE((6, 5), latent=2, hidden=(3, 4), network=network)
+    assert grey.encode(torch.rand(2, 1, 6, 5)).batch_shape == (2,)

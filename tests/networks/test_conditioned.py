@@ -14,7 +14,7 @@ NETWORKS = {
     "mlp": (lambda: MLP(6, hidden=(5, 4)), (6,)),
     "linear": (lambda: MLP(6, hidden=()), (6,)),
     "gated": (lambda: GatedMLP(6, hidden=(5, 4)), (6,)),
-    "conv": (lambda: ConvEncoder((2, 5, 4), hidden=(3, 2)), (2, 5, 4)),
+    "conv": (lambda: ConvEncoder((2, 5, 6), hidden=(3, 2)), (2, 5, 6)),
     "deconv": (lambda: ConvDecoder(6, (5, 4), hidden=(3, 2)), (6,)),
 }
 
@@ -49,7 +49,7 @@ def test_mlp_agrees_with_the_formula():
     torch.testing.assert_close(conditioned(x, c), network[2](first).tanh(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 4), (5, 4)])
+@pytest.mark.parametrize("shape", [(2, 5, 6), (5, 6)])
 def test_an_image_beside_an_image_enters_by_a_convolution(shape):
     network = ConvEncoder(shape, hidden=(3,))
     conditioned = Conditioned(network, None).double()

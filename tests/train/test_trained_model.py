@@ -149,7 +149,7 @@ def test_labels_are_predicted_by_their_original_names() -> None:
 
 
 def test_imputed_values_that_few_draws_decide_are_called_unreliable() -> None:
-    run, mean, covariance, table = line_run()
+    run, mean, covariance, _ = line_run()
     far = pd.DataFrame({"height": [mean[0], mean[0] + 6 * covariance[0, 0] ** 0.5], "weight": [np.nan, np.nan]})
     with pytest.warns(UserWarning, match=r"missing values of 1 of 2 data, the first at 1: .* Raise particles"):
         run.impute(far, particles=1000)

@@ -1,0 +1,53 @@
+"""The shape of each datum: reshape data, and refuse those with the sizes in another order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pvae.errors import InputError
+
+__all__ = ["require_order", "reshape_data"]
+
+
+def require_order(x: Tensor, data_shape: Sequence[int]) -> None:
+    """Check that data are flat, or have the sizes of a shape in its order, apart from sizes of 1.
+
+    A reshape of data with channels first to channels last would mix the pixels of all channels.
+
+    Args:
+        x: the data, (batch, ...).
+        data_shape: the shape of one datum of a model.
+
+    Raises:
+        InputError: if the shapes have the same number of values and differ.
+    """
+    given, needed = [[size for size in shape if size != 1] for shape in (x.shape[1:], data_shape)]
+    same_count = math.prod(given) == math.prod(needed)  # another count is refused by `reshape_data`
+    if same_count and min(len(given), len(needed)) > 1 and given != needed:
+        raise InputError(
+            f"x needs the shape of data_shape, {tuple(data_shape)}, or one flat vector for each datum; got "
+            f"{tuple(x.shape[1:])}. Build the model with the data_shape of the data; load_data puts channels first."
+        )
+
+
+def reshape_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return data with each datum in another shape, (batch,) + shape.
+
+    Args:
+        x: the data, (batch, ...).
+        shape: the new shape of one datum.
+
+    Raises:
+        InputError: if one datum has another number of values than the shape.
+    """
+    if x.shape[1:] == shape:
+        return x
+    if math.prod(x.shape[1:]) != math.prod(shape):
+        raise InputError(
+            f"x needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; got "
+            f"{tuple(x.shape[1:])}. Reshape x, or build the model with the data_shape of these data."
+        )
+    return x.reshape(x.shape[0], *shape)
