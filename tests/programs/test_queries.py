@@ -66,9 +66,9 @@ def test_a_component_that_only_the_model_has_is_that_of_each_datum_in_every_pict
     lines = interpolate(Clusters(), pvae.Batch(x=ends[2:]), pvae.Batch(x=ends[:2]), steps=3)[..., 0]
     torch.testing.assert_close(lines, torch.tensor([[-5.0, -7.5, -10.0], [5.0, 7.5, 10.0]]), atol=0.05, rtol=0)
     splits = pvae.load_data(x, binarise="none", validation=0, test=10)
-    arrays, failures = draw_arrays(Clusters(), splits, {})
-    torch.testing.assert_close(arrays["reconstructions"], arrays["originals"], atol=0.05, rtol=0)
-    assert not failures
+    drawn = draw_arrays(Clusters(), splits)
+    torch.testing.assert_close(drawn.arrays["reconstructions"], drawn.arrays["originals"], atol=0.05, rtol=0)
+    assert not drawn.failures
 
 
 def test_the_tutorials_vae_is_asked_without_methods_of_its_own() -> None:
