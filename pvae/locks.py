@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pvae.errors import InputError
 
-__all__ = ["LOCK_FILE", "is_unused", "sole_writer"]
+__all__ = ["LOCK_FILE", "is_unused", "is_written_now", "sole_writer"]
 
 #: the file in a folder that its writer locks; it is removed at the end
 LOCK_FILE = ".lock"
@@ -22,6 +22,27 @@ LOCK_FILE = ".lock"
 def is_unused(folder: Path) -> bool:
     """Return whether a folder holds nothing, or nothing but a lock."""
     return all(path.name == LOCK_FILE for path in folder.iterdir())
+
+
+def is_written_now(folder: Path) -> bool:
+    """Return whether a process writes to a folder. On another computer, a writer that has ended counts too."""
+    path = folder / LOCK_FILE
+    holder = _holder(path)
+    process = holder.get("process")
+    if not path.exists() or not isinstance(process, int):
+        return False
+    return holder.get("host") != socket.gethostname() or _is_alive(process)
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether a process of this computer runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs for another user
+        return True
+    return True
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from pvae.commands.comparing import compare
 from pvae.commands.data import data
 from pvae.commands.evaluating import evaluate
 from pvae.commands.fitting_mixtures import em
+from pvae.commands.helping import help_
 from pvae.commands.listing import list_
+from pvae.commands.listing_runs import runs
 from pvae.commands.showing import show
 from pvae.commands.studying_gradients import gradients
 from pvae.commands.training import train
@@ -21,12 +23,31 @@ __all__ = [
     "evaluate",
     "export",
     "gradients",
+    "help_",
     "impute",
     "list_",
     "predict",
+    "runs",
     "sample",
     "show",
     "train",
 ]
 
-COMMANDS = (train, evaluate, compare, em, show, encode, sample, impute, predict, export, check, gradients, data, list_)
+COMMANDS = (
+    train,
+    evaluate,
+    compare,
+    em,
+    show,
+    encode,
+    sample,
+    impute,
+    predict,
+    export,
+    check,
+    gradients,
+    runs,
+    data,
+    list_,
+    help_,
+)

@@ -7,6 +7,7 @@ import click
 from pvae.commands.error_reporting import BAD_INPUT
 from pvae.commands.options.chosen_parts import build_model_and_data, chosen_data, chosen_model, chosen_objective
 from pvae.commands.options.help_sections import SectionedCommand
+from pvae.commands.options.known_names import ModelType
 from pvae.commands.options.option_groups import (
     data_options,
     json_option,
@@ -21,7 +22,7 @@ __all__ = ["check"]
 
 
 @click.command(cls=SectionedCommand, short_help="Find errors of a model without training.")
-@click.argument("model")
+@click.argument("model", type=ModelType())
 @data_options
 @objective_options
 @model_options

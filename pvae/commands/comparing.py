@@ -12,6 +12,7 @@ import click
 from pvae.commands.options.chosen_parts import chosen_data, chosen_model
 from pvae.commands.options.config_files import config_option
 from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.known_names import ModelType, NamesType
 from pvae.commands.options.option_groups import (
     FIT_OPTIONS,
     data_options,
@@ -34,9 +35,9 @@ WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [
 
 
 @click.command(cls=SectionedCommand, short_help="Compare objectives in a table and a report.")
-@click.argument("models", metavar="MODEL[,MODEL...]")
+@click.argument("models", metavar="MODEL[,MODEL...]", type=ModelType())
 @data_options
-@make_option("Comparison", "--objectives", str, "elbo,iwae:particles=8", OBJECTIVES_HELP)
+@make_option("Comparison", "--objectives", NamesType("objectives"), "elbo,iwae:particles=8", OBJECTIVES_HELP)
 @make_option("Comparison", "--seeds", str, "3", SEEDS_HELP)
 @make_option("Comparison", "--baseline", str, None, BASELINE_HELP)
 @make_option("Comparison", "--workers", click.IntRange(min=0), None, WORKERS_HELP)

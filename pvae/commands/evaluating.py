@@ -9,6 +9,7 @@ import click
 
 from pvae.commands.mixture_assignments import check_assign_path
 from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.known_names import RunType
 from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
@@ -37,7 +38,7 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 
 
 @click.command(cls=SectionedCommand, short_help="Evaluate a run, with standard errors.")
-@click.argument("run")
+@click.argument("run", type=RunType())
 @other_data_option
 @data_folder_option
 @split_option("test")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.known_names import RunType
 from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
@@ -39,7 +40,7 @@ HELP = "\n".join(
 
 
 @click.command(cls=SectionedCommand, short_help="Draw a figure of a run.", help=HELP)
-@click.argument("run")
+@click.argument("run", type=RunType())
 @make_option("Figure", "--what", click.Choice(list(FIGURES)), "samples", "Figure to draw; see above.", metavar="FIGURE")
 @make_option("Figure", "--count", click.IntRange(min=1), None, COUNT_HELP)
 @make_option("Figure", "--site", str, None, SITE_HELP)

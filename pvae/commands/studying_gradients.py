@@ -10,6 +10,7 @@ import click
 from pvae.commands.gradient_figures import with_particles, write_figures
 from pvae.commands.options.chosen_parts import build_model_and_data, chosen_data, chosen_model
 from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.known_names import ModelType, NamesType
 from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_options,
@@ -52,11 +53,11 @@ OUT_HELP = "Folder for gradients.json and the figures. [default: write nothing]"
 
 
 @click.command(cls=SectionedCommand, short_help="Measure bias, variance and signal-to-noise of gradients.")
-@click.argument("model", metavar="MODEL|RUN")
+@click.argument("model", metavar="MODEL|RUN", type=ModelType())
 @data_options
 @split_option("train")
 @make_option("Data", "--batch-size", click.IntRange(min=1), 100, "Number of data in the batch, the first ones.")
-@make_option("Study", "--objectives", str, None, OBJECTIVES_HELP)
+@make_option("Study", "--objectives", NamesType("objectives"), None, OBJECTIVES_HELP)
 @make_option("Study", "--draws", click.IntRange(min=2), 1000, DRAWS_HELP)
 @make_option("Study", "--reference", str, None, REFERENCE_HELP)
 @make_option("Study", "--reference-draws", click.IntRange(min=2), None, REFERENCE_DRAWS_HELP)

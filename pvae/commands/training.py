@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import click
 from pvae.commands.options.chosen_parts import chosen_data, chosen_model, chosen_objective
 from pvae.commands.options.config_files import config_option
 from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.known_names import ModelType
 from pvae.commands.options.option_groups import (
     FIT_OPTIONS,
     data_options,
@@ -33,7 +36,7 @@ PROGRESS_HELP = "Show progress on standard error: a bar on a terminal, else one 
 
 
 @click.command(cls=SectionedCommand, short_help="Train a model, and write a run folder.")
-@click.argument("model")
+@click.argument("model", type=ModelType())
 @data_options
 @objective_options
 @model_options
@@ -74,6 +77,7 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
         print_json(record)
     else:
         click.echo(format_rows(_text_rows(record)))
+        click.echo("\n".join(["", "Next:", *(f"  {command}" for command in _next_commands(run, ctx))]))
 
 
 def default_folder(model: str, data: str, objective: str, seed: int) -> Path:
@@ -137,12 +141,35 @@ def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
         "objective": record["objective"],
         "gradient": f"biased: {record['biased']}" if record["biased"] else None,
         "device": f"{training['device']}, {training['precision']}, step {record['step']}",
-        "training": f"{record['epochs']} epochs in {record['seconds']:.1f} s",
+        "training": f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['seconds']:.1f} s",
         "loss": _nats_text(final.get("loss")),
         "validation bound": _nats_text(final.get("validation_bound"), final.get("validation_error")),
         "run": record["run"],
     }
     return {name: value for name, value in rows.items() if value is not None}
+
+
+def _next_commands(run: Any, ctx: click.Context) -> list[str]:
+    """Return commands that evaluate the run, draw a figure of it, and continue it for as many epochs again."""
+    folder, model = str(run.folder), ctx.params["model"]
+    own_code = ["--model", model] if ":" in model else []
+    out = ["--out", folder] if ctx.params["out"] is None else []
+    longer = ["pvae", *_without_epochs(ctx.find_root().obj), *out]
+    commands = [
+        ["pvae", "evaluate", folder, *own_code],
+        ["pvae", "show", folder, "--what", "history", *own_code],
+        [*longer, "--resume", "--epochs", str(2 * run.config["training"]["epochs"])],
+    ]
+    return [shlex.join(command) for command in commands]
+
+
+def _without_epochs(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of the command without ``--resume`` and ``--epochs``."""
+    kept = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument not in ("--resume", "--epochs") and before != "--epochs" and not argument.startswith("--epochs="):
+            kept.append(argument)
+    return kept
 
 
 def _nats_text(value: float | None, error: float | None = None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pvae.commands.options.help_sections import SectionedCommand, apply_options, make_option
+from pvae.commands.options.known_names import RunType
 from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
@@ -52,7 +53,7 @@ def _data_options(command: Command) -> Command:
 
 
 @click.command(cls=SectionedCommand, short_help="Write the codes of data.")
-@click.argument("run")
+@click.argument("run", type=RunType())
 @_data_options
 @make_option("Run", "--site", str, None, SITE_HELP)
 @_options
@@ -65,7 +66,7 @@ def encode(run: str, site: str | None, **options: Any) -> None:
 
 
 @click.command(cls=SectionedCommand, short_help="Write new data that a model generates.")
-@click.argument("run")
+@click.argument("run", type=RunType())
 @make_option("Output", "--count", click.IntRange(min=1), 100, "Number of data.")
 @make_option("Output", "--mean", bool, False, MEAN_HELP, is_flag=True)
 @make_option("Output", "--condition", str, None, CONDITION_HELP, multiple=True, metavar="NAME=VALUE")
@@ -90,7 +91,7 @@ def _condition(text: str) -> tuple[str, str]:
 
 
 @click.command(cls=SectionedCommand, short_help="Write encoder, decoder or parameters for other programs.")
-@click.argument("run")
+@click.argument("run", type=RunType())
 @make_option("Output", "--out", click.Path(), None, EXPORT_HELP, required=True)
 @make_option("Output", "--part", click.Choice(["encoder", "decoder"]), None, "Part to write, for .pt2 and .onnx.")
 @make_option("Output", "--force", bool, False, "Replace a file that exists at --out.", is_flag=True)
@@ -110,7 +111,7 @@ def export(run: str, out: str, part: str | None, *, force: bool, **options: Any)
 
 
 @click.command(cls=SectionedCommand, short_help="Write data with their missing values filled in.")
-@click.argument("run")
+@click.argument("run", type=RunType())
 @_data_options
 @make_option("Output", "--draws", click.IntRange(min=1), None, DRAWS_HELP, metavar="N")
 @make_option("Output", "--quantiles", str, None, QUANTILES_HELP)
@@ -128,7 +129,7 @@ def impute(run: str, draws: int | None, quantiles: str | None, particles: int, *
 
 
 @click.command(cls=SectionedCommand, short_help="Write the predicted labels of data.")
-@click.argument("run")
+@click.argument("run", type=RunType())
 @_data_options
 @make_option("Output", "--probabilities", bool, False, "Write the probability of each label.", is_flag=True)
 @_options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pvae.commands.options.known_names import resolve_system
 from pvae.commands.options.option_groups import MODEL_HELP, explicit_options
 from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import print_reading
@@ -50,10 +51,19 @@ def chosen_data(ctx: click.Context) -> Splits:
 
 
 def chosen_model(ctx: click.Context, model: str) -> ModelSpec:
-    """Return the specification of the model that the options choose; nothing is built yet."""
+    """Return the specification of the model that the options choose; nothing is built yet.
+
+    Args:
+        ctx: the context of the command.
+        model: the name of a model, of a system such as beta-vae, or of a file and a class.
+
+    Raises:
+        InputError: if the name decides an objective, and the command takes several.
+    """
     from pvae.models.build import ModelSpec
 
-    return ModelSpec(model, _model_settings(ctx))
+    name, _ = resolve_system(model, takes_objective="objective" in ctx.params)
+    return ModelSpec(name, _model_settings(ctx))
 
 
 def _model_settings(ctx: click.Context) -> dict[str, Any]:
@@ -66,10 +76,11 @@ def _model_settings(ctx: click.Context) -> dict[str, Any]:
 
 
 def chosen_objective(ctx: click.Context, spec: ModelSpec) -> NamedObjective:
-    """Return the factory of the objective that the options choose; the default is the model's own."""
+    """Return the factory of the objective that the options choose; the default is the system's or the model's own."""
     from pvae.objectives import make_objective
 
-    text = ctx.params["objective"] or spec.default_objective
+    _, objective_of_system = resolve_system(ctx.params["model"], takes_objective=True)
+    text = ctx.params["objective"] or objective_of_system or spec.default_objective
     if ctx.params["particles"] is not None:
         text = f"{text}:particles={ctx.params['particles']}"
     gradients = "+".join(strategy.replace("score:", "") for strategy in ctx.params["gradients"])

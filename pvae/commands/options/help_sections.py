@@ -10,6 +10,14 @@ import click
 __all__ = ["Decorator", "SectionedCommand", "apply_options", "make_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+# Other spellings of flags.
+FLAG_ALIASES = {
+    "--batch-size": "--batch",
+    "--binarise": "--binarize",
+    "--initialisation": "--initialization",
+    "--learning-rate": "--lr",
+    "--optimiser": "--optimizer",
+}
 Decorator = Callable[[Command], Command]
 
 
@@ -52,14 +60,15 @@ def make_option(
 
     Args:
         section: title of the section of the help.
-        flag: the flag, such as ``"--batch-size"``.
+        flag: the flag, such as ``"--batch-size"``; its other spelling in `FLAG_ALIASES` is accepted too.
         value_type: a click type, or a Python type.
         default: value where neither the command line nor a config file has the option.
         help_text: one or two sentences.
         settings: other keyword arguments of `click.Option`.
     """
+    spellings = [flag, FLAG_ALIASES[flag]] if flag in FLAG_ALIASES else [flag]
     return click.option(
-        flag,
+        *spellings,
         cls=SectionedOption,
         section=section,
         type=value_type,

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pvae.commands.options.help_sections import Decorator, SectionedOption, apply_options, make_option
+from pvae.commands.options.known_names import KNOWN_NAMES, NamedSettingType, NamesType
 from pvae.commands.options.option_types import LearningRateType, SettingType
 from pvae.commands.options.table_flags import table_options
 from pvae.fit_options import FitOptions
@@ -38,17 +39,33 @@ BINARISATIONS = ("auto", "none", "static", "dynamic", "threshold")
 SPLITS = ("train", "validation", "test")
 FIT_OPTIONS = tuple(option.name for option in fields(FitOptions))
 
+# For each option of a built-in model with known names, the kind of the names.
+_KINDS = {
+    "network": "networks",
+    "activation": "activations",
+    "initialisation": "initialisations",
+    "prior": "priors",
+    "posterior": "posteriors",
+    "likelihood": "likelihoods",
+}
+
+
+def _listed(kind: str) -> str:
+    return ", ".join(KNOWN_NAMES[kind])
+
+
 # For each argument of a built-in model that has a flag, the help of the flag.
 MODEL_HELP = {
     "latent": "Number of latent features.",
     "hidden": "Number of hidden features of each layer, such as 200,200; 0 means no hidden layer.",
-    "network": "Kind of network: mlp, gated, conv, resnet.",
-    "activation": "Activation function of the networks: tanh, relu, ...",
-    "initialisation": "Initialisation of the networks.",
+    "network": f"Kind of network: {_listed('networks')}.",
+    "activation": f"Activation function of the networks: {_listed('activations')}.",
+    "initialisation": f"Initialisation of the networks: {_listed('initialisations')}.",
     "output_bias": "Initial bias of the decoder's last layer: data (computed from the training data), a number, none.",
-    "prior": "Density of z.",
-    "posterior": "Density of z given x.",
-    "likelihood": "Density of x given z: bernoulli, gaussian, discretised-logistic:levels=17, ...",
+    "prior": f"Density of z: {_listed('priors')}.",
+    "posterior": f"Density of z given x: {_listed('posteriors')}.",
+    "likelihood": f"Density of x given z: {_listed('likelihoods')}. Settings follow a colon: "
+    "discretised-logistic:levels=17.",
     "noise": "Corruption of an autoencoder's input: gaussian:scale=0.3, masking:share=0.25.",
     "condition": "Input of a conditional model: y, c, or quadrants (some quadrants of the picture).",
     "observed": "Number of observed quadrants: 1, 2 or 3.",
@@ -93,7 +110,7 @@ def _flag(name: str) -> str:
 def model_options(command: Command) -> Command:
     """Add one flag for each argument in `MODEL_HELP`, and ``--set`` for any argument of any model."""
     section = "Model (flags for built-in models; --set for all)"
-    flags = [make_option(section, _flag(name), SettingType(), None, text) for name, text in MODEL_HELP.items()]
+    flags = [make_option(section, _flag(name), _setting_type(name), None, text) for name, text in MODEL_HELP.items()]
     any_argument = click.option(
         "--set",
         "set_",
@@ -106,6 +123,10 @@ def model_options(command: Command) -> Command:
     return apply_options(command, [*flags, any_argument])
 
 
+def _setting_type(name: str) -> SettingType:
+    return NamedSettingType(_KINDS[name]) if name in _KINDS else SettingType()
+
+
 def data_options(command: Command) -> Command:
     """Add the flags that choose a data set and how it is split, binarised and masked."""
     section = "Data"
@@ -113,7 +134,7 @@ def data_options(command: Command) -> Command:
         make_option(
             section,
             "--data",
-            str,
+            NamesType("data", files=True),
             "digits",
             "Name of a data set (`pvae data list`), or a file (.csv, .npz, ...) or folder of pictures.",
         ),
@@ -164,7 +185,7 @@ def data_folder_option(command: Command) -> Command:
 def other_data_option(command: Command) -> Command:
     """Add ``--data`` to a command that takes a run, which records its own data."""
     help_text = "Name or file of a data set to use instead of the data that the run was trained on."
-    data_option = make_option("Data", "--data", str, None, help_text)
+    data_option = make_option("Data", "--data", NamesType("data", files=True), None, help_text)
     return data_option(table_options(missing=False, scaled=False)(command))
 
 
@@ -180,7 +201,7 @@ def objective_options(command: Command) -> Command:
         make_option(
             section,
             "--objective",
-            str,
+            NamesType("objectives"),
             None,
             "Name of an objective (`pvae list`), with settings after colons: renyi:alpha=0.5. "
             "[default: the model's own, else elbo]",

@@ -1,0 +1,90 @@
+"""``pvae runs``: list the runs of a folder with their state and their score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pvae.commands.options.option_groups import json_option, traceback_option
+from pvae.commands.output import format_table, print_json, print_status
+from pvae.errors import InputError
+
+__all__ = ["runs"]
+
+HEADER = ("run", "model", "objective", "data", "state", "epochs", "validation bound")
+
+
+@click.command(short_help="List the runs of a folder.")
+@click.argument("folder", type=click.Path(), default="runs")
+@json_option
+@traceback_option
+def runs(folder: str, as_json: bool) -> None:
+    """List the runs in FOLDER and in its subfolders, with their state and their score. The default FOLDER is runs.
+
+    A run is finished, or training (a process writes to it now), or stopped (pvae train --resume continues it), or
+    damaged. The validation bound is the best one, in nats per datum.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is no folder. Name the folder that holds the runs, such as runs.")
+    found = [_describe(path.parent) for path in sorted(Path(folder).rglob("config.toml"))]
+    if as_json:
+        print_json({"runs": found})
+        return
+    if not found:
+        print_status(f"{folder} holds no run.")
+        return
+    click.echo(format_table(HEADER, [_cells(record) for record in found]))
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """Return the settings, the state and the score of a run. For a damaged run, the state says what is damaged."""
+    from pvae.locks import is_written_now
+    from pvae.train.run import read_config
+
+    try:
+        config = read_config(folder)
+        model = config["model"]
+        record = {
+            "model": model.get("name", model["class"]),
+            "objective": config["objective"],
+            "data": config["data"]["name"],
+            "seed": config["training"].get("seed"),
+            "epochs": config["training"]["epochs"],
+        }
+        record |= _progress(folder)
+    except InputError as error:
+        return {"run": str(folder), "state": "damaged", "reason": str(error)}
+    if is_written_now(folder):
+        record["state"] = "training"
+    return {"run": str(folder), **record}
+
+
+def _progress(folder: Path) -> dict[str, Any]:
+    """Return the state, the number of completed epochs, and the best validation bound with its standard error."""
+    from pvae.train.checkpoint import read_state
+    from pvae.train.history import read_history
+
+    last = next((folder / name for name in ("last", "last.previous") if (folder / name).is_dir()), None)
+    reason = read_state(last).get("finished", "") if last else ""
+    epochs = [record for record in read_history(folder / "metrics.jsonl") if "epoch" in record]
+    scored = [record for record in epochs if record.get("validation_bound") is not None]
+    best = max(scored, key=lambda record: record["validation_bound"], default={})
+    return {
+        "state": "finished" if reason else "stopped",
+        "reason": reason,
+        "completed_epochs": max((record["epoch"] for record in epochs), default=0),
+        "validation_bound": best.get("validation_bound"),
+        "validation_error": best.get("validation_error"),
+    }
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    """Return the cells of a row; those of a damaged run are empty."""
+    if record["state"] == "damaged":
+        return [record["run"], "", "", "", "damaged", "", ""]
+    bound, error = record["validation_bound"], record["validation_error"]
+    score = "" if bound is None else f"{bound:.2f}" if error is None else f"{bound:.2f} ± {error:.2f}"
+    epochs = f"{record['completed_epochs']} of {record['epochs']}"
+    return [*(str(record[name]) for name in ("run", "model", "objective", "data", "state")), epochs, score]

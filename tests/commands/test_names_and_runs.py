@@ -1,0 +1,103 @@
+"""Names and spellings that options accept, completion by the shell, `pvae help`, `pvae runs` and the next commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from command_line import run
+
+from pvae.cli import cli
+from pvae.commands.listing import _names_by_kind
+from pvae.commands.options.known_names import KNOWN_NAMES, SYSTEM_ALIASES, ModelType, RunType, objective_names
+from pvae.locks import LOCK_FILE, sole_writer
+from pvae.models.build import MODELS
+from pvae.objectives.registry import OBJECTIVES
+
+SMALL = ["--latent", "2", "--hidden", "4", "--epochs", "1", "--no-progress"]
+
+
+def test_names_for_help_and_completion_are_those_of_the_tables() -> None:
+    listed = {kind: tuple(sorted(names)) for kind, names in _names_by_kind().items()}
+    assert {kind: listed[kind] for kind in KNOWN_NAMES} == KNOWN_NAMES
+    assert objective_names() == sorted(OBJECTIVES)
+
+
+def test_aliases_lead_to_models_and_objectives() -> None:
+    assert all(model in MODELS and objective in (None, *OBJECTIVES) for model, objective in SYSTEM_ALIASES.values())
+
+
+def test_a_system_is_its_model_and_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("train", "beta-vae", "--lr", "0.002", "--batch", "700", "--json", *SMALL)
+    record = json.loads(done.out)
+    assert (record["model"], record["objective"]) == ("vae", "beta:beta=4.0:particles=1")
+    assert (record["training"]["learning_rate"], record["training"]["batch_size"]) == (0.002, 700)
+
+
+def test_a_system_with_an_objective_is_refused_where_several_are_compared() -> None:
+    done = run("compare", "beta-vae", "--out", "unused")
+    assert done.code == 2 and "Write vae, and name beta there." in done.err
+
+
+def _completed(kind: click.ParamType, text: str) -> list[str]:
+    context = click.Context(cli.commands["train"])
+    return [str(item.value) for item in kind.shell_complete(context, context.command.params[0], text)]
+
+
+def test_the_shell_completes_models_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _completed(ModelType(), "gmm,vq") == ["gmm,vq-vae", "gmm,vqvae"]
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/first", "runs/second"):
+        Path(name).mkdir(parents=True)
+        Path(name, "config.toml").touch()
+    Path("runs/other").mkdir()
+    assert _completed(RunType(), "") == ["runs/first", "runs/second"]
+    assert _completed(RunType(), "runs/s") == ["runs/second"]
+
+
+def test_help_of_a_command_is_the_help_that_its_flag_prints() -> None:
+    assert run("help", "data", "list").out == run("data", "list", "--help").out
+    assert "gaussian, negative-binomial, poisson" in " ".join(run("help", "train").out.split())
+    unknown = run("help", "trian")
+    assert unknown.code == 2 and "did you mean 'train'" in unknown.err
+
+
+def test_train_prints_commands_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run("train", "vae", "--validation", "0", *SMALL).out
+    commands = [shlex.split(line) for line in shown.partition("Next:")[2].strip().splitlines()]
+    assert [command[:2] for command in commands] == [["pvae", "evaluate"], ["pvae", "show"], ["pvae", "train"]]
+    assert commands[2].count("--epochs") == 1
+    for command in commands[1:]:
+        done = run(*command[1:])
+        assert done.code == 0, done.err
+    listed = json.loads(run("runs", "--json").out)["runs"]
+    assert [(record["state"], record["completed_epochs"], record["validation_bound"]) for record in listed] == [
+        ("finished", 2, None)
+    ]
+
+
+def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for folder in (first, second, third):
+        assert run("train", "vae", *SMALL, "--out", str(folder)).code == 0
+    (first / "last" / "state.json").write_text("{}")
+    with sole_writer(second):
+        listed = run("runs", str(tmp_path), "--json")
+    (third / LOCK_FILE).write_text(json.dumps({"host": os.uname().nodename, "process": 2**30}))
+    again = run("runs", str(tmp_path), "--json")
+    states = [
+        {record["run"].split("/")[-1]: record["state"] for record in json.loads(done.out)["runs"]}
+        for done in (listed, again)
+    ]
+    assert states[0] == {"first": "damaged", "second": "training", "third": "finished"}
+    assert states[1] == {"first": "damaged", "second": "finished", "third": "finished"}
+    text = run("runs", str(tmp_path)).out
+    assert "1 of 1" in text and " ± " in text
+    missing = run("runs", str(tmp_path / "none"))
+    assert missing.code == 2 and "is no folder" in missing.err
