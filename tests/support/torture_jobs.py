@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ OF_THE_CLOCK = ("seconds", "metrics_bytes", "metrics_sha256", "files")
 
 
 def processes() -> Any:
-    """Return a way to start processes that have imported pvae already, and have one thread."""
+    """Return a way to start processes that have imported everything already, and have one thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torture_jobs"])
+    context.set_forkserver_preload(["torture_preload"])
     return context
 
 
@@ -33,26 +34,67 @@ def data(validation: int = 8, test: int = 0) -> pvae.Splits:
     return pvae.load_data(x, validation=validation, test=test, binarise="none")
 
 
-def train(out: str, outcome: Any = None) -> None:
-    """Train for a moment with a checkpoint after every step, or go on; send the name of the error, or ""."""
-    options = {"epochs": 3, "batch_size": 16, "validation_particles": 3, "checkpoint_seconds": 0.0, "step": "eager"}
-    try:
-        pvae.fit(RECIPE, data(), out=out, resume=outcome is None, progress=False, **options)
-    except pvae.InputError as error:
-        name = str(error)
-    else:
-        name = ""
-    if outcome is not None:
-        outcome.put(name)
-    elif name:
-        raise RuntimeError(name)
+def _run(job: Callable[[], Any], ready: Any, outcome: Any) -> None:
+    """Run a job in a session of its own if it is in its own process.
 
-
-def compare(out: str) -> None:
-    """Compare two objectives for a moment, or go on."""
-    options = {"epochs": 1, "batch_size": 20, "particles": 3, "workers": 0, "threads": 1, "step": "eager"}
+    Args:
+        job: the job.
+        ready: the end of a pipe to which a message is sent when the job begins; None without pipe.
+        outcome: a queue that gets the text of an error of the user's input, or ""; None to raise the error.
+    """
     warnings.simplefilter("ignore")
+    if ready is not None:
+        os.setsid()
+        ready.send("begins")
+    if outcome is None:
+        job()
+        return
+    try:
+        job()
+    except pvae.InputError as error:
+        outcome.put(str(error))
+    else:
+        outcome.put("")
+
+
+def train(out: str, ready: Any = None, outcome: Any = None) -> None:
+    """Train for a moment with a checkpoint after every step, or go on."""
+    options = {"epochs": 5, "batch_size": 16, "validation_particles": 3, "checkpoint_seconds": 0.0, "step": "eager"}
+    _run(lambda: pvae.fit(RECIPE, data(), out=out, resume=True, progress=False, **options), ready, outcome)
+
+
+def _compare(out: str, workers: int) -> None:
+    options = {"epochs": 2, "batch_size": 20, "particles": 3, "workers": workers, "threads": 1, "step": "eager"}
+    options["checkpoint_seconds"] = 0.0
     pvae.compare({"vae": RECIPE}, data(6, 12), ["elbo", "iwae:particles=2"], 1, out=out, progress=False, **options)
+
+
+def compare(out: str, ready: Any = None, outcome: Any = None) -> None:
+    """Compare two objectives for a moment, or go on."""
+    _run(lambda: _compare(out, 0), ready, outcome)
+
+
+def compare_in_workers(out: str, ready: Any = None, outcome: Any = None) -> None:
+    """Do the same in two worker processes."""
+    _run(lambda: _compare(out, 2), ready, outcome)
+
+
+def members_of_session(session: int) -> list[int]:
+    """Return the ids of the living processes of a session, from ``/proc``."""
+    members = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # the process has ended
+            continue
+        if int(of_session) == session and state not in "ZX":
+            members.append(int(path.parent.name))
+    return members
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Return the files of a folder with the times at which they were written."""
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def contents_of_run(out: Path) -> dict[str, Any]:
@@ -72,11 +114,15 @@ def contents_of_run(out: Path) -> dict[str, Any]:
 
 
 def contents_of_comparison(out: Path) -> Any:
-    """Return the numbers of a comparison, wall-clock times apart."""
+    """Return the numbers of a comparison and of its runs, wall-clock times apart."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: timeless(inner) for key, inner in value.items() if "seconds" not in key and "curve" not in key}
         return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
-    return timeless(json.loads((out / "comparison.json").read_text()))
+    runs = {
+        path.parent.relative_to(out).as_posix(): contents_of_run(path.parent)
+        for path in sorted((out / "cells").rglob("config.toml"))
+    }
+    return {**timeless(json.loads((out / "comparison.json").read_text())), "runs": runs}
