@@ -57,9 +57,15 @@ def _run(job: Callable[[], Any], ready: Any, outcome: Any) -> None:
         outcome.put("")
 
 
-def train(out: str, ready: Any = None, outcome: Any = None) -> None:
+def train(out: str, ready: Any = None, outcome: Any = None, epochs: int = 5) -> None:
     """Train for a moment with a checkpoint after every step, or go on."""
-    options = {"epochs": 5, "batch_size": 16, "validation_particles": 3, "checkpoint_seconds": 0.0, "step": "eager"}
+    options = {
+        "epochs": epochs,
+        "batch_size": 16,
+        "validation_particles": 3,
+        "checkpoint_seconds": 0.0,
+        "step": "eager",
+    }
     _run(lambda: pvae.fit(RECIPE, data(), out=out, resume=True, progress=False, **options), ready, outcome)
 
 
@@ -113,16 +119,18 @@ def contents_of_run(out: Path) -> dict[str, Any]:
     }
 
 
-def contents_of_comparison(out: Path) -> Any:
-    """Return the numbers of a comparison and of its runs, wall-clock times apart."""
+def contents_of_table(out: Path) -> Any:
+    """Return the numbers of a comparison, wall-clock times apart."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: timeless(inner) for key, inner in value.items() if "seconds" not in key and "curve" not in key}
         return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
-    runs = {
-        path.parent.relative_to(out).as_posix(): contents_of_run(path.parent)
-        for path in sorted((out / "cells").rglob("config.toml"))
-    }
-    return {**timeless(json.loads((out / "comparison.json").read_text())), "runs": runs}
+    return timeless(json.loads((out / "comparison.json").read_text()))
+
+
+def contents_of_comparison(out: Path) -> Any:
+    """Return the numbers of a comparison, and everything that its runs leave, wall-clock times apart."""
+    folders = sorted(path.parent for path in (out / "cells").rglob("config.toml"))
+    return {**contents_of_table(out), "runs": {str(path.relative_to(out)): contents_of_run(path) for path in folders}}
