@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from pvae.errors import InputError
 
-__all__ = ["PeakMemory", "format_bytes", "free_bytes", "require_memory"]
+__all__ = ["MemoryLimit", "PeakMemory", "format_bytes", "free_bytes", "require_memory"]
 
 #: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
 _CGROUPS = (
@@ -138,3 +139,32 @@ class PeakMemory(TorchDispatchMode):
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._held -= size
+
+
+class MemoryLimit(PeakMemory):
+    """Refuses a tensor that a block makes, before its memory is taken, if all that is held would be too much.
+
+    Tensors that are computed from other tensors count when they are there.
+
+    Args:
+        most: the bytes that the tensors of the block may hold at the same time.
+        error: returns the error for a number of bytes that is too large.
+
+    Raises:
+        InputError: the error, inside the block.
+    """
+
+    def __init__(self, most: float, error: Callable[[float], InputError]) -> None:
+        super().__init__()
+        self._most, self._error = most, error
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.device((kwargs or {}).get("device") or "meta").type != "meta":  # a tensor is made from nothing
+            without_generator = {"generator": None} if "generator" in kwargs else {}
+            planned = func(
+                *args, **{**kwargs, "device": torch.device("meta"), "pin_memory": False, **without_generator}
+            )
+            size = sum(leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor))
+            if self._held + size > self._most:
+                raise self._error(self._held + size)
+        return super().__torch_dispatch__(func, types, args, kwargs)

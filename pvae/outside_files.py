@@ -13,11 +13,53 @@ from typing import Any
 
 from pvae.errors import InputError
 
-__all__ = ["check_form", "read_json", "read_limited", "read_toml"]
+__all__ = ["check_form", "read_json", "read_limited", "read_start", "read_toml", "require_regular"]
 
 _MOST_DEPTH = 40  # of lists and tables inside each other
-# The parser of TOML takes a time that grows with the square of the number of parts of a key.
-_LONG_KEY = re.compile(rb"(?:[\w\"'-]+\s*\.\s*){40}")
+_MOST_VALUES = 2_000_000  # each takes about 100 bytes of memory
+_MOST_TABLES = 50_000  # tables and keys of TOML, whose parser takes some 10 microseconds for each
+_TABLE = re.compile(rb"""(?m)^[ \t]*+(?:\[|[^\s"'#][^=\n]*+=)|\{""")
+# The parser of TOML takes a time that grows with the square of the number of parts of a key. A part is a bare word or
+# in quotes; "++" and "*+" keep the search for it linear.
+_PART = rb"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rb"""(?<![.\w"'\\-])(?:""" + _PART + rb"[ \t]*+\.[ \t]*+){10}")
+
+
+def require_regular(path: Path) -> int:
+    """Return the size of a regular file, in bytes.
+
+    Args:
+        path: the file; a pipe, a device or a folder is refused, and is not opened.
+
+    Raises:
+        InputError: if it is no regular file, or does not exist.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError is for a path with a byte of value 0
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} needs to be a regular file; it is a {_kind(found.st_mode)}. Replace it.")
+    return found.st_size
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Return the first bytes of a regular file.
+
+    Args:
+        path: the file.
+        count: the number of bytes; a shorter file is returned as a whole.
+
+    Raises:
+        InputError: if it is no regular file, or cannot be read.
+    """
+    require_regular(path)
+    try:
+        # not waiting, should a pipe take the place of the file in between
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_limited(path: Path, most: int) -> bytes:
@@ -30,21 +72,14 @@ def read_limited(path: Path, most: int) -> bytes:
     Raises:
         InputError: if it is no regular file, too large, or cannot be read.
     """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{path} needs to be a regular file; it is a {_kind(found.st_mode)}. Replace it.")
-        if found.st_size > most:
-            raise InputError(
-                f"{path} needs to be at most {most} bytes long; it has {found.st_size}. Replace it by the right file."
-            )
-        # not waiting, should a pipe take the place of the file in between
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            return file.read(most + 1)[:most]
-    except OSError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is missing or cannot be read ({error.strerror}).") from error
+    size = require_regular(path)
+    if size > most:
+        raise InputError(f"{path} needs to be at most {most} bytes long; it has {size}. Replace it by the right file.")
+    return read_start(path, most)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is missing or cannot be read ({getattr(error, 'strerror', None) or error}).")
 
 
 def _kind(mode: int) -> str:
@@ -63,6 +98,7 @@ def read_json(path: Path, most: int) -> Any:
         InputError: if it cannot be read, is no JSON, or is nested too deeply.
     """
     content = read_limited(path, most)
+    _require_few_values(path, content)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -82,12 +118,21 @@ def read_toml(path: Path, most: int = 1_000_000) -> dict[str, Any]:
     """
     content = read_limited(path, most)
     if _LONG_KEY.search(content):
-        raise InputError(f"{path} is damaged: a key with more than 40 parts. Replace it by the right file.")
+        raise InputError(f"{path} is damaged: a key has more than 10 parts. Replace it by the right file.")
+    if sum(1 for _ in _TABLE.finditer(content)) > _MOST_TABLES:
+        raise InputError(f"{path} is damaged: it has more than {_MOST_TABLES} keys. Replace it by the right file.")
+    _require_few_values(path, content)
     try:
         value = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is no TOML ({_first_line(error)}).") from error
     return dict(_not_too_deep(value, path))
+
+
+def _require_few_values(path: Path, content: bytes) -> None:
+    """Raise InputError if a text holds more values than fit into the memory that a file of settings may need."""
+    if sum(map(content.count, (b",", b"[", b"{", b"="))) > _MOST_VALUES:
+        raise InputError(f"{path} is damaged: it has more than {_MOST_VALUES} values. Replace it by the right file.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from pvae.commands.interrupts import two_interrupts_end
 from pvae.errors import DivergenceError, InputError
 from pvae.names import printable, unknown
 from pvae.user_code import find_user_place
@@ -54,7 +55,8 @@ class MainGroup(SuggestingGroup):
         extra |= {"standalone_mode": False, "obj": arguments}
         original, warnings.showwarning = warnings.showwarning, _print_warning
         try:
-            code = super().main(arguments, prog_name or "pvae", **extra)
+            with two_interrupts_end(INTERRUPTED):
+                code = super().main(arguments, prog_name or "pvae", **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
             sys.exit(BAD_INPUT)

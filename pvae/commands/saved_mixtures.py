@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SavedMixture", "draw_mixture_figure", "evaluate_mixture", "open_mixture"]
 
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,11 @@ class Outcome:
             ``summed_out_elbo`` in nats, ``khat``, and ``ess`` as a share of the particles; only ``elbo`` for a model
             without weights per datum; empty if the cell failed.
         failure: the reason of the failure in one line; empty if the cell finished.
+        arrays: the arrays for the pictures of the cell, by name.
     """
 
     cell: Cell
     scores: Mapping[str, Any] = field(default_factory=dict)
     pointwise: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     failure: str = ""
+    arrays: Mapping[str, Tensor] = field(default_factory=dict, repr=False)

@@ -16,14 +16,14 @@ import torch
 from pvae import __version__
 from pvae.checks import require_whole
 from pvae.comparison.base import Outcome
-from pvae.comparison.cells.cell_files import check_folder, read_arrays, read_outcome
+from pvae.comparison.cells.cell_files import check_folder, read_outcome
 from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
 from pvae.comparison.cells.plan import MODEL_RECIPE, OBJECTIVE_SETTINGS, Job, plan_jobs
 from pvae.comparison.cells.resolve_options import resolve_fit_options
 from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
-from pvae.comparison.processes.run_cells import run_cells
+from pvae.comparison.processes.run_cells import CellRuns, run_cells
 from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
 from pvae.comparison.rows import finished, make_ranked_rows
 from pvae.comparison.table.comparison_table import Table
@@ -148,7 +148,7 @@ def compare(
         check_folder(folder, jobs)
         plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
         runs = run_cells(jobs, splits, plan, progress)
-        cells = _move_baseline_first([_read_outcome(job, runs.failures) for job in jobs], baseline)
+        cells = _move_baseline_first([_outcome(job, runs) for job in jobs], baseline)
         table = Table(make_ranked_rows(cells, particles), min(limit or test_size, test_size), particles)
         mixtures = tuple(compare_mixtures(cells, splits))
         report_data = ReportData(
@@ -159,7 +159,7 @@ def compare(
             rerun=command or _format_call(jobs, splits.name, seed_list, folder),
             notes=(*runs.notes, *summary_lines(mixtures)),
             data_notes=splits.notes,
-            arrays={outcome.cell.label: read_arrays(outcome.cell) for outcome in finished(cells)},
+            arrays={outcome.cell.label: outcome.arrays for outcome in finished(cells)},
         )
         report = write_page(folder / "index.html", make_page(report_data))
         _write_json(folder / "comparison.json", report_data, seed_list)
@@ -204,9 +204,12 @@ def _resolve_seeds(seeds: Iterable[int] | int) -> list[int]:
     return seed_list
 
 
-def _read_outcome(job: Job, failures: Mapping[str, str]) -> Outcome:
-    failure = failures.get(job.cell.label)
-    return Outcome(job.cell, failure=failure) if failure else read_outcome(job.cell)
+def _outcome(job: Job, runs: CellRuns) -> Outcome:
+    """Return the outcome of a cell; the files of one that was done before are not read a second time."""
+    failure = runs.failures.get(job.cell.label)
+    if failure:
+        return Outcome(job.cell, failure=failure)
+    return runs.kept.get(job.cell.label) or read_outcome(job.cell)
 
 
 def _move_baseline_first(outcomes: Sequence[Outcome], baseline: str | None) -> tuple[Outcome, ...]:

@@ -15,6 +15,8 @@ from pvae.data.data_digest import digest
 from pvae.data.data_source import DataSource
 from pvae.data.readers import parse_idx, read_bytes, read_npz
 from pvae.data.sprites import draw_sprites
+from pvae.errors import InputError
+from pvae.outside_files import require_regular
 
 __all__ = ["CATALOGUE", "Content", "DataFile", "DataSet", "content_digest", "read_content"]
 
@@ -57,8 +59,18 @@ class DataSet:
     origin: str = ""
 
 
-def read_content(path: Path) -> Content:
-    """Return the arrays of an ``.npz`` file, or the decompressed bytes of any other file."""
+def read_content(path: Path, most: int) -> Content:
+    """Return the arrays of an ``.npz`` file, or the decompressed bytes of any other file.
+
+    Args:
+        path: the file.
+        most: the greatest size of the file, in bytes.
+
+    Raises:
+        InputError: if the file is damaged or too large.
+    """
+    if require_regular(path) > most:
+        raise InputError(f"{path} is damaged: it has more than {most} bytes. Fetch it again.")
     return read_npz(path) if path.suffix == ".npz" else read_bytes(path)
 
 

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from pvae.data.containers import frame_data, read_object
+from pvae.data.file_limits import missing_file, require_content, size_of
 from pvae.data.image_folders import read_image_folder
+from pvae.data.matrix_files import read_mat, require_hdf5
 from pvae.data.raw_data import RawData
-from pvae.data.readers import missing_file, read_bytes, read_idx, read_npy, read_npz
+from pvae.data.readers import read_bytes, read_idx, read_npy, read_npz
 from pvae.data.tables.frame_arrays import FrameSource
 from pvae.data.tables.table_options import TableOptions
+from pvae.data.tables.text_lines import require_text
 from pvae.data.tables.text_tables import read_text_table
 from pvae.errors import InputError
+from pvae.outside_files import read_start
 
 __all__ = ["SUFFIXES", "read_path", "read_table"]
 
@@ -57,6 +61,8 @@ def read_table(path: Path, options: TableOptions) -> FrameSource:
     """
     if path.name.lower().endswith(".parquet"):
         return _parquet(path, options)
+    size_of(path)
+    require_text(str(path), read_start(path, 1 << 16))
     table = read_text_table(path, read_bytes(path), options)
     return FrameSource(
         str(path),
@@ -90,13 +96,16 @@ def _parquet(path: Path, options: TableOptions) -> FrameSource:
         raise InputError(
             f"separator and header are options of text files, and {path} is a Parquet file. Leave them out."
         )
-    if not path.exists():
-        raise missing_file(path)
-    _require("pyarrow", "parquet", path)
+    size_of(path)
+    parquet = _require("pyarrow.parquet", "parquet", path)
     import pandas as pd
 
     try:
+        claimed = parquet.read_metadata(path)
+        require_content(path, 8 * claimed.num_rows * claimed.num_columns)
         frame = pd.read_parquet(path, engine="pyarrow")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a Parquet file, or is damaged ({' '.join(str(error).split())[:120]})."
@@ -117,19 +126,11 @@ def _arrays(read: Callable[[Path], Any]) -> Reader:
 
 def _mat(path: Path) -> dict[str, Any]:
     """Return the arrays of a file of MATLAB. Those named X and Y are x and y, and whole numbers in y are whole."""
-    if _HDF5 in read_bytes(path)[:1024]:  # version 7.3, which stores arrays with their dimensions in reverse order
+    size_of(path)
+    if _HDF5 in read_start(path, 1024):  # version 7.3, which stores arrays with their dimensions in reverse order
         fields = {name: np.asarray(value).T for name, value in _hdf5(path).items()}
     else:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-
-        try:
-            content = loadmat(path)
-        except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
-            raise InputError(
-                f"{path} is not a file of MATLAB, or is damaged ({' '.join(str(error).split())})."
-            ) from error
-        fields = {name: value for name, value in content.items() if not name.startswith("__")}
+        fields = read_mat(path)
     named = {name: fields.pop(name.upper()) for name in ("x", "y") if name not in fields and name.upper() in fields}
     return {name: _whole_labels(name, value) for name, value in {**fields, **named}.items()}
 
@@ -143,22 +144,21 @@ def _whole_labels(name: str, value: Any) -> Any:
 
 
 def _hdf5(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise missing_file(path)
     h5py = _require("h5py", "hdf5", path)
     try:
+        require_hdf5(h5py, path)
         with h5py.File(path, "r") as file:
             return read_object(file, TableOptions()).fields
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(
             f"{path} is not an HDF5 file, or is damaged ({' '.join(str(error).split())[:120]})."
         ) from error
 
 
 def _anndata(path: Path, options: TableOptions) -> RawData:
-    if not path.exists():
-        raise missing_file(path)
-    return read_object(_require("anndata", "anndata", path).read_h5ad(path), options)
+    anndata = _require("anndata", "anndata", path)
+    require_hdf5(_require("h5py", "hdf5", path), path)
+    return read_object(anndata.read_h5ad(path), options)
 
 
 def _require(package: str, extra: str, path: Path) -> Any:
@@ -170,7 +170,8 @@ def _require(package: str, extra: str, path: Path) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise InputError(f'{path} needs the package {package}: pip install "pvae[{extra}]".') from error
+        name = package.partition(".")[0]
+        raise InputError(f'{path} needs the package {name}: pip install "pvae[{extra}]".') from error
 
 
 _READERS: dict[str, Reader] = {

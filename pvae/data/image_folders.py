@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pvae.data.file_limits import require_content
 from pvae.data.raw_data import RawData, require_memory
 from pvae.data.schema import Schema
 from pvae.errors import InputError
+from pvae.outside_files import require_regular
 
 __all__ = ["read_image_folder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_FORMATS = ("PNG", "JPEG")  # the content may be of another format, and some formats start other programs
+# What Pillow raises for a damaged file.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 
 def read_image_folder(folder: Path) -> RawData:
@@ -29,7 +37,7 @@ def read_image_folder(folder: Path) -> RawData:
     Raises:
         InputError: if there are no pictures, they differ in size, or one is damaged.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.is_dir())
     if not paths:
         raise InputError(f"The folder {folder} has no pictures (.png, .jpg, .jpeg).")
     places = [path.relative_to(folder).parts for path in paths]
@@ -65,13 +73,18 @@ def read_image_folder(folder: Path) -> RawData:
 
 def _look_at(path: Path) -> tuple[tuple[int, int], str]:
     """Return the width, height and mode of a picture, from its header."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    require_regular(path)
     try:
-        with Image.open(path) as picture:
-            return picture.size, picture.mode
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # require_content checks the size
+            with Image.open(path, formats=_FORMATS) as picture:
+                size, mode = picture.size, picture.mode
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is not a picture that can be read ({' '.join(str(error).split())[:120]}).") from error
+    require_content(path, 4 * size[0] * size[1])
+    return size, mode
 
 
 def _common_mode(modes: list[str]) -> str:
@@ -87,12 +100,12 @@ def _pixels(path: Path, mode: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             if picture.mode.startswith("I"):  # 16 bits of grey
                 deep = np.asarray(picture, dtype=np.float64) / 65535
                 return _as_mode(deep.astype(np.float32), mode)
             array = np.asarray(picture.convert(mode), dtype=np.float32) / np.float32(255)
-    except OSError as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is a damaged picture ({' '.join(str(error).split())[:120]}).") from error
     return array if mode == "L" else np.moveaxis(array, -1, 0)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
 import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
+from pvae.data.file_limits import GZIP, decompress, require_content, size_of
 from pvae.errors import InputError
+from pvae.outside_files import read_limited, read_start
 
 __all__ = [
     "DAMAGED",
-    "missing_file",
     "parse_idx",
     "read_bytes",
     "read_idx",
@@ -33,19 +34,24 @@ DAMAGED = (
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_LONGEST_IDX_HEADER = 4 + 4 * 255
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, decompressed if the content is gzip, whatever the name of the file is.
 
     Raises:
-        InputError: if the file is missing or its compressed content is truncated or damaged.
+        InputError: if the file is missing, is no regular file, has too much content for the memory, or its compressed
+            content is truncated or damaged.
     """
-    raw = _raw(path)
-    if raw[:2] != b"\x1f\x8b":
-        return raw
+    size = size_of(path)
+    if read_start(path, 2) != GZIP:
+        require_content(path, size)
+        return read_limited(path, size)
     try:
-        return gzip.decompress(raw)
+        return decompress(path)
+    except InputError:
+        raise
     except DAMAGED as error:
         raise InputError(f"{path} is a damaged or truncated gzip file ({error}). Copy or fetch it again.") from error
 
@@ -56,6 +62,10 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         InputError: if the file does not begin as an IDX file does, or has another length than its header says.
     """
+    size = size_of(path)
+    start = read_start(path, _LONGEST_IDX_HEADER)
+    if start[:2] != GZIP:
+        _idx_header(start, size, str(path))
     return parse_idx(read_bytes(path), str(path))
 
 
@@ -69,26 +79,35 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
     Raises:
         InputError: as `read_idx`.
     """
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
-        raise InputError(f"{name} is no IDX file: it needs to begin with bytes such as 00 00 08 03, {_got(content)}.")
-    dtype, dimensions = np.dtype(_IDX_DTYPES[content[2]]), content[3]
-    start = 4 + 4 * dimensions
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4", count=(len(content[4:start])) // 4))
-    needed = start + math.prod(shape) * dtype.itemsize
-    if len(shape) != dimensions or len(content) != needed:
-        raise InputError(f"{name} is truncated or damaged: its header needs {needed} bytes, it has {len(content)}.")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+    dtype, shape = _idx_header(content[:_LONGEST_IDX_HEADER], len(content), name)
+    return np.frombuffer(content, dtype, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+def _idx_header(start: bytes, size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return the type and the shape of the array of an IDX file of `size` bytes; raise InputError if they differ."""
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_DTYPES:
+        raise InputError(f"{name} is no IDX file: it needs to begin with bytes such as 00 00 08 03, {_got(start)}.")
+    dtype, dimensions = np.dtype(_IDX_DTYPES[start[2]]), start[3]
+    end = 4 + 4 * dimensions
+    shape = tuple(int(length) for length in np.frombuffer(start[4:end], ">u4", count=(len(start[4:end])) // 4))
+    needed = end + math.prod(shape) * dtype.itemsize
+    if len(shape) != dimensions or size != needed:
+        raise InputError(f"{name} is truncated or damaged: its header needs {needed} bytes, it has {size}.")
+    return dtype, shape
 
 
 def read_npy(path: Path) -> np.ndarray:
     """Return the array of a ``.npy`` file, in its shape in the file.
 
     Raises:
-        InputError: if it is no ``.npy`` file, is damaged, or holds Python objects.
+        InputError: if it is no ``.npy`` file, is damaged, is larger than the free memory, or holds Python objects.
     """
     require_npy(path)
     try:
+        require_content(path, size_of(path))
         return np.asarray(np.load(path, allow_pickle=False))
+    except InputError:
+        raise
     except DAMAGED as error:
         raise unreadable(str(path), error) from error
 
@@ -97,7 +116,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name, in their shapes in the file.
 
     Raises:
-        InputError: if it is no ``.npz`` file, is damaged, or one of its arrays holds Python objects.
+        InputError: if it is no ``.npz`` file, is damaged, has too much content for the memory, or one of its arrays
+            holds Python objects.
     """
     require_npz(path)
     name = ""
@@ -112,35 +132,69 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def require_npy(path: Path) -> None:
-    """Raise InputError if a file is missing or does not begin as a ``.npy`` file does."""
+    """Refuse a file that is missing, does not begin as a ``.npy`` file does, or is shorter than its header says.
+
+    Args:
+        path: the file, of which the header is read.
+
+    Raises:
+        InputError: in these cases.
+    """
+    size = size_of(path)
     _check_magic(path, b"\x93NUMPY", "NumPy array file (.npy)")
+    try:
+        with path.open("rb") as file:
+            _require_array(file, size)
+    except DAMAGED as error:
+        raise unreadable(str(path), error) from error
 
 
 def require_npz(path: Path) -> None:
-    """Raise InputError if a file is missing or does not begin as an ``.npz`` file does."""
+    """Refuse a file that is missing, is no ``.npz`` file, or has more content than is likely or fits into memory.
+
+    Args:
+        path: the file, of which the table of contents and the headers of the arrays are read.
+
+    Raises:
+        InputError: in these cases.
+    """
+    size_of(path)
     _check_magic(path, b"PK", "NumPy archive (.npz)")
-
-
-def _raw(path: Path) -> bytes:
+    name = ""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise missing_file(path) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            require_content(path, sum(entry.file_size for entry in entries))
+            for entry in entries:
+                name = entry.filename.removesuffix(".npy")
+                with archive.open(entry) as file:
+                    _require_array(file, entry.file_size)
+    except InputError:
+        raise
+    except DAMAGED as error:
+        raise unreadable(f"{name} in {path}" if name else str(path), error) from error
 
 
-def missing_file(path: Path) -> InputError:
-    """Return the error for a file that does not exist."""
-    return InputError(f"There is no file {path}. Check the path, or give the name of a known data set.")
+def _require_array(file: IO[bytes], size: int) -> None:
+    """Raise ValueError if the header of an array of NumPy needs more bytes than there are; other content passes.
+
+    Args:
+        file: the stream, at the beginning of the array.
+        size: the number of bytes in the stream.
+    """
+    form = np.lib.format
+    if file.read(len(form.MAGIC_PREFIX)) != form.MAGIC_PREFIX:
+        return
+    # a header of version 3 is one of version 2 in UTF-8
+    read = form.read_array_header_1_0 if tuple(file.read(2)) == (1, 0) else form.read_array_header_2_0
+    shape, _, dtype = read(file)
+    needed = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and (min(shape, default=0) < 0 or needed > size):
+        raise ValueError(f"its header needs {needed} bytes, it has {size}")
 
 
 def _check_magic(path: Path, magic: bytes, kind: str) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError:
-        start = _raw(path)[:8]
+    start = read_start(path, 8)
     if not start.startswith(magic):
         raise InputError(f"{path} is no {kind}: it needs to begin with {magic!r}, {_got(start)}.")
 

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.files import write_bytes
-from pvae.outside_files import check_form, read_limited
+from pvae.memory import require_memory
+from pvae.outside_files import check_form, read_limited, read_start, require_regular
 
 __all__ = ["plain_settings", "read_mixture_file", "write_mixture_file"]
 
 #: The key of the header that holds the settings and results.
 _KEY = "pvae.GaussianMixture"
 _LARGEST_FILE = 1 << 34
+_LARGEST_HEADER = 1 << 25
 _NUMBER = (int, float)
 _FORM = {
     "settings": {"*": (bool, int, float, str, type(None))},
@@ -99,10 +101,15 @@ def read_mixture_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     Raises:
         InputError: if it is missing, damaged or another kind of file.
     """
+    size = require_regular(path)
+    header_size = int.from_bytes(read_start(path, 8), "little")
+    if not 2 <= header_size <= min(_LARGEST_HEADER, size - 8):
+        raise InputError(f"{path} is no saved mixture, or is damaged (its header has {header_size} bytes).")
+    require_memory(3 * size, "cpu", f"To read {path}", "Use a computer with more memory.")
     content = read_limited(path, _LARGEST_FILE)
     try:
         arrays = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(content[8 : 8 + header_size])
         record = json.loads(header.get("__metadata__", {}).get(_KEY, "null"))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(

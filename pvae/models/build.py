@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
 from pvae.json_values import is_plain, without_numpy
+from pvae.memory import MemoryLimit, format_bytes, free_bytes
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
@@ -91,7 +93,8 @@ class ModelSpec:
             )
         settings = _add_facts(label, target, self.settings, splits)
         check_settings(label, target, settings)
-        return target(**settings) if path is None else _call_user_code(path, label, target, settings)
+        with _free_memory(label):
+            return target(**settings) if path is None else _call_user_code(path, label, target, settings)
 
     def _copy_instance(self, label: str, instance: Any) -> Any:
         if self.settings:
@@ -138,6 +141,21 @@ class ModelSpec:
         if self.name not in MODELS:
             raise unknown("model", self.name, [*MODELS, "my_model.py:MyModel"])
         return MODELS[self.name]
+
+
+def _free_memory(label: str) -> AbstractContextManager[Any]:
+    """Return a block that refuses tensors for which there is no memory, with an error that names the model."""
+    free = free_bytes()
+    if free is None:
+        return nullcontext()
+
+    def error(needed: float) -> InputError:
+        return InputError(
+            f"{label} needs {format_bytes(needed)} of memory or more for its parameters, and {format_bytes(free)} are "
+            "free. Make its layers smaller."
+        )
+
+    return MemoryLimit(free, error)
 
 
 def _add_facts(

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import ModuleType
 
 from pvae.errors import InputError
+from pvae.outside_files import read_limited
 
 __all__ = ["load_file", "load_module", "user_errors"]
+
+_MOST_BYTES = 20_000_000  # of a file of code
 
 
 def load_module(name: str) -> ModuleType:
@@ -38,7 +41,7 @@ def load_file(path: Path) -> ModuleType:
             f"No file {str(path)!r}; a model of your own is named as my_model.py:MyModel. Correct the path before the "
             "colon."
         )
-    text = path.read_bytes()
+    text = read_limited(path, _MOST_BYTES)
     digest = hashlib.sha256(str(path.resolve()).encode() + b"\0" + text).hexdigest()[:12]
     name = f"{path.stem}_{digest}"
     return sys.modules[name] if name in sys.modules else _run_file(path, name)

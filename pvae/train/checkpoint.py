@@ -23,7 +23,22 @@ __all__ = ["FORMAT", "Snapshot", "describe_difference", "read", "read_newest", "
 FORMAT = 1
 _TENSORS = ("parameters", "training")
 _PREVIOUS = ".previous"
-_MOST_BYTES_OF_STATE = 2**28
+_MOST_BYTES_OF_STATE = 2**25
+_NUMBER = (int, float)
+_FORM = {
+    **dict.fromkeys(
+        ("epoch", "step", "step_in_epoch", "seen", "stale", "rollbacks", "best_epoch", "records", "metrics_bytes"), int
+    ),
+    **dict.fromkeys(("metrics_sha256", "finished"), str),
+    "seconds": _NUMBER,
+    "best_bound": (*_NUMBER, type(None)),
+    "sums": [[(str, *_NUMBER, dict)]],
+    "signature": {"*": [(str, list)]},
+    "optimiser": {"groups": [dict], "values": dict},
+    "schedule": dict,
+    "files": {"*": str},
+    "sizes": {"*": int},
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ def read_state(folder: Path) -> dict[str, Any]:
             f"{folder} has checkpoint format {body.get('format')!r}; this version reads format {FORMAT}. Use the "
             "version of pvae that wrote it (config.toml names it)."
         )
-    check_form(folder / "state.json", body, {"files": {"*": str}, "sizes": {"*": int}})
+    check_form(folder / "state.json", body, _FORM)
     return dict(body)
 
 

@@ -16,7 +16,7 @@ from pvae.train.encoding import digest
 
 __all__ = ["History", "read_history"]
 
-_MOST_BYTES = 2**30
+_MOST_BYTES = 2**27
 
 
 def read_history(path: Path, mark: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

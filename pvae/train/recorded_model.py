@@ -12,25 +12,35 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from torch import Tensor
+
 from pvae.errors import InputError
+from pvae.memory import MemoryLimit, format_bytes
 from pvae.models.build import MODELS, ModelSpec
 from pvae.randomness import preserved_randomness
 
 __all__ = ["build_recorded_model", "code_of_run"]
 
+# While a model is built, its tensors may hold this many times the bytes of its checkpoint, and this many bytes more.
+_MOST_EXPANSION, _SMALL = 4, 100_000_000
 
-def build_recorded_model(folder: Path, config: Mapping[str, Any], model: Any = None, *, trust: bool = False) -> Any:
+
+def build_recorded_model(
+    folder: Path, config: Mapping[str, Any], saved: Mapping[str, Tensor], model: Any = None, *, trust: bool = False
+) -> Any:
     """Return the latent model of a run, without its trained parameters.
 
     Args:
         folder: the folder of the run.
         config: the content of its ``config.toml``.
+        saved: the tensors of its checkpoint; a model that needs far more memory is refused while it is built.
         model: a latent model, which is returned; or what makes one: a `ModelSpec`, or a text such as
             ``"my_model.py:MyModel"``, which gets the recorded settings. None means the recorded model.
         trust: whether code that is not part of pvae may run because the folder names it.
 
     Raises:
-        InputError: if the folder names such code without `trust`, if that code lies in the folder itself or is not a
+        InputError: if the model is much larger than the checkpoint, if the folder names such code without `trust`, if
+            that code lies in the folder itself or is not a
             class with ``model`` and ``guide``, or if the folder does not say how to build its model.
     """
     recipe = config["model"]
@@ -42,8 +52,19 @@ def build_recorded_model(folder: Path, config: Mapping[str, Any], model: Any = N
         model.check(programs=True)
     if not isinstance(model, ModelSpec):
         return model
-    with preserved_randomness():
+    size = sum(tensor.nbytes for tensor in saved.values())
+    with (
+        preserved_randomness(),
+        MemoryLimit(_MOST_EXPANSION * size + _SMALL, lambda needed: _too_large(folder, size, needed)),
+    ):
         return model.build(_recorded_shapes(config["data"]))
+
+
+def _too_large(folder: Path, saved: int, needed: float) -> InputError:
+    return InputError(
+        f"The model that {folder} records needs {format_bytes(needed)} or more, and its checkpoint holds "
+        f"{format_bytes(saved)}: config.toml is that of another model, or is damaged. Restore it from a copy."
+    )
 
 
 def code_of_run(config: Mapping[str, Any]) -> str:

@@ -159,10 +159,13 @@ def _read_records(folder: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
-    """Return zeros in the recorded shapes, with which programs can be bound and lazy parameters created."""
+    """Return zeros in the recorded shapes, with which programs can be bound and lazy parameters created.
+
+    The zeros of a field share one number in memory.
+    """
     return Batch(
         **{
-            name: torch.zeros(size, *field["shape"], dtype=getattr(torch, field["dtype"]))
+            name: torch.zeros((), dtype=getattr(torch, field["dtype"])).expand(size, *field["shape"])
             for name, field in config["data"]["fields"].items()
         }
     )
@@ -209,7 +212,7 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
     config = read_config(folder)
     snapshot = _read_snapshot(folder, checkpoint)
     require_config_of_snapshot(folder, config, snapshot)
-    model = build_recorded_model(folder, config, model, trust=trust)
+    model = build_recorded_model(folder, config, snapshot.parameters, model, trust=trust)
     with scope(model):
         _create_lazy_parameters(model, config, snapshot.parameters)
         root = _root(model, config)

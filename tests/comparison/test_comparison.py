@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pyro
@@ -15,9 +16,10 @@ from pyro.infer import Trace_ELBO
 from safetensors.torch import load_file
 
 import pvae
-from pvae.comparison.cells.cell_files import find_damage, is_done
+from pvae.comparison.cells.cell_files import read_outcome
 from pvae.errors import InputError
 from pvae.evaluate import judge
+from pvae.outside_files import read_limited
 
 FAST = {"epochs": 2, "batch_size": 20, "particles": 30, "limit": None, "workers": 0, "progress": False}
 
@@ -112,6 +114,26 @@ def test_done_cells_are_kept_and_new_ones_added(linear, data, capsys):
     assert {path: path.read_bytes() for path in files} == {path: each[1] for path, each in before.items()}
 
 
+def test_the_files_of_a_finished_cell_are_read_once(linear, data, monkeypatch):
+    counts = Counter()
+
+    def count(path, most):
+        counts[path.name] += 1
+        return read_limited(path, most)
+
+    monkeypatch.setattr("pvae.comparison.cells.cell_files.read_limited", count)
+    objectives = {"elbo": Trace_ELBO, "iwae-3": "iwae:particles=3"}
+    again = pvae.compare({"linear": Linear}, data, objectives, 2, out=linear.folder, **FAST)
+    assert counts == {"evaluation.safetensors": len(again.cells), "drawings.safetensors": len(again.cells)}
+
+
+def test_the_evaluation_of_another_cell_is_damaged(linear):
+    first, other = linear.cells[0].cell, linear.cells[1].cell
+    assert not read_outcome(first).failure
+    moved = dataclasses.replace(first, folder=other.folder)
+    assert "it is the evaluation of another cell" in read_outcome(moved).failure
+
+
 def test_a_cell_that_was_cut_off_goes_on(data, tmp_path):
     folder, wanted = tmp_path / "x", "cells/m/elbo/seed-0"
     whole = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
@@ -131,21 +153,20 @@ def test_a_changed_bit_of_an_evaluation_is_seen_and_the_run_is_judged_again(data
             changed = content.copy()
             changed[place] ^= 0x08
             path.write_bytes(changed)
-            assert name in find_damage(cell), (name, place)
-            assert not is_done(cell)
+            assert name in read_outcome(cell).failure, (name, place)
         if name != "drawings.safetensors":
             path.write_bytes(content)
     again = pvae.compare({"m": Linear}, data, "elbo", 1, out=folder, **FAST)
     assert again.table.rows[0].log_evidence == whole.table.rows[0].log_evidence
     assert "Evaluated again from its run" in again.report.read_text()
-    assert not find_damage(cell)
+    assert not read_outcome(cell).failure
 
 
 @pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"sha256": 3}', '{"files": {}, "sha256": null}', "\xff"])
 def test_an_evaluation_that_is_no_evaluation_is_damaged(linear, content, tmp_path):
     cell = dataclasses.replace(linear.cells[0].cell, folder=tmp_path)
     cell.evaluation.write_text(content, encoding="latin-1")
-    assert "is damaged" in find_damage(cell)
+    assert "is damaged" in read_outcome(cell).failure
 
 
 def test_other_options_in_the_same_folder_are_refused(linear, data):

@@ -100,7 +100,7 @@ def test_missing_files_and_folders(tmp_path):
     for name in ("no.npz", "no.npy", "no.csv", "no-ubyte"):
         assert f"no file {tmp_path / name}" in _refused(tmp_path / name)
     (tmp_path / "folder.npz").mkdir()
-    assert "cannot be read" in _refused(tmp_path / "folder.npz")
+    assert "it is a folder" in _refused(tmp_path / "folder.npz")
     (tmp_path / "weights.pt").touch()
     refusal = _refused(tmp_path / "weights.pt")
     assert "has a suffix that cannot be read; give a file with one of .npz, .npy, .csv" in refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import math
@@ -25,13 +26,17 @@ from pvae.train import checkpoint
 from pvae.train.checkpoint import Snapshot, read, read_newest, write
 from pvae.train.devices import capture_generators, isolated, restore_generators
 from pvae.train.encoding import canonical, decode, digest, encode
+from pvae.train.history import History
+from pvae.train.progress_state import ProgressState
 from pvae.train.run import read_config
 from pvae.train.run_record import config_hash
 
 
 def snapshot(value: float = 1.0) -> Snapshot:
     tensors = {"a": torch.full((2, 3), value), "b": torch.tensor(7)}
-    return Snapshot(tensors, {"random/torch": torch.get_rng_state()}, {"epoch": 3, "sums": [["loss", 0.1]]})
+    state = {**dataclasses.asdict(ProgressState(epoch=3)), **History(None).mark(), "sums": [["loss", 0.1]]}
+    state |= {"signature": {}, "optimiser": {"groups": [], "values": {}}, "schedule": {}}
+    return Snapshot(tensors, {"random/torch": torch.get_rng_state()}, state)
 
 
 def splits() -> Any:

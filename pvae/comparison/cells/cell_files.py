@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pvae.comparison.base import Cell, Outcome
@@ -17,14 +17,12 @@ from pvae.errors import InputError
 from pvae.files import write_bytes, write_text
 from pvae.json_values import json_value
 from pvae.locks import is_unused
-from pvae.outside_files import read_json, read_limited
+from pvae.outside_files import check_form, read_json, read_limited
 from pvae.train.encoding import canonical, digest
 
 __all__ = [
     "check_folder",
-    "find_damage",
-    "is_done",
-    "read_arrays",
+    "read_finished",
     "read_outcome",
     "write_arrays",
     "write_config",
@@ -32,10 +30,22 @@ __all__ = [
 ]
 
 _MOST_DIFFERENCES = 4  # in an error message
-_MOST_BYTES = 2**30  # of a file of an evaluation
+_MOST_BYTES_OF_JSON = 2**25
+_MOST_BYTES_OF_TENSORS = 2**30  # if the size is not recorded
 
-# Keys of ``evaluation.json``: the checksums of the files beside it, and that of its other content.
-_FILES, _CHECKSUM = "files", "sha256"
+# Keys of ``evaluation.json``: the checksums and sizes of the files beside it, and the checksum of its other content.
+_FILES, _SIZES, _CHECKSUM = "files", "sizes", "sha256"
+
+_NUMBER = (int, float, type(None))
+_FORM = {
+    "cell": {"model": str, "objective": str, "seed": int},
+    **{f"{name}?": (dict, type(None)) for name in ("log_evidence", "elbo", "summed_out_elbo", "gap", "khat", "ess")},
+    **{f"{name}?": _NUMBER for name in ("active_units", "epochs", "training_seconds", "decoder_evaluations", "data")},
+    "notes?": [str],
+    _FILES: {"*": str},
+    f"{_SIZES}?": {"*": int},
+    _CHECKSUM: str,
+}
 
 
 def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
@@ -72,7 +82,7 @@ def _may_hold_comparison(folder: Path) -> bool:
 def _read_config(cell: Cell) -> dict[str, Any] | None:
     """Return the options in the file of a cell, or None if there is no file."""
     try:
-        config = read_json(cell.record, _MOST_BYTES) if cell.record.exists() else None
+        config = read_json(cell.record, _MOST_BYTES_OF_JSON) if cell.record.exists() else None
     except InputError as error:
         raise InputError(f"{error} Remove it together with its run, or give another folder for out.") from error
     if config is None:
@@ -96,20 +106,13 @@ def write_config(cell: Cell) -> None:
     write_text(cell.record, json.dumps(cell.config, indent=1))
 
 
-def is_done(cell: Cell) -> bool:
-    """Return whether a cell is trained and evaluated, and its files are intact."""
-    return cell.evaluation.is_file() and _pointwise_path(cell).is_file() and not find_damage(cell)
+def read_finished(cell: Cell) -> Outcome | None:
+    """Return the outcome of a cell that was evaluated before, each of its files read and checked once.
 
-
-def find_damage(cell: Cell) -> str:
-    """Return what is wrong with the evaluation of a cell, with the file; "" if it is intact or not there yet."""
-    if not cell.evaluation.exists():
-        return ""
-    try:
-        _read_scores(cell)
-    except _DamagedError as error:
-        return str(error)
-    return ""
+    If a file is damaged, the outcome has the failure that `read_outcome` describes. None means that there is no
+    evaluation yet.
+    """
+    return read_outcome(cell) if cell.evaluation.exists() else None
 
 
 def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[str, Tensor]) -> None:
@@ -122,50 +125,62 @@ def write_evaluation(cell: Cell, scores: Mapping[str, Any], pointwise: Mapping[s
     """
     values = {name: tensor.detach().cpu().double().contiguous() for name, tensor in pointwise.items()}
     write_bytes(_pointwise_path(cell), save(values))
-    names = {"cell": {"model": cell.model, "objective": cell.objective, "seed": cell.seed}}
-    files = [path for path in (_pointwise_path(cell), _arrays_path(cell)) if path.exists()]
-    sums = {_FILES: {path.name: digest(path.read_bytes()) for path in files}}
-    content = json_value({**names, **scores, **sums})
+    names = {"cell": _names(cell)}
+    contents = {path.name: path.read_bytes() for path in (_pointwise_path(cell), _arrays_path(cell)) if path.exists()}
+    sums = {_FILES: {name: digest(content) for name, content in contents.items()}}
+    sizes = {_SIZES: {name: len(content) for name, content in contents.items()}}
+    content = json_value({**names, **scores, **sums, **sizes})
     write_text(cell.evaluation, json.dumps({**content, _CHECKSUM: digest(canonical(content))}, indent=1))
 
 
 def read_outcome(cell: Cell) -> Outcome:
-    """Return the outcome of a finished cell from its files; a file that cannot be read is a failure of the cell."""
+    """Return the outcome of a finished cell from its files; a file that is damaged is a failure of the cell."""
     try:
-        return Outcome(cell, _read_scores(cell), load_file(_pointwise_path(cell)))
-    except (OSError, ValueError, SafetensorError) as error:
-        return Outcome(cell, failure=f"its evaluation cannot be read: {error}")
-
-
-class _DamagedError(ValueError):
-    """A file of an evaluation is not as it was written."""
+        scores = _read_scores(cell)
+        tensors = {name: _read_tensors(cell.evaluation.with_name(name), scores) for name in scores[_FILES]}
+        pointwise = tensors.pop(_pointwise_path(cell).name)
+    except KeyError as error:
+        return Outcome(cell, failure=f"{cell.evaluation} is damaged: it does not name {error}")
+    except InputError as error:
+        return Outcome(cell, failure=str(error).rstrip("."))
+    return Outcome(cell, scores, pointwise, arrays=tensors.get(_arrays_path(cell).name, {}))
 
 
 def _read_scores(cell: Cell) -> dict[str, Any]:
-    """Return the content of ``evaluation.json`` after a check of all checksums in it.
+    """Return the content of ``evaluation.json`` after a check of its checksum, its form and its cell.
 
     Raises:
-        _DamagedError: if a file is missing, cannot be read, or differs from what was written.
+        InputError: if the file cannot be read, or differs from what was written.
     """
+    path = cell.evaluation
+    scores = read_json(path, _MOST_BYTES_OF_JSON)
+    check_form(path, scores, {_CHECKSUM: str, _FILES: dict})
+    expected = scores.pop(_CHECKSUM)
     try:
-        scores = read_json(cell.evaluation, _MOST_BYTES)
-        expected, files = scores.pop(_CHECKSUM), scores[_FILES]
         is_intact = digest(canonical(scores)) == expected
-    except InputError as error:
-        raise _DamagedError(str(error).rstrip(".")) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _DamagedError(f"{cell.evaluation} is damaged ({type(error).__name__})") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}).") from error
     if not is_intact:
-        raise _DamagedError(f"{cell.evaluation} is damaged: its checksum does not match its content")
-    for name, recorded in files.items():
-        path = cell.evaluation.with_name(name)
-        try:
-            found = digest(read_limited(path, _MOST_BYTES))
-        except InputError as error:
-            raise _DamagedError(str(error).rstrip(".")) from error
-        if found != recorded:
-            raise _DamagedError(f"{path} is damaged: its checksum differs from the recorded one")
-    return scores
+        raise InputError(f"{path} is damaged: its checksum does not match its content.")
+    check_form(path, {**scores, _CHECKSUM: expected}, _FORM)
+    if scores["cell"] != _names(cell):
+        raise InputError(f"{path} is damaged: it is the evaluation of another cell, {scores['cell']}.")
+    return dict(scores)
+
+
+def _read_tensors(path: Path, scores: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a file, from the bytes that are checked; raise InputError if they are not as written."""
+    content = read_limited(path, scores.get(_SIZES, {}).get(path.name, _MOST_BYTES_OF_TENSORS))
+    if digest(content) != scores[_FILES][path.name]:
+        raise InputError(f"{path} is damaged: its checksum differs from the recorded one.")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: it is no safetensors file ({error}).") from error
+
+
+def _names(cell: Cell) -> dict[str, Any]:
+    return {"model": cell.model, "objective": cell.objective, "seed": cell.seed}
 
 
 def write_arrays(cell: Cell, arrays: Mapping[str, Tensor]) -> None:
@@ -177,15 +192,6 @@ def write_arrays(cell: Cell, arrays: Mapping[str, Tensor]) -> None:
     """
     if arrays:
         write_bytes(_arrays_path(cell), save(dict(arrays)))
-
-
-def read_arrays(cell: Cell) -> dict[str, Tensor]:
-    """Return the arrays for the pictures of a cell, as `write_arrays` got them; empty if there is no readable file."""
-    path = _arrays_path(cell)
-    try:
-        return load_file(path) if path.exists() else {}
-    except (OSError, SafetensorError):
-        return {}
 
 
 def _pointwise_path(cell: Cell) -> Path:

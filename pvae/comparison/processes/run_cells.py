@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvae.comparison.cells.cell_files import find_damage, is_done, write_config
+from pvae.comparison.base import Outcome
+from pvae.comparison.cells.cell_files import read_finished, write_config
 from pvae.comparison.cells.plan import Job, can_be_pickled
 from pvae.comparison.cells.train_cell import train_and_evaluate
 from pvae.comparison.processes.progress_display import ProgressDisplay
@@ -24,13 +25,15 @@ __all__ = ["CellRuns", "run_cells"]
 
 @dataclass
 class CellRuns:
-    """The failures of cells that ran, and notes on them.
+    """The outcomes of cells that were done before, the failures of cells that ran, and notes on them.
 
     Attributes:
+        kept: the outcome of each cell that was done before, by the label of the cell.
         failures: the reason of each failure, by the label of the cell.
         notes: lines for the page, on cells that did not run in a worker process.
     """
 
+    kept: dict[str, Outcome] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -44,14 +47,17 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
         plan: number of processes and threads.
         show_progress: whether to write to standard error.
     """
-    waiting = [job for job in jobs if not is_done(job.cell)]
-    done = len(jobs) - len(waiting)
+    outcomes = [outcome for outcome in (read_finished(job.cell) for job in jobs) if outcome is not None]
+    kept = {outcome.cell.label: outcome for outcome in outcomes if not outcome.failure}
+    waiting = [job for job in jobs if job.cell.label not in kept]
+    done = len(kept)
     epochs = int(jobs[0].options["epochs"])
     with ProgressDisplay([job.cell for job in waiting], done, epochs, shown=show_progress) as display:
         if done:
             display.write_line(f"{done} of {len(jobs)} cells were done before and are kept.")
         runner = _CellRunner(waiting, splits, plan, display)
-        for damage in filter(None, (find_damage(job.cell) for job in waiting)):
+        runner.runs.kept |= kept
+        for damage in [outcome.failure for outcome in outcomes if outcome.failure]:
             runner.note(f"Evaluated again from its run: {damage}.")
         try:
             with _sigterm_as_exit():

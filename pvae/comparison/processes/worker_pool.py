@@ -19,6 +19,7 @@ __all__ = ["Event", "EventKind", "ReportProgress", "StartError", "Work", "run_in
 ReportProgress = Callable[[Any], None]
 Work = Callable[[Any, Any, ReportProgress], Any]
 _READY = "ready"  # a worker's first message, which concerns no job
+_SECONDS_TO_END = 10  # after SIGTERM, for a checkpoint
 _MOST_FAILED_STARTS = 2  # in a row, before no more workers are started
 
 
@@ -148,15 +149,18 @@ class _WorkerPool:
             self.report(Event(EventKind.FAILED, worker.job, f"its process {cause}"))
 
     def stop(self) -> None:
-        """End all worker processes."""
+        """End all worker processes; a second interrupt kills them at once."""
         for worker in self.workers:
             worker.process.terminate()
-        for worker in self.workers:
-            worker.process.join(10)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.pipe.close()
+        try:
+            for worker in self.workers:
+                worker.process.join(_SECONDS_TO_END)
+        finally:
+            for worker in self.workers:
+                if worker.process.is_alive():
+                    worker.process.kill()
+                    worker.process.join()
+                worker.pipe.close()
 
 
 def run_in_workers(

@@ -13,7 +13,7 @@ import numpy as np
 
 from pvae.errors import InputError
 
-__all__ = ["TextLines", "find_sign", "split_cells", "text_lines"]
+__all__ = ["TextLines", "find_sign", "require_text", "split_cells", "text_lines"]
 
 _BLOCK = 1 << 18
 
@@ -115,8 +115,7 @@ def text_lines(name: str, raw: bytes) -> TextLines:
         InputError: if it is not a text file.
     """
     content, encoding = (raw, "utf-8") if raw.isascii() else _in_utf_8(name, raw)
-    if b"\0" in content:
-        raise InputError(f"{name} is not a text file: it has bytes of value 0. Check the name of the file.")
+    _refuse_zeros(name, content)
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if content and not content.endswith(b"\n"):
@@ -133,6 +132,25 @@ def text_lines(name: str, raw: bytes) -> TextLines:
         lengths = (ends - starts + 1)[kept]
         starts, numbers = np.cumsum(lengths) - lengths, numbers[kept]
     return TextLines(name, content, numbers, starts, encoding, comments, count)
+
+
+def require_text(name: str, start: bytes) -> None:
+    """Refuse a file that is no text, before all of it is read.
+
+    Args:
+        name: the file, for messages.
+        start: its first bytes; those of a gzip file, and of a text in UTF-16, pass.
+
+    Raises:
+        InputError: if it is not a text file.
+    """
+    if not start.startswith((*_BOMS, b"\x1f\x8b")):
+        _refuse_zeros(name, start)
+
+
+def _refuse_zeros(name: str, content: bytes) -> None:
+    if b"\0" in content:
+        raise InputError(f"{name} is not a text file: it has bytes of value 0. Check the name of the file.")
 
 
 def find_sign(content: bytes, sign: str) -> np.ndarray:
