@@ -63,7 +63,7 @@ class Start:
 
 
 def _wait_for_orphans(session: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # a worker that imports pvae sees the end of its parent after that
     while members_of_session(session) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not members_of_session(session), "processes of the killed job go on"
