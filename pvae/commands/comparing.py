@@ -95,13 +95,10 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
 
 
 def _summary_text(comparison: Any) -> str:
-    """Return the table, at most as wide as the terminal, its verdict, and the path of the report."""
-    from pvae.comparison.table.mixture_agreement import summary_lines
-
+    """Return the table, at most as wide as the terminal, and the paragraphs below it."""
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
     table = comparison.table.to_text(width, terminal=sys.stdout.isatty())
-    parts = [table, comparison.table.verdict(), *summary_lines(comparison.mixtures), f"Report: {comparison.report}"]
-    return "\n\n".join(parts)
+    return "\n\n".join([table, *comparison.summary()])
 
 
 def _parse_seeds(text: str) -> list[int]:

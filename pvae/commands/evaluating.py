@@ -118,7 +118,7 @@ def _evaluate(method: str, run: Any, splits: Any, particles: int, settings: dict
     if method == "elbo":
         return {"elbo": elbo(run, splits, particles, **settings)}
     judgement = judge(run, splits, particles, **settings)
-    names = ("log_evidence", "elbo", "summed_out_elbo", "gap")
+    names = ("log_evidence", "bias", "elbo", "summed_out_elbo", "gap")
     estimates = {name: getattr(judgement, name) for name in names if getattr(judgement, name) is not None}
     return {**judgement.to_json(), **estimates}
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.plan import BIASED
 from pvae.comparison.table.columns import COLUMNS
+from pvae.comparison.table.conclusions import conclude
+from pvae.comparison.table.rankings import Ranking, make_rankings
 from pvae.comparison.table.row import Row, make_row
+from pvae.comparison.table.row_difference import adjust_by_holm
 from pvae.comparison.table.row_outcomes import RowOutcomes, stack_pointwise
 from pvae.errors import InputError
 from pvae.evaluate import compare_evidence
 
-__all__ = ["finished", "make_ranked_rows", "make_rows"]
+__all__ = ["finished", "make_ranked_rows", "make_rows", "rankings_of"]
 
 
 def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
@@ -41,6 +46,15 @@ def make_ranked_rows(outcomes: Sequence[Outcome], particles: int) -> tuple[Row, 
     return _rows_of(groups, _rank(groups, particles))
 
 
+def rankings_of(outcomes: Sequence[Outcome]) -> tuple[Ranking, ...]:
+    """Return the rankings by the validation bound at equal epochs, training time and decoder evaluations.
+
+    Args:
+        outcomes: those of all cells; the rankings have the rows of `make_rows`.
+    """
+    return make_rankings([finished(group) for group in _group_by_row(outcomes)])
+
+
 def finished(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes that are no failures."""
     return [outcome for outcome in outcomes if not outcome.failure]
@@ -54,17 +68,22 @@ def _group_by_row(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 
 
 def _rank(groups: Sequence[Sequence[Outcome]], particles: int) -> dict[int, int]:
-    """Return the rank of each group by its index; 0 is best."""
+    """Return the rank of each group by its index; 1 is best."""
     evidences = {}
     for index, group in enumerate(groups):
         members = finished(group)
-        log_evidence, khat = (stack_pointwise(members, name) for name in ("log_evidence", "khat"))
+        log_evidence, khat, bias = (stack_pointwise(members, name) for name in ("log_evidence", "khat", "bias"))
         if log_evidence is not None and khat is not None:
-            evidences[str(index)] = (log_evidence.mean(dim=0), khat.mean(dim=0), particles)
+            evidences[str(index)] = log_evidence.mean(dim=0), khat.mean(dim=0), bias
     if len(evidences) < 2:
         return {}
+    knows_biases = all(bias is not None for _, _, bias in evidences.values())
+    judged = {
+        name: (evidence - bias.mean(dim=0) if knows_biases and bias is not None else evidence, khat, particles)
+        for name, (evidence, khat, bias) in evidences.items()
+    }
     try:
-        ranks = compare_evidence(evidences)["rank"]
+        ranks = compare_evidence(judged)["rank"]
     except InputError:  # an evidence is not finite: the table shows it
         return {}
     return {int(index): int(ranks[index]) for index in evidences}
@@ -72,9 +91,21 @@ def _rank(groups: Sequence[Sequence[Outcome]], particles: int) -> dict[int, int]
 
 def _rows_of(groups: Sequence[Sequence[Outcome]], ranks: Mapping[int, int]) -> tuple[Row, ...]:
     first_row = finished(groups[0]) if groups else []
-    return tuple(
-        make_row(_row_values(group, first_row if index else [], ranks.get(index))) for index, group in enumerate(groups)
-    )
+    rows = [_row_values(group, first_row if index else [], ranks.get(index)) for index, group in enumerate(groups)]
+    _add_conclusions(rows)
+    return tuple(map(make_row, rows))
+
+
+def _add_conclusions(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to each row with a difference its p-value, adjusted for all rows, and its conclusion."""
+    compared = [row for row in rows[1:] if row.get("difference") is not None]
+    adjusted = adjust_by_holm(torch.tensor([row["p_value"] for row in compared], dtype=torch.float64)).tolist()
+    for row, p_value in zip(compared, adjusted, strict=True):
+        margins = [values.get("bias_margin") for values in (rows[0], row)]
+        known = [margin for margin in margins if margin is not None]
+        margin = max(known) if row["removes_bias"] and len(known) == len(margins) else None
+        row["adjusted_p_value"] = p_value
+        row["conclusion"] = conclude(row["difference"].value, p_value, margin)
 
 
 def _reason_of_bias(group: Sequence[Outcome]) -> str:

@@ -25,7 +25,7 @@ from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.processes.run_cells import CellRuns, run_cells
 from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
-from pvae.comparison.rows import finished, make_ranked_rows
+from pvae.comparison.rows import finished, make_ranked_rows, rankings_of
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
 from pvae.data import Splits, load_data, steps_of_epoch
@@ -63,8 +63,13 @@ class Comparison:
     mixtures: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        parts = [self.table, self.table.verdict(), *summary_lines(self.mixtures), f"Report: {self.report}"]
-        return printable("\n\n".join(map(str, parts)))
+        return printable("\n\n".join([str(self.table), *self.summary()]))
+
+    def summary(self) -> list[str]:
+        """Return the paragraphs below the table: verdict, rankings at equal budgets, mixtures, path of the report."""
+        rankings = "\n".join(self.table.describe_rankings())
+        parts = [self.table.verdict(), rankings, *summary_lines(self.mixtures), f"Report: {self.report}"]
+        return [part for part in parts if part]
 
 
 def usual_epochs(splits: Splits, batch_size: int) -> int:
@@ -149,7 +154,12 @@ def compare(
         plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
         runs = run_cells(jobs, splits, plan, progress)
         cells = _move_baseline_first([_outcome(job, runs) for job in jobs], baseline)
-        table = Table(make_ranked_rows(cells, particles), min(limit or test_size, test_size), particles)
+        table = Table(
+            make_ranked_rows(cells, particles),
+            min(limit or test_size, test_size),
+            particles,
+            rankings=rankings_of(cells),
+        )
         mixtures = tuple(compare_mixtures(cells, splits))
         report_data = ReportData(
             table,

@@ -73,16 +73,11 @@ class Estimate:
         return Estimate.mean_of(function(_pointwise(self)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``{"value":, "error":, "count":}``, and ``"bias"`` if it is known.
-
-        A number that is not finite becomes None (null in JSON).
-        """
-        bias = {} if self.bias is None else {"bias": self.bias.to_json()}
+        """Return ``{"value":, "error":, "count":}``; a number that is not finite becomes None (null in JSON)."""
         return {
             "value": finite_or_none(self.value),
             "error": finite_or_none(self.error),
             "count": self.count,
-            **bias,
         }
 
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ class _PointwiseEvidence(NamedTuple):
 def compare_evidence(judged: Mapping[str, Judgement | tuple[Any, Any, int]]) -> Any:
     """Return a pandas table of models by log evidence, best first, in the ranking of `arviz.compare`.
 
-    The columns are, in nats per datum: ``rank`` (0 is best), ``log_evidence`` and its ``error``, ``difference`` to the
+    The columns are, in nats per datum: ``rank`` (1 is best), ``log_evidence`` and its ``error``, ``difference`` to the
     best model (at most 0) and ``difference_error`` (paired), ``weight`` (stacking), and ``unreliable``, the number of
     data for which k-hat shows that the estimated evidence is too low.
 
@@ -46,6 +46,7 @@ def compare_evidence(judged: Mapping[str, Judgement | tuple[Any, Any, int]]) -> 
     table = compare_pointwise(records)
     count = next(iter(counts.values()))
     evidences = [records[name].log_evidence for name in table.index]
+    table["rank"] = table["rank"] + 1  # ArviZ counts from 0
     table["difference_error"] = table["error"] / count
     table["log_evidence"] = [evidence.mean() for evidence in evidences]
     table["error"] = [_standard_error(evidence) for evidence in evidences]

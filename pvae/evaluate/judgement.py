@@ -82,6 +82,7 @@ class Judgement:
         summed_out = {} if self.summed_out_elbo is None else {"summed_out_elbo": self.summed_out_elbo.to_json()}
         return {
             "log_evidence": self.log_evidence.to_json(),
+            "bias": None if self.bias is None else self.bias.to_json(),
             "elbo": self.elbo.to_json(),
             **summed_out,
             "gap": self.gap.to_json(),

@@ -77,7 +77,7 @@ def test_rows_with_and_without_a_log_evidence_stand_in_one_table(tmp_path: Path)
     assert local.log_evidence.value == pytest.approx(float(exact), abs=1e-7)
     assert shared.log_evidence is shared.difference is shared.rank is None
     assert wide.difference.value == 0.0
-    assert {local.rank, wide.rank} == {0, 1}
+    assert {local.rank, wide.rank} == {1, 2}
 
 
 class HalfObserved(LocalMean):

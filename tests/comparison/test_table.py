@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -38,8 +39,11 @@ def test_difference_is_paired_by_datum_and_by_seed():
     assert second.difference.value == pytest.approx(delta.mean(), rel=1e-12)
     assert second.difference.error == pytest.approx(delta.mean(0).std(ddof=1) / math.sqrt(DATA), rel=1e-12)
     assert second.difference_over_seeds.error == pytest.approx(delta.mean(1).std(ddof=1) / math.sqrt(SEEDS), rel=1e-12)
-    total = math.hypot(second.difference.error, second.difference_over_seeds.error)
-    assert second.total_error == pytest.approx(total, rel=1e-12)
+    residuals = delta - delta.mean(0) - delta.mean(1, keepdims=True) + delta.mean()
+    over_data, over_seeds = second.difference.error**2, second.difference_over_seeds.error**2
+    in_both = (residuals**2).sum() / ((SEEDS - 1) * (DATA - 1)) / (SEEDS * DATA)
+    expected = max(over_data, over_seeds, over_data + over_seeds - in_both)
+    assert second.difference_error**2 == pytest.approx(expected, rel=1e-12)
     # Pairing is the point: unpaired, the same difference would be lost in the spread of the data.
     assert second.difference.error < 0.2 * math.hypot(first.log_evidence.error, second.log_evidence.error)
 
@@ -65,7 +69,7 @@ def test_shares_of_bad_khat_and_of_effective_samples():
     base = outcome("elbo", 0, pointwise()[0])
     khat, ess = torch.linspace(0.0, 1.0, DATA, dtype=torch.float64), torch.linspace(0.1, 0.9, DATA).double()
     row = make_rows([replace(base, pointwise={**base.pointwise, "khat": khat, "ess": ess})])[0]
-    assert row.bad_khat.value == pytest.approx(float((khat > 0.7).double().mean()))
+    assert row.bad_khat.value == pytest.approx(float((khat > 0.5).double().mean()))
     assert row.ess_median.value == pytest.approx(float(ess.median()))
     assert row.ess_low.value == pytest.approx(np.quantile(ess.numpy(), 0.05))
 
@@ -73,7 +77,7 @@ def test_shares_of_bad_khat_and_of_effective_samples():
 def test_rank_is_the_order_of_log_evidence():
     a = pointwise()
     found = [*outcomes(a, a + 0.3), *(outcome("renyi", seed, each - 0.3) for seed, each in enumerate(a))]
-    assert [row.rank for row in make_ranked_rows(found, 100)] == [1, 0, 2]
+    assert [row.rank for row in make_ranked_rows(found, 100)] == [2, 1, 3]
 
 
 def table(shift, seeds=SEEDS):
@@ -85,17 +89,20 @@ def test_verdict_tells_apart_what_differs_and_what_does_not():
     for shift, side in ((5.0, "above"), (-5.0, "below")):
         found = table(shift)
         size = f"{abs(found.rows[1].difference.value):.2f} ± {found.rows[1].total_error:.2f}"
-        words = f"The log evidence is {side} that of elbo by more than two standard errors under iwae (by {size})."
-        assert words in found.verdict()
+        assert f"The log evidence is {side} that of elbo under iwae (by {size})." in found.verdict()
+        assert "t test with 2 degrees of freedom, Holm over one comparison" in found.verdict()
+        assert "must exceed 4.3 standard errors" in found.verdict()
     base = pointwise()
     same = Table(make_rows(outcomes(base, base + RNG.normal(size=base.shape) * 0.01)), DATA, 100)
-    words = "Under iwae, the log evidence does not differ from that of elbo by more than two standard errors."
-    assert words in same.verdict()
+    assert re.search(r"Under iwae \([+-]0.00 ± 0.00\), no difference from elbo is shown.", same.verdict())
 
 
-def test_verdict_says_when_seeds_are_few():
-    assert "standard error over seeds is rough with 3 seeds" in table(1.0).verdict()
-    assert "One seed gives no standard error over seeds" in table(1.0, seeds=1).verdict()
+def test_one_seed_gives_a_verdict_about_trained_models_alone():
+    verdict = table(5.0, seeds=1).verdict()
+    assert "no verdict about the objectives, only about these two trained models." in verdict
+    assert "The log evidence is higher than that of the trained model of elbo for that of iwae (by" in verdict
+    assert " above " not in verdict
+    assert "For iwae (" in (same := table(0.0, seeds=1).verdict()) and "no difference from that of elbo" in same
 
 
 def test_json_holds_every_estimate_with_error_and_count():
@@ -108,7 +115,6 @@ def test_json_holds_every_estimate_with_error_and_count():
             "bad_khat",
             "ess_median",
             "active_units",
-            "seconds",
             "training_seconds",
         ):
             assert set(row[name]) == {"value", "error", "count"}
@@ -169,7 +175,9 @@ def test_scores_of_earlier_versions_are_read():
     old = outcome("elbo", 0, pointwise()[0])
     old = replace(old, scores={**scores, "epochs": 5, "decoder_evaluations": 10})
     row = make_rows([old])[0]
-    assert row.training_seconds.value == row.seconds.value == 3.0 and row.active_units is None
+    assert row.training_seconds.value == 3.0 and row.active_units is None
+    with pytest.warns(DeprecationWarning, match="now called training_seconds"):
+        assert row.seconds.value == 3.0
     curve = read_curve(old.scores)
     assert curve.split == "validation" and curve.points[0].seconds == 0.5 and "25 particles" in curve.quantity
 
@@ -179,7 +187,7 @@ def test_text_is_aligned_and_has_a_line_per_row_and_failure():
     lines = Table(rows, DATA, 100).to_text().splitlines()
     assert len(lines) == 5 and lines[-1] == "failed: renyi, seed 0: out of [memory]"
     assert len({line.index("±") for line in lines[1:3]}) == 1
-    for word in ("log evidence (sd)", "difference to first", "ELBO", "gap", "k-hat>0.7", "ESS (5%)", "evaluations"):
+    for word in ("log evidence (sd)", "difference to first", "ELBO", "gap", "bad k-hat", "ESS (5%)", "evaluations"):
         assert word in lines[0]
     assert "1.500 ± 0.000" in lines[1]
 

@@ -10,7 +10,7 @@ import torch
 from pvae.comparison.base import Cell, Outcome
 
 RNG = np.random.default_rng(0)
-DATA, SEEDS = 40, 3
+DATA, SEEDS, PARTICLES = 40, 3, 100
 
 
 def outcome(objective, seed, evidence, failure="", **scores):
@@ -19,7 +19,8 @@ def outcome(objective, seed, evidence, failure="", **scores):
     if failure:
         return Outcome(cell, failure=failure)
     values = {"log_evidence": evidence, "elbo": evidence - 1.5, "khat": np.full(DATA, 0.2), "ess": np.full(DATA, 0.5)}
-    numbers = {"active_units": 4, "training_seconds": 2.0, "decoder_evaluations": 1000, "epochs": 5, **scores}
+    numbers = {"active_units": 4, "training_seconds": 2.0, "decoder_evaluations": 1000, "epochs": 5}
+    numbers |= {"particles": PARTICLES, **scores}
     return Outcome(cell, numbers, {name: torch.as_tensor(value) for name, value in values.items()})
 
 

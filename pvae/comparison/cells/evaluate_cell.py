@@ -72,6 +72,7 @@ def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
 def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
     values = {
         "log_evidence": judgement.log_evidence.pointwise,
+        "bias": None if judgement.bias is None else judgement.bias.pointwise,
         "elbo": judgement.elbo.pointwise,
         "summed_out_elbo": None if judgement.summed_out_elbo is None else judgement.summed_out_elbo.pointwise,
         "khat": judgement.khat,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pvae import plots
 from pvae.comparison.cells.training_summary import VALIDATION, read_curve
-from pvae.comparison.number_formats import UNKNOWN
+from pvae.comparison.number_formats import UNKNOWN, format_interval
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.table.columns import cell_text, shown_columns
+from pvae.comparison.table.rankings import Ranking
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
 from pvae.report import Column, Entry, Picture, Section, Sheet
@@ -28,7 +29,36 @@ def make_results_section(data: ReportData) -> Section:
     failed = frozenset(index for index, row in enumerate(data.table.rows) if not row.seeds)
     caption = f"Means over seeds, {_describe_checkpoint(data)}. Select a heading to sort by it."
     pictures = [picture for make in (_draw_evidences, _draw_differences) if (picture := make(data)) is not None]
-    return Section("Results", sheets=(Sheet(caption, columns, rows, failed),), pictures=tuple(pictures))
+    sheets = (Sheet(caption, columns, rows, failed), *_make_ranking_sheet(data))
+    return Section("Results", sheets=sheets, pictures=tuple(pictures))
+
+
+def _make_ranking_sheet(data: ReportData) -> list[Sheet]:
+    """Return the table of the rows at equal budgets, or nothing if there are no rankings."""
+    rankings = data.table.rankings
+    if not rankings:
+        return []
+    meaning = "Validation bound in nats per datum ± standard error over seeds; in brackets, the place of the row."
+    columns = (
+        Column("objective", numeric=False),
+        *(Column(f"at {each.describe_amount()}", meaning) for each in rankings),
+    )
+    rows = tuple(
+        (Entry(data.label(row)), *(_ranked_entry(ranking, index) for ranking in rankings))
+        for index, row in enumerate(data.table.rows)
+    )
+    caption = (
+        "Best validation bound within an equal budget, the least that a row used in all, read off the learning curves. "
+        "The bound has few particles, and its bias differs from row to row."
+    )
+    return [Sheet(caption, columns, rows)]
+
+
+def _ranked_entry(ranking: Ranking, row: int) -> Entry:
+    bound = ranking.bounds.get(row)
+    if bound is None:
+        return Entry(UNKNOWN)
+    return Entry(format_interval(bound), f"({list(ranking.bounds).index(row) + 1})", bound.value)
 
 
 def _describe_checkpoint(data: ReportData) -> str:
@@ -74,15 +104,16 @@ def _draw_differences(data: ReportData) -> Picture | None:
     if len(rows) < 2:
         return None
     values = {data.label(row): _differences_of_seeds(data, row) for row in rows}
-    errors = {data.label(row): 0.0 if row is first else row.total_error for row in rows}
+    errors = {data.label(row): 0.0 if row is first else row.difference_error for row in rows}
     first_name = data.label(first)
     return Picture(
         plots.evidence_intervals(
             values, errors, xlabel=f"log evidence minus that of {first_name} (nats per datum)", zero=True
         ),
         f"Paired differences in log evidence to {first_name} for {', '.join(values)}, with intervals.",
-        f"Differences to {first_name}, paired by datum and seed: a large dot is the mean with one standard error over "
-        "data and seeds together, a small dot is one seed. Right of 0 is better.",
+        f"Differences to {first_name}, paired by datum and seed, without the estimated bias if known: a large dot "
+        "is the mean with one standard error over data and seeds together, a small dot is one seed. Right of 0 is "
+        "better. The verdict says which differences are shown: with few seeds they need many standard errors.",
     )
 
 

@@ -6,9 +6,11 @@ The text table, the JSON files and the page take the columns from this list.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
+import torch
+
+from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.number_formats import (
     UNKNOWN,
     format_count,
@@ -17,66 +19,14 @@ from pvae.comparison.number_formats import (
     format_number,
     format_percentage,
 )
+from pvae.comparison.table.difference_columns import DIFFERENCE_COLUMNS
 from pvae.comparison.table.row import Row
-from pvae.comparison.table.row_outcomes import RowOutcomes, Statistic, mean_over_seeds
+from pvae.comparison.table.row_outcomes import RowOutcomes, mean_over_seeds
+from pvae.comparison.table.table_column import CellText, TableColumn, show_estimate
 from pvae.evaluate import Estimate
+from pvae.evaluate.arviz_versions import good_khat
 
-__all__ = ["BAD_KHAT", "COLUMNS", "CellText", "TableColumn", "cell_text", "show_estimate", "shown_columns"]
-
-#: Pareto k-hat above which an importance-sampled evidence is not reliable.
-BAD_KHAT = 0.7
-
-
-@dataclass(frozen=True)
-class CellText:
-    """One cell of the table.
-
-    Attributes:
-        text: the text.
-        note: a smaller text beside it or below it.
-        order: the number that sorts the column; None if it is unknown.
-    """
-
-    text: str
-    note: str = ""
-    order: float | None = None
-
-
-@dataclass(frozen=True)
-class TableColumn:
-    """A column of the comparison table.
-
-    Attributes:
-        name: heading on the page.
-        meaning: what the column shows, in one or two sentences.
-        statistics: how to compute the values of a row, by their names in `Row` and in JSON files. A name that is no
-            attribute of `Row` is kept in `Row.additional`.
-        show: the cell of a row with at least one finished seed; gets the row, and whether it is the first one.
-        heading: heading in the text table, which has no help texts; `name` if empty.
-        optional: whether a table leaves the column out if no row has a value of it.
-    """
-
-    name: str
-    meaning: str
-    statistics: Mapping[str, Statistic]
-    show: Callable[[Row, bool], CellText]
-    heading: str = ""
-    optional: bool = False
-
-
-def show_estimate(name: str, to_text: Callable[[Estimate], str]) -> Callable[[Row, bool], CellText]:
-    """Return a `TableColumn.show` for one estimate.
-
-    Args:
-        name: name of the estimate in `Row` or in `Row.additional`.
-        to_text: turns the estimate into text.
-    """
-
-    def show(row: Row, is_first: bool) -> CellText:
-        estimate = row.additional[name] if name in row.additional else getattr(row, name)
-        return CellText(UNKNOWN) if estimate is None else CellText(to_text(estimate), order=estimate.value)
-
-    return show
+__all__ = ["COLUMNS", "CellText", "TableColumn", "cell_text", "show_estimate", "shown_columns"]
 
 
 def shown_columns(rows: Sequence[Row]) -> list[TableColumn]:
@@ -84,9 +34,13 @@ def shown_columns(rows: Sequence[Row]) -> list[TableColumn]:
     return [
         column
         for column in COLUMNS
-        if not column.optional
-        or any(row.additional.get(name) is not None for row in rows for name in column.statistics)
+        if not column.optional or any(_has_value(row, name) for row in rows for name in column.statistics)
     ]
+
+
+def _has_value(row: Row, name: str) -> bool:
+    value = row.additional[name] if name in row.additional else getattr(row, name, None)
+    return value is not None and value is not False
 
 
 def cell_text(column: TableColumn, row: Row, is_first: bool) -> CellText:
@@ -129,28 +83,8 @@ def _show_log_evidence(row: Row, is_first: bool) -> CellText:
     return CellText(cell.text, note, cell.order)
 
 
-def _difference(outcomes: RowOutcomes) -> Estimate | None:
-    difference = outcomes.paired_difference()
-    return None if difference is None else Estimate.mean_of(difference.mean(dim=0))
-
-
-def _difference_over_seeds(outcomes: RowOutcomes) -> Estimate | None:
-    difference = outcomes.paired_difference()
-    return None if difference is None else Estimate.mean_of(difference.mean(dim=1))
-
-
-def _show_difference(row: Row, is_first: bool) -> CellText:
-    if is_first:
-        return CellText("first row", order=0.0)
-    cell = show_estimate("difference", lambda estimate: format_interval(estimate, sign=True))(row, is_first)
-    over_seeds = row.difference_over_seeds
-    has_error = over_seeds is not None and not math.isnan(over_seeds.error)
-    note = f"({over_seeds.error:.3f} seeds)" if over_seeds is not None and has_error else ""
-    return CellText(cell.text, note, cell.order)
-
-
 def _show_rank(row: Row, is_first: bool) -> CellText:
-    return CellText(UNKNOWN) if row.rank is None else CellText(str(row.rank + 1), order=float(row.rank))
+    return CellText(UNKNOWN) if row.rank is None else CellText(str(row.rank), order=float(row.rank))
 
 
 def _gap(outcomes: RowOutcomes) -> Estimate | None:
@@ -160,9 +94,11 @@ def _gap(outcomes: RowOutcomes) -> Estimate | None:
 
 def _bad_khat(outcomes: RowOutcomes) -> Estimate | None:
     khat = outcomes.pointwise("khat")
-    if khat is None or khat.isnan().any():  # no weights, or too few particles for an estimate
+    particles = [read_score(outcome.scores, "particles") for outcome in outcomes.finished]
+    if khat is None or khat.isnan().any() or None in particles:  # no weights, or too few particles for an estimate
         return None
-    return Estimate.mean_of((khat > BAD_KHAT).double().mean(dim=0))
+    limits = torch.tensor([good_khat(int(count)) for count in particles], dtype=torch.float64)
+    return Estimate.mean_of((khat > limits[:, None]).double().mean(dim=0))
 
 
 def _ess_median(outcomes: RowOutcomes) -> Estimate | None:
@@ -190,17 +126,11 @@ COLUMNS: tuple[TableColumn, ...] = (
         _show_log_evidence,
         heading="log evidence (sd)",
     ),
-    TableColumn(
-        "difference",
-        "Log evidence minus that of the first row, paired by datum ± standard error over data; in brackets, the "
-        "standard error over seeds.",
-        {"difference": _difference, "difference_over_seeds": _difference_over_seeds},
-        _show_difference,
-        heading="difference to first",
-    ),
+    *DIFFERENCE_COLUMNS,
     TableColumn(
         "rank",
-        "Rank by the function compare of ArviZ on the pointwise log evidence, averaged over seeds; 1 is best.",
+        "Rank by the function compare of ArviZ on the pointwise log evidence without its bias, averaged over seeds; 1 "
+        "is best. A rank has no error; see the p-value.",
         {"rank": lambda outcomes: outcomes.rank},
         _show_rank,
     ),
@@ -225,12 +155,11 @@ COLUMNS: tuple[TableColumn, ...] = (
         show_estimate("gap", format_interval),
     ),
     TableColumn(
-        "k-hat > 0.7",
-        "Share of data whose Pareto k-hat is above 0.7. Their log evidence is estimated too low, and the standard "
-        "error does not show by how much.",
+        "bad k-hat",
+        "Share of data whose Pareto k-hat is above min(1 - 1 / log10(K), 0.7) for K particles. Their log evidence is "
+        "estimated too low, and the standard error does not show by how much.",
         {"bad_khat": _bad_khat},
         show_estimate("bad_khat", lambda estimate: format_percentage(estimate.value, decimals=1)),
-        heading="k-hat>0.7",
     ),
     TableColumn(
         "ESS",
@@ -247,10 +176,13 @@ COLUMNS: tuple[TableColumn, ...] = (
     ),
     TableColumn(
         "training",
-        "Wall-clock time of one training, mean over seeds.",
-        # The name of the attribute of `Row` is older than that of the score.
-        {"seconds": mean_over_seeds("training_seconds"), "epochs": mean_over_seeds("epochs")},
-        show_estimate("seconds", lambda estimate: format_duration(estimate.value)),
+        "Wall-clock time of one training without its validation, mean over seeds.",
+        {
+            "training_seconds": mean_over_seeds("training_seconds"),
+            "evaluation_seconds": mean_over_seeds("evaluation_seconds"),
+            "epochs": mean_over_seeds("epochs"),
+        },
+        show_estimate("training_seconds", lambda estimate: format_duration(estimate.value)),
     ),
     TableColumn(
         "evaluations",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvae.comparison.table.columns import CellText, TableColumn, cell_text, shown_columns
+from pvae.comparison.table.rankings import Ranking
 from pvae.comparison.table.row import Row, row_label
 from pvae.comparison.table.text_table import draw_text_table
 from pvae.comparison.table.verdict import make_verdict
@@ -22,21 +23,32 @@ class Table:
         rows: one for each model and objective.
         data: number of test data in the evaluation of every row.
         particles: draws of z per datum in the evaluation of every row.
+        subset: which data these are, such as ``"500 of 10,000 test data, drawn with seed 0"``; "" if it is not known.
+        rankings: the rows in the order of their validation bound at equal budgets.
     """
 
     rows: tuple[Row, ...]
     data: int
     particles: int
+    subset: str = ""
+    rankings: tuple[Ranking, ...] = ()
 
     def verdict(self) -> str:
-        """Return in sentences which rows differ from the first by more than two standard errors, and which do not."""
+        """Return in sentences which rows differ from the first, which are not shown to differ, and reasons to doubt."""
         return make_verdict(self.rows)
+
+    def describe_rankings(self) -> list[str]:
+        """Return one line for each ranking at an equal budget."""
+        labels = [row_label(row, self.rows) for row in self.rows]
+        return [ranking.describe(labels) for ranking in self.rankings]
 
     def to_json(self) -> dict[str, Any]:
         """Return the rows, the verdict, and the size of the evaluation; estimates as value, error and count."""
         return {
             "data": self.data,
+            "subset": self.subset,
             "particles": self.particles,
+            "rankings": [ranking.to_json() for ranking in self.rankings],
             "verdict": self.verdict(),
             "rows": [row.to_json() for row in self.rows],
         }

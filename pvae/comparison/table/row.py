@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -31,15 +32,27 @@ class Row:
         spread: standard deviation of the log evidence over seeds; NaN for one seed.
         elbo: evidence lower bound, error over data.
         gap: log evidence minus ELBO, error over data.
-        bad_khat: share of data whose Pareto k-hat is above 0.7, error over data.
+        bias: estimated bias of the log evidence, negative if it is too low, error over data; None if it is not known.
+        bias_margin: by how much more the log evidence may be too low, because its bound rises more slowly than 1/K.
+        bad_khat: share of data whose Pareto k-hat is above `pvae.evaluate.Diagnosis.good_khat`, error over data.
         ess_median: effective sample size as a share of the particles, median over data, error over seeds.
         ess_low: the same at the 5% quantile over data.
         active_units: number of active latent units, error over seeds.
-        seconds: training time in seconds, error over seeds; see `training_seconds`.
+        training_seconds: training time without validation in seconds, error over seeds.
         decoder_evaluations: particles x data x epochs of the training, error over seeds.
-        difference: log evidence minus that of the first row, paired by datum, error over data; None in the first row.
+        difference: log evidence minus that of the first row, each without its estimated bias if both are known, paired
+            by datum, error over data; None in the first row.
         difference_over_seeds: the same, paired by seed, error over seeds.
-        rank: rank by ``az.compare`` on the pointwise log evidence, 0 is best; None if there is none.
+        difference_error: standard error of `difference` over data and seeds; over data alone for one seed.
+        degrees: degrees of freedom of `difference_error`; None in the first row.
+        p_value: two-sided p-value of `difference` by Student's t.
+        adjusted_p_value: the same, adjusted by Holm for all rows of the table.
+        conclusion: what the table shows about `difference`: ``"above"``, ``"below"``, ``"no difference shown"``, ``"not
+            separated from the bias"`` or ``"not tested"``; "" in the first row.
+        gain_left: by how much the validation bound would still rise, by its slope in the last fifth of training; None
+            if it is not known.
+        unfinished: whether `gain_left` is above 0.
+        rank: rank by ``az.compare`` on the pointwise log evidence without its bias, 1 is best; None if there is none.
         biased: why the gradient of the objective is biased, in a few words; empty if it is unbiased.
         additional: statistics of table columns that have no attribute of their own, by name.
     """
@@ -53,34 +66,41 @@ class Row:
     spread: float = math.nan
     elbo: Estimate | None = None
     gap: Estimate | None = None
+    bias: Estimate | None = None
+    bias_margin: float | None = None
     bad_khat: Estimate | None = None
     ess_median: Estimate | None = None
     ess_low: Estimate | None = None
     active_units: Estimate | None = None
-    seconds: Estimate | None = None
+    training_seconds: Estimate | None = None
     decoder_evaluations: Estimate | None = None
     difference: Estimate | None = None
     difference_over_seeds: Estimate | None = None
+    difference_error: float = math.nan
+    degrees: int | None = None
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    conclusion: str = ""
+    gain_left: Estimate | None = None
+    unfinished: bool = False
     rank: int | None = None
     biased: str = ""
     additional: Mapping[str, Any] = field(default_factory=dict, init=False, hash=False, repr=False)
 
     @property
-    def training_seconds(self) -> Estimate | None:
-        """Training time in seconds, error over seeds."""
-        return self.seconds
+    def seconds(self) -> Estimate | None:
+        """The old name of `training_seconds`."""
+        warnings.warn("Row.seconds is now called training_seconds.", DeprecationWarning, stacklevel=2)
+        return self.training_seconds
 
     @property
     def total_error(self) -> float:
-        """Standard error of `difference` over data and, from two seeds on, over seeds: root of the summed squares."""
-        estimates = (self.difference, self.difference_over_seeds)
-        errors = [estimate.error for estimate in estimates if estimate is not None]
-        return math.hypot(*filter(math.isfinite, errors)) if errors else math.nan
+        """The same as `difference_error`."""
+        return self.difference_error
 
     def to_json(self) -> dict[str, Any]:
         """Return all attributes by name; an estimate becomes its value, error and count."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "additional"}
-        values["training_seconds"] = self.training_seconds
         result: dict[str, Any] = json_value({**values, **self.additional})
         return result
 

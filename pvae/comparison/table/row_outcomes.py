@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import read_score
+from pvae.comparison.table.row_difference import RowDifference, estimate_difference
 from pvae.evaluate import Estimate
 
-__all__ = ["RowOutcomes", "Statistic", "mean_over_seeds", "stack_pointwise"]
+__all__ = ["RowOutcomes", "Statistic", "mean_over_seeds", "read_margin", "stack_pointwise"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class RowOutcomes:
     Attributes:
         finished: the outcomes of the seeds that finished; at least one.
         first_row: the finished outcomes of the first row; empty for the first row itself.
-        rank: rank of the row by ``az.compare``, 0 is best; None if there is none.
+        rank: rank of the row by ``az.compare``, 1 is best; None if there is none.
     """
 
     finished: Sequence[Outcome]
@@ -34,21 +36,65 @@ class RowOutcomes:
         """Return a pointwise value of all seeds, shape (seeds, data), float64; None if a seed does not have it.
 
         Args:
-            name: ``log_evidence``, ``elbo``, ``summed_out_elbo``, ``khat`` or ``ess``.
+            name: ``log_evidence``, ``bias``, ``elbo``, ``summed_out_elbo``, ``khat`` or ``ess``.
         """
         return stack_pointwise(self.finished, name)
+
+    @cached_property
+    def difference(self) -> RowDifference | None:
+        """The difference to the first row with its errors and its p-value; None if there is no `paired_difference`."""
+        differences = self.paired_difference()
+        return None if differences is None else estimate_difference(differences)
 
     def paired_difference(self) -> Tensor | None:
         """Return log evidence minus that of the first row, paired by seed and datum, shape (shared seeds, data).
 
-        It is None for the first row, if no seed finished in both rows, and if one of them has no log evidence.
+        The estimated bias of both is removed if it is known in both rows. The difference is None for the first row, if
+        no seed finished in both rows, and if one of them has no log evidence.
         """
+        members, first_members = self._shared_members
+        values, first_values = (stack_pointwise(group, "log_evidence") for group in (members, first_members))
+        if values is None or first_values is None:
+            return None
+        if not self.removes_bias:
+            return values - first_values
+        return _corrected(members, values) - _corrected(first_members, first_values)
+
+    @cached_property
+    def removes_bias(self) -> bool:
+        """Whether the bias of the log evidence is known for all trainings of the difference."""
+        return all(stack_pointwise(group, "bias") is not None for group in self._shared_members)
+
+    @cached_property
+    def _shared_members(self) -> tuple[list[Outcome], list[Outcome]]:
+        """The outcomes of the seeds that finished in both rows, in the same order: those of the row, then the first."""
         outcomes = {outcome.cell.seed: outcome for outcome in self.finished}
         first_outcomes = {outcome.cell.seed: outcome for outcome in self.first_row}
         seeds = sorted(outcomes.keys() & first_outcomes.keys())
-        values = stack_pointwise([outcomes[seed] for seed in seeds], "log_evidence")
-        first_values = stack_pointwise([first_outcomes[seed] for seed in seeds], "log_evidence")
-        return None if values is None or first_values is None else values - first_values
+        return [outcomes[seed] for seed in seeds], [first_outcomes[seed] for seed in seeds]
+
+    def bias_margin(self) -> float | None:
+        """Return the mean margin of the bias over seeds, in nats; None if it is not known for a seed."""
+        margins = [read_margin(outcome.scores) for outcome in self.finished]
+        known = [margin for margin in margins if margin is not None]
+        return sum(known) / len(known) if known and len(known) == len(margins) else None
+
+
+def _corrected(members: Sequence[Outcome], evidence: Tensor) -> Tensor:
+    """Return a log evidence without its estimated bias, shape (seeds, data)."""
+    bias = stack_pointwise(members, "bias")
+    return evidence if bias is None else evidence - bias
+
+
+def read_margin(scores: Mapping[str, Any]) -> float | None:
+    """Return the margin of the bias of the log evidence in ``evaluation.json``; None if there is none.
+
+    Args:
+        scores: the content of ``evaluation.json``.
+    """
+    bias = scores.get("bias")
+    margin = bias.get("margin") if isinstance(bias, Mapping) else None
+    return None if margin is None else float(margin)
 
 
 Statistic = Callable[[RowOutcomes], Any]
@@ -61,7 +107,7 @@ def stack_pointwise(outcomes: Sequence[Outcome], name: str) -> Tensor | None:
 
     Args:
         outcomes: finished outcomes.
-        name: ``log_evidence``, ``elbo``, ``khat`` or ``ess``.
+        name: ``log_evidence``, ``bias``, ``elbo``, ``khat`` or ``ess``.
     """
     values = [outcome.pointwise.get(name) for outcome in outcomes]
     known = [value.double() for value in values if value is not None]

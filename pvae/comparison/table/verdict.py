@@ -1,23 +1,25 @@
-"""The verdict of a comparison: in sentences, which rows differ from the first row."""
+"""The verdict of a comparison: in sentences, which rows differ from the first row, and reasons to doubt it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from pvae.comparison.table.conclusions import ABOVE, BELOW, LEVEL, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
 from pvae.comparison.table.row import Row, row_label
+from pvae.evaluate.diagnostics import MOST_UNRELIABLE
 
 __all__ = ["make_verdict"]
 
-_ENOUGH_SEEDS = 5
-_MOST_BAD_KHAT = 0.1  # share of data with a bad k-hat from which on the verdict warns
-
 
 def make_verdict(rows: tuple[Row, ...]) -> str:
-    """Return which rows differ from the first by more than two standard errors, which do not, and reasons to doubt.
+    """Return which rows differ from the first, which are not shown to differ, and reasons to doubt.
+
+    A row is named only if its difference is shown at a family-wise level of 5 % over all rows. Rows with one seed are
+    trained models, and the verdict does not name their objectives.
 
     Args:
-        rows: the rows of the table.
+        rows: the rows of the table, as `pvae.comparison.rows.make_rows` returns them.
     """
     first = rows[0]
     if not first.seeds:
@@ -29,38 +31,108 @@ def make_verdict(rows: tuple[Row, ...]) -> str:
             "data, divided by their number."
         )
     compared = [row for row in rows[1:] if row.difference is not None]
+    if not compared:
+        return " ".join(["There is no second row to compare with.", *_describe_unfinished(rows), *_describe_khat(rows)])
     sentences = [
         *_describe_differences(rows, compared),
+        *_describe_test(compared),
+        *_describe_bias(rows, compared),
         *_describe_training(first, compared),
-        *_describe_seeds([first, *compared]),
+        *_describe_unfinished(rows),
         *_describe_khat(rows),
     ]
     return " ".join(sentences)
 
 
+def _has_one_seed(row: Row) -> bool:
+    return row.difference_over_seeds is None or row.difference_over_seeds.count < 2
+
+
 def _describe_differences(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
-    if not compared:
-        return ["There is no second row to compare with."]
-    first = row_label(rows[0], rows)
-    sentences = []
-    for word, sign in (("above", 1), ("below", -1)):
-        different = [row for row in compared if _is_different(row) and sign * _difference(row) > 0]
-        if different:
-            names = _join([f"{row_label(row, rows)} (by {_format_difference(row)})" for row in different])
-            sentences.append(
-                f"The log evidence is {word} that of {first} by more than two standard errors under {names}."
-            )
-    alike = [row for row in compared if not _is_different(row)]
-    if alike:
-        names = _join([row_label(row, rows) for row in alike])
-        sentences.append(
-            f"Under {names}, the log evidence does not differ from that of {first} by more than two standard errors."
-        )
+    of_algorithms = [row for row in compared if not _has_one_seed(row)]
+    of_models = [row for row in compared if _has_one_seed(row)]
+    sentences = _describe_algorithms(rows, of_algorithms)
+    if of_models:
+        sentences += _describe_models(rows, of_models)
     return sentences
 
 
+def _describe_algorithms(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
+    """Return sentences on the rows with an error over seeds."""
+    first = row_label(rows[0], rows)
+    sentences = [
+        f"The log evidence is {conclusion} that of {first} under {names}."
+        for conclusion in (ABOVE, BELOW)
+        if (names := _names(rows, compared, conclusion))
+    ]
+    if names := _names(rows, compared, NOT_SHOWN):
+        sentences.append(f"Under {names}, no difference from {first} is shown.")
+    return sentences + _describe_others(rows, compared)
+
+
+def _describe_models(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
+    """Return sentences on the rows with one seed, which are trained models."""
+    first = row_label(rows[0], rows)
+    models = "these two trained models" if len(compared) == 1 else "these trained models"
+    labels = _join([row_label(row, rows) for row in compared])
+    one_seed = "One seed" if len(compared) == len(rows) - 1 else f"One seed of {labels}"
+    sentences = [
+        f"{one_seed} gives no standard error over trainings, so there is no verdict about the objectives, only about "
+        f"{models}."
+    ]
+    sentences += [
+        f"The log evidence is {word} than that of the trained model of {first} for that of {names}."
+        for conclusion, word in ((ABOVE, "higher"), (BELOW, "lower"))
+        if (names := _names(rows, compared, conclusion))
+    ]
+    if names := _names(rows, compared, NOT_SHOWN):
+        sentences.append(f"For {names}, no difference from that of {first} is shown.")
+    return sentences + _describe_others(rows, compared)
+
+
+def _describe_others(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
+    """Return sentences on the rows that are not separated from the bias, and on those without a test."""
+    sentences = []
+    if names := _names(rows, compared, NOT_SEPARATED):
+        sentences.append(
+            f"The difference of {names} from {row_label(rows[0], rows)} is not separated from the bias of the log "
+            "evidence: it is smaller than the margin of the bias. Evaluate with more particles."
+        )
+    if names := _names(rows, compared, NOT_TESTED):
+        sentences.append(f"There is no test for {names}: it needs two data and finite values.")
+    return sentences
+
+
+def _describe_test(compared: Sequence[Row]) -> list[str]:
+    """Return what a difference needs to be named."""
+    tested = [row for row in compared if row.conclusion != NOT_TESTED and row.degrees]
+    if not tested:
+        return []
+    from scipy.special import stdtrit
+
+    degrees = min(row.degrees or 1 for row in tested)
+    critical = -float(stdtrit(degrees, LEVEL / (2 * len(tested))))
+    comparisons = "one comparison" if len(tested) == 1 else f"{len(tested)} comparisons"
+    freedom = "degree of freedom" if degrees == 1 else "degrees of freedom"
+    return [
+        f"The probability of any wrong claim is at most 5% (t test with {degrees} {freedom}, Holm over {comparisons}); "
+        f"for this, the largest difference must exceed {critical:.3g} standard errors."
+    ]
+
+
+def _describe_bias(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
+    unknown = [row for row in compared if not row.additional.get("removes_bias")]
+    if len(unknown) < len(compared):
+        sentence = "The differences are those of the log evidences without their estimated bias."
+        if not unknown:
+            return [sentence]
+        names = _join([row_label(row, rows) for row in unknown])
+        return [sentence, f"The bias is not known for {names}, which is compared by its lower bound."]
+    return ["The bias of the log evidences is not known, so the rows are compared by their lower bounds."]
+
+
 def _describe_training(first: Row, compared: Sequence[Row]) -> list[str]:
-    if not any(map(_is_different, compared)):
+    if not any(row.conclusion in (ABOVE, BELOW) for row in compared):
         return []
     columns = "see the columns training and evaluations for the cost."
     epochs = {_mean_epochs(row) for row in (first, *compared)}
@@ -69,36 +141,40 @@ def _describe_training(first: Row, compared: Sequence[Row]) -> list[str]:
     return [f"The rows were trained for different numbers of epochs; {columns}"]
 
 
-def _describe_seeds(rows: Sequence[Row]) -> list[str]:
-    seeds = min(len(row.seeds) for row in rows)
-    if seeds == 1:
-        return ["One seed gives no standard error over seeds, so a difference may be due to that seed."]
-    if seeds < _ENOUGH_SEEDS:
-        return [f"The standard error over seeds is rough with {seeds} seeds; five or more make it reliable."]
-    return []
+def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:
+    unfinished = [
+        f"{row_label(row, rows)} (by about {row.gain_left.value:.2f} ± {row.gain_left.error:.2f})"
+        for row in rows
+        if row.unfinished and row.gain_left is not None
+    ]
+    if not unfinished:
+        return []
+    return [f"Training is not finished under {_join(unfinished)}: the validation bound still rises."]
 
 
 def _describe_khat(rows: tuple[Row, ...]) -> list[str]:
-    bad = [row for row in rows if row.bad_khat is not None and row.bad_khat.value > _MOST_BAD_KHAT]
+    bad = [row for row in rows if row.bad_khat is not None and row.bad_khat.value > MOST_UNRELIABLE]
     if not bad:
         return []
     names = _join([row_label(row, rows) for row in bad])
     return [
-        f"Under {names}, more than a tenth of the data have a k-hat above 0.7, so their log evidence is not reliable; "
-        "evaluate with more particles."
+        f"Under {names}, more than a tenth of the data have a k-hat that is too high, so their log evidence is not "
+        "reliable; evaluate with more particles."
     ]
 
 
-def _difference(row: Row) -> float:
-    return row.difference.value if row.difference else math.nan
-
-
-def _is_different(row: Row) -> bool:
-    return abs(_difference(row)) > 2 * row.total_error
+def _names(rows: tuple[Row, ...], compared: Sequence[Row], conclusion: str) -> str:
+    """Return the names of the rows with a conclusion, with their differences; "" if there are none."""
+    chosen = [row for row in compared if row.conclusion == conclusion]
+    return _join([f"{row_label(row, rows)} ({_format_difference(row)})" for row in chosen]) if chosen else ""
 
 
 def _format_difference(row: Row) -> str:
-    return f"{abs(_difference(row)):.2f} ± {row.total_error:.2f}"
+    """Return the difference with its error: its size if a sentence says its direction, else with its sign."""
+    difference = row.difference.value if row.difference else math.nan
+    if row.conclusion in (ABOVE, BELOW):
+        return f"by {abs(difference):.2f} ± {row.difference_error:.2f}"
+    return f"{difference:+.2f} ± {row.difference_error:.2f}"
 
 
 def _mean_epochs(row: Row) -> float | None:

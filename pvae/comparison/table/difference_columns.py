@@ -1,0 +1,117 @@
+"""The columns of the difference to the first row, of the bias of the log evidence, and of unfinished training."""
+
+from __future__ import annotations
+
+import math
+
+from pvae.comparison.number_formats import UNKNOWN, format_interval, format_number
+from pvae.comparison.table.gain_left import gain_left, is_unfinished
+from pvae.comparison.table.row import Row
+from pvae.comparison.table.row_outcomes import RowOutcomes
+from pvae.comparison.table.table_column import CellText, TableColumn, show_estimate
+from pvae.evaluate import Estimate
+
+__all__ = ["DIFFERENCE_COLUMNS"]
+
+
+def _bias(outcomes: RowOutcomes) -> Estimate | None:
+    bias = outcomes.pointwise("bias")
+    return None if bias is None else Estimate.mean_of(bias.mean(dim=0))
+
+
+def _show_bias(row: Row, is_first: bool) -> CellText:
+    cell = show_estimate("bias", format_interval)(row, is_first)
+    note = "" if row.bias_margin is None else f"(margin {format_number(row.bias_margin, 3)})"
+    return CellText(cell.text, note, cell.order)
+
+
+def _difference(outcomes: RowOutcomes) -> Estimate | None:
+    difference = outcomes.paired_difference()
+    return None if difference is None else Estimate.mean_of(difference.mean(dim=0))
+
+
+def _difference_over_seeds(outcomes: RowOutcomes) -> Estimate | None:
+    difference = outcomes.paired_difference()
+    return None if difference is None else Estimate.mean_of(difference.mean(dim=1))
+
+
+def _difference_error(outcomes: RowOutcomes) -> float:
+    return math.nan if outcomes.difference is None else float(outcomes.difference.error)
+
+
+def _degrees(outcomes: RowOutcomes) -> int | None:
+    return None if outcomes.difference is None else outcomes.difference.degrees
+
+
+def _p_value(outcomes: RowOutcomes) -> float | None:
+    return None if outcomes.difference is None else float(outcomes.difference.p_value)
+
+
+def _show_difference(row: Row, is_first: bool) -> CellText:
+    if is_first:
+        return CellText("first row", order=0.0)
+    if row.difference is None:
+        return CellText(UNKNOWN)
+    total = Estimate(row.difference.value, row.difference_error, row.difference.count)
+    return CellText(format_interval(total, sign=True), f"({row.conclusion})", total.value)
+
+
+def _show_p_value(row: Row, is_first: bool) -> CellText:
+    value = row.adjusted_p_value
+    if value is None or math.isnan(value):
+        return CellText(UNKNOWN)
+    return CellText("<0.0001" if value < 1e-4 else f"{value:.4f}", order=value)
+
+
+def _gain_left(outcomes: RowOutcomes) -> Estimate | None:
+    left = gain_left(outcomes.finished)
+    return None if left is None else left.gain
+
+
+def _show_gain_left(row: Row, is_first: bool) -> CellText:
+    cell = show_estimate("gain_left", lambda estimate: format_interval(estimate, sign=True))(row, is_first)
+    return CellText(cell.text, "(unfinished)" if row.unfinished else "", cell.order)
+
+
+DIFFERENCE_COLUMNS: tuple[TableColumn, ...] = (
+    TableColumn(
+        "bias",
+        "Estimated bias of the log evidence, from the rise of its bound between fewer and more particles, in nats per "
+        "datum ± standard error over data; negative if the log evidence is too low. The margin is by how much more it "
+        "may be too low, because the bound rises more slowly than 1/K for K particles.",
+        {"bias": _bias, "bias_margin": lambda outcomes: outcomes.bias_margin()},
+        _show_bias,
+        optional=True,
+    ),
+    TableColumn(
+        "difference",
+        "Log evidence minus that of the first row, each without its bias if both are known, paired by datum and seed ± "
+        "standard error over data and seeds; in brackets, the conclusion.",
+        {
+            "difference": _difference,
+            "difference_over_seeds": _difference_over_seeds,
+            "difference_error": _difference_error,
+            "degrees": _degrees,
+            "p_value": _p_value,
+            "removes_bias": lambda outcomes: outcomes.removes_bias if outcomes.first_row else None,
+        },
+        _show_difference,
+        heading="difference to first",
+    ),
+    TableColumn(
+        "p-value",
+        "p-value of the difference by Student's t, adjusted by Holm for all rows: if it is at most 0.05 in the rows "
+        "that are named, the probability of any wrong name is at most 5% for equal rows.",
+        {},
+        _show_p_value,
+    ),
+    TableColumn(
+        "gain left",
+        "By how much the validation bound would still rise: its slope in the last fifth of training, times the epochs "
+        "that are left of the patience (as many epochs as this fifth, without a patience), in nats per datum ± "
+        "standard error. A row whose gain is above 0 is unfinished.",
+        {"gain_left": _gain_left, "unfinished": lambda outcomes: is_unfinished(gain_left(outcomes.finished))},
+        _show_gain_left,
+        optional=True,
+    ),
+)
