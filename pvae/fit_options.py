@@ -71,7 +71,8 @@ class FitOptions:
         default=100, metadata=_metadata("Number of draws of z per datum for the validation bound.")
     )
     validation_limit: int = field(
-        default=500, metadata=_metadata("Compute the validation bound on at most this number of data.")
+        default=500,
+        metadata=_metadata("Compute the validation bound on at most this number of data, drawn at random with seed 0."),
     )
     on_divergence: str = field(
         default="stop",

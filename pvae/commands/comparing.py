@@ -31,6 +31,7 @@ __all__ = ["compare"]
 OBJECTIVES_HELP = "Names of objectives (`pvae list`) with settings, separated by commas."
 SEEDS_HELP = "Number of seeds, counted from 0; or the seeds themselves, such as 3,5,8."
 BASELINE_HELP = "Objective to list first and to compare the others with. [default: the first of --objectives]"
+LIMIT_HELP = "Number of test data to evaluate on, drawn at random with seed 0; 0 means all of them."
 WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [default: by the number of CPU cores]"
 
 
@@ -44,9 +45,7 @@ WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [
 @make_option(
     "Comparison", "--particles", click.IntRange(min=1), 1000, "Number of draws of z per datum for the log evidence."
 )
-@make_option(
-    "Comparison", "--limit", click.IntRange(min=0), 1000, "Number of test data to evaluate on; 0 means all of them."
-)
+@make_option("Comparison", "--limit", click.IntRange(min=0), 1000, LIMIT_HELP)
 @model_options
 @make_option(
     "Training", "--epochs", int, None, "Number of passes over the training data. [default: 50, or 1600 steps if more]"

@@ -27,6 +27,7 @@ from pvae.errors import InputError
 
 __all__ = ["evaluate"]
 
+LIMIT_HELP = "Number of data to use, drawn at random by --seed. [default: all]"
 METHOD_HELP = (
     "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. "
     "accuracy: accuracy of predicted labels."
@@ -42,7 +43,7 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @other_data_option
 @data_folder_option
 @split_option("test")
-@make_option("Data", "--limit", click.IntRange(min=1), None, "Number of data to use, the first ones. [default: all]")
+@make_option("Data", "--limit", click.IntRange(min=1), None, LIMIT_HELP)
 @make_option("Run", "--method", click.Choice(["is", "elbo", "accuracy"]), "is", METHOD_HELP)
 @checkpoint_option
 @recorded_model_options

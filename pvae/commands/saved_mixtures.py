@@ -101,6 +101,7 @@ def evaluate_mixture(saved: SavedMixture, data: str | None, options: Mapping[str
     from pvae.commands.mixture_fits import log_likelihood
     from pvae.commands.options.table_flags import reading_options
     from pvae.commands.runs import require_split
+    from pvae.data.subset import Subset
 
     if options["method"] == "accuracy":
         raise InputError("--method accuracy needs a model that predicts labels; a mixture has none. Use --assign.")
@@ -108,10 +109,13 @@ def evaluate_mixture(saved: SavedMixture, data: str | None, options: Mapping[str
         raise InputError("--arviz needs a run, whose latent sites are drawn; a mixture of pvae em has none.")
     splits, tables = saved.tables(data, options["data_folder"], reading_options(options))
     require_split(splits, options["split"])
-    x = tables[options["split"]][: options["limit"]]
+    table = tables[options["split"]]
+    subset = Subset(min(options["limit"] or len(table), len(table)), len(table), options["seed"])
+    x = table[subset.indices().numpy()]
     record = {
         "data_set": splits.summary(),
         "split": options["split"],
+        "subset": str(subset),
         "components": len(saved.mixture.weights_),
         "log_evidence": log_likelihood(saved.mixture, x),
     }

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pvae import __version__
 from pvae.checks import require_whole
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.cell_files import check_folder, read_outcome
 from pvae.comparison.cells.common_binarisation import resolve_binarisation
+from pvae.comparison.cells.drawings import SEED
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
-from pvae.comparison.cells.plan import MODEL_RECIPE, OBJECTIVE_SETTINGS, Job, plan_jobs
+from pvae.comparison.cells.plan import Job, plan_jobs
 from pvae.comparison.cells.resolve_options import resolve_fit_options
 from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.processes.run_cells import CellRuns, run_cells
-from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
+from pvae.comparison.processes.worker_plan import WorkerPlan
 from pvae.comparison.rows import finished, make_ranked_rows, rankings_of
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
+from pvae.comparison.written_results import format_call, settings_by_heading, write_json
 from pvae.data import Splits, load_data, steps_of_epoch
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.data.subset import Subset
 from pvae.errors import InputError
-from pvae.files import write_text
-from pvae.json_values import json_value
 from pvae.locks import sole_writer
 from pvae.names import printable, unknown
 from pvae.report import write_page
@@ -122,7 +118,8 @@ def compare(
         epochs: passes over the training data in each training; `usual_epochs` by default.
         out: the folder; a new temporary one by default.
         particles: draws of z per datum in the evaluation.
-        limit: number of test data in the evaluation, the first ones; None for all.
+        limit: number of test data in the evaluation, a random subset drawn with seed 0, the same for all cells; None
+            for all.
         baseline: the objective (or ``"model / objective"``) of the first row, with which the others are compared.
         workers: number of worker processes; 0 runs all cells in this process.
         threads: number of torch threads in each worker.
@@ -154,25 +151,20 @@ def compare(
         plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
         runs = run_cells(jobs, splits, plan, progress)
         cells = _move_baseline_first([_outcome(job, runs) for job in jobs], baseline)
-        table = Table(
-            make_ranked_rows(cells, particles),
-            min(limit or test_size, test_size),
-            particles,
-            rankings=rankings_of(cells),
-        )
+        table = _make_table(cells, particles, Subset(min(limit or test_size, test_size), test_size, SEED))
         mixtures = tuple(compare_mixtures(cells, splits))
         report_data = ReportData(
             table,
             cells,
             summary,
-            settings=_settings(jobs, fit_options, judging, summary, plan),
-            rerun=command or _format_call(jobs, splits.name, seed_list, folder),
+            settings=settings_by_heading(jobs, fit_options, judging, summary, plan),
+            rerun=command or format_call(jobs, splits.name, seed_list, folder),
             notes=(*runs.notes, *summary_lines(mixtures)),
             data_notes=splits.notes,
             arrays={outcome.cell.label: outcome.arrays for outcome in finished(cells)},
         )
         report = write_page(folder / "index.html", make_page(report_data))
-        _write_json(folder / "comparison.json", report_data, seed_list)
+        write_json(folder / "comparison.json", report_data, seed_list)
         _require_finished_cell(cells, report)
         return Comparison(table, report, folder, cells, mixtures)
 
@@ -237,58 +229,6 @@ def _require_finished_cell(outcomes: Sequence[Outcome], report: Path) -> None:
         raise InputError(f"Every cell failed; the first: {outcomes[0].failure} (all: {report}).")
 
 
-def _settings(
-    jobs: Sequence[Job],
-    options: Mapping[str, Any],
-    judging: Mapping[str, Any],
-    data: Mapping[str, Any],
-    plan: WorkerPlan,
-) -> dict[str, Mapping[str, Any]]:
-    """Return the options for the page, by heading."""
-    return {
-        "Models": {job.cell.model: job.cell.config[MODEL_RECIPE] for job in jobs},
-        "Objectives": {job.cell.objective: job.cell.config[OBJECTIVE_SETTINGS] for job in jobs},
-        "Training": options,
-        "Evaluation": judging,
-        "Data": data,
-        "Software": {
-            "pvae": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cells ran": str(plan),
-            "cores": count_cores(),
-        },
-    }
-
-
-def _format_call(jobs: Sequence[Job], data_name: str, seeds: Sequence[int], folder: Path) -> str:
-    """Return the Python call that makes the page again."""
-    models = ", ".join(dict.fromkeys(job.cell.model for job in jobs))
-    objectives = ", ".join(dict.fromkeys(job.cell.objective for job in jobs))
-    epochs = jobs[0].options["epochs"]
-    return (
-        f"pvae.compare(models,  # {models}\n    data,  # {data_name}\n    objectives,  # {objectives}\n"
-        f"    seeds={list(seeds)}, epochs={epochs}, out={str(folder)!r})"
-    )
-
-
-def _write_json(path: Path, data: ReportData, seeds: Sequence[int]) -> None:
-    cells = [
-        {
-            "model": outcome.cell.model,
-            "objective": outcome.cell.objective,
-            "seed": outcome.cell.seed,
-            "folder": str(outcome.cell.folder.relative_to(path.parent)),
-            "failure": outcome.failure or None,
-        }
-        for outcome in data.outcomes
-    ]
-    content = {
-        "pvae": __version__,
-        "data set": data.data,
-        "seeds": list(seeds),
-        **data.table.to_json(),
-        "cells": cells,
-    }
-    write_text(path, json.dumps(json_value(content, str), indent=1))
+def _make_table(cells: Sequence[Outcome], particles: int, subset: Subset) -> Table:
+    rows = make_ranked_rows(cells, particles)
+    return Table(rows, subset.count, particles, str(subset), rankings_of(cells))

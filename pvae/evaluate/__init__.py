@@ -4,8 +4,8 @@ The functions that evaluate a model take these keyword arguments, which their si
 
 - ``split``: the split of `pvae.data.Splits` to evaluate on, ``"test"``, ``"validation"`` or ``"train"``; by default the
   test split, and the training split for studies of gradients.
-- ``limit``: the largest number of data. The first ones are taken, so that all models are evaluated on the same data.
-- ``seed``: the seed of the draws, 0 by default.
+- ``limit``: the largest number of data. A random subset is drawn by the seed, the same for all models.
+- ``seed``: the seed of the subset and of the draws, 0 by default.
 - ``device``: where to compute; by default where the parameters are.
 - ``fields``: the batch fields that the programs get, as for `pvae.models.bind`.
 - ``data_plate``: the name of the plate over data, where several plates hold every site.

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.json_values import finite_or_none
 
@@ -36,6 +37,7 @@ class Estimate:
         count: the number of data.
         pointwise: the value of each datum, float64 on the CPU, shape (count,); None if the values were not kept.
         bias: the estimated bias of the value; None if it is not known. Value minus bias is the corrected estimate.
+        subset: which of the data these are, such as ``500 of 10,000, drawn with seed 0``; None if it is not known.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Estimate:
     count: int
     pointwise: Tensor | None = field(default=None, compare=False, repr=False)
     bias: EvidenceBias | None = field(default=None, compare=False, repr=False)
+    subset: Subset | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def mean_of(cls, values: Tensor) -> Self:
@@ -129,12 +132,22 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
         b: an estimate on the same data in the same order.
 
     Raises:
-        InputError: if pointwise values are missing, or the counts differ.
+        InputError: if pointwise values are missing, or the data differ.
     """
     if a.count != b.count:
         raise InputError(f"A paired difference needs two estimates on the same data; got {a.count} data and {b.count}.")
+    if _are_of_other_data(a.subset, b.subset):
+        raise InputError(
+            f"A paired difference needs two estimates on the same data; got {a.subset} data and {b.subset} data. "
+            "Evaluate both with the same limit and seed."
+        )
     result = Estimate.mean_of(_pointwise(a) - _pointwise(b))
-    return replace(result, bias=_bias_of_difference(a.bias, b.bias))
+    return replace(result, bias=_bias_of_difference(a.bias, b.bias), subset=a.subset or b.subset)
+
+
+def _are_of_other_data(a: Subset | None, b: Subset | None) -> bool:
+    """Return whether two descriptions are of different data; two that are not known may be of the same data."""
+    return a is not None and b is not None and a != b and not (a.is_whole and b.is_whole)
 
 
 def _bias_of_difference(a: EvidenceBias | None, b: EvidenceBias | None) -> EvidenceBias | None:

@@ -60,7 +60,7 @@ def disentanglement(
     """
     with evaluation_context(model, data, **where) as context:
         size = context.batch.size
-        known_factors = context.batch.get("factors") if factors is None else factors[:size]
+        known_factors = context.batch.get("factors") if factors is None else context.rows_of(factors)
         if known_factors is None:
             raise InputError(
                 f"Disentanglement needs the factors of the data; the data have {', '.join(context.batch)}. Add a field "

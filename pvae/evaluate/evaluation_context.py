@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.data.scaling import check_narrowing, narrowed
-from pvae.data.splits import Splits
 from pvae.data.streams.looks import first_of, some_of
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.data.subset import Subset
 from pvae.errors import InputError
+from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluated_data import evaluated_data
+from pvae.evaluate.selected_data import FIRST_DATA, binarised_split, first_data, limited_data
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import require_known_labels
 from pvae.programs.model_traits import is_latent_model
 from pvae.programs.parameter_scope import scope
-from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows, require_rows_of_data
 from pvae.programs.sites import sample_sites
 from pvae.randomness import evaluating
@@ -38,10 +39,6 @@ from pvae.weights.compute import weights_of
 _ENOUGH_FOR_SPREAD = 100
 
 __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
-
-#: The largest number of data in the first run of the programs. Programs for a fixed number of data need all data; the
-#: limit bounds the memory.
-_FIRST_DATA = 10_000
 
 
 @runtime_checkable
@@ -60,12 +57,31 @@ class EvaluationContext:
         batch: all the data, in order.
         fields: the batch fields that the programs get, as for `pvae.models.bind`.
         data_plate: the name of the plate over data, where several plates hold every site.
+        subset: which of the data these are; None if it is not known.
     """
 
     model: Any
     batch: Batch
     fields: Fields = None
     data_plate: str | None = None
+    subset: Subset | None = None
+
+    def estimate(self, pointwise: Tensor) -> Estimate:
+        """Return the mean of one number per datum, with the description of the data.
+
+        Args:
+            pointwise: shape (data,).
+        """
+        return replace(Estimate.mean_of(pointwise), subset=self.subset)
+
+    def rows_of(self, values: Any) -> Tensor:
+        """Return the rows of the evaluated data from numbers of all data.
+
+        Args:
+            values: one row per datum, shape (data, ...), of all data or of the evaluated data alone.
+        """
+        tensor = torch.as_tensor(values)
+        return tensor if self.subset is None else self.subset.rows_of(tensor)
 
     @cached_property
     def programs(self) -> Programs:
@@ -138,7 +154,7 @@ class EvaluationContext:
     @property
     def first_data(self) -> BoundPrograms:
         """The programs on the data that a first look may see: all data, up to 10000."""
-        return self.bound_to(first_of(self.batch, _FIRST_DATA))
+        return self.bound_to(first_of(self.batch, FIRST_DATA))
 
 
 def latent_model_of(model: Any) -> Any:
@@ -192,8 +208,8 @@ def evaluation_context(
         data: `Splits` (its `split`), a `Batch`, or anything that `pvae.load_data` takes, whole. For a run,
             columns and labels are matched with those of its training.
         split: ``"test"``, ``"validation"`` or ``"train"`` of `Splits`.
-        limit: the largest number of data; the first ones are taken, so that all models are evaluated on the same data.
-        seed: the seed of the random generators inside the context.
+        limit: the largest number of data; a random subset is drawn by `seed`, the same for all models.
+        seed: the seed of the subset and of the random generators inside the context.
         device: where to compute; by default where the parameters are.
         fields: the batch fields that the programs get, where their signatures do not say it.
         data_plate: the name of the plate over data, where several plates hold every site.
@@ -208,39 +224,14 @@ def evaluation_context(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent_model, inherit=True))
-        programs = bind(latent_model, _first_data(data, split), fields)
+        programs = bind(latent_model, first_data(data, split), fields)
         modules = programs.modules
         stack.enter_context(evaluating(modules))
-        batch = _limited(_binarised_split(latent_model, data, split, fields), limit)
+        batch, subset = limited_data(binarised_split(latent_model, data, split, fields), limit, seed)
         batch = _with_known_labels(latent_model, batch) if "y" in programs.fields else batch
         batch = _match_parameters(batch, modules, stack.enter_context(_moved_to(modules, device)))
         stack.enter_context(isolated(seed))
-        yield EvaluationContext(latent_model, batch, fields, data_plate)
-
-
-def _select_split(data: Splits | Batch, split: str) -> Batch:
-    """Return a split of `Splits`; other data are one batch, whatever `split` says."""
-    if not isinstance(data, Splits):
-        return data
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    if split not in splits:
-        raise InputError(f"split must be one of train, validation and test; got {split!r}.")
-    batch = splits[split]
-    if batch is None or batch.known_size == 0:
-        raise InputError(f"The data have no {split} split. Pass a batch, or split='train'.")
-    return batch
-
-
-def _first_data(data: Any, split: str) -> Batch:
-    """Return the data that show the fields, and what the likelihood scores."""
-    return first_of(_select_split(data, split), _FIRST_DATA)
-
-
-def _binarised_split(latent_model: Any, data: Any, split: str, fields: Fields) -> Batch:
-    """Return the data of a split; where their binarisation is left open, the likelihood decides, as in training."""
-    if isinstance(data, Splits) and data.binarise == "auto":
-        data = data.for_likelihood(has_bernoulli_likelihood(latent_model, _first_data(data, split), fields))
-    return _select_split(data, split)
+        yield EvaluationContext(latent_model, batch, fields, data_plate, subset)
 
 
 def _with_known_labels(latent_model: Any, batch: Batch) -> Batch:
@@ -253,17 +244,6 @@ def _with_known_labels(latent_model: Any, batch: Batch) -> Batch:
 def _checked_labels(latent_model: Any, batch: Batch) -> Batch:
     require_known_labels(latent_model, batch)
     return batch
-
-
-def _limited(batch: Batch, limit: int | None) -> Batch:
-    """Return the first `limit` data; None takes all."""
-    if limit is not None:
-        limit = require_whole(limit, "limit", advice="It is the number of data to evaluate; None takes all.")
-    if isinstance(batch, StoredBatch) and batch.known_size is None:
-        return batch.resident() if limit is None else batch.take(slice(0, limit))
-    if batch.size == 0:
-        raise InputError("An evaluation needs at least one datum; the data are empty.")
-    return batch if limit is None else batch.take(slice(0, limit))
 
 
 @contextmanager

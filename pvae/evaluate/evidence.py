@@ -63,7 +63,7 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
         notes = weight_notes(ess, khat, particles, MOST_UNRELIABLE) if _draws_latents(context, chunk) else []
     for note in notes:
         warnings.warn(f"The log evidence is not reliable: {note}. {_ADVICE}", stacklevel=2)
-    return replace(Estimate.mean_of(pointwise), bias=evidence_bias(particles, pointwise, bounds))
+    return replace(context.estimate(pointwise), bias=evidence_bias(particles, pointwise, bounds))
 
 
 def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
@@ -93,7 +93,7 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
             pointwise = shared_elbo(context, particles, chunk)
         else:
             (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Elbo()])
-    return Estimate.mean_of(pointwise)
+    return context.estimate(pointwise)
 
 
 def summed_out_elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
@@ -115,7 +115,7 @@ def summed_out_elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int 
     """
     with evaluation_context(model, data, **where) as context:
         (pointwise,) = summarise_weights(context, particles, chunk, lambda: [Bound(1)])
-    return Estimate.mean_of(pointwise)
+    return context.estimate(pointwise)
 
 
 def importance_bounds(
@@ -145,7 +145,7 @@ def importance_bounds(
             bounds = _joint_bounds(context, particles, chunk)
         else:
             bounds = summarise_weights(context, max(particles), chunk, lambda: [Bound(count) for count in particles])
-    return {count: Estimate.mean_of(pointwise) for count, pointwise in zip(particles, bounds, strict=True)}
+    return {count: context.estimate(pointwise) for count, pointwise in zip(particles, bounds, strict=True)}
 
 
 def _draws_latents(context: EvaluationContext, chunk: int) -> bool:
@@ -159,7 +159,7 @@ def _joint_evidence(context: EvaluationContext, particles: int, chunk: int) -> E
     bias = evidence_bias(particles, pointwise, bounds)
     if bias is not None:
         bias = replace(bias, error=math.nan, pointwise=None)
-    return replace(Estimate.mean_of(pointwise), bias=bias)
+    return replace(context.estimate(pointwise), bias=bias)
 
 
 def _joint_bounds(

@@ -59,8 +59,8 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), a `Batch`, a tensor or an array.
         draws: the number of draws of z per datum, and from the prior.
-        limit: the largest number of data; the first ones are taken. None takes all. The size of the file grows with
-            draws times limit.
+        limit: the largest number of data; a random subset is drawn by the seed. None takes all. The coordinate datum is
+            the position among all data. The size of the file grows with draws times limit.
         where: ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -89,7 +89,10 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
     constant = {name: value.cpu() for name, value in context.batch.items() if name not in observed}
     if constant:
         datasets["constant_data"] = _dataset(constant, ("datum",))
-    named = {name: _with_names(dataset, schema) for name, dataset in datasets.items() if dataset.data_vars}
+    positions = torch.arange(context.batch.size) if context.subset is None else context.subset.indices()
+    named = {
+        name: _with_names(dataset, schema, positions.numpy()) for name, dataset in datasets.items() if dataset.data_vars
+    }
     return wrap(named)
 
 
@@ -241,8 +244,16 @@ def _dataset(
     return xarray.Dataset(variables, coords=_coordinates(variables), attrs=attributes)
 
 
-def _with_names(dataset: Any, schema: Schema) -> Any:
-    """Return a dataset in which the features of x have the names of their columns."""
+def _with_names(dataset: Any, schema: Schema, positions: Any) -> Any:
+    """Return a dataset with the positions of the data, and with the names of the columns for the features of x.
+
+    Args:
+        dataset: the dataset.
+        schema: the names of the columns.
+        positions: the position of each datum among all data, shape (data,).
+    """
+    if "datum" in dataset.dims:
+        dataset = dataset.assign_coords(datum=positions)
     fits = "x" in dataset and dataset.sizes.get("x_dim_0") == len(schema.columns) and "x_dim_1" not in dataset.sizes
     return dataset.assign_coords(x_dim_0=list(schema.columns)) if fits else dataset
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
+from pvae.data.subset import Subset
 from pvae.evaluate.base import Estimate, EvidenceBias, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
 from pvae.evaluate.evaluation_context import evaluation_context
@@ -53,6 +54,11 @@ class Judgement:
     summed_out_elbo: Estimate | None = field(default=None, init=False)
 
     @property
+    def subset(self) -> Subset | None:
+        """Which of the data were evaluated."""
+        return self.log_evidence.subset
+
+    @property
     def bias(self) -> EvidenceBias | None:
         """The estimated bias of the log evidence in nats per datum; None for fewer than 10 particles."""
         return self.log_evidence.bias
@@ -89,6 +95,7 @@ class Judgement:
             "bounds": {str(particles): bound.to_json() for particles, bound in self.bounds.items()},
             **self.diagnosis.to_json(),
             "data": self.log_evidence.count,
+            "subset": None if self.subset is None else str(self.subset),
             "seed": self.seed,
             "decoder_evaluations": self.decoder_evaluations,
             "seconds": self.seconds,
@@ -133,9 +140,9 @@ def judge(
         diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
     bound_of = dict(zip(sizes, pointwise_bounds, strict=True))
     bias = evidence_bias(particles, pointwise_evidence, [bound_of[size] for size in bias_sizes(particles)])
-    log_evidence = replace(Estimate.mean_of(pointwise_evidence), bias=bias)
-    elbo = Estimate.mean_of(pointwise_elbo)
-    bounds = {count: Estimate.mean_of(values) for count, values in bound_of.items() if count in TREND}
+    log_evidence = replace(context.estimate(pointwise_evidence), bias=bias)
+    elbo = context.estimate(pointwise_elbo)
+    bounds = {count: context.estimate(values) for count, values in bound_of.items() if count in TREND}
     judgement = Judgement(
         log_evidence=log_evidence,
         elbo=elbo,
@@ -149,7 +156,7 @@ def judge(
     )
     if not torch.equal(pointwise_summed_out, pointwise_elbo):
         # The dataclass is frozen, and this is still its construction.
-        object.__setattr__(judgement, "summed_out_elbo", Estimate.mean_of(pointwise_summed_out))
+        object.__setattr__(judgement, "summed_out_elbo", context.estimate(pointwise_summed_out))
     return judgement
 
 

@@ -127,7 +127,7 @@ def _with_known_entries(context: EvaluationContext, known: Tensor | None) -> Eva
         )
     mask = torch.ones_like(batch["mask"])
     if known is not None:
-        mask = known[: batch.size].to(mask).reshape(mask.shape)
+        mask = context.rows_of(known).to(mask).reshape(mask.shape)
     return dataclasses.replace(context, batch=batch.replace(mask=mask))
 
 

@@ -15,6 +15,7 @@ from pvae.data import Splits
 from pvae.data.scaling import check_narrowing, narrowed
 from pvae.data.streams.looks import some_of
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.data.subset import draw_subset
 from pvae.errors import InputError
 from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
@@ -42,6 +43,9 @@ from pvae.train.training_request import TrainingRequest
 from pvae.train.validation import Validation
 
 __all__ = ["TrainingSetup"]
+
+#: The seed of the subset of the validation data: all trainings have the same subset, whatever their seed.
+_SEED_OF_VALIDATION = 0
 
 #: Why there is no validation score, if parameters belong to positions of the batch of all training data.
 _ONE_ROW_PER_DATUM = "the programs have parameters for each of the training data, and none for other data"
@@ -231,7 +235,7 @@ class TrainingSetup:
         if self._keeps_order:
             self.notes.append(f"note: there is no validation bound, and the last parameters are kept: {reason}")
             return None
-        data = splits.validation.take(slice(0, options.validation_limit))
+        data, _ = draw_subset(splits.validation, options.validation_limit, _SEED_OF_VALIDATION)
         validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)
         batch = _first_batch(splits, options.batch_size)
         is_bound = validation.kind == "importance-weighted"

@@ -106,7 +106,8 @@ def fit(
         clip: the largest norm of all gradients together, in nats per datum; None for no limit.
         patience: the number of epochs without a better validation bound after which training stops; None for no limit.
         validation_particles: the number of draws of z per datum for the validation bound.
-        validation_limit: the greatest number of data for the validation bound; the first ones are used.
+        validation_limit: the greatest number of data for the validation bound; a random subset is drawn with seed 0,
+            the same in all trainings.
         callbacks: functions that are called as ``callback(record, model)`` after each epoch; training ends if one
             returns True.
         progress: the display on standard error: None for a bar on a terminal and lines elsewhere; True for a bar;

@@ -84,6 +84,14 @@ def test_axes_score_one_and_a_rotation_less():
     assert turned.mig < 0.1 and turned.disentanglement < 0.4 and turned.informativeness > 0.9
 
 
+def test_factors_beside_the_data_follow_the_random_subset():
+    torch.manual_seed(0)
+    factors = torch.randint(0, 5, (600, 2))
+    inside = disentanglement(coded(torch.eye(2)), pvae.Batch(x=factors.float(), factors=factors), limit=300)
+    beside = disentanglement(coded(torch.eye(2)), pvae.Batch(x=factors.float()), factors, limit=300)
+    assert beside.mig == inside.mig > 0.95 and beside.informativeness == 1.0
+
+
 def test_data_in_the_order_of_a_grid_are_judged_as_any_other():
     """Every second row of this grid has one value of the second factor."""
     factors = torch.cartesian_prod(torch.arange(3), torch.arange(2)).repeat(40, 1)

@@ -328,12 +328,27 @@ def test_an_evaluation_that_fails_leaves_everything_as_it_was() -> None:
     assert model.dropout.training and torch.equal(torch.get_rng_state(), state)
 
 
-def test_limit_takes_the_first_data() -> None:
-    x = copies(5) + torch.arange(5.0, dtype=torch.float64)[:, None]
-    found = evaluate.log_evidence(AtPosterior(), x, 5, limit=2)
+@pytest.mark.filterwarnings("ignore:The log evidence is not")
+def test_limit_draws_a_random_subset_by_the_seed() -> None:
+    x = copies(40) + torch.arange(40.0, dtype=torch.float64)[:, None]
     whole = evaluate.log_evidence(AtPosterior(), x, 5)
-    assert found.count == 2 and whole.count == 5
-    torch.testing.assert_close(found.pointwise, whole.pointwise[:2], rtol=1e-10, atol=0)
+    for seed in (0, 1):
+        found = evaluate.log_evidence(AtPosterior(), x, 5, limit=8, seed=seed)
+        torch.testing.assert_close(found.pointwise, whole.pointwise[found.subset.indices()], rtol=1e-10, atol=0)
+        assert found.count == 8 and str(found.subset) == f"8 of 40, drawn with seed {seed}"
+        assert found.subset.indices().tolist() != list(range(8))
+    assert str(whole.subset) == "all 40" and evaluate.judge(AtPosterior(), x, 5, limit=8).to_json()["subset"][0] == "8"
+
+
+@pytest.mark.filterwarnings("ignore:The log evidence is not")
+def test_estimates_of_other_subsets_have_no_paired_difference() -> None:
+    x = copies(6)
+    first, second = (evaluate.log_evidence(AtPosterior(), x, 5, limit=3, seed=seed) for seed in (0, 1))
+    with pytest.raises(InputError, match="3 of 6, drawn with seed 0 data and 3 of 6, drawn with seed 1"):
+        difference(first, second)
+    assert difference(first, first).subset == first.subset
+    whole = (evaluate.log_evidence(AtPosterior(), x, 5, limit=limit, seed=seed) for limit, seed in ((None, 0), (6, 1)))
+    assert difference(*whole).count == 6
 
 
 def test_arrays_of_another_precision_are_taken_as_the_model_s() -> None:

@@ -19,6 +19,7 @@ import pvae
 from pvae import plots
 from pvae.batch import Batch
 from pvae.cli import cli
+from pvae.data.subset import Subset
 from pvae.densities import LIKELIHOODS, DiagonalGaussian, Gaussian
 from pvae.models import impute
 from pvae.models.masked import MaskedVAE
@@ -135,6 +136,17 @@ def test_missing_entries_are_scored_by_their_conditional_density() -> None:
     of_two = exact.normal_log_prob(exact.A_X[:2], A.bias[:2], pair) - LOG_EVIDENCE_OF_X0
     estimate = pvae.evaluate.missing_log_likelihood(linear_gaussian(), copies(), 5000, known=known)
     assert_close_in_sigmas(estimate.value, of_two, estimate.error, effect=0.5, resolution=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:The log evidence is not")
+def test_known_entries_follow_the_random_subset() -> None:
+    known = (torch.arange(COPIES) % 2).double()[:, None].expand(COPIES, 3).contiguous()
+    positions = Subset(6, COPIES, 0).indices()
+    found, alone = (
+        pvae.evaluate.missing_log_likelihood(linear_gaussian(), copies(), 2, known=each, limit=6)
+        for each in (known, known[positions])
+    )
+    assert torch.equal(found.pointwise, alone.pointwise)
 
 
 def test_a_guide_that_knows_masked_data_alone_still_scores_what_is_missing() -> None:

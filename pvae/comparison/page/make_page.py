@@ -49,8 +49,8 @@ def _describe_evaluation(data: ReportData) -> str:
     return (
         f"{_count(len(models), 'model')} ({', '.join(models)}), {_count(len(objectives), 'objective')}, "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}. All cells are evaluated on the same "
-        f"{data.table.data} test data of {data.data_name} (binarise: {data.data.get('binarise')}) with "
-        f"{data.table.particles} particles. ± is one standard error; "
+        f"test data of {data.data_name} ({data.table.subset or data.table.data}; binarise: "
+        f"{data.data.get('binarise')}) with {data.table.particles} particles. ± is one standard error; "
         "values are in nats per datum, unless another unit is given."
     )
 

@@ -23,7 +23,7 @@ class Table:
         rows: one for each model and objective.
         data: number of test data in the evaluation of every row.
         particles: draws of z per datum in the evaluation of every row.
-        subset: which data these are, such as ``"500 of 10,000 test data, drawn with seed 0"``; "" if it is not known.
+        subset: which data these are, such as ``"500 of 10,000, drawn with seed 0"``; "" if it is not known.
         rankings: the rows in the order of their validation bound at equal budgets.
     """
 
