@@ -14,6 +14,9 @@ An evaluation runs in evaluation mode without gradients, and leaves the paramete
 parameter store and the random generators unchanged.
 """
 
+from pvae.evaluate.annealing.annealed_evidence import AnnealedEvidence
+from pvae.evaluate.annealing.sandwich_finding import Sandwich
+from pvae.evaluate.annealing.two_sided import ais, sandwich
 from pvae.evaluate.base import Estimate, EvidenceBias, difference, mean_of
 from pvae.evaluate.calibration.calibrate import calibrate
 from pvae.evaluate.calibration.calibration_record import Calibration, QuantityRanks
@@ -37,6 +40,7 @@ from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling,
 from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
 
 __all__ = [
+    "AnnealedEvidence",
     "Calibration",
     "Diagnosis",
     "Disentanglement",
@@ -50,9 +54,11 @@ __all__ = [
     "LatentUnits",
     "NotRun",
     "QuantityRanks",
+    "Sandwich",
     "TwoSampleTest",
     "accuracy",
     "aggregate_test",
+    "ais",
     "calibrate",
     "compare_evidence",
     "diagnose",
@@ -72,6 +78,7 @@ __all__ = [
     "mmd_test",
     "named_objectives",
     "nearest_neighbour_filling",
+    "sandwich",
     "save",
     "search_gradients",
     "strategies_of",

@@ -24,7 +24,7 @@ from pvae.train.graph.dynamic_shapes import (
 )
 from pvae.train.graph.simplify import simplify
 
-__all__ = ["StepGraph", "trace"]
+__all__ = ["StepGraph", "as_function", "trace", "trace_module"]
 
 Outputs = tuple[Tensor | None, ...]
 
@@ -67,6 +67,23 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Step
         DynamicShapeError: if a shape depends on the values of the arguments, of parameters or of draws.
         Exception: any error of a branch on a tensor's value, or of an operation that cannot be traced.
     """
+    graph, captured, fixed = trace_module(function, arguments)
+    return StepGraph(as_function(graph), captured, fixed)
+
+
+def trace_module(
+    function: Callable[..., Outputs], arguments: Sequence[Tensor]
+) -> tuple[GraphModule, frozenset[int], tuple[tuple[Tensor, Tensor], ...]]:
+    """Return the simplified graph of a function, and what it has kept, as `StepGraph` holds it.
+
+    Args:
+        function: as for `trace`.
+        arguments: as for `trace`.
+
+    Raises:
+        DynamicShapeError: as `trace`.
+        Exception: as `trace`.
+    """
     with without_synchronisation(), values_refused(), _one_fake_mode():
         graph = make_fx(function, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
     position = find_dynamic_operation(graph)
@@ -77,10 +94,15 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Step
     captured = [getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"]
     fixed = tuple((tensor, tensor.clone()) for tensor in fixed_tensors(graph))
     simplify(graph)
-    return StepGraph(_as_function(graph), frozenset(map(id, captured)), fixed)
+    return graph, frozenset(map(id, captured)), fixed
 
 
-def _as_function(graph: GraphModule) -> Callable[..., Outputs]:
+def as_function(graph: GraphModule) -> Callable[..., Outputs]:
+    """Return a graph as a function that runs without gradients.
+
+    Args:
+        graph: a graph of tensor operations.
+    """
     # In a plain namespace, because attribute access of nn.Module takes a tenth of the time of a small model's step.
     names = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     constants = SimpleNamespace(**{name: getattr(graph, name) for name in names})

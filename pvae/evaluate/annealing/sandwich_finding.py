@@ -1,0 +1,231 @@
+"""`Sandwich`: a lower and an upper estimate of the log evidence, on observed and on simulated data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.errors import InputError
+from pvae.evaluate.annealing.annealed_evidence import log_mean_weight, rows_of_settings
+from pvae.evaluate.annealing.annealing_run import AnnealingSettings, Passes
+from pvae.evaluate.base import Estimate, difference
+from pvae.evaluate.finding import EvaluationFinding
+from pvae.json_values import finite_or_none
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SMALL_GAP", "Sandwich", "sandwich_of"]
+
+SMALL_GAP = 0.1
+"""The gap between upper and lower estimate, in nats per datum, below which the evidence counts as known."""
+#: Two estimates in the wrong order by more than this number of standard errors are a fault.
+_MOST_ERRORS = 4.0
+
+
+@dataclass(frozen=True)
+class Sandwich(EvaluationFinding):
+    """A lower and an upper estimate of the log evidence.
+
+    The lower estimate is the logarithm of the mean weight of the forward chains, and in expectation at most log p(x).
+    The upper one is minus the logarithm of the mean inverse weight of the reverse chains. It is in expectation at least
+    log p(x) if the chains start from exact draws of the posterior, which exist for data simulated from the model. On
+    observed data it is approximate.
+
+    Attributes:
+        lower: the lower estimate; its error is the standard error over data.
+        upper: the upper estimate.
+        lower_noise: the Monte-Carlo standard error of the lower estimate of each datum, shape (count,), nats; NaN for
+            a single chain.
+        upper_noise: that of the upper estimate.
+        is_exact: whether the reverse chains started from exact draws, so that the upper estimate is rigorous.
+        on_simulated: the sandwich on data simulated from the model; None if they cannot be simulated, or if this is it.
+        chains: the number of chains of each datum.
+        acceptance: the mean acceptance of the moves of the forward chains; NaN without moves.
+        settings: temperatures, chains, start, schedule, leapfrog steps and seed.
+        note: why there is no sandwich on simulated data; empty if there is one.
+        data: the simulated data; None for observed data.
+    """
+
+    question: ClassVar[str] = "How likely is the data?"
+    name: ClassVar[str] = "sandwich"
+
+    lower: Estimate = field(kw_only=True)
+    upper: Estimate = field(kw_only=True)
+    lower_noise: Tensor = field(kw_only=True, compare=False, repr=False)
+    upper_noise: Tensor = field(kw_only=True, compare=False, repr=False)
+    is_exact: bool = field(kw_only=True)
+    on_simulated: Sandwich | None = field(kw_only=True, default=None)
+    chains: int = field(kw_only=True)
+    acceptance: float = field(kw_only=True)
+    settings: dict[str, Any] = field(kw_only=True)
+    note: str = field(kw_only=True, default="")
+    data: Batch | None = field(kw_only=True, default=None, compare=False, repr=False)
+
+    @property
+    def gap(self) -> Estimate:
+        """The upper minus the lower estimate, paired datum by datum."""
+        return difference(self.upper, self.lower)
+
+    def interval(self, level: float = 0.99) -> tuple[float, float]:
+        """Return an interval for the mean log p(x) of these data: both estimates, widened by their Monte-Carlo error.
+
+        It does not contain the spread over data. It is as rigorous as the upper estimate is.
+
+        Args:
+            level: the confidence of the interval, between 0 and 1.
+
+        Raises:
+            InputError: if there is one chain, whose Monte-Carlo error is not known, or the level is out of range.
+        """
+        low_margin, high_margin = (
+            self._quantile(level, self.lower.count) * float(noise.square().sum().sqrt()) / len(noise)
+            for noise in (self.lower_noise, self.upper_noise)
+        )
+        return self.lower.value - low_margin, self.upper.value + high_margin
+
+    def intervals(self, level: float = 0.99) -> tuple[Tensor, Tensor]:
+        """Return the lower and the upper end of an interval for log p(x) of each datum, shape (count,) each, in nats.
+
+        Args:
+            level: the confidence of each interval, between 0 and 1.
+
+        Raises:
+            InputError: as `interval`.
+        """
+        quantile = self._quantile(level, 1)
+        lower, upper = (estimate.map(lambda values: values).pointwise for estimate in (self.lower, self.upper))
+        if lower is None or upper is None:
+            raise InputError("Intervals need the values of the single data, and the estimates have none.")
+        return lower - quantile * self.lower_noise, upper + quantile * self.upper_noise
+
+    def _quantile(self, level: float, data: int) -> float:
+        """Return the quantile of Student's t for a two-sided interval, from the chains of some data."""
+        if not 0.0 < level < 1.0:
+            raise InputError(f"level must lie between 0 and 1; got {level!r}.")
+        if self.chains == 1:
+            raise InputError("An interval needs a Monte-Carlo error, and one chain has none. Use chains=4 or more.")
+        return float(stats.t.ppf(0.5 + level / 2, (self.chains - 1) * data))
+
+    def details(self) -> dict[str, Any]:
+        """Return the numbers that only this finding has."""
+        simulated = None if self.on_simulated is None else self.on_simulated.to_json()
+        return {
+            "lower": self.lower.to_json(),
+            "upper": self.upper.to_json(),
+            "gap": self.gap.to_json(),
+            "upper_is": "rigorous" if self.is_exact else "approximate",
+            "lower_noise": finite_or_none(float(self.lower_noise.mean())),
+            "upper_noise": finite_or_none(float(self.upper_noise.mean())),
+            "acceptance": finite_or_none(self.acceptance),
+            "settings": self.settings,
+            "on_simulated": simulated,
+            "note": self.note,
+        }
+
+    def more_rows(self) -> list[dict[str, str]]:
+        """Return both estimates and their gap, on observed and on simulated data."""
+        rows = self._rows("rigorous" if self.is_exact else "approximate")
+        if self.on_simulated is not None:
+            rows += [
+                {**row, "quantity": f"{row['quantity']} (simulated data)"}
+                for row in self.on_simulated._rows("rigorous")
+            ]
+        if self.note:
+            rows.append({"quantity": "simulated data", "value": "none", "note": self.note})
+        rows.append({"quantity": "acceptance", "value": f"{self.acceptance:.0%}", "note": "of the moves"})
+        return rows
+
+    def _rows(self, kind: str) -> list[dict[str, str]]:
+        estimates = (("lower", self.lower, "rigorous"), ("upper", self.upper, kind), ("gap", self.gap, kind))
+        return [{"quantity": name, "value": f"{value} nats", "note": note} for name, value, note in estimates]
+
+    def draw(self) -> Figure:
+        """Return the gap of each datum in order, on observed and on simulated data."""
+        from pvae.plots.annealing_plots import sandwich_gaps
+
+        gaps = {"data (approximate)" if not self.is_exact else "simulated data (rigorous)": self.gap.pointwise}
+        if self.on_simulated is not None:
+            gaps["simulated data (rigorous)"] = self.on_simulated.gap.pointwise
+        return sandwich_gaps(gaps, SMALL_GAP)
+
+
+def sandwich_of(
+    passes: Passes,
+    settings: AnnealingSettings,
+    cost: int,
+    *,
+    simulated: Sandwich | None = None,
+    data: Batch | None = None,
+    note: str = "",
+) -> Sandwich:
+    """Return the finding of a forward and a reverse pass.
+
+    Args:
+        passes: the log weights of both passes.
+        settings: the settings of the passes.
+        cost: the number of decoder evaluations, with those of the simulated data.
+        simulated: the sandwich on simulated data, if there is one.
+        data: the simulated data whose z the reverse chains started from, exact draws of the posterior; None for
+            observed data.
+        note: why there is no sandwich on simulated data.
+
+    Raises:
+        InputError: if there is no reverse pass.
+    """
+    if passes.reverse is None:
+        raise InputError("A sandwich needs a reverse pass; there is none.")
+    exact = data is not None
+    low, low_noise = log_mean_weight(passes.forward.log_w)
+    high, high_noise = log_mean_weight(-passes.reverse.log_w)
+    lower, upper = Estimate.mean_of(low), Estimate.mean_of(-high)
+    noise = torch.stack([low_noise, high_noise]).square().sum(0)
+    status, reason = _verdict(difference(upper, lower), noise, simulated, exact=exact, note=note)
+    return Sandwich(
+        lower.value,
+        lower.error,
+        lower.count,
+        status,
+        reason,
+        cost,
+        pointwise=lower.pointwise,
+        limit=f"a gap of {SMALL_GAP} nats per datum on simulated data",
+        source="a convention of pvae; Grosse, Ghahramani & Adams, arXiv:1511.02543 (the gap)",
+        lower=lower,
+        upper=upper,
+        lower_noise=low_noise,
+        upper_noise=high_noise,
+        is_exact=exact,
+        on_simulated=simulated,
+        chains=settings.chains,
+        acceptance=float(passes.forward.acceptance.mean()),
+        settings=rows_of_settings(settings),
+        note=note,
+        data=data,
+    )
+
+
+def _verdict(gap: Estimate, variance: Tensor, simulated: Sandwich | None, *, exact: bool, note: str) -> tuple[str, str]:
+    """Return status and reason: by the rigorous gap on simulated data, and by the order of the estimates."""
+    error = float(variance.sum().sqrt()) / len(variance)
+    if math.isfinite(error) and gap.value < -_MOST_ERRORS * error:
+        if exact:
+            return "bad", f"the upper estimate is {-gap.value:.3g} nats below the lower one, which exact draws exclude"
+        return (
+            "bad",
+            f"the upper estimate is {-gap.value:.3g} nats below the lower one, so the reverse chains did not start "
+            "from the posterior: use more temperatures",
+        )
+    rigorous = gap if exact else (None if simulated is None else simulated.gap)
+    if rigorous is None:
+        return "look", f"the gap is {gap.value:.3g} nats per datum, and only approximate: {note}"
+    what = "the gap" if exact else f"the gap is {gap.value:.3g} nats per datum (approximate), and on simulated data it"
+    if max(rigorous.value, gap.value) > SMALL_GAP:
+        return "look", f"{what} is {rigorous.value:.3g} nats per datum; use more temperatures"
+    return "fine", f"{what} is {rigorous.value:.3g} nats per datum"

@@ -1,0 +1,148 @@
+"""`ais` and `sandwich`: two-sided evidence by annealed importance sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvae.evaluate.annealing.annealed_chains import Transition
+from pvae.evaluate.annealing.annealed_evidence import AnnealedEvidence, annealed_evidence_of
+from pvae.evaluate.annealing.annealing_run import AnnealingRun, AnnealingSettings
+from pvae.evaluate.annealing.datum_noise import seed_of
+from pvae.evaluate.annealing.leapfrog import LEAPFROG_STEPS
+from pvae.evaluate.annealing.sandwich_finding import Sandwich, sandwich_of
+from pvae.evaluate.annealing.simulated_data import NotSimulatedError, simulate_data
+from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.finding import EvaluationSteps, evaluation_steps
+from pvae.evaluate.running_statistics import CHUNK
+
+__all__ = ["ais", "sandwich"]
+
+#: The number of data of both functions: their cost for one datum is that of thousands of ELBOs.
+DATA = 100
+TEMPERATURES, CHAINS = 1000, 16
+_OBSERVED, _SIMULATED, _SIMULATION = range(3)
+
+
+def ais(
+    model: Any,
+    data: Any,
+    *,
+    temperatures: int = TEMPERATURES,
+    chains: int = CHAINS,
+    start: str = "prior",
+    schedule: str = "sigmoid",
+    leapfrog_steps: int = LEAPFROG_STEPS,
+    limit: int | None = DATA,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    transition: Transition | None = None,
+    progress: bool | None = None,
+    **where: Any,
+) -> AnnealedEvidence:
+    """Return the log evidence by annealed importance sampling, in expectation a lower bound, in nats per datum.
+
+    From the prior, the guide plays no part, so that models with different guides are compared fairly. The chains move
+    by Hamiltonian Monte Carlo in unconstrained coordinates. Their step sizes, one for each temperature and datum, are
+    chosen by a pilot run and then fixed. Discrete latent sites of finite support are summed out, whether they are
+    marked or not.
+
+    The random numbers of a datum do not depend on `chunk`, so the result changes with it by rounding only.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        temperatures: T, the number of increments of the inverse temperature. The bound rises with it like 1/T.
+        chains: the number of chains of each datum.
+        start: ``"prior"``: the path log p(z) + b log p(x given z); ``"guide"``: (1 - b) log q(z given x) +
+            b log p(x, z), which is shorter for a good guide.
+        schedule: of the inverse temperatures: ``"sigmoid"``, ``"linear"`` or ``"geometric"``.
+        leapfrog_steps: the number of leapfrog steps of a move.
+        limit: the largest number of data; None takes all.
+        seed: the seed of all draws.
+        chunk: the largest number of (chain, datum) evaluations at once; it bounds the memory.
+        transition: a move in the place of Hamiltonian Monte Carlo: a function of u, shape (chains, batch, numbers),
+            and of the inverse temperature b, that leaves the density of the path at b unchanged.
+        progress: None for a bar on a terminal; False for no output.
+        where: ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: if a latent site is shared by all data, is masked, a Delta, or discrete without a finite support; if
+            a log-density is NaN; or if a setting is out of range.
+    Sources: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); Wu, Burda, Salakhutdinov & Grosse,
+        On the Quantitative Analysis of Decoder-Based Generative Models, arXiv:1611.04273, section 4.
+    """
+    settings = AnnealingSettings(temperatures, chains, start, schedule, leapfrog_steps, seed, chunk, transition)
+    with evaluation_context(model, data, limit=limit, seed=seed, **where) as context:
+        run = AnnealingRun(context, settings, EvaluationSteps())
+        expected = settings.cost(context.batch.size, reverse=False, settled=False)
+        with evaluation_steps("ais", expected, progress=progress) as run.steps:
+            passes = run.passes(context, _OBSERVED, exact=None, reverse=False)
+            cost = run.steps.done
+    return annealed_evidence_of(passes.forward, settings, cost)
+
+
+def sandwich(
+    model: Any,
+    data: Any,
+    *,
+    temperatures: int = TEMPERATURES,
+    chains: int = CHAINS,
+    start: str = "prior",
+    schedule: str = "sigmoid",
+    leapfrog_steps: int = LEAPFROG_STEPS,
+    limit: int | None = DATA,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    transition: Transition | None = None,
+    progress: bool | None = None,
+    **where: Any,
+) -> Sandwich:
+    """Return a lower and an upper estimate of the log evidence, on the data and on data simulated from the model.
+
+    The lower estimate is that of `ais`. The upper one comes from chains in the reverse direction, from the posterior to
+    the start of the path. For simulated data the z that made them is an exact draw of the posterior, and both
+    estimates are rigorous in expectation (bidirectional Monte Carlo). For observed data the reverse chains start from
+    the ends of the forward chains, resampled by their weights, after further moves at the posterior. The upper
+    estimate is then approximate: it is too low where the forward chains miss a part of the posterior.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        temperatures: T, the number of increments of the inverse temperature. The gap falls with it like 1/T.
+        chains: the number of chains of each datum, in each direction.
+        start: as for `ais`.
+        schedule: as for `ais`.
+        leapfrog_steps: the number of leapfrog steps of a move.
+        limit: the largest number of data, and the number of simulated data; None takes all.
+        seed: the seed of all draws.
+        chunk: the largest number of (chain, datum) evaluations at once; it bounds the memory.
+        transition: as for `ais`; it also moves the chains of simulated data.
+        progress: None for a bar on a terminal; False for no output.
+        where: ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: as `ais`.
+    Source: Grosse, Ghahramani & Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo,
+        arXiv:1511.02543.
+    """
+    settings = AnnealingSettings(temperatures, chains, start, schedule, leapfrog_steps, seed, chunk, transition)
+    with evaluation_context(model, data, limit=limit, seed=seed, **where) as context:
+        run = AnnealingRun(context, settings, EvaluationSteps())
+        size = context.batch.size
+        expected = settings.cost(size, reverse=True, settled=True) + settings.cost(size, reverse=True, settled=False)
+        with evaluation_steps("sandwich", expected, progress=progress) as run.steps:
+            simulated, note = _on_simulated(run)
+            passes = run.passes(context, _OBSERVED, exact=None, reverse=True)
+            cost = run.steps.done
+    return sandwich_of(passes, settings, cost, simulated=simulated, note=note)
+
+
+def _on_simulated(run: AnnealingRun) -> tuple[Sandwich | None, str]:
+    """Return the sandwich on simulated data, or None and the reason why there is none."""
+    seed = seed_of(run.settings.seed, _SIMULATION)
+    try:
+        context, exact = simulate_data(run.context, run.path, run.start_block(), seed)
+    except NotSimulatedError as error:
+        return None, f"data cannot be simulated: {error}"
+    passes = run.passes(context, _SIMULATED, exact=exact, reverse=True)
+    return sandwich_of(passes, run.settings, run.steps.done, data=context.batch), ""
