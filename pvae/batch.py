@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 
-__all__ = ["Batch", "as_batch"]
+__all__ = ["Batch", "as_batch", "check_field_name"]
 
 _ROWS = 1 << 14
 
@@ -37,7 +37,7 @@ class Batch(Mapping[str, Tensor]):
 
     def __init__(self, **fields: Tensor) -> None:
         for name, tensor in fields.items():
-            _check_name(name)
+            check_field_name(name)
             _check_length(name, tensor, fields)
         if not fields:
             raise InputError("A batch needs at least one field, such as x; got none.")
@@ -185,7 +185,7 @@ def _named(data: Any) -> dict[str, Any]:
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(name, str):
         raise InputError(f"The name of a field needs to be text; got {name!r}.")
-    _check_name(name)
+    check_field_name(name)
     tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asanyarray(value))
     if tensor.is_complex():
         advice = "Give the real and imaginary parts as features."
@@ -249,7 +249,8 @@ def _mask(mask: Tensor, x: Tensor) -> Tensor:
     return mask.to(x.dtype)
 
 
-def _check_name(name: str) -> None:
+def check_field_name(name: str) -> None:
+    """Raise InputError if a batch cannot have a field of this name."""
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in _RESERVED:
         raise InputError(
             f"{name!r} cannot be the name of a field: it is no identifier of Python, or a batch uses it itself. "

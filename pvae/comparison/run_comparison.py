@@ -137,7 +137,7 @@ def compare(
     factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
     seed_list = _resolve_seeds(seeds)
     judging = _checked_judging(particles, limit)
-    splits = resolve_binarisation(_splits_of(data, judging["limit"]), factories)
+    splits = resolve_binarisation(_splits_of(data), factories)
     test_size = _count_test_data(splits)
     fit_options = resolve_fit_options(fit, options)
     fit_options["epochs"] = usual_epochs(splits, fit_options["batch_size"]) if epochs is None else epochs
@@ -169,13 +169,13 @@ def compare(
         return Comparison(table, report, folder, cells, mixtures)
 
 
-def _splits_of(data: Any, limit: int | None) -> Splits:
+def _splits_of(data: Any) -> Splits:
     """Return data as splits of which the test data are read once, so that all cells are judged on the same values."""
     splits = data if isinstance(data, Splits) else load_data(data)
     test = splits.test
-    if not isinstance(test, StoredBatch):
+    if not isinstance(test, StoredBatch) or test.varies:
         return splits
-    return replace(splits, test=test.resident() if limit is None else test.take(slice(0, limit)))
+    return replace(splits, test=test.resident())
 
 
 def _count_test_data(splits: Splits) -> int:

@@ -68,19 +68,20 @@ def _iterate(source: Any) -> Iterable[Any]:
     return (source[number] for number in range(len(source)))
 
 
-def fields_of_item(item: Any, place: str) -> dict[str, Any]:
+def fields_of_item(item: Any, place: str, *, keeps_values: bool = False) -> dict[str, Any]:
     """Return the fields of one item or batch as tensors or arrays.
 
     Args:
         item: x, (x, y) or a mapping with x.
         place: what the item is, for the message.
+        keeps_values: whether values that are no arrays stay as they are.
 
     Raises:
         InputError: if it is none of these.
     """
     if isinstance(item, Mapping):
         fields = {str(name): value for name, value in item.items()}
-    elif isinstance(item, Sequence) and not isinstance(item, str | bytes):
+    elif isinstance(item, Sequence) and not isinstance(item, str | bytes) and not hasattr(item, "_fields"):
         fields = dict(zip(("x", "y"), item, strict=False)) if len(item) <= 2 else {}
     else:
         fields = {"x": item}
@@ -90,7 +91,10 @@ def fields_of_item(item: Any, place: str) -> dict[str, Any]:
             f"{place} of the data needs to be x, (x, y) or a mapping with x; got {came}. Name the fields: let the data "
             "set return {'x': ..., 'y': ...}."
         )
-    return {name: _as_array(value) for name, value in fields.items()}
+    return {
+        name: value if keeps_values and not isinstance(value, np.ndarray) else _as_array(value)
+        for name, value in fields.items()
+    }
 
 
 def _as_array(value: Any) -> Any:

@@ -10,7 +10,9 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.data.schema import Scaling
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.data.streams.structured_batch import StructuredBatch
 from pvae.errors import InputError
+from pvae.structures import is_structure
 
 __all__ = ["SCALES", "check_narrowing", "check_scale", "find_scaling", "narrowed", "scaled_batch"]
 
@@ -96,6 +98,8 @@ def scaled_batch(batch: Batch, scaling: Scaling) -> Batch:
 
 def narrowed(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return a batch with its real numbers in a dtype."""
+    if isinstance(batch, StructuredBatch):
+        return batch.map(lambda tensor: tensor.to(dtype))
     fields = {
         name: tensor.to(dtype) for name, tensor in batch.items() if tensor.is_floating_point() and tensor.dtype != dtype
     }
@@ -115,7 +119,7 @@ def check_narrowing(batch: Batch, dtype: torch.dtype, columns: Sequence[str] = (
             values would change by more than a millionth of their column's range, in the root mean square.
     """
     for name, tensor in batch.items():
-        if tensor.dtype == torch.float64 and dtype != torch.float64:
+        if not is_structure(tensor) and tensor.dtype == torch.float64 and dtype != torch.float64:
             _check_loss(batch, name, dtype, columns if name == "x" else ())
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.data.streams.looks import part_of
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.errors import InputError
 
 __all__ = ["Subset", "draw_subset"]
 
@@ -63,10 +65,18 @@ def draw_subset(batch: Batch, limit: int | None, seed: int) -> tuple[Batch, Subs
         batch: all data; data from a stream of unknown length are read from its start.
         limit: the largest number of data; None takes all.
         seed: the seed of the draw.
+
+    Raises:
+        InputError: for an iterable with a collate function of the user.
     """
     if isinstance(batch, StoredBatch) and batch.known_size is None:
+        if batch.varies:
+            raise InputError(
+                "The data of an iterable cannot be counted off if a collate function makes its batches. Give a data "
+                "set with items by number."
+            )
         first = batch.resident() if limit is None else batch.take(slice(0, limit))
         return first, Subset(first.size, first.size if limit is None or first.size < limit else None, seed)
     total = batch.size
     subset = Subset(total if limit is None else min(limit, total), total, seed)
-    return (batch if subset.is_whole else batch.take(subset.indices())), subset
+    return (batch if subset.is_whole else part_of(batch, subset.indices())), subset

@@ -34,6 +34,7 @@ from pvae.programs.row_dependence import RowReport
 from pvae.programs.site_shapes import SiteShapeError, check_site_shapes
 from pvae.programs.sites import sample_sites
 from pvae.randomness import preserved_buffers, preserved_randomness
+from pvae.structures import map_tensors
 
 __all__ = ["CheckResult", "check", "run_check"]
 
@@ -130,7 +131,7 @@ def check(
     # A training casts real numbers to the type of the parameters before it looks at them.
     dtype = bind(latent_model, batch, fields).in_dtype_of_parameters().dtype
     if dtype is not None:
-        batch = {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+        batch = {name: map_tensors(value, lambda tensor: tensor.to(dtype)) for name, value in batch.items()}
     return run_check(latent_model, batch, objective, fields, data_size).findings
 
 

@@ -23,6 +23,7 @@ from pvae.programs.signatures import (
     signature_of,
     takes_only_open_arguments,
 )
+from pvae.structures import map_tensors
 
 __all__ = ["Fields", "Programs", "bind", "fields_of", "owner_of", "require_batch"]
 
@@ -77,9 +78,7 @@ class Programs:
     def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of `batch` that the programs take, in the order of `fields`, unchanged in shape."""
         if self.dtype is not None:
-            batch = {
-                name: value.to(self.dtype) if value.is_floating_point() else value for name, value in batch.items()
-            }
+            batch = {name: map_tensors(value, lambda tensor: tensor.to(self.dtype)) for name, value in batch.items()}
         return tuple([batch[field] for field in self.fields])
 
     def in_dtype_of_parameters(self) -> Programs:

@@ -27,6 +27,7 @@ from pvae.programs.plate_sizes import require_same_sizes
 from pvae.programs.simulation import simulated
 from pvae.programs.site_shapes import check_site_shapes
 from pvae.randomness import preserved_buffers, preserved_randomness
+from pvae.structures import count_of
 
 __all__ = ["BoundPrograms", "owner_and_name"]
 
@@ -103,9 +104,9 @@ class BoundPrograms:
 
     @property
     def size(self) -> int:
-        """The length of the first tensor among the arguments, B; 1 if there is none."""
-        first = next((value for value in self.args if isinstance(value, Tensor) and value.dim()), None)
-        return 1 if first is None else len(first)
+        """The number of data that the first argument with one shows, such as the length of a tensor; 1 if none does."""
+        counts = (count_of(value) for value in self.args)
+        return next((count for count in counts if count is not None), 1)
 
     @property
     def count(self) -> int:

@@ -103,8 +103,9 @@ def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:
     Returns:
         The accuracy, 0 to 1; None if the model has no classifier or the batch no labels.
     """
-    y = batch.get("y")
-    if y is None or y.is_floating_point() or not callable(traits_of(latent_model).classify):
+    # labels of data that are read in parts are not read without a classifier
+    y = batch.get("y") if callable(traits_of(latent_model).classify) else None
+    if y is None or y.is_floating_point():
         return None
     is_labelled = y >= 0
     if not bool(is_labelled.any()):

@@ -19,6 +19,7 @@ from pvae.programs.own_densities import with_own_densities
 from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, sample_sites
 from pvae.randomness import evaluating, preserved_randomness
+from pvae.structures import moved
 
 __all__ = [
     "encode",
@@ -77,7 +78,8 @@ def site_of_data(sites: list[Site], batch: Mapping[str, Tensor]) -> Site:
             "Samples and reconstructions need an observed site; the model observes nothing. Give a site obs=x."
         )
     x = batch.get("x")
-    return next((site for site in observed if x is not None and site["value"].numel() == x.numel()), observed[0])
+    count = x.numel() if isinstance(x, Tensor) else -1
+    return next((site for site in observed if site["value"].numel() == count), observed[0])
 
 
 def in_shape_of_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -88,7 +90,7 @@ def in_shape_of_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         batch: named tensors; without ``x`` the value is returned unchanged.
     """
     x = batch.get("x")
-    return value.reshape(x.shape) if x is not None and value.numel() == x.numel() else value
+    return value.reshape(x.shape) if isinstance(x, Tensor) and value.numel() == x.numel() else value
 
 
 def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
@@ -181,11 +183,11 @@ def has_bernoulli_likelihood(latent_model: Any, batch: Mapping[str, Tensor], fie
     """
     with preserved_randomness(), inference_mode(latent_model, batch, fields) as programs:
         device = next((parameter.device for parameter in programs.modules.parameters()), None)
-        moved = batch if device is None else {name: tensor.to(device) for name, tensor in batch.items()}
-        sites = sample_sites(trace_model_at_any_z(programs.bound_to(moved)))
+        placed = batch if device is None else {name: moved(value, device) for name, value in batch.items()}
+        sites = sample_sites(trace_model_at_any_z(programs.bound_to(placed)))
         if not any(site["is_observed"] for site in sites):
             return False
-        distribution = site_of_data(sites, moved)["fn"]
+        distribution = site_of_data(sites, placed)["fn"]
         while hasattr(distribution, "base_dist"):
             distribution = distribution.base_dist
         return isinstance(distribution, Bernoulli)

@@ -16,6 +16,7 @@ from pvae.programs.classifier import require_known_labels
 from pvae.programs.model_traits import traits_of
 from pvae.programs.site_masks import is_masked
 from pvae.programs.sites import Site, base_distribution, sample_sites
+from pvae.structures import is_structure
 
 __all__ = ["BatchChecks"]
 
@@ -72,9 +73,14 @@ class BatchChecks:
         return batch
 
 
-def _is_view(value: Any, tensor: Tensor) -> bool:
+def _is_view(value: Any, tensor: Any) -> bool:
     """Return whether a value is a tensor of the batch, maybe in another shape, with all its entries."""
-    if not isinstance(value, Tensor) or value.numel() != tensor.numel() or value.dtype != tensor.dtype:
+    if (
+        is_structure(tensor)
+        or not isinstance(value, Tensor)
+        or value.numel() != tensor.numel()
+        or value.dtype != tensor.dtype
+    ):
         return False
     return value.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
 

@@ -48,8 +48,16 @@ class RunForm:
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def zeros(self, size: int) -> Batch:
-        """Return `size` data of zeros in the shape of the training data, with all entries observed."""
+        """Return `size` data of zeros in the shape of the training data, with all entries observed.
+
+        Raises:
+            InputError: if x was no tensor in the training.
+        """
         field = self.record["fields"]["x"]
+        if field["dtype"] == "structure":
+            raise InputError(
+                "x was no tensor in the training, so that its shape is not known. Use the model's programs."
+            )
         dtype = self.dtype if "float" in field["dtype"] else getattr(torch, field["dtype"])
         return self.with_mask(Batch(x=torch.zeros(size, *field["shape"], dtype=dtype)))
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pvae.structures import is_structure
 from pvae.train.computation import Computation
 from pvae.train.graph.agreement import first_difference
 from pvae.train.graph.preserve import PreservedState, preserve_state
@@ -146,7 +147,11 @@ class StepPlans:
 
     @staticmethod
     def _key(player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        return (player, *[(argument.shape, argument.stride(), argument.dtype) for argument in arguments])
+        kinds = [
+            type(argument) if is_structure(argument) else (argument.shape, argument.stride(), argument.dtype)
+            for argument in arguments
+        ]
+        return (player, *kinds)
 
     def _make(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
         def eager(*values: Tensor) -> Outputs:

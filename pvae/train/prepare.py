@@ -24,6 +24,7 @@ from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import find_groups
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import has_bernoulli_likelihood
+from pvae.structures import is_structure
 from pvae.train.batch_checks import BatchChecks
 from pvae.train.batch_sizes import require_last_batch
 from pvae.train.computation import Computation
@@ -176,13 +177,14 @@ class TrainingSetup:
         computation = Computation(programs, self.objective, parameters, options.autocast)
         require_last_batch(computation, splits, options)
         validation = self._validation(splits, computation)
+        uses_graph = self._uses_graph(programs, splits.train, batch)
         return TrainingContext(
             latent_model=self.latent_model,
             objective=self.objective,
             parameters=parameters,
             optimiser=optimiser,
             schedule=make_schedule(options.schedule, optimiser),
-            stepper=Stepper(computation, optimiser, graph=options.step != "eager", clip=options.clip),
+            stepper=Stepper(computation, optimiser, graph=uses_graph, clip=options.clip),
             splits=splits,
             validation=validation,
             options=options,
@@ -195,6 +197,22 @@ class TrainingSetup:
             identity={"data": splits.checksum, "config": config_hash(config)},
             keeps_order=self._keeps_order,
         )
+
+    def _uses_graph(self, programs: Programs, train: Batch, batch: Batch) -> bool:
+        """Return whether steps run as graphs: not for fields that are no tensors, nor for batches of many shapes."""
+        if self.options.step == "eager":
+            return False
+        structures = [name for name in programs.fields if is_structure(batch[name])]
+        if structures:
+            self.notes.append(f"note: steps run eagerly, because the field {structures[0]!r} is no tensor")
+            return False
+        varies = isinstance(train, StoredBatch) and train.varies and self.options.step == "auto"
+        if varies:
+            self.notes.append(
+                "note: steps run eagerly, because a collate function makes the batches, which may have many shapes; "
+                "step='graph' makes a graph for each shape"
+            )
+        return not varies
 
     def _create_parameters(self, programs: Programs, batch: Batch) -> None:
         """Run the objective once, so that ``pyro.param`` statements create their parameters; no other state changes."""
@@ -260,7 +278,7 @@ def _first_batch(splits: Splits, size: int) -> Batch:
 
 def _with_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return a batch with its floating tensors in a dtype."""
-    return Batch(**{name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()})
+    return narrowed(batch, dtype)
 
 
 def _narrowed_splits(splits: Splits, dtype: torch.dtype) -> Splits:

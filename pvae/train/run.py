@@ -52,7 +52,7 @@ _FORM = {
     },
     "training": {"precision": str, "validation_particles": int, "epochs": int, "*": (str, int, float, bool, dict)},
 }
-_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "structure")
 _MOST_NUMBERS = 10**8  # in one field of one datum
 
 
@@ -165,7 +165,7 @@ def _zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
     """
     return Batch(
         **{
-            name: torch.zeros((), dtype=getattr(torch, field["dtype"])).expand(size, *field["shape"])
+            name: torch.zeros((), dtype=getattr(torch, field["dtype"], torch.float32)).expand(size, *field["shape"])
             for name, field in config["data"]["fields"].items()
         }
     )

@@ -18,6 +18,7 @@ from pvae.models.build import ModelSpec, describe_arguments, describe_value
 from pvae.models.source_code import code_digests
 from pvae.names import require_known
 from pvae.programs.binding import Fields
+from pvae.structures import is_structure
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.encoding import canonical, digest
 from pvae.train.options import FREE, Options
@@ -58,10 +59,7 @@ def describe_run(
         spec: how to build the model again, or None.
         fields: the batch fields of the programs, or None.
     """
-    data_fields = {
-        name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        for name, tensor in first_datum(splits.train).items()
-    }
+    data_fields = {name: _form(value) for name, value in first_datum(splits.train).items()}
     recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if spec is not None:
         recipe |= {
@@ -81,6 +79,13 @@ def describe_run(
         "data": {**splits.summary(), "fields": data_fields, "notes": list(splits.notes)},
         "training": options.record(),
     }
+
+
+def _form(value: Any) -> dict[str, Any]:
+    """Return shape and type of one datum of a field; the type of a field that is no tensor is "structure"."""
+    if is_structure(value):
+        return {"shape": [], "dtype": "structure"}
+    return {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
 
 
 def _versions() -> dict[str, str]:

@@ -149,6 +149,8 @@ def test_items_are_drawn_anew_in_each_epoch_and_the_same_at_each_reading() -> No
     assert torch.equal(before, torch.get_rng_state())
     assert all(map(same, first, again)) and not any(map(same, first, second))
     assert same(epoch(train, start=6)[0], first[6])
+    ordered = [next(minibatches(train, 60, seed=3, epoch=number, keeps_order=True)) for number in (0, 1)]
+    assert not torch.equal(ordered[0].x, ordered[1].x) and torch.allclose(ordered[0].x, ordered[1].x, atol=1.0)
     noise = torch.cat([batch.x for batch in first]).std() ** 2 - Plain().x.std() ** 2
     assert 0 < float(noise) < 0.05  # the variance of the noise is 0.01
 

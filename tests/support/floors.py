@@ -2,7 +2,18 @@
 
 FLOORS = [
     {"deprecation", "errors", "fit_options", "user_code"},
-    {"checks", "files", "json_values", "locks", "memory", "names", "outside_files", "picture_axes", "randomness"},
+    {
+        "checks",
+        "files",
+        "json_values",
+        "locks",
+        "memory",
+        "names",
+        "outside_files",
+        "picture_axes",
+        "randomness",
+        "structures",
+    },
     {"batch"},
     {"data", "networks"},
     {"densities"},

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate, default_convert
 
 from pvae.batch import Batch, Index
 from pvae.data.item_data import fields_of_item
 from pvae.data.streams.loader_batch import seeded_order
 from pvae.data.streams.prefetch import on_device
 from pvae.data.streams.preparation import PLAIN, Preparation
+from pvae.data.streams.same_form import form_text
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.randomness import RandomState, preserved_randomness
@@ -56,13 +57,23 @@ class IterableBatch(StoredBatch):
     def content(self) -> str:
         """The class of the source and the form of its data, because the data may be drawn anew."""
         kind = type(self._source)
-        form = ";".join(f"{name}:{tensor.dtype}:{tuple(tensor.shape[1:])}" for name, tensor in self.form.items())
-        return f"{kind.__module__}.{kind.__qualname__};{form}"
+        return f"{kind.__module__}.{kind.__qualname__};{form_text(self.form)}"
 
     @property
     def restarts_epochs(self) -> bool:
         """True, because the position within an iterable cannot be restored."""
         return True
+
+    @property
+    def varies(self) -> bool:
+        """Whether a collate function of the user makes the batches."""
+        collate = getattr(self._source, "collate_fn", default_collate)
+        return collate not in (default_collate, default_convert)
+
+    @property
+    def form(self) -> Batch:
+        """The first datum, on the CPU; the first batch, if a collate function of the user makes it."""
+        return self.to("cpu").take(slice(0, 1)) if self.varies else super().form
 
     @property
     def has_workers(self) -> bool:
@@ -119,7 +130,7 @@ class IterableBatch(StoredBatch):
         )
 
     def take(self, index: Index) -> Batch:
-        """Read the first data.
+        """Read the first data; if a collate function of the user makes the batches, it is the first batch.
 
         Args:
             index: a slice from 0 on.
@@ -135,13 +146,13 @@ class IterableBatch(StoredBatch):
         known: Batch | None = self._cache.get("look")
         if known is None or (known.size < index.stop and not self._cache.get("is_all")):
             known = self._look(max(index.stop, _LOOKED_AT))
-        return known.take(index).to(self.device)
+        return (known if self.varies else known.take(index)).to(self.device)
 
     def _look(self, count: int) -> Batch:
         """Read at least the first `count` data, or all if there are fewer, and keep them."""
         parts: list[Batch] = []
         batches = self._batches(count, seed=0, epoch=0)
-        while sum(part.size for part in parts) < count:
+        while sum(part.size for part in parts) < (1 if self.varies else count):
             part = next(batches, None)
             if part is None:
                 self._cache["is_all"] = True
@@ -149,7 +160,7 @@ class IterableBatch(StoredBatch):
             parts.append(part)
         if not parts:
             raise InputError(f"The {type(self._source).__name__} has no data. Fill it.")
-        look = _joined(parts)
+        look = parts[0] if self.varies else _joined(parts)
         self._cache["look"] = look
         return look
 
@@ -184,7 +195,9 @@ class IterableBatch(StoredBatch):
 
     def _batches(self, size: int, *, seed: int, epoch: int) -> Iterator[Batch]:
         for number, content in enumerate(_iterate(self._loader(size), seed, epoch)):
-            yield self._finished(fields_of_item(content, f"Batch {number}"), f"Batch {number}")
+            yield self._finished(
+                fields_of_item(content, f"Batch {number}", keeps_values=self.varies), f"Batch {number}"
+            )
 
     def _loader(self, size: int) -> Any:
         source = self._source

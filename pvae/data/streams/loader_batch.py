@@ -135,7 +135,10 @@ class LoaderBatch(RowBatch):
         else:
             read = iter(self._workers(items, keys))
         for (_, numbers), content in zip(keys, read, strict=True):
-            yield self._checked(fields_of_item(content, f"The batch of item {numbers[0]}"), torch.tensor(numbers))
+            yield self._checked(
+                fields_of_item(content, f"The batch of item {numbers[0]}", keeps_values=self.varies),
+                torch.tensor(numbers),
+            )
 
     def _workers(self, items: _SeededItems, keys: list[tuple[int, list[int]]]) -> DataLoader:
         """Return a loader of whole batches by the workers of the user's loader, kept where those are kept."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from pvae.batch import Batch
 from pvae.data.streams.stored_batch import StoredBatch
 
-__all__ = ["first_datum", "first_of", "some_of"]
+__all__ = ["first_datum", "first_of", "part_of", "some_of"]
 
 
 def first_datum(batch: Batch) -> Batch:
@@ -38,3 +40,15 @@ def some_of(batch: Batch) -> Batch:
     if batch.known_size is None:
         return batch.take(slice(0, batch.look_size))
     return batch.take(slice(0, batch.size, -(-batch.size // batch.look_size)))
+
+
+def part_of(batch: Batch, positions: Tensor) -> Batch:
+    """Return some of the data for passes over parts of them; in memory, unless a collate function makes the parts.
+
+    Args:
+        batch: data in memory or elsewhere.
+        positions: the positions of the data, shape (data,).
+    """
+    if isinstance(batch, StoredBatch) and batch.varies:
+        return batch.subset(positions)
+    return batch.take(positions)

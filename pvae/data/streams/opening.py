@@ -32,6 +32,7 @@ from pvae.data.streams.stored_rows import ItemRows, LabelledRows, Rows
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 from pvae.memory import format_bytes, free_bytes
+from pvae.structures import is_structure
 
 __all__ = ["open_stored", "shard_files"]
 
@@ -219,7 +220,7 @@ def _of_batch(batch: StoredBatch, name: str, notes: tuple[str, ...] = (), classe
     return DataSource(
         name=name,
         train=batch,
-        data_shape=tuple(batch.form.x.shape[1:]),
+        data_shape=() if is_structure(batch.form.x) else tuple(batch.form.x.shape[1:]),
         digest=batch.content,
         defaults={"validation": size, "test": size},
         schema=schema,
@@ -229,5 +230,7 @@ def _of_batch(batch: StoredBatch, name: str, notes: tuple[str, ...] = (), classe
 
 def _channel_notes(batch: StoredBatch) -> tuple[str, ...]:
     """Return whether the channels of pictures are turned, in words."""
+    if is_structure(batch.form.x):
+        return ()
     as_read = batch.with_preparation(replace(batch.prepare, channels="first")).form
     return with_channels_first({"x": as_read.x}, batch.prepare.channels)[1]

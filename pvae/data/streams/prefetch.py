@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from pvae.batch import Batch
+from pvae.data.streams.structured_batch import StructuredBatch
+from pvae.structures import tensors_of
 
 __all__ = ["on_device", "read_ahead"]
 
@@ -80,10 +82,8 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     stream = torch.cuda.Stream(device)
     waiting: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
-        # PyTorch keeps pinned memory until the copies from it are complete.
-        pinned = batch.map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
         with torch.cuda.stream(stream):
-            copy = pinned.map(lambda tensor: tensor.to(device, non_blocking=True))
+            copy = _copy(batch, device)
         following = copy, stream.record_event()
         if waiting is not None:
             yield _received(*waiting, device)
@@ -92,10 +92,21 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         yield _received(*waiting, device)
 
 
+def _copy(batch: Batch, device: torch.device) -> Batch:
+    """Return a copy of a batch on a CUDA device; the copy of plain tensors need not be complete."""
+    if isinstance(batch, StructuredBatch):
+        return batch.to(device)
+    # PyTorch keeps pinned memory until the copies from it are complete.
+    pinned = batch.map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
+    return pinned.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+
 def _received(batch: Batch, event: torch.cuda.Event, device: torch.device) -> Batch:
     """Let the stream of the caller wait for the copies of a batch, and let the memory of the batch follow it."""
     current = torch.cuda.current_stream(device)
     current.wait_event(event)
-    for tensor in batch.values():
-        tensor.record_stream(current)
+    for value in batch.values():
+        for tensor in tensors_of(value):
+            if tensor.is_cuda:  # the lengths of a packed sequence are on the CPU
+                tensor.record_stream(current)
     return batch

@@ -13,6 +13,7 @@ from pvae.data.binarise import derived_seed
 from pvae.data.data_digest import digest_of_chunks
 from pvae.data.streams.prefetch import on_device, read_ahead
 from pvae.data.streams.preparation import PLAIN, Preparation
+from pvae.data.streams.same_form import form_text
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.streams.stored_rows import Rows
 from pvae.randomness import seeded
@@ -51,6 +52,11 @@ class RowBatch(StoredBatch):
     def classes(self) -> int | None:
         """The number of classes of the labels; None if it is not known without reading all data."""
         return self._rows.classes
+
+    @property
+    def varies(self) -> bool:
+        """Whether a collate function of the user makes the batches, which may differ in their shapes."""
+        return self._rows.varies
 
     @property
     def look_size(self) -> int:
@@ -157,8 +163,7 @@ class RowBatch(StoredBatch):
         """The SHA-256 of all data, as of data in memory; where reading draws, of what identifies the data set."""
         identity = self._rows.identity
         if identity is not None:
-            form = ";".join(f"{name}:{tensor.dtype}:{tuple(tensor.shape[1:])}" for name, tensor in self.form.items())
-            return f"{identity};{form}"
+            return f"{identity};{form_text(self.form)}"
         plain = self._with(_changes=(), _target=torch.device("cpu"))
         return digest_of_chunks({f"train.{name}": plain.field_chunks(name) for name in plain.names}, self.size)
 

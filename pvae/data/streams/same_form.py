@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.structures import is_structure
 
-__all__ = ["Forms", "check_agreement"]
+__all__ = ["Forms", "check_agreement", "form_text"]
 
 #: The shape of a datum and the type of each field.
-Forms: TypeAlias = dict[str, tuple[tuple[int, ...], torch.dtype]]
+Forms: TypeAlias = dict[str, tuple[tuple[int, ...], Any]]
 
 
-def check_agreement(batch: Batch, first: Forms) -> None:
+def check_agreement(batch: Batch, first: Forms, *, has_fixed_shapes: bool) -> None:
     """Check that data have the fields, shapes and types of the data that were read first.
 
     Args:
         batch: the data.
         first: the form of the data that were read first; empty before, and then filled.
+        has_fixed_shapes: whether all data need one shape; otherwise tensors need the same number of dimensions.
 
     Raises:
         InputError: if they differ.
     """
     if not first:
-        first.update({name: (tuple(tensor.shape[1:]), tensor.dtype) for name, tensor in batch.items()})
+        first.update({name: _form(value) for name, value in batch.items()})
     if first.keys() != set(batch.names):
         raise InputError(
             f"All data need the same fields. The first data have {', '.join(first)}; these have "
@@ -34,17 +36,33 @@ def check_agreement(batch: Batch, first: Forms) -> None:
         )
     for name, tensor in batch.items():
         shape, dtype = first[name]
-        if tuple(tensor.shape[1:]) != shape:
+        own_shape, own_dtype = _form(tensor)
+        if own_shape != shape if has_fixed_shapes else len(own_shape) != len(shape):
             raise InputError(
                 f"All data need one shape. {name} of the first data has shape {shape}, of these "
-                f"{tuple(tensor.shape[1:])}. Pad or crop the data."
+                f"{own_shape}. Pad or crop the data."
             )
-        if tensor.dtype != dtype:
+        if own_dtype != dtype:
             raise InputError(
-                f"All data need one type. {name} of the first data is {_name(dtype)}, of these {_name(tensor.dtype)}, "
-                f"because its values need it. Give all data as {_name(tensor.dtype)}."
+                f"All data need one type. {name} of the first data is {_name(dtype)}, of these {_name(own_dtype)}, "
+                f"because its values need it. Give all data as {_name(own_dtype)}."
             )
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def form_text(batch: Batch) -> str:
+    """Return the names, types and shapes of the fields of a datum as text, for a checksum.
+
+    Args:
+        batch: a datum.
+    """
+    forms = {name: _form(value) for name, value in batch.items()}
+    return ";".join(f"{name}:{_name(kind)}:{shape}" for name, (shape, kind) in forms.items())
+
+
+def _form(value: Any) -> tuple[tuple[int, ...], Any]:
+    """Return shape and type of one datum; the class of a value that is no tensor."""
+    return ((), type(value)) if is_structure(value) else (tuple(value.shape[1:]), value.dtype)
+
+
+def _name(kind: Any) -> str:
+    return str(kind).removeprefix("torch.") if isinstance(kind, torch.dtype) else str(kind.__name__)

@@ -12,8 +12,10 @@ from torch import Tensor
 from pvae.batch import Batch, Index, as_batch
 from pvae.data.streams.preparation import Preparation
 from pvae.data.streams.same_form import Forms, check_agreement
+from pvae.data.streams.structured_batch import StructuredBatch
 from pvae.errors import InputError
 from pvae.memory import format_bytes, free_bytes
+from pvae.structures import is_structure, tensors_of
 
 __all__ = ["Change", "StoredBatch"]
 
@@ -93,6 +95,11 @@ class StoredBatch(Batch):
         return None
 
     @property
+    def varies(self) -> bool:
+        """Whether a collate function of the user makes the batches, which may differ in their shapes."""
+        return False
+
+    @property
     def has_workers(self) -> bool:
         """Whether processes of a loader read the data."""
         return False
@@ -140,20 +147,12 @@ class StoredBatch(Batch):
         return None
 
     def changed(self, change: Change) -> StoredBatch:
-        """Return the data with a change that is applied to each part when it is read.
-
-        Args:
-            change: a function of a batch that changes each datum alone.
-        """
+        """Return the data with a change of each datum alone, which is applied to each part when it is read."""
         changed: StoredBatch = self._with(_changes=(*self._changes, change))
         return changed
 
     def with_preparation(self, prepare: Preparation) -> StoredBatch:
-        """Return the data with another preparation, and without changes.
-
-        Args:
-            prepare: what happens to the arrays of each part that is read.
-        """
+        """Return the data with another preparation, and without changes."""
         prepared: StoredBatch = self._with(_prepare=prepare, _changes=(), _first={})
         return prepared
 
@@ -178,7 +177,7 @@ class StoredBatch(Batch):
     @property
     def bytes_of_datum(self) -> int:
         """The memory of one datum."""
-        return sum(tensor.nbytes for tensor in self.form.values())
+        return sum(tensor.nbytes for value in self.form.values() for tensor in tensors_of(value))
 
     def resident(self) -> Batch:
         """Return all data in memory.
@@ -191,6 +190,11 @@ class StoredBatch(Batch):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.form:
             raise KeyError(name)
+        if isinstance(self.form, StructuredBatch):
+            raise InputError(
+                f"{name} of all data is needed here, and batches of a collate function with fields that are no tensors "
+                "cannot be joined. Use what works batch by batch, or let the collate function return tensors."
+            )
         if name not in self._cache:
             whole = self._read_field(name)
             if whole.dim() > 1:
@@ -260,6 +264,14 @@ class StoredBatch(Batch):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.account})"
 
+    def _as_batch(self, fields: Mapping[str, Any]) -> Batch:
+        """Return fields as a batch; those of a collate function of the user may be no tensors, and stay as they are."""
+        if not self.varies or not any(is_structure(value) for value in fields.values()):
+            return as_batch(self._prepare(fields))
+        if self._prepare.missing:
+            raise InputError("missing='mask' needs x as a tensor; a field of these data is none. Leave the option out.")
+        return StructuredBatch(fields)
+
     def _finished(self, fields: Mapping[str, Any], place: str) -> Batch:
         """Return fields that were read as a checked batch, with all changes, on the CPU.
 
@@ -268,8 +280,8 @@ class StoredBatch(Batch):
             place: where they come from, for messages.
         """
         try:
-            batch = as_batch(self._prepare(fields))
-            check_agreement(batch, self._first)
+            batch = self._as_batch(fields)
+            check_agreement(batch, self._first, has_fixed_shapes=not self.varies)
             for change in self._changes:
                 batch = change(batch)
         except InputError as error:

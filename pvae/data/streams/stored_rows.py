@@ -21,10 +21,12 @@ class Rows(ABC):
 
     Attributes:
         draws: whether reading may draw random numbers, as a data set with random transforms does.
+        varies: whether batches may differ in their shapes, as those of a collate function of the user.
         account: one line that says what the data are and how they are read.
     """
 
     draws: bool = False
+    varies: bool = False
     account: str = ""
 
     @property
@@ -110,6 +112,7 @@ class ItemRows(Rows):
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset, self.collate = dataset, collate
+        self.varies = collate is not None
         kind = type(dataset).__name__
         self.account = f"a {kind} of {len(dataset)} data, whose items are read again for each batch"
 
@@ -128,7 +131,9 @@ class ItemRows(Rows):
             InputError: if items differ in shape or in their fields, or are no x, (x, y) or mapping.
         """
         numbers = positions.tolist()
-        return fields_of_item(collated(self.dataset, numbers, self.collate), f"The batch of item {numbers[0]}")
+        return fields_of_item(
+            collated(self.dataset, numbers, self.collate), f"The batch of item {numbers[0]}", keeps_values=self.varies
+        )
 
     @property
     def classes(self) -> int | None:

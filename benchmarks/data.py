@@ -1,0 +1,224 @@
+"""Speed and memory of data: loaders beside data in memory, files in parts, tables beside pandas, `pvae em` on a file.
+
+Speeds are ratios of times. The variants take turns in one process, round by round, and the table shows the median ratio
+with its quartiles. The wall-clock time depends on the load of the machine; the CPU time of the training process, which
+excludes that of the workers of a loader, depends on it less. Memory is the peak of the resident memory of a process of
+its own, less that of the same process after it has imported pvae.
+
+    python benchmarks/data.py [--parts loaders,files,tables,em] [--rounds 7] [--gigabytes 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import pvae
+from pvae.data import minibatches
+from pvae.models import bind, scope
+from pvae.train.computation import Computation
+from pvae.train.optimisers import make_optimiser
+from pvae.train.parameters import Parameters
+from pvae.train.step import Stepper
+
+BATCH, FEATURES, ROWS = 128, 784, 10_240
+PARTS = ("loaders", "files", "tables", "em")
+
+#: Trains on a file for some steps, and prints the peak of its memory above that after the imports, in MB.
+MEASURE_FIT = """
+import resource, sys, torch, pvae
+from pvae.data.streams.stored_batch import StoredBatch
+import pvae.train, pvae.models
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+model = pvae.VAE((784,), hidden=(400,), latent=20, likelihood="gaussian")
+small = torch.randn(1000, 784)
+pvae.fit(model, pvae.load_data(small), epochs=1, batch_size=128, progress=False)
+before = peak()
+data = pvae.load_data(sys.argv[1], resident=False, validation=1000, test=1000)
+assert isinstance(data.train, StoredBatch)
+model = pvae.VAE((784,), hidden=(400,), latent=20, likelihood="gaussian")
+pvae.fit(model, data, epochs=1, batch_size=128, max_steps=int(sys.argv[2]), progress=False)
+print(peak() - before)
+"""
+
+#: Fits a mixture to a file, and prints the peak of its memory above that after the imports, in MB.
+MEASURE_EM = """
+import contextlib, io, resource, sys, torch, sklearn.cluster, pvae.commands.mixture_fits
+from pvae.cli import cli
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    cli.main(["em", "--data", sys.argv[1], "--components", "4", "--max-iter", "5", "--json"])
+print(peak() - before)
+"""
+
+
+class Rows(Dataset):
+    """Rows of a tensor, read one by one as a data set of PyTorch does."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.x[number]
+
+
+def make_stepper(x: Tensor) -> Stepper:
+    """Return the training step of a VAE on data of the size of MNIST."""
+    torch.manual_seed(0)
+    model = pvae.VAE((FEATURES,), hidden=(400,), latent=20, activation="relu", likelihood="gaussian")
+    programs = bind(model, {"x": x[:BATCH]})
+    objective = pvae.objectives.adapt(pvae.objectives.make_objective("elbo"))
+    parameters = Parameters(model, programs, objective, {"x": x[:BATCH]})
+    optimiser = make_optimiser("adam", parameters.groups(), 1e-3)
+    return Stepper(Computation(programs, objective, parameters), optimiser, graph=True)
+
+
+def quartiles(ratios: list[float]) -> str:
+    """Return the median with the quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def seconds_of(run: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall-clock time of a call, and the CPU time of this process in it."""
+    start, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def measure_loaders(rounds: int, folder: Path) -> None:
+    """Print the number of steps per second from each source, divided by that from data in memory."""
+    x = torch.randn(ROWS, FEATURES)
+    np.save(folder / "x.npy", x.numpy())
+    whole = {"validation": 0, "test": 0}
+
+    def loader(workers: int) -> DataLoader:
+        return DataLoader(Rows(x), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+    sources = {
+        "in memory": pvae.load_data(x, **whole).train,
+        "DataLoader, 2 workers": pvae.load_data(loader(2)).train,
+        "DataLoader, no workers": pvae.load_data(loader(0)).train,
+        "data set": pvae.load_data(Rows(x), **whole).train,
+        "npy file in parts": pvae.load_data(folder / "x.npy", resident=False, **whole).train,
+    }
+    stepper = make_stepper(x)
+    with scope(stepper.computation.parameters.latent_model):
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+        for epoch in range(rounds + 1):
+            for name, train in sources.items():
+
+                def run(train: pvae.Batch = train, epoch: int = epoch) -> None:
+                    for batch in minibatches(train, BATCH, seed=0, epoch=epoch):
+                        stepper(batch)
+
+                times[name].append(seconds_of(run))
+    steps = ROWS // BATCH
+    reference = times["in memory"][1:]  # the first round starts the workers and traces the step
+    per_step = statistics.median(cpu for _, cpu in reference) / steps * 1e3
+    print(f"{steps} steps of {BATCH} x {FEATURES} in a round; {per_step:.2f} ms of CPU time a step in memory")
+    print(f"{'':24} {'wall-clock time':24} CPU time of the training process")
+    for name, seconds in times.items():
+        pairs = list(zip(reference, seconds[1:], strict=True))
+        wall, cpu = ([one[each] / other[each] for one, other in pairs] for each in (0, 1))
+        print(f"{name:24} {quartiles(wall):24} {quartiles(cpu)}")
+
+
+def in_process(program: str, *arguments: str) -> float:
+    """Return the number that a program prints last, from a process of its own."""
+    output = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
+    return float(output.stdout.split()[-1])
+
+
+def write_rows(path: Path, rows: int, features: int) -> None:
+    """Write a .npy file of normal draws in parts."""
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, features))
+    generator = np.random.default_rng(0)
+    for start in range(0, rows, 20_000):
+        stop = min(start + 20_000, rows)
+        file[start:stop] = generator.standard_normal((stop - start, features), dtype=np.float32)
+    file.flush()
+
+
+def measure_files(gigabytes: float, folder: Path) -> None:
+    """Print the peak memory of a training on a .npy file, and on a folder of .npz files of an eighth of its size."""
+    rows = int(gigabytes * 1e9 / (4 * FEATURES))
+    write_rows(folder / "large.npy", rows, FEATURES)
+    size = (folder / "large.npy").stat().st_size / 1e6
+    print(f"a .npy file of {size:.0f} MB: {in_process(MEASURE_FIT, str(folder / 'large.npy'), '200'):.0f} MB")
+    (folder / "large.npy").unlink()
+    (folder / "shards").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        x = generator.standard_normal((rows // 8, FEATURES), dtype=np.float32)
+        np.savez(folder / "shards" / f"{number}.npz", x=x)
+    peak = in_process(MEASURE_FIT, str(folder / "shards"), "200")
+    print(f"8 .npz files of {size / 8:.0f} MB: {peak:.0f} MB, {peak - size / 8:.0f} MB above one file")
+
+
+def measure_tables(rounds: int, folder: Path) -> None:
+    """Print the CPU time to load a CSV file of 200,000 rows and 20 columns, divided by that of pandas.read_csv."""
+    path = folder / "table.csv"
+    values = np.random.default_rng(0).standard_normal((200_000, 20))
+    pd.DataFrame(values, columns=[f"c{number}" for number in range(20)]).to_csv(path, index=False)
+    ratios = []
+    for _ in range(rounds):
+        of_pandas = seconds_of(lambda: pd.read_csv(path))[1]
+        ratios.append(seconds_of(lambda: pvae.load_data(path))[1] / of_pandas)
+    print(f"CPU time of load_data divided by that of pandas.read_csv: {quartiles(ratios)}; the goal is at most 1.5")
+
+
+def measure_em(folder: Path) -> None:
+    """Print the peak memory of `pvae em` on a .npy file of 250 MB, divided by the size of the file."""
+    path = folder / "mixture.npy"
+    write_rows(path, 3_125_000, 20)
+    size = path.stat().st_size / 1024**2
+    peak = in_process(MEASURE_EM, str(path))
+    print(f"pvae em on {size:.0f} MB: {peak:.0f} MB, {peak / size:.2f} times the file; the goal is at most 2")
+
+
+def main() -> None:
+    """Measure what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print(f"pvae {pvae.__version__}, torch {torch.__version__}, {platform.machine()}")
+    with tempfile.TemporaryDirectory() as name:
+        for part in arguments.parts.split(","):
+            folder = Path(name, part)
+            folder.mkdir()
+            print(f"\n{part}")
+            if part == "loaders":
+                measure_loaders(arguments.rounds, folder)
+            elif part == "files":
+                measure_files(arguments.gigabytes, folder)
+            elif part == "tables":
+                measure_tables(min(arguments.rounds, 5), folder)
+            else:
+                measure_em(folder)
+
+
+if __name__ == "__main__":
+    main()
