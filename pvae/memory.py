@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from pvae.errors import InputError
 
-__all__ = ["MemoryLimit", "PeakMemory", "format_bytes", "free_bytes", "require_memory"]
+__all__ = ["MemoryLimit", "PeakMemory", "format_bytes", "free_bytes", "is_view_or_in_place", "require_memory"]
 
 #: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
 _CGROUPS = (
@@ -104,6 +104,15 @@ def require_memory(needed: float, device: torch.device | str, task: str, advice:
         )
 
 
+def is_view_or_in_place(func: Any) -> bool:
+    """Return whether an operation returns the memory of its operands.
+
+    Args:
+        func: an operation of torch, as a mode of torch's dispatcher gets it.
+    """
+    return isinstance(func, torch._ops.OpOverload) and any(r.alias_info is not None for r in func._schema.returns)
+
+
 class PeakMemory(TorchDispatchMode):
     """Measures the memory of the tensors that a block makes: the most that is held at the same time.
 
@@ -111,18 +120,21 @@ class PeakMemory(TorchDispatchMode):
 
     Attributes:
         bytes: the most bytes that were held at the same time.
+        held: the bytes that are held now.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
-        self._held = 0
+        self.held = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
+        if is_view_or_in_place(func):
+            return outputs
         for output in tree_leaves(outputs):
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and output.layout == torch.strided and not output.is_meta:
                 self._add(output.untyped_storage())
         return outputs
 
@@ -132,13 +144,13 @@ class PeakMemory(TorchDispatchMode):
             return
         self._known.add(key)
         size = storage.nbytes()
-        self._held += size
-        self.bytes = max(self.bytes, self._held)
+        self.held += size
+        self.bytes = max(self.bytes, self.held)
         weakref.finalize(storage, self._remove, key, size)
 
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._held -= size
+        self.held -= size
 
 
 class MemoryLimit(PeakMemory):
@@ -165,6 +177,6 @@ class MemoryLimit(PeakMemory):
                 *args, **{**kwargs, "device": torch.device("meta"), "pin_memory": False, **without_generator}
             )
             size = sum(leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor))
-            if self._held + size > self._most:
-                raise self._error(self._held + size)
+            if self.held + size > self._most:
+                raise self._error(self.held + size)
         return super().__torch_dispatch__(func, types, args, kwargs)

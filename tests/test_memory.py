@@ -43,13 +43,14 @@ def test_a_machine_that_does_not_tell_refuses_nothing(monkeypatch: pytest.Monkey
 
 
 def test_the_peak_is_what_is_held_at_the_same_time() -> None:
-    kept = torch.zeros(1000)
+    kept, outside = torch.zeros(1000), torch.zeros(10_000)
     with PeakMemory() as peak:
         doubled = kept.double()  # 8000 bytes, which stay
         for _ in range(5):
             doubled.exp()  # 8000 bytes, which are freed at once
         view = doubled.view(10, 100)
         view.add_(1.0)
+        outside.view(100, 100).mul_(1.0)
     assert peak.bytes == 16_000
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,7 @@ from pvae.objectives import untrained_by
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import require_known_labels
+from pvae.programs.fitting_runs import look_within_memory
 from pvae.programs.model_traits import is_latent_model
 from pvae.programs.parameter_scope import scope
 from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows, require_rows_of_data
@@ -65,6 +66,7 @@ class EvaluationContext:
     fields: Fields = None
     data_plate: str | None = None
     subset: Subset | None = None
+    _known_parts: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def estimate(self, pointwise: Tensor) -> Estimate:
         """Return the mean of one number per datum, with the description of the data.
@@ -88,7 +90,7 @@ class EvaluationContext:
         """The model and the guide, both callable with the same tensors."""
         return bind(self.model, self.batch, self.fields)
 
-    def bound_to(self, batch: Batch) -> BoundPrograms:
+    def bound_to(self, batch: Mapping[str, Tensor]) -> BoundPrograms:
         """Return both programs with the fields of `batch` as their arguments, and the sites of q alone in the guide."""
         return self.programs.bound_to(batch).without_loss_terms()
 
@@ -119,11 +121,14 @@ class EvaluationContext:
     def data_at_once(self, size: int) -> int:
         """Return the number of data of one run: at most `size`, or all data if the programs take no part of them.
 
-        Programs may be made for a fixed number of data, or may have parameters for each position of the batch.
+        Programs may be made for a fixed number of data, or may have parameters for each position of the batch. A part
+        has no more data than a first look at the programs could hold in memory.
 
         Args:
             size: the largest number of data at once.
         """
+        if self.first_data.size < min(self.batch.size, FIRST_DATA):
+            size = min(size, self.first_data.size)
         return size if size >= self.batch.size or self._takes_parts(size) else self.batch.size
 
     def _takes_parts(self, size: int) -> bool:
@@ -147,14 +152,15 @@ class EvaluationContext:
         return any(frame.size == self.batch.size for frame in frames)
 
     @cached_property
-    def _known_parts(self) -> dict[int, bool]:
-        """What `_takes_parts` has returned, by size."""
-        return {}
-
-    @property
     def first_data(self) -> BoundPrograms:
-        """The programs on the data that a first look may see: all data, up to 10000."""
-        return self.bound_to(first_of(self.batch, FIRST_DATA))
+        """The programs on the data that a first look may see: all, up to 10000, or as many as the memory holds."""
+
+        def look(part: Mapping[str, Tensor]) -> BoundPrograms:
+            programs = self.bound_to(part)
+            programs.layout  # noqa: B018 - this runs both programs, and is kept for all batches of this kind
+            return programs
+
+        return look_within_memory(look, self.programs.modules, first_of(self.batch, FIRST_DATA))
 
 
 def latent_model_of(model: Any) -> Any:

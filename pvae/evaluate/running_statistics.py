@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import pareto_khat, tail_length
 from pvae.evaluate.evaluation_context import EvaluationContext
-from pvae.evaluate.memory_estimate import require_memory_for_weights
+from pvae.evaluate.fitting_chunk import run_with_fitting_chunk
 from pvae.weights.elbo import elbo_terms
 
 __all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "Elbo", "ParetoKhat", "Statistic", "summarise_weights"]
@@ -207,22 +208,34 @@ def summarise_weights(
         allow_point_masses: whether guide sites may be point masses without a density; their log p(x, z) is no weight.
 
     Raises:
-        InputError: if `particles` or `chunk` is below 1, the programs give no weight per datum, or a chunk needs more
-            memory than is free.
+        InputError: if `particles` or `chunk` is below 1, the programs give no weight per datum, or one particle of the
+            smallest part of the data needs more memory than is free.
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
-    sizes = _chunk_sizes(particles, chunk)
-    data_at_once = context.data_at_once(max(1, chunk // sizes[0]))
-    if data_at_once > max(1, chunk // sizes[0]):  # all data, with fewer particles at a time
-        sizes = _chunk_sizes(particles, max(1, chunk // data_at_once))
-    results: list[list[Tensor]] = []
-    for batch in context.chunks(data_at_once):
-        if not results:
-            require_memory_for_weights(context, batch, sizes[0], f"Lower chunk, which is {chunk}.")
+
+    def summaries(batch: Batch, sizes: Sequence[int]) -> list[Tensor]:
         statistics = make_statistics()
         with_elbo = any(statistic.of_elbo_terms for statistic in statistics)
         for log_w, terms in _weight_chunks(context, batch, sizes, allow_point_masses, with_elbo):
             for statistic in statistics:
                 statistic.add(terms if statistic.of_elbo_terms else log_w)
-        results.append([statistic.result() for statistic in statistics])
+        return [statistic.result() for statistic in statistics]
+
+    def first_summaries(chunk: int) -> list[Tensor]:
+        data_at_once, sizes = _split_evaluations(context, particles, chunk)
+        return summaries(next(context.chunks(data_at_once)), sizes)
+
+    first = run_with_fitting_chunk(first_summaries, context, particles, chunk)
+    data_at_once, sizes = _split_evaluations(context, particles, first.size)
+    later = itertools.islice(context.chunks(data_at_once), 1, None)
+    results = [first.result, *[summaries(batch, sizes) for batch in later]]
     return [torch.cat(chunks) for chunks in zip(*results, strict=True)]
+
+
+def _split_evaluations(context: EvaluationContext, particles: int, chunk: int) -> tuple[int, list[int]]:
+    """Return the number of data of one run, and the numbers of particles of the runs on these data."""
+    sizes = _chunk_sizes(particles, chunk)
+    data_at_once = context.data_at_once(max(1, chunk // sizes[0]))
+    if data_at_once > max(1, chunk // sizes[0]):  # all data, with fewer particles at a time
+        sizes = _chunk_sizes(particles, max(1, chunk // data_at_once))
+    return data_at_once, sizes

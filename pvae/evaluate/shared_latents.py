@@ -14,6 +14,7 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.evaluate.fitting_chunk import fitting_chunk
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site
 from pvae.weights.shared import draw_shared, has_summed_sites, require_bound, shared_weights
@@ -58,6 +59,7 @@ def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tenso
             or is a point mass, because log p - log q is then no bound.
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
+    chunk = _fitting_chunk(context, particles, chunk)
     local_terms: list[Tensor] = []
     shared_terms: list[Tensor] = []
     for batch in context.chunks(chunk):
@@ -116,13 +118,23 @@ def joint_weights(context: EvaluationContext, particles: int, chunk: int) -> tup
     """
     batch = context.batch
     _require_all_data(context)
-    at_once = max(1, chunk // batch.size)
+    at_once = max(1, _fitting_chunk(context, particles, chunk, all_data=True) // batch.size)
     joint, local = [], torch.zeros(batch.size, dtype=torch.float64)
     for done in range(0, particles, at_once):
         _, own, shared = _run(context, batch, min(at_once, particles - done))
         joint.append(own.sum(1) + shared)
         local += own.sum(0) / particles
     return torch.cat(joint), local
+
+
+def _fitting_chunk(context: EvaluationContext, particles: int, chunk: int, *, all_data: bool = False) -> int:
+    """Return the chunk, or a smaller one if the free memory does not hold the first runs of the evaluation."""
+
+    def first_runs(chunk: int) -> None:
+        batch = context.batch if all_data else next(context.chunks(chunk))
+        _run(context, batch, min(max(1, chunk // batch.size), particles))
+
+    return fitting_chunk(first_runs, context, particles, chunk)
 
 
 def _data_count(context: EvaluationContext, chunk: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from pvae.linter.agreement_rules import AGREEMENT_RULES
 from pvae.linter.auxiliary_rules import AUXILIARY_RULES
 from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding, Findings, failure
+from pvae.linter.memory_rules import describe_shortage, find_shortage, memory_limit
 from pvae.linter.objective_rules import OBJECTIVE_RULES, find_bias
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
 from pvae.linter.row_rules import examine_rows_of, find_other_axis, find_tied_rows
@@ -148,8 +149,10 @@ def run_check(
         data_size: as for `check`.
     """
     adapted = adapt(make_objective(objective) if isinstance(objective, str) else objective)
-    findings = Findings()
-    rows: RowReport | None = None
+
+    def examine(part: Mapping[str, Tensor]) -> tuple[Findings, RowReport | None]:
+        return _examine(latent_model, part, adapted, fields, data_size)
+
     with (
         scope(latent_model, inherit=True),
         preserved_randomness(),
@@ -162,23 +165,11 @@ def run_check(
         training = adapted.training
         adapted.eval()
         try:
-            context = _run_programs(latent_model, batch, adapted, fields, data_size)
-            for rule in _RULES:
-                findings.extend(rule(context))
-            if not findings.fatal:
-                rows = examine_rows_of(context)
-                findings.extend(find_tied_rows(context, rows))
-            if not findings.fatal:
-                findings.extend(find_missing_gradients(context))
-            findings.extend(find_bias(context))
-        except SiteShapeError as error:
-            findings.append(Finding("wrong shape", error.site, str(error), ""))
-        except InputError as error:
-            findings.append(Finding("not possible", type(adapted).__name__, str(error), ""))
-        except (ArithmeticError, AttributeError, LookupError, NameError, NotImplementedError) as error:
-            findings.append(failure(error))
-        except (RuntimeError, TypeError, ValueError) as error:
-            findings.append(failure(error))
+            limit = memory_limit(latent_model, batch, adapted, fields)
+            with nullcontext() if limit is None else limit:
+                findings, rows = examine(batch)
+            if limit is not None and limit.needed is not None:
+                findings, rows = Findings([describe_shortage(limit, batch, examine)]), None
         finally:
             adapted.train(training)
             created = set(pyro.get_param_store().keys()) - before
@@ -186,3 +177,32 @@ def run_check(
     # Parameters of modules are entries of the store while their program runs; no statement creates them.
     of_param_statements = {name for name in created if MODULE_DIVIDER not in name}
     return CheckResult(findings, frozenset(of_param_statements), rows)
+
+
+def _examine(
+    latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields, data_size: int | None
+) -> tuple[Findings, RowReport | None]:
+    """Apply all rules; return the findings, and how the log-densities change with the rows of the batch."""
+    findings = Findings()
+    rows: RowReport | None = None
+    try:
+        context = _run_programs(latent_model, batch, objective, fields, data_size)
+        for rule in _RULES:
+            findings.extend(rule(context))
+        if not findings.fatal:
+            rows = examine_rows_of(context)
+            findings.extend(find_tied_rows(context, rows))
+        if not findings.fatal:
+            findings.extend(find_shortage(context))
+        if not findings.fatal:
+            findings.extend(find_missing_gradients(context))
+        findings.extend(find_bias(context))
+    except SiteShapeError as error:
+        findings.append(Finding("wrong shape", error.site, str(error), ""))
+    except InputError as error:
+        findings.append(Finding("not possible", type(objective).__name__, str(error), ""))
+    except (ArithmeticError, AttributeError, LookupError, NameError, NotImplementedError) as error:
+        findings.append(failure(error))
+    except (RuntimeError, TypeError, ValueError) as error:
+        findings.append(failure(error))
+    return findings, rows

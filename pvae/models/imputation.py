@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs
+from pvae.programs.fitting_runs import map_fitting_parts
 from pvae.programs.queries import inference_mode, site_of_data
 from pvae.programs.sites import Site
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
@@ -64,7 +65,8 @@ def impute(
 
     Raises:
         InputError: if there is no mask, if the programs take none, or if it has another shape than x; if the programs
-            give no log weight per datum; if all weights of a datum are 0.
+            give no log weight per datum; if all weights of a datum are 0; if the particles of one datum need more
+            memory than is free.
     Source: Mattei & Frellsen, MIWAE, arXiv:1812.02633, section 3.3; for the use of n completed data sets, Rubin,
     Multiple Imputation for Nonresponse in Surveys, 1987.
     """
@@ -73,8 +75,14 @@ def impute(
     with inference_mode(latent_model, zeroed, fields) as programs:
         if "mask" not in programs.fields:
             raise InputError("The programs take no mask, so they cannot leave missing entries out: write (x, mask).")
-        size = max(1, _MOST_EVALUATIONS // particles)
-        parts = [_impute_part(programs, part, n, particles) for part in _split(zeroed, size)]
+        parts = map_fitting_parts(
+            lambda part: _impute_part(programs, part, n, particles),
+            zeroed,
+            max(1, _MOST_EVALUATIONS // particles),
+            programs.modules,
+            particles=particles,
+            advice="Lower particles.",
+        )
     return Imputation(
         torch.cat([part.mean for part in parts]),
         torch.cat([part.draws for part in parts], 1),
@@ -95,12 +103,6 @@ def _zero_missing_entries(batch: Mapping[str, Tensor]) -> Batch:
             "Give the mask the shape of x."
         )
     return Batch(**{**batch, "x": torch.where(mask.reshape(x.shape) > 0, x, torch.zeros_like(x))})
-
-
-def _split(batch: Batch, size: int) -> Iterator[Batch]:
-    """Yield the data of a batch in order, at most `size` at a time."""
-    for start in range(0, batch.size, size):
-        yield batch.take(slice(start, start + size))
 
 
 def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Imputation:

@@ -15,6 +15,7 @@ from pvae.deprecation import renamed_method
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.fitting_runs import look_within_memory
 from pvae.programs.own_densities import with_own_densities
 from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, sample_sites
@@ -184,7 +185,9 @@ def has_bernoulli_likelihood(latent_model: Any, batch: Mapping[str, Tensor], fie
     with preserved_randomness(), inference_mode(latent_model, batch, fields) as programs:
         device = next((parameter.device for parameter in programs.modules.parameters()), None)
         placed = batch if device is None else {name: moved(value, device) for name, value in batch.items()}
-        sites = sample_sites(trace_model_at_any_z(programs.bound_to(placed)))
+        sites = look_within_memory(
+            lambda part: sample_sites(trace_model_at_any_z(programs.bound_to(part))), programs.modules, placed
+        )
         if not any(site["is_observed"] for site in sites):
             return False
         distribution = site_of_data(sites, placed)["fn"]

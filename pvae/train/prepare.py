@@ -264,6 +264,9 @@ class TrainingSetup:
                 "note: the model has no parameters, so its evidence is the same at every epoch. The best parameters "
                 "are those with the least loss on the validation data."
             )
+        shortage = validation.fit_into_memory()
+        if shortage:
+            self.notes.append(f"note: {shortage}")
         if not unranked:
             return validation
         self.notes.append(f"note: the last parameters are kept, not the best by a validation bound: {unranked}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pvae.models.posterior_values import plausible_codes, reconstruct
 from pvae.objectives import untrained_by
 from pvae.programs.binding import bind
 from pvae.programs.classifier import classifier_of
+from pvae.programs.fitting_runs import map_fitting_parts
 from pvae.programs.queries import inference_mode, simulate
 from pvae.train.data_for_run import RunForm, data_for_run
 from pvae.train.devices import isolated
@@ -259,13 +260,8 @@ class TrainedModel:
         if batch.size == 0:
             raise InputError("The data are empty. Give at least one datum.")
         with isolated(seed), torch.no_grad():
-            return [use(part) for part in self._parts(batch, chunk)]
-
-    def _parts(self, batch: Batch, chunk: int) -> Iterator[Batch]:
-        programs = bind(self.model, batch, self.config.get("fields"))
-        device = next((parameter.device for parameter in programs.modules.parameters()), batch.device)
-        for start in range(0, batch.size, chunk):
-            yield batch.take(slice(start, start + chunk)).to(device)
+            modules = bind(self.model, batch, self.config.get("fields")).modules
+            return map_fitting_parts(use, batch, chunk, modules)
 
 
 def _warn_of_few_draws(effective: Tensor, observed: Tensor, particles: int) -> None:

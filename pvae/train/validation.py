@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.json_values import json_value
 from pvae.programs.classifier import accuracy_of
+from pvae.programs.fitting_runs import FittingRun, run_within_memory
+from pvae.programs.memory_limit import needs_limit
 from pvae.randomness import evaluating
 from pvae.train.computation import Computation
 from pvae.train.devices import isolated
@@ -22,6 +25,9 @@ __all__ = ["Validation"]
 
 #: The greatest number of draws of z that are computed at a time, by the kind of device.
 _DRAWS_AT_A_TIME = {"cpu": 5000, "cuda": 100_000}
+
+#: What programs raise if they have no importance-weighted bound.
+_ERRORS = (InputError, RuntimeError, ValueError, IndexError)
 
 
 class Validation:
@@ -34,6 +40,7 @@ class Validation:
         seed: the seed of the draws.
 
     Attributes:
+        data_at_once: the number of data of which the log weights are computed at a time.
         ranks: whether the score ranks parameters.
         kind: ``"importance-weighted"``; or ``"objective"`` if the score is minus the loss of the objective.
         reason: the reason why the score is the objective's own although a bound was wanted; "" if there is none.
@@ -41,6 +48,7 @@ class Validation:
 
     def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
         self.computation, self.batch, self.particles, self.seed = computation, batch, particles, seed
+        self.data_at_once = max(1, _DRAWS_AT_A_TIME.get(batch.device.type, 5000) // particles)
         objective = computation.objective
         self.reason = objective.no_bound
         self.ranks = not objective.unranked
@@ -55,38 +63,84 @@ class Validation:
             try:
                 first = programs.bound_with(next(self._chunks())).without_loss_terms()
                 return bool(weights_of(first, 1).log_w.numel())
-            except (InputError, RuntimeError, ValueError, IndexError):
+            except _ERRORS:
                 return False
+
+    def fit_into_memory(self) -> str:
+        """Lower the number of data at a time until their log weights fit into the free memory.
+
+        Returns:
+            What has been lowered and why, in one line; "" if nothing.
+
+        Raises:
+            InputError: if the log weights of one datum do not fit; if the score is minus the loss, that of all data.
+        """
+        if self.kind != "importance-weighted":
+            self._require_memory_for_loss()
+            return ""
+        size = min(self.data_at_once, self.batch.size)
+        first = self.batch.take(slice(0, size))
+        if not needs_limit(self.computation.programs.modules, first, size * self.particles):
+            return ""
+        least = f"The validation bound of one datum with {self.particles} particles"
+        fitting = self._try(self._try_bounds, size, least, "Lower validation_particles.")
+        if not fitting.shortage:
+            return ""
+        self.data_at_once = fitting.size
+        return (
+            f"the validation bound is computed for {fitting.size} data at a time. That of {size} data with "
+            f"{self.particles} particles {fitting.shortage}"
+        )
+
+    def _require_memory_for_loss(self) -> None:
+        programs, objective, size = self.computation.programs, self.computation.objective, self.batch.size
+        if needs_limit(programs.modules, self.batch, size * objective.particles):
+            least = f"The loss of all {size} validation data"
+            self._try(lambda _: self._try_loss(), 1, least, "Lower validation_limit.")
+
+    def _try(self, run: Callable[[int], None], size: int, least: str, advice: str) -> FittingRun[None]:
+        with isolated(self.seed), evaluating(*self._modules()), torch.no_grad():
+            return run_within_memory(run, size, self.batch.device, least=least, advice=advice)
+
+    def _try_bounds(self, count: int) -> None:
+        with suppress(*_ERRORS):  # the validation itself reports it
+            self._bounds(self.computation.programs.arguments(self.batch.take(slice(0, count))))
+
+    def _try_loss(self) -> None:
+        with suppress(*_ERRORS):
+            self._minus_loss()
+
+    def _modules(self) -> list[nn.Module]:
+        objective = self.computation.objective
+        return [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
 
     def __call__(self) -> dict[str, float | None]:
         """Return the score and its standard error over the data, and the accuracy of a classifier if there is one.
 
         A number that is unknown or not finite is None.
         """
-        objective = self.computation.objective
-        modules = [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
-        with isolated(self.seed), evaluating(*modules), torch.no_grad():
+        with isolated(self.seed), evaluating(*self._modules()), torch.no_grad():
             accuracy = accuracy_of(self.computation.parameters.latent_model, self.batch)
             scores = {} if accuracy is None else {"validation_accuracy": accuracy}
             if self.kind == "importance-weighted":
                 try:
                     return self._importance_weighted_bound() | scores
-                except (InputError, RuntimeError, ValueError, IndexError) as error:
+                except _ERRORS as error:
                     self.kind, self.reason = "objective", str(error)
             return self._minus_loss() | scores
 
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the arguments of the programs for a part of the data after another."""
-        size = max(1, _DRAWS_AT_A_TIME.get(self.batch.device.type, 5000) // self.particles)
-        for start in range(0, self.batch.size, size):
-            yield self.computation.programs.arguments(self.batch.take(slice(start, start + size)))
+        for start in range(0, self.batch.size, self.data_at_once):
+            yield self.computation.programs.arguments(self.batch.take(slice(start, start + self.data_at_once)))
+
+    def _bounds(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        """Return the importance-weighted bound of some data, shape (data,), in nats."""
+        weights = weights_of(self.computation.programs.bound_with(arguments).without_loss_terms(), self.particles)
+        return log_mean_exp(weights.log_w.double())
 
     def _importance_weighted_bound(self) -> dict[str, float | None]:
-        bounds = []
-        for arguments in self._chunks():
-            weights = weights_of(self.computation.programs.bound_with(arguments).without_loss_terms(), self.particles)
-            bounds.append(log_mean_exp(weights.log_w.double()))
-        bound = torch.cat(bounds)
+        bound = torch.cat([self._bounds(arguments) for arguments in self._chunks()])
         error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)
         return json_value({"validation_bound": bound.mean(), "validation_error": error})
 

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import exact
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -94,36 +93,46 @@ class Wide(pvae.LatentModel):
             pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
 
 
+def set_free_memory(monkeypatch: pytest.MonkeyPatch, count: float | None) -> None:
+    for module in ("memory_limit", "memory_growth", "fitting_runs"):
+        monkeypatch.setattr(f"pvae.programs.{module}.free_bytes", lambda device: count)
+
+
 @pytest.mark.parametrize(("particles", "data"), [(300, 1), (64, 4), (16, 64), (1, 400)])
-def test_the_estimate_is_the_memory_that_an_evaluation_needs(
+def test_an_evaluation_that_does_not_fit_takes_a_smaller_chunk(
     particles: int, data: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estimates = []
-    monkeypatch.setattr("pvae.evaluate.memory_estimate.require_memory", lambda needed, *_: estimates.append(needed))
     model, batch = Wide(500), {"x": torch.randn(data, 2)}
-    with PeakMemory() as peak:
-        elbo(model, batch, particles)
-    assert estimates == [pytest.approx(peak.bytes, rel=0.1)]
+    set_free_memory(monkeypatch, None)
+    with PeakMemory() as whole:
+        value = elbo(model, batch, particles).value
+    set_free_memory(monkeypatch, 1.5 * whole.bytes)
+    assert elbo(model, batch, particles).value == value
+    for free in (1.1 * whole.bytes, 0.1 * whole.bytes):
+        set_free_memory(monkeypatch, free)
+        state = torch.get_rng_state()
+        with (
+            PeakMemory() as peak,
+            pytest.warns(UserWarning, match=rf"^chunk=\d+ is used in place of {CHUNK}") as caught,
+        ):
+            lowered = elbo(model, batch, particles).value
+        assert peak.bytes <= free and torch.equal(torch.get_rng_state(), state)
+        (warning,) = caught
+        chunk = int(str(warning.message).split()[0].removeprefix("chunk="))
+        assert f"{particles * data} particles times data at once needs" in str(warning.message)
+        assert chunk > 0.1 * free / whole.bytes * particles * data  # 1/4, apart from the memory of a first run
+        assert lowered == elbo(model, batch, particles, chunk=chunk).value
 
 
-def test_an_evaluation_that_does_not_fit_is_refused_before_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 30_000_000)
-    model, batch, random_state = Wide(500), {"x": torch.randn(50, 2)}, torch.get_rng_state()
+def test_an_evaluation_is_refused_if_one_particle_of_one_datum_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = Wide(5000), {"x": torch.randn(50, 2)}
+    set_free_memory(monkeypatch, 10_000)
     with (
         PeakMemory() as peak,
-        pytest.raises(InputError, match=rf"200 particles of 50 data .* Lower chunk, which is {CHUNK}"),
+        pytest.raises(InputError, match=r"one datum needs more than \d+ bytes .* 10000 bytes are free"),
     ):
         log_evidence(model, batch, 200)
-    assert peak.bytes < 1e6
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert np.isfinite(elbo(model, batch, 200, chunk=1000).value)
-
-
-def test_the_estimate_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = Wide(5), {"x": torch.randn(40, 2)}
-    values = [elbo(model, batch, 50).value]
-    monkeypatch.setattr("pvae.evaluate.running_statistics.require_memory_for_weights", lambda *_: None)
-    assert [elbo(model, batch, 50).value] == values
+    assert peak.bytes <= 10_000
 
 
 def test_an_export_and_a_kernel_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
