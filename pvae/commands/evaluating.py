@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pvae.commands.mixture_assignments import check_assign_path
+from pvae.commands.model_checks import BUDGET_HELP, CHECKS_HELP, parse_checks, print_checks
 from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.known_names import RunType
 from pvae.commands.options.option_groups import (
@@ -45,8 +46,10 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @split_option("test")
 @make_option("Data", "--limit", click.IntRange(min=1), None, LIMIT_HELP)
 @make_option("Run", "--method", click.Choice(["is", "elbo", "accuracy"]), "is", METHOD_HELP)
+@make_option("Run", "--checks", str, None, CHECKS_HELP)
 @checkpoint_option
 @recorded_model_options
+@make_option("Computation", "--budget", click.FloatRange(min=1), 1e8, BUDGET_HELP)
 @make_option("Computation", "--particles", click.IntRange(min=1), 1000, PARTICLES_HELP)
 @make_option("Computation", "--seed", int, 0, "Seed of the draws.")
 @device_option
@@ -65,10 +68,13 @@ def evaluate(
     from pvae.train.devices import resolve
     from pvae.train.run_record import changes_since_training
 
+    checks, budget = parse_checks(options.pop("checks")), options.pop("budget")
     _check_arviz_path(arviz)
     check_assign_path(None if options["assign"] is None else Path(options["assign"]))
     saved = open_mixture(run)
     if saved is not None:
+        if checks:
+            raise InputError("--checks needs a run with a guide; the posterior of a mixture is exact.")
         _print_mixture(run, evaluate_mixture(saved, data, options | {"arviz": arviz}), as_json)
         return
     if options.pop("assign") is not None:
@@ -79,6 +85,9 @@ def evaluate(
     options = {name: value for name, value in options.items() if name not in reading}
     splits = data_of_run(opened, data, options.pop("data_folder"), reading)
     settings = {name: options[name] for name in ("split", "limit", "seed")} | {"device": device}
+    if checks:
+        print_checks(checks, opened, splits, settings, budget, as_json=as_json)
+        return
     draws = "" if options["method"] == "accuracy" else f", {options['particles']} particles"
     print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{draws} ...")
     record = _evaluate(options["method"], opened, splits, options["particles"], settings)

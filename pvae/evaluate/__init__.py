@@ -14,6 +14,12 @@ An evaluation runs in evaluation mode without gradients, and leaves the paramete
 parameter store and the random generators unchanged.
 """
 
+from pvae.evaluate.all_checks.check_everything import check_everything as all
+from pvae.evaluate.all_checks.data_trust import DataTrust
+from pvae.evaluate.all_checks.evidence_finding import EvidenceFinding
+from pvae.evaluate.all_checks.findings_file import read_findings
+from pvae.evaluate.all_checks.latent_use import LatentUse
+from pvae.evaluate.all_checks.model_findings import ModelFindings, QuestionAnswer
 from pvae.evaluate.annealing.annealed_evidence import AnnealedEvidence
 from pvae.evaluate.annealing.sandwich_finding import Sandwich
 from pvae.evaluate.annealing.two_sided import ais, sandwich
@@ -36,29 +42,43 @@ from pvae.evaluate.inference_gaps.measure_gaps import gaps
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.latent_units import LatentUnits
 from pvae.evaluate.missing_data import masking_divergence, missing_log_likelihood
+from pvae.evaluate.reference_posterior.compare_with_reference import reference
+from pvae.evaluate.reference_posterior.reference_record import ReferencePosterior
+from pvae.evaluate.resemblance_tests.measure_resemblance import resemblance
+from pvae.evaluate.resemblance_tests.resemblance_record import Resemblance
 from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
+from pvae.evaluate.weight_trust import WeightTrust
 
 __all__ = [
     "AnnealedEvidence",
     "Calibration",
+    "DataTrust",
     "Diagnosis",
     "Disentanglement",
     "Estimate",
     "EvaluationFinding",
     "EvidenceBias",
+    "EvidenceFinding",
     "Gaps",
     "GradientStudy",
     "GroupGradient",
     "Judgement",
     "LatentUnits",
+    "LatentUse",
+    "ModelFindings",
     "NotRun",
     "QuantityRanks",
+    "QuestionAnswer",
+    "ReferencePosterior",
+    "Resemblance",
     "Sandwich",
     "TwoSampleTest",
+    "WeightTrust",
     "accuracy",
     "aggregate_test",
     "ais",
+    "all",
     "calibrate",
     "compare_evidence",
     "diagnose",
@@ -78,6 +98,9 @@ __all__ = [
     "mmd_test",
     "named_objectives",
     "nearest_neighbour_filling",
+    "read_findings",
+    "reference",
+    "resemblance",
     "sandwich",
     "save",
     "search_gradients",

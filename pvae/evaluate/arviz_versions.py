@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Array",
     "arviz",
+    "chain_diagnostics",
     "compare_pointwise",
     "good_khat",
     "groups_of",
@@ -220,3 +221,24 @@ def compare_pointwise(judged: Mapping[str, tuple[Array, Array, int]]) -> pd.Data
     table = table.rename(columns={"elpd_diff": "difference", "dse": "error"})
     table["difference"] = 0.0 - table["difference"].abs()
     return table[["rank", "difference", "error", "weight"]]
+
+
+def chain_diagnostics(chains: Array) -> tuple[Array, Array]:
+    """Return the rank-normalised split R-hat and the bulk effective sample size of each unit, shape (units,) each.
+
+    Args:
+        chains: draws, shape (chains, draws, units).
+    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner, Rank-Normalization, Folding, and Localization, Bayesian
+        Analysis 16 (2021).
+    """
+    if is_v1():
+        arviz()
+        statistics = import_module("arviz_stats.base").array_stats
+        by_unit = np.asarray(chains, dtype=float).transpose(2, 0, 1)
+        results = [function(by_unit, chain_axis=1, draw_axis=2) for function in (statistics.rhat, statistics.ess)]
+    else:
+        library = arviz()
+        dataset = import_module("xarray").Dataset({"z": (("chain", "draw", "unit"), np.asarray(chains, dtype=float))})
+        results = [function(dataset)["z"].values for function in (library.rhat, library.ess)]
+    rhat, ess = (np.asarray(result, dtype=float) for result in results)
+    return rhat, ess

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.latent_units import ACTIVE, LatentUnits, latent_units
 from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, summarise_weights
+from pvae.evaluate.weight_trust import WeightTrust, no_trust, trust_of, trust_statistics
 from pvae.json_values import finite_or_none
+from pvae.programs.sites import is_delta, sample_sites
 
 __all__ = [
     "DRAWS",
@@ -21,6 +23,7 @@ __all__ = [
     "Diagnosis",
     "diagnose",
     "diagnosis_of",
+    "draws_point",
     "weight_notes",
     "weight_statistics",
 ]
@@ -50,6 +53,7 @@ class Diagnosis:
         latents: KL per unit and activity, by site.
         particles: the number of draws per datum from which `ess` and `khat` are estimated.
         notes: notes on results that are left out or not reliable, one line each.
+        trust: the distance of the guide from the posterior of each datum; None if it was not computed.
     """
 
     ess: Tensor
@@ -57,6 +61,7 @@ class Diagnosis:
     latents: dict[str, LatentUnits]
     particles: int
     notes: tuple[str, ...] = field(default=())
+    trust: WeightTrust | None = None
 
     @property
     def good_khat(self) -> float:
@@ -79,11 +84,21 @@ class Diagnosis:
         return {
             "ess": _quantiles(self.ess),
             "khat": {**_quantiles(self.khat), "good": self.good_khat, "unreliable": self.unreliable},
+            **({} if self.trust is None else _trust_quantiles(self.trust)),
             "active_units": self.active_units,
             "latents": {name: units.to_json() for name, units in self.latents.items()},
             "particles": self.particles,
             "notes": list(self.notes),
         }
+
+
+def _trust_quantiles(trust: WeightTrust) -> dict[str, Any]:
+    """Return the quantiles over data of each number of the trust, by name."""
+    return {
+        "log_weight_variance": _quantiles(trust.log_weight_variance),
+        "kl": _quantiles(trust.kl),
+        "accuracy": _quantiles(trust.accuracy),
+    }
 
 
 def _quantiles(values: Tensor) -> dict[str, float | None]:
@@ -108,7 +123,10 @@ def diagnose(
     chunk: int = CHUNK,
     **where: Any,
 ) -> Diagnosis:
-    """Return effective sample size and Pareto k-hat of each datum, KL per latent unit, and active units.
+    """Return effective sample size, Pareto k-hat and trust of each datum, KL per latent unit, and active units.
+
+    The weights show where the guide is far from the posterior. They do not show a mode that the guide never draws, so
+    they alone never show that the guide is right; `calibrate` looks for that.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -125,10 +143,30 @@ def diagnose(
         Smoothed Importance Sampling, JMLR 25 (2024).
     """
     with evaluation_context(model, data, **where) as context:
-        ess, khat = summarise_weights(
-            context, particles, chunk, lambda: weight_statistics(particles), allow_point_masses=True
+        statistics = [weight_statistics] if draws_point(context) else [weight_statistics, trust_statistics]
+        ess, khat, *distances = summarise_weights(
+            context,
+            particles,
+            chunk,
+            lambda: [statistic for make in statistics for statistic in make(particles)],
+            allow_point_masses=True,
         )
-        return diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
+        diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
+        return replace(diagnosis, trust=trust_of(*distances) if distances else no_trust(len(ess)))
+
+
+def draws_point(context: EvaluationContext) -> bool:
+    """Return whether the guide draws a real z from a Delta that is no function of other draws.
+
+    Args:
+        context: the model and the data.
+    """
+    programs = context.first_data
+    with programs.preserved_state():
+        sites = sample_sites(programs.trace_guide())
+    points = [site for site in sites if is_delta(site) and not site["is_observed"]]
+    images = {*programs.layout.bijection.points, *programs.layout.bijection.auxiliary}
+    return any(site["value"].is_floating_point() and site["name"] not in images for site in points)
 
 
 def weight_statistics(particles: int) -> list[Statistic]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from pvae.plots.base import PALETTE, Array, add_axes, add_legend, legend_height, new_figure, plain_label
+from pvae.plots.titles import add_title
 
 __all__ = ["rank_distributions"]
 
@@ -29,7 +30,6 @@ def rank_distributions(points: Array, curves: Mapping[str, Array], band: tuple[A
     labels = [plain_label(name) for name in names[:_MOST_LABELS]]
     figure = new_figure(3.6 + legend_height([*labels, "95 % band of uniform ranks"]))
     axes = add_axes(figure, "rank of the generating value / (draws + 1)", "share of simulations below")
-    axes.set_title("Ranks of the guide's draws")
     axes.fill_between(points, band[0], band[1], color="#d9d9d9", label="95 % band of uniform ranks")
     axes.plot([0, 1], [0, 1], color="#666666", linewidth=0.8, linestyle="--")
     for name in reversed(names[_MOST_LABELS:]):
@@ -39,4 +39,4 @@ def rank_distributions(points: Array, curves: Mapping[str, Array], band: tuple[A
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     add_legend(figure, axes)
-    return figure
+    return add_title(figure, "Ranks of the generating values among the guide's draws")

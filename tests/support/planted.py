@@ -70,7 +70,7 @@ class Planted(LatentModel):
 
 
 class OneMode(LatentModel):
-    """z ~ half N(-3, 1/4) and half N(3, 1/4), x given z ~ N(abs(z), 1/4); the guide knows the positive mode alone.
+    """z ~ half N(-5, 1/4) and half N(5, 1/4), x given z ~ N(abs(z), 1/4); the guide knows the positive mode alone.
 
     Its q is the posterior given z > 0, so that all weights are equal: p(x) / 2.
     """
@@ -78,10 +78,16 @@ class OneMode(LatentModel):
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             signs = dist.Categorical(x.new_ones(len(x), 2))
-            modes = dist.Normal(x.new_tensor([-3.0, 3.0]).expand(len(x), 2), 0.5)
+            modes = dist.Normal(x.new_tensor([-5.0, 5.0]).expand(len(x), 2), 0.5)
             z = pyro.sample("z", dist.MixtureSameFamily(signs, modes))
             pyro.sample("x", dist.Normal(z.abs().unsqueeze(-1), 0.5).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((3.0 + x[:, 0]) / 2, 0.125**0.5))
+            pyro.sample("z", dist.Normal((5.0 + x[:, 0]) / 2, 0.125**0.5))
+
+    def draw(self, count: int, seed: int = 0) -> Tensor:
+        """Data of this model, shape (count, 1)."""
+        generator = np.random.default_rng(seed)
+        z = 5.0 + 0.5 * generator.standard_normal(count)
+        return torch.tensor(z + 0.5 * generator.standard_normal(count)).unsqueeze(-1)

@@ -88,6 +88,7 @@ def ranks_of_pairs(
     quantities: Mapping[str, Quantity],
     seed: int,
     steps: EvaluationSteps,
+    visit: Callable[[SimulatedPairs, int], None] | None = None,
 ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
     """Return the ranks of each quantity, shape (simulations,), and notes on quantities that are left out.
 
@@ -98,16 +99,19 @@ def ranks_of_pairs(
         quantities: the quantities of the caller.
         seed: the seed of all draws.
         steps: counts the decoder evaluations.
+        visit: called with the pairs and the number of each batch, for other evaluations of the same pairs.
     """
     ties = np.random.default_rng([seed, 1])
     ranks: dict[str, list[NDArray[np.int64]]] = {}
-    for batch in keyed_batches(context, simulations, _BATCH, seed, stage=1):
+    for index, batch in enumerate(keyed_batches(context, simulations, _BATCH, seed, stage=1)):
         pairs = simulate_pairs(context, batch)
         drawn = draw_from_guide(context, pairs.batch, draws)
         log_guide = log_guide_of_pairs(context, pairs)
         for name, (value, at_draws) in _quantities(pairs, drawn, log_guide, quantities).items():
             ranks.setdefault(name, []).append(ranks_among(value.numpy(), at_draws.numpy(), ties))
         steps.advance(batch.size * (draws + 1))
+        if visit is not None:
+            visit(pairs, index)
     notes: tuple[str, ...] = ()
     if GUIDE_DENSITY not in ranks:
         notes = (f"{GUIDE_DENSITY} is left out: the guide gives no density of a z that it did not draw itself",)

@@ -1,0 +1,1 @@
+"""All evaluations of a model, as answers to a few questions."""

@@ -1,0 +1,61 @@
+"""The file ``findings.json`` of a run: the answers about its model, with a checksum."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pvae.errors import InputError
+from pvae.evaluate.all_checks.model_findings import ModelFindings
+from pvae.files import write_text
+from pvae.json_values import json_value
+from pvae.outside_files import read_json
+from pvae.train.encoding import canonical, digest
+
+__all__ = ["FINDINGS_FILE", "read_findings", "write_findings"]
+
+FINDINGS_FILE = "findings.json"
+"""The name of the file in a run folder."""
+
+_CHECKSUM, _MOST_BYTES = "sha256", 2**28
+
+
+def write_findings(folder: Path, findings: ModelFindings) -> Path:
+    """Write the answers about a model into its run folder, in one step, and return the file.
+
+    Args:
+        folder: the run folder; a file of an earlier evaluation is replaced.
+        findings: the answers.
+    """
+    content = json_value(findings.to_json())
+    path = Path(folder) / FINDINGS_FILE
+    write_text(path, json.dumps({**content, _CHECKSUM: digest(canonical(content))}, indent=1, allow_nan=False))
+    return path
+
+
+def read_findings(folder: str | Path) -> dict[str, Any] | None:
+    """Return the content of ``findings.json`` of a run folder; None if there is no such file.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: if the file cannot be read, or its checksum does not match its content.
+    """
+    path = Path(folder) / FINDINGS_FILE
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path, _MOST_BYTES)
+        expected = content.pop(_CHECKSUM)
+        is_intact = digest(canonical(content)) == expected
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}). Run `pvae evaluate --checks all` again."
+        ) from error
+    if not is_intact:
+        raise InputError(
+            f"{path} is damaged: its checksum does not match its content. Run `pvae evaluate --checks all` again."
+        )
+    return content

@@ -1,0 +1,1 @@
+"""A reference posterior by Hamiltonian Monte Carlo, against the guide."""

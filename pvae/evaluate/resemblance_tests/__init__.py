@@ -1,0 +1,1 @@
+"""Tests of whether real data resemble data that the model generates."""

@@ -1,0 +1,107 @@
+"""How near the guide is to the posterior of each datum, as its log weights show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pvae.evaluate.running_statistics import Bound, Elbo, Statistic
+
+__all__ = ["WeightTrust", "no_trust", "trust_of", "trust_statistics"]
+
+
+@dataclass(frozen=True)
+class WeightTrust:
+    """The distance of the guide from the posterior of each datum, from its log weights; shape (data,) each.
+
+    All of them are 0, or 1/2, if the guide is the posterior. They are also so if the guide is the posterior on one of
+    several modes and draws no z of the others, so a small distance is no proof. NaN is "not available": a guide that is
+    a point has no density.
+
+    Args:
+        log_weight_variance: Var_q[log w], nats squared.
+        kl: log p(x) - ELBO, which estimates KL(q to p(z given x)), nats.
+        accuracy: the accuracy of the best classifier of draws of q and of the posterior, from 0.5 to 1.
+    """
+
+    log_weight_variance: Tensor
+    kl: Tensor
+    accuracy: Tensor
+
+
+class _LogWeightVariance(Statistic):
+    """The variance of the log weights, by sums of deviations from the first ones."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.origin = self.first = self.second = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, log_w: Tensor) -> None:
+        """Add the log weights of more particles, shape (particles, batch)."""
+        if self.count == 0:
+            self.origin = log_w.mean(0)
+            self.first = self.second = torch.zeros_like(self.origin)
+        deviation = log_w - self.origin
+        self.first = self.first + deviation.sum(0)
+        self.second = self.second + deviation.square().sum(0)
+        self.count += len(log_w)
+
+    def result(self) -> Tensor:
+        """Return the unbiased variance of each datum, shape (batch,); NaN for one particle."""
+        if self.count < 2:
+            return torch.full_like(self.first, math.nan)
+        return (self.second - self.first.square() / self.count) / (self.count - 1)
+
+
+class _ClassifierAccuracy(Statistic):
+    """1/2 + E_q |w / E_q w - 1| / 4: half of the total variation distance of q and posterior, plus 1/2.
+
+    The mean weight is known after the last particle only, so all log weights of the data are kept.
+    """
+
+    def __init__(self) -> None:
+        self.tables: list[Tensor] = []
+
+    def add(self, log_w: Tensor) -> None:
+        """Add the log weights of more particles, shape (particles, batch)."""
+        self.tables.append(log_w)
+
+    def result(self) -> Tensor:
+        """Return the accuracy of each datum, shape (batch,)."""
+        log_w = torch.cat(self.tables)
+        relative = (log_w - torch.logsumexp(log_w, 0) + math.log(len(log_w))).exp()
+        return 0.5 + 0.25 * (relative - 1.0).abs().mean(0)
+
+
+def trust_statistics(particles: int) -> list[Statistic]:
+    """Return new statistics of the weights for `trust_of`.
+
+    Args:
+        particles: the number of particles that will be added to each.
+    """
+    return [Bound(particles), Elbo(), _LogWeightVariance(), _ClassifierAccuracy()]
+
+
+def trust_of(evidence: Tensor, elbo: Tensor, variance: Tensor, accuracy: Tensor) -> WeightTrust:
+    """Return the trust from the results of `trust_statistics`, shape (data,) each.
+
+    Args:
+        evidence: log p(x), nats.
+        elbo: the ELBO, nats.
+        variance: the variance of the log weights.
+        accuracy: the accuracy of the best classifier.
+    """
+    return WeightTrust(variance, evidence - elbo, accuracy)
+
+
+def no_trust(count: int) -> WeightTrust:
+    """Return the trust of a guide without a density: nothing is available.
+
+    Args:
+        count: the number of data.
+    """
+    unknown = torch.full((count,), math.nan, dtype=torch.float64)
+    return WeightTrust(unknown, unknown, unknown)

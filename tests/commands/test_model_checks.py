@@ -1,0 +1,61 @@
+"""``pvae evaluate --checks``: findings of a run as text and as JSON, and the file that the run keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import run
+
+import pvae
+from pvae.evaluate import read_findings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run on the digits."""
+    where = tmp_path_factory.mktemp("checks") / "run"
+    model = pvae.VAE(data_shape=(8, 8), latent=1, hidden=(4,))
+    pvae.fit(model, pvae.load_data("digits"), epochs=1, batch_size=500, progress=False, step="eager", out=where)
+    return where
+
+
+def test_all_answers_the_questions_and_saves_them(folder: Path) -> None:
+    done = run("evaluate", str(folder), "--checks", "all", "--budget", "2.5e5", "--limit", "10", "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)["checks"]["all"]
+    assert [answer["status"] for answer in printed["questions"]][1] in ("fine", "look", "bad")
+    assert printed["questions"][1]["findings"][-1]["status"] == "not run"
+    assert printed == read_findings(folder)
+    assert "simulated data: about 201 thousand decoder evaluations" in done.err
+
+
+def test_checks_print_one_row_for_each_number(folder: Path) -> None:
+    done = run("evaluate", str(folder), "--checks", "resemblance", "--limit", "20")
+    assert done.code == 0, done.err
+    lines = {line.split("  ")[0]: line for line in done.out.splitlines()}
+    assert {"status", "value", "typicality gap", "classifier", "kernel (MMD)"} <= lines.keys()
+    assert "nats per datum" in lines["value"]
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        ("gap", "gaps"),
+        (",", "needs at least one of gaps, calibrate"),
+        ("all,gapz", "gaps"),
+        ("calibrated", "calibrate"),
+    ],
+)
+def test_a_wrong_list_of_checks_is_one_line(folder: Path, checks: str, said: str) -> None:
+    done = run("evaluate", str(folder), "--checks", checks)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_wrong_budget_is_one_line(folder: Path) -> None:
+    done = run("evaluate", str(folder), "--checks", "all", "--budget", "many")
+    assert done.code == 2
+    assert "budget" in done.err

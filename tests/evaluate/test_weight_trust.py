@@ -1,0 +1,84 @@
+"""What the log weights of a datum show of the guide: golden numbers, and what they do not show."""
+
+from __future__ import annotations
+
+import exact
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from planted import OneMode, Planted
+from stats import assert_close_in_sigmas, mean_and_error
+from torch import Tensor
+
+from pvae.evaluate import DataTrust, diagnose
+from pvae.evaluate.all_checks.data_trust import data_trust
+
+pytestmark = pytest.mark.usefixtures("own_store")
+X = torch.tensor(exact.A_X)
+
+
+@pytest.mark.parametrize(
+    ("model", "variance", "ess", "accuracy", "kl"),
+    [
+        (exact.LinearGaussianModel(), 5.145403, 0.270646, 0.757821, 1.389621),
+        (Planted(diagonal=True), 0.011181, 0.988434, 0.516969, 0.005622),
+        (Planted(prior=True), 63.2, None, None, 5.552116),
+    ],
+)
+def test_the_numbers_of_each_datum_are_the_golden_ones(
+    model: object, variance: float, ess: float | None, accuracy: float | None, kl: float
+) -> None:
+    found = diagnose(model, X.expand(64, 3), 2000)
+    assert found.trust is not None
+    for values, golden, resolution in (
+        (found.trust.log_weight_variance, variance, 0.02),
+        (found.ess / 2000, ess, 0.02),
+        (found.trust.accuracy, accuracy, 0.02),
+        (found.trust.kl, kl, 0.02),
+    ):
+        if golden is not None:
+            mean, error = mean_and_error(values)
+            # ESS and log p(x) of 2000 draws have a bias of the order of 1 / 2000; 63.2 is rounded.
+            assert_close_in_sigmas(mean, golden, error + golden * 1e-3, effect=golden, resolution=resolution)
+
+
+def test_a_guide_on_one_of_two_modes_has_perfect_weights_and_is_never_fine() -> None:
+    found = diagnose(OneMode(), OneMode().draw(20), 500)
+    assert found.trust is not None
+    assert found.trust.accuracy.max() < 0.5 + 1e-6
+    assert found.trust.kl.max() < 1e-6
+    assert data_trust(found, is_calibrated=None).status == "look"
+    assert data_trust(found, is_calibrated=False).status == "look"
+    assert data_trust(found, is_calibrated=True).status == "fine"
+
+
+def test_the_worst_data_are_listed_first() -> None:
+    class Uneven(Planted):
+        """Exact, but shifted on two data."""
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                rows = torch.arange(len(x))
+                shift = torch.where(rows == 5, 3.0, torch.where(rows == 11, 2.0, 0.0)).unsqueeze(-1)
+                pyro.sample("z", dist.MultivariateNormal((x - self.bias) @ self.gain.T + shift, scale_tril=self.factor))
+
+    finding = data_trust(diagnose(Uneven(), Planted().draw(40), 500), is_calibrated=True)
+    assert isinstance(finding, DataTrust)
+    assert finding.worst == (5, 11)
+    assert (finding.value, finding.status) == (2 / 40, "look")
+
+
+def test_a_point_is_not_available() -> None:
+    class Point(Planted):
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Delta((x - self.bias) @ self.gain.T).to_event(1))
+
+    found = diagnose(Point(), Planted().draw(5), 50)
+    assert found.trust is not None
+    assert found.trust.accuracy.isnan().all()
+    assert found.to_json()["accuracy"]["median"] is None
+    finding = data_trust(found, is_calibrated=True)
+    assert finding.status == "not run"
+    assert finding.reason.startswith("Not available")
