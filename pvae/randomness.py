@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,17 @@ from pvae.errors import InputError
 
 # the lock of the thread that has seeded or preserved the generators; a thread may hold it several times
 _one_thread = threading.RLock()
+
+
+def _free_lock_of_lost_thread() -> None:
+    """Make a new lock in a forked process if another thread, which the fork does not copy, held the old one."""
+    global _one_thread
+    if not _one_thread._is_owned():  # type: ignore[attr-defined]
+        _one_thread = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_lock_of_lost_thread)
 
 __all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomness", "seed_generators", "seeded"]
 

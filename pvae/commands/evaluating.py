@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvae.commands.csv_text import keep_formulas_option
 from pvae.commands.mixture_assignments import check_assign_path
 from pvae.commands.model_checks import BUDGET_HELP, CHECKS_HELP, parse_checks, print_checks
 from pvae.commands.options.help_sections import SectionedCommand, make_option
@@ -55,6 +56,7 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @device_option
 @make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)
 @make_option("Output", "--assign", click.Path(), None, ASSIGN_HELP)
+@keep_formulas_option
 @json_option
 @traceback_option
 def evaluate(
@@ -77,6 +79,7 @@ def evaluate(
             raise InputError("--checks needs a run with a guide; the posterior of a mixture is exact.")
         _print_mixture(run, evaluate_mixture(saved, data, options | {"arviz": arviz}), as_json)
         return
+    del options["keep_formulas"]
     if options.pop("assign") is not None:
         raise InputError("--assign needs the folder of a mixture, which pvae em --out writes.")
     device = resolve(options["device"])

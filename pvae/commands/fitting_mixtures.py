@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvae.commands.csv_text import keep_formulas_option
 from pvae.commands.mixture_assignments import check_assign_path, write_assignments
 from pvae.commands.mixture_fits import MixtureFit, fit_mixture, load_tables
 from pvae.commands.mixture_output import summary_text, write_results
@@ -78,6 +79,7 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 @make_option("EM", "--seed", int, 0, "Seed of the starts.")
 @click.option("--out", type=click.Path(), default=None, help=OUT_HELP)
 @click.option("--assign", type=click.Path(), default=None, help=ASSIGN_HELP)
+@keep_formulas_option
 @click.option("--progress/--no-progress", default=None, help="Show progress on standard error. [default: show]")
 @json_option
 @config_option
@@ -110,10 +112,10 @@ def em(as_json: bool, out: str | None, assign: str | None, select: str | None, b
         print_status(f"pvae: warning: {note}")
     if assign is not None:
         result["assign"] = assign
-        write_assignments(Path(assign), best.mixture, splits, tables)
+        write_assignments(Path(assign), best.mixture, splits, tables, keep_formulas=options["keep_formulas"])
     if folder is not None:
         result["out"] = str(folder)
-        write_results(folder, result, best.mixture, splits, tables)
+        write_results(folder, result, best.mixture, splits, tables, keep_formulas=options["keep_formulas"])
     _print_result(result, as_json)
 
 

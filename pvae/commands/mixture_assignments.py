@@ -43,7 +43,9 @@ def check_assign_path(path: Path | None) -> None:
         raise InputError(f"{path} exists already, and was not changed. Name another file with --assign.")
 
 
-def write_assignments(path: Path, mixture: GaussianMixture, splits: Splits, tables: dict[str, Any]) -> None:
+def write_assignments(
+    path: Path, mixture: GaussianMixture, splits: Splits, tables: dict[str, Any], *, keep_formulas: bool = False
+) -> None:
     """Write the component of all rows as CSV, in the order in which the source has them.
 
     The columns are the number of the row from 0 on (or the name of the row, under the name of that column), its split,
@@ -55,10 +57,12 @@ def write_assignments(path: Path, mixture: GaussianMixture, splits: Splits, tabl
         mixture: the fitted mixture.
         splits: the data.
         tables: x of each split, shape (data, features).
+        keep_formulas: whether names of rows that a spreadsheet would run as a formula are written as they are.
     """
     import numpy as np
     import pandas as pd
 
+    from pvae.commands.csv_text import write_csv
     from pvae.files import replace_file
 
     parts = [_assigned(mixture, name, x, splits) for name, x in tables.items()]
@@ -69,7 +73,7 @@ def write_assignments(path: Path, mixture: GaussianMixture, splits: Splits, tabl
         label, names = splits.row_names
         columns = {label: names[columns.pop("row")], **columns}
     with replace_file(path) as unfinished:
-        pd.DataFrame(columns).to_csv(unfinished, index=False, lineterminator="\n")
+        write_csv(unfinished, pd.DataFrame(columns), keep_formulas=keep_formulas)
 
 
 def _assigned(mixture: GaussianMixture, name: str, x: Any, splits: Splits) -> dict[str, np.ndarray]:

@@ -23,7 +23,13 @@ MOST_POINTS = 2000  # of the figure with ellipses
 
 
 def write_results(
-    folder: Path, result: dict[str, Any], mixture: GaussianMixture, splits: Splits, tables: dict[str, np.ndarray]
+    folder: Path,
+    result: dict[str, Any],
+    mixture: GaussianMixture,
+    splits: Splits,
+    tables: dict[str, np.ndarray],
+    *,
+    keep_formulas: bool = False,
 ) -> None:
     """Write ``mixture.safetensors``, ``em.json``, ``assignments.csv`` and the figures to a folder.
 
@@ -33,13 +39,14 @@ def write_results(
         mixture: the fitted mixture.
         splits: the data.
         tables: x of each split, shape (data, features).
+        keep_formulas: whether names of rows that a spreadsheet would run as a formula are written as they are.
     """
     from pvae.plots import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     x = tables["train"]
     _named(mixture, splits).save(folder / "mixture.safetensors")
-    write_assignments(folder / "assignments.csv", mixture, splits, tables)
+    write_assignments(folder / "assignments.csv", mixture, splits, tables, keep_formulas=keep_formulas)
     write_text(folder / "em.json", json_text(result) + "\n")
     figures = {
         "history": history_figure(mixture),

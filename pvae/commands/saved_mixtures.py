@@ -120,7 +120,8 @@ def evaluate_mixture(saved: SavedMixture, data: str | None, options: Mapping[str
         "log_evidence": log_likelihood(saved.mixture, x),
     }
     if options["assign"] is not None:
-        write_assignments(Path(options["assign"]), saved.mixture, splits, tables)
+        path, keep_formulas = Path(options["assign"]), options["keep_formulas"]
+        write_assignments(path, saved.mixture, splits, tables, keep_formulas=keep_formulas)
         record["assign"] = options["assign"]
     return record
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pvae.commands.csv_text import keep_formulas_option
 from pvae.commands.options.help_sections import SectionedCommand, apply_options, make_option
 from pvae.commands.options.known_names import RunType
 from pvae.commands.options.option_groups import (
@@ -39,6 +40,7 @@ def _options(command: Command) -> Command:
     options = [
         make_option("Output", "--out", click.Path(), None, OUT_HELP, required=True),
         make_option("Output", "--force", bool, False, "Replace a file that exists at --out.", is_flag=True),
+        keep_formulas_option,
         make_option("Computation", "--seed", click.IntRange(min=0), 0, "Seed of the draws."),
         checkpoint_option,
         recorded_model_options,
@@ -79,7 +81,8 @@ def sample(run: str, count: int, mean: bool, condition: tuple[str, ...], **optio
     path = check_table_path(options["out"], force=options["force"])
     given = dict([_condition(text) for text in condition])
     opened = _open(run, options)
-    write_table(path, "x", opened.sample(count, given=given, mean=mean, seed=options["seed"]))
+    values = opened.sample(count, given=given, mean=mean, seed=options["seed"])
+    write_table(path, "x", values, keep_formulas=options["keep_formulas"])
     click.echo(path)
 
 
@@ -170,5 +173,6 @@ def _write(
     else:
         splits, split = whole_data_for_run(opened, source, folder, reading_options(options), missing=missing), "train"
     print_status(f"Writing {name} of {require_split(splits, split).size} data ...")
-    write_table(path, name, use(opened, {"data": splits, "split": split}))
+    values = use(opened, {"data": splits, "split": split})
+    write_table(path, name, values, keep_formulas=options["keep_formulas"])
     click.echo(path)

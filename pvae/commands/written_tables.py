@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pvae.commands.csv_text import write_csv
 from pvae.errors import InputError
 from pvae.files import replace_file
 
@@ -38,13 +39,14 @@ def require_free(path: Path, *, force: bool) -> None:
         raise InputError(f"{path} exists already, and was not changed. Replace it with --force, or name another file.")
 
 
-def write_table(path: Path, name: str, values: Any) -> None:
+def write_table(path: Path, name: str, values: Any, *, keep_formulas: bool = False) -> None:
     """Write values, one row for each datum.
 
     Args:
         path: the file; its ending is the format.
         name: the name of the array, and of the columns of values without names: ``x_0``, ``x_1``, ...
         values: a frame or series of pandas, or a tensor, shape (data, ...).
+        keep_formulas: whether text that a spreadsheet would run as a formula is written to CSV as it is.
 
     Raises:
         InputError: if Parquet files cannot be written, because pyarrow is not installed.
@@ -57,7 +59,7 @@ def write_table(path: Path, name: str, values: Any) -> None:
             with unfinished.open("wb") as file:
                 np.savez(file, **_arrays(name, values))
         elif suffix == ".csv":
-            _as_frame(name, values).to_csv(unfinished, index=False)
+            write_csv(unfinished, _as_frame(name, values), keep_formulas=keep_formulas)
         else:
             try:
                 _as_frame(name, values).to_parquet(unfinished, index=False)

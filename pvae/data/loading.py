@@ -30,6 +30,7 @@ from pvae.data.splits import Splits
 from pvae.data.streams.opening import open_stored
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
+from pvae.forked_threads import require_usable_threads
 
 __all__ = ["is_path", "load_data"]
 
@@ -115,6 +116,7 @@ def load_data(
     seed = require_whole(seed, "seed", least=0)
     check_binarise(binarise)
     check_labels(labels)
+    require_usable_threads()
     kind = check_scale(standardise, scale)
     schema = like.schema if isinstance(like, Splits) else like
     given = {"separator": separator, "header": header, "index": index, "columns": columns, "label": label}

@@ -13,6 +13,7 @@ from torch import Tensor
 from pvae.em.base import CovarianceFamily, whitening_from_precisions
 from pvae.em.rows.row_sources import as_tensor, nan_where_masked
 from pvae.errors import InputError
+from pvae.forked_threads import require_usable_threads
 
 __all__ = [
     "InitialParameters",
@@ -86,6 +87,7 @@ def read_data(estimator: Any, x: Any, *, reset: bool, min_rows: int = 1) -> tupl
     Raises:
         InputError: for data that are not a table of real numbers, or differ in features from the fitted data.
     """
+    require_usable_threads()
     if isinstance(x, Tensor):
         return _read_tensor(estimator, x, reset, min_rows)
     try:

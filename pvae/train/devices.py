@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.forked_threads import require_usable_threads
 from pvae.randomness import RandomState, preserved_randomness, seed_generators
 
 __all__ = ["capture_generators", "isolated", "reseed", "resolve", "restore_generators"]
@@ -48,7 +49,11 @@ def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
     Args:
         seed: the seed of all generators inside the block.
         threads: the number of intra-operation threads of torch inside the block; None does not change it.
+
+    Raises:
+        InputError: if there are several threads, and this process was forked from one with several.
     """
+    require_usable_threads(threads)
     count = torch.get_num_threads()
     with preserved_randomness():
         try:

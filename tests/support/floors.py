@@ -5,6 +5,7 @@ FLOORS = [
     {
         "checks",
         "files",
+        "forked_threads",
         "json_values",
         "locks",
         "memory",

@@ -1,4 +1,4 @@
-"""Long work in one process keeps its memory and its open files.
+"""Long work in one process keeps its memory, its open files and its statistics, whatever the clock of the day shows.
 
 `make torture` does more of it: 20,000 steps and more, 300 evaluations, 50 fits and more.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torture_jobs import RECIPE, TIMES, data
+from torture_jobs import RECIPE, TIMES, contents_of_run, data, train
 
 import pvae
 
@@ -50,7 +51,7 @@ class Normalised(pvae.VAE):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory of the process from /proc")
 @pytest.mark.parametrize(("step", "batch_norm"), CASES if TIMES > 1 else CASES[:2])
-def test_steps_keep_the_memory_flat(step: str, batch_norm: bool) -> None:
+def test_steps_keep_the_memory_flat(step: str, batch_norm: bool, record_property: Callable[[str, float], None]) -> None:
     splits = data(validation=0)
     model: Any = Normalised() if batch_norm else RECIPE.build(splits)
     used: list[float] = []
@@ -60,16 +61,19 @@ def test_steps_keep_the_memory_flat(step: str, batch_norm: bool) -> None:
             gc.collect()
             used.append(_memory())
 
-    epochs = 60 * TIMES
+    epochs = 70 * TIMES
     pvae.fit(model, splits, epochs=epochs, batch_size=20, step=step, progress=False, callbacks=[callback])
     later = used[len(used) // 3 :]
     slope = float(np.polyfit(np.arange(len(later)), later, 1)[0]) / (5 * 3)
-    print(f"{step}: {slope:.3f} kB for each of {3 * epochs} steps")  # `make torture` shows it
+    kind = f"{step} steps{' with BatchNorm' if batch_norm else ''}"
+    record_property(f"most kB for each of {3 * epochs} {kind}", round(slope, 4))
     assert slope < 1 + 500 / (3 * epochs), "kB for each step; the allocator moves 500 kB now and then"
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory of the process from /proc")
-def test_evaluations_and_fits_keep_memory_and_open_files(tmp_path: Path) -> None:
+def test_evaluations_and_fits_keep_memory_and_open_files(
+    tmp_path: Path, record_property: Callable[[str, float], None]
+) -> None:
     splits = data()
     model = RECIPE.build(splits)
     turns = iter(range(10**6))
@@ -84,6 +88,50 @@ def test_evaluations_and_fits_keep_memory_and_open_files(tmp_path: Path) -> None
     files = len(os.listdir("/proc/self/fd"))
     for name, work in (("evaluation", evaluate), ("fit", fit)):
         slope = _slope(work, 5 * TIMES, 1)
-        print(f"{slope:.1f} kB for each {name}")
+        record_property(f"most kB for each of {5 * TIMES} {name}s", round(slope, 2))
         assert slope < 100 + 1000 / TIMES
+    record_property("most open files more than at the start", len(os.listdir("/proc/self/fd")) - files)
     assert len(os.listdir("/proc/self/fd")) <= files
+
+
+def _statistics(model: Any) -> dict[str, list[float]]:
+    return {name: buffer.tolist() for name, buffer in model.named_buffers() if "running" in name or "num_b" in name}
+
+
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_statistics_of_batch_norm_survive_resuming_and_do_not_change_in_an_evaluation(
+    tmp_path: Path, step: str
+) -> None:
+    splits = data()
+    options: dict[str, Any] = {"batch_size": 20, "step": step, "progress": False, "validation_particles": 2}
+    whole = pvae.fit(Normalised(), splits, epochs=4, seed=1, out=tmp_path / "whole", **options)
+    pvae.fit(Normalised(), splits, epochs=2, seed=1, out=tmp_path / "parts", **options)
+    # another start of the parameters, which the checkpoint replaces
+    parts = pvae.fit(Normalised(), splits, epochs=4, seed=1, out=tmp_path / "parts", resume=True, **options)
+    wanted = _statistics(whole.load("last").model)
+    assert _statistics(parts.load("last").model) == wanted
+    assert wanted["normalisation.num_batches_tracked"] == 4 * 3
+    first = pvae.evaluate.log_evidence(parts, splits, particles=30, split="train")
+    again = pvae.evaluate.log_evidence(parts, splits, particles=30, split="train")
+    assert torch.equal(first.pointwise, again.pointwise)
+    assert _statistics(parts.model) == wanted and parts.model.normalisation.training == whole.model.training
+    opened = pvae.open_run(tmp_path / "parts", Normalised(), checkpoint="last")
+    assert _statistics(opened.model) == wanted
+
+
+@pytest.mark.parametrize("jump", [-(10.0**9), 10.0**9])
+def test_a_clock_that_jumps_changes_no_number_and_no_duration(
+    tmp_path: Path, jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(str(tmp_path / "right"))
+    clock, jumps = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: clock() + jump * next(jumps))
+    begin = time.monotonic()
+    train(str(tmp_path / "jumps"))
+    spent = time.monotonic() - begin
+    assert contents_of_run(tmp_path / "jumps") == contents_of_run(tmp_path / "right")
+    run = pvae.open_run(tmp_path / "jumps", checkpoint="last")
+    seconds = [record["seconds"] for record in run.history]
+    assert sorted(seconds) == seconds and 0 < seconds[-1] <= run.seconds + 1e-3 and run.seconds < spent
+    judgement = pvae.evaluate.judge(run, data(), particles=5, split="train")
+    assert 0 < judgement.seconds < 60

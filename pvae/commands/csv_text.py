@@ -1,0 +1,46 @@
+"""CSV files in which no text is a formula: spreadsheets run a cell that begins with an equals sign and the like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvae.commands.options.help_sections import make_option
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["keep_formulas_option", "write_csv"]
+
+# How a formula begins. The last four are the wide forms, which some spreadsheets read as the usual ones.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+KEEP_HELP = "Write text to CSV as it is. By default text that a spreadsheet would run as a formula gets a ' before it."
+
+keep_formulas_option = make_option("Output", "--keep-formulas", bool, False, KEEP_HELP, is_flag=True)
+
+
+def write_csv(path: Path, frame: pd.DataFrame, *, keep_formulas: bool) -> None:
+    """Write a table. Numbers, and text that is a number such as ``-1.5``, are never changed.
+
+    Args:
+        path: the file.
+        frame: the table; its index is left out.
+        keep_formulas: whether text that begins as a formula is written as it is, and not after an apostrophe.
+    """
+    if not keep_formulas:
+        texts = [column for column in frame.columns if frame[column].dtype.kind not in "biufcmM"]
+        frame = frame.assign(**{column: frame[column].map(_without_formula) for column in texts})
+        frame = frame.rename(columns=_without_formula)
+    frame.to_csv(path, index=False, lineterminator="\n")
+
+
+def _without_formula(value: Any) -> Any:
+    """Return a value, with an apostrophe before a text that begins as a formula."""
+    if not isinstance(value, str) or not value.lstrip(" ").startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -1,0 +1,40 @@
+"""Threads of torch in a forked process: those of the parent do not exist there, and computations wait for them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from pvae.errors import InputError
+
+__all__ = ["require_usable_threads"]
+
+_threads_of_parent = 1
+
+
+def _note_fork() -> None:
+    global _threads_of_parent
+    _threads_of_parent = max(_threads_of_parent, torch.get_num_threads())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def require_usable_threads(threads: int | None = None) -> None:
+    """Refuse several threads of torch in a process that was forked from one with several, where they never answer.
+
+    Args:
+        threads: the number of threads that will be used; None for the present number.
+
+    Raises:
+        InputError: in this case.
+    """
+    count = torch.get_num_threads() if threads is None else threads
+    if _threads_of_parent > 1 and count > 1:
+        raise InputError(
+            f"This process was forked from one in which torch had {_threads_of_parent} threads, which a fork does not "
+            f"copy, and {count} threads are to be used: it would wait for ever. Start it by the method 'spawn' of "
+            "multiprocessing, or call torch.set_num_threads(1) in it first."
+        )

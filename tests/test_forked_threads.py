@@ -1,0 +1,62 @@
+"""A process that was forked after torch had several threads uses one, or is refused."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+from hostile_files import Reaction, reaction_to
+
+import pvae
+from pvae.randomness import preserved_randomness
+
+SPLITS = pvae.load_data(np.eye(6).repeat(5, axis=0), validation=0, test=0, binarise="none")
+FIT = {"epochs": 1, "progress": False}
+
+
+def _fit(threads_of_child: int | None, **options: object) -> None:
+    if threads_of_child is not None:
+        torch.set_num_threads(threads_of_child)
+    run = pvae.fit(pvae.ModelSpec("vae", {"hidden": (3,)}), SPLITS, **FIT, **options)
+    raise RuntimeError(f"loss {run.history[-1]['loss']!r}")
+
+
+def _after_threads(block: object) -> Reaction:
+    """Run a block in a child of a process in which two threads of torch have worked."""
+
+    def parent() -> None:
+        torch.set_num_threads(2)
+        torch.ones(10**6).exp().sum()
+        reaction = reaction_to(block)
+        raise RuntimeError(f"{reaction.error}: {reaction.text}")
+
+    return reaction_to(parent)
+
+
+def test_a_fork_after_threads_is_refused_or_right() -> None:
+    refused = _after_threads(lambda: _fit(None))
+    assert "InputError: This process was forked" in refused.text and "'spawn'" in refused.text
+    assert "InputError: This process was forked" in _after_threads(lambda: _fit(1, threads=2)).text
+    assert "InputError: This process was forked" in _after_threads(lambda: pvae.load_data(np.eye(6))).text
+    assert "InputError: This process was forked" in _after_threads(lambda: pvae.GaussianMixture(2).fit(np.eye(6))).text
+    right = reaction_to(lambda: _fit(1)).text
+    assert "loss" in right and right in _after_threads(lambda: _fit(1)).text
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with preserved_randomness():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        entered.wait()
+        assert "loss" in reaction_to(lambda: _fit(1)).text
+    finally:
+        leave.set()
+        thread.join()
