@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pvae.errors import InputError
+from pvae.outside_files import read_start, require_regular
 
 __all__ = ["LOCK_FILE", "is_unused", "is_written_now", "sole_writer"]
 
@@ -29,7 +30,7 @@ def is_written_now(folder: Path) -> bool:
     path = folder / LOCK_FILE
     holder = _holder(path)
     process = holder.get("process")
-    if not path.exists() or not isinstance(process, int):
+    if not path.exists() or not isinstance(process, int) or not 0 < process < 1 << 31:
         return False
     return holder.get("host") != socket.gethostname() or _is_alive(process)
 
@@ -57,13 +58,16 @@ def sole_writer(folder: Path | None) -> Iterator[None]:
         folder: the folder; None runs the block without a lock.
 
     Raises:
-        InputError: if another writer has the folder, in this process or another one, or on another computer.
+        InputError: if another writer has the folder, in this process or another one, or on another computer; or if its
+            lock is no regular file.
     """
     if folder is None:
         yield
         return
     made = _make_folders(folder)
     path = folder / LOCK_FILE
+    if os.path.lexists(path):
+        require_regular(path)
     # A lock for each call, not for each thread: the other writer may be a thread of this process.
     lock = FileLock(path, thread_local=False)
     try:
@@ -99,8 +103,8 @@ def _acquire(lock: FileLock, folder: Path, path: Path) -> None:
 def _holder(path: Path) -> dict[str, object]:
     """Return what a lock file says of its writer; empty if it says nothing."""
     try:
-        content = json.loads(path.read_bytes()[:1000])
-    except (OSError, ValueError):
+        content = json.loads(read_start(path, 1000))
+    except (ValueError, RecursionError):  # InputError is a ValueError
         return {}
     return content if isinstance(content, dict) else {}
 

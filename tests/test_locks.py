@@ -3,13 +3,15 @@
 import json
 import multiprocessing
 import os
+import socket
 import threading
 
+import hostile_files as hostile
 import pytest
 import torch
 
 import pvae
-from pvae.locks import LOCK_FILE, sole_writer
+from pvae.locks import LOCK_FILE, is_written_now, sole_writer
 from pvae.randomness import preserved_randomness
 
 
@@ -35,6 +37,31 @@ def test_a_second_writer_is_refused_and_the_folder_is_removed_if_it_stays_empty(
             pass
         assert json.loads((folder / LOCK_FILE).read_text())["process"] == os.getpid()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("make", [hostile.fifo, hostile.device, hostile.folder])
+def test_a_lock_that_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / LOCK_FILE)
+
+    def write():
+        with sole_writer(tmp_path):
+            pass
+
+    reaction = hostile.reaction_to(write)
+    assert reaction.error == "InputError" and "needs to be a regular file" in reaction.text
+
+
+@pytest.mark.parametrize("content", ["[" * 1000, "{}", "\0" * 900, '{"process": 1e400}'])
+def test_a_lock_without_a_writer_is_taken_over(tmp_path, content):
+    (tmp_path / LOCK_FILE).write_text(content)
+    with sole_writer(tmp_path):
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("process", [-1, 0, 1 << 40, 10**30])
+def test_a_number_that_is_no_process_does_not_write(tmp_path, process):
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"process": process, "host": socket.gethostname()}))
+    assert not is_written_now(tmp_path)
 
 
 def test_a_folder_with_content_stays_without_the_lock_file(tmp_path):

@@ -144,6 +144,7 @@ def _whole_labels(name: str, value: Any) -> Any:
 
 
 def _hdf5(path: Path) -> dict[str, Any]:
+    size_of(path)
     h5py = _require("h5py", "hdf5", path)
     try:
         require_hdf5(h5py, path)
@@ -156,6 +157,7 @@ def _hdf5(path: Path) -> dict[str, Any]:
 
 
 def _anndata(path: Path, options: TableOptions) -> RawData:
+    size_of(path)
     anndata = _require("anndata", "anndata", path)
     require_hdf5(_require("h5py", "hdf5", path), path)
     return read_object(anndata.read_h5ad(path), options)

@@ -11,7 +11,7 @@ from typing import Any
 from pvae.errors import InputError
 from pvae.files import sync
 from pvae.json_values import json_value
-from pvae.outside_files import read_limited
+from pvae.outside_files import read_limited, require_regular
 from pvae.train.encoding import digest
 
 __all__ = ["History", "read_history"]
@@ -91,6 +91,7 @@ class History:
         """
         if self.path is not None:
             if self.path.exists():
+                require_regular(self.path)
                 with self.path.open("rb+") as file:
                     file.truncate(mark["metrics_bytes"])
             self.records = read_history(self.path, mark)
