@@ -3,7 +3,7 @@
 Speeds are ratios of times. The variants take turns in one process, round by round, and the table shows the median ratio
 with its quartiles. The wall-clock time depends on the load of the machine; the CPU time of the training process, which
 excludes that of the workers of a loader, depends on it less. Memory is the peak of the resident memory of a process of
-its own, less that of the same process after it has imported pvae.
+its own, less that of the same process before it opens the file.
 
     python benchmarks/data.py [--parts loaders,files,tables,em] [--rounds 7] [--gigabytes 2]
 """
@@ -38,16 +38,25 @@ from pvae.train.step import Stepper
 BATCH, FEATURES, ROWS = 128, 784, 10_240
 PARTS = ("loaders", "files", "tables", "em")
 
-#: Trains on a file for some steps, and prints the peak of its memory above that after the imports, in MB.
+#: Measures the resident memory of a process in MB, by the files of Linux: forgets its peak, and returns it.
+PEAK = """
+def memory(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
+def start():
+    open("/proc/self/clear_refs", "w").write("5")
+    return memory("VmRSS")
+def peak():
+    return memory("VmHWM")
+"""
+
+#: Trains on a file for some steps, and prints the peak of its memory above that after a small training, in MB.
 MEASURE_FIT = """
-import resource, sys, torch, pvae
+import sys, torch, pvae
 from pvae.data.streams.stored_batch import StoredBatch
-import pvae.train, pvae.models
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 model = pvae.VAE((784,), hidden=(400,), latent=20, likelihood="gaussian")
 small = torch.randn(1000, 784)
 pvae.fit(model, pvae.load_data(small), epochs=1, batch_size=128, progress=False)
-before = peak()
+before = start()
 data = pvae.load_data(sys.argv[1], resident=False, validation=1000, test=1000)
 assert isinstance(data.train, StoredBatch)
 model = pvae.VAE((784,), hidden=(400,), latent=20, likelihood="gaussian")
@@ -57,10 +66,9 @@ print(peak() - before)
 
 #: Fits a mixture to a file, and prints the peak of its memory above that after the imports, in MB.
 MEASURE_EM = """
-import contextlib, io, resource, sys, torch, sklearn.cluster, pvae.commands.mixture_fits
+import contextlib, io, sys, torch, sklearn.cluster, pvae.commands.mixture_fits
 from pvae.cli import cli
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before = peak()
+before = start()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     cli.main(["em", "--data", sys.argv[1], "--components", "4", "--max-iter", "5", "--json"])
 print(peak() - before)
@@ -144,7 +152,9 @@ def measure_loaders(rounds: int, folder: Path) -> None:
 
 def in_process(program: str, *arguments: str) -> float:
     """Return the number that a program prints last, from a process of its own."""
-    output = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
+    output = subprocess.run(
+        [sys.executable, "-c", PEAK + program, *arguments], check=True, capture_output=True, text=True
+    )
     return float(output.stdout.split()[-1])
 
 

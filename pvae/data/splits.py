@@ -20,6 +20,7 @@ from pvae.data.masks import Mask, left_out, make_mask
 from pvae.data.scaling import check_scale, find_scaling, scaled_batch
 from pvae.data.schema import Scaling, Schema
 from pvae.data.streams.looks import first_datum
+from pvae.data.streams.placement import placed
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 
@@ -218,8 +219,8 @@ class Splits:
         return description_text(describe_splits(self))
 
     def to(self, device: torch.device | str) -> Splits:
-        """Return the splits with their tensors on ``device``."""
-        return self.map_parts(lambda part, batch: batch.to(device))
+        """Return the splits with their tensors on ``device``; those that do not fit are copied batch by batch."""
+        return self.map_parts(lambda part, batch: placed(batch, device))
 
     def map_parts(self, change: Callable[[str, Batch], Batch]) -> Splits:
         """Return the splits with each part changed.

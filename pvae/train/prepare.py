@@ -95,7 +95,10 @@ class TrainingSetup:
             initialise_from(self._look_at(splits.train))
         self.objective.look_at(splits.train)
         self._move_parameters(programs)
+        in_memory = splits.train
         splits = splits.to(self.device)
+        if isinstance(splits.train, StoredBatch) and not isinstance(in_memory, StoredBatch):
+            self.notes.append(f"note: each batch is copied to the device: {splits.train.account}")
         self._check(splits)
         return self._with_batch_checks(splits)
 

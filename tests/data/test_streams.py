@@ -139,6 +139,16 @@ def test_large_files_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.Mon
         train.x.sum()
 
 
+def test_data_that_do_not_fit_on_a_device_are_copied_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = load_data({"x": np.random.default_rng(0).random((60, 8, 8, 3)), "y": Y}, channels="first", **WHOLE)
+    monkeypatch.setattr("pvae.data.streams.placement.free_bytes", lambda device: 2 * 60 * (8 * 8 * 8 * 3 + 8))
+    assert not isinstance(pictures.to("meta").train, StoredBatch)
+    monkeypatch.setattr("pvae.data.streams.placement.free_bytes", lambda device: 2 * 60 * (8 * 8 * 8 * 3 + 8) - 1)
+    placed = pictures.to("meta").train
+    assert isinstance(placed, StoredBatch) and next(iter(epoch(placed))).x.is_meta
+    assert all(map(same, epoch(placed.to("cpu")), epoch(pictures.train)))
+
+
 # --- data sets and loaders
 
 

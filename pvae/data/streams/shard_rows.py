@@ -117,7 +117,7 @@ class ShardRows(Rows):
             sizes.append(_rows_of(shard.path, forms))
             first = first or forms
             _require_same(self.shards[0].path, first, shard.path, forms)
-            self.bytes += sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in forms.values())
+            self.bytes += _bytes_of(forms)
         self.starts = torch.tensor([0, *sizes]).cumsum(0)
         self.has_random_access = all(shard.has_random_access for shard in self.shards)
         self.account = f"{len(self.shards)} files, from {self.shards[0].path.name} to {self.shards[-1].path.name}"
@@ -179,6 +179,10 @@ class ShardRows(Rows):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": {}}
+
+
+def _bytes_of(forms: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
+    return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in forms.values())
 
 
 def _rows_of(path: Path, forms: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
