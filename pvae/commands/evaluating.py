@@ -7,6 +7,14 @@ from typing import Any
 
 import click
 
+from pvae.commands.annealed_evaluations import (
+    ANNEALING_METHODS,
+    ANNEALING_OPTIONS,
+    anneal,
+    annealing_options,
+    annealing_rows,
+    check_annealing_options,
+)
 from pvae.commands.csv_text import keep_formulas_option
 from pvae.commands.mixture_assignments import check_assign_path
 from pvae.commands.model_checks import BUDGET_HELP, CHECKS_HELP, parse_checks, print_checks
@@ -29,11 +37,12 @@ from pvae.errors import InputError
 
 __all__ = ["evaluate"]
 
-LIMIT_HELP = "Number of data to use, drawn at random by --seed. [default: all]"
+LIMIT_HELP = "Number of data to use, drawn at random by --seed. [default: all; 100 for ais and sandwich]"
 METHOD_HELP = (
-    "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. "
-    "accuracy: accuracy of predicted labels."
+    "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. ais: log evidence by "
+    "annealed importance sampling. sandwich: lower and upper estimate of it. accuracy: accuracy of predicted labels."
 )
+METHODS = ["is", "elbo", *ANNEALING_METHODS, "accuracy"]
 PARTICLES_HELP = "Number of draws of z per datum. The method accuracy needs none."
 ARVIZ_HELP = "Write posterior and prior draws for the first data to this netCDF file, for ArviZ."
 
@@ -46,7 +55,7 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @data_folder_option
 @split_option("test")
 @make_option("Data", "--limit", click.IntRange(min=1), None, LIMIT_HELP)
-@make_option("Run", "--method", click.Choice(["is", "elbo", "accuracy"]), "is", METHOD_HELP)
+@make_option("Run", "--method", click.Choice(METHODS), "is", METHOD_HELP)
 @make_option("Run", "--checks", str, None, CHECKS_HELP)
 @checkpoint_option
 @recorded_model_options
@@ -54,6 +63,7 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @make_option("Computation", "--particles", click.IntRange(min=1), 1000, PARTICLES_HELP)
 @make_option("Computation", "--seed", int, 0, "Seed of the draws.")
 @device_option
+@annealing_options
 @make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)
 @make_option("Output", "--assign", click.Path(), None, ASSIGN_HELP)
 @keep_formulas_option
@@ -72,6 +82,7 @@ def evaluate(
 
     checks, budget = parse_checks(options.pop("checks")), options.pop("budget")
     _check_arviz_path(arviz)
+    check_annealing_options(click.get_current_context())
     check_assign_path(None if options["assign"] is None else Path(options["assign"]))
     saved = open_mixture(run)
     if saved is not None:
@@ -91,18 +102,28 @@ def evaluate(
     if checks:
         print_checks(checks, opened, splits, settings, budget, as_json=as_json)
         return
-    draws = "" if options["method"] == "accuracy" else f", {options['particles']} particles"
-    print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{draws} ...")
-    record = _evaluate(options["method"], opened, splits, options["particles"], settings)
+    print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{_draws_text(options)} ...")
+    record = _evaluate(options, opened, splits, settings)
+    options = {name: value for name, value in options.items() if name not in ANNEALING_OPTIONS}
     if arviz is not None:
         record["arviz"] = _write_arviz(arviz, opened, splits, settings)
     changes = changes_since_training(opened.model, opened.config)
     for change in changes:
         print_status(f"Note: {change}.")
     if as_json:
+        record.pop("finding", None)
         print_json({"run": run, "data_set": splits.summary(), **options, **record, "changed": changes})
     else:
-        click.echo(format_rows(_text_rows(record)))
+        click.echo(format_rows(annealing_rows(record) if "finding" in record else _text_rows(record)))
+
+
+def _draws_text(options: dict[str, Any]) -> str:
+    """Return the number of draws for the line of status."""
+    if options["method"] == "accuracy":
+        return ""
+    if options["method"] in ANNEALING_METHODS:
+        return f", {options['temperatures']} temperatures, {options['chains']} chains"
+    return f", {options['particles']} particles"
 
 
 def _print_mixture(folder: str, record: dict[str, Any], as_json: bool) -> None:
@@ -122,10 +143,13 @@ def _check_arviz_path(arviz: str | None) -> None:
         raise InputError(f"--arviz needs a path in an existing folder; the folder {folder} does not exist.")
 
 
-def _evaluate(method: str, run: Any, splits: Any, particles: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(options: dict[str, Any], run: Any, splits: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the estimates of one method by name, as the JSON output holds them."""
     from pvae.evaluate import accuracy, elbo, judge
 
+    method, particles = options["method"], options["particles"]
+    if method in ANNEALING_METHODS:
+        return anneal(method, run, splits, options, settings)
     if method == "accuracy":
         return {"accuracy": accuracy(run, splits, **settings)}
     if method == "elbo":

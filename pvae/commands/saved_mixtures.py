@@ -103,6 +103,11 @@ def evaluate_mixture(saved: SavedMixture, data: str | None, options: Mapping[str
     from pvae.commands.runs import require_split
     from pvae.data.subset import Subset
 
+    if options["method"] in ("ais", "sandwich"):
+        raise InputError(
+            f"--method {options['method']} estimates a log evidence that is not known; that of a mixture is exact. "
+            "Leave --method out."
+        )
     if options["method"] == "accuracy":
         raise InputError("--method accuracy needs a model that predicts labels; a mixture has none. Use --assign.")
     if options["arviz"] is not None:

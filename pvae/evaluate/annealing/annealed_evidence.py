@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pvae.data.subset import Subset
 from pvae.evaluate.annealing.annealed_chains import AnnealedWeights
 from pvae.evaluate.annealing.annealing_run import AnnealingSettings
 from pvae.evaluate.base import Estimate
@@ -69,6 +70,7 @@ class AnnealedEvidence(EvaluationFinding):
         """Return the numbers that only this finding has."""
         return {
             "log_evidence": self.estimate.to_json(),
+            "subset": None if self.estimate.subset is None else str(self.estimate.subset),
             "noise": finite_or_none(float(self.noise.mean())),
             "acceptance": finite_or_none(self.acceptance),
             "settings": self.settings,
@@ -88,16 +90,19 @@ class AnnealedEvidence(EvaluationFinding):
         return evidence_by_datum(self.pointwise, self.noise)
 
 
-def annealed_evidence_of(weights: AnnealedWeights, settings: AnnealingSettings, cost: int) -> AnnealedEvidence:
+def annealed_evidence_of(
+    weights: AnnealedWeights, settings: AnnealingSettings, cost: int, subset: Subset | None
+) -> AnnealedEvidence:
     """Return the finding of a forward pass.
 
     Args:
         weights: the log weights of the pass.
         settings: the settings of the pass.
         cost: the number of decoder evaluations.
+        subset: which of the data these are.
     """
     pointwise, noise = log_mean_weight(weights.log_w)
-    estimate = Estimate.mean_of(pointwise)
+    estimate = replace(Estimate.mean_of(pointwise), subset=subset)
     reason = (
         f"log p(x) is at least {estimate} nats per datum in expectation; a lower bound does not show its distance from "
         "log p(x), and sandwich does"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
 from scipy import stats
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.evaluate.annealing.annealed_evidence import log_mean_weight, rows_of_settings
 from pvae.evaluate.annealing.annealing_run import AnnealingSettings, Passes
@@ -120,6 +120,7 @@ class Sandwich(EvaluationFinding):
             "lower": self.lower.to_json(),
             "upper": self.upper.to_json(),
             "gap": self.gap.to_json(),
+            "subset": None if self.lower.subset is None else str(self.lower.subset),
             "upper_is": "rigorous" if self.is_exact else "approximate",
             "lower_noise": finite_or_none(float(self.lower_noise.mean())),
             "upper_noise": finite_or_none(float(self.upper_noise.mean())),
@@ -162,6 +163,7 @@ def sandwich_of(
     cost: int,
     *,
     simulated: Sandwich | None = None,
+    subset: Subset | None = None,
     data: Batch | None = None,
     note: str = "",
 ) -> Sandwich:
@@ -172,6 +174,7 @@ def sandwich_of(
         settings: the settings of the passes.
         cost: the number of decoder evaluations, with those of the simulated data.
         simulated: the sandwich on simulated data, if there is one.
+        subset: which of the data the observed ones are.
         data: the simulated data whose z the reverse chains started from, exact draws of the posterior; None for
             observed data.
         note: why there is no sandwich on simulated data.
@@ -184,9 +187,8 @@ def sandwich_of(
     exact = data is not None
     low, low_noise = log_mean_weight(passes.forward.log_w)
     high, high_noise = log_mean_weight(-passes.reverse.log_w)
-    lower, upper = Estimate.mean_of(low), Estimate.mean_of(-high)
-    noise = torch.stack([low_noise, high_noise]).square().sum(0)
-    status, reason = _verdict(difference(upper, lower), noise, simulated, exact=exact, note=note)
+    lower, upper = (replace(Estimate.mean_of(values), subset=subset) for values in (low, -high))
+    status, reason = _verdict(_Gap.of(lower, upper, low_noise, high_noise), simulated, exact=exact, note=note)
     return Sandwich(
         lower.value,
         lower.error,
@@ -211,21 +213,39 @@ def sandwich_of(
     )
 
 
-def _verdict(gap: Estimate, variance: Tensor, simulated: Sandwich | None, *, exact: bool, note: str) -> tuple[str, str]:
+class _Gap(NamedTuple):
+    """The mean gap between upper and lower estimate, and its Monte-Carlo standard error, in nats per datum."""
+
+    value: float
+    error: float
+
+    @classmethod
+    def of(cls, lower: Estimate, upper: Estimate, lower_noise: Tensor, upper_noise: Tensor) -> _Gap:
+        """Return the gap of two estimates with the Monte-Carlo errors of their data, shape (data,) each."""
+        variance = lower_noise.square() + upper_noise.square()
+        return cls(upper.value - lower.value, float(variance.sum().sqrt()) / len(variance))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the gap is small also if it is two Monte-Carlo errors larger, in either direction."""
+        return abs(self.value) + 2.0 * self.error <= SMALL_GAP  # false if the error is NaN
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.3g}"
+
+
+def _verdict(gap: _Gap, simulated: Sandwich | None, *, exact: bool, note: str) -> tuple[str, str]:
     """Return status and reason: by the rigorous gap on simulated data, and by the order of the estimates."""
-    error = float(variance.sum().sqrt()) / len(variance)
-    if math.isfinite(error) and gap.value < -_MOST_ERRORS * error:
-        if exact:
-            return "bad", f"the upper estimate is {-gap.value:.3g} nats below the lower one, which exact draws exclude"
-        return (
-            "bad",
-            f"the upper estimate is {-gap.value:.3g} nats below the lower one, so the reverse chains did not start "
-            "from the posterior: use more temperatures",
-        )
-    rigorous = gap if exact else (None if simulated is None else simulated.gap)
-    if rigorous is None:
-        return "look", f"the gap is {gap.value:.3g} nats per datum, and only approximate: {note}"
-    what = "the gap" if exact else f"the gap is {gap.value:.3g} nats per datum (approximate), and on simulated data it"
-    if max(rigorous.value, gap.value) > SMALL_GAP:
-        return "look", f"{what} is {rigorous.value:.3g} nats per datum; use more temperatures"
-    return "fine", f"{what} is {rigorous.value:.3g} nats per datum"
+    if gap.value < -_MOST_ERRORS * gap.error:
+        cause = "which exact draws exclude" if exact else "so the reverse chains did not start from the posterior"
+        return "bad", f"the upper estimate is {-gap.value:.3g} nats below the lower one, {cause}: use more temperatures"
+    if exact:
+        rigorous, reason = gap, f"the gap is {gap} nats per datum"
+    elif simulated is None:
+        return "look", f"the gap is {gap} nats per datum, and only approximate: {note}"
+    else:
+        rigorous = _Gap.of(simulated.lower, simulated.upper, simulated.lower_noise, simulated.upper_noise)
+        reason = f"the gap is {gap} nats per datum (approximate), and on simulated data it is {rigorous}"
+    if rigorous.is_small and gap.is_small:
+        return "fine", reason
+    return "look", f"{reason}; use more temperatures, more chains or start='guide' for less than {SMALL_GAP}"

@@ -78,7 +78,7 @@ def ais(
         with evaluation_steps("ais", expected, progress=progress) as run.steps:
             passes = run.passes(context, _OBSERVED, exact=None, reverse=False)
             cost = run.steps.done
-    return annealed_evidence_of(passes.forward, settings, cost)
+    return annealed_evidence_of(passes.forward, settings, cost, context.subset)
 
 
 def sandwich(
@@ -134,7 +134,7 @@ def sandwich(
             simulated, note = _on_simulated(run)
             passes = run.passes(context, _OBSERVED, exact=None, reverse=True)
             cost = run.steps.done
-    return sandwich_of(passes, settings, cost, simulated=simulated, note=note)
+    return sandwich_of(passes, settings, cost, simulated=simulated, subset=context.subset, note=note)
 
 
 def _on_simulated(run: AnnealingRun) -> tuple[Sandwich | None, str]:
