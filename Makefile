@@ -26,6 +26,7 @@ demo: $(READY)  ## compare three objectives on the digits; the report lands in r
 	$(BIN)/pvae compare vae --data digits --objectives elbo,iwae:particles=8,renyi:alpha=0.5:particles=8 --seeds 3 --out reports/digits
 
 test: $(READY)  ## run the test suite, without the slow grids
+	@command -v chromium chromium-browser google-chrome >/dev/null || echo "There is no Chromium: the tests of pages in a browser are skipped."
 	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
 
 torture: $(READY)  ## kill trainings and comparisons and change files, PVAE_TORTURE=130 times as often as the suite

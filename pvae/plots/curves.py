@@ -56,12 +56,13 @@ def learning_curves(
         _draw_seeds(axes, name, [(as_array(x), as_array(y)) for x, y in seeds], PALETTE[index % len(PALETTE)])
     limit_values(axes, [as_array(y) for seeds in curves.values() for _, y in seeds])
     add_legend(figure, axes)
-    return add_title(figure, title or f"{_without_unit(ylabel)} against {_without_unit(xlabel)}".capitalize())
+    return add_title(figure, title or f"{_without_unit(ylabel)} against {xlabel}")
 
 
 def _without_unit(label: str) -> str:
-    """Return the label of an axis on one line without its unit in brackets."""
-    return " ".join(label.split("(")[0].split())
+    """Return the label of an axis as a title: on one line, with a capital letter, without its unit in brackets."""
+    words = " ".join(label.split("(")[0].split())
+    return words[:1].upper() + words[1:]
 
 
 def unique_labels(curves: Mapping[str, _Values]) -> dict[str, _Values]:
@@ -139,7 +140,7 @@ def evidence_intervals(
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(names) - 0.55, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    return add_title(figure, title or _without_unit(xlabel).capitalize())
+    return add_title(figure, title or _without_unit(xlabel))
 
 
 def _write_name(axes: Axes, name: str, height: float) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from pvae.report.content import Column, Entry, Page, Picture, Section, Settings, Sheet
+from pvae.report.content import (
+    Column,
+    Download,
+    Entry,
+    Explorer,
+    Listing,
+    Page,
+    Picture,
+    Question,
+    Section,
+    Settings,
+    Sheet,
+)
 from pvae.report.data_uris import data_address
 from pvae.report.writing import write_page
 
 __all__ = [
     "Column",
+    "Download",
     "Entry",
+    "Explorer",
+    "Listing",
     "Page",
     "Picture",
+    "Question",
     "Section",
     "Settings",
     "Sheet",

@@ -8,7 +8,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["Column", "Entry", "Page", "Picture", "Section", "Settings", "Sheet"]
+__all__ = [
+    "Column",
+    "Download",
+    "Entry",
+    "Explorer",
+    "Listing",
+    "Page",
+    "Picture",
+    "Question",
+    "Section",
+    "Settings",
+    "Sheet",
+]
 
 
 @dataclass(frozen=True)
@@ -34,11 +46,13 @@ class Entry:
         text: the text.
         note: a second line in smaller letters.
         order: the number that sorts the cell; None to sort it by its text.
+        span: the number of columns that the cell covers, such as for the reason of a failure.
     """
 
     text: str
     note: str = ""
     order: float | None = None
+    span: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,11 +80,79 @@ class Picture:
         figure: the figure.
         alt: the text for readers who cannot see the figure.
         caption: the text below the figure.
+        reading: how to read the figure, in sentences; closed until the reader opens it.
+        numbers: the numbers of the figure as a table; closed until the reader opens it.
+        is_chart: whether the figure has lines and text alone. It is then drawn as SVG, in the colours of the page.
     """
 
     figure: Figure
     alt: str
     caption: str
+    reading: str = ""
+    numbers: Sheet | None = None
+    is_chart: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about the results, with its answer. The status is shown by word and by shape, not by colour alone.
+
+    Attributes:
+        question: the question, as a plain sentence.
+        status: ``"fine"``, ``"look"``, ``"bad"`` or ``"not run"``.
+        answer: one or two sentences with the numbers.
+        value: the main number with its error and unit; empty if there is none.
+        limit: the limit by which the status was chosen, and its source.
+        cost: what the answer cost.
+    """
+
+    question: str
+    status: str
+    answer: str
+    value: str = ""
+    limit: str = ""
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that the page contains.
+
+    Attributes:
+        file_name: its name.
+        media_type: its type, such as ``"text/csv"``.
+        text: its content.
+    """
+
+    file_name: str
+    media_type: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The text of a program, or another text in lines, which is closed until the reader opens it.
+
+    Attributes:
+        title: heading of the text.
+        text: the text.
+    """
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Controls that decode chosen latent values. It is absent if the browser runs no script.
+
+    Attributes:
+        title: what is decoded.
+        content: what the script of the page reads, as values that JSON can hold.
+    """
+
+    title: str
+    content: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,7 +170,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. Its contents are shown in the order of the attributes.
+    """A part of the page: text, questions, tables, downloads, pictures, explorers, settings and texts of programs.
 
     Attributes:
         title: heading of the section.
@@ -96,7 +178,11 @@ class Section:
         sheets: tables.
         pictures: figures, side by side if the window is wide enough.
         settings: lists of names and values.
-        code: a command or a call.
+        code: a command or a call, at the end of the section.
+        questions: questions with their answers.
+        downloads: files that the reader can keep.
+        explorers: controls that decode latent values.
+        listings: texts of programs.
     """
 
     title: str
@@ -105,6 +191,10 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     settings: tuple[Settings, ...] = ()
     code: str = ""
+    questions: tuple[Question, ...] = ()
+    downloads: tuple[Download, ...] = ()
+    explorers: tuple[Explorer, ...] = ()
+    listings: tuple[Listing, ...] = ()
 
 
 @dataclass(frozen=True)

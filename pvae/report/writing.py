@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,37 @@ from markupsafe import Markup
 
 from pvae.files import write_text
 from pvae.names import printable
-from pvae.report.content import Page, Picture
+from pvae.report.content import Download, Page, Picture
 from pvae.report.data_uris import data_address
+from pvae.report.figure_colours import chart_svg, dark_colours
 
 __all__ = ["write_page"]
 
 # Readers send a page by mail and open it on a phone. The page states the limit as 3 MB.
 _MOST_BYTES = 2_900_000
 _RESOLUTIONS = (180, 120, 80)  # pixels per inch, tried in this order
+_MOST_SVG = 200_000  # characters; a larger chart becomes a picture
+_SCRIPTS = ("page.js", "explorer.js")
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture as the page contains it.
+
+    Attributes:
+        light: ``data:`` address of the picture in light colours; "" for a chart.
+        dark: the same in dark colours; "" if it does not fit into the page.
+        svg: the element of a chart; "" for a picture.
+    """
+
+    light: str = ""
+    dark: str = ""
+    svg: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of characters."""
+        return len(self.light) + len(self.dark) + len(self.svg)
 
 
 def write_page(path: str | os.PathLike[str], page: Page) -> Path:
@@ -42,21 +67,35 @@ def write_page(path: str | os.PathLike[str], page: Page) -> Path:
     return path
 
 
-def _render(page: Page, addresses: Mapping[int, str]) -> str:
+def _render(page: Page, images: Mapping[int, EncodedPicture]) -> str:
     """Return the HTML text of a page.
 
     Args:
         page: the content.
-        addresses: the address of each picture by its `id`; a picture without address is left out.
+        images: each picture by its `id`; one that is not there is left out.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
     template = environment.from_string(_read_resource("page.html.j2"))
     return template.render(
         page=page,
         style=Markup(_read_resource("page.css")),
-        script=Markup(_read_resource("page.js")),
-        address=lambda picture: addresses.get(id(picture)),
+        script=Markup("\n".join(map(_read_resource, _SCRIPTS))),
+        images=lambda picture: _marked_up(images.get(id(picture))),
+        data_link=_data_link,
     )
+
+
+def _marked_up(image: EncodedPicture | None) -> Any:
+    """Return a picture with its SVG marked as safe: pvae made it, and matplotlib escapes the names in it."""
+    if image is None:
+        return None
+    return EncodedPicture(image.light, image.dark, Markup(image.svg))
+
+
+def _data_link(download: Download) -> str:
+    """Return a ``data:`` address with the text of a download."""
+    content = base64.b64encode(download.text.encode()).decode("ascii")
+    return f"data:{download.media_type};charset=utf-8;base64,{content}"
 
 
 def _printable(value: Any) -> Any:
@@ -68,23 +107,55 @@ def _read_resource(name: str) -> str:
     return files("pvae.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _encode_pictures(page: Page) -> dict[int, str]:
-    """Return the address of each picture by its `id`, at the highest resolution that fits into the page."""
+def _encode_pictures(page: Page) -> dict[int, EncodedPicture]:
+    """Return each picture by its `id`, at the highest resolution that fits into the page."""
     pictures = [picture for section in page.sections for picture in section.pictures]
-    available = _MOST_BYTES - len(_render(page, {}).encode())
+    charts = _encode_charts(pictures)
+    others = [picture for picture in pictures if id(picture) not in charts]
+    used = sum(chart.size for chart in charts.values())
+    available = _MOST_BYTES - len(_render(page, {}).encode()) - used
+    light: dict[int, str] = {}
     for dpi in _RESOLUTIONS:
-        addresses = {id(picture): data_address(picture.figure, dpi) for picture in pictures}
-        if sum(map(len, addresses.values())) <= available:
-            return addresses
-    return _keep_what_fits(pictures, addresses, available)
+        light = {id(picture): data_address(picture.figure, dpi) for picture in others}
+        left = available - sum(map(len, light.values()))
+        if left >= 0:
+            dark = _encode_dark(others, dpi, left)
+            return charts | {key: EncodedPicture(address, dark.get(key, "")) for key, address in light.items()}
+    return charts | _keep_what_fits(others, light, available)
 
 
-def _keep_what_fits(pictures: Sequence[Picture], addresses: Mapping[int, str], available: int) -> dict[int, str]:
+def _encode_charts(pictures: Sequence[Picture]) -> dict[int, EncodedPicture]:
+    """Return the charts among pictures as SVG, by their `id`; a chart of too many lines is left to be a picture."""
+    charts = {}
+    for number, picture in enumerate(pictures):
+        if picture.is_chart:
+            svg = chart_svg(picture.figure, f"chart{number}")
+            if len(svg) <= _MOST_SVG:
+                charts[id(picture)] = EncodedPicture(svg=svg)
+    return charts
+
+
+def _encode_dark(pictures: Sequence[Picture], dpi: int, available: int) -> dict[int, str]:
+    """Return the pictures in dark colours by their `id`, as long as they fit into a number of bytes."""
+    kept = {}
+    for picture in pictures:
+        with dark_colours(picture.figure):
+            address = data_address(picture.figure, dpi)
+        available -= len(address)
+        if available < 0:
+            break
+        kept[id(picture)] = address
+    return kept
+
+
+def _keep_what_fits(
+    pictures: Sequence[Picture], addresses: Mapping[int, str], available: int
+) -> dict[int, EncodedPicture]:
     """Return the addresses of the first pictures that fit into a number of bytes."""
     kept = {}
     for picture in pictures:
         address = addresses[id(picture)]
         if len(address) <= available:
-            kept[id(picture)] = address
+            kept[id(picture)] = EncodedPicture(address)
             available -= len(address)
     return kept

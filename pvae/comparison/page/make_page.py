@@ -8,9 +8,13 @@ from typing import Any
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.number_formats import UNKNOWN, format_duration
-from pvae.comparison.page.picture_sections import make_curves_section, make_latent_section, make_samples_section
+from pvae.comparison.page.curves_section import make_curves_section
+from pvae.comparison.page.exports import make_methods_section
+from pvae.comparison.page.picture_sections import make_latent_section, make_samples_section
+from pvae.comparison.page.questions_section import make_questions_section
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.page.results_section import make_results_section
+from pvae.comparison.page.rows_section import make_rows_section
 from pvae.report import Column, Entry, Page, Section, Settings, Sheet
 
 __all__ = ["make_page"]
@@ -25,17 +29,20 @@ def make_page(data: ReportData) -> Page:
         data: the results and settings.
     """
     sections = (
+        make_questions_section(data),
+        make_rows_section(data),
         make_results_section(data),
         make_curves_section(data),
         make_samples_section(data),
         make_latent_section(data),
         _make_cells_section(data),
+        make_methods_section(data),
         _make_settings_section(data),
     )
     version = data.settings.get("Software", {}).get("pvae", "")
     return Page(
         title=f"Comparison on {data.data_name}",
-        lead=(data.table.verdict(), _describe_evaluation(data), *map(_to_sentence, data.notes)),
+        lead=(_describe_evaluation(data), *map(_to_sentence, data.notes)),
         sections=tuple(section for section in sections if section is not None),
         foot=f"Made by pvae {version}.",
     )
@@ -97,8 +104,7 @@ def _cell_entries(outcome: Outcome) -> tuple[Entry, ...]:
     name = Entry(outcome.cell.label)
     run = Entry("/".join(outcome.cell.folder.parts[-_FOLDERS_SHOWN:]))
     if outcome.failure:
-        unknown = Entry(UNKNOWN)
-        return (name, Entry(f"failed: {outcome.failure}"), unknown, unknown, unknown, run)
+        return (name, Entry(f"failed: {outcome.failure}", span=4), run)
     epochs, seconds = (read_score(outcome.scores, key) for key in ("epochs", "training_seconds"))
     return (
         name,

@@ -1,84 +1,21 @@
-"""The sections with pictures on a comparison's page: learning curves, samples and reconstructions, latent space."""
+"""The sections with pictures on a comparison's page: samples and reconstructions, latent space."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from pvae import plots
 from pvae.comparison.cells.drawings import CATEGORY
-from pvae.comparison.cells.training_summary import VALIDATION, LearningCurve, read_curve
 from pvae.comparison.page.report_data import ReportData
 from pvae.data import Schema
 from pvae.errors import first_line
 from pvae.report import Picture, Section
 
-__all__ = ["make_curves_section", "make_latent_section", "make_samples_section"]
-
-_SAME_BOUND = "The bound does not depend on the objective, and all rows have the same data."
-_OWN_LOSSES = (
-    "The data have no validation split, so each row shows the loss of its own objective; losses of different rows "
-    "cannot be compared."
-)
-_SHARED_MACHINE = "Cells were trained at the same time, so the seconds depend on this machine and its load."
-
-
-def make_curves_section(data: ReportData) -> Section | None:
-    """Return the section with the learning curves, or None if no cell has one.
-
-    Args:
-        data: the results and settings.
-    """
-    curves = {}
-    for row in data.table.rows:
-        row_curves = [read_curve(outcome.scores) for outcome in data.finished_outcomes(row)]
-        if known := [curve for curve in row_curves if curve is not None]:
-            curves[data.label(row)] = known
-    if not curves:
-        return None
-    quantity, note = _describe_quantity(curves)
-    by_epoch = {name: [_by_epoch(curve) for curve in row_curves] for name, row_curves in curves.items()}
-    by_time = {name: [_by_time(curve) for curve in row_curves] for name, row_curves in curves.items()}
-    pictures = (
-        _draw_curves(by_epoch, quantity, "epochs", note),
-        _draw_curves(by_time, quantity, "seconds of training", _SHARED_MACHINE),
-    )
-    return Section("Learning curves", pictures=pictures)
-
-
-def _describe_quantity(curves: Mapping[str, Sequence[LearningCurve]]) -> tuple[str, str]:
-    """Return the quantity of all curves for the axis, and a note on whether rows can be compared by it."""
-    names_by_quantity: dict[str, list[str]] = {}
-    for name, row_curves in curves.items():
-        names_by_quantity.setdefault(row_curves[0].quantity, []).append(name)
-    first = next(iter(curves.values()))[0]
-    note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
-    if len(names_by_quantity) == 1:
-        return first.quantity, note
-    groups = "; ".join(f"{quantity} for {', '.join(names)}" for quantity, names in names_by_quantity.items())
-    return f"{first.split} bound", f"{note} Quantities: {groups}."
-
-
-_Line = tuple[list[float], list[float]]
-
-
-def _by_epoch(curve: LearningCurve) -> _Line:
-    return [float(point.epoch) for point in curve.points], [point.value for point in curve.points]
-
-
-def _by_time(curve: LearningCurve) -> _Line:
-    return [point.seconds for point in curve.points], [point.value for point in curve.points]
-
-
-def _draw_curves(lines: Mapping[str, Sequence[_Line]], quantity: str, axis: str, note: str) -> Picture:
-    return Picture(
-        plots.learning_curves(lines, xlabel=axis, ylabel=f"{quantity}\n(nats per datum)"),
-        f"The {quantity} against {axis} for {', '.join(lines)}.",
-        f"{quantity.capitalize()}, against {axis}. A thin line is one seed, a thick line the mean over seeds. {note}",
-    )
+__all__ = ["make_latent_section", "make_samples_section"]
 
 
 def make_samples_section(data: ReportData) -> Section | None:
@@ -96,7 +33,7 @@ def make_samples_section(data: ReportData) -> Section | None:
     )
     for key, draw in kinds:
         for row, outcome in data.rows_with_pictures():
-            pictures.add(draw, key, data.arrays_of(outcome), f"{data.label(row)}, seed {outcome.cell.seed}")
+            pictures.add(draw, key, data.arrays_of(outcome), f"{data.key(row)}, seed {outcome.cell.seed}")
     text = (
         "The pictures are from the first finished seed of each row, which need not be the best one. "
         f"The originals are test data of {data.data_name}."
@@ -182,7 +119,7 @@ def make_latent_section(data: ReportData) -> Section | None:
         arrays = data.arrays_of(outcome)
         draw = functools.partial(_draw_codes, schema=data.schema, texts=outcome.scores.get("drawings") or {})
         key = "codes" if "codes" in arrays else next((name for name in arrays if name.startswith(CATEGORY)), "codes")
-        pictures.add(draw, key, arrays, f"{data.label(row)}, seed {outcome.cell.seed}")
+        pictures.add(draw, key, arrays, f"{data.key(row)}, seed {outcome.cell.seed}")
     text = (
         "Each point is the latent code of one datum. The labels of the axes say which latent units they show, or that "
         "they show principal components of the codes. Categorical sites are bars, and no coordinates."

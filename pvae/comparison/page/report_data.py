@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pvae.comparison.base import Outcome
 from pvae.comparison.rows import finished
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.row import Row, row_label
+from pvae.comparison.table.row_outcomes import RowOutcomes
 from pvae.data import Schema
 
 __all__ = ["ReportData"]
 
+_LETTERS = 26
+_SAME = 1e-6  # relative difference of evidences that differ by rounding alone
 _MOST_ROWS_WITH_PICTURES = 12  # with more, the page would be too large
 
 
@@ -57,10 +61,42 @@ class ReportData:
         """Return the name of a row."""
         return row_label(row, self.table.rows)
 
+    def key(self, row: Row) -> str:
+        """Return the short name of a row in figures and sentences: A, B, ..., Z, AA, AB, ..."""
+        index = next(place for place, other in enumerate(self.table.rows) if other is row)
+        letters = ""
+        while index >= 0:
+            letters = chr(ord("A") + index % _LETTERS) + letters
+            index = index // _LETTERS - 1
+        return letters
+
     def finished_outcomes(self, row: Row) -> list[Outcome]:
         """Return the finished outcomes of a row."""
         names = (row.model, row.objective)
         return [outcome for outcome in finished(self.outcomes) if (outcome.cell.model, outcome.cell.objective) == names]
+
+    def duplicate_of(self, row: Row) -> Row | None:
+        """Return the first row before this one with the same log evidence of each datum and seed, or None.
+
+        An importance-weighted bound of one particle is the ELBO, for example.
+        """
+        own = self._evidence(row)
+        if own is None:
+            return None
+        for other in self.table.rows:
+            if other is row:
+                return None
+            values = self._evidence(other)
+            if values is not None and values.shape == own.shape and torch.allclose(values, own, rtol=_SAME, atol=0):
+                return other
+        return None
+
+    def distinct_rows(self) -> list[Row]:
+        """Return the rows without those that have the results of an earlier row."""
+        return [row for row in self.table.rows if self.duplicate_of(row) is None]
+
+    def _evidence(self, row: Row) -> Tensor | None:
+        return RowOutcomes(self.finished_outcomes(row)).pointwise("log_evidence") if row.seeds else None
 
     def arrays_of(self, outcome: Outcome) -> Mapping[str, Tensor]:
         """Return the arrays for the pictures of a cell; empty if it has none."""
@@ -68,5 +104,5 @@ class ReportData:
 
     def rows_with_pictures(self) -> list[tuple[Row, Outcome]]:
         """Return each row with the outcome of its first seed; the best seed would show the row better than it is."""
-        outcomes_by_row = [(row, self.finished_outcomes(row)) for row in self.table.rows]
+        outcomes_by_row = [(row, self.finished_outcomes(row)) for row in self.distinct_rows()]
         return [(row, outcomes[0]) for row, outcomes in outcomes_by_row if outcomes][:_MOST_ROWS_WITH_PICTURES]

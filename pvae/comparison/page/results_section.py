@@ -5,6 +5,7 @@ from __future__ import annotations
 from pvae import plots
 from pvae.comparison.cells.training_summary import VALIDATION, read_curve
 from pvae.comparison.number_formats import UNKNOWN, format_interval
+from pvae.comparison.page.exports import make_downloads
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.table.columns import cell_text, shown_columns
 from pvae.comparison.table.rankings import Ranking
@@ -30,7 +31,7 @@ def make_results_section(data: ReportData) -> Section:
     caption = f"Means over seeds, {_describe_checkpoint(data)}. Select a heading to sort by it."
     pictures = [picture for make in (_draw_evidences, _draw_differences) if (picture := make(data)) is not None]
     sheets = (Sheet(caption, columns, rows, failed), *_make_ranking_sheet(data))
-    return Section("Results", sheets=sheets, pictures=tuple(pictures))
+    return Section("Results", sheets=sheets, pictures=tuple(pictures), downloads=make_downloads(data))
 
 
 def _make_ranking_sheet(data: ReportData) -> list[Sheet]:
@@ -40,11 +41,11 @@ def _make_ranking_sheet(data: ReportData) -> list[Sheet]:
         return []
     meaning = "Validation bound in nats per datum ± standard error over seeds; in brackets, the place of the row."
     columns = (
-        Column("objective", numeric=False),
+        Column("row", numeric=False),
         *(Column(f"at {each.describe_amount()}", meaning) for each in rankings),
     )
     rows = tuple(
-        (Entry(data.label(row)), *(_ranked_entry(ranking, index) for ranking in rankings))
+        (Entry(data.key(row)), *(_ranked_entry(ranking, index) for ranking in rankings))
         for index, row in enumerate(data.table.rows)
     )
     caption = (
@@ -71,27 +72,28 @@ def _describe_checkpoint(data: ReportData) -> str:
 
 def _entries(data: ReportData, row: Row, is_first: bool) -> tuple[Entry, ...]:
     failures = f"{len(row.failures)} failed" if row.failures else ""
-    name = Entry(data.label(row), failures)
+    name = Entry(f"{data.key(row)}: {data.label(row)}", failures)
     columns = shown_columns(data.table.rows)
     if not row.seeds:
-        return (name, Entry(f"failed: {row.failures[0]}"), *(Entry(UNKNOWN) for _ in columns[1:]))
+        return (name, Entry(f"failed: {row.failures[0]}", span=len(columns)))
     cells = [cell_text(column, row, is_first) for column in columns]
     return (name, *(Entry(cell.text, cell.note, cell.order) for cell in cells))
 
 
 def _draw_evidences(data: ReportData) -> Picture | None:
     """Return a picture of the log evidence of each row, with one point for each seed."""
-    rows = [row for row in data.table.rows if row.log_evidence is not None]
+    rows = [row for row in data.distinct_rows() if row.log_evidence is not None]
     if not rows:
         return None
-    values = {data.label(row): _evidence_of_seeds(data, row) for row in rows}
-    errors = {data.label(row): row.log_evidence.error for row in rows if row.log_evidence is not None}
+    values = {data.key(row): _evidence_of_seeds(data, row) for row in rows}
+    errors = {data.key(row): row.log_evidence.error for row in rows if row.log_evidence is not None}
     return Picture(
         plots.evidence_intervals(values, errors),
         f"Log evidence with intervals for {', '.join(values)}; the table has the numbers.",
         "Log evidence: a large dot is the mean over seeds with one standard error over data, a small dot is one seed. "
         "All rows share the test data, so rows may differ although their intervals overlap: see the paired "
         "differences.",
+        is_chart=True,
     )
 
 
@@ -100,12 +102,12 @@ def _draw_differences(data: ReportData) -> Picture | None:
     first = data.table.rows[0]
     if first.log_evidence is None:
         return None
-    rows = [row for row in data.table.rows if row is first or row.difference is not None]
+    rows = [row for row in data.distinct_rows() if row is first or row.difference is not None]
     if len(rows) < 2:
         return None
-    values = {data.label(row): _differences_of_seeds(data, row) for row in rows}
-    errors = {data.label(row): 0.0 if row is first else row.difference_error for row in rows}
-    first_name = data.label(first)
+    values = {data.key(row): _differences_of_seeds(data, row) for row in rows}
+    errors = {data.key(row): 0.0 if row is first else row.difference_error for row in rows}
+    first_name = data.key(first)
     return Picture(
         plots.evidence_intervals(
             values, errors, xlabel=f"log evidence minus that of {first_name} (nats per datum)", zero=True
@@ -114,6 +116,7 @@ def _draw_differences(data: ReportData) -> Picture | None:
         f"Differences to {first_name}, paired by datum and seed, without the estimated bias if known: a large dot "
         "is the mean with one standard error over data and seeds together, a small dot is one seed. Right of 0 is "
         "better. The verdict says which differences are shown: with few seeds they need many standard errors.",
+        is_chart=True,
     )
 
 

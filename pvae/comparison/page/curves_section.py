@@ -1,0 +1,105 @@
+"""The learning curves on a comparison's page, against epochs, training time and decoder evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pvae import plots
+from pvae.comparison.base import Outcome
+from pvae.comparison.cells.training_summary import VALIDATION, CurvePoint, LearningCurve, read_curve, read_score
+from pvae.comparison.page.report_data import ReportData
+from pvae.report import Column, Entry, Picture, Section, Sheet
+
+__all__ = ["make_curves_section"]
+
+_SAME_BOUND = "The bound does not depend on the objective, and all rows have the same data."
+_OWN_LOSSES = (
+    "The data have no validation split, so each row shows the loss of its own objective; losses of different rows "
+    "cannot be compared."
+)
+_SHARED_MACHINE = "Cells were trained at the same time, so the seconds depend on this machine and its load."
+_READING = (
+    "Higher is better. A thin line is one seed, and a thick line is the mean over seeds. The vertical axis leaves "
+    "out the first tenth of training. A line that still rises at its end belongs to a training that is not finished."
+)
+_MOST_LINES = 12  # of the table of the numbers of a figure
+
+_Line = tuple[list[float], list[float]]
+_Curves = Mapping[str, Sequence[tuple[Outcome, LearningCurve]]]
+
+
+def make_curves_section(data: ReportData) -> Section | None:
+    """Return the section with the learning curves, or None if no cell has one.
+
+    Args:
+        data: the results and settings.
+    """
+    curves = {}
+    for row in data.distinct_rows():
+        pairs = [(outcome, read_curve(outcome.scores)) for outcome in data.finished_outcomes(row)]
+        if known := [(outcome, curve) for outcome, curve in pairs if curve is not None]:
+            curves[data.key(row)] = known
+    if not curves:
+        return None
+    quantity, note = _describe_quantity(curves)
+    axes: tuple[tuple[str, Callable[[Outcome, CurvePoint], float], str], ...] = (
+        ("epochs", lambda outcome, point: float(point.epoch), note),
+        ("seconds of training", lambda outcome, point: point.seconds, _SHARED_MACHINE),
+        ("decoder evaluations", _evaluations, "A step evaluates the decoder once for each particle and datum."),
+    )
+    pictures = tuple(_draw_curves(curves, quantity, axis, cost, text) for axis, cost, text in axes)
+    return Section("Learning curves", pictures=pictures)
+
+
+def _describe_quantity(curves: _Curves) -> tuple[str, str]:
+    """Return the quantity of all curves for the axis, and a note on whether rows can be compared by it."""
+    names_by_quantity: dict[str, list[str]] = {}
+    for name, pairs in curves.items():
+        names_by_quantity.setdefault(pairs[0][1].quantity, []).append(name)
+    first = next(iter(curves.values()))[0][1]
+    note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
+    if len(names_by_quantity) == 1:
+        return first.quantity, note
+    groups = "; ".join(f"{quantity} for {', '.join(names)}" for quantity, names in names_by_quantity.items())
+    return f"{first.split} bound", f"{note} Quantities: {groups}."
+
+
+def _evaluations(outcome: Outcome, point: CurvePoint) -> float:
+    """Return the decoder evaluations until a point of a curve."""
+    epochs = int(read_score(outcome.scores, "epochs") or 0)
+    return point.epoch * float(outcome.scores.get("decoder_evaluations") or 0.0) / max(1, epochs)
+
+
+def _draw_curves(
+    curves: _Curves, quantity: str, axis: str, cost: Callable[[Outcome, CurvePoint], float], note: str
+) -> Picture:
+    lines: dict[str, list[_Line]] = {
+        name: [
+            ([cost(outcome, point) for point in curve.points], [point.value for point in curve.points])
+            for outcome, curve in pairs
+        ]
+        for name, pairs in curves.items()
+    }
+    return Picture(
+        plots.learning_curves(lines, xlabel=axis, ylabel=f"{quantity}\n(nats per datum)"),
+        f"The {quantity} against {axis} for {', '.join(lines)}.",
+        f"{quantity.capitalize()}, against {axis}. {note}",
+        reading=_READING,
+        numbers=_tabulate(lines, quantity, axis),
+        is_chart=True,
+    )
+
+
+def _tabulate(lines: Mapping[str, Sequence[_Line]], quantity: str, axis: str) -> Sheet:
+    """Return points of the first seed of each row, at most twelve of equal distance, as a table."""
+    rows = []
+    for name, seeds in lines.items():
+        x, y = seeds[0]
+        step = max(1, -(-len(x) // _MOST_LINES))
+        chosen = sorted({*range(0, len(x), step), len(x) - 1})
+        rows += [
+            (Entry(name), Entry(f"{x[index]:.4g}", order=x[index]), Entry(f"{y[index]:.4f}", order=y[index]))
+            for index in chosen
+        ]
+    columns = (Column("row", numeric=False), Column(axis), Column(f"{quantity} (nats per datum)"))
+    return Sheet(f"Points of the first seed of each row, {quantity} against {axis}.", columns, tuple(rows))

@@ -1,0 +1,127 @@
+"""The table of a comparison as CSV, JSON and LaTeX, and the paragraph on methods with its references."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pvae.comparison.number_formats import UNKNOWN
+from pvae.comparison.page.references import references_of
+from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.table.columns import cell_text, shown_columns
+from pvae.json_values import json_value
+from pvae.report import Download, Listing, Section
+
+__all__ = ["make_downloads", "make_methods_section"]
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+_LATEX_COLUMNS = 5
+
+
+def make_downloads(data: ReportData) -> tuple[Download, ...]:
+    """Return the table as CSV (all numbers), JSON (all numbers, with settings) and LaTeX (the first columns).
+
+    Args:
+        data: the results and settings.
+    """
+    return (
+        Download("results.csv", "text/csv", _as_csv(data)),
+        Download("results.json", "application/json", _as_json(data)),
+        Download("results.tex", "text/x-tex", _as_latex(data)),
+        Download("references.bib", "text/plain", _bibtex(data)),
+    )
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested values by names that are joined by a dot; lists become text."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[before + name] = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def _as_csv(data: ReportData) -> str:
+    rows = [{"key": data.key(row), **_flat(json_value(row.to_json(), str))} for row in data.table.rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _as_json(data: ReportData) -> str:
+    content = {"data set": data.data, "settings": data.settings, **data.table.to_json()}
+    keys = [data.key(row) for row in data.table.rows]
+    content["rows"] = [{"key": key, **row} for key, row in zip(keys, content["rows"], strict=True)]
+    return json.dumps(json_value(content, str), indent=1)
+
+
+def _as_latex(data: ReportData) -> str:
+    columns = shown_columns(data.table.rows)[:_LATEX_COLUMNS]
+    head = " & ".join(["Key", "Objective", *(_escaped(column.name) for column in columns)])
+    lines = []
+    for index, row in enumerate(data.table.rows):
+        cells = [cell_text(column, row, index == 0) for column in columns]
+        texts = [" ".join(filter(None, (cell.text, cell.note))) for cell in cells]
+        lines.append(" & ".join([data.key(row), _escaped(data.label(row)), *map(_escaped, texts)]) + r" \\")
+    body = "\n".join(lines)
+    form = "ll" + "r" * len(columns)
+    return f"\\begin{{tabular}}{{{form}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _escaped(text: str) -> str:
+    """Return text without characters that LaTeX reads as commands."""
+    return re.sub(r"[\\~^±&%$#_{}]", lambda match: _SPECIAL[match.group(0)], text)
+
+
+def _bibtex(data: ReportData) -> str:
+    names = dict.fromkeys(name for row in data.table.rows for name in (row.model, row.objective))
+    return "\n\n".join(reference.to_bibtex() for reference in references_of(names)) + "\n"
+
+
+def make_methods_section(data: ReportData) -> Section:
+    """Return the section with a paragraph on methods for a paper, made from the settings, and its references.
+
+    Args:
+        data: the results and settings.
+    """
+    return Section(
+        "Methods",
+        (_describe_methods(data),),
+        listings=(Listing("References in BibTeX", _bibtex(data)),),
+    )
+
+
+def _describe_methods(data: ReportData) -> str:
+    training = data.settings.get("Training", {})
+    models = dict.fromkeys(row.model for row in data.table.rows)
+    objectives = dict.fromkeys(row.objective for row in data.table.rows)
+    seeds = sorted({outcome.cell.seed for outcome in data.outcomes})
+    software = data.settings.get("Software", {})
+    sizes = data.data.get("sizes") or {}
+    split = ", ".join(f"{count} {name}" for name, count in sizes.items() if count)
+    return (
+        f"We trained {_listed(models)} on {data.data_name}{f' ({split} data)' if split else ''} by "
+        f"{_listed(objectives)}, each from {len(seeds)} random {'seed' if len(seeds) == 1 else 'seeds'}, for at most "
+        f"{training.get('epochs', UNKNOWN)} epochs with the optimiser {training.get('optimiser', UNKNOWN)}, learning "
+        f"rate {training.get('learning_rate', UNKNOWN)} and batches of {training.get('batch_size', UNKNOWN)} data. The "
+        f"log evidence of {data.table.data} test data was estimated by importance sampling with "
+        f"{data.table.particles} draws from the guide per datum; standard errors are over data, and differences are "
+        f"paired by datum. Software: pvae {software.get('pvae', UNKNOWN)}, torch {software.get('torch', UNKNOWN)} and "
+        "Pyro."
+    )
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    """Return names with commas and an "and"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

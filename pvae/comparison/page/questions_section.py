@@ -1,0 +1,161 @@
+"""The first section of a comparison's page: one row for each question, with a status and the numbers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvae.comparison.number_formats import format_count, format_interval
+from pvae.comparison.page.finding_records import find_records
+from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.page.rows_section import bad_khat_share, marks_of
+from pvae.comparison.rows import finished
+from pvae.comparison.table.row import Row
+from pvae.comparison.table.row_outcomes import RowOutcomes
+from pvae.evaluate.arviz_versions import good_khat
+from pvae.evaluate.finding import worst_status
+from pvae.report import Question, Section
+
+__all__ = ["make_questions_section"]
+
+_KHAT_LIMIT = "k-hat at most min(1 - 1/log10 K, 0.7) for K particles, for nine data in ten (Vehtari et al. 2024)"
+_TWO_SIDED = ("sandwich", "ais")
+_OF_THE_GUIDE = ("calibrate", "gaps", "reference", "diagnose")
+
+
+def make_questions_section(data: ReportData) -> Section:
+    """Return the questions with their answers.
+
+    An evaluation that was not run has the status "not run", and is never shown as fine. Findings in the run folders
+    answer a question if there are any; otherwise the numbers of the comparison do, as far as they can.
+
+    Args:
+        data: the results and settings.
+    """
+    questions = (
+        _ask_evidence(data),
+        _ask_inference(data),
+        _ask_data(data),
+        _ask_latents(data),
+        _ask_resemblance(data),
+        _ask_best(data),
+    )
+    return Section("Questions", questions=questions)
+
+
+def _ask_evidence(data: ReportData) -> Question:
+    question = "How likely is the data?"
+    rows = [row for row in data.table.rows if row.log_evidence is not None]
+    if not rows:
+        return Question(question, "not run", "No row has a log evidence of each datum.")
+    best = max(rows, key=lambda row: row.log_evidence.value if row.log_evidence else 0.0)
+    value = f"{data.key(best)}: {format_interval(best.log_evidence)} nats per datum" if best.log_evidence else ""
+    records = find_records(finished(data.outcomes), _TWO_SIDED)
+    if records:
+        return _from_records(data, question, _TWO_SIDED, value)
+    bad = [data.key(row) for row in rows if (bad_khat_share(row) or 0.0) > 0.1]
+    doubt = f" More than a tenth of the data have a k-hat that is too large under {', '.join(bad)}." if bad else ""
+    answer = (
+        f"The largest mean log evidence is that of {data.key(best)}. It is an estimate by importance sampling, which "
+        f"is too low if the guide misses a part of the posterior; no upper estimate was made.{doubt}"
+    )
+    return Question(question, "bad" if bad else "look", answer, value, _KHAT_LIMIT, _evaluation_cost(data))
+
+
+def _evaluation_cost(data: ReportData) -> str:
+    cells = len(finished(data.outcomes))
+    count = format_count(float(cells * data.table.data * data.table.particles))
+    return f"{count} decoder evaluations ({cells} cells x {data.table.data} data x {data.table.particles} particles)"
+
+
+def _from_records(data: ReportData, question: str, names: Sequence[str], value: str = "") -> Question:
+    """Return the answer of findings in the run folders: the worst status, and the reason of each finding.
+
+    Args:
+        data: the results and settings.
+        question: the question.
+        names: the names of the evaluations that answer it.
+        value: the main number; by default that of the first finding.
+    """
+    records = find_records(finished(data.outcomes), names)
+    keys = {outcome.cell.label: data.key(row) for row in data.table.rows for outcome in data.finished_outcomes(row)}
+    lines = [f"{keys[outcome.cell.label]}: {record.get('reason', '')}" for outcome, record in records]
+    first = records[0][1]
+    if not value and isinstance(first.get("value"), int | float):
+        error = first.get("error")
+        shown = f" \u00b1 {error:.3g}" if isinstance(error, int | float) else ""
+        value = f"{first['value']:.4g}{shown} {first.get('unit', '')}".strip()
+    limits = dict.fromkeys(f"{record.get('limit', '')} ({record.get('source', '')})" for _, record in records)
+    cost = sum(int(record.get("cost") or 0) for _, record in records)
+    status = worst_status(str(record["status"]) for _, record in records)
+    limit = "; ".join(text for text in limits if text != " ()")
+    return Question(question, status, " ".join(lines), value, limit, f"{format_count(cost)} decoder evaluations")
+
+
+def _ask_inference(data: ReportData) -> Question:
+    question = "Is the inference right?"
+    if find_records(finished(data.outcomes), _OF_THE_GUIDE):
+        return _from_records(data, question, _OF_THE_GUIDE)
+    shares = {data.key(row): bad_khat_share(row) for row in data.table.rows if row.seeds}
+    bad = [f"{key} ({100 * share:.0f}%)" for key, share in shares.items() if share is not None and share > 0.1]
+    if bad:
+        answer = f"The weights show that the guide is far from the posterior for many data: {', '.join(bad)}."
+        return Question(question, "bad", answer, "", _KHAT_LIMIT)
+    answer = (
+        "The guide was not calibrated on simulated data. Its log weights alone cannot answer this: a guide that covers "
+        "one of two modes has good weights. Run pvae evaluate on a run folder for more."
+    )
+    return Question(question, "not run", answer)
+
+
+def _ask_data(data: ReportData) -> Question:
+    question = "On which data is the inference not reliable?"
+    counts = {}
+    limit = good_khat(data.table.particles)
+    for row in data.table.rows:
+        khat = RowOutcomes(data.finished_outcomes(row)).pointwise("khat") if row.seeds else None
+        if khat is not None and not bool(khat.isnan().any()):
+            counts[data.key(row)] = int((khat > limit).any(0).sum())
+    if not counts:
+        return Question(question, "not run", "There is no k-hat of each datum: too few particles, or no weights.")
+    shown = ", ".join(f"{key}: {count}" for key, count in counts.items())
+    worst = max(counts.values())
+    status = "bad" if worst > 0.1 * data.table.data else "look" if worst else "fine"
+    answer = f"Number of the {data.table.data} test data with a k-hat above {limit:.2f} for a seed: {shown}."
+    return Question(question, status, answer, "", _KHAT_LIMIT)
+
+
+def _ask_latents(data: ReportData) -> Question:
+    question = "Are the latents used?"
+    known = {data.key(row): row.active_units.value for row in data.table.rows if row.active_units is not None}
+    if not known:
+        return Question(question, "not run", "The number of active units is not known: no continuous latent sites.")
+    shown = ", ".join(f"{key}: {value:.3g}" for key, value in known.items())
+    unused = [key for key, value in known.items() if value < 0.5]
+    status = "bad" if unused else "fine"
+    sentence = f"Under {', '.join(unused)}, no unit is active: the decoder ignores z. " if unused else ""
+    answer = f"{sentence}Active latent units, mean over seeds: {shown}."
+    limit = "a unit is active if the variance of its posterior mean over data is above 0.01 (Burda et al. 2016)"
+    return Question(question, status, answer, "", limit)
+
+
+def _ask_resemblance(data: ReportData) -> Question:
+    question = "Does the model resemble the data?"
+    if find_records(finished(data.outcomes), ("resemblance",)):
+        return _from_records(data, question, ("resemblance",))
+    answer = "Data simulated from the model were not compared with the test data."
+    return Question(question, "not run", answer)
+
+
+def _ask_best(data: ReportData) -> Question:
+    question = "Which run is best, at equal epochs, time and decoder evaluations?"
+    verdict = data.table.verdict()
+    compared = [row for row in data.table.rows if row.difference is not None]
+    if not compared:
+        return Question(question, "not run", verdict)
+    return Question(question, "look" if _has_doubt(data, compared) else "fine", verdict)
+
+
+def _has_doubt(data: ReportData, compared: Sequence[Row]) -> bool:
+    """Return whether rows have marks, or a row has a single seed."""
+    rows = [data.table.rows[0], *compared]
+    return any(len(row.seeds) < 2 for row in rows) or any(marks_of(data, row) for row in rows)
