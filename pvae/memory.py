@@ -172,11 +172,18 @@ class MemoryLimit(PeakMemory):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.device((kwargs or {}).get("device") or "meta").type != "meta":  # a tensor is made from nothing
-            without_generator = {"generator": None} if "generator" in kwargs else {}
-            planned = func(
-                *args, **{**kwargs, "device": torch.device("meta"), "pin_memory": False, **without_generator}
-            )
-            size = sum(leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor))
+            size = _planned_size(func, args, kwargs)
             if self.held + size > self._most:
                 raise self._error(self.held + size)
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _planned_size(func: Any, args: Any, kwargs: Any) -> int:
+    """Return the bytes of the tensors that an operation will make; 0 if they cannot be known without the operation."""
+    without_generator = {"generator": None} if "generator" in kwargs else {}
+    planned_options = {**kwargs, "device": torch.device("meta"), "pin_memory": False, **without_generator}
+    try:
+        planned = func(*args, **planned_options)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return 0
+    return sum(leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor))
