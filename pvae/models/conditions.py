@@ -288,5 +288,5 @@ def _missing_condition(name: str | None, chosen: str | None) -> InputError:
     return InputError(
         "A conditional VAE needs a condition: labels y (classes=10), vectors c (condition_shape=3), or "
         f"condition='quadrants' for pictures; got condition={name!r}, and data without {lacking[chosen]}. Add the "
-        "field to the data."
+        "field to the data; of a data set or loader of PyTorch, whose labels are not counted, give classes too."
     )

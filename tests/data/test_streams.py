@@ -94,7 +94,7 @@ def test_folders_of_files_can_be_split_already(tmp_path: Path) -> None:
 def test_scaling_in_parts_is_that_of_data_in_memory(
     scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Batch.chunks, "__defaults__", (7,))  # so that these data have several parts
+    monkeypatch.setattr("pvae.data.streams.stored_batch._CHUNK", 7 * 16)  # so that these data have several parts
     np.save(tmp_path / "x.npy", X)
     stored, expected = (load_data(tmp_path / "x.npy", scale=scale, resident=each) for each in (False, True))
     assert stored.schema.scaling.shift == pytest.approx(expected.schema.scaling.shift, rel=1e-12)  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from pvae.errors import InputError
 __all__ = ["MappedArray", "MappedRows"]
 
 #: The bytes that are read from a file before the system may take back the memory of their pages.
-_KEPT = 64 * 2**20
+_KEPT = 32 * 2**20
 #: The memory that the system maps for one row that is read, at most.
 _PAGES_OF_ROW = 2**16
 
@@ -85,14 +85,25 @@ class MappedArray:
         Raises:
             InputError: if the file cannot be read any more.
         """
-        array = self._opened()
-        numbers = positions.numpy()
-        is_run = len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
-        chosen = np.array(array[numbers[0] : numbers[-1] + 1]) if is_run else np.asarray(array[numbers])
-        self._read += chosen.nbytes + (0 if is_run else len(numbers) * _PAGES_OF_ROW)
+        array, numbers = self._opened(), positions.numpy()
+        if len(numbers) > 1 and bool((np.diff(numbers) == 1).all()):
+            chosen = np.array(array[numbers[0] : numbers[-1] + 1])
+            self._count(chosen.nbytes)
+            return chosen
+        chosen = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        bytes_of_row = _PAGES_OF_ROW + self.nbytes // max(len(self), 1)
+        size = max(1, _KEPT // bytes_of_row)
+        for start in range(0, len(numbers), size):
+            some = numbers[start : start + size]
+            chosen[start : start + size] = array[some]
+            self._count(len(some) * bytes_of_row)
+        return chosen
+
+    def _count(self, read: int) -> None:
+        """Count the bytes that were read, and release the pages if there are many."""
+        self._read += read
         if self._read > _KEPT or self.order == "F":  # a row of a file in Fortran's order touches many pages
             self._release()
-        return chosen
 
     def _opened(self) -> np.memmap:
         if self._array is None:

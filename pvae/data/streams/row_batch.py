@@ -20,6 +20,9 @@ from pvae.randomness import seeded
 
 __all__ = ["RowBatch"]
 
+#: The bytes of data that are looked at where a pass over all would take too long, at most, unless 100 data have more.
+_LOOK = 256 * 2**20
+
 
 class RowBatch(StoredBatch):
     """Data by number. Where reading draws random numbers, it is seeded, so that it can be repeated.
@@ -60,8 +63,8 @@ class RowBatch(StoredBatch):
 
     @property
     def look_size(self) -> int:
-        """The number of data that stand for all of them: fewer where each item is made by a program."""
-        return 1000 if self._rows.draws else 10_000
+        """The number of data that stand for all of them: fewer where each is large, or is made by a program."""
+        return min(1000 if self._rows.draws else 10_000, max(100, _LOOK // self.bytes_of_datum))
 
     @property
     def size(self) -> int:

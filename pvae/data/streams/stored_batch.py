@@ -21,6 +21,7 @@ __all__ = ["Change", "StoredBatch"]
 
 #: A function that changes each datum alone, from a batch to a batch.
 Change: TypeAlias = Callable[[Batch], Batch]
+_CHUNK = 64 * 2**20  # bytes
 _ADVICE = "Use fewer data or a machine with more memory; training and evaluation read one batch at a time."
 
 
@@ -177,7 +178,15 @@ class StoredBatch(Batch):
     @property
     def bytes_of_datum(self) -> int:
         """The memory of one datum."""
-        return sum(tensor.nbytes for value in self.form.values() for tensor in tensors_of(value))
+        return max(1, sum(tensor.nbytes for value in self.form.values() for tensor in tensors_of(value)))
+
+    def chunks(self, size: int = 1 << 14) -> Iterator[Batch]:
+        """Yield all data in order, at most `size` at a time, and fewer if each datum is large.
+
+        Args:
+            size: the largest number of data at a time.
+        """
+        return super().chunks(min(size, max(1, _CHUNK // self.bytes_of_datum)))
 
     def resident(self) -> Batch:
         """Return all data in memory.
@@ -209,15 +218,7 @@ class StoredBatch(Batch):
         return torch.cat([chunk[name] for chunk in self.chunks()])
 
     def require_memory(self, needed: int, what: str) -> None:
-        """Check that memory is free on the device before it is taken.
-
-        Args:
-            needed: the number of bytes.
-            what: what needs them.
-
-        Raises:
-            InputError: if fewer are free.
-        """
+        """Raise InputError if fewer bytes than `needed` are free on the device; `what` needs them."""
         free = free_bytes(self.device)
         if free is not None and needed > free:
             raise InputError(
