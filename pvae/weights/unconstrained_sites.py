@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pvae.errors import InputError
 from pvae.programs.site_masks import is_masked, mask_of_site
 from pvae.programs.sites import Site, base_distribution, is_delta
 
 __all__ = ["FixedValues", "FreeSite", "FreeValues", "UnconstrainedLayout", "find_free_sites", "transform_of"]
+
+#: Distributions of angles. Their support is all real numbers, where their density is periodic and has no integral.
+_PERIODIC = (dist.VonMises, dist.VonMises3D, dist.SineBivariateVonMises, dist.SineSkewed, dist.ProjectedNormal)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,10 @@ def transform_of(site: Site) -> torch.distributions.Transform:
         InputError: if there is no such map.
     """
     try:
-        transform: torch.distributions.Transform = biject_to(site["fn"].support)
+        support = site["fn"].support
+        if isinstance(support, MixtureSameFamilyConstraint):  # all components have the same support
+            support = support.base_constraint
+        transform: torch.distributions.Transform = biject_to(support)
     except (AttributeError, NotImplementedError) as error:
         raise InputError(
             f"Annealing moves z in unconstrained coordinates, which need a known support; site {site['name']!r} "
@@ -103,6 +111,14 @@ def _require_density(site: Site) -> None:
         raise InputError(
             f"Annealing needs a density for each latent site of the model; site {site['name']!r} is a Delta. Use "
             "pyro.deterministic for a value that follows from others, or estimate by log_evidence."
+        )
+    base = base_distribution(site["fn"])
+    while isinstance(base, torch.distributions.MixtureSameFamily):
+        base = base_distribution(base.component_distribution)
+    if isinstance(base, _PERIODIC):
+        raise InputError(
+            f"Annealing needs a density on unconstrained numbers; site {site['name']!r} is an angle, which has many "
+            "values for each direction. Estimate by log_evidence (method 'is')."
         )
     if is_masked(site) and not bool(mask_of_site(site).all()):
         raise InputError(

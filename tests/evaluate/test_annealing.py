@@ -57,6 +57,14 @@ def test_exact_moves_give_the_riemann_sums_of_the_path(temperatures: int) -> Non
         assert_close_in_sigmas(estimate.value, expected, estimate.error, effect=effect, resolution=0.15)
 
 
+def test_reverse_chains_of_simulated_data_start_from_the_z_that_made_them() -> None:
+    """With one temperature the mean upper estimate is that of log p(x given z): minus the entropy of the noise."""
+    settings = {"temperatures": 1, "chains": 1, "leapfrog_steps": 1, "limit": None, "progress": False}
+    found = evaluate.sandwich(LinearGaussianModel(), copies_of_a(2000), **settings).on_simulated
+    entropy = 1.5 * (math.log(2 * math.pi * A_VARIANCE) + 1)
+    assert_close_in_sigmas(found.upper.value, -entropy, found.upper.error, effect=2.0, resolution=0.02)
+
+
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_intervals_with_hmc_hold_the_evidence_in_200_repeats(start: str) -> None:
     settings = {"chains": 4, "start": start, "leapfrog_steps": 5, "limit": None, "progress": False}
@@ -210,6 +218,7 @@ def _masked(x: Tensor) -> Tensor:
 REFUSED = {
     "Poisson": (lambda x: pyro.sample("w", dist.Poisson(torch.ones_like(x))), "sums discrete .* site 'w' .Poisson."),
     "Delta": (lambda x: pyro.sample("w", dist.Delta(torch.ones_like(x))), "site 'w' is a Delta"),
+    "angle": (lambda x: pyro.sample("w", dist.VonMises(torch.zeros_like(x), 1.0)), "site 'w' is an angle"),
     "masked": (_masked, "site 'w' is masked"),
     "all discrete": (lambda x: pyro.sample("w", dist.Bernoulli(0.5 * torch.ones_like(x))), "needs a continuous latent"),
 }
