@@ -87,4 +87,12 @@ class FitOptions:
     max_steps: int | None = field(
         default=None, metadata=_metadata("Stop after this number of steps. [default: no limit]")
     )
+    max_seconds: float | None = field(
+        default=None,
+        metadata=_metadata("Stop after this training time in seconds, without validation. [default: no limit]"),
+    )
+    max_evaluations: int | None = field(
+        default=None,
+        metadata=_metadata("Stop before more decoder evaluations (particles x data) than this. [default: no limit]"),
+    )
     checkpoint_seconds: float = field(default=30.0, metadata=_metadata("Number of seconds between two checkpoints."))

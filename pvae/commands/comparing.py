@@ -32,6 +32,7 @@ OBJECTIVES_HELP = "Names of objectives (`pvae list`) with settings, separated by
 SEEDS_HELP = "Number of seeds, counted from 0; or the seeds themselves, such as 3,5,8."
 BASELINE_HELP = "Objective to list first and to compare the others with. [default: the first of --objectives]"
 LIMIT_HELP = "Number of test data to evaluate on, drawn at random with seed 0; 0 means all of them."
+BUDGET_HELP = "Equal budget for each training: a time, such as 60s or 5min, or a number such as 2M-evaluations."
 WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [default: by the number of CPU cores]"
 
 
@@ -50,6 +51,7 @@ WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [
 @make_option(
     "Training", "--epochs", int, None, "Number of passes over the training data. [default: 50, or 1600 steps if more]"
 )
+@make_option("Training", "--budget", str, None, BUDGET_HELP)
 @fit_options(without=["seed", "epochs", "validation_particles"])
 @make_option(
     "Training",
@@ -83,7 +85,7 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
         out=out,
         limit=options["limit"] or None,
         command=shlex.join(["pvae", *ctx.find_root().obj]),
-        **{name: options[name] for name in ("particles", "baseline", "workers")},
+        **{name: options[name] for name in ("particles", "baseline", "workers", "budget")},
         **explicit_options(ctx, [name for name in FIT_OPTIONS if name not in ("seed", "epochs")]),
     )
     if as_json:

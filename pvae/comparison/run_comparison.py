@@ -11,6 +11,7 @@ from typing import Any
 
 from pvae.checks import require_whole
 from pvae.comparison.base import Outcome
+from pvae.comparison.cells.budget import parse_budget
 from pvae.comparison.cells.cell_files import check_folder, read_outcome
 from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.drawings import SEED
@@ -92,6 +93,7 @@ def compare(
     epochs: int | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
+    budget: str | None = None,
     particles: int = 1000,
     limit: int | None = 1000,
     baseline: str | None = None,
@@ -115,7 +117,9 @@ def compare(
         objectives: for each name what makes an objective (its class, a function, a text); or only texts, such as
             ``"iwae:particles=8"``.
         seeds: the seeds, or their number, counted from 0.
-        epochs: passes over the training data in each training; `usual_epochs` by default.
+        epochs: passes over the training data in each training; `usual_epochs` by default, unless there is a budget.
+        budget: an equal budget for each training: a training time without validation, such as ``"60s"`` or ``"5min"``,
+            or a number of decoder evaluations, such as ``"2M-evaluations"``. EM runs until it converges.
         out: the folder; a new temporary one by default.
         particles: draws of z per datum in the evaluation.
         limit: number of test data in the evaluation, a random subset drawn with seed 0, the same for all cells; None
@@ -140,8 +144,7 @@ def compare(
     splits = resolve_binarisation(_splits_of(data), factories)
     test_size = _count_test_data(splits)
     fit_options = resolve_fit_options(fit, options)
-    fit_options["epochs"] = usual_epochs(splits, fit_options["batch_size"]) if epochs is None else epochs
-    fit_options["epochs"] = require_whole(fit_options["epochs"], "epochs")
+    fit_options |= _length_of_training(splits, fit_options["batch_size"], epochs, budget)
     _check_baseline(baseline, factories, objective_factories)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
@@ -151,7 +154,8 @@ def compare(
         plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
         runs = run_cells(jobs, splits, plan, progress)
         cells = _move_baseline_first([_outcome(job, runs) for job in jobs], baseline)
-        table = _make_table(cells, particles, Subset(min(limit or test_size, test_size), test_size, SEED))
+        subset = Subset(min(limit or test_size, test_size), test_size, SEED)
+        table = _make_table(cells, particles, subset, budget or "")
         mixtures = tuple(compare_mixtures(cells, splits))
         report_data = ReportData(
             table,
@@ -229,6 +233,14 @@ def _require_finished_cell(outcomes: Sequence[Outcome], report: Path) -> None:
         raise InputError(f"Every cell failed; the first: {outcomes[0].failure} (all: {report}).")
 
 
-def _make_table(cells: Sequence[Outcome], particles: int, subset: Subset) -> Table:
+def _length_of_training(splits: Splits, batch_size: int, epochs: int | None, budget: str | None) -> dict[str, Any]:
+    """Return the options of `pvae.fit` that end a training: the epochs, and the limit of a budget."""
+    options = {} if budget is None else parse_budget(budget).fit_options(splits.train.known_size)
+    if epochs is not None:
+        options["epochs"] = require_whole(epochs, "epochs")
+    return options if options else {"epochs": usual_epochs(splits, batch_size)}
+
+
+def _make_table(cells: Sequence[Outcome], particles: int, subset: Subset, budget: str) -> Table:
     rows = make_ranked_rows(cells, particles)
-    return Table(rows, subset.count, particles, str(subset), rankings_of(cells))
+    return Table(rows, subset.count, particles, str(subset), rankings_of(cells), budget)

@@ -38,7 +38,7 @@ def evidence_bias(particles: int, evidence: Tensor, bounds: Sequence[Tensor]) ->
         particles: K, the number of particles of the evidence.
         evidence: the bound at K, in nats, shape (data,).
         bounds: the bounds at `bias_sizes`, in nats, shape (data,) each.
-    Source: Domke & Sheldon, Importance Weighting and Variational Inference, NeurIPS 2018, theorem 3 (the 1/K law).
+    Source: Domke & Sheldon, Importance Weighting and Variational Inference, NeurIPS 2018, section 3 (the 1/K law).
     """
     sizes = bias_sizes(particles)
     if not sizes or not torch.isfinite(torch.stack([evidence, *bounds])).all():

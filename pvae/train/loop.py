@@ -13,6 +13,7 @@ from pvae.errors import InputError
 from pvae.programs.parameter_scope import store_tensors
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import NonFiniteStep, find_non_finite
+from pvae.train.limits import BUDGETS, LIMITS, reached_limit
 from pvae.train.optimisers import rates, step_schedule
 from pvae.train.parameters import all_finite
 from pvae.train.rollback import roll_back
@@ -39,7 +40,16 @@ class Loop:
         self._steps_between_losses = context.steps_between_losses
 
     def resume(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot. Iterable data are read from their start, because their position is not known."""
+        """Continue from a snapshot. Iterable data are read from their start, because their position is not known.
+
+        Raises:
+            InputError: if decoder evaluations are limited, and the snapshot does not have their number.
+        """
+        if self.context.options.max_evaluations is not None and "evaluations" not in snapshot.state:
+            raise InputError(
+                "max_evaluations needs a checkpoint with the number of decoder evaluations so far; this one is from an "
+                "earlier version of pvae and has none. Give max_steps or epochs."
+            )
         self.snapshots.restore(snapshot)
         progress = self.context.progress
         if self.context.restarts_epochs and progress.step_in_epoch:
@@ -88,8 +98,8 @@ class Loop:
     def _may_continue(self) -> bool:
         """Whether the options ask for more epochs or steps than a finished run has."""
         options, progress = self.context.options, self.context.progress
-        if progress.finished == "max_steps":
-            return options.max_steps is None or progress.step < options.max_steps
+        if progress.finished in LIMITS:
+            return not reached_limit(options, progress, self.context.evaluations_of_next_step)
         return progress.finished == "epochs" and progress.epoch < options.epochs
 
     def _train_to_end(self) -> bool:
@@ -111,6 +121,7 @@ class Loop:
         for batch in context.remaining_batches():
             self._train_batch(batch)
             if progress.finished:
+                self._end_at_limit()
                 return
         if progress.step == steps and not progress.step_in_epoch:
             raise InputError(
@@ -118,11 +129,30 @@ class Loop:
             )
         self._end_epoch()
 
+    def _end_at_limit(self) -> None:
+        """End the epoch if all its steps are done; otherwise validate the parameters of a budget that has ended."""
+        context, progress = self.context, self.context.progress
+        if progress.finished in BUDGETS:
+            if progress.step_in_epoch == context.steps_in_epoch:
+                self._end_epoch()
+            else:
+                self._end_within_epoch()
+
+    def _end_within_epoch(self) -> None:
+        """Validate the parameters at the end of a budget within an epoch, because they may be the best ones."""
+        context, progress = self.context, self.context.progress
+        if not all_finite(list(context.parameters.named.values())):
+            raise NonFiniteStep
+        scores = {} if context.validation is None else self._validate(context.validation)
+        self._keep_if_best(scores.get("validation_bound"))
+        facts = {"event": progress.finished, "step": progress.step, "evaluations": progress.evaluations}
+        context.history.add({**facts, **scores, "seconds": progress.update_seconds()})
+
     def _train_batch(self, batch: Batch) -> None:
         """Take one step, count it, and save if a checkpoint is due or a signal has come."""
         context, progress = self.context, self.context.progress
         numbers = self._take_step(batch)
-        progress.add_step(context.stepper.names, numbers, batch.size)
+        progress.add_step(context.stepper.names, numbers, batch.size, context.objective.num_particles)
         loss = numbers[0]
         if progress.step % self._steps_between_losses == 0 and not math.isfinite(loss.item()):
             raise NonFiniteStep
@@ -130,8 +160,7 @@ class Loop:
         if context.interrupts.pending:
             self.snapshots.save()
             context.interrupts.stop()
-        if context.options.max_steps is not None and progress.step >= context.options.max_steps:
-            progress.finished = "max_steps"
+        progress.finished = reached_limit(context.options, progress, context.evaluations_of_next_step)
         if self.snapshots.save_is_due:
             self.snapshots.save()
 
@@ -188,7 +217,8 @@ class Loop:
         """
         kind, reason = validation.kind, validation.reason
         try:
-            return validation()
+            with self.context.progress.paused_clock():
+                return validation()
         except InputError:
             raise
         except (ValueError, ArithmeticError, RuntimeError):
@@ -213,10 +243,12 @@ class Loop:
         record: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step, **numbers}
         if context.validation is not None and context.validation.kind == "objective":
             record["validation_of"] = "objective"
-        context.history.add({**record, "learning_rate": rate, "seconds": progress.update_seconds()})
+        record |= {"learning_rate": rate, "evaluations": progress.evaluations, "seconds": progress.update_seconds()}
+        context.history.add(record)
         context.display.show_epoch(context.history.records[-1])
 
     def _call_callbacks(self) -> None:
-        for callback in self.context.callbacks:
-            if callback(self.context.history.records[-1], self.context.latent_model) is True:
-                self.context.progress.finished = "callback"
+        with self.context.progress.paused_clock():
+            for callback in self.context.callbacks:
+                if callback(self.context.history.records[-1], self.context.latent_model) is True:
+                    self.context.progress.finished = "callback"

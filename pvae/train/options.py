@@ -29,11 +29,12 @@ _COUNTS = {
     "threads": 1,
     "patience": 1,
     "max_steps": 1,
+    "max_evaluations": 1,
     "seed": 0,
 }
-_OPTIONAL = ("patience", "max_steps")
+_OPTIONAL = ("patience", "max_steps", "max_evaluations")
 # Options that may differ when a run is resumed: they change no number of the steps that are done.
-FREE = ("epochs", "checkpoint_seconds", "max_steps", "step")
+FREE = ("epochs", "checkpoint_seconds", "max_steps", "max_seconds", "max_evaluations", "step")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Options(FitOptions):
                 self._set(name, require_whole(getattr(self, name), name, least=least))
         if self.clip is not None:
             self._set("clip", require_positive(self.clip, "clip"))
+        if self.max_seconds is not None:
+            self._set("max_seconds", require_positive(self.max_seconds, "max_seconds"))
         self._set(
             "checkpoint_seconds",
             require_number(self.checkpoint_seconds, "checkpoint_seconds", least=0.0, infinite=True),

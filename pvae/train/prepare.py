@@ -31,6 +31,7 @@ from pvae.train.computation import Computation
 from pvae.train.devices import resolve
 from pvae.train.graph.preserve import preserve_state
 from pvae.train.history import History
+from pvae.train.limits import require_one_step
 from pvae.train.optimisers import make_optimiser, make_schedule
 from pvae.train.options import Options
 from pvae.train.parameters import Parameters
@@ -178,6 +179,7 @@ class TrainingSetup:
         parameters = Parameters(self.latent_model, programs, self.objective, batch)
         optimiser = self._optimiser(parameters)
         computation = Computation(programs, self.objective, parameters, options.autocast)
+        require_one_step(options, self.objective.num_particles, splits.train.known_size)
         require_last_batch(computation, splits, options)
         validation = self._validation(splits, computation)
         uses_graph = self._uses_graph(programs, splits.train, batch)

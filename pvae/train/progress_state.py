@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,7 +26,8 @@ class ProgressState:
         step: the number of completed steps of all epochs.
         seen: the number of data that the steps of the current epoch have used.
         sums: for each number of a step, its sum over the data of the current epoch, in nats.
-        seconds: the time spent in training, over all processes that took part in it.
+        seconds: the time spent in training without validation and callbacks, over all processes that took part in it.
+        evaluations: the number of decoder evaluations of all steps: particles times data.
         best_bound: the best validation bound, in nats per datum; None before the first one.
         best_epoch: the epoch of the best validation bound.
         stale: the number of epochs since the best validation bound.
@@ -44,6 +46,7 @@ class ProgressState:
     stale: int = 0
     finished: str = ""
     rollbacks: int = 0
+    evaluations: int = 0
 
     def __post_init__(self) -> None:
         """Start without sums on the device, and start the clock."""
@@ -51,13 +54,14 @@ class ProgressState:
         self._totals: list[Tensor] = []
         self.start_clock()
 
-    def add_step(self, names: tuple[str, ...], numbers: tuple[Tensor, ...], size: int) -> None:
+    def add_step(self, names: tuple[str, ...], numbers: tuple[Tensor, ...], size: int, particles: int = 1) -> None:
         """Count one step. The sums stay on the device, in double precision.
 
         Args:
             names: the names of the numbers.
             numbers: the numbers of the step, each of shape (), in nats per datum.
             size: the number of data of the step.
+            particles: the number of draws of z per datum.
         """
         if not self._totals:
             self._names = names
@@ -68,6 +72,7 @@ class ProgressState:
         for total, number in zip(self._totals, numbers, strict=True):
             total.add_(number, alpha=size)
         self.seen += size
+        self.evaluations += size * particles
         self.step_in_epoch += 1
         self.step += 1
 
@@ -98,6 +103,15 @@ class ProgressState:
         self._clock = now
         return round(self.seconds, 3)
 
+    @contextmanager
+    def paused_clock(self) -> Iterator[None]:
+        """Do not add the time of the block to `seconds`."""
+        self.update_seconds()
+        try:
+            yield
+        finally:
+            self.start_clock()
+
     def record(self) -> dict[str, Any]:
         """Return all counts and sums as JSON values, for a checkpoint."""
         self._read_sums()
@@ -106,7 +120,8 @@ class ProgressState:
     def restore(self, record: Mapping[str, Any]) -> None:
         """Set all counts and sums to those that `record` returned."""
         for name in self.__dataclass_fields__:
-            setattr(self, name, record[name])
+            # Checkpoints of earlier versions have no number of evaluations.
+            setattr(self, name, record.get(name, 0) if name == "evaluations" else record[name])
         self.sums = {name: decode(total) for name, total in record["sums"]}
         self._names, self._totals = (), []
 

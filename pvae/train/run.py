@@ -64,10 +64,11 @@ class Run(TrainedModel):
         model: the latent model, with the parameters of `checkpoint`.
         history: one record per epoch, numbers in nats per datum: ``epoch``, ``step``, ``loss`` and the
             objective's named terms, ``validation_bound`` and ``validation_error`` if there is a validation
-            split, ``learning_rate``, ``seconds``; and one record per rollback, with ``event``.
+            split, ``learning_rate``, ``evaluations``, ``seconds``; and one record with ``event`` per rollback, and for
+            a budget that ended within an epoch.
         folder: the folder of the run, or None.
         config: the content of ``config.toml``: all resolved options, versions, data and model.
-        seconds: the time spent in training, in seconds.
+        seconds: the time spent in training without validation and callbacks, in seconds.
         checkpoint: ``"best"`` by the validation bound, or ``"last"``; they are the same if no validation bound ranks
             parameters.
         step: how the last steps ran, ``"graph"`` or ``"eager"``; "" for a run that was opened.

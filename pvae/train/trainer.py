@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from pvae.train.run_record import (
     require_config_of_snapshot,
 )
 from pvae.train.signals import catch_interrupts
-from pvae.train.training_request import TrainingRequest
+from pvae.train.training_request import TrainingRequest, checked_callbacks, checked_folder
 from pvae.train.unfinished_schedules import warn_of_unfinished_schedules
 
 __all__ = ["fit"]
@@ -72,6 +71,8 @@ def fit(
     fields: Fields = None,
     model_spec: ModelSpec | None = None,
     max_steps: int | None = FitOptions.max_steps,
+    max_seconds: float | None = FitOptions.max_seconds,
+    max_evaluations: int | None = FitOptions.max_evaluations,
     checkpoint_seconds: float = FitOptions.checkpoint_seconds,
     allow_changed: str | Sequence[str] = (),
 ) -> Run:
@@ -119,6 +120,8 @@ def fit(
         model_spec: how to build `model` again, for `open_run`. It is known for a `LatentModel` of an importable class
             that was made with numbers, texts and tuples.
         max_steps: the number of steps in all after which training ends; None for no limit.
+        max_seconds: the training time in all, without validation and callbacks, after which training ends.
+        max_evaluations: the number of decoder evaluations in all, particles times data, that steps do not exceed.
         checkpoint_seconds: the time between two checkpoints, in seconds. The end and SIGTERM write one in any case.
         allow_changed: what may differ from the run that `resume` continues: ``"model"`` (its settings and code),
             ``"objective"``, ``"data"``, ``"training"`` (the options), ``"versions"``; several in a list.
@@ -137,9 +140,9 @@ def fit(
         data=data,
         objective=objective,
         options=options,
-        folder=_checked_folder(out),
+        folder=checked_folder(out),
         resume=resume,
-        callbacks=_checked_callbacks(callbacks),
+        callbacks=checked_callbacks(callbacks),
         progress=progress,
         fields=fields,
         model_spec=model_spec,
@@ -148,22 +151,6 @@ def fit(
     _recorded_config(request.folder, resume)  # a refused folder must not be changed
     with sole_writer(request.folder):
         return _fit(request)
-
-
-def _checked_folder(out: Any) -> Path | None:
-    """Return the folder of the run; raise InputError if it is no path."""
-    if not isinstance(out, str | os.PathLike | None):
-        raise InputError(f"out needs the path of a folder, or None to keep the run in memory; got {out!r}.")
-    return None if out is None else Path(out)
-
-
-def _checked_callbacks(callbacks: Any) -> tuple[Callable[..., Any], ...]:
-    """Return the callbacks as a tuple; raise InputError if they are no functions."""
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise InputError(
-            f"callbacks needs a list of functions of (record, model); got {callbacks!r}. Write callbacks=[function]."
-        )
-    return tuple(callbacks)
 
 
 def _fit(request: TrainingRequest) -> Run:

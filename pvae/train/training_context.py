@@ -13,6 +13,7 @@ from pvae.batch import Batch
 from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.train.history import History
+from pvae.train.limits import evaluations_of_step
 from pvae.train.options import Options
 from pvae.train.parameters import Parameters
 from pvae.train.progress import TrainingDisplay
@@ -89,6 +90,14 @@ class TrainingContext:
     def restarts_epochs(self) -> bool:
         """Whether a resumed training reads the data of the interrupted epoch from the start."""
         return isinstance(self.splits.train, StoredBatch) and self.splits.train.restarts_epochs
+
+    @property
+    def evaluations_of_next_step(self) -> int:
+        """The decoder evaluations of the next step: particles times data; the last batch of an epoch may be smaller."""
+        size, particles = self.splits.train.known_size, self.objective.num_particles
+        full = evaluations_of_step(self.options, particles, size)
+        left = 0 if size is None or self.objective.labelled else size - self.progress.seen
+        return min(full, left * particles) if left > 0 else full
 
     def remaining_batches(self) -> Iterator[Batch]:
         """Return the batches of the current epoch that have had no step yet."""

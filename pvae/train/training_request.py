@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvae.errors import InputError
 from pvae.models.build import ModelSpec
 from pvae.programs.binding import Fields
 
-__all__ = ["TrainingRequest"]
+__all__ = ["TrainingRequest", "checked_callbacks", "checked_folder"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,19 @@ class TrainingRequest:
     fields: Fields
     model_spec: ModelSpec | None
     allow_changed: tuple[str, ...]
+
+
+def checked_folder(out: Any) -> Path | None:
+    """Return the folder of the run; raise InputError if it is no path."""
+    if not isinstance(out, str | os.PathLike | None):
+        raise InputError(f"out needs the path of a folder, or None to keep the run in memory; got {out!r}.")
+    return None if out is None else Path(out)
+
+
+def checked_callbacks(callbacks: Any) -> tuple[Callable[..., Any], ...]:
+    """Return the callbacks as a tuple; raise InputError if they are no functions."""
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise InputError(
+            f"callbacks needs a list of functions of (record, model); got {callbacks!r}. Write callbacks=[function]."
+        )
+    return tuple(callbacks)

@@ -16,6 +16,7 @@ import torch
 
 import pvae
 from pvae.errors import InputError
+from pvae.train.options import FREE
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_no_changed_bit_changes_a_number_without_a_word(finished: Path, tmp_path
         assert run.history == right.history
         for name, tensor in right.model.state_dict().items():
             assert torch.equal(tensor, run.model.state_dict()[name])
-        free = ("epochs", "checkpoint_seconds", "max_steps", "step")
+        free = FREE
         for config in (run.config, right.config):
             config["training"] = {key: value for key, value in config["training"].items() if key not in free}
             config["data"].pop("notes", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,12 +40,14 @@ class CurvePoint(NamedTuple):
     Attributes:
         epoch: epochs done.
         value: the quantity of the curve, in nats per datum.
-        seconds: training time so far, in seconds.
+        seconds: training time so far without validation, in seconds.
+        evaluations: decoder evaluations so far; NaN if they were not recorded.
     """
 
     epoch: int
     value: float
     seconds: float
+    evaluations: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class TrainingSummary:
     biased: str = ""
 
     def to_scores(self) -> dict[str, Any]:
-        """Return the summary as entries of ``evaluation.json``; a point of a curve is [epoch, value, seconds]."""
+        """Return the summary as entries of ``evaluation.json``; a point of a curve is a list."""
         return {
             "training_seconds": self.training_seconds,
             "epochs": self.epochs,
@@ -134,7 +137,12 @@ def read_log_likelihoods(scores: Mapping[str, Any]) -> tuple[CurvePoint, ...]:
 
 
 def _to_points(values: Iterable[Sequence[Any]]) -> tuple[CurvePoint, ...]:
-    return tuple(CurvePoint(*value) for value in values)
+    return tuple(_to_point(*value) for value in values)
+
+
+def _to_point(epoch: int, value: float, seconds: float, evaluations: float | None = None) -> CurvePoint:
+    """Return a point from its list in a file, which has no NaN."""
+    return CurvePoint(epoch, value, seconds, math.nan if evaluations is None else evaluations)
 
 
 def summarise_run(run: Run, particles: int, data: int, log_likelihoods: Sequence[CurvePoint] = ()) -> TrainingSummary:
@@ -152,11 +160,16 @@ def summarise_run(run: Run, particles: int, data: int, log_likelihoods: Sequence
         training_seconds=run.seconds,
         epochs=epochs,
         training_particles=particles,
-        decoder_evaluations=particles * data * epochs,
+        decoder_evaluations=_evaluations_of(run.history, particles * data * epochs),
         curve=_curve_of(records, run.config["training"]["validation_particles"]),
         log_likelihoods=tuple(log_likelihoods),
         biased=str(run.config.get("biased", "")),
     )
+
+
+def _evaluations_of(history: Sequence[Mapping[str, Any]], default: int) -> int:
+    """Return the decoder evaluations of a training: the last recorded number, or `default` if none was recorded."""
+    return int(max((record.get("evaluations", 0) for record in history), default=0)) or default
 
 
 def _curve_of(records: Sequence[Mapping[str, Any]], particles: int) -> LearningCurve:
@@ -169,7 +182,9 @@ def _curve_of(records: Sequence[Mapping[str, Any]], particles: int) -> LearningC
 
 def _points_of(records: Sequence[Mapping[str, Any]], name: str, sign: float) -> tuple[CurvePoint, ...]:
     return tuple(
-        CurvePoint(record["epoch"], sign * record[name], record.get("seconds", 0.0))
+        CurvePoint(
+            record["epoch"], sign * record[name], record.get("seconds", 0.0), float(record.get("evaluations", math.nan))
+        )
         for record in records
         if record.get(name) is not None
     )

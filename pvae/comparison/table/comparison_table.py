@@ -25,6 +25,7 @@ class Table:
         particles: draws of z per datum in the evaluation of every row.
         subset: which data these are, such as ``"500 of 10,000, drawn with seed 0"``; "" if it is not known.
         rankings: the rows in the order of their validation bound at equal budgets.
+        budget: the equal budget of all trainings, such as ``"60s"``; "" if there is none.
     """
 
     rows: tuple[Row, ...]
@@ -32,10 +33,11 @@ class Table:
     particles: int
     subset: str = ""
     rankings: tuple[Ranking, ...] = ()
+    budget: str = ""
 
     def verdict(self) -> str:
         """Return in sentences which rows differ from the first, which are not shown to differ, and reasons to doubt."""
-        return make_verdict(self.rows)
+        return make_verdict(self.rows, self.budget)
 
     def describe_rankings(self) -> list[str]:
         """Return one line for each ranking at an equal budget."""
@@ -48,6 +50,7 @@ class Table:
             "data": self.data,
             "subset": self.subset,
             "particles": self.particles,
+            "budget": self.budget,
             "rankings": [ranking.to_json() for ranking in self.rankings],
             "verdict": self.verdict(),
             "rows": [row.to_json() for row in self.rows],

@@ -75,7 +75,9 @@ def _has_bound(outcome: Outcome) -> bool:
 
 
 def _evaluations(outcome: Outcome, point: CurvePoint) -> float:
-    """Return the decoder evaluations until a point of a curve."""
+    """Return the decoder evaluations until a point of a curve; earlier versions did not record them."""
+    if not math.isnan(point.evaluations):
+        return point.evaluations
     epochs = read_score(outcome.scores, "epochs") or 0
     return point.epoch * float(outcome.scores.get("decoder_evaluations", math.nan)) / max(1, int(epochs))
 

@@ -58,7 +58,7 @@ def estimate_difference(differences: Tensor) -> RowDifference:
 
     Returns:
         The difference; its tensors have the shape of the studies.
-    Source: Searle, Casella & McCulloch, Variance Components (1992), section 4.7 (two-way crossed random model); Mickey
+    Source: Searle, Casella & McCulloch, Variance Components, 1992 (two-way crossed random model); Mickey
         & Brown, Bounds on the Distribution Functions of the Behrens-Fisher Statistic, Annals of Mathematical Statistics
         37 (1966) (a t test with the smallest degrees of freedom holds its level).
     """

@@ -12,7 +12,7 @@ from pvae.evaluate.diagnostics import MOST_UNRELIABLE
 __all__ = ["make_verdict"]
 
 
-def make_verdict(rows: tuple[Row, ...]) -> str:
+def make_verdict(rows: tuple[Row, ...], budget: str = "") -> str:
     """Return which rows differ from the first, which are not shown to differ, and reasons to doubt.
 
     A row is named only if its difference is shown at a family-wise level of 5 % over all rows. Rows with one seed are
@@ -20,6 +20,7 @@ def make_verdict(rows: tuple[Row, ...]) -> str:
 
     Args:
         rows: the rows of the table, as `pvae.comparison.rows.make_rows` returns them.
+        budget: the equal budget of all trainings; "" if there is none.
     """
     first = rows[0]
     if not first.seeds:
@@ -37,7 +38,7 @@ def make_verdict(rows: tuple[Row, ...]) -> str:
         *_describe_differences(rows, compared),
         *_describe_test(compared),
         *_describe_bias(rows, compared),
-        *_describe_training(first, compared),
+        *_describe_training(first, compared, budget),
         *_describe_unfinished(rows),
         *_describe_khat(rows),
     ]
@@ -131,9 +132,11 @@ def _describe_bias(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
     return ["The bias of the log evidences is not known, so the rows are compared by their lower bounds."]
 
 
-def _describe_training(first: Row, compared: Sequence[Row]) -> list[str]:
+def _describe_training(first: Row, compared: Sequence[Row], budget: str) -> list[str]:
     if not any(row.conclusion in (ABOVE, BELOW) for row in compared):
         return []
+    if budget:
+        return [f"Each training had a budget of {budget.replace('-', ' ')}."]
     columns = "see the columns training and evaluations for the cost."
     epochs = {_mean_epochs(row) for row in (first, *compared)}
     if len(epochs) == 1:
