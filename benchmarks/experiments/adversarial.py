@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from experiments.base import Budget, Claim, Result, Room, mean_error, paired, shown, verdicts
 from pvae.evaluate import aggregate_test, mmd_test
 from pvae.models import encode, sample
 
@@ -85,7 +85,7 @@ def aggregate(name: str, budget: Budget, folder: Path) -> Result:
         rows.append((f"`{objective}`", number, ", ".join(f"{each['p']:.3f}" for each in found)))
     trials = settings["trials"]
     says = [
-        verdict(
+        Claim(
             "Squared MMD x 1000, `aae` against `elbo`",
             *paired(
                 [1000 * each["statistic"] for each in cells["aae"]],
@@ -105,7 +105,7 @@ def aggregate(name: str, budget: Budget, folder: Path) -> Result:
         f"and seeds {', '.join(map(str, budget.seeds))}. A permutation test on the squared MMD, with 500 "
         "permutations, compares one code for each of 2000 test images with 2000 draws of the prior."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())
 
 
 def nearest(train_codes: Tensor, labels: Tensor, codes: Tensor, truth: Tensor) -> float:
@@ -147,7 +147,7 @@ def features(name: str, budget: Budget, folder: Path) -> Result:
     rows += [(each, shown(*mean_error(100 * cell[each] for cell in cells))) for each in ("untrained", "ali", "elbo")]
     rows.append(("pixels themselves", f"{100 * pixels:.2f}"))
     says = [
-        verdict(
+        Claim(
             f"`{each}` against the untrained encoder",
             *paired([100 * cell[each] for cell in cells], [100 * cell["untrained"] for cell in cells]),
             "points",
@@ -162,7 +162,7 @@ def features(name: str, budget: Budget, folder: Path) -> Result:
         "each of 2000 test images gets the label of the nearest of 10000 training images. Standard errors are over "
         "seeds, and differences are paired by seed."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())
 
 
 #: objective: epochs, learning rate, optimiser; fixed after a look at seed 0 with other settings, see `coverage`
@@ -233,4 +233,4 @@ def coverage(name: str, budget: Budget, folder: Path) -> Result:
         "of z are drawn from the prior, and the means of x given z are classified by a network with 200 hidden "
         f"units, which is right for {100 * accuracy:.1f}% of the test images."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())

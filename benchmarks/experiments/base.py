@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from scipy.special import stdtr
 
 from pvae.batch import Batch
+from pvae.comparison.table.conclusions import LEVEL
+from pvae.comparison.table.row_difference import adjust_by_holm
 
-__all__ = ["Budget", "Result", "Room", "mean_error", "paired", "shown", "shuffled", "table", "verdict"]
+__all__ = ["Budget", "Claim", "Result", "Room", "mean_error", "paired", "shown", "shuffled", "table", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Result:
     Attributes:
         setting: one paragraph: data, networks, budget, seeds.
         table: rows of text, the first the heading.
-        says: what it says, one line each; claims beyond two standard errors only.
+        says: what it says, one line each; differences with their verdicts.
         seconds: wall time.
     """
 
@@ -97,12 +100,47 @@ def shown(value: float, error: float, decimals: int = 2, sign: bool = False) -> 
     return f"{value:{plus}.{decimals}f} ± {error:.{decimals}f}"
 
 
-def verdict(what: str, value: float, error: float, unit: str, decimals: int = 2) -> str:
-    """Return a claim where a difference is beyond two standard errors, else that there is none."""
-    number = f"{shown(value, error, decimals, sign=True)} {unit}".strip()
-    if abs(value) > 2 * error:
-        return f"{what}: {number}, beyond two standard errors."
-    return f"{what}: {number}, within two standard errors: no claim."
+class Claim(NamedTuple):
+    """A difference that an experiment tests.
+
+    Attributes:
+        what: what is compared.
+        value: the difference.
+        error: its standard error.
+        unit: the unit.
+        decimals: digits after the point.
+    """
+
+    what: str
+    value: float
+    error: float
+    unit: str
+    decimals: int = 2
+
+
+def verdicts(says: Sequence[Claim | str], seeds: int) -> tuple[str, ...]:
+    """Return the lines of an experiment, with a verdict on each difference.
+
+    A difference is shown if Student's t with seeds - 1 degrees of freedom, adjusted by Holm for all differences of the
+    experiment, shows it at 5 %, as in the table of a comparison.
+
+    Args:
+        says: differences, and lines that stay as they are.
+        seeds: the number of seeds of each error.
+    """
+    claims = [line for line in says if isinstance(line, Claim)]
+    ratios = [abs(claim.value) / claim.error if claim.error > 0 else math.nan for claim in claims]
+    p_values = [2.0 * float(stdtr(seeds - 1, -ratio)) for ratio in ratios]
+    adjusted = iter(adjust_by_holm(torch.tensor(p_values, dtype=torch.float64)).tolist())
+    return tuple(_verdict(line, next(adjusted)) if isinstance(line, Claim) else line for line in says)
+
+
+def _verdict(claim: Claim, p_value: float) -> str:
+    number = f"{shown(claim.value, claim.error, claim.decimals, sign=True)} {claim.unit}".strip()
+    rounded = "below 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    if p_value <= LEVEL:
+        return f"{claim.what}: {number}, shown (adjusted p {rounded})."
+    return f"{claim.what}: {number}, not shown (adjusted p {rounded}): no claim."
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

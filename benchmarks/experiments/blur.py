@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from experiments.base import Budget, Claim, Result, Room, mean_error, paired, shown, verdicts
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     "gaussian, scale 1": {"likelihood": "gaussian:scale=1"},
@@ -69,7 +69,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         rows.append((label, *numbers))
     first = next(iter(cells))
     says = [
-        verdict(
+        Claim(
             f"Edges of reconstructions, {label} against {first}",
             *paired(
                 [each["reconstructions"] for each in cells[label]], [each["reconstructions"] for each in cells[first]]
@@ -86,4 +86,4 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         "given z, divided by that of 1000 test images: 1 is as sharp as the data, and a smaller number is more "
         "blurred. Standard errors are over seeds."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())

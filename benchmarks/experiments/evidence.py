@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pvae
-from experiments.base import Budget, Result, shuffled, verdict
+from experiments.base import Budget, Claim, Result, shuffled, verdicts
 
 COMMON = {"hidden": (200, 200), "latent": 20, "activation": "tanh"}
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -58,8 +58,8 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         if row.difference is not None:
             over = row.difference_over_seeds
             difference = f"{row.difference.value:+.2f} ± {row.difference.error:.2f} ({over.error:.2f} seeds)"
-            error = max(row.difference.error, over.error)
-            says.append(verdict(f"{row.model} against {found.table.rows[0].model}", over.value, error, "nats"))
+            what = f"{row.model} against {found.table.rows[0].model}"
+            says.append(Claim(what, row.difference.value, row.difference_error, "nats"))
         rows.append(
             (
                 row.model,
@@ -74,6 +74,6 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         f"batches of {settings['batch_size']}, {settings['epochs']} epochs and seeds "
         f"{', '.join(map(str, budget.seeds))}. The log evidence is estimated on {settings['limit'] or 10000} test "
         f"images with {settings['particles']} particles, in nats per image. A difference is paired by image, and its "
-        "second standard error is over seeds; the larger of the two errors decides whether a difference is claimed."
+        "second standard error is over seeds; the claims use both."
     )
-    return Result(setting, tuple(rows), tuple(says))
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from experiments.base import Budget, Claim, Result, Room, mean_error, paired, shown, verdicts
 
 BETAS = (1.0, 2.0, 4.0, 8.0)
 METRICS = ("mig", "disentanglement", "completeness", "informativeness")
@@ -38,7 +38,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         numbers = [shown(*mean_error(each[metric] for each in found), 3) for metric in METRICS]
         rows.append((f"{beta:g}", *numbers, shown(*mean_error(each["elbo"] for each in found))))
     says = [
-        verdict(
+        Claim(
             f"{metric} at beta {beta:g} against 1",
             *paired([each[metric] for each in cells[beta]], [each[metric] for each in cells[1.0]]),
             "",
@@ -54,4 +54,4 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         "the mean codes of all sprites; 1 is best. Standard errors are over seeds, and differences are paired by "
         "seed."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, verdict
+from experiments.base import Budget, Claim, Result, Room, mean_error, paired, shown, verdicts
 from pvae.evaluate import accuracy
 
 # a draw of labels is the seed of the data; each has a training of its own seed
@@ -49,7 +49,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         rows.append((label, f"`{systems[label][0]}`", shown(*mean_error(100 * each for each in found), 1), every))
     baseline = cells["classifier alone (supervised)"]
     says = [
-        verdict(
+        Claim(
             f"{label} against the classifier alone",
             *paired([100 * each for each in cells[label]], [100 * each for each in baseline]),
             "points",
@@ -65,4 +65,4 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         "Accuracy is measured on 10000 test images. Standard errors are over draws, and differences are paired by "
         "draw."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pvae
-from experiments.base import Budget, Result, Room, mean_error, paired, shown, shuffled, verdict
+from experiments.base import Budget, Claim, Result, Room, mean_error, paired, shown, shuffled, verdicts
 from pvae.evaluate import masking_divergence, missing_log_likelihood
 from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling, nearest_neighbour_filling
 
@@ -49,7 +49,7 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         numbers = [shown(*mean_error(each[system] for each in found), 4) for system in systems]
         rows.append((f"`{mask}`", *numbers, shown(*mean_error(each["kl"] for each in found), 1)))
     says = [
-        verdict(
+        Claim(
             f"`{mask}`, masked VAE against {system}",
             *paired([each["masked VAE"] for each in found], [each[system] for each in found]),
             "nats per missing pixel",
@@ -68,4 +68,4 @@ def run(name: str, budget: Budget, folder: Path) -> Result:
         "limited to [0.01, 0.99]. The last column is a divergence in nats per image. Standard errors are over "
         "seeds, and differences are paired by seed."
     )
-    return Result(setting, tuple(rows), tuple(says), room.seconds())
+    return Result(setting, tuple(rows), verdicts(says, len(budget.seeds)), room.seconds())

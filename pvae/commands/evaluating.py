@@ -174,8 +174,8 @@ def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
     if record.get("ess", {}).get("median") is not None:
         rows["effective sample size"] = _ess_text(record)
         rows["Pareto k-hat"] = _khat_text(record["khat"])
-    if "seconds" in rows:
-        rows["seconds"] = f"{rows['seconds']:.1f}"
+    if "evaluation_seconds" in rows:
+        rows["evaluation_seconds"] = f"{rows['evaluation_seconds']:.1f}"
     rows |= {f"note {number}": note for number, note in enumerate(record.get("notes", ()), 1)}
     return {name.replace("_", " "): value for name, value in rows.items()}
 

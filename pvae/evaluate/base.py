@@ -103,6 +103,10 @@ class EvidenceBias(Estimate):
 
     margin: float = math.nan
 
+    def __str__(self) -> str:
+        margin = f"{self.margin:.{_decimals(self.error)}f}" if math.isfinite(self.margin) else "not known"
+        return f"{super().__str__()} (margin {margin})"
+
     def to_json(self) -> dict[str, Any]:
         """Return ``{"value":, "error":, "count":, "margin":}``; a number that is not finite becomes None."""
         return {**super().to_json(), "margin": finite_or_none(self.margin)}

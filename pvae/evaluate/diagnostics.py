@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,7 +71,9 @@ class Diagnosis:
 
     @property
     def unreliable(self) -> float:
-        """The share of data with a k-hat that is above `good_khat` or not known, from 0 to 1."""
+        """The share of data with a k-hat that is above `good_khat` or not known, from 0 to 1; NaN without weights."""
+        if bool((self.khat.isnan() & self.ess.isnan()).all()):
+            return math.nan
         return float((~(self.khat <= self.good_khat)).double().mean())
 
     @property
@@ -83,7 +86,7 @@ class Diagnosis:
         """Return the summary over data as a dictionary that JSON can hold."""
         return {
             "ess": _quantiles(self.ess),
-            "khat": {**_quantiles(self.khat), "good": self.good_khat, "unreliable": self.unreliable},
+            "khat": {**_quantiles(self.khat), "good": self.good_khat, "unreliable": finite_or_none(self.unreliable)},
             **({} if self.trust is None else _trust_quantiles(self.trust)),
             "active_units": self.active_units,
             "latents": {name: units.to_json() for name, units in self.latents.items()},
@@ -143,7 +146,8 @@ def diagnose(
         Smoothed Importance Sampling, JMLR 25 (2024).
     """
     with evaluation_context(model, data, **where) as context:
-        statistics = [weight_statistics] if draws_point(context) else [weight_statistics, trust_statistics]
+        is_point = draws_point(context)
+        statistics = [weight_statistics] if is_point else [weight_statistics, trust_statistics]
         ess, khat, *distances = summarise_weights(
             context,
             particles,
@@ -152,7 +156,22 @@ def diagnose(
             allow_point_masses=True,
         )
         diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
+        if is_point:
+            return _without_weights(diagnosis, len(weight_notes(ess, khat, particles)))
         return replace(diagnosis, trust=trust_of(*distances) if distances else no_trust(len(ess)))
+
+
+def _without_weights(diagnosis: Diagnosis, notes: int) -> Diagnosis:
+    """Return the diagnosis of a guide that draws z from a point: it has no weights, and so no k-hat and no ESS.
+
+    Args:
+        diagnosis: the diagnosis of log p(x, z) in the place of the weights.
+        notes: the number of its first notes that are about weights.
+    """
+    unknown = torch.full_like(diagnosis.khat, math.nan)
+    note = "the guide draws z from a point: k-hat and effective sample size are not available"
+    others = diagnosis.notes[notes:]
+    return replace(diagnosis, ess=unknown, khat=unknown, trust=no_trust(len(unknown)), notes=(note, *others))
 
 
 def draws_point(context: EvaluationContext) -> bool:

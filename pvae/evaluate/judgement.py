@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +38,7 @@ class Judgement:
         particles: the number of draws of z per datum.
         seed: the seed of the draws.
         decoder_evaluations: how often the model scored a datum: the number of draws times the number of data.
-        seconds: wall-clock time of the evaluation.
+        evaluation_seconds: wall-clock time of the evaluation, in seconds.
         summed_out_elbo: the bound in which the guide's sites that are marked for enumeration are summed out, so that
             their q is not in it (see `pvae.evaluate.summed_out_elbo`); None if it is the ELBO.
     """
@@ -50,8 +51,14 @@ class Judgement:
     particles: int
     seed: int
     decoder_evaluations: int
-    seconds: float
+    evaluation_seconds: float
     summed_out_elbo: Estimate | None = field(default=None, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """The old name of `evaluation_seconds`."""
+        warnings.warn("Judgement.seconds is now called evaluation_seconds.", DeprecationWarning, stacklevel=2)
+        return self.evaluation_seconds
 
     @property
     def subset(self) -> Subset | None:
@@ -98,7 +105,7 @@ class Judgement:
             "subset": None if self.subset is None else str(self.subset),
             "seed": self.seed,
             "decoder_evaluations": self.decoder_evaluations,
-            "seconds": self.seconds,
+            "evaluation_seconds": self.evaluation_seconds,
         }
 
 
@@ -152,7 +159,7 @@ def judge(
         particles=particles,
         seed=seed,
         decoder_evaluations=(particles + draws) * log_evidence.count,
-        seconds=time.perf_counter() - started,
+        evaluation_seconds=time.perf_counter() - started,
     )
     if not torch.equal(pointwise_summed_out, pointwise_elbo):
         # The dataclass is frozen, and this is still its construction.

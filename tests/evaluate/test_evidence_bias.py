@@ -132,3 +132,33 @@ def test_log_evidence_warns_if_khat_is_high_for_more_than_a_tenth_of_the_data() 
             evaluate.log_evidence(pair(model, guide_with(bad)), x, 200)
         assert len(caught) == expected, bad
     assert "11 of 100 data have Pareto k-hat above 0.57" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("has_density", [False, True])
+def test_a_guide_that_draws_a_point_has_no_khat_and_no_effective_sample_size(has_density: bool) -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            w = pyro.sample("w", dist.Normal(z, 1.0)) if has_density else 0.0
+            pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x / 2.0))
+            if has_density:
+                pyro.sample("w", dist.Normal(x / 4.0, 1.0))
+
+    found = evaluate.diagnose(pair(model, guide), torch.tensor([0.3, -0.2]), 100)
+    assert bool(found.khat.isnan().all()) and bool(found.ess.isnan().all()) and math.isnan(found.unreliable)
+    assert found.notes[0] == "the guide draws z from a point: k-hat and effective sample size are not available"
+    assert not any("no finite weight" in note or "k-hat above" in note for note in found.notes)
+    record = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert record["khat"]["median"] is record["khat"]["unreliable"] is record["ess"]["median"] is None
+
+
+def test_the_time_of_an_evaluation_has_a_name_of_its_own() -> None:
+    judged = evaluate.judge(LinearGaussianModel(), X[:3], 30)
+    with pytest.warns(DeprecationWarning, match="evaluation_seconds"):
+        assert judged.seconds == judged.evaluation_seconds > 0
+    assert "seconds" not in judged.to_json() and judged.to_json()["evaluation_seconds"] == judged.evaluation_seconds
+    assert str(judged.bias).endswith(")") and "(margin " in str(judged.bias)

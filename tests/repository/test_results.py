@@ -49,13 +49,18 @@ def test_what_was_measured_says_how(benchmarks):
         assert len({len(row) for row in record["table"]}) == 1
 
 
-def test_a_verdict_needs_two_standard_errors(benchmarks):
+def test_a_verdict_needs_a_t_test_that_is_adjusted_for_all_differences(benchmarks):
     _, base = benchmarks
     assert base.mean_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx(3**-0.5))
     assert base.paired([3.0, 5.0], [1.0, 1.0]) == (3.0, 1.0)
-    assert base.verdict("a against b", 3.0, 1.4, "nats").endswith("+3.00 ± 1.40 nats, beyond two standard errors.")
-    assert base.verdict("a against b", -3.0, 1.6, "nats").endswith("within two standard errors: no claim.")
-    assert base.verdict("a against b", 3.0, float("nan"), "nats").endswith("no claim.")
+    one = base.Claim("a against b", 3.0, 0.65, "nats")
+    other = base.Claim("a against c", -0.5, 1.6, "nats")
+    # Student's t with 2 degrees of freedom: the p-value of 3.0 / 0.65 is 0.0439.
+    assert base.verdicts([one], 3) == ("a against b: +3.00 ± 0.65 nats, shown (adjusted p 0.044).",)
+    shown, line, not_shown = base.verdicts([one, "A line.", other], 3)
+    assert shown == "a against b: +3.00 ± 0.65 nats, not shown (adjusted p 0.088): no claim."
+    assert line == "A line." and not_shown.endswith("no claim.")
+    assert base.verdicts([one._replace(error=float("nan"))], 3)[0].endswith("no claim.")
 
 
 def test_a_second_call_goes_on_where_the_first_stopped(benchmarks, tmp_path):

@@ -61,7 +61,6 @@ def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
         scores={
             **judgement.to_json(),
             "active_units": judgement.active_units,
-            "evaluation_seconds": judgement.seconds,
         },
         pointwise=_pointwise_values(judgement),
         latents=judgement.diagnosis.latents,

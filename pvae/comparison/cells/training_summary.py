@@ -106,7 +106,8 @@ class TrainingSummary:
 
 def with_old_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return scores with the keys of earlier versions beside those of today."""
-    old = {old_key: scores[key] for key, old_key in _OLD_KEYS.items() if key in scores}
+    # The key "seconds" does not say of what, so it is read and no longer written.
+    old = {old_key: scores[key] for key, old_key in _OLD_KEYS.items() if key in scores and old_key != "seconds"}
     return {**scores, **old}
 
 
