@@ -15,7 +15,7 @@ from pvae.data.file_limits import missing_file, require_content, size_of
 from pvae.data.image_folders import read_image_folder
 from pvae.data.matrix_files import read_mat, require_hdf5
 from pvae.data.raw_data import RawData
-from pvae.data.readers import read_bytes, read_idx, read_npy, read_npz
+from pvae.data.readers import read_idx, read_npy, read_npz
 from pvae.data.tables.frame_arrays import FrameSource
 from pvae.data.tables.table_options import TableOptions
 from pvae.data.tables.text_lines import require_text
@@ -61,9 +61,9 @@ def read_table(path: Path, options: TableOptions) -> FrameSource:
     """
     if path.name.lower().endswith(".parquet"):
         return _parquet(path, options)
-    size_of(path)
+    require_content(path, size_of(path))
     require_text(str(path), read_start(path, 1 << 16))
-    table = read_text_table(path, read_bytes(path), options)
+    table = read_text_table(path, options)
     return FrameSource(
         str(path),
         table.frame,

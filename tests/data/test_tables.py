@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pvae.data import Splits, load_data
+from pvae.data.tables import number_tables, text_tables
+from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
 ROWS = np.random.default_rng(0).normal(size=(12, 2)).round(3)
@@ -321,3 +323,62 @@ def test_what_pandas_writes_is_read_to_the_last_bit(tmp_path: Path, table: tuple
     if len(known) + ("label" in frame) + style["index"] > 1:  # and the separator is found
         found = read(tmp_path, text.getvalue(), missing="mask", header="first")
         assert torch.equal(found.train.x, splits.train.x)
+
+
+HEAD = "a,b,c\n" + "".join(f"{row}.5,{-row},{row}e-3\n" for row in range(40))
+LATE_LINES = {
+    "plain": "1,2,3\n",
+    "no newline at the end": "1,2,3",
+    "cell too many, then one too few": "1,2,3,4\n5,6\n",
+    "cell too few, then one too many": "5,6\n1,2,3,4\n",
+    "blank line": "1,2,3\n\n4,5,6\n",
+    "comment": "# note\n1,2,3\n",
+    "blanks": "1, 2 ,3\n  4,5,6\n",
+    "quotes": '"1",2,"3"\n',
+    "returns": "1,2,3\r\n4,5,6\r\n",
+    "missing at the end": "1,2,\n",
+    "missing at the start": ",2,3\n",
+    "word for missing": "1,NA,3\n",
+    "word that only pandas calls missing": "1,#N/A,3\n",
+    "text": "1,two,3\n",
+    "truth": "1,True,3\n",
+    "beyond 64 bits": "1,123456789012345678901234567890,3\n",
+    "zero": "1,2\0,3\n",
+    "Latin-1": "1,\xe9,3\n",
+    "infinite": "1,inf,3\n",
+    "separator at the end": "1,2,3,\n",
+}
+
+
+CONTENTS = {name: HEAD + late for name, late in LATE_LINES.items()} | {
+    "numbers without a name over the names of the rows": "a,b\n" + "".join(f"{row},{row}.5,2\n" for row in range(40)),
+    "a name too many": "a,b,c\n" + "".join(f"{row},{row}.5\n" for row in range(40)),
+}
+QUICKLY_READ = ("plain", "no newline at the end", "infinite")
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("block", [700, 771, 1 << 20])
+def test_a_table_of_numbers_is_read_in_one_pass_as_it_is_line_by_line(
+    name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(CONTENTS[name].encode("latin-1"))
+    monkeypatch.setattr(number_tables, "_BLOCK", block)
+    monkeypatch.setattr(number_tables, "_FIRST_LINES", 20)
+    if name in QUICKLY_READ:
+        assert number_tables.read_number_table(path, TableOptions()) is not None
+    for missing in ("error", "mask"):
+        outcome = _outcome(path, missing)
+        with monkeypatch.context() as patch:
+            patch.setattr(text_tables, "read_number_table", lambda *_: None)
+            assert outcome == _outcome(path, missing)
+
+
+def _outcome(path: Path, missing: str) -> Any:
+    """Return the bytes, notes and schema of a table, or the line of its refusal."""
+    try:
+        splits = load_data(path, missing=missing, validation=0, test=0, binarise="none")
+    except InputError as error:
+        return str(error)
+    return [tensor.numpy().tobytes() for tensor in splits.train.values()], splits.notes, splits.schema

@@ -23,6 +23,7 @@ __all__ = ["FrameSource", "TableArrays", "arrays_of_frame", "column_values"]
 #: Returns the place of a cell, in words, and its text, from its row and column.
 Place = Callable[[int, str], tuple[str, str]]
 _LARGEST = 2**53
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +110,19 @@ def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
         raise InputError(f"{source.name} needs rows of numbers; it has none.")
     columns = {str(name): column_values(source.frame[name]) for name in source.frame.columns}
     roles = find_roles(source.name, columns, source.unnamed, options)
-    features, names, values_of = [], [], {}
+    features: list[np.ndarray] = []
+    names, values_of = [], {}
     texts = [name for name in roles.features if columns[name].dtype == object and name not in options.categories]
     _refuse_text(source, columns, texts)
     for name in roles.features:
         if name in options.categories:
             values_of[name] = _category_values(source, name, columns[name], options.known_values.get(name, ()))
-            features.append(_one_hot(columns[name], values_of[name]))
+            features += list(_one_hot(columns[name], values_of[name]).T)
             names += [f"{name}={value}" for value in values_of[name]]
         else:
-            features.append(_as_float64(source, name, columns[name])[:, None])
+            features.append(_as_float64(source, name, columns[name]))
             names.append(name)
-    x = np.concatenate(features, axis=1)
+    x = _side_by_side(features)
     missing = {name: int(_is_missing(columns[name]).sum()) for name in (*roles.features, *roles.label)}
     if not options.missing:
         _refuse_missing(source, columns, [name for name in missing if missing[name]])
@@ -137,6 +139,14 @@ def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
     )
     row_names = (roles.index[0], columns[roles.index[0]]) if roles.index else None
     return TableArrays(arrays, schema, (*source.notes, *roles.notes), row_names)
+
+
+def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
+    """Return columns, (rows,) each, as one array, (rows, columns), written in parts that fit into a cache."""
+    x = np.empty((len(columns[0]), len(columns)))
+    for start in range(0, len(x), _ROWS_AT_ONCE):
+        np.stack([column[start : start + _ROWS_AT_ONCE] for column in columns], 1, out=x[start : start + _ROWS_AT_ONCE])
+    return x
 
 
 def type_name(values: np.ndarray) -> str:
@@ -215,7 +225,7 @@ def _as_float64(source: FrameSource, name: str, values: np.ndarray) -> np.ndarra
             f"{source.name}: the column {name!r} has whole numbers beyond 2^53, of which floating-point numbers hold "
             "only some. Such numbers usually name something: leave the column out with columns= or index=."
         )
-    return values.astype(np.float64)
+    return values.astype(np.float64, copy=False)
 
 
 def _category_values(source: FrameSource, name: str, values: np.ndarray, known: tuple[str, ...]) -> list[str]:

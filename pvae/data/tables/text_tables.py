@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pvae.data.readers import read_bytes
 from pvae.data.tables.dialect import SEPARATOR_NAMES, Dialect, find_dialect, is_number
+from pvae.data.tables.number_tables import read_number_table
 from pvae.data.tables.table_options import MISSING_WORDS, TableOptions
 from pvae.data.tables.text_lines import TextLines, find_sign, text_lines
 from pvae.errors import InputError
@@ -31,7 +34,7 @@ class TextTable:
         unnamed: the columns without a name in a file that names the others.
         account: how the file was read, in words.
         notes: what was inferred and might be otherwise.
-        lines: the lines, which know the place of each cell.
+        lines: returns the lines, which know the place of each cell.
         dialect: how it is written.
     """
 
@@ -40,7 +43,7 @@ class TextTable:
     unnamed: tuple[str, ...]
     account: str
     notes: tuple[str, ...]
-    lines: TextLines
+    lines: Callable[[], TextLines]
     dialect: Dialect
 
     def place(self, row: int, column: str) -> tuple[str, str]:
@@ -51,25 +54,29 @@ class TextTable:
             column: the name of the column.
         """
         position = list(self.frame.columns).index(column)
-        records = self.lines.records(self.dialect.separator)
+        lines = self.lines()
+        records = lines.records(self.dialect.separator)
         for number, (line, cells) in enumerate(records):
             if number == row + self.dialect.header_lines:
-                return f"{self.lines.name}, line {line}, column {column!r}", cells[position]
+                return f"{lines.name}, line {line}, column {column!r}", cells[position]
         raise IndexError(row)
 
 
-def read_text_table(path: Path, raw: bytes, options: TableOptions) -> TextTable:
+def read_text_table(path: Path, options: TableOptions) -> TextTable:
     """Return the table in a text file.
 
     Args:
-        path: the file, for messages.
-        raw: its content, decompressed.
+        path: the file.
         options: what the user says about it.
 
     Raises:
         InputError: if it is not a text table, or a row has another number of cells than the others.
     """
-    lines = text_lines(str(path), raw)
+    numbers = read_number_table(path, options)
+    if numbers is not None:
+        names = list(numbers.dialect.names or [""] * numbers.frame.shape[1])
+        return _text_table(numbers.frame, names, numbers.first_lines, numbers.dialect, numbers.dialect.notes, path)
+    lines = text_lines(str(path), read_bytes(path))
     if not len(lines):
         raise InputError(f"{path} needs rows of numbers; it has none.")
     dialect = find_dialect(lines, options)
@@ -80,10 +87,26 @@ def read_text_table(path: Path, raw: bytes, options: TableOptions) -> TextTable:
     if names[-1] == "" and len(names) > 1 and _is_empty(frame.iloc[:, -1]):
         # every row ends with a separator
         frame, names = frame.iloc[:, :-1], names[:-1]
+    return _text_table(frame, names, lines, dialect, notes)
+
+
+def _text_table(
+    frame: pd.DataFrame,
+    names: list[str],
+    lines: TextLines,
+    dialect: Dialect,
+    notes: tuple[str, ...],
+    path: Path | None = None,
+) -> TextTable:
+    """Return the table with the names of its columns; if `lines` are only the first ones, `path` is the whole file."""
     frame.columns = _checked_names(lines, dialect, names)
     has_names = dialect.names is not None
     unnamed = [full for full, name in zip(frame.columns, names, strict=True) if not name] if has_names else []
-    return TextTable(frame, has_names, tuple(unnamed), _account(lines, dialect), notes, lines, dialect)
+
+    def all_lines() -> TextLines:
+        return lines if path is None else text_lines(str(path), read_bytes(path))
+
+    return TextTable(frame, has_names, tuple(unnamed), _account(lines, dialect), notes, all_lines, dialect)
 
 
 def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[str, ...]]:

@@ -1,0 +1,131 @@
+"""Read a large table of numbers in two passes that keep no copy of its text: one checks the lines, one is pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pvae.data.tables.dialect import Dialect, find_dialect, is_number
+from pvae.data.tables.table_options import TableOptions
+from pvae.data.tables.text_lines import TextLines, text_lines
+from pvae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NumberTable", "read_number_table"]
+
+_BLOCK = 1 << 20  # bytes, which fit into a cache
+#: The first lines must be at least as many as `find_dialect` looks at, or all lines.
+_FIRST_LINES = 250
+_NEWLINE = ord("\n")
+#: A line that begins with a sign up to this one may be blank or a comment.
+_LAST_SIGN = ord("#")
+
+
+@dataclass(frozen=True, eq=False)
+class NumberTable:
+    """A table of numbers without a missing one.
+
+    Attributes:
+        frame: the cells, columns of numbers named 0, 1, ...
+        dialect: how it is written.
+        first_lines: the first lines.
+    """
+
+    frame: pd.DataFrame
+    dialect: Dialect
+    first_lines: TextLines
+
+
+def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
+    """Return a table that has only numbers, no missing cell, and no other lines; None for any other file.
+
+    Files with quotes in their first lines are left to the reader of all lines. pandas refuses a later row
+    with a cell too many, and reads the last cell of a row with a cell too few as missing.
+
+    Args:
+        path: the file.
+        options: what the user says about it.
+    """
+    blocks = _blocks(path)
+    first = next(blocks, b"")
+    head = first[: first.rfind(b"\n") + 1]
+    if not (head and _is_plain(head)) or (len(first) == _BLOCK and head.count(b"\n") < _FIRST_LINES):
+        return None
+    lines = text_lines(str(path), head)
+    try:
+        dialect = find_dialect(lines, options)
+    except InputError:  # the reader of all lines raises it again, with more to say
+        return None
+    width = _width_of_numbers(lines, dialect)
+    if not width or not _has_cells_only(first, blocks):
+        return None
+    frame = _parse(path, dialect, width)
+    return None if frame is None else NumberTable(frame, dialect, lines)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file in blocks; nothing if it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except OSError:
+        return
+
+
+def _is_plain(head: bytes) -> bool:
+    """Return whether the first lines have only ASCII, no quotes, returns or zeros."""
+    return head.isascii() and not (b'"' in head or b"\r" in head or b"\0" in head)
+
+
+def _width_of_numbers(lines: TextLines, dialect: Dialect) -> int:
+    """Return the number of cells of a row if the first rows have only numbers, with a name for each cell or none."""
+    if dialect.separator in ("", " "):
+        return 0
+    rows = [cells for _, cells in lines.records(dialect.separator, _FIRST_LINES)]
+    data = rows[dialect.header_lines :]
+    width = len(rows[0])
+    named = dialect.names is None or len(dialect.names) == width
+    # If the first rows had a cell too many, pandas would take their first cells as an index.
+    even = all(len(cells) == width for cells in data)
+    numbers = even and all(is_number(cell, dialect.decimal) for cells in data for cell in cells)
+    return width if data and named and numbers else 0
+
+
+def _has_cells_only(first: bytes, blocks: Iterator[bytes]) -> bool:
+    """Return whether all is ASCII, and no line is blank or a comment."""
+    last, block = _NEWLINE, first
+    while block:
+        signs = np.frombuffer(block, np.uint8)
+        is_end, is_low = signs == _NEWLINE, signs <= _LAST_SIGN
+        begins_badly = (last == _NEWLINE and bool(is_low[0])) or bool((is_end[:-1] & is_low[1:]).any())
+        if begins_badly or not block.isascii():
+            return False
+        last, block = block[-1], next(blocks, b"")
+    return True
+
+
+def _parse(path: Path, dialect: Dialect, width: int) -> pd.DataFrame | None:
+    """Return the cells of a file if they are numbers and none is missing."""
+    import pandas as pd
+
+    # Older versions of pandas read decimal numbers to the last bit only if they are told to; version 3 always does.
+    precision = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
+    header = 0 if dialect.header_lines else None
+    try:
+        frame = pd.read_csv(
+            path, sep=dialect.separator, header=header, names=list(range(width)), decimal=dialect.decimal,
+            skipinitialspace=True, compression=None, **precision,
+        )  # fmt: skip
+    except (OSError, ValueError):  # a row with a cell too many
+        return None
+    columns = [frame[column].to_numpy() for column in frame.columns]
+    # the smallest of numbers with a missing one is missing
+    has_numbers = all(values.dtype.kind in "iufb" and not np.isnan(values.min()) for values in columns)
+    return frame if has_numbers else None
