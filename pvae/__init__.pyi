@@ -1,6 +1,7 @@
 # The public names of pvae, in one list: `__init__.py` reads it to load each name at its first use, type checkers read
 # it as it stands.
 from . import batch as batch
+from . import callbacks as callbacks
 from . import comparison as comparison
 from . import data as data
 from . import densities as densities

@@ -250,5 +250,5 @@ class Loop:
     def _call_callbacks(self) -> None:
         with self.context.progress.paused_clock():
             for callback in self.context.callbacks:
-                if callback(self.context.history.records[-1], self.context.latent_model) is True:
+                if callback.on_epoch(self.context.history.records[-1], self.context.latent_model) is True:
                     self.context.progress.finished = "callback"

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 import torch
 
+from pvae.callbacks import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
 from pvae.errors import InputError
 from pvae.files import UNFINISHED, write_text
@@ -35,7 +36,7 @@ from pvae.train.run_record import (
     require_config_of_snapshot,
 )
 from pvae.train.signals import catch_interrupts
-from pvae.train.training_request import TrainingRequest, checked_callbacks, checked_folder
+from pvae.train.training_request import TrainingRequest, checked_folder
 from pvae.train.unfinished_schedules import warn_of_unfinished_schedules
 
 __all__ = ["fit"]
@@ -64,7 +65,7 @@ def fit(
     patience: int | None = FitOptions.patience,
     validation_particles: int = FitOptions.validation_particles,
     validation_limit: int = FitOptions.validation_limit,
-    callbacks: Sequence[Callable[..., Any]] = (),
+    callbacks: Sequence[Callback | Callable[..., Any]] = (),
     progress: bool | None = None,
     on_divergence: str = FitOptions.on_divergence,
     threads: int | None = FitOptions.threads,
@@ -109,8 +110,8 @@ def fit(
         validation_particles: the number of draws of z per datum for the validation bound.
         validation_limit: the greatest number of data for the validation bound; a random subset is drawn with seed 0,
             the same in all trainings.
-        callbacks: functions that are called as ``callback(record, model)`` after each epoch; training ends if one
-            returns True.
+        callbacks: `pvae.callbacks.Callback` objects, such as `pvae.callbacks.TensorBoard`; or functions, called as
+            ``function(record, model)`` after each epoch. Training ends if one returns True after an epoch.
         progress: the display on standard error: None for a bar on a terminal and lines elsewhere; True for a bar;
             False for no display.
         on_divergence: ``"stop"``; or ``"rollback"`` to the last good state with half the learning rate.
@@ -142,7 +143,7 @@ def fit(
         options=options,
         folder=checked_folder(out),
         resume=resume,
-        callbacks=checked_callbacks(callbacks),
+        callbacks=as_callbacks(callbacks),
         progress=progress,
         fields=fields,
         model_spec=model_spec,
@@ -183,8 +184,12 @@ def _fit(request: TrainingRequest) -> Run:
                 loop.resume(snapshot)
             warn_of_unfinished_schedules(context)
             _write_config(request.folder, config, is_fresh=recorded is None)
-            loop.run()
-            return _result(loop, config)
+            with call_at_start_and_error(request.callbacks, config, model):
+                loop.run()
+            run = _result(loop, config)
+    for callback in request.callbacks:
+        callback.on_end(run)
+    return run
 
 
 def _model_and_spec(request: TrainingRequest, splits: Splits) -> tuple[Any, ModelSpec | None]:

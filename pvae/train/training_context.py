@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pvae.batch import Batch
+from pvae.callbacks import Callback
 from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.train.history import History
@@ -45,7 +46,7 @@ class TrainingContext:
         progress: the counts and sums so far; the loop changes them.
         history: the records of the epochs.
         folder: the folder of the run, or None.
-        callbacks: the functions to call after each epoch.
+        callbacks: the callbacks, which are called at the start, after each epoch, at the end and on an error.
         display: the display of the progress.
         interrupts: the signals that the process has received.
         identity: checksums of data and options that a checkpoint records.
@@ -64,7 +65,7 @@ class TrainingContext:
     progress: ProgressState
     history: History
     folder: Path | None
-    callbacks: tuple[Callable[..., Any], ...]
+    callbacks: tuple[Callback, ...]
     display: TrainingDisplay
     interrupts: Interrupts
     identity: dict[str, Any]

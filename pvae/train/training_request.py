@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvae.callbacks import Callback
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
 from pvae.programs.binding import Fields
 
-__all__ = ["TrainingRequest", "checked_callbacks", "checked_folder"]
+__all__ = ["TrainingRequest", "checked_folder"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainingRequest:
         options: the arguments that are fields of `FitOptions`.
         folder: the folder of the run; None keeps the run in memory.
         resume: whether to continue the run in `folder`.
-        callbacks: the functions to call after each epoch.
+        callbacks: the callbacks, which are called at the start, after each epoch, at the end and on an error.
         progress: whether to show progress; None chooses by the kind of standard error.
         fields: the batch fields of the programs, or None.
         model_spec: how to build the model again, or None.
@@ -39,7 +40,7 @@ class TrainingRequest:
     options: Mapping[str, Any]
     folder: Path | None
     resume: bool
-    callbacks: tuple[Callable[..., Any], ...]
+    callbacks: tuple[Callback, ...]
     progress: bool | None
     fields: Fields
     model_spec: ModelSpec | None
@@ -51,12 +52,3 @@ def checked_folder(out: Any) -> Path | None:
     if not isinstance(out, str | os.PathLike | None):
         raise InputError(f"out needs the path of a folder, or None to keep the run in memory; got {out!r}.")
     return None if out is None else Path(out)
-
-
-def checked_callbacks(callbacks: Any) -> tuple[Callable[..., Any], ...]:
-    """Return the callbacks as a tuple; raise InputError if they are no functions."""
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise InputError(
-            f"callbacks needs a list of functions of (record, model); got {callbacks!r}. Write callbacks=[function]."
-        )
-    return tuple(callbacks)

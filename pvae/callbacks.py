@@ -1,0 +1,278 @@
+"""Callbacks of a training: the class `Callback`, and those that send the numbers of a run to a tracker.
+
+`pvae.fit` takes a list of them, as ``callbacks=[pvae.callbacks.TensorBoard("logs")]``. A plain function of (record,
+model) is a callback too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pvae.checks import is_number
+from pvae.errors import InputError
+
+__all__ = ["Callback", "MLflow", "TensorBoard", "WandB", "as_callbacks", "call_at_start_and_error"]
+
+
+class Callback:
+    """Reacts to the start of a training, to each epoch, to the end and to an error. By default it does nothing.
+
+    A training that is resumed starts again: `on_start` is called, and then `on_epoch` for each further epoch. Changes
+    of the parameters in a callback are part of the training.
+    """
+
+    def on_start(self, config: Mapping[str, Any], model: Any) -> None:
+        """React to the start, before the first step.
+
+        Args:
+            config: the content of ``config.toml``: all options, versions, data and model.
+            model: the latent model.
+        """
+
+    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
+        """React to the end of an epoch; True ends the training.
+
+        Args:
+            record: the record of the epoch, as in ``Run.history``: ``epoch``, ``step``, ``loss``,
+                ``validation_bound``, ... in nats per datum, and ``seconds``.
+            model: the latent model.
+        """
+        return None
+
+    def on_end(self, run: Any) -> None:
+        """React to the end of a training that was not interrupted.
+
+        Args:
+            run: the `pvae.train.Run`, with the best parameters.
+        """
+
+    def on_error(self, error: BaseException) -> None:
+        """React to an exception that ends the training, which may be KeyboardInterrupt.
+
+        Args:
+            error: the exception; it is raised again afterwards.
+        """
+
+
+class _FunctionCallback(Callback):
+    """A function of (record, model), which is called after each epoch."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
+        """Call the function; only the value True ends the training."""
+        return self._function(record, model) is True
+
+
+def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """Return callbacks of a list of callbacks and functions.
+
+    Args:
+        callbacks: a sequence of `Callback` and of functions of (record, model).
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    is_sequence = isinstance(callbacks, Sequence) and not isinstance(callbacks, str)
+    if not is_sequence or not all(isinstance(element, Callback) or callable(element) for element in callbacks):
+        raise InputError(
+            f"callbacks needs a list of functions of (record, model); got {callbacks!r}. Write callbacks=[function], "
+            "or callbacks=[callback] for an object of pvae.callbacks."
+        )
+    for element in callbacks:
+        if isinstance(element, type):
+            raise InputError(f"callbacks needs objects; got the class {element.__name__}. Write {element.__name__}().")
+    return tuple(element if isinstance(element, Callback) else _FunctionCallback(element) for element in callbacks)
+
+
+@contextmanager
+def call_at_start_and_error(callbacks: Sequence[Callback], config: Mapping[str, Any], model: Any) -> Iterator[None]:
+    """Call `on_start` before the block, and `on_error` if the block raises.
+
+    Args:
+        callbacks: the callbacks of a training.
+        config: the content of ``config.toml``.
+        model: the latent model.
+    """
+    started = []
+    try:
+        for callback in callbacks:
+            started.append(callback)
+            callback.on_start(config, model)
+        yield
+    except BaseException as error:
+        for callback in started:
+            callback.on_error(error)
+        raise
+
+
+class TensorBoard(Callback):
+    """Writes the numbers of each epoch for TensorBoard; it needs ``pip install 'pvae[tensorboard]'``.
+
+    Args:
+        folder: the folder of the event files; ``tensorboard --logdir FOLDER`` shows them. A resumed training replaces
+            the epochs that it computes again.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        _require("tensorboard")
+        self.folder = Path(folder)
+        self._options: dict[str, Any] = {}
+        self._writer: Any = None
+
+    def on_start(self, config: Mapping[str, Any], model: Any) -> None:
+        """Keep the options for the event file."""
+        self._options = _flat_settings(config)
+        self._writer = None
+
+    def _open(self, epoch: int) -> None:
+        """Open an event file that replaces what earlier files have from an epoch on, and write the options as text."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.folder), purge_step=epoch)
+        lines = [f"| {name} | {value} |" for name, value in self._options.items()]
+        self._writer.add_text("config", "\n".join(["| option | value |", "|---|---|", *lines]), epoch)
+
+    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
+        """Write each number of the record at its epoch."""
+        if self._writer is None:
+            self._open(record["epoch"])
+        for name, value in _numbers_of(record).items():
+            self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+        return None
+
+    def on_end(self, run: Any) -> None:
+        """Close the event file."""
+        self._close()
+
+    def on_error(self, error: BaseException) -> None:
+        """Close the event file."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MLflow(Callback):
+    """Logs options and the numbers of each epoch to MLflow; it needs ``pip install 'pvae[mlflow]'``.
+
+    Args:
+        experiment: the name of the experiment.
+        name: the name of the run; None lets MLflow choose one.
+        uri: the address of the tracking server, or of a folder or database; None means the setting of MLflow.
+    """
+
+    def __init__(self, experiment: str = "pvae", name: str | None = None, uri: str | None = None) -> None:
+        self._mlflow = _require("mlflow")
+        self.experiment, self.name, self.uri = experiment, name, uri
+        self._client: Any = None
+        self._run = ""
+
+    def on_start(self, config: Mapping[str, Any], model: Any) -> None:
+        """Make a run of the experiment, and log the options."""
+        self._client = self._mlflow.MlflowClient(self.uri)
+        experiment = self._client.get_experiment_by_name(self.experiment)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(self.experiment)
+        self._run = self._client.create_run(number, run_name=self.name).info.run_id
+        for name, value in _flat_settings(config).items():
+            self._client.log_param(self._run, name, str(value)[:500])
+
+    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
+        """Log each number of the record at its epoch."""
+        for name, value in _numbers_of(record).items():
+            self._client.log_metric(self._run, name, value, step=record["epoch"])
+        return None
+
+    def on_end(self, run: Any) -> None:
+        """Mark the run as finished."""
+        self._client.set_terminated(self._run, "FINISHED")
+
+    def on_error(self, error: BaseException) -> None:
+        """Mark the run as failed, or as killed if it was interrupted."""
+        if self._run:
+            self._client.set_terminated(self._run, "FAILED" if isinstance(error, Exception) else "KILLED")
+
+
+class WandB(Callback):
+    """Logs options and the numbers of each epoch to Weights & Biases; it needs ``pip install 'pvae[wandb]'``.
+
+    Args:
+        project: the name of the project.
+        name: the name of the run; None lets the service choose one.
+        mode: ``"offline"`` writes to the folder ``wandb`` only, and ``wandb sync`` sends it later; ``"online"`` sends.
+        folder: the folder that gets the folder ``wandb``; None means the working folder.
+    """
+
+    def __init__(
+        self, project: str = "pvae", name: str | None = None, mode: str = "offline", folder: str | Path | None = None
+    ) -> None:
+        self._wandb = _require("wandb")
+        self.project, self.name, self.mode, self.folder = project, name, mode, folder
+        self._run: Any = None
+
+    def on_start(self, config: Mapping[str, Any], model: Any) -> None:
+        """Make a run with the options."""
+        self._run = self._wandb.init(
+            project=self.project, name=self.name, mode=self.mode, dir=self.folder, config=_flat_settings(config)
+        )
+
+    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
+        """Log the numbers of the record at its epoch."""
+        self._run.log(_numbers_of(record), step=record["epoch"], commit=True)
+        return None
+
+    def on_end(self, run: Any) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+    def on_error(self, error: BaseException) -> None:
+        """Finish the run as failed."""
+        if self._run is not None:
+            self._run.finish(exit_code=1)
+
+
+def _numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a record of an epoch by name, those of parameter groups as ``name/group``.
+
+    >>> _numbers_of({"epoch": 1, "loss": 2.5, "learning_rate": {"theta": 0.1}, "validation_bound": None})
+    {'loss': 2.5, 'learning_rate/theta': 0.1}
+    """
+    flat = {name: value for name, value in _flat_settings(record).items() if name not in ("epoch", "step")}
+    return {name: float(value) for name, value in flat.items() if is_number(value) and math.isfinite(value)}
+
+
+def _flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by their path.
+
+    >>> _flat_settings({"objective": "elbo", "training": {"epochs": 3}})
+    {'objective': 'elbo', 'training/epochs': 3}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat_settings(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _require(package: str) -> Any:
+    """Return an installed package.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"This callback needs the package {package}. Install it: pip install 'pvae[{package}]'."
+        ) from error
