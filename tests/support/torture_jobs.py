@@ -127,7 +127,9 @@ def contents_of_table(out: Path) -> Any:
             return {key: timeless(inner) for key, inner in value.items() if "seconds" not in key and "curve" not in key}
         return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
-    return timeless(json.loads((out / "comparison.json").read_text()))
+    content = json.loads((out / "comparison.json").read_text())
+    content["rankings"] = [ranking for ranking in content["rankings"] if "seconds" not in ranking["budget"]]
+    return timeless(content)
 
 
 def contents_of_comparison(out: Path) -> Any:
