@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -112,17 +113,20 @@ def evidence_intervals(
     *,
     xlabel: str = "log evidence (nats per datum)",
     zero: bool = False,
+    critical: Mapping[str, float] = MappingProxyType({}),
     title: str = "",
 ) -> Figure:
     """Return a figure with one row per name: a large dot for the mean over seeds, with a bar of one standard error.
 
-    A small dot below shows each seed.
+    A small dot below shows each seed. A thin line shows the critical value if it is known: a difference is shown only
+    if this line does not reach 0.
 
     Args:
         values: for each name, one number per seed.
         errors: for each name, the standard error of the mean of its numbers.
         xlabel: label of the horizontal axis, with its unit.
         zero: whether to draw a vertical line at 0, for differences.
+        critical: for names with a test, how far a difference must be from 0, in the unit of the axis.
         title: title of the figure; by default the label of the axis without its unit.
     """
     names = list(values)
@@ -133,6 +137,9 @@ def evidence_intervals(
         axes.axvline(0, color="#999999", linewidth=1, zorder=1)
     for index, name in enumerate(names):
         colour, seeds = PALETTE[index % len(PALETTE)], as_array(values[name])
+        if critical.get(name, 0.0) > 0:
+            ends = seeds.mean() - critical[name], seeds.mean() + critical[name]
+            axes.plot(ends, (index, index), "-|", color=colour, linewidth=0.9, markersize=9, zorder=1.8)
         axes.errorbar(seeds.mean(), index, xerr=errors[name], fmt="o", color=colour, capsize=4, markersize=7)
         axes.plot(seeds, np.full(len(seeds), index + 0.18), "o", color=colour, markersize=3.5, alpha=0.7)
         _write_name(axes, name, index - 0.3)

@@ -181,7 +181,7 @@ class Section:
         code: a command or a call, at the end of the section.
         questions: questions with their answers.
         downloads: files that the reader can keep.
-        explorers: controls that decode latent values.
+        explorers: controls that decode latent values. A section with explorers is absent if the browser runs no script.
         listings: texts of programs.
     """
 

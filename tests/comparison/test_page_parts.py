@@ -13,14 +13,21 @@ import pytest
 import torch
 from comparison_outcomes import DATA, outcome, pointwise
 
+import pvae
+from pvae.batch import Batch
 from pvae.comparison.base import Outcome
+from pvae.comparison.cells.decoder_weights import decoder_arrays
+from pvae.comparison.cells.model_card import describe_model
+from pvae.comparison.cells.worst_data import worst_arrays
 from pvae.comparison.page.curves_section import make_curves_section
 from pvae.comparison.page.exports import make_downloads, make_methods_section
 from pvae.comparison.page.questions_section import make_questions_section
 from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.page.results_section import critical_values
 from pvae.comparison.page.rows_section import make_rows_section
 from pvae.comparison.rows import make_ranked_rows
 from pvae.comparison.table import Table
+from pvae.data.subset import draw_subset
 
 EVIDENCE = pointwise()
 EVIDENCE_QUESTION, INFERENCE, WHERE, LATENTS, RESEMBLANCE, BEST = range(6)
@@ -147,3 +154,40 @@ def test_methods_name_the_settings_and_cite_the_objectives() -> None:
     bibtex = section.listings[0].text
     assert "eprint = {1810.04152}" in bibtex and "eprint = {1312.6114}" in bibtex
     assert bibtex.count("@misc{burda2015importance,") == 1
+
+
+def test_critical_values_are_those_of_the_first_step_of_holm() -> None:
+    data = report_data([*row_of("elbo"), *row_of("iwae", 1.0), *row_of("dreg", 2.0)])
+    for row in data.table.rows[1:]:
+        object.__setattr__(row, "difference_error", 0.5)
+        object.__setattr__(row, "degrees", 2)
+    critical = critical_values(data)
+    assert critical == pytest.approx({"B": 0.5 * 6.205347, "C": 0.5 * 6.205347})  # t of 1 - 0.05 / 4, 2 degrees
+
+
+def test_the_worst_data_are_those_of_the_lowest_evidence_in_the_evaluated_subset() -> None:
+    x = torch.arange(60.0).reshape(60, 1).expand(60, 6) / 60
+    splits = pvae.load_data(x, validation=0.1, test=0.5)
+    assert splits.test is not None
+    batch, subset = draw_subset(splits.test, 20, 0)
+    evidence = torch.linspace(0, -19, 20)
+    arrays = worst_arrays(pvae.VAE((6,), latent=2, hidden=4, likelihood="gaussian"), splits, evidence, 20, 0)
+    assert arrays["worst_places"].tolist() == [19, 18, 17, 16, 15, 14, 13, 12]
+    assert torch.equal(arrays["worst"], splits.test.x[arrays["worst_positions"]])
+    assert torch.equal(arrays["worst"][0], batch.x[19]) and subset.count == 20
+    assert arrays["worst_reconstructions"].shape == (8, 6)
+
+
+def test_a_decoder_that_is_no_plain_network_gives_pictures_instead_of_weights() -> None:
+    batch = Batch(x=torch.zeros(1, 20))
+    arrays, texts = decoder_arrays(pvae.VAE((4, 5), latent=2, network="gated"), batch)
+    assert texts == {} and arrays["traversals"].shape == (2, 13, 20)
+    arrays, texts = decoder_arrays(pvae.VAE((4, 5), latent=2, hidden=4, likelihood="gaussian"), batch)
+    assert texts == {"activations": ["tanh", "identity"]} and arrays["decoder.1.weight"].shape == (20, 4)
+
+
+def test_a_model_card_has_the_text_of_both_programs() -> None:
+    card = describe_model(pvae.VAE((6,), latent=2, hidden=4))
+    assert "def model(self, x" in card["programs"]["model"] and "def guide(self, x" in card["programs"]["guide"]
+    assert card["class"] == "pvae.models.vae.VAE" and "Linear(in_features=2, out_features=4" in card["networks"]
+    assert card["parameters"] == (6 * 4 + 4) + 2 * (4 * 2 + 2) + (2 * 4 + 4) + (4 * 6 + 6)

@@ -79,6 +79,12 @@ def test_evidence_intervals_show_mean_error_and_seeds():
     assert [note.get_text() for note in axes.texts] == ["elbo"]
 
 
+def test_evidence_intervals_show_the_critical_value():
+    figure = plots.evidence_intervals({"a": [1.0, 3.0], "b": [0.0]}, {"a": 0.5, "b": 0.0}, critical={"a": 4.0})
+    lines = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "|"]
+    assert [line for line in lines if len(line) == 2 and line[1] - line[0] == 8.0] == [[-2.0, 6.0]]
+
+
 def test_latent_scatter_shows_the_two_units_with_the_largest_kl():
     codes, labels = RNG.normal(size=(60, 4)), np.arange(60) % 3
     figure = plots.latent_scatter(codes, labels, kl=[0.1, 2.0, 0.0, 1.0])

@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from comparison_outcomes import DATA, SEEDS, outcome, pointwise
 
+from pvae.batch import Batch
+from pvae.comparison.cells.decoder_weights import decoder_arrays
 from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.rows import make_ranked_rows
 from pvae.comparison.table import Table
+from pvae.models import VAE
 from pvae.report import write_page
+from pvae.train.devices import isolated
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONG = "a" * 60 + "-model_" + "$<b>&" + "w" * 48  # 120 letters, some of which are markup
@@ -26,10 +31,26 @@ LONG = "a" * 60 + "-model_" + "$<b>&" + "w" * 48  # 120 letters, some of which a
 PROBLEMS = (Path(__file__).parents[1] / "support" / "text_problems.js").read_text()
 
 
+def small_vae() -> VAE:
+    """A decoder that is the same in each call; it was not trained."""
+    with isolated(0):
+        return VAE((4, 5), latent=3, hidden=8)
+
+
+def drawn_arrays() -> dict[str, torch.Tensor]:
+    """The decoder of the explorer, and data with a low log evidence."""
+    decoder, texts = decoder_arrays(small_vae(), Batch(x=torch.zeros(1, 20)))
+    assert texts == {"activations": ["tanh", "sigmoid"]}
+    worst = {"worst": torch.rand(2, 4, 5), "worst_reconstructions": torch.rand(2, 4, 5)}
+    places = {"worst_places": torch.tensor([3, 1]), "worst_positions": torch.tensor([30, 10])}
+    return {**decoder, **worst, **places}
+
+
 def make_report(folder: Path) -> Path:
     """Write the page of made-up results with names of 3 and of 120 letters, a failed row and learning curves."""
     curve = [[epoch, -30.0 + epoch, 0.5 * epoch] for epoch in range(1, 11)]
     scores = {"curve": curve, "curve_quantity": "validation bound, 25 particles", "curve_split": "validation"}
+    scores |= {"drawings": {}, "card": {"class": LONG, "parameters": 12, "programs": {"model": "def model(x): ..."}}}
     names = ("vae", LONG, f"{LONG[:-1]}x")
     cells = [
         outcome(name, seed, values, **scores)
@@ -37,9 +58,18 @@ def make_report(folder: Path) -> Path:
         for seed, values in enumerate(pointwise(float(shift)))
     ]
     cells += [outcome("bad", 0, None, failure="RuntimeError: " + "the decoder is too narrow " * 8)]
+    arrays = {cells[0].cell.label: drawn_arrays()}
+    cells[0].scores["drawings"]["activations"] = ["tanh", "sigmoid"]
     table = Table(make_ranked_rows(cells, 100), DATA, 100)
     settings = {"Training": {"epochs": 10, "note": "n" * 120}, "Software": {"pvae": "0.1.0"}}
-    data = ReportData(table, cells, {"name": LONG, "binarise": "none"}, settings, rerun="pvae compare " + LONG)
+    data = ReportData(
+        table,
+        cells,
+        {"name": LONG, "binarise": "none", "data_shape": [4, 5]},
+        settings,
+        rerun="pvae compare " + LONG,
+        arrays=arrays,
+    )
     return write_page(folder / "index.html", make_page(data))
 
 
@@ -123,12 +153,30 @@ def test_headings_sort_by_keyboard(page: Any) -> None:
     assert orders[0] != orders[1]
 
 
+def test_the_explorer_decodes_as_torch_does(page: Any) -> None:
+    z = [[0.0, 0.0, 0.0], [1.5, -2.0, 0.3], [-3.0, 3.0, 2.9]]
+    found = page.evaluate("z => z.map((values) => document.querySelector('.explorer').decode(values))", z)
+    with torch.no_grad():
+        expected = small_vae().decode(torch.tensor(z)).mean.reshape(3, 20)
+    assert np.allclose(found, expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_the_explorer_is_moved_by_the_keyboard(page: Any) -> None:
+    explorer = page.locator(".explorer").first
+    explorer.locator(".plane").press("ArrowRight")
+    explorer.locator(".plane").press("ArrowDown")
+    assert [explorer.locator("output").nth(unit).inner_text() for unit in (0, 1, 2)] == ["0.10", "-0.10", "0.00"]
+    explorer.locator("input").nth(2).press("End")
+    assert explorer.locator("canvas").get_attribute("aria-label").startswith("Mean of x at z = 0.10, -0.10, 3.00,")
+
+
 def test_charts_follow_dark_mode(page: Any) -> None:
     colour = "() => getComputedStyle(document.querySelector('.chart text')).fill"
     light = page.evaluate(colour)
     page.emulate_media(color_scheme="dark")
     dark = page.evaluate(colour)
     page.emulate_media(color_scheme="light")
+    assert page.evaluate("() => document.querySelector('picture img').currentSrc.length") > 100
     assert (light, dark) == ("rgb(31, 35, 40)", "rgb(232, 232, 230)")
 
 
@@ -146,7 +194,7 @@ def test_without_a_script_all_numbers_figures_and_downloads_are_there(browser: A
     plain.goto(report.as_uri())
     text = plain.locator("main").inner_text()
     assert f"of {SEEDS}" in text and "the decoder is too narrow" in text
-    assert plain.locator(".chart svg").count() == 5 and plain.locator(".explorer:visible").count() == 0
+    assert plain.locator(".chart svg").count() == 5 and "Latent explorer" not in text
     with plain.expect_download() as saved:
         plain.get_by_role("link", name="results.csv").click()
     lines = Path(saved.value.path()).read_bytes().decode().split("\r\n")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.comparison.cells.decoder_weights import decoder_arrays
+from pvae.comparison.cells.worst_data import worst_arrays
 from pvae.data import Splits
 from pvae.data.scaling import narrowed
 from pvae.errors import InputError
@@ -36,9 +38,11 @@ class Drawings:
     Attributes:
         arrays: ``samples`` (40, ...), the means of x given z, for pictures; or ``draws`` (500, ...) of x and as many
             ``data`` for other data. ``originals`` and ``reconstructions`` (10, ...). ``codes`` (data, units) of the
-            continuous sites, ``category:NAME`` (data, positions) of each discrete one, and ``labels`` (data,). All are
-            on the CPU. What the model cannot compute is not there.
-        texts: ``codes`` says what is inferred and what is given; ``units`` are the names of the units of the codes.
+            continuous sites, ``category:NAME`` (data, positions) of each discrete one, and ``labels`` (data,). The
+            arrays of `worst_arrays` and of `decoder_arrays`. All are on the CPU. What the model cannot compute is not
+            there.
+        texts: ``codes`` says what is inferred and what is given; ``units`` are the names of the units of the codes;
+            ``activations`` are those of the decoder.
         failures: a line for each part that could not be computed.
     """
 
@@ -47,7 +51,14 @@ class Drawings:
     failures: tuple[str, ...]
 
 
-def draw_arrays(model: object, splits: Splits, *, guide_is_trained: bool = True) -> Drawings:
+def draw_arrays(
+    model: object,
+    splits: Splits,
+    *,
+    guide_is_trained: bool = True,
+    log_evidence: Tensor | None = None,
+    limit: int | None = None,
+) -> Drawings:
     """Return the arrays for the pictures of a trained model.
 
     A part that the model cannot compute is left out: the evaluation of the cell is still valid.
@@ -56,12 +67,15 @@ def draw_arrays(model: object, splits: Splits, *, guide_is_trained: bool = True)
         model: the latent model.
         splits: the data.
         guide_is_trained: whether the objective trains the guide; without it there are samples alone.
+        log_evidence: of each evaluated datum, shape (data,); None if it is not known.
+        limit: number of test data in the evaluation; None for all.
     """
     texts: dict[str, Any] = {}
     parts = {
         "samples": lambda: _draw_samples(model, splits),
         "reconstructions": lambda: _draw_reconstructions(model, splits),
         "codes": lambda: _draw_codes(model, splits, texts),
+        "worst data": lambda: _draw_worst(model, splits, log_evidence, limit),
     }
     if not guide_is_trained:
         parts = {"samples": parts["samples"]}
@@ -73,6 +87,7 @@ def draw_arrays(model: object, splits: Splits, *, guide_is_trained: bool = True)
                 arrays.update(draw())
         except Exception as error:  # a user's program may raise any error
             failures.append(f"{name}: {type(error).__name__}: {error}")
+    arrays |= _draw_decoder(model, splits, texts)
     if not guide_is_trained:
         failures.append("reconstructions and codes: the objective does not train the guide")
     on_cpu = {name: array.detach().cpu().clone().contiguous() for name, array in arrays.items()}
@@ -126,6 +141,32 @@ def _draw_codes(model: object, splits: Splits, texts: dict[str, Any]) -> dict[st
     if arrays and "y" in batch and batch.y.ndim == 1:
         arrays["labels"] = batch.y
     return arrays
+
+
+def _draw_worst(model: object, splits: Splits, log_evidence: Tensor | None, limit: int | None) -> dict[str, Tensor]:
+    """Return the arrays of `worst_arrays`, with data in their units and the shape of pictures."""
+    if log_evidence is None:
+        return {}
+    arrays = worst_arrays(model, splits, log_evidence, limit, SEED)
+    shown = {name: _as_pictures(x, splits) for name, x in arrays.items() if x.is_floating_point()}
+    return {**arrays, **shown}
+
+
+def _draw_decoder(model: object, splits: Splits, texts: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the arrays of `decoder_arrays`; empty if the model has no latent site of real numbers to move."""
+    try:
+        with isolated(SEED):
+            arrays, found = decoder_arrays(model, _first_data(splits, model, 1))
+    except Exception:  # a user's program may raise any error, and no result depends on the explorer
+        return {}
+    if "traversals" not in arrays:
+        texts.update(found)
+        return arrays
+    units, steps = arrays["traversals"].shape[:2]
+    if len(splits.data_shape) < 2:
+        return {}
+    pictures = _as_pictures(arrays["traversals"].flatten(0, 1), splits)
+    return {"traversals": pictures.unflatten(0, (units, steps))}
 
 
 def _of_first_data(

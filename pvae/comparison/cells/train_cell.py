@@ -12,6 +12,7 @@ from pvae.comparison.cells.drawings import draw_arrays
 from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
 from pvae.comparison.cells.evaluate_cell import evaluate_cell
 from pvae.comparison.cells.factories import build_model
+from pvae.comparison.cells.model_card import describe_model
 from pvae.comparison.cells.plan import Job
 from pvae.comparison.cells.training_summary import TrainingSummary, summarise_run, with_old_keys
 from pvae.data import Splits
@@ -48,12 +49,19 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
         report_progress((job.options["epochs"], "evaluating"))
         evaluation = evaluate_cell(run, splits, job)
         trained = "phi" not in adapt(job.objective()).untrained
-        drawings = draw_arrays(run.model, splits, guide_is_trained=trained)
+        drawings = draw_arrays(
+            run.model,
+            splits,
+            guide_is_trained=trained,
+            log_evidence=evaluation.pointwise.get("log_evidence"),
+            limit=job.limit,
+        )
     write_arrays(job.cell, drawings.arrays)
     warned = dict.fromkeys(str(warning.message) for warning in caught)
     notes = [*evaluation.notes, *(f"no {reason}" for reason in drawings.failures), *warned]
     # ``decoder_evaluations`` is that of the training.
     scores = {**evaluation.scores, **summary.to_scores(), "drawings": drawings.texts, "notes": notes}
+    scores["card"] = describe_model(run.model)
     write_evaluation(job.cell, with_old_keys(scores), evaluation.pointwise)
     return evaluation.summary
 

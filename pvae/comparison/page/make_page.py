@@ -9,7 +9,9 @@ from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.number_formats import UNKNOWN, format_duration
 from pvae.comparison.page.curves_section import make_curves_section
+from pvae.comparison.page.data_section import make_data_section
 from pvae.comparison.page.exports import make_methods_section
+from pvae.comparison.page.model_sections import make_cards_section, make_explorer_section
 from pvae.comparison.page.picture_sections import make_latent_section, make_samples_section
 from pvae.comparison.page.questions_section import make_questions_section
 from pvae.comparison.page.report_data import ReportData
@@ -35,6 +37,9 @@ def make_page(data: ReportData) -> Page:
         make_curves_section(data),
         make_samples_section(data),
         make_latent_section(data),
+        make_explorer_section(data),
+        make_data_section(data),
+        make_cards_section(data),
         _make_cells_section(data),
         make_methods_section(data),
         _make_settings_section(data),

@@ -8,12 +8,18 @@ from pvae.comparison.number_formats import UNKNOWN, format_interval
 from pvae.comparison.page.exports import make_downloads
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.table.columns import cell_text, shown_columns
+from pvae.comparison.table.conclusions import LEVEL
 from pvae.comparison.table.rankings import Ranking
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
 from pvae.report import Column, Entry, Picture, Section, Sheet
 
-__all__ = ["make_results_section"]
+__all__ = ["critical_values", "make_results_section"]
+
+_READING = (
+    "If the thin line of a row reaches 0, its difference is not shown by the test. With few seeds Student's t has few "
+    "degrees of freedom, so that the line is much longer than two standard errors."
+)
 
 
 def make_results_section(data: ReportData) -> Section:
@@ -97,6 +103,21 @@ def _draw_evidences(data: ReportData) -> Picture | None:
     )
 
 
+def critical_values(data: ReportData) -> dict[str, float]:
+    """Return how far each difference must be from 0 to be shown if it is the largest one, in nats per datum, by key.
+
+    The first step of Holm's procedure compares the smallest p-value with the level divided by the number of tests.
+
+    Args:
+        data: the results and settings.
+    """
+    from scipy.special import stdtrit
+
+    tested = [row for row in data.table.rows if row.p_value is not None and row.degrees]
+    share = 1.0 - LEVEL / (2 * max(1, len(tested)))
+    return {data.key(row): float(stdtrit(row.degrees, share)) * row.difference_error for row in tested}
+
+
 def _draw_differences(data: ReportData) -> Picture | None:
     """Return a picture of the paired differences to the first row, or None if there are none."""
     first = data.table.rows[0]
@@ -110,12 +131,18 @@ def _draw_differences(data: ReportData) -> Picture | None:
     first_name = data.key(first)
     return Picture(
         plots.evidence_intervals(
-            values, errors, xlabel=f"log evidence minus that of {first_name} (nats per datum)", zero=True
+            values,
+            errors,
+            xlabel=f"log evidence minus that of {first_name} (nats per datum)",
+            zero=True,
+            critical=critical_values(data),
         ),
         f"Paired differences in log evidence to {first_name} for {', '.join(values)}, with intervals.",
         f"Differences to {first_name}, paired by datum and seed, without the estimated bias if known: a large dot "
         "is the mean with one standard error over data and seeds together, a small dot is one seed. Right of 0 is "
-        "better. The verdict says which differences are shown: with few seeds they need many standard errors.",
+        "better. The thin line is the critical value of the largest difference; the verdict says which differences are "
+        "shown.",
+        reading=_READING,
         is_chart=True,
     )
 
