@@ -153,3 +153,8 @@ def test_sdist_holds_every_file_of_the_package(distributions: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert _package_files() <= names
     assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "setup.cfg"} <= names
+
+
+def test_the_citation_names_this_version() -> None:
+    lines = (ROOT / "CITATION.cff").read_text("utf-8").splitlines()
+    assert f"version: {pvae.__version__}" in lines
