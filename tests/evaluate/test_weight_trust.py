@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvae.evaluate import DataTrust, diagnose
 from pvae.evaluate.all_checks.data_trust import data_trust
+from pvae.evaluate.weight_trust import trust_statistics
 
 pytestmark = pytest.mark.usefixtures("own_store")
 X = torch.tensor(exact.A_X)
@@ -41,6 +42,20 @@ def test_the_numbers_of_each_datum_are_the_golden_ones(
             mean, error = mean_and_error(values)
             # ESS and log p(x) of 2000 draws have a bias of the order of 1 / 2000; 63.2 is rounded.
             assert_close_in_sigmas(mean, golden, error + golden * 1e-3, effect=golden, resolution=resolution)
+
+
+def test_particles_may_come_in_parts() -> None:
+    log_w = 30.0 + 3.0 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    statistics = trust_statistics(50)
+    for part in log_w.split([7, 1, 42]):
+        for statistic in statistics:
+            statistic.add(part)
+    evidence, elbo, variance, accuracy = (statistic.result() for statistic in statistics)
+    weights = log_w.exp()
+    torch.testing.assert_close(evidence, weights.mean(0).log())
+    torch.testing.assert_close(elbo, log_w.mean(0))
+    torch.testing.assert_close(variance, log_w.var(0))
+    torch.testing.assert_close(accuracy, 0.5 + (weights / weights.mean(0) - 1).abs().mean(0) / 4)
 
 
 def test_a_guide_on_one_of_two_modes_has_perfect_weights_and_is_never_fine() -> None:
