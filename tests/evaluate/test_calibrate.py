@@ -143,6 +143,20 @@ class Shifted(Planted):
         super().model(2.0 * x + 1.0)
 
 
+def test_an_interrupt_leaves_the_state_of_the_process_unchanged() -> None:
+    def interrupt(z: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    torch.manual_seed(3)
+    before, model = torch.get_rng_state(), Planted().train()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, X, 64, draws=19, quantities={"stop": interrupt}, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert not list(pyro.get_param_store())
+
+
 def test_the_figure_has_a_curve_for_each_quantity() -> None:
     figure = calibrate(Planted(), X, 64, draws=19, progress=False).plot()
     labels = [line.get_label() for line in figure.axes[0].lines]

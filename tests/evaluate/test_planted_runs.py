@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import exact
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -15,9 +16,11 @@ from torch import Tensor
 
 import pvae
 from pvae import InputError
-from pvae.evaluate import ModelFindings, read_findings
+from pvae.evaluate import Calibration, ModelFindings, NotRun, read_findings
 from pvae.evaluate.all_checks.evidence_finding import remaining_rise
-from pvae.evaluate.all_checks.model_findings import QUESTIONS
+from pvae.evaluate.all_checks.model_findings import QUESTIONS, answer_inference
+from pvae.evaluate.calibration.calibration_record import calibration_of
+from pvae.evaluate.inference_gaps.gap_record import gaps_of
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -89,6 +92,21 @@ def test_the_remaining_rise_is_that_of_a_line() -> None:
     assert (rise.value, rise.count) == (pytest.approx(2.0, abs=1e-9), 10)
     assert rise.error < 1e-9
     assert remaining_rise(rising[:15]) is None
+
+
+def test_without_calibration_the_inference_is_never_fine() -> None:
+    known = torch.tensor([-1.0, -2.0], dtype=torch.float64)
+    no_gap = gaps_of(known, known, known, None, 0)
+    ranks = {"z": np.random.default_rng(0).integers(0, 20, 400)}
+    uniform, skipped = calibration_of(ranks, 19), NotRun.of(Calibration, "The budget is spent.")
+    assert (no_gap.status, uniform.status) == ("fine", "fine")
+    assert answer_inference([uniform, no_gap]).status == "fine"
+    alone = answer_inference([skipped, no_gap])
+    assert alone.status == "look"
+    assert alone.reason.endswith("a mode that the guide never draws would not show.")
+    assert answer_inference([skipped]).status == "not run"
+    bad = answer_inference([uniform, gaps_of(known, known - 2.0, known, None, 0)])
+    assert (bad.status, bad.findings[0].name) == ("bad", "gaps")
 
 
 def test_a_small_budget_leaves_questions_open_and_never_fine() -> None:
