@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.schema import Schema
+from pvae.data.streams.looks import first_datum
 
 __all__ = ["describe_splits", "description_text"]
 
@@ -50,52 +53,78 @@ def describe_splits(splits: _HasParts) -> dict[str, Any]:
         splits: the data.
     """
     parts = {name: part for name, part in splits.parts.items() if part is not None}
-    schema, train = splits.schema, parts["train"]
+    schema, first = splits.schema, first_datum(parts["train"])
+    totals = _Totals(schema, has_columns=first.x.dim() == 2 and first.x.shape[1] <= 10_000)
+    sizes = {name: sum(totals.add(chunk) for chunk in part.chunks()) for name, part in parts.items()}
     record: dict[str, Any] = {
         "name": splits.name,
         "read": schema.account,
-        "rows": schema.rows or sum(part.size for part in parts.values()),
-        "splits": {name: part.size for name, part in parts.items()},
+        "rows": schema.rows or sum(sizes.values()),
+        "splits": sizes,
         "shape": list(splits.data_shape),
         "fields": {
             name: {"shape": list(tensor.shape[1:]), "type": str(tensor.dtype).removeprefix("torch.")}
-            for name, tensor in train.items()
+            for name, tensor in first.items()
         },
     }
-    if train.x.dim() == 2 and train.x.shape[1] <= 10_000:
-        record["columns"] = _columns(parts, schema)
-    record["missing"] = _count_missing(parts, schema)
+    if totals.has_columns:
+        record["columns"] = totals.columns()
+    record["missing"] = sum(schema.missing.values()) or totals.missing
     record["constant"] = [
         column["name"] for column in record.get("columns", []) if column["smallest"] == column["largest"]
     ]
     if splits.classes is not None:
-        record["label"] = {"column": schema.label, "classes": _classes(parts, schema, splits.classes)}
+        record["label"] = {"column": schema.label, "classes": _classes(totals.labels, schema, splits.classes)}
     if schema.scaling is not None:
         record["scaling"] = schema.scaling.kind
     record["notes"] = list(splits.notes)
     return record
 
 
-def _columns(parts: Mapping[str, Batch], schema: Schema) -> list[dict[str, Any]]:
-    """Return name, type, range and number of missing values of each feature, in the units of the data."""
-    x = torch.cat([part.x.double() for part in parts.values()])
-    mask = torch.cat([_mask(part) for part in parts.values()])
-    if schema.scaling is not None:
-        x = schema.scaling.original(x)
-    observed = mask.any(0)
-    low = x.masked_fill(~mask, torch.inf).amin(0)
-    high = x.masked_fill(~mask, -torch.inf).amax(0)
-    names = schema.columns or tuple(f"column {number}" for number in range(1, x.shape[1] + 1))
-    return [
-        {
-            "name": name,
-            "type": schema.types.get(name, _type_of(name, schema)),
-            "smallest": low[number].item() if observed[number] else None,
-            "largest": high[number].item() if observed[number] else None,
-            "missing": int((~mask[:, number]).sum()),
-        }
-        for number, name in enumerate(names)
-    ]
+class _Totals:
+    """The extremes and counts of data that are looked at in parts.
+
+    Args:
+        schema: names, types and scaling of the data.
+        has_columns: whether each feature is described.
+    """
+
+    def __init__(self, schema: Schema, *, has_columns: bool) -> None:
+        self.schema, self.has_columns = schema, has_columns
+        self.missing = 0
+        self.labels: Counter[int] = Counter()
+        self.low: Any = torch.inf
+        self.high: Any = -torch.inf
+        self.missing_in_column: Any = 0
+
+    def add(self, part: Batch) -> int:
+        """Look at a part of the data; return its number of data."""
+        mask = _mask(part)
+        self.missing += int((~mask).sum())
+        y = part.get("y")
+        if y is not None and not y.is_floating_point() and y.dim() == 1:
+            self.labels.update(y.tolist())
+        if self.has_columns:
+            x = part.x.double() if self.schema.scaling is None else self.schema.scaling.original(part.x.double())
+            self.low = x.masked_fill(~mask, torch.inf).amin(0).clamp(max=self.low)
+            self.high = x.masked_fill(~mask, -torch.inf).amax(0).clamp(min=self.high)
+            self.missing_in_column = self.missing_in_column + (~mask).sum(0)
+        return part.size
+
+    def columns(self) -> list[dict[str, Any]]:
+        """Return name, type, range and number of missing values of each feature, in the units of the data."""
+        low, high = self.low.tolist(), self.high.tolist()
+        names = self.schema.columns or tuple(f"column {number}" for number in range(1, len(low) + 1))
+        return [
+            {
+                "name": name,
+                "type": self.schema.types.get(name, _type_of(name, self.schema)),
+                "smallest": low[number] if low[number] < math.inf else None,
+                "largest": high[number] if high[number] > -math.inf else None,
+                "missing": int(self.missing_in_column[number]),
+            }
+            for number, name in enumerate(names)
+        ]
 
 
 def _type_of(name: str, schema: Schema) -> str:
@@ -110,16 +139,10 @@ def _mask(part: Batch) -> Tensor:
     return mask != 0
 
 
-def _count_missing(parts: Mapping[str, Batch], schema: Schema) -> int:
-    return sum(schema.missing.values()) or sum(int((~_mask(part)).sum()) for part in parts.values())
-
-
-def _classes(parts: Mapping[str, Batch], schema: Schema, count: int) -> dict[str, int]:
+def _classes(labels: Counter[int], schema: Schema, count: int) -> dict[str, int]:
     """Return the number of data of each class by its name, and of hidden labels."""
-    labels = torch.cat([part["y"].cpu() for part in parts.values() if "y" in part])
-    counts = torch.bincount(labels[labels >= 0], minlength=count).tolist()
-    classes = dict(zip(schema.class_names(count), counts, strict=False))
-    hidden = int((labels < 0).sum())
+    classes = dict(zip(schema.class_names(count), (labels[number] for number in range(count)), strict=False))
+    hidden = sum(number for label, number in labels.items() if label < 0)
     return {**classes, **({"(hidden)": hidden} if hidden else {})}
 
 

@@ -297,3 +297,16 @@ def test_reading_ahead_keeps_the_order_and_raises_at_its_place() -> None:
     unfinished = read_ahead(lambda key: key, iter(range(10**9)))
     assert next(unfinished) == 0
     unfinished.close()  # type: ignore[attr-defined]
+
+
+def test_data_in_parts_are_described_by_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holes = np.where(X > 1, np.nan, X)
+    np.savez(tmp_path / "x.npz", x=holes, y=Y)
+    monkeypatch.setattr("pvae.data.streams.stored_batch._CHUNK", 7 * 40)
+    stored, expected = (
+        load_data(source, missing="mask", resident=False, **WHOLE).describe().splitlines()[1:]
+        for source in (tmp_path, (holes, Y))
+    )
+    assert stored == expected and "label of 3 classes: a: 20, b: 20, c: 20" in stored
+    described = load_data(Readings()).describe().splitlines()
+    assert described[1] == "60 data, each 4; splits: 60 train" and len(described) == 8
