@@ -19,8 +19,8 @@ __all__ = ["MappedArray", "MappedRows"]
 
 #: The bytes that are read from a file before the system may take back the memory of their pages.
 _KEPT = 32 * 2**20
-#: The memory that the system maps for one row that is read, at most.
-_PAGES_OF_ROW = 2**16
+#: The memory that the system maps for one row that is read, as measured: it maps the pages around it too.
+_PAGES_OF_ROW = 2**19
 
 
 class MappedArray:
