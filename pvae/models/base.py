@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pvae.checks import require_sizes, require_whole
 from pvae.densities import part
 from pvae.errors import InputError
-from pvae.models.datum_shapes import require_order, reshape_data
+from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
 from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
@@ -214,8 +214,7 @@ class BaseVAE(LatentModel):
             x: data, (batch, features) or (batch,) + data_shape.
             context: the second input of an encoder that is `pvae.networks.Conditioned`, shape (..., features).
         """
-        require_order(x, self.data_shape)
-        return self.posterior(self.encoder(reshape_data(x, self._input_shape), *context))
+        return self.posterior(self.encoder(reshape_data(x, self._input_shape, self.data_shape), *context))
 
     def decode(self, z: Tensor, *context: Tensor) -> TorchDistribution:
         """Return p(x given z), with batch shape (...). Its events are flat, except for convolutions.
@@ -228,8 +227,7 @@ class BaseVAE(LatentModel):
 
     def observed(self, x: Tensor) -> Tensor:
         """Return x in the shape of the likelihood's events, (batch,) + event shape."""
-        require_order(x, self.data_shape)
-        return reshape_data(x, self._event_shape)
+        return reshape_data(x, self._event_shape, self.data_shape)
 
     def as_data(self, density: TorchDistribution, *, mean: bool) -> Tensor:
         """Return the mean of p(x given z), or a draw, in the shape of the data, (batch,) + data_shape."""

@@ -33,16 +33,19 @@ def require_order(x: Tensor, data_shape: Sequence[int]) -> None:
         )
 
 
-def reshape_data(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+def reshape_data(x: Tensor, shape: tuple[int, ...], data_shape: Sequence[int] = ()) -> Tensor:
     """Return data with each datum in another shape, (batch,) + shape.
 
     Args:
         x: the data, (batch, ...).
         shape: the new shape of one datum.
+        data_shape: a shape with the order that the sizes of a datum must have; () does not check it.
 
     Raises:
-        InputError: if one datum has another number of values than the shape.
+        InputError: if one datum has another number of values than the shape, or its sizes are in another order.
     """
+    if x.dim() > 2 and len(data_shape) > 1:  # flat data have no order
+        require_order(x, data_shape)
     if x.shape[1:] == shape:
         return x
     if math.prod(x.shape[1:]) != math.prod(shape):

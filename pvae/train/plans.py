@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvae.structures import is_structure
 from pvae.train.computation import Computation
 from pvae.train.graph.agreement import first_difference
 from pvae.train.graph.preserve import PreservedState, preserve_state
@@ -148,7 +147,9 @@ class StepPlans:
     @staticmethod
     def _key(player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         kinds = [
-            type(argument) if is_structure(argument) else (argument.shape, argument.stride(), argument.dtype)
+            (argument.shape, argument.stride(), argument.dtype)
+            if isinstance(argument, Tensor) and not argument.is_nested
+            else type(argument)
             for argument in arguments
         ]
         return (player, *kinds)
