@@ -134,7 +134,10 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
         yield from _summed_out(context)
     elif marks and not enumerates:
         message = "it is marked for enumeration, and this objective does not enumerate."
-        is_auxiliary = any(site["infer"].get("is_auxiliary") for site in context.guide_sites)
+        one_to_one = context.bound.layout.bijection.auxiliary
+        is_auxiliary = any(
+            site["infer"].get("is_auxiliary") and site["name"] not in one_to_one for site in context.guide_sites
+        )
         # Pyro's loss would add the entropy of an auxiliary site, and a weight per datum needs a plate of all sites.
         uses = [] if is_auxiliary else ["'elbo-enum'"]
         if context.bound.layout.common_plates:

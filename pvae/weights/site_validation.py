@@ -97,6 +97,14 @@ def _is_same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
+def _scale_text(scale: float | Tensor) -> str:
+    """Return a scale in words: the number, or the range of a tensor."""
+    if not isinstance(scale, Tensor):
+        return f"{scale:.3g}"
+    least, most = float(scale.min()), float(scale.max())
+    return f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
+
+
 def require_same_scales(pair: TracePair) -> None:
     """Refuse a latent site with another scale in the model than in the guide, because the sum is then no bound.
 
@@ -107,7 +115,8 @@ def require_same_scales(pair: TracePair) -> None:
         other = pair.model.nodes.get(site["name"])
         if other is not None and not _is_same_scale(site["scale"], other["scale"]):
             raise InputError(
-                f"Site {site['name']!r} has different scales in the model and in the guide. Scale both programs alike."
+                f"Site {site['name']!r} has the scale {_scale_text(other['scale'])} in the model and "
+                f"{_scale_text(site['scale'])} in the guide. Scale both programs alike."
             )
 
 
@@ -120,16 +129,17 @@ def common_scale(pair: TracePair) -> float | Tensor:
         InputError: if the scales differ.
     """
     sites = pair.guide_sites + pair.model_sites
-    first_site = sites[0]
-    first = first_site["scale"]
-    for site in sites:
+    first = sites[0]["scale"]
+    for index, site in enumerate(sites):
         scale = site["scale"]
         # most scales are equal numbers; the call is for tensors
         if type(scale) is type(first) is float and scale == first:
             continue
         if scale is not first and not _is_same_scale(scale, first):
+            programs = ["guide" if number < len(pair.guide_sites) else "model" for number in (0, index)]
             raise InputError(
-                f"Weights need one scale per datum; sites {first_site['name']!r} and {site['name']!r} carry different "
-                "scales. Scale both programs alike, or use the objective 'elbo'."
+                f"Weights need one scale per datum; site {sites[0]['name']!r} of the {programs[0]} has the scale "
+                f"{_scale_text(first)}, and site {site['name']!r} of the {programs[1]} has {_scale_text(scale)}. Scale "
+                "both programs alike, or use the objective 'elbo'."
             )
     return first.flatten() if isinstance(first, Tensor) and first.dim() else first

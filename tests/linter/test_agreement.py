@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from torch import Tensor
 
@@ -233,3 +234,18 @@ def test_plates_of_two_names_take_other_rows() -> None:
     assert kinds(pvae.pair(model, AutoNormal(model)), batch) == set()
     found = kinds(pvae.pair(model, subsampled("rows", observe=False)), batch)
     assert found == {("rows in one program", "z", True)}
+
+
+def test_the_advice_for_summed_out_sites_beside_an_autoguide_names_the_enumerating_loss() -> None:
+    @config_enumerate
+    def model(x: Tensor) -> None:
+        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+        with pyro.plate("data", len(x)):
+            component = pyro.sample("component", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(2.0 * component, 1.0), obs=x)
+
+    mixture = pvae.pair(model, AutoNormal(poutine.block(model, expose=["weights"])))
+    batch = {"x": torch.zeros(4)}
+    (finding,) = pvae.check(mixture, batch, "elbo").fatal
+    assert (finding.kind, finding.subject) == ("enumeration", "component") and "'elbo-enum'" in finding.fix
+    assert not pvae.check(mixture, batch, "elbo-enum").fatal

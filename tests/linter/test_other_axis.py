@@ -130,3 +130,24 @@ def test_a_batch_with_as_many_data_as_features_before_gives_no_alarm_later() -> 
     pvae.evaluate.elbo(model, pvae.Batch(x=x[:6]), particles=2)
     pvae.evaluate.elbo(model, pvae.Batch(x=x), particles=2)
     assert not pvae.check(model, {"x": x}).fatal
+
+
+def test_as_many_times_as_series_are_exact_as_a_whole_and_refused_in_parts() -> None:
+    x = torch.randn(6, 6, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    density = dist.MultivariateNormal(torch.zeros(6, dtype=torch.float64), torch.eye(6, dtype=torch.float64) + 1)
+    exact = density.log_prob(x[..., 0].T)
+
+    class Square(Series):
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("series", x.shape[1]):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                for time, row in enumerate(x[..., 0]):
+                    pyro.sample(f"x_{time}", dist.Normal(z, 1.0), obs=row)
+
+    for chunk in (10_000, 10):
+        estimate = pvae.evaluate.log_evidence(Square(), pvae.Batch(x=x), 30, chunk=chunk)
+        assert estimate.value == pytest.approx(exact.mean().item(), abs=1e-9)
+    (finding,) = pvae.check(Square(), {"x": x}, data_size=18).fatal
+    assert (finding.kind, finding.subject) == ("one row per position", "z")
+    with pytest.raises(InputError, match=r"6 rows, which is axis 1 of data of shape \(2, 6, 1\)"):
+        train(Square(), x, batch_size=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -464,3 +465,13 @@ def test_what_is_no_loss_is_refused_by_name_with_advice(name: str) -> None:
     for given in (OTHERS[name](), type(OTHERS[name]())):
         with pytest.raises(InputError, match=f"^{name} of pyro.infer is not a loss: .*(pass|use)"):
             adapt(given)
+
+
+def test_an_enumerating_loss_without_marked_sites_warns_once() -> None:
+    model, x = pvae.VAE((3,), latent=2, hidden=2), torch.zeros(4, 3)
+    objective = adapt(TraceEnum_ELBO(max_plate_nesting=1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            objective.loss(model.model, model.guide, x)
+    assert len([warning for warning in caught if "no sample sites configured for enum" in str(warning.message)]) == 1

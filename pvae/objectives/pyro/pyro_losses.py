@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from pyro.infer import ELBO, ReweightedWakeSleep, Trace_MMD, TraceEnum_ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO
@@ -55,6 +56,10 @@ def can_share_a_run(programs: BoundPrograms, particles: int, max_plate_nesting: 
         if math.isinf(max_plate_nesting):
             raise
         return True
+
+
+#: The objectives that have run, and have given the warnings of Pyro that are needed once.
+_RUN_BEFORE: WeakSet[PyroObjective] = WeakSet()
 
 
 class _TailAdaptiveWithValue(TraceTailAdaptive_ELBO):
@@ -110,6 +115,9 @@ class PyroObjective(Objective):
         elbo = copy.copy(self.elbo)
         if isinstance(elbo, TraceTailAdaptive_ELBO):
             elbo.__class__ = _TailAdaptiveWithValue
+        if isinstance(elbo, TraceEnum_ELBO):  # it warns at each step if no site is marked
+            elbo.strict_enumeration_warning = elbo.strict_enumeration_warning and self not in _RUN_BEFORE
+            _RUN_BEFORE.add(self)
         is_vectorised = elbo.vectorize_particles and self.num_particles > 1
         if is_vectorised and not can_share_a_run(programs, self.num_particles, elbo.max_plate_nesting):
             is_vectorised = elbo.vectorize_particles = False
