@@ -153,7 +153,8 @@ def _evaluate(options: dict[str, Any], run: Any, splits: Any, settings: dict[str
     if method == "accuracy":
         return {"accuracy": accuracy(run, splits, **settings)}
     if method == "elbo":
-        return {"elbo": elbo(run, splits, particles, **settings)}
+        bound = elbo(run, splits, particles, **settings)
+        return {"elbo": bound, "subset": None if bound.subset is None else str(bound.subset)}
     judgement = judge(run, splits, particles, **settings)
     names = ("log_evidence", "bias", "elbo", "summed_out_elbo", "gap")
     estimates = {name: getattr(judgement, name) for name in names if getattr(judgement, name) is not None}

@@ -56,7 +56,9 @@ OUT_HELP = "Folder for gradients.json and the figures. [default: write nothing]"
 @click.argument("model", metavar="MODEL|RUN", type=ModelType())
 @data_options
 @split_option("train")
-@make_option("Data", "--batch-size", click.IntRange(min=1), 100, "Number of data in the batch, the first ones.")
+@make_option(
+    "Data", "--batch-size", click.IntRange(min=1), 100, "Number of data in the batch, drawn at random by --seed."
+)
 @make_option("Study", "--objectives", NamesType("objectives"), None, OBJECTIVES_HELP)
 @make_option("Study", "--draws", click.IntRange(min=2), 1000, DRAWS_HELP)
 @make_option("Study", "--reference", str, None, REFERENCE_HELP)

@@ -62,7 +62,7 @@ def gradients(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`; it is studied in evaluation mode.
-        batch: a batch, a tensor, or `Splits` (the first data of the training split: see ``limit``).
+        batch: a batch, a tensor, or `Splits` (data of the training split, drawn by `seed`: see ``limit``).
         objectives: a name such as ``"iwae:particles=64"``, an objective, a loss of Pyro, a sequence of these, or a dict
             from names to these.
         draws: the number of draws of each objective's gradient, at least 2. Standard errors are by the jackknife over
