@@ -72,6 +72,8 @@ def data_of_run(
         if data is None and splits.checksum != recorded["checksum"]:
             splits = load_data(source, **options | {"validation": recorded["sizes"]["validation"]})
     except InputError as error:
+        if data is not None:
+            raise
         raise InputError(f"The run was trained on {recorded['name']!r}: {error} Name the data with --data.") from error
     if data is None:
         _check_checksum(splits, source, recorded, run.folder)

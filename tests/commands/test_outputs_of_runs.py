@@ -126,6 +126,32 @@ def test_an_encoder_is_exported_once_and_replaced_only_with_force(folder: Path) 
     assert done.code == 2 and "needs the part" in done.err and not Path("e.pt2").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "reason"),
+    [
+        ([], "a,c\n1,2\n3,5\n", "'b' is missing; 'c' was not in training"),
+        ([], "a,b\n1,2\n3,x\n4,5\n", "line 3, column 'b': a number is needed, 'x' came"),
+        ([], "a,b,kind\n1,2,u\n3,5,w\n", "The label 'w' is not one of the labels of the training: u, v"),
+        (["--separator", ";"], "a,b\n1,2\n3,5\n", "the separator ';' leaves one column, and ',' would give 2"),
+        ([], "a,b\n1,2\n3,5,7\n", "line 3: 2 columns needed, 3 came"),
+    ],
+)
+def test_a_bad_table_ends_every_command_in_one_line(folder: Path, words: list[str], text: str, reason: str) -> None:
+    Path("bad.csv").write_text(text)
+    data = ["--data", "bad.csv", *words]
+    commands = [[command, "labels", *data, "--out", "no.csv"] for command in ("encode", "predict")]
+    commands += [
+        ["evaluate", "labels", *data],
+        ["show", "labels", "--what", "reconstructions", *data, "--out", "no.png"],
+    ]
+    for command in commands:
+        done = run(*command)
+        line = done.err.splitlines()[-1]
+        assert done.code == 2 and line.startswith("pvae: error: ") and reason in line, done.err
+        assert "Name the data with --data" not in line
+    assert not Path("no.csv").exists() and not Path("no.png").exists()
+
+
 def test_a_file_is_replaced_only_with_force_and_bad_input_ends_in_one_line(folder: Path) -> None:
     Path("mine.csv").write_text("old")
     refused = run("sample", "labels", "--out", "mine.csv")
