@@ -119,7 +119,7 @@ def test_em_and_svi_are_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert second["gap"] > 0 and (second["seconds"] is None or second["seconds"] > first["seconds"] > 0)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "posteriors of matched components" in page
-    assert "Quantities: validation bound, exact for em; validation bound, 25 particles for elbo-enum." in page
+    assert "Quantities: validation bound, exact for A; validation bound, 25 particles for B." in page
     wrong = ["compare", "vae", "--objectives", "em", "--seeds", "1", "--epochs", "1", "--out", "no", "--workers", "0"]
     refused = run(*wrong)
     assert refused.code == 2 and "closed-form M-step" in refused.err

@@ -131,6 +131,11 @@ def test_verdict_says_whether_the_rows_had_the_same_number_of_epochs():
     assert "The rows were trained for different numbers of epochs" in verdict and "same number" not in verdict
 
 
+def results_sheet(page):
+    """The table of the rows on a page."""
+    return next(section for section in page.sections if section.title == "Results").sheets[0]
+
+
 def test_a_new_column_is_one_entry_of_the_list(monkeypatch):
     """It then appears in the text, in the JSON and on the page, without any other change."""
     statistic = columns.mean_over_seeds("steps")
@@ -147,7 +152,7 @@ def test_a_new_column_is_one_entry_of_the_list(monkeypatch):
     lines = made.to_text().splitlines()
     assert lines[0].endswith("steps") and lines[1].endswith("700!") and lines[2].endswith("800!")
     assert made.to_json()["rows"][1]["steps"] == {"value": 800.0, "error": None, "count": 1}
-    sheet = make_page(ReportData(made, found, {}, {}, "again")).sections[0].sheets[0]
+    sheet = results_sheet(make_page(ReportData(made, found, {}, {}, "again")))
     assert sheet.columns[-1].title == "steps" and sheet.columns[-1].meaning == "Steps of a training."
     assert sheet.rows[1][-1].text == "800!" and sheet.rows[1][-1].order == 800.0
 
@@ -164,7 +169,7 @@ def test_the_bound_with_enumerated_guide_sites_summed_out_stands_beside_the_elbo
     headings = [column.name for column in columns.shown_columns(table.rows)]
     assert headings[headings.index("ELBO") : headings.index("gap") + 1] == ["ELBO", "summed-out ELBO", "gap"]
     assert "summed-out ELBO" in table.to_text()
-    sheet = make_page(ReportData(table, made, {}, {}, "again")).sections[0].sheets[0]
+    sheet = results_sheet(make_page(ReportData(table, made, {}, {}, "again")))
     place = [column.title for column in sheet.columns].index("summed-out ELBO")
     assert sheet.rows[1][place].order == pytest.approx(expected, rel=1e-12)
     assert {len(row) for row in sheet.rows} == {len(sheet.columns)}
