@@ -10,6 +10,10 @@ The functions that evaluate a model take these keyword arguments, which their si
 - ``fields``: the batch fields that the programs get, as for `pvae.models.bind`.
 - ``data_plate``: the name of the plate over data, where several plates hold every site.
 
+Functions that judge a model return an `EvaluationFinding`: `calibrate`, `gaps`, `resemblance`, `reference`, and `all`,
+which answers the main questions with all of them. They print their expected cost first; ``progress=False`` prints
+nothing.
+
 An evaluation runs in evaluation mode without gradients, and leaves the parameters, the modes of the modules, Pyro's
 parameter store and the random generators unchanged.
 """

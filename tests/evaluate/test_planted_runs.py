@@ -16,8 +16,8 @@ from torch import Tensor
 
 import pvae
 from pvae import InputError
-from pvae.evaluate import Calibration, ModelFindings, NotRun, read_findings
-from pvae.evaluate.all_checks.evidence_finding import remaining_rise
+from pvae.evaluate import Calibration, Estimate, ModelFindings, NotRun, read_findings
+from pvae.evaluate.all_checks.evidence_finding import evidence_finding, remaining_rise
 from pvae.evaluate.all_checks.model_findings import QUESTIONS, answer_inference
 from pvae.evaluate.calibration.calibration_record import calibration_of
 from pvae.evaluate.inference_gaps.gap_record import gaps_of
@@ -92,6 +92,10 @@ def test_the_remaining_rise_is_that_of_a_line() -> None:
     assert (rise.value, rise.count) == (pytest.approx(2.0, abs=1e-9), 10)
     assert rise.error < 1e-9
     assert remaining_rise(rising[:15]) is None
+    values = Estimate.mean_of(torch.tensor([-1.0, -2.0]))
+    assert "too few validation records" in evidence_finding(values, values, rising[:15], (), 0).reason
+    assert evidence_finding(values, values, rising, (), 0).status == "look"
+    assert evidence_finding(values, values, None, (), 0).status == "fine"
 
 
 def test_without_calibration_the_inference_is_never_fine() -> None:

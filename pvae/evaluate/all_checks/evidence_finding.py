@@ -83,7 +83,9 @@ def evidence_finding(
         doubts.append(f"Its bias may be {size:.2g} nats, above {LARGEST_BIAS:g}.")
     if rise is not None and rise.value > max(LARGEST_BIAS, 2.0 * rise.error):
         doubts.append(f"The training is unfinished: another fifth of it would add about {rise} nats.")
-    reason = " ".join([f"The mean log p(x) is {evidence} nats per datum.", *doubts])
+    unknown = ["The run has too few validation records to show whether its training had ended."]
+    notices = unknown if records is not None and rise is None else []
+    reason = " ".join([f"The mean log p(x) is {evidence} nats per datum.", *doubts, *notices])
     return EvidenceFinding(
         evidence.value, evidence.error, evidence.count, "look" if doubts else "fine", reason, cost,
         pointwise=evidence.pointwise, limit=f"bias and remaining rise up to {LARGEST_BIAS:g} nats",
