@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
@@ -179,7 +180,9 @@ def require_config_of_snapshot(folder: Path, config: Mapping[str, Any], snapshot
         config: the content of its ``config.toml``.
         snapshot: the checkpoint.
     """
-    if snapshot.state.get("config") not in (config_hash(config), *config.get("former", ())):
+    # runs from before data seeds, scales and names were bound have the checksum of the other values
+    earlier = digest(canonical(_bound_values(config)))
+    if snapshot.state.get("config") not in (config_hash(config), earlier, *config.get("former", ())):
         raise InputError(
             f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Restore the former "
             "file."
@@ -199,5 +202,10 @@ def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> di
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the values that must be the same when a run is resumed."""
-    return digest(canonical(_bound_values(config)))
+    """Return the SHA-256 of the values that must be the same when a run is resumed, and of all that describes its data.
+
+    The seed of the splits, the scales, the names of columns and labels and the shapes change what a run gives for data,
+    although a continuation may differ in some of them.
+    """
+    data = {name: value for name, value in config["data"].items() if name != "notes"}
+    return digest(json.dumps([_bound_values(config), data], sort_keys=True).encode())

@@ -43,7 +43,7 @@ class Start:
         self.process = processes().Process(target=job, args=(str(out), child_end))
         self.process.start()
         child_end.close()
-        assert ready.poll(100), "the process starts"
+        assert ready.poll(600), "the process starts"
         ready.recv()  # the job begins now
         self.begin = time.monotonic()
 

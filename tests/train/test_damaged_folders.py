@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 
 import pvae
 from pvae.errors import InputError
+from pvae.train.checkpoint import read_newest
 from pvae.train.options import FREE
+from pvae.train.run import read_config
+from pvae.train.run_record import require_config_of_snapshot
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,37 @@ def test_no_changed_bit_changes_a_number_without_a_word(finished: Path, tmp_path
         assert run.config["training"] == right.config["training"] and run.config["data"] == right.config["data"]
         right = pvae.open_run(finished)
     assert opened < 20
+
+
+def _changes(value: Any) -> Iterator[Any]:
+    """Yield copies of a value, each with another number or text changed."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            for changed in _changes(inner):
+                yield {**value, name: changed}
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            for changed in _changes(inner):
+                yield [*value[:place], changed, *value[place + 1 :]]
+    else:
+        yield value + "x" if isinstance(value, str) else value + 1
+
+
+def test_every_value_that_describes_the_data_is_bound_to_the_checkpoint(tmp_path: Path) -> None:
+    """The seed of the splits, the scale of a column and the name of a label change what a run gives for data."""
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + "".join(f"{n / 7},{n % 5},{'uv'[n % 2]}\n" for n in range(40)))
+    splits = pvae.load_data(str(tmp_path / "t.csv"), label="kind", standardise=True)
+    out = tmp_path / "run"
+    recipe = pvae.ModelSpec("vae", {"latent": 1, "hidden": (3,), "likelihood": "gaussian"})
+    pvae.fit(recipe, splits, epochs=1, out=out, progress=False, step="eager")
+    snapshot, config = read_newest(out, "best"), read_config(out)
+    require_config_of_snapshot(out, config, snapshot)
+    config["data"].pop("notes", None)
+    changes = list(_changes(config["data"]))
+    assert len(changes) > 20
+    for data in changes:
+        with pytest.raises(InputError, match=r"config.toml is damaged, or was changed"):
+            require_config_of_snapshot(out, {**config, "data": data}, snapshot)
 
 
 @pytest.mark.parametrize(
