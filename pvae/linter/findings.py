@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pvae.errors import InputError, whole_reason
 from pvae.user_code import find_user_place
 
 __all__ = ["Finding", "Findings", "failure"]
+
+
+#: The error of Pyro for a distribution that has another size than its plate.
+_MISMATCH = re.compile(r"Shape mismatch inside plate\('(.+?)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)")
 
 
 @dataclass(frozen=True)
@@ -58,5 +63,11 @@ def failure(error: Exception) -> Finding:
     """Return the finding for an error that a program raised, with its place in the user's code."""
     place = find_user_place(error)
     where = f" at {place}" if place else ""
+    mismatch = _MISMATCH.search(str(error))
+    if mismatch is not None:
+        plate, site, dim, size, came = mismatch.groups()
+        message = f"dimension {dim} of its distribution{where} has size {came}, and plate {plate!r} there has {size}."
+        fix = "Make the dimensions of one datum a part of the event, as by .to_event(1), or give the plate another dim."
+        return Finding("wrong shape", site, message, fix)
     message = f"a program raised {type(error).__name__}{where}: {whole_reason(error).rstrip('.')}."
     return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")

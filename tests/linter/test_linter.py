@@ -304,3 +304,16 @@ def test_the_advice_about_a_marked_site_that_all_data_share_is_no_dead_end() -> 
 def test_parameters_of_other_programs_in_the_store_are_no_finding() -> None:
     pyro.param("of_another_program", torch.tensor(1.0))
     assert check(pair(model, guide), {"x": X}) == []
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae:particles=3"])
+def test_a_distribution_of_another_size_than_its_plate_has_the_site_and_the_remedy(objective: str) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    (finding,) = pvae.check(pvae.pair(model, model), {"x": torch.zeros(8)}, objective).fatal
+    assert (finding.kind, finding.subject) == ("wrong shape", "z")
+    assert "has size 2, and plate 'rows' there has 8" in finding.message and "test_linter.py:" in finding.message
+    assert ".to_event(1)" in finding.fix
