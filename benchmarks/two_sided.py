@@ -94,8 +94,9 @@ def mean_over_seeds(records: list[dict[str, Any]], name: str) -> Tensor:
 
 
 def difference(values: Tensor, reference: Tensor) -> str:
-    """The paired difference of two rows."""
-    return f"{evaluate.difference(evaluate.mean_of(values), evaluate.mean_of(reference)).value:+.2f}"
+    """The paired difference of two rows, with its standard error over images."""
+    found = evaluate.difference(evaluate.mean_of(values), evaluate.mean_of(reference))
+    return f"{found.value:+.2f} ± {found.error:.2f}"
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
