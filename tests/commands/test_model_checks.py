@@ -10,6 +10,7 @@ from command_line import run
 
 import pvae
 from pvae.evaluate import read_findings
+from pvae.evaluate.all_checks.check_everything import recorded_data
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,12 @@ def test_a_wrong_budget_is_one_line(folder: Path) -> None:
     done = run("evaluate", str(folder), "--checks", "all", "--budget", "many")
     assert done.code == 2
     assert "budget" in done.err
+
+
+def test_the_data_of_a_run_are_loaded_again_and_compared(folder: Path) -> None:
+    opened = pvae.open_run(folder)
+    data = recorded_data(opened)
+    assert data.checksum == pvae.load_data("digits").checksum
+    opened.config["data"]["checksum"] = "other"
+    with pytest.raises(pvae.InputError, match="are not those of the training"):
+        recorded_data(opened)

@@ -51,13 +51,17 @@ def test_the_classifier_reaches_the_best_accuracy_for_a_shift_of_the_mean() -> N
 
 def test_equal_samples_are_rejected_at_the_level() -> None:
     generator = np.random.default_rng(0)
-    p_values = [
-        classifier_test(*generator.standard_normal((2, 40, 3)), permutations=39, seed=seed).p_value
-        for seed in range(200)
-    ]
-    rejected = np.mean(np.array(p_values) <= 0.1)
+    tests = [classifier_test(*generator.standard_normal((2, 40, 3)), permutations=39, seed=seed) for seed in range(200)]
+    rejected = np.mean([test.p_value <= 0.1 for test in tests])
     assert abs(rejected - 0.1) < 4.5 * np.sqrt(0.09 / 200)
-    assert min(p_values) >= 1 / 40
+    assert min(test.p_value for test in tests) >= 1 / 40
+    # The data were not fitted to, so the accuracy is that of a guess.
+    assert_close_in_sigmas(*_with_exact([test.accuracy for test in tests], 0.5))
+
+
+def _with_exact(values: list[float], exact: float) -> tuple[float, float, float]:
+    """Return the mean of values, what it estimates, and its standard error."""
+    return float(np.mean(values)), exact, float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def test_a_gap_of_either_sign_is_found() -> None:
