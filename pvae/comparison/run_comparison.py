@@ -139,8 +139,7 @@ def compare(
             if every cell failed.
     """
     factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
-    seed_list = _resolve_seeds(seeds)
-    judging = _checked_judging(particles, limit)
+    seed_list, judging = _resolve_seeds(seeds), _checked_judging(particles, limit)
     splits = resolve_binarisation(_splits_of(data), factories)
     test_size = _count_test_data(splits)
     fit_options = resolve_fit_options(fit, options)
