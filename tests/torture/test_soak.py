@@ -76,10 +76,10 @@ def test_evaluations_and_fits_keep_memory_and_open_files(
 ) -> None:
     splits = data()
     model = RECIPE.build(splits)
-    turns = iter(range(10**6))
+    folders = iter(range(10**6))
 
     def fit() -> None:
-        pvae.fit(RECIPE, splits, epochs=1, batch_size=20, out=tmp_path / str(next(turns)), progress=False)
+        pvae.fit(RECIPE, splits, epochs=1, batch_size=20, out=tmp_path / str(next(folders)), progress=False)
 
     def evaluate() -> None:
         pvae.evaluate.log_evidence(model, splits, particles=5, split="train")
