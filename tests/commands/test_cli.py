@@ -126,7 +126,7 @@ def test_help_lists_options_in_sections() -> None:
     assert titles[:2] == ["Data:", "Objective:"]
     assert titles[3:] == ["Training:", "Run:", "Other options:"]
     training = lines[lines.index("Training:") : lines.index("Run:")]
-    assert sum(line.startswith("  --") for line in training) == 17
+    assert sum(line.startswith("  --") for line in training) == 19
 
 
 def test_version_is_printed() -> None:
@@ -148,15 +148,17 @@ def test_every_argument_of_fit_is_a_flag_with_the_same_default() -> None:
     python_only = {"callbacks", "fields", "model_spec"}
     arguments = inspect.signature(pvae.fit).parameters.items()
     defaults = {name: argument.default for name, argument in arguments if name not in differs_by_design | python_only}
-    assert len(defaults) == 17
+    assert len(defaults) == 19
     assert {name: flags.get(name, "no flag") for name in defaults} == defaults
 
 
 def test_flags_of_fit_have_the_type_of_their_argument() -> None:
     types = {option.name: option.type for option in cli.commands["train"].params}
-    assert [types[name] for name in ("epochs", "patience", "clip", "device")] == [
+    assert [types[name] for name in ("epochs", "patience", "max_evaluations", "clip", "max_seconds", "device")] == [
         click.INT,
         click.INT,
+        click.INT,
+        click.FLOAT,
         click.FLOAT,
         click.STRING,
     ]
