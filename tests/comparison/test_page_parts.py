@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from comparison_outcomes import DATA, outcome, pointwise
+from matplotlib.figure import Figure
 
 import pvae
 from pvae.batch import Batch
@@ -28,9 +29,19 @@ from pvae.comparison.page.rows_section import make_rows_section
 from pvae.comparison.rows import make_ranked_rows
 from pvae.comparison.table import Table
 from pvae.data.subset import draw_subset
+from pvae.evaluate.all_checks.findings_file import write_findings
+from pvae.evaluate.all_checks.model_findings import QUESTIONS, ModelFindings, QuestionAnswer
+from pvae.evaluate.finding import EvaluationFinding
 
 EVIDENCE = pointwise()
 EVIDENCE_QUESTION, INFERENCE, WHERE, LATENTS, RESEMBLANCE, BEST = range(6)
+
+
+class EvaluationResult(EvaluationFinding):
+    """A finding without a figure."""
+
+    def draw(self) -> Figure:
+        raise NotImplementedError
 
 
 def report_data(cells: list[Outcome]) -> ReportData:
@@ -89,18 +100,22 @@ def test_findings_of_a_run_folder_answer_their_questions(tmp_path: Path) -> None
     cells = row_of("elbo", seeds=2)
     for seed, cell in enumerate(cells):
         cells[seed] = dataclasses.replace(cell, cell=dataclasses.replace(cell.cell, folder=tmp_path / str(seed)))
-    record = {"value": 0.5, "error": 0.1, "unit": "nats", "limit": "p below 0.05", "source": "Holm", "cost": 2000}
-    for seed, status in enumerate(("fine", "bad")):
+    findings = [EvaluationResult(0.5, 0.1, 9, status, f"{status}.", 2000) for status in ("fine", "bad")]
+    for seed, finding in enumerate(findings):
         (tmp_path / str(seed)).mkdir()
-        findings = [{"name": "calibrate", "status": status, "reason": f"reason {seed}.", **record}]
-        findings += [{"name": "resemblance", "status": "not run", "reason": "no budget.", **record}, {"name": "gaps"}]
-        (tmp_path / str(seed) / "findings.json").write_text(json.dumps({"findings": findings}))
+        answers = (QuestionAnswer(QUESTIONS[1], finding.status, f"reason {seed}.", (finding,)),)
+        write_findings(tmp_path / str(seed), ModelFindings(answers, 1e6, 2000, 0, "test", 9))
     found = make_questions_section(report_data(cells)).questions
-    assert found[INFERENCE].status == "bad" and found[INFERENCE].answer == "A: reason 0. A: reason 1."
-    assert (found[INFERENCE].value, found[INFERENCE].cost) == ("0.5 ± 0.1 nats", "4k decoder evaluations")
+    assert found[INFERENCE].status == "bad"
+    assert found[INFERENCE].answer == "A, seed 0: reason 0. A, seed 1: reason 1."
+    assert (found[INFERENCE].value, found[INFERENCE].cost) == ("A: 0.5 ± 0.1 nats per datum", "4k decoder evaluations")
     assert found[RESEMBLANCE].status == "not run"
     (tmp_path / "1" / "findings.json").write_text("{damaged")
-    assert make_questions_section(report_data(cells)).questions[INFERENCE].status == "fine"
+    damaged = make_questions_section(report_data(cells)).questions[INFERENCE]
+    assert damaged.status == "not run" and "findings.json" in damaged.answer
+    (tmp_path / "1" / "findings.json").unlink()
+    missing = make_questions_section(report_data(cells)).questions[INFERENCE]
+    assert missing.status == "not run" and missing.answer.endswith("Not run for 1 of 2 runs.")
 
 
 def test_keys_are_letters() -> None:

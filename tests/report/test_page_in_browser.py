@@ -34,7 +34,10 @@ PROBLEMS = (Path(__file__).parents[1] / "support" / "text_problems.js").read_tex
 def small_vae() -> VAE:
     """A decoder that is the same in each call; it was not trained."""
     with isolated(0):
-        return VAE((4, 5), latent=3, hidden=8)
+        vae = VAE((4, 5), latent=3, hidden=8)
+        for parameter in vae.parameters():  # biases start at 0
+            torch.nn.init.normal_(parameter)
+        return vae
 
 
 def drawn_arrays() -> dict[str, torch.Tensor]:

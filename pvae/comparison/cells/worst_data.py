@@ -29,7 +29,8 @@ def worst_arrays(
 
     Returns:
         ``worst`` and ``worst_reconstructions`` (8, ...), ``worst_places`` among the evaluated data (8,), and
-        ``worst_positions`` among all test data (8,); empty if there is no test split.
+        ``worst_positions`` among all test data (8,); empty if there is no test split, or if
+        the model observes a part of a datum alone.
     """
     if splits.test is None:
         return {}
@@ -41,5 +42,7 @@ def worst_arrays(
     parameter = next(iter(model.parameters()), None) if isinstance(model, torch.nn.Module) else None
     moved = worst if parameter is None else worst.to(parameter.device)
     again = reconstruct(model, without_labels(model, moved)[0])
+    if again.numel() != worst.x.numel():  # a picture needs all values of a datum
+        return {}
     positions = subset.indices()[places]
     return {"worst": worst.x, "worst_reconstructions": again, "worst_places": places, "worst_positions": positions}

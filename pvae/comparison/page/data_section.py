@@ -34,8 +34,14 @@ def make_data_section(data: ReportData) -> Section | None:
     chosen = chosen[:_MOST_ROWS]
     if not chosen:
         return None
-    pictures = tuple(_draw_worst(data, row, outcome) for row, outcome in chosen)
-    return Section("Data that fit worst", (_TEXT,), sheets=(_tabulate(data, chosen),), pictures=pictures)
+    pictures, failures = [], []
+    for row, outcome in chosen:
+        try:
+            pictures.append(_draw_worst(data, row, outcome))
+        except Exception as error:  # the results of a training must not be lost with a picture
+            failures.append(f"{data.key(row)}: the data could not be drawn ({type(error).__name__}).")
+    sheets = (_tabulate(data, chosen),)
+    return Section("Data that fit worst", (_TEXT, *failures), sheets=sheets, pictures=tuple(pictures))
 
 
 def _tabulate(data: ReportData, chosen: list[tuple[Row, Outcome]]) -> Sheet:

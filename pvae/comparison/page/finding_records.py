@@ -1,51 +1,37 @@
-"""The findings of evaluations that the run folders of a comparison hold, as their JSON records."""
+"""The answers about single models that the run folders of a comparison hold, from `pvae evaluate --checks all`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pvae.comparison.base import Outcome
 from pvae.errors import InputError
+from pvae.evaluate.all_checks.findings_file import read_findings
 from pvae.evaluate.finding import STATUSES
-from pvae.outside_files import read_json
 
-__all__ = ["find_records", "read_findings"]
-
-_FILE, _KEY = "findings.json", "findings"
-_MOST_BYTES = 50_000_000
+__all__ = ["answers_to"]
 
 
-def read_findings(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the records of the evaluations of a run; empty if there is no file of them, or none that can be read.
+def answers_to(question: str, outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Mapping[str, Any]]]:
+    """Return the answers to a question, each with the outcome of its run; runs without an answer are left out.
+
+    A damaged file of findings gives an answer that was not run, with the reason.
 
     Args:
-        folder: the run folder.
-    """
-    path = folder / _FILE
-    if not path.is_file():
-        return []
-    try:
-        content = read_json(path, _MOST_BYTES)
-    except InputError:
-        return []
-    found = content.get(_KEY, list(content.values())) if isinstance(content, Mapping) else content
-    records = found if isinstance(found, Sequence) else []
-    return [record for record in records if isinstance(record, Mapping) and record.get("status") in STATUSES]
-
-
-def find_records(outcomes: Iterable[Outcome], names: Iterable[str]) -> list[tuple[Outcome, Mapping[str, Any]]]:
-    """Return the records with these names of evaluations, each with the outcome of its run.
-
-    Args:
+        question: one of `pvae.evaluate.all_checks.model_findings.QUESTIONS`.
         outcomes: finished outcomes.
-        names: names of evaluations, such as ``"calibrate"``.
     """
-    wanted = set(names)
-    return [
-        (outcome, record)
-        for outcome in outcomes
-        for record in [*read_findings(outcome.cell.folder), *outcome.scores.get(_KEY, ())]
-        if record.get("name") in wanted
-    ]
+    pairs = [(outcome, _answer_of(question, outcome)) for outcome in outcomes]
+    return [(outcome, answer) for outcome, answer in pairs if answer is not None]
+
+
+def _answer_of(question: str, outcome: Outcome) -> Mapping[str, Any] | None:
+    try:
+        content = read_findings(outcome.cell.folder)
+    except InputError as error:
+        return {"status": "not run", "reason": str(error)}
+    for answer in (content or {}).get("questions", ()):
+        if answer.get("question") == question and answer.get("status") in STATUSES:
+            return dict(answer)
+    return None

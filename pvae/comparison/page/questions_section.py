@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pvae.comparison.base import Outcome
 from pvae.comparison.number_formats import format_count, format_interval
-from pvae.comparison.page.finding_records import find_records
+from pvae.comparison.page.finding_records import answers_to
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.page.rows_section import bad_khat_share, marks_of
 from pvae.comparison.rows import finished
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
+from pvae.evaluate.all_checks.model_findings import QUESTIONS
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.finding import worst_status
 from pvae.report import Question, Section
@@ -18,8 +21,8 @@ from pvae.report import Question, Section
 __all__ = ["make_questions_section"]
 
 _KHAT_LIMIT = "k-hat at most min(1 - 1/log10 K, 0.7) for K particles, for nine data in ten (Vehtari et al. 2024)"
-_TWO_SIDED = ("sandwich", "ais")
-_OF_THE_GUIDE = ("calibrate", "gaps", "reference", "diagnose")
+# The questions as the findings of a run folder name them.
+_EVIDENCE, _INFERENCE, _DATA, _LATENTS, _RESEMBLANCE = QUESTIONS
 
 
 def make_questions_section(data: ReportData) -> Section:
@@ -49,9 +52,8 @@ def _ask_evidence(data: ReportData) -> Question:
         return Question(question, "not run", "No row has a log evidence of each datum.")
     best = max(rows, key=lambda row: row.log_evidence.value if row.log_evidence else 0.0)
     value = f"{data.key(best)}: {format_interval(best.log_evidence)} nats per datum" if best.log_evidence else ""
-    records = find_records(finished(data.outcomes), _TWO_SIDED)
-    if records:
-        return _from_records(data, question, _TWO_SIDED, value)
+    if answers := answers_to(_EVIDENCE, finished(data.outcomes)):
+        return _from_answers(data, question, answers)
     bad = [data.key(row) for row in rows if (bad_khat_share(row) or 0.0) > 0.1]
     doubt = f" More than a tenth of the data have a k-hat that is too large under {', '.join(bad)}." if bad else ""
     answer = (
@@ -67,34 +69,46 @@ def _evaluation_cost(data: ReportData) -> str:
     return f"{count} decoder evaluations ({cells} cells x {data.table.data} data x {data.table.particles} particles)"
 
 
-def _from_records(data: ReportData, question: str, names: Sequence[str], value: str = "") -> Question:
-    """Return the answer of findings in the run folders: the worst status, and the reason of each finding.
+def _from_answers(data: ReportData, question: str, answers: Sequence[tuple[Outcome, Mapping[str, Any]]]) -> Question:
+    """Return the answers in the run folders as one: the worst status, and the reason of each run.
+
+    A question that was answered for some runs alone is never fine.
 
     Args:
         data: the results and settings.
         question: the question.
-        names: the names of the evaluations that answer it.
-        value: the main number; by default that of the first finding.
+        answers: those of the runs.
     """
-    records = find_records(finished(data.outcomes), names)
     keys = {outcome.cell.label: data.key(row) for row in data.table.rows for outcome in data.finished_outcomes(row)}
-    lines = [f"{keys[outcome.cell.label]}: {record.get('reason', '')}" for outcome, record in records]
-    first = records[0][1]
-    if not value and isinstance(first.get("value"), int | float):
-        error = first.get("error")
-        shown = f" \u00b1 {error:.3g}" if isinstance(error, int | float) else ""
-        value = f"{first['value']:.4g}{shown} {first.get('unit', '')}".strip()
-    limits = dict.fromkeys(f"{record.get('limit', '')} ({record.get('source', '')})" for _, record in records)
-    cost = sum(int(record.get("cost") or 0) for _, record in records)
-    status = worst_status(str(record["status"]) for _, record in records)
-    limit = "; ".join(text for text in limits if text != " ()")
-    return Question(question, status, " ".join(lines), value, limit, f"{format_count(cost)} decoder evaluations")
+    lines = [f"{keys[outcome.cell.label]}, seed {outcome.cell.seed}: {answer['reason']}" for outcome, answer in answers]
+    answered = {outcome.cell.label for outcome, _ in answers}
+    missing = [label for label in keys if label not in answered]
+    if missing:
+        lines.append(f"Not run for {len(missing)} of {len(keys)} runs.")
+    statuses = [str(answer["status"]) for _, answer in answers] + ["not run"] * bool(missing)
+    outcome, first = answers[0]
+    shown = _number_of(first)
+    value = f"{keys[outcome.cell.label]}: {shown}" if shown else ""
+    source = f"({first['source']})" if first.get("source") else ""
+    limit = " ".join(filter(None, (str(first.get("limit") or ""), source)))
+    cost = sum(int(answer.get("cost") or 0) for _, answer in answers)
+    words = f"{format_count(cost)} decoder evaluations"
+    return Question(question, worst_status(statuses), " ".join(lines), value, limit, words)
+
+
+def _number_of(answer: Mapping[str, Any]) -> str:
+    """Return the main number of an answer with its error and unit, or "" if it has none."""
+    value, error = answer.get("value"), answer.get("error")
+    if value is None:
+        return ""
+    interval = f"{value:.4g}" if error is None else f"{value:.4g} \u00b1 {error:.2g}"
+    return f"{interval} {answer.get('unit', '')}".strip()
 
 
 def _ask_inference(data: ReportData) -> Question:
     question = "Is the inference right?"
-    if find_records(finished(data.outcomes), _OF_THE_GUIDE):
-        return _from_records(data, question, _OF_THE_GUIDE)
+    if answers := answers_to(_INFERENCE, finished(data.outcomes)):
+        return _from_answers(data, question, answers)
     shares = {data.key(row): bad_khat_share(row) for row in data.table.rows if row.seeds}
     bad = [f"{key} ({100 * share:.0f}%)" for key, share in shares.items() if share is not None and share > 0.1]
     if bad:
@@ -102,13 +116,16 @@ def _ask_inference(data: ReportData) -> Question:
         return Question(question, "bad", answer, "", _KHAT_LIMIT)
     answer = (
         "The guide was not calibrated on simulated data. Its log weights alone cannot answer this: a guide that covers "
-        "one of two modes has good weights. Run pvae evaluate on a run folder for more."
+        "one of two modes has good weights. Run `pvae evaluate RUN --checks all` on the run folders, and then the "
+        "comparison again."
     )
     return Question(question, "not run", answer)
 
 
 def _ask_data(data: ReportData) -> Question:
     question = "On which data is the inference not reliable?"
+    if answers := answers_to(_DATA, finished(data.outcomes)):
+        return _from_answers(data, question, answers)
     counts = {}
     limit = good_khat(data.table.particles)
     for row in data.table.rows:
@@ -126,6 +143,8 @@ def _ask_data(data: ReportData) -> Question:
 
 def _ask_latents(data: ReportData) -> Question:
     question = "Are the latents used?"
+    if answers := answers_to(_LATENTS, finished(data.outcomes)):
+        return _from_answers(data, question, answers)
     known = {data.key(row): row.active_units.value for row in data.table.rows if row.active_units is not None}
     if not known:
         return Question(question, "not run", "The number of active units is not known: no continuous latent sites.")
@@ -140,8 +159,8 @@ def _ask_latents(data: ReportData) -> Question:
 
 def _ask_resemblance(data: ReportData) -> Question:
     question = "Does the model resemble the data?"
-    if find_records(finished(data.outcomes), ("resemblance",)):
-        return _from_records(data, question, ("resemblance",))
+    if answers := answers_to(_RESEMBLANCE, finished(data.outcomes)):
+        return _from_answers(data, question, answers)
     answer = "Data simulated from the model were not compared with the test data."
     return Question(question, "not run", answer)
 
