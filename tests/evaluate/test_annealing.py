@@ -107,6 +107,7 @@ UNBIASED = [
     (models.InnerPlate(), "guide"),
     (models.GaussianMixture(marked=False), "prior"),
     (models.GaussianMixture(marked=True), "guide"),
+    (models.MixtureOfNormals(), "guide"),
 ]
 
 

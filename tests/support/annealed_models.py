@@ -104,6 +104,22 @@ class GaussianMixture:
             pyro.sample("z", dist.Normal(0.3 * self.means[y] + 0.4, 1.1))
 
 
+class MixtureOfNormals(GaussianMixture):
+    """The same density of x, with z drawn from one mixture distribution in the place of y and z."""
+
+    name = "MixtureOfNormals"
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            components = dist.Normal(self.means, 0.5)
+            z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(self.shares), components))
+            pyro.sample("x", dist.Normal(z, 0.6), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(_number(0.4), 1.2))
+
+
 class InnerPlate:
     """Two sites in plates on both sides of the data: b of shape (2, data), a of shape (data,); x = a + b + noise."""
 
