@@ -95,6 +95,10 @@ def test_an_optimiser_that_fails_is_named() -> None:
     known = torch.tensor([-1.0, -2.0, -3.0], dtype=torch.float64)
     assert gaps_of(known, known - 1.0, known + 0.5, None, 0).failed == ("approximation",)
     assert gaps_of(known, known - 1.0, known + 1e-8, None, 0).failed == ()
+    # A Gaussian in real coordinates need not be better than a Gamma, but it contains every Normal.
+    worse = known - 0.5
+    assert gaps_of(known, known - 1.0, known, worse, 0, family={"z": "Gamma"}).failed == ()
+    assert gaps_of(known, known - 1.0, known, worse, 0, family={"z": "Normal"}).failed == ("richer",)
 
 
 def test_train_and_test_are_apart_if_there_are_splits() -> None:

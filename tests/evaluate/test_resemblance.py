@@ -75,6 +75,14 @@ def test_a_gap_of_either_sign_is_found() -> None:
     assert resemblance_of((log_p[0], log_p[1]), (x[0], x[1]), permutations=19).status == "fine"
 
 
+def test_rounding_is_no_gap() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 50, 2, generator=generator, dtype=torch.float64)
+    log_p = -5.0 + 1e-9 * torch.arange(50, dtype=torch.float64)
+    assert resemblance_of((log_p + 1e-7, log_p), (x[0], x[1]), permutations=19).typicality_p == 1.0
+    assert resemblance_of((log_p + 1e-3, log_p), (x[0], x[1]), permutations=19).typicality_p < 1e-9
+
+
 def test_samples_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(InputError, match="same units"):
         classifier_test(np.zeros((10, 2)), np.zeros((10, 3)))

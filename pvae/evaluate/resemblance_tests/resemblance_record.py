@@ -29,6 +29,9 @@ LARGEST_ACCURACY, LARGEST_SHIFT = 0.75, 0.5
 larger in standard deviations of log p(x) over its own data. Below, a rejection deserves a look, because with many data
 every model of real data is rejected."""
 
+#: Log-densities in float32 are known up to this, relative to their size.
+_ROUNDING = 1e-6
+
 #: The largest number of draws of each sample in the kernel test, whose cost is quadratic.
 _MOST_DRAWS_OF_KERNEL = 1000
 
@@ -111,7 +114,7 @@ def resemblance_of(
     """
     real, generated = (Estimate.mean_of(values) for values in log_p)
     gap, error = real.value - generated.value, math.hypot(real.error, generated.error)
-    p_value = 2.0 * float(norm.sf(abs(gap) / error)) if error > 0 else 1.0 if gap == 0 else 0.0
+    p_value = _typicality_p(gap, error, abs(real.value))
     flat = [values.detach().reshape(len(values), -1).to("cpu", torch.float64) for values in x]
     classifier = classifier_test(flat[0].numpy(), flat[1].numpy(), permutations=permutations, seed=seed)
     kernel = mmd_test(*_standardised(flat, seed), permutations=permutations, seed=seed)
@@ -126,6 +129,19 @@ def resemblance_of(
         typicality_p=p_value, classifier=classifier, kernel=kernel, adjusted=adjusted, real=log_p[0],
         generated=log_p[1],
     )  # fmt: skip
+
+
+def _typicality_p(gap: float, error: float, size: float) -> float:
+    """Return the two-sided p-value of a typicality gap; 1 if it is not larger than rounding.
+
+    Args:
+        gap: the gap, nats.
+        error: its standard error.
+        size: the absolute value of log p(x), to which rounding is relative.
+    """
+    if abs(gap) <= _ROUNDING * max(1.0, size):
+        return 1.0
+    return 2.0 * float(norm.sf(abs(gap) / error)) if error > 0 else 0.0
 
 
 def _standardised(samples: list[Tensor], seed: int) -> tuple[Tensor, Tensor]:
