@@ -83,7 +83,8 @@ def _draw_seeds(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], col
     """Draw a line for each seed, and their mean if all seeds have as many records; (records,) each."""
     has_mean = len({len(x) for x, _ in seeds}) == 1
     for x, y in seeds:
-        axes.plot(x, y, color=colour, linewidth=0.7 if has_mean else 1.3, alpha=0.5 if has_mean else 1.0)
+        marker = "o" if len(x) == 1 else None  # a line of one point is not visible
+        axes.plot(x, y, color=colour, linewidth=0.7 if has_mean else 1.3, alpha=0.5 if has_mean else 1.0, marker=marker)
     if has_mean:
         mean_x = np.mean([x for x, _ in seeds], axis=0)
         mean_y = np.mean([y for _, y in seeds], axis=0)

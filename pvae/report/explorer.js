@@ -84,11 +84,16 @@ for (const place of document.querySelectorAll(".explorer")) {
   };
 
   const inputs = [];
-  const set = (unit, value) => {
+  const show = (unit, value) => {
     z[unit] = Math.min(content.range, Math.max(-content.range, value));
-    moved = unit;
     inputs[unit].value = z[unit];
     inputs[unit].nextElementSibling.textContent = z[unit].toFixed(2);
+  };
+  const set = (unit, value) => {
+    // Pictures that were decoded before have all other units at 0.
+    if (isPictures) inputs.forEach((_, other) => show(other, 0));
+    show(unit, value);
+    moved = unit;
     if (point) {
       point.style.left = `${(50 * (z[0] + content.range)) / content.range}%`;
       point.style.top = `${(50 * (content.range - z[1])) / content.range}%`;

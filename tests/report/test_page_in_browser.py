@@ -6,6 +6,7 @@ The tests need Chromium. They are skipped where there is none.
 from __future__ import annotations
 
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.rows import make_ranked_rows
 from pvae.comparison.table import Table
 from pvae.models import VAE
-from pvae.report import write_page
+from pvae.report import Explorer, Page, Section, write_page
 from pvae.train.devices import isolated
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -171,6 +172,19 @@ def test_the_explorer_is_moved_by_the_keyboard(page: Any) -> None:
     assert [explorer.locator("output").nth(unit).inner_text() for unit in (0, 1, 2)] == ["0.10", "-0.10", "0.00"]
     explorer.locator("input").nth(2).press("End")
     assert explorer.locator("canvas").get_attribute("aria-label").startswith("Mean of x at z = 0.10, -0.10, 3.00,")
+
+
+def test_pictures_that_were_decoded_before_have_one_unit_away_from_0(browser: Any, tmp_path: Path) -> None:
+    levels = np.arange(2 * 13 * 6, dtype="u1")
+    content = {"kind": "pictures", "range": 3.0, "size": [2, 13, 2, 3], "levels": b64encode(levels.tobytes()).decode()}
+    section = Section("Explorer", explorers=(Explorer("A", content),))
+    opened = browser.new_context(offline=True).new_page()
+    opened.goto(write_page(tmp_path / "index.html", Page("A page", (), (section,))).as_uri())
+    opened.locator("input").nth(0).press("End")
+    opened.locator("input").nth(1).press("Home")
+    assert opened.locator("output").all_inner_texts() == ["0.00", "-3.00"]
+    shown = opened.evaluate("document.querySelector('.explorer').decode([0, -3])")
+    assert np.allclose(shown, levels.reshape(2, 13, 6)[1, 0] / 255)
 
 
 def test_charts_follow_dark_mode(page: Any) -> None:
