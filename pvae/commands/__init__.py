@@ -7,7 +7,7 @@ from pvae.commands.evaluating import evaluate
 from pvae.commands.fitting_mixtures import em
 from pvae.commands.helping import help_
 from pvae.commands.listing import list_
-from pvae.commands.listing_runs import runs
+from pvae.commands.listing_runs import runs_
 from pvae.commands.showing import show
 from pvae.commands.studying_gradients import gradients
 from pvae.commands.training import train
@@ -27,7 +27,7 @@ __all__ = [
     "impute",
     "list_",
     "predict",
-    "runs",
+    "runs_",
     "sample",
     "show",
     "train",
@@ -46,7 +46,7 @@ COMMANDS = (
     export,
     check,
     gradients,
-    runs,
+    runs_,
     data,
     list_,
     help_,

@@ -11,16 +11,16 @@ from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_table, print_json, print_status
 from pvae.errors import InputError
 
-__all__ = ["runs"]
+__all__ = ["runs_"]
 
 HEADER = ("run", "model", "objective", "data", "state", "epochs", "validation bound")
 
 
-@click.command(short_help="List the runs of a folder.")
+@click.command("runs", short_help="List the runs of a folder.")
 @click.argument("folder", type=click.Path(), default="runs")
 @json_option
 @traceback_option
-def runs(folder: str, as_json: bool) -> None:
+def runs_(folder: str, as_json: bool) -> None:
     """List the runs in FOLDER and in its subfolders, with their state and their score. The default FOLDER is runs.
 
     A run is finished, or training (a process writes to it now), or stopped (pvae train --resume continues it), or

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import inspect
 import itertools
+import linecache
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from torch.utils.dlpack import from_dlpack, to_dlpack
 
 import pvae
 from pvae.batch import Batch
-from pvae.objectives.pyro.patches import ValueReadError
+from pvae.objectives.pyro.patches import ValueReadError, values_refused
 from pvae.train.computation import Computation
 from pvae.train.devices import isolated
 from pvae.train.graph.dynamic_shapes import DynamicShapeError
@@ -407,3 +409,26 @@ def test_a_callback_that_changes_nothing_that_programs_read_costs_no_comparison(
     _, without = _fitted([], "auto", epochs=3)
     assert _fitted([lambda record, model: None, _remember], "auto")[1] == without
     assert _fitted([_change_one_after_the_other], "auto")[1] > without
+
+
+def test_a_thread_that_reads_batches_gets_values_while_a_step_is_traced() -> None:
+    read, index = [], torch.tensor([1, 2])
+
+    def work() -> None:
+        read.append(index.numpy().sum())
+        read.append(len(torch.tensor_split(torch.zeros(4), index)))
+
+    with values_refused():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        with pytest.raises(ValueReadError):
+            index.numpy()
+    assert read == [3, 3]
+
+
+def test_torch_keeps_no_source_code_of_a_traced_graph() -> None:
+    kept = set(linecache.cache)
+    graph = trace(lambda x: (x * 2,), (torch.ones(3),))
+    assert graph.run(torch.ones(3))[0].tolist() == [2, 2, 2]
+    assert not {name for name in set(linecache.cache) - kept if "eval_with_key" in name}

@@ -11,6 +11,7 @@ the surrogate as a tensor.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -151,11 +152,13 @@ def values_refused() -> Iterator[None]:
     """Run a block in which a tensor gives no values to Python, NumPy or other libraries.
 
     PyTorch's tracer would keep such values as constants without an error. Splits at indices in a tensor are refused
-    too, because PyTorch reads the indices without an operation that the tracer sees.
+    too, because PyTorch reads the indices without an operation that the tracer sees. Other threads, such as those that
+    read the next batches, are not affected.
 
     Raises:
         ValueReadError: inside the block, at the first use of such a method.
     """
+    thread = threading.get_ident()
     kept = {name: vars(Tensor).get(name) for name in _WAYS_OUT}
     split = torch.tensor_split
     dlpack: Any = torch.utils.dlpack
@@ -163,10 +166,10 @@ def values_refused() -> Iterator[None]:
     try:
         for name in _WAYS_OUT:
             is_property = name == "__cuda_array_interface__"
-            refusal = _refusal(name)
+            refusal = _refusal(name, thread)
             setattr(Tensor, name, property(refusal) if is_property else refusal)
-        torch.tensor_split = Tensor.tensor_split = _split_at_numbers(split)  # type: ignore[method-assign]
-        dlpack.to_dlpack = _refusal("__dlpack__")
+        torch.tensor_split = Tensor.tensor_split = _split_at_numbers(split, thread)  # type: ignore[method-assign]
+        dlpack.to_dlpack = _refusal("__dlpack__", thread)
         yield
     finally:
         torch.tensor_split = split
@@ -179,10 +182,13 @@ def values_refused() -> Iterator[None]:
                 setattr(Tensor, name, method)
 
 
-def _refusal(name: str) -> Any:
+def _refusal(name: str, thread: int) -> Any:
+    """Return a method that raises in one thread, and works in the others."""
     method = getattr(Tensor, name, None)
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread and method is not None:
+            return method(*args, **kwargs) if callable(method) else method.__get__(*args)
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if callable(method) and caller.startswith("torch._subclasses."):
             return method(*args, **kwargs)  # the tracer copies metadata, not values
@@ -191,11 +197,12 @@ def _refusal(name: str) -> Any:
     return refuse
 
 
-def _split_at_numbers(split: Any) -> Any:
-    """Return `torch.tensor_split` for all arguments but indices in a tensor."""
+def _split_at_numbers(split: Any, thread: int) -> Any:
+    """Return `torch.tensor_split`, which in one thread refuses indices in a tensor."""
 
     def split_at_numbers(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+        takes_tensor = any(isinstance(value, Tensor) for value in (*args, *kwargs.values()))
+        if takes_tensor and threading.get_ident() == thread:
             raise ValueReadError("tensor_split")
         return split(tensor, *args, **kwargs)
 

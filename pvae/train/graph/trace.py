@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import linecache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph_module import _loader
 
 from pvae.objectives.pyro.patches import values_refused, without_synchronisation
 from pvae.train.graph.dynamic_shapes import (
@@ -27,6 +29,9 @@ from pvae.train.graph.simplify import simplify
 __all__ = ["StepGraph", "as_function", "trace", "trace_module"]
 
 Outputs = tuple[Tensor | None, ...]
+
+#: The source code of all graphs of this process, by the name of its file, which does not exist.
+_SOURCES: dict[str, str] = _loader.eval_cache
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ class StepGraph:
 def _one_fake_mode() -> AbstractContextManager[Any]:
     """Return a context with one fake mode for all tensors. The tracer makes one per tensor, which is slow."""
     return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+
+
+@contextmanager
+def _sources_forgotten() -> Iterator[None]:
+    """Remove the source code of the graphs that the block makes; torch keeps it for as long as the process lives.
+
+    It is about 25 kB for each training. torch needs it for tracebacks through a graph, where it helps no user.
+    """
+    known = set(_SOURCES)
+    try:
+        yield
+    finally:
+        for name in set(_SOURCES) - known:
+            _SOURCES.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> StepGraph:
@@ -84,6 +104,13 @@ def trace_module(
         DynamicShapeError: as `trace`.
         Exception: as `trace`.
     """
+    with _sources_forgotten():
+        return _trace_module(function, arguments)
+
+
+def _trace_module(
+    function: Callable[..., Outputs], arguments: Sequence[Tensor]
+) -> tuple[GraphModule, frozenset[int], tuple[tuple[Tensor, Tensor], ...]]:
     with without_synchronisation(), values_refused(), _one_fake_mode():
         graph = make_fx(function, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
     position = find_dynamic_operation(graph)
