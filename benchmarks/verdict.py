@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pvae.comparison.table.conclusions import LEVEL
-from pvae.comparison.table.row_difference import adjust_by_holm, estimate_difference
+from pvae.comparison.table.row_difference import estimate_difference
+from pvae.evaluate.holm import adjust_by_holm
 
 ROWS, SEEDS = (2, 4, 8), (2, 3, 5, 10)
 KINDS = {

@@ -16,7 +16,7 @@ from scipy.special import stdtr
 
 from pvae.batch import Batch
 from pvae.comparison.table.conclusions import LEVEL
-from pvae.comparison.table.row_difference import adjust_by_holm
+from pvae.evaluate.holm import adjust_by_holm
 
 __all__ = ["Budget", "Claim", "Result", "Room", "mean_error", "paired", "shown", "shuffled", "table", "verdicts"]
 

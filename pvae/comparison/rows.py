@@ -13,10 +13,10 @@ from pvae.comparison.table.columns import COLUMNS
 from pvae.comparison.table.conclusions import conclude
 from pvae.comparison.table.rankings import Ranking, make_rankings
 from pvae.comparison.table.row import Row, make_row
-from pvae.comparison.table.row_difference import adjust_by_holm
 from pvae.comparison.table.row_outcomes import RowOutcomes, stack_pointwise
 from pvae.errors import InputError
 from pvae.evaluate import compare_evidence
+from pvae.evaluate.holm import adjust_by_holm
 
 __all__ = ["finished", "make_ranked_rows", "make_rows", "rankings_of"]
 

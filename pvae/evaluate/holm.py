@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import math
 
-__all__ = ["holm"]
+import torch
+from torch import Tensor
+
+__all__ = ["adjust_by_holm"]
 
 
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values that are adjusted by Holm's method, in the same order.
+def adjust_by_holm(p_values: Tensor) -> Tensor:
+    """Return p-values that are adjusted by Holm's method, in the same order, from 0 to 1.
 
     If all hypotheses whose adjusted p-value is at most 0.05 are rejected, the probability of any false rejection is at
     most 0.05.
 
     Args:
-        p_values: p-values, shape (tests,).
+        p_values: the p-values of each family, shape (..., tests); NaN for a test that could not be made.
 
     Returns:
-        Adjusted p-values from 0 to 1, shape (tests,).
+        The adjusted p-values, shape (..., tests); NaN where `p_values` is.
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6 (1979).
     """
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    factors = len(values) - np.arange(len(values))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * values[order]))
-    return adjusted
+    tests = (~p_values.isnan()).sum(-1, keepdim=True)
+    ordered = p_values.nan_to_num(nan=math.inf).sort(-1)
+    factors = (tests - torch.arange(p_values.shape[-1])).clamp(min=1)
+    adjusted = (ordered.values * factors).cummax(-1).values.clamp(max=1.0)
+    return torch.where(p_values.isnan(), math.nan, torch.empty_like(p_values).scatter(-1, ordered.indices, adjusted))

@@ -15,7 +15,8 @@ from pvae.comparison.rows import make_rows, rankings_of
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.conclusions import ABOVE, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
 from pvae.comparison.table.gain_left import gain_left
-from pvae.comparison.table.row_difference import adjust_by_holm, estimate_difference
+from pvae.comparison.table.row_difference import estimate_difference
+from pvae.evaluate.holm import adjust_by_holm
 
 STUDIES = 2000
 # 5 % and two standard errors of a share that is estimated from so many studies

@@ -10,7 +10,6 @@ from exact import A_BIAS, A_VARIANCE, A_WEIGHT, LinearGaussian
 from scipy.stats import binom, binomtest, norm
 
 from pvae.evaluate.calibration.rank_tests import RankNull, central_coverage, ranks_among, wilson_limits
-from pvae.evaluate.holm import holm
 
 SIMULATIONS, DRAWS, REPEATS = 2000, 99, 20
 
@@ -51,11 +50,6 @@ def test_central_intervals_cover_uniform_ranks_exactly() -> None:
 def test_wilson_limits_are_those_of_scipy() -> None:
     interval = binomtest(41, 100).proportion_ci(0.95, "wilson")
     assert wilson_limits(0.41, 100) == pytest.approx((interval.low, interval.high), abs=1e-12)
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
 
 
 KNOWN = LinearGaussian()

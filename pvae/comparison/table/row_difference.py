@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RowDifference", "adjust_by_holm", "estimate_difference"]
+__all__ = ["RowDifference", "estimate_difference"]
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,3 @@ def _p_value(value: Tensor, error: Tensor, degrees: int) -> Tensor:
     if degrees < 1:
         return torch.full_like(value, math.nan)
     return torch.as_tensor(2.0 * stdtr(degrees, -ratio.numpy()), dtype=torch.float64)
-
-
-def adjust_by_holm(p_values: Tensor) -> Tensor:
-    """Return p-values that are adjusted by Holm; to reject those up to a level holds it for the whole family.
-
-    Args:
-        p_values: the p-values of all tests of a table, shape (..., tests); NaN for a test that could not be made.
-    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6 (1979).
-    """
-    tests = (~p_values.isnan()).sum(-1, keepdim=True)
-    ordered = p_values.nan_to_num(nan=math.inf).sort(-1)
-    factors = (tests - torch.arange(p_values.shape[-1])).clamp(min=1)
-    adjusted = (ordered.values * factors).cummax(-1).values.clamp(max=1.0)
-    return torch.where(p_values.isnan(), math.nan, torch.empty_like(p_values).scatter(-1, ordered.indices, adjusted))

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pvae.evaluate.calibration.rank_tests import Coverage, RankNull, central_coverage
 from pvae.evaluate.finding import EvaluationFinding
-from pvae.evaluate.holm import holm
+from pvae.evaluate.holm import adjust_by_holm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +128,7 @@ def calibration_of(
     # The smallest p-value has to be able to pass Holm's limit for all quantities.
     null = RankNull(table.shape[1], draws, repeats=max(4000, int(4 * len(names) / LEVEL)), seed=seed)
     p_values = null.p_values(table)
-    adjusted = holm(p_values)
+    adjusted = adjust_by_holm(torch.from_numpy(p_values))
     distances = np.abs(null.distribution(table) - null.points).max(1)
     quantities = {
         name: QuantityRanks(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.finding import EvaluationFinding
-from pvae.evaluate.holm import holm
+from pvae.evaluate.holm import adjust_by_holm
 from pvae.evaluate.resemblance_tests.classifier_test import ClassifierTest, classifier_test
 from pvae.evaluate.two_samples import TwoSampleTest, mmd_test
 
@@ -119,7 +119,8 @@ def resemblance_of(
     classifier = classifier_test(flat[0].numpy(), flat[1].numpy(), permutations=permutations, seed=seed)
     kernel = mmd_test(*_standardised(flat, seed), permutations=permutations, seed=seed)
     names = ("typicality gap", "classifier", "kernel (MMD)")
-    adjusted = dict(zip(names, holm([p_value, classifier.p_value, kernel.p_value]).tolist(), strict=True))
+    p_values = torch.tensor([p_value, classifier.p_value, kernel.p_value], dtype=torch.float64)
+    adjusted = dict(zip(names, adjust_by_holm(p_values).tolist(), strict=True))
     shift = abs(gap) / max(float(log_p[1].std()), 1e-300)
     status, reason = _status(Estimate(gap, error, real.count), shift, classifier, adjusted)
     return Resemblance(
