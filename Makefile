@@ -27,7 +27,7 @@ demo: $(READY)  ## compare three objectives on the digits; the report lands in r
 
 test: $(READY)  ## run the test suite, without the slow grids
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo "There is no Chromium: the tests of pages in a browser are skipped."
-	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
+	$(TEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 torture: $(READY)  ## kill trainings and comparisons and change files, PVAE_TORTURE=130 times as often as the suite
 	PVAE_TORTURE=$${PVAE_TORTURE:-130} $(TEST) -n $(JOBS) --dist load -rP tests/torture

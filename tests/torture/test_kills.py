@@ -30,7 +30,7 @@ JOBS: dict[str, tuple[Callable[..., None], Callable[[Path], Any]]] = {
     "compare": (compare, contents_of_comparison),
     "compare in workers": (compare_in_workers, contents_of_comparison),
 }
-MOST_KILLS = 8
+MOST_KILLS = 8 if TIMES > 1 else 3
 CASES = [(name, seed) for name in ("train", "compare") for seed in range(TIMES)]
 CASES += [("compare in workers", seed) for seed in range(TIMES // 20)]
 
