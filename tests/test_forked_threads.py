@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,6 +39,16 @@ def _after_threads(block: object) -> Reaction:
 
 
 def test_a_fork_after_threads_is_refused_or_right() -> None:
+    # In a new process: a process of the test suite may be a fork itself, or have had threads of torch before.
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent / "support")])
+    command = [sys.executable, str(Path(__file__))]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _check_forks() -> None:
     refused = _after_threads(lambda: _fit(None))
     assert "InputError: This process was forked" in refused.text and "'spawn'" in refused.text
     assert "InputError: This process was forked" in _after_threads(lambda: _fit(1, threads=2)).text
@@ -60,3 +74,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     finally:
         leave.set()
         thread.join()
+
+
+if __name__ == "__main__":
+    _check_forks()
