@@ -80,7 +80,8 @@ class MixturePredictor(DensityMixin, StoredMixture):
             InputError: for values that are not finite, or another number of features than that of the fitted data.
         """
         inputs = self._prepare(X)
-        values = torch.cat([chunk_log_likelihoods(inputs.kernel, prepared) for prepared in inputs.prepared_chunks()])
+        parts = (chunk_log_likelihoods(inputs.kernel, prepared) for prepared in inputs.prepared_chunks())
+        values = _join(parts, len(inputs.x))
         return inputs.output.convert(values - inputs.log_scale())
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -238,8 +239,27 @@ class MixturePredictor(DensityMixin, StoredMixture):
             dtype: of the results; by default that of the data.
         """
         inputs = self._prepare(X)
-        results = [compute(inputs.kernel, prepared) for prepared in inputs.prepared_chunks()]
-        return inputs.output.convert(torch.cat(results), dtype)
+        parts = (compute(inputs.kernel, prepared) for prepared in inputs.prepared_chunks())
+        return inputs.output.convert(_join(parts, len(inputs.x)), dtype)
+
+
+def _join(parts: Iterator[Tensor], rows: int) -> Tensor:
+    """Return the results of all chunks as one tensor, (rows, ...).
+
+    Each part is copied at once. A list of many small tensors between the large temporary ones of the chunks would keep
+    the allocator from using their memory again.
+
+    Args:
+        parts: the results of the chunks in order, (batch, ...); at least one.
+        rows: the number of data.
+    """
+    whole, start = torch.empty(0), 0
+    for part in parts:
+        if start == 0:
+            whole = part.new_empty(rows, *part.shape[1:])
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
 
 
 def _draw_component(random: np.random.RandomState, mixture: Mixture, component: int, count: int) -> np.ndarray:
