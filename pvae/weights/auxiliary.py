@@ -19,6 +19,7 @@ from pvae.errors import InputError
 from pvae.programs.bijections import value_of
 from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.weights.enumeration import AUXILIARY, EnumerationDims
+from pvae.weights.fixed_values import FixedValues
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.traces import PARTICLE_PLATE, TracePair
 from pvae.weights.tracing import is_traced
@@ -49,18 +50,6 @@ class Marginal:
         if not callable(reverse):
             raise InputError(f"reverse needs a Pyro program such as reverse(x, z); got {type(reverse).__name__}.")
         self.reverse, self.particles = reverse, particles
-
-
-class _FixedValues(Messenger):
-    """Gives latent sites fixed values."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 class _EnumerateAuxiliary(Messenger):
@@ -133,7 +122,7 @@ def _exact_log_marginal(pair: TracePair, dims: PlateDims) -> Tensor:
             )
     # Dimensions of branches are in use already, although no site has them.
     enumeration = pair.dims.reserve(dims.left - pair.dims.width)
-    fixed = _FixedValues(_without_images(_fixed_z(pair), pair))
+    fixed = FixedValues(_without_images(_fixed_z(pair), pair))
     guide = pair.programs.with_programs(pair.programs.model, fixed(pair.programs.guide))
     trace = guide.with_programs(guide.model, _EnumerateAuxiliary(enumeration)(guide.guide)).trace_guide()
     wide = dataclasses.replace(dims, left=enumeration.width)
@@ -166,8 +155,8 @@ class _ReverseKernel:
             score = self._score(sites)
             values = {name: _concatenate(values[name], sites[name]["value"]) for name in values}
         # This order of log q and log r fixes the order in which backward() sums the gradients, and so their last bits.
-        kernel_sites = self._sites(_FixedValues(values)(self._program))
-        fixed = _FixedValues({**_without_images(self.fixed_z, self.pair), **values})
+        kernel_sites = self._sites(FixedValues(values)(self._program))
+        fixed = FixedValues({**_without_images(self.fixed_z, self.pair), **values})
         programs = self.pair.programs
         trace = programs.with_programs(programs.model, fixed(programs.guide)).trace_guide()
         log_q = _sum_at_same_z(trace, self.pair, self.dims)

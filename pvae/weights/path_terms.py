@@ -19,13 +19,13 @@ from pvae.programs.queries import trace_model_at_any_z
 from pvae.programs.sites import PARTICLE_PLATE, Site, sample_sites
 from pvae.weights.contraction import sum_of_tree
 from pvae.weights.enumeration import EnumerationDims, support_size
+from pvae.weights.fixed_values import FixedValues
 from pvae.weights.handlers import PATHWISE, SiteStrategyMessenger, explain_broadcast_errors
 from pvae.weights.log_probs import PlateDims, sum_tensors
 from pvae.weights.site_validation import common_scale
 from pvae.weights.summed_sites import SummedSites, as_tree
 from pvae.weights.traces import TracePair, site_log_prob
 from pvae.weights.unconstrained_sites import (
-    FixedValues,
     FreeValues,
     UnconstrainedLayout,
     find_free_sites,

@@ -17,7 +17,7 @@ from pvae.errors import InputError
 from pvae.programs.site_masks import is_masked, mask_of_site
 from pvae.programs.sites import Site, base_distribution, is_delta
 
-__all__ = ["FixedValues", "FreeSite", "FreeValues", "UnconstrainedLayout", "find_free_sites", "transform_of"]
+__all__ = ["FreeSite", "FreeValues", "UnconstrainedLayout", "find_free_sites", "transform_of"]
 
 #: Distributions of angles. Their support is all real numbers, where their density is periodic and has no integral.
 _PERIODIC = (dist.VonMises, dist.VonMises3D, dist.SineBivariateVonMises, dist.SineSkewed, dist.ProjectedNormal)
@@ -219,19 +219,3 @@ class FreeValues(Messenger):
         self.log_volumes[name] = volume.flatten(len(batch)).sum(-1) if volume.dim() > len(batch) else volume
         self.constrained[name] = value
         msg["value"], msg["done"] = value, True
-
-
-class FixedValues(Messenger):
-    """Gives latent sites of a guide the values of another run.
-
-    Args:
-        values: the values by site.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
