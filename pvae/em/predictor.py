@@ -169,8 +169,8 @@ class MixturePredictor(DensityMixin, StoredMixture):
         data = self._standardise(x, fitted)
         standardiser = data.standardiser
         kernel = MissingValuesKernel(standardiser.standardise(on_device(fitted, data.rows.device)), torch.float64)
-        imputed = [kernel.impute(u) for u, _ in data.chunks(kernel.chunk_size, kernel.dtype)]
-        values = torch.cat(imputed, 1).mT * standardiser.scale + standardiser.shift
+        parts = (kernel.impute(u).mT for u, _ in data.chunks(kernel.chunk_size, kernel.dtype))
+        values = _join(parts, len(x)) * standardiser.scale + standardiser.shift
         return output.convert(torch.where(x.isnan(), values.to(x.device), x.double()))
 
     def dense_covariances(self) -> Any:
