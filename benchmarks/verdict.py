@@ -42,9 +42,10 @@ def draw_studies(
     heavy: bool = False,
     wide: int | None = None,
     gain: float = 0.0,
+    seed: int | None = None,
 ) -> Tensor:
     """Return log evidences, shape (studies, rows, seeds, data), nats; the gain is that of the second row."""
-    generator = torch.Generator().manual_seed(rows + 100 * seeds)
+    generator = torch.Generator().manual_seed(rows + 100 * seeds if seed is None else seed)
 
     def draw(*shape: int) -> Tensor:
         normal = torch.randn(studies, *shape, generator=generator, dtype=torch.float64)
