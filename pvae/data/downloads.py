@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from pvae.cache_folder import cache_folder
 from pvae.data.catalogue import CATALOGUE, Content, DataFile, DataSet, content_digest, read_content
 from pvae.errors import InputError
 from pvae.files import move_into_place
@@ -73,12 +74,12 @@ def fetch(name: str) -> Path:
         InputError: if a file cannot be downloaded, or the content that came has another SHA-256 than it needs.
     """
     for file in data_set(name).files:
-        path = _cache() / name / file.name
+        path = cache_folder() / name / file.name
         if path.exists() and _find(name, file, None) == path and not _is_right(path, file):
             path.unlink()
     fetch_contents(name)
     paths = [_find(name, file, None) for file in data_set(name).files]
-    return paths[0].parent if paths and paths[0] else _cache() / name
+    return paths[0].parent if paths and paths[0] else cache_folder() / name
 
 
 def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> list[Content]:
@@ -126,21 +127,12 @@ def _is_right(path: Path, file: DataFile) -> bool:
     return True
 
 
-def _cache() -> Path:
-    folder = os.environ.get("PVAE_CACHE")
-    if folder:
-        return Path(folder).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("pvae"))
-
-
 def _folders(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
     if folder is not None:
         yield Path(folder).expanduser()
     if os.environ.get("PVAE_DATA"):
         yield Path(os.environ["PVAE_DATA"]).expanduser()
-    yield _cache()
+    yield cache_folder()
 
 
 def _find(name: str, file: DataFile, folder: str | os.PathLike[str] | None) -> Path | None:
@@ -202,7 +194,7 @@ def _download(name: str, file: DataFile, folder: str | os.PathLike[str] | None) 
         try:
             # only the mirror, which the user has named, may redirect to another address
             redirects = bool(mirror) and url.startswith(f"{mirror}/")
-            return _download_one(url, _cache() / name / file.name, file, redirects=redirects)
+            return _download_one(url, cache_folder() / name / file.name, file, redirects=redirects)
         except InputError:
             failures.append(f"{url}: the content is damaged or has another SHA-256 than {file.sha256[:16]}...")
         except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 FLOORS = [
     {"deprecation", "errors", "fit_options", "user_code"},
     {
+        "cache_folder",
         "checks",
         "files",
         "forked_threads",
@@ -14,7 +15,7 @@ FLOORS = [
         "randomness",
         "structures",
     },
-    {"batch", "callbacks", "locks"},
+    {"batch", "callbacks", "locks", "products"},
     {"data", "networks"},
     {"densities"},
     {"programs"},

@@ -1,0 +1,71 @@
+"""The file in pvae's cache folder with the fastest libraries that were measured on a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pvae.cache_folder import cache_folder
+from pvae.errors import InputError
+from pvae.files import write_text
+from pvae.outside_files import read_json
+from pvae.products.libraries import PRODUCTS
+
+__all__ = ["are_choices", "choices_path", "read_choices", "write_choices"]
+
+#: The version of the way in which choices are made. A file of another version is not read.
+_VERSION = 1
+#: Bytes of the file; a choice takes about 60.
+_MOST_BYTES = 10_000_000
+
+
+def choices_path(machine: Mapping[str, str]) -> Path:
+    """Return the path of the file for a machine.
+
+    Args:
+        machine: the identity of the machine, from `machine_identity`.
+    """
+    text = json.dumps([_VERSION, dict(machine)], sort_keys=True)
+    return cache_folder() / "products" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def read_choices(machine: Mapping[str, str]) -> dict[str, str]:
+    """Return the library for each kind of product; nothing if there is no file, or it is damaged or of another machine.
+
+    Args:
+        machine: the identity of the machine.
+    """
+    try:
+        content = read_json(choices_path(machine), most=_MOST_BYTES)
+    except (InputError, OSError, ValueError, RuntimeError):
+        return {}
+    if not isinstance(content, dict) or content.get("machine") != dict(machine) or content.get("version") != _VERSION:
+        return {}
+    choices = content.get("choices")
+    return dict(choices) if are_choices(choices) else {}
+
+
+def are_choices(value: Any) -> TypeGuard[Mapping[str, str]]:
+    """Return whether a value is a mapping from kinds of products, as texts, to names of libraries."""
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(kind, str) and library in PRODUCTS for kind, library in value.items())
+
+
+def write_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> None:
+    """Write the choices beside those that the file has; if it cannot be written, nothing happens.
+
+    Args:
+        machine: the identity of the machine.
+        choices: the library for each kind of product.
+    """
+    content = {"version": _VERSION, "machine": dict(machine), "choices": {**read_choices(machine), **choices}}
+    try:
+        path = choices_path(machine)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(content, indent=1, sort_keys=True))
+    except (OSError, RuntimeError):  # no folder that can be written, or another process writes at the same time
+        return

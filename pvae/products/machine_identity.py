@@ -1,0 +1,57 @@
+"""The processor, the libraries and the environment, on which the fastest library for a product depends."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pvae.products.libraries import blas_of_numpy
+
+__all__ = ["machine_identity"]
+
+#: Variables with these prefixes choose code paths of the libraries.
+_PREFIXES = ("OPENBLAS_", "MKL_", "DNNL_", "ONEDNN_")
+
+
+def machine_identity() -> dict[str, str]:
+    """Return the processor, the versions of the libraries, and the environment variables that they read, as texts."""
+    blas = blas_of_numpy()
+    return {
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "blas": "" if blas is None else _describe(blas),
+        "environment": " ".join(sorted(f"{name}={value}" for name, value in os.environ.items() if _matters(name))),
+    }
+
+
+def _matters(variable: str) -> bool:
+    return variable.startswith(_PREFIXES)
+
+
+def _describe(blas: Any) -> str:
+    """Return the name, the version and the code path of a BLAS."""
+    info = blas.info()
+    return " ".join(str(info[key]) for key in ("internal_api", "version", "architecture") if info.get(key))
+
+
+@cache
+def _processor() -> str:
+    """Return the name of the processor as the operating system has it; "" if it is not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".strip()
+    known = dict.fromkeys(("vendor_id", "model name", "cpu family", "model", "stepping", "CPU part"), "")
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in known and not known[name.strip()]:
+            known[name.strip()] = value.strip()
+    return " ".join([platform.machine(), *filter(None, known.values())])

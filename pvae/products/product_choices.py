@@ -1,0 +1,192 @@
+"""`ProductChoices`: matrix products, each by the library that is the fastest for its kind on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pvae.names import require_known
+from pvae.products.cached_choices import are_choices, read_choices, write_choices
+from pvae.products.kind_of_product import ProductKind, kind_of
+from pvae.products.libraries import ATEN, PRODUCTS
+from pvae.products.machine_identity import machine_identity
+from pvae.products.timing import fastest_library
+
+__all__ = ["MATMULS", "ProductChoices", "default_products"]
+
+#: How products may be computed: by the fastest library, or by torch alone.
+MATMULS = ("auto", "aten")
+
+
+class ProductChoices:
+    """Computes matrix products, each by the library that is the fastest for its kind on this machine.
+
+    A kind is the shapes, the dtype, the memory layouts and the number of threads. The libraries are torch itself
+    ("aten"), for float32 oneDNN, and the BLAS of NumPy. At the first product of a kind, they are timed for a few
+    milliseconds. The choice is then kept in this object, and in a file of pvae's cache folder for later processes.
+    torch wins unless another library takes less than 95 % of its time. On other devices, for other dtypes and for small
+    matrices, torch computes the product.
+
+    The libraries add in other orders, so their results differ by rounding. Equal choices give equal bits.
+
+    Args:
+        matmul: ``"auto"`` for the fastest library, ``"aten"`` for torch alone.
+        recorded: what `record` returned in another process. Its choices are kept if they were made on a machine with
+            the same processor and libraries.
+
+    Attributes:
+        is_foreign: whether `recorded` has choices from another processor or other libraries, which are made anew.
+
+    Raises:
+        InputError: for another value of `matmul`.
+    """
+
+    def __init__(self, matmul: str = "auto", recorded: Mapping[str, Any] | None = None) -> None:
+        require_known("matmul", matmul, MATMULS)
+        self.matmul = matmul
+        self.is_foreign = False
+        self._libraries: dict[str, str] = {}
+        self._machine: dict[str, str] | None = None
+        self._cached: dict[str, str] = {}
+        if matmul == "auto" and recorded:
+            self._keep(recorded)
+
+    def _keep(self, recorded: Mapping[str, Any]) -> None:
+        choices = recorded.get("choices", {})
+        if recorded.get("machine") == self.machine and are_choices(choices):
+            self._libraries.update(choices)
+        else:
+            self.is_foreign = bool(choices)
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """The processor, the versions of the libraries and the environment variables that the choices depend on."""
+        if self._machine is None:
+            self._machine = machine_identity()
+            self._cached = read_choices(self._machine)
+        return self._machine
+
+    def record(self) -> dict[str, Any]:
+        """Return the choices that were used, and the machine on which they were made, as JSON values."""
+        if not self._libraries:
+            return {}
+        return {"machine": dict(self.machine), "choices": dict(self._libraries)}
+
+    def choose(self, kinds: Iterable[ProductKind]) -> dict[ProductKind, str]:
+        """Return the name of the library for each kind of product: "aten", "onednn" or "numpy".
+
+        Args:
+            kinds: the kinds; those without a choice are timed now.
+        """
+        kinds = dict.fromkeys(kinds)
+        if self.matmul == ATEN:
+            return dict.fromkeys(kinds, ATEN)
+        measured: dict[str, str] = {}
+        for kind in kinds:
+            name = str(kind)
+            if name not in self._libraries:
+                machine = self.machine  # reads the file of choices
+                if machine and name not in self._cached:
+                    measured[name] = fastest_library(kind)
+                self._libraries[name] = self._cached.get(name) or measured[name]
+        if measured:
+            self._cached |= measured
+            write_choices(self.machine, measured)
+        return {kind: self._libraries[str(kind)] for kind in kinds}
+
+    def use_aten(self, kinds: Iterable[ProductKind]) -> None:
+        """Choose torch itself for some kinds of products from now on; the file of choices does not change.
+
+        Args:
+            kinds: the kinds.
+        """
+        self._libraries.update(dict.fromkeys(map(str, kinds), ATEN))
+
+    def mm(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the product of two matrices, as `torch.mm` does; also with gradients.
+
+        Args:
+            a: shape (rows, inner).
+            b: shape (inner, columns).
+            out: a tensor of shape (rows, columns) for the result, or None.
+        """
+        return self._product(a, b, None, out)
+
+    def addmm(self, bias: Tensor, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return bias + a @ b, as `torch.addmm` does; also with gradients.
+
+        Args:
+            bias: shape (columns,), or another shape that broadcasts to (rows, columns); torch computes the latter.
+            a: shape (rows, inner).
+            b: shape (inner, columns).
+            out: a tensor of shape (rows, columns) for the result, or None.
+        """
+        return self._product(a, b, bias, out)
+
+    def _product(self, a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+        library = self._library_for(a, b, bias, out)
+        if library == ATEN:
+            return PRODUCTS[ATEN](a, b, bias, out)
+        needs_gradient = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in (a, b, bias)
+        )
+        if needs_gradient:
+            product: Tensor = _DifferentiableProduct.apply(self, a, b)
+            return product if bias is None else product + bias
+        return PRODUCTS[library](a, b, bias, out)
+
+    def _library_for(self, a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> str:
+        if self.matmul == ATEN or a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
+            return ATEN  # torch raises the error of shapes that do not fit
+        if not all(map(_is_plain, (a, b, bias, out))) or _is_transformed():
+            return ATEN
+        if bias is not None and (bias.shape != b.shape[1:] or bias.dtype != a.dtype or bias.device != a.device):
+            return ATEN
+        if out is not None and (out.shape != (a.shape[0], b.shape[1]) or out.dtype != a.dtype or out.requires_grad):
+            return ATEN
+        kind = kind_of(a, b, has_bias=bias is not None)
+        return ATEN if kind is None else self.choose([kind])[kind]
+
+
+def _is_plain(tensor: Tensor | None) -> bool:
+    """Return whether a tensor is None or a usual dense tensor; a subclass may give its products another meaning."""
+    if tensor is None:
+        return True
+    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_neg()
+
+
+def _is_transformed() -> bool:
+    """Return whether a transform of torch is active that knows only torch's own operations, as `torch.func.vmap`."""
+    is_in_transform = torch._C._functorch.peek_interpreter_stack() is not None
+    is_in_dispatch_mode = torch._C._len_torch_dispatch_stack() > 0
+    return is_in_transform or is_in_dispatch_mode or forward_ad._current_level >= 0
+
+
+class _DifferentiableProduct(torch.autograd.Function):
+    """The product of two matrices, of which the gradients are products of the same choices."""
+
+    @staticmethod
+    def forward(ctx: Any, products: ProductChoices, a: Tensor, b: Tensor) -> Tensor:
+        ctx.products = products
+        ctx.save_for_backward(a, b)
+        return products.mm(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        a, b = ctx.saved_tensors
+        products: ProductChoices = ctx.products
+        of_a = products.mm(gradient, b.t()) if ctx.needs_input_grad[1] else None
+        of_b = products.mm(a.t(), gradient) if ctx.needs_input_grad[2] else None
+        return None, of_a, of_b
+
+
+@cache
+def default_products() -> ProductChoices:
+    """Return the choices of this process that belong to no run. Each is made at first use."""
+    return ProductChoices()

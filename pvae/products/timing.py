@@ -1,0 +1,90 @@
+"""Find the library that computes a kind of product fastest, by a few timed calls of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pvae.products.kind_of_product import ProductKind
+from pvae.products.libraries import ATEN, PRODUCTS, Product, is_offered
+
+__all__ = ["fastest_library"]
+
+#: torch's own product is replaced only by a library that takes less than this part of its time.
+_LARGEST_SHARE = 0.95
+#: The time for the calls of all libraries together, in seconds, and the number of calls of each.
+_SECONDS = 4e-3
+_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 30
+#: The rounding errors of a product, in units of the last place of the sum of the absolute values of its terms.
+_ULPS = 64
+
+
+def fastest_library(kind: ProductKind) -> str:
+    """Return the name of the fastest library for a kind of product. torch's own product wins ties.
+
+    A library that fails, or of which the result is not that of torch within rounding, does not take part. The global
+    random generators do not change.
+
+    Args:
+        kind: the kind of the product.
+    """
+    with torch.no_grad():
+        arguments = _example(kind)
+        expected = PRODUCTS[ATEN](*arguments, None)
+        names = [name for name in PRODUCTS if name == ATEN or _is_right(name, kind, arguments, expected)]
+        if names == [ATEN]:
+            return ATEN
+        seconds = _least_seconds({name: PRODUCTS[name] for name in names}, arguments)
+    best = min(names, key=lambda name: seconds[name])
+    return best if seconds[best] < _LARGEST_SHARE * seconds[ATEN] else ATEN
+
+
+def _example(kind: ProductKind) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return matrices of a kind: a, b, and the bias or None."""
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(rows: int, columns: int, layout: str) -> Tensor:
+        shape = (rows, columns) if layout == "n" else (columns, rows)
+        values = torch.randn(shape, generator=generator, dtype=kind.dtype, device="cpu")
+        return values if layout == "n" else values.t()
+
+    a, b = matrix(kind.rows, kind.inner, kind.left), matrix(kind.inner, kind.columns, kind.right)
+    bias = torch.randn(kind.columns, generator=generator, dtype=kind.dtype, device="cpu") if kind.has_bias else None
+    return a, b, bias
+
+
+def _is_right(
+    library: str, kind: ProductKind, arguments: tuple[Tensor, Tensor, Tensor | None], expected: Tensor
+) -> bool:
+    """Return whether a library is offered here, and gives the result of torch within rounding."""
+    try:
+        if not is_offered(library, kind.dtype):
+            return False
+        result = PRODUCTS[library](*arguments, None)
+    except Exception:  # a library may be built without an operation, in a way that torch does not report
+        return False
+    a, b, bias = arguments
+    sizes = torch.addmm(torch.zeros(()) if bias is None else bias.abs(), a.abs(), b.abs())
+    tolerance = _ULPS * torch.finfo(kind.dtype).eps * sizes
+    return result.dtype == expected.dtype and bool(((result - expected).abs() <= tolerance).all())
+
+
+def _least_seconds(products: dict[str, Product], arguments: tuple[Tensor, Tensor, Tensor | None]) -> dict[str, float]:
+    """Return the shortest time of a call of each product; they take turns."""
+    seconds = dict.fromkeys(products, float("inf"))
+    begun = time.perf_counter()
+    for round_number in range(_MOST_ROUNDS):
+        for name, product in products.items():
+            seconds[name] = min(seconds[name], _seconds_of(product, arguments))
+        if round_number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begun > _SECONDS:
+            break
+    return seconds
+
+
+def _seconds_of(product: Callable[..., Tensor], arguments: tuple[Tensor, Tensor, Tensor | None]) -> float:
+    begun = time.perf_counter()
+    product(*arguments, None)
+    return time.perf_counter() - begun
