@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeAlias
 
@@ -273,7 +274,7 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point():
         return
     # A sum with a value that is not finite is not finite, and it needs no copy of the data. It may overflow.
-    if bool(tensor.sum().isfinite()) or all(bool(part.isfinite().all()) for part in tensor.split(_ROWS)):
+    if math.isfinite(tensor.sum()) or all(bool(part.isfinite().all()) for part in tensor.split(_ROWS)):
         return
     finite = torch.isfinite(tensor)
     first = (~finite).nonzero()[0].tolist()

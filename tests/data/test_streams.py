@@ -15,9 +15,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSamp
 
 from pvae.batch import Batch
 from pvae.data import load_data, minibatches, steps_of_epoch
+from pvae.data.item_data import fields_of_item
 from pvae.data.streams.prefetch import read_ahead
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.data.streams.worker_batches import SeededItems
 from pvae.errors import InputError
+from pvae.randomness import seeded
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 Y = np.array(["b", "a", "c"] * 20)
@@ -168,14 +171,35 @@ def test_items_are_drawn_anew_in_each_epoch_and_the_same_at_each_reading() -> No
     assert 0 < float(noise) < 0.05  # the variance of the noise is 0.01
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_has_the_same_batches_from_any_start_and_with_any_number_of_workers(workers: int) -> None:
-    loader = DataLoader(Augmented(), batch_size=8, shuffle=True, num_workers=workers, drop_last=True)
+# A worker sends batches one by one where there are few of them, and up to eight at once where there are many.
+@pytest.mark.parametrize(("workers", "size"), [(0, 8), (2, 8), (1, 1)])
+def test_a_loader_has_the_same_batches_from_any_start_and_with_any_number_of_workers(workers: int, size: int) -> None:
+    loader = DataLoader(Augmented(), batch_size=size, shuffle=True, num_workers=workers, drop_last=True)
     train = load_data(loader).train
-    here = load_data(DataLoader(Augmented(), batch_size=8, shuffle=True, drop_last=True)).train
-    assert steps_of_epoch(train, 100) == len(loader) == 7
+    here = load_data(DataLoader(Augmented(), batch_size=size, shuffle=True, drop_last=True)).train
+    assert steps_of_epoch(train, 100) == len(loader) == 60 // size
     assert all(map(same, epoch(train, start=4), epoch(here)[4:]))
     assert not same(epoch(here)[0], epoch(here, number=1)[0])
+
+
+class Mixed(Plain):
+    """Items of two types."""
+
+    def __getitem__(self, number: int) -> Any:
+        return {"x": self.x[number].to(torch.float64 if number > 3 else torch.float32), "name": str(number)}
+
+
+def test_batches_that_a_worker_sends_together_are_those_that_it_sends_alone() -> None:
+    for dataset, fields in ((Augmented(), ("x", "y")), (Mixed(), ("x", "name"))):
+        items = SeededItems(dataset, None)
+        keys = [(5, [3, 1]), (6, [0, 2]), (7, [59])]
+        with seeded(0):
+            together = pickle.loads(pickle.dumps(items[keys])).batches()
+        for batch, key in zip(together, keys, strict=True):
+            alone, content = (fields_of_item(each, "A batch") for each in (items.read_here(key), batch))
+            assert list(alone) == list(content) == list(fields)
+            assert alone["x"].dtype == content["x"].dtype and torch.equal(alone["x"], content["x"])
+            assert list(alone[fields[1]]) == list(content[fields[1]])
 
 
 class Own:

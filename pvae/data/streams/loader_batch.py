@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,9 +16,10 @@ from pvae.data.item_data import fields_of_item
 from pvae.data.streams.prefetch import on_device
 from pvae.data.streams.preparation import PLAIN, Preparation
 from pvae.data.streams.row_batch import RowBatch
-from pvae.data.streams.stored_rows import ItemRows, collated
+from pvae.data.streams.stored_rows import ItemRows
+from pvae.data.streams.worker_batches import BatchKey, SeededItems, WorkerPool
 from pvae.errors import InputError
-from pvae.randomness import seed_generators, seeded
+from pvae.randomness import seeded
 
 __all__ = ["LoaderBatch", "can_be_indexed", "seeded_order"]
 
@@ -53,16 +54,16 @@ class LoaderBatch(RowBatch):
         InputError: if the loader has no data.
     """
 
-    __slots__ = ("_engine", "_loader", "_notes")
+    __slots__ = ("_loader", "_notes", "_pool")
     _loader: DataLoader
     _notes: tuple[str, ...]
-    _engine: list[Any]
+    _pool: list[WorkerPool]
 
     def __init__(self, loader: DataLoader, prepare: Preparation = PLAIN) -> None:
         collate = None if loader.collate_fn is default_collate else loader.collate_fn
         super().__init__(ItemRows(loader.dataset, collate), prepare)
         object.__setattr__(self, "_loader", loader)
-        object.__setattr__(self, "_engine", [])
+        object.__setattr__(self, "_pool", [])
         first, again = (self._numbers(0, 0) for _ in range(2))
         if not first or not first[0]:
             raise InputError(f"The {type(loader).__name__} has no data. Fill it, or check its sampler.")
@@ -128,28 +129,27 @@ class LoaderBatch(RowBatch):
         ]
         return on_device(self._batches(keys), self.device)
 
-    def _batches(self, keys: list[tuple[int, list[int]]]) -> Iterator[Batch]:
-        items = _SeededItems(self._loader.dataset, self._rows.collate)  # type: ignore[attr-defined]
+    def _batches(self, keys: list[BatchKey]) -> Iterator[Batch]:
+        items = SeededItems(self._loader.dataset, self._rows.collate)  # type: ignore[attr-defined]
         if len(keys) < 2 or not self._loader.num_workers:
             read: Iterator[Any] = map(items.read_here, keys)
         else:
-            read = iter(self._workers(items, keys))
+            read = self._workers(items).read(keys)
         for (_, numbers), content in zip(keys, read, strict=True):
             yield self._checked(
                 fields_of_item(content, f"The batch of item {numbers[0]}", keeps_values=self.varies),
-                torch.tensor(numbers),
+                numbers,
             )
 
-    def _workers(self, items: _SeededItems, keys: list[tuple[int, list[int]]]) -> DataLoader:
-        """Return a loader of whole batches by the workers of the user's loader, kept where those are kept."""
-        known = next((engine for engine in self._engine), None)
-        if known is not None:
-            known.sampler.keys = keys
-            return known.loader
-        engine = _Engine(self._loader, items, keys, pin_memory=self.device.type == "cuda")
+    def _workers(self, items: SeededItems) -> WorkerPool:
+        """Return the workers with the settings of the user's loader, kept where those are kept."""
+        if self._pool:
+            return self._pool[0]
+        size = self.bytes_of_datum * self.own_batch_size
+        pool = WorkerPool(self._loader, items, size, pin_memory=self.device.type == "cuda")
         if self._loader.persistent_workers:
-            self._engine.append(engine)
-        return engine.loader
+            self._pool.append(pool)
+        return pool
 
     def _numbers(self, seed: int, epoch: int) -> list[list[int]]:
         """Return the items of each batch of an epoch."""
@@ -159,7 +159,7 @@ class LoaderBatch(RowBatch):
 
     def __reduce__(self) -> tuple[Any, ...]:
         restore, (kind, state) = super().__reduce__()
-        return restore, (kind, {**state, "_engine": []})
+        return restore, (kind, {**state, "_pool": []})
 
 
 _OWN_ORDER = (
@@ -201,79 +201,3 @@ def seeded_order(loader: DataLoader, seed: int, epoch: int) -> Iterator[None]:
                 set_epoch(epoch)
         stack.enter_context(seeded(number))
         yield
-
-
-class _SeededItems:
-    """A data set whose items are whole batches, each read after the random generators are seeded.
-
-    Args:
-        dataset: the data set of the user.
-        collate: as for `collated`.
-    """
-
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> None:
-        self.dataset, self.collate = dataset, collate
-
-    def __getitem__(self, key: tuple[int, list[int]]) -> Any:
-        seed, numbers = key
-        seed_generators(seed)  # those of a worker process
-        return collated(self.dataset, numbers, self.collate)
-
-    def read_here(self, key: tuple[int, list[int]]) -> Any:
-        """Return a batch; the generators of this process are restored."""
-        seed, numbers = key
-        with seeded(seed):
-            return collated(self.dataset, numbers, self.collate)
-
-    def __getattr__(self, name: str) -> Any:
-        # A function worker_init_fn sees this object as the data set of its worker.
-        if name == "dataset":
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-
-class _Keys:
-    """A sampler of the keys of an epoch."""
-
-    def __init__(self, keys: list[tuple[int, list[int]]]) -> None:
-        self.keys = keys
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-class _Engine:
-    """The workers that read the batches.
-
-    Args:
-        loader: the loader of the user, with the settings of its workers.
-        items: the data set of whole batches.
-        keys: the keys of the first epoch.
-        pin_memory: whether batches are put into pinned memory, for a copy to CUDA.
-    """
-
-    def __init__(
-        self, loader: DataLoader, items: _SeededItems, keys: list[tuple[int, list[int]]], *, pin_memory: bool
-    ) -> None:
-        self.sampler = _Keys(keys)
-        self.loader: DataLoader = DataLoader(
-            items,  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=self.sampler,
-            collate_fn=_unchanged,
-            num_workers=loader.num_workers,
-            worker_init_fn=loader.worker_init_fn,
-            prefetch_factor=loader.prefetch_factor,
-            multiprocessing_context=loader.multiprocessing_context,
-            timeout=loader.timeout,
-            persistent_workers=loader.persistent_workers,
-            pin_memory=pin_memory or loader.pin_memory,
-            generator=torch.Generator().manual_seed(0),  # the one of the process belongs to the training
-        )
-
-
-def _unchanged(content: Any) -> Any:
-    return content

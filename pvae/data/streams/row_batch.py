@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,11 +112,10 @@ class RowBatch(StoredBatch):
                 fields = self._rows.read(positions)
         else:
             fields = self._rows.read(positions)
-        return self._checked(fields, positions)
+        return self._checked(fields, positions.tolist())
 
-    def _checked(self, fields: Mapping[str, Any], positions: Tensor) -> Batch:
-        first = int(positions.min()) if len(positions) else 0
-        last = int(positions.max()) if len(positions) else 0
+    def _checked(self, fields: Mapping[str, Any], positions: Sequence[int]) -> Batch:
+        first, last = min(positions, default=0), max(positions, default=0)
         return self._finished(fields, f"Data {first} to {last}" if last > first else f"Datum {first}")
 
     def batches(self, order: Tensor, size: int, *, seed: int, epoch: int, start: int) -> Iterator[Batch]:
