@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -84,6 +84,8 @@ class RunForm:
         """Return a frame if the training data had names of columns; otherwise the values, shape (data, columns)."""
         if not self.schema.columns:
             return values
+        import pandas as pd
+
         return pd.DataFrame(values.reshape(len(values), -1).numpy(), columns=list(columns), index=index)
 
 
@@ -123,7 +125,8 @@ def data_for_run(form: RunForm, data: Any, split: str, *, missing: bool = False)
     part, exact_part = splits.parts.get(split), exact.parts.get(split)
     if part is None or exact_part is None:
         raise InputError(f"{splits.name} has no {split} split. Name another one with split=, or give a batch.")
-    index = data.index if isinstance(data, pd.DataFrame) else None
+    pandas = sys.modules.get("pandas")  # data can only be a frame after its import, which is slow
+    index = data.index if pandas is not None and isinstance(data, pandas.DataFrame) else None
     return narrowed(form.with_mask(part), form.dtype), form.with_mask(exact_part), index
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -239,6 +238,8 @@ class TrainedModel:
         best = table.argmax(1)
         if not (schema.columns or schema.classes):
             return table if probabilities else best
+        import pandas as pd
+
         if probabilities:
             return pd.DataFrame(table.numpy(), columns=classes, index=index)
         return pd.Series([classes[int(label)] for label in best], index=index, name=schema.label or "y")

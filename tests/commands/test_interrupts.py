@@ -90,6 +90,9 @@ class Command:
     def interrupt(self) -> None:
         os.kill(self.process.pid, signal.SIGINT)
 
+    def terminate(self) -> None:
+        os.kill(self.process.pid, signal.SIGTERM)
+
     def end(self, seconds: float) -> int:
         """Wait for the end, at most some seconds; return the exit code."""
         self.process.join(seconds)
@@ -153,6 +156,14 @@ def test_one_signal_ends_a_training_after_its_step(folder: Path) -> None:
     command.interrupt()
     assert command.end(20.0) == 130
     assert "Continue a training with --resume" in command.errors and "Traceback" not in command.errors
+    assert (folder / "new" / "last" / "state.json").exists()
+
+
+def test_a_terminated_training_keeps_its_checkpoint_and_ends_with_143(folder: Path) -> None:
+    command = Command(folder, TRAIN_SLOWLY)
+    command.terminate()
+    assert command.end(20.0) == 143
+    assert "Traceback" not in command.errors
     assert (folder / "new" / "last" / "state.json").exists()
 
 

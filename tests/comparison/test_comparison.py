@@ -21,7 +21,7 @@ from pvae.errors import InputError
 from pvae.evaluate import judge
 from pvae.outside_files import read_limited
 
-FAST = {"epochs": 2, "batch_size": 20, "particles": 30, "limit": None, "workers": 0, "progress": False}
+FAST = {"epochs": 2, "batch_size": 20, "particles": 30, "limit": None, "workers": 0, "progress": False, "step": "eager"}
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from pvae.batch import Batch
@@ -111,7 +111,7 @@ class Sandwich(EvaluationFinding):
             raise InputError(f"level must lie between 0 and 1; got {level!r}.")
         if self.chains == 1:
             raise InputError("An interval needs a Monte-Carlo error, and one chain has none. Use chains=4 or more.")
-        return float(stats.t.ppf(0.5 + level / 2, (self.chains - 1) * data))
+        return float(stdtrit((self.chains - 1) * data, 0.5 + level / 2))
 
     def details(self) -> dict[str, Any]:
         """Return the numbers that only this finding has."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.special import ndtri
 
 __all__ = ["RankNull", "central_coverage", "ranks_among", "wilson_limits"]
 
@@ -51,6 +51,8 @@ class RankNull:
     """
 
     def __init__(self, simulations: int, draws: int, repeats: int = 4000, seed: int = 0) -> None:
+        from scipy.stats import binom  # slow to import
+
         self.simulations, self.draws = simulations, draws
         self.points = np.arange(1, draws + 1) / (draws + 1)
         counts = np.arange(simulations + 1)
@@ -96,6 +98,8 @@ class RankNull:
         Args:
             level: the probability.
         """
+        from scipy.stats import binom
+
         gamma = float(np.quantile(self._null, 1.0 - level))
         lower = binom.ppf(gamma / 2, self.simulations, self.points)
         upper = binom.isf(gamma / 2, self.simulations, self.points)
@@ -159,7 +163,7 @@ def wilson_limits(share: float, count: int, level: float = 0.95) -> tuple[float,
         level: the probability of the interval.
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927).
     """
-    z = float(norm.ppf(0.5 + 0.5 * level))
+    z = float(ndtri(0.5 + 0.5 * level))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     width = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     return max(0.0, centre - width), min(1.0, centre + width)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 
 from pvae.evaluate.base import Estimate
@@ -142,7 +142,7 @@ def _typicality_p(gap: float, error: float, size: float) -> float:
     """
     if abs(gap) <= _ROUNDING * max(1.0, size):
         return 1.0
-    return 2.0 * float(norm.sf(abs(gap) / error)) if error > 0 else 0.0
+    return 2.0 * float(ndtr(-abs(gap) / error)) if error > 0 else 0.0
 
 
 def _standardised(samples: list[Tensor], seed: int) -> tuple[Tensor, Tensor]:
