@@ -13,6 +13,7 @@ from pvae.data.nan_to_mask import with_gaps
 from pvae.data.raw_data import RawData, require_memory
 from pvae.data.schema import Schema
 from pvae.data.tables.frame_arrays import FrameSource, arrays_of_frame
+from pvae.data.tables.row_names import require_same_order
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
@@ -98,8 +99,9 @@ def _as_pandas(source: Any) -> Any:
     import pandas as pd
 
     if _is_from(source, "polars"):
-        columns = source.get_columns() if hasattr(source, "get_columns") else [source]
-        return pd.DataFrame({column.name: pd.Series(column.to_list()) for column in columns})
+        table = source.collect() if hasattr(source, "collect") else source
+        columns = table.get_columns() if hasattr(table, "get_columns") else [table]
+        return pd.DataFrame({column.name: _polars_values(column) for column in columns})
     frame = source.to_frame() if source.ndim == 1 else source
     names = ["/".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in frame.columns]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -108,9 +110,19 @@ def _as_pandas(source: Any) -> Any:
     return frame.set_axis(names, axis=1)
 
 
+def _polars_values(column: Any) -> Any:
+    """Return a column of polars; whole numbers beside missing ones stay whole numbers."""
+    import pandas as pd
+
+    if column.dtype.is_numeric() and not column.dtype.is_decimal() and not column.null_count():
+        return column.to_numpy()
+    return pd.Series(column.to_list(), dtype=object)
+
+
 def _mapping(source: Mapping[str, Any], options: TableOptions) -> RawData:
     """Return the fields of a mapping; columns of one number each, without an x, are a table."""
     fields = dict(source)
+    require_same_order(fields)
     if "x" in fields:
         raw = read_object(fields["x"], options) if _is_table(fields["x"]) else RawData(_NAME, {"x": fields["x"]})
         if "x" not in raw.fields or set(raw.fields) & (set(fields) - {"x"}):
@@ -145,6 +157,7 @@ def _plain_field(value: Any) -> Any:
 def _pair(source: tuple[Any, Any], options: TableOptions) -> RawData:
     """Return x and y; a table of features and a column of labels keep their names."""
     x, y = source
+    require_same_order({"x": x, "y": y})
     raw = read_object(x, options) if _is_table(x) else RawData(_NAME, {"x": x})
     if "y" in raw.fields:
         raise InputError(f"{_NAME} are a pair (x, y), and x has a label of its own ({raw.schema.label!r}); keep one.")
@@ -179,7 +192,7 @@ def _structured(source: np.ndarray, options: TableOptions) -> RawData:
     wide = [name for name in source.dtype.names or () if source[name].ndim != 1]
     if wide:
         raise InputError(f"{_NAME} have the field {wide[0]!r} with several numbers per row; give a mapping to arrays.")
-    columns = {name: _filled(source[name]) for name in source.dtype.names or ()}
+    columns = {name: _filled(_as_text(source[name])) for name in source.dtype.names or ()}
     return frame_data(FrameSource(_NAME, pd.DataFrame(columns), account="a structured array"), options)
 
 
@@ -221,7 +234,7 @@ def _h5py(source: Any, options: TableOptions) -> RawData:
 
 def _as_text(values: Any) -> Any:
     """Return bytes, as HDF5 stores text, as text."""
-    array = np.asarray(values)
+    array = np.asanyarray(values)
     if array.dtype.kind == "O" and array.size and isinstance(array.flat[0], bytes):
         return np.array([value.decode("utf-8") for value in array.flat]).reshape(array.shape)
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array

@@ -98,12 +98,10 @@ def _parquet(path: Path, options: TableOptions) -> FrameSource:
         )
     size_of(path)
     parquet = _require("pyarrow.parquet", "parquet", path)
-    import pandas as pd
-
     try:
         claimed = parquet.read_metadata(path)
         require_content(path, 8 * claimed.num_rows * claimed.num_columns)
-        frame = pd.read_parquet(path, engine="pyarrow")
+        frame = parquet.read_table(path).to_pandas(types_mapper=_nullable_types(path).get)
     except InputError:
         raise
     except (OSError, ValueError) as error:
@@ -113,12 +111,25 @@ def _parquet(path: Path, options: TableOptions) -> FrameSource:
     return FrameSource(str(path), frame.set_axis(map(str, frame.columns), axis=1), account="Parquet")
 
 
+def _nullable_types(path: Path) -> dict[Any, Any]:
+    """Return the types of pandas for whole numbers, which stay so beside missing ones, by those of Arrow."""
+    import pandas as pd
+
+    arrow = _require("pyarrow", "parquet", path)
+    names = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    return {
+        getattr(arrow, name)(): getattr(pd, name.replace("ui", "UI").replace("i", "I") + "Dtype")() for name in names
+    }
+
+
 def _arrays(read: Callable[[Path], Any]) -> Reader:
     """Return the reader of files whose arrays have names of fields, or which hold x alone."""
 
     def reader(path: Path, options: TableOptions) -> RawData:
-        options.refuse_for(str(path))
         content = read(path)
+        if isinstance(content, np.ndarray) and content.dtype.names is not None:
+            return read_object(content, options)
+        options.refuse_for(str(path))
         return RawData(path.name, dict(content) if isinstance(content, dict) else {"x": content})
 
     return reader
@@ -138,9 +149,11 @@ def _mat(path: Path) -> dict[str, Any]:
 def _whole_labels(name: str, value: Any) -> Any:
     """Return labels as whole numbers, (data, 1) or (data,); MATLAB stores real numbers, perhaps in a row."""
     value = value.toarray() if hasattr(value, "toarray") else value
-    if name.partition("_")[0] != "y" or value.dtype.kind != "f" or not np.array_equal(value, np.round(value)):
+    is_whole = value.dtype.kind in "iub" or (value.dtype.kind == "f" and np.array_equal(value, np.round(value)))
+    if name.partition("_")[0] != "y" or not is_whole:
         return value
-    return value.astype(np.int64).T if value.ndim == 2 and value.shape[0] == 1 else value.astype(np.int64)
+    whole = value.astype(np.int64) if value.dtype.kind == "f" else value
+    return whole.T if whole.ndim == 2 and whole.shape[0] == 1 else whole
 
 
 def _hdf5(path: Path) -> dict[str, Any]:

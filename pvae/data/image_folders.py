@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pvae.outside_files import require_regular
 __all__ = ["read_image_folder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_OTHER_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp")
+_ORIENTATION = 0x0112  # the tag of EXIF
 _FORMATS = ("PNG", "JPEG")  # the content may be of another format, and some formats start other programs
 # What Pillow raises for a damaged file.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
@@ -47,15 +50,15 @@ def read_image_folder(folder: Path) -> RawData:
             f"{folder} needs pictures, or one folder of pictures for each class; {deep or paths[0]} is in "
             "another place. Move it."
         )
-    sizes_and_modes = [_look_at(path) for path in paths]
-    sizes = [size for size, _ in sizes_and_modes]
+    looks = [_look_at(path) for path in paths]
+    sizes = [look.size for look in looks]
     other = next((number for number, size in enumerate(sizes) if size != sizes[0]), None)
     if other is not None:
         raise InputError(
             f"{paths[other]} has {sizes[other][0]} x {sizes[other][1]} pixels, and {paths[0]} has {sizes[0][0]} x "
             f"{sizes[0][1]}. All pictures need one size: resize or crop them."
         )
-    mode = _common_mode([mode for _, mode in sizes_and_modes])
+    mode = _common_mode([look.mode for look in looks])
     channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
     size = 8 * len(paths) * channels * sizes[0][0] * sizes[0][1]
     require_memory(size, f"{len(paths)} pictures in {folder} as arrays", "Take fewer or smaller pictures.")
@@ -65,14 +68,66 @@ def read_image_folder(folder: Path) -> RawData:
         fields["y"] = np.array([parts[0] for parts in places])
     colour = {"L": "grey", "RGB": "colour", "RGBA": "colour with transparency"}[mode]
     classes = f"{len(set(fields['y']))} folders are the labels" if "y" in fields else "no label"
-    account = f"{len(x)} pictures, {sizes[0][1]} x {sizes[0][0]} pixels, {colour}, values divided by 255; {classes}"
-    mixed = len({mode for _, mode in sizes_and_modes}) > 1
-    notes = (f"pictures of different kinds are all read as {colour}",) if mixed else ()
+    account = f"{len(x)} pictures, {sizes[0][1]} x {sizes[0][0]} pixels, {colour}, {_divisors(looks)}; {classes}"
+    notes = _notes(looks, colour, _left_out(folder))
     return RawData(folder.name, fields, Schema(account=account, label="folder" if "y" in fields else ""), notes)
 
 
-def _look_at(path: Path) -> tuple[tuple[int, int], str]:
-    """Return the width, height and mode of a picture, from its header."""
+def _divisors(looks: list[_Look]) -> str:
+    """Return by what the values of pictures are divided, in words."""
+    deep = sum(look.is_deep for look in looks)
+    if not deep:
+        return "values divided by 255"
+    return f"values divided by 65535{f' in {deep} pictures of 16 bits, by 255 in the others' * (deep < len(looks))}"
+
+
+def _left_out(folder: Path) -> list[str]:
+    """Return the names of pictures of other formats, which are not read."""
+    return sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in _OTHER_SUFFIXES)
+
+
+def _notes(looks: list[_Look], colour: str, left_out: list[str]) -> tuple[str, ...]:
+    """Return what a user should know about the pictures and might not expect."""
+    notes = []
+    if len({look.mode for look in looks}) > 1:
+        notes.append(f"pictures of different kinds are all read as {colour}")
+    marked = sum(look.marks_transparency for look in looks)
+    if marked:
+        notes.append(f"{marked} pictures have a colour that means transparent, which is read as any other colour")
+    turned = sum(look.is_turned for look in looks)
+    if turned:
+        notes.append(f"{turned} pictures are to be turned when they are shown (EXIF), and are read as they are stored")
+    if left_out:
+        notes.append(
+            f"{len(left_out)} pictures of other formats are left out, such as {left_out[0]}; PNG and JPEG are read"
+        )
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the header of a picture says.
+
+    Attributes:
+        size: width and height.
+        mode: the mode of Pillow.
+        marks_transparency: whether a colour of the picture means transparent.
+        is_turned: whether programs turn the picture when they show it.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    marks_transparency: bool
+    is_turned: bool
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the values have 16 bits."""
+        return self.mode.startswith("I")
+
+
+def _look_at(path: Path) -> _Look:
+    """Return what the header of a picture says."""
     from PIL import Image
 
     require_regular(path)
@@ -80,11 +135,12 @@ def _look_at(path: Path) -> tuple[tuple[int, int], str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # require_content checks the size
             with Image.open(path, formats=_FORMATS) as picture:
-                size, mode = picture.size, picture.mode
+                turned = picture.getexif().get(_ORIENTATION, 1) != 1
+                look = _Look(picture.size, picture.mode, "transparency" in picture.info, turned)
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is not a picture that can be read ({' '.join(str(error).split())[:120]}).") from error
-    require_content(path, 4 * size[0] * size[1])
-    return size, mode
+    require_content(path, 4 * look.size[0] * look.size[1])
+    return look
 
 
 def _common_mode(modes: list[str]) -> str:

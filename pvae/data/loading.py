@@ -170,8 +170,10 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
     if not raw.schema.rows:
         check_missing("error" if not options.missing else "mask" if options.words is None else ",".join(options.words))
     fields, channel_notes = with_channels_first(raw.fields, channels)
+    if options.missing:
+        fields = {name: _without_masked_array(name, value) for name, value in fields.items()}
     numbered = number_labels(
-        {name: _without_masked_array(name, value) for name, value in fields.items()},
+        fields,
         classes=None if like is None else like.classes,
         hidden_allowed=options.missing,
     )
@@ -200,7 +202,13 @@ def _without_masked_array(name: str, value: Any) -> Any:
         return value
     if not np.ma.getmaskarray(value).any():
         return value.data
-    return np.ma.filled(value.astype(np.float64), np.nan)
+    floats = value.astype(np.float64)
+    if value.dtype.kind in "iu" and bool(np.any(floats.astype(value.dtype) != value)):
+        raise InputError(
+            f"{name} has whole numbers beyond 2^53, of which floating-point numbers hold only some. Numbers of this "
+            "size are usually identifiers: leave them out of x."
+        )
+    return np.ma.filled(floats, np.nan)
 
 
 def is_path(source: str | os.PathLike[str]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pvae.data.tables.frame_columns import LARGEST_WHOLE
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 from pvae.names import unknown
@@ -149,11 +150,11 @@ def _label(name: str, columns: Mapping[str, np.ndarray], options: TableOptions) 
 
 
 def _is_whole(values: np.ndarray) -> bool:
-    """Return whether a column holds text, truth values or whole numbers."""
+    """Return whether a column holds text, truth values or whole numbers that are exact."""
     if values.dtype.kind != "f":
         return True
     known = values[~np.isnan(values)]
-    return bool(len(known)) and bool((known == np.round(known)).all())
+    return bool(len(known)) and bool((known == np.round(known)).all() and (np.abs(known) < LARGEST_WHOLE).all())
 
 
 def _count_values(values: np.ndarray) -> int:

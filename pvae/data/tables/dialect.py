@@ -15,6 +15,7 @@ from pvae.errors import InputError
 __all__ = ["SEPARATOR_NAMES", "Dialect", "find_dialect", "is_number"]
 
 SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks", "": "nothing"}
+_SIGNS = {".": "point", ",": "comma"}
 #: Number of rows that are looked at.
 _SAMPLE = 200
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
@@ -66,10 +67,24 @@ def find_dialect(lines: TextLines, options: TableOptions) -> Dialect:
         names = tuple(rows[0]) if options.header else None
     else:
         names, notes = _names(lines, rows, separator, decimal)
+    notes = (*notes, *_notes_of_thousands(rows[0 if names is None else 1 :], separator, decimal))
     commented = None if options.header is not None or names is not None else _names_in_comment(lines, rows, separator)
     if commented is not None:
-        return Dialect(separator, decimal, commented, 0, ("the comment above the data names the columns",))
+        return Dialect(separator, decimal, commented, 0, ("the comment above the data names the columns", *notes))
     return Dialect(separator, decimal, names, 0 if names is None else 1, notes)
+
+
+def _notes_of_thousands(rows: Sequence[Sequence[str]], separator: str, decimal: str) -> tuple[str, ...]:
+    """Return a line if all decimal signs of a column might separate thousands: 1.000 between semicolons, 1,000."""
+    if separator == "," or (separator != ";" and decimal == "."):
+        return ()
+    thousands = re.compile(rf"[+-]?[1-9]\d{{0,2}}{re.escape(decimal)}\d{{3}}")
+    for cells in zip(*rows, strict=False):
+        signs = [cell for cell in cells if decimal in cell]
+        if signs and all(map(thousands.fullmatch, signs)):
+            value = float(signs[0].replace(decimal, "."))
+            return (f"{signs[0]} is read as {value:g}; remove the {_SIGNS[decimal]} if it separates thousands",)
+    return ()
 
 
 def _separator(lines: TextLines, options: TableOptions) -> tuple[str, str]:

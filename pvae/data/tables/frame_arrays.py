@@ -12,17 +12,17 @@ from pvae.data.nan_to_mask import with_gaps
 from pvae.data.schema import Schema
 from pvae.data.tables.column_roles import Roles, find_roles
 from pvae.data.tables.dialect import is_number
+from pvae.data.tables.frame_columns import LARGEST_WHOLE, column_values, type_name
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FrameSource", "TableArrays", "arrays_of_frame", "column_values"]
+__all__ = ["FrameSource", "TableArrays", "arrays_of_frame"]
 
 #: Returns the place of a cell, in words, and its text, from its row and column.
 Place = Callable[[int, str], tuple[str, str]]
-_LARGEST = 2**53
 _ROWS_AT_ONCE = 1024
 
 
@@ -72,27 +72,6 @@ class TableArrays:
     schema: Schema
     notes: tuple[str, ...]
     row_names: tuple[str, np.ndarray] | None = None
-
-
-def column_values(values: pd.Series) -> np.ndarray:
-    """Return a column as numbers, truth values or text: missing values are NaN in numbers and None in text."""
-    import pandas as pd
-
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.cat.categories.dtype)
-    kind = values.dtype.kind
-    if kind in "iufb" and isinstance(values.dtype, np.dtype):
-        return values.to_numpy()
-    if pd.api.types.is_numeric_dtype(values.dtype) and kind != "c":  # nullable numbers and truth values of pandas
-        return values.to_numpy(dtype=None if not values.isna().any() else "float64", na_value=np.nan)
-    array = np.array(values.astype(object).where(values.notna(), None), dtype=object)
-    known = [value for value in array if value is not None]
-    if known and all(isinstance(value, bool | np.bool_ | int | float | np.number) for value in known):
-        whole = len(known) == len(array) and not any(isinstance(value, float | np.floating) for value in known)
-        if whole:
-            return np.array(list(array))
-        return np.array([np.nan if value is None else float(value) for value in array])
-    return array if known else np.full(len(array), np.nan)
 
 
 def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
@@ -149,17 +128,8 @@ def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
     return x
 
 
-def type_name(values: np.ndarray) -> str:
-    """Return the type of a column in a word."""
-    if values.dtype == object:
-        return "text"
-    if values.dtype.kind == "b":
-        return "truth values"
-    return "whole numbers" if values.dtype.kind in "iu" else "numbers"
-
-
 def _account(source: FrameSource, rows: int, names: list[str], roles: Roles) -> str:
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    shown = ", ".join(" ".join(name.split()) for name in names[:6]) + (", ..." if len(names) > 6 else "")
     counted = f"{rows} row{'s' * (rows != 1)} of {len(names)} feature{'s' * (len(names) != 1)}"
     parts = [counted + (f" ({shown})" if source.has_names else "")]
     parts += [f"label {name!r}" for name in roles.label] or ["no label"]
@@ -208,24 +178,36 @@ def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: lis
                 f"{place}: a number is needed, {cell!r:.40} came. Encode text as numbers, or set missing={cell!r:.40} "
                 "if it marks a missing value."
             )
+    for name in names:
+        if all(isinstance(value, int | np.integer) for value in columns[name] if value is not None):
+            raise _too_large(source, name)
     if names:
         shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-        kind = type(next(value for value in columns[names[0]] if value is not None)).__name__
+        first = next(value for value in columns[names[0]] if value is not None)
+        kind = "text" if isinstance(first, str) else type(first).__name__
         raise InputError(
-            f"{source.name}: numbers are needed, and {shown} {'hold' if len(names) > 1 else 'holds'} "
-            f"{'text' if kind == 'str' else kind}. Make features of it with categories=, a label with label=, or leave "
+            f"{source.name}: numbers are needed, and {shown} {'hold' if len(names) > 1 else 'holds'} {kind}, such as "
+            f"{str(first)!r:.40}. Make features of it with categories=, a label with label=, or leave "
             "it out with columns= (--categories, --label, --columns)."
         )
 
 
 def _as_float64(source: FrameSource, name: str, values: np.ndarray) -> np.ndarray:
     """Return a column of numbers as float64, which must hold each of them exactly."""
-    if values.dtype.kind in "iu" and len(values) and max(abs(int(values.max())), abs(int(values.min()))) > _LARGEST:
-        raise InputError(
-            f"{source.name}: the column {name!r} has whole numbers beyond 2^53, of which floating-point numbers hold "
-            "only some. Such numbers usually name something: leave the column out with columns= or index=."
-        )
+    if (
+        values.dtype.kind in "iu"
+        and len(values)
+        and max(abs(int(values.max())), abs(int(values.min()))) > LARGEST_WHOLE
+    ):
+        raise _too_large(source, name)
     return values.astype(np.float64, copy=False)
+
+
+def _too_large(source: FrameSource, name: str) -> InputError:
+    return InputError(
+        f"{source.name}: the column {name!r} has whole numbers beyond 2^53, of which floating-point numbers hold "
+        "only some. Such numbers usually name something: leave the column out with columns= or index=."
+    )
 
 
 def _category_values(source: FrameSource, name: str, values: np.ndarray, known: tuple[str, ...]) -> list[str]:

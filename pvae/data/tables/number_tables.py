@@ -58,6 +58,8 @@ def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
     if not (head and _is_plain(head)) or (len(first) == _BLOCK and head.count(b"\n") < _FIRST_LINES):
         return None
     lines = text_lines(str(path), head)
+    if not len(lines):
+        return None
     try:
         dialect = find_dialect(lines, options)
     except InputError:  # the reader of all lines raises it again, with more to say

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pvae.data.tables.frame_arrays import FrameSource, column_values, type_name
+from pvae.data.tables.frame_arrays import FrameSource
+from pvae.data.tables.frame_columns import column_values, type_name
 
 __all__ = ["describe_table", "table_text"]
 

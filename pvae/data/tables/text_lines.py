@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ __all__ = ["TextLines", "find_sign", "require_text", "split_cells", "text_lines"
 
 _BLOCK = 1 << 18
 
+#: The first line that Excel writes for itself.
+_NAMES_SEPARATOR = re.compile(rb'"?sep=.?"?', re.IGNORECASE)
 _BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -123,6 +126,8 @@ def text_lines(name: str, raw: bytes) -> TextLines:
     ends = find_sign(content, "\n")
     starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else np.zeros(0, np.int64)
     kinds = _kinds(content, starts, ends)
+    if len(starts) and _NAMES_SEPARATOR.fullmatch(content[: ends[0]]):
+        kinds[0] = 2
     comments = _comments(content, starts, ends, kinds)
     numbers = np.arange(1, len(starts) + 1)
     count = int((kinds == 2).sum())

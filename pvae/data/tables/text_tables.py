@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from pvae.data.readers import read_bytes
 from pvae.data.tables.dialect import SEPARATOR_NAMES, Dialect, find_dialect, is_number
+from pvae.data.tables.frame_columns import LARGEST_WHOLE
 from pvae.data.tables.number_tables import read_number_table
 from pvae.data.tables.table_options import MISSING_WORDS, TableOptions
 from pvae.data.tables.text_lines import TextLines, find_sign, text_lines
@@ -156,10 +158,10 @@ def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.nda
 
 def _read(lines: TextLines, dialect: Dialect, names: list[str], width: int, options: TableOptions) -> pd.DataFrame:
     """Return the cells after the header, by position: numbers where a column has only numbers, else text."""
-    first = dialect.header_lines
+    first = _first_line(lines, dialect)
     words = options.missing_words if options.missing else MISSING_WORDS
     frame = _parse(lines.from_line(first), dialect, width, na_values=words)
-    texts = [column for column in frame.columns if not _is_numeric(frame[column])]
+    texts = [column for column in frame.columns if not _is_numeric(frame[column]) or _is_rounded(frame[column])]
     if texts:
         # once more as they are written: pandas takes the words for missing values out of text too
         written = _parse(lines.from_line(first), dialect, width, usecols=texts, dtype=object, na_filter=False)
@@ -168,8 +170,21 @@ def _read(lines: TextLines, dialect: Dialect, names: list[str], width: int, opti
     return frame
 
 
+def _first_line(lines: TextLines, dialect: Dialect) -> int:
+    """Return the position of the first line after the names, which take several lines if a name has a line end."""
+    if not dialect.header_lines or not lines.has_quotes:
+        return dialect.header_lines
+    records = [number for number, _ in lines.records(dialect.separator, dialect.header_lines + 1)]
+    return int(np.searchsorted(lines.numbers, records[-1])) if len(records) > dialect.header_lines else len(lines)
+
+
 def _is_numeric(values: pd.Series) -> bool:
     return values.dtype.kind in "iufb"
+
+
+def _is_rounded(values: pd.Series) -> bool:
+    """Return whether pandas may have rounded whole numbers, because others of the column are missing."""
+    return values.dtype.kind == "f" and values.isna().any() and bool((values.abs() >= LARGEST_WHOLE).any())
 
 
 def _parse(stream: io.BytesIO, dialect: Dialect, width: int, **settings: object) -> pd.DataFrame:
@@ -197,6 +212,9 @@ def _numbers_or_text(cells: np.ndarray, dialect: Dialect, options: TableOptions)
     stripped = np.array([cell.strip() for cell in cells], dtype=object)
     words = set(options.missing_words if options.missing else MISSING_WORDS)
     known = np.array([cell not in words for cell in stripped], dtype=bool)
+    whole = _large_whole_numbers(stripped, known)
+    if whole is not None:
+        return whole
     if known.any() and all(is_number(cell, dialect.decimal) for cell in stripped[known]):
         numbers = np.full(len(cells), np.nan)
         numbers[known] = [float(cell.replace(dialect.decimal, ".")) for cell in stripped[known]]
@@ -208,6 +226,15 @@ def _numbers_or_text(cells: np.ndarray, dialect: Dialect, options: TableOptions)
     # In text, NA or none may be a name: only an empty cell and the words that the user gives are missing.
     missing = set(options.words or ()) | {""}
     return np.array([None if cell in missing else cell for cell in stripped], dtype=object)
+
+
+def _large_whole_numbers(cells: np.ndarray, known: np.ndarray) -> np.ndarray | None:
+    """Return whole numbers, None for a missing one, if one is too large for float64; None for all other cells."""
+    if not known.any() or not all(re.fullmatch(r"[+-]?\d+", cell) for cell in cells[known]):
+        return None
+    numbers = [int(cell) if is_known else None for cell, is_known in zip(cells, known, strict=True)]
+    is_large = max(abs(number) for number in numbers if number is not None) > LARGEST_WHOLE
+    return np.array([*numbers, None], dtype=object)[:-1] if is_large else None
 
 
 def _is_empty(values: pd.Series) -> bool:
