@@ -7,10 +7,12 @@ up the house ties the floors together as an import does.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from floors import FLOORS, RUNS_PROGRAMS
@@ -59,12 +61,19 @@ NAMED_ATTRIBUTES = {
 PRIVATE_STORE = {"_params", "_param_to_name", "_constraints"}
 
 
+@functools.cache
 def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """All nodes of a tree. Only those of the last tree are kept: the trees of all files take a lot of memory."""
+    return tuple(ast.walk(tree))
 
 
 def _home(dotted: str) -> str | None:
@@ -75,7 +84,7 @@ def _home(dotted: str) -> str | None:
 
 def _imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
     """Line and dotted module of every import; ``from pvae import x`` counts as ``pvae.x``."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -111,7 +120,7 @@ def _siblings() -> dict[str, set[str]]:
     found = {}
     for module, path in modules.items():
         package = module.rsplit(".", 1)[0]
-        dotted = {name for _, name in _imports(_tree(path), package)}
+        dotted = _look(path).imports
         parents = {name.rsplit(".", 1)[0] for name in dotted}
         near = {name for name in modules if name.rsplit(".", 1)[0] == package and not name.endswith("__init__")}
         found[module] = (dotted | parents) & near - {module}
@@ -127,10 +136,6 @@ def _circles(graph: dict[str, set[str]]) -> list[str]:
     return sorted(graph)
 
 
-def _classes(path: Path) -> Iterator[str]:
-    return (node.name for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef))
-
-
 def _in_two_rooms(names: Iterable[tuple[str, Path]]) -> set[str]:
     """The names that files of two folders have."""
     rooms: dict[str, set[Path]] = {}
@@ -140,7 +145,7 @@ def _in_two_rooms(names: Iterable[tuple[str, Path]]) -> set[str]:
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (node for node in _nodes(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -160,15 +165,14 @@ def _dotted(node: ast.AST) -> str:
 def _bans(path: Path, tree: ast.Module) -> list[str]:
     """Things that no file of the package may hold."""
     found = []
-    for node in ast.walk(tree):
+    calls = FORBIDDEN_CALLS.keys() - ALLOWED.get(_name(path), set())
+    for node in _nodes(tree):
         line = f"{_name(path)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Assert):
             found.append(f"{line} assert vanishes under -O: raise")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"{line} bare except: which error is meant?")
-        if isinstance(node, ast.Call) and _dotted(node.func) in FORBIDDEN_CALLS.keys() - ALLOWED.get(
-            _name(path), set()
-        ):
+        if isinstance(node, ast.Call) and _dotted(node.func) in calls:
             found.append(f"{line} {_dotted(node.func)} {FORBIDDEN_CALLS[_dotted(node.func)]}")
         if isinstance(node, ast.Attribute) and _dotted(node) in FORBIDDEN_ATTRIBUTES:
             found.append(f"{line} {_dotted(node)} is {FORBIDDEN_ATTRIBUTES[_dotted(node)]}")
@@ -228,14 +232,10 @@ def _repeats(path: Path, tree: ast.Module) -> list[str]:
     return [
         f"{_name(path)}:{getattr(node, 'lineno', 0)} {what}: use {place}"
         for what, (place, is_repeated) in ONE_PLACE.items()
-        for node in ast.walk(tree)
-        if _name(path) != place and is_repeated(node)
+        if _name(path) != place
+        for node in _nodes(tree)
+        if is_repeated(node)
     ]
-
-
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_what_has_one_place_is_done_there_alone(path: Path) -> None:
-    assert _repeats(path, _tree(path)) == []
 
 
 def _is_run_of_a_program(call: ast.Call) -> bool:
@@ -259,13 +259,13 @@ def _runs(path: Path, tree: ast.Module) -> list[str]:
     """Return the calls that run a user's program in a file that has no business to."""
     if _room(path) in ROOMS_THAT_RUN_PROGRAMS or _name(path) in RUNS_PROGRAMS:
         return []
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_run_of_a_program(node)]
+    calls = [node for node in _nodes(tree) if isinstance(node, ast.Call) and _is_run_of_a_program(node)]
     return [f"{_name(path)}:{call.lineno} {ast.unparse(call)} runs a program: use BoundPrograms" for call in calls]
 
 
 def _named_attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield line and name of every attribute that getattr, hasattr or attrgetter asks for by a literal."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if not isinstance(node, ast.Call):
             continue
         function = _dotted(node.func).removeprefix("builtins.").removeprefix("operator.")
@@ -286,36 +286,72 @@ def _getattrs(path: Path, tree: ast.Module) -> list[str]:
     ]
 
 
+class Look(NamedTuple):
+    """What one look at the tree of a file finds."""
+
+    climbs: list[str]
+    long: list[str]
+    bans: list[str]
+    repeats: list[str]
+    runs: list[str]
+    getattrs: list[str]
+    imports: set[str]
+    classes: list[str]
+    named_attributes: set[str]
+    has_runs: bool
+
+
+@functools.cache
+def _look(path: Path) -> Look:
+    """Parse a file once for all tests."""
+    tree, package = _tree(path), ".".join(path.relative_to(ROOT).parent.parts)
+    return Look(
+        climbs=_climbs(path, tree),
+        long=[f"{each.name}: {_length(each)}" for each in _functions(tree) if _length(each) > LONGEST_FUNCTION],
+        bans=_bans(path, tree),
+        repeats=_repeats(path, tree),
+        runs=_runs(path, tree),
+        getattrs=_getattrs(path, tree),
+        imports={dotted for _, dotted in _imports(tree, package)},
+        classes=[node.name for node in _nodes(tree) if isinstance(node, ast.ClassDef)],
+        named_attributes={name for _, name in _named_attributes(tree)},
+        has_runs=any(isinstance(node, ast.Call) and _is_run_of_a_program(node) for node in _nodes(tree)),
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_what_has_one_place_is_done_there_alone(path: Path) -> None:
+    assert _look(path).repeats == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_go_down(path: Path) -> None:
-    assert _climbs(path, _tree(path)) == []
+    assert _look(path).climbs == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_file_and_functions_are_short(path: Path) -> None:
     lines = path.read_text().count("\n")
     assert lines <= LONGEST_FILE, f"{_name(path)} has {lines} lines"
-    long = [f"{each.name}: {_length(each)}" for each in _functions(_tree(path)) if _length(each) > LONGEST_FUNCTION]
-    assert long == []
+    assert _look(path).long == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_file_holds_nothing_forbidden(path: Path) -> None:
-    assert _bans(path, _tree(path)) == []
+    assert _look(path).bans == []
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text())
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_file_runs_no_program_and_asks_no_attribute_of_a_model_by_name(path: Path) -> None:
-    assert _runs(path, _tree(path)) + _getattrs(path, _tree(path)) == []
+    assert _look(path).runs + _look(path).getattrs == []
 
 
 def test_exceptions_for_runs_and_attributes_are_needed() -> None:
     """An entry without a use is removed from its table, so that the tables shrink."""
-    trees = {_name(path): _tree(path) for path in FILES}
-    calls = {name: [node for node in ast.walk(tree) if isinstance(node, ast.Call)] for name, tree in trees.items()}
-    assert {name for name in RUNS_PROGRAMS if not any(map(_is_run_of_a_program, calls.get(name, [])))} == set()
-    present = {(name, attribute) for name, tree in trees.items() for _, attribute in _named_attributes(tree)}
+    looks = {_name(path): _look(path) for path in FILES}
+    assert {name for name in RUNS_PROGRAMS if name not in looks or not looks[name].has_runs} == set()
+    present = {(name, attribute) for name, look in looks.items() for attribute in look.named_attributes}
     assert NAMED_ATTRIBUTES.keys() - present == set()
 
 
@@ -331,7 +367,7 @@ def test_no_two_rooms_have_a_file_of_one_name() -> None:
 
 
 def test_no_two_rooms_have_a_class_of_one_name() -> None:
-    classes = [(name, path) for path in FILES for name in _classes(path)]
+    classes = [(name, path) for path in FILES for name in _look(path).classes]
     assert _in_two_rooms(classes) == set()
 
 
