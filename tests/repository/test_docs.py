@@ -81,12 +81,16 @@ def run_console(text: str) -> None:
 
 @pytest.mark.keeps_params
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_snippets_of_the_page_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_of_the_page_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     if not any(block.kind in ("python", "console") for block in blocks(path.read_text())):
         assert "```python" not in path.read_text()
         return
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    if path.stem not in ("comparison", "report"):  # these pages draw the pictures of their reports
+        request.getfixturevalue("without_pictures")
     modules = set(sys.modules)
     assert run_page(path) > 0
     for name in set(sys.modules) - modules:
