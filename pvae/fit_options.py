@@ -53,8 +53,15 @@ class FitOptions:
     step: str = field(
         default="auto",
         metadata=_metadata(
-            "How a step is executed; the numbers are the same. graph traces a step once and replays it; auto is graph.",
+            "How a step is executed. graph traces a step once and replays it; auto is graph.",
             ("auto", "eager", "graph"),
+        ),
+    )
+    matmul: str = field(
+        default="auto",
+        metadata=_metadata(
+            "Who computes the matrix products of a graph: auto is the fastest library for each shape; aten is torch.",
+            ("auto", "aten"),
         ),
     )
     seed: int = field(

@@ -8,18 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from filelock import FileLock
+
 from pvae.cache_folder import cache_folder
 from pvae.errors import InputError
 from pvae.files import write_text
 from pvae.outside_files import read_json
 from pvae.products.libraries import PRODUCTS
 
-__all__ = ["are_choices", "choices_path", "read_choices", "write_choices"]
+__all__ = ["add_choices", "are_choices", "choices_path", "read_choices"]
 
 #: The version of the way in which choices are made. A file of another version is not read.
 _VERSION = 1
 #: Bytes of the file; a choice takes about 60.
 _MOST_BYTES = 10_000_000
+#: How long to wait for another process that writes the file.
+_SECONDS_FOR_LOCK = 2.0
 
 
 def choices_path(machine: Mapping[str, str]) -> Path:
@@ -55,17 +59,22 @@ def are_choices(value: Any) -> TypeGuard[Mapping[str, str]]:
     return all(isinstance(kind, str) and library in PRODUCTS for kind, library in value.items())
 
 
-def write_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> None:
-    """Write the choices beside those that the file has; if it cannot be written, nothing happens.
+def add_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> dict[str, str]:
+    """Add choices to the file; return all its choices. A choice that the file has already is kept.
+
+    If the file cannot be written, the choices are those of this process alone.
 
     Args:
         machine: the identity of the machine.
         choices: the library for each kind of product.
     """
-    content = {"version": _VERSION, "machine": dict(machine), "choices": {**read_choices(machine), **choices}}
     try:
         path = choices_path(machine)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(content, indent=1, sort_keys=True))
-    except (OSError, RuntimeError):  # no folder that can be written, or another process writes at the same time
-        return
+        with FileLock(path.with_suffix(".lock"), timeout=_SECONDS_FOR_LOCK):
+            joined = {**choices, **read_choices(machine)}
+            content = {"version": _VERSION, "machine": dict(machine), "choices": joined}
+            write_text(path, json.dumps(content, indent=1, sort_keys=True))
+    except (OSError, RuntimeError):  # there is no folder that can be written, or another process keeps the lock
+        return {**choices, **read_choices(machine)}
+    return joined

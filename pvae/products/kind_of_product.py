@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["ProductKind", "kind_of"]
 
-#: Products of fewer multiplications are always computed by torch, because a call takes longer than they do.
-_FEWEST_MULTIPLICATIONS = 2**13
+#: Products of fewer multiplications are always computed by torch, because other libraries could gain little time.
+_FEWEST_MULTIPLICATIONS = 10**6
 #: Products of more multiplications count as smaller ones of the same form, because their time per multiplication is.
 _MOST_MULTIPLICATIONS = 2**27
 _DTYPES = (torch.float32, torch.float64)

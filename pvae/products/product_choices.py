@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pvae.names import require_known
-from pvae.products.cached_choices import are_choices, read_choices, write_choices
+from pvae.products.cached_choices import add_choices, are_choices, read_choices
 from pvae.products.kind_of_product import ProductKind, kind_of
 from pvae.products.libraries import ATEN, PRODUCTS
 from pvae.products.machine_identity import machine_identity
@@ -29,8 +29,8 @@ class ProductChoices:
     A kind is the shapes, the dtype, the memory layouts and the number of threads. The libraries are torch itself
     ("aten"), for float32 oneDNN, and the BLAS of NumPy. At the first product of a kind, they are timed for a few
     milliseconds. The choice is then kept in this object, and in a file of pvae's cache folder for later processes.
-    torch wins unless another library takes less than 95 % of its time. On other devices, for other dtypes and for small
-    matrices, torch computes the product.
+    torch wins unless another library takes less than 95 % of its time, and saves at least 5 microseconds. On other
+    devices, for other dtypes and for small matrices, torch computes the product.
 
     The libraries add in other orders, so their results differ by rounding. Equal choices give equal bits.
 
@@ -40,7 +40,8 @@ class ProductChoices:
             the same processor and libraries.
 
     Attributes:
-        is_foreign: whether `recorded` has choices from another processor or other libraries, which are made anew.
+        foreign: how the machine of recorded choices differs from this one, so that they are made anew; "" if it is the
+            same.
 
     Raises:
         InputError: for another value of `matmul`.
@@ -49,26 +50,31 @@ class ProductChoices:
     def __init__(self, matmul: str = "auto", recorded: Mapping[str, Any] | None = None) -> None:
         require_known("matmul", matmul, MATMULS)
         self.matmul = matmul
-        self.is_foreign = False
+        self.foreign = ""
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] | None = None
-        self._cached: dict[str, str] = {}
-        if matmul == "auto" and recorded:
-            self._keep(recorded)
+        self.keep(recorded or {})
 
-    def _keep(self, recorded: Mapping[str, Any]) -> None:
-        choices = recorded.get("choices", {})
-        if recorded.get("machine") == self.machine and are_choices(choices):
+    def keep(self, recorded: Mapping[str, Any]) -> None:
+        """Keep the choices that were made in another process on such a machine as this one.
+
+        Args:
+            recorded: what `record` returned there.
+        """
+        choices = recorded.get("choices")
+        if self.matmul == ATEN or not choices:
+            return
+        self.foreign = _describe_changes(recorded.get("machine"), self.machine)
+        if not self.foreign and are_choices(choices):
             self._libraries.update(choices)
-        else:
-            self.is_foreign = bool(choices)
+        elif not self.foreign:
+            self.foreign = "other libraries than this version of pvae knows"
 
     @property
     def machine(self) -> dict[str, str]:
         """The processor, the versions of the libraries and the environment variables that the choices depend on."""
         if self._machine is None:
             self._machine = machine_identity()
-            self._cached = read_choices(self._machine)
         return self._machine
 
     def record(self) -> dict[str, Any]:
@@ -86,17 +92,13 @@ class ProductChoices:
         kinds = dict.fromkeys(kinds)
         if self.matmul == ATEN:
             return dict.fromkeys(kinds, ATEN)
-        measured: dict[str, str] = {}
-        for kind in kinds:
-            name = str(kind)
-            if name not in self._libraries:
-                machine = self.machine  # reads the file of choices
-                if machine and name not in self._cached:
-                    measured[name] = fastest_library(kind)
-                self._libraries[name] = self._cached.get(name) or measured[name]
-        if measured:
-            self._cached |= measured
-            write_choices(self.machine, measured)
+        new = [kind for kind in kinds if str(kind) not in self._libraries]
+        if new:
+            known = read_choices(self.machine)
+            measured = {str(kind): fastest_library(kind) for kind in new if str(kind) not in known}
+            if measured:
+                known = add_choices(self.machine, measured)
+            self._libraries.update({str(kind): known[str(kind)] for kind in new})
         return {kind: self._libraries[str(kind)] for kind in kinds}
 
     def use_aten(self, kinds: Iterable[ProductKind]) -> None:
@@ -151,6 +153,16 @@ class ProductChoices:
             return ATEN
         kind = kind_of(a, b, has_bias=bias is not None)
         return ATEN if kind is None else self.choose([kind])[kind]
+
+
+def _describe_changes(then: Any, now: Mapping[str, str]) -> str:
+    """Return the facts of a recorded machine that are others now, in words; "" if there are none."""
+    recorded = then if isinstance(then, Mapping) else {}
+    return "; ".join(
+        f"{name} {now[name] or 'none'} in place of {recorded.get(name) or 'none'}"
+        for name in now
+        if recorded.get(name) != now[name]
+    )
 
 
 def _is_plain(tensor: Tensor | None) -> bool:

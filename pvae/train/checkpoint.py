@@ -36,6 +36,7 @@ _FORM = {
     "signature": {"*": [(str, list)]},
     "optimiser": {"groups": [dict], "values": dict},
     "schedule": dict,
+    "products?": {"machine?": {"*": str}, "choices?": {"*": str}},
     "files": {"*": str},
     "sizes": {"*": int},
 }

@@ -51,6 +51,12 @@ class Loop:
                 "earlier version of pvae and has none. Give max_steps or epochs."
             )
         self.snapshots.restore(snapshot)
+        foreign = self.context.stepper.products.foreign
+        if foreign:
+            self.context.display.note(
+                "note: the libraries of the matrix products are chosen anew, so numbers may differ in their last bits "
+                f"from those of a training without a break: {foreign}"
+            )
         progress = self.context.progress
         if self.context.restarts_epochs and progress.step_in_epoch:
             self.context.display.note(

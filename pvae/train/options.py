@@ -17,7 +17,7 @@ from pvae.names import unknown
 from pvae.train.devices import resolve
 from pvae.train.optimisers import label
 
-__all__ = ["FREE", "Options", "resolved", "with_own_batch_size"]
+__all__ = ["FREE", "MATMUL_OF_EARLIER_RUNS", "Options", "resolved", "with_own_batch_size"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 # option that is a count -> its smallest value
@@ -33,6 +33,8 @@ _COUNTS = {
     "seed": 0,
 }
 _OPTIONAL = ("patience", "max_steps", "max_evaluations")
+#: The option ``matmul`` of runs from before there was one.
+MATMUL_OF_EARLIER_RUNS = "aten"
 # Options that may differ when a run is resumed: they change no number of the steps that are done.
 FREE = ("epochs", "checkpoint_seconds", "max_steps", "max_seconds", "max_evaluations", "step")
 
@@ -112,6 +114,8 @@ def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -
     """
     values = dict(arguments)
     values["device"] = str(resolve(values["device"]))
+    if recorded is not None and "matmul" not in recorded and values["matmul"] == FitOptions.matmul:
+        values["matmul"] = MATMUL_OF_EARLIER_RUNS
     if values["threads"] is None:
         values["threads"] = int((recorded or {}).get("threads", torch.get_num_threads()))
     return Options(**values)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pvae.products import ProductChoices
 from pvae.train.computation import Computation
 from pvae.train.graph.agreement import first_difference
 from pvae.train.graph.preserve import PreservedState, preserve_state
+from pvae.train.graph.product_graph import ProductGraph, with_fast_products
 from pvae.train.graph.python_state import PythonState
 from pvae.train.graph.refusal import describe_failure, place_of_program
 from pvae.train.graph.trace import Outputs, StepGraph, trace
@@ -31,7 +33,8 @@ class Plan:
     Attributes:
         eager: a function of the arguments that returns the numbers and the gradients.
         parameters: the parameters of the gradients.
-        graph: the same function as a graph, or None.
+        graph: the same function as a graph with the same bits, or None.
+        fast: the graph with the matrix products of the fastest libraries; None if torch computes them all.
         comparisons: the number of batches of other content on which the graph has agreed with the eager step.
         last_compared: the arguments of the last such batch while more are needed, else None.
         is_stale: whether a Python value that the programs can read has changed since the trace.
@@ -40,6 +43,7 @@ class Plan:
     eager: Callable[..., Outputs]
     parameters: list[Tensor]
     graph: StepGraph | None = None
+    fast: ProductGraph | None = None
     comparisons: int = 0
     last_compared: tuple[Tensor, ...] | None = None
     is_stale: bool = False
@@ -73,18 +77,23 @@ class StepPlans:
     content. Each of the two is compared before it updates the parameters, so that no update comes from a graph that is
     found to be wrong on a later one of the two.
 
+    The graph that is compared has the products of torch, and the same bits as the eager step. The steps then run a copy
+    of it with the products of the fastest libraries, if these agree with those of torch within rounding.
+
     Args:
         computation: the computation of one step.
         graph: whether to trace the computation to a graph, once for each kind of batch.
+        products: the libraries of the matrix products of a graph.
 
     Attributes:
         graph: whether steps run as graphs; False after a fall-back.
+        products: the libraries of the matrix products of a graph.
         fallback: the reason for a fall-back to eager steps, or None.
         names: the names of the numbers of a step by parameter group, known after its first run.
     """
 
-    def __init__(self, computation: Computation, *, graph: bool) -> None:
-        self.computation, self.graph = computation, graph
+    def __init__(self, computation: Computation, *, graph: bool, products: ProductChoices) -> None:
+        self.computation, self.graph, self.products = computation, graph, products
         self.fallback: str | None = None
         self.names: dict[str, tuple[str, ...]] = {}
         self._plans: dict[Any, Plan] = {}
@@ -119,7 +128,7 @@ class StepPlans:
             return plan.eager(*arguments)
         random = torch.get_rng_state()
         try:
-            return plan.graph.run(*arguments)
+            return (plan.fast or plan.graph).run(*arguments)
         except Exception as error:  # the eager step raises the error that the user has to see
             torch.set_rng_state(random)
             outputs = plan.eager(*arguments)
@@ -163,9 +172,30 @@ class StepPlans:
         graph = self._traced(eager, player, arguments) if self.graph else None
         plan = Plan(eager, list(self.computation.parameters.of(player)), graph)
         if graph is not None:
+            plan.fast = self._with_fast_products(graph, player, arguments)
             plan.agrees_on(arguments)
             self._reads = self._reads or self._find_reads()
         return plan
+
+    def _with_fast_products(self, graph: StepGraph, player: str, arguments: tuple[Tensor, ...]) -> ProductGraph | None:
+        """Return the graph with the fastest products; None if they are those of torch, or differ beyond rounding."""
+        fast = with_fast_products(graph, self.products)
+        if fast is None:
+            return None
+        with self._preserved_state():
+            expected = graph.run(*arguments)
+        try:
+            difference = self._difference(graph, expected, arguments, player, fast.run)
+        except Exception as error:  # a library may refuse what it has computed when it was timed
+            difference = describe_failure(error)
+        if difference is None:
+            return fast
+        self.products.use_aten(fast.kinds)
+        warnings.warn(
+            f"The matrix products of the step are computed by torch alone: with the faster libraries, {difference}",
+            stacklevel=5,
+        )
+        return None
 
     def _traced(self, eager: Callable[..., Outputs], player: str, arguments: tuple[Tensor, ...]) -> StepGraph | None:
         """Return the step as a graph that agrees with the eager step on the same draws; None after a fall-back."""
@@ -230,11 +260,16 @@ class StepPlans:
             return eager(*arguments)
 
     def _difference(
-        self, graph: StepGraph, expected: Outputs, arguments: tuple[Tensor, ...], player: str
+        self,
+        graph: StepGraph,
+        expected: Outputs,
+        arguments: tuple[Tensor, ...],
+        player: str,
+        run: Callable[..., Outputs] | None = None,
     ) -> str | None:
-        """Return the reason why a graph does not agree with the eager step on the same draws, or None."""
+        """Return why a graph, or `run` in its place, does not agree with the eager step on the same draws, or None."""
         with self._preserved_state():
-            outputs = graph.run(*arguments)
+            outputs = (run or graph.run)(*arguments)
             if not graph.has_fixed_values():
                 return "a tensor that decides a shape has changed"
         gradients = [f"the gradient of {name}" for name in self.computation.parameters.names(player)]

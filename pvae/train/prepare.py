@@ -19,6 +19,7 @@ from pvae.data.subset import draw_subset
 from pvae.errors import InputError
 from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
+from pvae.products import ProductChoices
 from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import find_groups
@@ -189,7 +190,9 @@ class TrainingSetup:
             parameters=parameters,
             optimiser=optimiser,
             schedule=make_schedule(options.schedule, optimiser),
-            stepper=Stepper(computation, optimiser, graph=uses_graph, clip=options.clip),
+            stepper=Stepper(
+                computation, optimiser, graph=uses_graph, clip=options.clip, products=ProductChoices(options.matmul)
+            ),
             splits=splits,
             validation=validation,
             options=options,

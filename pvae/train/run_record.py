@@ -22,7 +22,7 @@ from pvae.programs.binding import Fields
 from pvae.structures import is_structure
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.encoding import canonical, digest
-from pvae.train.options import FREE, Options
+from pvae.train.options import FREE, MATMUL_OF_EARLIER_RUNS, Options
 
 __all__ = [
     "KINDS",
@@ -148,6 +148,7 @@ def find_changes(current: Mapping[str, Any], recorded: Mapping[str, Any], accept
         accepted: kinds of `KINDS` that may differ.
     """
     now, then = _bound_values(current), _bound_values(recorded)
+    then["training"].setdefault("matmul", MATMUL_OF_EARLIER_RUNS)
     texts = [describe_difference(now[kind], then[kind], _WORDS[kind]) for kind in KINDS if kind not in accepted]
     return "; ".join(filter(None, texts))
 

@@ -69,6 +69,7 @@ class Snapshots:
         restore_training(context.parameters, context.optimiser, context.schedule, snapshot)
         context.history.cut(snapshot.state)
         context.progress.restore(snapshot.state)
+        context.stepper.products.keep(snapshot.state.get("products", {}))
         self.good = snapshot
 
     def restore_good(self) -> None:
@@ -88,5 +89,6 @@ class Snapshots:
 
     def _capture(self) -> Snapshot:
         context = self.context
-        progress = {**context.progress.record(), **context.history.mark(), **context.identity}
+        products = {"products": context.stepper.products.record()}
+        progress = {**context.progress.record(), **context.history.mark(), **context.identity, **products}
         return capture_training(context.parameters, context.optimiser, context.schedule, progress)

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.products import ProductChoices
+from pvae.train.clipping import clipped
 from pvae.train.computation import Computation
 from pvae.train.graph.trace import Outputs
 from pvae.train.optimisers import track_parameters
 from pvae.train.plans import Plan, StepPlans
 
-__all__ = ["Stepper", "clipped"]
+__all__ = ["Stepper"]
 
 
 class Stepper:
@@ -25,6 +27,7 @@ class Stepper:
         optimiser: one torch optimiser over all parameters.
         graph: whether to trace the computation once per kind of batch, and to run the graph.
         clip: the largest norm of all gradients of a parameter group together, nats per datum; None for no limit.
+        products: the libraries of the matrix products of a graph; None for those of torch.
     """
 
     def __init__(
@@ -34,10 +37,12 @@ class Stepper:
         *,
         graph: bool,
         clip: float | None = None,
+        products: ProductChoices | None = None,
     ) -> None:
         self.computation, self.optimiser, self.clip = computation, optimiser, clip
         self.parameters = computation.parameters
-        self._plans = StepPlans(computation, graph=graph)
+        self.products = ProductChoices("aten") if products is None else products
+        self._plans = StepPlans(computation, graph=graph, products=self.products)
         self._known_parameters = dict(self.parameters.named)
 
     @property
@@ -138,19 +143,3 @@ class Stepper:
             self._plans.clear()
         self._plans.look_for_changes()
         track_parameters(self.optimiser, self.parameters.named, self._known_parameters, self.parameters.group_of)
-
-
-def clipped(gradients: Outputs, limit: float) -> Outputs:
-    """Return the gradients, scaled by one factor so that their norm together is at most a limit.
-
-    Args:
-        gradients: the gradients of parameters; None for a parameter without one.
-        limit: the largest norm.
-    """
-    present = [gradient for gradient in gradients if gradient is not None]
-    if not present:
-        return gradients
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
-    factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
-    scaled = iter(torch._foreach_mul(present, factor))
-    return tuple(None if gradient is None else next(scaled) for gradient in gradients)

@@ -58,6 +58,7 @@ def fit(
     device: str = FitOptions.device,
     precision: str = FitOptions.precision,
     step: str = FitOptions.step,
+    matmul: str = FitOptions.matmul,
     seed: int = FitOptions.seed,
     out: str | Path | None = None,
     resume: bool = False,
@@ -102,6 +103,9 @@ def fit(
         precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast, with parameters in float32).
         step: ``"graph"`` traces the step once and runs the graph, with the same result; a program that no graph can
             hold runs eagerly after a warning. ``"eager"`` runs the programs in each step; ``"auto"`` means graph.
+        matmul: who computes the matrix products of a graph: ``"auto"``, the library that is the fastest for each shape
+            on this machine; or ``"aten"``, torch itself, with the same bits as the eager step. A resumed run keeps the
+            libraries of the run.
         seed: the seed of the order of data, of all draws, and of the parameters of a `ModelSpec`.
         out: the folder of the run; None keeps everything in memory.
         resume: whether to continue the run in `out`; if there is none, a new one starts.

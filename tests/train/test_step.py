@@ -40,8 +40,8 @@ from torch import Tensor, nn
 
 from pvae.models import LatentModel, pair
 from pvae.objectives import IWAE, Renyi
+from pvae.train.clipping import clipped
 from pvae.train.devices import isolated
-from pvae.train.step import clipped
 
 CASES = {
     "modules": (Plain, Trace_ELBO),

@@ -26,7 +26,7 @@ from pvae.train.graph.dynamic_shapes import (
 )
 from pvae.train.graph.simplify import simplify
 
-__all__ = ["StepGraph", "as_function", "trace", "trace_module"]
+__all__ = ["StepGraph", "as_function", "sources_forgotten", "trace", "trace_module"]
 
 Outputs = tuple[Tensor | None, ...]
 
@@ -42,11 +42,13 @@ class StepGraph:
         run: the function of the arguments.
         captured: the ids of the tensors that the graph holds by reference: parameters, buffers and constants.
         fixed: tensors whose values the graph has kept, each with a copy of these values.
+        module: the graph that `run` runs.
     """
 
     run: Callable[..., Outputs]
     captured: frozenset[int]
     fixed: tuple[tuple[Tensor, Tensor], ...]
+    module: GraphModule
 
     def has_fixed_values(self) -> bool:
         """Return whether the tensors of `fixed` still have the values of the trace."""
@@ -59,7 +61,7 @@ def _one_fake_mode() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _sources_forgotten() -> Iterator[None]:
+def sources_forgotten() -> Iterator[None]:
     """Remove the source code of the graphs that the block makes; torch keeps it for as long as the process lives.
 
     It is about 25 kB for each training. torch needs it for tracebacks through a graph, where it helps no user.
@@ -88,7 +90,7 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Step
         Exception: any error of a branch on a tensor's value, or of an operation that cannot be traced.
     """
     graph, captured, fixed = trace_module(function, arguments)
-    return StepGraph(as_function(graph), captured, fixed)
+    return StepGraph(as_function(graph), captured, fixed, graph)
 
 
 def trace_module(
@@ -104,7 +106,7 @@ def trace_module(
         DynamicShapeError: as `trace`.
         Exception: as `trace`.
     """
-    with _sources_forgotten():
+    with sources_forgotten():
         return _trace_module(function, arguments)
 
 

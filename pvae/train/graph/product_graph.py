@@ -1,0 +1,45 @@
+"""A copy of a step's graph in which the fastest libraries compute the matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch.fx import Graph, GraphModule
+
+from pvae.products import ProductChoices, ProductKind, replace_products
+from pvae.train.graph.trace import Outputs, StepGraph, as_function, sources_forgotten
+
+__all__ = ["ProductGraph", "with_fast_products"]
+
+
+class ProductGraph:
+    """A step's graph with the products of the fastest libraries.
+
+    Its results differ from those of the graph by rounding.
+
+    Args:
+        module: the graph.
+        kinds: the kinds of the products that another library than torch computes.
+
+    Attributes:
+        run: the function of the arguments.
+    """
+
+    def __init__(self, module: GraphModule, kinds: frozenset[ProductKind]) -> None:
+        self.module, self.kinds = module, kinds
+        self.run: Callable[..., Outputs] = as_function(module)
+
+
+def with_fast_products(graph: StepGraph, products: ProductChoices) -> ProductGraph | None:
+    """Return a copy of a graph with the products of the fastest libraries; None if torch computes all of them.
+
+    Args:
+        graph: the graph of a step, which does not change. The copy holds the same parameters by reference.
+        products: the choices of the libraries.
+    """
+    with sources_forgotten():
+        copy = Graph()
+        copy.output(copy.graph_copy(graph.module.graph, {}))
+        module = GraphModule(graph.module, copy)
+        kinds = replace_products(module, products)
+        return ProductGraph(module, kinds) if kinds else None
