@@ -83,7 +83,13 @@ def data_of_run(
 
 
 def whole_data_for_run(
-    run: Run, source: str, folder: str | None, reading: Mapping[str, Any], *, missing: bool = False
+    run: Run,
+    source: str,
+    folder: str | None,
+    reading: Mapping[str, Any],
+    *,
+    missing: bool = False,
+    labels: bool = True,
 ) -> Splits:
     """Return all data of a file in order, as the training split, with the columns and labels of a run's training.
 
@@ -93,6 +99,7 @@ def whole_data_for_run(
         folder: the first place to look for it.
         reading: how a file is read, as options of `load_data`; the others are those of the run.
         missing: whether missing values are allowed although the training had none.
+        labels: whether the labels of the data are used; otherwise they are left out.
 
     Raises:
         InputError: if the data cannot be loaded, or have other columns.
@@ -101,7 +108,8 @@ def whole_data_for_run(
     from pvae.train.data_for_run import RunForm
 
     form = RunForm(run.config["data"], run.config["training"]["precision"])
-    options = _reading(Schema.from_record(run.config["data"].get("schema", {})), reading, own=False)
+    schema = Schema.from_record(run.config["data"].get("schema", {})).changed(ignores_labels=not labels)
+    options = _reading(schema, reading, own=False)
     if missing or form.takes_mask:
         options.setdefault("missing", "mask")
     splits = load_data(source, folder=folder, binarise="none", validation=0, test=0, **options)

@@ -142,7 +142,7 @@ def predict(run: str, probabilities: bool, **options: Any) -> None:
     With --data, all data of the file are classified in order; their own labels, if any, are not used.
     """
     name = "probabilities" if probabilities else "labels"
-    _write(run, options, name, lambda opened, data: opened.predict(**data, probabilities=probabilities))
+    _write(run, options, name, lambda opened, data: opened.predict(**data, probabilities=probabilities), labels=False)
 
 
 def _open(run: str, options: dict[str, Any]) -> Any:
@@ -152,7 +152,13 @@ def _open(run: str, options: dict[str, Any]) -> Any:
 
 
 def _write(
-    run: str, options: dict[str, Any], name: str, use: Callable[[Any, dict[str, Any]], Any], *, missing: bool = False
+    run: str,
+    options: dict[str, Any],
+    name: str,
+    use: Callable[[Any, dict[str, Any]], Any],
+    *,
+    missing: bool = False,
+    labels: bool = True,
 ) -> None:
     """Open a run, load data, and write what a function returns for both.
 
@@ -162,6 +168,7 @@ def _write(
         name: what is written.
         use: a function of the run and of the arguments ``data`` and ``split`` of its methods.
         missing: whether missing values are allowed.
+        labels: whether the labels of the data are used.
     """
     from pvae.commands.runs import data_of_run, require_split, whole_data_for_run
 
@@ -171,7 +178,8 @@ def _write(
     if source is None:
         splits = data_of_run(opened, None, folder, reading_options(options))
     else:
-        splits, split = whole_data_for_run(opened, source, folder, reading_options(options), missing=missing), "train"
+        reading = reading_options(options)
+        splits, split = whole_data_for_run(opened, source, folder, reading, missing=missing, labels=labels), "train"
     print_status(f"Writing {name} of {require_split(splits, split).size} data ...")
     values = use(opened, {"data": splits, "split": split})
     write_table(path, name, values, keep_formulas=options["keep_formulas"])

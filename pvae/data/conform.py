@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
-from pvae.data.labels import HIDDEN
+from pvae.data.labels import HIDDEN, without_labels
 from pvae.data.raw_data import RawData
 from pvae.data.schema import Schema
 from pvae.data.splits import Splits
@@ -32,7 +32,14 @@ def options_like(options: TableOptions, like: Schema | None) -> TableOptions:
     own = ("separator", "header")  # another file may be written in another way
     names = [name for name in like.options if name not in own and not getattr(options, name)]
     recorded = {name: like.options[name] for name in names}
-    return replace(options, **recorded, known_label=like.label or None, known_values=like.categories)
+    return replace(
+        options,
+        **recorded,
+        recorded=tuple(recorded),
+        known_label=like.label or None,
+        known_values=like.categories,
+        ignores_label=like.ignores_labels,
+    )
 
 
 def in_order_of(raw: RawData, like: Schema) -> RawData:
@@ -92,6 +99,8 @@ def conformed(splits: Splits, like: Schema) -> Splits:
     Raises:
         InputError: if the columns differ, a label is not one of the earlier labels, or x was scaled in another way.
     """
+    if like.ignores_labels:
+        splits = replace(splits.map_data(without_labels), schema=splits.schema.changed(classes=like.classes))
     own = splits.schema
     if own.columns and like.columns and own.columns != like.columns:
         positions = _positions(splits.name, own.columns, like)

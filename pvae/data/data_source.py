@@ -125,6 +125,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
         state.update(f"{part}:{len(chosen)};".encode() + chosen.numpy().tobytes())
         if len(chosen):
             notes.append(f"{part}: {len(chosen)} of {source.train.size} data, drawn with seed {seed}")
+    notes += _notes_of_no_draw(source, {"validation": validation, "test": test})
     # The remaining data keep the order of the source, and share its memory where nothing was drawn.
     positions["train"] = order.sort().values
     is_whole = len(order) == source.train.known_size or source.train.known_size is None
@@ -143,15 +144,33 @@ def _random_order(source: DataSource, validation: float | None, test: float | No
     Raises:
         InputError: if a split is to be drawn from such a source.
     """
-    size, train = source.train.known_size, source.train
-    has_own_batches = size is None or (isinstance(train, StoredBatch) and train.own_batch_size is not None)
+    has_own_batches = _has_own_batches(source.train)
     for part, wanted in (("validation", validation), ("test", test)):
         if has_own_batches and wanted and part not in source.own:
             raise InputError(
                 f"No {part} split can be drawn from {source.schema.account or source.name}. Give the splits apart, as "
                 f"{{'train': ..., {part!r}: ...}}, or {part}=0."
             )
-    return torch.randperm(size or 0, generator=torch.Generator().manual_seed(derived_seed(seed, "split")))
+    return torch.randperm(
+        source.train.known_size or 0, generator=torch.Generator().manual_seed(derived_seed(seed, "split"))
+    )
+
+
+def _has_own_batches(train: Batch) -> bool:
+    """Return whether the source makes its batches itself, so that no data can be drawn from it."""
+    return train.known_size is None or (isinstance(train, StoredBatch) and train.own_batch_size is not None)
+
+
+def _notes_of_no_draw(source: DataSource, sizes: Mapping[str, float | None]) -> list[str]:
+    """Return a line if a split that other data have by default is not drawn, because the source makes its batches."""
+    names = [part for part, size in sizes.items() if size is None and part not in source.own]
+    if not names or not _has_own_batches(source.train):
+        return []
+    effect = ", so that the last parameters of a training are kept" if "validation" in names else ""
+    return [
+        f"a loader or an iterable gives no {' and no '.join(names)} split{effect}; give {{'train': ..., {names[0]!r}: "
+        f"...}}, or {names[0]}=0 if none is needed"
+    ]
 
 
 def _taken(batch: Batch, positions: Tensor) -> Batch:

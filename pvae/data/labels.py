@@ -10,9 +10,10 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.data.binarise import derived_seed
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 
-__all__ = ["HIDDEN", "check_labels", "with_labels"]
+__all__ = ["HIDDEN", "check_labels", "with_labels", "without_labels"]
 
 #: the value of ``y`` of a datum whose label is hidden
 HIDDEN = -1
@@ -27,6 +28,19 @@ def check_labels(labels: Any) -> int | None:
     if labels is None:
         return None
     return require_whole(labels, "labels", least=0, advice="It is the number of training data that keep their label.")
+
+
+def without_labels(batch: Batch) -> Batch:
+    """Return data without the field ``y``.
+
+    Args:
+        batch: data in memory or elsewhere.
+    """
+    if "y" not in batch:
+        return batch
+    if isinstance(batch, StoredBatch):
+        return batch.changed(without_labels)
+    return Batch(**{name: tensor for name, tensor in batch.items() if name != "y"})
 
 
 def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:

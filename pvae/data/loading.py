@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -170,6 +170,7 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
     if not raw.schema.rows:
         check_missing("error" if not options.missing else "mask" if options.words is None else ",".join(options.words))
     fields, channel_notes = with_channels_first(raw.fields, channels)
+    fields, label_notes = _without_labels(fields) if like is not None and like.ignores_labels else (fields, ())
     if options.missing:
         fields = {name: _without_masked_array(name, value) for name, value in fields.items()}
     numbered = number_labels(
@@ -178,7 +179,7 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
         hidden_allowed=options.missing,
     )
     fields = masked(numbered.fields) if options.missing else numbered.fields
-    notes = (*raw.notes, *channel_notes, *numbered.notes)
+    notes = (*raw.notes, *channel_notes, *label_notes, *numbered.notes)
     schema = raw.schema.changed(
         account="; ".join([*([raw.schema.account] if raw.schema.account else []), *notes]),
         classes=numbered.classes,
@@ -186,6 +187,12 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
         options=options.chosen(),
     )
     return replace(source_of(raw.name, fields, schema, notes), row_names=raw.row_names)
+
+
+def _without_labels(fields: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return fields without labels, and a line that says so if there are some."""
+    kept = {name: value for name, value in fields.items() if name != "y" and not name.startswith("y_")}
+    return kept, ("the labels of these data are not used",) if len(kept) < len(fields) else ()
 
 
 def _is_writeable(x: Any) -> bool:

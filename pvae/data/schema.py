@@ -85,6 +85,7 @@ class Schema:
         scaling: how x was scaled, or None.
         channels: the option ``channels``, where it was given.
         options: the options of tables and of missing values that were given.
+        ignores_labels: whether labels of data that get this form are left out, because they are not used.
     """
 
     account: str = ""
@@ -98,6 +99,7 @@ class Schema:
     scaling: Scaling | None = None
     channels: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    ignores_labels: bool = False
 
     def to_record(self) -> dict[str, Any]:
         """Return the schema as values of TOML or JSON, without what is at its default."""

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
+from pvae.fit_options import FitOptions
 from pvae.linter.agreement_rules import AGREEMENT_RULES
 from pvae.linter.auxiliary_rules import AUXILIARY_RULES
 from pvae.linter.check_context import CheckContext
+from pvae.linter.checked_data import checked_batch
 from pvae.linter.findings import Finding, Findings, failure
 from pvae.linter.memory_rules import describe_shortage, find_shortage, memory_limit
 from pvae.linter.objective_rules import OBJECTIVE_RULES, find_bias
@@ -102,11 +104,12 @@ class CheckResult:
 
 def check(
     latent_model: Any,
-    batch: Mapping[str, Tensor],
+    batch: Any,
     objective: Any = "elbo",
     fields: Fields = None,
     *,
     data_size: int | None = None,
+    batch_size: int = FitOptions.batch_size,
 ) -> Findings:
     """Check a latent model and an objective on one batch, before training.
 
@@ -114,19 +117,24 @@ def check(
 
     Args:
         latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.
-        batch: a few of the training data.
+        batch: a few of the training data as a `Batch` or as tensors by name; or what `pvae.fit` takes as data, such as
+            `Splits`, an array, a path, a data set or a loader of PyTorch, of which the first batch is checked.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name of the command line.
         fields: as for `pvae.models.bind`.
         data_size: the number of all training data. A parameter with one row for each position of the batch is fatal if
-            a batch does not hold all data, and right if it does; if the number is not given, the finding is a note.
+            a batch does not hold all data, and right if it does; if the number is not known, the finding is a note.
+        batch_size: the number of data that are checked if `batch` is no batch; a loader has its own.
 
     Returns:
         The findings; ``findings.require()`` raises an error for the fatal ones among them.
 
     Raises:
-        InputError: if there is no latent model, `objective` is no objective, or the fields cannot be bound.
+        InputError: if there is no latent model, `objective` is no objective, the data cannot be read, or the fields
+            cannot be bound.
     """
     require_latent_model(latent_model, "check")
+    batch, known_size = checked_batch(latent_model, batch, fields, require_whole(batch_size, "batch_size"))
+    data_size = known_size if data_size is None else data_size
     if data_size is not None:
         data_size = require_whole(data_size, "data_size", advice="It is the number of all training data.")
     # A training casts real numbers to the type of the parameters before it looks at them.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data import Schema, Splits, load_data
+from pvae.data.labels import without_labels
 from pvae.data.loading import is_path
 from pvae.data.scaling import narrowed
 from pvae.errors import InputError
@@ -89,7 +90,9 @@ class RunForm:
         return pd.DataFrame(values.reshape(len(values), -1).numpy(), columns=list(columns), index=index)
 
 
-def data_for_run(form: RunForm, data: Any, split: str, *, missing: bool = False) -> tuple[Batch, Batch, Any]:
+def data_for_run(
+    form: RunForm, data: Any, split: str, *, missing: bool = False, labels: bool = True
+) -> tuple[Batch, Batch, Any]:
     """Return data in the form of the training data of a run.
 
     Args:
@@ -98,6 +101,7 @@ def data_for_run(form: RunForm, data: Any, split: str, *, missing: bool = False)
             that `load_data` takes, of which all data are taken in order.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         missing: whether missing values are allowed although the training had none.
+        labels: whether the labels of the data are used; otherwise they are left out, and may be unknown ones.
 
     Returns:
         The data for the model; the same data before they were binarised or made less precise; and the names of the
@@ -107,9 +111,10 @@ def data_for_run(form: RunForm, data: Any, split: str, *, missing: bool = False)
         InputError: if the data cannot be read, or have other columns or labels than the training data.
     """
     if isinstance(data, Batch):
+        data = data if labels else without_labels(data)
         batch = form.with_mask(data)
         return narrowed(batch, form.dtype), batch, None
-    schema = form.schema
+    schema = form.schema if labels else form.schema.changed(ignores_labels=True)
     if isinstance(data, Splits):
         splits = load_data(data, like=schema) if schema != Schema() else data
     elif isinstance(data, str | os.PathLike) and not is_path(data):

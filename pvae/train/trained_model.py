@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
+from pvae.data.labels import HIDDEN
 from pvae.errors import InputError
 from pvae.models.imputation import impute
 from pvae.models.posterior_values import plausible_codes, reconstruct
@@ -210,7 +211,7 @@ class TrainedModel:
         """Return the most probable label of each datum under q(y given x), or the probabilities of all labels.
 
         Args:
-            data: see `TrainedModel`; labels of the data are not used.
+            data: see `TrainedModel`. Labels of the data are not used: they may be missing, or unknown to the model.
             probabilities: whether to return the probabilities.
             split: the split of `Splits`.
             chunk: the number of data at once.
@@ -223,7 +224,9 @@ class TrainedModel:
             InputError: if the model has no classifier, or the data cannot be used.
         """
         form = self._form()
-        batch, _, index = data_for_run(form, data, split)
+        batch, _, index = data_for_run(form, data, split, labels=False)
+        if "y" in self.config["data"]["fields"]:  # the programs may need the field
+            batch = batch.replace(y=torch.full((batch.size,), HIDDEN))
         fields = self.config.get("fields")
 
         def classify(part: Batch) -> Tensor:

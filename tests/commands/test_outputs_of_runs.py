@@ -140,6 +140,10 @@ def test_a_bad_table_ends_every_command_in_one_line(folder: Path, words: list[st
     Path("bad.csv").write_text(text)
     data = ["--data", "bad.csv", *words]
     commands = [[command, "labels", *data, "--out", "no.csv"] for command in ("encode", "predict")]
+    if "label 'w'" in reason:
+        done = run(*commands.pop())
+        assert done.code == 0 and "the labels of these data are not used" in done.err.splitlines()[0]
+        Path("no.csv").unlink()
     commands += [
         ["evaluate", "labels", *data],
         ["show", "labels", "--what", "reconstructions", *data, "--out", "no.png"],

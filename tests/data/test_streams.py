@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,23 @@ import numpy as np
 import pytest
 import torch
 from streamed_data import Augmented, Plain, Readings
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler, WeightedRandomSampler
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    get_worker_info,
+)
 
 from pvae.batch import Batch
 from pvae.data import load_data, minibatches, steps_of_epoch
 from pvae.data.item_data import fields_of_item
 from pvae.data.streams.prefetch import read_ahead
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.data.streams.stored_rows import ItemRows
 from pvae.data.streams.worker_batches import SeededItems
 from pvae.errors import InputError
 from pvae.randomness import seeded
@@ -192,14 +203,99 @@ class Mixed(Plain):
 def test_batches_that_a_worker_sends_together_are_those_that_it_sends_alone() -> None:
     for dataset, fields in ((Augmented(), ("x", "y")), (Mixed(), ("x", "name"))):
         items = SeededItems(dataset, None)
+        rows = ItemRows(dataset)
         keys = [(5, [3, 1]), (6, [0, 2]), (7, [59])]
         with seeded(0):
             together = pickle.loads(pickle.dumps(items[keys])).batches()
         for batch, key in zip(together, keys, strict=True):
-            alone, content = (fields_of_item(each, "A batch") for each in (items.read_here(key), batch))
+            with rows.seeded(key[0]):
+                alone, content = rows.read(torch.tensor(key[1])), fields_of_item(batch, "A batch")
             assert list(alone) == list(content) == list(fields)
             assert alone["x"].dtype == content["x"].dtype and torch.equal(alone["x"], content["x"])
             assert list(alone[fields[1]]) == list(content[fields[1]])
+
+
+class Noisy(Plain):
+    """Items with noise from a generator that a transform holds."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__()
+        self.transform = {"steps": [draw]}
+
+    def __getitem__(self, number: int) -> Any:
+        return self.x[number] + self.transform["steps"][0]()
+
+
+class Draw:
+    """A transform that draws from a generator of its own."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+
+    def __call__(self) -> float:
+        kind = type(self.generator)
+        if kind is torch.Generator:
+            return float(torch.rand((), generator=self.generator))
+        return float(self.generator.random() if kind is not np.random.RandomState else self.generator.random_sample())
+
+
+class Sequential(IterableDataset):
+    """The items of a data set one after another."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Any:
+        return (self.dataset[number] for number in range(len(self.dataset)))
+
+
+def state_of(generator: Any) -> str:
+    if isinstance(generator, np.random.Generator):
+        return str(generator.bit_generator.state)
+    if isinstance(generator, random.Random):
+        return str(generator.getstate())
+    state = generator.get_state()
+    return str((state if isinstance(state, Tensor) else state[1]).tolist())
+
+
+GENERATORS = (np.random.default_rng(0), np.random.RandomState(0), torch.Generator(), random.Random(0))
+HIDDEN = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda generator: type(generator).__module__)
+def test_draws_from_a_generator_of_the_data_set_are_repeated(generator: Any) -> None:
+    dataset = Noisy(Draw(generator))
+    before = state_of(generator)
+    rows, loader = (load_data(each).train for each in (dataset, DataLoader(dataset, batch_size=2)))
+    for train in (rows, loader, load_data(Sequential(dataset)).train):
+        first = epoch(train, 2)
+        assert all(map(same, first, epoch(train, 2))) and not same(first[0], epoch(train, 2, number=1)[0])
+        assert train is rows or not torch.allclose(first[0].x - Plain().x[:2], first[1].x - Plain().x[2:4])
+        assert not train.notes  # type: ignore[attr-defined]
+    for train in (rows, loader):
+        assert all(map(same, epoch(train, 2, start=9), epoch(train, 2)[9:]))
+    assert state_of(generator) == before
+
+
+def _new_generator(worker: int) -> None:
+    dataset = get_worker_info().dataset  # type: ignore[union-attr]
+    dataset.transform = {"steps": [Draw(np.random.default_rng())]}
+    dataset.x = dataset.x + 100
+
+
+def test_workers_repeat_the_draws_of_their_own_generators() -> None:
+    dataset = Noisy(Draw(np.random.default_rng(0)))
+    here = load_data(DataLoader(dataset, batch_size=2)).train
+    workers = load_data(DataLoader(dataset, batch_size=2, num_workers=1, worker_init_fn=_new_generator)).train
+    expected, found = (torch.cat([batch.x for batch in epoch(train, 2)]) for train in (here, workers))
+    torch.testing.assert_close(found, expected + 100, atol=1e-4, rtol=0)
+
+
+def test_draws_that_cannot_be_repeated_are_said() -> None:
+    for source in (DataLoader(Noisy(lambda: HIDDEN.random()), batch_size=8), Noisy(lambda: HIDDEN.random())):
+        assert any("cannot seed" in note for note in load_data(source, validation=0, test=0).notes)
+    for source in (Augmented(), Noisy(HIDDEN.random)):
+        assert not load_data(source, **WHOLE).notes
 
 
 class Own:
@@ -251,6 +347,7 @@ def test_an_iterable_is_read_from_its_start() -> None:
 
 def test_splits_of_several_sources() -> None:
     splits = load_data({"train": DataLoader(Augmented(), batch_size=8), "test": (X, np.zeros(60, dtype=int))})
+    assert not splits.notes
     assert splits.validation is None and torch.equal(splits.test.x, torch.from_numpy(X))  # type: ignore[union-attr]
     with pytest.raises(InputError, match=r"validation=0\.1 has no place"):
         load_data({"train": X, "test": X}, validation=0.1)
@@ -336,4 +433,7 @@ def test_data_in_parts_are_described_by_one_pass(tmp_path: Path, monkeypatch: py
     )
     assert stored == expected and "label of 3 classes: a: 20, b: 20, c: 20" in stored
     described = load_data(Readings()).describe().splitlines()
-    assert described[1] == "60 data, each 4; splits: 60 train" and len(described) == 8
+    assert described[1] == "60 data, each 4; splits: 60 train" and len(described) == 9
+    assert described[-1].startswith("note: a loader or an iterable gives no validation and no test split, so that")
+    assert not load_data(Readings(), validation=0, test=0).notes
+    assert "gives no test split; give" in load_data(DataLoader(Plain()), validation=0).notes[0]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from stats import assert_close_in_sigmas
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import pvae
 from pvae.errors import InputError
@@ -145,6 +146,20 @@ def test_labels_are_predicted_by_their_original_names() -> None:
     np.testing.assert_allclose(table, run.model.classify(x).probs.detach(), atol=1e-5)
     names = np.array(["cat", "dog"])
     assert list(labels) == list(names[run.model.classify(x).logits.argmax(-1)])
+    x = data.train.x.float()
+    for source in (
+        TABLE.assign(kind="bird"),
+        TABLE.assign(kind=None),
+        TABLE.assign(kind=np.where(Z > 0, 7, -1)),
+        pvae.load_data(TABLE.assign(kind="bird"), label="kind", binarise="none", validation=0.1, test=0.1),
+        pvae.Batch(x=x, y=torch.full((len(x),), 9)),
+        DataLoader(TensorDataset(torch.tensor(unlabelled.to_numpy()), torch.full((200,), 9)), batch_size=7),
+        DataLoader(list(zip(unlabelled.to_numpy(), 200 * [-3], strict=True)), batch_size=7),  # type: ignore[arg-type]
+    ):
+        whole = not isinstance(source, pvae.Batch | pvae.Splits)
+        expected = labels if whole else pd.Series(names[run.model.classify(x).logits.argmax(-1)])
+        split = {"split": "train"} if isinstance(source, pvae.Splits) else {}
+        assert list(run.predict(source, **split)) == list(expected)
     assert len(run.sample(3)) == 3  # labels are hidden, and drawn from their prior
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, default_convert
 
 from pvae.batch import Batch, Index
+from pvae.data.binarise import derived_seed
 from pvae.data.item_data import fields_of_item
 from pvae.data.streams.loader_batch import seeded_order
+from pvae.data.streams.own_generators import OwnGenerators
 from pvae.data.streams.prefetch import on_device
 from pvae.data.streams.preparation import PLAIN, Preparation
 from pvae.data.streams.same_form import form_text
@@ -210,19 +212,20 @@ def _joined(parts: list[Batch]) -> Batch:
 
 def _iterate(loader: Any, seed: int, epoch: int) -> Iterator[Any]:
     """Yield the batches of a loader, which draws from seeded generators; those of this process are restored."""
-    with seeded_order(loader, seed, epoch):
-        batches = iter(loader)
-        state = RandomState.capture()
-    draws_here = not getattr(loader, "num_workers", 0)
-    end = object()
-    while True:
-        if not draws_here:
-            content = next(batches, end)
-        else:
-            with preserved_randomness():
-                state.restore()
+    with OwnGenerators(loader.dataset).seeded(derived_seed(seed, "epoch", epoch)):
+        with seeded_order(loader, seed, epoch):
+            batches = iter(loader)
+            state = RandomState.capture()
+        draws_here = not getattr(loader, "num_workers", 0)
+        end = object()
+        while True:
+            if not draws_here:
                 content = next(batches, end)
-                state = RandomState.capture()
-        if content is end:
-            return
-        yield content
+            else:
+                with preserved_randomness():
+                    state.restore()
+                    content = next(batches, end)
+                    state = RandomState.capture()
+            if content is end:
+                return
+            yield content

@@ -16,7 +16,7 @@ from pvae.data.item_data import fields_of_item
 from pvae.data.streams.prefetch import on_device
 from pvae.data.streams.preparation import PLAIN, Preparation
 from pvae.data.streams.row_batch import RowBatch
-from pvae.data.streams.stored_rows import ItemRows
+from pvae.data.streams.stored_rows import ItemRows, collated
 from pvae.data.streams.worker_batches import BatchKey, SeededItems, WorkerPool
 from pvae.errors import InputError
 from pvae.randomness import seeded
@@ -86,7 +86,7 @@ class LoaderBatch(RowBatch):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know about the order of the data."""
-        return self._notes
+        return (*self._notes, *super().notes)
 
     @property
     def own_batch_size(self) -> int:
@@ -130,16 +130,22 @@ class LoaderBatch(RowBatch):
         return on_device(self._batches(keys), self.device)
 
     def _batches(self, keys: list[BatchKey]) -> Iterator[Batch]:
-        items = SeededItems(self._loader.dataset, self._rows.collate)  # type: ignore[attr-defined]
+        rows: ItemRows = self._rows  # type: ignore[assignment]
         if len(keys) < 2 or not self._loader.num_workers:
-            read: Iterator[Any] = map(items.read_here, keys)
+            read: Iterator[Any] = (self._read_here(rows, *key) for key in keys)
         else:
-            read = self._workers(items).read(keys)
+            read = self._workers(SeededItems(rows.dataset, rows.collate)).read(keys)
         for (_, numbers), content in zip(keys, read, strict=True):
             yield self._checked(
                 fields_of_item(content, f"The batch of item {numbers[0]}", keeps_values=self.varies),
                 numbers,
             )
+
+    @staticmethod
+    def _read_here(rows: ItemRows, seed: int, numbers: list[int]) -> Any:
+        """Return a batch, read by this process; its generators are restored."""
+        with rows.seeded(seed):
+            return collated(rows.dataset, numbers, rows.collate)
 
     def _workers(self, items: SeededItems) -> WorkerPool:
         """Return the workers with the settings of the user's loader, kept where those are kept."""

@@ -70,7 +70,12 @@ def open_stored(
     if resident or isinstance(source, TensorDataset) or not is_of_pytorch(source):
         return None
     _refuse_table_options(options, f"a {type(source).__name__}")
-    return _of_batch(_batch_of(source, Preparation(channels, options.missing, checks_labels=True)), "the data")
+    prepare = Preparation(channels, options.missing, checks_labels=True, drops_labels=_ignores_labels(like))
+    return _of_batch(_batch_of(source, prepare), "the data")
+
+
+def _ignores_labels(like: Schema | None) -> bool:
+    return like is not None and like.ignores_labels
 
 
 def _open_path(
@@ -182,7 +187,8 @@ def _of_parts(
     parts: Mapping[str, Rows], name: str, options: TableOptions, channels: str, like: Schema | None
 ) -> DataSource:
     """Return rows of files as a source, with splits of their own; the labels of all of them are numbered together."""
-    labels = {part: rows.labels() for part, rows in parts.items()}
+    drops_labels = _ignores_labels(like)
+    labels = {part: None if drops_labels else rows.labels() for part, rows in parts.items()}
     fields = {_label_name(part): y for part, y in labels.items() if y is not None}
     classes = None if like is None else like.classes
     numbered = number_labels(fields, classes=classes, hidden_allowed=options.missing)
@@ -190,7 +196,7 @@ def _of_parts(
     for part, rows in parts.items():
         y = numbered.fields.get(_label_name(part))
         labelled = rows if y is None else LabelledRows(rows, np.asarray(y))
-        batches[part] = RowBatch(labelled, Preparation(channels, options.missing))
+        batches[part] = RowBatch(labelled, Preparation(channels, options.missing, drops_labels=drops_labels))
     source = _of_batch(batches["train"], name, numbered.notes, numbered.classes)
     own = {part: batch for part, batch in batches.items() if part != "train"}
     for part, batch in own.items():

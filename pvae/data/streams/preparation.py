@@ -24,11 +24,13 @@ class Preparation:
         channels: where the channels of pictures are, as for `load_data`.
         missing: whether NaN is a missing value.
         checks_labels: whether labels must be numbers from 0 on, because no other place has numbered them.
+        drops_labels: whether labels are left out.
     """
 
     channels: str = "auto"
     missing: bool = False
     checks_labels: bool = False
+    drops_labels: bool = False
 
     def __call__(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arrays of a part as the fields of a batch.
@@ -40,6 +42,8 @@ class Preparation:
             InputError: if labels are negative and -1 is not said to be a hidden one.
         """
         turned, _ = with_channels_first(fields, self.channels)
+        if self.drops_labels:
+            turned.pop("y", None)
         if self.checks_labels:
             _check_labels(turned.get("y"), hidden_allowed=self.missing)
         if not self.missing:

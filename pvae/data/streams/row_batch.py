@@ -16,9 +16,14 @@ from pvae.data.streams.preparation import PLAIN, Preparation
 from pvae.data.streams.same_form import form_text
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.streams.stored_rows import Rows
-from pvae.randomness import seeded
 
 __all__ = ["RowBatch"]
+
+_OWN_DRAWS = (
+    "reading the same datum twice gives different values, because the data set draws from a generator that pvae cannot "
+    "seed: a run that is stopped and resumed gets other draws than one that is not. Draw from the global generators, "
+    "or from one that is an attribute of the data set or of its transform"
+)
 
 #: The bytes of data that are looked at where a pass over all would take too long, at most, unless 100 data have more.
 _LOOK = 256 * 2**20
@@ -60,6 +65,15 @@ class RowBatch(StoredBatch):
     def varies(self) -> bool:
         """Whether a collate function of the user makes the batches, which may differ in their shapes."""
         return self._rows.varies
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line if the same data differ from reading to reading, although the generators are seeded."""
+        if not self._rows.draws or self.varies:
+            return ()
+        first, again = (self.take(slice(0, 1)) for _ in range(2))
+        same = all(torch.equal(first[name], again[name]) for name in first.names)
+        return () if same else (_OWN_DRAWS,)
 
     @property
     def look_size(self) -> int:
@@ -107,10 +121,7 @@ class RowBatch(StoredBatch):
 
     def _read(self, positions: Tensor, seed: int) -> Batch:
         """Return the data at positions in the source, on the CPU."""
-        if self._rows.draws:
-            with seeded(seed):
-                fields = self._rows.read(positions)
-        else:
+        with self._rows.seeded(seed):
             fields = self._rows.read(positions)
         return self._checked(fields, positions.tolist())
 

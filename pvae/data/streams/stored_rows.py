@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from pvae.data.item_data import fields_of_item
+from pvae.data.streams.own_generators import OwnGenerators
 from pvae.errors import InputError
+from pvae.randomness import seeded
 
 __all__ = ["ItemRows", "LabelledRows", "Rows", "collated"]
 
@@ -33,6 +36,14 @@ class Rows(ABC):
     @abstractmethod
     def size(self) -> int:
         """The number of data."""
+
+    def seeded(self, seed: int) -> AbstractContextManager[None]:
+        """Return a context in which the generators that reading draws from are seeded; they are restored after it.
+
+        Args:
+            seed: the seed.
+        """
+        return seeded(seed) if self.draws else nullcontext()
 
     @abstractmethod
     def read(self, positions: Tensor) -> Mapping[str, Any]:
@@ -112,6 +123,7 @@ class ItemRows(Rows):
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset, self.collate = dataset, collate
+        self.generators = OwnGenerators(dataset)
         self.varies = collate is not None
         kind = type(dataset).__name__
         self.account = f"a {kind} of {len(dataset)} data, whose items are read again for each batch"
@@ -120,6 +132,16 @@ class ItemRows(Rows):
     def size(self) -> int:
         """The number of items."""
         return len(self.dataset)
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Run a block with seeded generators, also those that the data set holds; they are restored after it.
+
+        Args:
+            seed: the seed.
+        """
+        with seeded(seed), self.generators.seeded(seed):
+            yield
 
     def read(self, positions: Tensor) -> Mapping[str, Any]:
         """Return items as tensors by field.

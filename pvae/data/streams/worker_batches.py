@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pvae.data.item_data import fields_of_item
+from pvae.data.streams.own_generators import OwnGenerators
 from pvae.data.streams.stored_rows import collated
 from pvae.errors import InputError
-from pvae.randomness import seed_generators, seeded
+from pvae.randomness import seed_generators
 
 __all__ = ["BatchKey", "SeededItems", "WorkerPool"]
 
@@ -35,30 +36,31 @@ class SeededItems:
     """
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> None:
-        self.dataset, self.collate = dataset, collate
+        object.__setattr__(self, "dataset", dataset)
+        object.__setattr__(self, "collate", collate)
+        object.__setattr__(self, "generators", None)
 
     def __getitem__(self, group: list[BatchKey]) -> _Group:
         contents = []
+        if self.generators is None:  # a function worker_init_fn may have made new ones
+            object.__setattr__(self, "generators", OwnGenerators(self.dataset))
         for seed, numbers in group:
             seed_generators(seed)  # those of a worker process
+            self.generators.seed(seed)
             contents.append(collated(self.dataset, numbers, self.collate))
         return _Group.of(contents, group)
 
-    def read_here(self, key: BatchKey) -> Any:
-        """Return a batch; the generators of this process are restored.
-
-        Args:
-            key: the seed and the items.
-        """
-        seed, numbers = key
-        with seeded(seed):
-            return collated(self.dataset, numbers, self.collate)
-
+    # A function worker_init_fn sees this object as the data set of its worker.
     def __getattr__(self, name: str) -> Any:
-        # A function worker_init_fn sees this object as the data set of its worker.
         if name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
 
 class _Group:

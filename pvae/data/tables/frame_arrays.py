@@ -102,7 +102,8 @@ def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
             features.append(_as_float64(source, name, columns[name]))
             names.append(name)
     x = _side_by_side(features)
-    missing = {name: int(_is_missing(columns[name]).sum()) for name in (*roles.features, *roles.label)}
+    used = roles.features if options.ignores_label else (*roles.features, *roles.label)
+    missing = {name: int(_is_missing(columns[name]).sum()) for name in used}
     if not options.missing:
         _refuse_missing(source, columns, [name for name in missing if missing[name]])
     arrays = {"x": x, **dict(zip(("y",), [_label_values(columns[name]) for name in roles.label], strict=False))}

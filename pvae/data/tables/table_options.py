@@ -55,6 +55,8 @@ class TableOptions:
         words: the texts that mean a missing value; None takes `MISSING_WORDS`.
         missing: whether missing values are allowed.
         known_label: the label of earlier data, which these may lack; None without earlier data.
+        recorded: the names of options that come from earlier data, and so are allowed for data that are no table.
+        ignores_label: whether the label is not used, and may have missing values.
         known_values: the values of each category in earlier data.
     """
 
@@ -67,6 +69,8 @@ class TableOptions:
     words: tuple[str, ...] | None = None
     missing: bool = False
     known_label: str | None = None
+    recorded: tuple[str, ...] = ()
+    ignores_label: bool = False
     known_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -105,7 +109,9 @@ class TableOptions:
         return {
             name: value
             for name, value in values.items()
-            if not name.startswith("known_") and value != getattr(default, name)
+            if not name.startswith("known_")
+            and name not in ("recorded", "ignores_label")
+            and value != getattr(default, name)
         }
 
     def refuse_for(self, source: str) -> None:
@@ -117,7 +123,7 @@ class TableOptions:
         Raises:
             InputError: if an option is given.
         """
-        given = [name for name in self.chosen() if name != "missing"]
+        given = [name for name in self.chosen() if name not in ("missing", *self.recorded)]
         if "words" in given:
             raise InputError(
                 f"missing needs 'error' or 'mask'; got {','.join(self.words or ())!r}. Words that mean a missing value "

@@ -1,0 +1,56 @@
+"""The batch that the linter checks, from a batch or from the data that a training takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from pvae.batch import Batch
+from pvae.data import Splits, load_data
+from pvae.data.split_sources import is_mapping_of_parts
+from pvae.data.streams.stored_batch import StoredBatch
+from pvae.programs.binding import Fields
+from pvae.programs.queries import has_bernoulli_likelihood
+
+__all__ = ["checked_batch"]
+
+
+def checked_batch(
+    latent_model: Any, data: Any, fields: Fields, batch_size: int
+) -> tuple[Mapping[str, Tensor], int | None]:
+    """Return a batch as `pvae.fit` would make it, and the number of all training data if it is known.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        data: a batch in memory, or a mapping to tensors, which is returned as it is; or what `pvae.fit` takes.
+        fields: as for `pvae.models.bind`.
+        batch_size: the number of data in a batch; a loader has its own.
+
+    Raises:
+        InputError: if the data cannot be read.
+    """
+    if _is_batch(data):
+        return data, None
+    if isinstance(data, StoredBatch):
+        return data.take(slice(0, data.own_batch_size or batch_size)), data.known_size
+    splits = data if isinstance(data, Splits) else load_data(data)
+    train = splits.train
+    size = train.own_batch_size if isinstance(train, StoredBatch) else None
+    batch = train.take(slice(0, size or batch_size))
+    if not splits.train_dynamic and has_bernoulli_likelihood(latent_model, batch, fields):
+        splits = splits.for_likelihood(True)
+        batch = splits.train.take(slice(0, size or batch_size))
+    return (batch.replace(x=batch.x.round()) if splits.train_dynamic else batch), train.known_size
+
+
+def _is_batch(data: Any) -> bool:
+    """Return whether data are a batch in memory, or fields that are tensors or values of a collate function."""
+    if isinstance(data, Batch):
+        return not isinstance(data, StoredBatch)
+    if not isinstance(data, Mapping) or is_mapping_of_parts(data):
+        return False
+    return not any(isinstance(value, np.ndarray | pd.DataFrame | pd.Series) for value in data.values())
