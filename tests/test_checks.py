@@ -32,13 +32,15 @@ def small_vae() -> pvae.VAE:
 
 def fit(**options: Any) -> pvae.train.Run:
     data = pvae.load_data({"x": X, "x_validation": X}, test=0, binarise="none")
-    return pvae.fit(small_vae(), data, **{"epochs": 1, "batch_size": 4, "progress": False, **options})
+    settings = {"epochs": 1, "batch_size": 4, "step": "eager", "progress": False, **options}
+    return pvae.fit(small_vae(), data, **settings)
 
 
 def compare(**options: Any) -> Any:
-    settings = {"seeds": 1, "epochs": 1, "particles": 2, "limit": 4, "workers": 0, "progress": False, **options}
+    settings = {"seeds": 1, "epochs": 1, "particles": 2, "limit": 4, "workers": 0, "step": "eager", "progress": False}
     data = pvae.load_data({"x": X, "x_test": X}, validation=0, binarise="none")
-    return pvae.compare({"vae": small_vae}, data, "elbo", **settings)
+    # A lambda cannot be pickled, so no worker process starts, whatever their number is.
+    return pvae.compare({"vae": lambda: small_vae()}, data, "elbo", **{**settings, **options})
 
 
 def judged(metric: Callable[..., Any], name: str, **settings: Any) -> Callable[[Any], Any]:
@@ -190,6 +192,7 @@ COUNTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("entry", COUNTS)
 def test_a_count_may_be_a_numpy_integer(entry: str) -> None:
     _, call = COUNTS[entry]
