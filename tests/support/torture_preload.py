@@ -11,9 +11,8 @@ from torture_jobs import compare, train
 import pvae.report.writing
 
 torch.set_num_threads(1)
+# To draw the pictures of the page takes most of a small comparison.
+pvae.report.writing._encode_pictures = lambda page: {}
 with tempfile.TemporaryDirectory() as folder:
     train(str(Path(folder) / "run"))
     compare(str(Path(folder) / "comparison"))
-
-# To draw the pictures of the page takes most of a small comparison.
-pvae.report.writing._encode_pictures = lambda page: {}
