@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs
+from pvae.programs.data_sites import DataSites, find_data_sites
 from pvae.programs.fitting_runs import map_fitting_parts
-from pvae.programs.queries import inference_mode, site_of_data
-from pvae.programs.sites import Site
+from pvae.programs.queries import inference_mode
+from pvae.programs.sites import sample_sites
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.site_validation import delta_sites
 from pvae.weights.traces import TracePair
@@ -112,8 +115,9 @@ def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Im
     plate, data_dim = layout.data_plate()
     pairs = trace_particles(bound, particles, data_plate=plate)
     weights = _normalised_weights(pairs, PlateDims(layout.nesting, data_dim, particles // len(pairs)))
-    name = site_of_data(pairs[0].model_sites, batch)["name"]
-    completions = [_complete(pair.model.nodes[name], layout.nesting, data_dim, batch.x) for pair in pairs]
+    data_sites = find_data_sites(sample_sites(bound.trace_model()), programs, bound)
+    place = _SitePlace(layout.nesting, data_dim, batch.x.shape)
+    completions = [_complete(pair.model, data_sites, place) for pair in pairs]
     means = torch.cat([mean for mean, _ in completions])
     samples = torch.cat([sample for _, sample in completions])
     chosen = torch.multinomial(weights.T, n, replacement=True).T
@@ -152,27 +156,51 @@ def _normalised_weights(pairs: list[TracePair], dims: PlateDims) -> Tensor:
     return weights
 
 
-def _complete(site: Site, nesting: int, data_dim: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means of x given z, and draws, of the particles of one run: shape (particles, batch, *x) each.
+@dataclass(frozen=True)
+class _SitePlace:
+    """Where particles and data are in the values of sites, and the shape of x.
 
-    Args:
-        site: the site of x.
+    Attributes:
         nesting: the greatest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
         data_dim: dimension of the data plate.
-        x: data, (batch, *x).
+        shape: the shape of x, (batch, *x).
     """
-    density: Any = site["fn"]
 
-    def arrange(values: Tensor) -> Tensor:
-        """Move particles and data to the front: to (particles, batch, *x)."""
-        batch_dims = values.dim() - density.event_dim
-        with_particles = values if batch_dims > nesting else values.unsqueeze(0)
-        by_datum = with_particles.movedim(data_dim - density.event_dim, 1)
-        return by_datum.reshape(with_particles.shape[0], *x.shape)
+    nesting: int
+    data_dim: int
+    shape: tuple[int, ...]
 
-    sample = arrange(density.sample())
+    def flat(self, values: Tensor, event_dim: int) -> Tensor:
+        """Return values of a site as (particles, batch, values of a datum)."""
+        with_particles = values if values.dim() - event_dim > self.nesting else values.unsqueeze(0)
+        by_datum = with_particles.movedim(self.data_dim - event_dim, 1)
+        return by_datum.reshape(with_particles.shape[0], self.shape[0], -1)
+
+
+def _complete(model: Trace, sites: DataSites, place: _SitePlace) -> tuple[Tensor, Tensor]:
+    """Return means of x given z, and draws, of the particles of one run: shape (particles, batch, *x) each."""
+    densities: dict[str, Any] = {name: model.nodes[name]["fn"] for name in sites.names}
+    if not sites.positions:
+        mean, sample = _complete_site(densities[sites.names[0]], place)
+        return mean.reshape(len(mean), *place.shape), sample.reshape(len(sample), *place.shape)
+    columns = {
+        name: place.flat(positions, densities[name].event_dim)[0, 0] for name, positions in sites.positions.items()
+    }
+    order = torch.cat(list(columns.values())).argsort()
+    if len(order) != math.prod(place.shape[1:]):
+        raise InputError(
+            "Imputation needs sites that observe the same part of x for each datum. Observe x at one site."
+        )
+    completed = [_complete_site(densities[name], place, len(columns[name])) for name in sites.names]
+    mean, sample = (torch.cat(parts, -1)[..., order.to(parts[0].device)] for parts in zip(*completed, strict=True))
+    return mean.reshape(len(mean), *place.shape), sample.reshape(len(sample), *place.shape)
+
+
+def _complete_site(density: Any, place: _SitePlace, count: int = -1) -> tuple[Tensor, Tensor]:
+    """Return means and draws of one site, shape (particles, batch, count) each."""
+    sample = place.flat(density.sample(), density.event_dim).expand(-1, -1, count)
     try:
-        mean = arrange(density.mean)
+        mean = place.flat(density.mean, density.event_dim).expand(-1, -1, count)
     except NotImplementedError:
         return sample, sample
     return (mean if bool(torch.isfinite(mean).all()) else sample), sample

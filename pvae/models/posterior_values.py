@@ -10,7 +10,8 @@ from torch import Tensor
 from pvae.models.site_values import SiteValueMessenger
 from pvae.programs.binding import Fields
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.queries import encode, in_shape_of_data, inference_mode, mean_of_site, site_of_data
+from pvae.programs.data_sites import find_data_sites
+from pvae.programs.queries import encode, inference_mode, mean_of_site
 from pvae.programs.sites import sample_sites
 from pvae.weights.compute import weights_of
 from pvae.weights.posterior_draws import draw_latents
@@ -35,7 +36,7 @@ def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fiel
     """
     with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
-        guide = SiteValueMessenger({}, "", draw=False)(programs.guide)
+        guide = SiteValueMessenger({}, (), draw=False)(programs.guide)
         sites = sample_sites(bound.with_programs(programs.model, guide).trace_guide())
     latent = [site for site in sites if not site["is_observed"]]
     if any(site["infer"].get("is_auxiliary") for site in latent):
@@ -61,12 +62,13 @@ def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
         bound = programs.bound_to(batch)
         drawn = _summed_out_draws(bound)
         if drawn is None:
-            site = site_of_data(sample_sites(bound.trace_both()[1]), batch)
+            trace = bound.trace_both()[1]
+            data_sites = find_data_sites(sample_sites(trace), programs, bound)
         else:
             # at the draws, latent sites are observed too
-            name = site_of_data(sample_sites(bound.trace_model()), batch)["name"]
-            site = bound.trace_model(values=drawn).nodes[name]
-        return in_shape_of_data(mean_of_site(site), batch)
+            data_sites = find_data_sites(sample_sites(bound.trace_model()), programs, bound)
+            trace = bound.trace_model(values=drawn)
+        return data_sites.joined({name: mean_of_site(trace.nodes[name]) for name in data_sites.names}, batch)
 
 
 def summed_out_values(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from pvae.models.posterior_values import plausible_codes, summed_out_values
 from pvae.models.site_values import has_finite_support, run_at_values
 from pvae.names import unknown
 from pvae.programs.binding import Fields, bind
-from pvae.programs.queries import in_shape_of_data, mean_of_site
 from pvae.programs.sites import Site, base_distribution
 from pvae.randomness import preserved_randomness
 from pvae.weights.enumeration import finite_support
@@ -41,8 +40,7 @@ def render(
     Raises:
         InputError: if the model observes nothing.
     """
-    _, data_site = run_at_values(latent_model, batch, values, fields, draw=draw)
-    return in_shape_of_data(mean_of_site(data_site), batch)
+    return run_at_values(latent_model, batch, values, fields, draw=draw)[1]
 
 
 def traverse(

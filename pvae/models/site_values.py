@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.programs.binding import Fields
-from pvae.programs.queries import inference_mode, mean_of_site, site_of_data, trace_model_at_any_z
+from pvae.programs.data_sites import find_data_sites
+from pvae.programs.queries import inference_mode, mean_of_site, trace_model_at_any_z
 from pvae.programs.simulation import simulated
 from pvae.programs.sites import Site, base_distribution, is_subsample, sample_sites
 from pvae.randomness import preserved_randomness
@@ -23,17 +24,17 @@ class SiteValueMessenger(Messenger):
 
     Args:
         values: the chosen values, by site.
-        data_site: name of the site of x, which is not changed.
+        data_sites: names of the sites of x, which are not changed.
         draw: whether the other sites are drawn.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], data_site: str, *, draw: bool) -> None:
+    def __init__(self, values: Mapping[str, Tensor], data_sites: Collection[str], *, draw: bool) -> None:
         super().__init__()
-        self.values, self.data_site, self.draw = values, data_site, draw
+        self.values, self.data_sites, self.draw = values, data_sites, draw
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
-        if msg["done"] or name == self.data_site or is_subsample(msg):
+        if msg["done"] or name in self.data_sites or is_subsample(msg):
             return
         if name in self.values:
             msg["value"], msg["done"] = self.values[name], True
@@ -71,7 +72,7 @@ def most_probable_value(distribution: Any) -> Tensor:
 
 def run_at_values(
     latent_model: Any, batch: Batch, values: Mapping[str, Tensor], fields: Fields, *, draw: bool = False
-) -> tuple[dict[str, Site], Site]:
+) -> tuple[dict[str, Site], Tensor]:
     """Run the model with chosen values at latent sites.
 
     Args:
@@ -82,14 +83,15 @@ def run_at_values(
         draw: whether the other sites are drawn; otherwise they have their most plausible value.
 
     Returns:
-        The latent sites by name, and the site of x.
+        The latent sites by name, and the mean of x in the shape of ``batch["x"]``.
     """
     with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
         with preserved_randomness():
-            data_site = site_of_data(sample_sites(trace_model_at_any_z(bound)), batch)["name"]
-        messenger = SiteValueMessenger(values, data_site, draw=draw)
+            data_sites = find_data_sites(sample_sites(trace_model_at_any_z(bound)), programs, bound)
+        messenger = SiteValueMessenger(values, data_sites.names, draw=draw)
         model_at_values = messenger(simulated(programs.model))
         trace = bound.with_programs(model_at_values, programs.guide).trace_model()
     sites = {site["name"]: site for site in sample_sites(trace)}
-    return sites, sites.pop(data_site)
+    means = {name: mean_of_site(sites.pop(name)) for name in data_sites.names}
+    return sites, data_sites.joined(means, batch)

@@ -15,6 +15,7 @@ from pvae.deprecation import renamed_method
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.data_sites import find_data_sites
 from pvae.programs.fitting_runs import look_within_memory
 from pvae.programs.own_densities import with_own_densities
 from pvae.programs.parameter_scope import scope
@@ -25,7 +26,6 @@ from pvae.structures import moved
 __all__ = [
     "encode",
     "has_bernoulli_likelihood",
-    "in_shape_of_data",
     "inference_mode",
     "joined",
     "mean_of_site",
@@ -81,17 +81,6 @@ def site_of_data(sites: list[Site], batch: Mapping[str, Tensor]) -> Site:
     x = batch.get("x")
     count = x.numel() if isinstance(x, Tensor) else -1
     return next((site for site in observed if site["value"].numel() == count), observed[0])
-
-
-def in_shape_of_data(value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return a value of the site of x in the shape of ``batch["x"]``, if it has as many numbers.
-
-    Args:
-        value: of the site of x, of any shape.
-        batch: named tensors; without ``x`` the value is returned unchanged.
-    """
-    x = batch.get("x")
-    return value.reshape(x.shape) if isinstance(x, Tensor) and value.numel() == x.numel() else value
 
 
 def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
@@ -156,11 +145,12 @@ def simulate(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = No
     """
     with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
-        name = site_of_data(sample_sites(bound.trace_model()), batch)["name"]
+        data_sites = find_data_sites(sample_sites(bound.trace_model()), programs, bound)
         simulated = bound.trace_model(simulate=True)
-        site: Any = simulated.nodes[name]
-        value: Tensor = mean_of_site(site) if mean else site["value"]
-        return in_shape_of_data(value, batch)
+        sites: dict[str, Any] = {name: simulated.nodes[name] for name in data_sites.names}
+        return data_sites.joined(
+            {name: mean_of_site(site) if mean else site["value"] for name, site in sites.items()}, batch
+        )
 
 
 def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:
