@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test torture test-slow test-paths coverage names check docs build clean
+.PHONY: help venv demo test torture test-slow test-paths coverage names outputs check docs build clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,11 +46,15 @@ coverage: $(READY)  ## run the suite with branch coverage; fail if under 95 % of
 names: $(READY)  ## add new public names to tests/repository/public_names.txt
 	$(BIN)/python tests/support/public_names.py --add
 
-check: $(READY)  ## format, lint, types, docs with warnings as errors, doctests
+outputs: $(READY)  ## run the blocks of all pages of the documentation, and write what they print and draw into the pages
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python tests/support/page_outputs.py
+
+check: $(READY)  ## format, lint, types, docs with warnings as errors and their tests, doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy pvae
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(TEST) -q tests/repository/test_built_docs.py
 	$(TEST) -q --doctest-modules pvae
 
 docs: $(READY)  ## build the documentation into docs/_build/html

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 import pvae
 
 project = "pvae"
@@ -21,9 +24,12 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
+html_static_path = ["_static"]
 html_theme = "furo"
 html_title = f"pvae {version}"
 html_copy_source = False
+# Formulas become MathML, which browsers draw without a script and without a network.
+html_math_renderer = "mathml"
 
 # Docstrings put names in single backquotes.
 default_role = "code"
@@ -32,6 +38,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+_THIN_SPACE = '<mspace width="0.167em"/>'
 
 
 def _shapes_are_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
@@ -42,6 +50,28 @@ def _shapes_are_text(app: Any, what: str, name: str, thing: Any, options: Any, l
         lines[number] = "`".join(parts)
 
 
+def _mathml(formula: str, display: str) -> str:
+    """Return a formula as MathML, with thin spaces around the names of functions, as TeX sets them."""
+    text = convert(formula, display=display)
+    text = re.sub(r"(<mi>[a-z]{2,}</mi>)(?=<m(?!o|space)\w)", rf"\1{_THIN_SPACE}", text)
+    return re.sub(r"(?<=</m[in]>)(?=<mi>[a-z]{2,}</mi>)", _THIN_SPACE, text)
+
+
+def _formula(translator: Any, node: Any) -> None:
+    """Write a formula in a line of text as MathML."""
+    translator.body.append(_mathml(node.astext(), "inline"))
+    raise nodes.SkipNode
+
+
+def _formula_block(translator: Any, node: Any) -> None:
+    """Write a formula on lines of its own as MathML; a wide one can be scrolled."""
+    formula = _mathml(node.astext(), "block")
+    translator.body.append(f'<div class="formula" tabindex="0">{formula}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula_block, None))
+    app.add_css_file("pvae.css")
     app.connect("autodoc-process-docstring", _shapes_are_text)

@@ -49,9 +49,11 @@ def format_rows(rows: Mapping[str, Any]) -> str:
     width = max(map(len, rows), default=0)
     return printable("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
+_STARTS_OF_NUMBERS = frozenset(["", *"0123456789+-."])
+
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table as text, with the first column aligned left and the others aligned right.
+    """Return a table as text, with columns of numbers aligned right and the others aligned left.
 
     >>> print(format_table(["name", "loss"], [["elbo", 27.25], ["iwae", 9.5]]))
     name   loss
@@ -63,10 +65,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         rows: the cells of each row, as many as columns.
     """
     cells = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(_format_line(line, widths) for line in cells)
+    columns = [_aligned(column) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _format_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()
+def _aligned(column: Sequence[str]) -> list[str]:
+    """Return a heading and its cells at one width; cells that start as numbers do, or are empty, are aligned right."""
+    width = max(map(len, column))
+    is_numeric = all(cell[:1] in _STARTS_OF_NUMBERS for cell in column[1:])
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]

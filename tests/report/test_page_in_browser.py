@@ -5,7 +5,6 @@ The tests need Chromium. They are skipped where there is none.
 
 from __future__ import annotations
 
-import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browsers import open_browser, open_offline, violations
 from comparison_outcomes import DATA, SEEDS, outcome, pointwise
 
 from pvae.batch import Batch
@@ -26,7 +26,6 @@ from pvae.models import VAE
 from pvae.report import Explorer, Page, Section, write_page
 from pvae.train.devices import isolated
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONG = "a" * 60 + "-model_" + "$<b>&" + "w" * 48  # 120 letters, some of which are markup
 
 PROBLEMS = (Path(__file__).parents[1] / "support" / "text_problems.js").read_text()
@@ -85,23 +84,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A browser for all tests of this file."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'pvae[test]'")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
 def page(browser: Any, report: Path) -> Any:
     """The page in an offline browser, with everything that it requests or complains of in ``page.said``."""
-    opened = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True).new_page()
-    opened.said = []
-    opened.on("console", lambda message: opened.said.append(message.text))
-    opened.on("pageerror", lambda error: opened.said.append(str(error)))
-    opened.on("request", lambda request: opened.said.append(request.url[:80]))
+    opened = open_offline(browser)
     opened.goto(report.as_uri())
     return opened
 
@@ -129,9 +119,7 @@ def test_the_check_of_overlaps_sees_planted_ones(page: Any) -> None:
 
 
 def test_the_page_is_accessible(page: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    results = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
-    assert [violation["id"] for violation in results.response["violations"]] == []
+    assert violations(page) == []
 
 
 def test_statuses_differ_in_word_and_shape(page: Any) -> None:

@@ -1,82 +1,19 @@
-"""Every snippet of the documentation runs, page by page, in an empty folder.
-
-The blocks of a page run in order and share one namespace: ``python`` blocks are executed, ``{code-block}``
-with a ``:caption:`` is written to the file it names, as is the file of a ``{literalinclude}``, and each ``$ pvae``
-line of a ``console`` block is run.
-A comment ``<!-- not run: why -->`` before a block exempts it.
-"""
+"""Every snippet of the documentation runs, page by page, in an empty folder, and prints what the page shows."""
 
 from __future__ import annotations
 
-import linecache
 import re
-import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from page_outputs import DOCS, ROOT, blocks, pages, problems, run_page, write_outputs
+from PIL import Image
 from public_names import public_homes
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
-FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>[^\n`]*)\n(?P<body>.*?)^(?P=fence)[ ]*$", flags=re.MULTILINE | re.DOTALL)
-CAPTION = re.compile(r"\A:caption: (?P<file>\S+)\n\n?")
+import pvae
 
-
-class Block(NamedTuple):
-    """One fenced block of a page: its kind, its text, the number of its first line, its file."""
-
-    kind: str
-    text: str
-    line: int
-    file: str | None
-
-
-def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page that are to run, in order."""
-    for match in FENCE.finditer(page):
-        before = page[: match.start()].rstrip().splitlines()
-        if before and before[-1].startswith("<!-- not run: "):
-            continue
-        body, line = match["body"], page[: match.start("body")].count("\n") + 1
-        caption = CAPTION.match(body)
-        text = body[caption.end() :] if caption else body
-        yield Block(match["kind"].strip(), text, line, caption["file"] if caption else None)
-
-
-def run_page(path: Path) -> int:
-    """Run the blocks of a page in the working folder; return how many there were."""
-    namespace: dict[str, Any] = {"__name__": "__docs__"}
-    count = 0
-    for block in blocks(path.read_text()):
-        if block.file is not None:
-            included = block.kind.partition("{literalinclude} ")[2]
-            Path(block.file).write_text((path.parent / included).read_text() if included else block.text)
-        elif block.kind == "python":
-            name = f"{path}:{block.line}"
-            linecache.cache[name] = (len(block.text), None, block.text.splitlines(keepends=True), name)
-            exec(compile(block.text, name, "exec"), namespace)
-        elif block.kind == "console":
-            run_console(block.text)
-        else:
-            continue
-        count += 1
-    return count
-
-
-def run_console(text: str) -> None:
-    """Run each ``$ pvae`` line in this process: starting workers would take longer than these comparisons."""
-    from pvae.cli import cli
-
-    for line in text.splitlines():
-        if line.startswith("$ pvae "):
-            arguments = shlex.split(line.removeprefix("$ pvae "))
-            with pytest.raises(SystemExit) as ended:
-                cli.main([*arguments, "--workers", "0"] if arguments[0] == "compare" else arguments)
-            assert ended.value.code == 0, f"{line} ended with {ended.value.code}"
+PAGES = pages()
 
 
 @pytest.mark.keeps_params
@@ -92,7 +29,7 @@ def test_snippets_of_the_page_run(
     if path.stem not in ("comparison", "report"):  # these pages draw the pictures of their reports
         request.getfixturevalue("without_pictures")
     modules = set(sys.modules)
-    assert run_page(path) > 0
+    assert list(problems(path)) == []
     for name in set(sys.modules) - modules:
         if Path(getattr(sys.modules[name], "__file__", None) or "").is_relative_to(tmp_path):
             del sys.modules[name]
@@ -103,10 +40,53 @@ def test_a_planted_error_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 1\n```\n\n<!-- not run: no -->\n```python\n1 / 0\n```\n")
-    assert run_page(page) == 1
+    assert [block.text for block, _ in run_page(page)] == ["x = 1\n"]
     page.write_text("```python\nx = 0\n```\ntext\n```python\n1 / x\n```\n")
     with pytest.raises(ZeroDivisionError):
-        run_page(page)
+        list(run_page(page))
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem"),
+    [
+        ("", "does not show"),
+        ("```output\nmean 3.1 in 9 s\n```\n", ""),
+        ("```output\nmean 4.1 in 2 s\n```\n", "'mean 4.1 in 2 s', and 'mean 3.141 in 2 s' is printed"),
+        ("```output\nmean 3.1 in 9 s\nend\n```\n", "'end', and nothing is printed"),
+        ("```output\n...\n```\n", ""),
+        ("text\n```output\nmean 3.1 in 9 s\n```\n", "does not show"),
+    ],
+)
+def test_a_page_shows_what_its_blocks_print(shown: str, problem: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\nprint('mean 3.141 in 2 s')\n```\n\n{shown}")
+    found = list(problems(page))
+    assert len(found) == bool(problem) and problem in "".join(found)
+    write_outputs(page)
+    assert list(problems(page)) == []
+
+
+def test_a_page_shows_what_its_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ pvae --version\n```\n")
+    assert "does not show" in "".join(problems(page))
+    write_outputs(page)
+    assert page.read_text() == f"```console\n$ pvae --version\npvae {pvae.__version__}\n```\n"
+    page.write_text("```console\n$ pvae --version\nanother\n```\n")
+    assert "'another'" in "".join(problems(page))
+
+
+def test_a_page_shows_the_pictures_that_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page, shown = tmp_path / "page.md", tmp_path / "figures" / "pages" / "page-plane.png"
+    draw = "from PIL import Image\nImage.new('L', (40, 40), 200).save('plane.png')"
+    page.write_text(f"```python\n{draw}\n```\n\n![A plane](figures/pages/page-plane.png)\n")
+    assert "page-plane.png" in "".join(problems(page))
+    write_outputs(page)
+    assert shown.exists() and list(problems(page)) == []
+    Image.new("L", (40, 40), 100).save(shown)
+    assert "page-plane.png" in "".join(problems(page))
 
 
 def test_every_page_is_reached_from_the_index() -> None:
