@@ -70,8 +70,15 @@ def _formula_block(translator: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+def _captions_have_levels(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give the captions of the navigation the level that a heading needs for a screen reader."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (_formula, None), (_formula_block, None))
     app.add_css_file("pvae.css")
+    app.connect("html-page-context", _captions_have_levels, priority=900)  # after the theme's own
     app.connect("autodoc-process-docstring", _shapes_are_text)

@@ -78,7 +78,9 @@ def test_a_page_shows_what_its_commands_print(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_page_shows_the_pictures_that_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
     page, shown = tmp_path / "page.md", tmp_path / "figures" / "pages" / "page-plane.png"
     draw = "from PIL import Image\nImage.new('L', (40, 40), 200).save('plane.png')"
     page.write_text(f"```python\n{draw}\n```\n\n![A plane](figures/pages/page-plane.png)\n")
