@@ -16,7 +16,7 @@ import pvae
 from pvae.randomness import preserved_randomness
 
 SPLITS = pvae.load_data(np.eye(6).repeat(5, axis=0), validation=0, test=0, binarise="none")
-FIT = {"epochs": 1, "progress": False}
+FIT = {"epochs": 1, "step": "eager", "progress": False}
 
 
 def _fit(threads_of_child: int | None, **options: object) -> None:

@@ -102,7 +102,7 @@ def test_a_lock_file_without_a_writer_is_taken_over(tmp_path, content):
 def test_fit_refuses_a_folder_that_another_writer_has_and_leaves_it(tmp_path):
     folder = tmp_path / "run"
     with sole_writer(folder), pytest.raises(pvae.InputError, match="one writer at a time"):
-        pvae.fit(pvae.VAE((5,), latent=2, hidden=4), _data(), epochs=1, out=folder, progress=False)
+        pvae.fit(pvae.VAE((5,), latent=2, hidden=4), _data(), epochs=1, out=folder, step="eager", progress=False)
     assert not folder.exists()
 
 
@@ -120,7 +120,7 @@ def test_a_fit_in_a_second_thread_is_refused_and_generators_are_put_back():
 
     def fit():
         try:
-            pvae.fit(model, data, epochs=1, progress=False)
+            pvae.fit(model, data, epochs=1, step="eager", progress=False)
         except pvae.InputError as error:
             errors.append(str(error))
 

@@ -28,7 +28,7 @@ from pvae.densities.parts import accepted
 from pvae.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--latent", "2", "--hidden", "8", "--epochs", "1"]
+SMALL = ["--step", "eager", "--latent", "2", "--hidden", "8", "--epochs", "1"]
 MY_MODEL = """
 import pyro
 import pyro.distributions as dist
@@ -230,7 +230,7 @@ def test_train_takes_a_model_file_and_its_settings(folder: Path) -> None:
 
 def test_train_flags_reach_fit(folder: Path) -> None:
     flags = ["--batch-size", "50", "--learning-rate", "0.01", "--optimiser", "sgd", "--seed", "5"]
-    assert run("train", "vae", *SMALL, *flags, "--step", "eager", "--out", "r").code == 0
+    assert run("train", "vae", *SMALL, *flags, "--out", "r").code == 0
     config = pvae.open_run("r").config["training"]
     assert [config[name] for name in ("batch_size", "learning_rate", "seed")] == [50, 0.01, 5]
 
@@ -375,7 +375,7 @@ def test_data_list_and_verify() -> None:
 def test_compare_writes_table_and_page(folder: Path) -> None:
     _bits(folder)
     flags = ["--seeds", "2", "--particles", "10", "--limit", "20", "--workers", "1", "--out", "c", "--json"]
-    flags += ["--data", "bits.npy", "--step", "eager"]
+    flags += ["--data", "bits.npy"]
     done = run("compare", "vae", *SMALL, "--objectives", "elbo,renyi:alpha=0.5:particles=2", *flags)
     assert done.code == 0, done.err
     record = json.loads(done.out)
@@ -497,7 +497,7 @@ def test_json_leaves_standard_output_clean_in_a_process(folder: Path) -> None:
 def test_interrupted_training_keeps_its_checkpoint_and_ends_with_130(folder: Path) -> None:
     """A process of its own is interrupted once its first epochs are written; test_interrupts.py forks processes."""
     _bits(folder)
-    words = ["train", "vae", *SMALL[:-1], "100000", "--data", "bits.npy", "--step", "eager", "--out", "r"]
+    words = ["train", "vae", *SMALL[:-1], "100000", "--data", "bits.npy", "--out", "r"]
     command = [sys.executable, "-m", "pvae", *words]
     with subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}

@@ -18,7 +18,7 @@ from pvae.locks import LOCK_FILE, sole_writer
 from pvae.models.build import MODELS
 from pvae.objectives.registry import OBJECTIVES
 
-SMALL = ["--latent", "2", "--hidden", "4", "--epochs", "1", "--no-progress"]
+SMALL = ["--step", "eager", "--latent", "2", "--hidden", "4", "--epochs", "1", "--no-progress"]
 
 
 def test_names_for_help_and_completion_are_those_of_the_tables() -> None:

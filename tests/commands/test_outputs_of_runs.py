@@ -16,6 +16,7 @@ import pvae
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame({"a": RNG.normal(size=80), "b": RNG.normal(size=80) + 10, "kind": RNG.choice(["u", "v"], 80)})
 TRAIN = ["--likelihood", "gaussian", "--hidden", "4", "--latent", "1", "--epochs", "1", "--no-progress"]
+TRAIN += ["--step", "eager"]
 
 
 @pytest.fixture(scope="module")

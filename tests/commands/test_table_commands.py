@@ -20,6 +20,7 @@ TABLE = pd.DataFrame(
     }
 )
 TRAIN = ["--likelihood", "gaussian", "--hidden", "4", "--latent", "1", "--epochs", "1", "--no-progress"]
+TRAIN += ["--step", "eager"]
 
 
 @pytest.fixture

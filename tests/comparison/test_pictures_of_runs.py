@@ -14,7 +14,7 @@ import pvae
 import pvae.plots
 from pvae.models import ModelSpec
 
-FAST = {"epochs": 1, "batch_size": 40, "particles": 5, "limit": 10, "workers": 0, "progress": False}
+FAST = {"epochs": 1, "batch_size": 40, "particles": 5, "limit": 10, "workers": 0, "step": "eager", "progress": False}
 
 
 @pytest.fixture

@@ -116,7 +116,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0)).round()
     splits = pvae.load_data(x, validation=0, test=0)
-    pvae.fit(pvae.ModelSpec("vae", {"latent": 2, "hidden": (5,)}), splits, epochs=1, out=folder, progress=False)
+    pvae.fit(
+        pvae.ModelSpec("vae", {"latent": 2, "hidden": (5,)}), splits, epochs=1, out=folder, step="eager", progress=False
+    )
     shutil.rmtree(folder / "last.previous")
     return folder
 

@@ -30,9 +30,9 @@ def test_x_keeps_float64_and_a_training_in_float32_refuses_what_it_would_merge()
     splits = load_data(frame, **WHOLE)
     assert len(splits.train.x[:, 1].unique()) == 300
     with pytest.raises(InputError, match=r"float32 is too coarse for the column 'east' of x.*standardise=True"):
-        pvae.fit(vae(2), splits, epochs=1, progress=False)
+        pvae.fit(vae(2), splits, epochs=1, step="eager", progress=False)
     scaled = load_data(frame, standardise=True, **WHOLE)
-    run = pvae.fit(vae(2), scaled, epochs=1, progress=False)
+    run = pvae.fit(vae(2), scaled, epochs=1, step="eager", progress=False)
     assert run.config["data"]["schema"]["scaling"]["kind"] == "standardise"
 
 
@@ -115,7 +115,9 @@ TABLE = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def run() -> pvae.Run:
-    return pvae.fit(vae(2), load_data(TABLE, standardise=True, validation=0, test=0), epochs=2, progress=False)
+    return pvae.fit(
+        vae(2), load_data(TABLE, standardise=True, validation=0, test=0), epochs=2, step="eager", progress=False
+    )
 
 
 def value(run: pvae.Run, data: object) -> float:

@@ -30,7 +30,7 @@ TABLE = pd.DataFrame(
     },
     index=[f"row {number}" for number in range(200)],
 )
-QUICK: dict[str, Any] = {"epochs": 1, "progress": False}
+QUICK: dict[str, Any] = {"epochs": 1, "step": "eager", "progress": False}
 SMALL: dict[str, Any] = {"latent": 1, "hidden": (4,), "likelihood": "gaussian"}
 
 

@@ -24,7 +24,7 @@ def splits() -> pvae.Splits:
 
 def warned(objective: Any = "elbo", **options: Any) -> list[str]:
     """The warnings of a training of 4 steps per epoch, by default of 3 epochs."""
-    settings = {"epochs": 3, "batch_size": 10, "progress": False, **options}
+    settings = {"epochs": 3, "batch_size": 10, "step": "eager", "progress": False, **options}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pvae.fit(Plain(), splits(), objective=objective, **settings)
