@@ -2,9 +2,13 @@
 
 One thread, float32, batch 128, Adam, the same network everywhere. The variants take turns in one process, in rounds of
 steps; each round's CPU time gives a ratio to raw PyTorch in the same round, and the table shows the median ratio with
-its quartiles. Above 1 is faster than raw PyTorch.
+its quartiles. Above 1 is faster than raw PyTorch. "raw compiled" is the loss of hand-written PyTorch, compiled by
+`torch.compile`, with the fused Adam outside.
+
+The variables OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed first, because they choose slower code of NumPy's BLAS.
 
     python benchmarks/step.py [--rounds 15] [--networks mlp,small,conv] [--objective elbo|iwae] [--device cuda]
+                              [--variants "raw PyTorch,pvae graph,pvae compile"]
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import platform
 import statistics
 import time
 import warnings
@@ -20,6 +23,7 @@ from collections.abc import Callable, Iterator
 
 import pyro
 import torch
+from environment import restart_without_slowing_variables
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from torch import Tensor
 from torch.nn import functional
@@ -27,6 +31,8 @@ from torch.nn import functional
 import pvae
 from pvae.models import bind, scope
 from pvae.objectives import adapt
+from pvae.products import ProductChoices
+from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.computation import Computation
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
@@ -60,13 +66,14 @@ def raw_loss(model: pvae.VAE, x: Tensor, particles: int) -> Tensor:
     return -(log_w.logsumexp(0) - math.log(particles)).mean()
 
 
-def raw(model: pvae.VAE, particles: int) -> Step:
-    """Hand-written PyTorch, eager, with one fused Adam."""
+def raw(model: pvae.VAE, particles: int, compiles: bool = False) -> Step:
+    """Hand-written PyTorch, eager or with a compiled loss, and one fused Adam."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    loss_of = torch.compile(raw_loss) if compiles else raw_loss
 
     def step(x: Tensor) -> Tensor:
         optimiser.zero_grad()
-        loss = raw_loss(model, x, particles)
+        loss = loss_of(model, x, particles)
         loss.backward()
         optimiser.step()
         return loss
@@ -89,19 +96,43 @@ def tutorial(model: pvae.VAE, particles: int) -> Step:
     return SVI(model_program, guide_program, pyro.optim.Adam({"lr": 1e-3}), loss=loss).step
 
 
-def ours(model: pvae.VAE, particles: int, x: Tensor, graph: bool) -> Step:
+def ours(model: pvae.VAE, particles: int, x: Tensor, step: str, matmul: str = "auto") -> Step:
     """What `pvae.fit` runs for each batch."""
     objective = adapt(Trace_ELBO() if particles == 1 else pvae.IWAE(particles))
     batch = {"x": x}
     programs = bind(model, batch)
     parameters = Parameters(model, programs, objective, batch)
     optimiser = make_optimiser("adam", {player: parameters.of(player) for player in parameters.players}, 1e-3)
-    stepper = Stepper(Computation(programs, objective, parameters), optimiser, graph=graph)
+    stepper = Stepper(
+        Computation(programs, objective, parameters),
+        optimiser,
+        graph=step != "eager",
+        products=ProductChoices(matmul),
+        compiled=CompiledSteps(step, optimiser, None),
+    )
+    for _ in range(3):
+        stepper({"x": x})
+    if stepper.how != step:
+        raise SystemExit(f"the steps run by {stepper.how!r}, and {step!r} was to be measured")
     return lambda x: stepper({"x": x})
 
 
+#: name -> function of the model, the particles and a batch that returns the step
+VARIANTS: dict[str, Callable[[pvae.VAE, int, Tensor], Step]] = {
+    "raw PyTorch": lambda model, particles, x: raw(model, particles),
+    "raw compiled": lambda model, particles, x: raw(model, particles, compiles=True),
+    "SVI.step": lambda model, particles, x: tutorial(model, particles),
+    "pvae eager": lambda model, particles, x: ours(model, particles, x, "eager"),
+    "pvae graph of aten": lambda model, particles, x: ours(model, particles, x, "graph", "aten"),
+    "pvae graph": lambda model, particles, x: ours(model, particles, x, "graph"),
+    "pvae compile": lambda model, particles, x: ours(model, particles, x, "compile"),
+}
+
+
 @contextlib.contextmanager
-def variants(network: str, particles: int, device: str) -> Iterator[tuple[dict[str, Step], Tensor, int]]:
+def variants(
+    names: list[str], network: str, particles: int, device: str
+) -> Iterator[tuple[dict[str, Step], Tensor, int]]:
     """Each variant with a fresh copy of the same network, warmed up."""
     settings, steps = NETWORKS[network]
     x = torch.rand(BATCH, math.prod(settings["data_shape"]), device=device).round()
@@ -112,26 +143,23 @@ def variants(network: str, particles: int, device: str) -> Iterator[tuple[dict[s
 
     shaped = x.reshape(BATCH, *settings["data_shape"]) if network == "conv" else x
     with contextlib.ExitStack() as stack:
-        owners = [fresh() for _ in range(4)]
-        for owner in owners[1:]:
-            stack.enter_context(scope(owner))
-        made = {
-            "raw PyTorch": raw(owners[0], particles),
-            "SVI.step": tutorial(owners[1], particles),
-            "pvae eager": ours(owners[2], particles, shaped, graph=False),
-            "pvae graph": ours(owners[3], particles, shaped, graph=True),
-        }
+        made = {}
+        for name in names:
+            owner = fresh()
+            if name.startswith(("pvae", "SVI")):
+                stack.enter_context(scope(owner))
+            made[name] = VARIANTS[name](owner, particles, shaped)
         for step in made.values():
             for _ in range(5):
                 step(shaped)
         yield made, shaped, steps
 
 
-def measure(network: str, particles: int, rounds: int, device: str) -> dict[str, list[float]]:
+def measure(names: list[str], network: str, particles: int, rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds per step of each variant in each round."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {}
-    with variants(network, particles, device) as (made, x, steps):
+    with variants(names, network, particles, device) as (made, x, steps):
         for _ in range(rounds):
             for name, step in made.items():
                 if device != "cpu":
@@ -160,15 +188,19 @@ def main() -> None:
     parser.add_argument("--networks", default="mlp,small")
     parser.add_argument("--objective", choices=("elbo", "iwae"), default="elbo")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     given = parser.parse_args()
+    restart_without_slowing_variables()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     particles = 1 if given.objective == "elbo" else 5
-    where = torch.cuda.get_device_name() if given.device != "cpu" else f"{platform.machine()}, one thread"
+    processor = ProductChoices().machine["processor"]
+    where = torch.cuda.get_device_name() if given.device != "cpu" else f"{processor}, one thread"
     print(f"torch {torch.__version__}, pyro {pyro.__version__}, {where}; {given.objective}, {particles} particles")
     for network in given.networks.split(","):
-        seconds = measure(network, particles, given.rounds, given.device)
-        for peer in ("raw PyTorch", "SVI.step"):
+        names = given.variants.split(",")
+        seconds = measure(names, network, particles, given.rounds, given.device)
+        for peer in [name for name in ("raw PyTorch", "SVI.step") if name in names]:
             print(f"\n{network}: times faster than {peer} (median and quartiles of {given.rounds} rounds)\n")
             print(f"| variant | ms a step | ratio to {peer} |\n|---|---|---|")
             print("\n".join(rows(seconds, peer)))

@@ -53,8 +53,9 @@ class FitOptions:
     step: str = field(
         default="auto",
         metadata=_metadata(
-            "How a step is executed. graph traces a step once and replays it; auto is graph.",
-            ("auto", "eager", "graph"),
+            "How a step is executed. graph traces a step once and replays it; compile compiles the graph too; auto is "
+            "graph, or compile if the training is long.",
+            ("auto", "eager", "graph", "compile"),
         ),
     )
     matmul: str = field(

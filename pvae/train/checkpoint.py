@@ -37,6 +37,7 @@ _FORM = {
     "optimiser": {"groups": [dict], "values": dict},
     "schedule": dict,
     "products?": {"machine?": {"*": str}, "choices?": {"*": str}},
+    "how?": {"asked?": str, "used?": str},
     "files": {"*": str},
     "sizes": {"*": int},
 }

@@ -38,6 +38,8 @@ class Loop:
         self.context = context
         self.snapshots = Snapshots(context)
         self._steps_between_losses = context.steps_between_losses
+        context.stepper.compiled.steps_left = context.steps_left
+        context.stepper.compiled.note = context.display.note
 
     def resume(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot. Iterable data are read from their start, because their position is not known.
@@ -51,11 +53,9 @@ class Loop:
                 "earlier version of pvae and has none. Give max_steps or epochs."
             )
         self.snapshots.restore(snapshot)
-        foreign = self.context.stepper.products.foreign
-        if foreign:
+        for change in self.context.stepper.changes_of_bits():
             self.context.display.note(
-                "note: the libraries of the matrix products are chosen anew, so numbers may differ in their last bits "
-                f"from those of a training without a break: {foreign}"
+                f"note: numbers may differ in their last bits from those of a training without a break: {change}"
             )
         progress = self.context.progress
         if self.context.restarts_epochs and progress.step_in_epoch:

@@ -61,6 +61,13 @@ class Plan:
         self.last_compared = arguments if needs_more else None
         self.is_stale = self.is_stale and needs_more
 
+    def parameters_with_gradient(self) -> list[Tensor]:
+        """Return the parameters that have a gradient in the graph."""
+        if self.graph is None:
+            return []
+        gradients = self.graph.outputs[-len(self.parameters) :]
+        return [p for p, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None]
+
     def mark_stale(self) -> None:
         """Let the graph be compared again at its next steps."""
         self.is_stale, self.comparisons, self.last_compared = True, 0, None
@@ -272,9 +279,13 @@ class StepPlans:
             outputs = (run or graph.run)(*arguments)
             if not graph.has_fixed_values():
                 return "a tensor that decides a shape has changed"
-        gradients = [f"the gradient of {name}" for name in self.computation.parameters.names(player)]
-        name = first_difference([*self.names[player], *gradients], outputs, expected)
+        name = first_difference(self.output_names(player), outputs, expected)
         return None if name is None else f"its {name} differs from the eager step's"
+
+    def output_names(self, player: str) -> list[str]:
+        """Return the names of the numbers and the gradients of a parameter group, known after its first run."""
+        gradients = [f"the gradient of {name}" for name in self.computation.parameters.names(player)]
+        return [*self.names[player], *gradients]
 
     def _find_reads(self) -> PythonState:
         with self._preserved_state() as state:

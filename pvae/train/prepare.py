@@ -19,13 +19,11 @@ from pvae.data.subset import draw_subset
 from pvae.errors import InputError
 from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
-from pvae.products import ProductChoices
 from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import find_groups
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import has_bernoulli_likelihood
-from pvae.structures import is_structure
 from pvae.train.batch_checks import BatchChecks
 from pvae.train.batch_sizes import require_last_batch
 from pvae.train.computation import Computation
@@ -33,6 +31,7 @@ from pvae.train.devices import resolve
 from pvae.train.graph.preserve import preserve_state
 from pvae.train.history import History
 from pvae.train.limits import require_one_step
+from pvae.train.make_stepper import make_stepper
 from pvae.train.optimisers import make_optimiser, make_schedule
 from pvae.train.options import Options
 from pvae.train.parameters import Parameters
@@ -40,7 +39,6 @@ from pvae.train.progress import make_display
 from pvae.train.progress_state import ProgressState
 from pvae.train.run_record import config_hash
 from pvae.train.signals import Interrupts
-from pvae.train.step import Stepper
 from pvae.train.training_context import TrainingContext
 from pvae.train.training_request import TrainingRequest
 from pvae.train.validation import Validation
@@ -183,16 +181,15 @@ class TrainingSetup:
         require_one_step(options, self.objective.num_particles, splits.train.known_size)
         require_last_batch(computation, splits, options)
         validation = self._validation(splits, computation)
-        uses_graph = self._uses_graph(programs, splits.train, batch)
+        stepper, reason = make_stepper(computation, optimiser, options, splits.train, batch)
+        self.notes += [f"note: {reason}"] if reason else []
         return TrainingContext(
             latent_model=self.latent_model,
             objective=self.objective,
             parameters=parameters,
             optimiser=optimiser,
             schedule=make_schedule(options.schedule, optimiser),
-            stepper=Stepper(
-                computation, optimiser, graph=uses_graph, clip=options.clip, products=ProductChoices(options.matmul)
-            ),
+            stepper=stepper,
             splits=splits,
             validation=validation,
             options=options,
@@ -205,22 +202,6 @@ class TrainingSetup:
             identity={"data": splits.checksum, "config": config_hash(config)},
             keeps_order=self._keeps_order,
         )
-
-    def _uses_graph(self, programs: Programs, train: Batch, batch: Batch) -> bool:
-        """Return whether steps run as graphs: not for fields that are no tensors, nor for batches of many shapes."""
-        if self.options.step == "eager":
-            return False
-        structures = [name for name in programs.fields if is_structure(batch[name])]
-        if structures:
-            self.notes.append(f"note: steps run eagerly, because the field {structures[0]!r} is no tensor")
-            return False
-        varies = isinstance(train, StoredBatch) and train.varies and self.options.step == "auto"
-        if varies:
-            self.notes.append(
-                "note: steps run eagerly, because a collate function makes the batches, which may have many shapes; "
-                "step='graph' makes a graph for each shape"
-            )
-        return not varies
 
     def _create_parameters(self, programs: Programs, batch: Batch) -> None:
         """Run the objective once, so that ``pyro.param`` statements create their parameters; no other state changes."""

@@ -71,7 +71,7 @@ class Run(TrainedModel):
         seconds: the time spent in training without validation and callbacks, in seconds.
         checkpoint: ``"best"`` by the validation bound, or ``"last"``; they are the same if no validation bound ranks
             parameters.
-        step: how the last steps ran, ``"graph"`` or ``"eager"``; "" for a run that was opened.
+        step: how the last steps ran, ``"compile"``, ``"graph"`` or ``"eager"``; "" for a run that was opened.
     """
 
     model: Any

@@ -69,7 +69,7 @@ class Snapshots:
         restore_training(context.parameters, context.optimiser, context.schedule, snapshot)
         context.history.cut(snapshot.state)
         context.progress.restore(snapshot.state)
-        context.stepper.products.keep(snapshot.state.get("products", {}))
+        context.stepper.keep(snapshot.state)
         self.good = snapshot
 
     def restore_good(self) -> None:
@@ -89,6 +89,10 @@ class Snapshots:
 
     def _capture(self) -> Snapshot:
         context = self.context
-        products = {"products": context.stepper.products.record()}
-        progress = {**context.progress.record(), **context.history.mark(), **context.identity, **products}
+        progress = {
+            **context.progress.record(),
+            **context.history.mark(),
+            **context.identity,
+            **context.stepper.record(),
+        }
         return capture_training(context.parameters, context.optimiser, context.schedule, progress)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pvae.batch import Batch
 from pvae.products import ProductChoices
 from pvae.train.clipping import clipped
+from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.computation import Computation
 from pvae.train.graph.trace import Outputs
 from pvae.train.optimisers import track_parameters
@@ -28,6 +31,8 @@ class Stepper:
         graph: whether to trace the computation once per kind of batch, and to run the graph.
         clip: the largest norm of all gradients of a parameter group together, nats per datum; None for no limit.
         products: the libraries of the matrix products of a graph; None for those of torch.
+        compiled: which steps are compiled; None for none.
+        full_size: the number of data of the batches of which the steps may be compiled; None for all.
     """
 
     def __init__(
@@ -38,11 +43,15 @@ class Stepper:
         graph: bool,
         clip: float | None = None,
         products: ProductChoices | None = None,
+        compiled: CompiledSteps | None = None,
+        full_size: int | None = None,
     ) -> None:
         self.computation, self.optimiser, self.clip = computation, optimiser, clip
         self.parameters = computation.parameters
         self.products = ProductChoices("aten") if products is None else products
         self._plans = StepPlans(computation, graph=graph, products=self.products)
+        self.compiled = CompiledSteps("graph", optimiser, clip) if compiled is None else compiled
+        self.full_size, self._is_full = full_size, True
         self._known_parameters = dict(self.parameters.named)
 
     @property
@@ -54,6 +63,37 @@ class Stepper:
     def fallback(self) -> str | None:
         """The reason why steps run eagerly although graphs were asked for, or None."""
         return self._plans.fallback
+
+    @property
+    def how(self) -> str:
+        """How full batches run now: "eager", "graph" or "compile"."""
+        if not self.graph:
+            return "eager"
+        return "compile" if self.compiled.used == "compile" else "graph"
+
+    def record(self) -> dict[str, Any]:
+        """Return what a resumed training needs for the same bits: the libraries of products, and how steps run."""
+        used = self.how if self.compiled.used else ""
+        return {"products": self.products.record(), "how": {"asked": self.compiled.asked, "used": used}}
+
+    def keep(self, recorded: Mapping[str, Any]) -> None:
+        """Keep the choices that `record` returned in the run that is resumed.
+
+        Args:
+            recorded: the values of a checkpoint; those of earlier versions have no choices.
+        """
+        self.products.keep(recorded.get("products", {}))
+        self.compiled.keep(recorded.get("how", {}))
+
+    def changes_of_bits(self) -> list[str]:
+        """Return why the last bits of numbers may differ from those of a training without a break, a line for each."""
+        lines = []
+        if self.products.foreign:
+            lines.append(f"the libraries of the matrix products are chosen anew: {self.products.foreign}")
+        former, used = self.compiled.former, self.how
+        if former not in ("", used) and ("compile" in (former, used) or self.products.matmul == "auto"):
+            lines.append(f"the steps run by {used!r} from now on, and ran by {former!r} before")
+        return lines
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,6 +119,7 @@ class Stepper:
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Update by one batch; return the numbers of `names`, each of shape (), in nats per datum."""
         arguments = self.computation.programs.arguments(batch)
+        self._is_full = self.full_size is None or not isinstance(batch, Batch) or batch.size == self.full_size
         first, *later = self.parameters.players
         numbers = self._phase(first, arguments)
         for player in later:
@@ -109,10 +150,22 @@ class Stepper:
     def _update(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Update one player once; return its numbers."""
         plan = self._plans.plan(player, arguments)
-        outputs = self._plans.run(plan, arguments)
-        count = len(self._plans.names[player])
-        self._apply(self._parameters_of_plan(plan, player), outputs[count:])
-        return outputs[:count]
+        outputs = self._compiled_outputs(plan, player, arguments) if self._is_full else None
+        if outputs is None:
+            begun = time.perf_counter()
+            outputs = self._plans.run(plan, arguments)
+            gradients = outputs[len(self._plans.names[player]) :]
+            self._apply(self._parameters_of_plan(plan, player), gradients)
+            self.compiled.add_time(time.perf_counter() - begun)
+        return outputs[: len(self._plans.names[player])]
+
+    def _compiled_outputs(self, plan: Plan, player: str, arguments: tuple[Tensor, ...]) -> Outputs | None:
+        """Update by the compiled step and return its outputs; None if there is no compiled step."""
+        step = self.compiled.find(plan, player, arguments, lambda: self._plans.output_names(player))
+        outputs = None if step is None else self.compiled.run(step, arguments)
+        if step is not None and outputs is not None and not step.updates:
+            self._apply(plan.parameters, outputs[step.count :])
+        return outputs
 
     def _parameters_of_plan(self, plan: Plan, player: str) -> list[Tensor]:
         """Return the parameters of a plan's gradients; an eager run may have created new ones."""
@@ -141,5 +194,6 @@ class Stepper:
         """
         if self.parameters.collect():
             self._plans.clear()
+            self.compiled.clear()
         self._plans.look_for_changes()
         track_parameters(self.optimiser, self.parameters.named, self._known_parameters, self.parameters.group_of)

@@ -102,7 +102,9 @@ def fit(
         device: the device; ``"auto"`` means CUDA if the machine has it, else the CPU.
         precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast, with parameters in float32).
         step: ``"graph"`` traces the step once and runs the graph, with the same result; a program that no graph can
-            hold runs eagerly after a warning. ``"eager"`` runs the programs in each step; ``"auto"`` means graph.
+            hold runs eagerly after a warning. ``"compile"`` compiles the graph and the update of the parameters (Adam,
+            AdamW, SGD) by torch's compiler, which takes some 10 s and a C++ compiler. ``"eager"`` runs the programs in
+            each step. ``"auto"`` means graph, and compile in a training that is so long that this saves time.
         matmul: who computes the matrix products of a graph: ``"auto"``, the library that is the fastest for each shape
             on this machine; or ``"aten"``, torch itself, with the same bits as the eager step. A resumed run keeps the
             libraries of the run.
@@ -290,7 +292,7 @@ def _result(loop: Loop, config: dict[str, Any]) -> Run:
         config,
         context.progress.seconds,
         "last",
-        "graph" if context.stepper.graph else "eager",
+        context.stepper.how,
         parameters,
     )
     return run.load("best") if "best" in parameters or context.folder is not None else run

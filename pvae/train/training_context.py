@@ -100,6 +100,21 @@ class TrainingContext:
         left = 0 if size is None or self.objective.labelled else size - self.progress.seen
         return min(full, left * particles) if left > 0 else full
 
+    def steps_left(self, seconds: float) -> float:
+        """Return the number of steps that the training still takes by its options.
+
+        Args:
+            seconds: the time of a step.
+        """
+        options, progress = self.options, self.progress
+        in_epoch = self.steps_in_epoch
+        limits = [] if in_epoch is None else [in_epoch * options.epochs - progress.step]
+        if options.max_steps is not None:
+            limits.append(options.max_steps - progress.step)
+        if options.max_seconds is not None:
+            limits.append(int((options.max_seconds - progress.seconds) / max(seconds, 1e-9)))
+        return float(max(0, min(limits, default=0)))
+
     def remaining_batches(self) -> Iterator[Batch]:
         """Return the batches of the current epoch that have had no step yet."""
         return minibatches(

@@ -50,6 +50,11 @@ class StepGraph:
     fixed: tuple[tuple[Tensor, Tensor], ...]
     module: GraphModule
 
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """The outputs of the graph: nodes, or None for a gradient that does not exist."""
+        return next(node for node in self.module.graph.nodes if node.op == "output").args[0]
+
     def has_fixed_values(self) -> bool:
         """Return whether the tensors of `fixed` still have the values of the trace."""
         return all(torch.equal(tensor, values) for tensor, values in self.fixed)

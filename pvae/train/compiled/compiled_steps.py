@@ -1,0 +1,175 @@
+"""`CompiledSteps`: whether the steps of a training are compiled, and the compiled steps."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pvae.errors import first_line
+from pvae.train.compiled.compiled_step import CompiledStep, OptimiserChangedError
+from pvae.train.compiled.step_agreement import find_disagreement, median_seconds
+from pvae.train.compiled.update_rules import has_state
+from pvae.train.plans import Plan
+
+__all__ = ["CompiledSteps"]
+
+#: With step="auto", the number of steps after which it is decided whether to compile.
+_STEPS_BEFORE_CHOICE = 25
+#: What compiling saves for each operation of a graph, and costs for it, in seconds: both are cautious.
+_SAVED_PER_OPERATION, _COST_PER_OPERATION = 2e-6, 0.15
+#: Compiling saves at most this part of a step.
+_LARGEST_SAVING = 0.4
+#: The expected saving has to be so many times the expected cost.
+_MARGIN = 3.0
+#: A compiled step that takes more than this part of the time of the graph is not used.
+_LARGEST_SHARE = 0.97
+
+
+class CompiledSteps:
+    """Decides whether steps are compiled, compiles them, and keeps them.
+
+    Batches of one size are compiled, those of the full size; the last batch of an epoch, if it is smaller, runs as a
+    graph. So a resumed training compiles the same steps, whichever comes first.
+
+    Args:
+        asked: the option ``step``: ``"compile"``, ``"auto"``, or another one, with which nothing is compiled.
+        optimiser: the optimiser.
+        clip: the largest norm of all gradients together; None for no limit.
+
+    Attributes:
+        used: ``"compile"``, ``"graph"`` or ``"eager"`` once it is decided, else "".
+        former: how the steps of the run that is resumed ran; "" if it is not known.
+        steps_left: returns the number of steps that the training still takes if one takes some seconds.
+        note: shows a line to the user.
+    """
+
+    def __init__(self, asked: str, optimiser: Optimizer, clip: float | None) -> None:
+        self.asked, self.optimiser, self.clip = asked, optimiser, clip
+        self.used = "" if asked == "auto" else asked
+        self.former = ""
+        self._is_recorded = False
+        self.steps_left: Callable[[float], float] = lambda seconds: 0.0
+        self.note: Callable[[str], None] = lambda line: None
+        self._steps: dict[str, tuple[Plan, CompiledStep]] = {}
+        self._seconds: list[float] = []
+
+    def keep(self, recorded: Mapping[str, str]) -> None:
+        """Keep the decision of the run that is resumed, if it was asked for the same.
+
+        Args:
+            recorded: what was asked for and what was used there; empty if it is not known.
+        """
+        self.former = recorded.get("used", "")
+        if recorded.get("asked") == self.asked and self.former:
+            self.used, self._is_recorded = self.former, True
+
+    def clear(self) -> None:
+        """Forget the compiled steps, because parameters were replaced."""
+        self._steps.clear()
+
+    def add_time(self, seconds: float) -> None:
+        """Count the time of one step that ran as a graph."""
+        if self.asked == "auto" and not self.used:
+            self._seconds.append(seconds)
+
+    def find(
+        self, plan: Plan, player: str, arguments: tuple[Tensor, ...], names: Callable[[], Sequence[str]]
+    ) -> CompiledStep | None:
+        """Return the compiled step for a plan; None if the graph or the eager step is to run.
+
+        Args:
+            plan: the plan of a batch of the full size.
+            player: the parameter group that is updated.
+            arguments: the tensors that the programs take.
+            names: returns the names of the outputs of the graph.
+        """
+        if plan.graph is None or self.used not in ("", "compile"):
+            return None
+        known = self._steps.get(player)
+        if known is not None and known[0] is plan:
+            return known[1]
+        if known is not None:
+            self._use_graph("the programs read a Python value that has changed, or batches have several shapes")
+            return None
+        if not has_state(self.optimiser, plan.parameters_with_gradient()) or not self._is_wanted(plan):
+            return None
+        return self._compile(plan, player, arguments, names())
+
+    def _is_wanted(self, plan: Plan) -> bool:
+        """Return whether to compile; with step="auto", this is decided after some steps."""
+        if self.used or len(self._seconds) < _STEPS_BEFORE_CHOICE:
+            return self.used == "compile"
+        seconds = statistics.median(self._seconds[-16:])
+        left = self.steps_left(seconds)
+        operations = sum(node.op == "call_function" for node in plan.graph.module.graph.nodes)  # type: ignore[union-attr]
+        saving = left * min(_SAVED_PER_OPERATION * operations, _LARGEST_SAVING * seconds)
+        cost = _COST_PER_OPERATION * operations
+        is_on_cpu = all(parameter.device.type == "cpu" for parameter in plan.parameters)
+        self.used = "compile" if saving >= _MARGIN * cost and is_on_cpu else "graph"
+        if self.used == "graph":
+            self.note(
+                f"step: graph, because compiling takes about {cost:.0f} s and saves about {saving:.0f} s "
+                f"({left:.0f} steps of {1e3 * seconds:.2f} ms are left)"
+            )
+        return self.used == "compile"
+
+    def _compile(
+        self, plan: Plan, player: str, arguments: tuple[Tensor, ...], names: Sequence[str]
+    ) -> CompiledStep | None:
+        graph = plan.fast or plan.graph
+        begun = time.monotonic()
+        random = torch.get_rng_state()
+        try:
+            step = CompiledStep(graph.module, plan.parameters, self.optimiser, self.clip, arguments)  # type: ignore[union-attr]
+            reason = find_disagreement(step, graph.run, arguments, names)  # type: ignore[union-attr]
+        except Exception as error:  # a compiler may fail in any way, and the graph computes the same
+            reason = f"{type(error).__name__}: {first_line(error)}"
+        torch.set_rng_state(random)
+        if reason is not None:
+            self._use_graph(reason)
+            return None
+        if self.asked == "auto" and not self._is_faster(step, graph.run, arguments, time.monotonic() - begun):  # type: ignore[union-attr]
+            return None
+        self._steps[player] = plan, step
+        return step
+
+    def _is_faster(
+        self, step: CompiledStep, run: Callable[..., Any], arguments: tuple[Tensor, ...], compiling: float
+    ) -> bool:
+        """Return whether a compiled step is faster than the graph, by a few timed steps of each; say so in a line."""
+        if self._steps or self._is_recorded:  # it was decided, for another parameter group or before a break
+            return True
+        compiled, graph = median_seconds(step, run, arguments)
+        is_faster = compiled < _LARGEST_SHARE * graph
+        self.used = "compile" if is_faster else "graph"
+        times = f"{1e3 * compiled:.2f} ms a step, and {1e3 * graph:.2f} ms as a graph; compiled in {compiling:.0f} s"
+        choice = "compile" if is_faster else "graph, because a compiled step is not faster"
+        self.note(f"step: {choice} ({times})")
+        return is_faster
+
+    def _use_graph(self, reason: str) -> None:
+        self.used = "graph"
+        self._steps.clear()
+        warnings.warn(f"The step cannot be compiled, so it runs as a graph: {reason}", stacklevel=6)
+
+    def run(self, step: CompiledStep, arguments: tuple[Tensor, ...]) -> tuple[Tensor | None, ...] | None:
+        """Return the outputs of a compiled step; None if the graph has to run.
+
+        Args:
+            step: the compiled step.
+            arguments: the tensors that the programs take.
+        """
+        if not step.is_ready:
+            return None
+        try:
+            return step(arguments)
+        except OptimiserChangedError as error:
+            self._use_graph(str(error))
+            return None

@@ -1,0 +1,57 @@
+"""Make the stepper of a training: how its steps are executed, by the options and the data."""
+
+from __future__ import annotations
+
+import torch
+
+from pvae.batch import Batch
+from pvae.data.streams.stored_batch import StoredBatch
+from pvae.products import ProductChoices
+from pvae.structures import is_structure
+from pvae.train.compiled.compiled_steps import CompiledSteps
+from pvae.train.computation import Computation
+from pvae.train.options import Options
+from pvae.train.step import Stepper
+
+__all__ = ["make_stepper"]
+
+
+def make_stepper(
+    computation: Computation, optimiser: torch.optim.Optimizer, options: Options, train: Batch, batch: Batch
+) -> tuple[Stepper, str]:
+    """Return the stepper of a training, and why its steps run otherwise than the options say; "" if they do not.
+
+    Steps run eagerly for fields that are no tensors. Batches of many shapes run eagerly too, unless a graph was asked
+    for; they are not compiled.
+
+    Args:
+        computation: the computation of one step.
+        optimiser: the optimiser.
+        options: the checked options.
+        train: the training data.
+        batch: a batch of the full size.
+    """
+    asked, reason = options.step, ""
+    structures = [name for name in computation.programs.fields if is_structure(batch[name])]
+    varies = isinstance(train, StoredBatch) and train.varies
+    if structures and asked != "eager":
+        asked, reason = "eager", f"steps run eagerly, because the field {structures[0]!r} is no tensor"
+    elif varies and asked == "auto":
+        asked = "eager"
+        reason = (
+            "steps run eagerly, because a collate function makes the batches, which may have many shapes; step='graph' "
+            "makes a graph for each shape"
+        )
+    elif varies and asked == "compile":
+        asked = "graph"
+        reason = "steps run as graphs, because a collate function makes the batches, which may have many shapes"
+    stepper = Stepper(
+        computation,
+        optimiser,
+        graph=asked != "eager",
+        clip=options.clip,
+        products=ProductChoices(options.matmul),
+        compiled=CompiledSteps(asked, optimiser, options.clip),
+        full_size=batch.size,
+    )
+    return stepper, reason
