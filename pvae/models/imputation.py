@@ -19,6 +19,7 @@ from pvae.programs.data_sites import DataSites, find_data_sites
 from pvae.programs.fitting_runs import map_fitting_parts
 from pvae.programs.queries import inference_mode
 from pvae.programs.sites import sample_sites
+from pvae.randomness import preserved_randomness
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.site_validation import delta_sites
 from pvae.weights.traces import TracePair
@@ -115,7 +116,8 @@ def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Im
     plate, data_dim = layout.data_plate()
     pairs = trace_particles(bound, particles, data_plate=plate)
     weights = _normalised_weights(pairs, PlateDims(layout.nesting, data_dim, particles // len(pairs)))
-    data_sites = find_data_sites(sample_sites(bound.trace_model()), programs, bound)
+    with preserved_randomness():
+        data_sites = find_data_sites(sample_sites(bound.trace_model()), programs, bound)
     place = _SitePlace(layout.nesting, data_dim, batch.x.shape)
     completions = [_complete(pair.model, data_sites, place) for pair in pairs]
     means = torch.cat([mean for mean, _ in completions])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,8 @@ __all__ = ["NumberTable", "read_number_table"]
 _BLOCK = 1 << 20  # bytes, which fit into a cache
 #: The first lines must be at least as many as `find_dialect` looks at, or all lines.
 _FIRST_LINES = 250
+_CHECKED = 1 << 18  # bytes
+_LAST_OF_ASCII = 127
 _NEWLINE = ord("\n")
 #: A line that begins with a sign up to this one may be blank or a comment.
 _LAST_SIGN = ord("#")
@@ -52,8 +53,7 @@ def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
         path: the file.
         options: what the user says about it.
     """
-    blocks = _blocks(path)
-    first = next(blocks, b"")
+    first = _first_block(path)
     head = first[: first.rfind(b"\n") + 1]
     if not (head and _is_plain(head)) or (len(first) == _BLOCK and head.count(b"\n") < _FIRST_LINES):
         return None
@@ -65,20 +65,19 @@ def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
     except InputError:  # the reader of all lines raises it again, with more to say
         return None
     width = _width_of_numbers(lines, dialect)
-    if not width or not _has_cells_only(first, blocks):
+    if not width or not _has_cells_only(path):
         return None
     frame = _parse(path, dialect, width)
     return None if frame is None else NumberTable(frame, dialect, lines)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file in blocks; nothing if it cannot be read."""
+def _first_block(path: Path) -> bytes:
+    """Return the beginning of a file; nothing if it cannot be read."""
     try:
         with path.open("rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                yield block
+            return file.read(_BLOCK)
     except OSError:
-        return
+        return b""
 
 
 def _is_plain(head: bytes) -> bool:
@@ -100,21 +99,25 @@ def _width_of_numbers(lines: TextLines, dialect: Dialect) -> int:
     return width if data and named and numbers else 0
 
 
-def _has_cells_only(first: bytes, blocks: Iterator[bytes]) -> bool:
-    """Return whether all is ASCII, and no line is blank or a comment."""
-    last, block = _NEWLINE, first
-    while block:
-        signs = np.frombuffer(block, np.uint8)
-        is_end, is_low = signs == _NEWLINE, signs <= _LAST_SIGN
-        begins_badly = (last == _NEWLINE and bool(is_low[0])) or bool((is_end[:-1] & is_low[1:]).any())
-        if begins_badly or not block.isascii():
-            return False
-        last, block = block[-1], next(blocks, b"")
+def _has_cells_only(path: Path) -> bool:
+    """Return whether all is ASCII, and no line is blank or a comment. One block of memory serves the whole file."""
+    content = bytearray(_CHECKED + 1)
+    content[0] = _NEWLINE  # the sign before the block
+    view, signs = memoryview(content), np.frombuffer(content, np.uint8)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(view[1:]):
+            present = signs[: size + 1]
+            if int(present.max()) > _LAST_OF_ASCII:
+                return False
+            is_low = present[1:] <= _LAST_SIGN
+            if bool((is_low & (present[:-1] == _NEWLINE)).any()):
+                return False
+            content[0] = content[size]
     return True
 
 
 def _parse(path: Path, dialect: Dialect, width: int) -> pd.DataFrame | None:
-    """Return the cells of a file if they are numbers and none is missing."""
+    """Return the cells of a file if they are numbers and none is missing; blanks before a number make no difference."""
     import pandas as pd
 
     # Older versions of pandas read decimal numbers to the last bit only if they are told to; version 3 always does.
@@ -123,7 +126,7 @@ def _parse(path: Path, dialect: Dialect, width: int) -> pd.DataFrame | None:
     try:
         frame = pd.read_csv(
             path, sep=dialect.separator, header=header, names=list(range(width)), decimal=dialect.decimal,
-            skipinitialspace=True, compression=None, **precision,
+            compression=None, **precision,
         )  # fmt: skip
     except (OSError, ValueError):  # a row with a cell too many
         return None
