@@ -71,9 +71,10 @@ def _formula_block(translator: Any, node: Any) -> None:
 
 
 def _captions_have_levels(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Give the captions of the navigation the level that a heading needs for a screen reader."""
-    tree = context.get("furo_navigation_tree", "")
-    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    """Give the captions of tables of contents the level that a heading needs for a screen reader."""
+    for part in ("furo_navigation_tree", "body"):
+        if part in context:
+            context[part] = context[part].replace('role="heading"', 'role="heading" aria-level="2"')
 
 
 def setup(app: Any) -> None:
