@@ -50,11 +50,11 @@ def test_a_planted_error_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("shown", "problem"),
     [
         ("", "does not show"),
-        ("```output\nmean 3.1 in 9 s\n```\n", ""),
+        ("```output\nmean 3.14 in 9 s\n```\n", ""),
         ("```output\nmean 4.1 in 2 s\n```\n", "'mean 4.1 in 2 s', and 'mean 3.141 in 2 s' is printed"),
-        ("```output\nmean 3.1 in 9 s\nend\n```\n", "'end', and nothing is printed"),
+        ("```output\nmean 3.14 in 9 s\nend\n```\n", "'end', and nothing is printed"),
         ("```output\n...\n```\n", ""),
-        ("text\n```output\nmean 3.1 in 9 s\n```\n", "does not show"),
+        ("text\n```output\nmean 3.14 in 9 s\n```\n", "does not show"),
     ],
 )
 def test_a_page_shows_what_its_blocks_print(shown: str, problem: str, tmp_path: Path) -> None:

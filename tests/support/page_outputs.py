@@ -46,7 +46,7 @@ VARIABLE = re.compile(
     r"|\b[0-9a-f]{8,64}\b"
 )
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)\s]*figures/pages/[^)\s]+\.png)\)")
-RELATIVE, ABSOLUTE = 0.1, 0.02
+RELATIVE, ABSOLUTE = 0.03, 0.01
 
 
 class Block(NamedTuple):
@@ -167,7 +167,7 @@ def _run_command(line: str) -> str:
 def difference(shown: str, printed: str) -> str:
     """Return the first line of the page that differs from what was printed; "" if there is none.
 
-    Durations, dates and digests may differ, and numbers by 10 % or 0.02, since processors round differently. A line
+    Durations, dates and digests may differ, and numbers by 3 % or 0.01, since processors round differently. A line
     ``...`` of the page covers any lines.
     """
     wanted, found = shown.rstrip().splitlines(), printed.rstrip().splitlines()
