@@ -8,7 +8,10 @@ its quartiles. Above 1 is faster than raw PyTorch. "raw compiled" is the loss of
 The variables OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed first, because they choose slower code of NumPy's BLAS.
 
     python benchmarks/step.py [--rounds 15] [--networks mlp,small,conv] [--objective elbo|iwae] [--device cuda]
-                              [--variants "raw PyTorch,pvae graph,pvae compile"]
+                              [--variants "raw PyTorch,pvae graph,pvae compile"] [--numpyro FOLDER]
+
+With --numpyro, NumPyro's `lax.scan` over the steps is measured in a process of its own, in the same rounds. FOLDER is
+its environment, which is made at first use by venv and pip.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pyro
 import torch
 from environment import restart_without_slowing_variables
+from peer_process import PeerProcess
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from torch import Tensor
 from torch.nn import functional
@@ -155,7 +160,17 @@ def variants(
         yield made, shaped, steps
 
 
-def measure(names: list[str], network: str, particles: int, rounds: int, device: str) -> dict[str, list[float]]:
+def numpyro(folder: Path, network: str, particles: int) -> PeerProcess:
+    """NumPyro's steps of the same network."""
+    settings, _ = NETWORKS[network]
+    sizes = (math.prod(settings["data_shape"]), settings["hidden"][0], settings["latent"], particles)
+    script = Path(__file__).with_name("numpyro_step.py")
+    return PeerProcess(script, ["numpyro"], folder, [str(size) for size in sizes])
+
+
+def measure(
+    names: list[str], network: str, particles: int, rounds: int, device: str, peers: dict[str, PeerProcess]
+) -> dict[str, list[float]]:
     """Seconds per step of each variant in each round."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {}
@@ -170,6 +185,8 @@ def measure(names: list[str], network: str, particles: int, rounds: int, device:
                 if device != "cpu":
                     torch.cuda.synchronize()
                 seconds.setdefault(name, []).append((clock() - begun) / steps)
+            for name, peer in peers.items():
+                seconds.setdefault(name, []).append(peer.seconds(steps))
     return seconds
 
 
@@ -189,6 +206,7 @@ def main() -> None:
     parser.add_argument("--objective", choices=("elbo", "iwae"), default="elbo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--numpyro", type=Path, help="the folder of NumPyro's environment")
     given = parser.parse_args()
     restart_without_slowing_variables()
     torch.set_num_threads(1)
@@ -199,7 +217,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, pyro {pyro.__version__}, {where}; {given.objective}, {particles} particles")
     for network in given.networks.split(","):
         names = given.variants.split(",")
-        seconds = measure(names, network, particles, given.rounds, given.device)
+        has_peer = given.numpyro is not None and network != "conv"
+        peers = {"NumPyro": numpyro(given.numpyro, network, particles)} if has_peer else {}
+        seconds = measure(names, network, particles, given.rounds, given.device, peers)
         for peer in [name for name in ("raw PyTorch", "SVI.step") if name in names]:
             print(f"\n{network}: times faster than {peer} (median and quartiles of {given.rounds} rounds)\n")
             print(f"| variant | ms a step | ratio to {peer} |\n|---|---|---|")

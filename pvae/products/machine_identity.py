@@ -37,9 +37,10 @@ def _matters(variable: str) -> bool:
 
 
 def _describe(blas: Any) -> str:
-    """Return the name, the version and the code path of a BLAS."""
+    """Return the name, the version, the code path and the number of threads of a BLAS."""
     info = blas.info()
-    return " ".join(str(info[key]) for key in ("internal_api", "version", "architecture") if info.get(key))
+    name = " ".join(str(info[key]) for key in ("internal_api", "version", "architecture") if info.get(key))
+    return f"{name}, threads: {blas.num_threads}"
 
 
 @cache

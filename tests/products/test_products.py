@@ -240,6 +240,20 @@ def test_the_timing_takes_the_fastest_right_library_and_torch_at_a_tie(monkeypat
     assert fastest_library(kind) == "aten"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_every_kind_can_be_timed(
+    dtype: torch.dtype, has_bias: bool, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr("pvae.products.timing._LARGEST_SHARE", 1e9)
+    monkeypatch.setattr("pvae.products.timing._LEAST_SAVING", -1e9)
+    monkeypatch.setattr("pvae.products.timing._seconds_of", lambda product, _: float(product is PRODUCTS["aten"]))
+    for left, right in itertools.product("nt", repeat=2):
+        kind = ProductKind(7, 30, 5, dtype, left, right, has_bias, torch.get_num_threads())
+        others = [name for name in PRODUCTS if name != "aten" and is_offered(name, dtype)]
+        assert fastest_library(kind) == (others[0] if others else "aten")
+
+
 def test_a_large_product_counts_as_a_smaller_one() -> None:
     kind = kind_of(torch.empty(10**6, 64), torch.empty(64, 50))
     assert kind is not None and (kind.rows, kind.inner, kind.columns) == (31250, 64, 50)

@@ -258,3 +258,15 @@ def test_the_compiler_of_torch_gives_the_numbers_of_the_graph(tmp_path: Path, mo
     losses = [[record["loss"] for record in run.history] for run in (compiled, graph)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert_close(parameters(graph), parameters(compiled), 1e-5)
+
+
+def test_functions_around_the_step_of_the_optimiser_are_called(compilations: list[GraphModule]) -> None:
+    calls: list[int] = []
+
+    def optimiser(parameters: Any) -> torch.optim.Adam:
+        made = torch.optim.Adam(parameters, lr=0.05)
+        made.register_step_post_hook(lambda *_: calls.append(1))
+        return made
+
+    run = train(optimiser=optimiser)
+    assert run.step == "compile" and len(calls) == 6

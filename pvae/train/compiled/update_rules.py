@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import optimizer as torch_optimiser
 
 __all__ = ["UpdateRule", "find_rule", "has_state"]
 
@@ -131,6 +132,15 @@ _RULES: dict[type[Optimizer], type[UpdateRule]] = {Adam: AdamRule, AdamW: AdamWR
 _OTHER_UPDATES = ("amsgrad", "maximize", "capturable", "differentiable")
 
 
+#: The functions that torch calls around the steps of all optimisers; a compiled update would not call them.
+_GLOBAL_HOOKS = (torch_optimiser._global_optimizer_pre_hooks, torch_optimiser._global_optimizer_post_hooks)
+
+
+def _own_hooks(optimiser: Optimizer) -> tuple[Any, Any]:
+    """Return the functions that an optimiser calls around its step."""
+    return optimiser._optimizer_step_pre_hooks, optimiser._optimizer_step_post_hooks
+
+
 def find_rule(optimiser: Optimizer, group: Group) -> UpdateRule | None:
     """Return the update of a parameter group; None if there is none as tensor operations.
 
@@ -139,7 +149,7 @@ def find_rule(optimiser: Optimizer, group: Group) -> UpdateRule | None:
         group: one of its parameter groups.
     """
     rule = _RULES.get(type(optimiser))
-    has_hooks = bool(optimiser._optimizer_step_pre_hooks or optimiser._optimizer_step_post_hooks)
+    has_hooks = any(hooks for hooks in (*_GLOBAL_HOOKS, *_own_hooks(optimiser)))
     if rule is None or has_hooks or any(group.get(setting) for setting in _OTHER_UPDATES):
         return None
     if isinstance(group["lr"], Tensor) or any(torch.is_complex(parameter) for parameter in group["params"]):
