@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
+from pvae.structures import require_dense
 
 __all__ = ["Batch", "as_batch", "check_field_name"]
 
@@ -187,6 +188,7 @@ def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(name, str):
         raise InputError(f"The name of a field needs to be text; got {name!r}.")
     check_field_name(name)
+    require_dense(name, value)
     tensor = value.detach() if isinstance(value, Tensor) else _from_array(name, np.asanyarray(value))
     if tensor.is_complex():
         advice = "Give the real and imaginary parts as features."

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["count_of", "is_structure", "map_tensors", "moved", "tensors_of"]
+from pvae.errors import InputError
+
+__all__ = ["count_of", "is_structure", "map_tensors", "moved", "require_dense", "tensors_of"]
 
 
 def is_structure(value: Any) -> bool:
@@ -20,6 +22,24 @@ def is_structure(value: Any) -> bool:
         value: a field of a batch, or an argument of a program.
     """
     return not isinstance(value, Tensor) or value.is_nested or value.dim() == 0
+
+
+def require_dense(name: str, value: Any) -> None:
+    """Raise InputError for a tensor that is sparse, quantised or nested; other values pass.
+
+    Args:
+        name: the name of the field, for the message.
+        value: a tensor, or any other value.
+    """
+    if not isinstance(value, Tensor):
+        return
+    kind = "nested" if value.is_nested else "quantised" if value.is_quantized else ""
+    if kind or value.layout != torch.strided:
+        advice = {
+            "nested": "Pad the data and pass a mask, or use a loader with a collate function",
+            "quantised": "Use dequantize()",
+        }.get(kind, "Use to_dense()")
+        raise InputError(f"{name} needs a dense tensor; got a {kind or 'sparse'} one. {advice}.")
 
 
 def count_of(value: Any) -> int | None:

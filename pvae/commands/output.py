@@ -49,6 +49,7 @@ def format_rows(rows: Mapping[str, Any]) -> str:
     width = max(map(len, rows), default=0)
     return printable("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
+
 _STARTS_OF_NUMBERS = frozenset(["", *"0123456789+-."])
 
 

@@ -31,6 +31,7 @@ from pvae.data.streams.opening import open_stored
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 from pvae.forked_threads import require_usable_threads
+from pvae.structures import require_dense
 
 __all__ = ["is_path", "load_data"]
 
@@ -169,6 +170,8 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
     """Return data with channels first, labels numbered and missing values masked."""
     if not raw.schema.rows:
         check_missing("error" if not options.missing else "mask" if options.words is None else ",".join(options.words))
+    for name, value in raw.fields.items():
+        require_dense(name, value)
     fields, channel_notes = with_channels_first(raw.fields, channels)
     fields, label_notes = _without_labels(fields) if like is not None and like.ignores_labels else (fields, ())
     if options.missing:
