@@ -56,7 +56,7 @@ def are_choices(value: Any) -> TypeGuard[Mapping[str, str]]:
     """Return whether a value is a mapping from kinds of products, as texts, to names of libraries."""
     if not isinstance(value, Mapping):
         return False
-    return all(isinstance(kind, str) and library in PRODUCTS for kind, library in value.items())
+    return all(isinstance(library, str) and library in PRODUCTS for library in value.values())
 
 
 def add_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> dict[str, str]:

@@ -122,7 +122,9 @@ def test_a_choice_is_made_once_and_kept_on_disk(cache: Path, monkeypatch: pytest
     assert len(list(cache.glob("*.json"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "list", "machine", "library", "folder", "file for the folder"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "text", "list", "machine", "library", "list of libraries", "folder", "file for the folder"]
+)
 def test_a_damaged_or_foreign_file_of_choices_is_made_again(
     damage: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,8 +141,9 @@ def test_a_damaged_or_foreign_file_of_choices_is_made_again(
         path.write_text("[1, 2]")
     elif damage == "machine":
         path.write_text(json.dumps({**content, "machine": {**content["machine"], "processor": "another"}}))
-    elif damage == "library":
-        path.write_text(json.dumps({**content, "choices": dict.fromkeys(content["choices"], "os")}))
+    elif damage in ("library", "list of libraries"):
+        library = "os" if damage == "library" else ["numpy"]
+        path.write_text(json.dumps({**content, "choices": dict.fromkeys(content["choices"], library)}))
     else:
         path.unlink()
         if damage == "folder":
