@@ -32,10 +32,10 @@ def _after_threads(block: object) -> Reaction:
     def parent() -> None:
         torch.set_num_threads(2)
         torch.ones(10**6).exp().sum()
-        reaction = reaction_to(block)
+        reaction = reaction_to(block, _LIMIT)
         raise RuntimeError(f"{reaction.error}: {reaction.text}")
 
-    return reaction_to(parent)
+    return reaction_to(parent, 2 * _LIMIT)
 
 
 def test_a_fork_after_threads_is_refused_or_right() -> None:
@@ -54,7 +54,7 @@ def _check_forks() -> None:
     assert "InputError: This process was forked" in _after_threads(lambda: _fit(1, threads=2)).text
     assert "InputError: This process was forked" in _after_threads(lambda: pvae.load_data(np.eye(6))).text
     assert "InputError: This process was forked" in _after_threads(lambda: pvae.GaussianMixture(2).fit(np.eye(6))).text
-    right = reaction_to(lambda: _fit(1)).text
+    right = reaction_to(lambda: _fit(1), _LIMIT).text
     assert "loss" in right and right in _after_threads(lambda: _fit(1)).text
 
 
