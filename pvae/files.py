@@ -46,6 +46,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
+        unfinished.unlink(missing_ok=True)  # it may be a link to a file that is not ours
         yield unfinished
         move_into_place(unfinished, path)
     except OSError as error:
@@ -91,16 +92,24 @@ def replace_folder(path: Path, previous: Path) -> Iterator[Path]:
         previous: the path that the old folder moves to.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    _remove(unfinished)
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
         sync(unfinished)
         if path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
+            _remove(previous)
             os.replace(path, previous)
         os.replace(unfinished, path)
     finally:
         # after the move there is no such folder
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove(unfinished)
     sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder if there is one. Of a link only the link is removed, not the folder that it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 
 import torch
 
@@ -10,7 +12,26 @@ from pvae.errors import InputError
 
 __all__ = ["require_usable_threads"]
 
-_threads_of_parent = 1
+
+def _is_fork_after_torch() -> bool:
+    """Return whether multiprocessing forked this process from one in which torch was imported already.
+
+    `sys.modules` is in the order of the imports, and multiprocessing imports ``popen_fork`` when it forks for the first
+    time. So torch was imported before the fork if it comes first. If it comes later, this process or its parent may
+    have imported it, and False is returned.
+    """
+    process = multiprocessing.current_process()
+    modules = list(sys.modules)
+    marker = "multiprocessing.popen_fork"
+    return (
+        getattr(process, "_start_method", None) == "fork"
+        and marker in modules
+        and modules.index("torch") < modules.index(marker)
+    )
+
+
+# A fork that happened before this import is not seen by `os.register_at_fork`.
+_threads_of_parent = torch.get_num_threads() if _is_fork_after_torch() else 1
 
 
 def _note_fork() -> None:

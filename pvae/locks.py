@@ -66,7 +66,9 @@ def sole_writer(folder: Path | None) -> Iterator[None]:
         return
     made = _make_folders(folder)
     path = folder / LOCK_FILE
-    if os.path.lexists(path):
+    if path.is_symlink():
+        raise InputError(f"{path} needs to be a regular file, as the lock of {folder}; it is a link. Remove it.")
+    if path.exists():
         require_regular(path)
     # A lock for each call, not for each thread: the other writer may be a thread of this process.
     lock = FileLock(path, thread_local=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Callable
@@ -161,19 +162,20 @@ class MemoryLimit(PeakMemory):
     Args:
         most: the bytes that the tensors of the block may hold at the same time.
         error: returns the error for a number of bytes that is too large.
+        most_tensors: the number of tensors that may exist at the same time; the error gets their bytes.
 
     Raises:
         InputError: the error, inside the block.
     """
 
-    def __init__(self, most: float, error: Callable[[float], InputError]) -> None:
+    def __init__(self, most: float, error: Callable[[float], InputError], most_tensors: float = math.inf) -> None:
         super().__init__()
-        self._most, self._error = most, error
+        self._most, self._error, self._most_tensors = most, error, most_tensors
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.device((kwargs or {}).get("device") or "meta").type != "meta":  # a tensor is made from nothing
             size = _planned_size(func, args, kwargs)
-            if self.held + size > self._most:
+            if self.held + size > self._most or len(self._known) >= self._most_tensors:
                 raise self._error(self.held + size)
         return super().__torch_dispatch__(func, types, args, kwargs)
 

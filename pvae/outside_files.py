@@ -13,8 +13,9 @@ from typing import Any
 
 from pvae.errors import InputError
 
-__all__ = ["check_form", "read_json", "read_limited", "read_start", "read_toml", "require_regular"]
+__all__ = ["check_form", "parse_whole", "read_json", "read_limited", "read_start", "read_toml", "require_regular"]
 
+_MOST_DIGITS = 20  # of a whole number and its sign; float() cannot take one of a thousand digits
 _MOST_DEPTH = 40  # of lists and tables inside each other
 _MOST_VALUES = 2_000_000  # each takes about 100 bytes of memory
 _MOST_TABLES = 50_000  # tables and keys of TOML, whose parser takes some 10 microseconds for each
@@ -75,7 +76,7 @@ def read_limited(path: Path, most: int) -> bytes:
     size = require_regular(path)
     if size > most:
         raise InputError(f"{path} needs to be at most {most} bytes long; it has {size}. Replace it by the right file.")
-    return read_start(path, most)
+    return read_start(path, size)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -100,10 +101,24 @@ def read_json(path: Path, most: int) -> Any:
     content = read_limited(path, most)
     _require_few_values(path, content)
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_int=parse_whole)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is no JSON ({_first_line(error)}).") from error
     return _not_too_deep(value, path)
+
+
+def parse_whole(text: str) -> int:
+    """Return a whole number of a JSON file, for ``parse_int`` of `json.loads`.
+
+    Args:
+        text: the number.
+
+    Raises:
+        ValueError: if it has more digits than a number of 64 bits.
+    """
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"an integer has {len(text)} digits")
+    return int(text)
 
 
 def read_toml(path: Path, most: int = 1_000_000) -> dict[str, Any]:

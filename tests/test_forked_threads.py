@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hostile_files import Reaction, reaction_to
 
@@ -56,6 +57,38 @@ def _check_forks() -> None:
     assert "InputError: This process was forked" in _after_threads(lambda: pvae.GaussianMixture(2).fit(np.eye(6))).text
     right = reaction_to(lambda: _fit(1), _LIMIT).text
     assert "loss" in right and right in _after_threads(lambda: _fit(1)).text
+
+
+FORK_BEFORE_PVAE = """
+import multiprocessing, sys
+
+def child():
+    import torch
+    torch.set_num_threads(2)
+    from pvae.forked_threads import require_usable_threads
+    try:
+        require_usable_threads()
+        print("accepted", torch.ones(10**6).exp().sum().item() > 0)
+    except ValueError as error:
+        print(error)
+
+if "first" in sys.argv:
+    import torch
+    torch.set_num_threads(2)
+    torch.ones(10**6).exp().sum()
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join(60)
+process.kill()
+"""
+
+
+@pytest.mark.parametrize(("order", "said"), [("first", "This process was forked"), ("later", "accepted True")])
+def test_a_fork_before_the_import_of_pvae_is_refused_if_torch_was_imported_before_it(order: str, said: str) -> None:
+    command = [sys.executable, "-c", FORK_BEFORE_PVAE, order]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert said in done.stdout, done
 
 
 def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have() -> None:

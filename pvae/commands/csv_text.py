@@ -28,10 +28,12 @@ def write_csv(path: Path, frame: pd.DataFrame, *, keep_formulas: bool) -> None:
         frame: the table; its index is left out.
         keep_formulas: whether text that begins as a formula is written as it is, and not after an apostrophe.
     """
+    import pandas as pd
+
     if not keep_formulas:
-        texts = [column for column in frame.columns if frame[column].dtype.kind not in "biufcmM"]
-        frame = frame.assign(**{column: frame[column].map(_without_formula) for column in texts})
-        frame = frame.rename(columns=_without_formula)
+        columns = [values for _, values in frame.items()]  # by position: two columns may have one name
+        safe = [column if column.dtype.kind in "biufcmM" else column.map(_without_formula) for column in columns]
+        frame = pd.concat(safe, axis=1).rename(columns=_without_formula) if safe else frame
     frame.to_csv(path, index=False, lineterminator="\n")
 
 

@@ -14,13 +14,14 @@ import click
 
 from pvae.commands.interrupts import two_interrupts_end
 from pvae.errors import DivergenceError, InputError
-from pvae.names import printable, unknown
+from pvae.names import short_label, unknown
 from pvae.user_code import find_user_place
 
 __all__ = ["BAD_INPUT", "DISK_FULL", "DIVERGED", "INTERRUPTED", "MainGroup", "SuggestingGroup", "user_frame"]
 
 BAD_INPUT, DIVERGED, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
 
+_MOST_CHARACTERS = 3000  # of an error or a warning: it may hold names from a file of somebody else
 # The disk is full, a quota is used up, or a file has reached its largest allowed size.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -75,7 +76,7 @@ class MainGroup(SuggestingGroup):
 
 def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Print a warning as one line, without the place in the code, which does not help on a command line."""
-    click.echo(printable(f"pvae: warning: {' '.join(str(message).split())}"), err=True)
+    click.echo(short_label(f"pvae: warning: {' '.join(str(message).split())}", _MOST_CHARACTERS), err=True)
 
 
 def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
@@ -95,13 +96,14 @@ def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
         _exit_with_error(f"{frame}: {type(error).__name__}: {_first_line(error)}{hint}", BAD_INPUT)
     if isinstance(error, InputError):
         _exit_with_error(str(error), BAD_INPUT)
-    if isinstance(error, OSError) and error.filename is not None:
-        _exit_with_error(f"{error.strerror}: {error.filename}", BAD_INPUT)
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f": {error.filename}"
+        _exit_with_error(f"{error.strerror}{place}", BAD_INPUT)
     raise error
 
 
 def _exit_with_error(message: str, code: int) -> NoReturn:
-    click.echo(printable(f"pvae: error: {' '.join(message.split())}"), err=True)
+    click.echo(short_label(f"pvae: error: {' '.join(message.split())}", _MOST_CHARACTERS), err=True)
     sys.exit(code)
 
 

@@ -10,6 +10,7 @@ import click
 from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_table, print_json, print_status
 from pvae.errors import InputError
+from pvae.names import short_label
 
 __all__ = ["runs_"]
 
@@ -67,8 +68,9 @@ def _progress(folder: Path) -> dict[str, Any]:
     from pvae.train.history import read_history
 
     last = next((folder / name for name in ("last", "last.previous") if (folder / name).is_dir()), None)
-    reason = read_state(last).get("finished", "") if last else ""
-    epochs = [record for record in read_history(folder / "metrics.jsonl") if "epoch" in record]
+    state = read_state(last) if last else None
+    reason = state["finished"] if state else ""
+    epochs = [record for record in read_history(folder / "metrics.jsonl", state) if "epoch" in record]
     scored = [record for record in epochs if record.get("validation_bound") is not None]
     best = max(scored, key=lambda record: record["validation_bound"], default={})
     return {
@@ -87,4 +89,5 @@ def _cells(record: dict[str, Any]) -> list[str]:
     bound, error = record["validation_bound"], record["validation_error"]
     score = "" if bound is None else f"{bound:.2f}" if error is None else f"{bound:.2f} ± {error:.2f}"
     epochs = f"{record['completed_epochs']} of {record['epochs']}"
-    return [*(str(record[name]) for name in ("run", "model", "objective", "data", "state")), epochs, score]
+    names = [short_label(record[name]) for name in ("model", "objective", "data")]
+    return [record["run"], *names, record["state"], epochs, score]

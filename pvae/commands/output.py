@@ -26,7 +26,7 @@ def print_reading(splits: Any) -> None:
         splits: the data.
     """
     if splits.schema.account:
-        print_status(f"{splits.name}: {splits.schema.account}")
+        print_status(_on_one_line(f"{splits.name}: {splits.schema.account}"))
 
 
 def json_text(content: Mapping[str, Any]) -> str:
@@ -47,7 +47,8 @@ def format_rows(rows: Mapping[str, Any]) -> str:
     loss  27.2
     """
     width = max(map(len, rows), default=0)
-    return printable("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
+    return "\n".join(_on_one_line(f"{name:<{width}}  {value}") for name, value in rows.items())
+
 
 
 _STARTS_OF_NUMBERS = frozenset(["", *"0123456789+-."])
@@ -65,7 +66,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         header: the names of the columns.
         rows: the cells of each row, as many as columns.
     """
-    cells = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
+    cells = [[_on_one_line(str(cell)) for cell in row] for row in [header, *rows]]
     columns = [_aligned(column) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
@@ -75,3 +76,8 @@ def _aligned(column: Sequence[str]) -> list[str]:
     width = max(map(len, column))
     is_numeric = all(cell[:1] in _STARTS_OF_NUMBERS for cell in column[1:])
     return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text without line breaks: a name with one would look like two lines of a table."""
+    return printable(text).replace("\n", "\\n")

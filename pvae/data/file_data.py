@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pvae.data.containers import frame_data, read_object
 from pvae.data.file_limits import missing_file, require_content, size_of
 from pvae.data.image_folders import read_image_folder
 from pvae.data.matrix_files import read_mat, require_hdf5
+from pvae.data.parquet_files import read_parquet
 from pvae.data.raw_data import RawData
 from pvae.data.readers import read_idx, read_npy, read_npz
 from pvae.data.tables.frame_arrays import FrameSource
@@ -98,28 +100,8 @@ def _parquet(path: Path, options: TableOptions) -> FrameSource:
         )
     size_of(path)
     parquet = _require("pyarrow.parquet", "parquet", path)
-    try:
-        claimed = parquet.read_metadata(path)
-        require_content(path, 8 * claimed.num_rows * claimed.num_columns)
-        frame = parquet.read_table(path).to_pandas(types_mapper=_nullable_types(path).get)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a Parquet file, or is damaged ({' '.join(str(error).split())[:120]})."
-        ) from error
+    frame = read_parquet(parquet, path)
     return FrameSource(str(path), frame.set_axis(map(str, frame.columns), axis=1), account="Parquet")
-
-
-def _nullable_types(path: Path) -> dict[Any, Any]:
-    """Return the types of pandas for whole numbers, which stay so beside missing ones, by those of Arrow."""
-    import pandas as pd
-
-    arrow = _require("pyarrow", "parquet", path)
-    names = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-    return {
-        getattr(arrow, name)(): getattr(pd, name.replace("ui", "UI").replace("i", "I") + "Dtype")() for name in names
-    }
 
 
 def _arrays(read: Callable[[Path], Any]) -> Reader:
@@ -171,9 +153,18 @@ def _hdf5(path: Path) -> dict[str, Any]:
 
 def _anndata(path: Path, options: TableOptions) -> RawData:
     size_of(path)
-    anndata = _require("anndata", "anndata", path)
-    require_hdf5(_require("h5py", "hdf5", path), path)
-    return read_object(anndata.read_h5ad(path), options)
+    anndata, h5py = _require("anndata", "anndata", path), _require("h5py", "hdf5", path)
+    try:
+        require_hdf5(h5py, path)
+        content = anndata.read_h5ad(path)
+        require_content(path, math.prod(content.X.shape) * content.X.dtype.itemsize)  # a sparse matrix is made dense
+    except InputError:
+        raise
+    except Exception as error:  # the package may raise anything for a damaged file
+        raise InputError(
+            f"{path} is not a file of AnnData, or is damaged ({' '.join(str(error).split())[:120]})."
+        ) from error
+    return read_object(content, options)
 
 
 def _require(package: str, extra: str, path: Path) -> Any:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -28,8 +29,9 @@ from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
-from pvae.names import unknown
+from pvae.names import short_label, unknown
 from pvae.programs.model_traits import is_latent_model, traits_of
+from pvae.user_code import find_user_place
 
 __all__ = ["FACTS", "MODELS", "ModelSpec", "describe_arguments", "describe_value", "spec_of"]
 
@@ -94,7 +96,8 @@ class ModelSpec:
         settings = _add_facts(label, target, self.settings, splits)
         check_settings(label, target, settings)
         with _free_memory(label):
-            return target(**settings) if path is None else _call_user_code(path, label, target, settings)
+            call = _call_built_in if path is None else partial(_call_user_code, path)
+            return call(label, target, settings)
 
     def _copy_instance(self, label: str, instance: Any) -> Any:
         if self.settings:
@@ -175,6 +178,20 @@ def _add_facts(
     if is_required.get("classes") and "classes" not in complete:
         raise InputError(f"{label} needs classes: labels y in the data, whole numbers 0, 1, ... and one per datum.")
     return complete
+
+
+def _call_built_in(label: str, constructor: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    """Return a built-in model; raise InputError if torch cannot make tensors of the sizes that the settings give."""
+    try:
+        return constructor(**settings)
+    except InputError:
+        raise
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        if find_user_place(error) is not None:  # the code of a part that the user made
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        given = ", ".join(f"{name}={short_label(value)}" for name, value in settings.items())
+        raise InputError(f"{label} cannot be built with {given} ({reason}). Correct these settings.") from error
 
 
 def _call_user_code(path: Path, label: str, constructor: Callable[..., Any], settings: Mapping[str, Any]) -> Any:

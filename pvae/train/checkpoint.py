@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.files import replace_folder, sync
+from pvae.files import UNFINISHED, replace_folder, sync
+from pvae.names import short_label
 from pvae.outside_files import check_form, read_json, read_limited
 from pvae.train.encoding import canonical, digest
 
@@ -24,11 +25,11 @@ FORMAT = 1
 _TENSORS = ("parameters", "training")
 _PREVIOUS = ".previous"
 _MOST_BYTES_OF_STATE = 2**25
+_MOST_CHARACTERS = 200  # of a value in a message
 _NUMBER = (int, float)
+_COUNTS = ("epoch", "step", "step_in_epoch", "seen", "stale", "rollbacks", "best_epoch", "records", "metrics_bytes")
 _FORM = {
-    **dict.fromkeys(
-        ("epoch", "step", "step_in_epoch", "seen", "stale", "rollbacks", "best_epoch", "records", "metrics_bytes"), int
-    ),
+    **dict.fromkeys(_COUNTS, int),
     **dict.fromkeys(("metrics_sha256", "finished"), str),
     "seconds": _NUMBER,
     "best_bound": (*_NUMBER, type(None)),
@@ -137,6 +138,11 @@ def read_state(folder: Path) -> dict[str, Any]:
             "version of pvae that wrote it (config.toml names it)."
         )
     check_form(folder / "state.json", body, _FORM)
+    negative = next((name for name in _COUNTS if body[name] < 0), None)
+    if negative is not None:
+        raise InputError(
+            f"{folder / 'state.json'} is damaged: {negative} needs to be 0 or more; it is {body[negative]}."
+        )
     return dict(body)
 
 
@@ -170,7 +176,8 @@ def read_newest(folder: Path, name: str) -> Snapshot:
             snapshot = read(previous)
         except InputError as error_of_previous:
             raise InputError(f"Neither checkpoint can be used. {error} {error_of_previous}") from error_of_previous
-        if newest.exists():  # otherwise the process was stopped between two renames, and nothing is lost
+        # If the process was stopped between two renames, the new checkpoint is still there, and nothing is lost.
+        if newest.exists() or not newest.with_name(newest.name + UNFINISHED).is_dir():
             warnings.warn(f"{error} The previous checkpoint, {previous}, is used.", stacklevel=2)
         return snapshot
 
@@ -184,7 +191,7 @@ def describe_difference(current: Mapping[str, Any], recorded: Mapping[str, Any],
         kind: what the keys are, such as "parameters".
     """
     differences = []
-    missing = [name for name in recorded if name not in current]
+    missing = [short_label(name) for name in recorded if name not in current]
     if missing:
         differences.append(f"the checkpoint has {kind} {', '.join(missing[:5])}, which this training does not have")
     new = [name for name in current if name not in recorded]
@@ -192,6 +199,10 @@ def describe_difference(current: Mapping[str, Any], recorded: Mapping[str, Any],
         differences.append(f"{kind} {', '.join(new[:5])} are not in the checkpoint")
     changed = [name for name in current if name in recorded and current[name] != recorded[name]]
     differences += [
-        f"{name} is {current[name]!r} here and {recorded[name]!r} in the checkpoint" for name in changed[:5]
+        f"{name} is {_short(current[name])} here and {_short(recorded[name])} in the checkpoint" for name in changed[:5]
     ]
     return "; ".join(differences)
+
+
+def _short(value: Any) -> str:
+    return short_label(repr(value), _MOST_CHARACTERS)

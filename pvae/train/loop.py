@@ -52,18 +52,38 @@ class Loop:
                 "max_evaluations needs a checkpoint with the number of decoder evaluations so far; this one is from an "
                 "earlier version of pvae and has none. Give max_steps or epochs."
             )
-        self.snapshots.restore(snapshot)
+        progress = self.context.progress
+        self._restore(snapshot)
         for change in self.context.stepper.changes_of_bits():
             self.context.display.note(
                 f"note: numbers may differ in their last bits from those of a training without a break: {change}"
             )
-        progress = self.context.progress
         if self.context.restarts_epochs and progress.step_in_epoch:
             self.context.display.note(
                 f"note: the position in iterable data cannot be restored; epoch {progress.epoch + 1} reads them from "
                 f"the start again, after the {progress.step_in_epoch} steps that it has done"
             )
             progress.restart_epoch()
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Set the training to the state of a snapshot; raise InputError if no training writes this state."""
+        try:
+            self.snapshots.restore(snapshot)
+        except InputError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise self._impossible_state(
+                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            ) from error
+        steps = self.context.steps_in_epoch
+        if steps is not None and self.context.progress.step_in_epoch > steps:
+            raise self._impossible_state(f"step {self.context.progress.step_in_epoch} of an epoch of {steps} steps")
+
+    def _impossible_state(self, reason: str) -> InputError:
+        return InputError(
+            f"The checkpoint of {self.context.folder} is damaged: it has a state that no training writes ({reason}). "
+            "Restore it from a copy, or train again with another out."
+        )
 
     def run(self) -> None:
         """Train. Afterwards the model holds the last parameters, and the last checkpoint is written.

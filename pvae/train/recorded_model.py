@@ -21,8 +21,9 @@ from pvae.randomness import preserved_randomness
 
 __all__ = ["build_recorded_model", "code_of_run"]
 
-# While a model is built, its tensors may hold this many times the bytes of its checkpoint, and this many bytes more.
-_MOST_EXPANSION, _SMALL = 4, 100_000_000
+# While a model is built, its tensors may hold this many times the bytes of its checkpoint, and this many bytes more;
+# and there may be this many times as many tensors, and this many more.
+_MOST_EXPANSION, _SMALL, _FEW = 4, 100_000_000, 1000
 
 
 def build_recorded_model(
@@ -55,15 +56,21 @@ def build_recorded_model(
     size = sum(tensor.nbytes for tensor in saved.values())
     with (
         preserved_randomness(),
-        MemoryLimit(_MOST_EXPANSION * size + _SMALL, lambda needed: _too_large(folder, size, needed)),
+        MemoryLimit(
+            _MOST_EXPANSION * size + _SMALL,
+            lambda needed: _too_large(folder, saved, needed),
+            _MOST_EXPANSION * len(saved) + _FEW,
+        ),
     ):
         return model.build(_recorded_shapes(config["data"]))
 
 
-def _too_large(folder: Path, saved: int, needed: float) -> InputError:
+def _too_large(folder: Path, saved: Mapping[str, Tensor], needed: float) -> InputError:
+    size = sum(tensor.nbytes for tensor in saved.values())
     return InputError(
-        f"The model that {folder} records needs {format_bytes(needed)} or more, and its checkpoint holds "
-        f"{format_bytes(saved)}: config.toml is that of another model, or is damaged. Restore it from a copy."
+        f"The model that {folder} records needs {format_bytes(needed)} in its tensors, or more, and its checkpoint "
+        f"holds {format_bytes(size)} in {len(saved)}: config.toml is that of another model, or is damaged. Restore it "
+        "from a copy."
     )
 
 
@@ -108,9 +115,11 @@ def _accepted_name(folder: Path, recipe: Mapping[str, Any], *, trust: bool) -> s
 def _source_file(name: str) -> Path | None:
     """Return the file with the code of a model, or of its package, by the model's recorded name; None if unknown."""
     module = name.rpartition(":")[0]
+    if not module or not name.isprintable():
+        return None
     if module.endswith(".py"):
         return Path(module).expanduser().resolve()
-    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0]) if module else None
+    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0])
     return Path(spec.origin).resolve() if spec is not None and spec.origin is not None else None
 
 

@@ -33,10 +33,22 @@ _MOST_CONFIG = 20_000_000
 _CHECKPOINTS = ("best", "last")
 
 # What ``config.toml`` holds, as far as a run is opened by it.
+_TEXTS = {"*": str}
+_SCHEMA = {
+    **{f"{name}?": str for name in ("account", "label", "channels")},
+    "columns?": [str],
+    "classes?": [(str, int, float, bool)],
+    "types?": _TEXTS,
+    "missing?": {"*": int},
+    "categories?": {"*": [(str, int, float, bool)]},
+    "options?": {"*": (str, int, float, bool, list)},
+    "rows?": int,
+    "scaling?": {"kind": str, "shift": [(int, float)], "scale": [(int, float)]},
+}
 _FORM = {
     "pvae": {"*": str},
     "objective": str,
-    "fields?": (dict, list),
+    "fields?": (dict, list),  # of texts
     "model": {"class": str, "name?": str, "settings?": dict, "arguments?": dict},
     "code?": {"*": str},
     "former?": [str],
@@ -48,6 +60,9 @@ _FORM = {
         "sizes": {"train?": int, "validation?": int, "test?": int},
         "data_shape": [int],
         "classes?": int,
+        "schema?": _SCHEMA,
+        **dict.fromkeys(("mask?", "labels?"), (str, int, float)),
+        "notes?": [str],
         "fields": {"*": {"shape": [int], "dtype": str}},
     },
     "training": {"precision": str, "validation_particles": int, "epochs": int, "*": (str, int, float, bool, dict)},
@@ -132,6 +147,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     config = read_toml(path, most=_MOST_CONFIG)
     check_form(path, config, _FORM)
+    fields = config.get("fields", {})
+    check_form(path, fields, [str] if isinstance(fields, list) else _TEXTS, "fields")
     _check_sizes(path, config["data"])
     return config
 
@@ -145,9 +162,20 @@ def _check_sizes(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _read_snapshot(folder: Path, name: str) -> Snapshot:
-    """Return the best or the last checkpoint; before there is a best one, it is the last one."""
+    """Return the best or the last checkpoint; before there is a best one, it is the last one.
+
+    Raises:
+        InputError: if it cannot be read, or the best one is missing although the training had one.
+    """
     has_best = any((folder / path).exists() for path in ("best", "best.previous"))
-    return read_newest(folder, "best" if name == "best" and has_best else "last")
+    snapshot = read_newest(folder, "best" if name == "best" and has_best else "last")
+    if name == "best" and not has_best and snapshot.state["best_bound"] is not None:
+        raise InputError(
+            f"{folder / 'best'} is missing, and the best parameters were those of epoch "
+            f"{snapshot.state['best_epoch']}. Restore it from a copy, or use the last parameters: checkpoint='last' "
+            "(--checkpoint last)."
+        )
+    return snapshot
 
 
 def _read_records(folder: Path, snapshot: Snapshot) -> list[dict[str, Any]]:

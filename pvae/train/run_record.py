@@ -181,13 +181,20 @@ def require_config_of_snapshot(folder: Path, config: Mapping[str, Any], snapshot
         config: the content of its ``config.toml``.
         snapshot: the checkpoint.
     """
-    # runs from before data seeds, scales and names were bound have the checksum of the other values
-    earlier = digest(canonical(_bound_values(config)))
-    if snapshot.state.get("config") not in (config_hash(config), earlier, *config.get("former", ())):
+    known = (config_hash(config), _earlier_hash(config), *config.get("former", ()))
+    if snapshot.state.get("config") not in known:
         raise InputError(
             f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Restore the former "
             "file."
         )
+
+
+def _earlier_hash(config: Mapping[str, Any]) -> str:
+    """Return the hash of runs from before data seeds, scales and names were bound; "" if they could have none."""
+    try:
+        return digest(canonical(_bound_values(config)))
+    except ValueError:  # a value is not finite
+        return ""
 
 
 def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -264,8 +264,7 @@ def _snapshot_to_resume(
             f"recorded ones, or accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}."
         )
     snapshot = read_newest(folder, "last")
-    if not accepted:
-        require_config_of_snapshot(folder, recorded, snapshot)
+    require_config_of_snapshot(folder, recorded, snapshot)
     epochs, completed = config["training"]["epochs"], snapshot.state["epoch"]
     if completed > epochs:
         raise InputError(f"{folder} has {completed} epochs already; epochs={epochs} is fewer. Give at least as many.")

@@ -191,11 +191,35 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, named: Mapping[str, Ten
     for path, value in _with_prefix(snapshot.training, _OPTIMISER).items():
         name, _, key = path.rpartition("/")
         parameter = named[name]
+        if value.dim() and value.shape != parameter.shape and _is_uniform(optimiser):
+            raise ValueError(f"{path} of the optimiser has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         optimiser.state[parameter][key] = value.to(_device_of_state(optimiser, parameter, key)).clone()
     for name, values in plain["values"].items():
         optimiser.state[named[name]].update({key: decode(value) for key, value in values.items()})
     for group, saved in zip(optimiser.param_groups, plain["groups"], strict=True):
-        group.update({key: decode(value) for key, value in saved.items()})
+        values = {key: decode(value) for key, value in saved.items()}
+        odd = [key for key, value in values.items() if isinstance(value, str) and not isinstance(group.get(key), str)]
+        if odd:
+            raise ValueError(f"the optimiser has a text for {', '.join(odd)}")
+        group.update(values)
+    _require_complete(optimiser, named)
+
+
+def _is_uniform(optimiser: torch.optim.Optimizer) -> bool:
+    """Return whether an optimiser keeps the same values for each parameter, in its shape; own classes may differ."""
+    has_other_shapes = isinstance(optimiser, torch.optim.Adafactor | torch.optim.LBFGS)
+    return type(optimiser).__module__.startswith("torch.optim.") and not has_other_shapes
+
+
+def _require_complete(optimiser: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a parameter with a state of the optimiser lacks a value that another one has."""
+    states = {
+        name: set(optimiser.state[parameter]) for name, parameter in named.items() if parameter in optimiser.state
+    }
+    for name, keys in states.items():
+        missing = set().union(*states.values()) - keys
+        if missing and _is_uniform(optimiser):
+            raise ValueError(f"the state of the optimiser for {name} has no {', '.join(sorted(missing))}")
 
 
 def _device_of_state(optimiser: torch.optim.Optimizer, parameter: Tensor, key: str) -> torch.device:

@@ -36,6 +36,12 @@ def test_a_table_of_numbers_is_written_as_before(tmp_path: Path) -> None:
     assert (tmp_path / "x.csv").read_text() == "a,b\n-1.25,-1\n,2\n"
 
 
+def test_two_columns_of_one_name_are_both_written(tmp_path: Path) -> None:
+    frame = pd.DataFrame([["=1", 2.0, "x"]], columns=["a", "a", "b"])
+    write_csv(tmp_path / "x.csv", frame, keep_formulas=False)
+    assert (tmp_path / "x.csv").read_text() == "a,a,b\n'=1,2.0,x\n"
+
+
 def test_the_names_of_rows_are_no_formulas_unless_the_user_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from comparison_jobs import Unbuildable, broken, hold_shared_data, nap, shared, work
 
-from pvae.comparison.processes.shared_splits import shared_folder
+from pvae.comparison.processes.shared_splits import remove_abandoned_data, shared_folder
 from pvae.comparison.processes.worker_pool import StartError, run_in_process, run_in_workers
 
 
@@ -65,16 +65,16 @@ def test_an_interrupt_stops_the_workers():
 
 
 ORPHAN = """
-from comparison_jobs import chatter, shared
+from comparison_jobs import nap, shared
 from pvae.comparison.processes.worker_pool import run_in_workers
 if __name__ == "__main__":
     show = lambda event: event.kind == "progress" and print(event.content, flush=True)
-    run_in_workers(["one"], chatter, shared, workers=1, report=show)
+    run_in_workers(["one"], nap, shared, workers=1, report=show)
 """
 
 
 @pytest.mark.paths
-def test_workers_end_when_their_parent_is_killed(tmp_path):
+def test_workers_end_in_the_middle_of_a_job_when_their_parent_is_killed(tmp_path):
     (tmp_path / "orphan.py").write_text(ORPHAN)
     tests = Path(__file__).parents[1] / "support"
     paths = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parents[1]}"}
@@ -103,12 +103,17 @@ def test_the_data_of_a_killed_comparison_are_removed_at_the_next_start(tmp_path,
     left = Path(ready.get(timeout=60))
     assert left.parent == tmp_path
     os.utime(left, (0, 0))
-    with shared_folder() as folder:
-        assert left.exists(), "its process runs"
-        assert folder.parent == tmp_path
+    remove_abandoned_data()
+    assert left.exists(), "its process runs"
     process.kill()
     process.join()
-    os.utime(left, (0, 0))
-    with shared_folder():
-        assert not left.exists()
+    new = tmp_path / f"{left.name}-new"
+    new.mkdir()
+    with shared_folder() as folder:
+        assert folder.parent == tmp_path
+        remove_abandoned_data()
+        assert not left.exists(), "also if it was made just now"
+        assert new.exists(), "its process may lock it in a moment"
+        assert folder.exists(), "this process runs"
+    new.rmdir()
     assert list(tmp_path.iterdir()) == []

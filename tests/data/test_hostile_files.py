@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hostile_files as hostile
 import numpy as np
@@ -34,12 +37,20 @@ DATA: dict[str, tuple[Make, ...]] = {
     ".mat": (hostile.mat_bomb,),
     ".h5": (hostile.hdf5_claim, hostile.hdf5_elsewhere),
     ".h5ad": (),
-    ".parquet": (),
+    ".parquet": (hostile.parquet_claim, hostile.parquet_repeat),
     "-ubyte": (hostile.idx_claim,),
     "-ubyte.gz": (hostile.gzip_bomb,),
 }
 DATA_CASES = [(suffix, make) for suffix, makers in DATA.items() for make in (*EVERYWHERE, *makers)]
-PICTURES = (hostile.fifo, hostile.device, hostile.sparse, hostile.empty, hostile.png_bomb, hostile.png_claim)
+PICTURES = (
+    hostile.fifo,
+    hostile.device,
+    hostile.sparse,
+    hostile.empty,
+    hostile.png_bomb,
+    hostile.png_large,
+    hostile.png_claim,
+)
 PLACES: dict[str, tuple[Make, ...]] = {
     "config.toml": TOML,
     "metrics.jsonl": (),
@@ -72,8 +83,33 @@ def test_a_file_of_data_is_refused(tmp_path: Path, suffix: str, make: Make) -> N
     path = tmp_path / f"data{suffix}"
     if "hdf5" in make.__name__:
         pytest.importorskip("h5py")
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
     make(path)
     _require_refusal(reaction_to(lambda: pvae.load_data(str(path))), make)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (RecursionError("too deep"), r"is not a file of AnnData, or is damaged \(too deep\)"),
+        (SimpleNamespace(X=SimpleNamespace(shape=(200_000, 20_000), dtype=np.dtype("f4"))), "over 200 times as much"),
+    ],
+)
+def test_what_the_package_of_anndata_reads_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, said: str
+) -> None:
+    def read_h5ad(_: Path) -> Any:
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setitem(sys.modules, "anndata", SimpleNamespace(read_h5ad=read_h5ad))
+    with h5py.File(tmp_path / "x.h5ad", "w") as file:
+        file["X"] = np.zeros((2, 2))
+    with pytest.raises(InputError, match=said):
+        pvae.load_data(str(tmp_path / "x.h5ad"))
 
 
 @pytest.mark.parametrize("make", [*PICTURES, hostile.eps], ids=_name)

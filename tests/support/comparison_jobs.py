@@ -32,12 +32,6 @@ def nap(job, shared, report_progress):
     time.sleep(60)
 
 
-def chatter(job, shared, report_progress):
-    while True:
-        report_progress(os.getpid())
-        time.sleep(0.02)
-
-
 def shared():
     return "shared"
 

@@ -111,12 +111,41 @@ def npz_overlap(path: Path) -> None:
 
 
 def gzip_bomb(path: Path) -> None:
+    """Write 10 GB of lines or zeros, in many gzip members of the same content."""
     packer = zlib.compressobj(9, wbits=31)
     block = (b"1,2,3,4\n" if ".csv" in path.name else b"\0" * 8) * (1 << 20)
-    with path.open("wb") as file:
-        for _ in range(20):
-            file.write(packer.compress(block))
-        file.write(packer.flush())
+    member = packer.compress(block) + packer.flush()
+    path.write_bytes(member * 1250)
+
+
+def parquet_claim(path: Path) -> None:
+    """Claim 10^12 rows, in the footer of a file with 77,777 rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": np.arange(77_777)}), path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8].replace(_varint(2 * 77_777), _varint(2 * 10**12))
+    path.write_bytes(content[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def parquet_repeat(path: Path) -> None:
+    """Store a text of 1 MB once, for 3,000 rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(3000, np.int32)), ["x" * 10**6])
+    pq.write_table(pa.table({"a": texts}), path, store_schema=False)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as Thrift writes it, 7 bits in each byte."""
+    parts = bytearray()
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
 
 
 def idx_claim(path: Path) -> None:
@@ -125,6 +154,10 @@ def idx_claim(path: Path) -> None:
 
 def png_bomb(path: Path) -> None:
     _write_png(path, 13_000)
+
+
+def png_large(path: Path) -> None:
+    _write_png(path, 60_000)
 
 
 def png_claim(path: Path) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 import pvae
+from pvae.comparison.processes import worker_pool
 from pvae.train.checkpoint import read
 
 #: how many times the usual work the tests do: `make torture` sets it
@@ -80,22 +84,38 @@ def compare(out: str, ready: Any = None, outcome: Any = None) -> None:
     _run(lambda: _compare(out, 0), ready, outcome)
 
 
-def compare_in_workers(out: str, ready: Any = None, outcome: Any = None) -> None:
-    """Do the same in two worker processes."""
+def compare_in_new_workers(out: str, ready: Any = None, outcome: Any = None) -> None:
+    """Do the same in two worker processes, each of which imports pvae."""
+    tempfile.tempdir = temporary_folder(Path(out))
     _run(lambda: _compare(out, 2), ready, outcome)
 
 
-def members_of_session(session: int) -> list[int]:
-    """Return the ids of the living processes of a session, from ``/proc``."""
-    members = []
+def compare_in_workers(out: str, ready: Any = None, outcome: Any = None) -> None:
+    """Do the same in two worker processes that have imported everything already."""
+    worker_pool.multiprocessing = SimpleNamespace(get_context=lambda _: processes())
+    # the process is itself a child of the server that starts such processes, and knows its address
+    forkserver._forkserver.ensure_running = lambda: None
+    compare_in_new_workers(out, ready, outcome)
+
+
+def temporary_folder(out: Path) -> str:
+    """Return the folder of the temporary files of a comparison in worker processes, which is made if it is absent."""
+    folder = out.with_name(f"{out.name}-temporary")
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
+def relatives(process: int, parent: int) -> list[int]:
+    """Return the ids of the living processes of the session of a process, and of other children of its parent."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+            state, of_parent, _, session = path.read_text().rpartition(")")[2].split()[:4]
         except OSError:  # the process has ended
             continue
-        if int(of_session) == session and state not in "ZX":
-            members.append(int(path.parent.name))
-    return members
+        if state not in "ZX" and (int(session) == process or int(of_parent) == parent):
+            found.append(int(path.parent.name))
+    return found
 
 
 def files_of(folder: Path) -> dict[str, int]:

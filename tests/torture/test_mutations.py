@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import time
@@ -178,6 +179,96 @@ def test_a_changed_run_folder_is_refused_or_goes_on_to_the_same_bits(
             assert contents_of_run(folder) == right, (turn, path)
     assert 0 < refused < 5 * TIMES
     watch.end()
+
+
+def _flip_exponent(content: bytes) -> bytes:
+    """Change the last number of a file of tensors, by a bit of its exponent."""
+    return content[:-1] + bytes([content[-1] ^ 0x40])
+
+
+def _add_one(pattern: str) -> Callable[[bytes], bytes]:
+    """Return a change of the first digit after a pattern."""
+
+    def change(content: bytes) -> bytes:
+        found = re.search(pattern.encode() + rb"\D{0,20}?(\d)", content)
+        assert found is not None
+        return content[: found.start(1)] + b"%d" % ((int(found[1]) + 1) % 10) + content[found.end(1) :]
+
+    return change
+
+
+Changes = dict[str, Callable[[bytes], bytes]]
+OF_EVALUATE: Changes = {
+    "best/parameters.safetensors": _flip_exponent,
+    "best/state.json": _add_one('"best_epoch"'),
+    "config.toml": _add_one("data_shape"),
+    "metrics.jsonl": _add_one('"loss"'),
+}
+OF_RESUME: Changes = {
+    "last/parameters.safetensors": _flip_exponent,
+    "last/training.safetensors": _flip_exponent,
+    "last/state.json": _add_one('"step"'),
+    "config.toml": _add_one("data_shape"),
+    "metrics.jsonl": _add_one('"loss"'),
+}
+OF_CELL: Changes = {
+    "evaluation.json": _add_one('"log_evidence"'),
+    "evaluation.safetensors": _flip_exponent,
+    "drawings.safetensors": _flip_exponent,
+}
+
+
+def _copy_with(right: Path, place: Path | str, change: Callable[[bytes], bytes]) -> Path:
+    """Return a copy of a folder in which one file is changed."""
+    folder = right.with_name("changed")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(right, folder)
+    content = (folder / place).read_bytes()
+    (folder / place).write_bytes(change(content))
+    assert (folder / place).read_bytes() != content
+    return folder
+
+
+@pytest.fixture(scope="module")
+def right_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "right"
+    train(str(folder), epochs=2)
+    return folder
+
+
+@pytest.mark.parametrize("place", OF_EVALUATE)
+def test_one_changed_number_of_a_run_is_named_by_evaluate(right_run: Path, place: str) -> None:
+    source = right_run.with_name("data.npz")
+    np.savez(source, x=np.random.default_rng(0).integers(2, size=(60, 6)).astype(np.float32))
+    done = _evaluate(_copy_with(right_run, place, OF_EVALUATE[place]), source)
+    assert f"{place} is damaged" in done.err, done
+
+
+@pytest.mark.parametrize("place", OF_RESUME)
+def test_one_changed_number_of_a_run_is_named_by_a_resumed_training(
+    right_run: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _copy_with(right_run, place, OF_RESUME[place])
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            monkeypatch.setattr(warnings, "simplefilter", lambda *_: None)  # the job ignores warnings
+            train(str(folder), epochs=3)
+        said = " ".join(str(warning.message) for warning in caught)
+    except pvae.InputError as error:
+        said = str(error)
+    assert f"{place} is damaged" in said
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_one_changed_number_of_a_comparison_is_named_on_its_page(tmp_path: Path) -> None:
+    compare(str(tmp_path / "right"))
+    cells = sorted(path.parent.relative_to(tmp_path / "right") for path in tmp_path.rglob("evaluation.json"))
+    for name, change in OF_CELL.items():
+        folder = _copy_with(tmp_path / "right", cells[0] / name, change)
+        compare(str(folder))
+        assert f"{name} is damaged" in (folder / "index.html").read_text(), name
+        assert contents_of_comparison(folder) == contents_of_comparison(tmp_path / "right"), name
 
 
 def _refusal_of_comparison(folder: Path) -> str:

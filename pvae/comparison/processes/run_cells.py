@@ -14,7 +14,7 @@ from pvae.comparison.cells.cell_files import read_finished, write_config
 from pvae.comparison.cells.plan import Job, can_be_pickled
 from pvae.comparison.cells.train_cell import train_and_evaluate
 from pvae.comparison.processes.progress_display import ProgressDisplay
-from pvae.comparison.processes.shared_splits import shared_folder, write_shared_splits
+from pvae.comparison.processes.shared_splits import remove_abandoned_data, shared_folder, write_shared_splits
 from pvae.comparison.processes.worker_plan import WorkerPlan
 from pvae.comparison.processes.worker_pool import Event, EventKind, StartError, run_in_process, run_in_workers
 from pvae.data import Splits
@@ -47,6 +47,7 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
         plan: number of processes and threads.
         show_progress: whether to write to standard error.
     """
+    remove_abandoned_data()  # also if this call starts no workers
     outcomes = [outcome for outcome in (read_finished(job.cell) for job in jobs) if outcome is not None]
     kept = {outcome.cell.label: outcome for outcome in outcomes if not outcome.failure}
     waiting = [job for job in jobs if job.cell.label not in kept]

@@ -18,9 +18,9 @@ from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
-from pvae.locks import sole_writer
+from pvae.locks import LOCK_FILE, sole_writer
 
-__all__ = ["SharedSplits", "shared_folder", "write_shared_splits"]
+__all__ = ["SharedSplits", "remove_abandoned_data", "shared_folder", "write_shared_splits"]
 
 
 _PREFIX = "pvae-shared-"
@@ -58,17 +58,27 @@ class SharedSplits:
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """Yield a new temporary folder for the data of this process; remove those that killed processes have left."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        _remove_if_abandoned(path)
+    """Yield a new temporary folder for the data of this process, which other processes do not remove."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, sole_writer(Path(folder)):
         yield Path(folder)
 
 
+def remove_abandoned_data() -> None:
+    """Remove the copies of data that killed comparisons have left in the folder of temporary files."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        _remove_if_abandoned(path)
+
+
 def _remove_if_abandoned(folder: Path) -> None:
-    """Remove a folder of shared data if no process holds its lock, and it was not made just now."""
+    """Remove a folder of shared data if no process holds its lock.
+
+    A process locks its folder and names itself in the lock before it writes the data. So a new folder without such a
+    lock has no data and may belong to a process that locks it in a moment; it is left.
+    """
     with contextlib.suppress(OSError, InputError):
-        if time.time() - folder.stat().st_mtime > _SECONDS_UNTIL_LOCKED:
+        lock = folder / LOCK_FILE
+        is_new = abs(time.time() - folder.stat().st_mtime) < _SECONDS_UNTIL_LOCKED
+        if not is_new or (lock.exists() and lock.stat().st_size):
             with sole_writer(folder):
                 for path in folder.glob("*.safetensors"):
                     path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -243,11 +244,20 @@ def _serve(pipe: Connection, work: Work, prepare: Callable[[], Any]) -> None:
     # Ctrl-C reaches every process of the terminal's process group. Only the parent may decide what follows from it.
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True, name="pvae-parent").start()
     with suppress(KeyboardInterrupt):
         shared = prepare()
         _send(pipe, (_READY, None))
         while True:
             _send(pipe, _run_next_job(pipe, work, shared))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended: a long step, whose result nobody gets, would hold the run folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def _run_next_job(pipe: Connection, work: Work, shared: Any) -> tuple[str, Any]:
