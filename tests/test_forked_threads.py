@@ -18,6 +18,7 @@ from pvae.randomness import preserved_randomness
 
 SPLITS = pvae.load_data(np.eye(6).repeat(5, axis=0), validation=0, test=0, binarise="none")
 FIT = {"epochs": 1, "step": "eager", "progress": False}
+_LIMIT = 100.0  # seconds; a fork that waits for threads that it does not have never ends
 
 
 def _fit(threads_of_child: int | None, **options: object) -> None:
