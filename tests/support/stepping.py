@@ -35,12 +35,17 @@ def stepper(
 
 
 def after(make: Callable[[], Any], objective: Callable[[], Any], *, graph: bool, steps: int = 4, **settings: Any):
-    """Losses and final parameters and buffers of some steps from one seed; and whether the graph was used."""
+    """Losses and final parameters and buffers of some steps from one seed; and whether the graph was used.
+
+    The steps take two batches in turn: 8 data, and `last` others.
+    """
     dtype = settings.pop("dtype", torch.float32)
     with isolated(3):
         latent_model = make().to(dtype)
     beside = settings.pop("beside", lambda size: {})
-    batches = [data(size, dtype).replace(**beside(size)) for size in (8, settings.pop("last", 5))]
+    last = settings.pop("last", 5)
+    rows = data(8 + last, dtype).x.split([8, last])
+    batches = [Batch(x=x).replace(**beside(len(x))) for x in rows]
     with stepper(latent_model, objective(), graph=graph, batch=batches[0], **settings) as (step, parameters):
         with isolated(4):
             numbers = [torch.stack(step(batches[i % 2])) for i in range(steps)] or [torch.zeros(1)]
