@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -13,13 +14,14 @@ import pytest
 import torch
 from models import Failing, Killed, Linear, Mixture, TutorialVAE, build_linear
 from pyro.infer import Trace_ELBO
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 import pvae
 from pvae.comparison.cells.cell_files import read_outcome
 from pvae.errors import InputError
 from pvae.evaluate import judge
 from pvae.outside_files import read_limited
+from pvae.train.encoding import canonical, digest
 
 FAST = {"epochs": 2, "batch_size": 20, "particles": 30, "limit": None, "workers": 0, "progress": False, "step": "eager"}
 
@@ -171,6 +173,43 @@ def test_an_evaluation_that_is_no_evaluation_is_damaged(linear, content, tmp_pat
     cell = dataclasses.replace(linear.cells[0].cell, folder=tmp_path)
     cell.evaluation.write_text(content, encoding="latin-1")
     assert "is damaged" in read_outcome(cell).failure
+
+
+def _foreign_cell(cell, folder, scores=None, **tensors):
+    """Return a copy of a cell in which scores or tensors differ, with correct checksums."""
+    shutil.copytree(cell.folder, folder / "cell")
+    copied = dataclasses.replace(cell, folder=folder / "cell")
+    content = json.loads(copied.evaluation.read_text())
+    del content["sha256"]
+    content |= scores or {}
+    for name, change in tensors.items():
+        path = copied.folder / f"{name}.safetensors"
+        path.write_bytes(save(change(load(path.read_bytes()))))
+        content["files"][path.name], content["sizes"][path.name] = digest(path.read_bytes()), path.stat().st_size
+    copied.evaluation.write_text(json.dumps({**content, "sha256": digest(canonical(content))}))
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("scores", "tensors", "said"),
+    [
+        ({"curve": [["x"]]}, {}, r"curve\[0\]\[0\] needs to be int"),
+        ({"curve": [[1]]}, {}, "points of 3 or 4 numbers"),
+        ({"log_likelihood_curve": "x"}, {}, "log_likelihood_curve needs to be a list"),
+        ({"files": {"../../x": ""}}, {}, r"it names \.\./\.\./x as a file"),
+        ({}, {"evaluation": lambda values: {"z": torch.zeros(1)}}, "has no log_evidence"),
+        ({}, {"evaluation": lambda values: {n: v[:3].clone() for n, v in values.items()}}, r"it has \[3\] values"),
+        ({}, {"evaluation": lambda values: {n: v[:, None] for n, v in values.items()}}, "one number of 64 bits"),
+        ({}, {"evaluation": lambda values: {n: v.half() for n, v in values.items()}}, "one number of 64 bits"),
+        ({}, {"drawings": lambda arrays: {n: v.to(torch.complex64) for n, v in arrays.items()}}, "can be drawn"),
+        ({}, {"drawings": lambda arrays: {n: v[None, None, None, None] for n, v in arrays.items()}}, "can be drawn"),
+        ({}, {"drawings": lambda arrays: {**arrays, "worst_places": torch.tensor([10**6])}}, "worst_places"),
+    ],
+)
+def test_a_result_with_right_checksums_that_no_evaluation_writes_is_damaged(linear, tmp_path, scores, tensors, said):
+    cell = _foreign_cell(linear.cells[0].cell, tmp_path, scores, **tensors)
+    failure = read_outcome(cell).failure
+    assert "is damaged" in failure and re.search(said, failure)
 
 
 def test_other_options_in_the_same_folder_are_refused(linear, data):

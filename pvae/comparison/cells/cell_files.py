@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -17,6 +18,7 @@ from pvae.errors import InputError
 from pvae.files import write_bytes, write_text
 from pvae.json_values import json_value
 from pvae.locks import is_unused
+from pvae.names import short_label
 from pvae.outside_files import check_form, read_json, read_limited
 from pvae.train.encoding import canonical, digest
 
@@ -35,6 +37,8 @@ _MOST_BYTES_OF_TENSORS = 2**30  # if the size is not recorded
 
 # Keys of ``evaluation.json``: the checksums and sizes of the files beside it, and the checksum of its other content.
 _FILES, _SIZES, _CHECKSUM = "files", "sizes", "sha256"
+
+_MOST_DIMENSIONS = 4  # of an array for a picture: data, channels, height, width
 
 _NUMBER = (int, float, type(None))
 _FORM = {
@@ -139,11 +143,14 @@ def read_outcome(cell: Cell) -> Outcome:
         scores = _read_scores(cell)
         tensors = {name: _read_tensors(cell.evaluation.with_name(name), scores) for name in scores[_FILES]}
         pointwise = tensors.pop(_pointwise_path(cell).name)
+        arrays = tensors.get(_arrays_path(cell).name, {})
+        _check_pointwise(_pointwise_path(cell), pointwise, scores)
+        _check_arrays(_arrays_path(cell), arrays, pointwise)
     except KeyError as error:
         return Outcome(cell, failure=f"{cell.evaluation} is damaged: it does not name {error}")
     except InputError as error:
         return Outcome(cell, failure=str(error).rstrip("."))
-    return Outcome(cell, scores, pointwise, arrays=tensors.get(_arrays_path(cell).name, {}))
+    return Outcome(cell, scores, pointwise, arrays=arrays)
 
 
 def _read_scores(cell: Cell) -> dict[str, Any]:
@@ -163,9 +170,43 @@ def _read_scores(cell: Cell) -> dict[str, Any]:
     if not is_intact:
         raise InputError(f"{path} is damaged: its checksum does not match its content.")
     check_form(path, {**scores, _CHECKSUM: expected}, _FORM)
+    _check_curves(path, scores)
+    elsewhere = scores[_FILES].keys() - {_pointwise_path(cell).name, _arrays_path(cell).name}
+    if elsewhere:
+        raise InputError(f"{path} is damaged: it names {short_label(min(elsewhere))} as a file of the evaluation.")
     if scores["cell"] != _names(cell):
         raise InputError(f"{path} is damaged: it is the evaluation of another cell, {scores['cell']}.")
     return dict(scores)
+
+
+def _check_curves(path: Path, scores: Mapping[str, Any]) -> None:
+    """Raise InputError unless the learning curves are lists of points: epoch, value, seconds, perhaps evaluations."""
+    for name in [name for name, value in scores.items() if name.endswith("curve") and value is not None]:
+        check_form(path, scores[name], [[_NUMBER]], name)
+        if not all(3 <= len(point) <= 4 for point in scores[name]):
+            raise InputError(f"{path} is damaged: {name} needs points of 3 or 4 numbers.")
+
+
+def _check_pointwise(path: Path, pointwise: Mapping[str, Tensor], scores: Mapping[str, Any]) -> None:
+    """Raise InputError unless there is one number for each datum, and the log evidence is among them."""
+    estimate = scores.get("log_evidence")
+    if estimate and "log_evidence" not in pointwise:
+        raise InputError(f"{path} is damaged: it has no log_evidence.")
+    if any(values.dim() != 1 or values.dtype != torch.float64 for values in pointwise.values()):
+        raise InputError(f"{path} is damaged: it needs one number of 64 bits for each datum.")
+    counts, count = {len(values) for values in pointwise.values()}, estimate.get("count") if estimate else None
+    if len(counts) > 1 or (count is not None and counts != {count}):
+        raise InputError(f"{path} is damaged: it has {sorted(counts)} values, and the evaluation is of {count} data.")
+
+
+def _check_arrays(path: Path, arrays: Mapping[str, Tensor], pointwise: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless the arrays of the pictures can be drawn, and name data that were evaluated."""
+    for name, array in arrays.items():
+        if array.is_complex() or not 1 <= array.dim() <= _MOST_DIMENSIONS:
+            raise InputError(f"{path} is damaged: {short_label(name)} is no array that can be drawn.")
+    places, most = arrays.get("worst_places"), max(map(len, pointwise.values()), default=0)
+    if places is not None and (places.dim() != 1 or not all(0 <= place < most for place in places.tolist())):
+        raise InputError(f"{path} is damaged: its worst_places are not places of the {most} evaluated data.")
 
 
 def _read_tensors(path: Path, scores: Mapping[str, Any]) -> dict[str, Tensor]:
