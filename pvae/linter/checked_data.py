@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from pvae.batch import Batch
@@ -53,4 +51,6 @@ def _is_batch(data: Any) -> bool:
         return not isinstance(data, StoredBatch)
     if not isinstance(data, Mapping) or is_mapping_of_parts(data):
         return False
-    return not any(isinstance(value, np.ndarray | pd.DataFrame | pd.Series) for value in data.values())
+    # pandas is not imported here, because a check of tensors needs no table
+    packages = {type(value).__module__.partition(".")[0] for value in data.values()}
+    return not packages & {"numpy", "pandas", "polars"}
