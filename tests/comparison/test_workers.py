@@ -107,12 +107,13 @@ def test_the_data_of_a_killed_comparison_are_removed_at_the_next_start(tmp_path,
     assert left.exists(), "its process runs"
     process.kill()
     process.join()
+    os.utime(left)  # as if it was made just now
     new = tmp_path / f"{left.name}-new"
     new.mkdir()
     with shared_folder() as folder:
         assert folder.parent == tmp_path
         remove_abandoned_data()
-        assert not left.exists(), "also if it was made just now"
+        assert not left.exists(), "its process has ended"
         assert new.exists(), "its process may lock it in a moment"
         assert folder.exists(), "this process runs"
     new.rmdir()
