@@ -51,6 +51,25 @@ def _object_value(value: Any, default: Callable[[Any], Any] | None) -> Any:
     return default(value)
 
 
+def flat_values(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested values by names that are joined by a dot; lists become text.
+
+    >>> flat_values({"row": {"value": 1.5, "seeds": [0, 1]}})
+    {'row.value': 1.5, 'row.seeds': '0; 1'}
+
+    Args:
+        values: values and mappings by name.
+        before: what all names begin with.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flat_values(value, f"{before}{name}.")
+        else:
+            flat[before + name] = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return flat
+
+
 def is_plain(value: Any) -> bool:
     """Return whether a value is None, a text, a boolean, a number of Python, or a tuple or list of such values."""
     if isinstance(value, list | tuple):

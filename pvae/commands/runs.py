@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvae.commands.output import print_reading, print_status
-from pvae.errors import InputError
 
 if TYPE_CHECKING:
     from pvae.batch import Batch
-    from pvae.data import Schema, Splits
+    from pvae.data import Splits
     from pvae.train import Run
 
 __all__ = ["data_of_run", "open_named_run", "require_split", "whole_data_for_run"]
@@ -44,7 +42,7 @@ def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, tr
 def data_of_run(
     run: Run, data: str | None = None, folder: str | None = None, reading: Mapping[str, Any] | None = None
 ) -> Splits:
-    """Return the data that a run was trained on, with the same splits and binarisation; or load other data.
+    """Return the data that a run was trained on, or other data, and print how a file was read.
 
     Args:
         run: an opened run.
@@ -55,31 +53,11 @@ def data_of_run(
     Raises:
         InputError: if the run's own data cannot be loaded any more, or have changed since the training.
     """
-    import torch
+    from pvae.train import run_data
 
-    from pvae.data import Schema, load_data
-    from pvae.data.scaling import narrowed
-
-    recorded = run.config["data"]
-    source = data or recorded["name"]
-    options = {"binarise": recorded["binarise"], "seed": recorded["seed"], "folder": folder}
-    options["mask"] = recorded.get("mask", "none")
-    options["labels"] = recorded.get("labels") if data is None else None
-    options |= {name: recorded[name] for name in ("validation", "test") if name in recorded}
-    options |= _reading(Schema.from_record(recorded.get("schema", {})), reading or {}, own=data is None)
-    try:
-        splits = load_data(source, **options)
-        if data is None and splits.checksum != recorded["checksum"]:
-            splits = load_data(source, **options | {"validation": recorded["sizes"]["validation"]})
-    except InputError as error:
-        if data is not None:
-            raise
-        raise InputError(f"The run was trained on {recorded['name']!r}: {error} Name the data with --data.") from error
-    if data is None:
-        _check_checksum(splits, source, recorded, run.folder)
+    splits = run_data.data_of_run(run.config, data, folder, reading, advice="Name the data with --data.")
     print_reading(splits)
-    dtype = torch.float64 if run.config["training"]["precision"] == "float64" else torch.float32
-    return splits.map_data(partial(narrowed, dtype=dtype))
+    return splits
 
 
 def whole_data_for_run(
@@ -106,43 +84,16 @@ def whole_data_for_run(
     """
     from pvae.data import Schema, load_data
     from pvae.train.data_for_run import RunForm
+    from pvae.train.run_data import reading_like
 
     form = RunForm(run.config["data"], run.config["training"]["precision"])
     schema = Schema.from_record(run.config["data"].get("schema", {})).changed(ignores_labels=not labels)
-    options = _reading(schema, reading, own=False)
+    options = reading_like(schema, reading, own=False)
     if missing or form.takes_mask:
         options.setdefault("missing", "mask")
     splits = load_data(source, folder=folder, binarise="none", validation=0, test=0, **options)
     print_reading(splits)
     return splits
-
-
-def _reading(schema: Schema, given: Mapping[str, Any], *, own: bool) -> dict[str, Any]:
-    """Return the options of `load_data` that bring a file into the form of the training data.
-
-    Args:
-        schema: the schema of the training data.
-        given: the options that the user gives.
-        own: whether the file is that of the training, which is read as it was then.
-    """
-    options = {name: value for name, value in given.items() if value is not None}
-    recorded = schema.options
-    if own:
-        options |= {
-            name: recorded[name] for name in ("separator", "header") if name in recorded and name not in options
-        }
-    if recorded.get("missing"):
-        options.setdefault("missing", recorded.get("words", "mask"))
-    return {**options, "channels": schema.channels or "auto", "like": schema}
-
-
-def _check_checksum(splits: Splits, source: str, recorded: dict[str, Any], folder: Any) -> None:
-    if splits.checksum != recorded["checksum"]:
-        raise InputError(
-            f"The data {source} have changed since {folder} was trained: their checksum is "
-            f"{splits.checksum[:12]}..., the recorded one is {recorded['checksum'][:12]}.... "
-            "Name the data with --data to use the changed data."
-        )
 
 
 def require_split(splits: Splits, name: str) -> Batch:
@@ -155,8 +106,6 @@ def require_split(splits: Splits, name: str) -> Batch:
     Raises:
         InputError: if the data have no split of that name.
     """
-    batch = splits.parts[name]
-    if batch is None:
-        known = ", ".join(known for known, part in splits.parts.items() if part is not None)
-        raise InputError(f"{splits.name} has no {name} split; it has {known}. Choose one with --split.")
-    return batch
+    from pvae.train import run_data
+
+    return run_data.require_split(splits, name, "Choose one with --split.")

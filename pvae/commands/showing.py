@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,14 @@ from pvae.commands.options.option_groups import (
     split_option,
     traceback_option,
 )
-from pvae.commands.run_figures import FIGURES, draw_figure
 from pvae.commands.saved_mixtures import draw_mixture_figure, open_mixture
 from pvae.errors import InputError
+from pvae.train.figures.run_figures import FIGURES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pvae.train import Run
 
 __all__ = ["show"]
 
@@ -66,12 +71,34 @@ def show(
     if saved is not None:
         figure = draw_mixture_figure(saved, what, options)
     else:
-        figure = draw_figure(open_named_run(run, checkpoint, model, trust=trust), what, options)
+        figure = _draw_named(open_named_run(run, checkpoint, model, trust=trust), what, options)
     path.parent.mkdir(exist_ok=True)
     names = ("seed", "split", "data")
     facts = {"run": run, "figure": what, "checkpoint": checkpoint} | {name: options[name] for name in names}
     save_figure(figure, path, {name: value for name, value in facts.items() if value is not None})
     click.echo(path)
+
+
+def _draw_named(run: Run, name: str, options: dict[str, Any]) -> Figure:
+    """Return one figure of a run.
+
+    Args:
+        run: the opened run.
+        name: the option ``--what``.
+        options: the other options of ``pvae show``.
+    """
+    from pvae.commands.options.table_flags import reading_options
+    from pvae.commands.runs import data_of_run
+    from pvae.train.figures.draw_figure import draw_figure
+
+    chosen = {key: options[key] for key in ("split", "count", "site", "seed")}
+    return draw_figure(
+        run,
+        name,
+        lambda: data_of_run(run, options["data"], options["data_folder"], reading_options(options)),
+        **chosen,
+        advice="Choose one with --split.",
+    )
 
 
 def _check_path(path: Path, *, is_default: bool, force: bool) -> None:

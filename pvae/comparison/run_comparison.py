@@ -33,6 +33,7 @@ from pvae.errors import InputError
 from pvae.locks import sole_writer
 from pvae.names import printable, unknown
 from pvae.report import write_page
+from pvae.shown_tables import ShownTable
 from pvae.train import fit
 
 __all__ = ["Comparison", "compare", "usual_epochs"]
@@ -62,6 +63,10 @@ class Comparison:
     def __str__(self) -> str:
         return printable("\n\n".join([str(self.table), *self.summary()]))
 
+    def _repr_html_(self) -> str:
+        table: str = self.table._repr_html_()
+        return table + ShownTable([], [], lines=self.summary()).to_html()
+
     def summary(self) -> list[str]:
         """Return the paragraphs below the table: verdict, rankings at equal budgets, mixtures, path of the report."""
         rankings = "\n".join(self.table.describe_rankings())
@@ -86,7 +91,7 @@ def usual_epochs(splits: Splits, batch_size: int) -> int:
 
 
 def compare(
-    models: Mapping[str, Any],
+    models: Mapping[str, Any] | Sequence[str] | str,
     data: Any,
     objectives: Mapping[str, Any] | Iterable[str] | str,
     seeds: Iterable[int] | int = range(3),
@@ -111,8 +116,10 @@ def compare(
     the same order of the data.
 
     Args:
-        models: for each name what makes a fresh latent model: a class, a function without arguments or with one
-            (the splits), or a `ModelSpec`. One that cannot be pickled runs in this process, and the page says so.
+        models: for each name what makes a fresh latent model: a text such as ``"vae:prior=vamp"``, a `ModelSpec`, a
+            class or a function; or only texts. A function has no parameter, one for the splits, or parameters that are
+            named ``data_shape``, ``classes``, ``condition_shape`` or ``data_size``. A model that cannot be pickled runs
+            in this process, and the page says so.
         data: `Splits`, or what `pvae.load_data` takes.
         objectives: for each name what makes an objective (its class, a function, a text); or only texts, such as
             ``"iwae:particles=8"``.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.data.item_data import is_item_source, read_items
 from pvae.data.nan_to_mask import with_gaps
-from pvae.data.raw_data import RawData, require_memory
+from pvae.data.raw_data import IN_MEMORY, RawData, require_memory
 from pvae.data.schema import Schema
 from pvae.data.tables.frame_arrays import FrameSource, arrays_of_frame
 from pvae.data.tables.row_names import require_same_order
@@ -18,8 +18,6 @@ from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
 __all__ = ["frame_data", "is_of_pytorch", "read_object"]
-
-_NAME = "the data"
 
 
 def read_object(source: Any, options: TableOptions) -> RawData:
@@ -43,7 +41,7 @@ def read_object(source: Any, options: TableOptions) -> RawData:
         return reader(source, options)
     options.refuse_for(f"this {type(source).__name__}")
     if isinstance(source, Tensor | np.ndarray) or hasattr(source, "__array__"):
-        return RawData(_NAME, {"x": source})
+        return RawData(IN_MEMORY, {"x": source})
     raise InputError(
         "Data need to be an array, a tensor, a pair (x, y), a mapping from names to arrays, a data frame, a list of "
         f"rows, or a data set or loader of PyTorch; got {type(source).__name__}."
@@ -91,7 +89,7 @@ def frame_data(source: FrameSource, options: TableOptions) -> RawData:
 
 
 def _frame(source: Any, options: TableOptions) -> RawData:
-    return frame_data(FrameSource(_NAME, _as_pandas(source), account="a data frame"), options)
+    return frame_data(FrameSource(IN_MEMORY, _as_pandas(source), account="a data frame"), options)
 
 
 def _as_pandas(source: Any) -> Any:
@@ -106,7 +104,7 @@ def _as_pandas(source: Any) -> Any:
     names = ["/".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in frame.columns]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise InputError(f"{_NAME}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one.")
+        raise InputError(f"{IN_MEMORY}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one.")
     return frame.set_axis(names, axis=1)
 
 
@@ -124,20 +122,20 @@ def _mapping(source: Mapping[str, Any], options: TableOptions) -> RawData:
     fields = dict(source)
     require_same_order(fields)
     if "x" in fields:
-        raw = read_object(fields["x"], options) if _is_table(fields["x"]) else RawData(_NAME, {"x": fields["x"]})
+        raw = read_object(fields["x"], options) if _is_table(fields["x"]) else RawData(IN_MEMORY, {"x": fields["x"]})
         if "x" not in raw.fields or set(raw.fields) & (set(fields) - {"x"}):
-            raise InputError(f"{_NAME} have labels in x and in another field; keep one.")
+            raise InputError(f"{IN_MEMORY} have labels in x and in another field; keep one.")
         plain = {name: _plain_field(value) for name, value in fields.items() if name != "x"}
-        return RawData(_NAME, {**raw.fields, **plain}, raw.schema, raw.notes)
+        return RawData(IN_MEMORY, {**raw.fields, **plain}, raw.schema, raw.notes)
     columns = {name: _plain_field(value) for name, value in fields.items()}
     if columns and all(isinstance(name, str) and np.ndim(value) == 1 for name, value in columns.items()):
         import pandas as pd
 
         lengths = {len(value) for value in columns.values()}
         if len(lengths) == 1 and not any(isinstance(value, Tensor) for value in columns.values()):
-            return frame_data(FrameSource(_NAME, pd.DataFrame(columns), account="a mapping of columns"), options)
+            return frame_data(FrameSource(IN_MEMORY, pd.DataFrame(columns), account="a mapping of columns"), options)
     options.refuse_for("a mapping to arrays")
-    return RawData(_NAME, columns)
+    return RawData(IN_MEMORY, columns)
 
 
 def _is_table(value: Any) -> bool:
@@ -158,13 +156,15 @@ def _pair(source: tuple[Any, Any], options: TableOptions) -> RawData:
     """Return x and y; a table of features and a column of labels keep their names."""
     x, y = source
     require_same_order({"x": x, "y": y})
-    raw = read_object(x, options) if _is_table(x) else RawData(_NAME, {"x": x})
+    raw = read_object(x, options) if _is_table(x) else RawData(IN_MEMORY, {"x": x})
     if "y" in raw.fields:
-        raise InputError(f"{_NAME} are a pair (x, y), and x has a label of its own ({raw.schema.label!r}); keep one.")
+        raise InputError(
+            f"{IN_MEMORY} are a pair (x, y), and x has a label of its own ({raw.schema.label!r}); keep one."
+        )
     schema = raw.schema
     if _is_from(y, "pandas", "polars"):
         schema = schema.changed(label=str(_as_pandas(y).columns[0]))
-    return RawData(_NAME, {"x": raw.fields["x"], "y": _plain_field(y)}, schema, raw.notes)
+    return RawData(IN_MEMORY, {"x": raw.fields["x"], "y": _plain_field(y)}, schema, raw.notes)
 
 
 def _rows(source: Any, options: TableOptions) -> RawData:
@@ -173,16 +173,16 @@ def _rows(source: Any, options: TableOptions) -> RawData:
     if rows and all(isinstance(row, Mapping) for row in rows):
         import pandas as pd
 
-        return frame_data(FrameSource(_NAME, pd.DataFrame(rows), account="a list of mappings"), options)
+        return frame_data(FrameSource(IN_MEMORY, pd.DataFrame(rows), account="a list of mappings"), options)
     options.refuse_for("a list of rows")
     shapes = [np.shape(row) if not isinstance(row, Tensor) else tuple(row.shape) for row in rows]
     uneven = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), None)
     if uneven is not None:
         raise InputError(
-            f"{_NAME} are a list whose rows differ: row 0 has shape {shapes[0]}, row {uneven} has {shapes[uneven]}. "
-            "Make them equal, or pad the short rows and pass a mask."
+            f"{IN_MEMORY} are a list whose rows differ: row 0 has shape {shapes[0]}, row {uneven} has "
+            f"{shapes[uneven]}. Make them equal, or pad the short rows and pass a mask."
         )
-    return RawData(_NAME, {"x": np.asarray([np.asarray(row) for row in rows])})
+    return RawData(IN_MEMORY, {"x": np.asarray([np.asarray(row) for row in rows])})
 
 
 def _structured(source: np.ndarray, options: TableOptions) -> RawData:
@@ -191,9 +191,11 @@ def _structured(source: np.ndarray, options: TableOptions) -> RawData:
 
     wide = [name for name in source.dtype.names or () if source[name].ndim != 1]
     if wide:
-        raise InputError(f"{_NAME} have the field {wide[0]!r} with several numbers per row; give a mapping to arrays.")
+        raise InputError(
+            f"{IN_MEMORY} have the field {wide[0]!r} with several numbers per row; give a mapping to arrays."
+        )
     columns = {name: _filled(_as_text(source[name])) for name in source.dtype.names or ()}
-    return frame_data(FrameSource(_NAME, pd.DataFrame(columns), account="a structured array"), options)
+    return frame_data(FrameSource(IN_MEMORY, pd.DataFrame(columns), account="a structured array"), options)
 
 
 def _filled(values: np.ndarray) -> Any:
@@ -207,7 +209,7 @@ def _sparse(source: Any, options: TableOptions) -> RawData:
     options.refuse_for("a sparse matrix")
     size = int(np.prod(source.shape)) * max(4, source.dtype.itemsize)
     require_memory(2 * size, f"A sparse matrix of shape {source.shape} as an array", "Take fewer rows or columns.")
-    return RawData(_NAME, {"x": source.toarray()}, Schema(account="a sparse matrix, read as an array"))
+    return RawData(IN_MEMORY, {"x": source.toarray()}, Schema(account="a sparse matrix, read as an array"))
 
 
 def _xarray(source: Any, options: TableOptions) -> RawData:
@@ -220,16 +222,16 @@ def _xarray(source: Any, options: TableOptions) -> RawData:
     if values.ndim == 2 and source.dims[1] in source.coords:
         columns = tuple(map(str, source.coords[source.dims[1]].to_numpy()))
     account = f"an array of xarray, {source.dims[0]!r} counts the data" if values.ndim else ""
-    return RawData(_NAME, {"x": values}, Schema(account=account, columns=columns))
+    return RawData(IN_MEMORY, {"x": values}, Schema(account=account, columns=columns))
 
 
 def _h5py(source: Any, options: TableOptions) -> RawData:
     """Return a data set of an HDF5 file, or a group, whose data sets are fields."""
     options.refuse_for("an HDF5 file")
     if not isinstance(source, Mapping):
-        return RawData(_NAME, {"x": source[()]})
+        return RawData(IN_MEMORY, {"x": source[()]})
     fields = {name: item[()] for name, item in source.items() if hasattr(item, "dtype")}
-    return RawData(_NAME, {name: _as_text(values) for name, values in fields.items()})
+    return RawData(IN_MEMORY, {name: _as_text(values) for name, values in fields.items()})
 
 
 def _as_text(values: Any) -> Any:
@@ -252,4 +254,4 @@ def _anndata(source: Any, options: TableOptions) -> RawData:
     account = f"AnnData: X, {x.shape[0]} rows of {x.shape[1]} features; " + (
         f"label {label!r}" if label else "no label"
     )
-    return RawData(_NAME, fields, Schema(account=account, columns=tuple(map(str, source.var_names)), label=label))
+    return RawData(IN_MEMORY, fields, Schema(account=account, columns=tuple(map(str, source.var_names)), label=label))

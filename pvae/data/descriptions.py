@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from pvae.batch import Batch
 from pvae.data.schema import Schema
 from pvae.data.streams.looks import first_datum
+from pvae.shown_tables import ShownTable
 
-__all__ = ["describe_splits", "description_text"]
+__all__ = ["describe_splits", "description_text", "splits_table"]
 
 #: Number of columns and classes that a text shows.
 _SHOWN = 30
@@ -173,6 +174,21 @@ def description_text(record: Mapping[str, Any]) -> str:
     if "scaling" in record:
         lines.append(f"scaling of x: {record['scaling']}; the columns are shown in their own units")
     return "\n".join([*lines, *(f"note: {note}" for note in record["notes"])])
+
+
+def splits_table(facts: Mapping[str, Any], columns: int, notes: Sequence[str]) -> ShownTable:
+    """Return the facts about splits as a table for a notebook, without a look at the data.
+
+    Args:
+        facts: what `Splits.summary` returned.
+        columns: the number of columns with names.
+        notes: lines of text that say what was done to the data.
+    """
+    shape = " x ".join(map(str, facts["data_shape"])) or "one number"
+    rows = [[name, str(count)] for name, count in facts["sizes"].items() if count]
+    rows.append(["shape of x", shape + (f", {columns} named columns" if columns else "")])
+    rows += [[name, str(facts[name])] for name in ("classes", "labels", "binarise", "mask", "seed") if name in facts]
+    return ShownTable([], rows, f"Data: {facts['name']}", [f"note: {note}" for note in notes])
 
 
 def _column_lines(columns: list[dict[str, Any]]) -> list[str]:

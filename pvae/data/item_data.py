@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pvae.data.raw_data import RawData
+from pvae.data.raw_data import IN_MEMORY, RawData
 from pvae.data.schema import Schema
 from pvae.data.tables.table_options import TableOptions
 from pvae.errors import InputError
 
 __all__ = ["fields_of_item", "is_item_source", "read_items"]
-
-_NAME = "the data"
 
 
 def is_item_source(source: Any) -> bool:
@@ -42,7 +40,7 @@ def read_items(source: Any, options: TableOptions) -> RawData:
     options.refuse_for(f"a {kind}")
     if isinstance(source, TensorDataset):
         fields = fields_of_item(list(source.tensors), "The data set")
-        return RawData(_NAME, fields, Schema(account=f"a TensorDataset of {len(source)} data"))
+        return RawData(IN_MEMORY, fields, Schema(account=f"a TensorDataset of {len(source)} data"))
     is_loader = isinstance(source, DataLoader)
     parts: dict[str, list[Any]] = {}
     for number, item in enumerate(_iterate(source)):
@@ -58,7 +56,7 @@ def read_items(source: Any, options: TableOptions) -> RawData:
         f"the {kind} was read once and its data are kept: random transforms are not repeated in later epochs, and its "
         "order is not used"
     )
-    return RawData(_NAME, arrays, Schema(account=f"a {kind} of {len(arrays['x'])} data"), (note,))
+    return RawData(IN_MEMORY, arrays, Schema(account=f"a {kind} of {len(arrays['x'])} data"), (note,))
 
 
 def _iterate(source: Any) -> Iterable[Any]:

@@ -136,6 +136,8 @@ def load_data(
         splits = splits.scaled_by(schema.scaling)
     elif kind != "none":
         splits = splits.scaled_by(find_scaling(kind, splits.train))
+    if isinstance(source, str | os.PathLike) and is_path(source):
+        splits = replace(splits, path=os.path.abspath(Path(folder or "", source).expanduser()))
     return splits.binarised(binarise).masked(mask).with_labels(labels)
 
 

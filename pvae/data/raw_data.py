@@ -12,7 +12,10 @@ from pvae.data.schema import Schema
 from pvae.errors import InputError
 from pvae.memory import format_bytes, free_bytes
 
-__all__ = ["RawData", "require_memory"]
+__all__ = ["IN_MEMORY", "RawData", "require_memory"]
+
+IN_MEMORY = "the data"
+"""The name of data that come from an object and not from a file."""
 
 
 @dataclass(frozen=True, eq=False)

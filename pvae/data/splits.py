@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,20 +14,17 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.binarise import are_grey, binarised, check_binarise
-from pvae.data.descriptions import describe_splits, description_text
+from pvae.data.descriptions import describe_splits, description_text, splits_table
 from pvae.data.labels import check_labels, with_labels
 from pvae.data.masks import Mask, left_out, make_mask
 from pvae.data.scaling import check_scale, find_scaling, scaled_batch
 from pvae.data.schema import Scaling, Schema
-from pvae.data.streams.looks import first_datum
+from pvae.data.streams.looks import first_datum, x_in_parts
 from pvae.data.streams.placement import placed
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 
 __all__ = ["Splits"]
-
-#: The number of data that are looked at, if the data can be read only from their start.
-_FIRST = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +47,7 @@ class Splits:
         schema: names, types and labels of the data, how they were read, and how x was scaled.
         positions: for each split that was drawn, the number of each datum in the source, from 0 on; shape (data,).
         row_names: the name and the values, (rows,), of the first column that names the rows of a table, or None.
+        path: the absolute path of the file or the folder that the data were read from; "" for other data.
     """
 
     train: Batch
@@ -66,6 +64,7 @@ class Splits:
     schema: Schema = field(default_factory=Schema)
     positions: Mapping[str, Tensor] = field(default_factory=dict)
     row_names: tuple[str, np.ndarray] | None = None
+    path: str = ""
 
     @property
     def train_dynamic(self) -> bool:
@@ -131,7 +130,8 @@ class Splits:
         """
         if self.binarise != "auto":
             return self
-        if not (bernoulli and are_grey(x for part in self.parts.values() if part is not None for x in _looks_at(part))):
+        known = [part for part in self.parts.values() if part is not None]
+        if not (bernoulli and are_grey(x for part in known for x in x_in_parts(part))):
             return replace(self, binarise="none")
         if isinstance(self.train, StoredBatch):
             note = (
@@ -218,6 +218,9 @@ class Splits:
         """Return the rows, columns, types, labels and splits of the data, and how they were read, in lines."""
         return description_text(describe_splits(self))
 
+    def _repr_html_(self) -> str:
+        return splits_table(self.summary(), len(self.schema.columns), self.notes).to_html()
+
     def to(self, device: torch.device | str) -> Splits:
         """Return the splits with their tensors on ``device``; those that do not fit are copied batch by batch."""
         return self.map_parts(lambda part, batch: placed(batch, device))
@@ -260,15 +263,6 @@ class Splits:
             **({} if self.labels is None else {"labels": self.labels}),
             **({} if self.schema == Schema() else {"schema": self.schema.to_record()}),
         }
-
-
-def _looks_at(part: Batch) -> Iterator[Tensor]:
-    """Yield x of all data in parts; of data that can be read only from their start, x of the first ones."""
-    if part.known_size is None:
-        yield part.take(slice(0, _FIRST)).x
-        return
-    for chunk in part.chunks():
-        yield chunk.x
 
 
 def _binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:

@@ -1,6 +1,11 @@
 """Evaluation of models: log evidence and bounds with standard errors, diagnostics, gradient studies, export to ArviZ.
 
-The functions that evaluate a model take these keyword arguments, which their signatures show as ``where``:
+The functions that evaluate a model take data in every form that `pvae.fit` takes: `pvae.data.Splits`, or the name or
+the path of data, of which ``split`` is taken; a frame, an array, a tensor or a `pvae.Batch`, whole. Without data, a
+run is evaluated on those that it was trained on: they are loaded again as the run records it, and their checksum must
+be that of the training. Data that were in memory are not recorded, and have to be given.
+
+The functions also take these keyword arguments, which their signatures show as ``where``:
 
 - ``split``: the split of `pvae.data.Splits` to evaluate on, ``"test"``, ``"validation"`` or ``"train"``; by default the
   test split, and the training split for studies of gradients.

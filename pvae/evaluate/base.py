@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -13,6 +14,7 @@ from torch import Tensor
 from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.json_values import finite_or_none
+from pvae.shown_tables import ShownTable
 
 __all__ = ["Estimate", "EvidenceBias", "difference", "mean_of"]
 
@@ -30,6 +32,17 @@ def _decimals(error: float) -> int:
 @dataclass(frozen=True)
 class Estimate:
     """A mean over data with its standard error, in the unit of the data (nats per datum for evidences).
+
+    ``float(estimate)`` is its value. ``<``, ``<=``, ``>`` and ``>=`` compare values alone, without their errors, so
+    that estimates can be sorted. ``a - b`` is paired datum by datum, as `pvae.evaluate.difference`, if both estimates
+    have the values of equally many data; that is right for the same data in the same order, and for independent data.
+    Otherwise it has the standard error of independent estimates.
+
+    >>> a, b = Estimate(-25.0, 0.3, 100), Estimate(-27.0, 0.4, 200)
+    >>> print(a - b)
+    2.00 ± 0.50
+    >>> a > b
+    True
 
     Args:
         value: the mean.
@@ -74,6 +87,39 @@ class Estimate:
             InputError: if the estimate has no pointwise values.
         """
         return Estimate.mean_of(function(_pointwise(self)))
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __lt__(self, other: Estimate | float) -> bool:
+        return self._compared(other, operator.lt)
+
+    def __le__(self, other: Estimate | float) -> bool:
+        return self._compared(other, operator.le)
+
+    def __gt__(self, other: Estimate | float) -> bool:
+        return self._compared(other, operator.gt)
+
+    def __ge__(self, other: Estimate | float) -> bool:
+        return self._compared(other, operator.ge)
+
+    def _compared(self, other: Any, compare: Callable[[float, float], bool]) -> bool:
+        if not isinstance(other, Estimate | float | int):
+            return NotImplemented
+        return compare(self.value, float(other))
+
+    def __sub__(self, other: Estimate | float) -> Estimate:
+        if isinstance(other, Estimate):
+            has_values = self.pointwise is not None and other.pointwise is not None
+            if has_values and self.count == other.count and not _are_of_other_data(self.subset, other.subset):
+                return difference(self, other)
+            return Estimate(self.value - other.value, math.hypot(self.error, other.error), min(self.count, other.count))
+        if isinstance(other, float | int):
+            return Estimate(self.value - other, self.error, self.count, subset=self.subset)
+        return NotImplemented
+
+    def _repr_html_(self) -> str:
+        return ShownTable(["estimate", "data"], [[str(self), str(self.subset or self.count)]]).to_html()
 
     def to_json(self) -> dict[str, Any]:
         """Return ``{"value":, "error":, "count":}``; a number that is not finite becomes None (null in JSON)."""

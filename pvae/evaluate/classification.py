@@ -15,7 +15,7 @@ from pvae.programs.classifier import classifier_of, most_probable
 __all__ = ["accuracy"]
 
 
-def accuracy(model: Any, data: Any, *, chunk: int = 1000, **where: Any) -> Estimate:
+def accuracy(model: Any, data: Any = None, *, chunk: int = 1000, **where: Any) -> Estimate:
     """Return the share of labelled data for which the most probable label under q(y given x) is the label ``y``.
 
     The classifier is the latent model's method ``classify(x)``. Data with a hidden label, -1, are left out. The

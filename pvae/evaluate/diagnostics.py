@@ -17,6 +17,7 @@ from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoK
 from pvae.evaluate.weight_trust import WeightTrust, no_trust, trust_of, trust_statistics
 from pvae.json_values import finite_or_none
 from pvae.programs.sites import is_delta, sample_sites
+from pvae.shown_tables import ShownTable
 
 __all__ = [
     "DRAWS",
@@ -94,6 +95,33 @@ class Diagnosis:
             "notes": list(self.notes),
         }
 
+    def _repr_html_(self) -> str:
+        summary = self.to_json()
+        units = {
+            "ess": f"effective sample size, of {self.particles}",
+            "khat": f"Pareto k-hat, reliable below {self.good_khat:.2f}",
+            "log_weight_variance": "variance of the log weights",
+            "kl": "KL(q to posterior), nats",
+            "accuracy": "accuracy",
+        }
+        levels = ("q05", "median", "q95")
+        rows = [
+            [text, *(_shown(summary[name][level]) for level in levels)]
+            for name, text in units.items()
+            if name in summary
+        ]
+        sites = [
+            f"{name}: KL {units.kl or 'not known'} nats per datum, active units {_shown(units.active)}"
+            for name, units in self.latents.items()
+        ]
+        lines = [f"Share of data with unreliable weights: {_shown(finite_or_none(self.unreliable))}", *sites]
+        headings = ["", "5% of data", "median", "95% of data"]
+        return ShownTable(headings, rows, "Diagnosis", [*lines, *self.notes]).to_html()
+
+
+def _shown(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.4g}"
+
 
 def _trust_quantiles(trust: WeightTrust) -> dict[str, Any]:
     """Return the quantiles over data of each number of the trust, by name."""
@@ -118,7 +146,7 @@ def _quantiles(values: Tensor) -> dict[str, float | None]:
 
 def diagnose(
     model: Any,
-    data: Any,
+    data: Any = None,
     particles: int = 1000,
     *,
     draws: int = DRAWS,
@@ -133,7 +161,7 @@ def diagnose(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum for the weights.
         draws: the number of draws of z per datum for KL and active units.
         threshold: a unit is active if Var_x(E_q[z_u]) is above it.

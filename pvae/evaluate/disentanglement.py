@@ -40,7 +40,7 @@ class Disentanglement:
 
 
 def disentanglement(
-    model: Any, data: Any, factors: Tensor | None = None, *, bins: int = 20, **where: Any
+    model: Any, data: Any = None, factors: Tensor | None = None, *, bins: int = 20, **where: Any
 ) -> Disentanglement:
     """Score the codes of a model by the known factors of the data.
 

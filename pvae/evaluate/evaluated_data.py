@@ -12,7 +12,9 @@ from torch import Tensor
 from pvae.batch import Batch, as_batch
 from pvae.data import Schema, Splits, load_data
 from pvae.data.containers import is_of_pytorch
+from pvae.errors import InputError
 from pvae.train import Run
+from pvae.train.run_data import data_of_run
 
 __all__ = ["evaluated_data", "schema_of"]
 
@@ -28,11 +30,15 @@ def evaluated_data(model: Any, data: Any) -> Splits | Batch:
 
     Args:
         model: a run, or any latent model, of which no training data are known.
-        data: `Splits`, a `Batch`, or what `pvae.load_data` takes.
+        data: `Splits`, a `Batch`, or what `pvae.load_data` takes. A name or a path is read as `pvae.fit` reads it; for
+            a run, with the splits, the binarisation and the mask of the training. None means the data of the training
+            of a run, if their checksum is that of the training.
 
     Raises:
         InputError: if the data cannot be used, or have other columns or labels than those of the training.
     """
+    if data is None or isinstance(data, str | os.PathLike):
+        return _named_data(model, data)
     schema = schema_of(model)
     if isinstance(data, Splits):
         return load_data(data, like=schema) if schema != Schema() else data
@@ -40,11 +46,23 @@ def evaluated_data(model: Any, data: Any) -> Splits | Batch:
         return data
     if is_of_pytorch(data) or isinstance(data, np.memmap):
         return load_data(data, binarise="none", validation=0, test=0, like=schema).train
-    if isinstance(data, str | os.PathLike | None) or not isinstance(data, Sized | Iterable):
+    if not isinstance(data, Sized | Iterable):
         return as_batch(data)
     if _is_plain(data) and not (schema.classes or schema.scaling):
         return as_batch(data)
     return load_data(data, binarise="none", validation=0, test=0, like=schema).train
+
+
+def _named_data(model: Any, data: str | os.PathLike[str] | None) -> Splits:
+    """Return the splits of a name or a path; of the training data of a run for None or their own name."""
+    if isinstance(model, Run):
+        is_own = data is None or os.fspath(data) == model.config["data"]["name"]
+        return data_of_run(model.config, None if is_own else data)
+    if data is None:
+        raise InputError(
+            f"{type(model).__name__} is no run, so that no data of its training are known. Give the data too."
+        )
+    return load_data(data)
 
 
 def _is_plain(data: Any) -> bool:

@@ -28,8 +28,7 @@ from pvae.programs.classifier import require_known_labels
 from pvae.programs.fitting_runs import look_within_memory
 from pvae.programs.model_traits import is_latent_model
 from pvae.programs.parameter_scope import scope
-from pvae.programs.row_dependence import PROGRAM_ERRORS, examine_rows, require_rows_of_data
-from pvae.programs.sites import sample_sites
+from pvae.programs.row_dependence import require_rows_of_data, take_parts
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 from pvae.train.run import Run
@@ -135,21 +134,9 @@ class EvaluationContext:
         """Return whether the programs give the first data the same densities in any order, without an error."""
         known = self._known_parts
         if size not in known:
-            try:
-                self.first_data.layout  # noqa: B018 - an autoguide takes its shapes from its first batch
-                programs = self.bound_to(self.batch.take(slice(0, max(size, 2))))
-                report = examine_rows(programs, halve=False)
-                known[size] = not report.tied and not report.fails and not self._has_plate_of_all_data(programs)
-            except PROGRAM_ERRORS:
-                known[size] = False
+            part = self.batch.take(slice(0, max(size, 2)))
+            known[size] = take_parts(self.first_data, lambda: self.bound_to(part), self.batch.size)
         return known[size]
-
-    def _has_plate_of_all_data(self, programs: BoundPrograms) -> bool:
-        """Return whether the guide has a plate of all data when it gets a part, as an autoguide after its first run."""
-        with programs.preserved_state():
-            sites = sample_sites(programs.trace_guide())
-        frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
-        return any(frame.size == self.batch.size for frame in frames)
 
     @cached_property
     def first_data(self) -> BoundPrograms:
@@ -195,7 +182,7 @@ def _require_trained_guide(model: Any) -> None:
 @contextmanager
 def evaluation_context(
     model: Any,
-    data: Any,
+    data: Any = None,
     *,
     split: str = "test",
     limit: int | None = None,
@@ -211,8 +198,9 @@ def evaluation_context(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (its `split`), a `Batch`, or anything that `pvae.load_data` takes, whole. For a run,
-            columns and labels are matched with those of its training.
+        data: `Splits`, or the name or path of data, of which `split` is taken; a `Batch`, or anything else that
+            `pvae.load_data` takes, whole. For a run, columns and labels are matched with those of its training, and
+            None means the data that it was trained on.
         split: ``"test"``, ``"validation"`` or ``"train"`` of `Splits`.
         limit: the largest number of data; a random subset is drawn by `seed`, the same for all models.
         seed: the seed of the subset and of the random generators inside the context.

@@ -28,7 +28,7 @@ __all__ = ["elbo", "importance_bounds", "log_evidence", "summed_out_elbo"]
 _ADVICE = "Use more particles, or a guide closer to the posterior; importance_bounds shows how the bound rises."
 
 
-def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+def log_evidence(model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean log p(x) by importance sampling with the guide, in nats per datum.
 
     The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
@@ -43,7 +43,7 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum.
         chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
@@ -66,7 +66,7 @@ def log_evidence(model: Any, data: Any, particles: int = 1000, *, chunk: int = C
     return replace(context.estimate(pointwise), bias=evidence_bias(particles, pointwise, bounds))
 
 
-def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+def elbo(model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean evidence lower bound E_q[log p(x, z) - log q(z given x)], in nats per datum.
 
     The expectation over guide sites that are marked for enumeration is exact, so their q counts as without the mark;
@@ -80,7 +80,7 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum; the ELBO is their mean.
         chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
@@ -96,7 +96,9 @@ def elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **
     return context.estimate(pointwise)
 
 
-def summed_out_elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+def summed_out_elbo(
+    model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
+) -> Estimate:
     """Return the mean bound E_q(z)[log sum_y p(x, y, z) - log q(z given x)], in nats per datum.
 
     y are the guide's sites that are marked for enumeration. They are summed out within the logarithm, so their q is not
@@ -105,7 +107,7 @@ def summed_out_elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int 
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum; the bound is their mean.
         chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
@@ -119,7 +121,7 @@ def summed_out_elbo(model: Any, data: Any, particles: int = 1000, *, chunk: int 
 
 
 def importance_bounds(
-    model: Any, data: Any, particles: Sequence[int] = (50, 500, 5000), *, chunk: int = CHUNK, **where: Any
+    model: Any, data: Any = None, particles: Sequence[int] = (50, 500, 5000), *, chunk: int = CHUNK, **where: Any
 ) -> dict[int, Estimate]:
     """Return the importance-weighted bound for each number of particles, in nats per datum.
 
@@ -129,7 +131,7 @@ def importance_bounds(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the numbers of particles.
         chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.

@@ -44,7 +44,7 @@ _ORIGINS = (
 Groups = dict[str, dict[str, Tensor]]
 
 
-def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
+def to_arviz(model: Any, data: Any = None, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
     """Return draws in the form that ArviZ takes: `arviz.InferenceData` (ArviZ 0.2x) or `xarray.DataTree` (1.x).
 
     The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior; a site y that is
@@ -57,7 +57,7 @@ def to_arviz(model: Any, data: Any, draws: int = 100, *, limit: int | None = 100
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         draws: the number of draws of z per datum, and from the prior.
         limit: the largest number of data; a random subset is drawn by the seed. None takes all. The coordinate datum is
             the position among all data. The size of the file grows with draws times limit.

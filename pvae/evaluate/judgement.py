@@ -111,7 +111,7 @@ class Judgement:
 
 def judge(
     model: Any,
-    data: Any,
+    data: Any = None,
     particles: int = 1000,
     *,
     seed: int = 0,
@@ -127,7 +127,7 @@ def judge(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum.
         seed: the seed of the draws.
         draws: the number of draws of z per datum for KL and active units.

@@ -26,7 +26,7 @@ __all__ = ["masking_divergence", "missing_log_likelihood"]
 
 def missing_log_likelihood(
     model: Any,
-    data: Any,
+    data: Any = None,
     particles: int = 1000,
     *,
     known: Tensor | None = None,
@@ -84,7 +84,9 @@ def _log_evidence(context: EvaluationContext, particles: int, chunk: int) -> Ten
     return log_evidence
 
 
-def masking_divergence(model: Any, data: Any, particles: int = 100, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+def masking_divergence(
+    model: Any, data: Any = None, particles: int = 100, *, chunk: int = CHUNK, **where: Any
+) -> Estimate:
     """Return the mean of KL(q(z given the observed entries) to q(z given all of x)), in nats per datum.
 
     It measures how much information about z the mask removes from the guide; it is 0 if the missing entries say nothing

@@ -109,12 +109,12 @@ def _kernel(x: Tensor, widths: Sequence[float]) -> Tensor:
     return sum(kernels, torch.zeros(())).fill_diagonal_(0.0)
 
 
-def aggregate_test(model: Any, data: Any, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:
+def aggregate_test(model: Any, data: Any = None, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:
     """Test whether the aggregate posterior is the prior, by one z from the guide per datum and as many from the prior.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         permutations: the number of random permutations of the joined samples.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``; see `pvae.evaluate`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -11,10 +12,11 @@ from pvae.batch import Batch
 from pvae.data import Splits, load_data
 from pvae.data.split_sources import is_mapping_of_parts
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.models.make_model import build_model
 from pvae.programs.binding import Fields
 from pvae.programs.queries import has_bernoulli_likelihood
 
-__all__ = ["checked_batch"]
+__all__ = ["built_model", "checked_batch"]
 
 
 def checked_batch(
@@ -43,6 +45,19 @@ def checked_batch(
         splits = splits.for_likelihood(True)
         batch = splits.train.take(slice(0, size or batch_size))
     return (batch.replace(x=batch.x.round()) if splits.train_dynamic else batch), train.known_size
+
+
+def built_model(recipe: Any, data: Any) -> tuple[Any, Any]:
+    """Return the latent model that a recipe makes for data, and the data, which are loaded if they were not.
+
+    Args:
+        recipe: as for `pvae.models.make_model.build_model`. A batch shows it the shape of x alone.
+        data: as for `checked_batch`.
+    """
+    if _is_batch(data):
+        return build_model(recipe, SimpleNamespace(data_shape=tuple(data["x"].shape[1:]))), data
+    splits = data if isinstance(data, Splits) else load_data(data)
+    return build_model(recipe, splits), splits
 
 
 def _is_batch(data: Any) -> bool:

@@ -19,12 +19,13 @@ from pvae.fit_options import FitOptions
 from pvae.linter.agreement_rules import AGREEMENT_RULES
 from pvae.linter.auxiliary_rules import AUXILIARY_RULES
 from pvae.linter.check_context import CheckContext
-from pvae.linter.checked_data import checked_batch
+from pvae.linter.checked_data import built_model, checked_batch
 from pvae.linter.findings import Finding, Findings, failure
 from pvae.linter.memory_rules import describe_shortage, find_shortage, memory_limit
 from pvae.linter.objective_rules import OBJECTIVE_RULES, find_bias
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
 from pvae.linter.row_rules import examine_rows_of, find_other_axis, find_tied_rows
+from pvae.models.make_model import is_recipe
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
@@ -116,7 +117,8 @@ def check(
     Random generators, parameters, the parameter store and the state of the objective stay as they are.
 
     Args:
-        latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.
+        latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``; or what makes one for the
+            data, as for `pvae.fit`.
         batch: a few of the training data as a `Batch` or as tensors by name; or what `pvae.fit` takes as data, such as
             `Splits`, an array, a path, a data set or a loader of PyTorch, of which the first batch is checked.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name of the command line.
@@ -132,6 +134,9 @@ def check(
         InputError: if there is no latent model, `objective` is no objective, the data cannot be read, or the fields
             cannot be bound.
     """
+    if is_recipe(latent_model):
+        with preserved_randomness():
+            latent_model, batch = built_model(latent_model, batch)
     require_latent_model(latent_model, "check")
     batch, known_size = checked_batch(latent_model, batch, fields, require_whole(batch_size, "batch_size"))
     data_size = known_size if data_size is None else data_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,18 @@ def as_array(values: Any) -> Array:
     return np.asarray(values, dtype=np.float64)
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook displays where it is the last value of a cell, with or without ``%matplotlib inline``.
+
+    pyplot does not know it, so it is not displayed a second time at the end of the cell.
+    """
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Return an empty figure with a white background.
 
@@ -62,7 +75,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
         height: in inches.
         width: in inches.
     """
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure = NotebookFigure(figsize=(width, height), dpi=150, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     return figure
 

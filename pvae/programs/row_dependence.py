@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from pvae.programs.plate_sizes import AXIS_ADVICE, plate_of_another_axis
 from pvae.programs.sites import Site, UnknownDensityError, base_distribution, is_subsample, log_density, sample_sites
 from pvae.randomness import evaluating
 
-__all__ = ["PROGRAM_ERRORS", "RowReport", "disturbed_rows", "examine_rows", "require_rows_of_data"]
+__all__ = ["PROGRAM_ERRORS", "RowReport", "disturbed_rows", "examine_rows", "require_rows_of_data", "take_parts"]
 
 #: What a user's program may raise on a batch that it is not made for.
 PROGRAM_ERRORS = (
@@ -125,6 +125,31 @@ def require_rows_of_data(programs: BoundPrograms) -> None:
             "batch. Give the plate the indices of the data, subsample=index, in both programs; an autoguide takes them "
             "from create_plates=."
         )
+
+
+def take_parts(first: BoundPrograms, bind_part: Callable[[], BoundPrograms], data: int) -> bool:
+    """Return whether programs give a part of the data the same densities in any order, without an error.
+
+    Args:
+        first: both programs with the tensors of the first data, as many as fit into memory.
+        bind_part: returns both programs with the tensors of a part.
+        data: the number of all data.
+    """
+    try:
+        first.layout  # noqa: B018 - an autoguide takes its shapes from its first batch
+        part = bind_part()
+        report = examine_rows(part, halve=False)
+        return not report.tied and not report.fails and not _has_plate_of_size(part, data)
+    except PROGRAM_ERRORS:
+        return False
+
+
+def _has_plate_of_size(programs: BoundPrograms, size: int) -> bool:
+    """Return whether the guide has a plate of all data when it gets a part, as an autoguide after its first run."""
+    with programs.preserved_state():
+        sites = sample_sites(programs.trace_guide())
+    frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+    return any(frame.size == size for frame in frames)
 
 
 class _Rows:

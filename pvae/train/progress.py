@@ -1,13 +1,14 @@
-"""Displays of the progress of a training on standard error: a bar on a terminal, one line per epoch elsewhere."""
+"""Displays of the progress of a training: a bar on a terminal and in a notebook, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BarDisplay", "LineDisplay", "TrainingDisplay", "make_display"]
+__all__ = ["BarDisplay", "LineDisplay", "NotebookDisplay", "TrainingDisplay", "make_display"]
 
 _SECONDS_BETWEEN_DRAWINGS = 0.25
 
@@ -115,6 +116,38 @@ class BarDisplay(TrainingDisplay):
         self._bar.stop()
 
 
+class NotebookDisplay(TrainingDisplay):
+    """Shows a bar of ``tqdm.auto`` in a notebook: a widget if ``ipywidgets`` is installed, else a bar of text."""
+
+    _bar: Any = None
+
+    def start(self, epoch: int, epochs: int, steps: int | None) -> None:
+        """Show the bar."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tqdm says that widgets are experimental, or not installed
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=epochs, initial=epoch, unit="epoch", mininterval=_SECONDS_BETWEEN_DRAWINGS, file=sys.stderr
+            )
+
+    def show_epoch(self, record: Mapping[str, Any]) -> None:
+        """Move the bar to the epoch, with its numbers."""
+        self._bar.set_postfix_str(summary(record), refresh=False)
+        self._bar.update(record["epoch"] - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Stop the bar; its last state remains visible."""
+        self._bar.close()
+
+
 def summary(record: Mapping[str, Any]) -> str:
     """Return the numbers of an epoch as text, in nats per datum."""
     loss = record.get("loss")
@@ -129,8 +162,18 @@ def make_display(progress: bool | None) -> TrainingDisplay:
     """Return the display of a training.
 
     Args:
-        progress: None for a bar on a terminal and lines elsewhere; True for a bar; False for no display.
+        progress: None for a bar on a terminal and in a notebook, and lines elsewhere; True for a bar; False for no
+            display.
     """
     if progress is False:
         return TrainingDisplay()
+    if _is_notebook():
+        return NotebookDisplay()
     return BarDisplay() if progress or sys.stderr.isatty() else LineDisplay()
+
+
+def _is_notebook() -> bool:
+    """Return whether the code runs in the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config

@@ -18,10 +18,13 @@ from pvae.outside_files import check_form, read_toml
 from pvae.programs.binding import bind
 from pvae.programs.parameter_scope import scope
 from pvae.randomness import preserved_randomness
+from pvae.shown_tables import ShownTable
 from pvae.train.checkpoint import Snapshot, read_newest, read_state
+from pvae.train.figures.run_plots import RunPlots
 from pvae.train.history import read_history
 from pvae.train.parameters import root_module
 from pvae.train.recorded_model import build_recorded_model
+from pvae.train.records import Records
 from pvae.train.run_record import require_config_of_snapshot
 from pvae.train.trained_model import TrainedModel
 from pvae.train.training_state import load_parameters, model_tensors
@@ -54,6 +57,7 @@ _FORM = {
     "former?": [str],
     "data": {
         "name": str,
+        "path?": str,
         "checksum": str,
         "binarise": str,
         "seed": int,
@@ -80,7 +84,7 @@ class Run(TrainedModel):
         history: one record per epoch, numbers in nats per datum: ``epoch``, ``step``, ``loss`` and the
             objective's named terms, ``validation_bound`` and ``validation_error`` if there is a validation
             split, ``learning_rate``, ``evaluations``, ``seconds``; and one record with ``event`` per rollback, and for
-            a budget that ended within an epoch.
+            a budget that ended within an epoch. ``to_pandas()``, ``to_markdown()`` and ``to_latex()`` return a table.
         folder: the folder of the run, or None.
         config: the content of ``config.toml``: all resolved options, versions, data and model.
         seconds: the time spent in training without validation and callbacks, in seconds.
@@ -98,6 +102,14 @@ class Run(TrainedModel):
     step: str = ""
     # the parameters of checkpoints that are in memory, by the name of the checkpoint
     _held: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.history: Records = Records(self.history)
+
+    @property
+    def plot(self) -> RunPlots:
+        """The figures of the run: ``run.plot.history()``, ``.samples()``, ``.reconstructions()``, ``.latent()``."""
+        return RunPlots(self)
 
     @property
     def epoch(self) -> int:
@@ -122,6 +134,30 @@ class Run(TrainedModel):
             load_parameters(self.model, _root(self.model, self.config), tensors)
         self.checkpoint = which
         return self
+
+    def _repr_html_(self) -> str:
+        data, bound = self.config.get("data", {}), self._last_bound()
+        sizes = ", ".join(f"{count} {part}" for part, count in data.get("sizes", {}).items() if count)
+        facts = {
+            "model": type(self.model).__name__,
+            "objective": self.config.get("objective"),
+            "data": f"{data['name']}: {sizes}" if data else None,
+            "epochs": self.epoch,
+            "validation bound": bound and f"{bound} nats per datum, last epoch",
+            "training": f"{self.seconds:.1f} s",
+            "parameters": f"those of the checkpoint {self.checkpoint!r}",
+            "folder": self.folder or "none, the run is in memory",
+        }
+        rows = [[name, str(value)] for name, value in facts.items() if value is not None]
+        return ShownTable([], rows, "Run").to_html()
+
+    def _last_bound(self) -> str | None:
+        """Return the validation bound of the last epoch with its error as text; None without one."""
+        for record in reversed(self.history):
+            if record.get("validation_bound") is not None:
+                error = record.get("validation_error")
+                return f"{record['validation_bound']:.4f}{f' ± {error:.4f}' if error else ''}"
+        return None
 
     def _require_folder(self) -> Path:
         if self.folder is None:

@@ -77,7 +77,12 @@ def describe_run(
         **named,
         "model": recipe,
         "code": code_digests(model, itself),
-        "data": {**splits.summary(), "fields": data_fields, "notes": list(splits.notes)},
+        "data": {
+            **splits.summary(),
+            "fields": data_fields,
+            "notes": list(splits.notes),
+            **({"path": splits.path} if splits.path else {}),
+        },
         "training": options.record(),
     }
 
@@ -213,7 +218,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the values that must be the same when a run is resumed, and of all that describes its data.
 
     The seed of the splits, the scales, the names of columns and labels and the shapes change what a run gives for data,
-    although a continuation may differ in some of them.
+    although a continuation may differ in some of them. The data may have moved.
     """
-    data = {name: value for name, value in config["data"].items() if name != "notes"}
+    data = {name: value for name, value in config["data"].items() if name not in ("notes", "path")}
     return digest(json.dumps([_bound_values(config), data], sort_keys=True).encode())

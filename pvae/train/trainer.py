@@ -17,6 +17,7 @@ from pvae.files import UNFINISHED, write_text
 from pvae.fit_options import FitOptions
 from pvae.locks import LOCK_FILE, is_unused, sole_writer
 from pvae.models.build import ModelSpec, spec_of
+from pvae.models.make_model import build_model, is_recipe, spec_from_text
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import require_latent_model, traits_of
@@ -86,7 +87,8 @@ def fit(
     random generators, parameter store and number of threads stay as they are.
 
     Args:
-        model: a `LatentModel`, a `pair`, the VAE of a Pyro tutorial, or a `ModelSpec`, which is built from `seed`.
+        model: a `LatentModel`, a `pair`, or the VAE of a Pyro tutorial; or what makes one, with parameters from `seed`:
+            a text such as ``"vae:latent=8"``, a `ModelSpec`, a class or a function, as for `compare`.
         data: `Splits`, or another argument of `pvae.load_data`, such as a loader of PyTorch.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a function that makes one, or a name such as
             ``"iwae:particles=8"``; the default is the model's ``default_objective``, else ``"elbo"``.
@@ -199,9 +201,10 @@ def _fit(request: TrainingRequest) -> Run:
 
 
 def _model_and_spec(request: TrainingRequest, splits: Splits) -> tuple[Any, ModelSpec | None]:
-    """Return the latent model, which a `ModelSpec` builds for the data, and its specification if it is known."""
-    if isinstance(request.model, ModelSpec):
-        return request.model.build(splits), request.model
+    """Return the latent model, built for the data if it is a recipe, and its specification if it is known."""
+    model = spec_from_text(request.model) if isinstance(request.model, str) else request.model
+    if is_recipe(model):
+        return build_model(model, splits), model if isinstance(model, ModelSpec) else request.model_spec
     require_latent_model(request.model, "fit")
     return request.model, request.model_spec
 

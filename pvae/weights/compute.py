@@ -17,6 +17,7 @@ from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site
 from pvae.weights.auxiliary import Marginal, log_marginal
 from pvae.weights.base import REVERSE, LogWeights
+from pvae.weights.batch_of_data import batch_of_data
 from pvae.weights.enumeration import SUMMED
 from pvae.weights.handlers import PATHWISE, ChooseStrategy, is_score, sum_marked
 from pvae.weights.log_probs import MarginalisedLogProbs, PlateDims, join_outcomes, site_log_probs, sum_tensors
@@ -259,11 +260,12 @@ def trace_weights(
 
 def log_weights(
     latent_model: Any,
-    batch: Mapping[str, Tensor],
+    batch: Any,
     particles: int,
     *,
     data_plate: str | None = None,
     fields: Fields = None,
+    split: str = "test",
 ) -> LogWeights:
     """Return the log weights of a latent model on a batch, run in the model's own parameter scope.
 
@@ -271,15 +273,21 @@ def log_weights(
 
     Args:
         latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.
-        batch: named tensors of the same data.
+        batch: named tensors of the same data; or data in another form that `pvae.fit` takes: `pvae.data.Splits`, or the
+            name or path of data, of which `split` is taken; a frame, an array or a tensor, whole. All data are one
+            batch, in the precision of the parameters.
         particles: the number of draws of z per datum, at least 1.
         data_plate: the name of the plate over data, where several plates hold every site.
         fields: as for `pvae.models.bind`.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
         InputError: as `trace_weights` and `pvae.models.bind`.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 3 (the weights).
     """
+    given, batch = batch, batch_of_data(latent_model, batch, split, fields)
     programs = bind(latent_model, batch, fields)
+    if batch is not given:  # data that were read may be float64
+        programs = programs.in_dtype_of_parameters()
     with scope(latent_model, inherit=True):
         return weights_of(programs.bound_to(batch).without_loss_terms(), particles, data_plate=data_plate)

@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate by annealing": ("pvae.evaluate.ais", "evaluate run --data data.npy --method ais"),
     "gaps": ("pvae.evaluate.gaps", "evaluate run --data data.npy --checks gaps"),
     "calibrate": ("pvae.evaluate.calibrate", "evaluate run --data data.npy --checks calibrate"),
-    "show": ("pvae.commands.showing.draw_figure", "show run --out figure.png"),
+    "show": ("pvae.train.figures.draw_figure.draw_figure", "show run --out figure.png"),
     "em": ("pvae.em.GaussianMixture.fit", "em --data data.npy --components 2"),
     "compare": (
         "pvae.comparison.cells.train_cell.evaluate_cell",

@@ -10,7 +10,7 @@ from command_line import run
 
 import pvae
 from pvae.evaluate import read_findings
-from pvae.evaluate.all_checks.check_everything import recorded_data
+from pvae.evaluate.evaluated_data import evaluated_data
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_a_wrong_budget_is_one_line(folder: Path) -> None:
 
 def test_the_data_of_a_run_are_loaded_again_and_compared(folder: Path) -> None:
     opened = pvae.open_run(folder)
-    data = recorded_data(opened)
+    data = evaluated_data(opened, None)
     assert data.checksum == pvae.load_data("digits").checksum
     opened.config["data"]["checksum"] = "other"
-    with pytest.raises(pvae.InputError, match="are not those of the training"):
-        recorded_data(opened)
+    with pytest.raises(pvae.InputError, match="have changed since the run was trained"):
+        evaluated_data(opened, None)

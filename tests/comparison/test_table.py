@@ -208,3 +208,23 @@ def test_a_biased_objective_carries_the_word() -> None:
         Row("vae", "iwae:particles=4", (0,), ()),
     ]
     assert [row_label(row, rows) for row in rows] == ["stl:particles=4 (biased)", "iwae:particles=4"]
+
+
+def test_a_table_in_a_notebook_and_in_a_paper():
+    found = [
+        replace(one, cell=replace(one.cell, objective="<b>_1|" + one.cell.objective))
+        for one in outcomes(pointwise(), pointwise(0.4))
+    ]
+    rows = make_rows(found)
+    table = Table(tuple(rows), DATA, 100)
+    frame = table.to_pandas()
+    assert list(frame["log_evidence.value"]) == [row.log_evidence.value for row in rows]
+    assert list(frame["seeds"]) == ["0; 1; 2"] * 2
+    label = row_label(rows[0], rows)
+    shown, head = table._repr_html_(), table.to_markdown().splitlines()[0]
+    assert "<b>" not in shown and shown.count("<tr>") == 1 + len(rows)
+    cells = [column[1] for column in table._text_columns()]
+    assert cells[0] == label and all(cell in shown for cell in cells[1:])
+    assert head.count("|") == 1 + len(cells)
+    assert "elbo" in label and all("<b>" not in text for text in (table.to_markdown(), shown))
+    assert table.to_latex().count(r" \\") == 1 + len(rows)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from pvae.comparison.cells.drawings import SEED
-from pvae.comparison.cells.factories import build_model
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.models.make_model import build_model
 from pvae.train.devices import isolated
 
 __all__ = ["resolve_binarisation"]

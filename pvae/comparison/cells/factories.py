@@ -1,45 +1,57 @@
-"""The models and objectives that a user passes to `compare`: check them, describe them, build a fresh model."""
+"""The models and objectives that a user passes to `compare`: check them and describe them."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from pyro.infer import ELBO
 
-from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.models import ModelSpec
+from pvae.models.make_model import spec_from_text
 from pvae.objectives import make_objective
 
-__all__ = ["build_model", "describe_factory", "models_by_name", "objectives_by_name"]
+__all__ = ["describe_factory", "models_by_name", "objectives_by_name"]
 
 
-def models_by_name(models: Mapping[str, Any]) -> dict[str, Any]:
+def models_by_name(models: Any) -> dict[str, Any]:
     """Return the model factories by name.
 
     Args:
-        models: for each name a class, a function or a `ModelSpec`.
+        models: for each name a text such as ``"vae:latent=8"``, a class, a function or a `ModelSpec`; or only texts.
 
     Raises:
         InputError: if there is no model, or one is an instance: every cell would go on training its parameters.
     """
+    if isinstance(models, str):
+        models = [models]
+    if isinstance(models, list | tuple) and models and all(isinstance(text, str) for text in models):
+        models = {text: text for text in models}
     if not isinstance(models, Mapping) or not models:
-        raise InputError(f"models is a mapping from names to factories, such as {{'vae': make_vae}}; got {models!r}.")
-    for name, model in models.items():
-        if not isinstance(model, ModelSpec) and not callable(model):
-            raise InputError(
-                f"Each model is a class, a function or a ModelSpec; {name!r} is {type(model).__name__}. "
-                "Give one of the three."
-            )
-        if hasattr(model, "model") and not isinstance(model, type):
-            raise InputError(
-                f"Each cell needs a fresh model, and {name!r} is an instance. Give its class, or a function that "
-                "makes it."
-            )
-    return {str(name): model for name, model in models.items()}
+        raise InputError(
+            "models is a mapping from names to factories, such as {'vae': make_vae}, or texts, such as 'vae:latent=8'; "
+            f"got {models!r}."
+        )
+    return {str(name): _model_factory(str(name), model) for name, model in models.items()}
+
+
+def _model_factory(name: str, model: Any) -> Any:
+    if isinstance(model, str):
+        spec = spec_from_text(model)
+        spec.check()
+        return spec
+    if not isinstance(model, ModelSpec) and not callable(model):
+        raise InputError(
+            f"Each model is a text, a class, a function or a ModelSpec; {name!r} is {type(model).__name__}. "
+            "Give one of the four."
+        )
+    if hasattr(model, "model") and not isinstance(model, type):
+        raise InputError(
+            f"Each cell needs a fresh model, and {name!r} is an instance. Give its class, or a function that makes it."
+        )
+    return model
 
 
 def objectives_by_name(objectives: Mapping[str, Any] | Iterable[str] | str) -> dict[str, Callable[[], Any]]:
@@ -82,24 +94,3 @@ def describe_factory(model: Any) -> str:
         named = [f"{name}={value!r}" for name, value in model.keywords.items()]
         return f"{describe_factory(model.func)} with {', '.join([*positional, *named])}"
     return f"{getattr(model, '__module__', '?')}.{getattr(model, '__qualname__', type(model).__qualname__)}"
-
-
-def build_model(factory: Any, splits: Splits) -> Any:
-    """Return a fresh latent model; a factory with exactly one required parameter gets the splits.
-
-    Args:
-        factory: a class, a function or a `ModelSpec`.
-        splits: the data.
-    """
-    if isinstance(factory, ModelSpec):
-        return factory.build(splits)
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except ValueError:  # classes written in C have no signature
-        return factory()
-    required = [
-        parameter
-        for parameter in parameters
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    return factory(splits) if len(required) == 1 else factory()

@@ -11,12 +11,12 @@ from pvae.comparison.cells.cell_files import write_arrays, write_evaluation
 from pvae.comparison.cells.drawings import draw_arrays
 from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
 from pvae.comparison.cells.evaluate_cell import evaluate_cell
-from pvae.comparison.cells.factories import build_model
 from pvae.comparison.cells.model_card import describe_model
 from pvae.comparison.cells.plan import Job
 from pvae.comparison.cells.training_summary import TrainingSummary, summarise_run, with_old_keys
 from pvae.data import Splits
 from pvae.models import ModelSpec
+from pvae.models.make_model import build_model
 from pvae.objectives import adapt
 from pvae.objectives.pyro.em import EM
 from pvae.train import Run, fit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +12,12 @@ from pvae.comparison.number_formats import UNKNOWN
 from pvae.comparison.page.references import references_of
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.table.columns import cell_text, shown_columns
-from pvae.json_values import json_value
+from pvae.json_values import flat_values, json_value
 from pvae.report import Download, Listing, Section
+from pvae.shown_tables import latex_text
 
 __all__ = ["make_downloads", "make_methods_section"]
 
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-_SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 _LATEX_COLUMNS = 5
 
 
@@ -37,19 +35,8 @@ def make_downloads(data: ReportData) -> tuple[Download, ...]:
     )
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested values by names that are joined by a dot; lists become text."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{before}{name}.")
-        else:
-            flat[before + name] = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return flat
-
-
 def _as_csv(data: ReportData) -> str:
-    rows = [{"key": data.key(row), **_flat(json_value(row.to_json(), str))} for row in data.table.rows]
+    rows = [{"key": data.key(row), **flat_values(json_value(row.to_json(), str))} for row in data.table.rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\r\n")
@@ -67,20 +54,15 @@ def _as_json(data: ReportData) -> str:
 
 def _as_latex(data: ReportData) -> str:
     columns = shown_columns(data.table.rows)[:_LATEX_COLUMNS]
-    head = " & ".join(["Key", "Objective", *(_escaped(column.name) for column in columns)])
+    head = " & ".join(["Key", "Objective", *(latex_text(column.name) for column in columns)])
     lines = []
     for index, row in enumerate(data.table.rows):
         cells = [cell_text(column, row, index == 0) for column in columns]
         texts = [" ".join(filter(None, (cell.text, cell.note))) for cell in cells]
-        lines.append(" & ".join([data.key(row), _escaped(data.label(row)), *map(_escaped, texts)]) + r" \\")
+        lines.append(" & ".join([data.key(row), latex_text(data.label(row)), *map(latex_text, texts)]) + r" \\")
     body = "\n".join(lines)
     form = "ll" + "r" * len(columns)
     return f"\\begin{{tabular}}{{{form}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
-
-
-def _escaped(text: str) -> str:
-    """Return text without characters that LaTeX reads as commands."""
-    return re.sub(r"[\\~^±&%$#_{}]", lambda match: _SPECIAL[match.group(0)], text)
 
 
 def _bibtex(data: ReportData) -> str:

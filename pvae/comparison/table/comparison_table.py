@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvae.comparison.table.columns import CellText, TableColumn, cell_text, shown_columns
 from pvae.comparison.table.rankings import Ranking
 from pvae.comparison.table.row import Row, row_label
 from pvae.comparison.table.text_table import draw_text_table
 from pvae.comparison.table.verdict import make_verdict
+from pvae.json_values import flat_values, json_value
+from pvae.names import short_label
+from pvae.shown_tables import ShownTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Table"]
 
@@ -63,8 +69,33 @@ class Table:
             width: number of characters in a line of the terminal; None for no limit.
             terminal: whether to draw rules and colours.
         """
-        failures = [f"failed: {row_label(row, self.rows)}, {reason}" for row in self.rows for reason in row.failures]
-        return draw_text_table(self._text_columns(), failures, width, terminal=terminal)
+        return draw_text_table(self._text_columns(), self._failures(), width, terminal=terminal)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per model and objective, with all numbers of `Row` by name, such as ``log_evidence.value``."""
+        import pandas as pd
+
+        rows = [flat_values(json_value(row.to_json(), str)) for row in self.rows]
+        return pd.DataFrame(rows, index=[row_label(row, self.rows) for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown, with the same cells as the text."""
+        return self._shown().to_markdown()
+
+    def to_latex(self) -> str:
+        """Return the table in LaTeX, for the package ``booktabs``, with the same cells as the text."""
+        return self._shown().to_latex()
+
+    def _repr_html_(self) -> str:
+        return self._shown().to_html()
+
+    def _shown(self) -> ShownTable:
+        columns = [[short_label(cell) for cell in column] for column in self._text_columns()]
+        headings, *rows = zip(*columns, strict=True)
+        return ShownTable(headings, rows, lines=self._failures())
+
+    def _failures(self) -> list[str]:
+        return [f"failed: {row_label(row, self.rows)}, {reason}" for row in self.rows for reason in row.failures]
 
     def __str__(self) -> str:
         return self.to_text()

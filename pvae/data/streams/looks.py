@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data.streams.stored_batch import StoredBatch
 
-__all__ = ["first_datum", "first_of", "part_of", "some_of"]
+__all__ = ["first_datum", "first_of", "part_of", "some_of", "x_in_parts"]
+
+#: The number of data that are looked at, if the data can be read only from their start.
+_FIRST = 1000
 
 
 def first_datum(batch: Batch) -> Batch:
@@ -52,3 +57,16 @@ def part_of(batch: Batch, positions: Tensor) -> Batch:
     if isinstance(batch, StoredBatch) and batch.varies:
         return batch.subset(positions)
     return batch.take(positions)
+
+
+def x_in_parts(batch: Batch) -> Iterator[Tensor]:
+    """Yield x of all data in parts; of data that can be read only from their start, x of the first ones.
+
+    Args:
+        batch: data in memory or elsewhere.
+    """
+    if batch.known_size is None:
+        yield batch.take(slice(0, _FIRST)).x
+        return
+    for chunk in batch.chunks():
+        yield chunk.x

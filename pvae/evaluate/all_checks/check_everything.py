@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pvae.checks import require_positive, require_whole
-from pvae.data import Splits, load_data
+from pvae.data import Splits
 from pvae.errors import InputError, first_line
 from pvae.evaluate.all_checks.data_trust import DataTrust, data_trust
 from pvae.evaluate.all_checks.evidence_finding import EvidenceFinding, evidence_finding
@@ -38,7 +38,7 @@ from pvae.evaluate.resemblance_tests.resemblance_record import Resemblance, rese
 from pvae.evaluate.simulated_pairs import require_local_latents
 from pvae.train.run import Run
 
-__all__ = ["check_everything", "recorded_data"]
+__all__ = ["check_everything"]
 
 Result = TypeVar("Result")
 
@@ -105,7 +105,7 @@ def check_everything(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits`, a `Batch`, a tensor or an array; None loads the data of the training of a run again.
+        data: `Splits`, or another form of data; None for the data of a run. See `pvae.evaluate`.
         budget: the largest number of decoder evaluations. The defaults need about 4 million with 1000 test data.
         particles: the number of draws of z per datum for the log evidence.
         split: the split of `Splits`. If it is ``"test"``, the gaps of the training split are computed too.
@@ -119,7 +119,7 @@ def check_everything(
     """
     left = _Budget(float(require_positive(budget, "budget")))
     particles = require_whole(particles, "particles", least=2)
-    data = evaluated_data(model, recorded_data(model) if data is None else data)
+    data = evaluated_data(model, data)
     with evaluation_context(model, data, split=split, limit=limit, seed=seed, **where) as context:
         shared = _SharedParts.compute(context, left, particles, seed, progress)
     own_split = {} if split == "test" and isinstance(data, Splits) else {"split": split}
@@ -137,23 +137,6 @@ def check_everything(
     if isinstance(model, Run) and model.folder is not None:
         write_findings(model.folder, findings)
     return findings
-
-
-def recorded_data(model: Any) -> Splits:
-    """Return the data that a run was trained on, loaded again.
-
-    Raises:
-        InputError: if the model is no run, or its data cannot be loaded or have changed.
-    """
-    if not isinstance(model, Run):
-        raise InputError(f"An evaluation of a {type(model).__name__} needs data: pass them as the second argument.")
-    record = model.config["data"]
-    names = ("binarise", "seed", "mask", "labels", "validation", "test")
-    options = {name: record[name] for name in names if name in record}
-    splits = load_data(record["name"], **options)
-    if splits.checksum != record["checksum"]:
-        raise InputError(f"The data {record['name']!r} are not those of the training. Pass the data to evaluate on.")
-    return splits
 
 
 def _alone(finding: EvaluationFinding) -> QuestionAnswer:

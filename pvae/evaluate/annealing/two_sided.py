@@ -25,7 +25,7 @@ _OBSERVED, _SIMULATED, _SIMULATION = range(3)
 
 def ais(
     model: Any,
-    data: Any,
+    data: Any = None,
     *,
     temperatures: int = TEMPERATURES,
     chains: int = CHAINS,
@@ -50,7 +50,7 @@ def ais(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         temperatures: T, the number of increments of the inverse temperature. The bound rises with it like 1/T.
         chains: the number of chains of each datum.
         start: ``"prior"``: the path log p(z) + b log p(x given z); ``"guide"``: (1 - b) log q(z given x) +
@@ -83,7 +83,7 @@ def ais(
 
 def sandwich(
     model: Any,
-    data: Any,
+    data: Any = None,
     *,
     temperatures: int = TEMPERATURES,
     chains: int = CHAINS,
@@ -107,7 +107,7 @@ def sandwich(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         temperatures: T, the number of increments of the inverse temperature. The gap falls with it like 1/T.
         chains: the number of chains of each datum, in each direction.
         start: as for `ais`.

@@ -36,7 +36,7 @@ Quantity = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 def calibrate(
     model: Any,
-    data: Any,
+    data: Any = None,
     simulations: int = SIMULATIONS,
     *,
     draws: int = DRAWS,
@@ -56,8 +56,8 @@ def calibrate(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array. Only the shape of x matters, and fields that
-            the model does not generate, such as conditions.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
+            Only the shape of x matters, and fields that the model does not generate, such as conditions.
         simulations: the number of simulated data. Defects of a few per cent need 2000.
         draws: the number of draws of the guide for each.
         quantities: further quantities by name: functions of z by site, shape (batch, units) each, and of x, that return

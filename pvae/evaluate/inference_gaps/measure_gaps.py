@@ -27,7 +27,7 @@ _BATCH = 64
 
 def gaps(
     model: Any,
-    data: Any,
+    data: Any = None,
     particles: int = 1000,
     *,
     steps: int = 300,
@@ -54,7 +54,7 @@ def gaps(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits`, a `Batch`, a tensor or an array.
+        data: `Splits`, or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum for the final bounds.
         steps: the number of gradient steps from each start.
         rate: the learning rate of the first steps, in units of the unconstrained parameters.

@@ -21,7 +21,7 @@ _GUIDE_DRAWS, _LEAPFROG_STEPS = 2000, 10
 
 def reference(
     model: Any,
-    data: Any,
+    data: Any = None,
     draws: int = 500,
     *,
     warmup: int = 500,
@@ -39,7 +39,7 @@ def reference(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         draws: the number of draws of each chain after its warm-up.
         warmup: the number of steps of the warm-up.
         chains: the number of chains.

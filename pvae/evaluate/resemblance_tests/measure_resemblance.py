@@ -24,7 +24,7 @@ _BATCH, _PARTICLES_AT_ONCE = 64, 100
 
 def resemblance(
     model: Any,
-    data: Any,
+    data: Any = None,
     particles: int = 100,
     *,
     simulations: int | None = None,
@@ -43,7 +43,8 @@ def resemblance(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits` (the test split), a `Batch`, a tensor or an array. The training data would flatter the model.
+        data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
+            The training data would flatter the model.
         particles: the number of draws of z per datum for log p(x).
         simulations: the number of data that the model generates; by default as many as there are data.
         permutations: the number of random permutations of the classifier and of the kernel test.

@@ -1,10 +1,10 @@
-"""The functions that draw the figures of ``pvae show`` from a run and its data."""
+"""The table of the figures of a run, and the functions that draw them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pvae.errors import InputError
 
@@ -12,15 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pvae.batch import Batch
-    from pvae.commands.figure_inputs import FigureInputs
-    from pvae.train import Run
+    from pvae.train.figures.figure_inputs import FigureInputs
+    from pvae.train.run import Run
 
-__all__ = ["FIGURES", "FigureKind", "draw_figure"]
-
-#: The figures that need no other number of data than that of the split.
-_OF_ALL_DATA = ("samples", "reconstructions", "latent")
-#: The figures that run the guide.
-_OF_THE_GUIDE = ("reconstructions", "inpainting", "latent", "interpolation")
+__all__ = ["FIGURES", "FigureKind", "draw_history"]
 
 
 @dataclass(frozen=True)
@@ -38,68 +33,8 @@ class FigureKind:
     default_count: int = 0
 
 
-def draw_figure(run: Run, name: str, options: dict[str, Any]) -> Figure:
-    """Return one figure of a run.
-
-    Args:
-        run: the opened run.
-        name: a key of `FIGURES`.
-        options: the options of ``pvae show``.
-
-    Raises:
-        InputError: if the data cannot be loaded, or the run has no such figure.
-    """
-    from pvae.commands.figure_inputs import FigureInputs
-    from pvae.commands.options.table_flags import reading_options
-    from pvae.commands.runs import data_of_run, require_split
-    from pvae.train.devices import isolated
-
-    kind = FIGURES[name]
-    if kind.draw is None:
-        return _history(run)
-    _require_trained_guide(run, name)
-    splits = data_of_run(run, options["data"], options["data_folder"], reading_options(options))
-    batch = require_split(splits, options["split"])
-    count = options["count"] or kind.default_count
-    takes_parts = _takes_parts(run, batch)
-    if not takes_parts and name not in _OF_ALL_DATA:
-        raise InputError(
-            f"The figure {name!r} needs programs that run on any number of data; those of this run are for "
-            f"{batch.size} data. Write len(x) in their plates, or draw one of {', '.join(_OF_ALL_DATA)}, history."
-        )
-    inputs = FigureInputs(run, splits, batch, options["split"], count, options["site"], takes_parts)
-    with isolated(options["seed"]):
-        return kind.draw(inputs)
-
-
-def _takes_parts(run: Run, batch: Batch) -> bool:
-    """Return whether the programs of a run take a part of a batch; True if they do not take the batch either."""
-    from pvae.evaluate.evaluation_context import evaluation_context
-    from pvae.programs.row_dependence import PROGRAM_ERRORS
-
-    with evaluation_context(run.model, batch) as context:
-        if context.data_at_once(1) == 1:
-            return True
-        try:
-            context.bound_to(context.batch).layout  # noqa: B018 - the figure itself reports why this fails
-        except PROGRAM_ERRORS:
-            return True
-    return False
-
-
-def _require_trained_guide(run: Run, name: str) -> None:
-    """Raise InputError for a figure that uses the guide, if the objective of the run does not train it."""
-    from pvae.objectives import untrained_by
-
-    objective = str(run.config.get("objective", ""))
-    if name in _OF_THE_GUIDE and objective and "phi" in untrained_by(objective):
-        raise InputError(
-            f"The figure {name!r} needs a trained guide, and the objective {objective!r} leaves the guide untrained. "
-            "Draw samples, or train by 'ali', which trains a guide too."
-        )
-
-
-def _history(run: Run) -> Figure:
+def draw_history(run: Run) -> Figure:
+    """Return the figure of the loss and the validation bound of each epoch."""
     from pvae import plots
     from pvae.objectives import loss_is_bound, make_objective
 

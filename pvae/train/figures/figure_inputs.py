@@ -1,4 +1,4 @@
-"""What the figures of ``pvae show`` are drawn from: a run, its data, and what the programs are given."""
+"""What the figures of a run are drawn from: a run, its data, and what the programs are given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pvae.batch import Batch
     from pvae.data import Splits
-    from pvae.train import Run
+    from pvae.train.run import Run
 
 __all__ = ["FigureInputs"]
 

@@ -1,0 +1,1 @@
+"""The figures of a run, as methods of `run.plot` and on the command line."""
