@@ -50,7 +50,6 @@ def format_rows(rows: Mapping[str, Any]) -> str:
     return "\n".join(_on_one_line(f"{name:<{width}}  {value}") for name, value in rows.items())
 
 
-
 _STARTS_OF_NUMBERS = frozenset(["", *"0123456789+-."])
 
 
