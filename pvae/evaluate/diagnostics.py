@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.evaluate.arviz_versions import good_khat
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.latent_units import ACTIVE, LatentUnits, latent_units
 from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, summarise_weights
@@ -145,7 +146,7 @@ def _quantiles(values: Tensor) -> dict[str, float | None]:
 
 
 def diagnose(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     particles: int = 1000,
     *,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.programs.queries import encode, joined
 
@@ -40,7 +41,7 @@ class Disentanglement:
 
 
 def disentanglement(
-    model: Any, data: Any = None, factors: Tensor | None = None, *, bins: int = 20, **where: Any
+    model: ModelOrRun, data: Any = None, factors: Tensor | None = None, *, bins: int = 20, **where: Any
 ) -> Disentanglement:
     """Score the codes of a model by the known factors of the data.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sized
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -13,10 +13,23 @@ from pvae.batch import Batch, as_batch
 from pvae.data import Schema, Splits, load_data
 from pvae.data.containers import is_of_pytorch
 from pvae.errors import InputError
+from pvae.programs.base import LatentModel
+from pvae.programs.model_traits import HasPrograms
 from pvae.train import Run
 from pvae.train.run_data import data_of_run
 
-__all__ = ["evaluated_data", "schema_of"]
+__all__ = ["HoldsLatentModel", "ModelOrRun", "evaluated_data", "schema_of"]
+
+
+@runtime_checkable
+class HoldsLatentModel(Protocol):
+    """An object whose attribute ``model`` is a latent model, as that of `pvae.Run` is."""
+
+    model: Any
+
+
+#: A latent model, or what holds one: the first argument of evaluations.
+ModelOrRun: TypeAlias = Run | LatentModel | HasPrograms | HoldsLatentModel
 
 
 def schema_of(model: Any) -> Schema:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.evaluated_data import evaluated_data
+from pvae.evaluate.evaluated_data import HoldsLatentModel, evaluated_data
 from pvae.evaluate.selected_data import FIRST_DATA, binarised_split, first_data, limited_data
 from pvae.objectives import untrained_by
 from pvae.programs.binding import Fields, Programs, bind
@@ -39,13 +39,6 @@ from pvae.weights.compute import weights_of
 _ENOUGH_FOR_SPREAD = 100
 
 __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
-
-
-@runtime_checkable
-class HoldsLatentModel(Protocol):
-    """An object whose attribute ``model`` is a latent model, as that of `pvae.Run` is."""
-
-    model: Any
 
 
 @dataclass(frozen=True)

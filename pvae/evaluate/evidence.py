@@ -15,6 +15,7 @@ from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.diagnostics import MOST_UNRELIABLE, weight_notes, weight_statistics
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, ParetoKhat, summarise_weights
@@ -28,7 +29,9 @@ __all__ = ["elbo", "importance_bounds", "log_evidence", "summed_out_elbo"]
 _ADVICE = "Use more particles, or a guide closer to the posterior; importance_bounds shows how the bound rises."
 
 
-def log_evidence(model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+def log_evidence(
+    model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
+) -> Estimate:
     """Return the mean log p(x) by importance sampling with the guide, in nats per datum.
 
     The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
@@ -66,7 +69,7 @@ def log_evidence(model: Any, data: Any = None, particles: int = 1000, *, chunk: 
     return replace(context.estimate(pointwise), bias=evidence_bias(particles, pointwise, bounds))
 
 
-def elbo(model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
+def elbo(model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean evidence lower bound E_q[log p(x, z) - log q(z given x)], in nats per datum.
 
     The expectation over guide sites that are marked for enumeration is exact, so their q counts as without the mark;
@@ -97,7 +100,7 @@ def elbo(model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CH
 
 
 def summed_out_elbo(
-    model: Any, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
+    model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
 ) -> Estimate:
     """Return the mean bound E_q(z)[log sum_y p(x, y, z) - log q(z given x)], in nats per datum.
 
@@ -121,7 +124,7 @@ def summed_out_elbo(
 
 
 def importance_bounds(
-    model: Any, data: Any = None, particles: Sequence[int] = (50, 500, 5000), *, chunk: int = CHUNK, **where: Any
+    model: ModelOrRun, data: Any = None, particles: Sequence[int] = (50, 500, 5000), *, chunk: int = CHUNK, **where: Any
 ) -> dict[int, Estimate]:
     """Return the importance-weighted bound for each number of particles, in nats per datum.
 

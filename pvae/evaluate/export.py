@@ -19,7 +19,7 @@ from pvae.checks import require_whole
 from pvae.data import Schema, Splits
 from pvae.errors import InputError, first_line
 from pvae.evaluate.arviz_versions import arviz, groups_of, load, wrap
-from pvae.evaluate.evaluated_data import schema_of
+from pvae.evaluate.evaluated_data import ModelOrRun, schema_of
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.shared_latents import draw_jointly
 from pvae.files import replace_file
@@ -44,7 +44,7 @@ _ORIGINS = (
 Groups = dict[str, dict[str, Tensor]]
 
 
-def to_arviz(model: Any, data: Any = None, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
+def to_arviz(model: ModelOrRun, data: Any = None, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
     """Return draws in the form that ArviZ takes: `arviz.InferenceData` (ArviZ 0.2x) or `xarray.DataTree` (1.x).
 
     The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior; a site y that is

@@ -14,6 +14,7 @@ from pvae.checks import require_whole
 from pvae.data.subset import Subset
 from pvae.evaluate.base import Estimate, EvidenceBias, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.latent_units import ACTIVE
@@ -110,7 +111,7 @@ class Judgement:
 
 
 def judge(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     particles: int = 1000,
     *,

@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.running_statistics import CHUNK, Bound, summarise_weights
 from pvae.programs.base import pair
@@ -25,7 +26,7 @@ __all__ = ["masking_divergence", "missing_log_likelihood"]
 
 
 def missing_log_likelihood(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     particles: int = 1000,
     *,
@@ -85,7 +86,7 @@ def _log_evidence(context: EvaluationContext, particles: int, chunk: int) -> Ten
 
 
 def masking_divergence(
-    model: Any, data: Any = None, particles: int = 100, *, chunk: int = CHUNK, **where: Any
+    model: ModelOrRun, data: Any = None, particles: int = 100, *, chunk: int = CHUNK, **where: Any
 ) -> Estimate:
     """Return the mean of KL(q(z given the observed entries) to q(z given all of x)), in nats per datum.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.checks import require_whole
 from pvae.errors import InputError
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.memory import require_memory
 from pvae.objectives.kl.mean_discrepancy import kernel_values, mmd_of_labels
@@ -109,7 +110,7 @@ def _kernel(x: Tensor, widths: Sequence[float]) -> Tensor:
     return sum(kernels, torch.zeros(())).fill_diagonal_(0.0)
 
 
-def aggregate_test(model: Any, data: Any = None, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:
+def aggregate_test(model: ModelOrRun, data: Any = None, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:
     """Test whether the aggregate posterior is the prior, by one z from the guide per datum and as many from the prior.
 
     Args:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
+from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from pvae.linter.memory_rules import describe_shortage, find_shortage, memory_li
 from pvae.linter.objective_rules import OBJECTIVE_RULES, find_bias
 from pvae.linter.program_rules import PROGRAM_RULES, VALUE_RULES, find_missing_gradients
 from pvae.linter.row_rules import examine_rows_of, find_other_axis, find_tied_rows
-from pvae.models.make_model import is_recipe
+from pvae.models.make_model import ModelOrRecipe, is_recipe
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
@@ -104,9 +105,9 @@ class CheckResult:
 
 
 def check(
-    latent_model: Any,
+    latent_model: ModelOrRecipe,
     batch: Any,
-    objective: Any = "elbo",
+    objective: ELBO | Callable[..., Any] | str = "elbo",
     fields: Fields = None,
     *,
     data_size: int | None = None,

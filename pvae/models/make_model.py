@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from pvae.models.build import FACTS, MODELS, ModelSpec
 from pvae.names import parse
-from pvae.programs.model_traits import is_latent_model, require_latent_model
+from pvae.programs.base import LatentModel
+from pvae.programs.model_traits import HasPrograms, is_latent_model, require_latent_model
 
-__all__ = ["build_model", "is_recipe", "spec_from_text"]
+__all__ = ["ModelOrRecipe", "build_model", "is_recipe", "spec_from_text"]
+
+#: A latent model, or what makes one: the first argument of `pvae.fit` and `pvae.check`.
+ModelOrRecipe: TypeAlias = LatentModel | HasPrograms | ModelSpec | str | Callable[..., Any]
 
 
 def spec_from_text(text: str) -> ModelSpec:

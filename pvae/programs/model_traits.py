@@ -5,13 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from pvae.errors import InputError
 
-__all__ = ["ModelTraits", "is_latent_model", "require_latent_model", "traits_of"]
+__all__ = ["HasPrograms", "ModelTraits", "is_latent_model", "require_latent_model", "traits_of"]
+
+
+class HasPrograms(Protocol):
+    """Any object with the two programs of a latent model."""
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The generative program p(x, z)."""
+
+    @property
+    def guide(self) -> Callable[..., Any]:
+        """The program q(z given x)."""
 
 
 @dataclass(frozen=True)

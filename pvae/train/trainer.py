@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 import torch
+from pyro.infer import ELBO
 
 from pvae.callbacks import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
@@ -17,7 +18,7 @@ from pvae.files import UNFINISHED, write_text
 from pvae.fit_options import FitOptions
 from pvae.locks import LOCK_FILE, is_unused, sole_writer
 from pvae.models.build import ModelSpec, spec_of
-from pvae.models.make_model import build_model, is_recipe, spec_from_text
+from pvae.models.make_model import ModelOrRecipe, build_model, is_recipe, spec_from_text
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import require_latent_model, traits_of
@@ -47,10 +48,10 @@ _FILES_BEFORE_CHECKPOINT = {LOCK_FILE, "config.toml", f"config.toml{UNFINISHED}"
 
 
 def fit(
-    model: Any,
+    model: ModelOrRecipe,
     data: Any,
     *,
-    objective: Any = None,
+    objective: ELBO | Callable[..., Any] | str | None = None,
     epochs: int = FitOptions.epochs,
     batch_size: int = FitOptions.batch_size,
     learning_rate: float | Mapping[str, float] = FitOptions.learning_rate,
@@ -120,8 +121,7 @@ def fit(
             the same in all trainings.
         callbacks: `pvae.callbacks.Callback` objects, such as `pvae.callbacks.TensorBoard`; or functions, called as
             ``function(record, model)`` after each epoch. Training ends if one returns True after an epoch.
-        progress: the display on standard error: None for a bar on a terminal and lines elsewhere; True for a bar;
-            False for no display.
+        progress: None for a bar on a terminal or in a notebook, and lines elsewhere; True for a bar; False for nothing.
         on_divergence: ``"stop"``; or ``"rollback"`` to the last good state with half the learning rate.
         threads: the number of threads of torch; None means the current number, or that of the resumed run.
         fields: the batch fields for the programs, if their signatures do not name them: by position; or a mapping from

@@ -25,7 +25,7 @@ from pvae.evaluate.all_checks.shared_passes import (
 from pvae.evaluate.calibration.calibrate import DRAWS, SIMULATIONS
 from pvae.evaluate.calibration.calibration_record import Calibration, calibration_of
 from pvae.evaluate.diagnostics import DRAWS as UNIT_DRAWS
-from pvae.evaluate.evaluated_data import evaluated_data
+from pvae.evaluate.evaluated_data import ModelOrRun, evaluated_data
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.finding import EvaluationFinding, NotRun, evaluation_steps
 from pvae.evaluate.inference_gaps.best_guides import SearchSettings
@@ -83,7 +83,7 @@ class _Budget:
 
 
 def check_everything(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     *,
     budget: float = 1e8,

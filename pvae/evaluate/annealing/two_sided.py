@@ -11,6 +11,7 @@ from pvae.evaluate.annealing.datum_noise import seed_of
 from pvae.evaluate.annealing.leapfrog import LEAPFROG_STEPS
 from pvae.evaluate.annealing.sandwich_finding import Sandwich, sandwich_of
 from pvae.evaluate.annealing.simulated_data import NotSimulatedError, simulate_data
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.evaluate.finding import EvaluationSteps, evaluation_steps
 from pvae.evaluate.running_statistics import CHUNK
@@ -24,7 +25,7 @@ _OBSERVED, _SIMULATED, _SIMULATION = range(3)
 
 
 def ais(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     *,
     temperatures: int = TEMPERATURES,
@@ -82,7 +83,7 @@ def ais(
 
 
 def sandwich(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     *,
     temperatures: int = TEMPERATURES,

@@ -14,6 +14,7 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.calibration.calibration_record import Calibration, calibration_of
 from pvae.evaluate.calibration.rank_tests import ranks_among
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.finding import EvaluationSteps, evaluation_steps
 from pvae.evaluate.latent_draws import LatentDraws, draw_from_guide, log_guide_of_pairs
@@ -35,7 +36,7 @@ Quantity = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 def calibrate(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     simulations: int = SIMULATIONS,
     *,

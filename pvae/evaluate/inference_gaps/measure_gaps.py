@@ -10,7 +10,7 @@ import torch
 
 from pvae.checks import require_positive, require_whole
 from pvae.data.splits import Splits
-from pvae.evaluate.evaluated_data import evaluated_data
+from pvae.evaluate.evaluated_data import ModelOrRun, evaluated_data
 from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.evaluate.finding import evaluation_steps
 from pvae.evaluate.inference_gaps.best_guides import BatchGaps, SearchSettings, gaps_of_batch
@@ -26,7 +26,7 @@ _BATCH = 64
 
 
 def gaps(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     particles: int = 1000,
     *,

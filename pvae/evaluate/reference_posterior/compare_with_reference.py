@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pvae.checks import require_whole
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.finding import EvaluationSteps, evaluation_steps
 from pvae.evaluate.latent_draws import draw_from_guide
@@ -20,7 +21,7 @@ _GUIDE_DRAWS, _LEAPFROG_STEPS = 2000, 10
 
 
 def reference(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     draws: int = 500,
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.checks import require_whole
+from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.finding import EvaluationSteps, evaluation_steps
 from pvae.evaluate.resemblance_tests.resemblance_record import Resemblance, resemblance_of
@@ -23,7 +24,7 @@ _BATCH, _PARTICLES_AT_ONCE = 64, 100
 
 
 def resemblance(
-    model: Any,
+    model: ModelOrRun,
     data: Any = None,
     particles: int = 100,
     *,
