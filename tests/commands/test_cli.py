@@ -141,7 +141,7 @@ def test_help_lists_options_in_sections() -> None:
     assert titles[:2] == ["Data:", "Objective:"]
     assert titles[3:] == ["Training:", "Run:", "Other options:"]
     training = lines[lines.index("Training:") : lines.index("Run:")]
-    assert sum(line.startswith("  --") for line in training) == 19
+    assert sum(line.startswith("  --") for line in training) == 20
 
 
 def test_version_is_printed() -> None:
@@ -163,7 +163,7 @@ def test_every_argument_of_fit_is_a_flag_with_the_same_default() -> None:
     python_only = {"callbacks", "fields", "model_spec"}
     arguments = inspect.signature(pvae.fit).parameters.items()
     defaults = {name: argument.default for name, argument in arguments if name not in differs_by_design | python_only}
-    assert len(defaults) == 19
+    assert len(defaults) == 20
     assert {name: flags.get(name, "no flag") for name in defaults} == defaults
 
 
