@@ -15,7 +15,7 @@ from torch import Tensor
 import pvae
 from pvae import memory
 from pvae.errors import InputError
-from pvae.evaluate import aggregate_test, diagnose, elbo, judge, log_evidence, to_arviz
+from pvae.evaluate import aggregate_test, ais, diagnose, elbo, judge, log_evidence, to_arviz
 from pvae.evaluate.diagnostics import weight_notes
 from pvae.evaluate.running_statistics import CHUNK
 from pvae.memory import PeakMemory
@@ -133,6 +133,22 @@ def test_an_evaluation_is_refused_if_one_particle_of_one_datum_does_not_fit(monk
     ):
         log_evidence(model, batch, 200)
     assert peak.bytes <= 10_000
+
+
+def test_annealing_that_does_not_fit_moves_the_chains_of_fewer_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Wide(500), torch.randn(40, 2)
+    settings = {"temperatures": 2, "chains": 8, "limit": None, "transition": lambda numbers, b: numbers}
+    set_free_memory(monkeypatch, None)
+    with PeakMemory() as whole, pytest.warns(UserWarning, match="runs eagerly"):  # a measured run is not traced
+        evidence = ais(model, x, progress=False, **settings)
+    set_free_memory(monkeypatch, 0.3 * whole.bytes)
+    with PeakMemory() as peak, pytest.warns(UserWarning, match="data are annealed at a time in place of 40: .* MB are"):
+        lowered = ais(model, x, progress=False, **settings)
+    assert peak.bytes <= 0.3 * whole.bytes
+    assert lowered.value == pytest.approx(evidence.value, abs=5 * (lowered.error + evidence.error))
+    set_free_memory(monkeypatch, 20_000)
+    with pytest.raises(InputError, match=r"Annealing of 1 of the data with 8 chains needs more .* Use fewer chains"):
+        ais(model, x, progress=False, **settings)
 
 
 def test_an_export_and_a_kernel_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,15 +14,15 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.annealing.annealed_chains import AnnealedChains, AnnealedWeights, Transition
 from pvae.evaluate.annealing.datum_noise import DatumNoise, seed_of
+from pvae.evaluate.annealing.fitting_path import find_fitting_path
 from pvae.evaluate.annealing.leapfrog import pilot_moves
 from pvae.evaluate.annealing.path_density import PathDensity, PathGraphs
 from pvae.evaluate.annealing.temperatures import make_temperatures
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.evaluate.finding import EvaluationSteps
+from pvae.evaluate.running_statistics import CHUNK
 from pvae.evaluate.shared_latents import shared_sites
 from pvae.train.devices import isolated
-from pvae.weights.path_terms import PathPrograms
-from pvae.weights.vectorise import can_vectorise
 
 __all__ = ["AnnealingRun", "AnnealingSettings", "Passes"]
 
@@ -30,7 +30,7 @@ STARTS = ("prior", "guide")
 #: The largest number of chains of the pilot run.
 _PILOT_CHAINS = 4
 #: The largest number of evaluations in one run of the programs that draws the start of the chains. It is fixed, so that
-#: the draws do not depend on the chunks.
+#: the draws do not depend on the chunks, unless the memory is too small.
 _DRAWS_AT_ONCE = 1000
 #: What the seeds of the random numbers are for.
 _PILOT_START, _START, _PILOT, _FORWARD, _REVERSE, _RESAMPLE = range(6)
@@ -57,7 +57,7 @@ class AnnealingSettings:
     schedule: str
     leapfrog_steps: int
     seed: int
-    chunk: int
+    chunk: int = CHUNK
     transition: Transition | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +111,8 @@ class AnnealingRun:
         steps: the display of the progress.
 
     Raises:
-        InputError: if all data share a latent site, or a latent site of the model cannot be annealed.
+        InputError: if all data share a latent site, if a latent site of the model cannot be annealed, or if the memory
+            does not hold the chains of one datum.
     """
 
     def __init__(self, context: EvaluationContext, settings: AnnealingSettings, steps: EvaluationSteps) -> None:
@@ -122,15 +123,16 @@ class AnnealingRun:
                 f"Annealing needs a log weight for each datum; all data share site {shared[0]!r}. Estimate the log "
                 "evidence of all data together by log_evidence (method 'is')."
             )
-        programs = context.first_data
-        vectorised = settings.chains == 1 or can_vectorise(programs, settings.chains)
-        self.path = PathPrograms.of(programs, context.data_plate, vectorised=vectorised)
+        wanted = max(1, settings.chunk // settings.chains)
+        fitting = find_fitting_path(context, settings.start, settings.chains, wanted)
+        self.path, self.data_at_once = fitting.programs, fitting.data_at_once
+        self.draws_at_once = self.data_at_once if fitting.is_lowered else _DRAWS_AT_ONCE // settings.chains
         self.graphs = PathGraphs()
         self.temperatures = make_temperatures(settings.temperatures, settings.schedule)
 
     def start_block(self) -> int:
         """Return the number of data in a run that draws the start of the chains."""
-        return max(1, _DRAWS_AT_ONCE // self.settings.chains)
+        return max(1, min(self.draws_at_once, _DRAWS_AT_ONCE // self.settings.chains))
 
     def passes(self, context: EvaluationContext, stream: int, *, exact: Tensor | None, reverse: bool) -> Passes:
         """Return the log weights of a forward pass, and of a reverse pass if it is wanted, over all data.
@@ -214,7 +216,7 @@ class AnnealingRun:
     def _chunks(self, context: EvaluationContext) -> Iterator[tuple[slice, Batch]]:
         """Yield the rows and the data of each chunk."""
         start = 0
-        for batch in context.chunks(max(1, self.settings.chunk // self.settings.chains)):
+        for batch in context.chunks(self.data_at_once):
             yield slice(start, start + batch.size), batch
             start += batch.size
 

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from pvae.evaluate.annealing.annealed_chains import Transition
 from pvae.evaluate.annealing.annealed_evidence import AnnealedEvidence, annealed_evidence_of
 from pvae.evaluate.annealing.annealing_run import AnnealingRun, AnnealingSettings
 from pvae.evaluate.annealing.datum_noise import seed_of
 from pvae.evaluate.annealing.leapfrog import LEAPFROG_STEPS
+from pvae.evaluate.annealing.path_density import PathGraphs
 from pvae.evaluate.annealing.sandwich_finding import Sandwich, sandwich_of
 from pvae.evaluate.annealing.simulated_data import NotSimulatedError, simulate_data
 from pvae.evaluate.evaluated_data import ModelOrRun
-from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.finding import EvaluationSteps, evaluation_steps
 from pvae.evaluate.running_statistics import CHUNK
 
-__all__ = ["ais", "sandwich"]
+__all__ = [
+    "CHAINS",
+    "DATA",
+    "TEMPERATURES",
+    "ais",
+    "ais_of_context",
+    "require_annealing",
+    "sandwich",
+    "sandwich_of_context",
+    "steps_of_annealing",
+]
 
-#: The number of data of both functions: their cost for one datum is that of thousands of ELBOs.
 DATA = 100
+"""The default number of data of both functions: their cost for one datum is that of thousands of ELBOs."""
 TEMPERATURES, CHAINS = 1000, 16
 _OBSERVED, _SIMULATED, _SIMULATION = range(3)
 
@@ -74,12 +88,10 @@ def ais(
     """
     settings = AnnealingSettings(temperatures, chains, start, schedule, leapfrog_steps, seed, chunk, transition)
     with evaluation_context(model, data, limit=limit, seed=seed, **where) as context:
+        expected = steps_of_annealing("ais", settings, context.batch.size)
         run = AnnealingRun(context, settings, EvaluationSteps())
-        expected = settings.cost(context.batch.size, reverse=False, settled=False)
         with evaluation_steps("ais", expected, progress=progress) as run.steps:
-            passes = run.passes(context, _OBSERVED, exact=None, reverse=False)
-            cost = run.steps.done
-    return annealed_evidence_of(passes.forward, settings, cost, context.subset)
+            return _ais(run)
 
 
 def sandwich(
@@ -128,14 +140,88 @@ def sandwich(
     """
     settings = AnnealingSettings(temperatures, chains, start, schedule, leapfrog_steps, seed, chunk, transition)
     with evaluation_context(model, data, limit=limit, seed=seed, **where) as context:
+        expected = steps_of_annealing("sandwich", settings, context.batch.size)
         run = AnnealingRun(context, settings, EvaluationSteps())
-        size = context.batch.size
-        expected = settings.cost(size, reverse=True, settled=True) + settings.cost(size, reverse=True, settled=False)
         with evaluation_steps("sandwich", expected, progress=progress) as run.steps:
-            simulated, note = _on_simulated(run)
-            passes = run.passes(context, _OBSERVED, exact=None, reverse=True)
-            cost = run.steps.done
-    return sandwich_of(passes, settings, cost, simulated=simulated, subset=context.subset, note=note)
+            return _sandwich(run)
+
+
+def steps_of_annealing(name: str, settings: AnnealingSettings, data: int) -> int:
+    """Return the expected number of decoder evaluations.
+
+    Args:
+        name: ``"ais"`` or ``"sandwich"``.
+        settings: the settings.
+        data: the number of data.
+    """
+    if name == "ais":
+        return settings.cost(data, reverse=False, settled=False)
+    return settings.cost(data, reverse=True, settled=True) + settings.cost(data, reverse=True, settled=False)
+
+
+def ais_of_context(context: EvaluationContext, settings: AnnealingSettings, steps: EvaluationSteps) -> AnnealedEvidence:
+    """Return what `ais` returns, for the data of a context.
+
+    Args:
+        context: the model and the data.
+        settings: the settings.
+        steps: counts the decoder evaluations.
+
+    Raises:
+        InputError: as `ais`.
+    """
+    return _ais(AnnealingRun(context, settings, steps))
+
+
+def sandwich_of_context(context: EvaluationContext, settings: AnnealingSettings, steps: EvaluationSteps) -> Sandwich:
+    """Return what `sandwich` returns, for the data of a context.
+
+    Args:
+        context: the model and the data.
+        settings: the settings.
+        steps: counts the decoder evaluations.
+
+    Raises:
+        InputError: as `ais`.
+    """
+    return _sandwich(AnnealingRun(context, settings, steps))
+
+
+def require_annealing(model: Any, data: Any, settings: AnnealingSettings, **where: Any) -> None:
+    """Refuse a model that cannot be annealed, by chains of two temperatures that do not move.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: `Splits` (the test split), a `Batch`, a tensor or an array.
+        settings: the settings of the annealing.
+        where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: as `ais`.
+    """
+    short = replace(settings, temperatures=2, transition=_stay)
+    with evaluation_context(model, data, seed=settings.seed, **where) as context:
+        run = AnnealingRun(context, short, EvaluationSteps())
+        run.graphs = PathGraphs(graph=False)
+        run.passes(context, _OBSERVED, exact=None, reverse=False)
+
+
+def _stay(numbers: Tensor, b: float) -> Tensor:
+    return numbers
+
+
+def _ais(run: AnnealingRun) -> AnnealedEvidence:
+    before = run.steps.done
+    passes = run.passes(run.context, _OBSERVED, exact=None, reverse=False)
+    return annealed_evidence_of(passes.forward, run.settings, run.steps.done - before, run.context.subset)
+
+
+def _sandwich(run: AnnealingRun) -> Sandwich:
+    before = run.steps.done
+    simulated, note = _on_simulated(run)
+    passes = run.passes(run.context, _OBSERVED, exact=None, reverse=True)
+    cost, subset = run.steps.done - before, run.context.subset
+    return sandwich_of(passes, run.settings, cost, simulated=simulated, subset=subset, note=note)
 
 
 def _on_simulated(run: AnnealingRun) -> tuple[Sandwich | None, str]:
@@ -145,5 +231,6 @@ def _on_simulated(run: AnnealingRun) -> tuple[Sandwich | None, str]:
         context, exact = simulate_data(run.context, run.path, run.start_block(), seed)
     except NotSimulatedError as error:
         return None, f"data cannot be simulated: {error}"
+    before = run.steps.done
     passes = run.passes(context, _SIMULATED, exact=exact, reverse=True)
-    return sandwich_of(passes, run.settings, run.steps.done, data=context.batch), ""
+    return sandwich_of(passes, run.settings, run.steps.done - before, data=context.batch), ""
