@@ -4,7 +4,8 @@ One stochastic layer 784-200-200-50, tanh, Glorot, Adam 1e-3, batch 100, dynamic
 last parameters. All rows have the same test images, drawn at random with seed 0. Each cell keeps its result in a
 folder; an interrupted benchmark continues from there.
 
-    PVAE_DATA=... python benchmarks/two_sided.py [--epochs 5] [--seeds 0] [--temperatures 200] [--out FOLDER]
+    PVAE_DATA=... python benchmarks/two_sided.py [--epochs 5] [--seeds 0,1,2] [--images 50] [--temperatures 120]
+        [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TRAINING = (
     "--data mnist --binarise dynamic --validation 0 --hidden 200,200 --latent 50 --activation tanh --output-bias data "
     "--batch-size 100 --threads 1 --no-progress"
 )
-IMAGES, PARTICLES, CHAINS = 100, 1000, 4
+PARTICLES, CHAINS = 1000, 4
 
 
 def train(objective: str, seed: int, epochs: int, folder: Path) -> None:
@@ -54,16 +55,16 @@ def train(objective: str, seed: int, epochs: int, folder: Path) -> None:
     done.touch()
 
 
-def images() -> pvae.Batch:
+def images(count: int) -> pvae.Batch:
     """Test images, the same for all rows."""
     test = pvae.load_data("mnist", binarise="dynamic", validation=0).test
-    rows = torch.randperm(test.size, generator=torch.Generator().manual_seed(0))[:IMAGES]
+    rows = torch.randperm(test.size, generator=torch.Generator().manual_seed(0))[:count]
     return test.take(rows)
 
 
 def assess(folder: Path, batch: pvae.Batch, temperatures: int) -> dict[str, Any]:
     """The estimates of one run, from its file if it is there."""
-    file = folder / f"two_sided_{temperatures}.json"
+    file = folder / f"two_sided_{batch.size}_{temperatures}.json"
     if file.exists():
         return json.loads(file.read_text())
     run = pvae.open_run(folder, checkpoint="last")
@@ -73,12 +74,18 @@ def assess(folder: Path, batch: pvae.Batch, temperatures: int) -> dict[str, Any]
     both = evaluate.sandwich(
         run, batch, temperatures=temperatures, chains=CHAINS, start="guide", limit=None, progress=False
     )
+    simulated = both.on_simulated
     record = {
         "is": sampled.pointwise.tolist(),
         "is_bias": None if sampled.bias is None else sampled.bias.value,
         "lower": both.lower.pointwise.tolist(),
         "upper": both.upper.pointwise.tolist(),
-        "simulated_gap": both.on_simulated.gap.to_json(),
+        "khat": evaluate.diagnose(run, batch, particles=PARTICLES).to_json()["khat"],
+        "lower_noise": both.lower_noise.tolist(),
+        "upper_noise": both.upper_noise.tolist(),
+        "simulated_gap": simulated.gap.to_json(),
+        "simulated_noise": float((simulated.lower_noise.square() + simulated.upper_noise.square()).sum().sqrt())
+        / simulated.count,
         "acceptance": both.acceptance,
         "cost": both.cost,
         "cpu_seconds_of_is": after - begun,
@@ -125,8 +132,9 @@ def main() -> None:
     """Train all cells and evaluate them, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--temperatures", type=int, default=200)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--temperatures", type=int, default=120)
+    parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("reports/two_sided"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,7 +142,7 @@ def main() -> None:
         f"training: {TRAINING} --epochs {given.epochs}; {given.temperatures} temperatures, {CHAINS} chains", flush=True
     )
     results: dict[str, list[dict[str, Any]]] = {}
-    batch = images()
+    batch = images(given.images)
     for seed in map(int, given.seeds.split(",")):
         for objective in OBJECTIVES:
             folder = given.out / f"{objective.replace(':', '-')}-{seed}"

@@ -31,7 +31,14 @@ __all__ = ["compare"]
 OBJECTIVES_HELP = "Names of objectives (`pvae list`) with settings, separated by commas."
 SEEDS_HELP = "Number of seeds, counted from 0; or the seeds themselves, such as 3,5,8."
 BASELINE_HELP = "Objective to list first and to compare the others with. [default: the first of --objectives]"
-LIMIT_HELP = "Number of test data to evaluate on, drawn at random with seed 0; 0 means all of them."
+LIMIT_HELP = (
+    "Number of test data to evaluate on, drawn at random with seed 0; 0 means all of them. [default: 1000, and 100 "
+    "with annealing]"
+)
+EVIDENCE_HELP = (
+    "How the log evidence is estimated. is: importance sampling. ais: annealed importance sampling, a lower estimate. "
+    "sandwich: from both sides. Settings follow colons: sandwich:temperatures=200:chains=8:start=guide."
+)
 BUDGET_HELP = "Equal budget for each training: a time, such as 60s or 5min, or a number such as 2M-evaluations."
 WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [default: by the number of CPU cores]"
 
@@ -46,7 +53,8 @@ WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [
 @make_option(
     "Comparison", "--particles", click.IntRange(min=1), 1000, "Number of draws of z per datum for the log evidence."
 )
-@make_option("Comparison", "--limit", click.IntRange(min=0), 1000, LIMIT_HELP)
+@make_option("Comparison", "--limit", click.IntRange(min=0), None, LIMIT_HELP)
+@make_option("Comparison", "--evidence", str, "is", EVIDENCE_HELP)
 @model_options
 @make_option(
     "Training", "--epochs", int, None, "Number of passes over the training data. [default: 50, or 1600 steps if more]"
@@ -83,9 +91,9 @@ def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **optio
         seeds=_parse_seeds(options["seeds"]),
         epochs=options["epochs"],
         out=out,
-        limit=options["limit"] or None,
+        limit="auto" if options["limit"] is None else options["limit"] or None,
         command=shlex.join(["pvae", *ctx.find_root().obj]),
-        **{name: options[name] for name in ("particles", "baseline", "workers", "budget")},
+        **{name: options[name] for name in ("particles", "evidence", "baseline", "workers", "budget")},
         **explicit_options(ctx, [name for name in FIT_OPTIONS if name not in ("seed", "epochs")]),
     )
     if as_json:

@@ -24,6 +24,7 @@ from pvae.commands.options.option_groups import (
     checkpoint_option,
     data_folder_option,
     device_option,
+    explicit_options,
     json_option,
     other_data_option,
     recorded_model_options,
@@ -100,7 +101,8 @@ def evaluate(
     splits = data_of_run(opened, data, options.pop("data_folder"), reading)
     settings = {name: options[name] for name in ("split", "limit", "seed")} | {"device": device}
     if checks:
-        print_checks(checks, opened, splits, settings, budget, as_json=as_json)
+        particles = options["particles"] if explicit_options(click.get_current_context(), ("particles",)) else None
+        print_checks(checks, opened, splits, settings, budget, particles=particles, as_json=as_json)
         return
     print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{_draws_text(options)} ...")
     record = _evaluate(options, opened, splits, settings)

@@ -17,11 +17,13 @@ __all__ = ["BUDGET_HELP", "CHECKS", "CHECKS_HELP", "parse_checks", "print_checks
 CHECKS = ("gaps", "calibrate", "resemblance", "reference", "all")
 """The names of checks: functions of `pvae.evaluate`."""
 
+_CHECKS_WITH_PARTICLES = ("all", "gaps", "resemblance")
+
 CHECKS_HELP = (
     "Checks of the model in place of --method, separated by commas. gaps: approximation and amortisation gap. "
     "calibrate: is the guide right on simulated data? resemblance: do the data resemble those of the model? reference: "
     "the guide against long chains, on a few data. all: answers to the main questions, which are saved in the run. "
-    "Checks have their own numbers of particles."
+    "Checks have their own numbers of particles, unless --particles is given."
 )
 BUDGET_HELP = "Largest number of decoder evaluations, for --checks all."
 
@@ -47,7 +49,14 @@ def parse_checks(text: str | None) -> tuple[str, ...]:
 
 
 def print_checks(
-    names: Sequence[str], run: Any, splits: Any, settings: Mapping[str, Any], budget: float, *, as_json: bool
+    names: Sequence[str],
+    run: Any,
+    splits: Any,
+    settings: Mapping[str, Any],
+    budget: float,
+    *,
+    particles: int | None,
+    as_json: bool,
 ) -> None:
     """Run checks and print their findings.
 
@@ -57,14 +66,25 @@ def print_checks(
         splits: the data.
         settings: the arguments ``split``, ``limit``, ``seed`` and ``device``; without a limit each check has its own.
         budget: the largest number of decoder evaluations for the check "all".
+        particles: the number of draws of z per datum of the checks that estimate log p(x); None for their own numbers.
         as_json: whether to print one JSON object in place of text.
+
+    Raises:
+        InputError: if particles are given, and no check uses them.
     """
     import pvae.evaluate
 
     chosen = {name: value for name, value in settings.items() if name != "limit" or value is not None}
+    if particles is not None and not set(names) & set(_CHECKS_WITH_PARTICLES):
+        raise InputError(
+            f"--particles is used by the checks {', '.join(_CHECKS_WITH_PARTICLES)}; got {', '.join(names)}. Leave it "
+            "out, or add one of these checks."
+        )
     found: dict[str, Any] = {}
     for name in names:
-        extra = {"budget": budget} if name == "all" else {}
+        extra: dict[str, Any] = {"budget": budget} if name == "all" else {}
+        if particles is not None and name in _CHECKS_WITH_PARTICLES:
+            extra["particles"] = particles
         arguments = {key: value for key, value in chosen.items() if not (name == "gaps" and value == "test")}
         found[name] = getattr(pvae.evaluate, name)(run, splits, **arguments, **extra)
     if as_json:

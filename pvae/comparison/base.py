@@ -54,8 +54,10 @@ class Outcome:
         cell: the cell.
         scores: numbers of the training and of the evaluation, as in ``evaluation.json``; empty if the cell failed.
         pointwise: one number for each test datum, shape (data,): ``log_evidence``, its estimated ``bias``, ``elbo``
-            and, where it differs, ``summed_out_elbo`` in nats, ``khat``, and ``ess`` as a share of the particles; only
-            ``elbo`` for a model without weights per datum; empty if the cell failed.
+            and, where it differs, ``summed_out_elbo`` in nats, ``khat``, and ``ess`` as a share of the particles; with
+            annealing, ``importance_sampling`` and the Monte-Carlo error ``lower_noise`` in place of the bias, and of a
+            sandwich ``upper`` and ``upper_noise``; only ``elbo`` for a model without weights per datum; empty if the
+            cell failed.
         failure: the reason of the failure in one line; empty if the cell finished.
         arrays: the arrays for the pictures of the cell, by name.
     """

@@ -6,7 +6,15 @@ import math
 
 from pvae.evaluate import Estimate
 
-__all__ = ["UNKNOWN", "format_count", "format_duration", "format_interval", "format_number", "format_percentage"]
+__all__ = [
+    "UNKNOWN",
+    "format_bracket",
+    "format_count",
+    "format_duration",
+    "format_interval",
+    "format_number",
+    "format_percentage",
+]
 
 UNKNOWN = "-"
 
@@ -32,6 +40,17 @@ def format_interval(estimate: Estimate, sign: bool = False) -> str:
     # A small error gets a third decimal, so that the error of a paired difference does not read as 0.00.
     decimals = 3 if 0 < estimate.error < 0.095 else 2
     return f"{format_number(estimate.value, decimals, sign)} ± {format_number(estimate.error, decimals)}"
+
+
+def format_bracket(lower: Estimate, upper: Estimate, sign: bool = False) -> str:
+    """Return a lower and an upper estimate, such as ``"-26.58 ± 0.17 to -26.49 ± 0.16"``.
+
+    Args:
+        lower: the lower estimate.
+        upper: the upper estimate.
+        sign: whether positive values have a plus sign.
+    """
+    return f"{format_interval(lower, sign)} to {format_interval(upper, sign)}"
 
 
 def format_percentage(share: float, decimals: int = 0) -> str:

@@ -99,13 +99,16 @@ def _rows_of(groups: Sequence[Sequence[Outcome]], ranks: Mapping[int, int]) -> t
 def _add_conclusions(rows: Sequence[dict[str, Any]]) -> None:
     """Add to each row with a difference its p-value, adjusted for all rows, and its conclusion."""
     compared = [row for row in rows[1:] if row.get("difference") is not None]
-    adjusted = adjust_by_holm(torch.tensor([row["p_value"] for row in compared], dtype=torch.float64)).tolist()
-    for row, p_value in zip(compared, adjusted, strict=True):
+    adjusted, of_middles = (
+        adjust_by_holm(torch.tensor([row[name] for row in compared], dtype=torch.float64)).tolist()
+        for name in ("p_value", "middle_p_value")
+    )
+    for row, p_value, middle in zip(compared, adjusted, of_middles, strict=True):
         margins = [values.get("bias_margin") for values in (rows[0], row)]
         known = [margin for margin in margins if margin is not None]
         margin = max(known) if row["removes_bias"] and len(known) == len(margins) else None
         row["adjusted_p_value"] = p_value
-        row["conclusion"] = conclude(row["difference"].value, p_value, margin)
+        row["conclusion"] = conclude(row["difference"].value, p_value, margin, middle)
 
 
 def _reason_of_bias(group: Sequence[Outcome]) -> str:

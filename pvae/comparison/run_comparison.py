@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pvae.checks import require_whole
 from pvae.comparison.base import Outcome
@@ -15,6 +15,7 @@ from pvae.comparison.cells.budget import parse_budget
 from pvae.comparison.cells.cell_files import check_folder, read_outcome
 from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.drawings import SEED
+from pvae.comparison.cells.evidence_method import EvidenceMethod, parse_evidence, require_evidence
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
 from pvae.comparison.cells.plan import Job, plan_jobs
 from pvae.comparison.cells.resolve_options import resolve_fit_options
@@ -100,7 +101,8 @@ def compare(
     *,
     budget: str | None = None,
     particles: int = 1000,
-    limit: int | None = 1000,
+    limit: int | Literal["auto"] | None = "auto",
+    evidence: str = "is",
     baseline: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
@@ -130,7 +132,10 @@ def compare(
         out: the folder; a new temporary one by default.
         particles: draws of z per datum in the evaluation.
         limit: number of test data in the evaluation, a random subset drawn with seed 0, the same for all cells; None
-            for all.
+            for all, ``"auto"`` for 1000, and for 100 with annealing.
+        evidence: how the log evidence is estimated: ``"is"`` by importance sampling; ``"ais"`` by annealed importance
+            sampling, a lower estimate; ``"sandwich"`` from both sides, see `pvae.evaluate.sandwich`. Settings follow
+            colons: ``"sandwich:temperatures=200:chains=8:start=guide"``.
         baseline: the objective (or ``"model / objective"``) of the first row, with which the others are compared.
         workers: number of worker processes; 0 runs all cells in this process.
         threads: number of torch threads in each worker.
@@ -142,11 +147,12 @@ def compare(
         The table, the outcomes of the cells, and the path of the page.
 
     Raises:
-        InputError: if an option cannot be used, if the folder holds something else or was made with other options, or
-            if every cell failed.
+        InputError: if an option cannot be used, if a model cannot be annealed, if the folder holds something else or
+            was made with other options, or if every cell failed.
     """
     factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
-    seed_list, judging = _resolve_seeds(seeds), _checked_judging(particles, limit)
+    method = parse_evidence(evidence)
+    seed_list, judging = _resolve_seeds(seeds), _checked_judging(particles, limit, method)
     splits = resolve_binarisation(_splits_of(data), factories)
     test_size = _count_test_data(splits)
     fit_options = resolve_fit_options(fit, options)
@@ -154,28 +160,26 @@ def compare(
     _check_baseline(baseline, factories, objective_factories)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
-    jobs = plan_jobs(factories, objective_factories, seed_list, folder, fit_options, judging, summary)
+    jobs = plan_jobs(factories, objective_factories, seed_list, folder, fit_options, judging, summary, method)
+    require_evidence(method, factories, splits, judging["limit"])
     with sole_writer(folder):
         check_folder(folder, jobs)
         plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
         runs = run_cells(jobs, splits, plan, progress)
         cells = _move_baseline_first([_outcome(job, runs) for job in jobs], baseline)
-        subset = Subset(min(limit or test_size, test_size), test_size, SEED)
-        table = _make_table(cells, particles, subset, budget or "")
+        table = _make_table(cells, judging, test_size, budget or "")
         mixtures = tuple(compare_mixtures(cells, splits))
         report_data = ReportData(
             table,
             cells,
             summary,
-            settings=settings_by_heading(jobs, fit_options, judging, summary, plan),
+            settings=settings_by_heading(jobs, fit_options, judging | {"evidence": method.text}, summary, plan),
             rerun=command or format_call(jobs, splits.name, seed_list, folder),
             notes=(*runs.notes, *summary_lines(mixtures)),
             data_notes=splits.notes,
             arrays={outcome.cell.label: outcome.arrays for outcome in finished(cells)},
         )
-        report = write_page(folder / "index.html", make_page(report_data))
-        write_json(folder / "comparison.json", report_data, seed_list)
-        _require_finished_cell(cells, report)
+        report = _write_results(folder, report_data, seed_list)
         return Comparison(table, report, folder, cells, mixtures)
 
 
@@ -194,10 +198,11 @@ def _count_test_data(splits: Splits) -> int:
     return splits.test.size
 
 
-def _checked_judging(particles: int, limit: int | None) -> dict[str, int | None]:
+def _checked_judging(particles: int, limit: int | str | None, method: EvidenceMethod) -> dict[str, int | None]:
+    chosen = method.default_limit if limit == "auto" else limit
     return {
         "particles": require_whole(particles, "particles"),
-        "limit": None if limit is None else require_whole(limit, "limit"),
+        "limit": None if chosen is None else require_whole(chosen, "limit", advice="None takes all, 'auto' chooses."),
     }
 
 
@@ -234,6 +239,14 @@ def _move_baseline_first(outcomes: Sequence[Outcome], baseline: str | None) -> t
     return tuple(outcomes if baseline is None else sorted(outcomes, key=is_other))
 
 
+def _write_results(folder: Path, data: ReportData, seeds: Sequence[int]) -> Path:
+    """Write the page and the JSON file, and return the path of the page; without a finished cell, say why."""
+    report = write_page(folder / "index.html", make_page(data))
+    write_json(folder / "comparison.json", data, seeds)
+    _require_finished_cell(data.outcomes, report)
+    return report
+
+
 def _require_finished_cell(outcomes: Sequence[Outcome], report: Path) -> None:
     if not finished(outcomes):
         raise InputError(f"Every cell failed; the first: {outcomes[0].failure} (all: {report}).")
@@ -247,6 +260,8 @@ def _length_of_training(splits: Splits, batch_size: int, epochs: int | None, bud
     return options if options else {"epochs": usual_epochs(splits, batch_size)}
 
 
-def _make_table(cells: Sequence[Outcome], particles: int, subset: Subset, budget: str) -> Table:
+def _make_table(cells: Sequence[Outcome], judging: Mapping[str, int | None], test_size: int, budget: str) -> Table:
+    subset = Subset(min(judging["limit"] or test_size, test_size), test_size, SEED)
+    particles = judging["particles"] or 0
     rows = make_ranked_rows(cells, particles)
     return Table(rows, subset.count, particles, str(subset), rankings_of(cells), budget)

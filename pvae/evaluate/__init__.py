@@ -50,6 +50,7 @@ from pvae.evaluate.inference_gaps.gap_record import Gaps
 from pvae.evaluate.inference_gaps.measure_gaps import gaps
 from pvae.evaluate.judgement import Judgement, judge
 from pvae.evaluate.latent_units import LatentUnits
+from pvae.evaluate.membership import membership
 from pvae.evaluate.missing_data import masking_divergence, missing_log_likelihood
 from pvae.evaluate.reference_posterior.compare_with_reference import reference
 from pvae.evaluate.reference_posterior.reference_record import ReferencePosterior
@@ -103,6 +104,7 @@ __all__ = [
     "masking_divergence",
     "mean_filling",
     "mean_of",
+    "membership",
     "missing_log_likelihood",
     "mmd_test",
     "named_objectives",

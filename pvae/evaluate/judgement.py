@@ -19,6 +19,7 @@ from pvae.evaluate.evaluation_context import evaluation_context
 from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.latent_units import ACTIVE
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, Statistic, summarise_weights
+from pvae.evaluate.weight_trust import WeightTrust, distance_statistics, trust_of
 
 __all__ = ["TREND", "Judgement", "judge"]
 
@@ -35,7 +36,7 @@ class Judgement:
         elbo: the evidence lower bound, from the same weights.
         gap: log_evidence - elbo, paired datum by datum.
         bounds: the importance-weighted bound by number of particles, for some smaller numbers and for all particles.
-        diagnosis: effective sample size, k-hat and latent units.
+        diagnosis: effective sample size, k-hat, latent units, and the distance of the guide from the posterior.
         particles: the number of draws of z per datum.
         seed: the seed of the draws.
         decoder_evaluations: how often the model scored a datum: the number of draws times the number of data.
@@ -82,6 +83,11 @@ class Judgement:
         return self.diagnosis.khat
 
     @property
+    def trust(self) -> WeightTrust | None:
+        """The distance of the guide from the posterior of each datum: KL, variance of log w, classifier accuracy."""
+        return self.diagnosis.trust
+
+    @property
     def active_units(self) -> int | None:
         """The number of active units of all continuous latent sites, or None if activity is defined for none."""
         return self.diagnosis.active_units
@@ -121,7 +127,7 @@ def judge(
     chunk: int = CHUNK,
     **where: Any,
 ) -> Judgement:
-    """Return log evidence, ELBO, gap, bounds, effective sample size, k-hat, KL per unit and active units.
+    """Return log evidence, ELBO, gap, bounds, effective sample size, k-hat, trust, KL per unit and active units.
 
     All of them come from one pass over the log weights, so the gap is paired draw by draw. `log_evidence`, `elbo` and
     `diagnose` give the same numbers at the same `particles`, `seed` and `chunk`.
@@ -144,9 +150,10 @@ def judge(
         particles = require_whole(particles, "particles")
         sizes = sorted({*(count for count in TREND if count < particles), *bias_sizes(particles)})
         results = summarise_weights(context, particles, chunk, lambda: _statistics(particles, sizes))
-        pointwise_evidence, pointwise_elbo, pointwise_summed_out, ess, khat, *pointwise_bounds = results
-        diagnosis = diagnosis_of(context, ess, khat, particles, draws, chunk, threshold)
-    bound_of = dict(zip(sizes, pointwise_bounds, strict=True))
+        pointwise_evidence, pointwise_elbo, pointwise_summed_out, ess, khat, variance, accuracy, *rest = results
+        trust = trust_of(pointwise_evidence, pointwise_elbo, variance, accuracy)
+        diagnosis = replace(diagnosis_of(context, ess, khat, particles, draws, chunk, threshold), trust=trust)
+    bound_of = dict(zip(sizes, rest, strict=True))
     bias = evidence_bias(particles, pointwise_evidence, [bound_of[size] for size in bias_sizes(particles)])
     log_evidence = replace(context.estimate(pointwise_evidence), bias=bias)
     elbo = context.estimate(pointwise_elbo)
@@ -169,8 +176,9 @@ def judge(
 
 
 def _statistics(particles: int, sizes: list[int]) -> list[Statistic]:
-    """Return new statistics: evidence, two ELBOs, effective sample size, k-hat, and a bound for each of `sizes`.
+    """Return new statistics: evidence, two ELBOs, effective sample size, k-hat, trust, and a bound for each size.
 
     The second ELBO is that with the guide's marked sites summed out.
     """
-    return [Bound(particles), Elbo(), Bound(1), *weight_statistics(particles), *(Bound(count) for count in sizes)]
+    weights = [*weight_statistics(particles), *distance_statistics()]
+    return [Bound(particles), Elbo(), Bound(1), *weights, *(Bound(count) for count in sizes)]

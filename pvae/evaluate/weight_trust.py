@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.evaluate.running_statistics import Bound, Elbo, Statistic
 
-__all__ = ["WeightTrust", "no_trust", "trust_of", "trust_statistics"]
+__all__ = ["WeightTrust", "distance_statistics", "no_trust", "trust_of", "trust_statistics"]
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,18 @@ class _ClassifierAccuracy(Statistic):
         return 0.5 + 0.25 * (relative - 1.0).abs().mean(0)
 
 
+def distance_statistics() -> list[Statistic]:
+    """Return new statistics: the variance of the log weights, and the accuracy of the best classifier."""
+    return [_LogWeightVariance(), _ClassifierAccuracy()]
+
+
 def trust_statistics(particles: int) -> list[Statistic]:
     """Return new statistics of the weights for `trust_of`.
 
     Args:
         particles: the number of particles that will be added to each.
     """
-    return [Bound(particles), Elbo(), _LogWeightVariance(), _ClassifierAccuracy()]
+    return [Bound(particles), Elbo(), *distance_statistics()]
 
 
 def trust_of(evidence: Tensor, elbo: Tensor, variance: Tensor, accuracy: Tensor) -> WeightTrust:

@@ -114,7 +114,8 @@ def evidence_intervals(
     *,
     xlabel: str = "log evidence (nats per datum)",
     zero: bool = False,
-    critical: Mapping[str, float] = MappingProxyType({}),
+    critical: Mapping[str, float | tuple[float, float]] = MappingProxyType({}),
+    brackets: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     title: str = "",
 ) -> Figure:
     """Return a figure with one row per name: a large dot for the mean over seeds, with a bar of one standard error.
@@ -127,7 +128,9 @@ def evidence_intervals(
         errors: for each name, the standard error of the mean of its numbers.
         xlabel: label of the horizontal axis, with its unit.
         zero: whether to draw a vertical line at 0, for differences.
-        critical: for names with a test, how far a difference must be from 0, in the unit of the axis.
+        critical: for names with a test, how far a difference must be from 0, or the ends of the thin line; in the unit
+            of the axis.
+        brackets: for names that are known from both sides, the lower and the upper estimate, drawn as a thick bar.
         title: title of the figure; by default the label of the axis without its unit.
     """
     names = list(values)
@@ -138,9 +141,11 @@ def evidence_intervals(
         axes.axvline(0, color="#999999", linewidth=1, zorder=1)
     for index, name in enumerate(names):
         colour, seeds = PALETTE[index % len(PALETTE)], as_array(values[name])
-        if critical.get(name, 0.0) > 0:
-            ends = seeds.mean() - critical[name], seeds.mean() + critical[name]
+        if name in critical:
+            ends = _ends_of_line(critical[name], float(seeds.mean()))
             axes.plot(ends, (index, index), "-|", color=colour, linewidth=0.9, markersize=9, zorder=1.8)
+        if name in brackets:
+            axes.plot(brackets[name], (index, index), color=colour, linewidth=9, alpha=0.3, solid_capstyle="butt")
         axes.errorbar(seeds.mean(), index, xerr=errors[name], fmt="o", color=colour, capsize=4, markersize=7)
         axes.plot(seeds, np.full(len(seeds), index + 0.18), "o", color=colour, markersize=3.5, alpha=0.7)
         _write_name(axes, name, index - 0.3)
@@ -149,6 +154,10 @@ def evidence_intervals(
     axes.set_ylim(len(names) - 0.55, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return add_title(figure, title or _without_unit(xlabel))
+
+
+def _ends_of_line(critical: float | tuple[float, float], mean: float) -> tuple[float, float]:
+    return critical if isinstance(critical, tuple) else (mean - critical, mean + critical)
 
 
 def _write_name(axes: Axes, name: str, height: float) -> None:

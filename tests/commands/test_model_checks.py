@@ -29,7 +29,15 @@ def test_all_answers_the_questions_and_saves_them(folder: Path) -> None:
     assert [answer["status"] for answer in printed["questions"]][1] in ("fine", "look", "bad")
     assert printed["questions"][1]["findings"][-1]["status"] == "not run"
     assert printed == read_findings(folder)
-    assert "simulated data: about 201 thousand decoder evaluations" in done.err
+    assert "within the budget of 2.5e+05 decoder evaluations: 10 data with 1000 particles; 310 simulated" in done.err
+
+
+def test_particles_reach_the_checks_that_use_them(folder: Path) -> None:
+    options = ("--budget", "1e4", "--limit", "10", "--particles", "33", "--json")
+    done = run("evaluate", str(folder), "--checks", "all", *options)
+    assert json.loads(done.out)["checks"]["all"]["choices"]["particles"] == 33
+    refused = run("evaluate", str(folder), "--checks", "calibrate", "--particles", "33")
+    assert refused.code == 2 and "--particles is used by the checks all, gaps, resemblance" in refused.err
 
 
 def test_checks_print_one_row_for_each_number(folder: Path) -> None:

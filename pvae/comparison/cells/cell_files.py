@@ -41,9 +41,21 @@ _FILES, _SIZES, _CHECKSUM = "files", "sizes", "sha256"
 _MOST_DIMENSIONS = 4  # of an array for a picture: data, channels, height, width
 
 _NUMBER = (int, float, type(None))
+_MAPPINGS = (
+    "log_evidence",
+    "bias",
+    "elbo",
+    "summed_out_elbo",
+    "gap",
+    "khat",
+    "ess",
+    "annealing",
+    "importance_sampling",
+    "membership",
+)
 _FORM = {
     "cell": {"model": str, "objective": str, "seed": int},
-    **{f"{name}?": (dict, type(None)) for name in ("log_evidence", "elbo", "summed_out_elbo", "gap", "khat", "ess")},
+    **{f"{name}?": (dict, type(None)) for name in _MAPPINGS},
     **{f"{name}?": _NUMBER for name in ("active_units", "epochs", "training_seconds", "decoder_evaluations", "data")},
     "notes?": [str],
     _FILES: {"*": str},

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from pvae.comparison.cells.annealed_cell import anneal_cell
 from pvae.comparison.cells.drawings import SEED
 from pvae.comparison.cells.plan import Job
 from pvae.data import Splits
 from pvae.errors import InputError
-from pvae.evaluate import Judgement, LatentUnits, elbo, judge
+from pvae.evaluate import Estimate, Judgement, LatentUnits, elbo, judge, membership
 from pvae.train import Run
 
 __all__ = ["CellEvaluation", "evaluate_cell"]
+
+
+#: The number of draws of z for each training datum; the ELBO does not depend on it in expectation.
+_FEW_PARTICLES = 50
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class CellEvaluation:
     notes: tuple[str, ...]
 
 
-def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
+def evaluate_cell(run: Run, splits: Splits, job: Job, report: Callable[[str], None]) -> CellEvaluation:
     """Return the evaluation of a trained model on the test data.
 
     A model whose data share a latent site, such as the weights of a regression, has no log evidence of each datum. Its
@@ -48,6 +53,7 @@ def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
         run: the training.
         splits: the data.
         job: the cell with the options of the evaluation.
+        report: called with the state of a long evaluation in a few words.
 
     Raises:
         InputError: if there is no ELBO either, for example because the guide is a point estimate.
@@ -56,16 +62,60 @@ def evaluate_cell(run: Run, splits: Splits, job: Job) -> CellEvaluation:
         judgement = judge(run, splits, job.particles, limit=job.limit, seed=SEED)
     except InputError as error:
         return _evaluate_elbo(run, splits, job, reason=str(error))
-    return CellEvaluation(
+    member = _membership_of(run, splits, job, judgement)
+    evaluation = CellEvaluation(
         summary=f"log evidence {judgement.log_evidence}",
         scores={
             **judgement.to_json(),
             "active_units": judgement.active_units,
+            "membership": None if member is None else member.to_json(),
         },
         pointwise=_pointwise_values(judgement),
         latents=judgement.diagnosis.latents,
         notes=judgement.notes,
     )
+    return _annealed(evaluation, run, splits, job, report) if job.evidence.anneals else evaluation
+
+
+def _annealed(
+    evaluation: CellEvaluation, run: Run, splits: Splits, job: Job, report: Callable[[str], None]
+) -> CellEvaluation:
+    """Return the evaluation with the log evidence by annealing, beside that by importance sampling.
+
+    The notes on the weights are about importance sampling, which the verdict then does not use.
+    """
+    annealed = anneal_cell(run, splits, job, report)
+    elbo_of_data = evaluation.pointwise["elbo"]
+    sampled = {
+        "importance_sampling": evaluation.scores["log_evidence"],
+        "importance_bias": evaluation.scores["bias"],
+        "bias": None,
+        "gap": Estimate.mean_of(annealed.pointwise["log_evidence"] - elbo_of_data).to_json(),
+    }
+    pointwise = {name: values for name, values in evaluation.pointwise.items() if name != "bias"}
+    pointwise["importance_sampling"] = pointwise["log_evidence"]
+    return replace(
+        evaluation,
+        summary=annealed.summary,
+        scores={**evaluation.scores, **sampled, **annealed.scores},
+        pointwise={**pointwise, **annealed.pointwise},
+    )
+
+
+def _membership_of(run: Run, splits: Splits, job: Job, judgement: Judgement) -> Estimate | None:
+    """Return how well the ELBO tells training data from test data, for as many training data as test data.
+
+    It is None if training labels were hidden, because the ELBOs are then of other fields, or if the training data
+    cannot be evaluated, such as a stream with random transforms.
+    """
+    data, particles = judgement.elbo.count, min(_FEW_PARTICLES, job.particles)
+    if splits.labels is not None:
+        return None
+    try:
+        train = elbo(run, splits, particles, split="train", limit=data, seed=SEED)
+    except InputError:
+        return None
+    return membership(train, judgement.elbo)
 
 
 def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
@@ -77,6 +127,10 @@ def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
         "khat": judgement.khat,
         "ess": judgement.ess.double() / judgement.particles,
     }
+    if judgement.trust is not None:
+        values["kl"] = judgement.trust.kl
+        values["log_weight_variance"] = judgement.trust.log_weight_variance
+        values["classifier_accuracy"] = judgement.trust.accuracy
     return {name: tensor for name, tensor in values.items() if tensor is not None}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pvae import __version__
 from pvae.comparison.base import Cell
+from pvae.comparison.cells.evidence_method import IMPORTANCE, EvidenceMethod
 from pvae.comparison.cells.factories import describe_factory
 from pvae.errors import InputError
 from pvae.json_values import json_value
@@ -40,6 +41,7 @@ class Job:
         options: the options of `pvae.fit`.
         particles: draws of z per datum in the evaluation.
         limit: number of test data in the evaluation; None for all.
+        evidence: how the log evidence is estimated.
     """
 
     cell: Cell
@@ -48,6 +50,7 @@ class Job:
     options: Mapping[str, Any]
     particles: int
     limit: int | None
+    evidence: EvidenceMethod = IMPORTANCE
 
 
 def plan_jobs(
@@ -58,6 +61,7 @@ def plan_jobs(
     options: Mapping[str, Any],
     judging: Mapping[str, Any],
     data: Mapping[str, Any],
+    evidence: EvidenceMethod = IMPORTANCE,
 ) -> list[Job]:
     """Return the jobs of all cells, in the order of models, objectives and seeds.
 
@@ -69,6 +73,7 @@ def plan_jobs(
         options: all options of `pvae.fit` but seed, objective and folder, defaults included.
         judging: ``particles`` and ``limit`` of the evaluation.
         data: `Splits.summary()`.
+        evidence: how the log evidence is estimated.
 
     Raises:
         InputError: if an objective does not train the guide.
@@ -77,7 +82,8 @@ def plan_jobs(
     _require_trained_guides(adapted)
     descriptions = {name: _describe_objective(objective) for name, objective in adapted.items()}
     model_folders, objective_folders = _folder_names(models), _folder_names(objectives)
-    shared = {"pvae": __version__, "fit": json_value(options, _describe_object), "judging": dict(judging)}
+    method = {"evidence": evidence.text} if evidence.anneals else {}
+    shared = {"pvae": __version__, "fit": json_value(options, _describe_object), "judging": {**judging, **method}}
     shared["data"] = json_value(data, _describe_object)
     jobs = []
     for model, objective, seed in product(models, objectives, seeds):
@@ -91,7 +97,7 @@ def plan_jobs(
         }
         place = folder / "cells" / model_folders[model] / objective_folders[objective] / f"seed-{seed}"
         cell = Cell(model, objective, seed, place, config)
-        jobs.append(Job(cell, models[model], objectives[objective], options, judging["particles"], judging["limit"]))
+        jobs.append(Job(cell, models[model], objectives[objective], options, **judging, evidence=evidence))
     return jobs
 
 

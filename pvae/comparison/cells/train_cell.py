@@ -47,7 +47,7 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
         warnings.simplefilter("default")
         run, summary = _train(job, splits, report_progress)
         report_progress((job.options["epochs"], "evaluating"))
-        evaluation = evaluate_cell(run, splits, job)
+        evaluation = evaluate_cell(run, splits, job, lambda note: report_progress((job.options["epochs"], note)))
         trained = "phi" not in adapt(job.objective()).untrained
         drawings = draw_arrays(
             run.model,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 from pvae import plots
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import VALIDATION, CurvePoint, LearningCurve, read_curve, read_score
 from pvae.comparison.page.report_data import ReportData
+from pvae.evaluate import Estimate
 from pvae.report import Column, Entry, Picture, Section, Sheet
 
 __all__ = ["make_curves_section"]
@@ -91,15 +94,36 @@ def _draw_curves(
 
 
 def _tabulate(lines: Mapping[str, Sequence[_Line]], quantity: str, axis: str) -> Sheet:
-    """Return points of the first seed of each row, at most twelve of equal distance, as a table."""
+    """Return points of the mean over the seeds of each row, at most twelve of equal distance, as a table.
+
+    Seeds may have another length and, by time, other points. The mean at a point is over the seeds that have so many
+    points, and so is its standard error.
+    """
     rows = []
     for name, seeds in lines.items():
-        x, y = seeds[0]
-        step = max(1, -(-len(x) // _MOST_LINES))
-        chosen = sorted({*range(0, len(x), step), len(x) - 1})
-        rows += [
-            (Entry(name), Entry(f"{x[index]:.4g}", order=x[index]), Entry(f"{y[index]:.4f}", order=y[index]))
-            for index in chosen
-        ]
-    columns = (Column("row", numeric=False), Column(axis), Column(f"{quantity} (nats per datum)"))
-    return Sheet(f"Points of the first seed of each row, {quantity} against {axis}.", columns, tuple(rows))
+        length = max(len(x) for x, _ in seeds)
+        step = max(1, -(-length // _MOST_LINES))
+        for index in sorted({*range(0, length, step), length - 1}):
+            points = [(x[index], y[index]) for x, y in seeds if index < len(x)]
+            place = sum(x for x, _ in points) / len(points)
+            value = Estimate.mean_of(torch.tensor([y for _, y in points], dtype=torch.float64))
+            shown = f"{value.value:.4f}" if len(points) == 1 else str(value)
+            rows.append(
+                (
+                    Entry(name),
+                    Entry(f"{place:.4g}", order=place),
+                    Entry(shown, order=value.value),
+                    Entry(str(len(points)), order=float(len(points))),
+                )
+            )
+    columns = (
+        Column("row", numeric=False),
+        Column(axis),
+        Column(f"{quantity} (nats per datum)"),
+        Column("seeds"),
+    )
+    caption = (
+        f"Means over the seeds of each row \u00b1 standard error over seeds, {quantity} against {axis}. A seed that "
+        "ended earlier is not in the later means."
+    )
+    return Sheet(caption, columns, tuple(rows))

@@ -11,6 +11,7 @@ from typing import Any
 from pvae.comparison.number_formats import UNKNOWN
 from pvae.comparison.page.references import references_of
 from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.table.annealing_verdict import is_annealed
 from pvae.comparison.table.columns import cell_text, shown_columns
 from pvae.json_values import flat_values, json_value
 from pvae.report import Download, Listing, Section
@@ -66,7 +67,9 @@ def _as_latex(data: ReportData) -> str:
 
 
 def _bibtex(data: ReportData) -> str:
-    names = dict.fromkeys(name for row in data.table.rows for name in (row.model, row.objective))
+    rows = data.table.rows
+    methods = [str(row.additional["annealing_method"]) for row in rows if is_annealed(row)]
+    names = dict.fromkeys([*(name for row in rows for name in (row.model, row.objective)), *methods])
     return "\n\n".join(reference.to_bibtex() for reference in references_of(names)) + "\n"
 
 
@@ -96,11 +99,22 @@ def _describe_methods(data: ReportData) -> str:
         f"{_listed(objectives)}, each from {len(seeds)} random {'seed' if len(seeds) == 1 else 'seeds'}, for at most "
         f"{training.get('epochs', UNKNOWN)} epochs with the optimiser {training.get('optimiser', UNKNOWN)}, learning "
         f"rate {training.get('learning_rate', UNKNOWN)} and batches of {training.get('batch_size', UNKNOWN)} data. The "
-        f"log evidence of {data.table.data} test data was estimated by importance sampling with "
-        f"{data.table.particles} draws from the guide per datum; standard errors are over data, and differences are "
-        f"paired by datum. Software: pvae {software.get('pvae', UNKNOWN)}, torch {software.get('torch', UNKNOWN)} and "
+        f"log evidence of {data.table.data} test data was estimated by {_describe_estimator(data)}; standard errors "
+        "are over data, and differences are paired by datum. Software: "
+        f"pvae {software.get('pvae', UNKNOWN)}, torch {software.get('torch', UNKNOWN)} and "
         "Pyro."
     )
+
+
+def _describe_estimator(data: ReportData) -> str:
+    """Return the estimator of the log evidence in words."""
+    annealed = next((row for row in data.table.rows if is_annealed(row)), None)
+    if annealed is None:
+        return f"importance sampling with {data.table.particles} draws from the guide per datum"
+    method = annealed.additional["annealing_method"]
+    if annealed.log_evidence_upper is None:
+        return f"annealed importance sampling ({method}; Neal 2001), which gives a lower estimate"
+    return f"annealed importance sampling in both directions ({method}; Neal 2001; Grosse et al. 2015)"
 
 
 def _listed(names: Mapping[str, Any]) -> str:

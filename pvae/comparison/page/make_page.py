@@ -62,9 +62,17 @@ def _describe_evaluation(data: ReportData) -> str:
         f"{_count(len(models), 'model')} ({', '.join(models)}), {_count(len(objectives), 'objective')}, "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}. All cells are evaluated on the same "
         f"test data of {data.data_name} ({data.table.subset or data.table.data}; binarise: "
-        f"{data.data.get('binarise')}) with {data.table.particles} particles. ± is one standard error; "
+        f"{data.data.get('binarise')}) with {data.table.particles} particles{_describe_method(data)}. "
+        "± is one standard error; "
         "values are in nats per datum, unless another unit is given."
     )
+
+
+def _describe_method(data: ReportData) -> str:
+    """Return the method of the log evidence, if it is not importance sampling alone."""
+    methods = dict.fromkeys(row.additional.get("annealing_method") for row in data.table.rows)
+    named = [str(method) for method in methods if method]
+    return f", and the log evidence by annealed importance sampling ({', '.join(named)})" if named else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pvae.comparison.base import Outcome
-from pvae.comparison.number_formats import format_count, format_interval
+from pvae.comparison.number_formats import format_bracket, format_count, format_interval
 from pvae.comparison.page.finding_records import answers_to
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.page.rows_section import bad_khat_share, marks_of
 from pvae.comparison.rows import finished
+from pvae.comparison.table.annealing_verdict import describe_annealing, is_annealed
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
+from pvae.evaluate.all_checks.data_trust import LARGEST_KL
 from pvae.evaluate.all_checks.model_findings import QUESTIONS
+from pvae.evaluate.annealing.sandwich_finding import SMALL_GAP
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.finding import worst_status
 from pvae.report import Question, Section
@@ -51,9 +54,11 @@ def _ask_evidence(data: ReportData) -> Question:
     if not rows:
         return Question(question, "not run", "No row has a log evidence of each datum.")
     best = max(rows, key=lambda row: row.log_evidence.value if row.log_evidence else 0.0)
-    value = f"{data.key(best)}: {format_interval(best.log_evidence)} nats per datum" if best.log_evidence else ""
     if answers := answers_to(_EVIDENCE, finished(data.outcomes)):
         return _from_answers(data, question, answers)
+    if is_annealed(best):
+        return _ask_annealed(data, question, rows, best)
+    value = f"{data.key(best)}: {format_interval(best.log_evidence)} nats per datum" if best.log_evidence else ""
     bad = [data.key(row) for row in rows if (bad_khat_share(row) or 0.0) > 0.1]
     doubt = f" More than a tenth of the data have a k-hat that is too large under {', '.join(bad)}." if bad else ""
     answer = (
@@ -63,10 +68,27 @@ def _ask_evidence(data: ReportData) -> Question:
     return Question(question, "bad" if bad else "look", answer, value, _KHAT_LIMIT, _evaluation_cost(data))
 
 
+def _ask_annealed(data: ReportData, question: str, rows: Sequence[Row], best: Row) -> Question:
+    """Return the answer by annealed importance sampling: the worst status of its findings."""
+    statuses = [str(row.additional.get("annealing_status")) for row in rows if is_annealed(row)]
+    sentences = describe_annealing([row for row in rows if is_annealed(row)])
+    lower, upper = best.log_evidence, best.log_evidence_upper
+    value = ""
+    if lower is not None:
+        shown = format_interval(lower) if upper is None else format_bracket(lower, upper)
+        value = f"{data.key(best)}: {shown} nats per datum"
+    answer = " ".join([f"The largest mean log evidence is that of {data.key(best)}.", *sentences])
+    limit = f"a gap of at most {SMALL_GAP:g} nats per datum, also on simulated data (Grosse et al., arXiv:1511.02543)"
+    return Question(question, worst_status(statuses), answer, value, limit, _evaluation_cost(data))
+
+
 def _evaluation_cost(data: ReportData) -> str:
-    cells = len(finished(data.outcomes))
-    count = format_count(float(cells * data.table.data * data.table.particles))
-    return f"{count} decoder evaluations ({cells} cells x {data.table.data} data x {data.table.particles} particles)"
+    cells = finished(data.outcomes)
+    sampled = len(cells) * data.table.data * data.table.particles
+    annealed = sum(int((outcome.scores.get("annealing") or {}).get("cost") or 0) for outcome in cells)
+    words = f"{len(cells)} cells x {data.table.data} data x {data.table.particles} particles"
+    more = f", and {format_count(annealed)} of the annealing" if annealed else ""
+    return f"{format_count(sampled + annealed)} decoder evaluations ({words}{more})"
 
 
 def _from_answers(data: ReportData, question: str, answers: Sequence[tuple[Outcome, Mapping[str, Any]]]) -> Question:
@@ -126,19 +148,29 @@ def _ask_data(data: ReportData) -> Question:
     question = "On which data is the inference not reliable?"
     if answers := answers_to(_DATA, finished(data.outcomes)):
         return _from_answers(data, question, answers)
-    counts = {}
     limit = good_khat(data.table.particles)
-    for row in data.table.rows:
-        khat = RowOutcomes(data.finished_outcomes(row)).pointwise("khat") if row.seeds else None
-        if khat is not None and not bool(khat.isnan().any()):
-            counts[data.key(row)] = int((khat > limit).any(0).sum())
+    found = {data.key(row): _count_far_data(data, row, limit) for row in data.table.rows if row.seeds}
+    counts = {key: count for key, count in found.items() if count is not None}
     if not counts:
         return Question(question, "not run", "There is no k-hat of each datum: too few particles, or no weights.")
     shown = ", ".join(f"{key}: {count}" for key, count in counts.items())
     worst = max(counts.values())
-    status = "bad" if worst > 0.1 * data.table.data else "look" if worst else "fine"
-    answer = f"Number of the {data.table.data} test data with a k-hat above {limit:.2f} for a seed: {shown}."
-    return Question(question, status, answer, "", _KHAT_LIMIT)
+    status = "bad" if worst > 0.1 * data.table.data else "look"
+    answer = (
+        f"Number of the {data.table.data} test data with a k-hat above {limit:.2f} or a KL above {LARGEST_KL:g} nat "
+        f"for a seed: {shown}. The weights do not show a mode that the guide never draws, so they are never enough."
+    )
+    return Question(question, status, answer, "", f"{_KHAT_LIMIT}; KL up to {LARGEST_KL:g} nat")
+
+
+def _count_far_data(data: ReportData, row: Row, limit: float) -> int | None:
+    """Return for how many data a seed has a k-hat or a KL above its limit; None if k-hat is not known."""
+    outcomes = RowOutcomes(data.finished_outcomes(row))
+    khat, kl = outcomes.pointwise("khat"), outcomes.pointwise("kl")
+    if khat is None or bool(khat.isnan().any()):
+        return None
+    far = khat > limit if kl is None else (khat > limit) | ~(kl <= LARGEST_KL)
+    return int(far.any(0).sum())
 
 
 def _ask_latents(data: ReportData) -> Question:

@@ -202,6 +202,20 @@ _BY_NAME = {
         2015,
         "arXiv:1406.2751",
     ),
+    "ais": Publication(
+        "neal2001annealed",
+        "Neal, Radford M.",
+        "Annealed Importance Sampling",
+        2001,
+        "Statistics and Computing 11",
+    ),
+    "sandwich": Publication(
+        "grosse2015sandwiching",
+        "Grosse, Roger B. and Ghahramani, Zoubin and Adams, Ryan P.",
+        "Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo",
+        2015,
+        "arXiv:1511.02543",
+    ),
     "aae": Publication(
         "makhzani2015aae",
         "Makhzani, Alireza and others",
@@ -213,7 +227,7 @@ _BY_NAME = {
 
 
 def references_of(names: Iterable[str]) -> list[Publication]:
-    """Return the papers of models and objectives, of Pyro, of importance-sampled evidences and of k-hat, each once.
+    """Return the papers of models, objectives and annealing, of Pyro, of importance sampling and of k-hat, each once.
 
     Args:
         names: names with settings, such as ``"iwae:particles=8"``.

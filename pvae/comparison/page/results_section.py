@@ -93,20 +93,28 @@ def _draw_evidences(data: ReportData) -> Picture | None:
         return None
     values = {data.key(row): _evidence_of_seeds(data, row) for row in rows}
     errors = {data.key(row): row.log_evidence.error for row in rows if row.log_evidence is not None}
+    ends = {
+        data.key(row): (row.log_evidence.value, row.log_evidence_upper.value)
+        for row in rows
+        if row.log_evidence is not None and row.log_evidence_upper is not None
+    }
+    both = " A thick bar reaches from the lower to the upper estimate; dots are lower estimates." if ends else ""
     return Picture(
-        plots.evidence_intervals(values, errors),
+        plots.evidence_intervals(values, errors, brackets=ends),
         f"Log evidence with intervals for {', '.join(values)}; the table has the numbers.",
         "Log evidence: a large dot is the mean over seeds with one standard error over data, a small dot is one seed. "
-        "All rows share the test data, so rows may differ although their intervals overlap: see the paired "
-        "differences.",
+        f"All rows share the test data, so rows may differ although their intervals overlap: see the paired "
+        f"differences.{both}",
         is_chart=True,
     )
 
 
-def critical_values(data: ReportData) -> dict[str, float]:
+def critical_values(data: ReportData) -> dict[str, float | tuple[float, float]]:
     """Return how far each difference must be from 0 to be shown if it is the largest one, in nats per datum, by key.
 
-    The first step of Holm's procedure compares the smallest p-value with the level divided by the number of tests.
+    The first step of Holm's procedure compares the smallest p-value with the level divided by the number of tests. For
+    evidences from both sides, these are the ends of a line: as far from the least and from the largest difference that
+    both brackets allow.
 
     Args:
         data: the results and settings.
@@ -115,7 +123,14 @@ def critical_values(data: ReportData) -> dict[str, float]:
 
     tested = [row for row in data.table.rows if row.p_value is not None and row.degrees]
     share = 1.0 - LEVEL / (2 * max(1, len(tested)))
-    return {data.key(row): float(stdtrit(row.degrees, share)) * row.difference_error for row in tested}
+    return {data.key(row): _critical_value(row, float(stdtrit(row.degrees, share))) for row in tested}
+
+
+def _critical_value(row: Row, quantile: float) -> float | tuple[float, float]:
+    low, high = row.difference_lower, row.difference_upper
+    if low is None or high is None:
+        return quantile * row.difference_error
+    return low.value - quantile * low.error, high.value + quantile * high.error
 
 
 def _draw_differences(data: ReportData) -> Picture | None:
@@ -129,6 +144,12 @@ def _draw_differences(data: ReportData) -> Picture | None:
     values = {data.key(row): _differences_of_seeds(data, row) for row in rows}
     errors = {data.key(row): 0.0 if row is first else row.difference_error for row in rows}
     first_name = data.key(first)
+    ends = {
+        data.key(row): (row.difference_lower.value, row.difference_upper.value)
+        for row in rows
+        if row.difference_lower is not None and row.difference_upper is not None
+    }
+    both = " A thick bar reaches from the least to the largest difference that both brackets allow." if ends else ""
     return Picture(
         plots.evidence_intervals(
             values,
@@ -136,12 +157,13 @@ def _draw_differences(data: ReportData) -> Picture | None:
             xlabel=f"log evidence minus that of {first_name} (nats per datum)",
             zero=True,
             critical=critical_values(data),
+            brackets=ends,
         ),
         f"Paired differences in log evidence to {first_name} for {', '.join(values)}, with intervals.",
         f"Differences to {first_name}, paired by datum and seed, without the estimated bias if known: a large dot "
         "is the mean with one standard error over data and seeds together, a small dot is one seed. Right of 0 is "
         "better. The thin line is the critical value of the largest difference; the verdict says which differences are "
-        "shown.",
+        f"shown.{both}",
         reading=_READING,
         is_chart=True,
     )

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from pvae.comparison.page.finding_records import answers_to
 from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.table.annealing_verdict import misses_part
 from pvae.comparison.table.row import Row
+from pvae.comparison.table.trust_columns import is_memorised
+from pvae.evaluate.all_checks.model_findings import QUESTIONS
 from pvae.report import Column, Entry, Section, Sheet
 
 __all__ = ["bad_khat_share", "make_rows_section", "marks_of"]
 
 _MOST_BAD_KHAT = 0.1  # share of data
+_EVIDENCE, _INFERENCE, _DATA, _LATENTS, _RESEMBLANCE = QUESTIONS
+#: The marks of a row of which a run folder answers a question with "bad".
+_MARKS = {
+    _EVIDENCE: "log evidence not reliable",
+    _INFERENCE: "inference not right",
+    _DATA: "inference not right for single data",
+    _LATENTS: "latents not used",
+    _RESEMBLANCE: "data of the model do not resemble the data",
+}
 
 
 def make_rows_section(data: ReportData) -> Section:
@@ -49,17 +62,33 @@ def marks_of(data: ReportData, row: Row) -> list[str]:
         marks.append(f"\u25a0 {len(row.failures)} failed")
     if row.biased:
         marks.append("\u25b2 biased gradient")
-    if row.unfinished:
+    if row.unfinished or _has_answer(data, row, _EVIDENCE, "unfinished"):
         marks.append("\u25b2 not converged")
     share = bad_khat_share(row)
     if share is not None and share > _MOST_BAD_KHAT:
         marks.append(f"\u25b2 k-hat too large for {100 * share:.0f}% of the data")
     if row.active_units is not None and row.active_units.value < 0.5:
         marks.append("\u25b2 no latent unit is used")
+    far = row.additional.get("far_data")
+    if far is not None and far.value > _MOST_BAD_KHAT:
+        marks.append(f"\u25b2 guide far from the posterior for {100 * far.value:.0f}% of the data")
+    if misses_part(row):
+        marks.append("\u25a0 guide misses a part of the posterior")
+    if is_memorised(row):
+        marks.append("\u25b2 training data memorised")
+    marks += [f"\u25a0 {words}" for question, words in _MARKS.items() if _has_answer(data, row, question, "")]
     same = data.duplicate_of(row)
     if same is not None:
         marks.append(f"same results as {data.key(same)}, which stands for both in figures")
     return marks
+
+
+def _has_answer(data: ReportData, row: Row, question: str, words: str) -> bool:
+    """Return whether a run folder of the row answers a question with "bad", or with a reason that has certain words."""
+    answers = answers_to(question, data.finished_outcomes(row))
+    if words:
+        return any(words in str(answer.get("reason")) for _, answer in answers)
+    return any(answer.get("status") == "bad" for _, answer in answers)
 
 
 def bad_khat_share(row: Row) -> float | None:

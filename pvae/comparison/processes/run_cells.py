@@ -13,6 +13,7 @@ from pvae.comparison.base import Outcome
 from pvae.comparison.cells.cell_files import read_finished, write_config
 from pvae.comparison.cells.plan import Job, can_be_pickled
 from pvae.comparison.cells.train_cell import train_and_evaluate
+from pvae.comparison.number_formats import format_count
 from pvae.comparison.processes.progress_display import ProgressDisplay
 from pvae.comparison.processes.shared_splits import remove_abandoned_data, shared_folder, write_shared_splits
 from pvae.comparison.processes.worker_plan import WorkerPlan
@@ -56,6 +57,7 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
     with ProgressDisplay([job.cell for job in waiting], done, epochs, shown=show_progress) as display:
         if done:
             display.write_line(f"{done} of {len(jobs)} cells were done before and are kept.")
+        _announce_annealing(waiting, splits, display)
         runner = _CellRunner(waiting, splits, plan, display)
         runner.runs.kept |= kept
         for damage in [outcome.failure for outcome in outcomes if outcome.failure]:
@@ -67,6 +69,18 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
             display.write_line("Stopped. Finished cells and checkpoints are kept; the same call continues from them.")
             raise
     return runner.runs
+
+
+def _announce_annealing(jobs: Sequence[Job], splits: Splits, display: ProgressDisplay) -> None:
+    """Show the expected cost of the annealing of the cells that wait, if there is one."""
+    if not jobs or not jobs[0].evidence.anneals or splits.test is None:
+        return
+    method, limit = jobs[0].evidence, jobs[0].limit
+    data = min(limit or splits.test.size, splits.test.size)
+    display.write_line(
+        f"Log evidence by {method.text}: about {format_count(method.cost(data))} decoder evaluations for each of "
+        f"{len(jobs)} cells, for {data} test data."
+    )
 
 
 @contextmanager

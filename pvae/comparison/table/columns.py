@@ -13,16 +13,19 @@ import torch
 from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.number_formats import (
     UNKNOWN,
+    format_bracket,
     format_count,
     format_duration,
     format_interval,
     format_number,
     format_percentage,
 )
+from pvae.comparison.table.annealing_columns import ANNEALING_COLUMNS
 from pvae.comparison.table.difference_columns import DIFFERENCE_COLUMNS
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes, mean_over_seeds
 from pvae.comparison.table.table_column import CellText, TableColumn, show_estimate
+from pvae.comparison.table.trust_columns import TRUST_COLUMNS
 from pvae.evaluate import Estimate
 from pvae.evaluate.arviz_versions import good_khat
 
@@ -80,7 +83,9 @@ def _spread(outcomes: RowOutcomes) -> float:
 def _show_log_evidence(row: Row, is_first: bool) -> CellText:
     cell = show_estimate("log_evidence", format_interval)(row, is_first)
     note = "" if row.log_evidence is None else f"({format_number(row.spread)})"
-    return CellText(cell.text, note, cell.order)
+    if row.log_evidence is None or row.log_evidence_upper is None:
+        return CellText(cell.text, note, cell.order)
+    return CellText(format_bracket(row.log_evidence, row.log_evidence_upper), note, cell.order)
 
 
 def _show_rank(row: Row, is_first: bool) -> CellText:
@@ -120,12 +125,19 @@ def _show_ess(row: Row, is_first: bool) -> CellText:
 COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "log evidence",
-        "Importance-sampled log p(x) in nats per datum; higher is better. Mean over seeds ± standard error over data; "
-        "in brackets, the standard deviation over seeds. A model without a log weight for each datum has none.",
-        {"log_evidence": _mean_over("log_evidence", 0), "evidence_over_seeds": _evidence_over_seeds, "spread": _spread},
+        "log p(x) in nats per datum, by importance sampling or by annealed importance sampling (the lower and, of a "
+        "sandwich, the upper estimate); higher is better. Mean over seeds ± standard error over data; in brackets, the "
+        "standard deviation over seeds. A model without a log weight for each datum has none.",
+        {
+            "log_evidence": _mean_over("log_evidence", 0),
+            "log_evidence_upper": _mean_over("upper", 0),
+            "evidence_over_seeds": _evidence_over_seeds,
+            "spread": _spread,
+        },
         _show_log_evidence,
         heading="log evidence (sd)",
     ),
+    *ANNEALING_COLUMNS,
     *DIFFERENCE_COLUMNS,
     TableColumn(
         "rank",
@@ -168,6 +180,7 @@ COLUMNS: tuple[TableColumn, ...] = (
         _show_ess,
         heading="ESS (5%)",
     ),
+    *TRUST_COLUMNS,
     TableColumn(
         "units",
         "Number of active latent units, mean over seeds.",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from pvae.comparison.number_formats import UNKNOWN, format_interval, format_number
+from pvae.comparison.number_formats import UNKNOWN, format_bracket, format_interval, format_number
 from pvae.comparison.table.gain_left import gain_left, is_unfinished
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
@@ -44,7 +45,29 @@ def _degrees(outcomes: RowOutcomes) -> int | None:
 
 
 def _p_value(outcomes: RowOutcomes) -> float | None:
+    if outcomes.bracket_difference is not None:
+        return outcomes.bracket_difference.p_value
     return None if outcomes.difference is None else float(outcomes.difference.p_value)
+
+
+def _middle_p_value(outcomes: RowOutcomes) -> float:
+    """Return the p-value of the difference of the middles of brackets; NaN without brackets."""
+    if outcomes.bracket_difference is None or outcomes.difference is None:
+        return math.nan
+    return float(outcomes.difference.p_value)
+
+
+def _end_of_difference(name: str) -> Callable[[RowOutcomes], Estimate | None]:
+    """Return a statistic: the least (``"lower"``) or the largest difference that both brackets allow."""
+
+    def statistic(outcomes: RowOutcomes) -> Estimate | None:
+        if outcomes.bracket_difference is None:
+            return None
+        ends = {"lower": outcomes.bracket_difference.lower, "upper": outcomes.bracket_difference.upper}
+        data = outcomes.bracket_difference.row.lower.shape[-1]
+        return Estimate(float(ends[name].value), float(ends[name].error), data)
+
+    return statistic
 
 
 def _show_difference(row: Row, is_first: bool) -> CellText:
@@ -53,7 +76,10 @@ def _show_difference(row: Row, is_first: bool) -> CellText:
     if row.difference is None:
         return CellText(UNKNOWN)
     total = Estimate(row.difference.value, row.difference_error, row.difference.count)
-    return CellText(format_interval(total, sign=True), f"({row.conclusion})", total.value)
+    text = format_interval(total, sign=True)
+    if row.difference_lower is not None and row.difference_upper is not None:
+        text = format_bracket(row.difference_lower, row.difference_upper, sign=True)
+    return CellText(text, f"({row.conclusion})", total.value)
 
 
 def _show_p_value(row: Row, is_first: bool) -> CellText:
@@ -86,13 +112,17 @@ DIFFERENCE_COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "difference",
         "Log evidence minus that of the first row, each without its bias if both are known, paired by datum and seed ± "
-        "standard error over data and seeds; in brackets, the conclusion.",
+        "standard error over data and seeds; in brackets, the conclusion. Of two-sided evidences, from the least "
+        "difference that both brackets allow to the largest one.",
         {
             "difference": _difference,
             "difference_over_seeds": _difference_over_seeds,
             "difference_error": _difference_error,
             "degrees": _degrees,
+            "difference_lower": _end_of_difference("lower"),
+            "difference_upper": _end_of_difference("upper"),
             "p_value": _p_value,
+            "middle_p_value": _middle_p_value,
             "removes_bias": lambda outcomes: outcomes.removes_bias if outcomes.first_row else None,
         },
         _show_difference,

@@ -43,6 +43,8 @@ class Ranking:
         Args:
             labels: the names of all rows.
         """
+        if not self.bounds:
+            return f"Validation bound at {self.describe_amount()}: no row has a bound yet."
         order = ", ".join(f"{labels[row]} ({format_interval(bound)})" for row, bound in self.bounds.items())
         missing = [label for row, label in enumerate(labels) if row not in self.bounds]
         note = f"; no bound yet: {', '.join(missing)}" if missing else ""

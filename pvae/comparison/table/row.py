@@ -27,7 +27,8 @@ class Row:
         objective: name of the objective.
         seeds: the seeds that finished.
         failures: why the other seeds failed, one line each.
-        log_evidence: importance-sampled estimate of log p(x), error over data.
+        log_evidence: estimate of log p(x), error over data: by importance sampling, or the lower estimate of annealing.
+        log_evidence_upper: its upper estimate, if the evidence was estimated from both sides.
         evidence_over_seeds: the same mean, error over seeds.
         spread: standard deviation of the log evidence over seeds; NaN for one seed.
         elbo: evidence lower bound, error over data.
@@ -48,7 +49,11 @@ class Row:
         p_value: two-sided p-value of `difference` by Student's t.
         adjusted_p_value: the same, adjusted by Holm for all rows of the table.
         conclusion: what the table shows about `difference`: ``"above"``, ``"below"``, ``"no difference shown"``, ``"not
-            separated from the bias"`` or ``"not tested"``; "" in the first row.
+            separated from the bias"``, ``"not separated by the bracket"`` or ``"not tested"``; "" in the first row.
+        difference_lower: the least difference that both brackets allow, if the evidence was estimated from both sides:
+            the lower estimate minus the upper one of the first row; error over data and seeds. `difference` is then
+            that of the middles of the brackets.
+        difference_upper: the largest difference that both brackets allow.
         gain_left: by how much the validation bound would still rise, by its slope in the last fifth of training; None
             if it is not known.
         unfinished: whether `gain_left` is above 0.
@@ -85,6 +90,9 @@ class Row:
     unfinished: bool = False
     rank: int | None = None
     biased: str = ""
+    log_evidence_upper: Estimate | None = None
+    difference_lower: Estimate | None = None
+    difference_upper: Estimate | None = None
     additional: Mapping[str, Any] = field(default_factory=dict, init=False, hash=False, repr=False)
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.comparison.base import Outcome
 from pvae.comparison.cells.training_summary import read_score
+from pvae.comparison.table.bracket_difference import Bracket, BracketDifference
 from pvae.comparison.table.row_difference import RowDifference, estimate_difference
 from pvae.evaluate import Estimate
 
@@ -36,7 +37,7 @@ class RowOutcomes:
         """Return a pointwise value of all seeds, shape (seeds, data), float64; None if a seed does not have it.
 
         Args:
-            name: ``log_evidence``, ``bias``, ``elbo``, ``summed_out_elbo``, ``khat`` or ``ess``.
+            name: a name of `Outcome.pointwise`, such as ``log_evidence``.
         """
         return stack_pointwise(self.finished, name)
 
@@ -49,9 +50,11 @@ class RowOutcomes:
     def paired_difference(self) -> Tensor | None:
         """Return log evidence minus that of the first row, paired by seed and datum, shape (shared seeds, data).
 
-        The estimated bias of both is removed if it is known in both rows. The difference is None for the first row, if
-        no seed finished in both rows, and if one of them has no log evidence.
+        The estimated bias of both is removed if it is known in both rows; of brackets, the middles are compared. The
+        difference is None for the first row, if no seed finished in both rows, and if one has no log evidence.
         """
+        if self.bracket_difference is not None:
+            return self.bracket_difference.middle()
         members, first_members = self._shared_members
         values, first_values = (stack_pointwise(group, "log_evidence") for group in (members, first_members))
         if values is None or first_values is None:
@@ -59,6 +62,13 @@ class RowOutcomes:
         if not self.removes_bias:
             return values - first_values
         return _corrected(members, values) - _corrected(first_members, first_values)
+
+    @cached_property
+    def bracket_difference(self) -> BracketDifference | None:
+        """The difference to the first row from both sides; None if one of the rows has no upper estimates."""
+        brackets = [_bracket(group) for group in self._shared_members]
+        row, first = brackets
+        return None if row is None or first is None else BracketDifference(row, first)
 
     @cached_property
     def removes_bias(self) -> bool:
@@ -78,6 +88,11 @@ class RowOutcomes:
         margins = [read_margin(outcome.scores) for outcome in self.finished]
         known = [margin for margin in margins if margin is not None]
         return sum(known) / len(known) if known and len(known) == len(margins) else None
+
+
+def _bracket(members: Sequence[Outcome]) -> Bracket | None:
+    lower, upper = (stack_pointwise(members, name) for name in ("log_evidence", "upper"))
+    return None if lower is None or upper is None else Bracket.of(lower, upper)
 
 
 def _corrected(members: Sequence[Outcome], evidence: Tensor) -> Tensor:
@@ -107,7 +122,7 @@ def stack_pointwise(outcomes: Sequence[Outcome], name: str) -> Tensor | None:
 
     Args:
         outcomes: finished outcomes.
-        name: ``log_evidence``, ``bias``, ``elbo``, ``khat`` or ``ess``.
+        name: a name of `Outcome.pointwise`, such as ``log_evidence``.
     """
     values = [outcome.pointwise.get(name) for outcome in outcomes]
     known = [value.double() for value in values if value is not None]

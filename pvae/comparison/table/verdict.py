@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pvae.comparison.table.conclusions import ABOVE, BELOW, LEVEL, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
+from pvae.comparison.number_formats import format_percentage
+from pvae.comparison.table.annealing_verdict import describe_annealing, describe_ends, is_annealed
+from pvae.comparison.table.conclusions import ABOVE, BELOW, LEVEL, NOT_BRACKETED, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
 from pvae.comparison.table.row import Row, row_label
+from pvae.comparison.table.trust_columns import is_memorised
 from pvae.evaluate.diagnostics import MOST_UNRELIABLE
 
 __all__ = ["make_verdict"]
@@ -33,14 +36,13 @@ def make_verdict(rows: tuple[Row, ...], budget: str = "") -> str:
         )
     compared = [row for row in rows[1:] if row.difference is not None]
     if not compared:
-        return " ".join(["There is no second row to compare with.", *_describe_unfinished(rows), *_describe_khat(rows)])
+        return " ".join(["There is no second row to compare with.", *describe_annealing(rows), *_describe_doubts(rows)])
     sentences = [
         *_describe_differences(rows, compared),
         *_describe_test(compared),
         *_describe_bias(rows, compared),
         *_describe_training(first, compared, budget),
-        *_describe_unfinished(rows),
-        *_describe_khat(rows),
+        *_describe_doubts(rows),
     ]
     return " ".join(sentences)
 
@@ -99,6 +101,11 @@ def _describe_others(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str
             f"The difference of {names} from {row_label(rows[0], rows)} is not separated from the bias of the log "
             "evidence: it is smaller than the margin of the bias. Evaluate with more particles."
         )
+    if names := _names(rows, compared, NOT_BRACKETED):
+        sentences.append(
+            f"The difference of {names} from {row_label(rows[0], rows)} is not separated by the brackets: the middles "
+            "of the brackets differ, and their ends do not. Use more temperatures or more chains."
+        )
     if names := _names(rows, compared, NOT_TESTED):
         sentences.append(f"There is no test for {names}: it needs two data and finite values.")
     return sentences
@@ -113,15 +120,20 @@ def _describe_test(compared: Sequence[Row]) -> list[str]:
 
     degrees = min(row.degrees or 1 for row in tested)
     critical = -float(stdtrit(degrees, LEVEL / (2 * len(tested))))
+    difference = (
+        "end of the largest difference that is nearer to 0" if tested[0].difference_lower else "largest difference"
+    )
     comparisons = "one comparison" if len(tested) == 1 else f"{len(tested)} comparisons"
     freedom = "degree of freedom" if degrees == 1 else "degrees of freedom"
     return [
         f"The probability of any wrong claim is at most 5% (t test with {degrees} {freedom}, Holm over {comparisons}); "
-        f"for this, the largest difference must exceed {critical:.3g} standard errors."
+        f"for this, the {difference} must exceed {critical:.3g} standard errors."
     ]
 
 
 def _describe_bias(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
+    if annealing := describe_annealing([rows[0], *compared]):
+        return annealing
     unknown = [row for row in compared if not row.additional.get("removes_bias")]
     if len(unknown) < len(compared):
         sentence = "The differences are those of the log evidences without their estimated bias."
@@ -144,6 +156,24 @@ def _describe_training(first: Row, compared: Sequence[Row], budget: str) -> list
     return [f"The rows were trained for different numbers of epochs; {columns}"]
 
 
+def _describe_doubts(rows: tuple[Row, ...]) -> list[str]:
+    return [*_describe_unfinished(rows), *_describe_khat(rows), *_describe_memorised(rows)]
+
+
+def _describe_memorised(rows: tuple[Row, ...]) -> list[str]:
+    memorised = [
+        f"{row_label(row, rows)} ({format_percentage(row.additional['membership'].value)} of the pairs)"
+        for row in rows
+        if is_memorised(row)
+    ]
+    if not memorised:
+        return []
+    return [
+        f"Training data are memorised under {_join(memorised)}: a training datum has a larger ELBO than a test datum "
+        "in most pairs."
+    ]
+
+
 def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:
     unfinished = [
         f"{row_label(row, rows)} (by about {row.gain_left.value:.2f} ± {row.gain_left.error:.2f})"
@@ -156,7 +186,8 @@ def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:
 
 
 def _describe_khat(rows: tuple[Row, ...]) -> list[str]:
-    bad = [row for row in rows if row.bad_khat is not None and row.bad_khat.value > MOST_UNRELIABLE]
+    sampled = [row for row in rows if row.bad_khat is not None and not is_annealed(row)]
+    bad = [row for row in sampled if row.bad_khat is not None and row.bad_khat.value > MOST_UNRELIABLE]
     if not bad:
         return []
     names = _join([row_label(row, rows) for row in bad])
@@ -174,6 +205,8 @@ def _names(rows: tuple[Row, ...], compared: Sequence[Row], conclusion: str) -> s
 
 def _format_difference(row: Row) -> str:
     """Return the difference with its error: its size if a sentence says its direction, else with its sign."""
+    if ends := describe_ends(row):
+        return ends
     difference = row.difference.value if row.difference else math.nan
     if row.conclusion in (ABOVE, BELOW):
         return f"by {abs(difference):.2f} ± {row.difference_error:.2f}"

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from pvae.evaluate.base import Estimate
+from pvae.errors import InputError
+from pvae.evaluate.all_checks.annealed_part import AnnealedPart
+from pvae.evaluate.all_checks.shared_passes import WeightPass
+from pvae.evaluate.annealing.sandwich_finding import Sandwich
+from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.finding import EvaluationFinding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EvidenceFinding", "evidence_finding", "remaining_rise"]
+__all__ = ["MUCH_LARGER", "EvidenceFinding", "evidence_finding", "remaining_rise"]
 
 LARGEST_BIAS = 0.1
 """A bias of the log evidence above this number of nats deserves a look."""
+
+MUCH_LARGER = 0.5
+"""A gap on simulated data that is larger than that on the data by this number of nats shows that the start of the
+chains misses a part of the posterior."""
 
 #: The part of the training whose slope is measured, and the least number of its records.
 _LAST_PART, _FEWEST_RECORDS = 0.2, 4
@@ -27,12 +35,20 @@ _LAST_PART, _FEWEST_RECORDS = 0.2, 4
 
 @dataclass(frozen=True)
 class EvidenceFinding(EvaluationFinding):
-    """The mean log p(x) by importance sampling, with its bias, and whether the training had ended to rise.
+    """The mean log p(x), from both sides where that is possible, and whether the training had ended to rise.
+
+    With a sandwich, the value is its lower estimate, on a part of the data. Without one, it is the log evidence by
+    importance sampling, which is never "fine": a guide that misses a mode makes it too low, and its weights do not show
+    that.
 
     Attributes:
         elbo: the evidence lower bound.
+        bias: the bias of importance sampling.
         rise: by how much the validation bound would rise in another fifth of the training, in nats per datum, at its
             slope over the last fifth; None without records.
+        sampled: the log evidence by importance sampling, on all evaluated data.
+        sandwich: the lower and the upper estimate; None if there are none.
+        shortfall: the lower estimate minus importance sampling, paired on the data of the sandwich.
     """
 
     question: ClassVar[str] = "How likely is the data?"
@@ -41,19 +57,36 @@ class EvidenceFinding(EvaluationFinding):
     elbo: Estimate | None = field(default=None, kw_only=True)
     bias: Any = field(default=None, kw_only=True)
     rise: Estimate | None = field(default=None, kw_only=True)
+    sampled: Estimate | None = field(default=None, kw_only=True)
+    sandwich: Sandwich | None = field(default=None, kw_only=True)
+    shortfall: Estimate | None = field(default=None, kw_only=True)
 
     def details(self) -> dict[str, Any]:
-        """Return the ELBO, the bias and the remaining rise."""
-        return {"elbo": self.elbo, "bias": self.bias, "rise": self.rise}
+        """Return the ELBO, importance sampling with its bias, the sandwich and the remaining rise."""
+        return {
+            "elbo": self.elbo,
+            "bias": self.bias,
+            "rise": self.rise,
+            "importance_sampling": self.sampled,
+            "sandwich": None if self.sandwich is None else self.sandwich.to_json(),
+            "shortfall": self.shortfall,
+        }
 
     def more_rows(self) -> list[dict[str, str]]:
-        """Return rows for the ELBO, the bias and the remaining rise."""
-        named = {"ELBO": self.elbo, "bias of the log evidence": self.bias, "remaining rise of the training": self.rise}
-        return [
+        """Return rows for the ELBO, importance sampling, the sandwich and the remaining rise."""
+        named = {
+            "ELBO": self.elbo,
+            "by importance sampling": self.sampled,
+            "bias of importance sampling": self.bias,
+            "lower estimate minus importance sampling": self.shortfall,
+            "remaining rise of the training": self.rise,
+        }
+        rows = [
             {"quantity": name, "value": f"{value} nats per datum", "note": ""}
             for name, value in named.items()
             if value is not None
         ]
+        return rows if self.sandwich is None else [*rows, *self.sandwich.more_rows()]
 
     def draw(self) -> Figure:
         """Return the distribution of log p(x) over data."""
@@ -64,33 +97,87 @@ class EvidenceFinding(EvaluationFinding):
 
 
 def evidence_finding(
-    evidence: Estimate, elbo: Estimate, records: Sequence[Mapping[str, Any]] | None, notes: Sequence[str], cost: int
+    weights: WeightPass, sides: AnnealedPart | str, records: Sequence[Mapping[str, Any]] | None
 ) -> EvidenceFinding:
     """Return the finding about the log evidence.
 
     Args:
-        evidence: mean log p(x), with its `bias`.
-        elbo: the evidence lower bound.
+        weights: the pass over the weights of the data.
+        sides: the lower and the upper estimate of a part of the data, or the reason why there are none.
         records: the records of the training by epoch; None if there was no training.
-        notes: reasons why the log evidence is not reliable.
-        cost: decoder evaluations.
     """
-    bias = evidence.bias
-    size = math.nan if bias is None else abs(bias.value) + bias.margin
     rise = None if records is None else remaining_rise(records)
-    doubts = [note[0].upper() + note[1:] + "." for note in notes]
-    if size > LARGEST_BIAS:
-        doubts.append(f"Its bias may be {size:.2g} nats, above {LARGEST_BIAS:g}.")
-    if rise is not None and rise.value > max(LARGEST_BIAS, 2.0 * rise.error):
-        doubts.append(f"The training is unfinished: another fifth of it would add about {rise} nats.")
+    cost, shortfall, sandwich = weights.cost, None, None
+    value = weights.evidence
+    if isinstance(sides, str):
+        doubts = _doubts_of_weights(weights)
+        text = f"The mean log p(x) is {value} nats per datum by importance sampling, a lower bound."
+        doubts.append(f"There is no upper estimate, which a guide that misses a mode would need. {sides}")
+    else:
+        sandwich, cost = sides.sandwich, weights.cost + sides.sandwich.cost
+        value = sandwich.lower
+        shortfall = _shortfall(weights, sides)
+        text = (
+            f"The mean log p(x) is between {sandwich.lower} and {sandwich.upper} nats per datum by annealing, on "
+            f"{value.count} data; importance sampling gives {weights.evidence} on {weights.evidence.count} data."
+        )
+        doubts = _doubts_of_sandwich(sandwich, shortfall)
+    doubts += _doubts_of_training(rise)
     unknown = ["The run has too few validation records to show whether its training had ended."]
     notices = unknown if records is not None and rise is None else []
-    reason = " ".join([f"The mean log p(x) is {evidence} nats per datum.", *doubts, *notices])
+    status = "look" if doubts else "fine"
+    if sandwich is not None and sandwich.status == "bad":
+        status = "bad"
     return EvidenceFinding(
-        evidence.value, evidence.error, evidence.count, "look" if doubts else "fine", reason, cost,
-        pointwise=evidence.pointwise, limit=f"bias and remaining rise up to {LARGEST_BIAS:g} nats",
-        source="Burda et al., arXiv:1509.00519; Domke & Sheldon, NeurIPS 2018 (bias)", elbo=elbo, bias=bias, rise=rise,
+        value.value, value.error, value.count, status, " ".join([text, *doubts, *notices]), cost,
+        pointwise=value.pointwise, limit=f"gap, shortfall and remaining rise up to {LARGEST_BIAS:g} nats",
+        source="Grosse, Ghahramani & Adams, arXiv:1511.02543; Burda et al., arXiv:1509.00519",
+        elbo=weights.elbo, bias=weights.evidence.bias, rise=rise, sampled=weights.evidence, sandwich=sandwich,
+        shortfall=shortfall,
     )  # fmt: skip
+
+
+def _doubts_of_weights(weights: WeightPass) -> list[str]:
+    """Return why the log evidence by importance sampling is not reliable, in sentences."""
+    bias = weights.evidence.bias
+    size = math.nan if bias is None else abs(bias.value) + bias.margin
+    doubts = [note[0].upper() + note[1:] + "." for note in weights.doubts]
+    if size > LARGEST_BIAS:
+        doubts.append(f"Its bias may be {size:.2g} nats, above {LARGEST_BIAS:g}.")
+    return doubts
+
+
+def _shortfall(weights: WeightPass, sides: AnnealedPart) -> Estimate:
+    """Return the lower estimate minus importance sampling on the same data."""
+    sampled, lower = weights.evidence.pointwise, sides.sandwich.lower
+    if sampled is None:
+        raise InputError("A comparison of two estimates needs the values of the single data.")
+    return difference(lower, Estimate.mean_of(sampled[sides.rows]))
+
+
+def _doubts_of_sandwich(sandwich: Sandwich, shortfall: Estimate) -> list[str]:
+    """Return why the sandwich is not narrow enough, and whether importance sampling is below it."""
+    doubts = []
+    if sandwich.status != "fine":
+        doubts.append(f"{sandwich.reason[0].upper()}{sandwich.reason[1:]}.")
+    simulated = sandwich.on_simulated
+    if simulated is not None and simulated.gap.value > abs(sandwich.gap.value) + MUCH_LARGER:
+        doubts.append(
+            f"The gap on simulated data is {simulated.gap}, much larger than that on the data: the chains start from "
+            f"the {sandwich.settings['start']}, and it misses a part of the posterior."
+        )
+    if shortfall.value > LARGEST_BIAS + 2.0 * shortfall.error:
+        doubts.append(
+            f"On the same data, importance sampling is {shortfall} nats below the lower estimate of annealing, so the "
+            "guide misses a part of the posterior."
+        )
+    return doubts
+
+
+def _doubts_of_training(rise: Estimate | None) -> list[str]:
+    if rise is None or rise.value <= max(LARGEST_BIAS, 2.0 * rise.error):
+        return []
+    return [f"The training is unfinished: another fifth of it would add about {rise} nats."]
 
 
 def remaining_rise(records: Sequence[Mapping[str, Any]]) -> Estimate | None:

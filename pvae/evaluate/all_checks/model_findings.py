@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,7 @@ class ModelFindings:
         seed: the seed of all draws.
         split: the split of the data.
         count: the number of data.
+        choices: the numbers of particles, simulations, temperatures, chains and data that were chosen, by name.
     """
 
     answers: tuple[QuestionAnswer, ...]
@@ -79,6 +80,7 @@ class ModelFindings:
     seed: int
     split: str
     count: int
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: str) -> QuestionAnswer:
         return next(answer for answer in self.answers if answer.question == question)
@@ -98,6 +100,7 @@ class ModelFindings:
             "seed": self.seed,
             "split": self.split,
             "data": self.count,
+            "choices": dict(self.choices),
         }
 
     def table(self) -> list[dict[str, str]]:

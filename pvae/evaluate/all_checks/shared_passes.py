@@ -43,7 +43,8 @@ class WeightPass:
     Attributes:
         evidence: mean log p(x), with its bias.
         elbo: the evidence lower bound.
-        few: the bound with `FEW_PARTICLES` of each datum, shape (data,), nats.
+        few: the bound with few particles of each datum, shape (data,), nats.
+        few_particles: the number of these particles.
         diagnosis: weights and latent units, with their trust.
         doubts: why the log evidence is not reliable, one line each.
         cost: decoder evaluations.
@@ -52,17 +53,19 @@ class WeightPass:
     evidence: Estimate
     elbo: Estimate
     few: Tensor
+    few_particles: int
     diagnosis: Diagnosis
     doubts: tuple[str, ...]
     cost: int
 
 
-def weight_pass(context: EvaluationContext, particles: int) -> WeightPass:
+def weight_pass(context: EvaluationContext, particles: int, few: int) -> WeightPass:
     """Return evidence, bound, diagnosis and trust from the same weights.
 
     Args:
         context: the model and the data.
         particles: the number of draws of z per datum.
+        few: the number of particles of the bound that is compared with that of simulated data.
 
     Raises:
         InputError: if the programs give no weight per datum.
@@ -71,9 +74,9 @@ def weight_pass(context: EvaluationContext, particles: int) -> WeightPass:
 
     def statistics() -> list[Statistic]:
         own = [*weight_statistics(particles), *trust_statistics(particles)]
-        return [*own, Bound(min(FEW_PARTICLES, particles)), *(Bound(size) for size in sizes)]
+        return [*own, Bound(min(few, particles)), *(Bound(size) for size in sizes)]
 
-    ess, khat, evidence, elbo, variance, accuracy, few, *bounds = summarise_weights(
+    ess, khat, evidence, elbo, variance, accuracy, few_bound, *bounds = summarise_weights(
         context, particles, CHUNK, statistics
     )
     diagnosis = diagnosis_of(context, ess, khat, particles, DRAWS, CHUNK, ACTIVE)
@@ -81,7 +84,8 @@ def weight_pass(context: EvaluationContext, particles: int) -> WeightPass:
     return WeightPass(
         evidence=replace(Estimate.mean_of(evidence), bias=evidence_bias(particles, evidence, bounds)),
         elbo=Estimate.mean_of(elbo),
-        few=few,
+        few=few_bound,
+        few_particles=min(few, particles),
         diagnosis=replace(diagnosis, trust=trust),
         doubts=tuple(weight_notes(ess, khat, particles, MOST_UNRELIABLE)),
         cost=context.batch.size * (particles + DRAWS),
@@ -97,7 +101,7 @@ class SimulationPass:
         notes: notes on quantities that are left out.
         dependence: log p(x given its z) minus that at another z, shape (simulations,), nats.
         values: x of each simulated datum, shape (simulations, units).
-        evidence: log p(x) of each simulated datum with `FEW_PARTICLES`, shape (simulations,); None if it was left out.
+        evidence: log p(x) of each simulated datum with few particles, shape (simulations,); None if it was left out.
         cost: decoder evaluations.
     """
 
@@ -110,7 +114,7 @@ class SimulationPass:
 
 
 def simulation_pass(
-    context: EvaluationContext, simulations: int, draws: int, seed: int, steps: EvaluationSteps, *, with_evidence: bool
+    context: EvaluationContext, simulations: int, draws: int, seed: int, steps: EvaluationSteps, *, few: int | None
 ) -> SimulationPass:
     """Return ranks, dependence on the latents and log evidence of the same simulated data.
 
@@ -120,7 +124,7 @@ def simulation_pass(
         draws: the number of draws of the guide for each.
         seed: the seed of all draws.
         steps: counts the decoder evaluations.
-        with_evidence: whether log p(x) is computed too.
+        few: the number of particles of log p(x); None leaves it out.
 
     Raises:
         InputError: if the data share a latent site, or an observed site is no field of the data.
@@ -133,8 +137,8 @@ def simulation_pass(
         values.append(values_of_data(pairs.batch))
         dependence.append(dependence_on_latents(context, pairs))
         steps.advance(pairs.batch.size)
-        if with_evidence:
-            evidence.append(evidence_of_batch(context, pairs.batch, FEW_PARTICLES, (seed, 6, index), steps))
+        if few is not None:
+            evidence.append(evidence_of_batch(context, pairs.batch, few, (seed, 6, index), steps))
 
     before = steps.done
     ranks, notes = ranks_of_pairs(context, simulations, draws, {}, seed, steps, visit)

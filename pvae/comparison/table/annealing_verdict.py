@@ -1,0 +1,108 @@
+"""The sentences of the verdict on evidences by annealed importance sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvae.comparison.number_formats import format_bracket
+from pvae.comparison.table.conclusions import ABOVE, BELOW
+from pvae.comparison.table.row import Row, row_label
+from pvae.evaluate import Estimate
+from pvae.evaluate.all_checks.evidence_finding import MUCH_LARGER
+from pvae.evaluate.annealing.sandwich_finding import SMALL_GAP
+
+__all__ = ["describe_annealing", "describe_ends", "is_annealed", "misses_part"]
+
+
+def is_annealed(row: Row) -> bool:
+    """Return whether the log evidence of a row is by annealed importance sampling."""
+    return row.additional.get("annealing_method") is not None
+
+
+def misses_part(row: Row) -> bool:
+    """Return whether the gap on simulated data shows that the guide, where the chains start, misses a part of z.
+
+    The reverse chains of simulated data start from exact draws of the posterior, also where the guide never draws.
+    """
+    simulated, lower, upper = row.additional.get("simulated_gap"), row.log_evidence, row.log_evidence_upper
+    if simulated is None or lower is None or upper is None:
+        return False
+    return bool(simulated.value > abs(upper.value - lower.value) + MUCH_LARGER)
+
+
+def describe_ends(row: Row) -> str:
+    """Return the ends of the difference of a row from both sides in words; "" if there is one estimate alone."""
+    lower, upper = row.difference_lower, row.difference_upper
+    if lower is None or upper is None:
+        return ""
+    if row.conclusion == ABOVE:
+        return f"by {format_bracket(lower, upper)}"
+    if row.conclusion == BELOW:
+        return f"by {format_bracket(_negative(upper), _negative(lower))}"
+    return format_bracket(lower, upper, sign=True)
+
+
+def _negative(estimate: Estimate) -> Estimate:
+    return Estimate(-estimate.value, estimate.error, estimate.count)
+
+
+def describe_annealing(rows: Sequence[Row]) -> list[str]:
+    """Return how the log evidences were estimated, and how far the estimates can be relied on.
+
+    Args:
+        rows: the rows of the table; those without an annealing are left out.
+    """
+    annealed = [row for row in rows if is_annealed(row)]
+    if not annealed:
+        return []
+    method = annealed[0].additional["annealing_method"]
+    if all(row.log_evidence_upper is None for row in annealed):
+        return [
+            f"The log evidences are lower estimates by annealed importance sampling ({method}). Their distances from "
+            "log p(x) are not known, so the rows are compared by their lower estimates; the method sandwich shows the "
+            "distances."
+        ]
+    sentences = [
+        f"The log evidences are known from both sides ({method}): a row is named only if its lower estimate exceeds "
+        "the upper estimate of the other row. The upper estimates of the test data are approximate."
+    ]
+    return [*sentences, *_describe_gaps(annealed, rows)]
+
+
+def _describe_gaps(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """Return sentences on the gaps on simulated data, and on rows with unreliable brackets."""
+    label = {id(row): row_label(row, tuple(rows)) for row in annealed}
+    gaps = {id(row): row.additional.get("simulated_gap") for row in annealed}
+    known = [gap.value for gap in gaps.values() if gap is not None]
+    sentences = []
+    if known:
+        extent = f"{min(known):.2g}" if len(known) == 1 else f"{min(known):.2g} to {max(known):.2g}"
+        sentences.append(f"On simulated data, where they are rigorous in expectation, the gap is {extent} nats.")
+    unknown = [label[id(row)] for row in annealed if gaps[id(row)] is None]
+    if unknown:
+        sentences.append(f"There are no simulated data for {_join(unknown)}, so its upper estimate has no check.")
+    of_status = {
+        status: [label[id(row)] for row in annealed if row.additional.get("annealing_status") == status]
+        for status in ("bad", "look")
+    }
+    if of_status["bad"]:
+        sentences.append(
+            f"The bracket of {_join(of_status['bad'])} is not reliable: for a seed, the upper estimate is below the "
+            "lower one by more than four Monte-Carlo errors. Use more temperatures."
+        )
+    missing = [label[id(row)] for row in annealed if misses_part(row)]
+    if missing:
+        sentences.append(
+            f"The gap on simulated data of {_join(missing)} is much larger than that on the test data: its guide "
+            "misses a part of the posterior, so its log evidence may be too low. Start the chains from the prior."
+        )
+    if of_status["look"]:
+        sentences.append(
+            f"A gap of {_join(of_status['look'])} is not shown to be below {SMALL_GAP:g} nats; use more temperatures "
+            "or more chains for smaller differences."
+        )
+    return sentences
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,46 @@
+"""`membership`: how well the ELBO tells training data from test data, which shows memorised training data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pvae.errors import InputError
+from pvae.evaluate.base import Estimate
+
+__all__ = ["MOST_MEMBERSHIP", "membership"]
+
+MOST_MEMBERSHIP = 0.7
+"""An area under the curve above this counts as memorised training data. It is a convention of pvae: 0.5 is no
+difference, and two normal distributions of one spread whose means differ by 0.74 standard deviations give 0.7."""
+
+
+def membership(train: Estimate, test: Estimate) -> Estimate:
+    """Return the probability that a training datum has a larger value than a test datum, with its standard error.
+
+    It is the area under the receiver operating characteristic of an attack that guesses by the value which data were
+    trained on. Ties count half. It is 0.5 if training and test data have the same distribution of values.
+
+    Args:
+        train: a value of each training datum, such as the ELBO.
+        test: the same value of each test datum.
+
+    Returns:
+        The probability; its error is that of DeLong, and its count that of the test data.
+
+    Raises:
+        InputError: if an estimate has no values of single data.
+    Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988) (the error); van den Burg & Williams, On
+        Memorization in Probabilistic Deep Generative Models, arXiv:2106.03216.
+    """
+    if train.pointwise is None or test.pointwise is None:
+        raise InputError("membership needs estimates with the values of single data. Evaluate the model again.")
+    larger = train.pointwise.unsqueeze(1) > test.pointwise
+    equal = train.pointwise.unsqueeze(1) == test.pointwise
+    wins = larger.double() + 0.5 * equal.double()
+    by_train, by_test = wins.mean(1), wins.mean(0)
+    if min(len(by_train), len(by_test)) < 2:
+        return Estimate(float(wins.mean()), math.nan, len(by_test))
+    variance = by_train.var() / len(by_train) + by_test.var() / len(by_test)
+    return Estimate(float(wins.mean()), float(torch.sqrt(variance)), len(by_test))
