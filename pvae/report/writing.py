@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pvae.files import write_text
 from pvae.names import printable
@@ -25,6 +26,9 @@ __all__ = ["write_page"]
 _MOST_BYTES = 2_900_000
 _RESOLUTIONS = (180, 120, 80)  # pixels per inch, tried in this order
 _MOST_SVG = 200_000  # characters; a larger chart becomes a picture
+#: A word that may not fit into a narrow column, and its parts, each with the separators after it.
+_LONG_WORD = re.compile(r"\S{12,}")
+_SEPARATED = re.compile(r"[^:/_=,-]*[:/_=,-]+|[^:/_=,-]+")
 _SCRIPTS = ("page.js", "explorer.js")
 
 
@@ -75,6 +79,7 @@ def _render(page: Page, images: Mapping[int, EncodedPicture]) -> str:
         images: each picture by its `id`; one that is not there is left out.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
+    environment.filters["with_breaks"] = _with_breaks
     template = environment.from_string(_read_resource("page.html.j2"))
     return template.render(
         page=page,
@@ -96,6 +101,16 @@ def _data_link(download: Download) -> str:
     """Return a ``data:`` address with the text of a download."""
     content = base64.b64encode(download.text.encode()).decode("ascii")
     return f"data:{download.media_type};charset=utf-8;base64,{content}"
+
+
+def _with_breaks(text: object) -> Markup:
+    """Return escaped text in which a long word may be broken after a separator, so that it is not broken in a name."""
+
+    def broken(word: re.Match[str]) -> str:
+        return "\0".join(_SEPARATED.findall(word.group(0)))
+
+    escaped = escape(_LONG_WORD.sub(broken, str(_printable(text))))
+    return Markup(str(escaped).replace("\0", "<wbr>"))
 
 
 def _printable(value: Any) -> Any:

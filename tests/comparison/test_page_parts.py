@@ -91,6 +91,17 @@ def test_an_unused_latent_is_bad_and_marks_its_row_alone() -> None:
     assert marks[0] == "none" and "no latent unit is used" in marks[1]
 
 
+def test_a_seed_without_active_units_is_shown_although_the_others_have_some() -> None:
+    cells = [*row_of("elbo", seeds=2), *row_of("beta", seeds=1), *row_of("beta", seeds=2, active_units=0)[1:]]
+    question = make_questions_section(report_data(cells)).questions[LATENTS]
+    assert question.status == "look" and question.answer.startswith("Under B, a seed has no active unit.")
+
+
+def test_the_verdict_of_the_page_names_rows_by_the_keys_of_the_figures() -> None:
+    question = make_questions_section(report_data([*row_of("elbo"), *row_of("iwae:particles=8", 1.0)])).questions[BEST]
+    assert "is above that of A under B (by 1.00" in question.answer and "iwae" not in question.answer
+
+
 def test_one_seed_gives_no_fine_answer_on_the_best_run() -> None:
     assert statuses([*row_of("elbo"), *row_of("iwae", 1.0)])[BEST] == "fine"
     assert statuses([*row_of("elbo", seeds=1), *row_of("iwae", 1.0, seeds=1)])[BEST] == "look"
@@ -187,6 +198,15 @@ def test_methods_name_the_settings_and_cite_the_objectives() -> None:
     bibtex = section.listings[0].text
     assert "eprint = {1810.04152}" in bibtex and "eprint = {1312.6114}" in bibtex
     assert bibtex.count("@misc{burda2015importance,") == 1
+
+
+def test_a_model_of_a_file_has_no_paper_of_its_own() -> None:
+    cells = [
+        dataclasses.replace(cell, cell=dataclasses.replace(cell.cell, model="my_model.py:Rings"))
+        for cell in row_of("iwae:particles=8")
+    ]
+    files = {download.file_name: download.text for download in make_downloads(report_data(cells))}
+    assert "burda2015importance" in files["references.bib"]
 
 
 def test_critical_values_are_those_of_the_first_step_of_holm() -> None:

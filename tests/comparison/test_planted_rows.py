@@ -93,7 +93,7 @@ def test_collapsed_and_memorised_rows_have_their_marks_and_sentences(tmp_path: P
     assert "training data memorised" in memorised and "no latent" not in memorised
     page = html.unescape(found.report.read_text())
     assert "Under B, no unit is active: the decoder ignores z." in page
-    assert "Training data are memorised under memorised / elbo (100% of the pairs)" in page
+    assert "Training data are memorised under C (100% of the pairs)" in page
     row = found.table.rows[2]
     folder = tmp_path / "c" / "cells" / "memorised" / "elbo" / "seed-0"
     trust = judge(pvae.open_run(folder, Memorised()), X[32:], 50).trust

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pvae.comparison.base import Outcome
+from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.number_formats import format_bracket, format_count, format_interval
 from pvae.comparison.page.finding_records import answers_to
 from pvae.comparison.page.report_data import ReportData
@@ -14,6 +15,7 @@ from pvae.comparison.rows import finished
 from pvae.comparison.table.annealing_verdict import describe_annealing, is_annealed
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
+from pvae.comparison.table.verdict import make_verdict
 from pvae.evaluate.all_checks.data_trust import LARGEST_KL
 from pvae.evaluate.all_checks.model_findings import QUESTIONS
 from pvae.evaluate.annealing.sandwich_finding import SMALL_GAP
@@ -71,7 +73,7 @@ def _ask_evidence(data: ReportData) -> Question:
 def _ask_annealed(data: ReportData, question: str, rows: Sequence[Row], best: Row) -> Question:
     """Return the answer by annealed importance sampling: the worst status of its findings."""
     statuses = [str(row.additional.get("annealing_status")) for row in rows if is_annealed(row)]
-    sentences = describe_annealing([row for row in rows if is_annealed(row)])
+    sentences = describe_annealing(data.keyed_rows())
     lower, upper = best.log_evidence, best.log_evidence_upper
     value = ""
     if lower is not None:
@@ -182,11 +184,19 @@ def _ask_latents(data: ReportData) -> Question:
         return Question(question, "not run", "The number of active units is not known: no continuous latent sites.")
     shown = ", ".join(f"{key}: {value:.3g}" for key, value in known.items())
     unused = [key for key, value in known.items() if value < 0.5]
-    status = "bad" if unused else "fine"
+    partly = [data.key(row) for row in data.table.rows if data.key(row) not in unused and _has_unused_seed(data, row)]
+    status = "bad" if unused else "look" if partly else "fine"
     sentence = f"Under {', '.join(unused)}, no unit is active: the decoder ignores z. " if unused else ""
+    sentence += f"Under {', '.join(partly)}, a seed has no active unit. " if partly else ""
     answer = f"{sentence}Active latent units, mean over seeds: {shown}."
     limit = "a unit is active if the variance of its posterior mean over data is above 0.01 (Burda et al. 2016)"
     return Question(question, status, answer, "", limit)
+
+
+def _has_unused_seed(data: ReportData, row: Row) -> bool:
+    """Return whether a training of a row has latent units, none of which is active."""
+    counts = [read_score(outcome.scores, "active_units") for outcome in data.finished_outcomes(row)]
+    return any(count is not None and count < 1 for count in counts)
 
 
 def _ask_resemblance(data: ReportData) -> Question:
@@ -199,7 +209,7 @@ def _ask_resemblance(data: ReportData) -> Question:
 
 def _ask_best(data: ReportData) -> Question:
     question = "Which run is best, at equal epochs, time and decoder evaluations?"
-    verdict = data.table.verdict()
+    verdict = make_verdict(data.keyed_rows(), data.table.budget)
     compared = [row for row in data.table.rows if row.difference is not None]
     if not compared:
         return Question(question, "not run", verdict)

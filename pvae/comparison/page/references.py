@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pvae.names import parse
-
 __all__ = ["Publication", "references_of"]
 
 
@@ -230,7 +228,7 @@ def references_of(names: Iterable[str]) -> list[Publication]:
     """Return the papers of models, objectives and annealing, of Pyro, of importance sampling and of k-hat, each once.
 
     Args:
-        names: names with settings, such as ``"iwae:particles=8"``.
+        names: names with settings, such as ``"iwae:particles=8"``, and models of a user, such as ``"my.py:Model"``.
     """
-    own = [_BY_NAME[base] for name in names if (base := parse(name)[0]) in _BY_NAME]
+    own = [_BY_NAME[base] for name in names if (base := name.split(":")[0].strip()) in _BY_NAME]
     return list(dict.fromkeys([*own, _IWAE, _KHAT, _PYRO]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvae.comparison.base import Outcome
 from pvae.comparison.rows import finished
 from pvae.comparison.table.comparison_table import Table
-from pvae.comparison.table.row import Row, row_label
+from pvae.comparison.table.row import Row, relabelled, row_label
 from pvae.comparison.table.row_outcomes import RowOutcomes
 from pvae.data import Schema
 
@@ -69,6 +69,10 @@ class ReportData:
             letters = chr(ord("A") + index % _LETTERS) + letters
             index = index // _LETTERS - 1
         return letters
+
+    def keyed_rows(self) -> tuple[Row, ...]:
+        """Return the rows with their keys as names, for sentences that use the keys of the figures."""
+        return tuple(relabelled(row, self.key(row)) for row in self.table.rows)
 
     def finished_outcomes(self, row: Row) -> list[Outcome]:
         """Return the finished outcomes of a row."""

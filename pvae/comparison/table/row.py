@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pvae.evaluate import Estimate
 from pvae.json_values import json_value
 
-__all__ = ["Row", "make_row", "row_label"]
+__all__ = ["Row", "make_row", "relabelled", "row_label"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,18 @@ def make_row(values: Mapping[str, Any]) -> Row:
     additional = {name: value for name, value in values.items() if name not in attributes}
     object.__setattr__(row, "additional", additional)  # the dataclass is frozen, and this is still its construction
     return row
+
+
+def relabelled(row: Row, label: str) -> Row:
+    """Return a row with another name, such as its key on a page; all numbers stay.
+
+    Args:
+        row: the row.
+        label: the name.
+    """
+    renamed = replace(row, model="", objective=label)
+    object.__setattr__(renamed, "additional", row.additional)  # it is no argument of the dataclass
+    return renamed
 
 
 def row_label(row: Row, rows: tuple[Row, ...] | list[Row]) -> str:
