@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -23,6 +24,10 @@ from torch import Tensor
 import pvae
 from pvae import evaluate
 from pvae.cli import cli
+from pvae.comparison.table.bracket_difference import Bracket, BracketDifference
+from pvae.comparison.table.conclusions import conclude
+from pvae.comparison.table.row_difference import estimate_difference
+from pvae.evaluate.holm import adjust_by_holm
 
 OBJECTIVES = (
     "elbo",
@@ -95,35 +100,58 @@ def assess(folder: Path, batch: pvae.Batch, temperatures: int) -> dict[str, Any]
     return record
 
 
-def mean_over_seeds(records: list[dict[str, Any]], name: str) -> Tensor:
-    """The values of the data, averaged over seeds."""
-    return torch.tensor([record[name] for record in records], dtype=torch.float64).mean(0)
+def stacked(records: list[dict[str, Any]], name: str) -> Tensor:
+    """The values of all seeds and data, shape (seeds, data)."""
+    return torch.tensor([record[name] for record in records], dtype=torch.float64)
 
 
-def difference(values: Tensor, reference: Tensor) -> str:
-    """The paired difference of two rows, with its standard error over images."""
-    found = evaluate.difference(evaluate.mean_of(values), evaluate.mean_of(reference))
-    return f"{found.value:+.2f} ± {found.error:.2f}"
+def bracket(records: list[dict[str, Any]]) -> Bracket:
+    """The lower and upper estimates of a row."""
+    return Bracket.of(stacked(records, "lower"), stacked(records, "upper"))
+
+
+def interval(value: float, error: float) -> str:
+    """A difference with its standard error."""
+    return f"{value:+.2f} ± {error:.2f}"
+
+
+def differences(results: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[str, str, str]]:
+    """For each row but the first: the difference by IS, that of the brackets, and what the brackets show.
+
+    The conclusions are those of `pvae compare`: Student's t over data and seeds, adjusted by Holm for all rows.
+    """
+    reference, rows = results["elbo"], {name: rows for name, rows in results.items() if name != "elbo"}
+    shown, p_values, middles = {}, [], []
+    for name, records in rows.items():
+        first = reference[: len(records)]
+        sampled = estimate_difference(stacked(records, "is") - stacked(first, "is"))
+        both = BracketDifference(bracket(records), bracket(first))
+        ends = [interval(float(end.value), float(end.error)) for end in (both.lower, both.upper)]
+        shown[name] = interval(float(sampled.value), float(sampled.error)), " to ".join(ends), both
+        p_values.append(both.p_value)
+        middles.append(float(estimate_difference(both.middle()).p_value))
+    adjusted, of_middles = (adjust_by_holm(torch.tensor(values)).tolist() for values in (p_values, middles))
+    return {
+        name: (by_sampling, ends, conclude(float(both.lower.value), p_value, None, middle))
+        for (name, (by_sampling, ends, both)), p_value, middle in zip(shown.items(), adjusted, of_middles, strict=True)
+    }
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """The rows of all objectives as a table in Markdown."""
     head = (
-        "| objective | IS | bias of IS | AIS, lower | upper (approximate) | gap on simulated images | difference by IS "
-        "| by lower | by upper |\n" + "|---" * 9 + "|"
+        "| objective | seeds | IS | AIS, lower | upper (approximate) | gap on simulated images | difference by IS "
+        "| difference by brackets | conclusion |\n" + "|---" * 9 + "|"
     )
     lines = [head]
-    reference = results["elbo"]
+    compared = differences(results)
     for objective, records in results.items():
+        cells = [str(len(records))] + [
+            f"{float(stacked(records, name).mean()):.2f}" for name in ("is", "lower", "upper")
+        ]
         gap = statistics.mean(record["simulated_gap"]["value"] for record in records)
-        bias = statistics.mean(record["is_bias"] for record in records)
-        cells = [f"{mean_over_seeds(records, 'is').mean():.2f}", f"{bias:.2f}"]
-        cells += [f"{mean_over_seeds(records, name).mean():.2f}" for name in ("lower", "upper")]
-        cells.append(f"{gap:.2f}")
-        for name in ("is", "lower", "upper"):
-            same = objective == "elbo"
-            values = mean_over_seeds(records, name), mean_over_seeds(reference, name)
-            cells.append("first row" if same else difference(*values))
+        noise = math.sqrt(sum(record["simulated_noise"] ** 2 for record in records)) / len(records)
+        cells += [f"{gap:.2f} ± {noise:.2f}", *compared.get(objective, ("first row",) * 3)]
         lines.append(f"| `{objective}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -103,7 +103,8 @@ class Table:
     def _text_columns(self) -> list[list[str]]:
         """Return each column as its heading and the texts of its cells; the first column has the names of the rows."""
         names = ["", *(row_label(row, self.rows) for row in self.rows)]
-        return [names, *([column.heading or column.name, *self._texts(column)] for column in shown_columns(self.rows))]
+        columns = [column for column in shown_columns(self.rows) if not column.page_only]
+        return [names, *([column.heading or column.name, *self._texts(column)] for column in columns)]
 
     def _texts(self, column: TableColumn) -> Sequence[str]:
         return [_join(cell_text(column, row, is_first=index == 0)) for index, row in enumerate(self.rows)]

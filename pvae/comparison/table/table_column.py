@@ -40,6 +40,7 @@ class TableColumn:
         show: the cell of a row with at least one finished seed; gets the row, and whether it is the first one.
         heading: heading in the text table, which has no help texts; `name` if empty.
         optional: whether a table leaves the column out if no row has a value of it.
+        page_only: whether the text table leaves the column out, because it would be too wide for a terminal.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TableColumn:
     show: Callable[[Row, bool], CellText]
     heading: str = ""
     optional: bool = False
+    page_only: bool = False
 
 
 def show_estimate(name: str, to_text: Callable[[Estimate], str]) -> Callable[[Row, bool], CellText]:

@@ -82,8 +82,8 @@ TRUST_COLUMNS: tuple[TableColumn, ...] = (
             "far_data": _far_data,
         },
         _show_variance,
-        heading="Var log w (95%)",
         optional=True,
+        page_only=True,
     ),
     TableColumn(
         "classifier",
@@ -94,8 +94,8 @@ TRUST_COLUMNS: tuple[TableColumn, ...] = (
             "accuracy_high": _quantile_of("classifier_accuracy", 0.95),
         },
         _show_accuracy,
-        heading="classifier (95%)",
         optional=True,
+        page_only=True,
     ),
     TableColumn(
         "train over test",
@@ -104,6 +104,7 @@ TRUST_COLUMNS: tuple[TableColumn, ...] = (
         {"membership": _membership},
         show_estimate("membership", lambda estimate: format_percentage(estimate.value)),
         optional=True,
+        page_only=True,
     ),
 )
 """Columns that a table leaves out if no row has a value."""
