@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvae.comparison.cells.drawings import SEED
-from pvae.comparison.cells.factories import build_model
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate.annealing.annealing_run import AnnealingSettings
 from pvae.evaluate.annealing.leapfrog import LEAPFROG_STEPS
 from pvae.evaluate.annealing.two_sided import CHAINS, DATA, TEMPERATURES, require_annealing, steps_of_annealing
+from pvae.models.make_model import build_model
 from pvae.names import parse_known
 from pvae.train.devices import isolated
 

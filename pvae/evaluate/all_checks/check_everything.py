@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pvae.checks import require_positive, require_whole
 from pvae.data import Splits
-from pvae.errors import InputError
 from pvae.evaluate.all_checks.annealed_part import AnnealedPart, annealed_part
 from pvae.evaluate.all_checks.budget_plan import BudgetPlan, EvaluationBudget
 from pvae.evaluate.all_checks.data_trust import DataTrust, data_trust
