@@ -104,8 +104,8 @@ def fit(
             that returns a schedule. The schedule has one step per epoch.
         device: the device; ``"auto"`` means CUDA if the machine has it, else the CPU.
         precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast, with parameters in float32).
-        step: ``"graph"`` traces the step once and runs the graph, with the same result; a program that no graph can
-            hold runs eagerly after a warning. ``"compile"`` compiles the graph and the update of the parameters (Adam,
+        step: ``"graph"`` traces the step once and runs the graph, with the same result up to rounding; other programs
+            run eagerly after a warning. ``"compile"`` compiles the graph and the update of the parameters (Adam,
             AdamW, SGD) by torch's compiler, which takes some 10 s and a C++ compiler. ``"eager"`` runs the programs in
             each step. ``"auto"`` means graph, and compile in a training that is so long that this saves time.
         matmul: who computes the matrix products of a graph: ``"auto"``, the library that is the fastest for each shape

@@ -6,6 +6,7 @@ time; one test compiles.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,10 @@ def plant(monkeypatch: pytest.MonkeyPatch, change: Callable[[tuple[Tensor, ...]]
     monkeypatch.setattr("torch._inductor.compile", compile_wrong)
 
 
-def train(out: Path | None = None, **options: Any) -> pvae.train.Run:
-    """Three epochs of a batch of 8 and a last batch of 5, in float64."""
+def train(out: Path | None = None, size: int = 13, **options: Any) -> pvae.train.Run:
+    """Three epochs of a batch of 8 and, for 13 data, a last batch of 5, in float64."""
     torch.manual_seed(0)
-    x = data(13).x
+    x = data(size).x
     usual = {"epochs": 3, "batch_size": 8, "precision": "float64", "progress": False, "step": "compile"}
     return pvae.fit(Plain(), pvae.load_data(x, validation=0, test=0), objective="iwae:particles=3", out=out,
                     **{**usual, **options})  # fmt: skip
@@ -61,6 +62,12 @@ def train(out: Path | None = None, **options: Any) -> pvae.train.Run:
 
 def parameters(run: pvae.train.Run) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in run.model.named_parameters()}
+
+
+@functools.cache
+def graph_parameters() -> dict[str, Tensor]:
+    """The parameters after the training by graphs."""
+    return parameters(train(step="graph"))
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 1e-12) -> None:
@@ -78,30 +85,25 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         ("adam", {"schedule": "exponential:gamma=0.5"}),
         ("adam:weight_decay=0.1:betas=0.8,0.9:eps=0.001", {"clip": 0.05}),
         ("adamw:weight_decay=0.2", {"learning_rate": {"theta": 0.01, "phi": 0.1}}),
-        ("sgd:weight_decay=0.1", {"learning_rate": 0.1}),
-        ("sgd:momentum=0.9:dampening=0.5", {"clip": 0.05}),
+        ("sgd:momentum=0.9:dampening=0.5:weight_decay=0.1", {"clip": 0.05}),
         ("sgd:momentum=0.9:nesterov=True", {}),
         ("rmsprop", {"clip": 0.05}),
-        ("adam:amsgrad=True", {}),
     ],
 )
 def test_the_update_is_that_of_the_optimiser(
     optimiser: str, options: dict[str, Any], compilations: list[GraphModule]
 ) -> None:
-    compiled = train(optimiser=optimiser, **{"learning_rate": 0.05, **options})
+    options = {"learning_rate": 0.05, "size": 13 if optimiser == "adam" else 8, **options}
+    compiled = train(optimiser=optimiser, **options)
     assert compiled.step == "compile" and len(compilations) == 1
-    graph = train(optimiser=optimiser, step="graph", **{"learning_rate": 0.05, **options})
+    graph = train(optimiser=optimiser, step="graph", **options)
     assert_close(parameters(graph), parameters(compiled))
-    before = train(optimiser=optimiser, max_steps=2, step="graph", **{"learning_rate": 0.05, **options})
-    assert not torch.equal(parameters(before)["encoder.0.weight"], parameters(graph)["encoder.0.weight"])
 
 
 @pytest.mark.parametrize(
     ("objective", "model"),
     [
         ("beta:beta=4:schedule=linear:warm-up=4", Plain),
-        ("geco:target=-2", Plain),
-        ("alternate", Plain),
         ("gan", Plain),
         ("elbo", lambda: Plain(dropout=0.5, norm=True)),
     ],
@@ -128,7 +130,7 @@ def test_objectives_with_state_players_and_draws_are_compiled(
     assert torch.equal(compiled[2], graph[2])
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4])
+@pytest.mark.parametrize("steps", [3])
 def test_a_resumed_training_has_the_same_bits(steps: int, compilations: list[GraphModule], tmp_path: Path) -> None:
     whole = parameters(train())
     train(tmp_path / "run", max_steps=steps)
@@ -141,7 +143,7 @@ def test_a_resumed_training_has_the_same_bits(steps: int, compilations: list[Gra
 def test_the_whole_training_runs_as_a_graph_if_the_compiler_fails_and_also_after_a_break(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[GraphModule]
 ) -> None:
-    graph = parameters(train(step="graph"))
+    graph = graph_parameters()
     works = torch._inductor.compile
 
     def failing(*_: Any, **__: Any) -> None:
@@ -168,7 +170,7 @@ def test_the_whole_training_runs_as_a_graph_if_the_compiler_fails_and_also_after
 def test_a_wrong_function_is_refused_and_nothing_has_changed(
     change: Callable[..., Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = parameters(train(step="graph"))
+    graph = graph_parameters()
     plant(monkeypatch, change)
     with pytest.warns(UserWarning, match=reason):
         run = train()
@@ -176,7 +178,7 @@ def test_a_wrong_function_is_refused_and_nothing_has_changed(
 
 
 def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch, compilations: list[GraphModule]) -> None:
-    graph = parameters(train(step="graph"))
+    graph = graph_parameters()
     rule = compiled_steps.CompiledStep.__init__.__globals__["find_rule"](
         torch.optim.Adam([torch.zeros(1)]), torch.optim.Adam([torch.zeros(1)]).param_groups[0]
     )
@@ -229,7 +231,7 @@ def test_auto_compiles_a_long_training_and_keeps_the_choice(
 def test_auto_leaves_a_short_training_and_a_slow_function_to_the_graph(
     soon: None, compilations: list[GraphModule], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = parameters(train(step="graph"))
+    graph = graph_parameters()
     run = train(step="auto", progress=None)
     assert run.step == "graph" and not compilations
     assert line(capsys).startswith("step: graph, because compiling takes about ")
@@ -251,10 +253,10 @@ def test_another_way_to_run_steps_after_a_break_is_noted(
 
 
 def test_the_compiler_of_torch_gives_the_numbers_of_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = train(precision="float32", clip=0.3)
+    compiled = train(size=8, precision="float32", clip=0.3)
     if compiled.step != "compile":
         pytest.skip("the compiler of torch does not work here")
-    graph = train(precision="float32", clip=0.3, step="graph")
+    graph = train(size=8, precision="float32", clip=0.3, step="graph")
     losses = [[record["loss"] for record in run.history] for run in (compiled, graph)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert_close(parameters(graph), parameters(compiled), 1e-5)

@@ -47,7 +47,7 @@ def winner(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def train(out: Path | None = None, **options: Any) -> pvae.train.Run:
-    """Two epochs of batches of 64 and 40 data, which have products of two kinds each."""
+    """Two epochs of batches of 64 and 40 data, each of which has products of its own kinds."""
     torch.manual_seed(0)
     model = pvae.VAE((64,), latent=2, hidden=(450,))
     x = torch.rand(104, 64, generator=torch.Generator().manual_seed(0)).round()
