@@ -24,6 +24,7 @@ __all__ = ["em"]
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 CRITERIA = ("bic", "aic", "held-out")
+MATMULS = ("auto", "aten")
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 # Grey levels are in [0, 1]: this variance is a standard deviation of 3%, about what rounding to 16 levels removes.
 PICTURE_VARIANCE = 1e-3
@@ -47,6 +48,7 @@ ASSIGN_HELP = "CSV file for the component of every row, in the order of the rows
 MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."
 START_HELP = "How a start chooses the initial parameters."
+MATMUL_HELP = "Who computes the matrix products: auto is the fastest library for each shape; aten is torch."
 OUT_HELP = "Folder for the parameters, results and figures. [default: write nothing]"
 
 
@@ -76,6 +78,7 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 @make_option("EM", "--merge", float, None, MERGE_HELP)
 @make_option("EM", "--split-merge", int, 0, SPLIT_MERGE_HELP)
 @make_option("EM", "--device", str, None, "cpu or cuda. [default: cpu]")
+@make_option("EM", "--matmul", click.Choice(MATMULS), "auto", MATMUL_HELP)
 @make_option("EM", "--seed", int, 0, "Seed of the starts.")
 @click.option("--out", type=click.Path(), default=None, help=OUT_HELP)
 @click.option("--assign", type=click.Path(), default=None, help=ASSIGN_HELP)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MixtureFit", "fit_mixture", "load_tables", "log_likelihood", "split_tables"]
 
+#: Options of the command that are parameters of `GaussianMixture` of the same name.
+_SAME_NAME = ("max_iter", "tol", "reg_covar", "missing", "merge", "split_merge", "matmul")
+
 
 def load_tables(options: dict[str, Any]) -> tuple[Splits, dict[str, np.ndarray]]:
     """Return the splits, and x of each split as a table.
@@ -147,7 +150,7 @@ def fit_mixture(
         init_params=options["init"],
         device=options["device"],
         random_state=options["seed"],
-        **{name: options[name] for name in ("max_iter", "tol", "reg_covar", "missing", "merge", "split_merge")},
+        **{name: options[name] for name in _SAME_NAME},
     )
     start_time = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:

@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pvae.products.libraries import BatchedProduct
+
 __all__ = [
     "LOG_2PI",
     "CovarianceFamily",
@@ -144,12 +146,7 @@ class CovarianceFamily(ABC):
 
     @abstractmethod
     def write_phi(self, x: Tensor, phi: Tensor) -> None:
-        """Write the exponential-family features of data into existing memory.
-
-        Args:
-            x: (features, batch).
-            phi: overwritten, (phi_size, batch).
-        """
+        """Write the exponential-family features of x, (features, batch), over `phi`, (phi_size, batch)."""
 
     def phi_products(self, x: Tensor, phi: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return the products that `write_phi` computes, as views of `x` and `phi`; by default none.
@@ -184,16 +181,17 @@ class CovarianceFamily(ABC):
         """Return log |W|, which is minus half of log |covariance|, (components,) or ()."""
 
     @abstractmethod
-    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
-        """Return y = W' d for deviations d from the means, both (components, features, batch)."""
+    def whiten(self, deviations: Tensor, whitening: Tensor, multiply: BatchedProduct, out: Tensor) -> Tensor:
+        """Return y = W' d in `out` for deviations d from the means, both (components, features, batch)."""
 
     @abstractmethod
-    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor, multiply: BatchedProduct = torch.bmm) -> Tensor:
         """Return the sum of r y y' over a batch, in the shape of the covariances.
 
         Args:
             y: (components, features, batch).
             weighted: r y, (components, features, batch).
+            multiply: computes matrix products.
         """
 
     @abstractmethod

@@ -13,6 +13,7 @@ from pvae.checks import is_number, is_whole
 from pvae.em.covariances.families import FAMILIES
 from pvae.em.initialisation.initial_statistics import INITIALISERS
 from pvae.errors import InputError
+from pvae.products import MATMULS
 
 __all__ = ["check_parameters", "find_device", "find_dtype"]
 
@@ -74,6 +75,7 @@ CHECKS: dict[str, _Check] = {
     "empty": _one_of("keep", "reseed"),
     "missing": _one_of("error", "marginalise"),
     "distributed": _flag(),
+    "matmul": _one_of(*MATMULS),
     "merge": _Check(
         lambda value: value is None or (_is_number(value, 0) and 0 < value < 1), "None or a number in (0, 1)"
     ),

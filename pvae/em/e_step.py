@@ -12,6 +12,7 @@ from pvae.em.kernels.missing_values_kernel import MissingValuesKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
 from pvae.em.process_group import ProcessGroup
 from pvae.em.rows.standardised_chunks import StandardisedChunks
+from pvae.products import ProductChoices, default_products
 
 __all__ = ["EStep", "chunk_log_likelihoods", "chunk_responsibilities"]
 
@@ -24,13 +25,22 @@ class EStep:
         dtype: of the arithmetic; float64 replaces it where float32 is not accurate enough.
         has_missing: whether NaN marks missing values, which are marginalised.
         group: the processes that share the data.
+        products: compute the matrix products; None for the fastest library for each shape.
     """
 
-    def __init__(self, data: StandardisedChunks, dtype: torch.dtype, has_missing: bool, group: ProcessGroup) -> None:
+    def __init__(
+        self,
+        data: StandardisedChunks,
+        dtype: torch.dtype,
+        has_missing: bool,
+        group: ProcessGroup,
+        products: ProductChoices | None = None,
+    ) -> None:
         self.data = data
         self.dtype = dtype
         self.has_missing = has_missing
         self.group = group
+        self.products = products or default_products()
         self._outer_sum: Tensor | None = None
 
     @property
@@ -42,7 +52,7 @@ class EStep:
         """Return the fastest kernel that is accurate for a mixture in standardised coordinates."""
         if self.has_missing:
             return MissingValuesKernel(mixture, torch.float64)
-        return choose_kernel(mixture, self.data.standardiser.mean_square, self.dtype)
+        return choose_kernel(mixture, self.data.standardiser.mean_square, self.dtype, self.products)
 
     def statistics(self, kernel: EStepKernel) -> Statistics:
         """Return the sufficient statistics of all data of all processes.
@@ -66,8 +76,9 @@ class EStep:
 
     def least_likely_datum(self, mixture: Mixture) -> Tensor:
         """Return the datum with the lowest log-likelihood, (features,), with missing values at the mean of the data."""
-        kernel_class = MissingValuesKernel if self.has_missing else WhitenedKernel
-        kernel = kernel_class(mixture, torch.float64)
+        kernel: EStepKernel = WhitenedKernel(mixture, torch.float64, self.products)
+        if self.has_missing:
+            kernel = MissingValuesKernel(mixture, torch.float64)
         lowest = float("inf")
         datum = torch.zeros_like(mixture.means[0])
         for u, _ in self.data.chunks(kernel.chunk_size, kernel.dtype):

@@ -119,7 +119,7 @@ def em_step(e_step: EStep, kernel: EStepKernel, options: EMOptions) -> EMStep:
     next_kernel = e_step.make_kernel(update.mixture)
     if kernel.is_most_accurate or _is_trustworthy(kernel, next_kernel, update):
         return EMStep(statistics, update, next_kernel)
-    statistics = e_step.statistics(WhitenedKernel(mixture, torch.float64))
+    statistics = e_step.statistics(WhitenedKernel(mixture, torch.float64, e_step.products))
     update = m_step(statistics, mixture, options.regularisation, options.prior)
     return EMStep(statistics, update, e_step.make_kernel(update.mixture))
 

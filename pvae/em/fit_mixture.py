@@ -23,6 +23,7 @@ from pvae.em.rows.standardise import Standardiser, fit_standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.em.run_reports import RunReporter, Watch
 from pvae.errors import InputError
+from pvae.products import default_products
 
 __all__ = ["EMFit", "FitInputs", "WarmStart", "fit_mixture"]
 
@@ -124,7 +125,8 @@ def fit_mixture(rows: RowSource, inputs: FitInputs) -> EMFit:
     )
     _check_rows(standardiser, settings["n_components"])
     options = make_options(settings, standardiser)
-    e_step = EStep(StandardisedChunks(rows, standardiser), inputs.dtype, inputs.has_missing, group)
+    data = StandardisedChunks(rows, standardiser)
+    e_step = EStep(data, inputs.dtype, inputs.has_missing, group, default_products(settings["matmul"]))
     runner = _Runner(e_step, inputs, options)
     best = runner.run_best()
     best, moves, merged = _split_and_merge_components(runner, best)

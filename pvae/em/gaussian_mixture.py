@@ -74,6 +74,7 @@ class GaussianMixture(MixturePredictor):
             is the cosine between their posteriors of all data: 1 if one could replace both.
         split_merge: number of moves without success after which split-and-merge ends; 5 is usual. A move merges two
             components and splits a third, and is kept if the bound rises. It needs three components.
+        matmul: ``"auto"`` computes matrix products by the fastest library for each shape, ``"aten"`` by torch alone.
 
     The attributes after a fit are those of scikit-learn (``weights_``, ``means_``, ``covariances_``, ``precisions_``,
     ``precisions_cholesky_``, ``converged_``, ``n_iter_``, ``lower_bound_``, ``lower_bounds_``) and: ``n_effective_``,
@@ -119,6 +120,7 @@ class GaussianMixture(MixturePredictor):
         degrees_of_freedom_prior: float | None = None,
         merge: float | None = None,
         split_merge: int = 0,
+        matmul: str = "auto",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -134,13 +136,12 @@ class GaussianMixture(MixturePredictor):
         self.tol_relative = tol_relative
         self.empty = empty
         self.missing = missing
-        self.device = device
-        self.dtype = dtype
+        self.device, self.dtype = device, dtype
         self.distributed = distributed
         self.weight_concentration_prior = weight_concentration_prior
         self.covariance_prior = covariance_prior
         self.degrees_of_freedom_prior = degrees_of_freedom_prior
-        self.merge, self.split_merge = merge, split_merge
+        self.merge, self.split_merge, self.matmul = merge, split_merge, matmul
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, watch: Watch | None = None) -> GaussianMixture:
         """Fit the mixture to X by EM.

@@ -29,6 +29,7 @@ from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.em.rows.value_checks import check_finite
 from pvae.em.stored_mixture import StoredMixture
 from pvae.errors import InputError
+from pvae.products import default_products
 
 __all__ = ["MixturePredictor"]
 
@@ -225,7 +226,8 @@ class MixturePredictor(DensityMixin, StoredMixture):
         if has_missing and bool(x.isnan().any()):
             kernel = MissingValuesKernel(mixture, torch.float64)
         else:
-            kernel = choose_kernel(mixture, data.standardiser.mean_square, torch.float64)
+            products = default_products(self.matmul)
+            kernel = choose_kernel(mixture, data.standardiser.mean_square, torch.float64, products)
         return _PredictionInputs(x, output, data, kernel)
 
     def _map_chunks(

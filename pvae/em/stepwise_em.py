@@ -20,6 +20,7 @@ from pvae.em.rows.standardise import Standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.em.rows.value_checks import compute_observed_share
 from pvae.errors import InputError
+from pvae.products import default_products
 
 __all__ = ["StepwiseEM"]
 
@@ -142,7 +143,9 @@ class StepwiseEM:
         has_missing = self.inputs.has_missing
         observed_share = compute_observed_share(rows) if has_missing else self.standardiser.observed_share
         standardiser = replace(self.standardiser, rows=rows.count_rows(), observed_share=observed_share)
-        return EStep(StandardisedChunks(rows, standardiser), self.inputs.dtype, has_missing, ProcessGroup())
+        data = StandardisedChunks(rows, standardiser)
+        products = default_products(self.inputs.settings["matmul"])
+        return EStep(data, self.inputs.dtype, has_missing, ProcessGroup(), products)
 
     def _average(self, batch: Statistics) -> Statistics:
         """Return the running statistics, moved towards those of a batch by the step size."""

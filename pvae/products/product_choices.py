@@ -13,12 +13,14 @@ from torch.autograd import forward_ad
 from pvae.names import require_known
 from pvae.products.cached_choices import add_choices, are_choices, read_choices
 from pvae.products.kind_of_product import ProductKind, kind_of
-from pvae.products.libraries import ATEN, PRODUCTS
+from pvae.products.libraries import ATEN, PRODUCTS, Product
 from pvae.products.machine_identity import machine_identity
 from pvae.products.timing import fastest_library
 
 __all__ = ["MATMULS", "ProductChoices", "default_products"]
 
+#: Products of fewer multiplications are computed by torch, also where they are repeated many times.
+_FEWEST_REPEATED = 10**5
 #: How products may be computed: by the fastest library, or by torch alone.
 MATMULS = ("auto", "aten")
 
@@ -119,6 +121,23 @@ class ProductChoices:
         """
         return self._product(a, b, None, out)
 
+    def product_of(self, a: Tensor, b: Tensor) -> Product:
+        """Return the function that computes products of such matrices fastest, for a loop without gradients.
+
+        `mm` looks its function up at each call, which takes about as long as a small product. A loop over matrices of
+        equal shapes does so once, and smaller products than those of `mm` are then worth another library.
+
+        Args:
+            a: shape (rows, inner), or (batch, rows, inner) for a batched product.
+            b: shape (inner, columns), or (batch, inner, columns).
+
+        Returns:
+            A function of a, b, a bias of shape (columns,) or None, and a tensor for the result or None. It is meant for
+            matrices of the shapes, dtype and memory layouts of `a` and `b`.
+        """
+        kind = None if self.matmul == ATEN else kind_of(a, b, fewest=_FEWEST_REPEATED)
+        return PRODUCTS[ATEN if kind is None else self.choose([kind])[kind]]
+
     def addmm(self, bias: Tensor, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """Return bias + a @ b, as `torch.addmm` does; also with gradients.
 
@@ -199,6 +218,13 @@ class _DifferentiableProduct(torch.autograd.Function):
 
 
 @cache
-def default_products() -> ProductChoices:
-    """Return the choices of this process that belong to no run. Each is made at first use."""
-    return ProductChoices()
+def default_products(matmul: str = "auto") -> ProductChoices:
+    """Return the choices of this process that belong to no run. Each is made at first use.
+
+    Args:
+        matmul: ``"auto"`` for the fastest library, ``"aten"`` for torch alone.
+
+    Raises:
+        InputError: for another value of `matmul`.
+    """
+    return ProductChoices(matmul)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pvae.products.kind_of_product import ProductKind
-from pvae.products.libraries import ATEN, PRODUCTS, Product, is_offered
+from pvae.products.libraries import ATEN, ONEDNN, PRODUCTS, Product, is_offered
 
 __all__ = ["fastest_library"]
 
@@ -50,9 +50,10 @@ def _example(kind: ProductKind) -> tuple[Tensor, Tensor, Tensor | None]:
     generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int, layout: str) -> Tensor:
-        shape = (rows, columns) if layout == "n" else (columns, rows)
+        shape = [rows, columns] if layout == "n" else [columns, rows]
+        shape = [kind.batch, *shape] if kind.batch else shape
         values = torch.randn(shape, generator=generator, dtype=kind.dtype, device="cpu")
-        return values if layout == "n" else values.t()
+        return values if layout == "n" else values.mT
 
     a, b = matrix(kind.rows, kind.inner, kind.left), matrix(kind.inner, kind.columns, kind.right)
     bias = torch.randn(kind.columns, generator=generator, dtype=kind.dtype, device="cpu") if kind.has_bias else None
@@ -64,13 +65,13 @@ def _is_right(
 ) -> bool:
     """Return whether a library is offered here, and gives the result of torch within rounding."""
     try:
-        if not is_offered(library, kind.dtype):
+        if not is_offered(library, kind.dtype) or (kind.batch and library == ONEDNN):
             return False
         result = PRODUCTS[library](*arguments, None)
     except Exception:  # a library may be built without an operation, in a way that torch does not report
         return False
     a, b, bias = arguments
-    sizes = torch.mm(a.abs(), b.abs())
+    sizes = torch.matmul(a.abs(), b.abs())
     if bias is not None:
         sizes += bias.abs()
     tolerance = _ULPS * torch.finfo(kind.dtype).eps * sizes

@@ -71,7 +71,9 @@ def test_overwritten_memory_has_the_same_features(kind: str, monkeypatch: pytest
     parameters = maximise(x, np.random.default_rng(2).dirichlet(np.ones(3), size=300), covariance_type=kind)
     kernel = FeatureKernel(e_step.data.standardiser.standardise(parameters), torch.float64)
     for _ in range(2):
-        pairs = zip(e_step.data.chunks(128, torch.float64), e_step.data.prepared_chunks(kernel), strict=True)
+        pairs = zip(
+            e_step.data.chunks(kernel.chunk_size, torch.float64), e_step.data.prepared_chunks(kernel), strict=True
+        )
         for (u, _), (prepared, _) in pairs:
             expected = torch.empty(kernel.prepared_size, u.shape[1], dtype=torch.float64)
             kernel.mixture.family.write_phi(u, expected)

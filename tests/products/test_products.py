@@ -279,3 +279,30 @@ def test_the_products_of_a_graph_are_replaced(monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
     products.use_aten(kinds)
     assert not replace_products(make_fx(function)(a), products)
+
+
+@pytest.mark.parametrize("library", ["aten", "numpy"])
+@pytest.mark.parametrize(("left", "right"), [*itertools.product((False, True), repeat=2)])
+def test_a_batched_product_is_the_product_of_each_pair(
+    library: str, left: bool, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = planted(monkeypatch, library)
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(4, 40, 40, generator=draw, dtype=torch.float64) for _ in range(2))
+    a, b = (a.mT if left else a), (b.mT if right else b)
+    into = torch.full((4, 40, 40), torch.nan, dtype=torch.float64)
+    product = ProductChoices().product_of(a, b)
+    expected = torch.stack([a[i] @ b[i] for i in range(4)])
+    for out in (None, into):
+        torch.testing.assert_close(product(a, b, None, out), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(into, expected, rtol=1e-13, atol=1e-13)
+    layouts = ("t" if left else "n") + ("t" if right else "n")
+    assert [str(kind) for kind in timed] == [f"bmm4-40x40x40-float64-{layouts}-{torch.get_num_threads()}"]
+
+
+def test_batched_kinds_are_timed_in_their_shape_and_never_by_onednn() -> None:
+    for dtype in (torch.float32, torch.float64):
+        a = torch.randn(3, 50, 40, dtype=dtype)
+        kind = kind_of(a, a.mT, fewest=0)
+        assert kind is not None and fastest_library(kind) in ("aten", "numpy")
+        assert ProductChoices("aten").product_of(a, a.mT) is PRODUCTS["aten"]

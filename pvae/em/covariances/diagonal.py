@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pvae.em.base import CovarianceFamily, Mixture
+from pvae.products.libraries import BatchedProduct
 
 __all__ = ["Diagonal"]
 
@@ -49,11 +50,11 @@ class Diagonal(CovarianceFamily):
         """Return the sum of log W over features, (components,)."""
         return whitening.log().sum(1)
 
-    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
+    def whiten(self, deviations: Tensor, whitening: Tensor, multiply: BatchedProduct, out: Tensor) -> Tensor:
         """Return deviations divided by standard deviations, (components, features, batch)."""
-        return deviations * whitening.unsqueeze(2)
+        return torch.mul(deviations, whitening.unsqueeze(2), out=out)
 
-    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor, multiply: BatchedProduct = torch.bmm) -> Tensor:
         """Return the sum of r y^2 over the batch, (components, features)."""
         return (y * weighted).sum(2)
 

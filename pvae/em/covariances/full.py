@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pvae.em.base import CovarianceFamily, Mixture, factor_matrices
+from pvae.products.libraries import BatchedProduct
 
 __all__ = ["Full"]
 
@@ -68,13 +69,13 @@ class Full(CovarianceFamily):
         """Return the sum of the logs of the diagonal of W, (components,), or () for one matrix."""
         return whitening.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
+    def whiten(self, deviations: Tensor, whitening: Tensor, multiply: BatchedProduct, out: Tensor) -> Tensor:
         """Return W' d with the matrix W of each component, (components, features, batch)."""
-        return torch.bmm(whitening.mT, deviations)
+        return multiply(whitening.mT, deviations, out=out)
 
-    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor, multiply: BatchedProduct = torch.bmm) -> Tensor:
         """Return the sum of r y y' over the batch, (components, features, features)."""
-        return torch.bmm(weighted, y.mT)
+        return multiply(weighted, y.mT)
 
     def unwhiten(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
         """Return L f, (components, features), and L S L', (components, features, features), for roots L.

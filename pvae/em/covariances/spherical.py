@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture
 from pvae.em.covariances.diagonal import Diagonal
+from pvae.products.libraries import BatchedProduct
 
 __all__ = ["Spherical"]
 
@@ -49,11 +50,11 @@ class Spherical(Diagonal):
         """Return the number of features times log W, (components,)."""
         return features * whitening.log()
 
-    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
+    def whiten(self, deviations: Tensor, whitening: Tensor, multiply: BatchedProduct, out: Tensor) -> Tensor:
         """Return deviations divided by the standard deviation of the component, (components, features, batch)."""
-        return deviations * whitening[:, None, None]
+        return torch.mul(deviations, whitening[:, None, None], out=out)
 
-    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor, multiply: BatchedProduct = torch.bmm) -> Tensor:
         """Return the sum of r y'y over the batch, (components,)."""
         return (y * weighted).sum((1, 2))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture
 from pvae.em.covariances.full import Full
+from pvae.products.libraries import BatchedProduct
 
 __all__ = ["Tied"]
 
@@ -55,13 +56,13 @@ class Tied(Full):
             raise RuntimeError("Tied covariances need the sum of x x' over the data; got None. Pass `outer_sum`.")
         return sums[:, 1:], outer_sum
 
-    def whiten(self, deviations: Tensor, whitening: Tensor) -> Tensor:
+    def whiten(self, deviations: Tensor, whitening: Tensor, multiply: BatchedProduct, out: Tensor) -> Tensor:
         """Return W' d with the shared matrix W, (components, features, batch)."""
-        return whitening.mT @ deviations
+        return multiply(whitening.mT.expand(len(deviations), -1, -1), deviations, out=out)
 
-    def weighted_second_moments(self, y: Tensor, weighted: Tensor) -> Tensor:
+    def weighted_second_moments(self, y: Tensor, weighted: Tensor, multiply: BatchedProduct = torch.bmm) -> Tensor:
         """Return the sum of r y y' over the batch and the components, (features, features)."""
-        return torch.bmm(weighted, y.mT).sum(0)
+        return multiply(weighted, y.mT).sum(0)
 
     def unwhiten(self, first: Tensor, second: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
         """Return L f for each component, (components, features), and L S L', (features, features), for the root L.

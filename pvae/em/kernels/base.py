@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,10 +38,24 @@ def responsibilities_(logits: Tensor, weights: Tensor | None) -> Tensor:
         log p(x), (batch,), nats.
     """
     highest = logits.amax(0)
-    total = logits.sub_(highest).clamp_min_(LOWEST_LOGIT).exp_().sum(0)
+    total = exp_(logits.sub_(highest).clamp_min_(LOWEST_LOGIT)).sum(0)
     logits.mul_(total.reciprocal() if weights is None else weights / total)
     functional.threshold(logits, LOWEST_RESPONSIBILITY, 0.0, inplace=True)
     return highest.add_(total.log_())
+
+
+def exp_(values: Tensor) -> Tensor:
+    """Replace values by their exp in place, and return them; the shape is any.
+
+    Args:
+        values: finite numbers in contiguous memory.
+    """
+    if values.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        # On processors with AVX-512, NumPy takes less than half the time of torch on one thread.
+        array = values.numpy()
+        np.exp(array, out=array)
+        return values
+    return values.exp_()
 
 
 def scale_chunk_bytes(cpu_bytes: int, device: torch.device) -> int:

@@ -9,6 +9,7 @@ from pvae.em.base import Mixture
 from pvae.em.kernels.base import EStepKernel
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
+from pvae.products import ProductChoices
 
 __all__ = ["choose_kernel"]
 
@@ -20,13 +21,14 @@ WHITENED_ERROR = 1e-5
 FEW_FEATURES = 8
 
 
-def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype) -> EStepKernel:
+def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype, products: ProductChoices) -> EStepKernel:
     """Return the fastest kernel that is accurate for a mixture.
 
     Args:
         mixture: the parameters, in the coordinates of the chunks.
         mean_square: mean square of each feature in these coordinates, (features,).
         dtype: of the arithmetic; float64 replaces it where float32 is not accurate enough.
+        products: compute the matrix products.
     """
     # The squares that the features kernel adds are of size |u|^2 P and cancel to about 1, where P is a precision. The
     # deviations that the whitened kernel takes are of size |u| P^(1/2).
@@ -34,25 +36,25 @@ def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype) -> 
     mean = float((mixture.weights * squares).sum())
     worst = float(squares.max())
     if dtype == torch.float32:
-        kernel = _float32_kernel(mixture, mean, worst)
+        kernel = _float32_kernel(mixture, mean, worst, products)
         if kernel is not None:
             return kernel
     # Whitening costs less than the features where components are few and features many.
     is_whitening_faster = mixture.family.name == "full" and mixture.components * 4 < mixture.features
     if _is_feature_kernel_accurate(mean, worst, torch.float64) and not is_whitening_faster:
-        return FeatureKernel(mixture, torch.float64)
-    return WhitenedKernel(mixture, torch.float64)
+        return FeatureKernel(mixture, torch.float64, products)
+    return WhitenedKernel(mixture, torch.float64, products)
 
 
-def _float32_kernel(mixture: Mixture, mean: float, worst: float) -> EStepKernel | None:
+def _float32_kernel(mixture: Mixture, mean: float, worst: float, products: ProductChoices) -> EStepKernel | None:
     """Return the fastest accurate kernel in float32, or None where float64 is faster or float32 is not accurate."""
     is_full = mixture.family.name == "full"
     if is_full and mixture.features <= FEW_FEATURES:
         return None
     if not is_full and _is_feature_kernel_accurate(mean, worst, torch.float32):
-        return FeatureKernel(mixture, torch.float32)
+        return FeatureKernel(mixture, torch.float32, products)
     if torch.finfo(torch.float32).eps * worst**0.5 <= WHITENED_ERROR:
-        return WhitenedKernel(mixture, torch.float32)
+        return WhitenedKernel(mixture, torch.float32, products)
     return None
 
 

@@ -7,11 +7,15 @@ from torch import Tensor
 
 from pvae.em.base import Mixture, Statistics
 from pvae.em.kernels.base import FLUSH_ROWS, EStepKernel, Scratch, responsibilities_, scale_chunk_bytes
+from pvae.em.kernels.feature_products import FeatureProducts
+from pvae.products import ProductChoices, default_products
 
 __all__ = ["FeatureKernel"]
 
 #: Size of a chunk that stays in the cache of a core, in bytes.
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 3 << 18
+#: Matrix products are slow for few rows. A chunk of at most this number of rows may therefore have more bytes.
+WIDE_ROWS, WIDE_BYTES = 256, 8 << 20
 
 
 class FeatureKernel(EStepKernel):
@@ -20,23 +24,25 @@ class FeatureKernel(EStepKernel):
     Args:
         mixture: the parameters, in the coordinates of the chunks.
         dtype: of the chunks, and of the arithmetic on them. Sums are kept in float64.
+        products: compute the matrix products; None for the fastest library for each shape.
     """
 
-    def __init__(self, mixture: Mixture, dtype: torch.dtype) -> None:
+    def __init__(self, mixture: Mixture, dtype: torch.dtype, products: ProductChoices | None = None) -> None:
         super().__init__(mixture, dtype)
+        self.products = products or default_products()
         self.natural_parameters = mixture.family.natural_parameters(mixture).to(dtype)
-        # The product of features and responsibilities is faster with the smaller dimension first.
-        self.is_transposed = self.prepared_size <= mixture.components
-        shaped = self.natural_parameters.mT if self.is_transposed else self.natural_parameters
-        self.sums = torch.zeros_like(shaped, dtype=torch.float64)
-        self.unflushed_sums = self.sums if dtype == torch.float64 else torch.zeros_like(self.sums, dtype=dtype)
+        self.feature_products = FeatureProducts(self.natural_parameters, self.products)
+        self.sums = self.feature_products.sums
+        if dtype != torch.float64:
+            self.sums = torch.zeros_like(self.sums, dtype=torch.float64)
         self.unflushed_rows = 0
 
     @property
     def chunk_size(self) -> int:
         """Number of data whose features and responsibilities fit into a chunk; at least 128."""
         bytes_per_datum = (self.mixture.components + self.prepared_size) * self.dtype.itemsize
-        return max(128, scale_chunk_bytes(CHUNK_BYTES, self.natural_parameters.device) // bytes_per_datum)
+        cached = scale_chunk_bytes(CHUNK_BYTES, self.natural_parameters.device) // bytes_per_datum
+        return max(128, min(WIDE_ROWS, WIDE_BYTES // bytes_per_datum), cached)
 
     @property
     def prepared_size(self) -> int:
@@ -56,20 +62,20 @@ class FeatureKernel(EStepKernel):
             scratch: memory for the result, which the next chunk of the same shape overwrites; None allocates new
                 memory. Only full covariances use it.
         """
-        if scratch is not None and u.shape in scratch:
-            return self._overwrite(u, scratch)
         family = self.mixture.family
-        phi = u.new_empty(self.prepared_size, u.shape[1])
-        family.write_phi(u, phi)
-        if scratch is not None and family.name == "full":
+        if scratch is None:
+            phi = u.new_empty(self.prepared_size, u.shape[1])
+            family.write_phi(u, phi)
+            return phi
+        if u.shape not in scratch:
+            phi = u.new_empty(self.prepared_size, u.shape[1])
+            phi[0] = 1
             u_in_phi = phi[1 : 1 + len(u)]
             scratch[u.shape] = u_in_phi, phi, family.phi_products(u_in_phi, phi)
-        return phi
-
-    @staticmethod
-    def _overwrite(u: Tensor, scratch: Scratch) -> Tensor:
-        """Write the features of a chunk over those of an earlier chunk of the same shape."""
         u_in_phi, phi, products = scratch[u.shape]
+        if not products:
+            family.write_phi(u, phi)
+            return phi
         u_in_phi.copy_(u)
         for left, right, destination in products:
             torch.mul(left, right, out=destination)
@@ -77,7 +83,8 @@ class FeatureKernel(EStepKernel):
 
     def logits(self, prepared: Tensor) -> Tensor:
         """Return natural parameters times phi(u), (components, batch), which is the logits minus `common_term`."""
-        return self.natural_parameters @ prepared
+        product = self.products.product_of(self.natural_parameters, prepared)
+        return product(self.natural_parameters, prepared, None, None)
 
     def common_term(self, prepared: Tensor) -> Tensor | None:
         """Return -|W' u|^2 / 2 for tied covariances, (batch,), whose phi(u) holds no squares; else None."""
@@ -92,21 +99,19 @@ class FeatureKernel(EStepKernel):
             prepared: phi(u), (prepared_size, batch).
             weights: sample weights, (batch,), or None for 1 each.
         """
-        responsibilities = self.natural_parameters @ prepared
+        responsibilities = self.feature_products.logits(prepared)
         self._add_log_likelihoods(responsibilities_(responsibilities, weights), weights)
-        if self.is_transposed:
-            self.unflushed_sums.addmm_(prepared, responsibilities.mT)
-        else:
-            self.unflushed_sums.addmm_(responsibilities, prepared.mT)
+        self.feature_products.add(responsibilities, prepared)
         self.unflushed_rows += prepared.shape[1]
         if self.unflushed_rows >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         """Add the sums in the working dtype to the float64 sums."""
-        if self.unflushed_sums is not self.sums:
-            self.sums += self.unflushed_sums
-            self.unflushed_sums.zero_()
+        unflushed_sums = self.feature_products.sums
+        if unflushed_sums is not self.sums:
+            self.sums += unflushed_sums
+            unflushed_sums.zero_()
         self.unflushed_rows = 0
 
     def statistics(self, outer_sum: Tensor | None) -> Statistics:
@@ -117,7 +122,7 @@ class FeatureKernel(EStepKernel):
         """
         self._flush()
         mixture = self.mixture
-        sums = self.sums.mT.contiguous() if self.is_transposed else self.sums
+        sums = self.sums.contiguous()
         first, second = mixture.family.moments_from_phi(sums, mixture.features, outer_sum)
         log_likelihood = self.log_likelihood
         if outer_sum is not None:

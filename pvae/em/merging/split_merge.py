@@ -202,7 +202,7 @@ def _run_partial_em(e_step: EStep, mixture: Mixture, indices: Tensor, part: Mixt
     ]
     weighted_rows = WeightedRows(e_step.data.rows, torch.cat(shares))
     data = StandardisedChunks(weighted_rows, e_step.data.standardiser)
-    partial_e_step = EStep(data, e_step.dtype, e_step.has_missing, e_step.group)
+    partial_e_step = EStep(data, e_step.dtype, e_step.has_missing, e_step.group, e_step.products)
     steps = min(PARTIAL_STEPS, options.max_iter)
     partial_options = replace(options, tol=0.0, tol_relative=None, max_iter=steps, reseed=False)
     return run_em(partial_e_step, part, partial_options, float("-inf"), lambda *_: None).mixture

@@ -65,10 +65,13 @@ class StandardisedChunks:
     def prepared_chunks(self, kernel: ChunkPreparation) -> Iterator[Chunk]:
         """Yield chunks as a kernel prepares them, (prepared_size, at most chunk_size), and sample weights or None."""
         key = type(kernel), kernel.chunk_size, kernel.dtype
-        is_kept = self._fits(kernel.prepared_size, kernel.dtype)
-        scratch = None if is_kept else self._scratch.setdefault(key, {})
         chunks = self.chunks(kernel.chunk_size, kernel.dtype)
-        prepared = ((kernel.prepare(u, scratch), weights) for u, weights in chunks)
+        if self.rows.device.type == "cpu":
+            # Prepared data are larger than the data; to read them from memory takes longer than to prepare them again.
+            scratch = self._scratch.setdefault(key, {})
+            yield from ((kernel.prepare(u, scratch), weights) for u, weights in chunks)
+            return
+        prepared = ((kernel.prepare(u), weights) for u, weights in chunks)
         yield from self._keep_if_small(key, prepared, kernel.prepared_size, kernel.dtype)
 
     def _keep_if_small(self, key: Any, chunks: Iterator[Chunk], size: int, dtype: torch.dtype) -> Iterator[Chunk]:
