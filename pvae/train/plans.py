@@ -65,7 +65,8 @@ class Plan:
         """Return the parameters that have a gradient in the graph."""
         if self.graph is None:
             return []
-        gradients = self.graph.outputs[-len(self.parameters) :]
+        outputs = self.graph.outputs
+        gradients = outputs[len(outputs) - len(self.parameters) :]  # a group may have no parameters
         return [p for p, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None]
 
     def mark_stale(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from models import Plain, data
 from pyro.infer import Trace_ELBO
-from stepping import after
+from stepping import after, stepper
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -260,6 +260,14 @@ def test_the_compiler_of_torch_gives_the_numbers_of_the_graph(tmp_path: Path, mo
     losses = [[record["loss"] for record in run.history] for run in (compiled, graph)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert_close(parameters(graph), parameters(compiled), 1e-5)
+
+
+def test_a_group_without_parameters_has_none_with_a_gradient() -> None:
+    with stepper(Plain(), Trace_ELBO(), graph=True, batch=data(8)) as (step, parameters):
+        plan = step._plans.plan("all", (data(8).x,))
+        assert plan.parameters_with_gradient() == list(parameters.named.values())
+        plan.parameters = []
+        assert plan.parameters_with_gradient() == []
 
 
 def test_functions_around_the_step_of_the_optimiser_are_called(compilations: list[GraphModule]) -> None:
