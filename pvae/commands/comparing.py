@@ -76,7 +76,8 @@ WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [
 def compare(ctx: click.Context, /, models: str, out: str, as_json: bool, **options: Any) -> None:
     """Train each MODEL with each objective and seed, and evaluate all on the same test data.
 
-    A MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel. Runs
+    A MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel.
+    Settings may follow its name: vae:prior=vamp:latent=8. They replace those of the flags, and make a row. Runs
     that OUT already holds are not trained again. The report is OUT/index.html.
     """
     from pvae.comparison import compare as compare_models

@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from command_line import run
 
+import pvae
 from pvae.cli import cli
 from pvae.commands.listing import _names_by_kind
 from pvae.commands.options.known_names import KNOWN_NAMES, SYSTEM_ALIASES, ModelType, RunType, objective_names
@@ -101,3 +103,17 @@ def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     assert "1 of 1" in text and " ± " in text
     missing = run("runs", str(tmp_path / "none"))
     assert missing.code == 2 and "is no folder" in missing.err
+
+
+def test_settings_after_the_name_of_a_model_replace_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(30, 3)).astype("f4"))
+    words = ["--data", "x.npy", "--likelihood", "gaussian", "--latent", "3", "--hidden", "2"]
+    done = run("train", "beta-vae:latent=1", *words, "--epochs", "1", "--out", "run")
+    assert done.code == 0, done.err
+    config = pvae.open_run("run").config
+    settings = config["model"]["settings"]
+    assert (settings["latent"], settings["hidden"], settings["likelihood"]) == (1, 2, "gaussian")
+    assert config["objective"].startswith("beta")
+    refused = run("check", "vae:latnt=1", *words)
+    assert refused.code == 2 and "did you mean 'latent'" in refused.err

@@ -14,6 +14,8 @@ from public_names import public_homes
 import pvae
 
 PAGES = pages()
+#: Pages that lead from a question to its result, and how many of their blocks run at least.
+JOURNEYS = {"tutorials/own-model": 3, "tutorials/counts": 5, "how-to/notebooks": 8}
 
 
 @pytest.mark.keeps_params
@@ -36,6 +38,13 @@ def test_snippets_of_the_page_run(
 
 
 @pytest.mark.paths
+@pytest.mark.parametrize(("page", "least"), JOURNEYS.items(), ids=JOURNEYS)
+def test_the_blocks_of_a_journey_are_run(page: str, least: int) -> None:
+    path = DOCS / f"{page}.md"
+    assert path in PAGES
+    assert sum(block.kind in ("python", "console") for block in blocks(path.read_text())) >= least
+
+
 def test_a_planted_error_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"

@@ -55,15 +55,18 @@ def chosen_model(ctx: click.Context, model: str) -> ModelSpec:
 
     Args:
         ctx: the context of the command.
-        model: the name of a model, of a system such as beta-vae, or of a file and a class.
+        model: the name of a model, of a system such as beta-vae, or of a file and a class; with settings after colons,
+            which replace those of the flags.
 
     Raises:
         InputError: if the name decides an objective, and the command takes several.
     """
     from pvae.models.build import ModelSpec
+    from pvae.models.make_model import spec_from_text
 
-    name, _ = resolve_system(model, takes_objective="objective" in ctx.params)
-    return ModelSpec(name, _model_settings(ctx))
+    named = spec_from_text(model)
+    name, _ = resolve_system(named.name, takes_objective="objective" in ctx.params)
+    return ModelSpec(name, {**_model_settings(ctx), **named.settings})
 
 
 def _model_settings(ctx: click.Context) -> dict[str, Any]:
@@ -77,9 +80,10 @@ def _model_settings(ctx: click.Context) -> dict[str, Any]:
 
 def chosen_objective(ctx: click.Context, spec: ModelSpec) -> NamedObjective:
     """Return the factory of the objective that the options choose; the default is the system's or the model's own."""
+    from pvae.models.make_model import spec_from_text
     from pvae.objectives import make_objective
 
-    _, objective_of_system = resolve_system(ctx.params["model"], takes_objective=True)
+    _, objective_of_system = resolve_system(spec_from_text(ctx.params["model"]).name, takes_objective=True)
     text = ctx.params["objective"] or objective_of_system or spec.default_objective
     if ctx.params["particles"] is not None:
         text = f"{text}:particles={ctx.params['particles']}"
