@@ -49,6 +49,12 @@ def test_json_output_agrees_with_the_library(folder: Path) -> None:
     )
 
 
+def test_matmul_is_a_setting_of_the_saved_mixture(folder: Path) -> None:
+    for matmul in ("auto", "aten"):
+        code, _, _ = run("--data", "./x.npz", "--components", "2", "--matmul", matmul, "--out", matmul)
+        assert code == 0 and GaussianMixture.load(Path(matmul, "mixture.safetensors")).matmul == matmul
+
+
 @pytest.mark.parametrize("by", ["bic", "held-out"])
 def test_select_keeps_the_best_number_of_components(folder: Path, by: str) -> None:
     code, out, _ = run("--data", "./x.npz", "--select", "1:4", "--by", by, "--out", "chosen", "--json", "--no-progress")
@@ -96,6 +102,7 @@ def test_text_output_has_a_table_of_the_fits(folder: Path) -> None:
         (["--components", "500", "--data", "./x.npz"], "n_samples = 300"),
         (["--reg-covar", "absolute"], "relative"),
         (["--device", "moon"], "moon"),
+        (["--matmul", "fast"], "aten"),
         (["--missing", "ignore"], "marginalise"),
         (["--merge", "2", "--data", "./x.npz", "--components", "2"], "(0, 1)"),
         (["--split-merge", "-1", "--data", "./x.npz", "--components", "2"], "from 0 up"),

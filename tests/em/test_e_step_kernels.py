@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from pvae.em import GaussianMixture, maximise, responsibilities
 from pvae.em.covariances.families import FAMILIES
 from pvae.em.e_step import EStep
+from pvae.em.kernels.component_kernel import ComponentKernel
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
 from pvae.em.process_group import ProcessGroup
@@ -27,7 +28,9 @@ def make_e_step(x: np.ndarray, kind: str, weights=None, dtype=torch.float64) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_both_kernels_return_the_moments_of_their_definition(kind: str, weighted: bool) -> None:
+def test_all_kernels_return_the_moments_of_their_definition(
+    kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = blobs(700, 3, 4)
     weights = np.random.default_rng(1).exponential(size=700) if weighted else None
     e_step = make_e_step(x, kind, weights)
@@ -39,7 +42,11 @@ def test_both_kernels_return_the_moments_of_their_definition(kind: str, weighted
     u = (x - standardiser.shift.numpy()) / standardiser.scale.numpy()
     r = shares.numpy() * w[:, None]
     second = np.einsum("nk,ni,nj->kij", r, u, u)
-    for kernel in (FeatureKernel(mixture, torch.float64), WhitenedKernel(mixture, torch.float64)):
+    kernels = [FeatureKernel(mixture, torch.float64), WhitenedKernel(mixture, torch.float64)]
+    if kind == "full":
+        monkeypatch.setattr("pvae.em.kernels.component_kernel.CHUNK_BYTES", 0)
+        kernels.append(ComponentKernel(mixture))
+    for kernel in kernels:
         statistics = e_step.statistics(kernel)
         origins = statistics.origins
         first = statistics.first_moments + statistics.counts[:, None] * origins

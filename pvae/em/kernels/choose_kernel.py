@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture
 from pvae.em.kernels.base import EStepKernel
+from pvae.em.kernels.component_kernel import ComponentKernel
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
 from pvae.products import ProductChoices
@@ -19,6 +20,8 @@ FEATURE_ERROR = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-4, 1e-3)}
 WHITENED_ERROR = 1e-5
 #: Up to this number of features, `FeatureKernel` in float64 is faster for full covariances than any float32 kernel.
 FEW_FEATURES = 8
+#: From this number of features for each component on, `ComponentKernel` is faster than `FeatureKernel`.
+FEATURES_PER_COMPONENT = 3
 
 
 def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype, products: ProductChoices) -> EStepKernel:
@@ -39,11 +42,13 @@ def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype, pro
         kernel = _float32_kernel(mixture, mean, worst, products)
         if kernel is not None:
             return kernel
-    # Whitening costs less than the features where components are few and features many.
-    is_whitening_faster = mixture.family.name == "full" and mixture.components * 4 < mixture.features
-    if _is_feature_kernel_accurate(mean, worst, torch.float64) and not is_whitening_faster:
-        return FeatureKernel(mixture, torch.float64, products)
-    return WhitenedKernel(mixture, torch.float64, products)
+    if not _is_feature_kernel_accurate(mean, worst, torch.float64):
+        return WhitenedKernel(mixture, torch.float64, products)
+    # The features of a datum cost more than its products with all components if components are few.
+    if mixture.family.name == "full" and mixture.components * FEATURES_PER_COMPONENT < mixture.features:
+        is_on_cpu = mixture.means.device.type == "cpu"
+        return ComponentKernel(mixture, products) if is_on_cpu else WhitenedKernel(mixture, torch.float64, products)
+    return FeatureKernel(mixture, torch.float64, products)
 
 
 def _float32_kernel(mixture: Mixture, mean: float, worst: float, products: ProductChoices) -> EStepKernel | None:
