@@ -380,7 +380,8 @@ def test_arrays_of_another_precision_are_taken_as_the_model_s() -> None:
         ({"limit": 0}, "limit needs a whole number of at least 1; got 0"),
         ({"device": "cuda:99"}, "CUDA"),
         ({"data": torch.zeros(0, 3, dtype=torch.float64)}, "no data"),
-        ({"data": "mnist"}, "Data need to be an array"),
+        ({"data": "digitz"}, "did you mean 'digits'"),
+        ({"data": None}, "is no run"),
         ({"model": nn.Linear(2, 2)}, "needs a run or a latent model"),
     ],
 )
