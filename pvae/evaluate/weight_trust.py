@@ -24,7 +24,8 @@ class WeightTrust:
     Args:
         log_weight_variance: Var_q[log w], nats squared.
         kl: log p(x) - ELBO, which estimates KL(q to p(z given x)), nats.
-        accuracy: the accuracy of the best classifier of draws of q and of the posterior, from 0.5 to 1.
+        accuracy: the accuracy of the best classifier of draws of q and of the posterior, from 0.5 to 1; from at most
+            2000 particles.
     """
 
     log_weight_variance: Tensor
@@ -56,18 +57,26 @@ class _LogWeightVariance(Statistic):
         return (self.second - self.first.square() / self.count) / (self.count - 1)
 
 
+#: The number of particles of which the weights are kept.
+_MOST_KEPT = 2000
+
+
 class _ClassifierAccuracy(Statistic):
     """1/2 + E_q |w / E_q w - 1| / 4: half of the total variation distance of q and posterior, plus 1/2.
 
-    The mean weight is known after the last particle only, so all log weights of the data are kept.
+    The mean weight is known after the last particle only, so log weights are kept: those of the first 2000 particles.
     """
 
     def __init__(self) -> None:
         self.tables: list[Tensor] = []
+        self.kept = 0
 
     def add(self, log_w: Tensor) -> None:
         """Add the log weights of more particles, shape (particles, batch)."""
-        self.tables.append(log_w)
+        few = log_w[: _MOST_KEPT - self.kept]
+        if len(few):
+            self.tables.append(few)
+            self.kept += len(few)
 
     def result(self) -> Tensor:
         """Return the accuracy of each datum, shape (batch,)."""

@@ -58,6 +58,15 @@ def test_particles_may_come_in_parts() -> None:
     torch.testing.assert_close(accuracy, 0.5 + (weights / weights.mean(0) - 1).abs().mean(0) / 4)
 
 
+def test_the_accuracy_keeps_the_weights_of_2000_particles() -> None:
+    log_w = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    accuracy = trust_statistics(3000)[-1]
+    for part in log_w.split(700):
+        accuracy.add(part)
+    weights = log_w[:2000].exp()
+    torch.testing.assert_close(accuracy.result(), 0.5 + (weights / weights.mean(0) - 1).abs().mean(0) / 4)
+
+
 def test_a_guide_on_one_of_two_modes_has_perfect_weights_and_is_never_fine() -> None:
     found = diagnose(OneMode(), OneMode().draw(20), 500)
     assert found.trust is not None
