@@ -21,7 +21,7 @@ def cli() -> None:
     """Train, evaluate and compare deep latent-variable models in Pyro.
 
     `pvae COMMAND --help` shows the options of a command. Exit codes: 0 success, 2 bad input, 3 the training diverged,
-    4 the disk is full, 130 interrupted, 143 terminated.
+    4 the disk is full, 5 another process of the training was lost, 130 interrupted, 143 terminated.
     """
 
 

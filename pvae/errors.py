@@ -1,8 +1,8 @@
-"""The two errors that a person should read without a traceback: bad input, and divergence of a training."""
+"""The errors that a person should read without a traceback: bad input, divergence, and the loss of a process."""
 
 from __future__ import annotations
 
-__all__ = ["DivergenceError", "InputError", "first_line", "whole_reason"]
+__all__ = ["DivergenceError", "InputError", "LostProcessError", "first_line", "whole_reason"]
 
 
 class InputError(ValueError):
@@ -35,6 +35,13 @@ class DivergenceError(RuntimeError):
         self.site = site
         self.tensor = tensor
         self.step = step
+
+
+class LostProcessError(RuntimeError):
+    """Another process of a training in several processes has failed, has ended or does not answer.
+
+    The command line prints the message and exits with code 5.
+    """
 
 
 def first_line(error: BaseException) -> str:

@@ -13,13 +13,22 @@ from typing import Any, NoReturn
 import click
 
 from pvae.commands.interrupts import two_interrupts_end
-from pvae.errors import DivergenceError, InputError
+from pvae.errors import DivergenceError, InputError, LostProcessError
 from pvae.names import short_label, unknown
 from pvae.user_code import find_user_place
 
-__all__ = ["BAD_INPUT", "DISK_FULL", "DIVERGED", "INTERRUPTED", "MainGroup", "SuggestingGroup", "user_frame"]
+__all__ = [
+    "BAD_INPUT",
+    "DISK_FULL",
+    "DIVERGED",
+    "INTERRUPTED",
+    "LOST_PROCESS",
+    "MainGroup",
+    "SuggestingGroup",
+    "user_frame",
+]
 
-BAD_INPUT, DIVERGED, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
+BAD_INPUT, DIVERGED, DISK_FULL, LOST_PROCESS, INTERRUPTED = 2, 3, 4, 5, 130
 
 _MOST_CHARACTERS = 3000  # of an error or a warning: it may hold names from a file of somebody else
 # The disk is full, a quota is used up, or a file has reached its largest allowed size.
@@ -87,6 +96,8 @@ def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
         _exit_with_error(error.format_message(), BAD_INPUT)
     if isinstance(error, DivergenceError):
         _exit_with_error(str(error), DIVERGED)
+    if isinstance(error, LostProcessError):
+        _exit_with_error(str(error), LOST_PROCESS)
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         place = "" if error.filename is None else f": {error.filename}"
         _exit_with_error(f"{error.strerror}{place}. Make room, or name another folder.", DISK_FULL)

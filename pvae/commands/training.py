@@ -54,15 +54,34 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
 
     MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel.
     """
+    from pvae.train.distributed.joined_processes import joined_processes
+
+    with joined_processes(options["device"]) as is_first:
+        run = _fit(ctx, model, out, resume, options, is_first=is_first)
+    if not is_first:
+        return
+    record = _run_record(run)
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(format_rows(_text_rows(record)))
+        click.echo("\n".join(["", "Next:", *(f"  {command}" for command in _next_commands(run, ctx))]))
+
+
+def _fit(
+    ctx: click.Context, model: str, out: str | None, resume: bool, options: dict[str, Any], *, is_first: bool
+) -> Any:
+    """Return the run of a training with the arguments of the command."""
     from pvae.train import fit
 
     spec = chosen_model(ctx, model)
     objective = chosen_objective(ctx, spec)
     folder = Path(out) if out else default_folder(model, options["data"], objective.text, options["seed"])
-    _check_folder(folder, resume)
+    if is_first:
+        _check_folder(folder, resume)
     splits = chosen_data(ctx)
     training = {name: options[name] for name in FIT_OPTIONS}
-    run = fit(
+    return fit(
         spec,
         splits,
         objective=objective(),
@@ -72,12 +91,6 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
         allow_changed=options["allow_changed"],
         **training,
     )
-    record = _run_record(run)
-    if as_json:
-        print_json(record)
-    else:
-        click.echo(format_rows(_text_rows(record)))
-        click.echo("\n".join(["", "Next:", *(f"  {command}" for command in _next_commands(run, ctx))]))
 
 
 def default_folder(model: str, data: str, objective: str, seed: int) -> Path:

@@ -14,6 +14,7 @@ from pvae.data.labelled_batches import interleaved, labelled_per_batch
 from pvae.data.masks import Mask
 from pvae.data.streams.row_batch import RowBatch
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.errors import InputError
 
 __all__ = ["minibatches", "permutation", "steps_of_epoch"]
 
@@ -44,6 +45,7 @@ def minibatches(
     mask: Mask | None = None,
     labelled: float = 0.0,
     keeps_order: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Return the minibatches of one epoch, gathered on the device of the data.
 
@@ -62,18 +64,29 @@ def minibatches(
         labelled: smallest share of labelled data (``y`` from 0 on) in each minibatch, where only some data have a
             label. Labelled data then come several times per epoch, the other data once. 0 leaves it to chance.
         keeps_order: whether the data keep their order, for programs whose parameters belong to positions in the batch.
+        share: ``(rank, count)``; of each minibatch, the data at the positions rank, rank + count, ... are gathered. If
+            there are none, the first datum is. (0, 1) gathers all.
 
     Raises:
-        InputError: if `size` is below 1 or `start` below 0.
+        InputError: if `size` is below 1 or `start` below 0, or a source that makes its own batches is to be shared.
     """
     size, start = require_whole(size, "size"), require_whole(start, "start", least=0)
     own = batch.own_batches(size, seed=seed, epoch=epoch, start=start) if isinstance(batch, StoredBatch) else None
     if own is not None:
+        if share != (0, 1):
+            raise InputError(
+                "Batches that a loader or an iterable data set makes cannot be shared by processes. Give arrays, files "
+                "or an indexed data set to pvae.load_data."
+            )
         return _drawn(own, dynamic, mask)
     order = torch.arange(batch.size) if keeps_order else _order(batch, size, seed, epoch, labelled)
     if isinstance(batch, RowBatch):
-        return _drawn(batch.batches(order, size, seed=seed, epoch=epoch, start=start), dynamic, mask)
-    return _drawn(_gather(batch, order, size, start), dynamic, mask)
+        own_seed = derived_seed(seed, "process", *share) if share[0] else seed  # draws differ, the order does not
+        rows = batch.batches(_pieces(order, size, start, share), seed=own_seed, epoch=epoch, start=start)
+        return _drawn(rows, dynamic, mask)
+    # One transfer per epoch: a part of it is a view, so a step costs one gather per field.
+    pieces = _pieces(order.to(batch.device), size, start, share)
+    return _drawn(map(batch.take, pieces), dynamic, mask)
 
 
 def steps_of_epoch(batch: Batch, size: int, labelled: float = 0.0) -> int | None:
@@ -111,12 +124,15 @@ def _order(batch: Batch, size: int, seed: int, epoch: int, labelled: float) -> T
     return interleaved(known.nonzero().ravel(), hidden, labelled_count, size - labelled_count, generator)
 
 
-def _gather(batch: Batch, order: Tensor, size: int, start: int) -> Iterator[Batch]:
+def _pieces(order: Tensor, size: int, start: int, share: tuple[int, int]) -> list[Tensor]:
+    """Return the positions of a share of each minibatch from `start` on."""
     if start * size >= len(order):
-        return  # torch.split of an empty tensor would give one empty minibatch
-    # One transfer per epoch: a part of it is a view, so a step costs one gather per field.
-    for positions in order[start * size :].to(batch.device).split(size):
-        yield batch.take(positions)
+        return []  # torch.split of an empty tensor would give one empty minibatch
+    rank, count = share
+    pieces = order[start * size :].split(size)
+    if count == 1:
+        return list(pieces)
+    return [piece[rank::count] if rank < len(piece) else piece[:1] for piece in pieces]
 
 
 def _drawn(batches: Iterator[Batch], dynamic: bool, mask: Mask | None) -> Iterator[Batch]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,8 @@ from pvae.em.kernels.base import EStepKernel
 from pvae.em.kernels.choose_kernel import choose_kernel
 from pvae.em.kernels.missing_values_kernel import MissingValuesKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
-from pvae.em.process_group import ProcessGroup
 from pvae.em.rows.standardised_chunks import StandardisedChunks
+from pvae.process_group import ProcessGroup
 from pvae.products import ProductChoices, default_products
 
 __all__ = ["EStep", "chunk_log_likelihoods", "chunk_responsibilities"]
@@ -63,7 +65,7 @@ class EStep:
         for prepared, weights in self.data.prepared_chunks(kernel):
             kernel.add(prepared, weights)
         outer_sum = self._compute_outer_sum(kernel) if kernel.needs_outer_sum else None
-        return self.group.sum_statistics(kernel.statistics(outer_sum))
+        return _sum_over_processes(kernel.statistics(outer_sum), self.group)
 
     def _compute_outer_sum(self, kernel: EStepKernel) -> Tensor:
         """Return the sum of u u' over the data of this process, (features, features); computed once."""
@@ -89,6 +91,18 @@ class EStep:
                 datum = u[:, index].double().nan_to_num(0.0)
         candidates = self.group.gather_rows(torch.cat([datum.new_tensor([lowest]), datum]).unsqueeze(0))
         return candidates[int(candidates[:, 0].argmin()), 1:]
+
+
+def _sum_over_processes(own: Statistics, group: ProcessGroup) -> Statistics:
+    """Return the statistics of the data of all processes, by one all-reduce."""
+    if not group.is_distributed:
+        return own
+    names = Statistics.summed_names()
+    parts = [getattr(own, name) for name in names]
+    summed = group.sum(torch.cat([part.reshape(-1) for part in parts]))
+    pieces = summed.split([part.numel() for part in parts])
+    reshaped = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+    return replace(own, **dict(zip(names, reshaped, strict=True)))
 
 
 def chunk_log_likelihoods(kernel: EStepKernel, prepared: Tensor) -> Tensor:

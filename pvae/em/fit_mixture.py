@@ -16,13 +16,13 @@ from pvae.em.em_run import EMRun, run_em
 from pvae.em.initialisation.initial_mixture import Initialisation, initialise_mixture
 from pvae.em.merging.merge_components import merge_components
 from pvae.em.merging.split_merge import Move, split_and_merge
-from pvae.em.process_group import ProcessGroup
 from pvae.em.read_inputs import InitialParameters
 from pvae.em.rows.row_sources import RowSource
 from pvae.em.rows.standardise import Standardiser, fit_standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.em.run_reports import RunReporter, Watch
 from pvae.errors import InputError
+from pvae.process_group import ProcessGroup
 from pvae.products import default_products
 
 __all__ = ["EMFit", "FitInputs", "WarmStart", "fit_mixture"]

@@ -14,12 +14,12 @@ from pvae.em.e_step import EStep
 from pvae.em.em_options import make_options
 from pvae.em.fit_mixture import FitInputs, fit_mixture
 from pvae.em.m_step import m_step
-from pvae.em.process_group import ProcessGroup
 from pvae.em.rows.row_sources import RowSource, as_tensor
 from pvae.em.rows.standardise import Standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.em.rows.value_checks import compute_observed_share
 from pvae.errors import InputError
+from pvae.process_group import ProcessGroup
 from pvae.products import default_products
 
 __all__ = ["StepwiseEM"]

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from pvae.batch import Batch
-from pvae.errors import InputError
+from pvae.errors import InputError, LostProcessError
 from pvae.programs.parameter_scope import store_tensors
 from pvae.train.checkpoint import Snapshot
+from pvae.train.distributed.share_result import copy_model_from_first
 from pvae.train.divergence import NonFiniteStep, find_non_finite
 from pvae.train.limits import BUDGETS, LIMITS, reached_limit
 from pvae.train.optimisers import rates, step_schedule
@@ -95,6 +96,7 @@ class Loop:
             SystemExit: after SIGTERM.
         """
         context, progress = self.context, self.context.progress
+        copy_model_from_first(context.group, context.parameters)
         if self.snapshots.good is None:
             self.snapshots.save()
         if progress.finished and not self._may_continue():
@@ -178,12 +180,14 @@ class Loop:
         """Take one step, count it, and save if a checkpoint is due or a signal has come."""
         context, progress = self.context, self.context.progress
         numbers = self._take_step(batch)
-        progress.add_step(context.stepper.names, numbers, batch.size, context.objective.num_particles)
+        reduction = context.stepper.reduction
+        rows = batch.size if reduction is None else reduction.rows
+        progress.add_step(context.stepper.names, numbers, rows, context.objective.num_particles)
         loss = numbers[0]
         if progress.step % self._steps_between_losses == 0 and not math.isfinite(loss.item()):
             raise NonFiniteStep
         context.display.show_step(progress.epoch, progress.step_in_epoch, loss.item)
-        if context.interrupts.pending:
+        if context.interrupts.pending if reduction is None else reduction.stop:
             self.snapshots.save()
             context.interrupts.stop()
         progress.finished = reached_limit(context.options, progress, context.evaluations_of_next_step)
@@ -199,7 +203,7 @@ class Loop:
         """
         try:
             return self.context.stepper(batch)
-        except InputError:
+        except (InputError, LostProcessError):
             raise
         except (ValueError, ArithmeticError, RuntimeError):
             if not self._is_divergence(batch):
@@ -244,8 +248,9 @@ class Loop:
         kind, reason = validation.kind, validation.reason
         try:
             with self.context.progress.paused_clock():
-                return validation()
-        except InputError:
+                scores = validation()
+                return dict(self.context.group.from_first(lambda: scores))
+        except (InputError, LostProcessError):
             raise
         except (ValueError, ArithmeticError, RuntimeError):
             if not self._is_divergence(validation.batch):
@@ -278,3 +283,13 @@ class Loop:
             for callback in self.context.callbacks:
                 if callback.on_epoch(self.context.history.records[-1], self.context.latent_model) is True:
                     self.context.progress.finished = "callback"
+            self._share_changes_of_callbacks()
+
+    def _share_changes_of_callbacks(self) -> None:
+        """Give what the callbacks of the first process have decided and changed to all processes."""
+        context, group = self.context, self.context.group
+        if group.is_shared:
+            finished, has_callbacks = group.from_first(lambda: [context.progress.finished, bool(context.callbacks)])
+            context.progress.finished = finished
+            if has_callbacks:
+                copy_model_from_first(context.group, context.parameters)

@@ -10,6 +10,7 @@ from pvae.products import ProductChoices
 from pvae.structures import is_structure
 from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.computation import Computation
+from pvae.train.distributed.gradient_reduction import GradientReduction
 from pvae.train.options import Options
 from pvae.train.step import Stepper
 
@@ -17,7 +18,12 @@ __all__ = ["make_stepper"]
 
 
 def make_stepper(
-    computation: Computation, optimiser: torch.optim.Optimizer, options: Options, train: Batch, batch: Batch
+    computation: Computation,
+    optimiser: torch.optim.Optimizer,
+    options: Options,
+    train: Batch,
+    batch: Batch,
+    reduction: GradientReduction | None = None,
 ) -> tuple[Stepper, str]:
     """Return the stepper of a training, and why its steps run otherwise than the options say; "" if they do not.
 
@@ -30,8 +36,12 @@ def make_stepper(
         options: the checked options.
         train: the training data.
         batch: a batch of the full size.
+        reduction: the sums over the processes of the training; None for one process.
     """
     asked, reason = options.step, ""
+    if reduction is not None and asked in ("auto", "compile"):
+        reason = "steps run as graphs, because a compiled step updates in one process" if asked == "compile" else ""
+        asked = "graph"
     structures = [name for name in computation.programs.fields if is_structure(batch[name])]
     varies = isinstance(train, StoredBatch) and train.varies
     if structures and asked != "eager":
@@ -53,5 +63,6 @@ def make_stepper(
         products=ProductChoices(options.matmul),
         compiled=CompiledSteps(asked, optimiser, options.clip),
         full_size=batch.size,
+        reduction=reduction,
     )
     return stepper, reason

@@ -28,6 +28,7 @@ from pvae.train.batch_checks import BatchChecks
 from pvae.train.batch_sizes import require_last_batch
 from pvae.train.computation import Computation
 from pvae.train.devices import resolve
+from pvae.train.distributed.shared_step import make_reduction
 from pvae.train.graph.preserve import preserve_state
 from pvae.train.history import History
 from pvae.train.limits import require_one_step
@@ -181,7 +182,12 @@ class TrainingSetup:
         require_one_step(options, self.objective.num_particles, splits.train.known_size)
         require_last_batch(computation, splits, options)
         validation = self._validation(splits, computation)
-        stepper, reason = make_stepper(computation, optimiser, options, splits.train, batch)
+        group = request.group
+        reduction, notes = make_reduction(
+            group, computation, splits, batch, options, interrupts, keeps_order=self._keeps_order
+        )
+        stepper, reason = make_stepper(computation, optimiser, options, splits.train, batch, reduction)
+        self.notes += notes
         self.notes += [f"note: {reason}"] if reason else []
         return TrainingContext(
             latent_model=self.latent_model,
@@ -200,6 +206,7 @@ class TrainingSetup:
             display=make_display(request.progress),
             interrupts=interrupts,
             identity={"data": splits.checksum, "config": config_hash(config)},
+            group=group,
             keeps_order=self._keeps_order,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from pvae.errors import DivergenceError
 from pvae.train.divergence import NonFiniteTensor, find_non_finite
 from pvae.train.optimisers import rates, step_schedule
@@ -26,6 +28,8 @@ def roll_back(context: TrainingContext, snapshots: Snapshots) -> None:
     Raises:
         DivergenceError: if the training is to stop, or if this is the last of the rollbacks that are allowed.
     """
+    if context.group.is_shared:
+        _stop_all_processes(context, snapshots)
     cause, step = _find_cause(context, snapshots)
     snapshots.restore_good()
     may_continue = context.options.on_divergence == "rollback" and context.progress.rollbacks < _MOST_ROLLBACKS
@@ -48,6 +52,17 @@ def roll_back(context: TrainingContext, snapshots: Snapshots) -> None:
         }
     )
     snapshots.save()
+
+
+def _stop_all_processes(context: TrainingContext, snapshots: Snapshots) -> NoReturn:
+    """Raise DivergenceError in each process, without a search for the cause, which would need steps of them all."""
+    step = context.progress.step
+    snapshots.restore_good()
+    raise DivergenceError(
+        f"Training diverged at step {step}: a number is not finite. The last good state is that of step "
+        f"{context.progress.step}. Try a lower learning_rate or clip=1.0; in one process, the error names the tensor.",
+        step=step,
+    )
 
 
 def _find_cause(context: TrainingContext, snapshots: Snapshots) -> tuple[NonFiniteTensor, int]:

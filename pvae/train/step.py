@@ -15,6 +15,8 @@ from pvae.products import ProductChoices
 from pvae.train.clipping import clipped
 from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.computation import Computation
+from pvae.train.distributed.gradient_reduction import GradientReduction
+from pvae.train.distributed.objective_state import advance_objective
 from pvae.train.graph.trace import Outputs
 from pvae.train.optimisers import track_parameters
 from pvae.train.plans import Plan, StepPlans
@@ -33,6 +35,7 @@ class Stepper:
         products: the libraries of the matrix products of a graph; None for those of torch.
         compiled: which steps are compiled; None for none.
         full_size: the number of data of the batches of which the steps may be compiled; None for all.
+        reduction: the sums over the processes of the training; None for one process.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Stepper:
         products: ProductChoices | None = None,
         compiled: CompiledSteps | None = None,
         full_size: int | None = None,
+        reduction: GradientReduction | None = None,
     ) -> None:
         self.computation, self.optimiser, self.clip = computation, optimiser, clip
         self.parameters = computation.parameters
@@ -52,6 +56,7 @@ class Stepper:
         self._plans = StepPlans(computation, graph=graph, products=self.products)
         self.compiled = CompiledSteps("graph", optimiser, clip) if compiled is None else compiled
         self.full_size, self._is_full = full_size, True
+        self.reduction = reduction
         self._known_parameters = dict(self.parameters.named)
 
     @property
@@ -128,7 +133,10 @@ class Stepper:
             named = dict(zip(self._plans.names[player], phase_numbers, strict=True))
             numbers += (phase_numbers[0], *(named[name] for name in new_terms))
         with torch.no_grad():
-            self.computation.objective.end_step(dict(zip(self.names, numbers, strict=True)))
+            means = dict(zip(self.names, numbers, strict=True))
+            self.computation.objective.end_step(means)
+            if self.reduction is not None:
+                advance_objective(self.computation.objective, means)
         return numbers
 
     def _phase(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
@@ -149,6 +157,8 @@ class Stepper:
 
     def _update(self, player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Update one player once; return its numbers."""
+        if self.reduction is not None:
+            return self._update_in_all_processes(self.reduction, player, arguments)
         plan = self._plans.plan(player, arguments)
         outputs = self._compiled_outputs(plan, player, arguments) if self._is_full else None
         if outputs is None:
@@ -158,6 +168,19 @@ class Stepper:
             self._apply(self._parameters_of_plan(plan, player), gradients)
             self.compiled.add_time(time.perf_counter() - begun)
         return outputs[: len(self._plans.names[player])]
+
+    def _update_in_all_processes(
+        self, reduction: GradientReduction, player: str, arguments: tuple[Tensor, ...]
+    ) -> tuple[Any, ...]:
+        """Update one player once by the mean gradient over the data of all processes; return the mean numbers."""
+        with reduction.reported(player):
+            plan = self._plans.plan(player, arguments)
+            outputs = self._plans.run(plan, arguments)
+            parameters = self._parameters_of_plan(plan, player)
+        outputs = reduction.mean(player, outputs, parameters)
+        count = len(self._plans.names[player])
+        self._apply(parameters, outputs[count:])
+        return outputs[:count]
 
     def _compiled_outputs(self, plan: Plan, player: str, arguments: tuple[Tensor, ...]) -> Outputs | None:
         """Update by the compiled step and return its outputs; None if there is no compiled step."""

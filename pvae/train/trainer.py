@@ -4,47 +4,43 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import torch
 from pyro.infer import ELBO
 
 from pvae.callbacks import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
-from pvae.errors import InputError
-from pvae.files import UNFINISHED, write_text
 from pvae.fit_options import FitOptions
-from pvae.locks import LOCK_FILE, is_unused, sole_writer
 from pvae.models.build import ModelSpec, spec_of
 from pvae.models.make_model import ModelOrRecipe, build_model, is_recipe, spec_from_text
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import require_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
-from pvae.train.checkpoint import Snapshot, read_newest
 from pvae.train.devices import isolated
+from pvae.train.distributed.objective_state import without_own_advances
+from pvae.train.distributed.share_result import share_result
+from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.loop import Loop
 from pvae.train.options import resolved, with_own_batch_size
 from pvae.train.prepare import TrainingSetup
-from pvae.train.run import Run, read_config
+from pvae.train.run import Run
+from pvae.train.run_folder import locked_config, snapshot_to_resume, write_config
 from pvae.train.run_record import (
-    KINDS,
+    config_hash,
     describe_run,
-    find_changes,
     former_hashes,
     kinds_of_changes,
-    require_config_of_snapshot,
 )
 from pvae.train.signals import catch_interrupts
 from pvae.train.training_request import TrainingRequest, checked_folder
 from pvae.train.unfinished_schedules import warn_of_unfinished_schedules
 
 __all__ = ["fit"]
-
-#: The files of a run that was stopped before its first checkpoint.
-_FILES_BEFORE_CHECKPOINT = {LOCK_FILE, "config.toml", f"config.toml{UNFINISHED}", "metrics.jsonl", f"last{UNFINISHED}"}
 
 
 def fit(
@@ -87,6 +83,9 @@ def fit(
     positions of the batch, or if the objective (`GAN`, `AAE`, `ALI`) has no score that ranks parameters. The caller's
     random generators, parameter store and number of threads stay as they are.
 
+    In an initialised process group of `torch.distributed` with several processes, all processes call this function with
+    the same arguments and train one model together; each computes its share of every batch.
+
     Args:
         model: a `LatentModel`, a `pair`, or the VAE of a Pyro tutorial; or what makes one, with parameters from `seed`:
             a text such as ``"vae:latent=8"``, a `ModelSpec`, a class or a function, as for `compare`.
@@ -94,7 +93,7 @@ def fit(
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a function that makes one, or a name such as
             ``"iwae:particles=8"``; the default is the model's ``default_objective``, else ``"elbo"``.
         epochs: the number of passes over the training data in all; a resumed run continues to this number.
-        batch_size: the number of data per step; a loader of PyTorch has its own.
+        batch_size: the number of data per step, in all processes together; a loader of PyTorch has its own.
         learning_rate: the learning rate for an optimiser by name or class; or one for each parameter group,
             ``{"theta": 1e-3, "phi": 3e-4}``, where the groups are declared or found (``"critic"`` if there is one;
             ``"objective"`` for other networks of an objective).
@@ -142,6 +141,7 @@ def fit(
         InputError: for input that cannot be used; `out` is then unchanged.
         DivergenceError: if a number is not finite; the last good state is kept.
         OSError: if a checkpoint cannot be written; the one before is intact.
+        LostProcessError: if another process of the training has failed, has ended or does not answer in time.
     """
     options = {name: value for name, value in locals().items() if name in FitOptions.__dataclass_fields__}
     request = TrainingRequest(
@@ -156,14 +156,14 @@ def fit(
         fields=fields,
         model_spec=model_spec,
         allow_changed=kinds_of_changes(allow_changed),
+        group=TrainingGroup(),
     )
-    _recorded_config(request.folder, resume)  # a refused folder must not be changed
-    with sole_writer(request.folder):
-        return _fit(request)
+    with ExitStack() as stack:
+        return _fit(request, request.group.from_first(partial(locked_config, stack, request.folder, resume)))
 
 
-def _fit(request: TrainingRequest) -> Run:
-    recorded = _recorded_config(request.folder, request.resume)
+def _fit(request: TrainingRequest, recorded: dict[str, Any] | None) -> Run:
+    folder, request = request.folder, request.of_process()
     options = resolved(request.options, None if recorded is None else recorded["training"])
     if torch.device(options.device).type == "cuda":
         torch.cuda.init()  # so that `isolated` seeds and restores the generators of CUDA
@@ -172,7 +172,8 @@ def _fit(request: TrainingRequest) -> Run:
         options, batch_notes = with_own_batch_size(options, splits)
         model, spec = _model_and_spec(request, splits)
         objective = _objective(request, model)
-        with scope(model), catch_interrupts() as interrupts, torch.enable_grad():
+        together = without_own_advances(objective, request.group.is_shared)
+        with scope(model), catch_interrupts() as interrupts, torch.enable_grad(), together:
             setup = TrainingSetup(request, model, objective, options, is_fresh=recorded is None)
             splits = setup.prepare(splits)
             named = describe(objective), objective
@@ -180,21 +181,24 @@ def _fit(request: TrainingRequest) -> Run:
             if objective.biased:  # the check has run the objective, and some know only then
                 config["biased"] = objective.biased
             context = setup.context(splits, config, interrupts)
+            request.group.require_same({"data": splits.checksum, "model, objective and options": config_hash(config)})
             # the line that describes a file includes what was inferred
             account = splits.schema.account
             notes = [note for note in splits.notes if note not in account]
             for note in (*([f"{splits.name}: {account}"] if account else []), *notes, *batch_notes, *setup.notes):
                 context.display.note(note)
             loop = Loop(context)
-            if recorded is not None and request.folder is not None:
-                snapshot = _snapshot_to_resume(request.folder, config, recorded, request.allow_changed)
+            if recorded is not None:
+                reader = partial(snapshot_to_resume, request.folder, config, recorded, request.allow_changed)
+                snapshot = request.group.snapshot_from_first(reader)
                 config |= former_hashes(recorded, config)
                 loop.resume(snapshot)
             warn_of_unfinished_schedules(context)
-            _write_config(request.folder, config, is_fresh=recorded is None)
+            write_config(request.folder, config, is_fresh=recorded is None)
             with call_at_start_and_error(request.callbacks, config, model):
                 loop.run()
-            run = _result(loop, config)
+            run = share_result(_result(loop, config), context)
+            run.folder = folder
     for callback in request.callbacks:
         callback.on_end(run)
     return run
@@ -213,65 +217,6 @@ def _objective(request: TrainingRequest, model: Any) -> Any:
     """Return the objective of the request, or the default of the model, as a `pvae.Objective`."""
     objective = traits_of(model).default_objective if request.objective is None else request.objective
     return adapt(make_objective(objective) if isinstance(objective, str) else objective)
-
-
-def _recorded_config(folder: Path | None, resume: bool) -> dict[str, Any] | None:
-    """Return the ``config.toml`` of the run to be resumed; None for a new run.
-
-    Raises:
-        InputError: if the folder cannot be used.
-    """
-    if folder is None:
-        if resume:
-            raise InputError("resume=True needs out=, the folder of the run to be resumed.")
-        return None
-    if not folder.exists() or (folder.is_dir() and is_unused(folder)):
-        return None
-    if not resume:
-        raise InputError(
-            f"{folder} exists already, and was not touched. Continue it with resume=True, or choose another out."
-        )
-    if (folder / "last").exists() or (folder / "last.previous").exists():
-        return read_config(folder)
-    # a run that was stopped before its first checkpoint starts again
-    if not {path.name for path in folder.iterdir()} <= _FILES_BEFORE_CHECKPOINT:
-        raise InputError(
-            f"resume=True needs the folder of a run; {folder} holds none, and was not touched. Choose another out."
-        )
-    return None
-
-
-def _write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool) -> None:
-    """Write ``config.toml`` into the folder of a run; remove the records of an earlier start if the run is new."""
-    if folder is None:
-        return
-    if is_fresh:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-    write_text(folder / "config.toml", tomli_w.dumps(config))
-
-
-def _snapshot_to_resume(
-    folder: Path, config: dict[str, Any], recorded: dict[str, Any], accepted: Sequence[str]
-) -> Snapshot:
-    """Return the last checkpoint of a run that goes on.
-
-    Raises:
-        InputError: if model, objective, data, options or versions are not those of the recorded run, or if it has more
-            epochs already.
-    """
-    changes = find_changes(config, recorded, accepted)
-    if changes:
-        raise InputError(
-            f"A resumed run needs the model, objective, data, options and versions of {folder}: {changes}. Give the "
-            f"recorded ones, or accept a kind of change (--allow-changed, allow_changed=): {', '.join(KINDS)}."
-        )
-    snapshot = read_newest(folder, "last")
-    require_config_of_snapshot(folder, recorded, snapshot)
-    epochs, completed = config["training"]["epochs"], snapshot.state["epoch"]
-    if completed > epochs:
-        raise InputError(f"{folder} has {completed} epochs already; epochs={epochs} is fewer. Give at least as many.")
-    return snapshot
 
 
 def _result(loop: Loop, config: dict[str, Any]) -> Run:

@@ -12,7 +12,10 @@ import torch
 from pvae.batch import Batch
 from pvae.callbacks import Callback
 from pvae.data import Splits, minibatches, steps_of_epoch
+from pvae.data.labelled_batches import labelled_per_batch
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.train.distributed.gradient_reduction import GradientReduction
+from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.history import History
 from pvae.train.limits import evaluations_of_step
 from pvae.train.options import Options
@@ -50,6 +53,7 @@ class TrainingContext:
         display: the display of the progress.
         interrupts: the signals that the process has received.
         identity: checksums of data and options that a checkpoint records.
+        group: the processes of the training.
         keeps_order: whether each batch holds all data in their own order, because parameters belong to positions.
     """
 
@@ -69,6 +73,7 @@ class TrainingContext:
     display: TrainingDisplay
     interrupts: Interrupts
     identity: dict[str, Any]
+    group: TrainingGroup
     keeps_order: bool = False
 
     @property
@@ -116,8 +121,8 @@ class TrainingContext:
         return float(max(0, min(limits, default=0)))
 
     def remaining_batches(self) -> Iterator[Batch]:
-        """Return the batches of the current epoch that have had no step yet."""
-        return minibatches(
+        """Return the batches of the current epoch that have had no step yet; of each, the share of this process."""
+        batches = minibatches(
             self.splits.train,
             self.options.batch_size,
             seed=self.options.seed,
@@ -127,4 +132,23 @@ class TrainingContext:
             mask=self.splits.train_mask,
             labelled=self.objective.labelled,
             keeps_order=self.keeps_order,
+            share=(self.group.rank, self.group.count),
         )
+        return batches if self.stepper.reduction is None else self._shares(batches, self.stepper.reduction)
+
+    def _shares(self, batches: Iterator[Batch], reduction: GradientReduction) -> Iterator[Batch]:
+        """Yield the shares of this process with generators of their own, and count their data."""
+        size, done = self.options.batch_size, self.progress.step_in_epoch
+        left = self._size_of_epoch - done * size
+        for batch in self.group.seeded(batches, self.options.seed, self.progress.step):
+            reduction.own_rows = self.group.share_size(min(size, left))
+            left -= size
+            yield batch
+
+    @property
+    def _size_of_epoch(self) -> int:
+        """The number of data of an epoch; labelled data come several times where an objective asks for it."""
+        train, size = self.splits.train, self.options.batch_size
+        labelled = labelled_per_batch(train, size, self.objective.labelled)
+        hidden = train.size if labelled == 0 else int((train["y"] < 0).sum())
+        return hidden + labelled * -(-hidden // (size - labelled))

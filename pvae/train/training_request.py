@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pvae.callbacks import Callback
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
 from pvae.programs.binding import Fields
+from pvae.train.distributed.training_group import TrainingGroup
 
 __all__ = ["TrainingRequest", "checked_folder"]
 
@@ -32,6 +33,7 @@ class TrainingRequest:
         fields: the batch fields of the programs, or None.
         model_spec: how to build the model again, or None.
         allow_changed: the kinds of changes that a resumed run may have.
+        group: the processes of the training.
     """
 
     model: Any
@@ -45,6 +47,11 @@ class TrainingRequest:
     fields: Fields
     model_spec: ModelSpec | None
     allow_changed: tuple[str, ...]
+    group: TrainingGroup
+
+    def of_process(self) -> TrainingRequest:
+        """Return the request for this process: only the first one writes, shows progress and calls the callbacks."""
+        return self if self.group.is_first else replace(self, folder=None, callbacks=(), progress=False)
 
 
 def checked_folder(out: Any) -> Path | None:

@@ -14,10 +14,10 @@ from pvae.em.e_step import EStep
 from pvae.em.kernels.component_kernel import ComponentKernel
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
-from pvae.em.process_group import ProcessGroup
 from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardise import fit_standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
+from pvae.process_group import ProcessGroup
 
 
 def make_e_step(x: np.ndarray, kind: str, weights=None, dtype=torch.float64) -> EStep:

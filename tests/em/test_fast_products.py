@@ -9,6 +9,7 @@ import pytest
 import torch
 from mixture_data import KINDS, blobs, initial, quietly
 from numpy.testing import assert_allclose
+from pvae.process_group import ProcessGroup
 
 from pvae.em import GaussianMixture, maximise
 from pvae.em.base import Statistics
@@ -16,7 +17,6 @@ from pvae.em.e_step import EStep
 from pvae.em.kernels.base import exp_
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
-from pvae.em.process_group import ProcessGroup
 from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardise import fit_standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks

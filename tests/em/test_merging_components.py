@@ -22,11 +22,11 @@ from pvae.em.merging.merge_components import _group_overlapping
 from pvae.em.merging.posterior_summary import summarise_posteriors
 from pvae.em.merging.split_merge import _candidate_moves, _run_partial_em, _split_component
 from pvae.em.prior import Prior
-from pvae.em.process_group import ProcessGroup
 from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardise import Standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.errors import InputError
+from pvae.process_group import ProcessGroup
 
 KINDS = ("full", "tied", "diag", "spherical")
 ALL = pytest.mark.parametrize("kind", KINDS)

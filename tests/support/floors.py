@@ -15,7 +15,7 @@ FLOORS = [
         "randomness",
         "structures",
     },
-    {"batch", "callbacks", "locks", "plots", "products", "shown_tables"},
+    {"batch", "callbacks", "locks", "plots", "process_group", "products", "shown_tables"},
     {"data", "networks"},
     {"densities"},
     {"programs"},

@@ -129,7 +129,7 @@ def test_a_run_from_before_the_option_continues_with_the_products_of_torch(winne
             body["config"] = config_hash(config)
             path.write_text(json.dumps({"sha256": digest(canonical(body)), "state": body}))
     with pytest.raises(pvae.InputError, match="matmul is 'auto' here"):
-        pvae.train.trainer._snapshot_to_resume(
+        pvae.train.run_folder.snapshot_to_resume(
             out, {**config, "training": {**config["training"], "matmul": "auto"}}, config, ()
         )
     assert_equal(whole, parameters(train(out, resume=True)))

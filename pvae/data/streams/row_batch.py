@@ -129,20 +129,16 @@ class RowBatch(StoredBatch):
         first, last = min(positions, default=0), max(positions, default=0)
         return self._finished(fields, f"Data {first} to {last}" if last > first else f"Datum {first}")
 
-    def batches(self, order: Tensor, size: int, *, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+    def batches(self, pieces: Sequence[Tensor], *, seed: int, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the batches of an epoch.
 
         Args:
-            order: positions in these data, shape (data,).
-            size: data per batch.
+            pieces: the positions of each batch in these data.
             seed: the seed of the run.
             epoch: the number of the epoch.
-            start: the number of batches to leave out at the beginning.
+            start: the number of batches of the epoch before the first piece.
         """
-        if start * size >= len(order):
-            return iter(())  # torch.split of an empty tensor would give one empty batch
-        numbers = enumerate(order[start * size :].split(size), start)
-        keys = ((number, self._resolved(positions)) for number, positions in numbers)
+        keys = ((number, self._resolved(positions)) for number, positions in enumerate(pieces, start))
 
         def read(key: tuple[int, Tensor]) -> Batch:
             number, positions = key

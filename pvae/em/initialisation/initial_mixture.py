@@ -12,10 +12,10 @@ from pvae.em.base import CovarianceFamily, Mixture, mixture_from_whitening
 from pvae.em.em_options import EMOptions
 from pvae.em.initialisation.initial_statistics import initialise_statistics, make_equal_components
 from pvae.em.m_step import m_step
-from pvae.em.process_group import ProcessGroup
 from pvae.em.read_inputs import InitialParameters
 from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardised_chunks import StandardisedChunks
+from pvae.process_group import ProcessGroup
 
 __all__ = ["Initialisation", "initialise_mixture"]
 

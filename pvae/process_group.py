@@ -1,16 +1,29 @@
-"""Sums and copies between processes that share the data: one all-reduce of float64 numbers in each step."""
+"""Sums and copies between processes that share the data."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
 
-from pvae.em.base import Statistics
-from pvae.errors import InputError
+from pvae.errors import InputError, LostProcessError, first_line
 
 __all__ = ["ProcessGroup"]
+
+
+@contextmanager
+def _one_line_if_lost() -> Iterator[None]:
+    """Raise LostProcessError in place of the error of a communication."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = first_line(error).rpartition("cc:")[2].partition("] ")[2] or first_line(error)
+        raise LostProcessError(
+            "Another process of the group has ended or has not answered in time, and the processes need each other; "
+            f"see its own message ({reason.partition('. ')[0][:200]})."
+        ) from error
 
 
 class ProcessGroup:
@@ -32,28 +45,27 @@ class ProcessGroup:
         self.is_distributed = is_distributed
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of a float64 tensor over the processes, in the shape of `values`."""
+        """Return the sum of a tensor over the processes, in the shape of `values`.
+
+        Raises:
+            LostProcessError: if another process has ended, or does not answer in time.
+        """
         if self.is_distributed:
             values = values.clone()
-            distributed.all_reduce(values)
+            with _one_line_if_lost():
+                distributed.all_reduce(values)
         return values
 
-    def sum_statistics(self, own: Statistics) -> Statistics:
-        """Return the statistics of the data of all processes, by one all-reduce."""
-        if not self.is_distributed:
-            return own
-        names = Statistics.summed_names()
-        parts = [getattr(own, name) for name in names]
-        summed = self.sum(torch.cat([part.reshape(-1) for part in parts]))
-        pieces = summed.split([part.numel() for part in parts])
-        reshaped = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
-        return replace(own, **dict(zip(names, reshaped, strict=True)))
-
     def broadcast(self, values: Tensor) -> Tensor:
-        """Return the values of the first process, in the shape of `values`."""
+        """Return the values of the first process, in the shape of `values`.
+
+        Raises:
+            LostProcessError: if another process has ended, or does not answer in time.
+        """
         if self.is_distributed:
             values = values.contiguous().clone()
-            distributed.broadcast(values, src=0)
+            with _one_line_if_lost():
+                distributed.broadcast(values, src=0)
         return values
 
     def gather_rows(self, values: Tensor) -> Tensor:
@@ -64,6 +76,9 @@ class ProcessGroup:
 
         Returns:
             (rows of all processes, features).
+
+        Raises:
+            LostProcessError: if another process has ended, or does not answer in time.
         """
         if not self.is_distributed:
             return values
@@ -73,5 +88,6 @@ class ProcessGroup:
         padded = values.new_zeros(max(counts), *values.shape[1:])
         padded[: len(values)] = values
         gathered = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(gathered, padded)
+        with _one_line_if_lost():
+            distributed.all_gather(gathered, padded)
         return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])

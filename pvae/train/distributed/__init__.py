@@ -1,0 +1,1 @@
+"""Training in several processes: each computes its share of every batch."""

@@ -1,0 +1,159 @@
+"""`GradientReduction`: the numbers and gradients of a step of all processes, by one all-reduce."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pvae.errors import LostProcessError
+from pvae.train.distributed.training_group import TrainingGroup
+from pvae.train.graph.trace import Outputs
+from pvae.train.signals import Interrupts
+
+__all__ = ["GradientReduction"]
+
+#: What follows the numbers, gradients and buffers: rows, failed processes, those with SIGINT, those with SIGTERM.
+_FLAGS = 4
+#: Buffers that agree up to so many units of the last place keep their own bits.
+_ULPS = 8
+
+
+class GradientReduction:
+    """Averages the numbers, gradients and buffers of a step over the processes, weighted by their numbers of data.
+
+    The numbers and gradients of each process are means over its own data, so the weighted mean is the mean over the
+    whole batch. A process without data in a small batch computes a step with weight 0.
+
+    Args:
+        group: the processes.
+        buffers: the floating-point buffers that steps may change.
+        interrupts: the signals that this process has received.
+
+    Attributes:
+        own_rows: the number of data of this process in the next step.
+        rows: the number of data of all processes in the last step.
+        stop: the number of a signal that a process has received; 0 if there was none. It is the same in all processes.
+    """
+
+    def __init__(self, group: TrainingGroup, buffers: Sequence[Tensor], interrupts: Interrupts) -> None:
+        self.group, self.buffers, self.interrupts = group, list(buffers), interrupts
+        self.own_rows = self.rows = self.stop = 0
+        self._lengths: dict[str, tuple[int, torch.dtype, torch.device]] = {}
+
+    @contextmanager
+    def reported(self, player: str) -> Iterator[None]:
+        """Tell the other processes if a block raises an error, so that none of them waits.
+
+        Args:
+            player: the parameter group that the block computes.
+        """
+        try:
+            yield
+        except Exception:
+            self._report_failure(player)
+            raise
+
+    def mean(self, player: str, outputs: Outputs, parameters: Sequence[Tensor]) -> Outputs:
+        """Return the mean over the data of all processes; buffers get it in place.
+
+        Args:
+            player: the parameter group that is updated.
+            outputs: the numbers, each of shape (), and then the gradient of each parameter or None.
+            parameters: the parameters of the gradients.
+
+        Raises:
+            LostProcessError: if another process has failed, has ended, or does not answer in time.
+        """
+        count = len(outputs) - len(parameters)
+        likes: list[Tensor] = [
+            *(number for number in outputs[:count] if number is not None),
+            *parameters,
+            *self.buffers,
+        ]
+        values = [*outputs, *self.buffers]
+        has_value = [float(value is not None and self.own_rows > 0) for value in outputs]
+        sizes = [like.numel() for like in likes]
+        length = sum(sizes) + len(outputs) + _FLAGS
+        self._agree(player, length, parameters)
+        known, dtype, device = self._lengths[player]
+        if length != known:
+            self._report_failure(player)
+            raise LostProcessError("Training in several processes needs the same parameters at each step; one is new.")
+        pieces = [self._weighted(value, like, dtype, device) for value, like in zip(values, likes, strict=True)]
+        flags = [*has_value, float(self.own_rows), 0.0, *self._own_signals()]
+        flat = self.group.sum(torch.cat([*pieces, torch.tensor(flags, dtype=dtype, device=device)]))
+        numbers = flat[-len(flags) :].tolist()
+        self._read_flags(numbers[-_FLAGS:])
+        means = (flat[: -len(flags)] / self.rows).split(sizes)
+        shaped = [mean.view(like.shape).to(like.dtype) for mean, like in zip(means, likes, strict=True)]
+        self._set_buffers(shaped[len(outputs) :])
+        return tuple(mean if has else None for mean, has in zip(shaped, numbers, strict=False))[: len(outputs)]
+
+    def _weighted(self, value: Tensor | None, like: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return a tensor times the number of own data, shape (elements,); zeros if there is none."""
+        if value is None or not self.own_rows:
+            return torch.zeros(like.numel(), dtype=dtype, device=device)
+        return value.detach().reshape(-1).to(device, dtype) * self.own_rows
+
+    def _agree(self, player: str, length: int, parameters: Sequence[Tensor]) -> None:
+        """Fix the length of the all-reduce at the first step of a parameter group, which must be the same in all."""
+        if player in self._lengths:
+            return
+        tensors = [*parameters, *self.buffers]
+        is_double = any(parameter.dtype == torch.float64 for parameter in parameters)
+        device = tensors[0].device if tensors else torch.device("cpu")
+        self._lengths[player] = length, torch.float64 if is_double else torch.float32, device
+        self._exchange_lengths(device, length)
+
+    def _exchange_lengths(self, device: torch.device, length: int) -> None:
+        """Raise LostProcessError unless all processes have the same length; 0 is that of a process that has failed."""
+        lengths = torch.zeros(self.group.count, dtype=torch.float64, device=device)
+        lengths[self.group.rank] = length
+        found = self.group.sum(lengths).tolist()
+        if 0 in found and length:
+            raise _failure(found.index(0))
+        if len(set(found)) > 1 and length:
+            raise LostProcessError(
+                "Training in several processes needs the same parameters and numbers of a step in each of them; they "
+                f"have {', '.join(f'{size:.0f}' for size in found)} values. Make the same model in each process."
+            )
+
+    def _report_failure(self, player: str) -> None:
+        try:
+            if player not in self._lengths:
+                self._exchange_lengths(self.group.device, 0)
+                return
+            length, dtype, device = self._lengths[player]
+            flat = torch.zeros(length, dtype=dtype, device=device)
+            flat[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
+            self.group.sum(flat)
+        except LostProcessError:
+            return  # the error of this process is the one to show
+
+    def _own_signals(self) -> tuple[float, float]:
+        pending = self.interrupts.pending
+        return float(pending == signal.SIGINT), float(pending == signal.SIGTERM)
+
+    def _read_flags(self, flags: Sequence[float]) -> None:
+        rows, failed, interrupted, terminated = flags
+        if failed:
+            raise _failure(int(failed).bit_length() - 1)
+        self.rows = round(rows)
+        if interrupted or terminated:
+            self.stop = signal.SIGTERM if terminated else signal.SIGINT
+            self.interrupts.pending = self.stop
+
+    def _set_buffers(self, means: Sequence[Tensor]) -> None:
+        """Set buffers to their means where they differ; a constant buffer keeps its bits."""
+        with torch.no_grad():
+            for buffer, mean in zip(self.buffers, means, strict=True):
+                differs = (mean - buffer).abs() > _ULPS * torch.finfo(torch.float32).eps * buffer.abs()
+                buffer.copy_(torch.where(differs, mean, buffer))
+
+
+def _failure(rank: int) -> LostProcessError:
+    return LostProcessError(f"Process {rank} of this training has failed in a step, and all end; see its own message.")
