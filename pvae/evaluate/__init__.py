@@ -14,6 +14,8 @@ The functions also take these keyword arguments, which their signatures show as 
 - ``device``: where to compute; by default where the parameters are.
 - ``fields``: the batch fields that the programs get, as for `pvae.models.bind`.
 - ``data_plate``: the name of the plate over data, where several plates hold every site.
+- ``matmul``: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
+  ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.
 
 Functions that judge a model return an `EvaluationFinding`: `calibrate`, `gaps`, `resemblance`, `reference`, and `all`,
 which answers the main questions with all of them. They print their expected cost first; ``progress=False`` prints

@@ -21,7 +21,9 @@ from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluated_data import HoldsLatentModel, evaluated_data
 from pvae.evaluate.selected_data import FIRST_DATA, binarised_split, first_data, limited_data
+from pvae.names import require_known
 from pvae.objectives import untrained_by
+from pvae.products import MATMULS
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import require_known_labels
@@ -51,6 +53,7 @@ class EvaluationContext:
         fields: the batch fields that the programs get, as for `pvae.models.bind`.
         data_plate: the name of the plate over data, where several plates hold every site.
         subset: which of the data these are; None if it is not known.
+        matmul: who computes the matrix products of many log weights, as for `evaluation_context`.
     """
 
     model: Any
@@ -58,6 +61,7 @@ class EvaluationContext:
     fields: Fields = None
     data_plate: str | None = None
     subset: Subset | None = None
+    matmul: str = MATMULS[0]
     _known_parts: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def estimate(self, pointwise: Tensor) -> Estimate:
@@ -183,6 +187,7 @@ def evaluation_context(
     device: str | torch.device | None = None,
     fields: Fields = None,
     data_plate: str | None = None,
+    matmul: str = MATMULS[0],
 ) -> Iterator[EvaluationContext]:
     """Enter the context of an evaluation; on exit, modules, parameter store and random generators are restored.
 
@@ -200,11 +205,14 @@ def evaluation_context(
         device: where to compute; by default where the parameters are.
         fields: the batch fields that the programs get, where their signatures do not say it.
         data_plate: the name of the plate over data, where several plates hold every site.
+        matmul: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
+            ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.
 
     Raises:
         InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide.
     """
     seed = require_whole(seed, "seed", least=0)
+    require_known("matmul", matmul, MATMULS)
     latent_model = latent_model_of(model)
     _require_trained_guide(model)
     data = evaluated_data(model, data)
@@ -218,7 +226,7 @@ def evaluation_context(
         batch = _with_known_labels(latent_model, batch) if "y" in programs.fields else batch
         batch = _match_parameters(batch, modules, stack.enter_context(_moved_to(modules, device)))
         stack.enter_context(isolated(seed))
-        yield EvaluationContext(latent_model, batch, fields, data_plate, subset)
+        yield EvaluationContext(latent_model, batch, fields, data_plate, subset, matmul)
 
 
 def _with_known_labels(latent_model: Any, batch: Batch) -> Batch:

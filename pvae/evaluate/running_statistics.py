@@ -16,7 +16,7 @@ from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import pareto_khat, tail_length
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.evaluate.fitting_chunk import run_with_fitting_chunk
-from pvae.weights.elbo import elbo_terms
+from pvae.evaluate.traced_weights.weight_runs import WeightRuns
 
 __all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "Elbo", "ParetoKhat", "Statistic", "summarise_weights"]
 
@@ -159,21 +159,13 @@ def _chunk_sizes(particles: int, chunk: int) -> list[int]:
     return [particles // count + (index < particles % count) for index in range(count)]
 
 
-def _weight_chunks(
-    context: EvaluationContext, batch: Batch, sizes: Sequence[int], allow_point_masses: bool, with_elbo: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the log weights and the terms of the ELBO of each chunk of particles.
-
-    Both are float64 on the CPU, of shape (particles, batch). Without `with_elbo`, the log weights take the
-    place of the terms.
-    """
+def _weight_chunks(runs: WeightRuns, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the log weights and the terms of the ELBO of each chunk of particles, as `WeightRuns` returns them."""
     for particles in sizes:
-        weights = context.log_weights(batch, particles)
-        ratio = weights.log_joint - weights.log_guide if allow_point_masses else weights.log_w
-        log_w = ratio.detach().to("cpu", torch.float64)
+        log_w, terms = runs(batch, particles)
         if log_w.shape != (particles, batch.size):
-            raise _wrong_number(context, batch, log_w.shape[-1])
-        yield log_w, elbo_terms(weights).detach().to("cpu", torch.float64) if with_elbo else log_w
+            raise _wrong_number(runs.context, batch, log_w.shape[-1])
+        yield log_w, terms
 
 
 def _wrong_number(context: EvaluationContext, batch: Batch, count: int) -> InputError:
@@ -212,11 +204,12 @@ def summarise_weights(
             smallest part of the data needs more memory than is free.
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
+    with_elbo = any(statistic.of_elbo_terms for statistic in make_statistics())
+    runs = WeightRuns(context, allow_point_masses=allow_point_masses, with_elbo=with_elbo)
 
     def summaries(batch: Batch, sizes: Sequence[int]) -> list[Tensor]:
         statistics = make_statistics()
-        with_elbo = any(statistic.of_elbo_terms for statistic in statistics)
-        for log_w, terms in _weight_chunks(context, batch, sizes, allow_point_masses, with_elbo):
+        for log_w, terms in _weight_chunks(runs, batch, sizes):
             for statistic in statistics:
                 statistic.add(terms if statistic.of_elbo_terms else log_w)
         return [statistic.result() for statistic in statistics]
@@ -227,6 +220,7 @@ def summarise_weights(
 
     first = run_with_fitting_chunk(first_summaries, context, particles, chunk)
     data_at_once, sizes = _split_evaluations(context, particles, first.size)
+    runs.expect(float(particles) * (context.batch.size - data_at_once))
     later = itertools.islice(context.chunks(data_at_once), 1, None)
     results = [first.result, *[summaries(batch, sizes) for batch in later]]
     return [torch.cat(chunks) for chunks in zip(*results, strict=True)]

@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from pvae.train.graph.trace import Outputs, as_function, trace_module
 
-__all__ = ["HoistedGraph", "trace_with_fixed"]
+__all__ = ["HoistedGraph", "is_impure", "split_by_arguments", "trace_with_fixed"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,18 @@ def trace_with_fixed(
         Exception: as `pvae.train.graph.trace.trace`.
     """
     module, _, _ = trace_module(function, [*varying, *fixed])
-    if any(_is_impure(node) for node in module.graph.nodes):
+    if any(is_impure(node) for node in module.graph.nodes):
         return HoistedGraph(lambda *values: values, as_function(module))
-    prepare, run = _split(module, len(varying))
+    prepare, run = split_by_arguments(module, len(varying))
     return HoistedGraph(as_function(prepare), as_function(run))
 
 
-def _is_impure(node: Node) -> bool:
-    """Return whether a node draws at random or changes a tensor in place, so that its position matters."""
+def is_impure(node: Node) -> bool:
+    """Return whether a node draws at random or changes a tensor in place, so that its position matters.
+
+    Args:
+        node: a node of a graph of tensor operations.
+    """
     if node.op != "call_function":
         return node.op in ("call_module", "call_method")
     if not isinstance(node.target, OpOverload):
@@ -71,8 +75,15 @@ def _is_impure(node: Node) -> bool:
     return is_random or node.target._schema.is_mutable
 
 
-def _split(module: GraphModule, varying: int) -> tuple[GraphModule, GraphModule]:
-    """Return the graph of what does not depend on the first `varying` arguments, and the graph of the rest."""
+def split_by_arguments(module: GraphModule, varying: int) -> tuple[GraphModule, GraphModule]:
+    """Return the graph of what does not depend on the first arguments, and the graph of the rest.
+
+    The first takes the other arguments. The second takes the first arguments, then the results of the first graph.
+
+    Args:
+        module: a graph without random operations and changes in place.
+        varying: the number of the first arguments.
+    """
     nodes = list(module.graph.nodes)
     placeholders = [node for node in nodes if node.op == "placeholder"]
     dependent = set(placeholders[:varying])
@@ -107,6 +118,7 @@ def _copy(module: GraphModule, nodes: Sequence[Node], arguments: Sequence[Node],
     copies: dict[Node, Node] = {node: graph.node_copy(node) for node in nodes if node.op == "placeholder"}
     for index, node in enumerate(arguments):
         copies[node] = graph.placeholder(f"constant_{index}")
+        copies[node].meta = dict(node.meta)
     for node in nodes:
         if node not in copies:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
