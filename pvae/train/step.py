@@ -124,7 +124,8 @@ class Stepper:
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Update by one batch; return the numbers of `names`, each of shape (), in nats per datum."""
         arguments = self.computation.programs.arguments(batch)
-        self._is_full = self.full_size is None or not isinstance(batch, Batch) or batch.size == self.full_size
+        if self._plans.graph:
+            self._is_full = self.full_size is None or not isinstance(batch, Batch) or batch.size == self.full_size
         first, *later = self.parameters.players
         numbers = self._phase(first, arguments)
         for player in later:
@@ -160,13 +161,15 @@ class Stepper:
         if self.reduction is not None:
             return self._update_in_all_processes(self.reduction, player, arguments)
         plan = self._plans.plan(player, arguments)
-        outputs = self._compiled_outputs(plan, player, arguments) if self._is_full else None
+        is_graph = self._plans.graph
+        outputs = self._compiled_outputs(plan, player, arguments) if is_graph and self._is_full else None
         if outputs is None:
             begun = time.perf_counter()
             outputs = self._plans.run(plan, arguments)
             gradients = outputs[len(self._plans.names[player]) :]
             self._apply(self._parameters_of_plan(plan, player), gradients)
-            self.compiled.add_time(time.perf_counter() - begun)
+            if is_graph:
+                self.compiled.add_time(time.perf_counter() - begun)
         return outputs[: len(self._plans.names[player])]
 
     def _update_in_all_processes(
