@@ -52,9 +52,18 @@ class ProcessGroup:
         """
         if self.is_distributed:
             values = values.clone()
+            self.sum_in_place(values)
+        return values
+
+    def sum_in_place(self, values: Tensor) -> None:
+        """Replace a tensor by its sum over the processes.
+
+        Raises:
+            LostProcessError: if another process has ended, or does not answer in time.
+        """
+        if self.is_distributed:
             with _one_line_if_lost():
                 distributed.all_reduce(values)
-        return values
 
     def broadcast(self, values: Tensor) -> Tensor:
         """Return the values of the first process, in the shape of `values`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +21,34 @@ __all__ = ["GradientReduction"]
 _FLAGS = 4
 #: Buffers that agree up to so many units of the last place keep their own bits.
 _ULPS = 8
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The memory of the all-reduce of one parameter group, which is used in each step.
+
+    Attributes:
+        flat: all numbers, shape (elements + flags,).
+        values: the part for numbers, gradients and buffers, shape (elements,).
+        flags: the part that follows it.
+        views: the values in the shapes of the numbers, gradients and buffers.
+    """
+
+    flat: Tensor
+    values: Tensor
+    flags: Tensor
+    views: list[Tensor]
+
+    @classmethod
+    def of_shapes(cls, likes: Sequence[Tensor], flags: int, dtype: torch.dtype) -> _Space:
+        """Return the memory for tensors like these, and a number of flags."""
+        sizes = [like.numel() for like in likes]
+        device = likes[-1].device
+        flat = torch.zeros(sum(sizes) + flags, dtype=dtype, device=device)
+        values, rest = flat[: sum(sizes)], flat[sum(sizes) :]
+        return cls(
+            flat, values, rest, [part.view(like.shape) for part, like in zip(values.split(sizes), likes, strict=True)]
+        )
 
 
 class GradientReduction:
@@ -42,7 +71,7 @@ class GradientReduction:
     def __init__(self, group: TrainingGroup, buffers: Sequence[Tensor], interrupts: Interrupts) -> None:
         self.group, self.buffers, self.interrupts = group, list(buffers), interrupts
         self.own_rows = self.rows = self.stop = 0
-        self._lengths: dict[str, tuple[int, torch.dtype, torch.device]] = {}
+        self._spaces: dict[str, _Space] = {}
 
     @contextmanager
     def reported(self, player: str) -> Iterator[None]:
@@ -74,40 +103,48 @@ class GradientReduction:
             *parameters,
             *self.buffers,
         ]
-        values = [*outputs, *self.buffers]
-        has_value = [float(value is not None and self.own_rows > 0) for value in outputs]
-        sizes = [like.numel() for like in likes]
-        length = sum(sizes) + len(outputs) + _FLAGS
-        self._agree(player, length, parameters)
-        known, dtype, device = self._lengths[player]
-        if length != known:
+        space = self._agree(player, likes, len(outputs))
+        if [view.shape for view in space.views] != [like.shape for like in likes]:
             self._report_failure(player)
             raise LostProcessError("Training in several processes needs the same parameters at each step; one is new.")
-        pieces = [self._weighted(value, like, dtype, device) for value, like in zip(values, likes, strict=True)]
+        values = [*outputs, *self.buffers]
+        self._fill(space, values)
+        has_value = [float(value is not None and self.own_rows > 0) for value in outputs]
         flags = [*has_value, float(self.own_rows), 0.0, *self._own_signals()]
-        flat = self.group.sum(torch.cat([*pieces, torch.tensor(flags, dtype=dtype, device=device)]))
-        numbers = flat[-len(flags) :].tolist()
+        space.flags.copy_(torch.tensor(flags, dtype=space.flat.dtype))
+        self.group.add_to_sum(space.flat)
+        numbers = space.flags.tolist()
         self._read_flags(numbers[-_FLAGS:])
-        means = (flat[: -len(flags)] / self.rows).split(sizes)
-        shaped = [mean.view(like.shape).to(like.dtype) for mean, like in zip(means, likes, strict=True)]
-        self._set_buffers(shaped[len(outputs) :])
-        return tuple(mean if has else None for mean, has in zip(shaped, numbers, strict=False))[: len(outputs)]
+        space.values.div_(self.rows)
+        # the numbers are copied because the next step writes into the same memory; the gradients are used before
+        means = [
+            view.to(like.dtype, copy=place < count)
+            for place, (view, like) in enumerate(zip(space.views, likes, strict=True))
+        ]
+        self._set_buffers(means[len(outputs) :])
+        return tuple(mean if has else None for mean, has in zip(means, numbers, strict=False))[: len(outputs)]
 
-    def _weighted(self, value: Tensor | None, like: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return a tensor times the number of own data, shape (elements,); zeros if there is none."""
-        if value is None or not self.own_rows:
-            return torch.zeros(like.numel(), dtype=dtype, device=device)
-        return value.detach().reshape(-1).to(device, dtype) * self.own_rows
+    def _fill(self, space: _Space, values: Sequence[Tensor | None]) -> None:
+        """Write tensors times the number of own data into the memory of the all-reduce; zeros where there is none."""
+        with torch.no_grad():
+            for view, value in zip(space.views, values, strict=True):
+                if value is None or not self.own_rows:
+                    view.zero_()
+                else:
+                    view.copy_(value.detach())
+            if self.own_rows:
+                space.values.mul_(self.own_rows)
 
-    def _agree(self, player: str, length: int, parameters: Sequence[Tensor]) -> None:
-        """Fix the length of the all-reduce at the first step of a parameter group, which must be the same in all."""
-        if player in self._lengths:
-            return
-        tensors = [*parameters, *self.buffers]
-        is_double = any(parameter.dtype == torch.float64 for parameter in parameters)
-        device = tensors[0].device if tensors else torch.device("cpu")
-        self._lengths[player] = length, torch.float64 if is_double else torch.float32, device
-        self._exchange_lengths(device, length)
+    def _agree(self, player: str, likes: Sequence[Tensor], outputs: int) -> _Space:
+        """Return the memory of the all-reduce of a parameter group; its length must be the same in all processes."""
+        known = self._spaces.get(player)
+        if known is not None:
+            return known
+        is_double = any(like.dtype == torch.float64 for like in likes[: len(likes) - len(self.buffers)])
+        dtype = torch.float64 if is_double else torch.float32
+        space = self._spaces[player] = _Space.of_shapes(likes, outputs + _FLAGS, dtype)
+        self._exchange_lengths(space.flat.device, space.flat.numel())
+        return space
 
     def _exchange_lengths(self, device: torch.device, length: int) -> None:
         """Raise LostProcessError unless all processes have the same length; 0 is that of a process that has failed."""
@@ -124,13 +161,12 @@ class GradientReduction:
 
     def _report_failure(self, player: str) -> None:
         try:
-            if player not in self._lengths:
+            if player not in self._spaces:
                 self._exchange_lengths(self.group.device, 0)
                 return
-            length, dtype, device = self._lengths[player]
-            flat = torch.zeros(length, dtype=dtype, device=device)
+            flat = self._spaces[player].flat.zero_()
             flat[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
-            self.group.sum(flat)
+            self.group.add_to_sum(flat)
         except LostProcessError:
             return  # the error of this process is the one to show
 

@@ -81,6 +81,14 @@ class TrainingGroup:
         """
         return self._processes.sum(values)
 
+    def add_to_sum(self, values: Tensor) -> None:
+        """Replace a tensor by its sum over the processes, in place.
+
+        Raises:
+            LostProcessError: if another process has ended, or does not answer in time.
+        """
+        self._processes.sum_in_place(values)
+
     @contextmanager
     def reported(self) -> Iterator[None]:
         """Run a block without communication in each process; if it fails in one of them, raise an error in all.
