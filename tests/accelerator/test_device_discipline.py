@@ -1,0 +1,41 @@
+"""Objectives compute on the device of their data alone, and read no number from it; proven without a card."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zoo
+
+SCRIPT = Path(__file__).with_name("pretend_accelerator.py")
+
+
+def faults(*arguments: str) -> dict[str, str]:
+    """What the script finds for each objective: "fine" or a fault."""
+    command = [sys.executable, str(SCRIPT), *arguments]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout.splitlines()
+    return dict(line.split("\t") for line in lines)
+
+
+def test_all_objectives_stay_on_the_device_of_their_data() -> None:
+    found = faults()
+    assert found.keys() == zoo.OBJECTIVES.keys()
+    # TraceGraph_ELBO of Pyro wraps tensors in a class of its own, which fake tensors do not allow.
+    wrong = {text: fault for text, fault in found.items() if fault != "fine" and "ProvenanceTensor" not in fault}
+    assert not wrong
+    assert all(text.startswith("elbo-graph") for text, fault in found.items() if fault != "fine")
+
+
+@pytest.mark.parametrize(
+    ("plant", "error"),
+    [
+        ("cpu", "at least two devices"),
+        ("item", "DataDependentOutputException"),
+        ("numpy", "numpy"),
+    ],
+)
+def test_a_planted_fault_is_found(plant: str, error: str) -> None:
+    (fault,) = faults("--plant", plant).values()
+    assert error in fault, fault
