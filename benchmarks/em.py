@@ -53,6 +53,7 @@ import numpy as np  # noqa: E402
 import sklearn  # noqa: E402
 import threadpoolctl  # noqa: E402
 import torch  # noqa: E402
+from pvae.em.process_group import ProcessGroup  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 
 import pvae  # noqa: E402
@@ -62,7 +63,6 @@ from pvae.em.em_options import make_options  # noqa: E402
 from pvae.em.em_run import em_step  # noqa: E402
 from pvae.em.kernels.base import EStepKernel  # noqa: E402
 from pvae.em.kernels.feature_kernel import FeatureKernel  # noqa: E402
-from pvae.em.process_group import ProcessGroup  # noqa: E402
 from pvae.em.rows.row_sources import ArrayRows  # noqa: E402
 from pvae.em.rows.standardise import fit_standardiser  # noqa: E402
 from pvae.em.rows.standardised_chunks import StandardisedChunks  # noqa: E402

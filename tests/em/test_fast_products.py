@@ -9,7 +9,6 @@ import pytest
 import torch
 from mixture_data import KINDS, blobs, initial, quietly
 from numpy.testing import assert_allclose
-from pvae.process_group import ProcessGroup
 
 from pvae.em import GaussianMixture, maximise
 from pvae.em.base import Statistics
@@ -21,6 +20,7 @@ from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardise import fit_standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.errors import InputError
+from pvae.process_group import ProcessGroup
 from pvae.products import ProductChoices, ProductKind
 
 
