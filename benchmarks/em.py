@@ -53,7 +53,6 @@ import numpy as np  # noqa: E402
 import sklearn  # noqa: E402
 import threadpoolctl  # noqa: E402
 import torch  # noqa: E402
-from pvae.em.process_group import ProcessGroup  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 
 import pvae  # noqa: E402
@@ -66,6 +65,7 @@ from pvae.em.kernels.feature_kernel import FeatureKernel  # noqa: E402
 from pvae.em.rows.row_sources import ArrayRows  # noqa: E402
 from pvae.em.rows.standardise import fit_standardiser  # noqa: E402
 from pvae.em.rows.standardised_chunks import StandardisedChunks  # noqa: E402
+from pvae.process_group import ProcessGroup  # noqa: E402
 from pvae.products import default_products  # noqa: E402
 
 REG_COVAR = 1e-6

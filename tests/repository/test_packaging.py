@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib
 import importlib.metadata
@@ -113,6 +114,21 @@ def test_every_import_of_the_package_is_required() -> None:
             if not required & {_normal(home) for home in homes[name]}:
                 missing.add(f"{path.relative_to(ROOT)}: {name}")
     assert not missing, f"add to install_requires in setup.cfg: {sorted(missing)}"
+
+
+def test_scripts_import_names_that_exist() -> None:
+    root = Path(pvae.__file__).parents[1]
+    missing = []
+    for path in [*root.glob("benchmarks/**/*.py"), *root.glob("docs/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pvae":
+                module = importlib.import_module(node.module or "")
+                for name in (alias.name for alias in node.names if not hasattr(module, alias.name)):
+                    try:
+                        importlib.import_module(f"{node.module}.{name}")
+                    except ImportError:
+                        missing.append(f"{path.name}: {node.module}.{name}")
+    assert missing == []
 
 
 @pytest.fixture(scope="module")
