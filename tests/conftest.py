@@ -90,8 +90,9 @@ def seeded() -> None:
 
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures of HTML pages out, as if they did not fit: to render them takes most of a small comparison."""
+    """Leave the pictures of HTML pages out: to draw and to render them takes most of a small comparison."""
     monkeypatch.setattr("pvae.report.writing._encode_pictures", lambda page: {})
+    monkeypatch.setattr("pvae.comparison.page.report_data.ReportData.rows_with_pictures", lambda data: [])
 
 
 @pytest.fixture(scope="session")

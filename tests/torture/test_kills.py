@@ -36,7 +36,7 @@ JOBS: dict[str, tuple[Callable[..., None], Callable[[Path], Any]]] = {
 }
 # The workers that import pvae do this for most of the time.
 MOST_OF_THE_JOB = {"train": 0.5, "compare": 0.5, "compare in workers": 0.8, "compare in workers that import": 1.0}
-MOST_KILLS = 8 if TIMES > 1 else 3
+MOST_KILLS = 8 if TIMES > 1 else 2
 CASES = [(name, seed) for name in ("train", "compare", "compare in workers") for seed in range(TIMES)]
 CASES += [("compare in workers that import", seed) for seed in range(TIMES // 40)]
 
