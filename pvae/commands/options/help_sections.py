@@ -67,12 +67,13 @@ def make_option(
         settings: other keyword arguments of `click.Option`.
     """
     spellings = [flag, FLAG_ALIASES[flag]] if flag in FLAG_ALIASES else [flag]
+    if not settings.get("required"):  # click takes a default of None as a value, and would not ask for the option
+        settings["default"] = default
     return click.option(
         *spellings,
         cls=SectionedOption,
         section=section,
         type=value_type,
-        default=default,
         show_default=default is not None,
         help=help_text,
         **settings,
