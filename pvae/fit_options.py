@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FitOptions"]
+__all__ = ["MATMULS", "FitOptions"]
+
+#: How matrix products may be computed: by the fastest library, or by torch alone.
+MATMULS = ("auto", "aten")
 
 
 def _metadata(help_text: str, choices: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -59,10 +62,10 @@ class FitOptions:
         ),
     )
     matmul: str = field(
-        default="auto",
+        default=MATMULS[0],
         metadata=_metadata(
             "Who computes the matrix products of a graph: auto is the fastest library for each shape; aten is torch.",
-            ("auto", "aten"),
+            MATMULS,
         ),
     )
     seed: int = field(

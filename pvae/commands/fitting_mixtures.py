@@ -19,12 +19,12 @@ from pvae.commands.options.option_types import SettingType, parse_whole_numbers
 from pvae.commands.options.table_flags import table_options
 from pvae.commands.output import print_json, print_status
 from pvae.errors import InputError
+from pvae.fit_options import MATMULS
 
 __all__ = ["em"]
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 CRITERIA = ("bic", "aic", "held-out")
-MATMULS = ("auto", "aten")
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 # Grey levels are in [0, 1]: this variance is a standard deviation of 3%, about what rounding to 16 levels removes.
 PICTURE_VARIANCE = 1e-3

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from pvae.fit_options import MATMULS
 from pvae.names import require_known
 from pvae.products.cached_choices import add_choices, are_choices, read_choices
 from pvae.products.kind_of_product import ProductKind, kind_of
@@ -17,12 +18,10 @@ from pvae.products.libraries import ATEN, PRODUCTS, Product
 from pvae.products.machine_identity import machine_identity
 from pvae.products.timing import fastest_library
 
-__all__ = ["MATMULS", "ProductChoices", "default_products"]
+__all__ = ["ProductChoices", "default_products"]
 
 #: Products of fewer multiplications are computed by torch, also where they are repeated many times.
 _FEWEST_REPEATED = 10**5
-#: How products may be computed: by the fastest library, or by torch alone.
-MATMULS = ("auto", "aten")
 
 
 class ProductChoices:
