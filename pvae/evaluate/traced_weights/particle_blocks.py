@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from pvae.products import ProductChoices, replace_products
 from pvae.train.graph.hoist import is_impure, split_by_arguments
@@ -90,7 +90,7 @@ def in_blocks(graph: StepGraph, block: int, products: ProductChoices) -> BlockGr
         uniform draws for each particle.
     """
     with sources_forgotten():
-        module = _copy(graph)
+        module = graph.copied_module()
         replace_products(module, products)
         nodes = [node for node in module.graph.nodes if is_impure(node)]
         if not nodes or not all(_draws_by_particle(node, block) for node in nodes):
@@ -110,15 +110,9 @@ def in_one_run(graph: StepGraph, particles: int, products: ProductChoices) -> Bl
         products: the libraries of the matrix products.
     """
     with sources_forgotten():
-        module = _copy(graph)
+        module = graph.copied_module()
         replace_products(module, products)
         return BlockGraph(particles, graph.run, as_function(module), (), graph)
-
-
-def _copy(graph: StepGraph) -> GraphModule:
-    copy = Graph()
-    copy.output(copy.graph_copy(graph.module.graph, {}))
-    return GraphModule(graph.module, copy)
 
 
 def _draws_by_particle(node: Node, block: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch.fx import Graph, GraphModule
+from torch.fx import GraphModule
 
 from pvae.products import ProductChoices, ProductKind, replace_products
 from pvae.train.graph.trace import Outputs, StepGraph, as_function, sources_forgotten
@@ -38,8 +38,6 @@ def with_fast_products(graph: StepGraph, products: ProductChoices) -> ProductGra
         products: the choices of the libraries.
     """
     with sources_forgotten():
-        copy = Graph()
-        copy.output(copy.graph_copy(graph.module.graph, {}))
-        module = GraphModule(graph.module, copy)
+        module = graph.copied_module()
         kinds = replace_products(module, products)
         return ProductGraph(module, kinds) if kinds else None

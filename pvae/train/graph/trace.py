@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph_module import _loader
 
@@ -54,6 +54,12 @@ class StepGraph:
     def outputs(self) -> Sequence[Any]:
         """The outputs of the graph: nodes, or None for a gradient that does not exist."""
         return next(node for node in self.module.graph.nodes if node.op == "output").args[0]
+
+    def copied_module(self) -> GraphModule:
+        """Return a copy of the graph, which holds the same parameters by reference and may be changed."""
+        copy = Graph()
+        copy.output(copy.graph_copy(self.module.graph, {}))
+        return GraphModule(self.module, copy)
 
     def has_fixed_values(self) -> bool:
         """Return whether the tensors of `fixed` still have the values of the trace."""
