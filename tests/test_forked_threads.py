@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run_script
 from hostile_files import Reaction, reaction_to
 
 import pvae
@@ -42,11 +43,7 @@ def _after_threads(block: object) -> Reaction:
 
 def test_a_fork_after_threads_is_refused_or_right() -> None:
     # In a new process: a process of the test suite may be a fork itself, or have had threads of torch before.
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent / "support")])
-    command = [sys.executable, str(Path(__file__))]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=300
-    )
+    done = run_script(Path(__file__))
     assert done.returncode == 0, done.stderr
 
 

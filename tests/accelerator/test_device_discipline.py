@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import zoo
+from command_line import run_script
 
 SCRIPT = Path(__file__).with_name("pretend_accelerator.py")
 
 
 def faults(*arguments: str) -> dict[str, str]:
     """What the script finds for each objective: "fine" or a fault."""
-    command = [sys.executable, str(SCRIPT), *arguments]
-    path = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parents[1] / "support")])
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True, text=True, timeout=300
-    )
+    done = run_script(SCRIPT, *arguments)
     assert done.returncode == 0, done.stderr
     return dict(line.split("\t") for line in done.stdout.splitlines())
 

@@ -29,6 +29,13 @@ def run(*arguments: str) -> Done:
     return Done(ended.exit_code, ended.stdout, ended.stderr)
 
 
+def run_script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the tests in a process of its own, which finds pvae and the support of the tests."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
+    command = [sys.executable, str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+
+
 def in_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
     command = [sys.executable, "-m", "pvae", *arguments]
