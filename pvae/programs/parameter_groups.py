@@ -26,6 +26,7 @@ __all__ = [
     "Groups",
     "declared_group",
     "find_groups",
+    "model_has_parameters",
     "named_parameters",
     "program_groups",
     "require_disjoint_groups",
@@ -232,3 +233,24 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
                 all_dependencies.phi | dependencies.phi,
             )
     return all_dependencies.groups()
+
+
+def model_has_parameters(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
+    """Return whether log p(x, z) depends on a parameter: as ``theta()`` declares, or as one run of the model shows.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: a few data.
+        fields: as for `pvae.models.bind`.
+    """
+    declared = declared_group([latent_model], "theta")
+    if declared is not None:
+        return any(parameter.requires_grad for parameter in declared)
+    with scope(latent_model), preserved_randomness(), torch.enable_grad():
+        programs = bind(latent_model, batch, fields)
+        try:
+            trace = prune_subsample_sites(programs.bound_to(batch).trace_model())
+        except (ArithmeticError, RuntimeError, ValueError):  # an improper prior, or one with draws of no finite density
+            groups = find_groups(latent_model, [batch], fields)
+            return bool(groups.theta or groups.both)
+        return bool(_names_with_gradient(_sum(_log_densities(trace)), named_parameters(latent_model, programs.modules)))

@@ -179,6 +179,9 @@ class _Rows:
         """Return the report of the programs, where the data are on dimension `dim` of each log-density."""
         self.dim = dim
         first, order = self.first, torch.arange(self.size).roll(1)
+        # The first half of the moved data shows both faults in one run, and most programs have neither.
+        if halve and self._differing(first, order[: self.size // 2]) == set():
+            return RowReport()
         moved = self._differing(first, order)
         if isinstance(moved, str):
             return RowReport(fails=moved)

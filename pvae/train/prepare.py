@@ -21,7 +21,7 @@ from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
 from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
-from pvae.programs.parameter_groups import find_groups
+from pvae.programs.parameter_groups import model_has_parameters
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.train.batch_checks import BatchChecks
@@ -227,10 +227,9 @@ class TrainingSetup:
         """Return whether log p(x, z) depends on a parameter; True if derivatives cannot say so."""
         try:
             with preserve_state(self.latent_model, self._modules(programs)):
-                groups = find_groups(self.latent_model, [batch], self.request.fields)
+                return model_has_parameters(self.latent_model, batch, self.request.fields)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             return True
-        return bool(groups.theta or groups.both)
 
     def _validation(self, splits: Splits, computation: Computation) -> Validation | None:
         """Return the validation score; None without validation data, or if no score ranks parameters or has weights.

@@ -1,12 +1,15 @@
-"""`declared_group`: the one place that reads theta(), phi() and critic()."""
+"""`declared_group`, the one place that reads theta(), phi() and critic(); and whether a model has parameters."""
 
 from __future__ import annotations
 
+import pyro
+import pyro.distributions as dist
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import pvae
-from pvae.programs.parameter_groups import Groups, declared_group, require_disjoint_groups
+from pvae.programs.parameter_groups import Groups, declared_group, model_has_parameters, require_disjoint_groups
 
 
 class Declared(pvae.LatentModel):
@@ -33,3 +36,49 @@ def test_shared_parameters_are_refused_by_name() -> None:
     require_disjoint_groups(Groups(theta={"a": weight}), "WakeSleep")
     with pytest.raises(pvae.InputError, match=r"WakeSleep trains theta and phi apart.*'shared'.*Declare theta"):
         require_disjoint_groups(Groups(both={"shared": weight}), "WakeSleep")
+
+
+class OfTheGuide(pvae.LatentModel):
+    """Parameters in the guide only: z ~ prior, x ~ Normal(z, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def prior(self) -> dist.Distribution:
+        return dist.Normal(0.0, 1.0)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior().expand([len(x)]))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.weight * x, 1.0))
+
+
+class OfThePrior(OfTheGuide):
+    """A parameter in the prior's scale."""
+
+    def prior(self) -> dist.Distribution:
+        return dist.Normal(0.0, self.weight)
+
+
+class WithoutDraws(OfTheGuide):
+    """A prior that has a density and no draws."""
+
+    def prior(self) -> dist.Distribution:
+        return dist.ImproperUniform(dist.constraints.real, (), ())
+
+
+@pytest.mark.parametrize(("model", "expected"), [(OfTheGuide, False), (OfThePrior, True), (WithoutDraws, False)])
+def test_parameters_of_the_guide_alone_are_none_of_the_model(model: type[OfTheGuide], expected: bool) -> None:
+    assert model_has_parameters(model(), {"x": torch.linspace(-1, 1, 4)}) is expected
+
+
+def test_a_declared_group_needs_a_parameter_that_is_trained() -> None:
+    model = Declared()
+    assert model_has_parameters(model, {})
+    model.weight.requires_grad_(False)
+    assert not model_has_parameters(model, {})
