@@ -32,6 +32,14 @@ class Batch(Mapping[str, Tensor]):
 
     Raises:
         InputError: if a field is not a tensor, has another length than the first field, or has an unusable name.
+
+    Example:
+        >>> import pvae, torch
+        >>> batch = pvae.Batch(x=torch.eye(3), y=torch.tensor([0, 1, 0]))
+        >>> batch.size, sorted(batch)
+        (3, ['x', 'y'])
+        >>> batch.take(torch.tensor([2, 0]))["y"]
+        tensor([0, 0])
     """
 
     __slots__ = ("_fields",)

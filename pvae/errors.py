@@ -12,6 +12,14 @@ class InputError(ValueError):
 
     Args:
         message: the line. Pyro appends a table of shapes to the errors of a program; that table is left out.
+
+    Example:
+        >>> import pvae
+        >>> try:
+        ...     pvae.IWAE(particles=0)
+        ... except pvae.InputError as error:
+        ...     print(error)
+        particles needs a whole number of at least 1; got 0.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -28,6 +36,15 @@ class DivergenceError(RuntimeError):
         site: the name of the Pyro site, or an empty string where a parameter was not finite first.
         tensor: the tensor of the site (``"value"``, ``"log_prob"``, ``"loc"``, ...), or the name of the parameter.
         step: the number of the training step, counted from 1.
+
+    Example:
+        >>> import pvae, torch
+        >>> x = torch.eye(4).repeat(10, 1)
+        >>> try:
+        ...     pvae.fit("vae:latent=2:hidden=8", x, learning_rate=1e30, epochs=9, step="eager", progress=False)
+        ... except pvae.DivergenceError as error:
+        ...     print(error.step >= 1)
+        True
     """
 
     def __init__(self, message: str, *, site: str = "", tensor: str = "", step: int = 0) -> None:

@@ -149,6 +149,16 @@ def compare(
     Raises:
         InputError: if an option cannot be used, if a model cannot be annealed, if the folder holds something else or
             was made with other options, or if every cell failed.
+
+    Example:
+        >>> import pvae, torch
+        >>> x = torch.eye(4).repeat(10, 1)
+        >>> small = {"seeds": 1, "epochs": 1, "particles": 10, "workers": 0, "progress": False}
+        >>> result = pvae.compare(["vae:latent=2:hidden=8"], x, ["elbo"], **small)
+        >>> [row.objective for row in result.table.rows]
+        ['elbo']
+        >>> result.report.name
+        'index.html'
     """
     factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
     method = parse_evidence(evidence)

@@ -113,6 +113,15 @@ def load_data(
 
     Raises:
         InputError: if the source is unknown, missing or damaged, or an option does not fit the data.
+
+    Example:
+        >>> import pvae, torch
+        >>> x, y = torch.eye(4).repeat(10, 1), torch.arange(40) % 4
+        >>> data = pvae.load_data({"x": x, "y": y}, validation=4, test=6)
+        >>> data.train.size, data.validation.size, data.test.size
+        (30, 4, 6)
+        >>> data.train["x"].shape, data.train["y"].shape
+        (torch.Size([30, 4]), torch.Size([30]))
     """
     seed = require_whole(seed, "seed", least=0)
     check_binarise(binarise)

@@ -48,6 +48,14 @@ class Splits:
         positions: for each split that was drawn, the number of each datum in the source, from 0 on; shape (data,).
         row_names: the name and the values, (rows,), of the first column that names the rows of a table, or None.
         path: the absolute path of the file or the folder that the data were read from; "" for other data.
+
+    Example:
+        >>> import pvae, torch
+        >>> data = pvae.load_data({"x": torch.eye(4).repeat(10, 1), "y": torch.arange(40) % 4})
+        >>> data.train.size, data.validation.size, data.test.size
+        (32, 4, 4)
+        >>> data.data_shape, sorted(data.test)
+        ((4,), ['x', 'y'])
     """
 
     train: Batch

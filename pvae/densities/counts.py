@@ -25,6 +25,12 @@ class Poisson(Likelihood):
     """The likelihood of counts 0, 1, 2, ...: p(x given z) = Poisson(exp(log_mean)), independent in each entry of x.
 
     The arguments are those of `pvae.densities.base.Likelihood`.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.Poisson(8, (4,))(torch.zeros(1, 8))
+        >>> bool(torch.allclose(p.variance, p.mean))
+        True
     """
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
@@ -61,6 +67,13 @@ class NegativeBinomial(Likelihood):
         InputError: for an unknown name, a dispersion that is not positive, or maps that do not fit the data.
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018), which uses
     the inverse of the dispersion.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.NegativeBinomial(8, (1,), dispersion=0.5)(torch.zeros(1, 8))
+        >>> counts = torch.arange(400.0).reshape(-1, 1)
+        >>> round(p.log_prob(counts).exp().sum().item(), 3)  # the probabilities of all counts sum to 1
+        1.0
     """
 
     def __init__(
@@ -128,6 +141,12 @@ class Categorical(Likelihood):
 
     Raises:
         InputError: for an unknown name, fewer than 2 classes, or maps that do not fit the data.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.Categorical(8, (3,), classes=5)(torch.zeros(2, 8))
+        >>> p.log_prob(torch.tensor([[0, 1, 4], [2, 2, 3]])).shape
+        torch.Size([2])
     """
 
     def __init__(

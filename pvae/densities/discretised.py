@@ -37,6 +37,13 @@ class DiscretisedLogistic(Likelihood):
         InputError: for an unknown name, fewer than 2 levels, no component, or maps that do not fit the data.
     Source: Kingma et al., Inverse Autoregressive Flow, arXiv:1606.04934, appendix C; Salimans et al., PixelCNN++,
     arXiv:1701.05517, section 2.1. Channels are independent here.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.DiscretisedLogistic(8, (1,), levels=17)(torch.zeros(1, 8))
+        >>> levels = torch.arange(17).reshape(-1, 1) / 16
+        >>> round(p.log_prob(levels).exp().sum().item(), 3)  # the probabilities of all levels sum to 1
+        1.0
     """
 
     def __init__(

@@ -114,6 +114,12 @@ class FlowPrior(nn.Module):
     Sources: Papamakarios, Pavlakou & Murray, Masked Autoregressive Flow, arXiv:1705.07057; Dinh, Sohl-Dickstein &
     Bengio, Density Estimation using Real NVP, arXiv:1605.08803; Durkan et al., Neural Spline Flows, arXiv:1906.04032;
     as a prior, Chen et al., Variational Lossy Autoencoder, arXiv:1611.02731.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.VAE(4, latent=2, hidden=8, prior=pvae.FlowPrior(2, "coupling"))
+        >>> model.sample(3).shape
+        torch.Size([3, 4])
     """
 
     zeros: Tensor
@@ -178,6 +184,13 @@ class FlowPosterior(nn.Module):
         InputError: for an unknown name, a number that is not positive, or one latent dimension where a map needs two.
     Sources: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934; Rezende
     & Mohamed, Variational Inference with Normalizing Flows, arXiv:1505.05770; and those of `FlowPrior`.
+
+    Example:
+        >>> import pvae, torch
+        >>> q = pvae.FlowPosterior(8, latent=2, kind="iaf")(torch.zeros(5, 8))
+        >>> z = q.rsample()
+        >>> q.log_prob(z).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -236,6 +249,12 @@ class HouseholderPosterior(nn.Module):
     Raises:
         InputError: for an unknown name, or a number that is not positive.
     Source: Tomczak & Welling, Improving Variational Auto-Encoders using Householder Flow, arXiv:1611.09630.
+
+    Example:
+        >>> import pvae, torch
+        >>> q = pvae.HouseholderPosterior(8, latent=3, reflections=2)(torch.zeros(5, 8))
+        >>> q.log_prob(q.rsample()).shape
+        torch.Size([5])
     """
 
     def __init__(self, in_features: int, latent: int, reflections: int = 4, *, initialisation: str = "glorot") -> None:

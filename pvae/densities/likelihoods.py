@@ -26,6 +26,15 @@ class Bernoulli(Likelihood):
     """The likelihood of binary data: p(x given z) = Bernoulli(logits), independent in each entry of x.
 
     The arguments are those of `pvae.densities.base.Likelihood`.
+
+    Example:
+        >>> import pvae, torch
+        >>> likelihood = pvae.Bernoulli(8, (2, 2))
+        >>> p = likelihood(torch.zeros(5, 8))  # the features of the decoder for 5 data
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5]), torch.Size([2, 2]))
+        >>> p.log_prob(torch.ones(5, 2, 2)).shape
+        torch.Size([5])
     """
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
@@ -47,6 +56,13 @@ class ContinuousBernoulli(Likelihood):
 
     The Bernoulli formula does not integrate to 1 over grey levels; this density does. Do not use it for data that are
     exactly 0 or 1, where the density has no upper bound. The arguments are those of `pvae.densities.base.Likelihood`.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.ContinuousBernoulli(8, (1,))(torch.zeros(1, 8))
+        >>> grid = torch.linspace(0.0005, 0.9995, 1000).reshape(-1, 1)
+        >>> round(p.log_prob(grid).exp().mean().item(), 3)  # the density integrates to 1
+        1.0
     """
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
@@ -95,6 +111,12 @@ class Gaussian(Likelihood):
     Raises:
         InputError: for an unknown name, a scale that is not positive, or maps that do not fit the data.
     Source: the scale as a network, Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix C.2.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.Gaussian(8, (4,), scale=0.1)(torch.zeros(5, 8))
+        >>> p.mean.shape, p.log_prob(torch.zeros(5, 4)).shape
+        (torch.Size([5, 4]), torch.Size([5]))
     """
 
     def __init__(

@@ -132,6 +132,12 @@ class MixturePrior(nn.Module):
         InputError: if either is not a whole number of at least 1.
     Source: as a prior of a variational autoencoder, the baseline of Tomczak & Welling, VAE with a VampPrior,
     arXiv:1705.07120, section 4.
+
+    Example:
+        >>> import pvae, torch
+        >>> p = pvae.MixturePrior(2, components=10)()
+        >>> p.sample((3,)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, latent: int, components: int = 10) -> None:
@@ -163,6 +169,12 @@ class MixturePosterior(nn.Module):
         InputError: for an unknown name, or if `latent` or `components` is not a whole number of at least 1.
     Source: Graves, arXiv:1607.05690; Morningstar et al., Automatic Differentiation Variational Inference with
     Mixtures, arXiv:2003.01687.
+
+    Example:
+        >>> import pvae, torch
+        >>> q = pvae.MixturePosterior(8, latent=2, components=3)(torch.zeros(5, 8))
+        >>> q.log_prob(q.rsample()).shape
+        torch.Size([5])
     """
 
     def __init__(self, in_features: int, latent: int, components: int = 3, *, initialisation: str = "glorot") -> None:

@@ -24,6 +24,12 @@ class DiagonalGaussian(nn.Module):
         InputError: for an unknown name, or if `latent` is not a whole number of at least 1.
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114; the scale as exp as in Burda,
     Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519.
+
+    Example:
+        >>> import pvae, torch
+        >>> q = pvae.DiagonalGaussian(8, latent=2)(torch.zeros(5, 8))  # the features of the encoder for 5 data
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([5]), torch.Size([2]))
     """
 
     def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
@@ -52,6 +58,12 @@ class FullGaussian(nn.Module):
     Raises:
         InputError: for an unknown name, or if `latent` is not a whole number of at least 1.
     Source: Kingma & Welling, An Introduction to Variational Autoencoders, arXiv:1906.02691, section 2.5.1.
+
+    Example:
+        >>> import pvae, torch
+        >>> q = pvae.FullGaussian(8, latent=3)(torch.zeros(5, 8))
+        >>> q.covariance_matrix.shape
+        torch.Size([5, 3, 3])
     """
 
     places: Tensor

@@ -19,6 +19,12 @@ class StandardNormal(nn.Module):
 
     Raises:
         InputError: if `latent` is not a whole number of at least 1.
+
+    Example:
+        >>> import pvae
+        >>> p = pvae.StandardNormal(2)()
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([]), torch.Size([2]))
     """
 
     loc: Tensor

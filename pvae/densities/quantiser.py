@@ -64,6 +64,13 @@ class Quantiser(nn.Module):
         InputError: for an argument that cannot be used.
     Sources: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937, section 3
         and appendix A.1 (averages); Dhariwal et al., Jukebox, arXiv:2005.00341, section 3 (restarts).
+
+    Example:
+        >>> import pvae, torch
+        >>> quantiser = pvae.Quantiser(codes=6, latent=2)
+        >>> codes = quantiser.embed(torch.tensor([4, 1]))
+        >>> quantiser(codes).sample()  # the codes that are nearest to these two codes
+        tensor([4, 1])
     """
 
     codebook: Tensor

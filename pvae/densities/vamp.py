@@ -54,6 +54,12 @@ class VampPrior(nn.Module):
             pseudo-inputs; in training, if ``inputs="data"`` has no data yet, or the posterior cannot score a z that it
             did not draw.
     Source: Tomczak & Welling, VAE with a VampPrior, arXiv:1705.07120, equation 9.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.VAE(4, latent=2, hidden=8, prior=pvae.VampPrior(2, components=5, data_shape=(4,)))
+        >>> model.sample(3).shape
+        torch.Size([3, 4])
     """
 
     takes_posterior = True

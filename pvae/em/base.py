@@ -38,6 +38,13 @@ class Mixture:
         whitening: the matrices W for which y = (x - mean) W has unit covariance, in the shape of the covariances:
             upper triangular, or positive numbers. It is scikit-learn's ``precisions_cholesky_``.
         roots: the inverse of W transposed: the lower Cholesky factors of the covariances, or standard deviations.
+
+    Example:
+        >>> from pvae import em
+        >>> mixture = em.mixture_of([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
+        >>> mixture.means
+        tensor([[0.],
+                [4.]], dtype=torch.float64)
     """
 
     family: CovarianceFamily

@@ -35,6 +35,12 @@ def mixture_of(weights: Any, means: Any, covariances: Any, covariance_type: str 
 
     Raises:
         InputError: for shapes that do not fit each other, or covariances that are not positive definite.
+
+    Example:
+        >>> from pvae import em
+        >>> mixture = em.mixture_of([0.5, 0.5], [[0.0, 0.0], [4.0, 4.0]], [1.0, 2.0], "spherical")
+        >>> mixture.covariances
+        tensor([1., 2.], dtype=torch.float64)
     """
     family = _find_family(covariance_type)
     weights, means, covariances = map(_as_double, (weights, means, covariances))
@@ -64,6 +70,15 @@ def responsibilities(x: Any, mixture: Mixture) -> tuple[Tensor, Tensor]:
 
     Raises:
         InputError: for data of another shape, or values that are not finite.
+
+    Example:
+        >>> import torch
+        >>> from pvae import em
+        >>> mixture = em.mixture_of([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
+        >>> shares, log_likelihood = em.responsibilities(torch.tensor([[0.0], [2.0]]), mixture)
+        >>> shares.round(decimals=3)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000]], dtype=torch.float64)
     """
     logits, log_likelihood = _compute_logits(_read_data(x, mixture.features), mixture)
     return torch.softmax(logits, 0).mT, log_likelihood
@@ -81,6 +96,17 @@ def bound(x: Any, shares: Any, mixture: Mixture) -> Tensor:
 
     Raises:
         InputError: for shapes that do not fit each other, values of x that are not finite, or a negative q.
+
+    Example:
+        >>> import torch
+        >>> from pvae import em
+        >>> mixture = em.mixture_of([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> posterior, log_likelihood = em.responsibilities(x, mixture)
+        >>> bool(torch.allclose(em.bound(x, posterior, mixture), log_likelihood))  # tight at the posterior
+        True
+        >>> bool((em.bound(x, torch.full((2, 2), 0.5), mixture) < log_likelihood).all())  # below it elsewhere
+        True
     """
     x = _read_data(x, mixture.features)
     q = _as_double(shares)
@@ -113,6 +139,15 @@ def maximise(
 
     Raises:
         InputError: for shapes that do not fit each other, or if a covariance is singular and reg_covar is 0.
+
+    Example:
+        >>> import torch
+        >>> from pvae import em
+        >>> x, shares = torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> mixture = em.maximise(x, shares, reg_covar=0.1)
+        >>> mixture.means, mixture.weights
+        (tensor([[0.5000],
+                [4.0000]], dtype=torch.float64), tensor([0.6667, 0.3333], dtype=torch.float64))
     """
     family = _find_family(covariance_type)
     q = _as_double(shares)

@@ -87,6 +87,16 @@ class GaussianMixture(MixturePredictor):
         InputError: a ``ValueError`` with a message of one line, for data or parameters that cannot be used.
 
     Source: Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, JRSS B 39, 1977.
+
+    Example:
+        >>> import numpy as np
+        >>> import pvae
+        >>> x = np.array([[0.0], [0.2], [0.1], [5.0], [5.2], [5.1]])
+        >>> mixture = pvae.GaussianMixture(2, random_state=0).fit(x)
+        >>> np.sort(mixture.means_.ravel()).round(2)
+        array([0.1, 5.1])
+        >>> mixture.predict_proba([[0.1]]).shape
+        (1, 2)
     """
 
     # `watch` is no data: exclude it from metadata routing.

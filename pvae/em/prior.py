@@ -20,6 +20,14 @@ class Prior:
         scale: scale matrix of the inverse Wishart prior, (features, features); None leaves the covariances without
             a prior.
         degrees: degrees of freedom of the inverse Wishart prior, above features - 1.
+
+    Example:
+        >>> import torch
+        >>> from pvae import em
+        >>> x, shares = torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> prior = em.Prior(concentration=2.0)
+        >>> em.maximise(x, shares, reg_covar=0.1, prior=prior).weights  # (2 + 1) / (3 + 2) and (1 + 1) / (3 + 2)
+        tensor([0.6000, 0.4000], dtype=torch.float64)
     """
 
     concentration: float = 1.0

@@ -145,6 +145,15 @@ class EvidenceBias(Estimate):
     Args:
         margin: by how much more, in nats, the evidence may be too low because its bound rises more slowly than 1/K;
             0 if the rise agrees with 1/K, NaN if it is not known.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> evidence = pvae.evaluate.log_evidence(model, x, particles=5000)
+        >>> corrected = evidence.value - evidence.bias.value
+        >>> corrected >= evidence.value
+        True
     """
 
     margin: float = math.nan
@@ -166,6 +175,12 @@ def mean_of(values: Tensor) -> Estimate:
 
     Raises:
         InputError: if there are no data, or `values` has more than one dimension.
+
+    Example:
+        >>> import torch
+        >>> from pvae.evaluate import mean_of
+        >>> print(mean_of(torch.tensor([-1.0, -2.0, -3.0])))
+        -2.00 ± 0.58
     """
     return Estimate.mean_of(values)
 
@@ -183,6 +198,15 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
     Raises:
         InputError: if pointwise values are missing, or the data differ.
+
+    Example:
+        >>> import torch
+        >>> from pvae.evaluate import difference, mean_of
+        >>> a, b = mean_of(torch.tensor([-20.0, -90.0, -40.0])), mean_of(torch.tensor([-21.0, -92.0, -41.0]))
+        >>> print(a)
+        -50 ± 21
+        >>> print(difference(a, b))
+        1.33 ± 0.33
     """
     if a.count != b.count:
         raise InputError(f"A paired difference needs two estimates on the same data; got {a.count} data and {b.count}.")

@@ -31,6 +31,15 @@ def accuracy(model: ModelOrRun, data: Any = None, *, chunk: int = 1000, **where:
 
     Raises:
         InputError: if the model has no classifier, or the data have no label.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> data = pvae.Batch(x=torch.eye(4), y=torch.arange(4))
+        >>> model = pvae.SemiSupervisedVAE(4, classes=4, latent=2, hidden=8)
+        >>> share = pvae.evaluate.accuracy(model, data)
+        >>> 0 <= share.value <= 1, share.count
+        (True, 4)
     """
     with evaluation_context(model, data, **where) as context:
         classify = classifier_of(context.model, caller="accuracy")

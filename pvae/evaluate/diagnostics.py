@@ -57,6 +57,14 @@ class Diagnosis:
         particles: the number of draws per datum from which `ess` and `khat` are estimated.
         notes: notes on results that are left out or not reliable, one line each.
         trust: the distance of the guide from the posterior of each datum; None if it was not computed.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> diagnosis = pvae.evaluate.diagnose(model, x, particles=100)
+        >>> diagnosis.khat.shape, diagnosis.latents["z"].kl_per_unit.shape
+        (torch.Size([4]), torch.Size([2]))
     """
 
     ess: Tensor
@@ -173,6 +181,14 @@ def diagnose(
         InputError: if there are no data, a count is below 1, or the programs give no weight per datum.
     Source: Burda, Grosse & Salakhutdinov, arXiv:1509.00519, section 5 (active units); Vehtari et al., Pareto
         Smoothed Importance Sampling, JMLR 25 (2024).
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> diagnosis = pvae.evaluate.diagnose(model, x, particles=100)
+        >>> diagnosis.ess.shape, diagnosis.khat.shape
+        (torch.Size([4]), torch.Size([4]))
     """
     with evaluation_context(model, data, **where) as context:
         is_point = draws_point(context)

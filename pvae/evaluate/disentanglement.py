@@ -30,6 +30,15 @@ class Disentanglement:
         informativeness: I of DCI. The accuracy of the factors predicted from held-out codes, a mean over factors.
         importance: the importance of each unit for the prediction of each factor, shape (units, factors).
         mutual_information: the mutual information of each unit and factor, nats, shape (units, factors).
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> factors = torch.arange(40).reshape(-1, 1) % 4
+        >>> scores = pvae.evaluate.disentanglement(model, x.repeat(10, 1), factors)
+        >>> 0 <= scores.mig <= 1, scores.importance.shape
+        (True, torch.Size([2, 1]))
     """
 
     mig: float
@@ -58,6 +67,14 @@ def disentanglement(
     Sources: Chen et al., Isolating Sources of Disentanglement, arXiv:1802.04942, equation 6, with mean codes in bins as
     in Locatello et al., arXiv:1811.12359; Eastwood & Williams, A Framework for the Quantitative Evaluation of
     Disentangled Representations, ICLR 2018, with random forests.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> factors = torch.arange(40).reshape(-1, 1) % 4
+        >>> 0 <= pvae.evaluate.disentanglement(model, x.repeat(10, 1), factors).informativeness <= 1
+        True
     """
     with evaluation_context(model, data, **where) as context:
         size = context.batch.size

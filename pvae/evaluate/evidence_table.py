@@ -35,6 +35,15 @@ def compare_evidence(judged: Mapping[str, Judgement | tuple[Any, Any, int]]) -> 
 
     Raises:
         InputError: if there is no model, the numbers of data differ, or an evidence is not finite.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> wide = pvae.VAE(4, latent=4, hidden=16)
+        >>> judged = {name: pvae.evaluate.judge(m, x, particles=500) for name, m in (("narrow", model), ("wide", wide))}
+        >>> list(pvae.evaluate.compare_evidence(judged).columns)
+        ['rank', 'log_evidence', 'error', 'difference', 'difference_error', 'weight', 'unreliable']
     """
     records = {name: _pointwise(name, judgement) for name, judgement in judged.items()}
     counts = {name: len(record.log_evidence) for name, record in records.items()}

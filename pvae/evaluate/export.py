@@ -66,6 +66,14 @@ def to_arviz(model: ModelOrRun, data: Any = None, draws: int = 100, *, limit: in
     Raises:
         InputError: if there are no data, `draws` is below 1, the programs give no weight, or the draws need more memory
             than is free.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> tree = pvae.evaluate.to_arviz(model, x, draws=5)
+        >>> dict(tree["posterior"]["z"].sizes)
+        {'chain': 1, 'draw': 5, 'datum': 4, 'z_dim_0': 2}
     """
     draws = require_whole(draws, "draws")
     schema = data.schema if isinstance(data, Splits) else schema_of(model)
@@ -105,6 +113,16 @@ def save(tree: Any, path: str | Path) -> Path:
 
     Raises:
         InputError: if the folder does not exist.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "draws.nc"
+        >>> written = pvae.evaluate.save(pvae.evaluate.to_arviz(model, x, draws=5), path)
+        >>> path.exists()
+        True
     """
     path = Path(path)
     if not path.parent.is_dir():

@@ -48,6 +48,14 @@ class EvaluationFinding(ABC):
         pointwise: the value of each datum, shape (count,); None if there is none.
         limit: the limit by which the status was chosen, as text.
         source: where the limit comes from.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> finding = pvae.evaluate.calibrate(model, x, simulations=100, draws=19, progress=False)
+        >>> finding.status, finding.count, finding.cost > 0
+        ('bad', 100, True)
     """
 
     question: ClassVar[str] = ""
@@ -132,6 +140,15 @@ class NotRun(EvaluationFinding):
     Attributes:
         asked: the question that is left open.
         check: the name of the evaluation.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=3000, progress=False)  # too few evaluations
+        >>> finding = findings["Is the inference right?"].findings[0]
+        >>> type(finding).__name__, finding.status
+        ('NotRun', 'not run')
     """
 
     asked: str = field(default="", kw_only=True)

@@ -37,6 +37,14 @@ class LatentUnits:
             draws, for all units together), or ``"point"`` for a point mass, which has no KL.
         activity: Var_x(E_q[z_u]), shape (units,); None for a discrete site, and for a single datum.
         threshold: a unit counts as active if its activity is above this number.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> units = pvae.evaluate.diagnose(model, x, particles=100).latents["z"]
+        >>> units.how, units.kl_per_unit.shape
+        ('analytic', torch.Size([2]))
     """
 
     kl: Estimate | None

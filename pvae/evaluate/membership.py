@@ -33,6 +33,13 @@ def membership(train: Estimate, test: Estimate) -> Estimate:
         InputError: if an estimate has no values of single data.
     Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988) (the error); van den Burg & Williams, On
         Memorization in Probabilistic Deep Generative Models, arXiv:2106.03216.
+
+    Example:
+        >>> import torch
+        >>> from pvae.evaluate import mean_of, membership
+        >>> train, test = mean_of(torch.tensor([-1.0, -2.0, -4.0])), mean_of(torch.tensor([-3.0, -5.0]))
+        >>> round(membership(train, test).value, 3)  # in 5 of the 6 pairs the training datum has the larger value
+        0.833
     """
     if train.pointwise is None or test.pointwise is None:
         raise InputError("membership needs estimates with the values of single data. Evaluate the model again.")

@@ -61,6 +61,14 @@ def missing_log_likelihood(
     Raises:
         InputError: if the data have no mask, the programs take no mask, no entry is missing, or the programs give no
             weight per datum.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.MaskedVAE(4, latent=2, hidden=8)
+        >>> data = pvae.Batch(x=torch.eye(4), mask=torch.tensor([[0.0, 1.0, 1.0, 1.0]]).repeat(4, 1))
+        >>> print(pvae.evaluate.missing_log_likelihood(model, data, particles=1000))
+        -0.584 ± 0.085
     """
     with evaluation_context(model, data, **where) as context:
         complete = _with_known_entries(context, known)
@@ -103,6 +111,14 @@ def masking_divergence(
 
     Raises:
         InputError: if the data have no mask, or the programs take no mask.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.MaskedVAE(4, latent=2, hidden=8)
+        >>> data = pvae.Batch(x=torch.eye(4), mask=torch.tensor([[0.0, 1.0, 1.0, 1.0]]).repeat(4, 1))
+        >>> pvae.evaluate.masking_divergence(model, data) > 0
+        True
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     with evaluation_context(model, data, **where) as context:

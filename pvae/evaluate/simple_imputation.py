@@ -21,6 +21,13 @@ def mean_filling(train: Batch, batch: Batch) -> Tensor:
     Args:
         train: training data; if they have a ``mask``, only their observed entries count.
         batch: data with ``x`` and ``mask`` (1 observed, 0 missing).
+
+    Example:
+        >>> import pvae, torch
+        >>> train = pvae.Batch(x=torch.tensor([[0.0, 2.0], [1.0, 4.0]]))
+        >>> batch = pvae.Batch(x=torch.tensor([[9.0, 9.0]]), mask=torch.tensor([[1.0, 0.0]]))
+        >>> pvae.evaluate.mean_filling(train, batch)
+        tensor([[9., 3.]])
     """
     x, mask = _flat_x_and_mask(batch)
     return torch.where(mask > 0, x, _mean(train)).reshape(batch.x.shape)
@@ -38,6 +45,13 @@ def nearest_neighbour_filling(train: Batch, batch: Batch) -> Tensor:
 
     Returns:
         The imputed data, in the shape of x.
+
+    Example:
+        >>> import pvae, torch
+        >>> train = pvae.Batch(x=torch.tensor([[0.0, 2.0], [1.0, 4.0]]))
+        >>> batch = pvae.Batch(x=torch.tensor([[0.9, 9.0]]), mask=torch.tensor([[1.0, 0.0]]))
+        >>> pvae.evaluate.nearest_neighbour_filling(train, batch)
+        tensor([[0.9000, 4.0000]])
     """
     x, mask = _flat_x_and_mask(batch)
     train_x, train_mask = _flat_x_and_mask(train)
@@ -71,6 +85,14 @@ def filled_log_likelihood(filled: Tensor, batch: Batch, least: float = 0.01) -> 
 
     Raises:
         InputError: if x has other values than 0 and 1, or no entry is missing.
+
+    Example:
+        >>> import pvae, torch
+        >>> from pvae.evaluate import filled_log_likelihood, mean_filling
+        >>> train = pvae.Batch(x=torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+        >>> batch = pvae.Batch(x=torch.tensor([[1.0, 1.0]]), mask=torch.tensor([[0.0, 1.0]]))
+        >>> round(filled_log_likelihood(mean_filling(train, batch), batch).value, 3)  # log 0.5
+        -0.693
     """
     x, mask = _flat_x_and_mask(batch)
     if not bool(((x == 0) | (x == 1)).all()):

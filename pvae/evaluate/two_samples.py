@@ -38,6 +38,14 @@ class TwoSampleTest:
             small if the distributions differ, and uniform if they are equal.
         permutations: the number of random permutations.
         counts: the number of draws in each sample.
+
+    Example:
+        >>> import torch
+        >>> from pvae.evaluate import mmd_test
+        >>> _ = torch.manual_seed(0)
+        >>> test = mmd_test(torch.randn(50, 2), torch.randn(60, 2) + 1, permutations=99)
+        >>> test.counts, test.p_value < 0.05
+        ((50, 60), True)
     """
 
     statistic: float
@@ -71,6 +79,14 @@ def mmd_test(
         InputError: if the samples differ in units, or have fewer than two draws.
     Source: Gretton et al., A Kernel Two-Sample Test, JMLR 13 (2012), lemma 6 and section 5; a p-value that counts the
     observed statistic among the permuted is exact: Phipson & Smyth, arXiv:1603.05766.
+
+    Example:
+        >>> import torch
+        >>> from pvae.evaluate import mmd_test
+        >>> _ = torch.manual_seed(0)
+        >>> first, second = torch.randn(50, 2), torch.randn(60, 2)
+        >>> mmd_test(first, second + 1, permutations=99).p_value  # the least p-value of 99 permutations is 1 / 100
+        0.01
     """
     if first.dim() != 2 or first.shape[1:] != second.shape[1:] or min(len(first), len(second)) < 2:
         raise InputError(
@@ -121,6 +137,13 @@ def aggregate_test(model: ModelOrRun, data: Any = None, *, permutations: int = 1
 
     Raises:
         InputError: if there are no data, or no latent site has real values for each datum.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> pvae.evaluate.aggregate_test(model, x.repeat(10, 1), permutations=99).permutations
+        99
     """
     with evaluation_context(model, data, **where) as context:
         programs = context.bound_to(context.batch)

@@ -26,6 +26,14 @@ class WeightTrust:
         kl: log p(x) - ELBO, which estimates KL(q to p(z given x)), nats.
         accuracy: the accuracy of the best classifier of draws of q and of the posterior, from 0.5 to 1; from at most
             2000 particles.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> trust = pvae.evaluate.diagnose(model, x, particles=100).trust
+        >>> trust.kl.shape, bool((trust.accuracy >= 0.5).all())
+        (torch.Size([4]), True)
     """
 
     log_weight_variance: Tensor

@@ -134,6 +134,12 @@ def check(
     Raises:
         InputError: if there is no latent model, `objective` is no objective, the data cannot be read, or the fields
             cannot be bound.
+
+    Example:
+        >>> import pvae, torch
+        >>> findings = pvae.check(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), "iwae:particles=8")
+        >>> findings.fatal
+        []
     """
     if is_recipe(latent_model):
         with preserved_randomness():

@@ -47,6 +47,15 @@ class Autoencoder(BaseVAE):
     Source: Bourlard & Kamp, Auto-association by multilayer perceptrons and singular value decomposition, Biological
     Cybernetics 59 (1988); the noise: Vincent et al., Extracting and Composing Robust Features with Denoising
     Autoencoders, ICML 2008.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.Autoencoder(4, latent=2, hidden=8, likelihood="gaussian")
+        >>> model.default_objective
+        'dirac'
+        >>> model.encode(torch.randn(5, 4)).mean.shape
+        torch.Size([5, 2])
     """
 
     default_objective = "dirac"

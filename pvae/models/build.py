@@ -67,6 +67,13 @@ class ModelSpec:
             after the colon is that of a class, of a function that makes a latent model, or of an instance; each build
             returns a copy of an instance.
         settings: arguments of the class or function, by name.
+
+    Example:
+        >>> import pvae, torch
+        >>> spec = pvae.ModelSpec("vae", {"latent": 2, "prior": "vamp:components=5"})
+        >>> model = spec.build(pvae.load_data(torch.eye(4).repeat(10, 1)))
+        >>> model.sample(3).shape
+        torch.Size([3, 4])
     """
 
     name: str

@@ -54,6 +54,15 @@ class ConditionalVAE(BaseVAE):
     Source: Sohn, Lee & Yan, Learning Structured Output Representation using Deep Conditional Generative Models, NeurIPS
     2015; Kingma et al., Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298. Quadrants as in Sohn et
     al., section 5.1, in the order of Pyro's example.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> data = pvae.Batch(x=torch.eye(4).repeat(10, 1), y=torch.arange(40) % 2)
+        >>> model = pvae.ConditionalVAE(4, classes=2, latent=2, hidden=8)
+        >>> run = pvae.fit(model, data, epochs=1, step="eager", progress=False)
+        >>> run.model.sample(3, y=1).shape
+        torch.Size([3, 4])
     """
 
     def __init__(

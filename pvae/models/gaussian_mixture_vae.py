@@ -46,6 +46,14 @@ class GMVAE(BaseVAE):
     Raises:
         InputError: for an argument that cannot be used, in one line.
     Source: Jiang et al., Variational Deep Embedding, arXiv:1611.05148, equations 1 to 3 (model) and 16 (exact q(y)).
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.GMVAE(4, components=3, latent=2, hidden=8)
+        >>> run = pvae.fit(model, torch.eye(4).repeat(10, 1), epochs=1, step="eager", progress=False)
+        >>> run.model.sample(5).shape
+        torch.Size([5, 4])
     """
 
     default_objective = "elbo-enum"

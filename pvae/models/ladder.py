@@ -109,6 +109,13 @@ class LadderVAE(BaseVAE):
 
     Source: Sonderby et al., Ladder Variational Autoencoders, arXiv:1602.02282; bottom-up: Burda, Grosse &
     Salakhutdinov, arXiv:1509.00519, section 2.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.LadderVAE(4, latent=(3, 2), hidden=8)
+        >>> weights = pvae.log_weights(model, torch.eye(4), particles=5)
+        >>> {site: tuple(z.shape) for site, z in weights.values.items()}
+        {'z2': (5, 4, 2), 'z1': (5, 4, 3)}
     """
 
     encoder: Any

@@ -43,6 +43,15 @@ class LocalGuide(WrappedModel):
     Raises:
         InputError: for a count below 1, or an unknown start; in use, if a guide site has no parameters, if prior and
             guide are of different families, or if no plate has one entry for each index.
+
+    Example:
+        >>> import pvae, torch
+        >>> data = pvae.Batch(x=torch.eye(4), index=torch.arange(4))
+        >>> local = pvae.LocalGuide(pvae.VAE(4, latent=2, hidden=8), count=4)
+        >>> pvae.log_weights(local, data, particles=3).log_w.shape
+        torch.Size([3, 4])
+        >>> [tuple(rows.shape) for rows in local.phi()]  # two means and two scales for each datum
+        [(4, 2), (4, 2)]
     """
 
     def __init__(self, latent_model: Any, count: int, start: str = "encoder") -> None:

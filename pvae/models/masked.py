@@ -43,6 +43,16 @@ class MaskedVAE(BaseVAE):
     Source: Mattei & Frellsen, MIWAE, arXiv:1812.02633; Ivanov, Figurnov & Vetrov, Variational Autoencoder with
     Arbitrary Conditioning, arXiv:1806.02382 (masks drawn in training); Nazabal et al., Handling Incomplete
     Heterogeneous Data using VAEs, arXiv:1807.03653 (zeros for what is missing).
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.MaskedVAE(4, latent=2, hidden=8)
+        >>> x, mask = torch.eye(4), torch.ones(4, 4)
+        >>> mask[:, 0] = 0  # the first entry of each datum is missing
+        >>> imputed = model.impute(x, mask, n=5, particles=50)
+        >>> imputed.draws.shape, bool((imputed.mean[:, 1:] == x[:, 1:]).all())
+        (torch.Size([5, 4, 4]), True)
     """
 
     def __init__(self, data_shape: int | tuple[int, ...], *, encode_mask: bool = True, **parts: Unpack[Parts]) -> None:

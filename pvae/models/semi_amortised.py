@@ -52,6 +52,14 @@ class SemiAmortised(WrappedModel):
     Raises:
         InputError: for a number out of range; in use, for a site without parameters or without a pathwise gradient.
     Source: Kim, Wiseman, Miller, Sontag & Rush, Semi-Amortized Variational Autoencoders, arXiv:1802.02550, section 3.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> refined = pvae.SemiAmortised(model, steps=5)
+        >>> pvae.evaluate.elbo(refined, x, particles=10) > pvae.evaluate.elbo(model, x, particles=10)
+        True
     """
 
     def __init__(

@@ -51,6 +51,15 @@ class SemiSupervisedVAE(BaseVAE):
             is outside the classes.
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
         section 3.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.SemiSupervisedVAE(4, classes=3, latent=2, hidden=8)
+        >>> model.classify(torch.eye(4)).probs.shape  # q(y given x) of 4 data
+        torch.Size([4, 3])
+        >>> model.sample(5, y=2).shape
+        torch.Size([5, 4])
     """
 
     default_objective = "semi-supervised"

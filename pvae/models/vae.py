@@ -18,6 +18,15 @@ class VAE(BaseVAE):
     The sites are ``z`` and ``x``.
 
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.VAE((2, 2), latent=2, hidden=8, prior="mixture", posterior="flow")
+        >>> model.sample(3).shape
+        torch.Size([3, 2, 2])
+        >>> pvae.log_weights(model, torch.ones(5, 2, 2), particles=7).log_w.shape
+        torch.Size([7, 5])
     """
 
     def model(self, x: Tensor) -> Tensor:

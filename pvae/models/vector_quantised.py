@@ -106,6 +106,14 @@ class VQVAE(BaseVAE):
     Raises:
         InputError: for an argument that cannot be used, in one line.
     Source: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = pvae.VQVAE(4, codes=8, latent=2, positions=3, hidden=8)
+        >>> run = pvae.fit(model, torch.eye(4).repeat(10, 1), epochs=1, step="eager", progress=False)
+        >>> run.model.sample(5).shape
+        torch.Size([5, 4])
     """
 
     default_objective = "vq"

@@ -93,6 +93,12 @@ class ConvEncoder(nn.Module):
         InputError: for an unknown name, a number of blocks below 0, or a shape that is not that of an image.
 
     Shapes: (...) + data_shape to (..., out_features). The attribute ``in_features`` is `data_shape`.
+
+    Example:
+        >>> import pvae, torch
+        >>> encoder = pvae.ConvEncoder((1, 8, 8), 10, hidden=(8, 16))
+        >>> encoder(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
     """
 
     def __init__(
@@ -148,6 +154,14 @@ class ConvDecoder(nn.Module):
 
     Shapes: (..., in_features) to (..., filters, height, width), with half of the height and width of the image, rounded
     up. The attribute ``out_features`` is (filters, height, width).
+
+    Example:
+        >>> import pvae, torch
+        >>> decoder = pvae.ConvDecoder(2, (1, 8, 8), hidden=(16, 8))
+        >>> decoder.out_features
+        (8, 4, 4)
+        >>> decoder(torch.zeros(5, 2)).shape
+        torch.Size([5, 8, 4, 4])
     """
 
     def __init__(

@@ -26,6 +26,12 @@ class MLP(nn.Sequential):
         InputError: for an unknown name.
 
     Shapes: (..., in_features) to (..., out_features). The attribute ``out_features`` is the size of the output.
+
+    Example:
+        >>> import pvae, torch
+        >>> network = pvae.MLP(4, 3, hidden=(16, 16), activation="relu")
+        >>> network(torch.zeros(5, 4)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(
@@ -77,6 +83,12 @@ class GatedMLP(nn.Sequential):
     Shapes: (..., in_features) to (..., out_features).
     Source: Dauphin et al., Language Modeling with Gated Convolutional Networks, arXiv:1612.08083; as in
     Tomczak & Welling, VAE with a VampPrior, arXiv:1705.07120.
+
+    Example:
+        >>> import pvae, torch
+        >>> network = pvae.GatedMLP(4, 3, hidden=(16, 16))
+        >>> network(torch.zeros(5, 4)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(

@@ -31,6 +31,13 @@ class Terms:
         loss: the number that is minimised, without gradient. Under a plate of scale N/B it represents N data.
         surrogate: a scalar with a gradient that estimates the gradient of the expected loss.
         named: other numbers to be recorded, in the unit of the loss, without gradient.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> terms = pvae.IWAE(particles=5).terms(model.model, model.guide, (x,), {}, "all")
+        >>> terms.loss.requires_grad, terms.surrogate.requires_grad
+        (False, True)
     """
 
     loss: Tensor
@@ -84,6 +91,17 @@ class Objective(ELBO, nn.Module):
         enumerates: whether the objective sums over sites that are marked for enumeration, so that the linter does not
             report them. The default is False.
         data_plate: the name of the plate over data, where several plates hold every site. The default None finds it.
+
+    Example:
+        >>> import pvae, torch
+        >>> class Elbo(pvae.Objective):
+        ...     def terms(self, model, guide, args, kwargs, player="all"):
+        ...         loss = pvae.StickingTheLanding().differentiable_loss(model, guide, *args, **kwargs)
+        ...         return pvae.Terms(loss=loss.detach(), surrogate=loss)
+        >>> x = torch.eye(4).repeat(10, 1)
+        >>> run = pvae.fit("vae:latent=2:hidden=8", x, objective=Elbo(), epochs=1, step="eager", progress=False)
+        >>> run.history[-1]["loss"] > 0  # minus the ELBO, in nats per datum
+        True
     """
 
     # What a step updates.

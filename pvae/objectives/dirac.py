@@ -38,6 +38,13 @@ class Dirac(Objective):
 
     Raises:
         InputError: in use, if a site is discrete or its mean has no closed form.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.Autoencoder(4, latent=2, hidden=8, prior="standard"), torch.eye(4)
+        >>> terms = pvae.Dirac().terms(model.model, model.guide, (x,), {}, "all")
+        >>> sorted(terms.named)
+        ['log_likelihood', 'log_prior']
     """
 
     no_bound = "log p(x, z) at a point is no bound on log p(x)"

@@ -51,6 +51,13 @@ class VectorQuantised(Objective):
             be reparameterised.
 
     Source: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VQVAE(4, codes=8, latent=2, positions=3, hidden=8), torch.eye(4)
+        >>> terms = pvae.VectorQuantised(commitment=0.25).terms(model.model, model.guide, (x,), {}, "all")
+        >>> sorted(terms.named)
+        ['codes_used', 'distance', 'elbo', 'kl', 'log_likelihood', 'perplexity']
     """
 
     biased = "straight-through: the encoder gets the decoder's gradient past the choice of the code"

@@ -72,6 +72,16 @@ class SemiSupervised(WeightsObjective):
 
     Source: Kingma, Rezende, Mohamed & Welling, Semi-supervised Learning with Deep Generative Models, arXiv:1406.5298,
         equations 6 to 9.
+
+    Example:
+        >>> import pvae, torch
+        >>> y = torch.arange(40) % 4
+        >>> y = torch.where(torch.arange(40) < 20, y, -1)  # half of the data have no label
+        >>> model = pvae.SemiSupervisedVAE(4, classes=4, latent=2, hidden=8)
+        >>> data, objective = pvae.Batch(x=torch.eye(4).repeat(10, 1), y=y), pvae.SemiSupervised(10.0)
+        >>> run = pvae.fit(model, data, objective=objective, epochs=1, step="eager", progress=False)
+        >>> run.model.classify(torch.eye(4)).probs.shape
+        torch.Size([4, 4])
     """
 
     pathwise = False

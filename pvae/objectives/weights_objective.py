@@ -49,6 +49,15 @@ class WeightsObjective(Objective):
             ``"geometric"`` (the default) or ``"arithmetic"``.
         scored: the default strategy of sites that cannot be reparameterised. None is the score, leave-one-out if there
             are several particles.
+
+    Example:
+        >>> import pvae, torch
+        >>> class Best(pvae.WeightsObjective):
+        ...     def surrogate(self, weights):
+        ...         return weights.log_w.max(0).values  # shape (batch,), which is maximised
+        >>> model = pvae.VAE(4, latent=2, hidden=8)
+        >>> Best(particles=5).loss(model.model, model.guide, torch.eye(4)) > 0
+        True
     """
 
     pathwise = True

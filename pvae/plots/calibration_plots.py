@@ -25,6 +25,14 @@ def rank_distributions(points: Array, curves: Mapping[str, Array], band: tuple[A
         curves: the function of each quantity, shape (points,), in the order of the legend; after the first six, the
             curves are grey.
         band: the lower and the upper limit, shape (points,) each.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> points = np.linspace(0, 1, 11)
+        >>> figure = plots.rank_distributions(points, {"z[0]": points**1.2}, (points - 0.1, points + 0.1))
+        >>> figure.get_suptitle()
+        "Ranks of the generating values among the guide's draws"
     """
     names = list(curves)
     labels = [plain_label(name) for name in names[:_MOST_LABELS]]

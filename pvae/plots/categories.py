@@ -40,6 +40,13 @@ def category_bars(
         label_name: what the labels are, for the legend.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.category_bars({"y": np.array([0, 1, 1, 2])}, np.array([0, 1, 1, 0]))
+        >>> figure.get_suptitle()
+        'Inferred values of categorical latent sites'
     """
     styles = ClassStyles.of(labels)
     figure = new_figure(0.2 + _PANEL_HEIGHT * len(categories) + styles.legend_height)

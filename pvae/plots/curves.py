@@ -49,6 +49,14 @@ def learning_curves(
         xlabel: label of the horizontal axis.
         ylabel: label of the vertical axis, with its unit.
         title: title of the figure; by default the vertical axis against the horizontal one.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> epochs = np.arange(1, 6)
+        >>> figure = plots.learning_curves({"elbo": [(epochs, -9.0 / epochs), (epochs, -8.0 / epochs)]})
+        >>> figure.axes[0].get_ylabel()
+        'validation bound (nats per datum)'
     """
     curves = unique_labels(curves)
     figure = new_figure(3.1 + legend_height(list(curves)))
@@ -132,6 +140,14 @@ def evidence_intervals(
             of the axis.
         brackets: for names that are known from both sides, the lower and the upper estimate, drawn as a thick bar.
         title: title of the figure; by default the label of the axis without its unit.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> values = {"vae": [-95.1, -95.3], "iwae": [-93.9, -94.2]}
+        >>> figure = plots.evidence_intervals(values, {"vae": 0.1, "iwae": 0.15})
+        >>> figure.axes[0].get_xlabel()
+        'log evidence (nats per datum)'
     """
     names = list(values)
     figure = new_figure(0.75 + 0.62 * len(names))

@@ -40,6 +40,13 @@ def traversal(
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.traversal(np.zeros((2, 5, 8, 8)), np.linspace(-2, 2, 5))
+        >>> figure.get_suptitle()
+        'Mean of p(x given z) while one latent unit changes'
     """
     x, steps = as_array(images), as_array(values)
     row_names = [f"z[{unit}]" for unit in (units if units is not None else range(len(x)))]
@@ -67,6 +74,13 @@ def interpolations(
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.interpolations(np.linspace(0, 1, 5).reshape(1, 5, 1, 1) * np.ones((2, 1, 8, 8)))
+        >>> figure.get_suptitle()
+        'Mean of p(x given z) between the codes of two data'
     """
     x = as_array(images)
     shares = np.linspace(0, 1, x.shape[1])
@@ -98,6 +112,13 @@ def plane(
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.plane(np.zeros((5, 5, 8, 8)), np.tile(np.linspace(-2, 2, 5), (2, 1)))
+        >>> figure.get_suptitle()
+        'Mean of p(x given z) over the latent plane'
     """
     x, coordinates = as_array(images), as_array(values)
     pictures = _pictures_of(x)
@@ -136,6 +157,13 @@ def value_rows(
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.value_rows(np.zeros((3, 4, 8, 8)), ["a", "b", "c"], "y")
+        >>> figure.get_suptitle()
+        'Mean of p(x given z) for each value of a category'
     """
     x = as_array(images)
     pictures = _pictures_of(x)

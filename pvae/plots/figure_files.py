@@ -19,7 +19,7 @@ __all__ = ["file_metadata", "save_figure", "title_of"]
 _SOFTWARE = f"pvae {__version__}"
 
 
-def save_figure(figure: Figure, path: Path, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+def save_figure(figure: Figure, path: str | Path, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write a figure to a file, or leave the file unchanged if the write fails.
 
     The title, the date and the facts are in the metadata of the file: text chunks of PNG, the metadata of SVG and PDF,
@@ -29,7 +29,17 @@ def save_figure(figure: Figure, path: Path, facts: Mapping[str, Any] = MappingPr
         figure: the figure.
         path: the file; its suffix decides the format.
         facts: where the figure comes from, such as its run and its seed.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "curve.svg"
+        >>> plots.save_figure(plots.selection_curve([1, 2], {"bic": [3.0, 2.0]}), path, {"seed": 0})
+        >>> path.exists()
+        True
     """
+    path = Path(path)
     suffix = path.suffix.lower().removeprefix(".")
     with replace_file(path) as unfinished:
         figure.savefig(unfinished, format=suffix, **file_metadata(figure, suffix, facts))

@@ -45,6 +45,13 @@ def signal_to_noise(
         title: title of the figure.
 
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, theorem 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.signal_to_noise([1, 4, 16], {"dreg": [1.0, 2.0, 4.0], "iwae": [1.0, 0.5, 0.25]})
+        >>> figure.axes[0].get_xscale()
+        'log'
     """
     ratio_curves = {}
     for name, values in curves.items():

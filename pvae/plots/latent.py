@@ -50,6 +50,14 @@ def latent_scatter(
 
     Raises:
         InputError: if there are no continuous codes.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> codes = np.random.default_rng(0).normal(size=(20, 2))
+        >>> figure = plots.latent_scatter(codes, np.arange(20) % 3, label_name="digit")
+        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+        ('z[0]', 'z[1]')
     """
     points = as_array(codes).reshape(len(np.asarray(codes)), -1)
     if not points.shape[1]:

@@ -52,6 +52,13 @@ def mixture_pictures(
 
     Raises:
         InputError: if the means do not have the shape of pictures.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.mixture_pictures(np.zeros((3, 8, 8)), np.array([0.5, 0.2, 0.3]))
+        >>> [axes.get_title() for axes in figure.axes if axes.get_title()]
+        ['0: 50.0%', '2: 30.0%', '1: 20.0%']
     """
     pictures, shares = as_pictures(as_array(means)), as_array(weights)
     if pictures is None:
@@ -79,6 +86,14 @@ def component_strips(
         most: number of components to draw, those with the largest weights; by default all.
         feature_names: names of the features.
         title: title of the figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> means, weights = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([0.3, 0.7])
+        >>> figure = plots.component_strips(means, weights, feature_names=["a", "b"])
+        >>> [axes.get_title() for axes in figure.axes]
+        ['a', 'b']
     """
     x, shares = as_array(means), as_array(weights)
     x = x.reshape(len(x), 1, -1)
@@ -117,6 +132,14 @@ def mixture_ellipses(
         covariances: shape (components, features, features).
         feature_names: names of the features, for data with one or two.
         title: title of the figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> data, labels = np.random.default_rng(0).normal(size=(20, 2)), np.zeros(20, int)
+        >>> figure = plots.mixture_ellipses(data, labels, np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
+        >>> len(figure.axes)
+        1
     """
     x, component_of_datum, shares = as_array(data), np.asarray(labels), as_array(weights)
     directions, axis_labels = _plane_directions(x, feature_names)
@@ -183,6 +206,13 @@ def selection_curve(
         criteria: for each name, the values in nats per datum, shape (fits,).
         best: the chosen number of components, which a vertical line marks.
         title: title of the figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.selection_curve([1, 2, 3], {"bic": [3.0, 2.0, 2.1], "aic": [2.9, 1.8, 1.7]}, best=2)
+        >>> figure.get_suptitle()
+        'Criteria by number of components'
     """
     figure = new_figure(3.3)
     axes = add_axes(figure, "components", "nats per datum (lower is better)")

@@ -41,6 +41,13 @@ def image_grid(images: ArrayLike, *, columns: int = 10, title: str = "", note: s
         columns: largest number of pictures in a row.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> figure = plots.image_grid(np.zeros((6, 8, 8)), columns=3, title="Six pictures")
+        >>> len(figure.axes[0].images)
+        1
     """
     x = as_array(images)
     pictures = as_pictures(x)
@@ -68,6 +75,14 @@ def draws(
         feature_names: names of the features.
         title: title of the figure.
         note: a sentence below the title.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> draws, data = np.random.default_rng(0).normal(size=(2, 50, 1))
+        >>> figure = plots.draws(draws, data, feature_names=["height"])
+        >>> figure.get_suptitle()
+        'Draws from the model'
     """
     drawn = as_array(x).reshape(len(as_array(x)), -1)
     known = None if data is None else as_array(data).reshape(-1, drawn.shape[1])
@@ -116,6 +131,14 @@ def reconstructions(
 
     Raises:
         InputError: if the numbers of values differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> x = np.random.default_rng(0).uniform(size=(5, 8, 8))
+        >>> figure = plots.reconstructions(x, 0.9 * x)
+        >>> figure.get_suptitle()
+        'Data and their reconstructions'
     """
     x = as_array(originals)
     again = _in_shape_of(x, reconstructed, "reconstructed")
@@ -153,6 +176,15 @@ def inpainting(
 
     Raises:
         InputError: if the numbers of values differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> x, mask = np.ones((4, 8, 8)), np.ones((4, 8, 8))
+        >>> mask[:, :, 4:] = 0  # the right half is missing
+        >>> figure = plots.inpainting(x, mask, 0.8 * x)
+        >>> len(figure.axes)
+        1
     """
     x = as_array(originals)
     missing = (_in_shape_of(x, mask, "mask") == 0).astype(float)

@@ -42,6 +42,14 @@ def history(
             recorded ``elbo``, or if neither an ``elbo`` nor a loss of another player is recorded.
         validation_is_bound: whether ``validation_bound`` is a bound, and not minus the objective's own loss.
         title: title of the figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from pvae import plots
+        >>> records = [{"epoch": 1, "loss": 9.0, "elbo": -9.0}, {"epoch": 2, "loss": 8.0, "elbo": -8.0}]
+        >>> figure = plots.history(records)
+        >>> figure.axes[0].get_xlabel()
+        'epoch'
     """
     if names is None:
         keys = dict.fromkeys(key for record in records for key in record)

@@ -24,6 +24,23 @@ class LatentModel(nn.Module):
     Subclass it, build networks in ``__init__`` and write ``model`` and ``guide``. Each run of a program registers the
     parameters with Pyro by identity. Therefore `pyro.infer.SVI` and pvae both train them, two instances never share
     parameters, and parameters of copies, replaced submodules and loaded states are trained too.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> from pyro.distributions import Normal
+        >>> class Line(pvae.LatentModel):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.slope = torch.nn.Parameter(torch.tensor(0.5))
+        ...     def model(self, x):
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+        ...     def guide(self, x):
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("z", Normal(self.slope * x, 0.5**0.5))
+        >>> log_w = pvae.log_weights(Line(), torch.tensor([1.0]), particles=2).log_w
+        >>> [f"{weight:.3f}" for weight in log_w.flatten()]  # the guide is the posterior: each weight is log p(x)
+        ['-1.516', '-1.516']
     """
 
     #: the objective of trainings that name none, as text
@@ -159,6 +176,14 @@ def program(latent_model: Any, name: str) -> Program:
 
     Raises:
         InputError: if the latent model has no such program.
+
+    Example:
+        >>> import pvae, torch
+        >>> from pyro.infer import Trace_ELBO
+        >>> model = pvae.VAE(4, latent=2, hidden=8)
+        >>> loss = Trace_ELBO()(pvae.program(model, "model"), pvae.program(model, "guide"))
+        >>> len(list(loss.parameters())) == len(list(model.parameters()))
+        True
     """
     function = getattr(latent_model, name, None)
     if not callable(function):
@@ -212,6 +237,19 @@ def pair(
 
     Raises:
         InputError: if one is not callable.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> from pyro.distributions import Normal
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", Normal(x / 2, 0.5**0.5))
+        >>> weights = pvae.log_weights(pvae.pair(model, guide), torch.tensor([1.0]), particles=2)
+        >>> weights.log_w.flatten()  # the guide is the posterior: each weight is log p(x)
+        tensor([-1.5155, -1.5155])
     """
     for name, function in (("model", model), ("guide", guide)):
         if not callable(function):

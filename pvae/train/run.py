@@ -91,6 +91,14 @@ class Run(TrainedModel):
         checkpoint: ``"best"`` by the validation bound, or ``"last"``; they are the same if no validation bound ranks
             parameters.
         step: how the last steps ran, ``"compile"``, ``"graph"`` or ``"eager"``; "" for a run that was opened.
+
+    Example:
+        >>> import pvae, torch
+        >>> run = pvae.fit("vae:latent=2:hidden=8", torch.eye(4).repeat(10, 1), epochs=2, step="eager", progress=False)
+        >>> [record["epoch"] for record in run.history]
+        [1, 2]
+        >>> run.sample(3).shape, run.checkpoint
+        (torch.Size([3, 4]), 'best')
     """
 
     model: Any
@@ -270,6 +278,15 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
     Raises:
         InputError: if the folder is no run, a checkpoint is damaged, the model is another one, or the folder names code
             that is not part of pvae and neither `model` nor `trust` is given.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import pvae, torch
+        >>> folder, x = pathlib.Path(tempfile.mkdtemp()) / "run", torch.eye(4).repeat(10, 1)
+        >>> _ = pvae.fit("vae:latent=2:hidden=8", x, epochs=1, step="eager", progress=False, out=folder)
+        >>> run = pvae.open_run(folder)
+        >>> run.model.sample(3).shape
+        torch.Size([3, 4])
     """
     folder = Path(folder)
     if checkpoint not in _CHECKPOINTS:

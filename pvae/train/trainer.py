@@ -142,6 +142,15 @@ def fit(
         DivergenceError: if a number is not finite; the last good state is kept.
         OSError: if a checkpoint cannot be written; the one before is intact.
         LostProcessError: if another process of the training has failed, has ended or does not answer in time.
+
+    Example:
+        >>> import pvae, torch
+        >>> x = torch.eye(4).repeat(10, 1)
+        >>> run = pvae.fit("vae:latent=2:hidden=8", x, objective="iwae:particles=5", epochs=2, progress=False)
+        >>> [record["epoch"] for record in run.history]
+        [1, 2]
+        >>> run.model.sample(3).shape
+        torch.Size([3, 4])
     """
     options = {name: value for name, value in locals().items() if name in FitOptions.__dataclass_fields__}
     request = TrainingRequest(

@@ -43,6 +43,23 @@ class Marginal:
         InputError: if ``particles < 1`` or the kernel cannot be called.
     Sources: Ranganath, Tran & Blei, Hierarchical Variational Models, arXiv:1511.02386 (m = 1); Sobolev & Vetrov,
         Importance Weighted Hierarchical Variational Inference, arXiv:1905.03290, equation 6.
+
+    Example:
+        >>> import pvae, pyro, torch
+        >>> from pyro.distributions import Normal
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         u = pyro.sample("u", Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        ...         pyro.sample("z", Normal(x / 2 + u / 10, 0.7))
+        >>> def reverse(x, z):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("u", Normal(0.2 * (z - x / 2), 1.0))
+        >>> objective = pvae.IWAE(particles=8, auxiliary=pvae.Marginal(reverse, particles=4))
+        >>> objective.loss(model, guide, torch.randn(5)) > 0
+        True
     """
 
     def __init__(self, reverse: Callable[..., Any], particles: int = 1) -> None:

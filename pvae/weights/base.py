@@ -51,6 +51,14 @@ class LogWeights:
             (outcomes, particles, batch); all tensors then have this shape. None if no site is enumerated.
         site_log_guide: log q of each guide site at its draw, shape (particles, batch).
         beneath: the guide's sites that depend on a summed-out site: they are drawn for each of its values.
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=3)
+        >>> weights.log_joint.shape, weights.values["z"].shape
+        (torch.Size([3, 4]), torch.Size([3, 4, 2]))
+        >>> bool(torch.equal(weights.log_w, weights.log_joint - weights.log_guide))
+        True
     """
 
     log_joint: Tensor

@@ -284,6 +284,15 @@ def log_weights(
     Raises:
         InputError: as `trace_weights` and `pvae.models.bind`.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 3 (the weights).
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=100)
+        >>> weights.log_w.shape  # (particles, batch)
+        torch.Size([100, 4])
+        >>> log_evidence = weights.log_w.logsumexp(0) - torch.tensor(100.0).log()
+        >>> log_evidence.shape  # an estimate of log p(x) for each datum, nats
+        torch.Size([4])
     """
     given, batch = batch, batch_of_data(latent_model, batch, split, fields)
     programs = bind(latent_model, batch, fields)

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from pvae import InputError
-from pvae.evaluate import EvaluationFinding, NotRun
+from pvae.evaluate import EvaluationFinding, ModelFindings, NotRun, QuestionAnswer
+from pvae.evaluate.all_checks.model_findings import QUESTIONS
 from pvae.evaluate.finding import announce_cost, evaluation_steps, worst_status
 from pvae.plots.base import new_figure
 
@@ -79,3 +80,13 @@ def test_the_cost_is_announced_before_and_counted(capsys: pytest.CaptureFixture[
     assert steps.done == 15
     announce_cost(1e9, "example", progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_question_names_the_nearest_one() -> None:
+    answers = tuple(QuestionAnswer(question, "fine", "", ()) for question in QUESTIONS)
+    findings = ModelFindings(answers, budget=1.0, cost=0, seed=0, split="test", count=1)
+    assert findings["Are the latents used?"].question == "Are the latents used?"
+    with pytest.raises(
+        InputError, match=r"Unknown question 'Are latents used\?'; did you mean 'Are the latents used\?'"
+    ):
+        findings["Are latents used?"]

@@ -37,6 +37,12 @@ def test_metadata_of_png(figure, tmp_path: Path):
     assert timedelta(seconds=-1) < age < timedelta(minutes=1)
 
 
+def test_a_path_may_be_a_text(figure, tmp_path: Path):
+    plots.save_figure(figure, str(tmp_path / "a.png"))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.text["Title"] == f"{TITLE} Given: y."
+
+
 def test_metadata_of_svg_pdf_and_jpeg(figure, tmp_path: Path):
     for suffix in ("svg", "pdf", "jpg"):
         plots.save_figure(figure, tmp_path / f"a.{suffix}", FACTS)

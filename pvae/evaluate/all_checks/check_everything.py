@@ -85,6 +85,19 @@ def check_everything(
 
     Raises:
         InputError: if a number is out of range, there are no data, or the object is no model.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=3000, progress=False)
+        >>> for answer in findings.answers:
+        ...     print(answer.question, answer.status)
+        How likely is the data? look
+        Is the inference right? not run
+        On which data not? bad
+        Are the latents used? not run
+        Does the model resemble the data? not run
     """
     left = EvaluationBudget(float(require_positive(budget, "budget")))
     particles = require_whole(particles, "particles", least=2)

@@ -39,6 +39,15 @@ class DataTrust(EvaluationFinding):
         suspect: whether each datum has a k-hat or a KL above its limit, or too few effective particles, shape (count,).
         khat: Pareto k-hat of each datum, shape (count,).
         worst: the numbers of the suspect data with the largest KL, at most 10, the worst first.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=3000, progress=False)
+        >>> trust = findings["On which data not?"].findings[0]
+        >>> trust.khat.shape, trust.suspect.shape
+        (torch.Size([4]), torch.Size([4]))
     """
 
     question: ClassVar[str] = "On which data not?"

@@ -49,6 +49,15 @@ class EvidenceFinding(EvaluationFinding):
         sampled: the log evidence by importance sampling, on all evaluated data.
         sandwich: the lower and the upper estimate; None if there are none.
         shortfall: the lower estimate minus importance sampling, paired on the data of the sandwich.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=3000, progress=False)
+        >>> evidence = findings["How likely is the data?"].findings[0]
+        >>> evidence.status, evidence.elbo <= evidence.sampled
+        ('look', True)
     """
 
     question: ClassVar[str] = "How likely is the data?"

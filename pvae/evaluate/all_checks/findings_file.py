@@ -42,6 +42,12 @@ def read_findings(folder: str | Path) -> dict[str, Any] | None:
 
     Raises:
         InputError: if the file cannot be read, or its checksum does not match its content.
+
+    Example:
+        >>> import tempfile
+        >>> import pvae
+        >>> pvae.evaluate.read_findings(tempfile.mkdtemp()) is None  # `pvae.evaluate.all` writes the file
+        True
     """
     path = Path(folder) / FINDINGS_FILE
     if not path.exists():

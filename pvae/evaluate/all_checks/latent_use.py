@@ -37,6 +37,15 @@ class LatentUse(EvaluationFinding):
     Attributes:
         active: the number of units that are active in the guide, on the data; None if it is not known.
         units: the number of units of all continuous sites; None if it is not known.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=30000, progress=False)
+        >>> use = findings["Are the latents used?"].findings[0]
+        >>> use.status, use.units
+        ('fine', 2)
     """
 
     question: ClassVar[str] = "Are the latents used?"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvae.evaluate.finding import EvaluationFinding, worst_status
+from pvae.names import require_known
 
 __all__ = ["QUESTIONS", "ModelFindings", "QuestionAnswer", "answer_inference"]
 
@@ -31,6 +32,15 @@ class QuestionAnswer:
         status: ``"fine"``, ``"look"``, ``"bad"`` or ``"not run"``.
         reason: one or two sentences with the numbers and the limits.
         findings: the findings that support the answer, the deciding one first.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=3000, progress=False)
+        >>> answer = findings["How likely is the data?"]
+        >>> answer.status, answer.findings[0].name
+        ('look', 'log evidence')
     """
 
     question: str
@@ -72,6 +82,16 @@ class ModelFindings:
         split: the split of the data.
         count: the number of data.
         choices: the numbers of particles, simulations, temperatures, chains and data that were chosen, by name.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> findings = pvae.evaluate.all(model, x, budget=3000, progress=False)
+        >>> [answer.status for answer in findings.answers]
+        ['look', 'not run', 'bad', 'not run', 'not run']
+        >>> sorted(findings.findings)
+        ['diagnose', 'log evidence']
     """
 
     answers: tuple[QuestionAnswer, ...]
@@ -83,7 +103,9 @@ class ModelFindings:
     choices: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, question: str) -> QuestionAnswer:
-        return next(answer for answer in self.answers if answer.question == question)
+        answers = {answer.question: answer for answer in self.answers}
+        require_known("question", question, answers)
+        return answers[question]
 
     @property
     def findings(self) -> dict[str, EvaluationFinding]:

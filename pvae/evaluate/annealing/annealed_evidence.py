@@ -56,6 +56,14 @@ class AnnealedEvidence(EvaluationFinding):
         noise: the Monte-Carlo standard error of each datum's value, shape (count,), in nats; NaN for a single chain.
         acceptance: the mean acceptance of the moves; NaN without moves.
         settings: temperatures, chains, start, schedule, leapfrog steps and seed.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> finding = pvae.evaluate.ais(model, x, temperatures=5, chains=2, leapfrog_steps=2, progress=False)
+        >>> finding.noise.shape, finding.settings["temperatures"]
+        (torch.Size([4]), 5)
     """
 
     question: ClassVar[str] = "How likely is the data?"

@@ -51,6 +51,14 @@ class Sandwich(EvaluationFinding):
         settings: temperatures, chains, start, schedule, leapfrog steps and seed.
         note: why there is no sandwich on simulated data; empty if there is one.
         data: the simulated data; None for observed data.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> sandwich = pvae.evaluate.sandwich(model, x, temperatures=4, chains=4, leapfrog_steps=2, progress=False)
+        >>> sandwich.lower <= sandwich.upper, sandwich.on_simulated.is_exact
+        (True, True)
     """
 
     question: ClassVar[str] = "How likely is the data?"

@@ -85,6 +85,14 @@ def ais(
             a log-density is NaN; or if a setting is out of range.
     Sources: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); Wu, Burda, Salakhutdinov & Grosse,
         On the Quantitative Analysis of Decoder-Based Generative Models, arXiv:1611.04273, section 4.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> finding = pvae.evaluate.ais(model, x, temperatures=5, chains=4, leapfrog_steps=2, progress=False)
+        >>> print(finding.estimate)
+        -2.727 ± 0.028
     """
     settings = AnnealingSettings(temperatures, chains, start, schedule, leapfrog_steps, seed, chunk, transition)
     with evaluation_context(model, data, limit=limit, seed=seed, **where) as context:
@@ -137,6 +145,14 @@ def sandwich(
         InputError: as `ais`.
     Source: Grosse, Ghahramani & Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo,
         arXiv:1511.02543.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> sandwich = pvae.evaluate.sandwich(model, x, temperatures=4, chains=4, leapfrog_steps=2, progress=False)
+        >>> print(sandwich.lower, "to", sandwich.upper)
+        -2.791 ± 0.040 to -2.763 ± 0.038
     """
     settings = AnnealingSettings(temperatures, chains, start, schedule, leapfrog_steps, seed, chunk, transition)
     with evaluation_context(model, data, limit=limit, seed=seed, **where) as context:

@@ -72,6 +72,14 @@ def calibrate(
     Source: Talts, Betancourt, Simpson, Vehtari & Gelman, Validating Bayesian Inference Algorithms with Simulation-Based
         Calibration, arXiv:1804.06788; Modrák et al., Simulation-Based Calibration Checking with the Choice of Test
         Quantities, Bayesian Analysis 20 (2025), for the log-densities.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> calibration = pvae.evaluate.calibrate(model, x, simulations=100, draws=19, progress=False)
+        >>> calibration.status  # an untrained guide is not calibrated
+        'bad'
     """
     simulations = require_whole(simulations, "simulations", least=20)
     draws = require_whole(draws, "draws", least=19)

@@ -40,6 +40,14 @@ class QuantityRanks:
         adjusted: the p-value after Holm's adjustment over all quantities.
         distance: the largest distance between the distribution function of the ranks and that of uniform ranks.
         coverage: how often central intervals of the guide cover the value that generated the data.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> calibration = pvae.evaluate.calibrate(model, x, simulations=100, draws=19, progress=False)
+        >>> calibration.quantities["z[0]"].ranks.shape
+        (100,)
     """
 
     ranks: NDArray[np.int64] = field(repr=False)
@@ -72,6 +80,14 @@ class Calibration(EvaluationFinding):
         quantities: the ranks by quantity.
         draws: the number of draws of the guide for each simulated datum.
         notes: notes on quantities that are left out, one line each.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> calibration = pvae.evaluate.calibrate(model, x, simulations=100, draws=19, progress=False)
+        >>> sorted(calibration.quantities)
+        ['log p(x given z)', 'log p(x, z)', 'log q(z given x)', 'z[0]', 'z[1]']
     """
 
     question: ClassVar[str] = "Is the inference right?"

@@ -39,6 +39,12 @@ def strategies_of(model: Any, batch: Any, *, particles: int = 2, **where: Any) -
         batch: a batch, a tensor, or `Splits`.
         particles: the number of draws of z per datum; the strategy leave-one-out needs two.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.GMVAE(4, components=3, inference="amortised", latent=2, hidden=8)
+        >>> pvae.evaluate.strategies_of(model, torch.eye(4))["y"]
+        ('score', 'score:leave-one-out', 'enumerate', 'measure')
     """
     with evaluation_context(model, batch, **{"split": "train", **where}) as context:
         guide_trace, _ = context.bound_to(context.batch).trace_both()
@@ -74,6 +80,14 @@ def search_gradients(
 
     Raises:
         InputError: if no objective is one of log weights, or `most` is below 1.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.GMVAE(4, components=3, inference="amortised", latent=2, hidden=8)
+        >>> settings = {"most": 2, "draws": 3, "step": "eager"}
+        >>> study = pvae.evaluate.search_gradients(model, torch.eye(4), "iwae:particles=2", **settings)
+        >>> sorted({row.objective for row in study.ranking()})
+        ['iwae:particles=2:gradients=y=leave-one-out+z=leave-one-out', 'iwae:particles=2:gradients=y=score+z=score']
     """
     most = require_whole(most, "most", advice="It is the largest number of assignments of one objective.")
     where = {name: value for name, value in options.items() if name in _CONTEXT_OPTIONS}

@@ -90,6 +90,14 @@ def gradients(
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 3
         (signal-to-noise); Glynn & Whitt, The Asymptotic Efficiency of Simulation Estimators, Operations Research 40
         (1992) (variance times time).
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> study = pvae.evaluate.gradients(model, x, ["elbo", "dreg:particles=8"], draws=4, warm_up=0, step="eager")
+        >>> [row.objective for row in study.rows if row.group == "phi"]
+        ['elbo', 'dreg:particles=8']
     """
     draws = require_whole(draws, "draws", least=2)
     warm_up = require_whole(warm_up, "warm_up", least=0)

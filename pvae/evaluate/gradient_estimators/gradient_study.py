@@ -57,6 +57,15 @@ class GroupGradient:
         mean: the mean gradient, shape (coordinates,).
         exact: the reference, shape (coordinates,).
         draws: every draw, shape (draws, coordinates), or None if the draws were not kept.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> study = pvae.evaluate.gradients(model, x, ["elbo", "dreg:particles=8"], draws=4, warm_up=0, step="eager")
+        >>> row = study.rows[0]
+        >>> row.objective, row.group, row.mean.shape == row.exact.shape
+        ('elbo', 'theta', True)
     """
 
     objective: str
@@ -117,6 +126,14 @@ class GradientStudy:
         seed: the seed of the draws of every objective.
         batch: the number of data in the batch.
         notes: notes on objectives and references that are left out, one line each.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> study = pvae.evaluate.gradients(model, x, ["elbo", "dreg:particles=8"], draws=4, warm_up=0, step="eager")
+        >>> [(row.objective, row.group) for row in study.rows]
+        [('elbo', 'theta'), ('elbo', 'phi'), ('dreg:particles=8', 'theta'), ('dreg:particles=8', 'phi')]
     """
 
     rows: tuple[GroupGradient, ...]

@@ -23,6 +23,11 @@ def named_objectives(objectives: Any) -> dict[str, Objective]:
 
     Raises:
         InputError: if there is none, or an element is no objective.
+
+    Example:
+        >>> from pvae.evaluate import named_objectives
+        >>> list(named_objectives(["elbo", "iwae:particles=8"]))
+        ['elbo', 'iwae:particles=8']
     """
     named: dict[str, Objective] = {}
     if isinstance(objectives, Mapping):

@@ -69,6 +69,14 @@ def gaps(
         InputError: if a count is below 1, the data share a latent site, or a site of the guide has no density or no
             parameters of its own for each datum, such as a flow.
     Source: Cremer, Li & Duvenaud, Inference Suboptimality in Variational Autoencoders, arXiv:1801.03558, section 3.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> gaps = pvae.evaluate.gaps(model, x, particles=50, steps=5, draws=4, richer=None, progress=False)
+        >>> gaps.amortisation > 0  # the encoder is not trained
+        True
     """
     if richer is not None and richer not in RICHER:
         raise unknown("richer family", str(richer), RICHER)

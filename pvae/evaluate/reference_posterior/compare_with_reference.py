@@ -53,6 +53,14 @@ def reference(
         InputError: if a count is too small, the data share a latent site, a discrete site cannot be enumerated, or the
             sampler fails.
     Source: Hoffman & Gelman, The No-U-Turn Sampler, JMLR 15 (2014).
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> finding = pvae.evaluate.reference(model, x, draws=8, warmup=4, chains=2, limit=1, progress=False)
+        >>> finding.converged  # so short chains have not converged
+        False
     """
     draws = require_whole(draws, "draws", least=4)
     warmup = require_whole(warmup, "warmup")

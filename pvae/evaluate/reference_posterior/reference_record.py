@@ -87,6 +87,14 @@ class ReferencePosterior(EvaluationFinding):
         worst_rhat: the largest R-hat of all units.
         least_ess: the smallest effective sample size of all units.
         chains: the number of chains.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> finding = pvae.evaluate.reference(model, x, draws=8, warmup=4, chains=2, limit=1, progress=False)
+        >>> finding.chains, sorted(finding.sites)
+        (2, ['z'])
     """
 
     question: ClassVar[str] = "Is the inference right?"

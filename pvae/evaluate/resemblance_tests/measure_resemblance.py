@@ -56,6 +56,15 @@ def resemblance(
 
     Raises:
         InputError: if a count is too small, the data share a latent site, or an observed site is no field of the data.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> x = x.repeat(5, 1)
+        >>> finding = pvae.evaluate.resemblance(model, x, particles=5, permutations=20, progress=False)
+        >>> finding.status, sorted(finding.adjusted)  # with p-values
+        ('fine', ['classifier', 'kernel (MMD)', 'typicality gap'])
     """
     particles = require_whole(particles, "particles")
     permutations = require_whole(permutations, "permutations", least=19)

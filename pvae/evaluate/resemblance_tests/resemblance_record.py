@@ -51,6 +51,15 @@ class Resemblance(EvaluationFinding):
         adjusted: the three p-values after Holm's adjustment, by test.
         real: log p(x) of real data, shape (data,), nats.
         generated: log p(x) of data of the model, shape (simulations,), nats.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> x = x.repeat(5, 1)
+        >>> finding = pvae.evaluate.resemblance(model, x, particles=5, permutations=20, progress=False)
+        >>> finding.real.shape, sorted(finding.adjusted)
+        (torch.Size([20]), ['classifier', 'kernel (MMD)', 'typicality gap'])
     """
 
     question: ClassVar[str] = "Does the model resemble the data?"

@@ -45,6 +45,14 @@ class AAE(Adversarial):
         InputError: in use, if a site of the guide has no pathwise gradient.
 
     Source: Makhzani et al., Adversarial Autoencoders, arXiv:1511.05644, section 2.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.Autoencoder(4, latent=2, hidden=8, prior="standard")
+        >>> objective, x = pvae.AAE(hidden=(8,)), torch.eye(4).repeat(10, 1)
+        >>> run = pvae.fit(model, x, objective=objective, epochs=1, step="eager", progress=False)
+        >>> objective.players  # the parameters that a step updates, in this order
+        ('together', 'critic', 'phi')
     """
 
     players = ("together", "critic", "phi")

@@ -38,6 +38,14 @@ class ALI(Adversarial):
 
     Sources: Dumoulin et al., Adversarially Learned Inference, arXiv:1606.00704; Donahue, Krähenbühl & Darrell,
         Adversarial Feature Learning, arXiv:1605.09782.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.VAE(4, latent=2, hidden=8, likelihood="gaussian")
+        >>> objective = pvae.ALI(hidden=(8,))
+        >>> run = pvae.fit(model, torch.randn(40, 4), objective=objective, epochs=1, step="eager", progress=False)
+        >>> objective.players, objective.unions
+        (('critic', 'generator'), mappingproxy({'generator': ('theta', 'phi')}))
     """
 
     players = ("critic", "generator")

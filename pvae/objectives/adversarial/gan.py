@@ -35,6 +35,14 @@ class GAN(Adversarial):
 
     Sources: Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, algorithm 1; Mirza & Osindero,
         Conditional Generative Adversarial Nets, arXiv:1411.1784.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.VAE(4, latent=2, hidden=8, likelihood="gaussian")
+        >>> objective = pvae.GAN(hidden=(8,))
+        >>> run = pvae.fit(model, torch.randn(40, 4), objective=objective, epochs=1, step="eager", progress=False)
+        >>> objective.players  # the guide, phi, is not trained
+        ('critic', 'theta')
     """
 
     players = ("critic", "theta")

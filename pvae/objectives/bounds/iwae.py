@@ -43,6 +43,13 @@ class IWAE(WeightsObjective):
         InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient that is asked for.
 
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=50)
+        >>> iwae = pvae.IWAE(particles=50).surrogate(weights)
+        >>> bool((iwae >= weights.log_w.mean(0)).all())  # never below the ELBO of the same draws
+        True
     """
 
     pathwise = False
@@ -73,6 +80,13 @@ class Renyi(WeightsObjective):
             that is asked for.
 
     Source: Li & Turner, Rényi Divergence Variational Inference, arXiv:1602.02311, equations 13 and 14.
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=8)
+        >>> iwae, renyi, elbo = (pvae.Renyi(alpha, particles=8).surrogate(weights) for alpha in (0.0, 0.5, 1.0))
+        >>> bool((iwae >= renyi).all() and (renyi >= elbo).all())
+        True
     """
 
     pathwise = False

@@ -36,6 +36,14 @@ class MIWAE(WeightsObjective):
         InputError: if either number is below 1.
 
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=8)
+        >>> miwae = pvae.MIWAE(particles=4, batches=2).surrogate(weights)
+        >>> iwae = pvae.IWAE(particles=8).surrogate(weights)
+        >>> bool((miwae <= iwae).all())
+        True
     """
 
     pathwise = False
@@ -67,6 +75,13 @@ class CIWAE(WeightsObjective):
         InputError: if ``particles < 1`` or beta is outside [0, 1].
 
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=8)
+        >>> elbo, iwae, both = (o.surrogate(weights) for o in (pvae.CIWAE(1.0), pvae.CIWAE(0.0), pvae.CIWAE(0.5)))
+        >>> bool((elbo <= both).all() and (both <= iwae).all())
+        True
     """
 
     pathwise = False
@@ -101,6 +116,14 @@ class PIWAE(PlayersObjective):
         InputError: if either number is below 1; in use, if theta and phi share parameters and are not declared.
 
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, section 4.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4).repeat(10, 1)
+        >>> objective = pvae.PIWAE(particles=4, batches=2)
+        >>> run = pvae.fit(model, x, objective=objective, epochs=1, step="eager", progress=False)
+        >>> objective.players  # each has its own draws and its own bound
+        ('theta', 'phi')
     """
 
     def __init__(self, particles: int = 8, batches: int = 8, **options: Unpack[WeightsOptions]) -> None:

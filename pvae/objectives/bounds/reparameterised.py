@@ -34,6 +34,13 @@ class StickingTheLanding(WeightsObjective):
 
     Sources: Roeder, Wu & Duvenaud, Sticking the Landing, arXiv:1703.09194, equation 8; Tucker et al., arXiv:1810.04152,
         section 2 (the bias).
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> loss = pvae.StickingTheLanding().loss_and_grads(model.model, model.guide, x)
+        >>> all(parameter.grad is not None for parameter in model.parameters())
+        True
     """
 
     def __init__(self, particles: int = 1, **options: Unpack[WeightsOptions]) -> None:
@@ -68,6 +75,13 @@ class DReG(WeightsObjective):
 
     Source: Tucker, Lawson, Gu & Maddison, Doubly Reparameterized Gradient Estimators, arXiv:1810.04152, equation 8
         (IWAE) and appendix 8.4 (Rényi: alpha w + (1 - alpha) w^2 in place of w^2).
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> loss = pvae.DReG(particles=64).loss_and_grads(model.model, model.guide, x)  # as in SVI.step
+        >>> all(parameter.grad is not None for parameter in model.parameters())
+        True
     """
 
     def __init__(self, particles: int = 8, alpha: float = 0.0, **options: Unpack[WeightsOptions]) -> None:

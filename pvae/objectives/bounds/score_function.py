@@ -62,6 +62,13 @@ class ScoreFunction(WeightsObjective):
     Sources: Williams 1992; Mnih & Gregor, Neural Variational Inference and Learning, arXiv:1402.0030 (network and
         decaying baselines); Kool, van Hoof & Welling 2019 (leave-one-out); Ranganath, Gerrish & Blei, Black Box
         Variational Inference, arXiv:1401.0118, equation 9 (optimal).
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.GMVAE(4, components=3, inference="amortised", latent=2, hidden=8)
+        >>> objective = pvae.ScoreFunction(particles=4)
+        >>> pvae.check(model, torch.eye(4), objective).fatal
+        []
     """
 
     pathwise = False
@@ -229,6 +236,13 @@ class VIMCO(IWAE):
         InputError: if ``particles < 2``, or for another ``mean``.
 
     Source: Mnih & Rezende, Variational Inference for Monte Carlo Objectives, arXiv:1602.06725, equations 10 to 12.
+
+    Example:
+        >>> import pvae, torch
+        >>> model = pvae.GMVAE(4, components=3, inference="amortised", latent=2, hidden=8)
+        >>> loss = pvae.VIMCO(particles=5).loss(model.model, model.guide, torch.eye(4))
+        >>> loss > 0
+        True
     """
 
     def __init__(self, particles: int = 5, mean: str = "geometric", **options: Unpack[WeightsOptions]) -> None:

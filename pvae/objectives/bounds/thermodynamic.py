@@ -54,6 +54,16 @@ class Thermodynamic(ScoreOnlyObjective):
         InputError: if ``particles < 2``, the partition does not increase from 0 to 1, or the side is unknown.
 
     Source: Masrani, Le & Wood, The Thermodynamic Variational Objective, arXiv:1907.00031, sections 3 and 4.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> bounds = []
+        >>> for side in ("left", "right"):
+        ...     _ = torch.manual_seed(0)  # the same draws for both bounds
+        ...     bounds.append(-pvae.Thermodynamic(particles=50, side=side).loss(model.model, model.guide, x))
+        >>> bounds[0] < bounds[1]
+        True
     """
 
     biased = "self-normalised over the particles"

@@ -36,6 +36,13 @@ class VarianceRegularised(WeightsObjective):
 
     Raises:
         InputError: if ``particles < 2`` or the weight is negative.
+
+    Example:
+        >>> import pvae, torch
+        >>> weights = pvae.log_weights(pvae.VAE(4, latent=2, hidden=8), torch.eye(4), particles=8)
+        >>> value = pvae.VarianceRegularised(0.5, particles=8).surrogate(weights)
+        >>> bool(torch.allclose(value, weights.log_w.mean(0) - 0.5 * weights.log_w.var(0)))
+        True
     """
 
     pathwise = False
@@ -71,6 +78,13 @@ class LogVariance(ScoreOnlyObjective):
         InputError: if ``particles < 2``.
 
     Source: Richter et al., VarGrad: A Low-Variance Gradient Estimator for Variational Inference, arXiv:2010.10436.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> loss = pvae.LogVariance(particles=8).loss_and_grads(model.model, model.guide, x)
+        >>> all(parameter.grad is not None for parameter in model.parameters())
+        True
     """
 
     def __init__(self, particles: int = 8, **options: Unpack[WeightsOptions]) -> None:

@@ -42,6 +42,13 @@ class InfoMMD(WeightsObjective):
             sites, or for a site that is not reparameterised.
 
     Source: Zhao, Song & Ermon, InfoVAE, arXiv:1706.02262, section 3 and equation 6.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> loss = pvae.InfoMMD(mmd=100.0).loss_and_grads(model.model, model.guide, x)
+        >>> all(parameter.grad is not None for parameter in model.parameters())
+        True
     """
 
     def __init__(
@@ -115,6 +122,14 @@ class TotalCorrelation(WeightsObjective):
 
     Source: Chen et al., Isolating Sources of Disentanglement in VAEs, arXiv:1802.04942, equation 2, section 3.1 and
         appendix C (estimators).
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> objective = pvae.TotalCorrelation(beta=6.0, data_size=400)  # x is a batch of 400 data
+        >>> loss = objective.loss_and_grads(model.model, model.guide, x)
+        >>> all(parameter.grad is not None for parameter in model.parameters())
+        True
     """
 
     biased = "the logarithm of q(z) over all data is estimated from a batch"

@@ -50,6 +50,14 @@ class Constrained(WeightedELBO):
             target.
 
     Source: Rezende & Viola, Taming VAEs, arXiv:1810.00597, section 2.3 and algorithm 1; the limit on a step is ours.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4).repeat(10, 1)
+        >>> objective = pvae.Constrained(target=-2.0)  # at least -2 nats of log p(x given z)
+        >>> run = pvae.fit(model, x, objective=objective, epochs=1, step="eager", progress=False)
+        >>> sorted({"multiplier", "violation", "stuck"} & set(run.history[-1]))
+        ['multiplier', 'stuck', 'violation']
     """
 
     log_multiplier: Tensor

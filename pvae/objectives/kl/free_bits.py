@@ -44,6 +44,13 @@ class FreeBits(BatchKLObjective):
             a guide site is not reparameterised.
 
     Source: Kingma et al., Inverse Autoregressive Flow, arXiv:1606.04934, equation 15.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4).repeat(10, 1)
+        >>> run = pvae.fit(model, x, objective=pvae.FreeBits(0.25), epochs=1, step="eager", progress=False)
+        >>> run.history[-1]["loss"] > 0
+        True
     """
 
     def __init__(

@@ -133,6 +133,14 @@ class Beta(WeightedELBO):
 
     Source: Higgins et al., beta-VAE, ICLR 2017, equation 4; Bowman et al., arXiv:1511.06349, section 3.1 (linear
         warm-up); Fu et al., arXiv:1903.10145 (cyclical).
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> beta = pvae.Beta(4.0, schedule="linear", warm_up=100)
+        >>> terms = beta.terms(model.model, model.guide, (x,), {}, "all")
+        >>> sorted(terms.named)
+        ['beta', 'elbo', 'kl', 'log_likelihood']
     """
 
     def __init__(
@@ -183,6 +191,14 @@ class Capacity(BatchKLObjective, StatefulObjective):
         InputError: for a negative capacity or weight; in use, if a guide site is not reparameterised.
 
     Source: Burgess et al., Understanding disentangling in beta-VAE, arXiv:1804.03599, equation 8.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4)
+        >>> objective = pvae.Capacity(25.0, steps=1000)
+        >>> terms = objective.terms(model.model, model.guide, (x,), {}, "all")
+        >>> terms.named["capacity"]  # 0 before the first step
+        tensor(0.)
     """
 
     def __init__(

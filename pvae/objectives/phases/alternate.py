@@ -52,6 +52,14 @@ class Alternate(PlayersObjective):
         InputError: for settings that contradict each other; in use, if the exact posterior cannot be enumerated.
 
     Source: Neal & Hinton, A View of the EM Algorithm that Justifies Incremental, Sparse, and other Variants (1998).
+
+    Example:
+        >>> import pvae, torch
+        >>> objective = pvae.Alternate(theta_steps=2, objective=pvae.IWAE(particles=5))
+        >>> x = torch.eye(4).repeat(10, 1)
+        >>> run = pvae.fit("vae:latent=2:hidden=8", x, objective=objective, epochs=1, step="eager", progress=False)
+        >>> objective.players, objective.updates
+        (('theta', 'phi'), {'theta': 2, 'phi': 1})
     """
 
     def __init__(

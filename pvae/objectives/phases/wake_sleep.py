@@ -55,6 +55,14 @@ class WakeSleep(PlayersObjective):
 
     Sources: Bornschein & Bengio, Reweighted Wake-Sleep, arXiv:1406.2751, section 2; Le et al., Revisiting Reweighted
         Wake-Sleep, arXiv:1805.10469, equations 3 to 6.
+
+    Example:
+        >>> import pvae, torch
+        >>> model, x = pvae.VAE(4, latent=2, hidden=8), torch.eye(4).repeat(10, 1)
+        >>> objective = pvae.WakeSleep(particles=5, phi="both")
+        >>> run = pvae.fit(model, x, objective=objective, epochs=1, step="eager", progress=False)
+        >>> objective.players
+        ('theta', 'phi')
     """
 
     def __init__(
