@@ -26,6 +26,7 @@ from torch.utils.data import (
 from pvae.batch import Batch
 from pvae.data import load_data, minibatches, steps_of_epoch
 from pvae.data.item_data import fields_of_item
+from pvae.data.streams.loader_batch import seeded_order
 from pvae.data.streams.prefetch import read_ahead
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.streams.stored_rows import ItemRows
@@ -182,7 +183,7 @@ def test_items_are_drawn_anew_in_each_epoch_and_the_same_at_each_reading() -> No
     assert 0 < float(noise) < 0.05  # the variance of the noise is 0.01
 
 
-# A worker sends batches one by one where there are few of them, and up to eight at once where there are many.
+# A worker sends batches one by one where there are few of them, and up to sixteen at once where there are many.
 @pytest.mark.parametrize(("workers", "size"), [(0, 8), (2, 8), (1, 1)])
 def test_a_loader_has_the_same_batches_from_any_start_and_with_any_number_of_workers(workers: int, size: int) -> None:
     loader = DataLoader(Augmented(), batch_size=size, shuffle=True, num_workers=workers, drop_last=True)
@@ -191,6 +192,17 @@ def test_a_loader_has_the_same_batches_from_any_start_and_with_any_number_of_wor
     assert steps_of_epoch(train, 100) == len(loader) == 60 // size
     assert all(map(same, epoch(train, start=4), epoch(here)[4:]))
     assert not same(epoch(here)[0], epoch(here, number=1)[0])
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("sampler", [None, WeightedRandomSampler([1.0, 2.0] * 30, 17), range(0, 60, 4)])
+def test_the_items_of_a_batch_are_those_of_the_sampler_of_pytorch(sampler: Any, drop_last: bool) -> None:
+    loader = DataLoader(Plain(), 7, shuffle=sampler is None, sampler=sampler, drop_last=drop_last)
+    with seeded_order(loader, 3, 2):
+        expected = [Plain().x[batch] for batch in loader.batch_sampler]
+    batches = minibatches(load_data(loader).train, 7, seed=3, epoch=2)
+    for batch, x in zip(batches, expected, strict=True):
+        assert torch.equal(batch.x, x)
 
 
 class Mixed(Plain):

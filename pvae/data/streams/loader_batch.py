@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from pvae.batch import Batch
 from pvae.data.binarise import derived_seed
@@ -161,7 +168,12 @@ class LoaderBatch(RowBatch):
         """Return the items of each batch of an epoch."""
         sampler: Any = self._loader.batch_sampler
         with seeded_order(self._loader, seed, epoch):
-            return [[int(number) for number in batch] for batch in sampler]
+            # PyTorch's own class takes the items one by one, which costs more time than to read a batch of a worker.
+            if type(sampler) is not BatchSampler:
+                return [list(map(int, batch)) for batch in sampler]
+            numbers, size = list(map(int, sampler.sampler)), sampler.batch_size
+        used = len(numbers) // size * size if sampler.drop_last else len(numbers)
+        return [numbers[start : start + size] for start in range(0, used, size)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         restore, (kind, state) = super().__reduce__()

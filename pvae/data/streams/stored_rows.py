@@ -194,6 +194,8 @@ def collated(dataset: Any, numbers: list[int], collate: Callable[[list[Any]], An
 
 def _plain(item: Any) -> Any:
     """Return an item with its pictures of Pillow as arrays, which the collate function of PyTorch does not take."""
+    if isinstance(item, Tensor):  # first, because most items are tensors
+        return item
     if isinstance(item, Mapping):
         return {name: _plain(value) for name, value in item.items()}
     if isinstance(item, tuple | list):

@@ -21,8 +21,8 @@ __all__ = ["BatchKey", "SeededItems", "WorkerPool"]
 BatchKey: TypeAlias = tuple[int, list[int]]
 
 #: The bytes and the number of the batches that a worker sends at once, at most.
-_MOST_BYTES = 2 * 2**20
-_MOST_BATCHES = 8
+_MOST_BYTES = 8 * 2**20
+_MOST_BATCHES = 16
 #: Each worker sends at least this number of times in an epoch, so that all workers are busy until its end.
 _LEAST_MESSAGES = 8
 
