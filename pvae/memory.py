@@ -6,6 +6,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from torch.utils._pytree import tree_leaves
 
 from pvae.errors import InputError
 
-__all__ = ["MemoryLimit", "PeakMemory", "format_bytes", "free_bytes", "is_view_or_in_place", "require_memory"]
+__all__ = [
+    "MemoryLimit",
+    "PeakMemory",
+    "format_bytes",
+    "free_bytes",
+    "is_view_or_in_place",
+    "memory_for_parameters",
+    "require_memory",
+]
 
 #: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
 _CGROUPS = (
@@ -189,3 +198,22 @@ def _planned_size(func: Any, args: Any, kwargs: Any) -> int:
     except (NotImplementedError, RuntimeError, TypeError):
         return 0
     return sum(leaf.nbytes for leaf in tree_leaves(planned) if isinstance(leaf, Tensor))
+
+
+def memory_for_parameters(label: str) -> AbstractContextManager[Any]:
+    """Return a block that refuses tensors for which there is no memory, with an error that names the model.
+
+    Args:
+        label: the name of the model that the block makes.
+    """
+    free = free_bytes()
+    if free is None:
+        return nullcontext()
+
+    def error(needed: float) -> InputError:
+        return InputError(
+            f"{label} needs {format_bytes(needed)} of memory or more for its parameters, and {format_bytes(free)} are "
+            "free. Make its layers smaller."
+        )
+
+    return MemoryLimit(free, error)

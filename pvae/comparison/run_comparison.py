@@ -17,6 +17,7 @@ from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.drawings import SEED
 from pvae.comparison.cells.evidence_method import EvidenceMethod, parse_evidence, require_evidence
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
+from pvae.comparison.cells.grid import check_training, checked_grid, expand_rows
 from pvae.comparison.cells.plan import Job, plan_jobs
 from pvae.comparison.cells.resolve_options import resolve_fit_options
 from pvae.comparison.page.make_page import make_page
@@ -26,13 +27,14 @@ from pvae.comparison.processes.worker_plan import WorkerPlan
 from pvae.comparison.rows import finished, make_ranked_rows, rankings_of
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
+from pvae.comparison.table.short_labels import first_rows
 from pvae.comparison.written_results import format_call, settings_by_heading, write_json
 from pvae.data import Splits, load_data, steps_of_epoch
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.locks import sole_writer
-from pvae.names import printable, unknown
+from pvae.names import printable
 from pvae.report import write_page
 from pvae.shown_tables import ShownTable
 from pvae.train import fit
@@ -104,6 +106,7 @@ def compare(
     limit: int | Literal["auto"] | None = "auto",
     evidence: str = "is",
     baseline: str | None = None,
+    grid: Mapping[str, Iterable[Any]] | None = None,
     workers: int | None = None,
     threads: int | None = None,
     progress: bool = True,
@@ -119,9 +122,10 @@ def compare(
 
     Args:
         models: for each name what makes a fresh latent model: a text such as ``"vae:prior=vamp"``, a `ModelSpec`, a
-            class or a function; or only texts. A function has no parameter, one for the splits, or parameters that are
-            named ``data_shape``, ``classes``, ``condition_shape`` or ``data_size``. A model that cannot be pickled runs
-            in this process, and the page says so.
+            class or a function; or only texts. A text may have options of the training too:
+            ``"vae:learning_rate=3e-4"``. A function has no parameter, one for the splits, or parameters that are named
+            ``data_shape``, ``classes``, ``condition_shape`` or ``data_size``. A model that cannot be pickled runs in
+            this process, and the page says so.
         data: `Splits`, or what `pvae.load_data` takes.
         objectives: for each name what makes an objective (its class, a function, a text); or only texts, such as
             ``"iwae:particles=8"``.
@@ -136,7 +140,10 @@ def compare(
         evidence: how the log evidence is estimated: ``"is"`` by importance sampling; ``"ais"`` by annealed importance
             sampling, a lower estimate; ``"sandwich"`` from both sides, see `pvae.evaluate.sandwich`. Settings follow
             colons: ``"sandwich:temperatures=200:chains=8:start=guide"``.
-        baseline: the objective (or ``"model / objective"``) of the first row, with which the others are compared.
+        baseline: the objective, the name in the table or ``"model / objective"`` of the first row, with which the
+            others are compared.
+        grid: for each setting of the models or of the training, its values, such as
+            ``{"learning_rate": [1e-3, 3e-4]}``. Each model has a row for each combination, and its name says which.
         workers: number of worker processes; 0 runs all cells in this process.
         threads: number of torch threads in each worker.
         progress: whether to show the progress on standard error.
@@ -160,42 +167,42 @@ def compare(
         >>> result.report.name
         'index.html'
     """
-    factories, objective_factories = models_by_name(models), objectives_by_name(objectives)
+    values_by_setting = checked_grid(grid, {**options, "epochs": epochs})
+    factories, own_options = expand_rows(models_by_name(models), values_by_setting)
+    objective_factories = objectives_by_name(objectives)
     method = parse_evidence(evidence)
     seed_list, judging = _resolve_seeds(seeds), _checked_judging(particles, limit, method)
     splits = resolve_binarisation(_splits_of(data), factories)
-    test_size = _count_test_data(splits)
-    fit_options = resolve_fit_options(fit, options)
-    fit_options |= _length_of_training(splits, fit_options["batch_size"], epochs, budget)
-    _check_baseline(baseline, factories, objective_factories)
+    training = _options_of_training(splits, resolve_fit_options(fit, options), own_options, epochs, budget)
+    first = first_rows(baseline, factories, objective_factories)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
-    jobs = plan_jobs(factories, objective_factories, seed_list, folder, fit_options, judging, summary, method)
+    jobs = plan_jobs(factories, objective_factories, seed_list, folder, training, judging, summary, method)
     require_evidence(method, factories, splits, judging["limit"])
     with sole_writer(folder):
         check_folder(folder, jobs)
-        plan = WorkerPlan.choose(len(jobs), workers, threads, fit_options.get("device", "auto"))
+        plan = WorkerPlan.choose(len(jobs), workers, threads, options.get("device", "auto"))
         runs = run_cells(jobs, splits, plan, progress)
-        cells = _move_baseline_first([_outcome(job, runs) for job in jobs], baseline)
-        table = _make_table(cells, judging, test_size, budget or "")
+        cells = _move_first([_outcome(job, runs) for job in jobs], first)
+        table = _make_table(cells, judging, _count_test_data(splits), budget or "")
         mixtures = tuple(compare_mixtures(cells, splits))
         report_data = ReportData(
             table,
             cells,
             summary,
-            settings=settings_by_heading(jobs, fit_options, judging | {"evidence": method.text}, summary, plan),
-            rerun=command or format_call(jobs, splits.name, seed_list, folder),
+            settings=settings_by_heading(jobs, judging | {"evidence": method.text}, summary, plan),
+            rerun=command or format_call(jobs, splits.name, seed_list, folder, values_by_setting),
             notes=(*runs.notes, *summary_lines(mixtures)),
             data_notes=splits.notes,
             arrays={outcome.cell.label: outcome.arrays for outcome in finished(cells)},
         )
-        report = _write_results(folder, report_data, seed_list)
-        return Comparison(table, report, folder, cells, mixtures)
+        return Comparison(table, _write_results(folder, report_data, seed_list), folder, cells, mixtures)
 
 
 def _splits_of(data: Any) -> Splits:
     """Return data as splits of which the test data are read once, so that all cells are judged on the same values."""
     splits = data if isinstance(data, Splits) else load_data(data)
+    _count_test_data(splits)
     test = splits.test
     if not isinstance(test, StoredBatch) or test.varies:
         return splits
@@ -216,12 +223,6 @@ def _checked_judging(particles: int, limit: int | str | None, method: EvidenceMe
     }
 
 
-def _check_baseline(baseline: str | None, models: Iterable[str], objectives: Iterable[str]) -> None:
-    known = [*objectives, *(f"{model} / {objective}" for model in models for objective in objectives)]
-    if baseline is not None and baseline not in known:
-        raise unknown("baseline", baseline, known)
-
-
 def _resolve_seeds(seeds: Iterable[int] | int) -> list[int]:
     if not isinstance(seeds, Iterable):
         return list(range(require_whole(seeds, "seeds", advice="It is the number of seeds, or a list of seeds.")))
@@ -239,14 +240,9 @@ def _outcome(job: Job, runs: CellRuns) -> Outcome:
     return runs.kept.get(job.cell.label) or read_outcome(job.cell)
 
 
-def _move_baseline_first(outcomes: Sequence[Outcome], baseline: str | None) -> tuple[Outcome, ...]:
-    """Return the outcomes, those of the baseline first, otherwise in the same order."""
-
-    def is_other(outcome: Outcome) -> bool:
-        cell = outcome.cell
-        return baseline not in (cell.objective, f"{cell.model} / {cell.objective}")
-
-    return tuple(outcomes if baseline is None else sorted(outcomes, key=is_other))
+def _move_first(outcomes: Sequence[Outcome], first: set[tuple[str, str]]) -> tuple[Outcome, ...]:
+    """Return the outcomes, those of certain models and objectives first, otherwise in the same order."""
+    return tuple(sorted(outcomes, key=lambda outcome: (outcome.cell.model, outcome.cell.objective) not in first))
 
 
 def _write_results(folder: Path, data: ReportData, seeds: Sequence[int]) -> Path:
@@ -262,12 +258,31 @@ def _require_finished_cell(outcomes: Sequence[Outcome], report: Path) -> None:
         raise InputError(f"Every cell failed; the first: {outcomes[0].failure} (all: {report}).")
 
 
-def _length_of_training(splits: Splits, batch_size: int, epochs: int | None, budget: str | None) -> dict[str, Any]:
-    """Return the options of `pvae.fit` that end a training: the epochs, and the limit of a budget."""
-    options = {} if budget is None else parse_budget(budget).fit_options(splits.train.known_size)
+def _options_of_training(
+    splits: Splits,
+    options: Mapping[str, Any],
+    own: Mapping[str, dict[str, Any]],
+    epochs: int | None,
+    budget: str | None,
+) -> dict[str, dict[str, Any]]:
+    """Return the checked options of `pvae.fit` by row: the common ones, the epochs or the limit of a budget, its own.
+
+    Rows that differ in the size of their batches have the same number of epochs, unless they choose it themselves.
+    """
+    length = {} if budget is None else parse_budget(budget).fit_options(splits.train.known_size)
+    for name, training in own.items():
+        for option in training:
+            if option in length:
+                raise InputError(f"budget decides {option} of every row; leave budget out, or {option} of {name}.")
     if epochs is not None:
-        options["epochs"] = require_whole(epochs, "epochs")
-    return options if options else {"epochs": usual_epochs(splits, batch_size)}
+        length["epochs"] = require_whole(epochs, "epochs")
+    by_row = {name: {**options, **length, **training} for name, training in own.items()}
+    for training in by_row.values():
+        check_training(training)
+    if length or all("epochs" in training for training in own.values()):
+        return by_row
+    usual = usual_epochs(splits, max(training["batch_size"] for training in by_row.values()))
+    return {name: {**training, "epochs": own[name].get("epochs", usual)} for name, training in by_row.items()}
 
 
 def _make_table(cells: Sequence[Outcome], judging: Mapping[str, int | None], test_size: int, budget: str) -> Table:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pvae import __version__
+from pvae.comparison.cells.grid import describe_training
 from pvae.comparison.cells.plan import MODEL_RECIPE, OBJECTIVE_SETTINGS, Job
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
@@ -22,7 +23,6 @@ __all__ = ["format_call", "settings_by_heading", "write_json"]
 
 def settings_by_heading(
     jobs: Sequence[Job],
-    options: Mapping[str, Any],
     judging: Mapping[str, Any],
     data: Mapping[str, Any],
     plan: WorkerPlan,
@@ -31,7 +31,7 @@ def settings_by_heading(
     return {
         "Models": {job.cell.model: job.cell.config[MODEL_RECIPE] for job in jobs},
         "Objectives": {job.cell.objective: job.cell.config[OBJECTIVE_SETTINGS] for job in jobs},
-        "Training": options,
+        "Training": describe_training({job.cell.model: job.options for job in jobs}),
         "Evaluation": judging,
         "Data": data,
         "Software": {
@@ -45,14 +45,25 @@ def settings_by_heading(
     }
 
 
-def format_call(jobs: Sequence[Job], data_name: str, seeds: Sequence[int], folder: Path) -> str:
-    """Return the Python call that makes the page again."""
+def format_call(
+    jobs: Sequence[Job], data_name: str, seeds: Sequence[int], folder: Path, grid: Mapping[str, Any]
+) -> str:
+    """Return the Python call that makes the page again.
+
+    Args:
+        jobs: all cells of the comparison.
+        data_name: the name of the data.
+        seeds: the seeds of the trainings.
+        folder: the folder of the comparison.
+        grid: the values of each setting of the grid; empty without one.
+    """
     models = ", ".join(dict.fromkeys(job.cell.model for job in jobs))
     objectives = ", ".join(dict.fromkeys(job.cell.objective for job in jobs))
-    epochs = jobs[0].options["epochs"]
+    epochs = "" if "epochs" in grid else f" epochs={jobs[0].options['epochs']},"
+    rows = f" grid={dict(grid)!r}," if grid else ""
     return (
         f"pvae.compare(models,  # {models}\n    data,  # {data_name}\n    objectives,  # {objectives}\n"
-        f"    seeds={list(seeds)}, epochs={epochs}, out={str(folder)!r})"
+        f"    seeds={list(seeds)},{epochs}{rows} out={str(folder)!r})"
     )
 
 

@@ -8,7 +8,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
 from pvae.json_values import is_plain, without_numpy
-from pvae.memory import MemoryLimit, format_bytes, free_bytes
+from pvae.memory import memory_for_parameters
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
@@ -33,7 +32,7 @@ from pvae.names import short_label, unknown
 from pvae.programs.model_traits import is_latent_model, traits_of
 from pvae.user_code import find_user_place
 
-__all__ = ["FACTS", "MODELS", "ModelSpec", "describe_arguments", "describe_value", "spec_of"]
+__all__ = ["FACTS", "MODELS", "ModelSpec", "describe_arguments", "describe_value", "setting_names", "spec_of"]
 
 # Saved runs hold these names and open the model by them: a name must not change.
 MODELS: dict[str, Callable[..., Any]] = {
@@ -102,7 +101,7 @@ class ModelSpec:
             )
         settings = _add_facts(label, target, self.settings, splits)
         check_settings(label, target, settings)
-        with _free_memory(label):
+        with memory_for_parameters(label):
             call = _call_built_in if path is None else partial(_call_user_code, path)
             return call(label, target, settings)
 
@@ -122,6 +121,13 @@ class ModelSpec:
         _, target = self._find()
         if programs and not is_latent_model(target):
             raise InputError(f"{self.name} needs to be a class with model and guide; got {target!r}. Name another.")
+
+    def setting_names(self) -> list[str] | None:
+        """Return the names of the settings, without those of `FACTS`; None if any name is accepted."""
+        target = self._find()[1]
+        if is_latent_model(target) and not isinstance(target, type):
+            return []
+        return setting_names(target)
 
     @property
     def default_objective(self) -> str:
@@ -153,19 +159,14 @@ class ModelSpec:
         return MODELS[self.name]
 
 
-def _free_memory(label: str) -> AbstractContextManager[Any]:
-    """Return a block that refuses tensors for which there is no memory, with an error that names the model."""
-    free = free_bytes()
-    if free is None:
-        return nullcontext()
+def setting_names(constructor: Callable[..., Any]) -> list[str] | None:
+    """Return the names of the settings of a model, without those of `FACTS`; None if any name is accepted.
 
-    def error(needed: float) -> InputError:
-        return InputError(
-            f"{label} needs {format_bytes(needed)} of memory or more for its parameters, and {format_bytes(free)} are "
-            "free. Make its layers smaller."
-        )
-
-    return MemoryLimit(free, error)
+    Args:
+        constructor: a class, or a function that makes a model.
+    """
+    names, takes_any = accepted(constructor)
+    return None if takes_any else [name for name in names if name not in FACTS]
 
 
 def _add_facts(

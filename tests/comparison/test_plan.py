@@ -25,7 +25,7 @@ def jobs(folder, objectives=("elbo", "iwae:particles=8"), **changes):
     options = {"learning_rate": 0.001, "epochs": 5, **changes}
     judging = {"particles": 10, "limit": None}
     return plan_jobs(
-        {"vae": ModelSpec("vae", {"latent": 2})}, named, [0, 1], folder, options, judging, {"checksum": "c"}
+        {"vae": ModelSpec("vae", {"latent": 2})}, named, [0, 1], folder, {"vae": options}, judging, {"checksum": "c"}
     )
 
 
@@ -38,7 +38,7 @@ def test_cells_are_models_times_objectives_times_seeds_in_safe_folders(tmp_path)
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "..", "", "é", "x" * 300])
 def test_no_name_leaves_its_folder(tmp_path, name):
-    job = plan_jobs({name: dict}, {name: Trace_ELBO}, [0], tmp_path, {}, {"particles": 1, "limit": None}, {})[0]
+    job = plan_jobs({name: dict}, {name: Trace_ELBO}, [0], tmp_path, {name: {}}, {"particles": 1, "limit": None}, {})[0]
     inside = job.cell.folder.relative_to(tmp_path / "cells").parts
     assert len(inside) == 3 and all(part.isascii() and ".." not in part and 0 < len(part) < 80 for part in inside)
 
@@ -97,7 +97,7 @@ def test_shared_data_come_back_as_they_were(tmp_path):
 
 def test_partial_factories_are_told_apart(tmp_path):
     made = [
-        plan_jobs({"m": model}, {"e": Trace_ELBO}, [0], tmp_path, {}, {"particles": 1, "limit": None}, {})[
+        plan_jobs({"m": model}, {"e": Trace_ELBO}, [0], tmp_path, {"m": {}}, {"particles": 1, "limit": None}, {})[
             0
         ].cell.config
         for model in (partial(dict, a=1), partial(dict, a=2))

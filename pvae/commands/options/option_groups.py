@@ -31,6 +31,7 @@ __all__ = [
     "recorded_model_options",
     "split_option",
     "traceback_option",
+    "training_type",
     "trust_option",
 ]
 
@@ -78,12 +79,11 @@ def fit_options(*, without: Iterable[str] = ()) -> Decorator[Any]:
     Args:
         without: names of fields that get no flag.
     """
-    annotations = get_type_hints(FitOptions)
     options = [
         make_option(
             "Training",
             _flag(option.name),
-            _click_type(option.name, annotations[option.name], option.metadata["choices"]),
+            training_type(option.name),
             option.default,
             option.metadata["help"],
         )
@@ -93,14 +93,20 @@ def fit_options(*, without: Iterable[str] = ()) -> Decorator[Any]:
     return lambda command: apply_options(command, options)
 
 
-def _click_type(name: str, annotation: Any, choices: tuple[str, ...]) -> Any:
-    """Return the click type of a field of `FitOptions`, such as int for ``int | None``."""
+def training_type(name: str) -> click.ParamType[Any]:
+    """Return the click type of a field of `FitOptions`, such as that of int for ``int | None``.
+
+    Args:
+        name: the name of the field.
+    """
+    choices = next(option.metadata["choices"] for option in fields(FitOptions) if option.name == name)
     if choices:
         return click.Choice(choices)
     if name == "learning_rate":
         return LearningRateType()
+    annotation = get_type_hints(FitOptions)[name]
     types = get_args(annotation) or (annotation,)
-    return next((number_type for number_type in (int, float) if number_type in types), str)
+    return click.types.convert_type(next((number_type for number_type in (int, float) if number_type in types), str))
 
 
 def _flag(name: str) -> str:

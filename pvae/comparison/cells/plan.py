@@ -58,7 +58,7 @@ def plan_jobs(
     objectives: Mapping[str, Callable[[], Any]],
     seeds: Sequence[int],
     folder: Path,
-    options: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
     judging: Mapping[str, Any],
     data: Mapping[str, Any],
     evidence: EvidenceMethod = IMPORTANCE,
@@ -70,7 +70,7 @@ def plan_jobs(
         objectives: objective factories by name.
         seeds: seeds of the trainings.
         folder: folder of the comparison.
-        options: all options of `pvae.fit` but seed, objective and folder, defaults included.
+        options: by the name of a model, all options of `pvae.fit` but seed, objective and folder, defaults included.
         judging: ``particles`` and ``limit`` of the evaluation.
         data: `Splits.summary()`.
         evidence: how the log evidence is estimated.
@@ -83,8 +83,7 @@ def plan_jobs(
     descriptions = {name: _describe_objective(objective) for name, objective in adapted.items()}
     model_folders, objective_folders = _folder_names(models), _folder_names(objectives)
     method = {"evidence": evidence.text} if evidence.anneals else {}
-    shared = {"pvae": __version__, "fit": json_value(options, _describe_object), "judging": {**judging, **method}}
-    shared["data"] = json_value(data, _describe_object)
+    shared = {"pvae": __version__, "judging": {**judging, **method}, "data": json_value(data, _describe_object)}
     jobs = []
     for model, objective, seed in product(models, objectives, seeds):
         config = {
@@ -93,11 +92,12 @@ def plan_jobs(
             "seed": seed,
             MODEL_RECIPE: describe_factory(models[model]),
             **descriptions[objective],
+            "fit": json_value(options[model], _describe_object),
             **shared,
         }
         place = folder / "cells" / model_folders[model] / objective_folders[objective] / f"seed-{seed}"
         cell = Cell(model, objective, seed, place, config)
-        jobs.append(Job(cell, models[model], objectives[objective], options, **judging, evidence=evidence))
+        jobs.append(Job(cell, models[model], objectives[objective], options[model], **judging, evidence=evidence))
     return jobs
 
 

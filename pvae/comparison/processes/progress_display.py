@@ -30,7 +30,7 @@ class ProgressDisplay:
     Args:
         cells: the cells that will run, in the order of their jobs.
         done: number of cells that were done before.
-        epochs: number of epochs of one training.
+        epochs: number of epochs of each training.
         shown: False to write nothing.
         console: where to write; standard error by default.
     """
@@ -39,7 +39,7 @@ class ProgressDisplay:
         self,
         cells: Sequence[Cell],
         done: int,
-        epochs: int,
+        epochs: Sequence[int],
         *,
         shown: bool = True,
         console: Console | None = None,
@@ -88,11 +88,11 @@ class ProgressDisplay:
     def _show_start(self, job: int) -> None:
         self._start_times[job] = time.monotonic()
         name = escape(self._cells[job].label)
-        self._tasks[job] = self._bars.add_task(name, total=self._epochs, note="starting")
+        self._tasks[job] = self._bars.add_task(name, total=self._epochs[job], note="starting")
 
     def _show_progress(self, job: int, content: Any) -> None:
         epoch, note = content
-        self._shares[job] = _TRAINING_SHARE * epoch / max(1, self._epochs)
+        self._shares[job] = _TRAINING_SHARE * epoch / max(1, self._epochs[job])
         self._bars.update(self._tasks[job], completed=epoch, note=escape(note))
         self._bars.update(self._overall, note=self._remaining_time())
 

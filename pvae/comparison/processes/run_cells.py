@@ -53,7 +53,7 @@ def run_cells(jobs: Sequence[Job], splits: Splits, plan: WorkerPlan, show_progre
     kept = {outcome.cell.label: outcome for outcome in outcomes if not outcome.failure}
     waiting = [job for job in jobs if job.cell.label not in kept]
     done = len(kept)
-    epochs = int(jobs[0].options["epochs"])
+    epochs = [int(job.options["epochs"]) for job in waiting]
     with ProgressDisplay([job.cell for job in waiting], done, epochs, shown=show_progress) as display:
         if done:
             display.write_line(f"{done} of {len(jobs)} cells were done before and are kept.")

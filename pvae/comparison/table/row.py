@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pvae.comparison.table.short_labels import short_labels
 from pvae.evaluate import Estimate
 from pvae.json_values import json_value
 
@@ -139,12 +140,12 @@ def relabelled(row: Row, label: str) -> Row:
 
 
 def row_label(row: Row, rows: tuple[Row, ...] | list[Row]) -> str:
-    """Return the name of a row in a table: its objective, with the model if the rows have several models.
+    """Return the name of a row in a table: what differs in its model and in its objective from the other rows.
 
     Args:
         row: the row.
         rows: all rows of the table.
     """
-    has_one_model = len({other.model for other in rows}) == 1
-    name = row.objective if has_one_model else f"{row.model} / {row.objective}"
+    names = list(dict.fromkeys((other.model, other.objective) for other in rows))
+    name = short_labels(names)[names.index((row.model, row.objective))]
     return f"{name} (biased)" if row.biased else name
