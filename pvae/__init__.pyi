@@ -1,5 +1,5 @@
 # The public names of pvae, in one list: `__init__.py` reads it to load each name at its first use, type checkers read
-# it as it stands.
+# it unchanged.
 from . import batch as batch
 from . import callbacks as callbacks
 from . import comparison as comparison

@@ -177,7 +177,7 @@ def check_form(path: Path, value: Any, form: Any, name: str = "") -> None:
         path: the file that the value comes from, for the message.
         value: the value.
         form: a type, or a tuple of types; a list of one form, for a list of such values; or a mapping from keys to
-            forms. A key that ends in ``?`` may be absent, and the key ``*`` stands for all other keys.
+            forms. A key that ends in ``?`` may be absent, and the key ``*`` means all other keys.
         name: the key that leads to the value, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`membership`: how well the ELBO tells training data from test data, which shows memorised training data."""
+"""`membership`: how well the ELBO distinguishes training data from test data, to find memorised training data."""
 
 from __future__ import annotations
 

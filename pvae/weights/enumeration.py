@@ -103,7 +103,7 @@ class EnumerationDims:
 
     A site has a dimension of its own for the rest of both programs. Only a summed-out site inside `pyro.markov` gives
     its dimension back when it leaves the window of the chain, so that a chain of any length needs few dimensions. The
-    index of a site in `sites` tells apart the sites that use one dimension in turn.
+    index of a site in `sites` distinguishes the sites that use one dimension in turn.
 
     Attributes:
         nesting: the greatest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.

@@ -142,7 +142,7 @@ class AnnealingRun:
 
         Args:
             context: the model and the data.
-            stream: a number that tells these random numbers from those of other passes.
+            stream: a number that separates these random numbers from those of other passes.
             exact: u of an exact draw of the posterior of each datum, shape (1, data, numbers).
             reverse: whether a reverse pass is wanted.
 

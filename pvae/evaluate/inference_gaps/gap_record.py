@@ -19,7 +19,7 @@ __all__ = ["BAD", "FINE", "Gaps", "gaps_of"]
 
 FINE, BAD = 0.1, 1.0
 """Limits of the bound gap in nats per datum, which is KL(q to p(z given x)). By Pinsker's inequality, no classifier
-tells draws of q from draws of the posterior with an accuracy above 1/2 + sqrt(KL / 8): 0.61 at 0.1 nats."""
+distinguishes draws of q from draws of the posterior with an accuracy above 1/2 + sqrt(KL / 8): 0.61 at 0.1 nats."""
 
 #: Families that the richer families contain.
 _GAUSSIAN = {"Normal", "MultivariateNormal"}

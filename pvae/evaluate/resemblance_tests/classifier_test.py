@@ -23,7 +23,7 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class ClassifierTest:
-    """The result of a classifier that tells two samples apart.
+    """The result of a classifier that distinguishes two samples.
 
     Attributes:
         accuracy: the share of right labels on data that the classifier was not fitted to, the mean of both samples.

@@ -25,9 +25,9 @@ LEVEL = 0.05
 """The probability of a false alarm over the three tests together."""
 
 LARGEST_ACCURACY, LARGEST_SHIFT = 0.75, 0.5
-"""The model is bad if a classifier tells real data from its own with a larger accuracy, or if the typicality gap is
-larger in standard deviations of log p(x) over its own data. Below, a rejection deserves a look, because with many data
-every model of real data is rejected."""
+"""The model is bad if a classifier distinguishes real data from its own with a larger accuracy, or if the gap is
+larger in standard deviations of log p(x) over its own data. Below these limits, a rejection has the status "look",
+because with many data every model of real data is rejected."""
 
 #: Log-densities in float32 are known up to this, relative to their size.
 _ROUNDING = 1e-6
@@ -46,7 +46,7 @@ class Resemblance(EvaluationFinding):
 
     Attributes:
         typicality_p: the two-sided p-value of the typicality gap, by its standard error.
-        classifier: the classifier that tells both samples apart.
+        classifier: the classifier that distinguishes both samples.
         kernel: the test of the maximum mean discrepancy.
         adjusted: the three p-values after Holm's adjustment, by test.
         real: log p(x) of real data, shape (data,), nats.
@@ -167,12 +167,12 @@ def _standardised(samples: list[Tensor], seed: int) -> tuple[Tensor, Tensor]:
 def _status(gap: Estimate, shift: float, classifier: ClassifierTest, adjusted: dict[str, float]) -> tuple[str, str]:
     """Return the status and the sentence for the three tests; `shift` is the gap in standard deviations."""
     numbers = (
-        f"the typicality gap is {gap} nats, and a classifier tells real data from data of the model with an accuracy "
-        f"of {classifier.accuracy:.3f}"
+        f"the typicality gap is {gap} nats, and a classifier distinguishes real data from data of the model with an "
+        f"accuracy of {classifier.accuracy:.3f}"
     )
     rejected = [name for name, p_value in adjusted.items() if p_value <= LEVEL]
     if not rejected:
-        return "fine", f"No test tells real data from data of the model: {numbers}, where a guess has 0.5."
+        return "fine", f"No test distinguishes real data from data of the model: {numbers}, where a guess has 0.5."
     found = f"Real data differ from data of the model, by {', '.join(rejected)}: {numbers}."
     is_shifted = adjusted["typicality gap"] <= LEVEL and shift > LARGEST_SHIFT
     return ("bad" if is_shifted or classifier.accuracy > LARGEST_ACCURACY else "look"), found

@@ -147,7 +147,7 @@ class ScoreFunction(WeightsObjective):
         if needs_data and not programs.layout.common_plates:
             raise InputError(
                 f"The baseline {self.kind!r} needs a signal for each datum, and no plate holds every site. Use "
-                "'reinforce:baseline=leave-one-out', whose signal is that of the whole batch."
+                "'reinforce:baseline=leave-one-out', which uses the signal of the whole batch."
             )
 
     def baseline(self, signals: Tensor, weights: LogWeights) -> Tensor:
