@@ -121,6 +121,7 @@ from .programs import (
 from .train import (
     Run as Run,
     fit as fit,
+    fit_prior as fit_prior,
     open_run as open_run,
 )
 from .weights import (

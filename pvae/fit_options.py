@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MATMULS", "FitOptions"]
+__all__ = ["MATMULS", "FitOptions", "PriorFitOptions"]
 
 #: How matrix products may be computed: by the fastest library, or by torch alone.
 MATMULS = ("auto", "aten")
@@ -107,3 +107,13 @@ class FitOptions:
         metadata=_metadata("Stop before more decoder evaluations (particles x data) than this. [default: no limit]"),
     )
     checkpoint_seconds: float = field(default=30.0, metadata=_metadata("Number of seconds between two checkpoints."))
+
+
+@dataclass(frozen=True)
+class PriorFitOptions:
+    """The options of a fit of a prior by gradients. The docstring of `pvae.fit_prior` describes each in full."""
+
+    epochs: int = 100
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    seed: int = 0

@@ -5,6 +5,7 @@ from pvae.commands.comparing import compare
 from pvae.commands.data import data
 from pvae.commands.evaluating import evaluate
 from pvae.commands.fitting_mixtures import em
+from pvae.commands.fitting_priors import fit_prior
 from pvae.commands.helping import help_
 from pvae.commands.listing import list_
 from pvae.commands.listing_runs import runs_
@@ -22,6 +23,7 @@ __all__ = [
     "encode",
     "evaluate",
     "export",
+    "fit_prior",
     "gradients",
     "help_",
     "impute",
@@ -38,6 +40,7 @@ COMMANDS = (
     evaluate,
     compare,
     em,
+    fit_prior,
     show,
     encode,
     sample,

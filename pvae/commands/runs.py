@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pvae.data import Splits
     from pvae.train import Run
 
-__all__ = ["data_of_run", "open_named_run", "require_split", "whole_data_for_run"]
+__all__ = ["data_of_run", "open_named_run", "require_split", "require_unused_folder", "whole_data_for_run"]
 
 
 def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool = False) -> Run:
@@ -109,3 +109,17 @@ def require_split(splits: Splits, name: str) -> Batch:
     from pvae.train import run_data
 
     return run_data.require_split(splits, name, "Choose one with --split.")
+
+
+def require_unused_folder(folder: str | Path) -> None:
+    """Raise InputError if a folder for a new run is in use, before anything is read or computed.
+
+    Args:
+        folder: the folder.
+    """
+    from pvae.errors import InputError
+    from pvae.locks import is_unused
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or not is_unused(folder)):
+        raise InputError(f"{folder} exists already, and was not changed. Name another folder with --out.")

@@ -9,12 +9,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_MODULE_OF_NAME = {"Run": "run", "fit": "trainer", "isolated": "devices", "open_run": "run"}
+_MODULE_OF_NAME = {
+    "Run": "run",
+    "fit": "trainer",
+    "fit_prior": "fitted_priors.replace_prior",
+    "isolated": "devices",
+    "open_run": "run",
+}
 
-__all__ = ["Run", "fit", "isolated", "open_run"]
+__all__ = ["Run", "fit", "fit_prior", "isolated", "open_run"]
 
 if TYPE_CHECKING:
     from pvae.train.devices import isolated
+    from pvae.train.fitted_priors.replace_prior import fit_prior
     from pvae.train.run import Run, open_run
     from pvae.train.trainer import fit
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.memory import MemoryLimit, format_bytes
 from pvae.models.build import MODELS, ModelSpec
+from pvae.models.fitted_prior import PriorRecipe, with_prior
 from pvae.randomness import preserved_randomness
 
 __all__ = ["build_recorded_model", "code_of_run"]
@@ -51,7 +52,7 @@ def build_recorded_model(
     if model is None:
         model = ModelSpec(_accepted_name(folder, recipe, trust=trust), settings)
         model.check(programs=True)
-    if not isinstance(model, ModelSpec):
+    if not isinstance(model, ModelSpec) and "prior" not in config:
         return model
     size = sum(tensor.nbytes for tensor in saved.values())
     with (
@@ -62,7 +63,8 @@ def build_recorded_model(
             _MOST_EXPANSION * len(saved) + _FEW,
         ),
     ):
-        return model.build(_recorded_shapes(config["data"]))
+        built = model.build(_recorded_shapes(config["data"])) if isinstance(model, ModelSpec) else model
+        return built if "prior" not in config else with_prior(built, PriorRecipe.of_record(config["prior"]))
 
 
 def _too_large(folder: Path, saved: Mapping[str, Tensor], needed: float) -> InputError:

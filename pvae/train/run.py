@@ -8,26 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from pvae.batch import Batch
 from pvae.errors import InputError
+from pvae.models.fitted_prior import without_prior
 from pvae.names import require_known, unknown
 from pvae.outside_files import check_form, read_toml
-from pvae.programs.binding import bind
 from pvae.programs.parameter_scope import scope
-from pvae.randomness import preserved_randomness
 from pvae.shown_tables import ShownTable
 from pvae.train.checkpoint import Snapshot, read_newest, read_state
 from pvae.train.figures.run_plots import RunPlots
 from pvae.train.history import read_history
-from pvae.train.parameters import root_module
 from pvae.train.recorded_model import build_recorded_model
+from pvae.train.recorded_tensors import create_lazy_parameters, require_own_codes, root_of
 from pvae.train.records import Records
 from pvae.train.run_record import require_config_of_snapshot
 from pvae.train.trained_model import TrainedModel
-from pvae.train.training_state import load_parameters, model_tensors
+from pvae.train.training_state import load_parameters
 
 __all__ = ["Run", "open_run", "read_config"]
 
@@ -37,6 +32,7 @@ _CHECKPOINTS = ("best", "last")
 
 # What ``config.toml`` holds, as far as a run is opened by it.
 _TEXTS = {"*": str}
+_VALUES = (str, int, float, bool, list, dict)
 _SCHEMA = {
     **{f"{name}?": str for name in ("account", "label", "channels")},
     "columns?": [str],
@@ -53,6 +49,13 @@ _FORM = {
     "objective": str,
     "fields?": (dict, list),  # of texts
     "model": {"class": str, "name?": str, "settings?": dict, "arguments?": dict},
+    "prior?": {
+        "kind": str,
+        "site": str,
+        "shape": [int],
+        "settings": dict,
+        "fitted?": {"parameters": str, "*": _VALUES},
+    },
     "code?": {"*": str},
     "former?": [str],
     "data": {
@@ -139,7 +142,7 @@ class Run(TrainedModel):
         if tensors is None:
             tensors = _read_snapshot(self._require_folder(), which).parameters
         with scope(self.model):
-            load_parameters(self.model, _root(self.model, self.config), tensors)
+            load_parameters(self.model, root_of(self.model, self.config), tensors)
         self.checkpoint = which
         return self
 
@@ -147,7 +150,8 @@ class Run(TrainedModel):
         data, bound = self.config.get("data", {}), self._last_bound()
         sizes = ", ".join(f"{count} {part}" for part, count in data.get("sizes", {}).items() if count)
         facts = {
-            "model": type(self.model).__name__,
+            "model": type(without_prior(self.model)).__name__,
+            "prior": self.config["prior"]["kind"] + ", fitted to the codes" if "prior" in self.config else None,
             "objective": self.config.get("objective"),
             "data": f"{data['name']}: {sizes}" if data else None,
             "epochs": self.epoch,
@@ -231,34 +235,6 @@ def _read_records(folder: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
     return read_history(folder / "metrics.jsonl", state)
 
 
-def _zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
-    """Return zeros in the recorded shapes, with which programs can be bound and lazy parameters created.
-
-    The zeros of a field share one number in memory.
-    """
-    return Batch(
-        **{
-            name: torch.zeros((), dtype=getattr(torch, field["dtype"], torch.float32)).expand(size, *field["shape"])
-            for name, field in config["data"]["fields"].items()
-        }
-    )
-
-
-def _root(model: Any, config: Mapping[str, Any]) -> nn.Module:
-    return root_module(model, bind(model, _zero_batch(config), config.get("fields")))
-
-
-def _create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Run both programs once if saved parameters are missing: autoguides create theirs at the first call."""
-    expected = {name for name in saved if not name.startswith("param_store/")}
-    if model_tensors(model, _root(model, config)).keys() >= expected:
-        return
-    batch = _zero_batch(config)
-    programs = bind(model, batch, config.get("fields")).bound_to(batch)
-    with preserved_randomness(), torch.no_grad():
-        programs.trace_both()
-
-
 def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *, trust: bool = False) -> Run:
     """Open the folder of a run; the model is built again, and its parameters are loaded on the CPU.
 
@@ -296,10 +272,11 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
     require_config_of_snapshot(folder, config, snapshot)
     model = build_recorded_model(folder, config, snapshot.parameters, model, trust=trust)
     with scope(model):
-        _create_lazy_parameters(model, config, snapshot.parameters)
-        root = _root(model, config)
+        create_lazy_parameters(model, config, snapshot.parameters)
+        root = root_of(model, config)
         if config["training"]["precision"] == "float64":
             root.double()
         load_parameters(model, root, snapshot.parameters)
+    require_own_codes(folder, config, model, snapshot.parameters)
     history = _read_records(folder, snapshot)
     return Run(model, history, folder, config, float(snapshot.state["seconds"]), checkpoint)

@@ -55,13 +55,23 @@ def _recorded_config(folder: Path | None, resume: bool) -> dict[str, Any] | None
             f"{folder} exists already, and was not touched. Continue it with resume=True, or choose another out."
         )
     if (folder / "last").exists() or (folder / "last.previous").exists():
-        return read_config(folder)
+        return _require_continuable(folder, read_config(folder))
     # a run that was stopped before its first checkpoint starts again
     if not {path.name for path in folder.iterdir()} <= _FILES_BEFORE_CHECKPOINT:
         raise InputError(
             f"resume=True needs the folder of a run; {folder} holds none, and was not touched. Choose another out."
         )
     return None
+
+
+def _require_continuable(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``config.toml`` of a run; raise InputError if its prior was fitted after its training."""
+    if "fitted" in config.get("prior", {}):
+        raise InputError(
+            f"{folder} has a prior that was fitted after the training, and such a run cannot be resumed. Train its "
+            f"model in a new folder: pvae.fit(pvae.open_run({str(folder)!r}).model, data, out=...)."
+        )
+    return config
 
 
 def write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool) -> None:

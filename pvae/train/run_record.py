@@ -16,6 +16,7 @@ from pvae.data import Splits
 from pvae.data.streams.looks import first_datum
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec, describe_arguments, describe_value
+from pvae.models.fitted_prior import prior_recipe_of, without_prior
 from pvae.models.source_code import code_digests
 from pvae.names import require_known
 from pvae.programs.binding import Fields
@@ -61,14 +62,17 @@ def describe_run(
         fields: the batch fields of the programs, or None.
     """
     data_fields = {name: _form(value) for name, value in first_datum(splits.train).items()}
-    recipe: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    made = type(without_prior(model))
+    recipe: dict[str, Any] = {"class": f"{made.__module__}.{made.__qualname__}"}
     if spec is not None:
         recipe |= {
             "name": spec.name,
             "settings": {name: describe_value(value) for name, value in spec.settings.items()},
         }
     else:
-        recipe |= {"arguments": describe_arguments(model)}
+        recipe |= {"arguments": describe_arguments(without_prior(model))}
+    fitted = prior_recipe_of(model)
+    prior = {} if fitted is None else {"prior": fitted.record()}
     text, itself = objective
     named = {} if fields is None else {"fields": dict(fields) if isinstance(fields, Mapping) else list(fields)}
     return {
@@ -76,6 +80,7 @@ def describe_run(
         "objective": text,
         **named,
         "model": recipe,
+        **prior,
         "code": code_digests(model, itself),
         "data": {
             **splits.summary(),
@@ -114,6 +119,7 @@ def _bound_values(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "model": {
             "model class": recipe["class"],
             **{f"model {name}": value for name, value in settings.items()},
+            **({"fitted prior": config["prior"]} if "prior" in config else {}),
             **fields,
             **_short_digests(config.get("code", {})),
         },

@@ -16,6 +16,7 @@ from pvae.callbacks import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
 from pvae.fit_options import FitOptions
 from pvae.models.build import ModelSpec, spec_of
+from pvae.models.fitted_prior import without_prior
 from pvae.models.make_model import ModelOrRecipe, build_model, is_recipe, spec_from_text
 from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
@@ -186,7 +187,7 @@ def _fit(request: TrainingRequest, recorded: dict[str, Any] | None) -> Run:
             setup = TrainingSetup(request, model, objective, options, is_fresh=recorded is None)
             splits = setup.prepare(splits)
             named = describe(objective), objective
-            config = describe_run(options, splits, named, model, spec or spec_of(model), request.fields)
+            config = describe_run(options, splits, named, model, spec or spec_of(without_prior(model)), request.fields)
             if objective.biased:  # the check has run the objective, and some know only then
                 config["biased"] = objective.biased
             context = setup.context(splits, config, interrupts)

@@ -32,6 +32,7 @@ FLOORS = [
 #: Files outside these rooms that run programs, each with the reason.
 RUNS_PROGRAMS = {
     "pvae/models/local_guide.py": "its guide is a program that calls the guide of another latent model",
+    "pvae/models/fitted_prior.py": "its guide is a program that calls the guide of another latent model",
     "pvae/models/semi_amortised.py": "its guide is a program that calls the guide of another latent model",
     "pvae/evaluate/missing_data.py": "it makes a pair of programs in which the guide sees fewer entries than the model",
     "pvae/objectives/base.py": "a hook of `pyro.infer.ELBO` that Pyro calls for a trace of both programs",

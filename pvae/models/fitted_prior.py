@@ -1,0 +1,195 @@
+"""A prior that was fitted to the codes of a trained model: how it is built, and how it takes the place of p(z)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions.transforms import ReshapeTransform
+
+from pvae.densities.full_mixture import FullMixturePrior
+from pvae.models.build import MODELS
+from pvae.models.density_traits import density_traits_of
+from pvae.names import require_known
+from pvae.programs.model_traits import traits_of
+from pvae.programs.parameter_scope import restore_store, scope, store_tensors
+from pvae.programs.wrapped import WrappedModel, declared
+
+__all__ = [
+    "PRIOR_MAKERS",
+    "FittedPrior",
+    "ModelWithPrior",
+    "PriorRecipe",
+    "is_built_in",
+    "prior_recipe_of",
+    "with_prior",
+    "without_prior",
+]
+
+# Saved runs hold these names and build the prior by them: a name must not change.
+PRIOR_MAKERS: dict[str, Callable[..., nn.Module]] = {
+    "full-gaussian": FullMixturePrior,
+    "mixture": FullMixturePrior,
+}
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """How a fitted prior is built again, and the site that it is the density of.
+
+    Attributes:
+        kind: a name of `PRIOR_MAKERS`.
+        site: the latent site of the model; of several layers, the topmost one.
+        shape: the event shape of the site: that of one z, or of the codes of one datum.
+        settings: the further arguments of the constructor.
+    """
+
+    kind: str
+    site: str
+    shape: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """Return the density with initial parameters.
+
+        Raises:
+            InputError: for an unknown kind, or settings that cannot be used.
+        """
+        require_known("kind of prior", self.kind, PRIOR_MAKERS)
+        return PRIOR_MAKERS[self.kind](math.prod(self.shape), **self.settings)
+
+    def record(self) -> dict[str, Any]:
+        """Return the recipe as values of TOML."""
+        return {"kind": self.kind, "site": self.site, "shape": list(self.shape), "settings": dict(self.settings)}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> PriorRecipe:
+        """Return the recipe that `record` returned."""
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record["settings"].items()
+        }
+        return cls(record["kind"], record["site"], tuple(record["shape"]), settings)
+
+
+class FittedPrior(nn.Module):
+    """A fitted prior with its recipe, in the place of the prior of a model.
+
+    Args:
+        recipe: how the density is built.
+        density: the density.
+    """
+
+    def __init__(self, recipe: PriorRecipe, density: nn.Module) -> None:
+        super().__init__()
+        self.recipe, self.density = recipe, density
+
+    @property
+    def takes_posterior(self) -> bool:
+        """Whether the density is made of posteriors."""
+        return density_traits_of(self.density).takes_posterior
+
+    def forward(self, context: Any = None) -> Any:
+        """Return p(z), with batch shape () and the event shape of the site."""
+        density, shape = self.density(context), self.recipe.shape
+        if tuple(density.event_shape) == shape:
+            return density
+        return dist.TransformedDistribution(density, [ReshapeTransform(density.event_shape, torch.Size(shape))])
+
+
+class _ReplaceDensity(Messenger):
+    """A handler that replaces the distribution of one latent site.
+
+    Args:
+        site: the name of the site.
+        density: returns the distribution, with batch shape ().
+    """
+
+    def __init__(self, site: str, density: Callable[[], Any]) -> None:
+        super().__init__()
+        self.site, self.density = site, density
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self.site:
+            # the plates of the program are inside of this handler and have given the site its batch shape already
+            msg["fn"] = self.density().expand(msg["fn"].batch_shape)
+
+
+class ModelWithPrior(WrappedModel):
+    """A latent model with another density at one latent site of its model. The guide is that of the inner model.
+
+    Args:
+        latent_model: the inner latent model, a module.
+        prior: the density, with its recipe.
+    """
+
+    def __init__(self, latent_model: Any, prior: FittedPrior) -> None:
+        super().__init__(latent_model)
+        self.prior = prior
+        self.default_objective = traits_of(latent_model).default_objective
+
+    def run_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the inner model with the prior at its site."""
+        with _ReplaceDensity(self.prior.recipe.site, self.prior):
+            return super().run_model(*args, **kwargs)
+
+    def run_guide(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the inner guide."""
+        arguments = self.arguments_by_name(args, kwargs)
+        return self.inner.guide(**self.arguments_for(self.inner.guide, arguments))
+
+    def theta(self) -> list[nn.Parameter]:
+        """Return the parameters of the inner model, if the inner model declares them, and those of the prior."""
+        return [*super().theta(), *self.prior.parameters()]
+
+    def phi(self) -> list[nn.Parameter]:
+        """Return the parameters of the inner model's guide, if the inner model declares them."""
+        return declared(self.inner, "phi")
+
+
+def is_built_in(latent_model: Any) -> bool:
+    """Return whether a model reads p(z) from its attribute `prior`; a subclass of a user may not."""
+    return type(latent_model) in MODELS.values() and isinstance(getattr(latent_model, "prior", None), nn.Module)
+
+
+def with_prior(latent_model: Any, recipe: PriorRecipe, density: nn.Module | None = None) -> Any:
+    """Return a latent model with a fitted prior.
+
+    A built-in model is changed and returned; of any other one a `ModelWithPrior` is returned.
+
+    Args:
+        latent_model: the latent model; its own fitted prior, if it has one, is replaced.
+        recipe: how the prior is built.
+        density: the prior; by default a new one.
+    """
+    inner = without_prior(latent_model)
+    prior = FittedPrior(recipe, recipe.build() if density is None else density)
+    first: Tensor | None = next(inner.parameters(), None) if isinstance(inner, nn.Module) else None
+    if first is not None:
+        prior.to(device=first.device, dtype=first.dtype)
+    prior.train(not isinstance(inner, nn.Module) or inner.training)
+    if is_built_in(inner):
+        inner.prior = prior
+        return inner
+    model = ModelWithPrior(inner, prior)
+    with scope(inner):
+        tensors = {name: tensor.detach().clone() for name, tensor in store_tensors(inner).items()}
+    if tensors:  # pyro.param statements of the programs; the store belongs to the model that runs
+        restore_store(model, tensors)
+    return model
+
+
+def without_prior(latent_model: Any) -> Any:
+    """Return the inner model of a `ModelWithPrior`; any other latent model as it is."""
+    return latent_model.inner if isinstance(latent_model, ModelWithPrior) else latent_model
+
+
+def prior_recipe_of(latent_model: Any) -> PriorRecipe | None:
+    """Return the recipe of the fitted prior of a latent model; None if it has none."""
+    prior = latent_model.__dict__.get("_modules", {}).get("prior")
+    return prior.recipe if isinstance(prior, FittedPrior) else None

@@ -1,0 +1,119 @@
+"""The tensors of a model in the form of its run: bound to zeros of the recorded shapes, and their digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvae.batch import Batch
+from pvae.errors import InputError
+from pvae.models.fitted_prior import is_built_in, without_prior
+from pvae.programs.binding import bind
+from pvae.programs.parameter_scope import scope
+from pvae.randomness import preserved_randomness
+from pvae.train.parameters import root_module
+from pvae.train.training_state import model_tensors
+
+__all__ = ["create_lazy_parameters", "digest_without_prior", "require_own_codes", "root_of", "tensors_of", "zero_batch"]
+
+
+def zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
+    """Return zeros in the recorded shapes, with which programs can be bound and lazy parameters created.
+
+    The zeros of a field share one number in memory.
+
+    Args:
+        config: the content of ``config.toml``.
+        size: the number of data.
+    """
+    return Batch(
+        **{
+            name: torch.zeros((), dtype=getattr(torch, field["dtype"], torch.float32)).expand(size, *field["shape"])
+            for name, field in config["data"]["fields"].items()
+        }
+    )
+
+
+def root_of(model: Any, config: Mapping[str, Any]) -> nn.Module:
+    """Return the module that holds all parameters of a model, see `root_module`.
+
+    Args:
+        model: the latent model.
+        config: the content of ``config.toml``.
+    """
+    return root_module(model, bind(model, zero_batch(config), config.get("fields")))
+
+
+def create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Run both programs once if saved parameters are missing: autoguides create theirs at the first call.
+
+    Args:
+        model: the latent model, inside its scope.
+        config: the content of ``config.toml``.
+        saved: the saved tensors by name.
+    """
+    expected = {name for name in saved if not name.startswith("param_store/")}
+    if model_tensors(model, root_of(model, config)).keys() >= expected:
+        return
+    batch = zero_batch(config)
+    programs = bind(model, batch, config.get("fields")).bound_to(batch)
+    with preserved_randomness(), torch.no_grad():
+        programs.trace_both()
+
+
+def tensors_of(model: Any, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return copies of the tensors of a model by name, as a checkpoint holds them.
+
+    Args:
+        model: the latent model.
+        config: the content of ``config.toml``.
+    """
+    with scope(model):
+        tensors = model_tensors(model, root_of(model, config))
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def digest_without_prior(model: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all tensors of a model except those of its prior.
+
+    It is the same before and after a prior is fitted, so that it says to which model the prior belongs.
+
+    Args:
+        model: the latent model.
+        tensors: its tensors by name, as `tensors_of` returns them.
+    """
+    base = without_prior(model)
+    if base is not model:
+        tensors = {
+            name.removeprefix("inner."): value for name, value in tensors.items() if not name.startswith("prior.")
+        }
+    if is_built_in(base):
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("prior.")}
+    sha256 = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        sha256.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha256.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def require_own_codes(folder: Path, config: Mapping[str, Any], model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError if the fitted prior of a run was fitted to the codes of a model with other parameters.
+
+    Args:
+        folder: the folder of the run.
+        config: the content of its ``config.toml``.
+        model: the latent model.
+        tensors: its tensors by name.
+    """
+    fitted = config.get("prior", {}).get("fitted")
+    if fitted is not None and fitted["parameters"] != digest_without_prior(model, tensors):
+        raise InputError(
+            f"The prior of {folder} was fitted to the codes of another model: the parameters of guide and likelihood "
+            "are not those of the fit. Fit the prior again, by pvae.fit_prior or pvae fit-prior."
+        )
