@@ -25,9 +25,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## compare three objectives on the digits; the report lands in reports/digits
 	$(BIN)/pvae compare vae --data digits --objectives elbo,iwae:particles=8,renyi:alpha=0.5:particles=8 --seeds 3 --out reports/digits
 
-test: $(READY)  ## run the test suite, without the slow grids
+test: $(READY)  ## run the test suite, without the slow grids and the pages of the documentation
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo "There is no Chromium: the tests of pages in a browser are skipped."
-	$(TEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(TEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not pages"
 
 torture: $(READY)  ## kill trainings and comparisons and change files, PVAE_TORTURE=130 times as often as the suite
 	PVAE_TORTURE=$${PVAE_TORTURE:-130} $(TEST) -n $(JOBS) --dist load -rP tests/torture
@@ -49,12 +49,13 @@ names: $(READY)  ## add new public names to tests/repository/public_names.txt
 outputs: $(READY)  ## run the blocks of all pages of the documentation, and write what they print and draw into the pages
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python tests/support/page_outputs.py
 
-check: $(READY)  ## format, lint, types, docs with warnings as errors and their tests, doctests
+check: $(READY)  ## format, lint, types, docs with warnings as errors and all that they show, doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy pvae tests/typing
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	$(TEST) -q tests/repository/test_built_docs.py
+	$(TEST) -q -n $(JOBS) --dist load -m pages tests/repository
 	$(TEST) -q --doctest-modules pvae
 
 docs: $(READY)  ## build the documentation into docs/_build/html

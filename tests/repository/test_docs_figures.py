@@ -32,6 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
+@pytest.mark.pages
 @pytest.mark.keeps_params
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_draws_its_figure(name: str, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
