@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,14 @@ from pvae.commands.annealed_evaluations import (
 )
 from pvae.commands.csv_text import keep_formulas_option
 from pvae.commands.mixture_assignments import check_assign_path
-from pvae.commands.model_checks import BUDGET_HELP, CHECKS_HELP, parse_checks, print_checks
+from pvae.commands.model_checks import (
+    BUDGET_HELP,
+    CHECKS_HELP,
+    answer_rows,
+    parse_checks,
+    print_checks,
+    saved_answers,
+)
 from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.known_names import RunType
 from pvae.commands.options.option_groups import (
@@ -35,6 +42,9 @@ from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import format_rows, print_json, print_status
 from pvae.commands.saved_mixtures import evaluate_mixture, open_mixture
 from pvae.errors import InputError
+
+if TYPE_CHECKING:
+    from pvae.evaluate import Estimate
 
 __all__ = ["evaluate"]
 
@@ -105,7 +115,7 @@ def evaluate(
         print_checks(checks, opened, splits, settings, budget, particles=particles, as_json=as_json)
         return
     print_status(f"Evaluating {run} on {splits.name}, {options['split']} split{_draws_text(options)} ...")
-    record = _evaluate(options, opened, splits, settings)
+    record = _evaluate(options, opened, splits, settings) | {"answers": saved_answers(opened)}
     options = {name: value for name, value in options.items() if name not in ANNEALING_OPTIONS}
     if arviz is not None:
         record["arviz"] = _write_arviz(arviz, opened, splits, settings)
@@ -116,7 +126,8 @@ def evaluate(
         record.pop("finding", None)
         print_json({"run": run, "data_set": splits.summary(), **options, **record, "changed": changes})
     else:
-        click.echo(format_rows(annealing_rows(record) if "finding" in record else _text_rows(record)))
+        rows = annealing_rows(record) if "finding" in record else _text_rows(record)
+        click.echo(format_rows(rows | answer_rows(record["answers"])))
 
 
 def _draws_text(options: dict[str, Any]) -> str:
@@ -158,7 +169,7 @@ def _evaluate(options: dict[str, Any], run: Any, splits: Any, settings: dict[str
         bound = elbo(run, splits, particles, **settings)
         return {"elbo": bound, "subset": None if bound.subset is None else str(bound.subset)}
     judgement = judge(run, splits, particles, **settings)
-    names = ("log_evidence", "bias", "elbo", "summed_out_elbo", "gap")
+    names = ("log_evidence", "bias", "elbo", "summed_out_elbo", "gap", "membership")
     estimates = {name: getattr(judgement, name) for name in names if getattr(judgement, name) is not None}
     return {**judgement.to_json(), **estimates}
 
@@ -174,6 +185,8 @@ def _write_arviz(path: str, run: Any, splits: Any, settings: dict[str, Any]) -> 
 def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
     """Return the estimates and single values of a record for a person, by name."""
     rows = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
+    if "membership" in rows:
+        rows["train over test ELBO"] = _membership_text(rows.pop("membership"))
     if record.get("ess", {}).get("median") is not None:
         rows["effective sample size"] = _ess_text(record)
         rows["Pareto k-hat"] = _khat_text(record["khat"])
@@ -181,6 +194,11 @@ def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
         rows["evaluation_seconds"] = f"{rows['evaluation_seconds']:.1f}"
     rows |= {f"note {number}": note for number, note in enumerate(record.get("notes", ()), 1)}
     return {name.replace("_", " "): value for name, value in rows.items()}
+
+
+def _membership_text(found: Estimate) -> str:
+    """Return how often a training datum has a larger ELBO than a test datum."""
+    return f"{found.value:.1%} \u00b1 {found.error:.1%} of the pairs of a training and a test datum"
 
 
 def _ess_text(record: dict[str, Any]) -> str:

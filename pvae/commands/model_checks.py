@@ -12,7 +12,7 @@ from pvae.commands.output import format_rows, print_json
 from pvae.errors import InputError
 from pvae.names import unknown
 
-__all__ = ["BUDGET_HELP", "CHECKS", "CHECKS_HELP", "parse_checks", "print_checks"]
+__all__ = ["BUDGET_HELP", "CHECKS", "CHECKS_HELP", "answer_rows", "parse_checks", "print_checks", "saved_answers"]
 
 CHECKS = ("gaps", "calibrate", "resemblance", "reference", "all")
 """The names of checks: functions of `pvae.evaluate`."""
@@ -103,4 +103,43 @@ def _rows(table: Sequence[Mapping[str, str]]) -> dict[str, str]:
             rows[row["question"]] = f"{row['status']}: {row['reason']}"
         else:
             rows[row["quantity"]] = ": ".join(part for part in (row["value"], row["note"]) if part)
+    return rows
+
+
+def saved_answers(run: Any) -> list[dict[str, Any]]:
+    """Return the answers that ``--checks all`` saved in the folder of a run, each with question, status and reason.
+
+    The list is empty if there are none. A damaged file is one answer that was not run.
+
+    Args:
+        run: the opened run.
+    """
+    from pvae.evaluate import read_findings
+
+    if run.folder is None:
+        return []
+    try:
+        content = read_findings(run.folder, run.checkpoint)
+    except InputError as error:
+        return [{"question": "all checks", "status": "not run", "reason": str(error)}]
+    names = ("question", "status", "reason")
+    return [{name: answer.get(name) for name in names} for answer in (content or {}).get("questions", ())]
+
+
+def answer_rows(answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the answers that are not fine for a person, by question; a line that says so if there are no answers.
+
+    Args:
+        answers: what `saved_answers` has returned.
+    """
+    from pvae.evaluate.all_checks.model_findings import BAD_ANSWERS
+
+    if not answers:
+        return {"not checked": "inference, use of the latents, data of the model; use --checks all"}
+    rows = {}
+    for answer in answers:
+        if answer["status"] == "fine":
+            continue
+        words = f" ({BAD_ANSWERS.get(answer['question'], '')})" if answer["status"] == "bad" else ""
+        rows[answer["question"]] = f"{answer['status']}{words}: {answer['reason']}"
     return rows

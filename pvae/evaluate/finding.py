@@ -25,6 +25,7 @@ __all__ = [
     "EvaluationSteps",
     "NotRun",
     "announce_cost",
+    "as_sentence",
     "evaluation_steps",
     "worst_status",
 ]
@@ -188,6 +189,15 @@ def worst_status(statuses: Iterable[str]) -> str:
     return next((status for status in ("bad", "look", "not run", "fine") if status in found), "not run")
 
 
+def as_sentence(clause: str) -> str:
+    """Return a clause as a sentence: with a capital letter and a full stop.
+
+    Args:
+        clause: at least one letter.
+    """
+    return f"{clause[0].upper()}{clause[1:]}."
+
+
 def _rounded(value: float, error: float) -> str:
     """Return a value with its standard error as text, with two significant digits of the error."""
     from pvae.evaluate.base import Estimate
@@ -236,8 +246,21 @@ def evaluation_steps(what: str, evaluations: float, *, progress: bool | None = N
     steps = _BarOfSteps(what, evaluations) if has_bar else EvaluationSteps()
     try:
         yield steps
+    except KeyboardInterrupt:
+        if progress is not False:
+            print(_interruption(what, steps.done, evaluations), file=sys.stderr, flush=True)
+        raise
     finally:
         steps.close()
+
+
+def _interruption(what: str, done: int, evaluations: float) -> str:
+    """Return the line about an interrupted evaluation: what is lost, and that the same call gives the same answer."""
+    return (
+        f"{what}: interrupted after {_magnitude(done)} of about {_magnitude(evaluations)} decoder evaluations, which "
+        "are lost: an evaluation keeps no part of its result. The same call with the same seed gives the answer that "
+        "this one would have given."
+    )
 
 
 class EvaluationSteps:

@@ -1,9 +1,10 @@
-"""`judge`: log evidence, ELBO, gap, bounds and diagnosis of one model, from one pass over the log weights."""
+"""`judge`: log evidence, ELBO, gap, bounds, diagnosis and membership of one model."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
+from pvae.data import Splits
 from pvae.data.subset import Subset
+from pvae.errors import InputError
 from pvae.evaluate.base import Estimate, EvidenceBias, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
-from pvae.evaluate.evaluated_data import ModelOrRun
+from pvae.evaluate.evaluated_data import ModelOrRun, evaluated_data
 from pvae.evaluate.evaluation_context import evaluation_context
+from pvae.evaluate.evidence import elbo
 from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.latent_units import ACTIVE
+from pvae.evaluate.membership import describe_memorised, is_memorised, membership
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, Statistic, summarise_weights
 from pvae.evaluate.weight_trust import WeightTrust, distance_statistics, trust_of
 
@@ -25,6 +30,9 @@ __all__ = ["TREND", "Judgement", "judge"]
 
 TREND = (50, 500, 5000)
 """Numbers of particles; the bounds at them show whether the estimate has converged."""
+
+#: The number of draws of z for each training datum; the ELBO does not depend on it in expectation.
+_FEW_PARTICLES = 50
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,12 @@ class Judgement:
         diagnosis: effective sample size, k-hat, latent units, and the distance of the guide from the posterior.
         particles: the number of draws of z per datum.
         seed: the seed of the draws.
-        decoder_evaluations: how often the model scored a datum: the number of draws times the number of data.
+        decoder_evaluations: how often the model scored a datum: the number of draws times the number of data, of
+            training data too.
         evaluation_seconds: wall-clock time of the evaluation, in seconds.
         summed_out_elbo: the bound in which the guide's sites that are marked for enumeration are summed out, so that
             their q is not in it (see `pvae.evaluate.summed_out_elbo`); None if it is the ELBO.
+        membership: the probability that a training datum has a larger ELBO than a test datum; None if it is not known.
 
     Example:
         >>> import pvae, torch
@@ -65,6 +75,7 @@ class Judgement:
     decoder_evaluations: int
     evaluation_seconds: float
     summed_out_elbo: Estimate | None = field(default=None, init=False)
+    membership: Estimate | None = None
 
     @property
     def seconds(self) -> float:
@@ -104,8 +115,11 @@ class Judgement:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on results that are left out or not reliable, one line each."""
-        return self.diagnosis.notes
+        """Notes on results that are left out or not reliable, and on memorised training data, one line each."""
+        if self.membership is None or not is_memorised(self.membership):
+            return self.diagnosis.notes
+        place = f"({self.membership.value:.0%} of the pairs)"
+        return (*self.diagnosis.notes, describe_memorised(place))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pointwise values as a dictionary that JSON can hold."""
@@ -118,6 +132,8 @@ class Judgement:
             "gap": self.gap.to_json(),
             "bounds": {str(particles): bound.to_json() for particles, bound in self.bounds.items()},
             **self.diagnosis.to_json(),
+            "notes": list(self.notes),
+            "membership": None if self.membership is None else self.membership.to_json(),
             "data": self.log_evidence.count,
             "subset": None if self.subset is None else str(self.subset),
             "seed": self.seed,
@@ -142,6 +158,10 @@ def judge(
     All of them come from one pass over the log weights, so the gap is paired draw by draw. `log_evidence`, `elbo` and
     `diagnose` give the same numbers at the same `particles`, `seed` and `chunk`.
 
+    For the test split of `Splits`, the ELBOs of as many training data show whether these are memorised. They use at
+    most 50 draws of z per datum. They are left out if training labels were hidden, if entries were left out by a mask,
+    or if the training data cannot be evaluated.
+
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
@@ -164,6 +184,7 @@ def judge(
         True
     """
     started = time.perf_counter()
+    data = evaluated_data(model, data)
     with evaluation_context(model, data, seed=seed, **where) as context:
         particles = require_whole(particles, "particles")
         sizes = sorted({*(count for count in TREND if count < particles), *bias_sizes(particles)})
@@ -174,23 +195,53 @@ def judge(
     bound_of = dict(zip(sizes, rest, strict=True))
     bias = evidence_bias(particles, pointwise_evidence, [bound_of[size] for size in bias_sizes(particles)])
     log_evidence = replace(context.estimate(pointwise_evidence), bias=bias)
-    elbo = context.estimate(pointwise_elbo)
+    bound = context.estimate(pointwise_elbo)
+    training = _training_elbo(model, data, bound.count, min(_FEW_PARTICLES, particles), seed, chunk, where)
+    few = 0 if training is None else min(_FEW_PARTICLES, particles) * training.count
     bounds = {count: context.estimate(values) for count, values in bound_of.items() if count in TREND}
     judgement = Judgement(
         log_evidence=log_evidence,
-        elbo=elbo,
-        gap=difference(log_evidence, elbo),
+        elbo=bound,
+        gap=difference(log_evidence, bound),
         bounds={**bounds, particles: log_evidence},
         diagnosis=diagnosis,
         particles=particles,
         seed=seed,
-        decoder_evaluations=(particles + draws) * log_evidence.count,
+        decoder_evaluations=(particles + draws) * log_evidence.count + few,
         evaluation_seconds=time.perf_counter() - started,
+        membership=None if training is None else membership(training, bound),
     )
     if not torch.equal(pointwise_summed_out, pointwise_elbo):
         # The dataclass is frozen, and this is still its construction.
         object.__setattr__(judgement, "summed_out_elbo", context.estimate(pointwise_summed_out))
     return judgement
+
+
+def _training_elbo(
+    model: ModelOrRun, data: Any, count: int, particles: int, seed: int, chunk: int, where: Mapping[str, Any]
+) -> Estimate | None:
+    """Return the ELBO of as many training data as test data.
+
+    It is None if there are no training data, if their labels were hidden or entries were left out by a mask, because
+    the ELBOs are then of other numbers, or if they cannot be evaluated, such as a stream with random transforms.
+
+    Args:
+        model: the model.
+        data: the data of the evaluation.
+        count: the number of test data.
+        particles: the number of draws of z per training datum.
+        seed: the seed of the draws.
+        chunk: the largest number of (particle, datum) evaluations at once.
+        where: the settings of `judge`.
+    """
+    if not isinstance(data, Splits) or where.get("split", "test") != "test":
+        return None
+    if data.labels is not None or data.mask != "none" or "mask" in data.train:
+        return None
+    try:
+        return elbo(model, data, particles, chunk=chunk, seed=seed, **{**where, "split": "train", "limit": count})
+    except InputError:
+        return None
 
 
 def _statistics(particles: int, sizes: list[int]) -> list[Statistic]:

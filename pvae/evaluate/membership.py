@@ -1,4 +1,4 @@
-"""`membership`: how well the ELBO distinguishes training data from test data, to find memorised training data."""
+"""`membership`: how well the ELBO distinguishes training data from test data, and when they are memorised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 
-__all__ = ["MOST_MEMBERSHIP", "membership"]
+__all__ = ["MEMORISED", "MOST_MEMBERSHIP", "describe_memorised", "is_memorised", "membership"]
+
+MEMORISED = "training data memorised"
 
 MOST_MEMBERSHIP = 0.7
 """An area under the curve above this counts as memorised training data. It is a convention of pvae: 0.5 is no
@@ -51,3 +53,21 @@ def membership(train: Estimate, test: Estimate) -> Estimate:
         return Estimate(float(wins.mean()), math.nan, len(by_test))
     variance = by_train.var() / len(by_train) + by_test.var() / len(by_test)
     return Estimate(float(wins.mean()), float(torch.sqrt(variance)), len(by_test))
+
+
+def is_memorised(found: Estimate | None) -> bool:
+    """Return whether the ELBO tells the training data from the test data, by two standard errors.
+
+    Args:
+        found: what `membership` has returned; None if it is not known.
+    """
+    return found is not None and found.value - 2.0 * found.error > MOST_MEMBERSHIP
+
+
+def describe_memorised(place: str) -> str:
+    """Return the sentence about memorised training data, without a full stop.
+
+    Args:
+        place: where they are memorised, with the share of the pairs.
+    """
+    return f"training data are memorised {place}: a training datum has a larger ELBO than a test datum in most pairs"

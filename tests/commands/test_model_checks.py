@@ -9,7 +9,8 @@ import pytest
 from command_line import run
 
 import pvae
-from pvae.evaluate import read_findings
+from pvae.evaluate import ModelFindings, read_findings
+from pvae.evaluate.all_checks.findings_file import write_findings
 from pvae.evaluate.evaluated_data import evaluated_data
 
 
@@ -28,8 +29,28 @@ def test_all_answers_the_questions_and_saves_them(folder: Path) -> None:
     printed = json.loads(done.out)["checks"]["all"]
     assert [answer["status"] for answer in printed["questions"]][1] in ("fine", "look", "bad")
     assert printed["questions"][1]["findings"][-1]["status"] == "not run"
-    assert printed == read_findings(folder)
+    saved = read_findings(folder)
+    assert printed.items() <= saved.items()
     assert "within the budget of 2.5e+05 decoder evaluations: 10 data with 1000 particles; 310 simulated" in done.err
+    inference = saved["questions"][1]
+    shown = run("evaluate", str(folder), "--method", "elbo", "--limit", "5", "--particles", "2")
+    assert inference["status"] == "bad" and f"bad (inference not right): {inference['reason']}" in shown.out
+
+
+def test_saved_answers_are_of_the_parameters_that_they_were_made_for(tmp_path: Path) -> None:
+    where = tmp_path / "run"
+    (where / "best").mkdir(parents=True)
+    (where / "last").mkdir()
+    for name in ("best", "last"):
+        (where / name / "parameters.safetensors").write_bytes(b"first")
+    findings = ModelFindings((), 1.0, 1, 0, "test", 1)
+    write_findings(where, findings)
+    assert read_findings(where)["cost"] == read_findings(where, "last")["cost"] == 1
+    (where / "last" / "parameters.safetensors").write_bytes(b"second")
+    assert read_findings(where, "last") is None and read_findings(where, "best") is not None
+    (where / "best" / "parameters.safetensors").write_bytes(b"third")
+    with pytest.raises(pvae.InputError, match="about other parameters"):
+        read_findings(where)
 
 
 def test_particles_reach_the_checks_that_use_them(folder: Path) -> None:

@@ -30,6 +30,7 @@ from pvae.comparison.page.exports import make_downloads
 from pvae.comparison.page.questions_section import make_questions_section
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.page.results_section import critical_values
+from pvae.comparison.page.rows_section import marks_of
 from pvae.comparison.rows import make_ranked_rows, make_rows
 from pvae.comparison.table import Table
 from pvae.comparison.table.conclusions import ABOVE, BELOW, NOT_BRACKETED, NOT_SHOWN, NOT_TESTED
@@ -115,6 +116,22 @@ def test_one_datum_has_no_test() -> None:
         for cell in (*row("elbo", 0, -10.0, 0.1), *row("iwae", 1, -8.0, 0.1))
     ]
     assert make_rows(cells)[1].conclusion == NOT_TESTED
+
+
+def test_importance_sampling_below_the_bracket_has_its_mark_and_sentence() -> None:
+    first, second = row("elbo", 0, -10.0, 0.3), row("iwae", 1, -9.0, 0.2)
+    for cells, shortfall in ((first, 0.05), (second, 0.4)):
+        for cell in cells:
+            cell.pointwise["importance_sampling"] = (
+                cell.pointwise["log_evidence"] - shortfall - 0.1 * torch.as_tensor(NOISE[2, 0])
+            )
+    table, cells = table_of(first, second)
+    shown = table.rows[1].additional["shortfall"]
+    assert shown.value == pytest.approx(0.4 + 0.1 * NOISE[2, 0].mean())
+    assert shown.error == pytest.approx(0.1 * NOISE[2, 0].std(ddof=1) / DATA**0.5)
+    assert "importance sampling of iwae is 0.4" in table.verdict() and "so the guide misses" in table.verdict()
+    data = ReportData(table, cells, {"name": "made-up"}, {}, rerun="")
+    assert [marks_of(data, entry) for entry in table.rows] == [[], ["\u25b2 importance sampling is too low"]]
 
 
 def test_table_verdict_page_and_downloads_show_the_brackets() -> None:

@@ -184,7 +184,7 @@ def test_judge_gives_the_numbers_of_the_single_functions() -> None:
     single = evaluate.diagnose(model, x, **options)
     assert torch.equal(found.ess, single.ess) and torch.equal(found.khat, single.khat)
     assert found.bounds.keys() == {50, 70}
-    assert found.decoder_evaluations == (70 + 16) * 9
+    assert found.decoder_evaluations == (70 + 16) * 9 and found.membership is None
     assert evaluate.log_evidence(model, x, 70, seed=6, chunk=100) != found.log_evidence
 
 

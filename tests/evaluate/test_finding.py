@@ -61,6 +61,20 @@ def test_the_worst_status_decides(statuses: list[str], worst: str) -> None:
     assert worst_status(statuses) == worst
 
 
+def test_an_interrupted_evaluation_says_what_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(**options: bool) -> None:
+        with evaluation_steps("sandwich", 4e6, **options) as steps:
+            steps.advance(1_500_000)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "sandwich: interrupted after 1.5 million of about 4 million decoder evaluations" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(progress=False)
+    assert capsys.readouterr().err == ""
+
+
 def test_another_status_is_refused() -> None:
     with pytest.raises(InputError, match="green"):
         Example(0.0, 0.0, 1, "green", "", 0)

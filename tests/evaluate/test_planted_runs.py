@@ -74,7 +74,7 @@ def test_each_defect_gives_its_answer_and_no_other(defect: str) -> None:
     assert found.cost <= BUDGET
     not_run = [finding.to_json()["name"] for finding in found[QUESTIONS[1]].findings if finding.status == "not run"]
     assert not_run == ["gaps", "reference"]
-    missed = "it misses a part of the posterior" in found[QUESTIONS[0]].reason
+    missed = "the chains from the guide miss a part of the posterior" in found[QUESTIONS[0]].reason
     assert missed == (defect == "one mode")
 
 
@@ -89,7 +89,7 @@ def test_an_unfinished_run_is_marked_and_its_answers_are_saved(tmp_path: Path) -
     assert first.status == "look"
     assert "The training is unfinished" in first.reason
     saved = read_findings(tmp_path / "run")
-    assert saved == json.loads(json.dumps(found.to_json()))
+    assert json.loads(json.dumps(found.to_json())).items() <= saved.items()
     path = tmp_path / "run" / "findings.json"
     path.write_text(path.read_text().replace('"look"', '"fine"', 1))
     with pytest.raises(InputError, match="its checksum does not match"):

@@ -14,14 +14,10 @@ from pvae.comparison.cells.drawings import SEED
 from pvae.comparison.cells.plan import Job
 from pvae.data import Splits
 from pvae.errors import InputError
-from pvae.evaluate import Estimate, Judgement, LatentUnits, elbo, judge, membership
+from pvae.evaluate import Estimate, Judgement, LatentUnits, elbo, judge
 from pvae.train import Run
 
 __all__ = ["CellEvaluation", "evaluate_cell"]
-
-
-#: The number of draws of z for each training datum; the ELBO does not depend on it in expectation.
-_FEW_PARTICLES = 50
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,9 @@ def evaluate_cell(run: Run, splits: Splits, job: Job, report: Callable[[str], No
         judgement = judge(run, splits, job.particles, limit=job.limit, seed=SEED)
     except InputError as error:
         return _evaluate_elbo(run, splits, job, reason=str(error))
-    member = _membership_of(run, splits, job, judgement)
     evaluation = CellEvaluation(
         summary=f"log evidence {judgement.log_evidence}",
-        scores={
-            **judgement.to_json(),
-            "active_units": judgement.active_units,
-            "membership": None if member is None else member.to_json(),
-        },
+        scores={**judgement.to_json(), "active_units": judgement.active_units},
         pointwise=_pointwise_values(judgement),
         latents=judgement.diagnosis.latents,
         notes=judgement.notes,
@@ -100,22 +91,6 @@ def _annealed(
         scores={**evaluation.scores, **sampled, **annealed.scores},
         pointwise={**pointwise, **annealed.pointwise},
     )
-
-
-def _membership_of(run: Run, splits: Splits, job: Job, judgement: Judgement) -> Estimate | None:
-    """Return how well the ELBO tells training data from test data, for as many training data as test data.
-
-    It is None if training labels were hidden, because the ELBOs are then of other fields, or if the training data
-    cannot be evaluated, such as a stream with random transforms.
-    """
-    data, particles = judgement.elbo.count, min(_FEW_PARTICLES, job.particles)
-    if splits.labels is not None:
-        return None
-    try:
-        train = elbo(run, splits, particles, split="train", limit=data, seed=SEED)
-    except InputError:
-        return None
-    return membership(train, judgement.elbo)
 
 
 def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:

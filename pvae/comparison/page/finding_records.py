@@ -28,7 +28,7 @@ def answers_to(question: str, outcomes: Sequence[Outcome]) -> list[tuple[Outcome
 
 def _answer_of(question: str, outcome: Outcome) -> Mapping[str, Any] | None:
     try:
-        content = read_findings(outcome.cell.folder)
+        content = read_findings(outcome.cell.folder, "best")
     except InputError as error:
         return {"status": "not run", "reason": str(error)}
     for answer in (content or {}).get("questions", ()):

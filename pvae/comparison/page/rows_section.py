@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from pvae.comparison.page.finding_records import answers_to
 from pvae.comparison.page.report_data import ReportData
-from pvae.comparison.table.annealing_verdict import misses_part
+from pvae.comparison.table.annealing_verdict import has_missed_part, has_shortfall
 from pvae.comparison.table.row import Row
-from pvae.comparison.table.trust_columns import is_memorised
-from pvae.evaluate.all_checks.model_findings import QUESTIONS
+from pvae.evaluate.all_checks.model_findings import BAD_ANSWERS, QUESTIONS
+from pvae.evaluate.annealing.missed_part import MISSED_PART, UNDERESTIMATED
+from pvae.evaluate.membership import MEMORISED, is_memorised
 from pvae.report import Column, Entry, Section, Sheet
 
 __all__ = ["bad_khat_share", "make_rows_section", "marks_of"]
 
 _MOST_BAD_KHAT = 0.1  # share of data
-_EVIDENCE, _INFERENCE, _DATA, _LATENTS, _RESEMBLANCE = QUESTIONS
-#: The marks of a row of which a run folder answers a question with "bad".
-_MARKS = {
-    _EVIDENCE: "log evidence not reliable",
-    _INFERENCE: "inference not right",
-    _DATA: "inference not right for single data",
-    _LATENTS: "latents not used",
-    _RESEMBLANCE: "data of the model do not resemble the data",
-}
 
 
 def make_rows_section(data: ReportData) -> Section:
@@ -57,13 +49,27 @@ def marks_of(data: ReportData, row: Row) -> list[str]:
         data: the results and settings.
         row: a row of the table.
     """
-    marks = []
-    if row.failures:
-        marks.append(f"\u25a0 {len(row.failures)} failed")
+    marks = [*_marks_of_training(data, row), *_marks_of_weights(row), *_marks_of_data(row)]
+    marks += [f"\u25a0 {words}" for question, words in BAD_ANSWERS.items() if _has_answer(data, row, question, "")]
+    same = data.duplicate_of(row)
+    if same is not None:
+        marks.append(f"same results as {data.key(same)}, which stands for both in figures")
+    return marks
+
+
+def _marks_of_training(data: ReportData, row: Row) -> list[str]:
+    """Return marks on failed, biased and unfinished trainings."""
+    marks = [f"\u25a0 {len(row.failures)} failed"] if row.failures else []
     if row.biased:
         marks.append("\u25b2 biased gradient")
-    if row.unfinished or _has_answer(data, row, _EVIDENCE, "unfinished"):
+    if row.unfinished or _has_answer(data, row, QUESTIONS[0], "unfinished"):
         marks.append("\u25b2 not converged")
+    return marks
+
+
+def _marks_of_weights(row: Row) -> list[str]:
+    """Return marks on the weights and the latents: k-hat, unused latents, KL."""
+    marks = []
     share = bad_khat_share(row)
     if share is not None and share > _MOST_BAD_KHAT:
         marks.append(f"\u25b2 k-hat too large for {100 * share:.0f}% of the data")
@@ -72,15 +78,17 @@ def marks_of(data: ReportData, row: Row) -> list[str]:
     far = row.additional.get("far_data")
     if far is not None and far.value > _MOST_BAD_KHAT:
         marks.append(f"\u25b2 guide far from the posterior for {100 * far.value:.0f}% of the data")
-    if misses_part(row):
-        marks.append("\u25a0 guide misses a part of the posterior")
-    if is_memorised(row):
-        marks.append("\u25b2 training data memorised")
-    marks += [f"\u25a0 {words}" for question, words in _MARKS.items() if _has_answer(data, row, question, "")]
-    same = data.duplicate_of(row)
-    if same is not None:
-        marks.append(f"same results as {data.key(same)}, which stands for both in figures")
     return marks
+
+
+def _marks_of_data(row: Row) -> list[str]:
+    """Return marks on the evidence by annealing and on memorised training data."""
+    found = {
+        f"\u25a0 {MISSED_PART}": has_missed_part(row),
+        f"\u25b2 {UNDERESTIMATED}": has_shortfall(row),
+        f"\u25b2 {MEMORISED}": is_memorised(row.additional.get("membership")),
+    }
+    return [mark for mark, is_shown in found.items() if is_shown]
 
 
 def _has_answer(data: ReportData, row: Row, question: str, words: str) -> bool:

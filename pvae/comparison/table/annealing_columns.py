@@ -28,6 +28,12 @@ def _importance_sampling(outcomes: RowOutcomes) -> Estimate | None:
     return None if values is None else Estimate.mean_of(values.mean(dim=0))
 
 
+def _shortfall(outcomes: RowOutcomes) -> Estimate | None:
+    """Return the lower estimate minus importance sampling, error over data."""
+    lower, sampled = outcomes.pointwise("log_evidence"), outcomes.pointwise("importance_sampling")
+    return None if lower is None or sampled is None else Estimate.mean_of((lower - sampled).mean(dim=0))
+
+
 def _simulated_gap(outcomes: RowOutcomes) -> Estimate | None:
     """Return the mean gap on simulated data, error over data of all seeds; None if a seed has none."""
     gaps = [(finding.get("on_simulated") or {}).get("gap") for finding in _findings(outcomes)]
@@ -42,6 +48,12 @@ def _simulated_gap(outcomes: RowOutcomes) -> Estimate | None:
 
 def _method(outcomes: RowOutcomes) -> str | None:
     return next((str(finding["method"]) for finding in _findings(outcomes)), None)
+
+
+def _start(outcomes: RowOutcomes) -> str | None:
+    """Return where the chains start."""
+    settings = [finding.get("settings") or {} for finding in _findings(outcomes)]
+    return next((str(chosen["start"]) for chosen in settings if "start" in chosen), None)
 
 
 def _status(outcomes: RowOutcomes) -> str | None:
@@ -62,7 +74,7 @@ ANNEALING_COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "IS",
         "The log evidence by importance sampling, for comparison, in nats per datum ± standard error over data.",
-        {"importance_sampling": _importance_sampling},
+        {"importance_sampling": _importance_sampling, "shortfall": _shortfall},
         show_estimate("importance_sampling", format_interval),
         optional=True,
     ),
@@ -71,7 +83,12 @@ ANNEALING_COLUMNS: tuple[TableColumn, ...] = (
         "Upper minus lower estimate on data simulated from the model, where both are rigorous in expectation, in nats "
         "per datum ± standard error over data; in brackets, the status of the annealing: fine if this gap and that on "
         "the test data are at most 0.1 nats.",
-        {"simulated_gap": _simulated_gap, "annealing_status": _status, "annealing_method": _method},
+        {
+            "simulated_gap": _simulated_gap,
+            "annealing_status": _status,
+            "annealing_method": _method,
+            "annealing_start": _start,
+        },
         _show_gap,
         optional=True,
     ),

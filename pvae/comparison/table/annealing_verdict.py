@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pvae.comparison.number_formats import format_bracket
+from pvae.comparison.number_formats import format_bracket, format_interval
 from pvae.comparison.table.conclusions import ABOVE, BELOW
 from pvae.comparison.table.row import Row, row_label
 from pvae.evaluate import Estimate
-from pvae.evaluate.all_checks.evidence_finding import MUCH_LARGER
+from pvae.evaluate.annealing.missed_part import describe_missed_part, describe_shortfall, falls_short, misses_part
 from pvae.evaluate.annealing.sandwich_finding import SMALL_GAP
+from pvae.evaluate.finding import as_sentence
 
-__all__ = ["describe_annealing", "describe_ends", "is_annealed", "misses_part"]
+__all__ = ["describe_annealing", "describe_ends", "has_missed_part", "has_shortfall", "is_annealed"]
 
 
 def is_annealed(row: Row) -> bool:
@@ -19,15 +20,18 @@ def is_annealed(row: Row) -> bool:
     return row.additional.get("annealing_method") is not None
 
 
-def misses_part(row: Row) -> bool:
-    """Return whether the gap on simulated data shows that the guide, where the chains start, misses a part of z.
-
-    The reverse chains of simulated data start from exact draws of the posterior, also where the guide never draws.
-    """
+def has_missed_part(row: Row) -> bool:
+    """Return whether the gap on simulated data shows that the chains of a row miss a part of the posterior."""
     simulated, lower, upper = row.additional.get("simulated_gap"), row.log_evidence, row.log_evidence_upper
     if simulated is None or lower is None or upper is None:
         return False
-    return bool(simulated.value > abs(upper.value - lower.value) + MUCH_LARGER)
+    return misses_part(simulated.value, upper.value - lower.value)
+
+
+def has_shortfall(row: Row) -> bool:
+    """Return whether importance sampling of a row is shown to be below the lower estimate of annealing."""
+    shortfall = row.additional.get("shortfall")
+    return shortfall is not None and falls_short(shortfall)
 
 
 def describe_ends(row: Row) -> str:
@@ -56,17 +60,29 @@ def describe_annealing(rows: Sequence[Row]) -> list[str]:
     if not annealed:
         return []
     method = annealed[0].additional["annealing_method"]
+    short = _describe_shortfalls(annealed, rows)
     if all(row.log_evidence_upper is None for row in annealed):
         return [
             f"The log evidences are lower estimates by annealed importance sampling ({method}). Their distances from "
             "log p(x) are not known, so the rows are compared by their lower estimates; the method sandwich shows the "
-            "distances."
+            "distances.",
+            *short,
         ]
     sentences = [
         f"The log evidences are known from both sides ({method}): a row is named only if its lower estimate exceeds "
         "the upper estimate of the other row. The upper estimates of the test data are approximate."
     ]
-    return [*sentences, *_describe_gaps(annealed, rows)]
+    return [*sentences, *_describe_gaps(annealed, rows), *short]
+
+
+def _describe_shortfalls(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """Return a sentence on the rows of which importance sampling is too low."""
+    short = [row for row in annealed if has_shortfall(row)]
+    if not short:
+        return []
+    names = _join([row_label(row, tuple(rows)) for row in short])
+    sizes = _join([format_interval(row.additional["shortfall"]) for row in short])
+    return [as_sentence(describe_shortfall(f"of {names}", sizes))]
 
 
 def _describe_gaps(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
@@ -90,12 +106,10 @@ def _describe_gaps(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
             f"The bracket of {_join(of_status['bad'])} is not reliable: for a seed, the upper estimate is below the "
             "lower one by more than four Monte-Carlo errors. Use more temperatures."
         )
-    missing = [label[id(row)] for row in annealed if misses_part(row)]
+    missing = [label[id(row)] for row in annealed if has_missed_part(row)]
     if missing:
-        sentences.append(
-            f"The gap on simulated data of {_join(missing)} is much larger than that on the test data: its guide "
-            "misses a part of the posterior, so its log evidence may be too low. Start the chains from the prior."
-        )
+        start = str(annealed[0].additional.get("annealing_start"))
+        sentences.append(as_sentence(describe_missed_part(f"of {_join(missing)}", start)))
     if of_status["look"]:
         sentences.append(
             f"A gap of {_join(of_status['look'])} is not shown to be below {SMALL_GAP:g} nats; use more temperatures "

@@ -13,7 +13,7 @@ from pvae.evaluate import Estimate
 from pvae.evaluate.all_checks.data_trust import LARGEST_KL
 from pvae.evaluate.membership import MOST_MEMBERSHIP
 
-__all__ = ["TRUST_COLUMNS", "is_memorised"]
+__all__ = ["TRUST_COLUMNS"]
 
 
 def _quantile_of(name: str, level: float) -> Statistic:
@@ -51,12 +51,6 @@ def _membership(outcomes: RowOutcomes) -> Estimate | None:
     errors = torch.tensor([float("nan") if entry["error"] is None else entry["error"] for entry in known])
     # The seeds share the data, so their errors do not average out.
     return Estimate(sum(entry["value"] for entry in known) / len(known), float(errors.mean()), known[0]["count"])
-
-
-def is_memorised(row: Row) -> bool:
-    """Return whether the training data are told from the test data by their ELBO, with two standard errors."""
-    found = row.additional.get("membership")
-    return found is not None and found.value - 2.0 * found.error > MOST_MEMBERSHIP
 
 
 def _show_variance(row: Row, is_first: bool) -> CellText:

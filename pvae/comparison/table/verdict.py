@@ -9,8 +9,9 @@ from pvae.comparison.number_formats import format_percentage
 from pvae.comparison.table.annealing_verdict import describe_annealing, describe_ends, is_annealed
 from pvae.comparison.table.conclusions import ABOVE, BELOW, LEVEL, NOT_BRACKETED, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
 from pvae.comparison.table.row import Row, row_label
-from pvae.comparison.table.trust_columns import is_memorised
 from pvae.evaluate.diagnostics import MOST_UNRELIABLE
+from pvae.evaluate.finding import as_sentence
+from pvae.evaluate.membership import describe_memorised, is_memorised
 
 __all__ = ["make_verdict"]
 
@@ -164,14 +165,9 @@ def _describe_memorised(rows: tuple[Row, ...]) -> list[str]:
     memorised = [
         f"{row_label(row, rows)} ({format_percentage(row.additional['membership'].value)} of the pairs)"
         for row in rows
-        if is_memorised(row)
+        if is_memorised(row.additional.get("membership"))
     ]
-    if not memorised:
-        return []
-    return [
-        f"Training data are memorised under {_join(memorised)}: a training datum has a larger ELBO than a test datum "
-        "in most pairs."
-    ]
+    return [as_sentence(describe_memorised(f"under {_join(memorised)}"))] if memorised else []
 
 
 def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:

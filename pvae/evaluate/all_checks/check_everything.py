@@ -120,7 +120,7 @@ def check_everything(
     cost = sum(finding.cost for finding in shared.counted(inference))
     findings = ModelFindings(answers, budget, cost, seed, split, shared.count, plan.to_json())
     if isinstance(model, Run) and model.folder is not None:
-        write_findings(model.folder, findings)
+        write_findings(model.folder, findings, model.checkpoint)
     return findings
 
 

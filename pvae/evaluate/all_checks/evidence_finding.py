@@ -13,21 +13,18 @@ import torch
 from pvae.errors import InputError
 from pvae.evaluate.all_checks.annealed_part import AnnealedPart
 from pvae.evaluate.all_checks.shared_passes import WeightPass
+from pvae.evaluate.annealing.missed_part import describe_shortfall, falls_short
 from pvae.evaluate.annealing.sandwich_finding import Sandwich
 from pvae.evaluate.base import Estimate, difference
-from pvae.evaluate.finding import EvaluationFinding
+from pvae.evaluate.finding import EvaluationFinding, as_sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MUCH_LARGER", "EvidenceFinding", "evidence_finding", "remaining_rise"]
+__all__ = ["EvidenceFinding", "evidence_finding", "remaining_rise"]
 
 LARGEST_BIAS = 0.1
 """A bias of the log evidence above this number of nats deserves a look."""
-
-MUCH_LARGER = 0.5
-"""A gap on simulated data that is larger than that on the data by this number of nats shows that the start of the
-chains misses a part of the posterior."""
 
 #: The part of the training whose slope is measured, and the least number of its records.
 _LAST_PART, _FEWEST_RECORDS = 0.2, 4
@@ -150,7 +147,7 @@ def _doubts_of_weights(weights: WeightPass) -> list[str]:
     """Return why the log evidence by importance sampling is not reliable, in sentences."""
     bias = weights.evidence.bias
     size = math.nan if bias is None else abs(bias.value) + bias.margin
-    doubts = [note[0].upper() + note[1:] + "." for note in weights.doubts]
+    doubts = [as_sentence(note) for note in weights.doubts]
     if size > LARGEST_BIAS:
         doubts.append(f"Its bias may be {size:.2g} nats, above {LARGEST_BIAS:g}.")
     return doubts
@@ -165,21 +162,12 @@ def _shortfall(weights: WeightPass, sides: AnnealedPart) -> Estimate:
 
 
 def _doubts_of_sandwich(sandwich: Sandwich, shortfall: Estimate) -> list[str]:
-    """Return why the sandwich is not narrow enough, and whether importance sampling is below it."""
+    """Return why the sandwich is not narrow enough, and whether importance sampling is too low."""
     doubts = []
     if sandwich.status != "fine":
-        doubts.append(f"{sandwich.reason[0].upper()}{sandwich.reason[1:]}.")
-    simulated = sandwich.on_simulated
-    if simulated is not None and simulated.gap.value > abs(sandwich.gap.value) + MUCH_LARGER:
-        doubts.append(
-            f"The gap on simulated data is {simulated.gap}, much larger than that on the data: the chains start from "
-            f"the {sandwich.settings['start']}, and it misses a part of the posterior."
-        )
-    if shortfall.value > LARGEST_BIAS + 2.0 * shortfall.error:
-        doubts.append(
-            f"On the same data, importance sampling is {shortfall} nats below the lower estimate of annealing, so the "
-            "guide misses a part of the posterior."
-        )
+        doubts.append(as_sentence(sandwich.reason))
+    if falls_short(shortfall):
+        doubts.append(as_sentence(describe_shortfall("", str(shortfall))))
     return doubts
 
 

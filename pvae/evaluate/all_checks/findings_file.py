@@ -21,27 +21,30 @@ FINDINGS_FILE = "findings.json"
 _CHECKSUM, _MOST_BYTES = "sha256", 2**28
 
 
-def write_findings(folder: Path, findings: ModelFindings) -> Path:
+def write_findings(folder: Path, findings: ModelFindings, checkpoint: str = "best") -> Path:
     """Write the answers about a model into its run folder, in one step, and return the file.
 
     Args:
         folder: the run folder; a file of an earlier evaluation is replaced.
         findings: the answers.
+        checkpoint: the checkpoint with the parameters of the model, ``"best"`` or ``"last"``.
     """
-    content = json_value(findings.to_json())
+    of_parameters = {"checkpoint": checkpoint, "parameters": _parameters_of(Path(folder), checkpoint)}
+    content = {**json_value(findings.to_json()), **of_parameters}
     path = Path(folder) / FINDINGS_FILE
     write_text(path, json.dumps({**content, _CHECKSUM: digest(canonical(content))}, indent=1, allow_nan=False))
     return path
 
 
-def read_findings(folder: str | Path) -> dict[str, Any] | None:
-    """Return the content of ``findings.json`` of a run folder; None if there is no such file.
+def read_findings(folder: str | Path, checkpoint: str | None = None) -> dict[str, Any] | None:
+    """Return the content of ``findings.json`` of a run folder; None if there are no answers about its parameters.
 
     Args:
         folder: the run folder.
+        checkpoint: the checkpoint that the answers must be about; None for that of the file.
 
     Raises:
-        InputError: if the file cannot be read, or its checksum does not match its content.
+        InputError: if the file cannot be read, its checksum does not match its content, or the run was trained further.
 
     Example:
         >>> import tempfile
@@ -52,6 +55,31 @@ def read_findings(folder: str | Path) -> dict[str, Any] | None:
     path = Path(folder) / FINDINGS_FILE
     if not path.exists():
         return None
+    content = _read(path)
+    evaluated, parameters = str(content.get("checkpoint", "best")), content.get("parameters", "")
+    if parameters and parameters != _parameters_of(Path(folder), evaluated):
+        raise InputError(
+            f"{path} is about other parameters than those of the run, which was trained further. Run `pvae evaluate "
+            "--checks all` again."
+        )
+    if checkpoint is not None and checkpoint != evaluated:
+        is_same = parameters and parameters == _parameters_of(Path(folder), checkpoint)
+        return content if is_same else None
+    return content
+
+
+def _parameters_of(folder: Path, checkpoint: str) -> str:
+    """Return the checksum of the parameters of a checkpoint in a run folder; "" if there is no such file."""
+    path = folder / checkpoint / "parameters.safetensors"
+    return digest(path.read_bytes()) if path.is_file() else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file of findings, whose checksum matches.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     try:
         content = read_json(path, _MOST_BYTES)
         expected = content.pop(_CHECKSUM)

@@ -9,7 +9,7 @@ from typing import Any
 from pvae.evaluate.finding import EvaluationFinding, worst_status
 from pvae.names import require_known
 
-__all__ = ["QUESTIONS", "ModelFindings", "QuestionAnswer", "answer_inference"]
+__all__ = ["BAD_ANSWERS", "QUESTIONS", "ModelFindings", "QuestionAnswer", "answer_inference"]
 
 INFERENCE = "Is the inference right?"
 
@@ -21,6 +21,21 @@ QUESTIONS = (
     "Does the model resemble the data?",
 )
 """The questions about one model, in order."""
+
+BAD_ANSWERS = dict(
+    zip(
+        QUESTIONS,
+        (
+            "log evidence not reliable",
+            "inference not right",
+            "inference not right for single data",
+            "latents not used",
+            "data of the model do not resemble the data",
+        ),
+        strict=True,
+    )
+)
+"""What the answer "bad" to each question says, in a few words."""
 
 
 @dataclass(frozen=True)

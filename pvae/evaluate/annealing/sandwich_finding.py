@@ -14,6 +14,7 @@ from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.evaluate.annealing.annealed_evidence import log_mean_weight, rows_of_settings
 from pvae.evaluate.annealing.annealing_run import AnnealingSettings, Passes
+from pvae.evaluate.annealing.missed_part import describe_missed_part, misses_part
 from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.finding import EvaluationFinding
 from pvae.json_values import finite_or_none
@@ -197,6 +198,8 @@ def sandwich_of(
     high, high_noise = log_mean_weight(-passes.reverse.log_w)
     lower, upper = (replace(Estimate.mean_of(values), subset=subset) for values in (low, -high))
     status, reason = _verdict(_Gap.of(lower, upper, low_noise, high_noise), simulated, exact=exact, note=note)
+    if simulated is not None and misses_part(simulated.gap.value, upper.value - lower.value):
+        reason = f"{reason}; {describe_missed_part('', settings.start)}"
     return Sandwich(
         lower.value,
         lower.error,
