@@ -7,9 +7,14 @@ the model.
 The names below are loaded when they are first used, so that ``import pvae`` costs no torch import.
 """
 
+import logging
+
 import lazy_loader
 
 __version__ = "0.1.0"
+
+# A library shows no records of its own; a program that configures logging gets those of pvae.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # `__init__.pyi` holds the one list of public names and of the module that each comes from.
 __getattr__, __dir__, _listed = lazy_loader.attach_stub(__name__, __file__)

@@ -11,6 +11,7 @@ import click
 from pvae import __version__
 from pvae.commands import COMMANDS
 from pvae.commands.error_reporting import MainGroup
+from pvae.commands.options.message_level import with_message_level
 
 __all__ = ["cli", "main"]
 
@@ -26,7 +27,7 @@ def cli() -> None:
 
 
 for _command in COMMANDS:
-    cli.add_command(_command)
+    cli.add_command(with_message_level(_command))
 
 
 def main() -> None:

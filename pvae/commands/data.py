@@ -26,7 +26,7 @@ def data() -> None:
     """
 
 
-@data.command("list", short_help="List the named data sets.")
+@data.command("list", cls=SectionedCommand, short_help="List the named data sets.")
 @json_option
 @traceback_option
 def list_(as_json: bool) -> None:
@@ -92,7 +92,7 @@ def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as
         click.echo(table_text(record))
 
 
-@data.command(short_help="Check files against their SHA-256 checksum.")
+@data.command(cls=SectionedCommand, short_help="Check files against their SHA-256 checksum.")
 @click.argument("names", nargs=-1)
 @traceback_option
 def verify(names: tuple[str, ...]) -> None:
@@ -108,7 +108,7 @@ def verify(names: tuple[str, ...]) -> None:
             click.echo(line)
 
 
-@data.command(short_help="Download data sets.")
+@data.command(cls=SectionedCommand, short_help="Download data sets.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @traceback_option
 def fetch(names: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from pvae.commands.interrupts import two_interrupts_end
+from pvae.commands.options.message_level import level_restored
 from pvae.errors import DivergenceError, InputError, LostProcessError
 from pvae.names import short_label, unknown
 from pvae.user_code import find_user_place
@@ -65,7 +66,7 @@ class MainGroup(SuggestingGroup):
         extra |= {"standalone_mode": False, "obj": arguments}
         original, warnings.showwarning = warnings.showwarning, _print_warning
         try:
-            with two_interrupts_end(INTERRUPTED):
+            with two_interrupts_end(INTERRUPTED), level_restored():
                 code = super().main(arguments, prog_name or "pvae", **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)

@@ -17,7 +17,7 @@ from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.option_types import SettingType, parse_whole_numbers
 from pvae.commands.options.table_flags import table_options
-from pvae.commands.output import print_json, print_status
+from pvae.commands.output import print_json
 from pvae.errors import InputError
 from pvae.fit_options import MATMULS
 
@@ -112,7 +112,7 @@ def em(as_json: bool, out: str | None, assign: str | None, select: str | None, b
     if select is not None:
         result["selection"] = {"by": by, "fits": [fit.selection_record() for fit in fits]}
     for note in best.record["notes"]:
-        print_status(f"pvae: warning: {note}")
+        click.echo(f"pvae: warning: {note}", err=True)
     if assign is not None:
         result["assign"] = assign
         write_assignments(Path(assign), best.mixture, splits, tables, keep_formulas=options["keep_formulas"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from pvae.commands.options.help_sections import SectionedCommand
 from pvae.names import unknown
 
 __all__ = ["help_"]
 
 
-@click.command("help", short_help="Show the help of a command.")
+@click.command("help", cls=SectionedCommand, short_help="Show the help of a command.")
 @click.argument("command", nargs=-1)
 @click.pass_context
 def help_(ctx: click.Context, /, command: tuple[str, ...]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from pvae.commands.options.help_sections import SectionedCommand
 from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_rows, print_json
 
 __all__ = ["list_"]
 
 
-@click.command("list", short_help="List models, objectives and other names.")
+@click.command("list", cls=SectionedCommand, short_help="List models, objectives and other names.")
 @json_option
 @traceback_option
 def list_(as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvae.commands.options.help_sections import SectionedCommand
 from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_table, print_json, print_status
 from pvae.errors import InputError
@@ -17,7 +18,7 @@ __all__ = ["runs_"]
 HEADER = ("run", "model", "objective", "data", "state", "epochs", "validation bound")
 
 
-@click.command("runs", short_help="List the runs of a folder.")
+@click.command("runs", cls=SectionedCommand, short_help="List the runs of a folder.")
 @click.argument("folder", type=click.Path(), default="runs")
 @json_option
 @traceback_option

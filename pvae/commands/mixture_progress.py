@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 
 import click
 
 from pvae.commands.output import print_status
+from pvae.logs import is_hidden, is_recorded
 
 __all__ = ["EMProgress"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class EMProgress:
@@ -21,9 +25,9 @@ class EMProgress:
     """
 
     def __init__(self, *, enabled: bool, max_steps: int) -> None:
-        self.enabled = enabled
+        self.enabled = enabled and not is_hidden()
         self.max_steps = max_steps
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal = sys.stderr.isatty() and not is_recorded(_LOG)
 
     def callback(self, components: int) -> Callable[[int, int, float, bool], None]:
         """Return the function that `GaussianMixture.fit` calls after each step with its argument ``watch``.

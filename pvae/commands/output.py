@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from pvae.json_values import json_value
+from pvae.logs import say
 from pvae.names import printable
 
 __all__ = ["format_rows", "format_table", "json_text", "print_json", "print_reading", "print_status"]
 
+_LOG = logging.getLogger(__name__)
+
 
 def print_status(message: str) -> None:
-    """Print a line on standard error, so that standard output holds the result only."""
-    click.echo(printable(message), err=True)
+    """Show a line of progress on standard error, so that standard output holds the result only."""
+    say(_LOG, printable(message))
 
 
 def print_reading(splits: Any) -> None:

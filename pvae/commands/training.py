@@ -25,6 +25,7 @@ from pvae.commands.options.option_groups import (
 )
 from pvae.commands.output import format_rows, print_json
 from pvae.errors import InputError
+from pvae.logs import is_hidden
 
 __all__ = ["default_folder", "train"]
 
@@ -65,7 +66,8 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
         print_json(record)
     else:
         click.echo(format_rows(_text_rows(record)))
-        click.echo("\n".join(["", "Next:", *(f"  {command}" for command in _next_commands(run, ctx))]))
+        if not is_hidden():
+            click.echo("\n".join(["", "Next:", *(f"  {command}" for command in _next_commands(run, ctx))]))
 
 
 def _fit(

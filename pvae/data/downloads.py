@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import os
 import sys
 import tempfile
@@ -16,9 +17,13 @@ from pvae.cache_folder import cache_folder
 from pvae.data.catalogue import CATALOGUE, Content, DataFile, DataSet, content_digest, read_content
 from pvae.errors import InputError
 from pvae.files import move_into_place
+from pvae.logs import is_hidden
 from pvae.names import unknown
 
 __all__ = ["data_names", "data_set", "describe_data", "fetch", "fetch_contents", "verify"]
+
+
+_LOG = logging.getLogger(__name__)
 
 
 def data_names() -> list[str]:
@@ -95,6 +100,7 @@ def fetch_contents(name: str, folder: str | os.PathLike[str] | None = None) -> l
     contents = []
     for file in data_set(name).files:
         path = _find(name, file, folder)
+        _LOG.debug("%s: %s", name, f"{file.name} is downloaded" if path is None else f"{path} is read")
         contents.append(_download(name, file, folder) if path is None else checked_content(path, file))
     return contents
 
@@ -210,7 +216,9 @@ def _download_one(url: str, target: Path, file: DataFile, *, redirects: bool) ->
     # file gets its final name only when it has been checked. It keeps its suffix, which decides how it is read.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as temporary:
         downloaded = Path(temporary) / file.name
-        download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30, allow_redirects=redirects)
+        download = pooch.HTTPDownloader(
+            progressbar=sys.stderr.isatty() and not is_hidden(), timeout=30, allow_redirects=redirects
+        )
         with _LimitedFile(downloaded, file.size) as output:
             download(url, output, None)
         _require_size(downloaded, file.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluated_data import HoldsLatentModel, evaluated_data
 from pvae.evaluate.selected_data import FIRST_DATA, binarised_split, first_data, limited_data
+from pvae.logs import timed
 from pvae.names import require_known
 from pvae.objectives import untrained_by
 from pvae.products import MATMULS
@@ -37,6 +39,7 @@ from pvae.train.run import Run
 from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
 
+_LOG = logging.getLogger(__name__)
 #: The number of data by which a cast of x is checked.
 _ENOUGH_FOR_SPREAD = 100
 
@@ -226,6 +229,7 @@ def evaluation_context(
         batch = _with_known_labels(latent_model, batch) if "y" in programs.fields else batch
         batch = _match_parameters(batch, modules, stack.enter_context(_moved_to(modules, device)))
         stack.enter_context(isolated(seed))
+        stack.enter_context(timed(_LOG, f"evaluate {'data' if batch.known_size is None else batch.known_size} data"))
         yield EvaluationContext(latent_model, batch, fields, data_plate, subset, matmul)
 
 

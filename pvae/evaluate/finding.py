@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.json_values import finite_or_none, json_value
+from pvae.logs import is_hidden, is_recorded, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +32,7 @@ __all__ = [
     "worst_status",
 ]
 
+_LOG = logging.getLogger(__name__)
 STATUSES = ("fine", "look", "bad", "not run")
 """What a finding says: no defect was seen; a person should look at it; a defect was found; it was not computed."""
 
@@ -218,7 +221,7 @@ def announce_cost(evaluations: float, what: str, *, progress: bool | None = None
         progress: False prints nothing.
     """
     if progress is not False:
-        print(f"{what}: about {_magnitude(evaluations)} decoder evaluations", file=sys.stderr, flush=True)
+        say(_LOG, f"{what}: about {_magnitude(evaluations)} decoder evaluations")
 
 
 def _magnitude(number: float) -> str:
@@ -242,7 +245,8 @@ def evaluation_steps(what: str, evaluations: float, *, progress: bool | None = N
         An object with ``advance(evaluations)``, which counts evaluations as done and moves the bar.
     """
     announce_cost(evaluations, what, progress=progress)
-    has_bar = progress or (progress is None and sys.stderr.isatty())
+    wants_bar = progress is None and sys.stderr.isatty() and not is_hidden() and not is_recorded(_LOG)
+    has_bar = progress or wants_bar
     steps = _BarOfSteps(what, evaluations) if has_bar else EvaluationSteps()
     try:
         yield steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ from pvae.products.timing import fastest_library
 
 __all__ = ["ProductChoices", "default_products"]
 
+_LOG = logging.getLogger(__name__)
 #: Products of fewer multiplications are computed by torch, also where they are repeated many times.
 _FEWEST_REPEATED = 10**5
 
@@ -100,6 +102,9 @@ class ProductChoices:
             if measured:
                 known = add_choices(self.machine, measured)
             self._libraries.update({str(kind): known[str(kind)] for kind in new})
+            for kind in map(str, new):
+                source = "measured now" if kind in measured else "from the cache"
+                _LOG.debug("product %s: %s, %s", kind, known[kind], source)
         return {kind: self._libraries[str(kind)] for kind in kinds}
 
     def use_aten(self, kinds: Iterable[ProductKind]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pvae.products import ProductChoices
 from pvae.train.computation import Computation
-from pvae.train.graph.agreement import first_difference
+from pvae.train.graph.agreement import first_difference, has_equal_content
 from pvae.train.graph.preserve import PreservedState, preserve_state
 from pvae.train.graph.product_graph import ProductGraph, with_fast_products
 from pvae.train.graph.python_state import PythonState
@@ -52,7 +52,7 @@ class Plan:
         """Return whether the graph is to be compared with the eager step before it runs on these arguments."""
         if self.graph is None or self.comparisons >= _COMPARISONS:
             return False
-        return self.last_compared is None or not _has_equal_content(arguments, self.last_compared)
+        return self.last_compared is None or not has_equal_content(arguments, self.last_compared)
 
     def agrees_on(self, arguments: tuple[Tensor, ...]) -> None:
         """Count a batch on which the graph agrees with the eager step."""
@@ -72,10 +72,6 @@ class Plan:
     def mark_stale(self) -> None:
         """Let the graph be compared again at its next steps."""
         self.is_stale, self.comparisons, self.last_compared = True, 0, None
-
-
-def _has_equal_content(arguments: tuple[Tensor, ...], former: tuple[Tensor, ...]) -> bool:
-    return all(first is second or torch.equal(first, second) for first, second in zip(arguments, former, strict=True))
 
 
 class StepPlans:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BarDisplay", "LineDisplay", "NotebookDisplay", "TrainingDisplay", "make_display"]
+from pvae.logs import is_hidden, is_recorded, say
 
+__all__ = ["SECONDS_BETWEEN_LINES", "BarDisplay", "LineDisplay", "NotebookDisplay", "TrainingDisplay", "make_display"]
+
+_LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_DRAWINGS = 0.25
+#: The time after which a display without a bar shows that a training runs.
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class TrainingDisplay:
@@ -45,19 +51,29 @@ class TrainingDisplay:
 
 
 class LineDisplay(TrainingDisplay):
-    """Shows one line per epoch."""
+    """Shows one line per epoch, and one each minute within an epoch."""
 
     def start(self, epoch: int, epochs: int, steps: int | None) -> None:
-        """Remember the number of epochs."""
-        self._epochs = epochs
+        """Remember the number of epochs and of steps."""
+        self._epochs, self._steps = epochs, steps
+        self._time_of_line = time.monotonic()
+
+    def show_step(self, epoch: int, step: int, loss: Callable[[], float]) -> None:
+        """Show the step if the last line is a minute old."""
+        now = time.monotonic()
+        if now - self._time_of_line >= SECONDS_BETWEEN_LINES:
+            self._time_of_line = now
+            of_steps = "" if self._steps is None else f" of {self._steps}"
+            say(_LOG, f"epoch {epoch + 1}/{self._epochs}  step {step}{of_steps}  loss {loss():.4f}")
 
     def show_epoch(self, record: Mapping[str, Any]) -> None:
-        """Print the numbers of the epoch."""
-        print(f"epoch {record['epoch']}/{self._epochs}  {summary(record)}", file=sys.stderr, flush=True)
+        """Show the numbers of the epoch."""
+        self._time_of_line = time.monotonic()
+        say(_LOG, f"epoch {record['epoch']}/{self._epochs}  {summary(record)}")
 
     def note(self, text: str) -> None:
-        """Print the line."""
-        print(text, file=sys.stderr, flush=True)
+        """Show the line."""
+        say(_LOG, text)
 
 
 class BarDisplay(TrainingDisplay):
@@ -100,20 +116,28 @@ class BarDisplay(TrainingDisplay):
             )
 
     def show_epoch(self, record: Mapping[str, Any]) -> None:
-        """Remember the validation bound; the next drawings show it."""
+        """Move the bar to the end of the epoch; the next drawings show its validation bound."""
         if record.get("validation_bound") is not None:
             self._bound_text = f"bound {record['validation_bound']:.4g}"
+        epoch = record["epoch"]
+        loss = "" if record.get("loss") is None else f"loss {record['loss']:.4g} "
+        self._bar.update(
+            self._task,
+            completed=epoch * self._steps,
+            description=f"epoch {epoch}/{self._epochs}",
+            numbers=f"{loss}{self._bound_text}",
+        )
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         if self._bar is None:
-            print(text, file=sys.stderr, flush=True)
+            say(_LOG, text)
         else:
             self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop the bar; its last state remains visible."""
-        self._bar.stop()
+        self._bar.stop()  # which draws it once more
 
 
 class NotebookDisplay(TrainingDisplay):
@@ -139,7 +163,7 @@ class NotebookDisplay(TrainingDisplay):
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         if self._bar is None:
-            print(text, file=sys.stderr, flush=True)
+            say(_LOG, text)
         else:
             self._bar.write(text, file=sys.stderr)
 
@@ -162,11 +186,13 @@ def make_display(progress: bool | None) -> TrainingDisplay:
     """Return the display of a training.
 
     Args:
-        progress: None for a bar on a terminal and in a notebook, and lines elsewhere; True for a bar; False for no
-            display.
+        progress: None for a bar on a terminal and in a notebook, and lines elsewhere or if logging is configured; True
+            for a bar; False for no display.
     """
-    if progress is False:
+    if progress is False or (progress is None and is_hidden()):
         return TrainingDisplay()
+    if progress is None and is_recorded(_LOG):
+        return LineDisplay()
     if _is_notebook():
         return NotebookDisplay()
     return BarDisplay() if progress or sys.stderr.isatty() else LineDisplay()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from pyro.infer import ELBO
 from pvae.callbacks import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
 from pvae.fit_options import FitOptions
+from pvae.logs import timed
 from pvae.models.build import ModelSpec, spec_of
 from pvae.models.fitted_prior import without_prior
 from pvae.models.make_model import ModelOrRecipe, build_model, is_recipe, spec_from_text
@@ -42,6 +44,8 @@ from pvae.train.training_request import TrainingRequest, checked_folder
 from pvae.train.unfinished_schedules import warn_of_unfinished_schedules
 
 __all__ = ["fit"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def fit(
@@ -178,14 +182,16 @@ def _fit(request: TrainingRequest, recorded: dict[str, Any] | None) -> Run:
     if torch.device(options.device).type == "cuda":
         torch.cuda.init()  # so that `isolated` seeds and restores the generators of CUDA
     with isolated(options.seed, options.threads):
-        splits = request.data if isinstance(request.data, Splits) else load_data(request.data)
+        with timed(_LOG, "read the data"):
+            splits = request.data if isinstance(request.data, Splits) else load_data(request.data)
         options, batch_notes = with_own_batch_size(options, splits)
         model, spec = _model_and_spec(request, splits)
         objective = _objective(request, model)
         together = without_own_advances(objective, request.group.is_shared)
         with scope(model), catch_interrupts() as interrupts, torch.enable_grad(), together:
             setup = TrainingSetup(request, model, objective, options, is_fresh=recorded is None)
-            splits = setup.prepare(splits)
+            with timed(_LOG, "check the programs on the first batches"):
+                splits = setup.prepare(splits)
             named = describe(objective), objective
             config = describe_run(options, splits, named, model, spec or spec_of(without_prior(model)), request.fields)
             if objective.biased:  # the check has run the objective, and some know only then
@@ -205,7 +211,7 @@ def _fit(request: TrainingRequest, recorded: dict[str, Any] | None) -> Run:
                 loop.resume(snapshot)
             warn_of_unfinished_schedules(context)
             write_config(request.folder, config, is_fresh=recorded is None)
-            with call_at_start_and_error(request.callbacks, config, model):
+            with call_at_start_and_error(request.callbacks, config, model), timed(_LOG, "train"):
                 loop.run()
             run = share_result(_result(loop, config), context)
             run.folder = folder

@@ -139,7 +139,7 @@ def test_help_lists_options_in_sections() -> None:
     lines = run("train", "--help").out.splitlines()
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert titles[:2] == ["Data:", "Objective:"]
-    assert titles[3:] == ["Training:", "Run:", "Other options:"]
+    assert titles[3:] == ["Training:", "Run:", "Messages:"]
     training = lines[lines.index("Training:") : lines.index("Run:")]
     assert sum(line.startswith("  --") for line in training) == 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,6 +16,8 @@ from command_line import run
 import pvae
 from pvae.cli import cli
 from pvae.commands.listing import _names_by_kind
+from pvae.commands.options.help_examples import example_of
+from pvae.commands.options.help_sections import section_of
 from pvae.commands.options.known_names import KNOWN_NAMES, SYSTEM_ALIASES, ModelType, RunType, objective_names
 from pvae.locks import LOCK_FILE, sole_writer
 from pvae.models.build import MODELS
@@ -117,3 +120,38 @@ def test_settings_after_the_name_of_a_model_replace_flags(tmp_path: Path, monkey
     assert config["objective"].startswith("beta")
     refused = run("check", "vae:latnt=1", *words)
     assert refused.code == 2 and "did you mean 'latent'" in refused.err
+
+
+def _commands(group: click.Group, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, (*names, name))
+        else:
+            yield (*names, name), command
+
+
+def test_every_section_of_every_help_has_an_example_that_uses_it() -> None:
+    count = 0
+    for names, command in _commands(cli):
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        for title in dict.fromkeys(map(section_of, options)):
+            example = example_of(" ".join(names), title)
+            assert example is not None, (names, title)
+            assert f"Example: {example}\n" in run(*names, "--help").out
+            words = shlex.split(example)
+            assert words[: len(names) + 1] == ["pvae", *names]
+            arguments = words[len(names) + 1 :]
+            flags = {flag for option in options if section_of(option) == title for flag in option.opts}
+            assert flags & set(arguments) or names == ("help",), example
+            # Parsing finds unknown options and values; a file of options is not there.
+            if "--config" not in arguments:
+                command.make_context(names[-1], arguments, parent=click.Context(cli, obj=arguments))
+            count += 1
+    assert count > 60
+
+
+def test_help_lists_the_names_that_options_accept() -> None:
+    shown = "".join(run("help", "train").out.split())  # a name with a hyphen may be on two lines
+    for kind in ("models", "data", "priors", "networks"):
+        assert all(name in shown for name in KNOWN_NAMES[kind])
+    assert f"Names:{','.join(objective_names())}." in shown

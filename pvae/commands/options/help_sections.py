@@ -1,4 +1,4 @@
-"""A click command whose help lists its options in titled sections, such as "Data" and "Training"."""
+"""A click command whose help lists its options in titled sections, such as "Data" and "Training", with examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Decorator", "SectionedCommand", "apply_options", "make_option"]
+from pvae.commands.options.help_examples import example_of
+from pvae.commands.options.known_names import NamesType
+
+__all__ = ["MESSAGES", "Decorator", "SectionedCommand", "apply_options", "make_option", "section_of"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Other spellings of flags.
@@ -17,6 +20,15 @@ FLAG_ALIASES = {
     "--initialisation": "--initialization",
     "--learning-rate": "--lr",
     "--optimiser": "--optimizer",
+}
+MESSAGES = "Messages"
+# The sections of options that several commands share, by their flags; others without a section are in the last one.
+_SECTIONS = {
+    "--assign": "Output",
+    "--config": "Run",
+    "--out": "Output",
+    "--resume": "Run",
+    "--seed": "Computation",
 }
 Decorator = Callable[[Command], Command]
 
@@ -34,23 +46,56 @@ class SectionedOption(click.Option):
         super().__init__(*arguments, **settings)
         self.section = section
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the flags and the help, with the names that the option accepts."""
+        record = super().get_help_record(ctx)
+        if record is None or not isinstance(self.type, NamesType):
+            return record
+        return record[0], f"{record[1]}  Names: {', '.join(self.type.names())}."
+
 
 class SectionedCommand(click.Command):
-    """A command whose help has one section for each title among its options; other options come last."""
+    """A command whose help has one section for each title among its options, each with an example."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options section by section, in the order in which the sections first occur."""
         sections: dict[str, list[tuple[str, str]]] = {}
-        others: list[tuple[str, str]] = []
+        for argument in self.params:
+            if isinstance(argument, click.Argument) and isinstance(argument.type, NamesType):
+                with formatter.section("Names of models"):
+                    formatter.write_text(", ".join(argument.type.names()))
         for option in self.get_params(ctx):
             record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
             if record is not None:
-                records = sections.setdefault(option.section, []) if isinstance(option, SectionedOption) else others
-                records.append(record)
-        sections["Other options"] = others
-        for title, records in sections.items():
+                sections.setdefault(section_of(option), []).append(record)
+        last = sections.pop(MESSAGES)
+        for title, records in [*sections.items(), (MESSAGES, last)]:
             with formatter.section(title):
                 formatter.write_dl(records)
+                example = example_of(_name_of(ctx), title)
+                if example is not None:
+                    formatter.write(f"{'':>{formatter.current_indent}}Example: {example}\n")
+
+
+def section_of(option: click.Parameter) -> str:
+    """Return the title of the section of the help that has an option.
+
+    Args:
+        option: an option of a command.
+    """
+    if isinstance(option, SectionedOption):
+        return option.section
+    return next((_SECTIONS[flag] for flag in option.opts if flag in _SECTIONS), MESSAGES)
+
+
+def _name_of(ctx: click.Context) -> str:
+    """Return the name of the command of a context, such as ``"data list"``."""
+    names: list[str] = []
+    current: click.Context | None = ctx
+    while current is not None and current.parent is not None:
+        names.insert(0, str(current.command.name))
+        current = current.parent
+    return " ".join(names)
 
 
 def make_option(

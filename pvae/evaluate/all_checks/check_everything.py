@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -37,10 +37,12 @@ from pvae.evaluate.reference_posterior.reference_record import ReferencePosterio
 from pvae.evaluate.resemblance_tests.measure_resemblance import values_of_data
 from pvae.evaluate.resemblance_tests.resemblance_record import Resemblance, resemblance_of
 from pvae.evaluate.simulated_pairs import require_local_latents
+from pvae.logs import say
 from pvae.train.run import Run
 
 __all__ = ["check_everything"]
 
+_LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 #: Numbers of data of `gaps` and of `reference`, and the expected cost of a datum of `reference`.
@@ -105,7 +107,7 @@ def check_everything(
     with evaluation_context(model, data, split=split, limit=limit, seed=seed, **where) as context:
         plan = BudgetPlan.choose(left.left, context.batch.size, particles, FEW_PARTICLES)
         if progress is not False:
-            print(f"within the budget of {budget:.3g} decoder evaluations: {plan}", file=sys.stderr, flush=True)
+            say(_LOG, f"within the budget of {budget:.3g} decoder evaluations: {plan}")
         shared = _SharedParts.compute(context, left, plan, seed, progress)
     own_split = {} if split == "test" and isinstance(data, Splits) else {"split": split}
     settings = {"seed": seed, "progress": progress, **where}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from pvae.weights.elbo import elbo_terms
 
 __all__ = ["WeightRuns"]
 
+_LOG = logging.getLogger(__name__)
 #: A graph pays if the parameters times the evaluations of the model that are left are more than this. It takes about as
 #: long to make as so many multiplications.
 _LEAST_WORK = 1e11
@@ -158,8 +160,10 @@ class WeightRuns:
         except Exception:  # a trace of a user's code may raise any error; Pyro computes the weights then
             plan.graph = None
         if plan.graph is None:
+            _LOG.debug("log weights of %d particles: by Pyro, because no graph agrees", particles)
             self._refuse(plan)
         else:
+            _LOG.debug("log weights of %d particles: by a graph of %d particles", particles, plan.graph.block)
             plan.record, plan.unlike = None, arguments
 
     def _is_repeatable(self, arguments: Arguments) -> bool:

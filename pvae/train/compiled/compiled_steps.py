@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import warnings
@@ -20,6 +21,7 @@ from pvae.train.plans import Plan
 
 __all__ = ["CompiledSteps"]
 
+_LOG = logging.getLogger(__name__)
 #: With step="auto", the number of steps after which it is decided whether to compile.
 _STEPS_BEFORE_CHOICE = 25
 #: What compiling saves for each operation of a graph, and costs for it, in seconds: both are cautious.
@@ -108,7 +110,7 @@ class CompiledSteps:
             return self.used == "compile"
         seconds = statistics.median(self._seconds[-16:])
         left = self.steps_left(seconds)
-        operations = sum(node.op == "call_function" for node in plan.graph.module.graph.nodes)  # type: ignore[union-attr]
+        operations = plan.graph.count_operations()  # type: ignore[union-attr]
         saving = left * min(_SAVED_PER_OPERATION * operations, _LARGEST_SAVING * seconds)
         cost = _COST_PER_OPERATION * operations
         is_on_cpu = all(parameter.device.type == "cpu" for parameter in plan.parameters)
@@ -132,6 +134,7 @@ class CompiledSteps:
         except Exception as error:  # a compiler may fail in any way, and the graph computes the same
             reason = f"{type(error).__name__}: {first_line(error)}"
         torch.set_rng_state(random)
+        _LOG.debug("compile the step of %s: %.3f s", player, time.monotonic() - begun)
         if reason is not None:
             self._use_graph(reason)
             return None

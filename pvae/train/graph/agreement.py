@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["first_difference", "is_close"]
+__all__ = ["first_difference", "has_equal_content", "is_close"]
 
 #: Rounding errors that sums in another order may add up to, in units of the last place (ulp).
 _ULPS = 64
@@ -61,3 +61,13 @@ def is_close(output: Tensor | None, expected: Tensor | None, least: float = 0.0)
     largest = expected.abs().nan_to_num(0.0, posinf=0.0).amax()
     absolute = max(float(relative * largest), least)
     return bool(torch.isclose(output, expected, rtol=relative, atol=absolute, equal_nan=True).all())
+
+
+def has_equal_content(arguments: Sequence[Tensor], former: Sequence[Tensor]) -> bool:
+    """Return whether two lists of tensors have the same values.
+
+    Args:
+        arguments: the tensors.
+        former: as many tensors of the same shapes.
+    """
+    return all(first is second or torch.equal(first, second) for first, second in zip(arguments, former, strict=True))

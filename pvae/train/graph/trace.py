@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ __all__ = ["StepGraph", "as_function", "sources_forgotten", "trace", "trace_modu
 
 Outputs = tuple[Tensor | None, ...]
 
+_LOG = logging.getLogger(__name__)
 #: The source code of all graphs of this process, by the name of its file, which does not exist.
 _SOURCES: dict[str, str] = _loader.eval_cache
 
@@ -60,6 +63,10 @@ class StepGraph:
         copy = Graph()
         copy.output(copy.graph_copy(self.module.graph, {}))
         return GraphModule(self.module, copy)
+
+    def count_operations(self) -> int:
+        """Return the number of tensor operations."""
+        return sum(node.op == "call_function" for node in self.module.graph.nodes)
 
     def has_fixed_values(self) -> bool:
         """Return whether the tensors of `fixed` still have the values of the trace."""
@@ -100,8 +107,12 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Step
         DynamicShapeError: if a shape depends on the values of the arguments, of parameters or of draws.
         Exception: any error of a branch on a tensor's value, or of an operation that cannot be traced.
     """
+    begun = time.monotonic()
     graph, captured, fixed = trace_module(function, arguments)
-    return StepGraph(as_function(graph), captured, fixed, graph)
+    traced = StepGraph(as_function(graph), captured, fixed, graph)
+    shapes = [tuple(argument.shape) for argument in arguments]
+    _LOG.debug("graph of %d operations for %s: %.3f s", traced.count_operations(), shapes, time.monotonic() - begun)
+    return traced
 
 
 def trace_module(
