@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from filelock import FileLock, Timeout
 from pvae.errors import InputError
 from pvae.outside_files import read_start, require_regular
 
-__all__ = ["LOCK_FILE", "is_unused", "is_written_now", "sole_writer"]
+__all__ = ["LOCK_FILE", "is_unused", "is_written_now", "names_this_process", "remove_lock", "sole_writer"]
 
 #: the file in a folder that its writer locks; it is removed at the end
 LOCK_FILE = ".lock"
+
+# Slurm's variables for the number of a job, and for how often it was started again after its machine failed.
+_JOB, _RESTARTS = "SLURM_JOB_ID", "SLURM_RESTART_COUNT"
 
 
 def is_unused(folder: Path) -> bool:
@@ -33,6 +36,21 @@ def is_written_now(folder: Path) -> bool:
     if not path.exists() or not isinstance(process, int) or not 0 < process < 1 << 31:
         return False
     return holder.get("host") != socket.gethostname() or _is_alive(process)
+
+
+def names_this_process(folder: Path) -> bool:
+    """Return whether the lock of a folder names this process; False if another one has taken it over."""
+    holder = _holder(folder / LOCK_FILE)
+    return holder.get("host") == socket.gethostname() and holder.get("process") == os.getpid()
+
+
+def remove_lock(folder: Path) -> None:
+    """Remove the lock of a writer that has ended on another computer, so that a new writer can lock the folder.
+
+    Args:
+        folder: the folder; nothing happens if it has no lock.
+    """
+    (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
@@ -51,8 +69,8 @@ def sole_writer(folder: Path | None) -> Iterator[None]:
     """Run a block as the only writer of a folder, which is made if it is absent.
 
     The operating system frees the lock when its process ends, however it ends. The lock file names the writer, because
-    a shared file system may not pass locks on to other computers. A folder that was made here and is empty after the
-    block is removed again.
+    a shared file system may not pass locks on to other computers. A job that Slurm has started again, perhaps on
+    another computer, takes over its own lock. A folder that was made here and is empty after the block is removed.
 
     Args:
         folder: the folder; None runs the block without a lock.
@@ -92,14 +110,31 @@ def _acquire(lock: FileLock, folder: Path, path: Path) -> None:
             f"{folder} needs one writer at a time, and {_describe(_holder(path))} writes to it now. Wait for "
             "its end, or name another folder."
         ) from None
-    host = _holder(path).get("host")
-    if host not in (None, socket.gethostname()):
+    holder = _holder(path)
+    if holder.get("host") not in (None, socket.gethostname()) and not _was_restarted(holder):
         lock.release()
         raise InputError(
-            f"{folder} needs one writer at a time, and {_describe(_holder(path))} has not released it. If that "
+            f"{folder} needs one writer at a time, and {_describe(holder)} has not released it. If that "
             f"process does not run any more, remove {path}; otherwise name another folder."
         )
-    path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}), encoding="utf-8")
+    content = {"host": socket.gethostname(), "process": os.getpid(), **_slurm_job()}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _slurm_job() -> dict[str, object]:
+    """Return the number of the Slurm job of this process and of its restarts; empty outside of Slurm."""
+    restarts = os.environ.get(_RESTARTS, "0")
+    if _JOB not in os.environ:
+        return {}
+    return {"job": os.environ[_JOB], "restarts": int(restarts) if restarts.isdecimal() else 0}
+
+
+def _was_restarted(holder: Mapping[str, object]) -> bool:
+    """Return whether a writer is this Slurm job before its last restart, which Slurm ended before the restart."""
+    job, restarts = _slurm_job(), holder.get("restarts")
+    if not job or job["job"] != holder.get("job") or not isinstance(restarts, int):
+        return False
+    return restarts < int(str(job["restarts"]))
 
 
 def _holder(path: Path) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -11,13 +10,12 @@ from typing import Any
 
 import click
 
-from pvae.commands.options.chosen_parts import chosen_data, chosen_model
+from pvae.commands.comparison_plans import EXECUTORS, comparison_arguments, run_cell, write_plan
 from pvae.commands.options.config_files import config_option
-from pvae.commands.options.grid_type import GridType, join_grids
+from pvae.commands.options.grid_type import GridType
 from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.known_names import ModelType, NamesType
 from pvae.commands.options.option_groups import (
-    FIT_OPTIONS,
     data_options,
     explicit_options,
     fit_options,
@@ -25,7 +23,6 @@ from pvae.commands.options.option_groups import (
     model_options,
     traceback_option,
 )
-from pvae.commands.options.option_types import parse_whole_numbers, split_list
 from pvae.commands.output import print_json
 from pvae.errors import InputError
 
@@ -48,10 +45,15 @@ GRID_HELP = (
     "each value. With semicolons a value may have commas: 'hidden=200,200;100'. Several --grid: a row for each "
     "combination."
 )
+EXECUTOR_HELP = (
+    "Who runs the cells. local: worker processes of this machine. ray: tasks in a cluster of Ray. slurm: jobs of a "
+    "plan; this command then collects their results."
+)
+PLAN_HELP = "Write the command of each cell into this file, a line each, and print a script for sbatch; run no cell."
+CELL_HELP = "Run only the cell of this number, counted from 1, as a job of a plan does."
+CPUS_HELP = "Number of CPUs and threads of a cell, with --executor ray, --plan and --cell. [default: 1]"
+GPUS_HELP = "Number of GPUs of a cell, with --executor ray and --plan. [default: 0]"
 WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [default: by the number of CPU cores]"
-
-
-_STARTS_WITH_NUMBER = re.compile(r"[+-]?[.]?[0-9]")
 
 
 @click.command(cls=SectionedCommand, short_help="Compare objectives in a table and a report.")
@@ -67,6 +69,11 @@ _STARTS_WITH_NUMBER = re.compile(r"[+-]?[.]?[0-9]")
 )
 @make_option("Comparison", "--limit", click.IntRange(min=0), None, LIMIT_HELP)
 @make_option("Comparison", "--evidence", str, "is", EVIDENCE_HELP)
+@make_option("Cluster", "--executor", click.Choice(EXECUTORS), "local", EXECUTOR_HELP)
+@make_option("Cluster", "--plan", click.Path(), None, PLAN_HELP)
+@make_option("Cluster", "--cell", int, None, CELL_HELP)
+@make_option("Cluster", "--cpus-per-cell", int, None, CPUS_HELP)
+@make_option("Cluster", "--gpus-per-cell", float, None, GPUS_HELP)
 @model_options
 @make_option(
     "Training", "--epochs", int, None, "Number of passes over the training data. [default: 50, or 1600 steps if more]"
@@ -91,26 +98,33 @@ def compare(ctx: click.Context, /, models: tuple[str, ...], out: str, as_json: b
     A MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel.
     Settings may follow its name: vae:prior=vamp:learning_rate=3e-4. They replace those of the flags, and make a row.
     Runs that OUT already holds are not trained again. The report is OUT/index.html.
+
+    On a cluster with Slurm, --plan jobs.txt > jobs.sh prepares an array of jobs, and the same command with
+    --executor slurm in place of --plan collects the results.
     """
+    if options["cell"] is not None and options["plan"] is not None:
+        raise InputError(
+            "--cell and --plan need a call each: --plan writes the commands that have --cell. Leave one out."
+        )
+    if options["cell"] is not None:
+        run_cell(ctx, models)
+    elif options["plan"] is not None:
+        write_plan(ctx, models)
+    else:
+        _compare_all(ctx, models, as_json=as_json)
+
+
+def _compare_all(ctx: click.Context, models: Iterable[str], *, as_json: bool) -> None:
+    """Run all cells, or collect their results, and print the table."""
     from pvae.comparison import compare as compare_models
 
-    specs = {name: chosen_model(ctx, name) for name in _split_models(models)}
-    for spec in specs.values():
-        spec.check()
-    grid = join_grids(options["grid"])
-    _refuse_flags_of_grid(ctx, grid)
+    options = ctx.params
+    names = ("executor", "workers", "cpus_per_cell", "gpus_per_cell")
     comparison = compare_models(
-        specs,
-        chosen_data(ctx),
-        split_list(options["objectives"]),
-        seeds=_parse_seeds(options["seeds"]),
-        epochs=options["epochs"],
-        out=out,
-        limit="auto" if options["limit"] is None else options["limit"] or None,
-        grid=grid,
+        **comparison_arguments(ctx, models),
+        **{name: options[name] for name in names},
+        **explicit_options(ctx, ["threads"]),
         command=shlex.join(["pvae", *ctx.find_root().obj]),
-        **{name: options[name] for name in ("particles", "evidence", "baseline", "workers", "budget")},
-        **explicit_options(ctx, [name for name in FIT_OPTIONS if name not in ("seed", "epochs")]),
     )
     if as_json:
         mixtures = {"mixtures": comparison.mixtures} if comparison.mixtures else {}
@@ -124,36 +138,3 @@ def _summary_text(comparison: Any) -> str:
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
     table = comparison.table.to_text(width, terminal=sys.stdout.isatty())
     return "\n\n".join([table, *comparison.summary()])
-
-
-def _split_models(texts: Iterable[str]) -> list[str]:
-    """Return the models of the arguments, of which each may be a list with commas; a number belongs to a setting.
-
-    >>> _split_models(["vae,gmm", "vae:hidden=200,100:latent=2"])
-    ['vae', 'gmm', 'vae:hidden=200,100:latent=2']
-    """
-    models: list[str] = []
-    for text in texts:
-        for part in split_list(text):
-            if models and "=" in models[-1] and _STARTS_WITH_NUMBER.match(part):
-                models[-1] += f",{part}"
-            else:
-                models.append(part)
-    return models
-
-
-def _refuse_flags_of_grid(ctx: click.Context, grid: Iterable[str]) -> None:
-    """Raise InputError if a flag gives a value of a setting that the grid varies."""
-    for name in explicit_options(ctx, [name for name in grid if name in ctx.params]):
-        raise InputError(f"--{name.replace('_', '-')} and --grid both give values of {name}; leave one of them out.")
-
-
-def _parse_seeds(text: str) -> list[int]:
-    """Return the seeds of an option: ``"3"`` means 0, 1, 2; ``"3,5"`` and ``"7,"`` list the seeds themselves."""
-    numbers = parse_whole_numbers(text)
-    is_count = "," not in text
-    if not numbers or min(numbers) < 0 or (is_count and numbers[0] == 0) or len(set(numbers)) < len(numbers):
-        raise InputError(
-            f"--seeds needs a number of seeds, such as 3, or different seeds, such as 0,1,2; got {text!r}."
-        )
-    return list(range(numbers[0])) if is_count else numbers

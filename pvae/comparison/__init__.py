@@ -13,17 +13,30 @@ _MODULE_OF_NAME = {
     "Cell": "base",
     "Comparison": "run_comparison",
     "Outcome": "base",
+    "PlannedComparison": "planned_comparison",
     "Row": "table.row",
     "Table": "table.comparison_table",
     "compare": "run_comparison",
-    "usual_epochs": "run_comparison",
+    "plan_comparison": "planned_comparison",
+    "usual_epochs": "planned_comparison",
 }
 
-__all__ = ["Cell", "Comparison", "Outcome", "Row", "Table", "compare", "usual_epochs"]
+__all__ = [
+    "Cell",
+    "Comparison",
+    "Outcome",
+    "PlannedComparison",
+    "Row",
+    "Table",
+    "compare",
+    "plan_comparison",
+    "usual_epochs",
+]
 
 if TYPE_CHECKING:
     from pvae.comparison.base import Cell, Outcome
-    from pvae.comparison.run_comparison import Comparison, compare, usual_epochs
+    from pvae.comparison.planned_comparison import PlannedComparison, plan_comparison, usual_epochs
+    from pvae.comparison.run_comparison import Comparison, compare
     from pvae.comparison.table.comparison_table import Table
     from pvae.comparison.table.row import Row
 

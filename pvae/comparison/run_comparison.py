@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pvae.checks import require_whole
 from pvae.comparison.base import Outcome
-from pvae.comparison.cells.budget import parse_budget
 from pvae.comparison.cells.cell_files import check_folder, read_outcome
-from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.drawings import SEED
-from pvae.comparison.cells.evidence_method import EvidenceMethod, parse_evidence, require_evidence
-from pvae.comparison.cells.factories import models_by_name, objectives_by_name
-from pvae.comparison.cells.grid import check_training, checked_grid, expand_rows
-from pvae.comparison.cells.plan import Job, plan_jobs
-from pvae.comparison.cells.resolve_options import resolve_fit_options
+from pvae.comparison.cells.plan import Job
 from pvae.comparison.page.make_page import make_page
 from pvae.comparison.page.report_data import ReportData
-from pvae.comparison.processes.run_cells import CellRuns, run_cells
-from pvae.comparison.processes.worker_plan import WorkerPlan
+from pvae.comparison.planned_comparison import PlannedComparison, plan_comparison
+from pvae.comparison.processes.choose_executor import choose_executor
+from pvae.comparison.processes.executor import CellRuns
+from pvae.comparison.processes.run_cells import run_cells
 from pvae.comparison.rows import finished, make_ranked_rows, rankings_of
 from pvae.comparison.table.comparison_table import Table
 from pvae.comparison.table.mixture_agreement import compare_mixtures, summary_lines
-from pvae.comparison.table.short_labels import first_rows
 from pvae.comparison.written_results import format_call, settings_by_heading, write_json
-from pvae.data import Splits, load_data, steps_of_epoch
-from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.subset import Subset
 from pvae.errors import InputError
 from pvae.locks import sole_writer
 from pvae.names import printable
 from pvae.report import write_page
 from pvae.shown_tables import ShownTable
-from pvae.train import fit
 
-__all__ = ["Comparison", "compare", "usual_epochs"]
-
-_USUAL_STEPS, _USUAL_EPOCHS = 1600, 50
+__all__ = ["Comparison", "compare"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +65,6 @@ class Comparison:
         return [part for part in parts if part]
 
 
-def usual_epochs(splits: Splits, batch_size: int) -> int:
-    """Return the default number of epochs of a comparison: 50, or as many as give 1600 steps on small data.
-
-    Args:
-        splits: the data.
-        batch_size: data in a step.
-    """
-    steps_per_epoch = steps_of_epoch(splits.train, batch_size)
-    if not steps_per_epoch:
-        raise InputError(
-            "The number of training data is not known, so that the number of epochs has no default. Give epochs, the "
-            "number of passes over the data."
-        )
-    return max(_USUAL_EPOCHS, -(-_USUAL_STEPS // steps_per_epoch))
-
-
 def compare(
     models: Mapping[str, Any] | Sequence[str] | str,
     data: Any,
@@ -107,18 +79,21 @@ def compare(
     evidence: str = "is",
     baseline: str | None = None,
     grid: Mapping[str, Iterable[Any]] | None = None,
+    executor: str = "local",
     workers: int | None = None,
     threads: int | None = None,
+    cpus_per_cell: int | None = None,
+    gpus_per_cell: float | None = None,
     progress: bool = True,
     command: str = "",
     **options: Any,
 ) -> Comparison:
     """Train every model by every objective from every seed, evaluate all alike, and write a page about the results.
 
-    A cell is one model, one objective and one seed. The cells run in worker processes, as many as there are cores. If
-    a cell fails, the table says so, and the other cells are not affected. The same call on the same folder skips the
-    cells that are done and continues the others. All cells of one seed have the same initial parameters of a model and
-    the same order of the data.
+    A cell is one model, one objective and one seed. The cells run in worker processes, as many as there are cores, or
+    in a cluster. If a cell fails, the table says so, and the other cells are not affected. The same call on the same
+    folder skips the cells that are done and continues the others. All cells of one seed have the same initial
+    parameters of a model and the same order of the data.
 
     Args:
         models: for each name what makes a fresh latent model: a text such as ``"vae:prior=vamp"``, a `ModelSpec`, a
@@ -144,8 +119,14 @@ def compare(
             others are compared.
         grid: for each setting of the models or of the training, its values, such as
             ``{"learning_rate": [1e-3, 3e-4]}``. Each model has a row for each combination, and its name says which.
-        workers: number of worker processes; 0 runs all cells in this process.
-        threads: number of torch threads in each worker.
+        executor: who runs the cells: ``"local"``, worker processes of this machine; ``"ray"``, tasks in a cluster of
+            Ray, which needs ``pip install pvae[ray]``; ``"slurm"``, jobs that run elsewhere (see `plan_comparison`):
+            then no cell runs here, and the cells that are not done are named.
+        workers: number of worker processes of this machine; 0 runs all cells in this process.
+        threads: number of torch threads in each worker; by default the cores are shared, and with Ray it is
+            ``cpus_per_cell``.
+        cpus_per_cell: number of CPUs of each cell in a cluster; 1 by default.
+        gpus_per_cell: number of GPUs of each cell in a cluster; 0 by default. With Ray, 0.5 lets two cells share one.
         progress: whether to show the progress on standard error.
         command: the command on the page that makes it again; this call by default.
         options: options of `pvae.fit` for every cell; the default of ``validation_particles`` is 25.
@@ -167,69 +148,43 @@ def compare(
         >>> result.report.name
         'index.html'
     """
-    values_by_setting = checked_grid(grid, {**options, "epochs": epochs})
-    factories, own_options = expand_rows(models_by_name(models), values_by_setting)
-    objective_factories = objectives_by_name(objectives)
-    method = parse_evidence(evidence)
-    seed_list, judging = _resolve_seeds(seeds), _checked_judging(particles, limit, method)
-    splits = resolve_binarisation(_splits_of(data), factories)
-    training = _options_of_training(splits, resolve_fit_options(fit, options), own_options, epochs, budget)
-    first = first_rows(baseline, factories, objective_factories)
-    folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
-    summary = splits.summary()
-    jobs = plan_jobs(factories, objective_factories, seed_list, folder, training, judging, summary, method)
-    require_evidence(method, factories, splits, judging["limit"])
-    with sole_writer(folder):
-        check_folder(folder, jobs)
-        plan = WorkerPlan.choose(len(jobs), workers, threads, options.get("device", "auto"))
-        runs = run_cells(jobs, splits, plan, progress)
-        cells = _move_first([_outcome(job, runs) for job in jobs], first)
-        table = _make_table(cells, judging, _count_test_data(splits), budget or "")
-        mixtures = tuple(compare_mixtures(cells, splits))
-        report_data = ReportData(
-            table,
-            cells,
-            summary,
-            settings=settings_by_heading(jobs, judging | {"evidence": method.text}, summary, plan),
-            rerun=command or format_call(jobs, splits.name, seed_list, folder, values_by_setting),
-            notes=(*runs.notes, *summary_lines(mixtures)),
-            data_notes=splits.notes,
-            arrays={outcome.cell.label: outcome.arrays for outcome in finished(cells)},
-        )
-        return Comparison(table, _write_results(folder, report_data, seed_list), folder, cells, mixtures)
+    judging: dict[str, Any] = {"particles": particles, "limit": limit, "evidence": evidence}
+    rows: dict[str, Any] = {"budget": budget, "baseline": baseline, "grid": grid}
+    planned = plan_comparison(models, data, objectives, seeds, epochs, out, **judging, **rows, **options)
+    chosen = choose_executor(
+        executor,
+        len(planned.jobs),
+        workers=workers,
+        threads=threads,
+        cpus_per_cell=cpus_per_cell,
+        gpus_per_cell=gpus_per_cell,
+        device=options.get("device", "auto"),
+    )
+    with sole_writer(planned.folder):
+        check_folder(planned.folder, planned.jobs)
+        runs = run_cells(planned.jobs, planned.splits, chosen, progress)
+        return _summarise(planned, runs, command, str(chosen))
 
 
-def _splits_of(data: Any) -> Splits:
-    """Return data as splits of which the test data are read once, so that all cells are judged on the same values."""
-    splits = data if isinstance(data, Splits) else load_data(data)
-    _count_test_data(splits)
-    test = splits.test
-    if not isinstance(test, StoredBatch) or test.varies:
-        return splits
-    return replace(splits, test=test.resident())
-
-
-def _count_test_data(splits: Splits) -> int:
-    if splits.test is None:
-        raise InputError("A comparison evaluates on test data, and these data have no test split; give one.")
-    return splits.test.size
-
-
-def _checked_judging(particles: int, limit: int | str | None, method: EvidenceMethod) -> dict[str, int | None]:
-    chosen = method.default_limit if limit == "auto" else limit
-    return {
-        "particles": require_whole(particles, "particles"),
-        "limit": None if chosen is None else require_whole(chosen, "limit", advice="None takes all, 'auto' chooses."),
-    }
-
-
-def _resolve_seeds(seeds: Iterable[int] | int) -> list[int]:
-    if not isinstance(seeds, Iterable):
-        return list(range(require_whole(seeds, "seeds", advice="It is the number of seeds, or a list of seeds.")))
-    seed_list = [require_whole(seed, "each of seeds", least=0) for seed in seeds]
-    if not seed_list or len(set(seed_list)) < len(seed_list):
-        raise InputError(f"seeds needs one seed or several different ones; got {seed_list}.")
-    return seed_list
+def _summarise(planned: PlannedComparison, runs: CellRuns, command: str, how: str) -> Comparison:
+    """Write the table and the page from the files of the cells, and return the results."""
+    cells = _move_first([_outcome(job, runs) for job in planned.jobs], planned.first)
+    test = planned.splits.test
+    table = _make_table(cells, planned.judging, 0 if test is None else test.size, planned.budget)
+    mixtures = tuple(compare_mixtures(cells, planned.splits))
+    judging = {**planned.judging, "evidence": planned.method.text}
+    report_data = ReportData(
+        table,
+        cells,
+        planned.summary,
+        settings=settings_by_heading(planned.jobs, judging, planned.summary, how),
+        rerun=command or format_call(planned.jobs, planned.splits.name, planned.seeds, planned.folder, planned.grid),
+        notes=(*runs.notes, *summary_lines(mixtures)),
+        data_notes=planned.splits.notes,
+        arrays={outcome.cell.label: outcome.arrays for outcome in finished(cells)},
+    )
+    report = _write_results(planned.folder, report_data, planned.seeds)
+    return Comparison(table, report, planned.folder, cells, mixtures)
 
 
 def _outcome(job: Job, runs: CellRuns) -> Outcome:
@@ -240,7 +195,7 @@ def _outcome(job: Job, runs: CellRuns) -> Outcome:
     return runs.kept.get(job.cell.label) or read_outcome(job.cell)
 
 
-def _move_first(outcomes: Sequence[Outcome], first: set[tuple[str, str]]) -> tuple[Outcome, ...]:
+def _move_first(outcomes: Sequence[Outcome], first: Set[tuple[str, str]]) -> tuple[Outcome, ...]:
     """Return the outcomes, those of certain models and objectives first, otherwise in the same order."""
     return tuple(sorted(outcomes, key=lambda outcome: (outcome.cell.model, outcome.cell.objective) not in first))
 
@@ -256,33 +211,6 @@ def _write_results(folder: Path, data: ReportData, seeds: Sequence[int]) -> Path
 def _require_finished_cell(outcomes: Sequence[Outcome], report: Path) -> None:
     if not finished(outcomes):
         raise InputError(f"Every cell failed; the first: {outcomes[0].failure} (all: {report}).")
-
-
-def _options_of_training(
-    splits: Splits,
-    options: Mapping[str, Any],
-    own: Mapping[str, dict[str, Any]],
-    epochs: int | None,
-    budget: str | None,
-) -> dict[str, dict[str, Any]]:
-    """Return the checked options of `pvae.fit` by row: the common ones, the epochs or the limit of a budget, its own.
-
-    Rows that differ in the size of their batches have the same number of epochs, unless they choose it themselves.
-    """
-    length = {} if budget is None else parse_budget(budget).fit_options(splits.train.known_size)
-    for name, training in own.items():
-        for option in training:
-            if option in length:
-                raise InputError(f"budget decides {option} of every row; leave budget out, or {option} of {name}.")
-    if epochs is not None:
-        length["epochs"] = require_whole(epochs, "epochs")
-    by_row = {name: {**options, **length, **training} for name, training in own.items()}
-    for training in by_row.values():
-        check_training(training)
-    if length or all("epochs" in training for training in own.values()):
-        return by_row
-    usual = usual_epochs(splits, max(training["batch_size"] for training in by_row.values()))
-    return {name: {**training, "epochs": own[name].get("epochs", usual)} for name, training in by_row.items()}
 
 
 def _make_table(cells: Sequence[Outcome], judging: Mapping[str, int | None], test_size: int, budget: str) -> Table:

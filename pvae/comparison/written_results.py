@@ -14,7 +14,7 @@ from pvae import __version__
 from pvae.comparison.cells.grid import describe_training
 from pvae.comparison.cells.plan import MODEL_RECIPE, OBJECTIVE_SETTINGS, Job
 from pvae.comparison.page.report_data import ReportData
-from pvae.comparison.processes.worker_plan import WorkerPlan, count_cores
+from pvae.comparison.processes.worker_plan import count_cores
 from pvae.files import write_text
 from pvae.json_values import json_value
 
@@ -25,7 +25,7 @@ def settings_by_heading(
     jobs: Sequence[Job],
     judging: Mapping[str, Any],
     data: Mapping[str, Any],
-    plan: WorkerPlan,
+    how: str,
 ) -> dict[str, Mapping[str, Any]]:
     """Return the options for the page, by heading."""
     return {
@@ -39,7 +39,7 @@ def settings_by_heading(
             "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "cells ran": str(plan),
+            "cells ran": how,
             "cores": count_cores(),
         },
     }

@@ -117,8 +117,8 @@ def test_each_cell_is_trained_with_the_options_of_its_row(tmp_path: Path) -> Non
 
 
 def test_rows_with_batches_of_two_sizes_have_the_same_number_of_epochs(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pvae.comparison.run_comparison._USUAL_STEPS", 12)
-    monkeypatch.setattr("pvae.comparison.run_comparison._USUAL_EPOCHS", 1)
+    monkeypatch.setattr("pvae.comparison.planned_comparison._USUAL_STEPS", 12)
+    monkeypatch.setattr("pvae.comparison.planned_comparison._USUAL_EPOCHS", 1)
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     data = pvae.load_data(x, validation=10, test=10)
     options: dict[str, Any] = {"seeds": 1, "out": tmp_path, "particles": 10, "workers": 0, "progress": False}

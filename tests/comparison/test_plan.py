@@ -12,9 +12,9 @@ from pyro.infer import Trace_ELBO
 from pvae.comparison.cells.cell_files import check_folder, write_config
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
 from pvae.comparison.cells.plan import can_be_pickled, plan_jobs
+from pvae.comparison.planned_comparison import usual_epochs
 from pvae.comparison.processes.shared_splits import write_shared_splits
 from pvae.comparison.processes.worker_plan import WorkerPlan
-from pvae.comparison.run_comparison import usual_epochs
 from pvae.data import load_data
 from pvae.errors import InputError
 from pvae.models import ModelSpec

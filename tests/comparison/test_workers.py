@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from comparison_jobs import Unbuildable, broken, hold_shared_data, nap, shared, work
+from comparison_jobs import Unbuildable, broken, count_calls, describe_process, hold_shared_data, nap, shared, work
 
 from pvae.comparison.processes.shared_splits import remove_abandoned_data, shared_folder
 from pvae.comparison.processes.worker_pool import StartError, run_in_process, run_in_workers
@@ -31,6 +31,14 @@ def test_a_failing_and_a_dying_job_leave_the_others_alone():
     assert [event.content for event in events if event.kind == "progress"] == [
         f"at {job}" for job in ("one", "raise", "die", "leave", "two")
     ]
+
+
+def test_a_worker_keeps_its_imports_and_data_for_all_its_jobs():
+    events = []
+    run_in_workers(["a", "b", "c"], describe_process, count_calls, workers=1, report=events.append)
+    ends = [event.content for event in events if event.kind == "done"]
+    process, calls = ends[0]
+    assert ends == [(process, 1)] * 3 and process != os.getpid() and calls == 1
 
 
 def test_the_same_events_come_from_this_process():

@@ -27,6 +27,19 @@ def work(job, shared, report_progress):
     return f"{job} {shared}"
 
 
+def describe_process(job, shared, report_progress):
+    """Return the process of the job, and the number of calls of `count_calls` in it."""
+    return os.getpid(), shared[0]
+
+
+_CALLS = []
+
+
+def count_calls():
+    _CALLS.append(None)
+    return [len(_CALLS)]
+
+
 def nap(job, shared, report_progress):
     report_progress(os.getpid())
     time.sleep(60)

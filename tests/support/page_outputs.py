@@ -154,10 +154,12 @@ def _run_command(line: str) -> str:
 
     arguments = shlex.split(line.removeprefix("$ "))
     assert arguments.pop(0) == "pvae", f"{line}: only pvae is run"
+    if arguments[0] == "compare" and not {"--plan", "--cell", "--executor"} & set(arguments):
+        arguments += ["--workers", "0"]
     code: Any = 0
     with contextlib.redirect_stdout(io.StringIO()) as captured:
         try:
-            cli.main([*arguments, "--workers", "0"] if arguments[0] == "compare" else arguments)
+            cli.main(arguments)
         except SystemExit as ended:
             code = ended.code
     assert code == 0, f"{line} ended with {code}"

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from pvae.comparison.cells.cell_failure import remove_failure
 from pvae.comparison.cells.cell_files import write_arrays, write_evaluation
-from pvae.comparison.cells.drawings import draw_arrays
+from pvae.comparison.cells.cell_lock import sole_runner
+from pvae.comparison.cells.drawings import Drawings, draw_arrays
 from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
-from pvae.comparison.cells.evaluate_cell import evaluate_cell
+from pvae.comparison.cells.evaluate_cell import CellEvaluation, evaluate_cell
 from pvae.comparison.cells.model_card import describe_model
 from pvae.comparison.cells.plan import Job
 from pvae.comparison.cells.training_summary import TrainingSummary, summarise_run, with_old_keys
@@ -41,29 +43,38 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
 
     Returns:
         The estimate of the log evidence, or of the ELBO if there is none, in one line for the screen.
+
+    Raises:
+        InputError: if another process works on the cell.
     """
-    # Warnings are shown on the page. On a terminal they would disturb the progress bars.
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        run, summary = _train(job, splits, report_progress)
-        report_progress((job.options["epochs"], "evaluating"))
-        evaluation = evaluate_cell(run, splits, job, lambda note: report_progress((job.options["epochs"], note)))
-        trained = "phi" not in adapt(job.objective()).untrained
-        drawings = draw_arrays(
-            run.model,
-            splits,
-            guide_is_trained=trained,
-            log_evidence=evaluation.pointwise.get("log_evidence"),
-            limit=job.limit,
-        )
-    write_arrays(job.cell, drawings.arrays)
-    warned = dict.fromkeys(str(warning.message) for warning in caught)
-    notes = [*evaluation.notes, *(f"no {reason}" for reason in drawings.failures), *warned]
-    # ``decoder_evaluations`` is that of the training.
-    scores = {**evaluation.scores, **summary.to_scores(), "drawings": drawings.texts, "notes": notes}
-    scores["card"] = describe_model(run.model)
-    write_evaluation(job.cell, with_old_keys(scores), evaluation.pointwise)
+    with sole_runner(job.cell):
+        remove_failure(job.cell)
+        # Warnings are shown on the page. On a terminal they would disturb the progress bars.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            run, summary = _train(job, splits, report_progress)
+            report_progress((job.options["epochs"], "evaluating"))
+            evaluation = evaluate_cell(run, splits, job, lambda note: report_progress((job.options["epochs"], note)))
+            drawings = _draw(job, run, splits, evaluation)
+        write_arrays(job.cell, drawings.arrays)
+        warned = dict.fromkeys(str(warning.message) for warning in caught)
+        notes = [*evaluation.notes, *(f"no {reason}" for reason in drawings.failures), *warned]
+        # ``decoder_evaluations`` is that of the training.
+        scores = {**evaluation.scores, **summary.to_scores(), "drawings": drawings.texts, "notes": notes}
+        scores["card"] = describe_model(run.model)
+        write_evaluation(job.cell, with_old_keys(scores), evaluation.pointwise)
     return evaluation.summary
+
+
+def _draw(job: Job, run: Run, splits: Splits, evaluation: CellEvaluation) -> Drawings:
+    """Return the arrays for the pictures of a cell."""
+    return draw_arrays(
+        run.model,
+        splits,
+        guide_is_trained="phi" not in adapt(job.objective()).untrained,
+        log_evidence=evaluation.pointwise.get("log_evidence"),
+        limit=job.limit,
+    )
 
 
 def _train(job: Job, splits: Splits, report_progress: ReportProgress) -> tuple[Run, TrainingSummary]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.data import Splits
@@ -20,11 +21,58 @@ from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.locks import LOCK_FILE, sole_writer
 
-__all__ = ["SharedSplits", "remove_abandoned_data", "shared_folder", "write_shared_splits"]
+__all__ = [
+    "PackedSplits",
+    "SharedSplits",
+    "pack_splits",
+    "remove_abandoned_data",
+    "shared_folder",
+    "write_shared_splits",
+]
 
 
 _PREFIX = "pvae-shared-"
 _SECONDS_UNTIL_LOCKED = 10.0  # A process locks a folder that it has made within this time.
+
+
+@dataclass(frozen=True)
+class PackedSplits:
+    """Splits without the tensors that are in memory.
+
+    Attributes:
+        fields: the names of the fields of each split that is in memory, in order.
+        stored: the splits that are read in parts.
+        attributes: the other attributes of the splits.
+    """
+
+    fields: Mapping[str, tuple[str, ...]]
+    stored: Mapping[str, StoredBatch]
+    attributes: Mapping[str, Any]
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Splits:
+        """Return the splits with the tensors that `pack_splits` returned."""
+        splits: dict[str, Any] = {"train": None, "validation": None, "test": None, **self.stored}
+        for split, names in self.fields.items():
+            splits[split] = Batch(**{name: tensors[f"{split}.{name}"] for name in names})
+        return Splits(**splits, **self.attributes)
+
+
+def pack_splits(splits: Splits) -> tuple[PackedSplits, bytes]:
+    """Return splits without their tensors, and the tensors as the content of a safetensors file.
+
+    Args:
+        splits: the data.
+    """
+    parts = {split: batch for split, batch in splits.parts.items() if batch is not None}
+    stored = {split: batch for split, batch in parts.items() if isinstance(batch, StoredBatch)}
+    batches = {split: batch for split, batch in parts.items() if split not in stored}
+    tensors = {
+        f"{split}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for split, batch in batches.items()
+        for name, tensor in batch.items()
+    }
+    attributes = {name: value for name, value in vars(replace(splits)).items() if name not in splits.parts}
+    return PackedSplits({split: batch.names for split, batch in batches.items()}, stored, attributes), save(tensors)
 
 
 @dataclass(frozen=True)
@@ -33,27 +81,19 @@ class SharedSplits:
 
     Attributes:
         path: the file.
-        fields: the names of the fields of each split that is in memory, in order.
-        stored: the splits that are read in parts.
-        attributes: the other attributes of the splits.
+        packed: the splits without their tensors.
         threads: number of torch threads in a worker.
     """
 
     path: Path
-    fields: Mapping[str, tuple[str, ...]]
-    stored: Mapping[str, StoredBatch]
-    attributes: Mapping[str, Any]
+    packed: PackedSplits
     threads: int
 
     def __call__(self) -> Splits:
         """Return the splits, and set the number of threads of this process, which is a worker."""
         torch.set_num_threads(self.threads)
         # The file is mapped, not read: workers share its pages. Shared memory is no option, as containers have 64 MB.
-        tensors = load_file(self.path)
-        splits: dict[str, Any] = {"train": None, "validation": None, "test": None, **self.stored}
-        for split, names in self.fields.items():
-            splits[split] = Batch(**{name: tensors[f"{split}.{name}"] for name in names})
-        return Splits(**splits, **self.attributes)
+        return self.packed.restore(load_file(self.path))
 
 
 @contextmanager
@@ -93,15 +133,7 @@ def write_shared_splits(splits: Splits, folder: Path, threads: int) -> SharedSpl
         folder: folder of the file.
         threads: number of torch threads in a worker.
     """
-    parts = {split: batch for split, batch in splits.parts.items() if batch is not None}
-    stored = {split: batch for split, batch in parts.items() if isinstance(batch, StoredBatch)}
-    batches = {split: batch for split, batch in parts.items() if split not in stored}
-    tensors = {
-        f"{split}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for split, batch in batches.items()
-        for name, tensor in batch.items()
-    }
+    packed, content = pack_splits(splits)
     path = folder / "splits.safetensors"
-    path.write_bytes(save(tensors))
-    attributes = {name: value for name, value in vars(replace(splits)).items() if name not in splits.parts}
-    return SharedSplits(path, {split: batch.names for split, batch in batches.items()}, stored, attributes, threads)
+    path.write_bytes(content)
+    return SharedSplits(path, packed, threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +14,17 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-__all__ = ["Event", "EventKind", "ReportProgress", "StartError", "Work", "run_in_process", "run_in_workers"]
+from pvae.comparison.processes.failure_reasons import describe_exit, reason_of
+
+__all__ = [
+    "Event",
+    "EventKind",
+    "ReportProgress",
+    "StartError",
+    "Work",
+    "run_in_process",
+    "run_in_workers",
+]
 
 ReportProgress = Callable[[Any], None]
 Work = Callable[[Any, Any, ReportProgress], Any]
@@ -141,7 +150,7 @@ class _WorkerPool:
         worker.process.join(5)
         worker.pipe.close()
         self.workers.remove(worker)
-        cause = _describe_exit(worker.process.exitcode)
+        cause = describe_exit(worker.process.exitcode)
         if not worker.ready:
             self.failed_starts += 1
             if self.failed_starts >= _MOST_FAILED_STARTS:
@@ -225,7 +234,7 @@ def run_in_process(
         try:
             event = Event(EventKind.DONE, index, work(job, shared, report_progress))
         except Exception as error:  # a user's program may raise any error
-            event = Event(EventKind.FAILED, index, _reason(error))
+            event = Event(EventKind.FAILED, index, reason_of(error))
         report(event)
 
 
@@ -266,11 +275,11 @@ def _run_next_job(pipe: Connection, work: Work, shared: Any) -> tuple[str, Any]:
     except (EOFError, OSError):
         raise SystemExit(0) from None
     except Exception as error:  # the job cannot be rebuilt in this process, for instance because an import fails
-        return EventKind.FAILED.value, _reason(error)
+        return EventKind.FAILED.value, reason_of(error)
     try:
         return EventKind.DONE.value, work(job, shared, lambda content: _send(pipe, (EventKind.PROGRESS.value, content)))
     except Exception as error:  # a user's program may raise any error
-        return EventKind.FAILED.value, _reason(error)
+        return EventKind.FAILED.value, reason_of(error)
 
 
 def _send(pipe: Connection, message: tuple[str, Any]) -> None:
@@ -278,19 +287,3 @@ def _send(pipe: Connection, message: tuple[str, Any]) -> None:
         pipe.send(message)
     except OSError:  # the parent process has ended, so no process waits for the result
         raise SystemExit(0) from None
-
-
-def _reason(error: Exception) -> str:
-    """Return the error in one line, with its class unless it is an error of pvae, which is written for users."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "no message"
-    return text if type(error).__module__.startswith("pvae.") else f"{type(error).__name__}: {text}"
-
-
-def _describe_exit(code: int | None) -> str:
-    if code is None:
-        return "stopped answering"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"was killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
