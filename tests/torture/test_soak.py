@@ -23,8 +23,16 @@ CASES = [("eager", False), ("graph", True), ("eager", True), ("graph", False)]
 
 
 def _memory() -> float:
-    """Return the resident memory of this process in kB."""
+    """Return the resident memory of this process in kB, after a collection of what it no longer uses."""
+    gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1000
+
+
+@pytest.fixture
+def quick_collections() -> None:
+    """Keep the garbage collector from looking at the modules that are imported, which takes as long as 50 steps."""
+    gc.collect()
+    gc.freeze()
 
 
 def _slope(work: Callable[[], Any], turns: int, size: int) -> float:
@@ -32,7 +40,6 @@ def _slope(work: Callable[[], Any], turns: int, size: int) -> float:
     used = []
     for _ in range(turns):
         work()
-        gc.collect()
         used.append(_memory())
     later = used[turns // 3 :]
     return float(np.polyfit(np.arange(len(later)), later, 1)[0]) / size
@@ -49,6 +56,7 @@ class Normalised(pvae.VAE):
         return super().guide(self.normalisation(x))
 
 
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory of the process from /proc")
 @pytest.mark.parametrize(("step", "batch_norm"), CASES if TIMES > 1 else CASES[:2])
 def test_steps_keep_the_memory_flat(step: str, batch_norm: bool, record_property: Callable[[str, float], None]) -> None:
@@ -56,12 +64,11 @@ def test_steps_keep_the_memory_flat(step: str, batch_norm: bool, record_property
     model: Any = Normalised() if batch_norm else RECIPE.build(splits)
     used: list[float] = []
     epochs, steps_of_epoch = 27 * TIMES, 8
-    # a collection takes as long as 50 steps, so that there are at most 60 of them
+    # a collection takes as long as several steps, so that there are at most 60 of them
     every = max(2, epochs // 60)
 
     def callback(record: Any, _: Any) -> None:
         if record["epoch"] % every == 0:
-            gc.collect()
             used.append(_memory())
 
     run = pvae.fit(model, splits, epochs=epochs, batch_size=8, step=step, progress=False, callbacks=[callback])
@@ -74,6 +81,7 @@ def test_steps_keep_the_memory_flat(step: str, batch_norm: bool, record_property
     assert slope < 1 + 500 / steps, "kB for each step; the allocator moves 500 kB now and then"
 
 
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory of the process from /proc")
 def test_evaluations_and_fits_keep_memory_and_open_files(
     tmp_path: Path, record_property: Callable[[str, float], None]
