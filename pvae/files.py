@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["UNFINISHED", "move_into_place", "replace_file", "replace_folder", "sync", "write_bytes", "write_text"]
+__all__ = [
+    "UNFINISHED",
+    "is_disk_full",
+    "move_into_place",
+    "replace_file",
+    "replace_folder",
+    "require_space",
+    "sync",
+    "write_bytes",
+    "write_text",
+]
 
 #: suffix of a file or folder that is being written
 UNFINISHED = ".tmp"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk is full, a quota is used up, or a file has its largest size."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_space(path: Path, size: int) -> None:
+    """Make a file of a size, for a library that does not notice a full disk in time; it then replaces the file.
+
+    Args:
+        path: the file.
+        size: the bytes that the library will write.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except (AttributeError, OSError) as error:  # the operating system, or the file system, may not have it
+            if is_disk_full(error):
+                raise
 
 
 def sync(path: Path) -> None:
@@ -51,7 +85,8 @@ def replace_file(path: Path) -> Iterator[Path]:
         move_into_place(unfinished, path)
     except OSError as error:
         # a write to an open file that fails, as on a full disk, does not say which file it was
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(path)
         raise
     finally:
         # after the move there is no such file

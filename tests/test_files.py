@@ -34,6 +34,13 @@ def test_a_failing_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_an_error_names_the_file_that_the_caller_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_text(tmp_path / "a.txt", "new")
+    assert error.value.filename == str(tmp_path / "a.txt")
+
+
 def test_the_old_file_is_there_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 import warnings
@@ -15,6 +14,7 @@ import click
 from pvae.commands.interrupts import two_interrupts_end
 from pvae.commands.options.message_level import level_restored
 from pvae.errors import DivergenceError, InputError, LostProcessError
+from pvae.files import is_disk_full
 from pvae.names import short_label, unknown
 from pvae.user_code import find_user_place
 
@@ -32,8 +32,6 @@ __all__ = [
 BAD_INPUT, DIVERGED, DISK_FULL, LOST_PROCESS, INTERRUPTED = 2, 3, 4, 5, 130
 
 _MOST_CHARACTERS = 3000  # of an error or a warning: it may hold names from a file of somebody else
-# The disk is full, a quota is used up, or a file has reached its largest allowed size.
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SuggestingGroup(click.Group):
@@ -99,7 +97,7 @@ def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
         _exit_with_error(str(error), DIVERGED)
     if isinstance(error, LostProcessError):
         _exit_with_error(str(error), LOST_PROCESS)
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    if isinstance(error, OSError) and is_disk_full(error):
         place = "" if error.filename is None else f": {error.filename}"
         _exit_with_error(f"{error.strerror}{place}. Make room, or name another folder.", DISK_FULL)
     frame = user_frame(error)

@@ -119,11 +119,9 @@ def evaluate(
     options = {name: value for name, value in options.items() if name not in ANNEALING_OPTIONS}
     if arviz is not None:
         record["arviz"] = _write_arviz(arviz, opened, splits, settings)
-    changes = changes_since_training(opened.model, opened.config)
-    for change in changes:
-        print_status(f"Note: {change}.")
     if as_json:
         record.pop("finding", None)
+        changes = changes_since_training(opened.model, opened.config)
         print_json({"run": run, "data_set": splits.summary(), **options, **record, "changed": changes})
     else:
         rows = annealing_rows(record) if "finding" in record else _text_rows(record)

@@ -17,7 +17,7 @@ __all__ = ["data_of_run", "open_named_run", "require_split", "require_unused_fol
 
 
 def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool = False) -> Run:
-    """Open the run that a command names; with ``--trust``, a line says which code runs.
+    """Open the run that a command names; lines say which code runs by ``--trust``, and what has changed since.
 
     Args:
         folder: the folder of the run.
@@ -31,12 +31,16 @@ def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, tr
     from pvae.train import open_run
     from pvae.train.recorded_model import code_of_run
     from pvae.train.run import read_config
+    from pvae.train.run_record import changes_since_training
 
     if trust and model is None:
         code = code_of_run(read_config(Path(folder)))
         if code:
             print_status(f"Trusted: running the code of {code}, which {folder} names as its model.")
-    return open_run(folder, model, checkpoint, trust=trust)
+    run = open_run(folder, model, checkpoint, trust=trust)
+    for change in changes_since_training(run.model, run.config):
+        print_status(f"Note: {change}.")
+    return run
 
 
 def data_of_run(

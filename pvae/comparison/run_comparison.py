@@ -137,6 +137,7 @@ def compare(
     Raises:
         InputError: if an option cannot be used, if a model cannot be annealed, if the folder holds something else or
             was made with other options, or if every cell failed.
+        OSError: if the disk is full; finished cells and checkpoints are kept.
 
     Example:
         >>> import pvae, torch
@@ -161,8 +162,8 @@ def compare(
         device=options.get("device", "auto"),
     )
     with sole_writer(planned.folder):
-        check_folder(planned.folder, planned.jobs)
-        runs = run_cells(planned.jobs, planned.splits, chosen, progress)
+        damages = check_folder(planned.folder, planned.jobs)
+        runs = run_cells(planned.jobs, planned.splits, chosen, progress, damages)
         return _summarise(planned, runs, command, str(chosen))
 
 

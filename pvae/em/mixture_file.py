@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.files import write_bytes
+from pvae.files import is_disk_full, write_bytes
 from pvae.memory import require_memory
 from pvae.outside_files import check_form, read_limited, read_start, require_regular
 
@@ -87,11 +87,14 @@ def write_mixture_file(path: Path, arrays: Mapping[str, np.ndarray], record: Map
 
     Raises:
         InputError: if the file cannot be written.
+        OSError: if the disk is full.
     """
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(record)})
     try:
         write_bytes(path, content)
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InputError(f"{path} cannot be written ({error.strerror}). Name a file in an existing folder.") from error
 
 

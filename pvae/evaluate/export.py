@@ -22,7 +22,7 @@ from pvae.evaluate.arviz_versions import arviz, groups_of, load, wrap
 from pvae.evaluate.evaluated_data import ModelOrRun, schema_of
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.shared_latents import draw_jointly
-from pvae.files import replace_file
+from pvae.files import replace_file, require_space
 from pvae.memory import require_memory
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, sample_sites
@@ -32,6 +32,7 @@ __all__ = ["load", "save", "to_arviz"]
 
 _DRAW_DIMS = ("chain", "draw", "datum")
 _WEIGHTS = "log_weights"
+_BYTES_OF_NAMES = 1 << 20  # of a netCDF file without the values
 
 #: What the attribute ``draws`` of a group says, for the groups of the guide and of the prior.
 _ORIGINS = (
@@ -113,6 +114,7 @@ def save(tree: Any, path: str | Path) -> Path:
 
     Raises:
         InputError: if the folder does not exist.
+        OSError: if the disk is full.
 
     Example:
         >>> import pvae, torch
@@ -129,6 +131,7 @@ def save(tree: Any, path: str | Path) -> Path:
         raise InputError(f"{path} cannot be written: there is no folder {path.parent}. Create the folder first.")
     tree = import_module("xarray").DataTree.from_dict(groups_of(tree))
     with replace_file(path) as unfinished:
+        require_space(unfinished, tree.nbytes + _BYTES_OF_NAMES)
         tree.to_netcdf(unfinished, engine="h5netcdf")
     return path
 

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -21,9 +22,9 @@ __all__ = ["code_digests"]
 def code_digests(*owners: Any) -> dict[str, str]:
     """Return the SHA-256 of each piece of a user's code that objects are made of, by the name of its file.
 
-    A module counts as a whole, together with the modules of its own folder that it imports. Of the script that runs,
-    only the definitions that the objects use count: other lines may change between two runs. Installed packages
-    do not count, since their versions are recorded.
+    A module counts as a whole, together with the modules of its own folder that it imports, and with their packages.
+    Of the script that runs, only the definitions that the objects use count, and the modules that these import: other
+    lines may change between two runs. Installed packages do not count, since their versions are recorded.
 
     Args:
         owners: latent models, objectives, or parts of them.
@@ -42,10 +43,9 @@ def code_digests(*owners: Any) -> dict[str, str]:
             names_in_script.add(definition.__qualname__.partition(".")[0])
         else:
             path = Path(file).resolve()
-            digests |= _file_digests(path, path.parent)
+            digests |= _file_digests(path, _import_folder(module, path))
     if names_in_script:
-        path = Path(str(sys.modules["__main__"].__file__))
-        digests[path.name] = _script_digest(path, names_in_script)
+        digests |= _script_digests(Path(str(sys.modules["__main__"].__file__)).resolve(), names_in_script)
     return digests
 
 
@@ -62,19 +62,38 @@ def _definitions(owners: Iterable[Any]) -> Iterator[Any]:
                 yield from type(piece).__mro__
 
 
+def _import_folder(module: ModuleType | None, path: Path) -> Path:
+    """Return the folder that the absolute imports of a file start from: for a module of a package, the one above it."""
+    names = getattr(module, "__name__", "").split(".")
+    place = path.parent if path.name == "__init__.py" else path.with_suffix("")
+    return place.parents[len(names) - 1] if list(place.parts[-len(names) :]) == names else path.parent
+
+
 def _file_digests(path: Path, folder: Path, seen: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the checksum of a file, and of the files of its folder that it imports, directly or by others."""
+    """Return the checksum of a file, and of the files of its folder that run with it.
+
+    These are the files that it imports, directly or by others, and the ``__init__.py`` of each package.
+    """
     content = path.read_bytes()
     digests = {**(seen or {}), path.relative_to(folder).as_posix(): hashlib.sha256(content).hexdigest()}
-    for imported in _imported_files(content, path.parent, folder):
+    for imported in (*_package_files(path, folder), *_imported_files(ast.parse(content), path.parent, folder)):
         if imported.relative_to(folder).as_posix() not in digests:
             digests = _file_digests(imported, folder, digests)
     return digests
 
 
-def _imported_files(content: bytes, here: Path, folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that a module imports; `here` is the folder that relative imports start from."""
-    for node in ast.walk(ast.parse(content)):
+def _package_files(path: Path, folder: Path) -> Iterator[Path]:
+    """Yield the ``__init__.py`` of each package inside a folder that holds a file."""
+    for package in path.parents:
+        if package == folder:
+            return
+        if (package / "__init__.py").is_file():
+            yield package / "__init__.py"
+
+
+def _imported_files(code: ast.AST, here: Path, folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that code imports; `here` is the folder that relative imports start from."""
+    for node in ast.walk(code):
         if isinstance(node, ast.Import):
             modules = [(folder, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -93,21 +112,31 @@ def _imported_files(content: bytes, here: Path, folder: Path) -> Iterator[Path]:
                     yield candidate
 
 
-def _script_digest(path: Path, names: Iterable[str]) -> str:
-    """Return the checksum of some definitions of a script, and of the definitions and constants that they use."""
+def _script_digests(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the checksum of some definitions of a script, and those of the files of its folder that they import.
+
+    The first one covers the definitions and constants that they use.
+    """
     statements: dict[str, list[ast.stmt]] = {}
+    imports: dict[str, list[ast.stmt]] = {}
     for statement in ast.parse(path.read_bytes()).body:
+        kind = imports if isinstance(statement, ast.Import | ast.ImportFrom) else statements
         for name in _names_defined(statement):
-            statements.setdefault(name, []).append(statement)
-    waiting, used = list(names), set()
+            kind.setdefault(name, []).append(statement)
+    waiting, seen = list(names), {"*"}
     while waiting:
         name = waiting.pop()
-        if name in statements and name not in used:
-            used.add(name)
-            inside = (node for statement in statements[name] for node in ast.walk(statement))
+        if name not in seen:
+            seen.add(name)
+            inside = (node for statement in statements.get(name, ()) for node in ast.walk(statement))
             waiting += [node.id for node in inside if isinstance(node, ast.Name)]
-    texts = [ast.dump(statement) for name in sorted(used) for statement in statements[name]]
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    used = [statement for name in sorted(seen) for statement in statements.get(name, ())]
+    text = "\n".join(map(ast.dump, used))
+    digests = {path.name: hashlib.sha256(text.encode()).hexdigest()}
+    code = ast.Module([*used, *(statement for name in sorted(seen) for statement in imports.get(name, ()))], [])
+    for imported in _imported_files(code, path.parent, path.parent):
+        digests = _file_digests(imported, path.parent, digests)
+    return digests
 
 
 def _names_defined(statement: ast.stmt) -> list[str]:
@@ -117,4 +146,6 @@ def _names_defined(statement: ast.stmt) -> list[str]:
         return [
             node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         ]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
     return []

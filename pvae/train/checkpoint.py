@@ -82,9 +82,8 @@ def write(folder: Path, name: str, snapshot: Snapshot) -> None:
             _fill(unfinished, snapshot)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OSError(
-            error.errno, f"No checkpoint could be written to {folder / name} ({reason}); the previous one is intact"
-        ) from error
+        rest = "; the previous one is intact" if (folder / name).exists() else ""
+        raise OSError(error.errno, f"No checkpoint could be written to {folder / name} ({reason}){rest}") from error
 
 
 def _fill(folder: Path, snapshot: Snapshot) -> None:

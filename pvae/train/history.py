@@ -100,8 +100,12 @@ class History:
         json_record = json_value(record)
         if self.path is not None:
             line = json.dumps(json_record, allow_nan=False).encode() + b"\n"
-            with self.path.open("ab") as file:
-                file.write(line)
+            try:
+                with self.path.open("ab") as file:
+                    file.write(line)
+            except OSError as error:
+                error.filename = str(self.path)  # a failing write does not say which file it was
+                raise
             self._size += len(line)
             self._sha256.update(line)
         self.records.append(json_record)

@@ -315,7 +315,6 @@ def test_show_replaces_a_file_only_with_force(folder: Path, trained: Path) -> No
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(folder: Path) -> None:
-
     words = ("train", "vae", *SMALL[:-1], "3", "--no-progress", "--out", "r")
     assert run(*words, "--max-steps", "2").code == 0
     before = pvae.open_run("r", checkpoint="last").model.state_dict()
@@ -323,9 +322,16 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(folder: Path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
         trained, shown = run(*words, "--resume"), run("show", "r", "--out", "a.png")
+        compared = run("compare", "vae", *SMALL, "--seeds", "1", "--workers", "0", "--out", "c")
+        exported = run("evaluate", "r", "--limit", "5", "--particles", "5", "--arviz", "a.nc")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        mixed = run("em", "--data", "digits", "--components", "1", "--out", "m")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert trained.code == shown.code == 4
+    assert [done.code for done in (trained, shown, compared, exported, mixed)] == [4] * 5
+    for done in (compared, exported, mixed):
+        assert "File too large" in done.err.splitlines()[-1] and "Traceback" not in done.err
+    assert not list(Path().glob("a.nc*")) and not list(Path("c").rglob("seed-0/last*"))
     assert re.search(r"could be written to r/(last|best) \(File too large\)", trained.err.splitlines()[-1])
     assert "File too large: a.png" in shown.err.splitlines()[-1] and not Path("a.png").exists()
     after = pvae.open_run("r", checkpoint="last").model.state_dict()

@@ -133,6 +133,18 @@ def test_the_files_of_a_finished_cell_are_read_once(linear, data, monkeypatch):
     assert counts == {"evaluation.safetensors": len(again.cells), "drawings.safetensors": len(again.cells)}
 
 
+@pytest.mark.usefixtures("without_pictures")
+def test_a_cell_without_a_record_of_its_options_is_left_out_and_named(linear, data, tmp_path):
+    folder = shutil.copytree(linear.folder, tmp_path / "x")
+    record = folder / linear.cells[0].cell.record.relative_to(linear.folder)
+    record.write_text("{")
+    objectives = {"elbo": Trace_ELBO, "iwae-3": "iwae:particles=3"}
+    again = pvae.compare({"linear": Linear}, data, objectives, 2, out=folder, **FAST)
+    assert [f"{record} is damaged" in cell.failure for cell in again.cells] == [True, False, False, False]
+    assert again.table.rows[1].log_evidence == linear.table.rows[1].log_evidence
+    assert "Left out: " in again.report.read_text()
+
+
 def test_the_evaluation_of_another_cell_is_damaged(linear):
     first, other = linear.cells[0].cell, linear.cells[1].cell
     assert not read_outcome(first).failure

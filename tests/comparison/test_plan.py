@@ -56,10 +56,24 @@ def test_folder_that_is_no_comparison_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("words")
     with pytest.raises(InputError, match="holds no comparison"):
         check_folder(tmp_path, jobs(tmp_path))
-    run = jobs(tmp_path / "other")[0].cell.folder
-    run.mkdir(parents=True)
-    with pytest.raises(InputError, match="a run of something else"):
-        check_folder(tmp_path / "other", jobs(tmp_path / "other"))
+
+
+def test_a_cell_with_a_damaged_or_missing_record_of_its_options_is_named_and_the_others_may_run(tmp_path):
+    planned = jobs(tmp_path)
+    for job in planned:
+        job.cell.folder.mkdir(parents=True)
+        write_config(job.cell)
+    assert check_folder(tmp_path, planned) == {}
+    other_options = planned[0].cell.record.read_text().replace('"particles": 10', '"particles": 11')
+    for content, said in (("{", "no JSON"), ("[]", "needs to be dict"), (other_options, "checksum does not match")):
+        planned[0].cell.record.write_text(content)
+        assert said in check_folder(tmp_path, planned)[planned[0].cell.label]
+    planned[1].cell.record.unlink()
+    damages = check_folder(tmp_path, planned)
+    assert set(damages) == {planned[0].cell.label, planned[1].cell.label}
+    assert "has no options" in damages[planned[1].cell.label]
+    with pytest.raises(InputError, match="Remove it together with its run"):
+        check_folder(tmp_path, planned[:2])
 
 
 def test_instances_are_refused_where_factories_are_needed():

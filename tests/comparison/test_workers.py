@@ -51,6 +51,14 @@ def test_the_same_events_come_from_this_process():
     ]  # fmt: skip
 
 
+def test_a_full_disk_ends_all_jobs():
+    for start in (run_in_workers, run_in_process):
+        events, where = [], {"workers": 1} if start is run_in_workers else {"indices": [0, 1]}
+        with pytest.raises(OSError, match="No space left") as error:
+            start(["fill", "two"], work, shared, report=events.append, **where)
+        assert error.value.filename == "file" and not [event for event in events if event.kind in ("done", "failed")]
+
+
 def test_workers_that_do_not_start_blame_no_job():
     events = []
     with pytest.raises(StartError, match="exit code 3") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -22,6 +23,8 @@ def work(job, shared, report_progress):
         raise ValueError("a reason\nand more")
     if job == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if job == "fill":
+        raise OSError(errno.ENOSPC, "No space left", "file")
     if job == "leave":
         os._exit(7)
     return f"{job} {shared}"

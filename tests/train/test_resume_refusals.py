@@ -18,7 +18,7 @@ from pvae.train.run import read_config
 OWN = """
 import pyro, torch, pvae
 import pyro.distributions as dist
-from sizes import LATENT
+from parts.sizes import LATENT
 
 class Own(pvae.LatentModel):
     def __init__(self):
@@ -78,14 +78,16 @@ def test_an_argument_that_is_an_object_is_compared_too(tmp_path: Path) -> None:
     assert train(Scaled(torch.nn.Softplus(beta=1.0)), tmp_path / "run", epochs=2, resume=True).epoch == 2
 
 
-@pytest.mark.parametrize("changed", ["own.py", "sizes.py"])
+@pytest.mark.parametrize("changed", ["own.py", "parts/sizes.py", "parts/__init__.py"])
 def test_a_changed_file_of_the_user_is_refused_by_name_and_may_be_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("own.py").write_text(OWN)
-    Path("sizes.py").write_text("LATENT = 2\n")
-    monkeypatch.delitem(sys.modules, "sizes", raising=False)
+    Path("parts").mkdir()
+    for name, text in (("own.py", OWN), ("parts/__init__.py", ""), ("parts/sizes.py", "LATENT = 2\n")):
+        Path(name).write_text(text)
+    for name in ("parts", "parts.sizes"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     spec, out = pvae.ModelSpec("own.py:Own"), tmp_path / "run"
     train(spec, out)
     Path(changed).write_text(Path(changed).read_text() + "# another line\n")
@@ -95,7 +97,8 @@ def test_a_changed_file_of_the_user_is_refused_by_name_and_may_be_accepted(
         train(spec, out, epochs=2, resume=True, allow_changed="versions")
     assert train(spec, out, epochs=2, resume=True, allow_changed="versions, model").epoch == 2
     assert train(spec, out, epochs=3, resume=True).epoch == 3, "the accepted file is the recorded one now"
-    monkeypatch.delitem(sys.modules, "sizes", raising=False)
+    for name in ("parts", "parts.sizes"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_another_version_is_refused_on_resume_and_shown_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +130,12 @@ def test_an_unknown_kind_of_change_names_the_nearest(tmp_path: Path) -> None:
 
 SCRIPT = """
 import pyro, pvae
+from neighbour import shift
+import neighbour_of_other_lines
 SCALE, EPOCHS = 1.0, 3
 
 def helper(x):
-    return x * SCALE
+    return shift(x) * SCALE
 
 def unused(x):
     return x
@@ -150,7 +155,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("old", "new", "differs"),
     [
-        ("x * SCALE", "x + SCALE", True),
+        ("shift(x) * SCALE", "shift(x) + SCALE", True),
         ("SCALE, EPOCHS = 1.0", "SCALE, EPOCHS = 2.0", True),
         ("def guide(x):\n    return x", "def guide(x):\n    return -x", True),
         ("def unused(x):\n    return x", "def unused(x):\n    return 2", False),
@@ -165,12 +170,32 @@ def test_of_a_script_only_what_the_programs_use_counts(
         path.write_text(text)
         module = type(sys)("__main__")
         module.__file__ = str(path)
+        monkeypatch.syspath_prepend(tmp_path)
         exec(compile(text.partition("if __name__")[0], path, "exec"), module.__dict__)
         monkeypatch.setitem(sys.modules, "__main__", module)
         return code_digests(pvae.pair(module.model, module.guide))
 
-    assert set(digests(SCRIPT)) == {"script.py"}
-    assert (digests(SCRIPT) != digests(SCRIPT.replace(old, new))) is differs
+    for name in ("neighbour", "neighbour_of_other_lines"):
+        (tmp_path / f"{name}.py").write_text("def shift(x):\n    return x + 1\n")
+    before = digests(SCRIPT)
+    assert set(before) == {"script.py", "neighbour.py"}
+    assert (before != digests(SCRIPT.replace(old, new))) is differs
+    (tmp_path / "neighbour.py").write_text("def shift(x):\n    return x + 2\n")
+    assert before["neighbour.py"] != digests(SCRIPT)["neighbour.py"]
+
+
+def test_of_a_package_the_modules_that_are_imported_by_their_full_names_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "laboratory").mkdir()
+    texts = {"__init__": "", "base": "", "unused": "", "mine": "from laboratory import base\ndef model(x): pass\n"}
+    for name, text in texts.items():
+        (tmp_path / "laboratory" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    from laboratory.mine import model
+
+    files = {f"laboratory/{name}.py" for name in ("__init__", "base", "mine")}
+    assert set(code_digests(pvae.pair(model, model))) == files
 
 
 def test_objects_of_pvae_alone_have_no_code_of_a_user() -> None:

@@ -35,7 +35,8 @@ _MOST_DIFFERENCES = 4  # in an error message
 _MOST_BYTES_OF_JSON = 2**25
 _MOST_BYTES_OF_TENSORS = 2**30  # if the size is not recorded
 
-# Keys of ``evaluation.json``: the checksums and sizes of the files beside it, and the checksum of its other content.
+# Keys of ``evaluation.json``: the checksums and sizes of the files beside it, and the checksum of its other content,
+# which the file with the options of a cell has too.
 _FILES, _SIZES, _CHECKSUM = "files", "sizes", "sha256"
 
 _MOST_DIMENSIONS = 4  # of an array for a picture: data, channels, height, width
@@ -64,31 +65,39 @@ _FORM = {
 }
 
 
-def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
+def check_folder(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
     """Refuse a folder that holds anything but these cells, before anything is written.
 
     Args:
         folder: the folder of the comparison.
         jobs: the cells that will run in it.
 
+    Returns:
+        The reason for each cell that cannot run because the record of its options is damaged or missing, by the label
+        of the cell.
+
     Raises:
-        InputError: if the folder is not that of a comparison, or a cell in it has other options; the message names
-            these.
+        InputError: if the folder is not that of a comparison, if a cell in it has other options, which the message
+            names, or if no cell can run.
     """
     if folder.exists() and not _may_hold_comparison(folder):
         raise InputError(f"{folder} exists and holds no comparison; give another folder for out. Nothing was changed.")
+    damages: dict[str, str] = {}
     for job in jobs:
-        config = _read_config(job.cell)
-        if config is None and job.cell.folder.exists():
-            raise InputError(f"{job.cell.folder} is a run of something else; give another folder for out.")
-        # Through JSON and back, so that tuples and lists compare equal.
-        new_config = json.loads(json.dumps(job.cell.config))
-        different = [] if config is None else _list_differences(config, new_config)
+        try:
+            config = _read_config(job.cell)
+        except InputError as error:
+            damages[job.cell.label] = str(error)
+            continue
+        different = [] if config is None else _list_differences(config, _through_json(job.cell.config))
         if different:
             raise InputError(
                 f"{folder} holds {job.cell.label} made with other options ({'; '.join(different[:_MOST_DIFFERENCES])})."
                 " Give another folder for out, or the same options; nothing was changed."
             )
+    if len(damages) == len(jobs):
+        raise InputError(f"{next(iter(damages.values()))}.")
+    return damages
 
 
 def _may_hold_comparison(folder: Path) -> bool:
@@ -96,14 +105,29 @@ def _may_hold_comparison(folder: Path) -> bool:
 
 
 def _read_config(cell: Cell) -> dict[str, Any] | None:
-    """Return the options in the file of a cell, or None if there is no file."""
-    try:
-        config = read_json(cell.record, _MOST_BYTES_OF_JSON) if cell.record.exists() else None
-    except InputError as error:
-        raise InputError(f"{error} Remove it together with its run, or give another folder for out.") from error
-    if config is None:
+    """Return the options in the file of a cell, or None if the cell is new.
+
+    Raises:
+        InputError: if the file is damaged, or if there is a run without a file.
+    """
+    if not cell.record.exists():
+        if cell.folder.exists():
+            raise InputError(f"{cell.folder} has no options in {cell.record}. Remove it, or give another out")
         return None
-    return config if isinstance(config, dict) else {}
+    try:
+        config = read_json(cell.record, _MOST_BYTES_OF_JSON)
+        check_form(cell.record, config, dict)
+        expected = config.pop(_CHECKSUM, None)
+        if expected is not None and digest(json.dumps(config, sort_keys=True).encode()) != expected:
+            raise InputError(f"{cell.record} is damaged: its checksum does not match its content.")
+    except InputError as error:
+        raise InputError(f"{error} Remove it together with its run {cell.folder}, or give another out") from error
+    return dict(config)
+
+
+def _through_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they are read from a file: a tuple is a list there."""
+    return dict(json.loads(json.dumps(config)))
 
 
 def _list_differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -119,7 +143,9 @@ def _list_differences(old: Any, new: Any, name: str = "") -> list[str]:
 def write_config(cell: Cell) -> None:
     """Write the options of a cell, before it starts."""
     cell.record.parent.mkdir(parents=True, exist_ok=True)
-    write_text(cell.record, json.dumps(cell.config, indent=1))
+    config = _through_json(cell.config)
+    checksum = digest(json.dumps(config, sort_keys=True).encode())
+    write_text(cell.record, json.dumps({**config, _CHECKSUM: checksum}, indent=1))
 
 
 def read_finished(cell: Cell) -> Outcome | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pvae.comparison.cells.cell_files import read_finished
 from pvae.comparison.cells.plan import Job
@@ -16,7 +16,9 @@ from pvae.data import Splits
 __all__ = ["run_cells"]
 
 
-def run_cells(jobs: Sequence[Job], splits: Splits, executor: Executor, show_progress: bool) -> CellRuns:
+def run_cells(
+    jobs: Sequence[Job], splits: Splits, executor: Executor, show_progress: bool, damages: Mapping[str, str]
+) -> CellRuns:
     """Train and evaluate the cells that are not done.
 
     Args:
@@ -24,11 +26,13 @@ def run_cells(jobs: Sequence[Job], splits: Splits, executor: Executor, show_prog
         splits: the data.
         executor: who runs the cells.
         show_progress: whether to write to standard error.
+        damages: the reasons why some cells cannot run, by their labels.
     """
     remove_abandoned_data()  # also if this call starts no workers
-    outcomes = [outcome for outcome in (read_finished(job.cell) for job in jobs) if outcome is not None]
+    usable = [job for job in jobs if job.cell.label not in damages]
+    outcomes = [outcome for outcome in (read_finished(job.cell) for job in usable) if outcome is not None]
     kept = {outcome.cell.label: outcome for outcome in outcomes if not outcome.failure}
-    waiting = [job for job in jobs if job.cell.label not in kept]
+    waiting = [job for job in usable if job.cell.label not in kept]
     done = len(kept)
     epochs = [int(job.options["epochs"]) for job in waiting]
     with ProgressDisplay([job.cell for job in waiting], done, epochs, shown=show_progress) as display:
@@ -37,6 +41,9 @@ def run_cells(jobs: Sequence[Job], splits: Splits, executor: Executor, show_prog
         _announce_annealing(waiting, splits, display)
         cells = WaitingCells(waiting, splits, display)
         cells.runs.kept |= kept
+        cells.runs.failures |= damages
+        for damage in damages.values():
+            cells.note(f"Left out: {damage}.")
         for damage in [outcome.failure for outcome in outcomes if outcome.failure]:
             cells.note(f"Evaluated again from its run: {damage}.")
         try:

@@ -15,20 +15,14 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pvae.comparison.processes.failure_reasons import describe_exit, reason_of
+from pvae.files import is_disk_full
 
-__all__ = [
-    "Event",
-    "EventKind",
-    "ReportProgress",
-    "StartError",
-    "Work",
-    "run_in_process",
-    "run_in_workers",
-]
+__all__ = ["Event", "EventKind", "ReportProgress", "StartError", "Work", "run_in_process", "run_in_workers"]
 
 ReportProgress = Callable[[Any], None]
 Work = Callable[[Any, Any, ReportProgress], Any]
 _READY = "ready"  # a worker's first message, which concerns no job
+_DISK_FULL = "disk full"  # the message of a worker that could not write; other jobs could not either
 _SECONDS_TO_END = 10  # after SIGTERM, for a checkpoint
 _MOST_FAILED_STARTS = 2  # in a row, before no more workers are started
 
@@ -126,16 +120,20 @@ class _WorkerPool:
 
     def _receive(self, worker: _Worker) -> None:
         """Receive every message of a worker; remove the worker if its process has ended."""
-        alive = worker.process.is_alive()
+        alive, messages = worker.process.is_alive(), []
         try:
             while worker.pipe.poll():
-                self._handle_message(worker, *worker.pipe.recv())
+                messages.append(worker.pipe.recv())
         except (EOFError, OSError):
             alive = False
+        for kind, content in messages:
+            self._handle_message(worker, kind, content)
         if not alive:
             self._remove(worker)
 
     def _handle_message(self, worker: _Worker, kind: str, content: Any) -> None:
+        if kind == _DISK_FULL:
+            raise OSError(*content)
         if kind == _READY:
             worker.ready = True
             self.failed_starts = 0
@@ -196,6 +194,7 @@ def run_in_workers(
 
     Raises:
         StartError: if processes die before they are ready.
+        OSError: if the disk is full.
     """
     pool = _WorkerPool(lambda: _start_worker(work, prepare), report, deque(range(len(jobs))))
     try:
@@ -223,6 +222,9 @@ def run_in_process(
         prepare: called once; returns ``shared``.
         indices: the index of each job in the events.
         report: called with each `Event`.
+
+    Raises:
+        OSError: if the disk is full.
     """
     shared = prepare()
     for index, job in zip(indices, jobs, strict=True):
@@ -234,6 +236,8 @@ def run_in_process(
         try:
             event = Event(EventKind.DONE, index, work(job, shared, report_progress))
         except Exception as error:  # a user's program may raise any error
+            if is_disk_full(error):
+                raise
             event = Event(EventKind.FAILED, index, reason_of(error))
         report(event)
 
@@ -279,6 +283,8 @@ def _run_next_job(pipe: Connection, work: Work, shared: Any) -> tuple[str, Any]:
     try:
         return EventKind.DONE.value, work(job, shared, lambda content: _send(pipe, (EventKind.PROGRESS.value, content)))
     except Exception as error:  # a user's program may raise any error
+        if isinstance(error, OSError) and is_disk_full(error):
+            return _DISK_FULL, (error.errno, error.strerror, error.filename)
         return EventKind.FAILED.value, reason_of(error)
 
 
