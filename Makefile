@@ -61,10 +61,13 @@ check: $(READY)  ## format, lint, types, docs with warnings as errors and all th
 docs: $(READY)  ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-build: $(READY)  ## build wheel and sdist into dist/, and look inside them
+build: $(READY)  ## build wheel and sdist into dist/, and check them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -c constraints.txt -e ".[release]"
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
-	$(BIN)/python -m pytest -q tests/repository/test_packaging.py
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(TEST) -q tests/repository/test_packaging.py tests/repository/test_conda_recipe.py
 
 clean:  ## remove what the other targets made, .venv included; runs/ and reports/ stay
 	rm -rf $(VENV) .coverage .coverage.* coverage.xml build dist docs/_build docs/reference/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

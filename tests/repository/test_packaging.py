@@ -6,6 +6,7 @@ import ast
 import configparser
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import types
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,7 +99,7 @@ def test_constraints_pin_every_requirement() -> None:
     pinned = {_normal(line.split("==")[0]) for line in lines}
     assert all("==" in line and "+" not in line for line in lines)
     needed = _requirements("install_requires")
-    for extra in ("test", "docs"):
+    for extra in ("test", "docs", "release"):
         needed += _requirements(extra, "options.extras_require")
     assert {_normal(name) for name in needed} <= pinned
 
@@ -136,7 +138,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with a wheel and an sdist built from a copy of the sources."""
     source = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__", "_build", "generated")
-    for name in ("pvae", "docs"):
+    for name in ("pvae", "docs", "tests", "benchmarks", "conda"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
@@ -175,7 +177,32 @@ def test_sdist_holds_every_file_of_the_package(distributions: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert _package_files() <= names
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "setup.cfg"} <= names
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "constraints.txt", "setup.cfg", "conda/meta.yaml"} <= names
+    assert {path.relative_to(ROOT).as_posix() for path in _other_sources()} <= names
+
+
+def _other_sources() -> Iterator[Path]:
+    """Yield the files of tests and benchmarks that git does not ignore, as far as their kinds show it."""
+    for folder in ("tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".txt", ".js", ".json", ".md") and "__pycache__" not in path.parts:
+                yield path
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "pattern"),
+    [("twine", ("check", "--strict"), "*"), ("check_wheel_contents", (), "*.whl")],
+    ids=["twine", "check-wheel-contents"],
+)
+def test_a_release_has_no_fault_that_the_tools_see(
+    module: str, arguments: tuple[str, ...], pattern: str, distributions: Path
+) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed: make build, or pip install 'pvae[release]'")
+    files = sorted(map(str, distributions.glob(pattern)))
+    command = [sys.executable, "-m", module, *arguments, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert files and done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_citation_names_this_version() -> None:

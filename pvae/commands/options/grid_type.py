@@ -17,7 +17,7 @@ __all__ = ["GridType", "join_grids"]
 _ADVICE = "--grid needs a setting and its values, such as learning_rate=1e-3,3e-4"
 
 
-class GridType(click.ParamType[Any]):
+class GridType(click.ParamType):
     """A setting and its values: ``latent=2,8``, or ``hidden=200,200;100`` with semicolons between the values."""
 
     name = "setting=values"

@@ -84,7 +84,7 @@ def resolve_system(name: str, *, takes_objective: bool) -> tuple[str, str | None
     return model, objective
 
 
-class NamesType(click.ParamType[str]):
+class NamesType(click.ParamType):
     """A text that the shell completes by known names; it may be a list with commas.
 
     Args:
@@ -137,7 +137,7 @@ class NamedSettingType(SettingType):
         return _completions(KNOWN_NAMES[self.kind], incomplete)
 
 
-class RunType(click.ParamType[str]):
+class RunType(click.ParamType):
     """The folder of a run, which the shell completes by the runs of the folder that is typed."""
 
     name = "run"

@@ -93,7 +93,7 @@ def fit_options(*, without: Iterable[str] = ()) -> Decorator[Any]:
     return lambda command: apply_options(command, options)
 
 
-def training_type(name: str) -> click.ParamType[Any]:
+def training_type(name: str) -> click.ParamType:
     """Return the click type of a field of `FitOptions`, such as that of int for ``int | None``.
 
     Args:

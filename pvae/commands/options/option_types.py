@@ -11,7 +11,7 @@ from pvae.names import value as parse_value
 __all__ = ["LearningRateType", "SettingType", "parse_whole_numbers", "split_list"]
 
 
-class SettingType(click.ParamType[Any]):
+class SettingType(click.ParamType):
     """A value whose text decides its type: number, true, false, none, a comma-separated list, or a word."""
 
     name = "value"
@@ -23,7 +23,7 @@ class SettingType(click.ParamType[Any]):
         return parse_value(value) if isinstance(value, str) else value
 
 
-class LearningRateType(click.ParamType[Any]):
+class LearningRateType(click.ParamType):
     """A number, or one for each parameter group: ``theta=1e-3,phi=3e-4``; a config file may have a table."""
 
     name = "rate"
