@@ -23,8 +23,8 @@ from pvae.fit_options import PriorFitOptions
 __all__ = ["fit_prior"]
 
 KIND_HELP = (
-    "Kind of density, with settings after colons. For real numbers: full-gaussian; mixture (mixture:components=10). "
-    "[default: mixture, or autoregressive for codes]"
+    "Kind of density, with settings after colons (mixture:components=10). For real numbers: full-gaussian, mixture, "
+    "flow, aggregate, vamp, vae. For discrete codes: autoregressive. [default: mixture; autoregressive for codes]"
 )
 DRAWS_HELP = "Number of draws of z per datum."
 MEANS_HELP = "Fit the means of q in place of draws of z."
@@ -86,4 +86,6 @@ def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
     }
     if "bic" in found:
         rows["BIC"] = ", ".join(f"{count}: {value:.1f}" for count, value in found["bic"].items())
+    if "held_out" in found:
+        rows["held out"] = f"{found['held_out']:.4f} nats per code, the log-density of a tenth of the data's codes"
     return {**rows, "run": record["run"]}

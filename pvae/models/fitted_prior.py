@@ -7,15 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions.transforms import ReshapeTransform
 
+from pvae.densities.autoregressive import AutoregressivePrior
 from pvae.densities.full_mixture import FullMixturePrior
+from pvae.densities.mixtures import MixturePrior
+from pvae.densities.standardised_flow import StandardisedFlowPrior
+from pvae.densities.vamp import VampPrior
 from pvae.models.build import MODELS
 from pvae.models.density_traits import density_traits_of
+from pvae.models.second_stage import SecondStage
 from pvae.names import require_known
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_scope import restore_store, scope, store_tensors
@@ -26,16 +32,29 @@ __all__ = [
     "FittedPrior",
     "ModelWithPrior",
     "PriorRecipe",
+    "TwoStageModel",
     "is_built_in",
     "prior_recipe_of",
     "with_prior",
     "without_prior",
 ]
 
+
+def _make_aggregate(latent: int, components: int, covariance: str = "diagonal") -> nn.Module:
+    """Return a mixture of posteriors q(z given x), Gaussians with diagonal or full covariances."""
+    require_known("covariance of q", covariance, ("diagonal", "full"))
+    return FullMixturePrior(latent, components) if covariance == "full" else MixturePrior(latent, components)
+
+
 # Saved runs hold these names and build the prior by them: a name must not change.
 PRIOR_MAKERS: dict[str, Callable[..., nn.Module]] = {
+    "aggregate": _make_aggregate,
+    "autoregressive": AutoregressivePrior,
+    "flow": StandardisedFlowPrior,
     "full-gaussian": FullMixturePrior,
     "mixture": FullMixturePrior,
+    "vae": SecondStage,
+    "vamp": VampPrior,
 }
 
 
@@ -54,6 +73,11 @@ class PriorRecipe:
     site: str
     shape: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def site_above(self) -> str:
+        """The name of the site that a second stage adds."""
+        return f"{self.site}_above"
 
     def build(self) -> nn.Module:
         """Return the density with initial parameters.
@@ -96,10 +120,14 @@ class FittedPrior(nn.Module):
 
     def forward(self, context: Any = None) -> Any:
         """Return p(z), with batch shape () and the event shape of the site."""
-        density, shape = self.density(context), self.recipe.shape
-        if tuple(density.event_shape) == shape:
-            return density
-        return dist.TransformedDistribution(density, [ReshapeTransform(density.event_shape, torch.Size(shape))])
+        return _with_event_shape(self.density(context), self.recipe.shape)
+
+
+def _with_event_shape(density: Any, shape: tuple[int, ...]) -> Any:
+    """Return a density of vectors as one of values of an event shape with as many numbers."""
+    if tuple(density.event_shape) == shape:
+        return density
+    return dist.TransformedDistribution(density, [ReshapeTransform(density.event_shape, torch.Size(shape))])
 
 
 class _ReplaceDensity(Messenger):
@@ -152,6 +180,65 @@ class ModelWithPrior(WrappedModel):
         return declared(self.inner, "phi")
 
 
+class _DrawAbove(Messenger):
+    """A handler of a two-stage model: it draws u beside the site z, in the plates of z.
+
+    In the model u is drawn before z, and z has its density given u. In the guide u is inferred from the drawn z.
+
+    Args:
+        prior: the second stage, with its recipe.
+        is_guide: whether it handles the guide.
+    """
+
+    def __init__(self, prior: FittedPrior, *, is_guide: bool) -> None:
+        super().__init__()
+        self.prior, self.is_guide = prior, is_guide
+        self.stage: SecondStage = prior.density  # type: ignore[assignment]
+
+    def _pyro_sample(self, msg: Any) -> None:
+        recipe = self.prior.recipe
+        if msg["name"] == recipe.site and not self.is_guide:
+            shape = msg["fn"].batch_shape
+            u = pyro.sample(recipe.site_above, self.stage.latent_density().expand(shape))
+            density = _with_event_shape(self.stage.code_density(u), recipe.shape)
+            msg["fn"] = density.expand(torch.broadcast_shapes(shape, density.batch_shape))
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        recipe = self.prior.recipe
+        if msg["name"] == recipe.site and self.is_guide:
+            z = msg["value"]
+            flat = z.reshape(*z.shape[: z.dim() - len(recipe.shape)], -1)
+            pyro.sample(recipe.site_above, self.stage.infer(flat))
+
+
+class TwoStageModel(ModelWithPrior):
+    """A latent model with a `SecondStage` in the place of p(z): a hierarchy of u, z and x.
+
+    Its sites are those of the inner model and u, whose name is that of z with ``_above``. q(z given x) is that of the
+    inner model, and u is inferred from z. The evidence is estimated by weights of z and u together.
+
+    Source: Dai & Wipf, Diagnosing and Enhancing VAE Models, arXiv:1903.05789, section 4.
+    """
+
+    def run_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the inner model with u above z."""
+        with _DrawAbove(self.prior, is_guide=False):
+            return self.inner.model(*args, **kwargs)
+
+    def run_guide(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the inner guide, and infer u from z."""
+        with _DrawAbove(self.prior, is_guide=True):
+            return super().run_guide(*args, **kwargs)
+
+    def phi(self) -> list[nn.Parameter]:
+        """Return the parameters of the inner model's guide, if it declares them, and of q(u given z)."""
+        return [*super().phi(), *self.prior.density.vae.phi()]  # type: ignore[union-attr,operator]
+
+    def theta(self) -> list[nn.Parameter]:
+        """Return the parameters of the inner model, if it declares them, and of p(z given u)."""
+        return [*declared(self.inner, "theta"), *self.prior.density.vae.theta()]  # type: ignore[union-attr,operator]
+
+
 def is_built_in(latent_model: Any) -> bool:
     """Return whether a model reads p(z) from its attribute `prior`; a subclass of a user may not."""
     return type(latent_model) in MODELS.values() and isinstance(getattr(latent_model, "prior", None), nn.Module)
@@ -173,10 +260,11 @@ def with_prior(latent_model: Any, recipe: PriorRecipe, density: nn.Module | None
     if first is not None:
         prior.to(device=first.device, dtype=first.dtype)
     prior.train(not isinstance(inner, nn.Module) or inner.training)
-    if is_built_in(inner):
+    is_two_stage = isinstance(prior.density, SecondStage)
+    if is_built_in(inner) and not is_two_stage:
         inner.prior = prior
         return inner
-    model = ModelWithPrior(inner, prior)
+    model = TwoStageModel(inner, prior) if is_two_stage else ModelWithPrior(inner, prior)
     with scope(inner):
         tensors = {name: tensor.detach().clone() for name, tensor in store_tensors(inner).items()}
     if tensors:  # pyro.param statements of the programs; the store belongs to the model that runs

@@ -31,6 +31,8 @@ from pvae.densities import (
     Poisson,
     StandardNormal,
 )
+from pvae.densities.full_mixture import FullMixturePrior
+from pvae.densities.standardised_flow import StandardisedFlowPrior
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
@@ -261,6 +263,10 @@ DENSITIES: dict[str, DensityCase] = {
     "householder-posterior": DensityCase(lambda: HouseholderPosterior(5, 3), (5,), (3,), closed=False),
     "mixture-prior": DensityCase(lambda: MixturePrior(3, 4), None, (3,), closed=False),
     "mixture-posterior": DensityCase(lambda: MixturePosterior(5, 3, 2), (5,), (3,), closed=False),
+    "full-mixture": DensityCase(lambda: FullMixturePrior(3, 2), None, (3,), closed=False),
+    "standardised-flow": DensityCase(
+        lambda: StandardisedFlowPrior(3, transforms=1, hidden=4), None, (3,), closed=False
+    ),
     "flow-prior": DensityCase(lambda: FlowPrior(3, transforms=1, hidden=4), None, (3,), closed=False),
     "flow-posterior": DensityCase(lambda: FlowPosterior(5, 3, "planar", transforms=2), (5,), (3,), closed=False),
     "bernoulli": DensityCase(lambda: Bernoulli(5, (6,)), (5,), (6,), discrete=True),

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from pvae.batch import Batch
 from pvae.errors import InputError
@@ -120,7 +119,7 @@ def _require_code_of_each_datum(site: Site, size: int) -> None:
             "it within one plate over the data."
         )
     support = distribution.support
-    while isinstance(support, constraints.independent | MixtureSameFamilyConstraint):
+    while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
     if not (_is_discrete(site) or support in (constraints.real, constraints.real_vector)):
         raise InputError(

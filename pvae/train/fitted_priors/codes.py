@@ -1,24 +1,83 @@
-"""`Codes`: draws of z given x for all training data."""
+"""`Codes`: draws of z given x for all training data; `CodeSource`: the model and the data that they come from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.batch import Batch
 from pvae.data import Splits, minibatches
 from pvae.errors import InputError
 from pvae.programs.binding import Fields
 from pvae.programs.queries import inference_mode, mean_of_site
+from pvae.programs.sites import Site
 from pvae.structures import moved
 from pvae.train.fitted_priors.code_site import CodeSite
 
-__all__ = ["Codes", "encode_training_data", "first_data"]
+__all__ = ["CodeSource", "Codes", "encode_training_data"]
 
 _CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class CodeSource:
+    """A trained model and the data of its training.
+
+    Attributes:
+        model: any object with ``model`` and ``guide``.
+        splits: the data, in the form of the training.
+        fields: the batch fields of the programs.
+    """
+
+    model: Any
+    splits: Splits
+    fields: Fields = None
+
+    def batches(self, size: int = _CHUNK) -> Iterator[Batch]:
+        """Yield the training data in the order of epoch 0 of seed 0, on the device of the model.
+
+        Data that are binarised or masked at every use are drawn.
+
+        Args:
+            size: the number of data of a batch.
+        """
+        first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
+        device = torch.device("cpu") if first is None else first.device
+        splits = self.splits
+        batches = minibatches(splits.train, size, seed=0, epoch=0, dynamic=splits.train_dynamic, mask=splits.train_mask)
+        for batch in batches:
+            yield Batch(**{name: moved(value, device) for name, value in batch.items()})
+
+    def first(self, size: int = 8) -> Batch:
+        """Return the first data.
+
+        Args:
+            size: the number of data.
+
+        Raises:
+            InputError: if there are fewer than two.
+        """
+        batch = next(self.batches(size), None)
+        if batch is None or batch.size < 2:
+            raise InputError(
+                f"A fitted prior needs at least two training data; {self.splits.name} has "
+                f"{self.splits.train.known_size}. Give more data."
+            )
+        return batch
+
+    def guide_site(self, batch: Batch, name: str) -> Site:
+        """Return a site of the guide on a batch, with its distribution and a draw.
+
+        Args:
+            batch: the data.
+            name: the name of the site.
+        """
+        with inference_mode(self.model, batch, self.fields) as programs:
+            return programs.bound_to(batch).trace_guide().nodes[name]
 
 
 @dataclass(frozen=True)
@@ -29,11 +88,13 @@ class Codes:
         site: the site that they are values of.
         values: shape (draws * data, size), real numbers or whole ones; the first draw of all data comes first.
         draws: the number of codes of each datum.
+        source: the model and the data; None for codes from elsewhere.
     """
 
     site: CodeSite
     values: Tensor
     draws: int
+    source: CodeSource | None = None
 
     @property
     def count(self) -> int:
@@ -50,37 +111,17 @@ class Codes:
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
         left_out = order[: max(1, int(share * self.count))]
         by_draw = self.values.unflatten(0, (self.draws, self.count))
-        kept = torch.ones(self.count, dtype=torch.bool)
-        kept[left_out] = False
-        return by_draw[:, kept].flatten(0, 1), by_draw[:, left_out].flatten(0, 1)
+        is_kept = torch.ones(self.count, dtype=torch.bool)
+        is_kept[left_out] = False
+        return by_draw[:, is_kept].flatten(0, 1), by_draw[:, left_out].flatten(0, 1)
 
 
-def first_data(splits: Splits, latent_model: Any, size: int = 8) -> Batch:
-    """Return the first training data, on the device of the model.
-
-    Raises:
-        InputError: if there are fewer than two.
-    """
-    batch = next(_batches(splits, latent_model, size), None)
-    if batch is None or batch.size < 2:
-        raise InputError(
-            f"A fitted prior needs at least two training data; {splits.name} has {splits.train.known_size}."
-        )
-    return batch
-
-
-def encode_training_data(
-    latent_model: Any, splits: Splits, site: CodeSite, fields: Fields, *, draws: int, means: bool
-) -> Codes:
+def encode_training_data(source: CodeSource, site: CodeSite, *, draws: int, means: bool) -> Codes:
     """Return draws of q(z given x) for all training data, or the means of q.
 
-    Data that are binarised or masked at every use are drawn anew for each draw of z.
-
     Args:
-        latent_model: any object with ``model`` and ``guide``.
-        splits: the data, in the form of the training.
+        source: the model and the data; binarised or masked anew for each draw of z where they are at every use.
         site: the latent site.
-        fields: the batch fields of the programs.
         draws: the number of draws of each datum.
         means: whether to take the mean of q in place of a draw.
 
@@ -89,24 +130,16 @@ def encode_training_data(
     """
 
     def code(batch: Batch) -> Tensor:
-        with inference_mode(latent_model, batch, fields) as programs:
-            found: Any = programs.bound_to(batch).trace_guide().nodes[site.name]
+        found = source.guide_site(batch, site.name)
+        with torch.no_grad():
             value: Tensor = mean_of_site(found) if means else found["value"]
         return value.detach().cpu().reshape(batch.size, site.size)
 
-    values = torch.cat([code(batch) for _ in range(draws) for batch in _batches(splits, latent_model, _CHUNK)])
-    codes = Codes(site, values, draws)
+    values = torch.cat([code(batch) for _ in range(draws) for batch in source.batches()])
+    codes = Codes(site, values, draws, source)
     if not site.codes:
         _require_density(codes)
     return codes
-
-
-def _batches(splits: Splits, latent_model: Any, size: int) -> Any:
-    """Yield the training data in the order of epoch 0 of seed 0, on the device of the model."""
-    first = next(latent_model.parameters(), None) if isinstance(latent_model, torch.nn.Module) else None
-    device = torch.device("cpu") if first is None else first.device
-    for batch in minibatches(splits.train, size, seed=0, epoch=0, dynamic=splits.train_dynamic, mask=splits.train_mask):
-        yield Batch(**{name: moved(value, device) for name, value in batch.items()})
 
 
 def _require_density(codes: Codes) -> None:

@@ -12,6 +12,8 @@ from pvae.names import parse_known
 from pvae.train.fitted_priors.code_site import CodeSite
 from pvae.train.fitted_priors.fitted_density import FittedDensity
 from pvae.train.fitted_priors.mixture_fit import fit_full_gaussian, fit_mixture
+from pvae.train.fitted_priors.network_fits import fit_autoregressive, fit_flow, fit_second_stage
+from pvae.train.fitted_priors.posterior_fits import fit_aggregate, fit_vamp
 
 __all__ = ["PRIOR_KINDS", "PriorKind", "default_kind", "parse_kind", "require_fitting_kind"]
 
@@ -24,13 +26,11 @@ class PriorKind:
         fit: a function of codes, `FitSettings` and the settings of the kind.
         fits_codes: whether it is for discrete codes; otherwise it is for real numbers.
         needs_density: whether it needs the density of q, which a point does not have.
-        by_gradients: whether `FitSettings` of a training apply.
     """
 
     fit: Callable[..., FittedDensity]
     fits_codes: bool = False
     needs_density: bool = False
-    by_gradients: bool = False
 
     def settings(self) -> list[str]:
         """Return the names of the settings of the kind."""
@@ -40,8 +40,13 @@ class PriorKind:
 
 # Saved runs hold these names: a name must not change.
 PRIOR_KINDS: dict[str, PriorKind] = {
+    "aggregate": PriorKind(fit_aggregate, needs_density=True),
+    "autoregressive": PriorKind(fit_autoregressive, fits_codes=True),
+    "flow": PriorKind(fit_flow),
     "full-gaussian": PriorKind(fit_full_gaussian),
     "mixture": PriorKind(fit_mixture),
+    "vae": PriorKind(fit_second_stage),
+    "vamp": PriorKind(fit_vamp, needs_density=True),
 }
 
 
