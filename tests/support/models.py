@@ -58,6 +58,25 @@ class Plain(LatentModel):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
+class TwoNumbers(LatentModel):
+    """Two layers, as a user writes them: u given no other site, z given u; both scalars of each datum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope, self.shift = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.zeros(()))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(x.new_zeros(()), 1.0))
+            z = pyro.sample("z", dist.Normal(self.slope * u, 0.5))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1) + self.shift, 0.3).expand([*z.shape, 6]).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.mean(-1), 0.2))
+            pyro.sample("u", dist.Normal(self.slope * z, 0.4))
+
+
 class OfPyroModules(LatentModel):
     """Networks as PyroModules, one weight constrained."""
 

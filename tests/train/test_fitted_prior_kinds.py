@@ -11,7 +11,6 @@ import pytest
 import torch
 from pyro import poutine
 from stats import assert_close_in_sigmas
-from test_fitted_priors import Steps
 from torch import Tensor
 
 import pvae
@@ -146,7 +145,7 @@ MODELS = {
     "built-in": lambda: pvae.VAE(**SMALL),
     "ladder": lambda: pvae.LadderVAE(6, latent=(3, 2), hidden=(5,), between=4),
     "plain": models.Plain,
-    "layers of numbers": Steps,
+    "layers of numbers": models.TwoNumbers,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import tutorial_vae
 from sklearn.mixture import GaussianMixture
-from torch import Tensor, nn
+from torch import Tensor
 
 import pvae
 from pvae.batch import Batch
@@ -136,25 +136,6 @@ def test_the_criterion_finds_the_number_of_clusters_and_is_that_of_scikit_learn(
 # ---- Any model: log p(x, z) changes by the prior alone, q does not change
 
 
-class Steps(pvae.LatentModel):
-    """Two layers, as a user writes them: u given no other site, z given u; both scalars of each datum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slope, self.shift = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.zeros(()))
-
-    def model(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            u = pyro.sample("u", dist.Normal(x.new_zeros(()), 1.0))
-            z = pyro.sample("z", dist.Normal(self.slope * u, 0.5))
-            pyro.sample("x", dist.Normal(z.unsqueeze(-1) + self.shift, 0.3).expand([*z.shape, 6]).to_event(1), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.mean(-1), 0.2))
-            pyro.sample("u", dist.Normal(self.slope * z, 0.4))
-
-
 def by_store(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
@@ -176,7 +157,7 @@ MODELS = {
     "bottom-up": lambda: pvae.LadderVAE(6, latent=(3, 2), hidden=(5,), between=4, inference="bottom-up"),
     "plain": models.Plain,
     "tutorial": lambda: tutorial_vae.VAE(z_dim=2, hidden_dim=5, pixels=6),
-    "layers": Steps,
+    "layers": models.TwoNumbers,
     "store": lambda: pvae.pair(by_store, guide_by_store),
 }
 
@@ -220,7 +201,7 @@ def old_prior(run: pvae.Run, name: str, z: Tensor) -> Tensor:
 def test_samples_come_from_the_prior_of_the_codes() -> None:
     torch.manual_seed(0)
     data = pvae.load_data(3 + 0.1 * torch.randn(200, 6), validation=0, test=0, binarise="none")
-    run = untrained(Steps(), data)
+    run = untrained(models.TwoNumbers(), data)
     fitted = pvae.fit_prior(run, "full-gaussian", data)
     # the guide's u is 0.7 z, its z is near 3, and the model's z is 0.7 u
     assert float(run.sample(2000).mean()) == pytest.approx(0, abs=0.1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pvae.batch import Batch
 from pvae.data import Splits
 from pvae.programs.base import LatentModel
+from pvae.train.devices import reseed
 from pvae.train.fitted_priors.codes import Codes
 from pvae.train.fitted_priors.fitted_density import FitSettings
 from pvae.train.trainer import fit
@@ -67,7 +68,7 @@ def fit_by_gradients(
     data = Splits(
         train=Batch(x=train), validation=Batch(x=left_out), test=None, name="codes", data_shape=tuple(train.shape[1:])
     )
-    torch.manual_seed(settings.seed)
+    reseed(settings.seed)  # inside the block of fit_prior, which restores the generators
     made = make()
     with warnings.catch_warnings():
         # a density of codes has no weights, and its loss is what ranks the parameters
