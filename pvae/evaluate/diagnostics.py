@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
+from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.latent_units import ACTIVE, LatentUnits, latent_units
 from pvae.evaluate.running_statistics import CHUNK, EffectiveSampleSize, ParetoKhat, Statistic, summarise_weights
-from pvae.evaluate.weight_trust import WeightTrust, no_trust, trust_of, trust_statistics
+from pvae.evaluate.weight_notes import LARGEST_KL, suspect_data, weight_notes
+from pvae.evaluate.weight_trust import WeightTrust, no_trust, quantiles, trust_of, trust_statistics
 from pvae.json_values import finite_or_none
 from pvae.programs.sites import is_delta, sample_sites
 from pvae.shown_tables import ShownTable
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = [
     "DRAWS",
-    "MOST_UNRELIABLE",
     "Diagnosis",
     "diagnose",
     "diagnosis_of",
     "draws_point",
-    "weight_notes",
     "weight_statistics",
 ]
-
-#: Effective sample sizes that differ from the number of particles by less than this are of constant weights.
-_LARGEST_ROUNDING = 1e-6
-
-FEWEST_EFFECTIVE = 10.0
-"""The effective sample size of a datum below which its log evidence is not reliable. To first order, the logarithm of a
-mean with this effective sample size is too low by 1 / (2 * 10) = 0.05 nats."""
-
-MOST_UNRELIABLE = 0.1
-"""The share of data with unreliable weights above which `log_evidence` and the verdict of a comparison warn."""
 
 DRAWS = 16
 """Draws per datum for KL and active units. If no latent site depends on another, one draw gives the exact values."""
@@ -95,16 +89,50 @@ class Diagnosis:
     def to_json(self) -> dict[str, Any]:
         """Return the summary over data as a dictionary that JSON can hold."""
         return {
-            "ess": _quantiles(self.ess),
-            "khat": {**_quantiles(self.khat), "good": self.good_khat, "unreliable": finite_or_none(self.unreliable)},
-            **({} if self.trust is None else _trust_quantiles(self.trust)),
+            "ess": quantiles(self.ess),
+            "khat": {**quantiles(self.khat), "good": self.good_khat, "unreliable": finite_or_none(self.unreliable)},
+            **({} if self.trust is None else self.trust.to_json()),
             "active_units": self.active_units,
             "latents": {name: units.to_json() for name, units in self.latents.items()},
             "particles": self.particles,
             "notes": list(self.notes),
         }
 
-    def _repr_html_(self) -> str:
+    def table(self) -> list[dict[str, str]]:
+        """Return the numbers as rows of text, each with the keys ``quantity``, ``value`` and ``note``."""
+        rows = [
+            {"quantity": name, "value": median, "note": f"median over data; 5 %: {low}, 95 %: {high}"}
+            for name, low, median, high in self._quantile_rows()
+        ]
+        share = _shown(finite_or_none(self.unreliable))
+        rows.append({"quantity": "share of data with unreliable weights", "value": share, "note": "by Pareto k-hat"})
+        for name, units in self.latents.items():
+            note = f"active units: {_shown(units.active)}"
+            rows.append({"quantity": f"KL of {name}", "value": str(units.kl or "not known"), "note": note})
+        return [*rows, *({"quantity": "note", "value": note, "note": ""} for note in self.notes)]
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Return KL(q to posterior) against Pareto k-hat, with a dot for each datum.
+
+        Args:
+            path: a file to write the figure to, or None. Its suffix decides the format, such as ``.png`` or ``.svg``.
+
+        Raises:
+            InputError: if the distance from the posterior was not computed, or is not available.
+        """
+        from pvae.plots.figure_files import save_figure
+        from pvae.plots.trust_plots import trust_scatter
+
+        if self.trust is None or bool(self.trust.kl.isnan().all()):
+            raise InputError("The figure needs KL(q to posterior) of each datum, which is not available here.")
+        suspect = suspect_data(self.khat, self.ess, self.particles, self.trust)
+        figure = trust_scatter(self.trust.kl, self.khat, suspect, LARGEST_KL)
+        if path is not None:
+            save_figure(figure, Path(path), {"particles": self.particles})
+        return figure
+
+    def _quantile_rows(self) -> list[list[str]]:
+        """Return a name, the 5 % quantile, the median and the 95 % quantile over data, for each number of a datum."""
         summary = self.to_json()
         units = {
             "ess": f"effective sample size, of {self.particles}",
@@ -114,43 +142,24 @@ class Diagnosis:
             "accuracy": "accuracy",
         }
         levels = ("q05", "median", "q95")
-        rows = [
+        return [
             [text, *(_shown(summary[name][level]) for level in levels)]
             for name, text in units.items()
             if name in summary
         ]
+
+    def _repr_html_(self) -> str:
         sites = [
             f"{name}: KL {units.kl or 'not known'} nats per datum, active units {_shown(units.active)}"
             for name, units in self.latents.items()
         ]
         lines = [f"Share of data with unreliable weights: {_shown(finite_or_none(self.unreliable))}", *sites]
         headings = ["", "5% of data", "median", "95% of data"]
-        return ShownTable(headings, rows, "Diagnosis", [*lines, *self.notes]).to_html()
+        return ShownTable(headings, self._quantile_rows(), "Diagnosis", [*lines, *self.notes]).to_html()
 
 
 def _shown(value: float | None) -> str:
     return "not known" if value is None else f"{value:.4g}"
-
-
-def _trust_quantiles(trust: WeightTrust) -> dict[str, Any]:
-    """Return the quantiles over data of each number of the trust, by name."""
-    return {
-        "log_weight_variance": _quantiles(trust.log_weight_variance),
-        "kl": _quantiles(trust.kl),
-        "accuracy": _quantiles(trust.accuracy),
-    }
-
-
-def _quantiles(values: Tensor) -> dict[str, float | None]:
-    """Return the median and the 5% and 95% quantiles over data, shape (data,); NaN values are left out."""
-    known = values[~values.isnan()]
-    if len(known) == 0:
-        return {"median": None, "q05": None, "q95": None}
-    ordered = known.sort().values
-    levels = {"median": 0.5, "q05": 0.05, "q95": 0.95}
-    # A quantile is an element of the data, because interpolation between infinities gives NaN.
-    indices = {name: round(level * (len(ordered) - 1)) for name, level in levels.items()}
-    return {name: finite_or_none(float(ordered[index])) for name, index in indices.items()}
 
 
 def diagnose(
@@ -269,33 +278,3 @@ def diagnosis_of(
     with torch.no_grad():
         latents, notes = latent_units(context, draws, chunk, threshold)
     return Diagnosis(ess, khat, latents, particles, (*weight_notes(ess, khat, particles), *notes))
-
-
-def weight_notes(ess: Tensor, khat: Tensor, particles: int, tolerated: float = 0.0) -> list[str]:
-    """Return a note on each reason why the log evidence is not reliable; `log_evidence` warns with the same notes.
-
-    Args:
-        ess: effective sample size of each datum, shape (data,).
-        khat: Pareto k-hat of each datum, shape (data,).
-        particles: the number of draws per datum from which these two were estimated.
-        tolerated: the share of data with a high k-hat, or with few effective particles, that needs no note.
-    """
-    notes = []
-    most = tolerated * len(ess)
-    undefined = int(ess.isnan().sum())
-    if undefined:
-        notes.append(f"{undefined} of {len(ess)} data have no finite weight: model and guide do not overlap there")
-    are_constant = particles > 1 and bool((ess > particles - _LARGEST_ROUNDING).all())  # the guide is the posterior
-    if particles <= 20 and not are_constant:
-        notes.append("Pareto k-hat needs at least 21 particles")
-    elif (above := int((khat > good_khat(particles)).sum())) > most:
-        notes.append(
-            f"{above} of {len(khat)} data have Pareto k-hat above {good_khat(particles):.2f}: "
-            "their log evidence is too low by an amount that the error does not show"
-        )
-    elif particles > 20 and (few := int((ess < FEWEST_EFFECTIVE).sum())) > most:
-        notes.append(
-            f"{few} of {len(ess)} data have an effective sample size below {FEWEST_EFFECTIVE:g}: "
-            "their log evidence is too low by an amount that the error does not show"
-        )
-    return notes

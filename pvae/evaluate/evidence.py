@@ -14,12 +14,13 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.base import Estimate
-from pvae.evaluate.diagnostics import MOST_UNRELIABLE, weight_notes, weight_statistics
+from pvae.evaluate.diagnostics import weight_statistics
 from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
 from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, ParetoKhat, summarise_weights
 from pvae.evaluate.shared_latents import joint_weights, shared_elbo, shared_sites
+from pvae.evaluate.weight_notes import MOST_UNRELIABLE, weight_notes
 
 # Weights of an exact posterior differ by rounding, in nats.
 _ROUNDING = 1e-4

@@ -19,7 +19,14 @@ from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.train.devices import reseed
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 
-__all__ = ["SimulatedPairs", "as_units", "keyed_batches", "require_local_latents", "simulate_pairs"]
+__all__ = [
+    "SimulatedPairs",
+    "as_units",
+    "describe_broadcast",
+    "keyed_batches",
+    "require_local_latents",
+    "simulate_pairs",
+]
 
 
 def as_units(stacked: Tensor, data_dim: int, event_dim: int) -> Tensor:
@@ -107,7 +114,8 @@ def simulate_pairs(context: EvaluationContext, batch: Batch) -> SimulatedPairs:
         batch: real data; fields that the model does not generate, such as conditions, stay as they are.
 
     Raises:
-        InputError: if an observed site is not a field of the data, so that its simulated value has no place.
+        InputError: if an observed site is not a field of the data, so that its simulated value has no place, or does
+            not draw all numbers of the field.
     """
     programs = context.bound_to(batch)
     observed = _observed_fields(programs, batch)
@@ -167,8 +175,24 @@ def _is_factor(site: Site) -> bool:
     return isinstance(base_distribution(site["fn"]), Unit)
 
 
+def describe_broadcast(site: Site, field: Tensor) -> str:
+    """Return why the drawn value of an observed site does not fill its field of the data.
+
+    Args:
+        site: the site, with the value that it drew.
+        field: the field of the data.
+    """
+    return (
+        f"site {site['name']!r} draws numbers of shape {tuple(site['value'].shape)} and is observed at numbers of "
+        f"shape {tuple(field.shape)}, because its distribution broadcasts over the data. Expand its parameters to the "
+        "shape of the data"
+    )
+
+
 def _in_place_of(field: Tensor, site: Site) -> Tensor:
     """Return the simulated value of a site in the shape and type of a field; hidden labels stay hidden."""
+    if site["value"].numel() != field.numel():
+        raise InputError(f"A simulation needs all numbers of the data, but {describe_broadcast(site, field)}.")
     value = site["value"].reshape(field.shape).to(field.dtype)
     return torch.where(field < 0, field, value) if isinstance(base_distribution(site["fn"]), GivenLabel) else value
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvae.evaluate.running_statistics import Bound, Elbo, Statistic
+from pvae.json_values import finite_or_none
 
-__all__ = ["WeightTrust", "distance_statistics", "no_trust", "trust_of", "trust_statistics"]
+__all__ = ["WeightTrust", "distance_statistics", "no_trust", "quantiles", "trust_of", "trust_statistics"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,26 @@ class WeightTrust:
     log_weight_variance: Tensor
     kl: Tensor
     accuracy: Tensor
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the quantiles over data of each number, by name."""
+        return {name: quantiles(values) for name, values in vars(self).items()}
+
+
+def quantiles(values: Tensor) -> dict[str, float | None]:
+    """Return the median and the 5% and 95% quantiles over data; NaN values are left out.
+
+    Args:
+        values: one number per datum, shape (data,).
+    """
+    known = values[~values.isnan()]
+    if len(known) == 0:
+        return {"median": None, "q05": None, "q95": None}
+    ordered = known.sort().values
+    levels = {"median": 0.5, "q05": 0.05, "q95": 0.95}
+    # A quantile is an element of the data, because interpolation between infinities gives NaN.
+    indices = {name: round(level * (len(ordered) - 1)) for name, level in levels.items()}
+    return {name: finite_or_none(float(ordered[index])) for name, index in indices.items()}
 
 
 class _LogWeightVariance(Statistic):

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import A_BIAS, A_VARIANCE, A_WEIGHT, A_X, LinearGaussianModel
+from planted import Planted
 from pyro.infer.autoguide import AutoNormal
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor
@@ -290,6 +291,23 @@ def test_a_decoder_that_takes_x_has_no_simulated_sandwich() -> None:
     assert found.on_simulated is None
     assert "as in a decoder that takes x" in found.note
     assert found.status == "look"
+
+
+def test_a_likelihood_that_broadcasts_over_the_data_has_no_simulated_data() -> None:
+    class Broadcast(Planted):
+        """One mean for the three features of a datum."""
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z[..., :1], self.noise).to_event(1), obs=x)
+
+    found = quick(Broadcast(), copies_of_a(4))
+    assert found.on_simulated is None and found.status == "look"
+    assert "site 'x' draws numbers of shape (4, 1) and is observed at numbers of shape (4, 3)" in found.note
+    for check in (evaluate.calibrate, evaluate.resemblance):
+        with pytest.raises(InputError, match=r"broadcasts over the data. Expand its parameters"):
+            check(Broadcast(), copies_of_a(4), progress=False)
 
 
 def test_an_interrupt_leaves_parameters_and_generators_unchanged() -> None:

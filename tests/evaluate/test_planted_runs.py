@@ -157,11 +157,13 @@ def test_without_calibration_the_inference_is_never_fine() -> None:
     assert (bad.status, bad.findings[0].name) == ("bad", "gaps")
 
 
-def test_a_small_budget_leaves_questions_open_and_never_fine() -> None:
+def test_a_small_budget_leaves_questions_open_and_never_fine(tmp_path: Path) -> None:
     x = Planted().draw(100)
     found = answers(Planted(), x, budget=2e4)
     assert [answer.status for answer in found.answers] == ["look", "not run", "look", "not run", "not run"]
     assert "of the budget are left" in found[QUESTIONS[1]].reason
+    assert found.plot(tmp_path).keys() == {"log evidence", "diagnose"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["diagnose.svg", "log evidence.svg"]
     assert found.cost <= 2e4 and found.choices["particles"] == found.to_json()["choices"]["particles"] == 30
     assert {answer.status for answer in answers(Planted(), x, budget=10).answers} == {"not run"}
 

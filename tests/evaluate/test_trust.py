@@ -16,8 +16,8 @@ import pvae
 from pvae import memory
 from pvae.errors import InputError
 from pvae.evaluate import aggregate_test, ais, diagnose, elbo, judge, log_evidence, to_arviz
-from pvae.evaluate.diagnostics import weight_notes
 from pvae.evaluate.running_statistics import CHUNK
+from pvae.evaluate.weight_notes import weight_notes
 from pvae.memory import PeakMemory
 
 pytestmark = pytest.mark.usefixtures("own_store", "seeded")

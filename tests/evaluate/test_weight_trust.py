@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import exact
 import pyro
 import pyro.distributions as dist
@@ -77,7 +79,7 @@ def test_a_guide_on_one_of_two_modes_has_perfect_weights_and_is_never_fine() -> 
     assert data_trust(found, is_calibrated=True).status == "fine"
 
 
-def test_the_worst_data_are_listed_first() -> None:
+def test_the_worst_data_are_listed_first(tmp_path: Path) -> None:
     class Uneven(Planted):
         """Exact, but shifted on two data."""
 
@@ -87,10 +89,18 @@ def test_the_worst_data_are_listed_first() -> None:
                 shift = torch.where(rows == 5, 3.0, torch.where(rows == 11, 2.0, 0.0)).unsqueeze(-1)
                 pyro.sample("z", dist.MultivariateNormal((x - self.bias) @ self.gain.T + shift, scale_tril=self.factor))
 
-    finding = data_trust(diagnose(Uneven(), Planted().draw(40), 500), is_calibrated=True)
+    diagnosis = diagnose(Uneven(), Planted().draw(40), 500)
+    finding = data_trust(diagnosis, is_calibrated=True)
     assert isinstance(finding, DataTrust)
     assert finding.worst == (5, 11)
     assert (finding.value, finding.status) == (2 / 40, "look")
+    (_, suspect, *_) = diagnosis.plot(tmp_path / "trust.svg").axes[0].lines
+    assert sorted(suspect.get_ydata()) == sorted(diagnosis.trust.kl[[5, 11]].tolist())
+    rows = {row["quantity"]: row for row in diagnosis.table()}
+    median = diagnosis.to_json()["kl"]["median"]
+    assert (
+        rows["KL(q to posterior), nats"]["value"] == f"{median:.4g}" and "<svg" in (tmp_path / "trust.svg").read_text()
+    )
 
 
 def test_a_point_is_not_available() -> None:

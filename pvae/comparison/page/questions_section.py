@@ -16,11 +16,11 @@ from pvae.comparison.table.annealing_verdict import describe_annealing, is_annea
 from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes
 from pvae.comparison.table.verdict import make_verdict
-from pvae.evaluate.all_checks.data_trust import LARGEST_KL
 from pvae.evaluate.all_checks.model_findings import QUESTIONS
 from pvae.evaluate.annealing.sandwich_finding import SMALL_GAP
 from pvae.evaluate.arviz_versions import good_khat
 from pvae.evaluate.finding import worst_status
+from pvae.evaluate.weight_notes import LARGEST_KL
 from pvae.report import Question, Section
 
 __all__ = ["make_questions_section"]

@@ -10,8 +10,8 @@ from pvae.comparison.table.row import Row
 from pvae.comparison.table.row_outcomes import RowOutcomes, Statistic
 from pvae.comparison.table.table_column import CellText, TableColumn, show_estimate
 from pvae.evaluate import Estimate
-from pvae.evaluate.all_checks.data_trust import LARGEST_KL
 from pvae.evaluate.membership import MOST_MEMBERSHIP
+from pvae.evaluate.weight_notes import LARGEST_KL
 
 __all__ = ["TRUST_COLUMNS"]
 

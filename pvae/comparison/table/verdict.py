@@ -9,9 +9,9 @@ from pvae.comparison.number_formats import format_percentage
 from pvae.comparison.table.annealing_verdict import describe_annealing, describe_ends, is_annealed
 from pvae.comparison.table.conclusions import ABOVE, BELOW, LEVEL, NOT_BRACKETED, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
 from pvae.comparison.table.row import Row, row_label
-from pvae.evaluate.diagnostics import MOST_UNRELIABLE
 from pvae.evaluate.finding import as_sentence
 from pvae.evaluate.membership import describe_memorised, is_memorised
+from pvae.evaluate.weight_notes import MOST_UNRELIABLE
 
 __all__ = ["make_verdict"]
 

@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 
 from pvae.errors import InputError
-from pvae.evaluate.diagnostics import FEWEST_EFFECTIVE, MOST_UNRELIABLE, Diagnosis
+from pvae.evaluate.diagnostics import Diagnosis
 from pvae.evaluate.finding import EvaluationFinding, NotRun
+from pvae.evaluate.weight_notes import FEWEST_EFFECTIVE, LARGEST_KL, MOST_UNRELIABLE, suspect_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["DataTrust", "data_trust"]
-
-LARGEST_KL = 1.0
-"""A datum with a larger KL(q to p(z given x)) in nats is suspect; `pvae.evaluate.gaps` has the same limit."""
-
-#: Log weights with a smaller variance are constant up to rounding.
-_LEAST_VARIANCE = 1e-6
 
 #: The number of data that `to_json` and `table` list.
 _MOST_LISTED = 10
@@ -105,10 +100,7 @@ def data_trust(diagnosis: Diagnosis, *, is_calibrated: bool | None, cost: int = 
     if bool(diagnosis.trust.accuracy.isnan().all()):
         return NotRun.of(DataTrust, "Not available: the guide is a point, which has no density and no weights.")
     kl = diagnosis.trust.kl
-    # The tail of weights that are nearly constant has no shape.
-    has_tail = ~(diagnosis.trust.log_weight_variance <= _LEAST_VARIANCE)
-    high_khat = has_tail & ~(diagnosis.khat <= diagnosis.good_khat)
-    suspect = high_khat | ~(kl <= LARGEST_KL) | ~(diagnosis.ess >= FEWEST_EFFECTIVE)
+    suspect = suspect_data(diagnosis.khat, diagnosis.ess, diagnosis.particles, diagnosis.trust)
     count, bad = len(kl), int(suspect.sum())
     share = bad / count
     order = torch.where(suspect, kl.nan_to_num(nan=math.inf), -math.inf).argsort(descending=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pvae.evaluate.finding import EvaluationFinding, worst_status
 from pvae.names import require_known
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["BAD_ANSWERS", "QUESTIONS", "ModelFindings", "QuestionAnswer", "answer_inference"]
 
@@ -145,6 +149,17 @@ class ModelFindings:
         return [
             {"question": answer.question, "status": answer.status, "reason": answer.reason} for answer in self.answers
         ]
+
+    def plot(self, folder: str | Path | None = None) -> dict[str, Figure]:
+        """Return the figure of each finding by the name of its evaluation; those that were not run have none.
+
+        Args:
+            folder: a folder for the figures, one SVG file each, or None.
+        """
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        paths = {name: None if folder is None else Path(folder) / f"{name}.svg" for name in self.findings}
+        return {name: finding.plot(paths[name]) for name, finding in self.findings.items()}
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.answers))

@@ -15,10 +15,8 @@ from pvae.evaluate.base import Estimate
 from pvae.evaluate.calibration.calibrate import ranks_of_pairs
 from pvae.evaluate.diagnostics import (
     DRAWS,
-    MOST_UNRELIABLE,
     Diagnosis,
     diagnosis_of,
-    weight_notes,
     weight_statistics,
 )
 from pvae.evaluate.evaluation_context import EvaluationContext
@@ -28,6 +26,7 @@ from pvae.evaluate.latent_units import ACTIVE
 from pvae.evaluate.resemblance_tests.measure_resemblance import evidence_of_batch, values_of_data
 from pvae.evaluate.running_statistics import CHUNK, Bound, Statistic, summarise_weights
 from pvae.evaluate.simulated_pairs import SimulatedPairs
+from pvae.evaluate.weight_notes import MOST_UNRELIABLE, weight_notes
 from pvae.evaluate.weight_trust import trust_of, trust_statistics
 
 __all__ = ["FEW_PARTICLES", "SimulationPass", "WeightPass", "simulation_pass", "weight_pass"]

@@ -16,6 +16,7 @@ from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.evaluate.annealing.datum_noise import seed_of
 from pvae.evaluate.evaluation_context import EvaluationContext
+from pvae.evaluate.simulated_pairs import describe_broadcast
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, base_distribution, log_density, sample_sites
 from pvae.train.devices import isolated
@@ -45,8 +46,8 @@ def simulate_data(
         The context, and u of shape (1, data, numbers).
 
     Raises:
-        NotSimulatedError: if an observed site is no field of the batch, or the density of simulated data is not that by
-            which they were drawn.
+        NotSimulatedError: if an observed site is no field of the batch or does not draw all its numbers, or the density
+            of simulated data is not that by which they were drawn.
     """
     fields: list[Mapping[str, Tensor]] = []
     numbers = []
@@ -58,6 +59,8 @@ def simulate_data(
         drawn = {}
         for name, place in places.items():
             site: Site = trace.nodes[name]
+            if site["value"].numel() != batch[place.field].numel():
+                raise NotSimulatedError(describe_broadcast(site, batch[place.field]))
             drawn[place.field] = _in_place(site["value"], place, batch[place.field])
         _require_same_density(context.bound_to(Batch(**{**dict(batch), **drawn})), trace, places)
         fields.append(drawn)
