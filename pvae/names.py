@@ -34,7 +34,9 @@ def unknown(kind: str, name: str, known: Iterable[str], owner: str = "") -> Inpu
         owner: the thing that the name is looked up in, such as ``"mask 'block'"``; empty if `kind` says enough.
     """
     names = sorted(map(str, known))
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    spelled = {known_name.lower(): known_name for known_name in reversed(names)}
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    nearest = close or [spelled[match] for match in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.4)]
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     place = f" of {owner}" if owner else ""
     return InputError(f"Unknown {kind} {name!r}{place}{hint} Known: {', '.join(names) or 'none'}.")

@@ -13,6 +13,7 @@ import click
 
 from pvae.commands.interrupts import two_interrupts_end
 from pvae.commands.options.message_level import level_restored
+from pvae.commands.usage_errors import usage_message
 from pvae.errors import DivergenceError, InputError, LostProcessError
 from pvae.files import is_disk_full
 from pvae.names import short_label, unknown
@@ -76,7 +77,7 @@ class MainGroup(SuggestingGroup):
                 INTERRUPTED,
             )
         except Exception as error:
-            _report(error, show_traceback="--traceback" in arguments)
+            _report(error, arguments)
         finally:
             warnings.showwarning = original
         sys.exit(code if isinstance(code, int) else 0)
@@ -87,12 +88,13 @@ def _print_warning(message: Warning | str, category: type[Warning], *place: Any,
     click.echo(short_label(f"pvae: warning: {' '.join(str(message).split())}", _MOST_CHARACTERS), err=True)
 
 
-def _report(error: Exception, *, show_traceback: bool) -> NoReturn:
+def _report(error: Exception, arguments: Sequence[str]) -> NoReturn:
     """End the process with the line and the exit code of an error; raise the error again if it is a bug of pvae."""
+    show_traceback = "--traceback" in arguments
     if show_traceback:
         traceback.print_exception(error)
     if isinstance(error, click.ClickException):
-        _exit_with_error(error.format_message(), BAD_INPUT)
+        _exit_with_error(usage_message(error, arguments), BAD_INPUT)
     if isinstance(error, DivergenceError):
         _exit_with_error(str(error), DIVERGED)
     if isinstance(error, LostProcessError):

@@ -34,7 +34,7 @@ def spec_from_text(text: str) -> ModelSpec:
     parts = text.split(":")
     first = next((index for index, part in enumerate(parts) if index and "=" in part), len(parts))
     count = 1 if parts[0].strip() in MODELS else first
-    _, settings = parse(":".join(["", *parts[count:]]))
+    _, settings = parse(":".join([parts[0], *parts[count:]]))
     return ModelSpec(":".join(parts[:count]).strip(), settings)
 
 

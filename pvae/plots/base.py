@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pvae.batch import Batch
+from pvae.data import Splits, load_data
+from pvae.errors import InputError
 from pvae.names import short_label
 from pvae.plots.figure_files import save_figure
 
@@ -50,7 +54,23 @@ def plain_label(name: object, most: int = 60) -> str:
 
 
 def as_array(values: Any) -> Array:
-    """Return a tensor (of any device, with or without gradient), array or sequence as a float64 array."""
+    """Return values as a float64 array.
+
+    Args:
+        values: a tensor (of any device, with or without gradient), an array, a frame or a sequence; or data, of which x
+            is taken: a batch, splits (the test split), or the name or path of data.
+
+    Raises:
+        InputError: if data of this name cannot be loaded, or splits have no test split.
+    """
+    if isinstance(values, str | os.PathLike):
+        values = load_data(values)
+    if isinstance(values, Splits):
+        if values.test is None:
+            raise InputError("A figure draws the test split of data, and these have none. Give data.train.")
+        values = values.test
+    if isinstance(values, Batch):
+        values = values["x"]
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     return np.asarray(values, dtype=np.float64)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from pvae.figure_source import also_of_runs
 from pvae.plots.base import Array, as_array
 from pvae.plots.feature_views import lines_or_heat_map, planes_or_first, strips_or_heat_map
 from pvae.plots.picture_tiles import as_pictures, draw_labelled_rows, draw_named_pictures
@@ -20,6 +21,7 @@ _PLANE_LABELS = 7
 _NAMED_COLUMNS = 10  # pictures in a row
 
 
+@also_of_runs("traversal")
 def traversal(
     images: ArrayLike,
     values: ArrayLike,
@@ -32,6 +34,8 @@ def traversal(
     """Return the mean of p(x given z) while one latent unit changes and all others stay at their prior mean.
 
     Data that are not pictures have one panel for each feature, with a line for each unit.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         images: shape (units, steps, *data), each datum as for `image_grid`; a row for each unit.
@@ -58,6 +62,7 @@ def traversal(
     return add_title(figure, title, note)
 
 
+@also_of_runs("interpolation")
 def interpolations(
     images: ArrayLike,
     *,
@@ -68,6 +73,8 @@ def interpolations(
     """Return the mean of p(x given z) on the line between the codes of two data, one row for each pair.
 
     Data that are not pictures have one panel for each feature, with a line for each pair.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         images: shape (pairs, steps, *data), each datum as for `image_grid`.
@@ -94,6 +101,7 @@ def interpolations(
     return add_title(figure, title, note)
 
 
+@also_of_runs("plane")
 def plane(
     images: ArrayLike,
     values: ArrayLike,
@@ -105,6 +113,8 @@ def plane(
     """Return the mean of p(x given z) over the plane of a two-dimensional z, at quantiles of its prior.
 
     Data that are not pictures have one heat map for each feature, with a colour scale in the unit of the feature.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         images: shape (size, size, *data), each datum as for `image_grid`. The rows are in descending order of z[1].
@@ -136,6 +146,7 @@ def plane(
     return add_title(draw_labelled_rows(pictures, x.shape[1], row_names, column_names, xlabel, "z[1]"), title, note)
 
 
+@also_of_runs("classes")
 def value_rows(
     images: ArrayLike,
     names: Sequence[str],
@@ -148,6 +159,8 @@ def value_rows(
     """Return one row of pictures for each value of a label or component; a picture for each if a row has one alone.
 
     Data that are not pictures have one panel for each feature, with a row of points for each value.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         images: shape (values, columns, *data), each datum as for `image_grid`. All pictures of a column are made from

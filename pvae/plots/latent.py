@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from pvae.errors import InputError
+from pvae.figure_source import also_of_runs
 from pvae.plots.base import INK, PALETTE, Array, as_array, new_figure, plain_label, principal_components, style_axes
 from pvae.plots.categories import draw_category
 from pvae.plots.class_styles import CLASS_MARKERS, ClassStyles
@@ -21,6 +22,7 @@ __all__ = ["latent_scatter"]
 _SCATTER_HEIGHT, _BARS_HEIGHT = 3.7, 1.5  # inches
 
 
+@also_of_runs("latent")
 def latent_scatter(
     codes: ArrayLike,
     labels: ArrayLike | None = None,
@@ -37,6 +39,8 @@ def latent_scatter(
     Codes with more than two units are shown by the two units with the largest KL, or without ``kl`` by their first two
     principal components. The axis labels say which. Categories have no place among the coordinates: bars below the
     scatter plot show them.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         codes: continuous latent codes, shape (data, latent).

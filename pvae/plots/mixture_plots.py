@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from pvae.errors import InputError
+from pvae.figure_source import also_of_runs
 from pvae.plots.base import (
     INK,
     PALETTE,
@@ -33,6 +34,7 @@ __all__ = ["component_strips", "mixture_ellipses", "mixture_pictures", "selectio
 _LEGEND_ENTRIES = 8
 
 
+@also_of_runs("components")
 def mixture_pictures(
     means: ArrayLike,
     weights: ArrayLike,
@@ -42,6 +44,8 @@ def mixture_pictures(
     title: str = "Means of the components, with their weights",
 ) -> Figure:
     """Return the mean of each component as a picture with its number and weight above, the largest weight first.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         means: shape (components, height, width), with one or three channels first or last if there are channels.

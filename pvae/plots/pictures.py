@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from pvae.errors import InputError
+from pvae.figure_source import also_of_runs
 from pvae.plots.base import INK, PALETTE, Array, as_array, new_figure, plain_label, style_axes
 from pvae.plots.feature_panels import MOST_PANELS, feature_histograms, feature_labels, feature_pairs
 from pvae.plots.picture_tiles import (
@@ -56,6 +57,7 @@ def image_grid(images: ArrayLike, *, columns: int = 10, title: str = "", note: s
     return add_title(draw_tiles(pictures, min(columns, len(pictures)), value_limits(pictures))[0], title, note)
 
 
+@also_of_runs("samples")
 def draws(
     x: ArrayLike,
     data: ArrayLike | None = None,
@@ -68,6 +70,8 @@ def draws(
 
     Two features have a scatter plot, other data a histogram for each feature, and data of many features a heat map of
     the draws alone.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         x: draws of x, and not means of x given z, which vary less than data do; shape (draws, ...).
@@ -108,6 +112,7 @@ def _scatter_over_data(drawn: Array, data: Array | None, labels: Sequence[str]) 
     return figure
 
 
+@also_of_runs("reconstructions")
 def reconstructions(
     originals: ArrayLike,
     reconstructed: ArrayLike,
@@ -120,6 +125,8 @@ def reconstructions(
     """Return data above their reconstructions, in labelled pairs of rows.
 
     Data that are not pictures have one panel for each feature, with reconstructions against originals.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         originals: data as for `image_grid`.
@@ -150,6 +157,7 @@ def reconstructions(
     return add_title(_draw_panels({"original": x, "reconstruction": again}, columns)[0], title, note)
 
 
+@also_of_runs("inpainting")
 def inpainting(
     originals: ArrayLike,
     mask: ArrayLike,
@@ -164,6 +172,8 @@ def inpainting(
 
     Missing entries are drawn in a colour that is no grey level, the second of `PALETTE`. Data that are not pictures
     have one panel for each feature, with the imputed values of the missing entries against their true values.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         originals: the complete data, as for `image_grid`.

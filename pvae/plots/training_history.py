@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pvae.errors import InputError
+from pvae.figure_source import also_of_runs
 from pvae.plots.base import PALETTE, Array, as_array, new_figure, style_axes
 from pvae.plots.curves import limit_values, unique_labels
 from pvae.plots.titles import add_title
@@ -21,6 +24,7 @@ _BOUND_LABEL, _LOSS_LABEL = "bound on log p(x)\n(nats per datum)", "loss, no bou
 _SAME = 1e-5  # relative difference of minus the loss and the ELBO below which they are the same number
 
 
+@also_of_runs("history")
 def history(
     records: Sequence[Mapping[str, Any]],
     *,
@@ -34,6 +38,8 @@ def history(
     Bounds on log p(x) have the upper axes, in nats per datum; higher is better. A loss that is minus a bound is drawn
     there with its sign changed. Losses that are no bound, such as that of a critic, have axes of their own below, in
     the unit of the objective, as they were recorded.
+
+    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
 
     Args:
         records: for each epoch a mapping with the key ``"epoch"`` and numbers by name.
@@ -51,6 +57,8 @@ def history(
         >>> figure.axes[0].get_xlabel()
         'epoch'
     """
+    if isinstance(records, str | os.PathLike):
+        raise InputError(f"history needs a run or its records; got the path {str(records)!r}. Open it: pvae.open_run.")
     if names is None:
         keys = dict.fromkeys(key for record in records for key in record)
         names = [key for key in keys if any(word in key for word in ("bound", "elbo", "loss"))]

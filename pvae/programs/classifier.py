@@ -34,7 +34,8 @@ def classifier_of(*owners: Any, caller: str) -> Callable[[Tensor], Any]:
             return _registered(owner, method)
     owner_name = next((type(owner).__name__ for owner in owners if owner is not None), "the model")
     raise InputError(
-        f"{caller} needs q(y given x). Write a method classify(self, x) on {owner_name} that returns a distribution, "
+        f"{caller} needs q(y given x), which {owner_name} does not have. Train a model that has it, such as ssvae "
+        "(pvae.SemiSupervisedVAE); or write a method classify(self, x) on your own class that returns a distribution, "
         "such as pyro.distributions.Categorical(logits=self.classifier(x))."
     )
 

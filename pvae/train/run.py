@@ -191,7 +191,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.toml"
     if not path.exists():
         raise InputError(
-            f"{folder} is no run folder: it has no config.toml. Give the folder that pvae.fit got as out=."
+            f"{folder} is no run folder: it has no config.toml. Give the folder that pvae.fit got as "
+            "out=, or that pvae train has printed; pvae runs lists the runs of a folder."
         )
     config = read_toml(path, most=_MOST_CONFIG)
     check_form(path, config, _FORM)

@@ -138,8 +138,8 @@ def test_every_option_has_a_help_text() -> None:
 def test_help_lists_options_in_sections() -> None:
     lines = run("train", "--help").out.splitlines()
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles[:2] == ["Data:", "Objective:"]
-    assert titles[3:] == ["Training:", "Run:", "Messages:"]
+    assert titles[:3] == ["Names of models:", "Data:", "Objective:"]
+    assert titles[4:] == ["Training:", "Run:", "Messages:"]
     training = lines[lines.index("Training:") : lines.index("Run:")]
     assert sum(line.startswith("  --") for line in training) == 20
 

@@ -19,6 +19,7 @@ from pvae.commands.listing import _names_by_kind
 from pvae.commands.options.help_examples import example_of
 from pvae.commands.options.help_sections import section_of
 from pvae.commands.options.known_names import KNOWN_NAMES, SYSTEM_ALIASES, ModelType, RunType, objective_names
+from pvae.commands.options.message_level import level_restored
 from pvae.locks import LOCK_FILE, sole_writer
 from pvae.models.build import MODELS
 from pvae.objectives.registry import OBJECTIVES
@@ -145,7 +146,8 @@ def test_every_section_of_every_help_has_an_example_that_uses_it() -> None:
             assert flags & set(arguments) or names == ("help",), example
             # Parsing finds unknown options and values; a file of options is not there.
             if "--config" not in arguments:
-                command.make_context(names[-1], arguments, parent=click.Context(cli, obj=arguments))
+                with level_restored():
+                    command.make_context(names[-1], arguments, parent=click.Context(cli, obj=arguments))
             count += 1
     assert count > 60
 
@@ -155,3 +157,28 @@ def test_help_lists_the_names_that_options_accept() -> None:
     for kind in ("models", "data", "priors", "networks"):
         assert all(name in shown for name in KNOWN_NAMES[kind])
     assert f"Names:{','.join(objective_names())}." in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train", "Missing argument 'MODEL'. For example: pvae train vae "),
+        ("compare vae", "Missing option '--out'. For example: pvae compare vae --out reports/a"),
+        ("train vae -lr 3", "No such option '-l'. Write --lr with two dashes."),
+        ("train vae --epoch 3", "'--epochs'"),
+        ("train vae --epochs ten", "'ten' is no whole number."),
+        ("em --components two", "'two' is no whole number."),
+        ("train vae --objective iwae particles=8", "(particles=8). pvae help train shows the arguments, and examples."),
+        ("train VAE", "did you mean 'vae'?"),
+        ("train vae:latent", "Settings are written name:key=value in 'vae:latent'; got 'latent'."),
+        ("evaluate vae", "pvae runs lists the runs of a folder."),
+        ("compare vae --objectives elbo iwae --out x", "Commas separate objectives."),
+    ],
+)
+def test_an_error_of_arguments_says_in_one_line_what_to_type(
+    line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*line.split())
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1) and words in done.err
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import click
 from pvae.commands.options.help_examples import example_of
 from pvae.commands.options.known_names import NamesType
 
-__all__ = ["MESSAGES", "Decorator", "SectionedCommand", "apply_options", "make_option", "section_of"]
+__all__ = ["MESSAGES", "Decorator", "SectionedCommand", "apply_options", "make_option", "name_of", "section_of"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Other spellings of flags.
@@ -72,7 +72,7 @@ class SectionedCommand(click.Command):
         for title, records in [*sections.items(), (MESSAGES, last)]:
             with formatter.section(title):
                 formatter.write_dl(records)
-                example = example_of(_name_of(ctx), title)
+                example = example_of(name_of(ctx), title)
                 if example is not None:
                     formatter.write(f"{'':>{formatter.current_indent}}Example: {example}\n")
 
@@ -88,8 +88,12 @@ def section_of(option: click.Parameter) -> str:
     return next((_SECTIONS[flag] for flag in option.opts if flag in _SECTIONS), MESSAGES)
 
 
-def _name_of(ctx: click.Context) -> str:
-    """Return the name of the command of a context, such as ``"data list"``."""
+def name_of(ctx: click.Context) -> str:
+    """Return the name of the command of a context, such as ``"data list"``.
+
+    Args:
+        ctx: the context of the command.
+    """
     names: list[str] = []
     current: click.Context | None = ctx
     while current is not None and current.parent is not None:

@@ -79,7 +79,7 @@ def resolve_system(name: str, *, takes_objective: bool) -> tuple[str, str | None
     if objective is not None and not takes_objective:
         raise InputError(
             f"{name} is the model {model} with the objective {objective}, and this command takes its objectives from "
-            f"--objectives. Write {model}, and name {objective} there."
+            f"--objectives. Write {model}, and name {objective} there. Commas separate objectives."
         )
     return model, objective
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pvae.figure_source import FigureSource
+from pvae.names import require_known, require_settings
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -14,7 +17,7 @@ __all__ = ["RunPlots"]
 
 
 @dataclass(frozen=True)
-class RunPlots:
+class RunPlots(FigureSource):
     """The figures of a run. Each method returns one figure, which a notebook displays.
 
     All methods but `history` take these arguments:
@@ -35,7 +38,7 @@ class RunPlots:
 
     def history(self) -> Figure:
         """Return the loss and the validation bound of each epoch, in nats per datum."""
-        return self._draw("history", None)
+        return self.draw("history", None)
 
     def samples(self, data: Any = None, *, split: str = "test", count: int | None = None, seed: int = 0) -> Figure:
         """Return the mean of x for each z drawn from the prior; for tables, draws of x over the data.
@@ -46,7 +49,7 @@ class RunPlots:
             count: the number of draws; 40 by default.
             seed: the seed of the draws.
         """
-        return self._draw("samples", data, split=split, count=count, seed=seed)
+        return self.draw("samples", data, split=split, count=count, seed=seed)
 
     def reconstructions(
         self, data: Any = None, *, split: str = "test", count: int | None = None, seed: int = 0
@@ -59,7 +62,7 @@ class RunPlots:
             count: the number of data; 20 by default.
             seed: the seed of the draws.
         """
-        return self._draw("reconstructions", data, split=split, count=count, seed=seed)
+        return self.draw("reconstructions", data, split=split, count=count, seed=seed)
 
     def latent(self, data: Any = None, *, split: str = "test", count: int | None = None, seed: int = 0) -> Figure:
         """Return the latent codes of data, coloured by their labels.
@@ -70,7 +73,7 @@ class RunPlots:
             count: the number of data; 2000 by default.
             seed: the seed of the draws.
         """
-        return self._draw("latent", data, split=split, count=count, seed=seed)
+        return self.draw("latent", data, split=split, count=count, seed=seed)
 
     def traversal(
         self,
@@ -90,7 +93,7 @@ class RunPlots:
             count: the number of latent units; 8 by default.
             seed: the seed of the draws.
         """
-        return self._draw("traversal", data, split=split, count=count, site=site, seed=seed)
+        return self.draw("traversal", data, split=split, count=count, site=site, seed=seed)
 
     def plane(self, data: Any = None, *, split: str = "test", count: int | None = None, seed: int = 0) -> Figure:
         """Return the mean of x over a two-dimensional latent space.
@@ -101,14 +104,51 @@ class RunPlots:
             count: the number of values of each unit; 15 by default.
             seed: the seed of the draws.
         """
-        return self._draw("plane", data, split=split, count=count, seed=seed)
+        return self.draw("plane", data, split=split, count=count, seed=seed)
 
-    def _draw(self, name: str, data: Any, **options: Any) -> Figure:
+    def interpolation(
+        self, data: Any = None, *, split: str = "test", count: int | None = None, seed: int = 0
+    ) -> Figure:
+        """Return the mean of x between the codes of two data, a pair on each line.
+
+        Args:
+            data: see `RunPlots`.
+            split: the split of the data.
+            count: the number of pairs; 8 by default.
+            seed: the seed of the draws.
+        """
+        return self.draw("interpolation", data, split=split, count=count, seed=seed)
+
+    def inpainting(self, data: Any = None, *, split: str = "test", count: int | None = None, seed: int = 0) -> Figure:
+        """Return data with missing entries, with imputed entries, and complete.
+
+        Args:
+            data: see `RunPlots`.
+            split: the split of the data.
+            count: the number of data; 16 by default.
+            seed: the seed of the draws.
+        """
+        return self.draw("inpainting", data, split=split, count=count, seed=seed)
+
+    def draw(self, name: str, data: Any = None, **options: Any) -> Figure:
+        """Return any figure of ``pvae show --what``, such as ``"classes"`` or ``"components"``.
+
+        Args:
+            name: the name of the figure.
+            data: see `RunPlots`.
+            options: ``split``, ``count``, ``site`` and ``seed``.
+
+        Raises:
+            InputError: for an unknown name or option, if the data cannot be loaded, or if the run has no such figure.
+        """
         from pvae.data import Splits
         from pvae.train.figures.draw_figure import draw_figure
+        from pvae.train.figures.run_figures import FIGURES
         from pvae.train.run_data import data_of_run
 
         def load_splits() -> Splits:
             return data_of_run(self.run.config, data)
 
+        require_known("figure", name, FIGURES)
+        require_settings(f"the figure {name!r} of a run", options, ("split", "count", "site", "seed"))
         return draw_figure(self.run, name, load_splits, **options)
