@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pvae.plots.base import INK
+
+
+class Drawn(Protocol):
+    """A figure, or another picture that can be written."""
+
+    def savefig(self, path: Path, dpi: int) -> None:
+        """Write the picture."""
 
 
 def panel(axes: Axes, title: str, xlabel: str, ylabel: str = "") -> Axes:
@@ -24,7 +31,7 @@ def panel(axes: Axes, title: str, xlabel: str, ylabel: str = "") -> Axes:
     return axes
 
 
-def command(name: str, draw: Callable[[bool], Figure]) -> None:
+def command(name: str, draw: Callable[[bool], Drawn]) -> None:
     """Draw a figure into the folder that ``--out`` names; ``--tiny`` takes few draws, to try the script."""
     parser = argparse.ArgumentParser(description=f"Draw {name}.png.")
     parser.add_argument("--out", type=Path, default=Path("."), help="an existing folder")

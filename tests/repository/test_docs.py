@@ -112,6 +112,11 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert listed == pages - {"index"}
 
 
+def test_the_start_page_shows_every_picture() -> None:
+    shown = set(re.findall(r"\]\((figures/[^)]+\.png)\)\]", (DOCS / "index.md").read_text()))
+    assert shown == {path.relative_to(DOCS).as_posix() for path in (DOCS / "figures").rglob("*.png")}
+
+
 @pytest.mark.paths
 def test_links_between_pages_lead_somewhere() -> None:
     missing = []

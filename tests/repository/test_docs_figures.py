@@ -14,6 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from browsers import CHROMIUM
 from matplotlib import image
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor
@@ -37,6 +38,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_draws_its_figure(name: str, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [name, "--out", str(tmp_path), "--tiny"])
+    if name == "report_page" and CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
     module = script(name)
     module.command(name, module.draw)
     drawn = image.imread(tmp_path / f"{name}.png")
