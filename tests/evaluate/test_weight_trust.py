@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pvae.evaluate import DataTrust, diagnose
 from pvae.evaluate.all_checks.data_trust import data_trust
-from pvae.evaluate.weight_trust import trust_statistics
+from pvae.evaluate.weight_notes import suspect_data
+from pvae.evaluate.weight_trust import WeightTrust, trust_statistics
 
 pytestmark = pytest.mark.usefixtures("own_store")
 X = torch.tensor(exact.A_X)
@@ -101,6 +102,12 @@ def test_the_worst_data_are_listed_first(tmp_path: Path) -> None:
     assert (
         rows["KL(q to posterior), nats"]["value"] == f"{median:.4g}" and "<svg" in (tmp_path / "trust.svg").read_text()
     )
+
+
+def test_khat_kl_and_few_effective_particles_each_make_a_datum_suspect() -> None:
+    khat, ess = torch.tensor([0.1, 0.9, 0.1, 0.1, 0.9]), torch.tensor([50.0, 50.0, 50.0, 5.0, 50.0])
+    trust = WeightTrust(torch.tensor([1.0, 1, 1, 1, 0]), torch.tensor([0.5, 0.5, 2, 0.5, 0]), torch.full((5,), 0.5))
+    assert suspect_data(khat, ess, 1000, trust).tolist() == [False, True, True, True, False]
 
 
 def test_a_point_is_not_available() -> None:
