@@ -15,6 +15,7 @@ from pyro.infer.util import torch_item
 from torch import Tensor, nn
 
 from pvae.checks import require_whole
+from pvae.memory_layout import in_layout_of
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.base import Program
 from pvae.programs.registration import Registration, forget_weak_references
@@ -251,7 +252,8 @@ def add_gradients(surrogate: Tensor, parameters: list[Any]) -> None:
     gradients = torch.autograd.grad(surrogate, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            present = in_layout_of(gradient, parameter)
+            parameter.grad = present if parameter.grad is None else parameter.grad + present
 
 
 class ObjectiveModule(nn.Module):

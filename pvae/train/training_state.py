@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
+from pvae.memory_layout import in_layout_of
 from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture_generators, restore_generators
@@ -193,7 +194,8 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, named: Mapping[str, Ten
         parameter = named[name]
         if value.dim() and value.shape != parameter.shape and _is_uniform(optimiser):
             raise ValueError(f"{path} of the optimiser has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
-        optimiser.state[parameter][key] = value.to(_device_of_state(optimiser, parameter, key)).clone()
+        own = value.to(_device_of_state(optimiser, parameter, key)).clone()
+        optimiser.state[parameter][key] = in_layout_of(own, parameter)  # a file keeps no layout
     for name, values in plain["values"].items():
         optimiser.state[named[name]].update({key: decode(value) for key, value in values.items()})
     for group, saved in zip(optimiser.param_groups, plain["groups"], strict=True):
