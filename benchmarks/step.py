@@ -5,6 +5,7 @@ steps; each round's CPU time gives a ratio to raw PyTorch in the same round, and
 its quartiles. Above 1 is faster than raw PyTorch. "raw compiled" is the loss of hand-written PyTorch, compiled by
 `torch.compile`, with the fused Adam outside.
 
+All variants run after `pvae.memory.keep_freed_memory`, as `pvae.fit` calls it; `--returns-memory` leaves it out.
 The variables OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed first, because they choose slower code of NumPy's BLAS.
 
     python benchmarks/step.py [--rounds 15] [--networks mlp,small,conv] [--objective elbo|iwae] [--device cuda]
@@ -34,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import pvae
+from pvae.memory import keep_freed_memory
 from pvae.models import bind, scope
 from pvae.objectives import adapt
 from pvae.products import ProductChoices
@@ -207,9 +209,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--numpyro", type=Path, help="the folder of NumPyro's environment")
+    parser.add_argument("--returns-memory", action="store_true", help="do not keep freed memory")
     given = parser.parse_args()
     restart_without_slowing_variables()
     torch.set_num_threads(1)
+    if not given.returns_memory:
+        keep_freed_memory()
     warnings.simplefilter("ignore")
     particles = 1 if given.objective == "elbo" else 5
     processor = ProductChoices().machine["processor"]

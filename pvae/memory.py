@@ -23,9 +23,13 @@ __all__ = [
     "format_bytes",
     "free_bytes",
     "is_view_or_in_place",
+    "keep_freed_memory",
     "memory_for_parameters",
     "require_memory",
 ]
+
+#: Elements of float32 in a block that is a little smaller than 32 MiB, the largest one from which the C library learns.
+_LEARNED_ELEMENTS = 8_300_000
 
 #: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
 _CGROUPS = (
@@ -55,6 +59,19 @@ def free_bytes(device: torch.device | str = "cpu") -> int | None:
         return None
     known = [free for free in (_available(), *(_left_in_container(*files) for files in _CGROUPS)) if free is not None]
     return min(known, default=None)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MiB of the memory that tensors free, for the tensors after them.
+
+    By default, glibc returns the memory of tensors of some megabytes to the system, and takes it again for the next
+    tensor. The system then clears each page, which can take as long as the computation. glibc keeps more memory once
+    a large block was freed; this function frees one that was never written, so that it takes no memory. Other C
+    libraries, and glibc with settings of its own in the environment (``MALLOC_TRIM_THRESHOLD_``), do not change.
+
+    Source: the manual page mallopt(3) of Linux, on the dynamic M_MMAP_THRESHOLD.
+    """
+    torch.empty(_LEARNED_ELEMENTS, dtype=torch.float32, device="cpu")
 
 
 def format_bytes(count: float) -> str:

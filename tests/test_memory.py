@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +65,26 @@ def test_a_task_that_does_not_fit_is_refused_with_the_advice(monkeypatch: pytest
         InputError, match=r"An evaluation needs about 26.5 GB .* on cpu, and 2 GB are free\. Lower chunk"
     ):
         require_memory(26.5e9, "cpu", "An evaluation", "Lower chunk.")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc learns from a freed block")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    code = (
+        "import resource, sys, torch\n"
+        "from pvae.memory import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "def pages(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def use(): [torch.ones(500_000) for _ in range(8)]\n"
+        "use(), use()\n"
+        "before = pages()\n"
+        "use(), use()\n"
+        "print(pages() - before)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def count(mode: str) -> int:
+        command = [sys.executable, "-c", code, mode]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    # 16 blocks of 2 MB have 7813 pages of 4 KiB
+    assert count("keep") < 800

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError, LostProcessError
+from pvae.memory import keep_freed_memory
 from pvae.programs.parameter_scope import store_tensors
 from pvae.train.checkpoint import Snapshot
 from pvae.train.distributed.share_result import copy_model_from_first
@@ -96,6 +97,7 @@ class Loop:
             SystemExit: after SIGTERM.
         """
         context, progress = self.context, self.context.progress
+        keep_freed_memory()
         copy_model_from_first(context.group, context.parameters)
         if self.snapshots.good is None:
             self.snapshots.save()
