@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pvae.checks import is_number
+from pvae.train.graph.broadcasting import compute_before_expansion
 
 __all__ = ["simplify"]
 
@@ -60,6 +61,8 @@ def simplify(graph: GraphModule) -> None:
     if not any(_mutates(node) for node in graph.graph.nodes):
         for node in list(graph.graph.nodes):
             _bypass_identity(node)
+        _merge_equal_nodes(graph)
+        compute_before_expansion(graph)
         _merge_equal_nodes(graph)
         _fold_constants(graph)
         for node in list(graph.graph.nodes):
