@@ -19,7 +19,7 @@ from pvae.products.libraries import PRODUCTS
 __all__ = ["add_choices", "are_choices", "choices_path", "read_choices"]
 
 #: The version of the way in which choices are made. A file of another version is not read.
-_VERSION = 1
+_VERSION = 2
 #: Bytes of the file; a choice takes about 60.
 _MOST_BYTES = 10_000_000
 #: How long to wait for another process that writes the file.

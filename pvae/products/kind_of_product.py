@@ -32,6 +32,7 @@ class ProductKind:
         has_bias: whether a bias of shape (columns,) is added.
         threads: the number of threads of torch.
         batch: the number of products of a batched product; 0 for one product of two matrices.
+        is_compiled: whether code of inductor calls the library, with memory for the result, and adds the bias itself.
     """
 
     rows: int
@@ -43,13 +44,15 @@ class ProductKind:
     has_bias: bool
     threads: int
     batch: int = 0
+    is_compiled: bool = False
 
     def __str__(self) -> str:
         """Return the kind as one word, such as ``mm-128x784x400-float32-nt-1``."""
         operation = "addmm" if self.has_bias else f"bmm{self.batch}" if self.batch else "mm"
         dtype = str(self.dtype).removeprefix("torch.")
         sizes = f"{self.rows}x{self.inner}x{self.columns}"
-        return f"{operation}-{sizes}-{dtype}-{self.left}{self.right}-{self.threads}"
+        prefix = "compiled-" if self.is_compiled else ""
+        return f"{prefix}{operation}-{sizes}-{dtype}-{self.left}{self.right}-{self.threads}"
 
 
 def kind_of(a: Any, b: Any, *, has_bias: bool = False, fewest: int = FEWEST_MULTIPLICATIONS) -> ProductKind | None:

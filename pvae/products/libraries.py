@@ -15,7 +15,19 @@ import threadpoolctl
 import torch
 from torch import Tensor
 
-__all__ = ["ATEN", "ONEDNN", "PRODUCTS", "BatchedProduct", "Product", "blas_of_numpy", "is_offered"]
+__all__ = [
+    "ATEN",
+    "ONEDNN",
+    "PRODUCTS",
+    "PRODUCTS_IN_COMPILED_CODE",
+    "PRODUCTS_IN_ROW",
+    "BatchedProduct",
+    "Product",
+    "blas_of_numpy",
+    "is_offered",
+    "multiply_by_numpy",
+    "warnings_silenced",
+]
 
 #: The name of torch's own product.
 ATEN = "aten"
@@ -44,16 +56,60 @@ def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) ->
     return result if out is None else out.copy_(result)
 
 
+def _by_numpy_alone(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """Return bias + a @ b by the BLAS of NumPy; NumPy may warn of infinite and undefined numbers."""
+    if out is None:
+        out = a.new_empty((*a.shape[:-1], b.shape[-1]) if a.dim() > 2 else (a.shape[0], b.shape[1]))
+    multiply_by_numpy(a, b, out)
+    return out if bias is None else out.add_(bias)
+
+
+def multiply_by_numpy(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a @ b to `out` by the BLAS of NumPy, which works on the memory of the tensors; without gradients.
+
+    Args:
+        a: shape (rows, inner), or (batch, rows, inner).
+        b: shape (inner, columns), or (batch, inner, columns).
+        out: shape (rows, columns), or (batch, rows, columns).
+    """
+    # numpy() refuses parameters, and detach() of each tensor would take as long as a small product
+    left = a.detach().numpy() if a.requires_grad else a.numpy()
+    right = b.detach().numpy() if b.requires_grad else b.numpy()
+    np.matmul(left, right, out=out.numpy())
+
+
 def _by_numpy(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
-    """Return bias + a @ b by the BLAS of NumPy, which writes into the memory of a tensor."""
-    result = torch.empty(*a.shape[:-1], b.shape[-1], dtype=a.dtype) if out is None else out
-    with np.errstate(all="ignore"):  # torch does not warn of infinite and undefined numbers either
-        np.matmul(a.detach().numpy(), b.detach().numpy(), out=result.numpy())
-    return result if bias is None else result.add_(bias)
+    """Return bias + a @ b by the BLAS of NumPy, without its warnings."""
+    with warnings_silenced():
+        return _by_numpy_alone(a, b, bias, out)
+
+
+def warnings_silenced() -> np.errstate:
+    """Return a context in which NumPy does not warn of infinite and undefined numbers, as torch does not."""
+    return np.errstate(all="ignore")
 
 
 #: name of a library -> its function of a, b, bias or None, and the tensor for the result or None
 PRODUCTS: dict[str, Product] = {ATEN: _by_aten, ONEDNN: _by_onednn, "numpy": _by_numpy}
+#: The same for many products in a row, which the caller runs in one context of `warnings_silenced`.
+PRODUCTS_IN_ROW: dict[str, Product] = {**PRODUCTS, "numpy": _by_numpy_alone}
+
+
+def _into_memory(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """Return a @ b by the BLAS of NumPy in the memory `out`; the compiler joins the bias with what follows."""
+    if out is None:
+        return _by_numpy_alone(a, b, None, None)
+    multiply_by_numpy(a, b, out)
+    return out
+
+
+def _by_onednn_alone(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """Return a @ b by oneDNN, which takes memory itself; the compiler joins the bias with what follows."""
+    return _by_onednn(a, b, None, None)
+
+
+#: The same as compiled code calls them: not all add the bias or use the memory for the result.
+PRODUCTS_IN_COMPILED_CODE: dict[str, Product] = {ATEN: _by_aten, ONEDNN: _by_onednn_alone, "numpy": _into_memory}
 
 
 def is_offered(library: str, dtype: torch.dtype) -> bool:

@@ -32,8 +32,9 @@ class ProductChoices:
     A kind is the shapes, the dtype, the memory layouts and the number of threads. The libraries are torch itself
     ("aten"), for float32 oneDNN, and the BLAS of NumPy. At the first product of a kind, they are timed for a few
     milliseconds. The choice is then kept in this object, and in a file of pvae's cache folder for later processes.
-    torch wins unless another library takes less than 95 % of its time, and saves at least 5 microseconds. On other
-    devices, for other dtypes and for small matrices, torch computes the product.
+    torch wins unless another library takes less than 95 % of its time, and saves at least 5 microseconds (one in
+    compiled code, which calls it in less time). On other devices, for other dtypes and for small matrices, torch
+    computes the product.
 
     The libraries add in other orders, so their results differ by rounding. Equal choices give equal bits.
 

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pvae.products.kind_of_product import ProductKind
-from pvae.products.libraries import ATEN, ONEDNN, PRODUCTS, Product, is_offered
+from pvae.products.libraries import (
+    ATEN,
+    ONEDNN,
+    PRODUCTS_IN_COMPILED_CODE,
+    PRODUCTS_IN_ROW,
+    Product,
+    is_offered,
+    warnings_silenced,
+)
 
 __all__ = ["fastest_library"]
 
 #: torch's own product is replaced only by a library that takes less than this part of its time, and saves some seconds:
 #: among the other operations of a step, a call of another library takes a little longer than in a row of its own calls.
 _LARGEST_SHARE = 0.95
-_LEAST_SAVING = 5e-6
+_LEAST_SAVING, _LEAST_SAVING_IN_COMPILED_CODE = 5e-6, 1e-6
 #: The time for the calls of all libraries together, in seconds, and the number of calls of each.
 _SECONDS = 4e-3
 _FEWEST_ROUNDS, _MOST_ROUNDS = 4, 30
 #: The rounding errors of a product, in units of the last place of the sum of the absolute values of its terms.
 _ULPS = 64
+
+#: a, b, the bias or None, and memory for the result or None
+Arguments = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 def fastest_library(kind: ProductKind) -> str:
@@ -33,15 +43,18 @@ def fastest_library(kind: ProductKind) -> str:
     Args:
         kind: the kind of the product.
     """
-    with torch.no_grad():
+    with torch.no_grad(), warnings_silenced():
         arguments = _example(kind)
-        expected = PRODUCTS[ATEN](*arguments, None)
-        names = [name for name in PRODUCTS if name == ATEN or _is_right(name, kind, arguments, expected)]
+        expected = PRODUCTS_IN_ROW[ATEN](*arguments, None)
+        names = [name for name in PRODUCTS_IN_ROW if name == ATEN or _is_right(name, kind, arguments, expected)]
         if names == [ATEN]:
             return ATEN
-        seconds = _least_seconds({name: PRODUCTS[name] for name in names}, arguments)
+        products = PRODUCTS_IN_COMPILED_CODE if kind.is_compiled else PRODUCTS_IN_ROW
+        out = torch.empty_like(expected) if kind.is_compiled else None
+        seconds = _least_seconds({name: products[name] for name in names}, (*arguments, out))
     best = min(names, key=lambda name: seconds[name])
-    limit = min(_LARGEST_SHARE * seconds[ATEN], seconds[ATEN] - _LEAST_SAVING)
+    least = _LEAST_SAVING_IN_COMPILED_CODE if kind.is_compiled else _LEAST_SAVING
+    limit = min(_LARGEST_SHARE * seconds[ATEN], seconds[ATEN] - least)
     return best if seconds[best] < limit else ATEN
 
 
@@ -67,7 +80,7 @@ def _is_right(
     try:
         if not is_offered(library, kind.dtype) or (kind.batch and library == ONEDNN):
             return False
-        result = PRODUCTS[library](*arguments, None)
+        result = PRODUCTS_IN_ROW[library](*arguments, None)
     except Exception:  # a library may be built without an operation, in a way that torch does not report
         return False
     a, b, bias = arguments
@@ -78,7 +91,7 @@ def _is_right(
     return result.dtype == expected.dtype and bool(((result - expected).abs() <= tolerance).all())
 
 
-def _least_seconds(products: dict[str, Product], arguments: tuple[Tensor, Tensor, Tensor | None]) -> dict[str, float]:
+def _least_seconds(products: dict[str, Product], arguments: Arguments) -> dict[str, float]:
     """Return the shortest time of a call of each product; they take turns."""
     seconds = dict.fromkeys(products, float("inf"))
     begun = time.perf_counter()
@@ -90,7 +103,7 @@ def _least_seconds(products: dict[str, Product], arguments: tuple[Tensor, Tensor
     return seconds
 
 
-def _seconds_of(product: Callable[..., Tensor], arguments: tuple[Tensor, Tensor, Tensor | None]) -> float:
+def _seconds_of(product: Product, arguments: Arguments) -> float:
     begun = time.perf_counter()
-    product(*arguments, None)
+    product(*arguments)
     return time.perf_counter() - begun

@@ -189,7 +189,7 @@ class StepPlans:
         with self._preserved_state():
             expected = graph.run(*arguments)
         try:
-            difference = self._difference(graph, expected, arguments, player, fast.run)
+            difference = self._difference(graph, expected, arguments, player, fast)
         except Exception as error:  # a library may refuse what it has computed when it was timed
             difference = describe_failure(error)
         if difference is None:
@@ -269,14 +269,15 @@ class StepPlans:
         expected: Outputs,
         arguments: tuple[Tensor, ...],
         player: str,
-        run: Callable[..., Outputs] | None = None,
+        fast: ProductGraph | None = None,
     ) -> str | None:
-        """Return why a graph, or `run` in its place, does not agree with the eager step on the same draws, or None."""
+        """Return why a graph, or `fast` in its place, does not agree with the eager step on the same draws, or None."""
         with self._preserved_state():
-            outputs = (run or graph.run)(*arguments)
+            outputs = (fast or graph).run(*arguments)
             if not graph.has_fixed_values():
                 return "a tensor that decides a shape has changed"
-        name = first_difference(self.output_names(player), outputs, expected)
+        coarsest = None if fast is None else fast.coarsest
+        name = first_difference(self.output_names(player), outputs, expected, coarsest)
         return None if name is None else f"its {name} differs from the eager step's"
 
     def output_names(self, player: str) -> list[str]:

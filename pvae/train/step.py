@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
+from pvae.memory_layout import set_gradients
 from pvae.products import ProductChoices
 from pvae.train.clipping import clipped
 from pvae.train.compiled.compiled_steps import CompiledSteps
@@ -55,6 +56,7 @@ class Stepper:
         self.products = ProductChoices("aten") if products is None else products
         self._plans = StepPlans(computation, graph=graph, products=self.products)
         self.compiled = CompiledSteps("graph", optimiser, clip) if compiled is None else compiled
+        self.compiled.products = self.products
         self.full_size, self._is_full = full_size, True
         self.reduction = reduction
         self._known_parameters = dict(self.parameters.named)
@@ -208,8 +210,7 @@ class Stepper:
         if len(self.parameters.players) > 1:
             for parameter in self.parameters.named.values():
                 parameter.grad = None
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        set_gradients(parameters, gradients)
         self.optimiser.step()
 
     def refresh(self) -> None:

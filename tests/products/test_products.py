@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pvae.errors import InputError
 from pvae.products import ProductChoices, ProductKind, replace_products
 from pvae.products.kind_of_product import kind_of
-from pvae.products.libraries import PRODUCTS, blas_of_numpy, is_offered
+from pvae.products.libraries import (
+    PRODUCTS,
+    PRODUCTS_IN_COMPILED_CODE,
+    PRODUCTS_IN_ROW,
+    blas_of_numpy,
+    is_offered,
+)
 from pvae.products.timing import fastest_library
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -219,7 +226,7 @@ def test_the_timing_takes_the_fastest_right_library_and_torch_at_a_tie(monkeypat
     monkeypatch.setattr("pvae.products.timing.is_offered", lambda library, dtype: True)
     monkeypatch.setattr(
         "pvae.products.timing._seconds_of",
-        lambda product, _: next(seconds[name] for name, own in PRODUCTS.items() if own is product),
+        lambda product, _: next(seconds[name] for name, own in PRODUCTS_IN_ROW.items() if own is product),
     )
     state = torch.get_rng_state()
     assert fastest_library(kind) == "aten"
@@ -232,14 +239,14 @@ def test_the_timing_takes_the_fastest_right_library_and_torch_at_a_tie(monkeypat
     assert fastest_library(kind) == "aten"  # nothing to gain
     seconds.update({name: 1e6 * value for name, value in seconds.items()})
     assert fastest_library(kind) == "numpy"
-    right = PRODUCTS["numpy"]
-    monkeypatch.setitem(PRODUCTS, "numpy", lambda *arguments: right(*arguments) * (1 + 1e-4))
+    right = PRODUCTS_IN_ROW["numpy"]
+    monkeypatch.setitem(PRODUCTS_IN_ROW, "numpy", lambda *arguments: right(*arguments) * (1 + 1e-4))
     assert fastest_library(kind) == "onednn"
 
     def failing(*_: object) -> Tensor:
         raise RuntimeError("not built")
 
-    monkeypatch.setitem(PRODUCTS, "onednn", failing)
+    monkeypatch.setitem(PRODUCTS_IN_ROW, "onednn", failing)
     assert fastest_library(kind) == "aten"
 
 
@@ -255,6 +262,21 @@ def test_every_kind_can_be_timed(
         kind = ProductKind(7, 30, 5, dtype, left, right, has_bias, torch.get_num_threads())
         others = [name for name in PRODUCTS if name != "aten" and is_offered(name, dtype)]
         assert fastest_library(kind) == (others[0] if others else "aten")
+
+
+def test_the_choice_for_compiled_code_is_made_by_the_functions_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvae.products.timing.is_offered", lambda library, dtype: True)
+    fast = {"graph": PRODUCTS_IN_ROW["onednn"], "compiled": PRODUCTS_IN_COMPILED_CODE["numpy"]}
+    monkeypatch.setattr("pvae.products.timing._seconds_of", lambda product, _: float(product not in fast.values()))
+    kind = ProductKind(30, 40, 20, torch.float32, "n", "t", True, torch.get_num_threads())
+    compiled = replace(kind, is_compiled=True)
+    assert [fastest_library(kind), fastest_library(compiled)] == ["onednn", "numpy"]
+    assert str(compiled) == f"compiled-{kind}"
+    a, b = matrices(30, 40, 20)
+    into, bias = torch.empty(30, 20, dtype=torch.float64), torch.ones(20, dtype=torch.float64)
+    result = PRODUCTS_IN_COMPILED_CODE["numpy"](a, b, bias, into)
+    assert result is into  # without the bias, which the compiler adds
+    torch.testing.assert_close(result, a @ b, rtol=0, atol=1e-12)
 
 
 def test_a_large_product_counts_as_a_smaller_one() -> None:
@@ -274,7 +296,7 @@ def test_the_products_of_a_graph_are_replaced(monkeypatch: pytest.MonkeyPatch) -
     products = ProductChoices()
     kinds = replace_products(graph, products)
     assert sorted(str(kind).split("-")[0] for kind in kinds) == ["addmm", "mm"]
-    assert sum(node.target is PRODUCTS["numpy"] for node in graph.graph.nodes) == 2
+    assert sum(node.target is PRODUCTS_IN_ROW["numpy"] for node in graph.graph.nodes) == 2
     for mine, expected in zip(graph(a), function(a), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
     products.use_aten(kinds)

@@ -10,6 +10,7 @@ FLOORS = [
         "forked_threads",
         "json_values",
         "memory",
+        "memory_layout",
         "names",
         "outside_files",
         "picture_axes",

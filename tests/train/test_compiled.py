@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import pvae
+from pvae.callbacks import Callback
 from pvae.objectives import make_objective
+from pvae.products.libraries import multiply_by_numpy
 from pvae.train.checkpoint import read
 from pvae.train.compiled import compiled_steps
 from pvae.train.compiled.compiled_steps import CompiledSteps
@@ -252,14 +254,41 @@ def test_another_way_to_run_steps_after_a_break_is_noted(
     assert "the steps run by 'graph' from now on, and ran by 'compile' before" in capsys.readouterr().err
 
 
-def test_the_compiler_of_torch_gives_the_numbers_of_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_of_torch_gives_the_numbers_of_the_graph_also_with_the_products_of_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def counted(a: Tensor, b: Tensor, out: Tensor) -> None:
+        calls.append(tuple(out.shape))
+        multiply_by_numpy(a, b, out)
+
+    monkeypatch.setenv("PVAE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pvae.products.product_choices.fastest_library", lambda kind: "numpy")
+    monkeypatch.setattr("pvae.products.graph_pass._FEWEST_MULTIPLICATIONS_IN_COMPILED_CODE", 0)
+    monkeypatch.setattr("pvae.products.compiled_calls.multiply_by_numpy", counted)
     compiled = train(size=8, precision="float32", clip=0.3)
     if compiled.step != "compile":
         pytest.skip("the compiler of torch does not work here")
-    graph = train(size=8, precision="float32", clip=0.3, step="graph")
+    assert len(calls) > 8  # compiled code calls the library without an operation of torch in between
+    graph = train(size=8, precision="float32", clip=0.3, step="graph", matmul="aten")
     losses = [[record["loss"] for record in run.history] for run in (compiled, graph)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert_close(parameters(graph), parameters(compiled), 1e-5)
+
+
+def test_a_parameter_with_another_layout_leads_to_the_graph(compilations: list[GraphModule]) -> None:
+    class Transpose(Callback):
+        def on_epoch(self, record: Any, model: Any) -> None:
+            if record["epoch"] == 2:  # the first step after it was compiled
+                parameter = next(parameter for parameter in model.parameters() if parameter.dim() == 2)
+                parameter.data = parameter.data.t().contiguous().t()
+
+    graph = train(size=8, step="graph", callbacks=[Transpose()])
+    with pytest.warns(UserWarning, match="runs as a graph: a parameter .* has another shape or layout now"):
+        run = train(size=8, callbacks=[Transpose()])
+    assert run.step == "graph" and len(compilations) == 1
+    assert_close(parameters(graph), parameters(run))
 
 
 def test_a_group_without_parameters_has_none_with_a_gradient() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 import pvae
 from pvae.files import write_text
 from pvae.products.kind_of_product import ProductKind
-from pvae.products.libraries import PRODUCTS, is_offered
+from pvae.products.libraries import PRODUCTS_IN_ROW, is_offered
 from pvae.train.checkpoint import read
 from pvae.train.encoding import canonical, digest
 from pvae.train.run import read_config
@@ -105,8 +105,8 @@ def test_a_library_that_is_wrong_in_the_graph_is_replaced_by_torch_with_a_warnin
     winner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aten = parameters(train(matmul="aten"))
-    right = PRODUCTS["numpy"]
-    monkeypatch.setitem(PRODUCTS, "numpy", lambda *arguments: right(*arguments) * (1 + 1e-3))
+    right = PRODUCTS_IN_ROW["numpy"]
+    monkeypatch.setitem(PRODUCTS_IN_ROW, "numpy", lambda *arguments: right(*arguments) * (1 + 1e-3))
     with pytest.warns(UserWarning, match="computed by torch alone: with the faster libraries, its .* differs"):
         run = train(tmp_path / "run")
     assert run.step == "graph"

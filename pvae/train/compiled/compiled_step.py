@@ -11,6 +11,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
 
+from pvae.memory_layout import set_gradients
+from pvae.products.compiled_calls import call_directly
+from pvae.products.libraries import warnings_silenced
 from pvae.products.opaque_products import make_products_opaque
 from pvae.train.clipping import clipped
 from pvae.train.compiled.lifted_graph import lift
@@ -19,7 +22,14 @@ from pvae.train.compiled.update_rules import UpdateRule, find_rule, has_state
 __all__ = ["CompiledStep", "OptimiserChangedError"]
 
 #: Draws by the generators of torch, in the order of the graph; one process of the compiler, as for the training itself.
-_OPTIONS: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False, "compile_threads": 1}
+#: The step itself looks whether the tensors that it holds have kept their shapes, in less time than the compiled code.
+_OPTIONS: dict[str, Any] = {
+    "fallback_random": True,
+    "reorder_for_peak_memory": False,
+    "compile_threads": 1,
+    "size_asserts": False,
+    "alignment_asserts": False,
+}
 #: On the CPU, another layout makes convolutions slower.
 _OPTIONS_ON_CPU = {"layout_optimization": False}
 
@@ -60,7 +70,7 @@ class CompiledStep:
     ) -> None:
         self.optimiser, self.clip, self.parameters = optimiser, clip, list(parameters)
         lifted = lift(module)
-        make_products_opaque(lifted.module)
+        call_directly(make_products_opaque(lifted.module))
         self.held = lifted.tensors
         outputs = next(node for node in lifted.module.graph.nodes if node.op == "output").args[0]
         self.count = len(outputs) - len(parameters)
@@ -69,10 +79,12 @@ class CompiledStep:
         self._find_rules()
         self._state: list[Tensor] = []
         self._steps = torch.zeros(0)
-        self._bound_to: Any = None
-        self.bind()  # whether there is a state for each parameter is for the caller to ask, by `has_state`
         device = self.updated[0].device if self.updated else torch.device("cpu")
         self._numbers = torch.zeros(max(self._count_of_numbers, 1), dtype=torch.float64, device=device)
+        self._bound_to: Any = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self.bind()  # whether there is a state for each parameter is for the caller to ask, by `has_state`
+        self._layouts = _layouts(self._inputs)
         self._function = self._compiled(lifted.module, arguments)
 
     def _find_rules(self) -> None:
@@ -105,8 +117,12 @@ class CompiledStep:
 
     def bind(self) -> None:
         """Use the state that the optimiser has now."""
-        if not self.updates:
-            return
+        if self.updates:
+            self._bind_state()
+        self._inputs = (self._numbers, *self.held, *self._state)
+        self._addresses: list[int] = []  # so that the next step looks at the layouts
+
+    def _bind_state(self) -> None:
         states = [self.optimiser.state[parameter] for parameter in self.updated]
         rules = [self._rules[index] for index in self._group_of]
         self._state = [state[name] for state, rule in zip(states, rules, strict=True) for name in rule.state_names]
@@ -123,7 +139,7 @@ class CompiledStep:
         """Return the compiled function of the arguments, the numbers, the tensors of the graph and the state."""
         from torch import _inductor  # takes long to import, and few trainings need it
 
-        inputs = (*arguments, self._numbers, *self.held, *self._state)
+        inputs = (*arguments, *self._inputs)
         options = _OPTIONS | (_OPTIONS_ON_CPU if self._numbers.device.type == "cpu" else {})
         with torch.no_grad():
             graph = make_fx(self._step_function(module, len(arguments)), tracing_mode="fake")(*inputs)
@@ -159,20 +175,36 @@ class CompiledStep:
         Raises:
             OptimiserChangedError: if a setting of the optimiser has changed; nothing was updated.
         """
+        if self.updates and self.optimiser.state.get(self.updated[0]) is not self._bound_to:
+            self.bind()
+        if [tensor.data_ptr() for tensor in self._inputs] != self._addresses:
+            self._require_layouts()
         if self.updates:
-            if self._settings() != self._frozen:
-                raise OptimiserChangedError("settings of the optimiser besides the learning rate change")
-            if self.optimiser.state.get(self.updated[0]) is not self._bound_to:
-                self.bind()
-            self._steps.add_(1)
-            # steps of other batches may run as graphs, and the optimiser of torch then counts in the same tensor
-            count = int(self._steps[0]) if self._steps.numel() else 0
-            numbers = [number for rule in self._rules for number in rule.numbers(count)]
-            self._numbers.copy_(torch.tensor(numbers, dtype=torch.float64))
-        with torch.no_grad():
-            outputs = self._function(*arguments, self._numbers, *self.held, *self._state)
+            self._count_step()
+        with torch.no_grad(), warnings_silenced():
+            outputs = self._function(*arguments, *self._inputs)
         gradients = iter(outputs[self.count :])
         return (*outputs[: self.count], *(next(gradients) if is_updated else None for is_updated in self._is_updated))
+
+    def _count_step(self) -> None:
+        """Count the step, and set the numbers of the update."""
+        if self._settings() != self._frozen:
+            raise OptimiserChangedError("settings of the optimiser besides the learning rate change")
+        # steps of other batches may run as graphs, and the optimiser of torch then counts in the same tensor
+        on_cpu = self._steps.is_cpu and self._numbers.is_cpu
+        # arrays of NumPy on the same memory take less time than operations of torch
+        steps: Any = self._steps.numpy() if on_cpu else self._steps
+        numbers: Any = self._numbers.numpy() if on_cpu else self._numbers
+        steps += 1
+        count = int(steps[0]) if len(steps) else 0
+        values = [number for rule in self._rules for number in rule.numbers(count)]
+        numbers[:] = values if on_cpu else torch.tensor(values, dtype=torch.float64)
+
+    def _require_layouts(self) -> None:
+        """Raise OptimiserChangedError if a tensor has got memory of another layout, as by ``parameter.data = ...``."""
+        if _layouts(self._inputs) != self._layouts:
+            raise OptimiserChangedError("a parameter or a tensor of the optimiser has another shape or layout now")
+        self._addresses = [tensor.data_ptr() for tensor in self._inputs]
 
     @property
     def changed_tensors(self) -> list[Tensor]:
@@ -198,6 +230,10 @@ class CompiledStep:
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        for parameter, gradient in zip(self.parameters, scaled, strict=True):
-            parameter.grad = gradient
+        set_gradients(self.parameters, scaled)
         self.optimiser.step()
+
+
+def _layouts(tensors: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    """Return what compiled code takes for granted of its tensors."""
+    return [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors]

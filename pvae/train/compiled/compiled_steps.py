@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pvae.errors import first_line
+from pvae.products import ProductChoices
 from pvae.train.compiled.compiled_step import CompiledStep, OptimiserChangedError
 from pvae.train.compiled.step_agreement import find_disagreement, median_seconds
 from pvae.train.compiled.update_rules import has_state
+from pvae.train.graph.product_graph import with_fast_products
+from pvae.train.graph.trace import StepGraph
 from pvae.train.plans import Plan
 
 __all__ = ["CompiledSteps"]
@@ -50,6 +53,7 @@ class CompiledSteps:
         former: how the steps of the run that is resumed ran; "" if it is not known.
         steps_left: returns the number of steps that the training still takes if one takes some seconds.
         note: shows a line to the user.
+        products: the libraries of the matrix products of compiled steps.
     """
 
     def __init__(self, asked: str, optimiser: Optimizer, clip: float | None) -> None:
@@ -59,6 +63,7 @@ class CompiledSteps:
         self._is_recorded = False
         self.steps_left: Callable[[float], float] = lambda seconds: 0.0
         self.note: Callable[[str], None] = lambda line: None
+        self.products = ProductChoices("aten")
         self._steps: dict[str, tuple[Plan, CompiledStep]] = {}
         self._seconds: list[float] = []
 
@@ -129,7 +134,7 @@ class CompiledSteps:
         begun = time.monotonic()
         random = torch.get_rng_state()
         try:
-            step = CompiledStep(graph.module, plan.parameters, self.optimiser, self.clip, arguments)  # type: ignore[union-attr]
+            step = self._made(plan, plan.graph, arguments)  # type: ignore[arg-type]
             reason = find_disagreement(step, graph.run, arguments, names)  # type: ignore[union-attr]
         except Exception as error:  # a compiler may fail in any way, and the graph computes the same
             reason = f"{type(error).__name__}: {first_line(error)}"
@@ -142,6 +147,10 @@ class CompiledSteps:
             return None
         self._steps[player] = plan, step
         return step
+
+    def _made(self, plan: Plan, graph: StepGraph, arguments: tuple[Tensor, ...]) -> CompiledStep:
+        chosen = with_fast_products(graph, self.products, is_compiled=True) or graph
+        return CompiledStep(chosen.module, plan.parameters, self.optimiser, self.clip, arguments)
 
     def _is_faster(
         self, step: CompiledStep, run: Callable[..., Any], arguments: tuple[Tensor, ...], compiling: float

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.randomness import RandomState
 from pvae.train.compiled.compiled_step import CompiledStep
-from pvae.train.graph.agreement import first_difference, is_close
+from pvae.train.graph.agreement import coarsest_of, first_difference, is_close
 from pvae.train.graph.trace import Outputs
 
 __all__ = ["find_disagreement", "median_seconds"]
@@ -41,7 +41,7 @@ def find_disagreement(
         random, tensors = RandomState.capture(), state.current()
         state.restore()
         outputs = step(arguments)
-        difference = first_difference(names, outputs, expected)
+        difference = first_difference(names, outputs, expected, coarsest_of([*arguments, *step.held]))
         if difference is not None:
             return f"its {difference} differs from the graph's"
         if not torch.equal(RandomState.capture().torch, random.torch):

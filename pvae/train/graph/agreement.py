@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["first_difference", "has_equal_content", "is_close"]
+__all__ = ["coarsest_of", "first_difference", "has_equal_content", "is_close"]
 
 #: Rounding errors that sums in another order may add up to, in units of the last place (ulp).
 _ULPS = 64
@@ -16,7 +16,10 @@ _ULPS_ON_CUDA = 16 * _ULPS
 
 
 def first_difference(
-    names: Sequence[str], outputs: Sequence[Tensor | None], expected: Sequence[Tensor | None]
+    names: Sequence[str],
+    outputs: Sequence[Tensor | None],
+    expected: Sequence[Tensor | None],
+    coarsest: torch.dtype | None = None,
 ) -> str | None:
     """Return the name of the first output that differs from what is expected beyond rounding; None if all agree.
 
@@ -24,10 +27,11 @@ def first_difference(
         names: a name for each output.
         outputs: the outputs of a graph; the first is the loss.
         expected: the outputs of the eager step on the same draws.
+        coarsest: as for `is_close`.
     """
     least = _rounding_of(expected[0])
     for name, output, eager in zip(names, outputs, expected, strict=True):
-        if not is_close(output, eager, least):
+        if not is_close(output, eager, least, coarsest):
             return name
     return None
 
@@ -39,7 +43,9 @@ def _rounding_of(loss: Tensor | None) -> float:
     return float(loss.abs().nan_to_num(0.0, posinf=0.0)) * torch.finfo(loss.dtype).eps
 
 
-def is_close(output: Tensor | None, expected: Tensor | None, least: float = 0.0) -> bool:
+def is_close(
+    output: Tensor | None, expected: Tensor | None, least: float = 0.0, coarsest: torch.dtype | None = None
+) -> bool:
     """Return whether two tensors agree within the rounding of sums in another order.
 
     Most graphs agree in every bit. `pyro.infer.TraceEnum_ELBO` always masks impossible values in a graph, and eagerly
@@ -49,6 +55,7 @@ def is_close(output: Tensor | None, expected: Tensor | None, least: float = 0.0)
         output: a tensor, or None for a gradient that does not exist.
         expected: the tensor to compare with.
         least: an absolute difference that always counts as rounding.
+        coarsest: the dtype of the fewest digits in which something was computed; None for the dtype of the tensor.
     """
     if output is None or expected is None:
         return output is expected
@@ -57,7 +64,8 @@ def is_close(output: Tensor | None, expected: Tensor | None, least: float = 0.0)
     if not output.is_floating_point() or not output.numel():
         return torch.equal(output, expected)
     ulps = _ULPS_ON_CUDA if output.is_cuda else _ULPS
-    relative = ulps * torch.finfo(output.dtype).eps
+    eps = torch.finfo(output.dtype).eps
+    relative = ulps * (eps if coarsest is None else max(eps, torch.finfo(coarsest).eps))
     largest = expected.abs().nan_to_num(0.0, posinf=0.0).amax()
     absolute = max(float(relative * largest), least)
     return bool(torch.isclose(output, expected, rtol=relative, atol=absolute, equal_nan=True).all())
@@ -71,3 +79,13 @@ def has_equal_content(arguments: Sequence[Tensor], former: Sequence[Tensor]) -> 
         former: as many tensors of the same shapes.
     """
     return all(first is second or torch.equal(first, second) for first, second in zip(arguments, former, strict=True))
+
+
+def coarsest_of(tensors: Iterable[Tensor]) -> torch.dtype | None:
+    """Return the floating-point dtype of the fewest digits among some tensors; None if there is none.
+
+    Args:
+        tensors: the tensors of a computation.
+    """
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch.fx import GraphModule
 
 from pvae.products import ProductChoices, ProductKind, replace_products
+from pvae.train.graph.agreement import coarsest_of
 from pvae.train.graph.trace import Outputs, StepGraph, as_function, sources_forgotten
 
 __all__ = ["ProductGraph", "with_fast_products"]
@@ -23,21 +25,24 @@ class ProductGraph:
 
     Attributes:
         run: the function of the arguments.
+        coarsest: the dtype of the fewest digits among these products; a loss in float64 may follow from float32.
     """
 
     def __init__(self, module: GraphModule, kinds: frozenset[ProductKind]) -> None:
         self.module, self.kinds = module, kinds
         self.run: Callable[..., Outputs] = as_function(module)
+        self.coarsest = coarsest_of(torch.empty(0, dtype=kind.dtype) for kind in kinds)
 
 
-def with_fast_products(graph: StepGraph, products: ProductChoices) -> ProductGraph | None:
+def with_fast_products(graph: StepGraph, products: ProductChoices, *, is_compiled: bool = False) -> ProductGraph | None:
     """Return a copy of a graph with the products of the fastest libraries; None if torch computes all of them.
 
     Args:
         graph: the graph of a step, which does not change. The copy holds the same parameters by reference.
         products: the choices of the libraries.
+        is_compiled: whether the graph is to be compiled.
     """
     with sources_forgotten():
         module = graph.copied_module()
-        kinds = replace_products(module, products)
+        kinds = replace_products(module, products, is_compiled=is_compiled)
         return ProductGraph(module, kinds) if kinds else None

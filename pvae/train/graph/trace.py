@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph_module import _loader
 
 from pvae.objectives.pyro.patches import values_refused, without_synchronisation
+from pvae.products.libraries import PRODUCTS_IN_ROW, warnings_silenced
 from pvae.train.graph.dynamic_shapes import (
     DynamicShapeError,
     RaiseAtDynamicShape,
@@ -163,4 +164,11 @@ def as_function(graph: GraphModule) -> Callable[..., Outputs]:
     def run(*values: Tensor) -> Outputs:
         return forward(constants, *values)
 
-    return run
+    if all(node.target is not PRODUCTS_IN_ROW["numpy"] for node in graph.graph.nodes):
+        return run
+
+    def run_silently(*values: Tensor) -> Outputs:
+        with warnings_silenced():
+            return run(*values)
+
+    return run_silently
