@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pvae import __version__
+from pvae.errors import InputError
 from pvae.files import replace_file
 from pvae.names import printable
 
@@ -30,6 +31,9 @@ def save_figure(figure: Figure, path: str | Path, facts: Mapping[str, Any] = Map
         path: the file; its suffix decides the format.
         facts: where the figure comes from, such as its run and its seed.
 
+    Raises:
+        InputError: if the kind of the file is unknown, or the folder does not exist.
+
     Example:
         >>> import numpy as np
         >>> from pvae import plots
@@ -41,6 +45,13 @@ def save_figure(figure: Figure, path: str | Path, facts: Mapping[str, Any] = Map
     """
     path = Path(path)
     suffix = path.suffix.lower().removeprefix(".")
+    known = figure.canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise InputError(
+            f"A figure needs a file of a known kind; got {str(path)!r}. Known: {', '.join(sorted(known))}."
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"A figure needs an existing folder; {str(path.parent)!r} is none. Make it, or name another.")
     with replace_file(path) as unfinished:
         figure.savefig(unfinished, format=suffix, **file_metadata(figure, suffix, facts))
 

@@ -80,6 +80,7 @@ def _render(page: Page, images: Mapping[int, EncodedPicture]) -> str:
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
     environment.filters["with_breaks"] = _with_breaks
+    environment.filters["with_code"] = _with_code
     template = environment.from_string(_read_resource("page.html.j2"))
     return template.render(
         page=page,
@@ -111,6 +112,11 @@ def _with_breaks(text: object) -> Markup:
 
     escaped = escape(_LONG_WORD.sub(broken, str(_printable(text))))
     return Markup(str(escaped).replace("\0", "<wbr>"))
+
+
+def _with_code(text: object) -> Markup:
+    """Return escaped text as `_with_breaks` does, in which the text between two backquotes is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(_with_breaks(text))))
 
 
 def _printable(value: Any) -> Any:

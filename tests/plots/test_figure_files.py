@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvae import plots
+from pvae import InputError, plots
 from pvae.plots.figure_files import title_of
 
 FACTS = {"run": "runs/a <b>", "seed": 3}
@@ -41,6 +41,20 @@ def test_a_path_may_be_a_text(figure, tmp_path: Path):
     plots.save_figure(figure, str(tmp_path / "a.png"))
     with Image.open(tmp_path / "a.png") as image:
         assert image.text["Title"] == f"{TITLE} Given: y."
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a", "needs a file of a known kind; got '.*a'. Known: .*png"),
+        ("a.txt", "needs a file of a known kind; got '.*a.txt'. Known: .*png"),
+        ("none/a.png", "needs an existing folder; '.*none' is none"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_line(figure, tmp_path: Path, name: str, message: str):
+    with pytest.raises(InputError, match=message):
+        plots.save_figure(figure, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_of_svg_pdf_and_jpeg(figure, tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pvae import plots
-from pvae.report import Column, Entry, Page, Picture, Section, Settings, Sheet, data_address, write_page
+from pvae.report import Column, Entry, Page, Picture, Question, Section, Settings, Sheet, data_address, write_page
 
 EVIL = "<script>alert('x')</script>"
 
@@ -101,6 +101,12 @@ def test_text_of_users_is_escaped_everywhere(tmp_path):
     assert "<script>alert" not in html and html.count("&lt;script&gt;alert") == 20
     assert len(Tags(html).named("script")) == 1
     assert Tags(html).named("img")[0]["alt"] == f'"{EVIL}'
+
+
+def test_backquotes_of_an_answer_are_code_and_hide_no_tag(tmp_path):
+    question = Question("Why?", "look", f"Run `pvae --help`. `{EVIL}`")
+    html = write_page(tmp_path / "index.html", Page("a", (), (Section("b", questions=(question,)),), "")).read_text()
+    assert "Run <code>pvae --help</code>." in html and "<code>&lt;script&gt;" in html and "<script>alert" not in html
 
 
 def test_pictures_are_small_and_keep_their_colours():

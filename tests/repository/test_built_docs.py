@@ -133,7 +133,9 @@ WANTED = {
     "seed": "how-to/seeds",
     "speed": "how-to/speed",
     "CSV": "tutorials/counts",
-    "table": "how-to/tables",
+    "tables": "how-to/tables",
+    "notebook": "how-to/notebooks",
+    "pythae": "how-to/migrate-pythae",
     "augmentation": "how-to/loaders",
     "NaN": "how-to/reading-diagnostics",
 }
