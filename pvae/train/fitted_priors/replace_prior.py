@@ -85,6 +85,14 @@ def fit_prior(
     codes); Dai & Wipf, Diagnosing and Enhancing VAE Models, arXiv:1903.05789 (two stages); Tomczak & Welling, VAE with
     a VampPrior, arXiv:1705.07120 (mixtures of q); van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation
     Learning, arXiv:1711.00937 (autoregressive codes).
+
+    Example:
+        >>> import pvae, torch
+        >>> x = torch.eye(4).repeat(10, 1)
+        >>> run = pvae.fit("vae:latent=2:hidden=8", x, epochs=1, step="eager", progress=False)
+        >>> better = pvae.fit_prior(run, "full-gaussian", x)
+        >>> better.config["prior"]["kind"], better.model.sample(3).shape
+        ('full-gaussian', torch.Size([3, 4]))
     """
     draws = require_whole(draws, "draws")
     settings = FitSettings(epochs, batch_size, learning_rate, seed)
