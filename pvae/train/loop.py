@@ -188,6 +188,7 @@ class Loop:
         loss = numbers[0]
         if progress.step % self._steps_between_losses == 0 and not math.isfinite(loss.item()):
             raise NonFiniteStep
+        context.call_after_step()
         context.display.show_step(progress.epoch, progress.step_in_epoch, loss.item)
         if context.interrupts.pending if reduction is None else reduction.stop:
             self.snapshots.save()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
+from pvae.callbacks.base import load_states, states
 from pvae.train import checkpoint
 from pvae.train.checkpoint import Snapshot
 from pvae.train.divergence import NonFiniteStep
@@ -67,6 +69,7 @@ class Snapshots:
         """Set the training to the state of a snapshot, which becomes the last good one."""
         context = self.context
         restore_training(context.parameters, context.optimiser, context.schedule, snapshot)
+        load_states(context.callbacks, snapshot.training)
         context.history.cut(snapshot.state)
         context.progress.restore(snapshot.state)
         context.stepper.keep(snapshot.state)
@@ -95,4 +98,6 @@ class Snapshots:
             **context.identity,
             **context.stepper.record(),
         }
-        return capture_training(context.parameters, context.optimiser, context.schedule, progress)
+        snapshot = capture_training(context.parameters, context.optimiser, context.schedule, progress)
+        tensors = {name: tensor.detach().clone() for name, tensor in states(context.callbacks).items()}
+        return replace(snapshot, training={**snapshot.training, **tensors})

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 
-from pvae.callbacks import Callback, as_callbacks, call_at_start_and_error
+from pvae.callbacks.base import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
 from pvae.fit_options import FitOptions
 from pvae.logs import timed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pvae.batch import Batch
-from pvae.callbacks import Callback
+from pvae.callbacks.base import Callback, reacts_to_steps
 from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.data.labelled_batches import labelled_per_batch
 from pvae.data.streams.stored_batch import StoredBatch
@@ -75,6 +76,17 @@ class TrainingContext:
     identity: dict[str, Any]
     group: TrainingGroup
     keeps_order: bool = False
+
+    @cached_property
+    def _step_callbacks(self) -> tuple[Callback, ...]:
+        return tuple(filter(reacts_to_steps, self.callbacks))
+
+    def call_after_step(self) -> None:
+        """Call the callbacks that react to steps."""
+        if self._step_callbacks:
+            with self.progress.paused_clock():
+                for callback in self._step_callbacks:
+                    callback.on_step(self.progress.step, self.parameters.named)
 
     @property
     def ranks_parameters(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pvae.callbacks import Callback
+from pvae.callbacks.base import Callback
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
 from pvae.programs.binding import Fields

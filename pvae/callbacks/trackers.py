@@ -1,115 +1,18 @@
-"""Callbacks of a training: the class `Callback`, and those that send the numbers of a run to a tracker.
-
-`pvae.fit` takes a list of them, as ``callbacks=[pvae.callbacks.TensorBoard("logs")]``. A plain function of (record,
-model) is a callback too.
-"""
+"""Callbacks that send the options and the numbers of a run to a tracker: TensorBoard, MLflow, Weights & Biases."""
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pvae.callbacks.base import Callback
 from pvae.checks import is_number
 from pvae.errors import InputError
 
-__all__ = ["Callback", "MLflow", "TensorBoard", "WandB", "as_callbacks", "call_at_start_and_error"]
-
-
-class Callback:
-    """Reacts to the start of a training, to each epoch, to the end and to an error. By default it does nothing.
-
-    A training that is resumed starts again: `on_start` is called, and then `on_epoch` for each further epoch. Changes
-    of the parameters in a callback are part of the training.
-    """
-
-    def on_start(self, config: Mapping[str, Any], model: Any) -> None:
-        """React to the start, before the first step.
-
-        Args:
-            config: the content of ``config.toml``: all options, versions, data and model.
-            model: the latent model.
-        """
-
-    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
-        """React to the end of an epoch; True ends the training.
-
-        Args:
-            record: the record of the epoch, as in ``Run.history``: ``epoch``, ``step``, ``loss``,
-                ``validation_bound``, ... in nats per datum, and ``seconds``.
-            model: the latent model.
-        """
-        return None
-
-    def on_end(self, run: Any) -> None:
-        """React to the end of a training that was not interrupted.
-
-        Args:
-            run: the `pvae.train.Run`, with the best parameters.
-        """
-
-    def on_error(self, error: BaseException) -> None:
-        """React to an exception that ends the training, which may be KeyboardInterrupt.
-
-        Args:
-            error: the exception; it is raised again afterwards.
-        """
-
-
-class _FunctionCallback(Callback):
-    """A function of (record, model), which is called after each epoch."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def on_epoch(self, record: Mapping[str, Any], model: Any) -> bool | None:
-        """Call the function; only the value True ends the training."""
-        return self._function(record, model) is True
-
-
-def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
-    """Return callbacks of a list of callbacks and functions.
-
-    Args:
-        callbacks: a sequence of `Callback` and of functions of (record, model).
-
-    Raises:
-        InputError: if it is anything else.
-    """
-    is_sequence = isinstance(callbacks, Sequence) and not isinstance(callbacks, str)
-    if not is_sequence or not all(isinstance(element, Callback) or callable(element) for element in callbacks):
-        raise InputError(
-            f"callbacks needs a list of functions of (record, model); got {callbacks!r}. Write callbacks=[function], "
-            "or callbacks=[callback] for an object of pvae.callbacks."
-        )
-    for element in callbacks:
-        if isinstance(element, type):
-            raise InputError(f"callbacks needs objects; got the class {element.__name__}. Write {element.__name__}().")
-    return tuple(element if isinstance(element, Callback) else _FunctionCallback(element) for element in callbacks)
-
-
-@contextmanager
-def call_at_start_and_error(callbacks: Sequence[Callback], config: Mapping[str, Any], model: Any) -> Iterator[None]:
-    """Call `on_start` before the block, and `on_error` if the block raises.
-
-    Args:
-        callbacks: the callbacks of a training.
-        config: the content of ``config.toml``.
-        model: the latent model.
-    """
-    started = []
-    try:
-        for callback in callbacks:
-            started.append(callback)
-            callback.on_start(config, model)
-        yield
-    except BaseException as error:
-        for callback in started:
-            callback.on_error(error)
-        raise
+__all__ = ["MLflow", "TensorBoard", "WandB"]
 
 
 class TensorBoard(Callback):
