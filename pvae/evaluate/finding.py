@@ -252,7 +252,7 @@ def evaluation_steps(what: str, evaluations: float, *, progress: bool | None = N
         yield steps
     except KeyboardInterrupt:
         if progress is not False:
-            print(_interruption(what, steps.done, evaluations), file=sys.stderr, flush=True)
+            say(_LOG, _interruption(what, steps.done, evaluations))
         raise
     finally:
         steps.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,17 +11,14 @@ import torch
 from torch import Tensor
 
 from pvae.checks import require_whole
-from pvae.data import Splits
 from pvae.data.subset import Subset
-from pvae.errors import InputError
 from pvae.evaluate.base import Estimate, EvidenceBias, difference
 from pvae.evaluate.diagnostics import DRAWS, Diagnosis, diagnosis_of, weight_statistics
 from pvae.evaluate.evaluated_data import ModelOrRun, evaluated_data
 from pvae.evaluate.evaluation_context import evaluation_context
-from pvae.evaluate.evidence import elbo
 from pvae.evaluate.evidence_bias import bias_sizes, evidence_bias
 from pvae.evaluate.latent_units import ACTIVE
-from pvae.evaluate.membership import describe_memorised, is_memorised, membership
+from pvae.evaluate.membership import FEW_PARTICLES, describe_memorised, is_memorised, membership, training_elbo
 from pvae.evaluate.running_statistics import CHUNK, Bound, Elbo, Statistic, summarise_weights
 from pvae.evaluate.weight_trust import WeightTrust, distance_statistics, trust_of
 
@@ -30,9 +26,6 @@ __all__ = ["TREND", "Judgement", "judge"]
 
 TREND = (50, 500, 5000)
 """Numbers of particles; the bounds at them show whether the estimate has converged."""
-
-#: The number of draws of z for each training datum; the ELBO does not depend on it in expectation.
-_FEW_PARTICLES = 50
 
 
 @dataclass(frozen=True)
@@ -196,8 +189,8 @@ def judge(
     bias = evidence_bias(particles, pointwise_evidence, [bound_of[size] for size in bias_sizes(particles)])
     log_evidence = replace(context.estimate(pointwise_evidence), bias=bias)
     bound = context.estimate(pointwise_elbo)
-    training = _training_elbo(model, data, bound.count, min(_FEW_PARTICLES, particles), seed, chunk, where)
-    few = 0 if training is None else min(_FEW_PARTICLES, particles) * training.count
+    few = min(FEW_PARTICLES, particles)
+    training = training_elbo(model, data, bound.count, few, seed=seed, chunk=chunk, **where)
     bounds = {count: context.estimate(values) for count, values in bound_of.items() if count in TREND}
     judgement = Judgement(
         log_evidence=log_evidence,
@@ -207,7 +200,8 @@ def judge(
         diagnosis=diagnosis,
         particles=particles,
         seed=seed,
-        decoder_evaluations=(particles + draws) * log_evidence.count + few,
+        decoder_evaluations=(particles + draws) * log_evidence.count
+        + (0 if training is None else few * training.count),
         evaluation_seconds=time.perf_counter() - started,
         membership=None if training is None else membership(training, bound),
     )
@@ -215,33 +209,6 @@ def judge(
         # The dataclass is frozen, and this is still its construction.
         object.__setattr__(judgement, "summed_out_elbo", context.estimate(pointwise_summed_out))
     return judgement
-
-
-def _training_elbo(
-    model: ModelOrRun, data: Any, count: int, particles: int, seed: int, chunk: int, where: Mapping[str, Any]
-) -> Estimate | None:
-    """Return the ELBO of as many training data as test data.
-
-    It is None if there are no training data, if their labels were hidden or entries were left out by a mask, because
-    the ELBOs are then of other numbers, or if they cannot be evaluated, such as a stream with random transforms.
-
-    Args:
-        model: the model.
-        data: the data of the evaluation.
-        count: the number of test data.
-        particles: the number of draws of z per training datum.
-        seed: the seed of the draws.
-        chunk: the largest number of (particle, datum) evaluations at once.
-        where: the settings of `judge`.
-    """
-    if not isinstance(data, Splits) or where.get("split", "test") != "test":
-        return None
-    if data.labels is not None or data.mask != "none" or "mask" in data.train:
-        return None
-    try:
-        return elbo(model, data, particles, chunk=chunk, seed=seed, **{**where, "split": "train", "limit": count})
-    except InputError:
-        return None
 
 
 def _statistics(particles: int, sizes: list[int]) -> list[Statistic]:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
+from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
+from pvae.evaluate.evaluated_data import ModelOrRun
+from pvae.evaluate.evidence import elbo
 
-__all__ = ["MEMORISED", "MOST_MEMBERSHIP", "describe_memorised", "is_memorised", "membership"]
+__all__ = [
+    "FEW_PARTICLES",
+    "MEMORISED",
+    "MOST_MEMBERSHIP",
+    "describe_memorised",
+    "is_memorised",
+    "membership",
+    "training_elbo",
+]
 
 MEMORISED = "training data memorised"
+
+FEW_PARTICLES = 50
+"""The number of draws of z for each training datum; the ELBO does not depend on it in expectation."""
 
 MOST_MEMBERSHIP = 0.7
 """An area under the curve above this counts as memorised training data. It is a convention of pvae: 0.5 is no
@@ -71,3 +86,29 @@ def describe_memorised(place: str) -> str:
         place: where they are memorised, with the share of the pairs.
     """
     return f"training data are memorised {place}: a training datum has a larger ELBO than a test datum in most pairs"
+
+
+def training_elbo(
+    model: ModelOrRun, data: Any, count: int, particles: int, *, split: str = "test", **where: Any
+) -> Estimate | None:
+    """Return the ELBO of as many training data as test data, for `membership`.
+
+    It is None if there are no training data, if their labels were hidden or entries were left out by a mask, because
+    the ELBOs are then of other numbers, or if they cannot be evaluated, such as a stream with random transforms.
+
+    Args:
+        model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
+        data: the data of the evaluation.
+        count: the number of test data.
+        particles: the number of draws of z per training datum.
+        split: the split that was evaluated; there is no result for another one than the test split.
+        where: ``chunk``, ``seed``, ``device``, ``fields``, ``data_plate``; see `pvae.evaluate`.
+    """
+    if not isinstance(data, Splits) or split != "test":
+        return None
+    if data.labels is not None or data.mask != "none" or "mask" in data.train:
+        return None
+    try:
+        return elbo(model, data, particles, **{**where, "split": "train", "limit": count})
+    except InputError:
+        return None

@@ -102,6 +102,12 @@ def test_collapsed_and_memorised_rows_have_their_marks_and_sentences(tmp_path: P
     assert "training data are memorised (100% of the pairs)" in alone.notes[-1]
     assert alone.membership.value == row.additional["membership"].value
     assert not any("memorised" in note for note in judge(Exact(), SPLITS, 50).notes)
+    for model, said in ((Memorised(), True), (Exact(), False)):
+        findings = pvae.evaluate.all(model, SPLITS, budget=4000, progress=False)
+        assert ("Training data are memorised (" in findings.answers[0].reason) == said
+        evidence = findings.answers[0].findings[0]
+        assert evidence.cost == 32 * (30 + 16 + 50) and findings.cost <= 4000
+        assert (evidence.membership.value > 0.9) == said
     trust = judge(pvae.open_run(folder, Memorised()), X[32:], 50).trust
     assert row.additional["variance_high"].value == pytest.approx(float(trust.log_weight_variance.sort().values[29]))
     for column in ("Var log w", "classifier", "train over test"):

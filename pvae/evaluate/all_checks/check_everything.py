@@ -24,6 +24,7 @@ from pvae.evaluate.all_checks.shared_passes import (
     simulation_pass,
     weight_pass,
 )
+from pvae.evaluate.base import Estimate
 from pvae.evaluate.calibration.calibrate import DRAWS
 from pvae.evaluate.calibration.calibration_record import Calibration, calibration_of
 from pvae.evaluate.evaluated_data import ModelOrRun, evaluated_data
@@ -32,6 +33,8 @@ from pvae.evaluate.finding import EvaluationFinding, NotRun, evaluation_steps
 from pvae.evaluate.inference_gaps.best_guides import SearchSettings
 from pvae.evaluate.inference_gaps.gap_record import Gaps
 from pvae.evaluate.inference_gaps.measure_gaps import gaps
+from pvae.evaluate.membership import FEW_PARTICLES as MEMBER_PARTICLES
+from pvae.evaluate.membership import membership, training_elbo
 from pvae.evaluate.reference_posterior.compare_with_reference import reference
 from pvae.evaluate.reference_posterior.reference_record import ReferencePosterior
 from pvae.evaluate.resemblance_tests.measure_resemblance import values_of_data
@@ -111,15 +114,16 @@ def check_everything(
         shared = _SharedParts.compute(context, left, plan, seed, progress)
     own_split = {} if split == "test" and isinstance(data, Splits) else {"split": split}
     settings = {"seed": seed, "progress": progress, **where}
+    member = _membership(model, data, left, shared, {"split": split, "seed": seed, **where})
     inference = [shared.calibration, *_slow_parts(model, data, left, settings | own_split, split, plan)]
     answers = (
-        _alone(shared.evidence(model)),
+        _alone(shared.evidence(model, member)),
         answer_inference(inference),
         _alone(shared.trust()),
         _alone(shared.use),
         _alone(shared.resemblance),
     )
-    cost = sum(finding.cost for finding in shared.counted(inference))
+    cost = sum(finding.cost for finding in shared.counted(inference, member))
     findings = ModelFindings(answers, budget, cost, seed, split, shared.count, plan.to_json())
     if isinstance(model, Run) and model.folder is not None:
         write_findings(model.folder, findings, model.checkpoint)
@@ -170,12 +174,12 @@ class _SharedParts:
         sides: AnnealedPart | str = left.reason if both is None else both
         return cls(reason if weights is None else weights, sides, calibration, use, resemblance, count)
 
-    def evidence(self, model: Any) -> EvaluationFinding:
-        """Return the finding about the log evidence, with the records of a run."""
+    def evidence(self, model: Any, member: Estimate | None) -> EvaluationFinding:
+        """Return the finding about the log evidence, with the records of a run and the membership of its data."""
         if isinstance(self.weights, str):
             return NotRun.of(EvidenceFinding, self.weights)
         records = model.history if isinstance(model, Run) else None
-        return evidence_finding(self.weights, self.sides, records)
+        return evidence_finding(self.weights, self.sides, records, member)
 
     def trust(self) -> EvaluationFinding:
         """Return the finding about single data; its weights are those of the evidence, so it costs nothing."""
@@ -184,9 +188,9 @@ class _SharedParts:
         is_run = self.calibration.status != "not run"
         return data_trust(self.weights.diagnosis, is_calibrated=self.calibration.status == "fine" if is_run else None)
 
-    def counted(self, inference: Sequence[EvaluationFinding]) -> list[EvaluationFinding]:
+    def counted(self, inference: Sequence[EvaluationFinding], member: Estimate | None) -> list[EvaluationFinding]:
         """Return all findings, each of which counts its own decoder evaluations."""
-        return [self.evidence(None), *inference, self.use, self.resemblance]
+        return [self.evidence(None, member), *inference, self.use, self.resemblance]
 
 
 def _simulate(
@@ -249,6 +253,21 @@ def _resemblance(
         ),
     )
     return NotRun.of(Resemblance, left.reason) if found is None else found
+
+
+def _membership(
+    model: Any, data: Any, left: EvaluationBudget, shared: _SharedParts, where: Mapping[str, Any]
+) -> Estimate | None:
+    """Return the probability that a training datum has a larger ELBO than a test datum; None if it is not known."""
+    weights = shared.weights
+    cost = MEMBER_PARTICLES * shared.count
+    if isinstance(weights, str) or cost > left.left:
+        return None
+    train = training_elbo(model, data, shared.count, MEMBER_PARTICLES, **where)
+    if train is None:
+        return None
+    left.left -= cost
+    return membership(train, weights.elbo)
 
 
 def _slow_parts(

@@ -17,6 +17,7 @@ from pvae.evaluate.annealing.missed_part import describe_shortfall, falls_short
 from pvae.evaluate.annealing.sandwich_finding import Sandwich
 from pvae.evaluate.base import Estimate, difference
 from pvae.evaluate.finding import EvaluationFinding, as_sentence
+from pvae.evaluate.membership import FEW_PARTICLES, describe_memorised, is_memorised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +47,7 @@ class EvidenceFinding(EvaluationFinding):
         sampled: the log evidence by importance sampling, on all evaluated data.
         sandwich: the lower and the upper estimate; None if there are none.
         shortfall: the lower estimate minus importance sampling, paired on the data of the sandwich.
+        membership: the probability that a training datum has a larger ELBO than a test datum; None if it is not known.
 
     Example:
         >>> import pvae, torch
@@ -66,6 +68,7 @@ class EvidenceFinding(EvaluationFinding):
     sampled: Estimate | None = field(default=None, kw_only=True)
     sandwich: Sandwich | None = field(default=None, kw_only=True)
     shortfall: Estimate | None = field(default=None, kw_only=True)
+    membership: Estimate | None = field(default=None, kw_only=True)
 
     def details(self) -> dict[str, Any]:
         """Return the ELBO, importance sampling with its bias, the sandwich and the remaining rise."""
@@ -76,6 +79,7 @@ class EvidenceFinding(EvaluationFinding):
             "importance_sampling": self.sampled,
             "sandwich": None if self.sandwich is None else self.sandwich.to_json(),
             "shortfall": self.shortfall,
+            "membership": self.membership,
         }
 
     def more_rows(self) -> list[dict[str, str]]:
@@ -103,7 +107,10 @@ class EvidenceFinding(EvaluationFinding):
 
 
 def evidence_finding(
-    weights: WeightPass, sides: AnnealedPart | str, records: Sequence[Mapping[str, Any]] | None
+    weights: WeightPass,
+    sides: AnnealedPart | str,
+    records: Sequence[Mapping[str, Any]] | None,
+    member: Estimate | None = None,
 ) -> EvidenceFinding:
     """Return the finding about the log evidence.
 
@@ -111,6 +118,7 @@ def evidence_finding(
         weights: the pass over the weights of the data.
         sides: the lower and the upper estimate of a part of the data, or the reason why there are none.
         records: the records of the training by epoch; None if there was no training.
+        member: the probability that a training datum has a larger ELBO than a test datum; None if it is not known.
     """
     rise = None if records is None else remaining_rise(records)
     cost, shortfall, sandwich = weights.cost, None, None
@@ -128,7 +136,8 @@ def evidence_finding(
             f"{value.count} data; importance sampling gives {weights.evidence} on {weights.evidence.count} data."
         )
         doubts = _doubts_of_sandwich(sandwich, shortfall)
-    doubts += _doubts_of_training(rise)
+    doubts += _doubts_of_training(rise, member)
+    cost += 0 if member is None else FEW_PARTICLES * member.count
     unknown = ["The run has too few validation records to show whether its training had ended."]
     notices = unknown if records is not None and rise is None else []
     status = "look" if doubts else "fine"
@@ -139,7 +148,7 @@ def evidence_finding(
         pointwise=value.pointwise, limit=f"gap, shortfall and remaining rise up to {LARGEST_BIAS:g} nats",
         source="Grosse, Ghahramani & Adams, arXiv:1511.02543; Burda et al., arXiv:1509.00519",
         elbo=weights.elbo, bias=weights.evidence.bias, rise=rise, sampled=weights.evidence, sandwich=sandwich,
-        shortfall=shortfall,
+        shortfall=shortfall, membership=member,
     )  # fmt: skip
 
 
@@ -171,10 +180,14 @@ def _doubts_of_sandwich(sandwich: Sandwich, shortfall: Estimate) -> list[str]:
     return doubts
 
 
-def _doubts_of_training(rise: Estimate | None) -> list[str]:
-    if rise is None or rise.value <= max(LARGEST_BIAS, 2.0 * rise.error):
-        return []
-    return [f"The training is unfinished: another fifth of it would add about {rise} nats."]
+def _doubts_of_training(rise: Estimate | None, member: Estimate | None) -> list[str]:
+    """Return whether the training is unfinished, and whether its data are memorised."""
+    doubts = []
+    if rise is not None and rise.value > max(LARGEST_BIAS, 2.0 * rise.error):
+        doubts.append(f"The training is unfinished: another fifth of it would add about {rise} nats.")
+    if member is not None and is_memorised(member):
+        doubts.append(as_sentence(describe_memorised(f"({member.value:.0%} of the pairs)")))
+    return doubts
 
 
 def remaining_rise(records: Sequence[Mapping[str, Any]]) -> Estimate | None:
