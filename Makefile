@@ -48,6 +48,7 @@ names: $(READY)  ## add new public names to tests/repository/public_names.txt
 
 outputs: $(READY)  ## run the blocks of all pages of the documentation, and write what they print and draw into the pages
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python tests/support/page_outputs.py
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python tests/support/notebooks.py
 
 check: $(READY)  ## format, lint, types, docs with warnings as errors and all that they show, doctests
 	$(BIN)/ruff format --check .
