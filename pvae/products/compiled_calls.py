@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from pvae.products.libraries import ONEDNN, multiply_by_numpy
+from pvae.products.libraries import ONEDNN
+from pvae.products.numpy_products import multiply_by_numpy
 
 __all__ = ["call_directly"]
 

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 import threadpoolctl
 import torch
 from torch import Tensor
 
+from pvae.products.numpy_products import multiply_by_numpy, multiply_in_blocks, warnings_silenced
+
 __all__ = [
     "ATEN",
+    "BLOCKS",
     "ONEDNN",
     "PRODUCTS",
     "PRODUCTS_IN_COMPILED_CODE",
@@ -25,14 +27,14 @@ __all__ = [
     "Product",
     "blas_of_numpy",
     "is_offered",
-    "multiply_by_numpy",
-    "warnings_silenced",
 ]
 
 #: The name of torch's own product.
 ATEN = "aten"
 #: The name of the library that has no batched product.
 ONEDNN = "onednn"
+#: The name of the BLAS of NumPy for products that are computed in parts.
+BLOCKS = "blocks"
 
 Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 #: Returns the products of two batches of matrices; as `torch.bmm`, it takes memory for the result as ``out``, or None.
@@ -64,35 +66,28 @@ def _by_numpy_alone(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | Non
     return out if bias is None else out.add_(bias)
 
 
-def multiply_by_numpy(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Write a @ b to `out` by the BLAS of NumPy, which works on the memory of the tensors; without gradients.
-
-    Args:
-        a: shape (rows, inner), or (batch, rows, inner).
-        b: shape (inner, columns), or (batch, inner, columns).
-        out: shape (rows, columns), or (batch, rows, columns).
-    """
-    # numpy() refuses parameters, and detach() of each tensor would take as long as a small product
-    left = a.detach().numpy() if a.requires_grad else a.numpy()
-    right = b.detach().numpy() if b.requires_grad else b.numpy()
-    np.matmul(left, right, out=out.numpy())
-
-
 def _by_numpy(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
     """Return bias + a @ b by the BLAS of NumPy, without its warnings."""
     with warnings_silenced():
         return _by_numpy_alone(a, b, bias, out)
 
 
-def warnings_silenced() -> np.errstate:
-    """Return a context in which NumPy does not warn of infinite and undefined numbers, as torch does not."""
-    return np.errstate(all="ignore")
+def _in_blocks_alone(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """Return bias + a @ b by the BLAS of NumPy, in parts that are small enough for the fast code of OpenBLAS."""
+    result = multiply_in_blocks(a.detach(), b.detach(), out)
+    return result if bias is None else result.add_(bias)
+
+
+def _in_blocks(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """Return the same without the warnings of NumPy."""
+    with warnings_silenced():
+        return _in_blocks_alone(a, b, bias, out)
 
 
 #: name of a library -> its function of a, b, bias or None, and the tensor for the result or None
-PRODUCTS: dict[str, Product] = {ATEN: _by_aten, ONEDNN: _by_onednn, "numpy": _by_numpy}
+PRODUCTS: dict[str, Product] = {ATEN: _by_aten, ONEDNN: _by_onednn, "numpy": _by_numpy, BLOCKS: _in_blocks}
 #: The same for many products in a row, which the caller runs in one context of `warnings_silenced`.
-PRODUCTS_IN_ROW: dict[str, Product] = {**PRODUCTS, "numpy": _by_numpy_alone}
+PRODUCTS_IN_ROW: dict[str, Product] = {**PRODUCTS, "numpy": _by_numpy_alone, BLOCKS: _in_blocks_alone}
 
 
 def _into_memory(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
@@ -122,9 +117,10 @@ def is_offered(library: str, dtype: torch.dtype) -> bool:
     if library == ONEDNN:
         is_present = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         return is_present and dtype == torch.float32 and bool(torch.backends.mkldnn.enabled)
-    if library == "numpy":
+    if library in ("numpy", BLOCKS):
         blas = blas_of_numpy()
-        return blas is not None and blas.num_threads == torch.get_num_threads()
+        is_wanted = library == "numpy" or (blas is not None and blas.internal_api == "openblas")
+        return is_wanted and blas is not None and blas.num_threads == torch.get_num_threads()
     return True
 
 

@@ -30,11 +30,11 @@ class ProductChoices:
     """Computes matrix products, each by the library that is the fastest for its kind on this machine.
 
     A kind is the shapes, the dtype, the memory layouts and the number of threads. The libraries are torch itself
-    ("aten"), for float32 oneDNN, and the BLAS of NumPy. At the first product of a kind, they are timed for a few
-    milliseconds. The choice is then kept in this object, and in a file of pvae's cache folder for later processes.
-    torch wins unless another library takes less than 95 % of its time, and saves at least 5 microseconds (one in
-    compiled code, which calls it in less time). On other devices, for other dtypes and for small matrices, torch
-    computes the product.
+    ("aten"), for float32 oneDNN, and the BLAS of NumPy, also in blocks. At the first product of a kind, they are timed
+    for a few milliseconds. The choice is then kept in this object, and in a file of pvae's cache folder for later
+    processes. torch wins unless another library takes less than 95 % of its time, and saves at least 5 microseconds
+    (one in compiled code, which calls it in less time). On other devices, for other dtypes and for small matrices,
+    torch computes the product.
 
     The libraries add in other orders, so their results differ by rounding. Equal choices give equal bits.
 
@@ -56,6 +56,7 @@ class ProductChoices:
         self.matmul = matmul
         self.foreign = ""
         self._libraries: dict[str, str] = {}
+        self._names_of_repeated: dict[Any, str] = {}  # for `product_of`, which is called in each step of EM
         self._machine: dict[str, str] | None = None
         self.keep(recorded or {})
 
@@ -65,6 +66,7 @@ class ProductChoices:
         Args:
             recorded: what `record` returned there.
         """
+        self._names_of_repeated.clear()
         choices = recorded.get("choices")
         if self.matmul == ATEN or not choices:
             return
@@ -88,7 +90,7 @@ class ProductChoices:
         return {"machine": dict(self.machine), "choices": dict(self._libraries)}
 
     def choose(self, kinds: Iterable[ProductKind]) -> dict[ProductKind, str]:
-        """Return the name of the library for each kind of product: "aten", "onednn" or "numpy".
+        """Return the name of the library for each kind of product: "aten", "onednn", "numpy" or "blocks".
 
         Args:
             kinds: the kinds; those without a choice are timed now.
@@ -115,6 +117,7 @@ class ProductChoices:
             kinds: the kinds.
         """
         self._libraries.update(dict.fromkeys(map(str, kinds), ATEN))
+        self._names_of_repeated.clear()
 
     def mm(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the product of two matrices, as `torch.mm` does; also with gradients.
@@ -140,8 +143,13 @@ class ProductChoices:
             A function of a, b, a bias of shape (columns,) or None, and a tensor for the result or None. It is meant for
             matrices of the shapes, dtype and memory layouts of `a` and `b`.
         """
-        kind = None if self.matmul == ATEN else kind_of(a, b, fewest=_FEWEST_REPEATED)
-        return PRODUCTS[ATEN if kind is None else self.choose([kind])[kind]]
+        if self.matmul == ATEN:
+            return PRODUCTS[ATEN]
+        key = (a.shape, a.stride(), b.shape, b.stride(), a.dtype, b.dtype, a.device, b.device, torch.get_num_threads())
+        if key not in self._names_of_repeated:
+            kind = kind_of(a, b, fewest=_FEWEST_REPEATED)
+            self._names_of_repeated[key] = ATEN if kind is None else self.choose([kind])[kind]
+        return PRODUCTS[self._names_of_repeated[key]]
 
     def addmm(self, bias: Tensor, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         """Return bias + a @ b, as `torch.addmm` does; also with gradients.

@@ -10,13 +10,14 @@ from torch import Tensor
 from pvae.products.kind_of_product import ProductKind
 from pvae.products.libraries import (
     ATEN,
+    BLOCKS,
     ONEDNN,
     PRODUCTS_IN_COMPILED_CODE,
     PRODUCTS_IN_ROW,
     Product,
     is_offered,
-    warnings_silenced,
 )
+from pvae.products.numpy_products import MOST_IN_BLOCK, warnings_silenced
 
 __all__ = ["fastest_library"]
 
@@ -27,6 +28,8 @@ _LEAST_SAVING, _LEAST_SAVING_IN_COMPILED_CODE = 5e-6, 1e-6
 #: The time for the calls of all libraries together, in seconds, and the number of calls of each.
 _SECONDS = 4e-3
 _FEWEST_ROUNDS, _MOST_ROUNDS = 4, 30
+#: The number of blocks of a product that may be computed in blocks.
+_MOST_BLOCKS = 20
 #: The rounding errors of a product, in units of the last place of the sum of the absolute values of its terms.
 _ULPS = 64
 
@@ -78,7 +81,9 @@ def _is_right(
 ) -> bool:
     """Return whether a library is offered here, and gives the result of torch within rounding."""
     try:
-        if not is_offered(library, kind.dtype) or (kind.batch and library == ONEDNN):
+        if not is_offered(library, kind.dtype) or (kind.batch and library in (ONEDNN, BLOCKS)):
+            return False
+        if library == BLOCKS and not _may_gain_by_blocks(kind):
             return False
         result = PRODUCTS_IN_ROW[library](*arguments, None)
     except Exception:  # a library may be built without an operation, in a way that torch does not report
@@ -89,6 +94,12 @@ def _is_right(
         sizes += bias.abs()
     tolerance = _ULPS * torch.finfo(kind.dtype).eps * sizes
     return result.dtype == expected.dtype and bool(((result - expected).abs() <= tolerance).all())
+
+
+def _may_gain_by_blocks(kind: ProductKind) -> bool:
+    """Return whether a product has a few parts of the size for which OpenBLAS has other code."""
+    multiplications = kind.rows * kind.inner * kind.columns
+    return not kind.is_compiled and MOST_IN_BLOCK < multiplications <= _MOST_BLOCKS * MOST_IN_BLOCK
 
 
 def _least_seconds(products: dict[str, Product], arguments: Arguments) -> dict[str, float]:

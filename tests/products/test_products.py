@@ -26,6 +26,7 @@ from pvae.products.libraries import (
     blas_of_numpy,
     is_offered,
 )
+from pvae.products.numpy_products import multiply_in_blocks
 from pvae.products.timing import fastest_library
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -277,6 +278,36 @@ def test_the_choice_for_compiled_code_is_made_by_the_functions_that_it_calls(mon
     result = PRODUCTS_IN_COMPILED_CODE["numpy"](a, b, bias, into)
     assert result is into  # without the bias, which the compiler adds
     torch.testing.assert_close(result, a @ b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(7, 11, 90), (90, 7, 11), (11, 90, 7), (13, 97, 101), (1, 2000, 1), (40, 40, 40), (0, 3, 5)]
+)
+def test_a_product_in_blocks_is_the_product(sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvae.products.numpy_products.MOST_IN_BLOCK", 800)
+    exact_a, exact_b = matrices(*sizes)
+    for left, right in itertools.product(LAYOUTS, repeat=2):
+        a, b = LAYOUTS[left](exact_a), LAYOUTS[right](exact_b)
+        into = torch.full((sizes[0], sizes[2]), torch.nan, dtype=torch.float64)
+        assert multiply_in_blocks(a, b, into) is into
+        torch.testing.assert_close(into, a @ b, rtol=1e-12, atol=1e-12)
+        assert torch.equal(multiply_in_blocks(a, b, None), into)
+
+
+def test_blocks_are_timed_for_products_of_a_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_offered("blocks", torch.float64):
+        pytest.skip("the BLAS of NumPy is not OpenBLAS")
+    monkeypatch.setattr(
+        "pvae.products.timing._seconds_of", lambda product, _: float(product is not PRODUCTS_IN_ROW["blocks"])
+    )
+    found = {}
+    for columns in (10, 500, 20_000):
+        kind = kind_of(
+            torch.empty(50, 150, dtype=torch.float64), torch.empty(150, columns, dtype=torch.float64), fewest=0
+        )
+        assert kind is not None
+        found[columns] = [fastest_library(kind), fastest_library(replace(kind, is_compiled=True))]
+    assert found == {10: ["aten", "aten"], 500: ["blocks", "aten"], 20_000: ["aten", "aten"]}
 
 
 def test_a_large_product_counts_as_a_smaller_one() -> None:

@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 import pvae
 from pvae.callbacks import Callback
 from pvae.objectives import make_objective
-from pvae.products.libraries import multiply_by_numpy
+from pvae.products.numpy_products import multiply_by_numpy
 from pvae.train.checkpoint import read
 from pvae.train.compiled import compiled_steps
 from pvae.train.compiled.compiled_steps import CompiledSteps

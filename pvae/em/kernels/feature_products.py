@@ -31,9 +31,12 @@ class FeatureProducts:
         self._products = products
         components, size = natural_parameters.shape
         is_on_cpu = natural_parameters.device.type == "cpu"
-        self._copies = is_on_cpu and products.matmul == "auto" and components * FEATURES_PER_COMPONENT <= size
-        # The second product is faster with the smaller dimension first.
-        self._is_transposed = self._copies or size <= components
+        is_chosen = is_on_cpu and products.matmul == "auto"
+        self._copies = is_chosen and components * FEATURES_PER_COMPONENT <= size
+        # The second product is faster with the smaller dimension first. A product in blocks copies its second matrix.
+        self._is_transposed = (
+            self._copies or size <= components or (is_chosen and natural_parameters.dtype == torch.float64)
+        )
         shape = (size, components) if self._is_transposed else (components, size)
         self._sums = natural_parameters.new_zeros(shape)
         self._new_sums = torch.empty_like(self._sums)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from pvae.memory_layout import set_gradients
 from pvae.products.compiled_calls import call_directly
-from pvae.products.libraries import warnings_silenced
+from pvae.products.numpy_products import warnings_silenced
 from pvae.products.opaque_products import make_products_opaque
 from pvae.train.clipping import clipped
 from pvae.train.compiled.lifted_graph import lift

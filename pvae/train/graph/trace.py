@@ -20,7 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph_module import _loader
 
 from pvae.objectives.pyro.patches import values_refused, without_synchronisation
-from pvae.products.libraries import PRODUCTS_IN_ROW, warnings_silenced
+from pvae.products.libraries import BLOCKS, PRODUCTS_IN_ROW
+from pvae.products.numpy_products import warnings_silenced
 from pvae.train.graph.dynamic_shapes import (
     DynamicShapeError,
     RaiseAtDynamicShape,
@@ -164,7 +165,8 @@ def as_function(graph: GraphModule) -> Callable[..., Outputs]:
     def run(*values: Tensor) -> Outputs:
         return forward(constants, *values)
 
-    if all(node.target is not PRODUCTS_IN_ROW["numpy"] for node in graph.graph.nodes):
+    by_numpy = (PRODUCTS_IN_ROW["numpy"], PRODUCTS_IN_ROW[BLOCKS])
+    if not any(node.target in by_numpy for node in graph.graph.nodes):
         return run
 
     def run_silently(*values: Tensor) -> Outputs:
