@@ -16,6 +16,8 @@ from pvae.names import parse, parse_known, unknown
 
 __all__ = ["label", "make_optimiser", "make_schedule", "rates", "step_schedule", "track_parameters"]
 
+#: Types of devices for which torch has no optimisers that count their steps on the device.
+_WITHOUT_CAPTURE = {"cpu", "mps", "meta"}
 #: The learning rate of the objective's own networks, if the other groups have rates of their own.
 _DEFAULT_RATE = 1e-3
 
@@ -126,11 +128,16 @@ def _refuse_rate(spec: str) -> None:
 
 
 def _construct(optimiser_class: type, groups: Groups, settings: dict[str, Any]) -> Optimizer:
-    """Return an optimiser, with a fused kernel if there is one and the settings choose no implementation."""
+    """Return an optimiser, with a fused kernel if there is one and the settings choose no implementation.
+
+    On an accelerator, the optimiser counts its steps on the device, if it can, and reads no number from there.
+    """
     if optimiser_class is torch.optim.LBFGS:
         raise InputError("LBFGS evaluates the loss many times a step, and fit once. Use another, such as 'adam'.")
     accepted = inspect.signature(optimiser_class).parameters
     implementations = {"foreach", "fused", "capturable", "differentiable"} & settings.keys()
+    if "capturable" in accepted and not implementations and _is_capturable(groups):
+        settings = {**settings, "capturable": True}
     if "fused" in accepted and not implementations:
         try:
             return optimiser_class(groups, **settings, fused=True)
@@ -140,6 +147,12 @@ def _construct(optimiser_class: type, groups: Groups, settings: dict[str, Any]) 
         return optimiser_class(groups, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{optimiser_class.__name__} refuses its settings: {error}") from error
+
+
+def _is_capturable(groups: Groups) -> bool:
+    """Return whether torch's optimisers can count their steps on the devices of all parameters."""
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return bool(devices) and devices.isdisjoint(_WITHOUT_CAPTURE)
 
 
 def _require_parameters(optimiser: Optimizer, groups: Mapping[str, list[Tensor]]) -> Optimizer:
