@@ -44,21 +44,22 @@ class FitOptions:
         ),
     )
     device: str = field(
-        default="auto", metadata=_metadata("cpu, cuda or cuda:1; auto uses CUDA if there is a CUDA device.")
+        default="auto", metadata=_metadata("cpu, cuda, cuda:1, xpu or mps; auto uses CUDA if there is a CUDA device.")
     )
     precision: str = field(
         default="float32",
         metadata=_metadata(
-            "Number format of the parameters and data; bfloat16 means float32 parameters and bfloat16 operations.",
-            ("float32", "float64", "bfloat16"),
+            "Number format of the parameters and data; bfloat16 means float32 parameters and bfloat16 operations, tf32 "
+            "float32 with faster, coarser products on CUDA.",
+            ("float32", "float64", "bfloat16", "tf32"),
         ),
     )
     step: str = field(
         default="auto",
         metadata=_metadata(
             "How a step is executed. graph traces a step once and replays it; compile compiles the graph too; auto is "
-            "graph, or compile if the training is long.",
-            ("auto", "eager", "graph", "compile"),
+            "graph, or compile if the training is long; capture launches a graph as one CUDA graph.",
+            ("auto", "eager", "graph", "compile", "capture"),
         ),
     )
     matmul: str = field(

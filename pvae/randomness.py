@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pvae.accelerators import capture_states, restore_states, seed_devices
 from pvae.errors import InputError
 
 # the lock of the thread that has seeded or preserved the generators; a thread may hold it several times
@@ -39,28 +40,25 @@ class RandomState:
 
     Attributes:
         torch: state of PyTorch's CPU generator.
-        cuda: state of each CUDA device's generator; empty where CUDA is not in use.
+        devices: states of the generators of accelerators by names such as ``cuda.0``; empty where none is in use.
         numpy: state of NumPy's generator.
         python: state of Python's generator.
     """
 
     torch: Tensor
-    cuda: tuple[Tensor, ...]
+    devices: dict[str, Tensor]
     numpy: Any
     python: Any
 
     @classmethod
     def capture(cls) -> RandomState:
         """Return the current states."""
-        # reading a CUDA generator would initialise CUDA
-        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
-        return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())  # noqa: NPY002
+        return cls(torch.get_rng_state(), capture_states(), np.random.get_state(), random.getstate())  # noqa: NPY002
 
     def restore(self) -> None:
         """Set every generator to this state."""
         torch.set_rng_state(self.torch)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(list(self.cuda))
+        restore_states(self.devices)
         np.random.set_state(self.numpy)  # noqa: NPY002
         random.setstate(self.python)
 
@@ -88,14 +86,13 @@ def preserved_randomness() -> Iterator[None]:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed all global random generators; those of CUDA only if it is in use, because a pending seed would stay.
+    """Seed all global random generators; those of an accelerator only if it is in use: a pending seed would stay.
 
     Args:
         seed: the seed.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
+    seed_devices(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - user programs may draw from this generator
     random.seed(seed)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pvae.accelerators import KINDS, count_devices
 from pvae.checks import is_number, is_whole
 from pvae.em.covariances.families import FAMILIES
 from pvae.em.initialisation.initial_statistics import INITIALISERS
@@ -117,8 +118,12 @@ def find_device(device: Any, default: torch.device) -> torch.device:
         named = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device needs a name such as 'cpu' or 'cuda'; got {device!r}.") from error
-    if named.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device!r} needs a CUDA device; this machine has none. Use device='cpu'.")
+    if named.type == "mps":
+        raise InputError("EM adds in 64-bit numbers, which device='mps' does not have. Use device='cpu'.")
+    if named.type in KINDS and not count_devices(named.type):
+        raise InputError(
+            f"device={device!r} needs a {KINDS[named.type]} device; this machine has none. Use device='cpu'."
+        )
     return named
 
 

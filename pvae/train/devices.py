@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pvae.accelerators import KINDS, count_devices
 from pvae.errors import InputError
 from pvae.forked_threads import require_usable_threads
 from pvae.randomness import RandomState, preserved_randomness, seed_generators
 
-__all__ = ["capture_generators", "isolated", "reseed", "resolve", "restore_generators"]
+__all__ = ["capture_generators", "float32_products", "isolated", "reseed", "resolve", "restore_generators"]
 
 
 def resolve(device: str | torch.device) -> torch.device:
     """Return a device; ``"auto"`` means CUDA if the machine has it, else the CPU.
 
     Args:
-        device: ``"auto"``, or a device as torch names it.
+        device: ``"auto"``, or a device as torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
 
     Raises:
         InputError: if the name is no device, or the device is absent from this machine.
@@ -30,20 +31,52 @@ def resolve(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise InputError(f"Unknown device {str(device)!r}; use auto, cpu, cuda or cuda:0.") from error
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise _unknown_device(device) from error
+    if resolved.type == "cpu":
+        return resolved
+    if resolved.type not in KINDS:
+        raise _unknown_device(device)
+    count = count_devices(resolved.type)
+    if (resolved.index or 0) >= count:
         raise InputError(
-            f"device={str(device)!r} needs a CUDA device; this machine has {torch.cuda.device_count()}. "
+            f"device={str(device)!r} needs {_article(KINDS[resolved.type])} device; this machine has {count}. "
             "Use device='auto' or device='cpu'."
         )
     return resolved
+
+
+def _unknown_device(device: str | torch.device) -> InputError:
+    return InputError(f"Unknown device {str(device)!r}; use auto, cpu, cuda, cuda:0, xpu or mps.")
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "AI" else f"a {name}"
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Run a block in which CUDA computes products of float32 matrices in TF32, if the precision is ``"tf32"``.
+
+    PyTorch has one setting for the whole process, which is restored after the block.
+
+    Args:
+        precision: the precision of a training.
+    """
+    before = torch.get_float32_matmul_precision()
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
 def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
     """Seed all random generators for a block, and restore their states after it.
 
-    The generators are torch's on the CPU and on every CUDA device in use, NumPy's global one, and that of the module
+    The generators are torch's on the CPU and on every accelerator in use, NumPy's global one, and that of the module
     ``random``. Code outside the block therefore draws the same numbers as without it.
 
     Args:
@@ -84,7 +117,7 @@ def capture_generators() -> dict[str, Tensor]:
     _, keys, position, has_normal, normal = state.numpy
     _, words, gauss = state.python
     tensors = {"torch": state.torch}
-    tensors |= {f"cuda.{index}": cuda_state for index, cuda_state in enumerate(state.cuda)}
+    tensors |= state.devices
     tensors["numpy"] = torch.from_numpy(np.append(keys.astype(np.int64), [position, has_normal, _bits(normal)]))
     tensors["python"] = torch.from_numpy(np.array([*words, gauss is not None, _bits(gauss or 0.0)], dtype=np.int64))
     return tensors
@@ -94,10 +127,9 @@ def restore_generators(state: Mapping[str, Tensor]) -> None:
     """Set all random generators to the states that `capture_generators` returned."""
     *keys, position, has_normal, normal = state["numpy"].tolist()
     *words, has_gauss, gauss = state["python"].tolist()
-    cuda_count = sum(name.startswith("cuda.") for name in state)
     RandomState(
         torch=state["torch"],
-        cuda=tuple(state[f"cuda.{index}"] for index in range(cuda_count)),
+        devices={name: value for name, value in state.items() if name.partition(".")[0] in KINDS},
         numpy=("MT19937", np.array(keys, dtype=np.uint32), position, has_normal, _number(normal)),
         python=(3, tuple(words), _number(gauss) if has_gauss else None),
     ).restore()

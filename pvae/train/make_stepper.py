@@ -39,8 +39,8 @@ def make_stepper(
         reduction: the sums over the processes of the training; None for one process.
     """
     asked, reason = options.step, ""
-    if reduction is not None and asked in ("auto", "compile"):
-        reason = "steps run as graphs, because a compiled step updates in one process" if asked == "compile" else ""
+    if reduction is not None and asked in ("auto", "compile", "capture"):
+        reason = "" if asked == "auto" else f"steps run as graphs, because step={asked!r} is for one process"
         asked = "graph"
     structures = [name for name in computation.programs.fields if is_structure(batch[name])]
     varies = isinstance(train, StoredBatch) and train.varies
@@ -52,7 +52,7 @@ def make_stepper(
             "steps run eagerly, because a collate function makes the batches, which may have many shapes; step='graph' "
             "makes a graph for each shape"
         )
-    elif varies and asked == "compile":
+    elif varies and asked in ("compile", "capture"):
         asked = "graph"
         reason = "steps run as graphs, because a collate function makes the batches, which may have many shapes"
     stepper = Stepper(
@@ -61,8 +61,9 @@ def make_stepper(
         graph=asked != "eager",
         clip=options.clip,
         products=ProductChoices(options.matmul),
-        compiled=CompiledSteps(asked, optimiser, options.clip),
+        compiled=CompiledSteps("graph" if asked == "capture" else asked, optimiser, options.clip),
         full_size=batch.size,
         reduction=reduction,
+        capture=asked == "capture",
     )
     return stepper, reason

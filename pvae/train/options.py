@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pvae.accelerators import has_double
 from pvae.checks import require_number, require_positive, require_whole
 from pvae.data import Splits
 from pvae.data.streams.stored_batch import StoredBatch
@@ -19,7 +20,7 @@ from pvae.train.optimisers import label
 
 __all__ = ["FREE", "MATMUL_OF_EARLIER_RUNS", "Options", "resolved", "with_own_batch_size"]
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32, "tf32": torch.float32}
 # option that is a count -> its smallest value
 _COUNTS = {
     "epochs": 0,
@@ -62,6 +63,10 @@ class Options(FitOptions):
             if choices and getattr(self, option.name) not in choices:
                 raise unknown(option.name, str(getattr(self, option.name)), choices)
 
+        kind = self.device.partition(":")[0]
+        _check_precision(self.precision, kind)
+        _check_capture(self.step, kind)
+
     def _set(self, name: str, value: Any) -> None:
         """Replace an option by its plain Python value, although the class is frozen; only `__post_init__` does this."""
         object.__setattr__(self, name, value)
@@ -80,7 +85,8 @@ class Options(FitOptions):
         """
         if self.precision != "bfloat16":
             return None
-        if self.device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        kind = torch.device(self.device).type
+        if kind in ("cuda", "xpu") and not torch.get_device_module(kind).is_bf16_supported():
             raise InputError(
                 f"precision='bfloat16' needs a device with bfloat16 arithmetic; {self.device} has none. Use 'float32'."
             )
@@ -93,6 +99,22 @@ class Options(FitOptions):
         if isinstance(self.learning_rate, Mapping):
             values["learning_rate"] = {group: float(rate) for group, rate in self.learning_rate.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_precision(precision: str, kind: str) -> None:
+    """Raise InputError if a kind of device does not have the arithmetic of a precision."""
+    if precision == "tf32" and kind != "cuda":
+        raise InputError(f"precision='tf32' needs a CUDA device; the device is {kind}. Use 'float32'.")
+    if precision == "float64" and not has_double(torch.device(kind)):
+        raise InputError(f"precision='float64' needs a device with numbers of 64 bits; {kind} has none. Use 'float32'.")
+
+
+def _check_capture(step: str, kind: str) -> None:
+    """Raise InputError if steps are to be captured, and the kind of device is not CUDA."""
+    if step == "capture" and kind != "cuda":
+        raise InputError(
+            f"step='capture' needs a CUDA device, which launches it at once; the device is {kind}. Use 'graph'."
+        )
 
 
 def _checked_rates(rates: float | Mapping[str, float]) -> float | dict[str, float]:

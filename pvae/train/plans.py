@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,65 +12,16 @@ from torch import Tensor, nn
 
 from pvae.products import ProductChoices
 from pvae.train.computation import Computation
-from pvae.train.graph.agreement import first_difference, has_equal_content
+from pvae.train.graph.agreement import first_difference
+from pvae.train.graph.captured_graph import CapturedGraph
 from pvae.train.graph.preserve import PreservedState, preserve_state
 from pvae.train.graph.product_graph import ProductGraph, with_fast_products
 from pvae.train.graph.python_state import PythonState
 from pvae.train.graph.refusal import describe_failure, place_of_program
 from pvae.train.graph.trace import Outputs, StepGraph, trace
+from pvae.train.step_plan import Plan
 
-__all__ = ["Plan", "StepPlans"]
-
-#: The number of further batches on which a graph is compared with the eager step, before it updates the parameters.
-_COMPARISONS = 2
-
-
-@dataclass
-class Plan:
-    """How the step of one parameter group runs for one kind of batch.
-
-    Attributes:
-        eager: a function of the arguments that returns the numbers and the gradients.
-        parameters: the parameters of the gradients.
-        graph: the same function as a graph with the same bits, or None.
-        fast: the graph with the matrix products of the fastest libraries; None if torch computes them all.
-        comparisons: the number of batches of other content on which the graph has agreed with the eager step.
-        last_compared: the arguments of the last such batch while more are needed, else None.
-        is_stale: whether a Python value that the programs can read has changed since the trace.
-    """
-
-    eager: Callable[..., Outputs]
-    parameters: list[Tensor]
-    graph: StepGraph | None = None
-    fast: ProductGraph | None = None
-    comparisons: int = 0
-    last_compared: tuple[Tensor, ...] | None = None
-    is_stale: bool = False
-
-    def needs_comparison(self, arguments: tuple[Tensor, ...]) -> bool:
-        """Return whether the graph is to be compared with the eager step before it runs on these arguments."""
-        if self.graph is None or self.comparisons >= _COMPARISONS:
-            return False
-        return self.last_compared is None or not has_equal_content(arguments, self.last_compared)
-
-    def agrees_on(self, arguments: tuple[Tensor, ...]) -> None:
-        """Count a batch on which the graph agrees with the eager step."""
-        self.comparisons += 1
-        needs_more = self.comparisons < _COMPARISONS
-        self.last_compared = arguments if needs_more else None
-        self.is_stale = self.is_stale and needs_more
-
-    def parameters_with_gradient(self) -> list[Tensor]:
-        """Return the parameters that have a gradient in the graph."""
-        if self.graph is None:
-            return []
-        outputs = self.graph.outputs
-        gradients = outputs[len(outputs) - len(self.parameters) :]  # a group may have no parameters
-        return [p for p, gradient in zip(self.parameters, gradients, strict=True) if gradient is not None]
-
-    def mark_stale(self) -> None:
-        """Let the graph be compared again at its next steps."""
-        self.is_stale, self.comparisons, self.last_compared = True, 0, None
+__all__ = ["StepPlans"]
 
 
 class StepPlans:
@@ -88,6 +38,7 @@ class StepPlans:
         computation: the computation of one step.
         graph: whether to trace the computation to a graph, once for each kind of batch.
         products: the libraries of the matrix products of a graph.
+        capture: whether a graph is launched as one CUDA graph.
 
     Attributes:
         graph: whether steps run as graphs; False after a fall-back.
@@ -96,8 +47,10 @@ class StepPlans:
         names: the names of the numbers of a step by parameter group, known after its first run.
     """
 
-    def __init__(self, computation: Computation, *, graph: bool, products: ProductChoices) -> None:
-        self.computation, self.graph, self.products = computation, graph, products
+    def __init__(
+        self, computation: Computation, *, graph: bool, products: ProductChoices, capture: bool = False
+    ) -> None:
+        self.computation, self.graph, self.products, self.capture = computation, graph, products, capture
         self.fallback: str | None = None
         self.names: dict[str, tuple[str, ...]] = {}
         self._plans: dict[Any, Plan] = {}
@@ -132,7 +85,7 @@ class StepPlans:
             return plan.eager(*arguments)
         random = torch.get_rng_state()
         try:
-            return (plan.fast or plan.graph).run(*arguments)
+            return (plan.captured or plan.fast or plan.graph).run(*arguments)
         except Exception as error:  # the eager step raises the error that the user has to see
             torch.set_rng_state(random)
             outputs = plan.eager(*arguments)
@@ -177,6 +130,7 @@ class StepPlans:
         plan = Plan(eager, list(self.computation.parameters.of(player)), graph)
         if graph is not None:
             plan.fast = self._with_fast_products(graph, player, arguments)
+            plan.captured = self._captured(graph, player, arguments) if self.capture else None
             plan.agrees_on(arguments)
             self._reads = self._reads or self._find_reads()
         return plan
@@ -199,6 +153,22 @@ class StepPlans:
             f"The matrix products of the step are computed by torch alone: with the faster libraries, {difference}",
             stacklevel=5,
         )
+        return None
+
+    def _captured(self, graph: StepGraph, player: str, arguments: tuple[Tensor, ...]) -> CapturedGraph | None:
+        """Return the graph as one CUDA graph that agrees with it on the same draws; None if it does not."""
+        with self._preserved_state():
+            expected = graph.run(*arguments)
+        try:
+            with self._preserved_state():
+                captured = CapturedGraph(graph.run, arguments)
+            difference = self._difference(graph, expected, arguments, player, captured)
+        except Exception as error:  # CUDA refuses to capture some operations
+            difference = describe_failure(error)
+        if difference is None:
+            return captured
+        self.capture = False
+        warnings.warn(f"The step runs as a graph, not as one CUDA graph: {difference}", stacklevel=5)
         return None
 
     def _traced(self, eager: Callable[..., Outputs], player: str, arguments: tuple[Tensor, ...]) -> StepGraph | None:
@@ -269,7 +239,7 @@ class StepPlans:
         expected: Outputs,
         arguments: tuple[Tensor, ...],
         player: str,
-        fast: ProductGraph | None = None,
+        fast: ProductGraph | CapturedGraph | None = None,
     ) -> str | None:
         """Return why a graph, or `fast` in its place, does not agree with the eager step on the same draws, or None."""
         with self._preserved_state():

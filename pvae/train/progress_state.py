@@ -11,9 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.accelerators import has_double
 from pvae.train.encoding import decode, encode
 
 __all__ = ["ProgressState"]
+
+#: The number of steps whose numbers wait on a device without 64-bit numbers until one copy reads them.
+_MOST_WAITING = 100
+
+
+def _place_of_sums(device: torch.device) -> torch.device:
+    """Return where the sums in double precision are: on the device, or on the CPU if the device has no such numbers."""
+    return device if has_double(device) else torch.device("cpu")
 
 
 @dataclass
@@ -52,6 +61,7 @@ class ProgressState:
         """Start without sums on the device, and start the clock."""
         self._names: tuple[str, ...] = ()
         self._totals: list[Tensor] = []
+        self._waiting: list[tuple[tuple[Tensor, ...], int]] = []
         self.start_clock()
 
     def add_step(self, names: tuple[str, ...], numbers: tuple[Tensor, ...], size: int, particles: int = 1) -> None:
@@ -66,11 +76,16 @@ class ProgressState:
         if not self._totals:
             self._names = names
             self._totals = [
-                torch.tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=number.device)
+                torch.tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=_place_of_sums(number.device))
                 for name, number in zip(names, numbers, strict=True)
             ]
-        for total, number in zip(self._totals, numbers, strict=True):
-            total.add_(number, alpha=size)
+        if numbers and self._totals[0].device != numbers[0].device:
+            self._waiting.append((numbers, size))
+            if len(self._waiting) >= _MOST_WAITING:
+                self._add_waiting()
+        else:
+            for total, number in zip(self._totals, numbers, strict=True):
+                total.add_(number, alpha=size)
         self.seen += size
         self.evaluations += size * particles
         self.step_in_epoch += 1
@@ -85,12 +100,12 @@ class ProgressState:
         """Count one epoch, and start the sums of the next one."""
         self.epoch += 1
         self.step_in_epoch = self.seen = 0
-        self.sums, self._totals = {}, []
+        self.sums, self._totals, self._waiting = {}, [], []
 
     def restart_epoch(self) -> None:
         """Count the steps of the current epoch from 0 again, and start its sums."""
         self.step_in_epoch = self.seen = 0
-        self.sums, self._totals = {}, []
+        self.sums, self._totals, self._waiting = {}, [], []
 
     def start_clock(self) -> None:
         """Measure time from now on; the time since the last update is not added to `seconds`."""
@@ -123,9 +138,20 @@ class ProgressState:
             # Checkpoints of earlier versions have no number of evaluations.
             setattr(self, name, record.get(name, 0) if name == "evaluations" else record[name])
         self.sums = {name: decode(total) for name, total in record["sums"]}
-        self._names, self._totals = (), []
+        self._names, self._totals, self._waiting = (), [], []
+
+    def _add_waiting(self) -> None:
+        """Add the numbers of steps that were left on the device, which one copy reads."""
+        if not self._waiting:
+            return
+        steps = torch.stack([torch.stack(numbers) for numbers, _ in self._waiting]).cpu().double()
+        sizes = torch.tensor([size for _, size in self._waiting], dtype=torch.float64)
+        for total, addend in zip(self._totals, sizes @ steps, strict=True):
+            total.add_(addend)
+        self._waiting = []
 
     def _read_sums(self) -> None:
         """Copy the sums from the device to `sums`."""
+        self._add_waiting()
         if self._totals:
             self.sums = {name: float(total) for name, total in zip(self._names, self._totals, strict=True)}

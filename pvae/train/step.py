@@ -20,7 +20,8 @@ from pvae.train.distributed.gradient_reduction import GradientReduction
 from pvae.train.distributed.objective_state import advance_objective
 from pvae.train.graph.trace import Outputs
 from pvae.train.optimisers import track_parameters
-from pvae.train.plans import Plan, StepPlans
+from pvae.train.plans import StepPlans
+from pvae.train.step_plan import Plan
 
 __all__ = ["Stepper"]
 
@@ -37,6 +38,7 @@ class Stepper:
         compiled: which steps are compiled; None for none.
         full_size: the number of data of the batches of which the steps may be compiled; None for all.
         reduction: the sums over the processes of the training; None for one process.
+        capture: whether a graph is launched as one CUDA graph.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class Stepper:
         compiled: CompiledSteps | None = None,
         full_size: int | None = None,
         reduction: GradientReduction | None = None,
+        capture: bool = False,
     ) -> None:
         self.computation, self.optimiser, self.clip = computation, optimiser, clip
         self.parameters = computation.parameters
         self.products = ProductChoices("aten") if products is None else products
-        self._plans = StepPlans(computation, graph=graph, products=self.products)
+        self._plans = StepPlans(computation, graph=graph, products=self.products, capture=capture)
         self.compiled = CompiledSteps("graph", optimiser, clip) if compiled is None else compiled
         self.compiled.products = self.products
         self.full_size, self._is_full = full_size, True

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 
+from pvae.accelerators import start
 from pvae.callbacks.base import Callback, as_callbacks, call_at_start_and_error
 from pvae.data import Splits, load_data
 from pvae.fit_options import FitOptions
@@ -24,7 +25,7 @@ from pvae.objectives import adapt, describe, make_objective
 from pvae.programs.binding import Fields
 from pvae.programs.model_traits import require_latent_model, traits_of
 from pvae.programs.parameter_scope import scope
-from pvae.train.devices import isolated
+from pvae.train.devices import float32_products, isolated
 from pvae.train.distributed.objective_state import without_own_advances
 from pvae.train.distributed.share_result import share_result
 from pvae.train.distributed.training_group import TrainingGroup
@@ -106,12 +107,15 @@ def fit(
             parameters that returns an optimiser, or an optimiser.
         schedule: a name of ``torch.optim.lr_scheduler`` (``"exponential:gamma=0.99"``), or a function of the optimiser
             that returns a schedule. The schedule has one step per epoch.
-        device: the device; ``"auto"`` means CUDA if the machine has it, else the CPU.
-        precision: ``"float32"``, ``"float64"``, or ``"bfloat16"`` (autocast, with parameters in float32).
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``; ``"auto"`` means CUDA if the machine has
+            it, else the CPU.
+        precision: ``"float32"``, ``"float64"``, ``"bfloat16"`` (autocast, with parameters in float32), or ``"tf32"``
+            (float32, of which CUDA rounds the factors of matrix products to 10 bits of mantissa).
         step: ``"graph"`` traces the step once and runs the graph, with the same result up to rounding; other programs
             run eagerly after a warning. ``"compile"`` compiles the graph and the update of the parameters (Adam,
             AdamW, SGD) by torch's compiler, which takes some 10 s and a C++ compiler. ``"eager"`` runs the programs in
             each step. ``"auto"`` means graph, and compile in a training that is so long that this saves time.
+            ``"capture"`` launches the graph as one CUDA graph.
         matmul: who computes the matrix products of a graph: ``"auto"``, the library that is the fastest for each shape
             on this machine; or ``"aten"``, torch itself, with the same bits as the eager step. A resumed run keeps the
             libraries of the run.
@@ -179,9 +183,8 @@ def fit(
 def _fit(request: TrainingRequest, recorded: dict[str, Any] | None) -> Run:
     folder, request = request.folder, request.of_process()
     options = resolved(request.options, None if recorded is None else recorded["training"])
-    if torch.device(options.device).type == "cuda":
-        torch.cuda.init()  # so that `isolated` seeds and restores the generators of CUDA
-    with isolated(options.seed, options.threads):
+    start(torch.device(options.device).type)  # so that `isolated` seeds and restores the generators of the device
+    with isolated(options.seed, options.threads), float32_products(options.precision):
         with timed(_LOG, "read the data"):
             splits = request.data if isinstance(request.data, Splits) else load_data(request.data)
         options, batch_notes = with_own_batch_size(options, splits)

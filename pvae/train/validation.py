@@ -9,6 +9,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from pvae.accelerators import as_double
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.json_values import json_value
@@ -137,7 +138,7 @@ class Validation:
     def _bounds(self, arguments: tuple[Tensor, ...]) -> Tensor:
         """Return the importance-weighted bound of some data, shape (data,), in nats."""
         weights = weights_of(self.computation.programs.bound_with(arguments).without_loss_terms(), self.particles)
-        return log_mean_exp(weights.log_w.double())
+        return log_mean_exp(as_double(weights.log_w))
 
     def _importance_weighted_bound(self) -> dict[str, float | None]:
         bound = torch.cat([self._bounds(arguments) for arguments in self._chunks()])

@@ -1,7 +1,7 @@
 """The floors of the package, and the files that may run a user's programs: the rules of the architecture."""
 
 FLOORS = [
-    {"deprecation", "errors", "fit_options", "logs", "user_code"},
+    {"accelerators", "deprecation", "errors", "fit_options", "logs", "user_code"},
     {
         "cache_folder",
         "checks",

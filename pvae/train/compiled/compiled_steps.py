@@ -20,7 +20,7 @@ from pvae.train.compiled.step_agreement import find_disagreement, median_seconds
 from pvae.train.compiled.update_rules import has_state
 from pvae.train.graph.product_graph import with_fast_products
 from pvae.train.graph.trace import StepGraph
-from pvae.train.plans import Plan
+from pvae.train.step_plan import Plan
 
 __all__ = ["CompiledSteps"]
 
