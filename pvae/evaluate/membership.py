@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pvae.data import Splits
+from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluated_data import ModelOrRun
@@ -88,6 +89,11 @@ def describe_memorised(place: str) -> str:
     return f"training data are memorised {place}: a training datum has a larger ELBO than a test datum in most pairs"
 
 
+def _has_hidden_labels(data: Splits) -> bool:
+    """Return whether labels of training data in memory are hidden, which is -1 in the data."""
+    return not isinstance(data.train, StoredBatch) and "y" in data.train and bool((data.train["y"] < 0).any())
+
+
 def training_elbo(
     model: ModelOrRun, data: Any, count: int, particles: int, *, split: str = "test", **where: Any
 ) -> Estimate | None:
@@ -106,7 +112,7 @@ def training_elbo(
     """
     if not isinstance(data, Splits) or split != "test":
         return None
-    if data.labels is not None or data.mask != "none" or "mask" in data.train:
+    if data.labels is not None or data.mask != "none" or "mask" in data.train or _has_hidden_labels(data):
         return None
     try:
         return elbo(model, data, particles, **{**where, "split": "train", "limit": count})

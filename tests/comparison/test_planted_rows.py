@@ -166,7 +166,9 @@ def test_membership_is_the_area_under_the_curve() -> None:
     assert float(errors.mean()) == pytest.approx(float(areas.std()), rel=0.15)
 
 
-@pytest.mark.parametrize("changes", [{"mask": "block"}, {"labels": 5}])
+@pytest.mark.parametrize(
+    "changes", [{"mask": "block"}, {"labels": 5}, {"train": SPLITS.train.replace(y=-torch.ones(32))}]
+)
 def test_training_data_with_other_entries_have_no_membership(changes: dict[str, Any]) -> None:
     assert judge(Exact(), SPLITS, 2).membership.value == pytest.approx(0.5, abs=0.2)
     assert judge(Exact(), replace(SPLITS, **changes), 2).membership is None
