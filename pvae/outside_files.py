@@ -7,13 +7,23 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pvae.errors import InputError
 
-__all__ = ["check_form", "parse_whole", "read_json", "read_limited", "read_start", "read_toml", "require_regular"]
+__all__ = [
+    "check_form",
+    "parse_whole",
+    "read_json",
+    "read_limited",
+    "read_start",
+    "read_toml",
+    "require_regular",
+    "walk_files",
+]
 
 _MOST_DIGITS = 20  # of a whole number and its sign; float() cannot take one of a thousand digits
 _MOST_DEPTH = 40  # of lists and tables inside each other
@@ -77,6 +87,25 @@ def read_limited(path: Path, most: int) -> bytes:
     if size > most:
         raise InputError(f"{path} needs to be at most {most} bytes long; it has {size}. Replace it by the right file.")
     return read_start(path, size)
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield what a folder and its subfolders hold, apart from folders, in no order.
+
+    Folders that links lead to, and folders that cannot be read, are left out. `Path.rglob` ends with an error if
+    folders are nested some hundred levels deep.
+
+    Args:
+        folder: the folder.
+    """
+    waiting = [str(folder)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    yield Path(entry.path)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -102,16 +102,28 @@ def _report(error: Exception, arguments: Sequence[str]) -> NoReturn:
     if isinstance(error, OSError) and is_disk_full(error):
         place = "" if error.filename is None else f": {error.filename}"
         _exit_with_error(f"{error.strerror}{place}. Make room, or name another folder.", DISK_FULL)
-    frame = user_frame(error)
+    frame, hint = user_frame(error), "" if show_traceback else " (--traceback shows more)"
     if frame is not None:
-        hint = "" if show_traceback else " (--traceback shows more)"
         _exit_with_error(f"{frame}: {type(error).__name__}: {_first_line(error)}{hint}", BAD_INPUT)
     if isinstance(error, InputError):
         _exit_with_error(str(error), BAD_INPUT)
     if isinstance(error, OSError) and error.strerror:
         place = "" if error.filename is None else f": {error.filename}"
         _exit_with_error(f"{error.strerror}{place}", BAD_INPUT)
+    if _is_refused_by_distribution(error):
+        _exit_with_error(
+            f"a distribution of the model got a number that it cannot have. {_first_line(error).partition(', but')[0]}"
+            f". The data, or the parameters of the model, are too large or not finite{hint}.",
+            BAD_INPUT,
+        )
     raise error
+
+
+def _is_refused_by_distribution(error: Exception) -> bool:
+    """Return whether an error comes from torch's check of the parameters or of the values of a distribution."""
+    frames = traceback.extract_tb(error.__traceback__)
+    checks = getattr(sys.modules.get("torch.distributions.distribution"), "__file__", None)
+    return isinstance(error, ValueError) and bool(frames) and frames[-1].filename == checks
 
 
 def _exit_with_error(message: str, code: int) -> NoReturn:

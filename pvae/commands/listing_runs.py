@@ -12,6 +12,7 @@ from pvae.commands.options.option_groups import json_option, traceback_option
 from pvae.commands.output import format_table, print_json, print_status
 from pvae.errors import InputError
 from pvae.names import short_label
+from pvae.outside_files import walk_files
 
 __all__ = ["runs_"]
 
@@ -30,7 +31,8 @@ def runs_(folder: str, as_json: bool) -> None:
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is no folder. Name the folder that holds the runs, such as runs.")
-    found = [_describe(path.parent) for path in sorted(Path(folder).rglob("config.toml"))]
+    paths = sorted(path for path in walk_files(Path(folder)) if path.name == "config.toml")
+    found = [_describe(path.parent) for path in paths]
     if as_json:
         print_json({"runs": found})
         return

@@ -15,7 +15,7 @@ from pvae.data.file_limits import require_content
 from pvae.data.raw_data import RawData, require_memory
 from pvae.data.schema import Schema
 from pvae.errors import InputError
-from pvae.outside_files import require_regular
+from pvae.outside_files import require_regular, walk_files
 
 __all__ = ["read_image_folder"]
 
@@ -40,7 +40,7 @@ def read_image_folder(folder: Path) -> RawData:
     Raises:
         InputError: if there are no pictures, they differ in size, or one is damaged.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.is_dir())
+    paths = sorted(path for path in walk_files(folder) if path.suffix.lower() in _SUFFIXES and not path.is_dir())
     if not paths:
         raise InputError(f"The folder {folder} has no pictures (.png, .jpg, .jpeg).")
     places = [path.relative_to(folder).parts for path in paths]
@@ -83,7 +83,7 @@ def _divisors(looks: list[_Look]) -> str:
 
 def _left_out(folder: Path) -> list[str]:
     """Return the names of pictures of other formats, which are not read."""
-    return sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in _OTHER_SUFFIXES)
+    return sorted(path.name for path in walk_files(folder) if path.suffix.lower() in _OTHER_SUFFIXES)
 
 
 def _notes(looks: list[_Look], colour: str, left_out: list[str]) -> tuple[str, ...]:

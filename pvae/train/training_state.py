@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pvae.errors import InputError
 from pvae.memory_layout import in_layout_of
+from pvae.names import short_label
 from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture_generators, restore_generators
@@ -57,16 +58,30 @@ def load_parameters(latent_model: Any, root: nn.Module, tensors: Mapping[str, Te
         tensors: tensors by name, as `model_tensors` returned them.
 
     Raises:
-        InputError: if the tensors belong to another model; the error names the differences.
+        InputError: if the tensors belong to another model; the error names the differences. Also if a parameter is not
+            finite, which no training writes.
     """
     present = {name: tensor for name, tensor in root.state_dict().items() if isinstance(tensor, Tensor)}
     saved = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STORE)}
     _require_same(present, saved, "parameters", "model")
+    _require_finite(root, tensors)
     with torch.no_grad():
         for name, tensor in present.items():
             tensor.copy_(saved[name])
     device = next((tensor.device for tensor in present.values()), torch.device("cpu"))
     restore_store(latent_model, {name: tensor.to(device) for name, tensor in _with_prefix(tensors, _STORE).items()})
+
+
+def _require_finite(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError if a trained parameter is not finite; buffers may be, and fixed parameters."""
+    trained = [name for name, parameter in root.named_parameters() if parameter.requires_grad]
+    wrong = [name for name in trained if name in tensors and not torch.isfinite(tensors[name]).all()]
+    wrong += [name for name, tensor in _with_prefix(tensors, _STORE).items() if tensor.isnan().any()]
+    if wrong:
+        raise InputError(
+            f"A checkpoint needs parameters that are finite, as every training writes them; {short_label(wrong[0])} "
+            "has NaN or infinite numbers. Restore the checkpoint from a copy, or train again."
+        )
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

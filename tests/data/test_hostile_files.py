@@ -20,7 +20,7 @@ from pvae.data.file_limits import require_content
 from pvae.em import GaussianMixture
 from pvae.errors import InputError
 from pvae.memory import MemoryLimit
-from pvae.outside_files import read_json, read_toml
+from pvae.outside_files import read_json, read_toml, walk_files
 
 Make = Callable[[Path], None]
 EVERYWHERE: tuple[Make, ...] = (hostile.fifo, hostile.device, hostile.folder, hostile.sparse, hostile.empty)
@@ -131,6 +131,21 @@ def test_a_json_file_is_refused(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "x.json"
     make(path)
     _require_refusal(reaction_to(lambda: read_json(path, 2**25)), make)
+
+
+def test_folders_that_are_nested_deeply_are_walked_and_links_to_folders_are_not(tmp_path: Path) -> None:
+    deepest = tmp_path.joinpath(*"n" * 1500)
+    folder = tmp_path
+    while folder != deepest:
+        folder = folder / "n"
+        folder.mkdir()
+    (folder / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert sorted(walk_files(tmp_path)) == [tmp_path / "loop", folder / "file"]
+    (folder / "file").unlink()
+    while folder != tmp_path:  # pytest would not remove them
+        folder.rmdir()
+        folder = folder.parent
 
 
 @pytest.mark.parametrize("make", EVERYWHERE[:4], ids=_name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 import torch
@@ -64,9 +66,10 @@ def edit_records(out: Path, old: str, new: str) -> None:
     edit_state(out, lambda state: state.update(marks))
 
 
-def edit_tensors(out: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
-    """Change the tensors of the optimiser and of the random generators in every checkpoint."""
-    file = "training.safetensors"
+def edit_tensors(
+    out: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], file: str = "training.safetensors"
+) -> None:
+    """Change tensors in every checkpoint; by default those of the optimiser and of the random generators."""
     for name in [name for name in CHECKPOINTS if (out / name).exists()]:
         content = save(change(load((out / name / file).read_bytes())))
         (out / name / file).write_bytes(content)
@@ -132,6 +135,23 @@ def test_a_state_that_no_training_writes_is_refused_on_resume(out: Path, name: s
     with pytest.raises(InputError, match=said) as error:
         train(out, 3)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (float("nan"), "needs parameters that are finite"),
+        (1e30, r"a distribution of the model got a number that it cannot have\. Expected parameter .*Normal"),
+    ],
+)
+def test_parameters_that_no_training_writes_are_one_line(out: Path, factor: float, said: str) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value * factor if value.is_floating_point() else value for name, value in tensors.items()}
+
+    edit_tensors(out, change, "parameters.safetensors")
+    np.save(out / "x.npy", data().train.x.numpy())
+    done = command("encode", str(out), "--data", str(out / "x.npy"), "--out", str(out / "x.csv"))
+    assert done.code == 2 and re.search(said, done.err.splitlines()[-1]) and "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
