@@ -15,7 +15,7 @@ from pvae.commands.options.option_groups import (
     objective_options,
     traceback_option,
 )
-from pvae.commands.output import print_json
+from pvae.commands.output import print_json, print_text
 from pvae.fit_options import FitOptions
 
 __all__ = ["check"]
@@ -48,6 +48,6 @@ def check(ctx: click.Context, /, model: str, seed: int, as_json: bool, **options
     if as_json:
         print_json({"model": model, "findings": [vars(finding) for finding in findings]})
     else:
-        click.echo("\n".join(map(str, findings)) or "Nothing is wrong.")
+        print_text("\n".join(map(str, findings)) or "Nothing is wrong.")
     if any(finding.fatal for finding in findings):
         ctx.exit(BAD_INPUT)

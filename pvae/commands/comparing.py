@@ -25,6 +25,7 @@ from pvae.commands.options.option_groups import (
 )
 from pvae.commands.output import print_json
 from pvae.errors import InputError
+from pvae.names import printable
 
 __all__ = ["compare"]
 
@@ -137,4 +138,4 @@ def _summary_text(comparison: Any) -> str:
     """Return the table, at most as wide as the terminal, and the paragraphs below it."""
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
     table = comparison.table.to_text(width, terminal=sys.stdout.isatty())
-    return "\n\n".join([table, *comparison.summary()])
+    return "\n\n".join([table, *map(printable, comparison.summary())])

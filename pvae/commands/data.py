@@ -11,7 +11,7 @@ from pvae.commands.error_reporting import SuggestingGroup
 from pvae.commands.options.help_sections import SectionedCommand
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.table_flags import reading_options, table_options
-from pvae.commands.output import format_table, print_json, print_status
+from pvae.commands.output import format_table, print_json, print_status, print_text
 from pvae.errors import InputError
 
 __all__ = ["data"]
@@ -70,7 +70,7 @@ def describe(source: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(record)
     else:
-        click.echo(description_text(record))
+        print_text(description_text(record))
 
 
 def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as_json: bool) -> None:
@@ -89,7 +89,7 @@ def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as
     if as_json:
         print_json({**record, "problem": str(error)})
     else:
-        click.echo(table_text(record))
+        print_text(table_text(record))
 
 
 @data.command(cls=SectionedCommand, short_help="Check files against their SHA-256 checksum.")
@@ -105,7 +105,7 @@ def verify(names: tuple[str, ...]) -> None:
 
     for name in names or [name for name, _, present, _ in describe_data() if present]:
         for line in verify_files(name):
-            click.echo(line)
+            print_text(line)
 
 
 @data.command(cls=SectionedCommand, short_help="Download data sets.")

@@ -17,9 +17,10 @@ from pvae.commands.options.help_sections import SectionedCommand, make_option
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.option_types import SettingType, parse_whole_numbers
 from pvae.commands.options.table_flags import table_options
-from pvae.commands.output import print_json
+from pvae.commands.output import print_json, print_text
 from pvae.errors import InputError
 from pvae.fit_options import MATMULS
+from pvae.names import printable
 
 __all__ = ["em"]
 
@@ -112,7 +113,7 @@ def em(as_json: bool, out: str | None, assign: str | None, select: str | None, b
     if select is not None:
         result["selection"] = {"by": by, "fits": [fit.selection_record() for fit in fits]}
     for note in best.record["notes"]:
-        click.echo(f"pvae: warning: {note}", err=True)
+        click.echo(printable(f"pvae: warning: {note}"), err=True)
     if assign is not None:
         result["assign"] = assign
         write_assignments(Path(assign), best.mixture, splits, tables, keep_formulas=options["keep_formulas"])
@@ -126,7 +127,7 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo(summary_text(result))
+        print_text(summary_text(result))
 
 
 def _parse_counts(text: str) -> list[int]:

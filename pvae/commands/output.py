@@ -13,7 +13,7 @@ from pvae.json_values import json_value
 from pvae.logs import say
 from pvae.names import printable
 
-__all__ = ["format_rows", "format_table", "json_text", "print_json", "print_reading", "print_status"]
+__all__ = ["format_rows", "format_table", "json_text", "print_json", "print_reading", "print_status", "print_text"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ def print_reading(splits: Any) -> None:
 def json_text(content: Mapping[str, Any]) -> str:
     """Return one JSON object. Numbers that are not finite become null, because JSON cannot hold them."""
     return json.dumps(json_value(content), allow_nan=False)
+
+
+def print_text(text: str) -> None:
+    """Print text on standard output; control characters, which names of a file may have, are shown and do nothing."""
+    click.echo(printable(text))
 
 
 def print_json(content: Mapping[str, Any]) -> None:

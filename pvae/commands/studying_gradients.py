@@ -23,7 +23,7 @@ from pvae.commands.options.option_groups import (
     trust_option,
 )
 from pvae.commands.options.option_types import parse_whole_numbers, split_list
-from pvae.commands.output import json_text, print_json, print_status
+from pvae.commands.output import json_text, print_json, print_status, print_text
 from pvae.errors import InputError
 from pvae.files import write_text
 
@@ -97,9 +97,9 @@ def gradients(ctx: click.Context, /, model: str, out: str | None, as_json: bool,
     if as_json:
         print_json(record)
     else:
-        click.echo(study.table(ranked=options["search"]))
+        print_text(study.table(ranked=options["search"]))
         for name, path in figures.items():
-            click.echo(f"\n{name}: {path}")
+            print_text(f"\n{name}: {path}")
 
 
 def _parse_objectives(options: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from pvae.errors import InputError
 from pvae.memory import MemoryLimit, format_bytes
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.fitted_prior import PriorRecipe, with_prior
+from pvae.names import short_label
 from pvae.randomness import preserved_randomness
 
 __all__ = ["build_recorded_model", "code_of_run"]
@@ -42,8 +43,8 @@ def build_recorded_model(
 
     Raises:
         InputError: if the model is much larger than the checkpoint, if the folder names such code without `trust`, if
-            that code lies in the folder itself or is not a
-            class with ``model`` and ``guide``, or if the folder does not say how to build its model.
+            that code lies in the folder itself or is not a class with ``model`` and ``guide``, if the recorded name is
+            not that of the recorded class, or if the folder does not say how to build its model.
     """
     recipe = config["model"]
     settings = {key: _setting(value) for key, value in recipe.get("settings", {}).items()}
@@ -64,7 +65,18 @@ def build_recorded_model(
         ),
     ):
         built = model.build(_recorded_shapes(config["data"])) if isinstance(model, ModelSpec) else model
+        if isinstance(model, ModelSpec) and model.name == recipe.get("name"):
+            _require_class(folder, recipe, built)
         return built if "prior" not in config else with_prior(built, PriorRecipe.of_record(config["prior"]))
+
+
+def _require_class(folder: Path, recipe: Mapping[str, Any], built: Any) -> None:
+    """Raise InputError if the recorded name of a model made another class than the recorded one."""
+    if type(built).__name__ != recipe["class"].rpartition(".")[2]:
+        raise InputError(
+            f"{folder / 'config.toml'} is damaged: model.name is {short_label(recipe['name'])!r}, and model.class is "
+            f"{short_label(recipe['class'])!r}. Restore it from a copy."
+        )
 
 
 def _too_large(folder: Path, saved: Mapping[str, Tensor], needed: float) -> InputError:

@@ -62,6 +62,16 @@ def test_describe_shows_the_columns_of_a_table_that_needs_an_option(folder: Path
     assert run("data", "describe", "bad.csv").out == ""
 
 
+@pytest.mark.parametrize("words", [["data", "describe"], ["em", "--components", "1", "--data"]])
+@pytest.mark.parametrize("text", ["{0},b,c\n", "b,c,kind\n1,1,{0}\n"])
+def test_names_with_control_characters_are_shown_and_do_nothing(folder: Path, words: list[str], text: str) -> None:
+    rows = "".join(f"{number % 7},{number % 5},{number % 3}\n" for number in range(60))
+    Path("names.csv").write_text(text.format("\x1b[31m\u202ered\x07") + rows)
+    done = run(*words, "names.csv")
+    assert all(sign.isprintable() or sign in "\n\r" for sign in done.out + done.err)
+    assert r"\x1b[31m\u202ered" in done.out + done.err
+
+
 def test_a_run_remembers_how_its_table_was_read(folder: Path) -> None:
     done = run(
         "train", "ssvae", "--data", "t.csv", "--label", "kind", "--categories", "colour", "--scale", "standardise",

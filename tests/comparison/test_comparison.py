@@ -205,6 +205,8 @@ def _foreign_cell(cell, folder, scores=None, **tensors):
 @pytest.mark.parametrize(
     ("scores", "tensors", "said"),
     [
+        ({"epochs": "x"}, {}, "epochs needs to be int"),
+        ({"notes": [3]}, {}, r"notes\[0\] needs to be str"),
         ({"curve": [["x"]]}, {}, r"curve\[0\]\[0\] needs to be int"),
         ({"curve": [[1]]}, {}, "points of 3 or 4 numbers"),
         ({"log_likelihood_curve": "x"}, {}, "log_likelihood_curve needs to be a list"),

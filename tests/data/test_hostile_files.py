@@ -133,6 +133,20 @@ def test_a_json_file_is_refused(tmp_path: Path, make: Make) -> None:
     _require_refusal(reaction_to(lambda: read_json(path, 2**25)), make)
 
 
+@pytest.mark.parametrize(("read", "name"), [(read_toml, "x.toml"), (lambda path: read_json(path, 10**6), "x.json")])
+def test_a_depth_that_the_parsers_accept_and_other_code_may_not_is_refused(
+    tmp_path: Path, read: Callable[[Path], Any], name: str
+) -> None:
+    path = tmp_path / name
+    for depth in (39, 41):
+        hostile.deep_lists(path, depth)
+        if depth == 39:
+            assert read(path)
+            continue
+        with pytest.raises(InputError, match="more than 40 lists and tables inside each other"):
+            read(path)
+
+
 def test_folders_that_are_nested_deeply_are_walked_and_links_to_folders_are_not(tmp_path: Path) -> None:
     deepest = tmp_path.joinpath(*"n" * 1500)
     folder = tmp_path

@@ -54,8 +54,8 @@ def many_tables(path: Path) -> None:
     path.write_text("".join(f"[t{number}.a.b.c.d.e.f.g]\n" for number in range(200_000)))
 
 
-def deep_lists(path: Path) -> None:
-    path.write_text("x = " * (path.suffix == ".toml") + "[" * 200_000 + "]" * 200_000)
+def deep_lists(path: Path, depth: int = 200_000) -> None:
+    path.write_text("x = " * (path.suffix == ".toml") + "[" * depth + "]" * depth)
 
 
 def deep_tables(path: Path) -> None:

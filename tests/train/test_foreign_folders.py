@@ -196,6 +196,13 @@ def test_a_name_of_a_model_that_cannot_be_shown_needs_consent(out: Path, name: s
     assert all(sign.isprintable() or sign == "\n" for sign in done.err)
 
 
+@pytest.mark.parametrize("change", [{"class": "pvae.models.masked.MaskedVAE"}, {"name": "autoencoder"}])
+def test_a_model_of_another_class_than_the_recorded_one_is_refused(out: Path, change: dict[str, str]) -> None:
+    edit_config(out, lambda config: config["model"].update(change))
+    with pytest.raises(InputError, match=r"config.toml is damaged: model.name is '\w+', and model.class is"):
+        pvae.open_run(out)
+
+
 def test_long_and_broken_names_are_one_short_line_of_a_table(out: Path) -> None:
     edit_config(out, lambda config: config["data"].update(name="a\nb" + "y" * 90_000))
     table = command("runs", str(out)).out.splitlines()
