@@ -183,8 +183,9 @@ def _write_arviz(path: str, run: Any, splits: Any, settings: dict[str, Any]) -> 
 def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
     """Return the estimates and single values of a record for a person, by name."""
     rows = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
-    if "membership" in rows:
-        rows["train over test ELBO"] = _membership_text(rows.pop("membership"))
+    membership = rows.pop("membership", None)
+    if membership is not None:
+        rows["train over test ELBO"] = _membership_text(membership)
     if record.get("ess", {}).get("median") is not None:
         rows["effective sample size"] = _ess_text(record)
         rows["Pareto k-hat"] = _khat_text(record["khat"])

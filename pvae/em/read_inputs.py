@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvae.em.base import CovarianceFamily, whitening_from_precisions
 from pvae.em.rows.row_sources import as_tensor, nan_where_masked
+from pvae.em.rows.value_checks import LARGEST
 from pvae.errors import InputError
 from pvae.forked_threads import require_usable_threads
 
@@ -203,6 +204,10 @@ def read_parameter(values: Any, shape: tuple[int, ...], name: str) -> Any:
         raise InputError(f"The parameter '{name}' should have the shape of {shape}, but got {tuple(parameter.shape)}")
     if not bool(parameter.isfinite().all()):
         raise InputError(f"The parameter '{name}' should be finite, but it contains NaN or infinity.")
+    if name.startswith("means") and bool((parameter.abs() > LARGEST).any()):
+        raise InputError(
+            f"The parameter '{name}' should be at most {LARGEST:g} in absolute value; larger squares overflow."
+        )
     return parameter
 
 

@@ -97,9 +97,7 @@ def examine_rows(programs: BoundPrograms, *, halve: bool = True) -> RowReport:
 
 
 def require_rows_of_data(programs: BoundPrograms) -> None:
-    """Refuse programs with a plate of other rows than those of the data of the batch.
-
-    They are the rows of another axis than the first, or those of another subsample.
+    """Refuse programs with a plate over another axis of the data than the first, or over other rows than the batch.
 
     Args:
         programs: both programs with the tensors of one batch.

@@ -22,6 +22,7 @@ from command_line import Done, in_process, run
 
 import pvae
 from pvae.cli import cli
+from pvae.commands.evaluating import _text_rows
 from pvae.commands.options.option_groups import MODEL_HELP
 from pvae.commands.options.option_types import SettingType
 from pvae.densities.parts import accepted
@@ -518,3 +519,8 @@ def test_interrupted_training_keeps_its_checkpoint_and_ends_with_130(folder: Pat
     assert "Traceback" not in err.decode()
     assert process.returncode == 130
     assert (folder / "r/last/state.json").is_file()
+
+
+def test_an_evaluation_without_finite_numbers_is_text() -> None:
+    rows = _text_rows({"log_evidence": {"value": None}, "membership": None, "notes": ["no finite weight"]})
+    assert rows == {"note 1": "no finite weight"}

@@ -285,3 +285,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
     path.write_bytes(written.get(damage, save(arrays, {"pvae.GaussianMixture": json.dumps(record)})))
     with pytest.raises(InputError, match=r"m\.safetensors"):
         GaussianMixture.load(path)
+
+
+def test_means_with_squares_that_overflow_are_refused():
+    with pytest.raises(InputError, match="'means' should be at most 1e\\+150 in absolute value"):
+        GaussianMixture(2, means_init=np.full((2, 3), 1e200)).fit(np.random.default_rng(0).normal(size=(20, 3)))

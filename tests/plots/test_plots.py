@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pvae import plots
+from pvae.plots.titles import add_title
 
 RNG = np.random.default_rng(0)
 
@@ -141,6 +142,12 @@ def test_figures_do_not_use_pyplot():
 
     plots.image_grid(np.zeros((2, 4, 4)))
     assert plt.get_fignums() == []
+
+
+def test_titles_are_drawn_as_text():
+    figure = add_title(plots.image_grid(np.zeros((2, 4, 4))), "samples of $x^{$", note="with $y^{$")
+    figure.canvas.draw()
+    assert figure.get_suptitle().splitlines() == [r"samples of \$x^{\$", r"with \$y^{\$"]
 
 
 def test_names_are_drawn_as_text_and_none_is_left_out():
