@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from page_outputs import DOCS, ROOT, blocks, pages, problems, run_page, write_outputs
+from page_outputs import DOCS, FENCE, ROOT, blocks, pages, problems, run_page, write_outputs
 from PIL import Image
 from public_names import public_homes
 
@@ -117,13 +117,20 @@ def test_the_start_page_shows_every_picture() -> None:
     assert shown == {path.relative_to(DOCS).as_posix() for path in (DOCS / "figures").rglob("*.png")}
 
 
+def _anchors(page: Path) -> set[str]:
+    """Return the names by which links lead to the headings of a page, as GitHub and MyST make them."""
+    headings = re.findall(r"^#{1,3} (.+)$", FENCE.sub("", page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.paths
 def test_links_between_pages_lead_somewhere() -> None:
     missing = []
     for path in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", path.read_text()):
-            if not (path.parent / target).exists():
-                missing.append(f"{path.name}: {target}")
+        for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text()):
+            page = path.parent / target if target else path
+            if not page.exists() or (anchor and anchor not in _anchors(page)):
+                missing.append(f"{path.name}: {target}#{anchor}")
     assert missing == []
 
 
