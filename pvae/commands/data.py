@@ -9,6 +9,7 @@ import click
 
 from pvae.commands.error_reporting import SuggestingGroup
 from pvae.commands.options.help_sections import SectionedCommand
+from pvae.commands.options.known_names import NamesType
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.table_flags import reading_options, table_options
 from pvae.commands.output import format_table, print_json, print_status, print_text
@@ -45,7 +46,7 @@ def list_(as_json: bool) -> None:
 
 
 @data.command(cls=SectionedCommand, short_help="Describe a file or a data set.")
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", type=NamesType("data", files=True))
 @data_folder_option
 @table_options()
 @json_option
@@ -93,7 +94,7 @@ def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as
 
 
 @data.command(cls=SectionedCommand, short_help="Check files against their SHA-256 checksum.")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, type=NamesType("data"))
 @traceback_option
 def verify(names: tuple[str, ...]) -> None:
     """Check the files of the data sets NAMES against their SHA-256 checksum.
@@ -109,7 +110,7 @@ def verify(names: tuple[str, ...]) -> None:
 
 
 @data.command(cls=SectionedCommand, short_help="Download data sets.")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", type=NamesType("data"))
 @traceback_option
 def fetch(names: tuple[str, ...]) -> None:
     """Download the data sets NAME... into the cache, and check each file against its SHA-256 checksum."""

@@ -14,6 +14,7 @@ from pvae.commands.mixture_output import summary_text, write_results
 from pvae.commands.mixture_progress import EMProgress
 from pvae.commands.options.config_files import config_option
 from pvae.commands.options.help_sections import SectionedCommand, make_option
+from pvae.commands.options.known_names import NamesType
 from pvae.commands.options.option_groups import data_folder_option, json_option, traceback_option
 from pvae.commands.options.option_types import SettingType, parse_whole_numbers
 from pvae.commands.options.table_flags import table_options
@@ -57,7 +58,7 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 @make_option(
     "Data",
     "--data",
-    str,
+    NamesType("data", files=True),
     "digits",
     "Name of a data set (`pvae data list`), or a file (.csv, .npz, ...) or folder of pictures.",
 )

@@ -10,8 +10,17 @@ from pvae.names import unknown
 __all__ = ["help_"]
 
 
+def _commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the commands that begin like the text, for the shell; those of a group after its name."""
+    group: click.Command | None = ctx.find_root().command
+    for name in ctx.params.get(str(param.name)) or ():
+        group = group.get_command(ctx, name) if isinstance(group, click.Group) else None
+    names = group.list_commands(ctx) if isinstance(group, click.Group) else []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 @click.command("help", cls=SectionedCommand, short_help="Show the help of a command.")
-@click.argument("command", nargs=-1)
+@click.argument("command", nargs=-1, shell_complete=_commands)
 @click.pass_context
 def help_(ctx: click.Context, /, command: tuple[str, ...]) -> None:
     """Show the help of COMMAND, such as `pvae help train` or `pvae help data list`; without it, list the commands."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from command_line import run
 
 import pvae
@@ -182,3 +183,22 @@ def test_an_error_of_arguments_says_in_one_line_what_to_type(
     done = run(*line.split())
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1) and words in done.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("train v", ["vae", "vq-vae", "vqvae"]),
+        ("train vae --prior v", ["vamp"]),
+        ("compare vae --objectives elbo,iw", ["elbo,iwae"]),
+        ("em --data di", ["digits"]),
+        ("data fetch mn", ["mnist", "mnist_static"]),
+        ("help tr", ["train"]),
+        ("help data li", ["list"]),
+        ("show runs/a --what sa", ["samples"]),
+    ],
+)
+def test_the_shell_completes_arguments_and_options(typed: str, completed: list[str]) -> None:
+    *words, incomplete = typed.split()
+    completion = ShellComplete(cli, {}, "pvae", "_PVAE_COMPLETE")
+    assert [item.value for item in completion.get_completions(words, incomplete)] == completed

@@ -39,6 +39,7 @@ _EXAMPLES: dict[str, dict[str, str]] = {
         "check": "check gmvae --objective elbo --particles 4",
     },
     "Comparison": {"compare": "compare vae vae:prior=vamp --grid lr=1e-3,3e-4 --seeds 3 --out reports/a"},
+    "Cluster": {"compare": "compare vae --plan cells.txt --cpus-per-cell 4 --out reports/a"},
     "Model (flags for built-in models; --set for all)": {
         "train": "train vae --latent 8 --hidden 200,100 --prior vamp",
         "compare": "compare vae --likelihood gaussian --set latent=8 --out reports/a",

@@ -62,7 +62,7 @@ class SectionedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for argument in self.params:
             if isinstance(argument, click.Argument) and isinstance(argument.type, NamesType):
-                with formatter.section("Names of models"):
+                with formatter.section(f"Names of {argument.type.kind}"):
                     formatter.write_text(", ".join(argument.type.names()))
         for option in self.get_params(ctx):
             record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
