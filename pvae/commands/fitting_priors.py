@@ -88,4 +88,7 @@ def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
         rows["BIC"] = ", ".join(f"{count}: {value:.1f}" for count, value in found["bic"].items())
     if "held_out" in found:
         rows["held out"] = f"{found['held_out']:.4f} nats per code, the log-density of a tenth of the data's codes"
+    if "elbo_change" in found:
+        change, error, count = (found[f"elbo_change{part}"] for part in ("", "_error", "_count"))
+        rows["ELBO"] = f"{change:+.4f} ± {error:.4f} nats per datum on {count} validation data"
     return {**rows, "run": record["run"]}

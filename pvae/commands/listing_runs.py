@@ -27,7 +27,8 @@ def runs_(folder: str, as_json: bool) -> None:
     """List the runs in FOLDER and in its subfolders, with their state and their score. The default FOLDER is runs.
 
     A run is finished, or training (a process writes to it now), or stopped (pvae train --resume continues it), or
-    damaged. The validation bound is the best one, in nats per datum.
+    damaged; or its prior was fitted to its codes after the training. The validation bound is the best one, in nats per
+    datum; a run with a fitted prior has none.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is no folder. Name the folder that holds the runs, such as runs.")
@@ -58,6 +59,10 @@ def _describe(folder: Path) -> dict[str, Any]:
             "epochs": config["training"]["epochs"],
         }
         record |= _progress(folder)
+        if "prior" in config:
+            record["model"] += f", {config['prior']['kind']} prior of its codes"
+        if "fitted" in config.get("prior", {}):  # the recorded bounds are those of the prior of the training
+            record |= {"state": "prior fitted", "validation_bound": None, "validation_error": None}
     except InputError as error:
         return {"run": str(folder), "state": "damaged", "reason": str(error)}
     if is_written_now(folder):

@@ -17,6 +17,7 @@ from torch.distributions.transforms import ReshapeTransform
 from pvae.densities.autoregressive import AutoregressivePrior
 from pvae.densities.full_mixture import FullMixturePrior
 from pvae.densities.mixtures import MixturePrior
+from pvae.densities.parts import accepted, check_settings
 from pvae.densities.standardised_flow import StandardisedFlowPrior
 from pvae.densities.vamp import VampPrior
 from pvae.models.build import MODELS
@@ -86,7 +87,11 @@ class PriorRecipe:
             InputError: for an unknown kind, or settings that cannot be used.
         """
         require_known("kind of prior", self.kind, PRIOR_MAKERS)
-        return PRIOR_MAKERS[self.kind](math.prod(self.shape), **self.settings)
+        maker = PRIOR_MAKERS[self.kind]
+        first, *_ = accepted(maker)[0]
+        # a run folder may come from somebody else
+        check_settings(f"The prior {self.kind!r}", maker, {first: math.prod(self.shape), **self.settings})
+        return maker(math.prod(self.shape), **self.settings)
 
     def record(self) -> dict[str, Any]:
         """Return the recipe as values of TOML."""

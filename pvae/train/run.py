@@ -87,7 +87,8 @@ class Run(TrainedModel):
         history: one record per epoch, numbers in nats per datum: ``epoch``, ``step``, ``loss`` and the
             objective's named terms, ``validation_bound`` and ``validation_error`` if there is a validation
             split, ``learning_rate``, ``evaluations``, ``seconds``; and one record with ``event`` per rollback, and for
-            a budget that ended within an epoch. ``to_pandas()``, ``to_markdown()`` and ``to_latex()`` return a table.
+            a budget that ended within an epoch. That of a run of `pvae.fit_prior` is of the training before, with the
+            prior of the training. ``to_pandas()``, ``to_markdown()`` and ``to_latex()`` return a table.
         folder: the folder of the run, or None.
         config: the content of ``config.toml``: all resolved options, versions, data and model.
         seconds: the time spent in training without validation and callbacks, in seconds.
@@ -148,6 +149,7 @@ class Run(TrainedModel):
 
     def _repr_html_(self) -> str:
         data, bound = self.config.get("data", {}), self._last_bound()
+        of_training = ", with the prior of the training" if "fitted" in self.config.get("prior", {}) else ""
         sizes = ", ".join(f"{count} {part}" for part, count in data.get("sizes", {}).items() if count)
         facts = {
             "model": type(without_prior(self.model)).__name__,
@@ -155,7 +157,7 @@ class Run(TrainedModel):
             "objective": self.config.get("objective"),
             "data": f"{data['name']}: {sizes}" if data else None,
             "epochs": self.epoch,
-            "validation bound": bound and f"{bound} nats per datum, last epoch",
+            "validation bound": bound and f"{bound} nats per datum, last epoch{of_training}",
             "training": f"{self.seconds:.1f} s",
             "parameters": f"those of the checkpoint {self.checkpoint!r}",
             "folder": self.folder or "none, the run is in memory",

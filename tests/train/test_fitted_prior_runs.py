@@ -11,13 +11,18 @@ import models
 import pyro
 import pyro.distributions as dist
 import pytest
+import tomli_w
 import torch
 from command_line import run as command
+from stats import assert_close_in_sigmas
 from torch import Tensor
 
 import pvae
+from pvae.commands.fitting_priors import KIND_HELP
 from pvae.errors import InputError
+from pvae.models.fitted_prior import PRIOR_MAKERS
 from pvae.train.encoding import canonical, digest
+from pvae.train.fitted_priors.kinds import PRIOR_KINDS
 from pvae.train.run import read_config
 from pvae.train.run_record import config_hash
 
@@ -100,6 +105,56 @@ def test_a_prior_of_another_model_is_refused(folders: Path, tmp_path: Path) -> N
     (mixed / "best" / "state.json").write_text(json.dumps({"sha256": digest(canonical(state)), "state": state}))
     with pytest.raises(InputError, match="fitted to the codes of another model"):
         pvae.open_run(mixed)
+
+
+def test_the_change_of_the_bound_is_that_of_an_evaluation_and_a_fall_is_reported() -> None:
+    data = pvae.load_data(torch.cat([X] * 5), validation=100, test=0, binarise="none")
+    torch.manual_seed(0)
+    run = pvae.fit(pvae.VAE(**SMALL), data, **UNTRAINED)
+    fitted = pvae.fit_prior(run, "full-gaussian", data)
+    found = fitted.config["prior"]["fitted"]
+    old, new = (pvae.evaluate.elbo(each, data, 500, split="validation") for each in (run, fitted))
+    assert found["elbo_change_count"] == 100
+    # the error over data holds for both; the error of 10 draws of z for each of 100 data is smaller than half of it
+    assert_close_in_sigmas(found["elbo_change"], (new - old).value, found["elbo_change_error"] / 2, effect=10)
+    assert found["elbo_change_error"] == pytest.approx((new - old).error, rel=0.5)
+    with torch.no_grad():  # a narrow q: that of one datum does not cover the others
+        run.model.posterior.log_scale.bias.fill_(-3)
+    with pytest.warns(UserWarning, match="The fitted prior lowers the ELBO of 100 validation data by"):
+        worse = pvae.fit_prior(run, "aggregate:components=1", data)
+    assert worse.config["prior"]["fitted"]["elbo_change"] < 0
+    # a guide that gives points has no ELBO
+    points = pvae.fit_prior(untrained(pvae.Autoencoder(**SMALL)), "full-gaussian", DATA)
+    assert "elbo_change" not in points.config["prior"]["fitted"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("gauss", {}, "Unknown kind of prior 'gauss'"),
+        ("mixture", {"component": 3}, "did you mean 'components'"),
+        ("autoregressive", {}, "needs codes"),
+        ("flow", {"kind": "maf", "transforms": -1}, "transforms"),
+        ("mixture", {"components": 10**12}, "its checkpoint holds"),
+    ],
+)
+def test_a_record_that_no_fit_writes_is_refused(
+    kind: str, settings: dict[str, Any], message: str, folders: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folders / "vae-prior", tmp_path / "run")
+    config = read_config(tmp_path / "run")
+    config["prior"] |= {"kind": kind, "settings": settings}
+    (tmp_path / "run" / "config.toml").write_text(tomli_w.dumps(config))
+    path = tmp_path / "run" / "best" / "state.json"
+    state = {**json.loads(path.read_text())["state"], "config": config_hash(config)}
+    path.write_text(json.dumps({"sha256": digest(canonical(state)), "state": state}))
+    with pytest.raises(InputError, match=message):
+        pvae.open_run(tmp_path / "run")
+
+
+def test_the_help_names_all_kinds() -> None:
+    assert all(name in KIND_HELP for name in PRIOR_KINDS)
+    assert set(PRIOR_KINDS) == set(PRIOR_MAKERS)
 
 
 # ---- What is refused, in one line
@@ -191,6 +246,11 @@ def test_the_command_writes_a_run_that_other_commands_take(tmp_path: Path, monke
     assert bounds[1] == pytest.approx(direct.value, rel=1e-12) and bounds[0] != bounds[1]
     assert command("sample", "fitted", "--count", "3", "--out", "x.npz").code == 0
     assert command("show", "fitted", "--what", "samples", "--out", "x.png").code == 0
+    # the recorded validation bound is that of the prior of the training
+    listed = {record["run"]: record for record in json.loads(command("runs", ".", "--json").out)["runs"]}
+    assert listed["run"]["validation_bound"] is not None and listed["fitted"]["validation_bound"] is None
+    assert listed["fitted"]["state"] == "prior fitted" and "mixture prior" in listed["fitted"]["model"]
+    assert "with the prior of the training" in pvae.open_run("fitted")._repr_html_()
     text = command("fit-prior", "run", "--out", "second")
     assert text.code == 0 and "BIC" in text.out and "mixture of z: components" in text.out
 

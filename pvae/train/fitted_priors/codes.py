@@ -37,6 +37,12 @@ class CodeSource:
     splits: Splits
     fields: Fields = None
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters of the model."""
+        first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
+        return torch.device("cpu") if first is None else first.device
+
     def batches(self, size: int = _CHUNK) -> Iterator[Batch]:
         """Yield the training data in the order of epoch 0 of seed 0, on the device of the model.
 
@@ -45,9 +51,7 @@ class CodeSource:
         Args:
             size: the number of data of a batch.
         """
-        first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
-        device = torch.device("cpu") if first is None else first.device
-        splits = self.splits
+        device, splits = self.device, self.splits
         batches = minibatches(splits.train, size, seed=0, epoch=0, dynamic=splits.train_dynamic, mask=splits.train_mask)
         for batch in batches:
             yield Batch(**{name: moved(value, device) for name, value in batch.items()})

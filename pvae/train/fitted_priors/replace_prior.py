@@ -21,6 +21,7 @@ from pvae.programs.binding import Fields
 from pvae.programs.queries import inference_mode
 from pvae.programs.sites import log_density
 from pvae.train.devices import isolated
+from pvae.train.fitted_priors.bound_change import change_of_bound
 from pvae.train.fitted_priors.code_site import CodeSite, find_code_site
 from pvae.train.fitted_priors.codes import Codes, CodeSource, encode_training_data
 from pvae.train.fitted_priors.fitted_density import FitSettings, FittedDensity
@@ -76,7 +77,9 @@ def fit_prior(
         out: the folder of the new run; None keeps it in memory.
 
     Returns:
-        The new run. Its ``config["prior"]`` holds the kind, the settings and what the fit has found.
+        The new run. Its ``config["prior"]`` holds the kind, the settings and what the fit has found, with the change of
+        the ELBO of validation data if there are any; a warning is given if the ELBO falls. Its history is that of the
+        training, with the prior of the training.
 
     Raises:
         InputError: for a model without such a site, a kind that does not fit its codes, data that are not those of the
@@ -114,7 +117,7 @@ def fit_prior(
         recipe = PriorRecipe(name, site.name, site.shape, fitted.settings)
         model = with_prior(copy.deepcopy(run.model), recipe, fitted.density.to(_dtype(run)))
         _require_in_place(model, batch, fields, site)
-        facts = _facts(run, codes, fitted, settings, means=means)
+        facts = _facts(run, codes, fitted, settings, means=means) | change_of_bound(source, model, settings.seed)
         return new_run(run, model, recipe, facts, folder)
 
 
