@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +86,27 @@ def _grey(images: np.ndarray, labels: np.ndarray | None = None, *, levels: float
 
 
 def _digits() -> DataSource:
+    images, labels = _digit_arrays()
+    content = digest({"images": images, "target": labels})
+    batch = _grey(images, labels, levels=16.0)
+    return DataSource("digits", batch, (8, 8), content, defaults={"validation": 0.1, "test": 0.2})
+
+
+def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images of the digits, (1797, 8, 8) float64, and their labels, (1797,) int64.
+
+    They are read from the file of scikit-learn without its import, which takes as long as the import of torch.
+    """
+    found = importlib.util.find_spec("sklearn")
+    folders = [] if found is None else list(found.submodule_search_locations or [])
+    paths = [path for folder in folders if (path := Path(folder) / "datasets" / "data" / "digits.csv.gz").is_file()]
+    table = np.loadtxt(paths[0], delimiter=",") if paths else np.empty((0, 0))
+    if table.shape == (1797, 65):
+        return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    content = digest({"images": bunch.images, "target": bunch.target})
-    batch = _grey(bunch.images, bunch.target, levels=16.0)
-    return DataSource("digits", batch, (8, 8), content, defaults={"validation": 0.1, "test": 0.2})
+    bunch = load_digits()  # another version may keep its file elsewhere
+    return bunch.images, bunch.target
 
 
 def _mnist(*contents: bytes) -> DataSource:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pvae.batch import Batch
-from pvae.data import Splits, load_data, minibatches, permutation
+from pvae.data import Splits, catalogue, load_data, minibatches, permutation
 from pvae.errors import InputError
 
 
@@ -324,3 +324,21 @@ def test_frey_faces_are_grey_and_split_by_seed(data_folder):
     splits = _or_skip("freyfaces", data_folder)
     assert [part.size for part in splits.parts.values()] == [1592, 177, 196] and splits.data_shape == (28, 20)
     assert splits.train.x.shape[1:] == (560,) and 0 < splits.train.x.mean() < 1 and splits.train.x.max() <= 1
+
+
+@pytest.mark.parametrize("is_as_expected", [True, False])
+def test_the_digits_are_those_of_scikit_learn_also_if_its_file_changes(
+    is_as_expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.datasets import load_digits
+
+    expected = load_digits()
+    if is_as_expected:
+        monkeypatch.delattr("sklearn.datasets.load_digits")  # it is not called
+    else:
+        monkeypatch.setattr("pvae.data.catalogue.np.loadtxt", lambda *_, **__: np.ones((1797, 3)))
+        monkeypatch.setattr("sklearn.datasets.load_digits", lambda: expected)
+    images, labels = catalogue._digit_arrays()
+    for found, array in ((images, expected.images), (labels, expected.target)):
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
