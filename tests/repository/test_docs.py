@@ -114,7 +114,9 @@ def test_every_page_is_reached_from_the_index() -> None:
 
 def test_the_start_page_shows_every_picture() -> None:
     shown = set(re.findall(r"\]\((figures/[^)]+\.png)\)\]", (DOCS / "index.md").read_text()))
-    assert shown == {path.relative_to(DOCS).as_posix() for path in (DOCS / "figures").rglob("*.png")}
+    pictures = {path.relative_to(DOCS).as_posix() for path in (DOCS / "figures").rglob("*.png")}
+    assert pictures - shown == set(), "add these to the gallery of docs/index.md, each with a link to its page"
+    assert shown - pictures == set()
 
 
 def _anchors(page: Path) -> set[str]:
