@@ -27,6 +27,7 @@ from pvae.commands.options.option_groups import MODEL_HELP
 from pvae.commands.options.option_types import SettingType
 from pvae.densities.parts import accepted
 from pvae.models import MODELS
+from pvae.train import run_record
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--step", "eager", "--latent", "2", "--hidden", "8", "--epochs", "1"]
@@ -307,11 +308,16 @@ def test_show_draws_figures_of_a_users_model(folder: Path) -> None:
         assert (folder / "r/figures" / f"{what}.png").is_file()
 
 
-def test_show_replaces_a_file_only_with_force(folder: Path, trained: Path) -> None:
+def test_show_replaces_a_file_only_with_force_and_says_what_has_changed_since_the_training(
+    folder: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = run_record._versions()
+    monkeypatch.setattr(run_record, "_versions", lambda: {**versions, "torch": "9.9"})
     (folder / "mine.png").write_text("mine")
     refused = run("show", str(trained), "--out", "mine.png")
     assert refused.code == 2 and "--force" in refused.err and (folder / "mine.png").read_text() == "mine"
-    assert run("show", str(trained), "--out", "mine.png", "--force").code == 0
+    shown = run("show", str(trained), "--out", "mine.png", "--force")
+    assert shown.code == 0 and "Note: version of torch is 9.9, and was" in shown.err
     assert (folder / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
