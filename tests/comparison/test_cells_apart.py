@@ -16,7 +16,7 @@ from pyro.infer import Trace_ELBO
 
 import pvae
 from pvae.comparison import plan_comparison
-from pvae.comparison.cells.cell_lock import require_own_lock, sole_runner
+from pvae.comparison.cells.cell_lock import is_running, release_cell, require_own_lock, sole_runner
 from pvae.errors import InputError
 from pvae.locks import LOCK_FILE, sole_writer
 
@@ -165,6 +165,18 @@ def test_a_process_that_was_believed_to_be_dead_stops(data, tmp_path):
         _lock_of_another_machine(cell.folder.with_name("seed-0.lock"))
         with pytest.raises(InputError, match="is run by another process now"):
             require_own_lock(cell)
+
+
+def test_the_locks_of_a_lost_machine_are_removed_before_its_cell_runs_again(data, tmp_path):
+    planned = plan_comparison({"linear": Linear}, data, "elbo", 1, out=tmp_path, **PLAN)
+    planned.run_cell(1, progress=False)
+    (cell,) = planned.cells
+    cell.evaluation.unlink()
+    for folder in (cell.folder, cell.folder.with_name("seed-0.lock")):
+        _lock_of_another_machine(folder)
+    assert is_running(cell)
+    release_cell(cell)
+    assert not is_running(cell) and not planned.run_cell(1, progress=False).failure
 
 
 def test_the_script_for_sbatch_runs_a_line_of_the_plan(tmp_path, monkeypatch):
