@@ -109,7 +109,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
             axis = axes[row, column]
             axis.plot(sizes, values[key], "o-")
             axis.set_xlim(left=0)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.15 * max(values[key]))
             axis.set_xlabel(LABELS[name])
             axis.set_ylabel(label if column == 0 else "")
     figure.savefig(path, dpi=110)
