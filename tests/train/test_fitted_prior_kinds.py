@@ -101,13 +101,17 @@ def test_the_aggregate_is_the_mean_of_the_densities_of_all_data(posterior: str) 
 
 
 def test_the_vamp_prior_is_a_mixture_of_the_encoder_at_its_inputs_and_is_fitted() -> None:
-    run = untrained(pvae.VAE(**SMALL))
+    data = pvae.load_data(X.repeat(10, 1), validation=0, test=0, binarise="none")
+    torch.manual_seed(0)
+    run = pvae.fit(pvae.VAE(**SMALL), data, **UNTRAINED)
+    with torch.no_grad():  # a narrow q, so that it matters where the pseudo-inputs are
+        run.model.posterior.log_scale.bias.fill_(-2)
     encoder = {name: value.clone() for name, value in run.model.encoder.state_dict().items()}
-    start, fitted = (pvae.fit_prior(run, "vamp:components=4", DATA, epochs=n, learning_rate=0.05) for n in (1, 25))
+    start, fitted = (pvae.fit_prior(run, "vamp:components=4", data, epochs=n, learning_rate=0.05) for n in (1, 25))
     z, inputs = torch.randn(5, 2), fitted.model.prior.density.pseudo_inputs
     expected = run.model.encode(inputs).log_prob(z.unsqueeze(1)).logsumexp(1) - math.log(4)
     torch.testing.assert_close(fitted.model.prior_density().log_prob(z), expected)
-    assert fitted.config["prior"]["fitted"]["held_out"] > start.config["prior"]["fitted"]["held_out"]
+    assert fitted.config["prior"]["fitted"]["held_out"] > start.config["prior"]["fitted"]["held_out"] + 0.5
     assert all(torch.equal(value, encoder[name]) for name, value in fitted.model.encoder.state_dict().items())
 
 
@@ -144,7 +148,6 @@ def test_a_second_stage_draws_codes_like_those_of_the_fit() -> None:
 MODELS = {
     "built-in": lambda: pvae.VAE(**SMALL),
     "ladder": lambda: pvae.LadderVAE(6, latent=(3, 2), hidden=(5,), between=4),
-    "plain": models.Plain,
     "layers of numbers": models.TwoNumbers,
 }
 
@@ -185,7 +188,7 @@ def with_values(run: pvae.Run, weights: pvae.LogWeights) -> tuple[Tensor, Tensor
 OPENED = {
     "aggregate:components=9": lambda: pvae.VAE(**SMALL, posterior="full"),
     "autoregressive:width=8:layers=1": lambda: pvae.VQVAE(6, codes=4, latent=2, positions=3, hidden=(5,)),
-    "flow:kind=spline:hidden=4": lambda: pvae.VAE(**SMALL),
+    "flow:hidden=4": lambda: pvae.VAE(**SMALL),
     "vae:hidden=4,3": lambda: pvae.Autoencoder(**SMALL),
     "vamp:components=3": lambda: pvae.VAE((2, 3), latent=2, hidden=(2, 3), network="conv"),
 }
