@@ -78,6 +78,6 @@ class _Constant(dist.TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         raise InputError(
-            "Nothing can be drawn from a flat prior, so an autoencoder has no samples: train it with "
-            "prior='standard', or use pvae.VAE, which learns to generate."
+            "Nothing can be drawn from a flat prior, so an autoencoder has no samples: fit a prior to its codes by "
+            "pvae.fit_prior, train it with prior='standard', or use pvae.VAE, which learns to generate."
         )

@@ -21,6 +21,7 @@ import pvae
 from pvae.commands.fitting_priors import KIND_HELP
 from pvae.errors import InputError
 from pvae.models.fitted_prior import PRIOR_MAKERS
+from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.encoding import canonical, digest
 from pvae.train.fitted_priors.kinds import PRIOR_KINDS
 from pvae.train.run import read_config
@@ -227,6 +228,12 @@ def test_data_other_than_those_of_the_training_are_refused(folders: Path) -> Non
         pvae.fit_prior(run, data=pvae.load_data(1 - X, validation=10, test=10, binarise="none"))
     with pytest.raises(InputError, match="exists already"):
         pvae.fit_prior(run, data=DATA, out=folders / "vae-prior")
+
+
+def test_one_of_several_processes_is_refused(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingGroup, "is_shared", True)
+    with pytest.raises(InputError, match="works in one process"):
+        pvae.fit_prior(pvae.open_run(folders / "vae"), data=DATA)
 
 
 # ---- The command line

@@ -21,6 +21,7 @@ from pvae.programs.binding import Fields
 from pvae.programs.queries import inference_mode
 from pvae.programs.sites import log_density
 from pvae.train.devices import isolated
+from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.fitted_priors.bound_change import change_of_bound
 from pvae.train.fitted_priors.code_site import CodeSite, find_code_site
 from pvae.train.fitted_priors.codes import Codes, CodeSource, encode_training_data
@@ -97,6 +98,10 @@ def fit_prior(
         >>> better.config["prior"]["kind"], better.model.sample(3).shape
         ('full-gaussian', torch.Size([3, 4]))
     """
+    if TrainingGroup().is_shared:
+        raise InputError(
+            "fit_prior works in one process; this one is one of several. Call it after the training ended."
+        )
     draws = require_whole(draws, "draws")
     settings = FitSettings(epochs, batch_size, learning_rate, seed)
     chosen = None if kind is None else parse_kind(kind)
