@@ -8,6 +8,7 @@ from typing import Any
 from pyro import poutine
 from pyro.util import check_site_shape
 
+from pvae.data.support import check_support
 from pvae.errors import InputError, whole_reason
 from pvae.programs.sites import Site, sample_sites
 
@@ -36,6 +37,7 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
 
     Raises:
         SiteShapeError: with Pyro's reason and remedies, and all shapes of the site.
+        InputError: if an observed value lies outside the support of its likelihood.
     """
     for program, trace in (("guide", guide), ("model", model)):
         for site in sample_sites(trace):
@@ -44,6 +46,10 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
                 log_prob = density.log_prob(site["value"])
             except NotImplementedError:  # a likelihood under `pyro.infer.EnergyDistance` need not have a density
                 continue
+            except ValueError:  # Pyro's error for a value outside the support prints the whole tensor
+                if site["is_observed"]:
+                    check_support(site["name"], site["value"], density)
+                raise
             try:
                 # an infinite nesting lets no dimension to the left of the plates pass
                 check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]

@@ -83,3 +83,19 @@ def test_a_first_batch_of_one_datum_does_not_hide_the_slip() -> None:
 def test_other_errors_keep_their_first_line() -> None:
     assert whole_reason(ValueError("sizes differ\nmore")) == "sizes differ"
     assert whole_reason(ValueError()) == "no message"
+
+
+GREY = torch.tensor([[0.0, 1.0, 0.25], [1.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pvae.evaluate.log_evidence,
+        pvae.evaluate.diagnose,
+        lambda model, data: pvae.log_weights(model, data, 2),
+    ],
+)
+def test_data_outside_the_support_are_named_in_one_line(use: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=r"^Bernoulli needs x in \{0, 1\}; got values from 0 to 1, 1 of 6 outside"):
+        use(pvae.VAE((3,), latent=2, hidden=4), {"x": GREY})
