@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,8 +29,8 @@ __all__ = [
     "require_memory",
 ]
 
-#: Elements of float32 in a block that is a little smaller than 32 MiB, the largest one from which the C library learns.
-_LEARNED_ELEMENTS = 8_300_000
+#: Bytes of a block that is a little smaller than 32 MiB, the largest one from which the C library learns.
+_LEARNED_BYTES = 33_200_000
 
 #: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
 _CGROUPS = (
@@ -71,7 +72,7 @@ def keep_freed_memory() -> None:
 
     Source: the manual page mallopt(3) of Linux, on the dynamic M_MMAP_THRESHOLD.
     """
-    torch.empty(_LEARNED_ELEMENTS, dtype=torch.float32, device="cpu")
+    np.empty(_LEARNED_BYTES, dtype=np.uint8)  # not by torch, because a measurement of its memory would count this
 
 
 def format_bytes(count: float) -> str:

@@ -33,4 +33,5 @@ def set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | Non
         gradients: the gradient of each, of the same shape, or None.
     """
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = None if gradient is None else in_layout_of(gradient, parameter)
+        has_layout = gradient is None or gradient.stride() == parameter.stride()
+        parameter.grad = gradient if has_layout else in_layout_of(gradient, parameter)  # type: ignore[arg-type]

@@ -42,6 +42,7 @@ from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import format_rows, print_json, print_status
 from pvae.commands.saved_mixtures import evaluate_mixture, open_mixture
 from pvae.errors import InputError
+from pvae.fit_options import MATMULS
 
 if TYPE_CHECKING:
     from pvae.evaluate import Estimate
@@ -52,6 +53,9 @@ LIMIT_HELP = "Number of data to use, drawn at random by --seed. [default: all; 1
 METHOD_HELP = (
     "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. ais: log evidence by "
     "annealed importance sampling. sandwich: lower and upper estimate of it. accuracy: accuracy of predicted labels."
+)
+MATMUL_HELP = (
+    "Who computes the matrix products of is and elbo: auto is the fastest library for each shape; aten is torch."
 )
 METHODS = ["is", "elbo", *ANNEALING_METHODS, "accuracy"]
 PARTICLES_HELP = "Number of draws of z per datum. The method accuracy needs none."
@@ -73,6 +77,7 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @make_option("Computation", "--budget", click.FloatRange(min=1), 1e8, BUDGET_HELP)
 @make_option("Computation", "--particles", click.IntRange(min=1), 1000, PARTICLES_HELP)
 @make_option("Computation", "--seed", int, 0, "Seed of the draws.")
+@make_option("Computation", "--matmul", click.Choice(MATMULS), MATMULS[0], MATMUL_HELP)
 @device_option
 @annealing_options
 @make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)
@@ -109,7 +114,7 @@ def evaluate(
     reading = reading_options(options)
     options = {name: value for name, value in options.items() if name not in reading}
     splits = data_of_run(opened, data, options.pop("data_folder"), reading)
-    settings = {name: options[name] for name in ("split", "limit", "seed")} | {"device": device}
+    settings = {name: options[name] for name in ("split", "limit", "seed", "matmul")} | {"device": device}
     if checks:
         particles = options["particles"] if explicit_options(click.get_current_context(), ("particles",)) else None
         print_checks(checks, opened, splits, settings, budget, particles=particles, as_json=as_json)

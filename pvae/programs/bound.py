@@ -242,7 +242,10 @@ def _kind(value: Any) -> Any:
 
 def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:
     """Return the training flags of all modules. Batch normalisation vectorises in one mode and not in the other."""
-    modules = [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
+    modules: list[nn.Module] = []
+    for owner in owners:
+        if isinstance(owner, nn.Module):
+            modules.extend(owner.modules())
     return tuple(map(_TRAINING, modules))
 
 
