@@ -286,6 +286,17 @@ def test_evaluate_by_elbo_prints_value_and_error(trained: Path) -> None:
     assert "±" in done.out
 
 
+@pytest.mark.parametrize("matmul", ["auto", "aten"])
+def test_evaluate_passes_the_choice_of_libraries_on(
+    trained: Path, matmul: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elbo, chosen = pvae.evaluate.elbo, []
+    monkeypatch.setattr(pvae.evaluate, "elbo", lambda *a, **k: chosen.append(k["matmul"]) or elbo(*a, **k))
+    words = ("--method", "elbo", "--particles", "2", "--limit", "5", "--matmul", matmul)
+    assert run("evaluate", str(trained), *words).code == 0
+    assert chosen == [matmul]
+
+
 def test_evaluate_writes_draws_for_arviz(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "draws.nc"
     done = run("evaluate", str(trained), "--particles", "5", "--limit", "10", "--arviz", str(path))
