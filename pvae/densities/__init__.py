@@ -12,6 +12,8 @@ from pvae.densities.parts import LIKELIHOODS, POSTERIORS, PRIORS, part
 from pvae.densities.points import Flat, Point
 from pvae.densities.posteriors import DiagonalGaussian, FullGaussian
 from pvae.densities.priors import StandardNormal
+from pvae.densities.sphere_distributions import UniformSphere, VonMisesFisher
+from pvae.densities.spheres import SpherePrior, VonMisesFisherPosterior
 from pvae.densities.vamp import VampPrior
 
 __all__ = [
@@ -38,8 +40,12 @@ __all__ = [
     "NegativeBinomial",
     "Point",
     "Poisson",
+    "SpherePrior",
     "StandardNormal",
+    "UniformSphere",
     "VampPrior",
+    "VonMisesFisher",
+    "VonMisesFisherPosterior",
     "label_posterior",
     "part",
 ]

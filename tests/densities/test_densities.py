@@ -76,7 +76,7 @@ def test_draws_are_those_of_the_density_by_bridge_sampling(name):
     assert_close_in_sigmas(ours - theirs, 0.0, math.hypot(error, further), effect=ours, resolution=0.02)
 
 
-@pytest.mark.parametrize("name", [name for name, case in DENSITIES.items() if case.closed])
+@pytest.mark.parametrize("name", [name for name, case in DENSITIES.items() if case.closed and not case.uniform])
 def test_sampling_agrees_with_scoring(name):
     """The average score of draws is the negative entropy."""
     case, density, context = make(name)

@@ -29,7 +29,9 @@ from pvae.densities import (
     MixturePrior,
     NegativeBinomial,
     Poisson,
+    SpherePrior,
     StandardNormal,
+    VonMisesFisherPosterior,
 )
 from pvae.densities.full_mixture import FullMixturePrior
 from pvae.densities.standardised_flow import StandardisedFlowPrior
@@ -84,6 +86,7 @@ class DensityCase:
 
     Args:
         closed: whether its entropy has a closed form, or is a sum.
+        uniform: whether it is constant on its support, so that the scores of draws do not depend on the draws.
     """
 
     make: Callable[[], nn.Module]
@@ -91,6 +94,7 @@ class DensityCase:
     event: tuple[int, ...]
     discrete: bool = False
     closed: bool = True
+    uniform: bool = False
 
 
 def _binary(*shape: int) -> Callable[[int], Tensor]:
@@ -269,6 +273,8 @@ DENSITIES: dict[str, DensityCase] = {
     ),
     "flow-prior": DensityCase(lambda: FlowPrior(3, transforms=1, hidden=4), None, (3,), closed=False),
     "flow-posterior": DensityCase(lambda: FlowPosterior(5, 3, "planar", transforms=2), (5,), (3,), closed=False),
+    "sphere": DensityCase(lambda: SpherePrior(3), None, (3,), uniform=True),
+    "von-mises-fisher": DensityCase(lambda: VonMisesFisherPosterior(5, 3), (5,), (3,)),
     "bernoulli": DensityCase(lambda: Bernoulli(5, (6,)), (5,), (6,), discrete=True),
     "bernoulli-pictures": DensityCase(lambda: Bernoulli(5, (2, 3)), (5,), (2, 3), discrete=True),
     "bernoulli-maps": DensityCase(lambda: Bernoulli((2, 2, 3), (4, 5)), (2, 2, 3), (4, 5), discrete=True),
