@@ -15,15 +15,17 @@ from pvae.densities.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pvae.densities.mixtures import MixturePosterior, MixturePrior
 from pvae.densities.posteriors import DiagonalGaussian, FullGaussian
 from pvae.densities.priors import StandardNormal
+from pvae.densities.spheres import SpherePrior, VonMisesFisherPosterior
 from pvae.densities.vamp import VampPrior
 from pvae.errors import InputError
 from pvae.names import parse_known, require_settings
 
-__all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "accepted", "check_settings", "part"]
+__all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "accepted", "check_settings", "part", "require_matching_parts"]
 
 PRIORS: dict[str, Callable[..., nn.Module]] = {
     "flow": FlowPrior,
     "mixture": MixturePrior,
+    "sphere": SpherePrior,
     "standard": StandardNormal,
     "vamp": VampPrior,
 }
@@ -33,6 +35,7 @@ POSTERIORS: dict[str, Callable[..., nn.Module]] = {
     "full": FullGaussian,
     "householder": HouseholderPosterior,
     "mixture": MixturePosterior,
+    "von-mises-fisher": VonMisesFisherPosterior,
 }
 LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "bernoulli": Bernoulli,
@@ -44,6 +47,33 @@ LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "poisson": Poisson,
 }
 _TABLES = {"prior": PRIORS, "posterior": POSTERIORS, "likelihood": LIKELIHOODS}
+
+
+_ON_SPHERE = (SpherePrior, VonMisesFisherPosterior)
+_FOLLOWS_POSTERIOR = (VampPrior,)
+
+
+def require_matching_parts(prior: nn.Module, posterior: nn.Module) -> None:
+    """Refuse a prior on a sphere without a posterior on it, and the reverse, among the densities of the tables.
+
+    Modules of a user are not compared here; the weights and the check before a training compare the sites.
+
+    Args:
+        prior: a density over z.
+        posterior: another one.
+
+    Raises:
+        InputError: with both names.
+    """
+    priors, posteriors = ({kind: name for name, kind in table.items()} for table in (PRIORS, POSTERIORS))
+    if type(prior) not in priors or type(posterior) not in posteriors or isinstance(prior, _FOLLOWS_POSTERIOR):
+        return
+    if isinstance(prior, _ON_SPHERE) != isinstance(posterior, _ON_SPHERE):
+        raise InputError(
+            f"The prior {priors[type(prior)]!r} and the posterior {posteriors[type(posterior)]!r} are not both on a "
+            "sphere, so their densities cannot be compared. Use prior='sphere' with posterior='von-mises-fisher', or "
+            "neither."
+        )
 
 
 _NAMED_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -158,6 +158,11 @@ class VonMisesFisher(TorchDistribution):
         return (length * self.loc.double()).to(self.loc.dtype)
 
     @property
+    def mode(self) -> Tensor:
+        """The mean direction, shape (..., dimensions)."""
+        return self.loc
+
+    @property
     def variance(self) -> Tensor:
         """The variance of each coordinate, shape (..., dimensions)."""
         wide = self.concentration.double().clamp_min(1e-8).unsqueeze(-1)

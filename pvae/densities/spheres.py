@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pvae.checks import require_whole
+from pvae.checks import require_number, require_whole
 from pvae.densities.sphere_distributions import UniformSphere, VonMisesFisher
 from pvae.networks import initialise
 
@@ -46,16 +46,18 @@ class SpherePrior(nn.Module):
 class VonMisesFisherPosterior(nn.Module):
     """The posterior q(z given x) on the unit sphere, with a mean direction and a concentration for each datum.
 
-    The mean direction is loc(h) divided by its length, and the concentration is softplus(raw_concentration(h)). It
-    needs a prior on the sphere, such as `SpherePrior`.
+    The mean direction is loc(h) divided by its length, and the concentration is least + softplus(raw_concentration(h)).
+    It needs a prior on the sphere, such as `SpherePrior`.
 
     Args:
         in_features: size of the encoder's output h.
         latent: number of dimensions of the space around the sphere, at least 2.
+        least: the least concentration, at least 0. At 0 the posterior can be the uniform prior; a training then often
+            stops there, because no gradient leads away. The default of 1 is that of the code of the source.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for both linear heads.
 
     Raises:
-        InputError: for an unknown name, or if `latent` is not a whole number of at least 2.
+        InputError: for an unknown name, if `latent` is not a whole number of at least 2, or for a negative `least`.
     Source: Davidson et al., Hyperspherical Variational Auto-Encoders, arXiv:1804.00891, section 3.
 
     Example:
@@ -65,16 +67,17 @@ class VonMisesFisherPosterior(nn.Module):
         (torch.Size([5]), torch.Size([3]))
     """
 
-    def __init__(self, in_features: int, latent: int, *, initialisation: str = "glorot") -> None:
+    def __init__(self, in_features: int, latent: int, least: float = 1.0, *, initialisation: str = "glorot") -> None:
         super().__init__()
         self.in_features, self.latent = in_features, require_whole(latent, "latent", least=2)
+        self.least = require_number(least, "least", least=0)
         self.loc = nn.Linear(in_features, latent)
         self.raw_concentration = nn.Linear(in_features, 1)
         initialise(self, initialisation)
 
     def forward(self, context: Tensor) -> VonMisesFisher:
         """Return q(z given x) for features (..., in_features): batch shape (...), event shape (latent,)."""
-        concentration = nn.functional.softplus(self.raw_concentration(context)).squeeze(-1)
+        concentration = self.least + nn.functional.softplus(self.raw_concentration(context)).squeeze(-1)
         return VonMisesFisher(_direction(self.loc(context)), concentration)
 
 

@@ -17,7 +17,7 @@ from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.json_values import json_value
 from pvae.programs.own_densities import with_own_densities
 from pvae.programs.sites import Site, base_distribution, sample_sites
-from pvae.weights.kl import kl_of_site, prior_is_fixed
+from pvae.weights.kl import ANALYTIC_WHOLE, SAMPLED, WHOLE, kl_of_site, prior_is_fixed
 
 __all__ = ["ACTIVE", "LatentUnits", "latent_units"]
 
@@ -32,9 +32,10 @@ class LatentUnits:
     Args:
         kl: the site's part of KL(q to p), summed over units, nats per datum; None for a point mass.
         kl_per_unit: the same for each unit, mean over data, shape (units,), in nats; shape (1,) if `how` is
-            ``"whole"``, None for a point mass.
-        how: how KL is computed: ``"analytic"``, ``"sampled"`` (from the draws, unit by unit), ``"whole"`` (from the
-            draws, for all units together), or ``"point"`` for a point mass, which has no KL.
+            ``"whole"`` or ``"analytic-whole"``, None for a point mass.
+        how: how KL is computed: in closed form, ``"analytic"`` (unit by unit) or ``"analytic-whole"`` (for all units
+            together); from the draws, ``"sampled"`` (unit by unit) or ``"whole"`` (for all units together); or
+            ``"point"`` for a point mass, which has no KL.
         activity: Var_x(E_q[z_u]), shape (units,); None for a discrete site, and for a single datum.
         threshold: a unit counts as active if its activity is above this number.
 
@@ -141,7 +142,7 @@ def _notes(units_by_site: dict[str, LatentUnits], count: int) -> Iterator[str]:
     for name, units in units_by_site.items():
         if units.kl is None:
             yield f"site {name!r} is a point mass in the guide: it has no KL"
-        if units.how in ("sampled", "whole"):
+        if units.how in (SAMPLED, WHOLE):
             yield f"site {name!r} has no closed-form KL here: it is estimated from the draws"
         if units.activity is None and count > 1:
             yield f"site {name!r} is discrete: its units are not counted as active or not"
@@ -190,7 +191,7 @@ def _units_of_site(guide_site: Site, model_site: Site, data_dim: int, is_fixed: 
     how, kl = _kl(guide_site, model_site, is_fixed)
     value_dim = data_dim - guide_site["fn"].event_dim
     mean = _by_datum(_mean(guide_site), value_dim)
-    kl = _by_datum(kl, data_dim if how == "whole" else value_dim)
+    kl = _by_datum(kl, data_dim if how in (ANALYTIC_WHOLE, WHOLE) else value_dim)
     return _SiteUnits(how, _is_discrete(guide_site["fn"]), kl, mean, torch.zeros_like(mean))
 
 
@@ -200,7 +201,7 @@ def _by_datum(values: Tensor, data_dim: int) -> Tensor:
 
 
 def _kl(guide_site: Site, model_site: Site, is_fixed: bool) -> tuple[str, Tensor]:
-    """Return how KL is computed, and the KL terms: in the shape of the value, or of the site's batch for ``"whole"``.
+    """Return how KL is computed, and the KL terms: in the shape of the value, or of the batch for a whole site.
 
     Args:
         guide_site: the site in the guide's trace.

@@ -17,6 +17,7 @@ from pvae.objectives.adversarial.base import Adversarial
 from pvae.programs.parameter_groups import named_parameters
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.sites import Site, UnknownDensityError, is_marked_for_enumeration, log_density
+from pvae.weights.sphere_sites import have_comparable_densities
 
 __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
 
@@ -73,6 +74,11 @@ def _supports(context: CheckContext) -> Iterator[Finding]:
 def _support_mismatch(model_site: Site, guide_site: Site) -> Iterator[Finding]:
     """Report a guide that draws values outside the model's support, or that may do so."""
     in_model, in_guide = support_of(model_site), support_of(guide_site)
+    if not have_comparable_densities(guide_site, model_site):
+        message = "it is on a sphere in one program only, so its densities are per surface area and per volume."
+        fix = "Use prior='sphere' with posterior='von-mises-fisher', or neither."
+        yield Finding("support mismatch", model_site["name"], message, fix)
+        return
     if in_model is None or in_guide is None:
         return
     supports = f"(the guide has {describe_support(in_guide)}, the model {describe_support(in_model)})"

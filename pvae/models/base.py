@@ -12,7 +12,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pvae.checks import require_sizes, require_whole
-from pvae.densities import part
+from pvae.densities import VonMisesFisher, part
+from pvae.densities.parts import require_matching_parts
 from pvae.errors import InputError
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
@@ -20,7 +21,7 @@ from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pvae.programs.base import LatentModel
 
-__all__ = ["NETWORKS", "BaseVAE", "NetworkKind", "NetworkParts", "Parts", "network_kind"]
+__all__ = ["NETWORKS", "BaseVAE", "NetworkKind", "NetworkParts", "Parts", "code_of", "network_kind"]
 
 EncoderAndDecoder = tuple[nn.Module, nn.Module]
 
@@ -180,6 +181,7 @@ class BaseVAE(LatentModel):
         self.prior = part("prior", prior, self.latent, data_shape=self._input_shape, **style)
         self.encoder, self.decoder = kind.make(self.data_shape, self.latent, sizes, **style)
         self.posterior = part("posterior", posterior, self.encoder.out_features, self.latent, **style)
+        require_matching_parts(self.prior, self.posterior)
         self.likelihood = part("likelihood", likelihood, self.decoder.out_features, self._input_shape, **style)
         event_shape = density_traits_of(self.likelihood).data_shape
         self._event_shape = self.data_shape if event_shape is None else tuple(event_shape)
@@ -246,8 +248,11 @@ class BaseVAE(LatentModel):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of x given the posterior mean of z at `x`, shape (batch,) + data_shape."""
-        return self.as_data(self.decode(self.encode(x).mean), mean=True)
+        """Return the mean of x given the posterior mean of z at `x`, shape (batch,) + data_shape.
+
+        On a sphere, the mean direction takes the place of the mean, which is inside of the sphere.
+        """
+        return self.as_data(self.decode(code_of(self.encode(x))), mean=True)
 
     def theta(self) -> list[nn.Parameter]:
         """Return the parameters of the model: those of prior, decoder and likelihood."""
@@ -270,6 +275,11 @@ class BaseVAE(LatentModel):
         if self._bias_from_data:
             _initialise_density(self.likelihood, self.observed(batch["x"]))
         self.initialised.fill_(True)
+
+
+def code_of(density: TorchDistribution) -> Tensor:
+    """Return the value of z that represents a posterior: its mean, and on a sphere its mean direction."""
+    return density.mode if isinstance(density, VonMisesFisher) else density.mean
 
 
 def _initialise_density(density: nn.Module, x: Tensor) -> None:

@@ -14,7 +14,7 @@ from pvae.checks import require_whole
 from pvae.densities.completion import Completion
 from pvae.densities.conditional_prior import ConditionalGaussian
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, Parts
+from pvae.models.base import BaseVAE, Parts, code_of
 from pvae.models.conditions import QuadrantCondition, make_condition
 from pvae.models.density_traits import density_traits_of
 from pvae.names import parse, require_settings
@@ -208,7 +208,7 @@ class ConditionalVAE(BaseVAE):
             condition: labels (batch,) or vectors (batch,) + condition_shape; None for quadrants, which are in x.
         """
         c = self._condition_features(x, condition)
-        return self.as_data(self._likelihood_given(super().encode(x, c).mean, c, x), mean=True)
+        return self.as_data(self._likelihood_given(code_of(super().encode(x, c)), c, x), mean=True)
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
         """Centre and scale the condition by the training data, and start as `BaseVAE` does; only once.

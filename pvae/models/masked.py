@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pvae.errors import InputError
-from pvae.models.base import BaseVAE, Parts
+from pvae.models.base import BaseVAE, Parts, code_of
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.imputation import Imputation, impute
 from pvae.networks import Conditioned
@@ -112,7 +112,7 @@ class MaskedVAE(BaseVAE):
             x: data, (batch, features) or (batch,) + data_shape, of any value where mask = 0.
             mask: 1 observed, 0 missing, in the shape of x; None if all entries are observed.
         """
-        return self.as_data(self.decode(self.encode(x, mask).mean), mean=True)
+        return self.as_data(self.decode(code_of(self.encode(x, mask))), mean=True)
 
     def impute(self, x: Tensor, mask: Tensor, *, n: int = 10, particles: int = 1000) -> Imputation:
         """Return the data with their missing entries filled in, by their mean and by `n` draws.

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pvae.programs.sites import Site, base_distribution
+from pvae.weights.sphere_sites import require_comparable_densities
 
-__all__ = ["ANALYTIC", "SAMPLED", "WHOLE", "SiteKL", "kl_of_site", "prior_is_fixed", "unit_density"]
+__all__ = ["ANALYTIC", "ANALYTIC_WHOLE", "SAMPLED", "WHOLE", "SiteKL", "kl_of_site", "prior_is_fixed", "unit_density"]
 
-#: how a KL divergence is obtained: in closed form, from the draw unit by unit, or from the draw for the whole site
-ANALYTIC, SAMPLED, WHOLE = "analytic", "sampled", "whole"
+#: how a KL divergence is obtained: in closed form, unit by unit or for the whole site; from the draw, likewise
+ANALYTIC, ANALYTIC_WHOLE, SAMPLED, WHOLE = "analytic", "analytic-whole", "sampled", "whole"
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,26 @@ class SiteKL:
     """The KL terms of one latent site, in nats, differentiable.
 
     Attributes:
-        how: `ANALYTIC`, `SAMPLED` or `WHOLE`.
-        terms: the shape of the site's value; if `how` is `WHOLE`, the batch shape of the site.
+        how: `ANALYTIC`, `ANALYTIC_WHOLE`, `SAMPLED` or `WHOLE`.
+        terms: the shape of the site's value; for a whole site, the batch shape of the site.
     """
 
     how: str
     terms: Tensor
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is in closed form."""
+        return self.how in (ANALYTIC, ANALYTIC_WHOLE)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the site has one term, because its units are not independent."""
+        return self.how in (ANALYTIC_WHOLE, WHOLE)
+
     def event_dim(self, site: Site) -> int:
         """Return the number of dimensions of `terms` to the right of the batch shape of the site."""
-        return 0 if self.how == WHOLE else int(site["fn"].event_dim)
+        return 0 if self.is_whole else int(site["fn"].event_dim)
 
 
 def unit_density(density: Any) -> Any | None:
@@ -70,10 +81,17 @@ def kl_of_site(guide: Site, model: Site, is_fixed: bool) -> SiteKL:
         guide: the site in a trace of the guide.
         model: the site in a trace of the model at the guide's draws.
         is_fixed: whether the prior does not depend on the site itself, see `prior_is_fixed`.
+
+    Raises:
+        InputError: if the site is on a sphere in one program only.
     """
+    require_comparable_densities(guide, model)
     q = unit_density(guide["fn"])
     p = unit_density(model["fn"])
     if q is None or p is None:
+        whole = _closed_form_of_site(guide, model) if is_fixed else None
+        if whole is not None:
+            return SiteKL(ANALYTIC_WHOLE, whole)
         log_q = _masked(guide["fn"].log_prob(guide["value"]), guide, 0)
         return SiteKL(WHOLE, log_q - _masked(model["fn"].log_prob(model["value"]), model, 0))
     if is_fixed and guide["mask"] is None and model["mask"] is None:
@@ -84,6 +102,20 @@ def kl_of_site(guide: Site, model: Site, is_fixed: bool) -> SiteKL:
     log_q = _masked(q.log_prob(guide["value"]), guide, guide["fn"].event_dim)
     log_p = _masked(p.log_prob(model["value"]), model, model["fn"].event_dim)
     return SiteKL(SAMPLED, log_q - log_p)
+
+
+def _closed_form_of_site(guide: Site, model: Site) -> Tensor | None:
+    """Return the KL divergence of a site with dependent units, of its batch shape; None without a closed form."""
+    densities = guide["fn"], model["fn"]
+    if guide["mask"] is not None or model["mask"] is not None:
+        return None
+    if any(isinstance(density, Independent | MaskedDistribution) for density in densities):
+        return None
+    try:
+        kl: Tensor = kl_divergence(*densities)
+    except NotImplementedError:
+        return None
+    return kl.expand(guide["value"].shape[: guide["value"].dim() - guide["fn"].event_dim])
 
 
 def _closed_form(q: Any, p: Any, value: Tensor) -> Tensor:

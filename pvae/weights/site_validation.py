@@ -8,6 +8,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.site_masks import has_no_density, have_same_mask, is_masked
 from pvae.programs.sites import Site, is_delta, is_marked_for_enumeration
+from pvae.weights.sphere_sites import require_comparable_densities
 from pvae.weights.traces import TracePair
 from pvae.weights.tracing import is_traced
 
@@ -15,7 +16,7 @@ __all__ = ["common_scale", "delta_sites", "require_same_masks", "require_same_sc
 
 
 def require_weights_exist(pair: TracePair) -> None:
-    """Refuse programs without a weight per datum, where a latent site is in one program only.
+    """Refuse programs without a weight per datum: a latent site is in one program, or on a sphere in one, only.
 
     Raises:
         InputError: with the name of the site.
@@ -50,6 +51,7 @@ def _require_latent_in_model(site: Site, pair: TracePair) -> None:
             f"Weights need the same z in both programs; site {name!r} is drawn in the guide and observed in the model. "
             "Leave it out of one."
         )
+    require_comparable_densities(site, other)
 
 
 def require_same_masks(pair: TracePair) -> None:

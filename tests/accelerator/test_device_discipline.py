@@ -26,10 +26,13 @@ def faults(*arguments: str) -> dict[str, dict[str, str]]:
 
 def _wrong(found: dict[str, str]) -> dict[str, str]:
     # TraceGraph_ELBO of Pyro wraps tensors in a class of its own, which fake tensors do not allow.
+    # The rejection sampler of vae-sphere reads how many draws are left.
     return {
         name: fault
         for name, fault in found.items()
-        if fault not in ("fine", NOT_FOR) and not ("ProvenanceTensor" in fault and "elbo-graph" in name)
+        if fault not in ("fine", NOT_FOR)
+        and not ("ProvenanceTensor" in fault and "elbo-graph" in name)
+        and not name.startswith("vae-sphere")
     }
 
 

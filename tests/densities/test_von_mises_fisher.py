@@ -202,6 +202,14 @@ def test_second_derivatives_of_draws_are_refused():
         torch.autograd.grad(z.sum() + k**2, k, create_graph=True)
 
 
+@pytest.mark.parametrize("least", [0.0, 1.0, 2.5])
+def test_the_concentration_is_the_least_plus_a_softplus(least):
+    posterior = VonMisesFisherPosterior(4, 3, least=least).double()
+    h = torch.randn(5, 4, dtype=torch.float64)
+    raw = h @ posterior.raw_concentration.weight[0] + posterior.raw_concentration.bias
+    torch.testing.assert_close(posterior(h).concentration, least + (1 + raw.exp()).log(), rtol=1e-12, atol=1e-12)
+
+
 def test_a_mean_direction_of_zeros_is_the_first_axis():
     posterior = VonMisesFisherPosterior(4, 3)
     torch.nn.init.zeros_(posterior.loc.bias)
@@ -216,6 +224,7 @@ def test_a_mean_direction_of_zeros_is_the_first_axis():
     [
         (lambda: SpherePrior(1), "latent needs a whole number of at least 2; got 1"),
         (lambda: VonMisesFisherPosterior(5, 1), "latent needs a whole number of at least 2; got 1"),
+        (lambda: VonMisesFisherPosterior(5, 3, least=-1), "least needs a number of at least 0; got -1"),
         (lambda: UniformSphere(torch.zeros(4, 1)), r"at least 2 dimensions; got zeros of shape \(4, 1\)"),
         (lambda: VonMisesFisher(torch.tensor(1.0), torch.tensor(1.0)), r"at least 2 dimensions; got loc of shape \(\)"),
         (

@@ -206,6 +206,15 @@ MODELS: dict[str, ModelCase] = {
     "vae-mixtures": _vae(
         _binary(12), (12,), data_shape=(12,), prior="mixture:components=3", posterior="mixture:components=2"
     ),
+    "vae-sphere": ModelCase(
+        lambda: VAE((12,), latent=3, hidden=(7, 5), prior="sphere", posterior="von-mises-fisher"),
+        _binary(12),
+        exact=False,
+        reparameterised=True,
+        latent_sites={"z": (3,)},
+        data_shape=(12,),
+        traced=False,
+    ),
     "vae-gaussian": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian"),
     "vae-gaussian-fixed": _vae(_real(12), (12,), data_shape=(12,), likelihood="gaussian:scale=0.3"),
     "vae-grey": _vae(_grey(12), (12,), data_shape=(12,), likelihood="discretised-logistic:levels=17:components=2"),

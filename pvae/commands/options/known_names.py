@@ -31,8 +31,8 @@ __all__ = [
 KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "models": ("autoencoder", "cvae", "gmm", "gmvae", "ladder-vae", "masked-vae", "ssvae", "vae", "vqvae"),
     "networks": ("conv", "gated", "mlp", "resnet"),
-    "priors": ("flow", "mixture", "standard", "vamp"),
-    "posteriors": ("diagonal", "flow", "full", "householder", "mixture"),
+    "priors": ("flow", "mixture", "sphere", "standard", "vamp"),
+    "posteriors": ("diagonal", "flow", "full", "householder", "mixture", "von-mises-fisher"),
     "likelihoods": (
         "bernoulli",
         "categorical",

@@ -13,7 +13,7 @@ from pvae.programs.own_densities import with_own_densities
 from pvae.programs.site_masks import is_switched_off
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
-from pvae.weights.kl import ANALYTIC, WHOLE, kl_of_site, prior_is_fixed
+from pvae.weights.kl import kl_of_site, prior_is_fixed
 from pvae.weights.traces import PARTICLE_PLATE, TracePair
 
 __all__ = ["LatentSite", "kl_by_unit", "kl_of_units", "only_latent_site"]
@@ -51,8 +51,8 @@ class LatentSite:
         moved = values.movedim((particle_axis, data_axis), (0, 1))
         return moved.reshape(*moved.shape[:2], -1)
 
-    def kl(self, is_fixed: bool) -> tuple[Tensor, str]:
-        """Return the KL terms of the units, and how they are computed.
+    def kl(self, is_fixed: bool) -> tuple[Tensor, bool]:
+        """Return the KL terms of the units, and whether they are in closed form.
 
         The terms have shape (particles, batch, units), in nats; there is one unit if the units do not factorise.
 
@@ -61,7 +61,7 @@ class LatentSite:
         """
         kl = kl_of_site(self.guide, self.model, is_fixed)
         terms = self.by_unit(kl.terms, kl.event_dim(self.guide))
-        return terms.sum(-1, True) if kl.how == WHOLE else terms, kl.how
+        return terms.sum(-1, True) if kl.is_whole else terms, kl.is_closed
 
 
 def _frame_dims(site: Site) -> dict[str, int | None]:
@@ -142,7 +142,7 @@ def kl_of_units(weights: LogWeights, data_plate: str | None) -> tuple[Mapping[st
         is_fixed = prior_is_fixed(name, guide_order, model_order)
         terms = [run[name].kl(is_fixed) for run in runs]
         by_site[name] = torch.cat([kl for kl, _ in terms])
-        if name != guide_order[0] or any(how != ANALYTIC for _, how in terms):
+        if name != guide_order[0] or not all(is_closed for _, is_closed in terms):
             sampled.append(name)
     return by_site, tuple(sampled)
 
