@@ -98,10 +98,9 @@ class _Found:
 
 def _find(module: nn.Module) -> _Found:
     """Return the cached entries of a module, which every run of a program needs."""
-    parts = [
-        (path, child.__dict__.get("_pyro_name"), *map(id, child._parameters.values()))
-        for path, child in module.named_modules()
-    ]
+    parts: list[Any] = []
+    for path, child in module.named_modules():
+        parts.append((path, child.__dict__.get("_pyro_name"), *map(id, child._parameters.values())))
     former = _FOUND.get(module)
     if former is not None and former.parts == parts:
         return former

@@ -5,25 +5,32 @@ from __future__ import annotations
 import pyro.distributions as dist
 
 from pvae.errors import InputError
-from pvae.programs.sites import Site, base_distribution, is_delta
+from pvae.programs.sites import Site, is_delta
 
-__all__ = ["have_comparable_densities", "is_on_sphere", "require_comparable_densities"]
+__all__ = ["have_comparable_densities", "require_comparable_densities"]
 
 
-def is_on_sphere(site: Site) -> bool:
-    """Return whether the support of a site is a sphere, also that of all components of a mixture."""
-    try:
-        support = base_distribution(site["fn"]).support
-    except (AttributeError, NotImplementedError):
-        return False
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return isinstance(support, type(dist.constraints.sphere))
+_SPHERE = type(dist.constraints.sphere)
+
+
+def _are_on_sphere(sites: tuple[Site, ...]) -> list[bool]:
+    """Return for each site whether its support is a sphere, also that of all components of a mixture."""
+    found = []
+    for site in sites:  # in one function, because each step of a training calls it
+        try:
+            support = site["fn"].support
+        except (AttributeError, NotImplementedError):
+            support = None
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        found.append(isinstance(support, _SPHERE))
+    return found
 
 
 def have_comparable_densities(guide_site: Site, model_site: Site) -> bool:
     """Return whether both densities of a site are per surface area, or both are not; a Delta has no density."""
-    return is_delta(guide_site) or is_on_sphere(guide_site) == is_on_sphere(model_site)
+    in_guide, in_model = _are_on_sphere((guide_site, model_site))
+    return in_guide == in_model or is_delta(guide_site)
 
 
 def require_comparable_densities(guide_site: Site, model_site: Site) -> None:
@@ -32,9 +39,10 @@ def require_comparable_densities(guide_site: Site, model_site: Site) -> None:
     Raises:
         InputError: with the name of the site.
     """
-    if have_comparable_densities(guide_site, model_site):
+    in_guide, in_model = _are_on_sphere((guide_site, model_site))
+    if in_guide == in_model or is_delta(guide_site):
         return
-    where, other = ("guide", "model") if is_on_sphere(guide_site) else ("model", "guide")
+    where, other = ("guide", "model") if in_guide else ("model", "guide")
     raise InputError(
         f"Site {guide_site['name']!r} is on a sphere in the {where} and not in the {other}, so its densities are per "
         "surface area and per volume, and cannot be compared. Use prior='sphere' with posterior='von-mises-fisher', or "
