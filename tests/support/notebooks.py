@@ -26,7 +26,10 @@ from PIL import Image
 
 __all__ = ["NOTEBOOKS", "read", "run_cells", "shown_text", "unlike", "write_outputs"]
 
-NOTEBOOKS = sorted(DOCS.rglob("[!.]*.ipynb"))
+#: The notebooks of the documentation; a build of the pages has copies.
+NOTEBOOKS = sorted(path for path in DOCS.rglob("[!.]*.ipynb") if "_build" not in path.parts)
+#: The ranking of a comparison at an equal time depends on the machine.
+AT_EQUAL_TIME = re.compile(r"Validation bound at \S+ \w+ of training:")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def _small(picture: bytes) -> bytes:
 
 
 def shown_text(outputs: list[dict[str, Any]]) -> str:
-    """Return what the outputs of a cell show as text, without tags, and without pictures."""
+    """Return what the outputs of a cell show as text, without tags, pictures and what depends on the machine."""
     parts = []
     for output in outputs:
         data = output.get("data", {"text/plain": output.get("text", [])})
@@ -87,7 +90,8 @@ def shown_text(outputs: list[dict[str, Any]]) -> str:
         page = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
         plain = "" if "image/png" in data else "".join(data.get("text/plain", []))
         words = html.unescape(re.sub(r"<[^>]+>", " ", page)) if page else plain
-        parts.append("\n".join(filter(None, (" ".join(line.split()) for line in words.splitlines()))))
+        lines = (" ".join(line.split()) for line in words.splitlines())
+        parts.append("\n".join(line for line in lines if line and not AT_EQUAL_TIME.match(line)))
     return "\n".join(filter(None, parts))
 
 
