@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from pvae.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
+#: PYTHONPATH of a process that finds pvae and the support of the tests.
+PATH_OF_TESTS = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
 
 
 class Done(NamedTuple):
@@ -31,7 +33,7 @@ def run(*arguments: str) -> Done:
 
 def run_script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a script of the tests in a process of its own, which finds pvae and the support of the tests."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
+    environment = {**os.environ, "PYTHONPATH": PATH_OF_TESTS}
     command = [sys.executable, str(path), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
 

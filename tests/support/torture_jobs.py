@@ -12,8 +12,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from command_line import PATH_OF_TESTS
 
 import pvae
 from pvae.comparison.processes import worker_pool
@@ -29,6 +31,8 @@ def processes() -> Any:
     """Return a way to start processes that have imported everything already, and have one thread."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torture_preload"])
+    with patch.dict(os.environ, PYTHONPATH=PATH_OF_TESTS):  # the server does not take over sys.path, and gives no error
+        forkserver._forkserver.ensure_running()
     return context
 
 

@@ -76,23 +76,41 @@ class Start:
         assert not relatives(self.process.pid, self.parent), "processes of the killed job go on"
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, float]]:
+    """Return a function that runs a job once without a kill: the folder of its results, and its time in seconds."""
+    known: dict[str, tuple[Path, float]] = {}
+
+    def run(name: str) -> tuple[Path, float]:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("undisturbed") / "out"
+            known[name] = folder, Start(JOBS[name][0], folder).end()
+        return known[name]
+
+    return run
+
+
 def _copies_of_data(killed: Path) -> int:
     return len(list(Path(temporary_folder(killed)).rglob("*.safetensors")))
 
 
 @pytest.mark.parametrize(("name", "seed"), CASES)
 def test_a_killed_job_goes_on_to_the_same_bits(
-    tmp_path: Path, name: str, seed: int, record_property: Callable[[str, float], None]
+    tmp_path: Path,
+    name: str,
+    seed: int,
+    undisturbed: Callable[[str], tuple[Path, float]],
+    record_property: Callable[[str, float], None],
 ) -> None:
     job, contents = JOBS[name]
     draws = np.random.default_rng(seed)
-    length = Start(job, tmp_path / "whole").end()
+    whole, length = undisturbed(name)
     killed, kills, in_the_middle, copies = tmp_path / "killed", 0, 0, 0
     while kills < MOST_KILLS:
         before = files_of(killed)
         start = Start(job, killed)
         if not start.kill_after(draws.uniform(0.0, MOST_OF_THE_JOB[name] * length)):
-            assert contents(killed) == contents(tmp_path / "whole"), f"after {kills} kills"
+            assert contents(killed) == contents(whole), f"after {kills} kills"
             shutil.rmtree(killed)
             continue
         start.wait_for_orphans()
@@ -102,7 +120,7 @@ def test_a_killed_job_goes_on_to_the_same_bits(
         assert left <= 1, "a start removes the copies that killed ones have left"
         copies += left
     Start(job, killed).end()
-    assert contents(killed) == contents(tmp_path / "whole"), f"after {kills} kills"
+    assert contents(killed) == contents(whole), f"after {kills} kills"
     assert _copies_of_data(killed) == 0
     assert not [path for path in killed.rglob("*") if path.name.endswith((".tmp", ".lock"))]
     record_property(f"kills of {name}", kills)
@@ -112,12 +130,15 @@ def test_a_killed_job_goes_on_to_the_same_bits(
 
 @pytest.mark.parametrize("job", [train, compare])
 def test_of_two_jobs_into_one_folder_one_is_refused(
-    tmp_path: Path, job: Callable[..., None], record_property: Callable[[str, float], None]
+    tmp_path: Path,
+    job: Callable[..., None],
+    undisturbed: Callable[[str], tuple[Path, float]],
+    record_property: Callable[[str, float], None],
 ) -> None:
     name = job.__name__
     contents = JOBS[name][1]
     turns = 1 + TIMES // 5
-    Start(job, tmp_path / "alone").end()
+    alone, _ = undisturbed(name)
     refused = 0
     for turn in range(turns):
         out, outcomes = tmp_path / str(turn), processes().Queue()
@@ -129,7 +150,7 @@ def test_of_two_jobs_into_one_folder_one_is_refused(
             process.join()
         # a job that starts after the end of the other one finds a finished folder
         assert said[0] == "" and (said[1] == "" or "one writer at a time" in said[1]), said
-        assert contents(out) == contents(tmp_path / "alone")
+        assert contents(out) == contents(alone)
         refused += said[1] != ""
     assert refused
     record_property(f"pairs of {name} at once", turns)
