@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from pyro import poutine
 from stats import assert_close_in_sigmas
 from torch import Tensor
+from untrained_runs import SMALL, UNTRAINED, untrained_run
 
 import pvae
 from pvae.batch import Batch
@@ -25,16 +27,9 @@ from pvae.train.fitted_priors.network_fits import fit_autoregressive, fit_flow, 
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
-UNTRAINED: dict[str, Any] = {"epochs": 0, "step": "eager", "progress": False}
-SMALL: dict[str, Any] = {"data_shape": 6, "latent": 2, "hidden": (5,)}
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(2)).round()
 DATA = pvae.load_data(X, validation=0, test=0, binarise="none")
-
-
-def untrained(model: Any, **options: Any) -> pvae.Run:
-    """Return the run of a model with its initial parameters."""
-    torch.manual_seed(0)
-    return pvae.fit(model, DATA, **{**UNTRAINED, **options})
+untrained = partial(untrained_run, data=DATA)
 
 
 def log_weights(run: pvae.Run) -> pvae.LogWeights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from command_line import run as command
 from stats import assert_close_in_sigmas
 from torch import Tensor
+from untrained_runs import SMALL, UNTRAINED, untrained_run
 
 import pvae
 from pvae.commands.fitting_priors import KIND_HELP
@@ -29,16 +31,9 @@ from pvae.train.run_record import config_hash
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
-UNTRAINED: dict[str, Any] = {"epochs": 0, "step": "eager", "progress": False}
-SMALL: dict[str, Any] = {"data_shape": 6, "latent": 2, "hidden": (5,)}
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(2)).round()
 DATA = pvae.load_data(X, validation=10, test=10, binarise="none")
-
-
-def untrained(model: Any, **options: Any) -> pvae.Run:
-    """Return the run of a model with its initial parameters."""
-    torch.manual_seed(0)
-    return pvae.fit(model, DATA, **{**UNTRAINED, **options})
+untrained = partial(untrained_run, data=DATA)
 
 
 def evidence(run: pvae.Run) -> pvae.Estimate:

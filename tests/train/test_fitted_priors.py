@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import models
@@ -13,6 +14,7 @@ import torch
 import tutorial_vae
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from untrained_runs import SMALL, untrained_run
 
 import pvae
 from pvae.batch import Batch
@@ -24,14 +26,9 @@ from pvae.train.fitted_priors.mixture_fit import fit_mixture
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
-UNTRAINED: dict[str, Any] = {"epochs": 0, "step": "eager", "progress": False}
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(2)).round()
 DATA = pvae.load_data(X, validation=0, test=0, binarise="none")
-
-
-def untrained(model: Any, data: Any = DATA, **options: Any) -> pvae.Run:
-    """Return the run of a model with its initial parameters."""
-    return pvae.fit(model, data, **{**UNTRAINED, **options})
+untrained = partial(untrained_run, data=DATA)
 
 
 # ---- A linear model in coordinates in which its prior is not standard normal
@@ -53,7 +50,7 @@ def linear() -> tuple[pvae.Run, pvae.data.Splits, LinearGaussian]:
     data = pvae.load_data(LINEAR.x, validation=0, test=0, binarise="none")
     likelihood = f"gaussian:scale={best.variance**0.5}"
     model = pvae.VAE(4, latent=2, hidden=0, likelihood=likelihood, posterior="full", output_bias=None)
-    run = untrained(model, data, precision="float64")
+    run = untrained(model, data=data, precision="float64")
     inverse = torch.linalg.inv(CHANGE)
     gain = inverse @ torch.linalg.solve(best.weight.T @ best.weight + best.variance * torch.eye(2), best.weight.T)
     factor = torch.linalg.cholesky(inverse @ best.posterior(best.mean[None])[1] @ inverse.T)
@@ -148,7 +145,6 @@ def guide_by_store(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x[:, :2], pyro.param("width", torch.tensor(0.3))).to_event(1))
 
 
-SMALL: dict[str, Any] = {"data_shape": 6, "latent": 2, "hidden": (5,)}
 MODELS = {
     "built-in": lambda: pvae.VAE(**SMALL),
     "vamp": lambda: pvae.VAE(**SMALL, prior="vamp:components=5"),
@@ -201,7 +197,7 @@ def old_prior(run: pvae.Run, name: str, z: Tensor) -> Tensor:
 def test_samples_come_from_the_prior_of_the_codes() -> None:
     torch.manual_seed(0)
     data = pvae.load_data(3 + 0.1 * torch.randn(200, 6), validation=0, test=0, binarise="none")
-    run = untrained(models.TwoNumbers(), data)
+    run = untrained(models.TwoNumbers(), data=data)
     fitted = pvae.fit_prior(run, "full-gaussian", data)
     # the guide's u is 0.7 z, its z is near 3, and the model's z is 0.7 u
     assert float(run.sample(2000).mean()) == pytest.approx(0, abs=0.1)
