@@ -13,6 +13,7 @@ __all__ = [
     "as_double",
     "capture_states",
     "count_devices",
+    "device_words",
     "has_double",
     "restore_states",
     "seed_devices",
@@ -21,6 +22,11 @@ __all__ = [
 
 #: The accelerators by the name of their device, and what they are.
 KINDS = {"cuda": "CUDA", "xpu": "Intel", "mps": "Apple"}
+
+
+def device_words(kind: str) -> str:
+    """Return a device of a kind in words, such as "a CUDA device"."""
+    return f"{'a' if kind == 'cuda' else 'an'} {KINDS[kind]} device"
 
 
 def count_devices(kind: str) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["MATMULS", "FitOptions", "PriorFitOptions"]
+__all__ = ["MATMULS", "FitOptions", "PriorFitOptions", "matmul_help"]
 
 #: How matrix products may be computed: by the fastest library, or by torch alone.
 MATMULS = ("auto", "aten")
@@ -19,6 +19,15 @@ MATMULS = ("auto", "aten")
 def _metadata(help_text: str, choices: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the metadata of a field: the help of its flag, and its possible values if these are few."""
     return {"help": help_text, "choices": choices}
+
+
+def matmul_help(products: str) -> str:
+    """Return the help of an option with the values `MATMULS`.
+
+    Args:
+        products: the products, such as ``"the matrix products"``.
+    """
+    return f"Who computes {products}: auto is the fastest library for each shape; aten is torch."
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class FitOptions:
     matmul: str = field(
         default=MATMULS[0],
         metadata=_metadata(
-            "Who computes the matrix products of a graph: auto is the fastest library for each shape; aten is torch.",
+            matmul_help("the matrix products of a graph"),
             MATMULS,
         ),
     )

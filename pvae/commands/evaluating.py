@@ -42,7 +42,7 @@ from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import format_rows, print_json, print_status
 from pvae.commands.saved_mixtures import evaluate_mixture, open_mixture
 from pvae.errors import InputError
-from pvae.fit_options import MATMULS
+from pvae.fit_options import MATMULS, matmul_help
 
 if TYPE_CHECKING:
     from pvae.evaluate import Estimate
@@ -53,9 +53,6 @@ LIMIT_HELP = "Number of data to use, drawn at random by --seed. [default: all; 1
 METHOD_HELP = (
     "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. ais: log evidence by "
     "annealed importance sampling. sandwich: lower and upper estimate of it. accuracy: accuracy of predicted labels."
-)
-MATMUL_HELP = (
-    "Who computes the matrix products of is and elbo: auto is the fastest library for each shape; aten is torch."
 )
 METHODS = ["is", "elbo", *ANNEALING_METHODS, "accuracy"]
 PARTICLES_HELP = "Number of draws of z per datum. The method accuracy needs none."
@@ -77,7 +74,9 @@ ASSIGN_HELP = "Write the component of every row to this CSV file, for a mixture 
 @make_option("Computation", "--budget", click.FloatRange(min=1), 1e8, BUDGET_HELP)
 @make_option("Computation", "--particles", click.IntRange(min=1), 1000, PARTICLES_HELP)
 @make_option("Computation", "--seed", int, 0, "Seed of the draws.")
-@make_option("Computation", "--matmul", click.Choice(MATMULS), MATMULS[0], MATMUL_HELP)
+@make_option(
+    "Computation", "--matmul", click.Choice(MATMULS), MATMULS[0], matmul_help("the matrix products of is and elbo")
+)
 @device_option
 @annealing_options
 @make_option("Output", "--arviz", click.Path(), None, ARVIZ_HELP)

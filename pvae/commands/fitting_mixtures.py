@@ -20,7 +20,7 @@ from pvae.commands.options.option_types import SettingType, parse_whole_numbers
 from pvae.commands.options.table_flags import table_options
 from pvae.commands.output import print_json, print_text
 from pvae.errors import InputError
-from pvae.fit_options import MATMULS
+from pvae.fit_options import MATMULS, matmul_help
 from pvae.names import printable
 
 __all__ = ["em"]
@@ -50,7 +50,6 @@ ASSIGN_HELP = "CSV file for the component of every row, in the order of the rows
 MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."
 START_HELP = "How a start chooses the initial parameters."
-MATMUL_HELP = "Who computes the matrix products: auto is the fastest library for each shape; aten is torch."
 OUT_HELP = "Folder for the parameters, results and figures. [default: write nothing]"
 
 
@@ -80,7 +79,7 @@ OUT_HELP = "Folder for the parameters, results and figures. [default: write noth
 @make_option("EM", "--merge", float, None, MERGE_HELP)
 @make_option("EM", "--split-merge", int, 0, SPLIT_MERGE_HELP)
 @make_option("EM", "--device", str, None, "cpu or cuda. [default: cpu]")
-@make_option("EM", "--matmul", click.Choice(MATMULS), "auto", MATMUL_HELP)
+@make_option("EM", "--matmul", click.Choice(MATMULS), MATMULS[0], matmul_help("the matrix products"))
 @make_option("EM", "--seed", int, 0, "Seed of the starts.")
 @click.option("--out", type=click.Path(), default=None, help=OUT_HELP)
 @click.option("--assign", type=click.Path(), default=None, help=ASSIGN_HELP)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 __all__ = ["digest", "digest_of_chunks"]
@@ -51,4 +52,10 @@ def _header(name: str, array: np.ndarray, size: int) -> bytes:
 
 
 def _as_array(value: Tensor | np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
+    """Return an array in one piece of memory; of numbers that NumPy does not have, such as bfloat16, the bytes."""
+    if isinstance(value, Tensor):
+        value = value.cpu()
+        value = (
+            torch.atleast_1d(value).contiguous().view(torch.uint8) if value.dtype == torch.bfloat16 else value
+        ).numpy()
+    return np.ascontiguousarray(value)

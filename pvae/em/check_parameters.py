@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvae.accelerators import KINDS, count_devices
+from pvae.accelerators import KINDS, count_devices, device_words
 from pvae.checks import is_number, is_whole
 from pvae.em.covariances.families import FAMILIES
 from pvae.em.initialisation.initial_statistics import INITIALISERS
@@ -122,7 +122,7 @@ def find_device(device: Any, default: torch.device) -> torch.device:
         raise InputError("EM adds in 64-bit numbers, which device='mps' does not have. Use device='cpu'.")
     if named.type in KINDS and not count_devices(named.type):
         raise InputError(
-            f"device={device!r} needs a {KINDS[named.type]} device; this machine has none. Use device='cpu'."
+            f"device={device!r} needs {device_words(named.type)}; this machine has none. Use device='cpu'."
         )
     return named
 

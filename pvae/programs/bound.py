@@ -242,7 +242,7 @@ def _kind(value: Any) -> Any:
 
 def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:
     """Return the training flags of all modules. Batch normalisation vectorises in one mode and not in the other."""
-    modules: list[nn.Module] = []
+    modules: list[nn.Module] = []  # a comprehension would be a further call in each step of a training
     for owner in owners:
         if isinstance(owner, nn.Module):
             modules.extend(owner.modules())

@@ -98,7 +98,7 @@ class _Found:
 
 def _find(module: nn.Module) -> _Found:
     """Return the cached entries of a module, which every run of a program needs."""
-    parts: list[Any] = []
+    parts: list[Any] = []  # a comprehension would be a further call in each step of a training
     for path, child in module.named_modules():
         parts.append((path, child.__dict__.get("_pyro_name"), *map(id, child._parameters.values())))
     former = _FOUND.get(module)

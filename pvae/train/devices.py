@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvae.accelerators import KINDS, count_devices
+from pvae.accelerators import KINDS, count_devices, device_words
 from pvae.errors import InputError
 from pvae.forked_threads import require_usable_threads
 from pvae.randomness import RandomState, preserved_randomness, seed_generators
@@ -39,7 +39,7 @@ def resolve(device: str | torch.device) -> torch.device:
     count = count_devices(resolved.type)
     if (resolved.index or 0) >= count:
         raise InputError(
-            f"device={str(device)!r} needs {_article(KINDS[resolved.type])} device; this machine has {count}. "
+            f"device={str(device)!r} needs {device_words(resolved.type)}; this machine has {count}. "
             "Use device='auto' or device='cpu'."
         )
     return resolved
@@ -47,10 +47,6 @@ def resolve(device: str | torch.device) -> torch.device:
 
 def _unknown_device(device: str | torch.device) -> InputError:
     return InputError(f"Unknown device {str(device)!r}; use auto, cpu, cuda, cuda:0, xpu or mps.")
-
-
-def _article(name: str) -> str:
-    return f"an {name}" if name[0] in "AI" else f"a {name}"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.batch import Batch
+from pvae.data.data_digest import digest
 from pvae.errors import InputError
 from pvae.models.fitted_prior import is_built_in, without_prior
 from pvae.programs.binding import bind
@@ -94,12 +94,7 @@ def digest_without_prior(model: Any, tensors: Mapping[str, Tensor]) -> str:
         }
     if is_built_in(base):
         tensors = {name: value for name, value in tensors.items() if not name.startswith("prior.")}
-    sha256 = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        sha256.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        sha256.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha256.hexdigest()
+    return digest({name: value.detach() for name, value in tensors.items()})
 
 
 def require_own_codes(folder: Path, config: Mapping[str, Any], model: Any, tensors: Mapping[str, Tensor]) -> None:

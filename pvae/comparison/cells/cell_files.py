@@ -118,7 +118,7 @@ def _read_config(cell: Cell) -> dict[str, Any] | None:
         config = read_json(cell.record, _MOST_BYTES_OF_JSON)
         check_form(cell.record, config, dict)
         expected = config.pop(_CHECKSUM, None)
-        if expected is not None and digest(json.dumps(config, sort_keys=True).encode()) != expected:
+        if expected is not None and _checksum_of_options(config) != expected:
             raise InputError(f"{cell.record} is damaged: its checksum does not match its content.")
     except InputError as error:
         raise InputError(f"{error} Remove it together with its run {cell.folder}, or give another out") from error
@@ -128,6 +128,11 @@ def _read_config(cell: Cell) -> dict[str, Any] | None:
 def _through_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they are read from a file: a tuple is a list there."""
     return dict(json.loads(json.dumps(config)))
+
+
+def _checksum_of_options(config: Mapping[str, Any]) -> str:
+    """Return the checksum of options as they are read from a file, in which a number may be infinite."""
+    return digest(json.dumps(config, sort_keys=True).encode())
 
 
 def _list_differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -144,8 +149,7 @@ def write_config(cell: Cell) -> None:
     """Write the options of a cell, before it starts."""
     cell.record.parent.mkdir(parents=True, exist_ok=True)
     config = _through_json(cell.config)
-    checksum = digest(json.dumps(config, sort_keys=True).encode())
-    write_text(cell.record, json.dumps({**config, _CHECKSUM: checksum}, indent=1))
+    write_text(cell.record, json.dumps({**config, _CHECKSUM: _checksum_of_options(config)}, indent=1))
 
 
 def read_finished(cell: Cell) -> Outcome | None:
