@@ -110,6 +110,7 @@ from .objectives import (
     VIMCO as VIMCO,
     VarianceRegularised as VarianceRegularised,
     VectorQuantised as VectorQuantised,
+    WAE as WAE,
     WakeSleep as WakeSleep,
     WeightsObjective as WeightsObjective,
 )

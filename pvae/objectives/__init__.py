@@ -23,6 +23,7 @@ from pvae.objectives.kl.constrained import Constrained
 from pvae.objectives.kl.free_bits import FreeBits
 from pvae.objectives.kl.mean_discrepancy import mmd
 from pvae.objectives.kl.schedules import Schedule
+from pvae.objectives.kl.wasserstein import WAE
 from pvae.objectives.kl.weighted_kl import Beta, Capacity
 from pvae.objectives.phases.alternate import Alternate
 from pvae.objectives.phases.alternating import PlayersObjective
@@ -58,6 +59,7 @@ __all__ = [
     "PIWAE",
     "STRATEGIES",
     "VIMCO",
+    "WAE",
     "Adversarial",
     "Alternate",
     "Beta",

@@ -168,16 +168,24 @@ class WeightsObjective(Objective):
         with pyro.validation_enabled(False) if has_relaxed_draws else nullcontext():
             weights = self.weights(model, guide, args, kwargs)
             value, surrogate = estimate(self, weights)
-        return scaled_terms(weights, value, surrogate)
+        return scaled_terms(weights, value, surrogate, self.recorded(weights))
+
+    def recorded(self, weights: LogWeights) -> dict[str, Tensor]:
+        """Return the numbers that a training records beside the loss, each of shape (batch,), nats, without gradient.
+
+        By default they are those of `LogWeights.named`.
+        """
+        return weights.named()
 
 
-def scaled_terms(weights: LogWeights, value: Tensor, surrogate: Tensor) -> Terms:
+def scaled_terms(weights: LogWeights, value: Tensor, surrogate: Tensor, recorded: Mapping[str, Tensor]) -> Terms:
     """Return the terms of a batch, as sums over data, each times its scale.
 
     Args:
         weights: the weights of the batch.
         value: the reported value per datum, shape (batch,), nats.
         surrogate: what is maximised, per datum, shape (batch,), nats.
+        recorded: the numbers that a training records beside the loss, each of shape (batch,), nats.
     """
     loss = -(value * weights.scale).sum()
-    return Terms(loss, -(surrogate * weights.scale).sum(), scaled_sums(weights.named(), weights.scale))
+    return Terms(loss, -(surrogate * weights.scale).sum(), scaled_sums(recorded, weights.scale))

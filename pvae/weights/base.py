@@ -129,8 +129,11 @@ class LogWeights:
         """Return the means over particles that a training records, each of shape (batch,), nats, without gradient.
 
         ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence. If guide
-        sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``.
+        sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``. A guide of points
+        without a density has no ELBO and no KL divergence.
         """
+        if self._points:
+            return {"log_likelihood": self._mean(self.log_likelihood()).detach()}
         with torch.no_grad():
             # A further loss of the guide is in the weights, as it is trained; it is no part of q.
             elbo = self._mean(sum_tensors([self.log_w, *[self.site_log_guide[name] for name in self._loss_terms]]))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import pvae
 from pvae import InputError
 from pvae.objectives import (
+    WAE,
     Beta,
     Capacity,
     Constrained,
@@ -729,6 +730,7 @@ EVERY = {
     "variance": lambda: VarianceRegularised(0.5, 3),
     "log-variance": lambda: LogVariance(3),
     "info-mmd": lambda: InfoMMD(0.1, 10.0, particles=2),
+    "wae": lambda: WAE(50.0, particles=2),
     "total-correlation": lambda: TotalCorrelation(data_size=40, particles=2),
     "stratified": lambda: TotalCorrelation(data_size=40, estimator="stratified"),
 }
@@ -823,6 +825,13 @@ def test_histories_show_the_elbo_and_the_coefficient() -> None:
         lambda: LogVariance(1),
         lambda: InfoMMD(kernel="linear"),
         lambda: InfoMMD(mmd=-1.0),
+        lambda: InfoMMD(scale=(1.0, 0.0)),
+        lambda: WAE(-1.0),
+        lambda: WAE(kernel="laplace"),
+        lambda: WAE(scale=()),
+        lambda: WAE(scale="wide"),
+        lambda: used(WAE(), size=1),
+        lambda: used(WAE(), exact.TwoLayerModel()),
         lambda: TotalCorrelation(estimator="exact"),
         lambda: used(Constrained()),
         lambda: used(FreeBits(by=3)),
@@ -845,6 +854,7 @@ def test_bad_settings_are_one_clear_line(make: Callable[[], Any]) -> None:
         lambda: terms_of(FreeBits(), exact.DiscreteModel(), torch.arange(4)),
         lambda: terms_of(Capacity(), exact.DiscreteModel(), torch.arange(4)),
         lambda: terms_of(InfoMMD(), exact.DiscreteModel(), torch.arange(4)),
+        lambda: terms_of(WAE(), exact.DiscreteModel(), torch.arange(4)),
         lambda: terms_of(TotalCorrelation(data_size=4), exact.DiscreteModel(), torch.arange(4)),
         lambda: LogVariance(gradients={"z": "score"}),
     ],

@@ -357,6 +357,7 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "variance": ObjectiveCase("any"),
     "log-variance": ObjectiveCase("any"),
     "info-mmd": ObjectiveCase(),
+    "wae": ObjectiveCase(),
     "total-correlation:data_size=100": ObjectiveCase(),
     "stl:particles=1": ObjectiveCase(),
     "stl:particles=3": ObjectiveCase(),

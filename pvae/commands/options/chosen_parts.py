@@ -65,8 +65,9 @@ def chosen_model(ctx: click.Context, model: str) -> ModelSpec:
     from pvae.models.make_model import spec_from_text
 
     named = spec_from_text(model)
-    name, _ = resolve_system(named.name, takes_objective="objective" in ctx.params)
-    return ModelSpec(name, {**_model_settings(ctx), **named.settings})
+    model_of_system, _ = resolve_system(named.name, takes_objective="objective" in ctx.params)
+    system = spec_from_text(model_of_system)
+    return ModelSpec(system.name, {**system.settings, **_model_settings(ctx), **named.settings})
 
 
 def _model_settings(ctx: click.Context) -> dict[str, Any]:

@@ -55,8 +55,9 @@ SYSTEM_ALIASES: dict[str, tuple[str, str | None]] = {
     "beta-vae": ("vae", "beta"),
     "iwae": ("vae", "iwae"),
     "vq-vae": ("vqvae", None),
+    "wae": ("autoencoder:prior=standard", "wae"),
 }
-"""Other names of systems: the model, and the objective that is part of the system, or None."""
+"""Other names of systems: the model with its settings, and the objective that is part of the system, or None."""
 
 
 def objective_names() -> list[str]:
@@ -66,7 +67,7 @@ def objective_names() -> list[str]:
 
 
 def resolve_system(name: str, *, takes_objective: bool) -> tuple[str, str | None]:
-    """Return the model that a name means, and the objective that is part of it, or None.
+    """Return the model that a name means, with its settings, and the objective that is part of it, or None.
 
     Args:
         name: the name of a model, of `SYSTEM_ALIASES`, or of a file and a class.

@@ -186,6 +186,13 @@ _BY_NAME = {
         2017,
         "arXiv:1706.02262",
     ),
+    "wae": Publication(
+        "tolstikhin2018wasserstein",
+        "Tolstikhin, Ilya and Bousquet, Olivier and Gelly, Sylvain and Schoelkopf, Bernhard",
+        "Wasserstein Auto-Encoders",
+        2018,
+        "ICLR 2018",
+    ),
     "total-correlation": Publication(
         "chen2018isolating",
         "Chen, Ricky T. Q. and others",

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from pvae.errors import InputError
 from pvae.objectives.adversarial.base import Adversarial
 from pvae.objectives.adversarial.critic_inputs import codes_in_model_order, draw_codes, simulate
 from pvae.objectives.adversarial.sides import Sides
@@ -82,8 +81,4 @@ class AAE(Adversarial):
         require_pathwise(type(self).__name__, weights)
         log_likelihood = weights.log_likelihood()[0]
         loss = -(log_likelihood * weights.scale).sum()
-        try:
-            named = weights.named()
-        except InputError:  # a guide of Delta sites has no ELBO
-            named = {"log_likelihood": log_likelihood}
-        return Terms(loss.detach(), loss, scaled_sums(named, weights.scale))
+        return Terms(loss.detach(), loss, scaled_sums(weights.named(), weights.scale))

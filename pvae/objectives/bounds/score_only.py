@@ -48,4 +48,4 @@ class ScoreOnlyObjective(WeightsObjective):
                 "'iwae'."
             )
         surrogate = self.surrogate(weights)
-        return scaled_terms(weights, self.bound(weights), surrogate)
+        return scaled_terms(weights, self.bound(weights), surrogate, self.recorded(weights))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.objectives.kl.kl_by_unit import LatentSite, only_latent_site
-from pvae.objectives.kl.mean_discrepancy import KERNELS, mmd
+from pvae.objectives.kl.prior_discrepancy import PriorDiscrepancy
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
@@ -33,7 +33,7 @@ class InfoMMD(WeightsObjective):
         kl: the weight of the KL, 1 - alpha in the paper; 0 is the paper's MMD-VAE.
         mmd: the weight of MMD^2, alpha + lambda - 1 in the paper.
         kernel: ``"gaussian"`` or ``"imq"`` (see `pvae.objectives.mmd`).
-        scale: the width of the kernel in units of the prior's scale.
+        scale: the width of the kernel in units of the prior's scale; for several widths, the kernel is the sum.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 
@@ -56,40 +56,24 @@ class InfoMMD(WeightsObjective):
         kl: float = 0.0,
         mmd: float = 100.0,
         kernel: str = "gaussian",
-        scale: float = 1.0,
+        scale: float | tuple[float, ...] = 1.0,
         particles: int = 1,
         **options: Unpack[WeightsOptions],
     ) -> None:
         super().__init__(particles, **options)
         self.kl = not_negative("kl", kl)
         self.mmd = not_negative("mmd", mmd)
-        if kernel not in KERNELS or not scale > 0:
-            raise InputError(
-                f"InfoMMD needs kernel='gaussian' or 'imq', and scale > 0; got kernel={kernel!r}, scale={scale!r}."
-            )
-        self.kernel = kernel
-        self.scale = float(scale)
+        self.discrepancy = PriorDiscrepancy("InfoMMD", kernel, scale)
 
     def settings(self) -> dict[str, Any]:
         """Return both weights, the kernel and its width, and the number of particles."""
-        return {"kl": self.kl, "mmd": self.mmd, "kernel": self.kernel, "scale": self.scale, **super().settings()}
+        return {"kl": self.kl, "mmd": self.mmd, **self.discrepancy.settings(), **super().settings()}
 
     def surrogate(self, weights: LogWeights) -> Tensor:
         """Return the objective, shape (batch,), in nats; the discrepancy is the same for every datum."""
         likelihood = weights.log_likelihood()
-        runs = only_latent_site(weights, self.data_plate, "InfoMMD")
-        discrepancy = torch.cat([self._discrepancy(latent) for latent in runs])
-        return (likelihood - self.kl * (likelihood - weights.log_w)).mean(0) - self.mmd * discrepancy.mean()
-
-    def _discrepancy(self, latent: LatentSite) -> Tensor:
-        """Return MMD^2 between the codes of a batch and draws of the prior, for each particle, shape (particles,)."""
-        prior = latent.model["fn"]
-        prior_draws = prior.rsample() if prior.has_rsample else prior.sample()
-        ours = latent.by_unit(latent.guide["value"], prior.event_dim)
-        theirs = latent.by_unit(prior_draws, prior.event_dim)
-        if ours.shape[1] < 2:
-            raise InputError("InfoMMD needs batches of at least 2 data, to compare them with each other; got 1 datum.")
-        return mmd(ours, theirs.to(ours), self.kernel, self.scale)
+        discrepancy = self.discrepancy(weights, self.data_plate)
+        return (likelihood - self.kl * (likelihood - weights.log_w)).mean(0) - self.mmd * discrepancy
 
 
 @named("total-correlation", "beta-TCVAE: weights the total correlation of the aggregate posterior by beta; biased")
