@@ -91,6 +91,7 @@ from .objectives import (
     Constrained as Constrained,
     DReG as DReG,
     Dirac as Dirac,
+    FactorVAE as FactorVAE,
     FreeBits as FreeBits,
     GAN as GAN,
     IWAE as IWAE,

@@ -7,6 +7,7 @@ from pvae.objectives.adversarial.aae import AAE
 from pvae.objectives.adversarial.ali import ALI
 from pvae.objectives.adversarial.base import Adversarial
 from pvae.objectives.adversarial.critics import LOSSES, CriticLoss
+from pvae.objectives.adversarial.factor_vae import FactorVAE
 from pvae.objectives.adversarial.gan import GAN
 from pvae.objectives.adversarial.sides import Sides
 from pvae.objectives.base import Objective, ObjectiveModule, Terms
@@ -68,6 +69,7 @@ __all__ = [
     "CriticLoss",
     "DReG",
     "Dirac",
+    "FactorVAE",
     "FreeBits",
     "GraphELBO",
     "InfoMMD",

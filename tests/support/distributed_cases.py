@@ -170,6 +170,7 @@ def refusals() -> dict[str, str]:
     return {
         "mmd": error_of(objective="info-mmd", data=even),
         "total correlation": error_of(objective="total-correlation:data_size=30", data=even),
+        "factor-vae": error_of(objective="factor-vae:hidden=4", data=even),
         "global": error_of(model=Global()),
         "max_seconds": error_of(max_seconds=1.0),
         "rollback": error_of(on_divergence="rollback"),

@@ -390,6 +390,7 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "gan:loss=least-squares:spectral=true": ObjectiveCase("any", untrained=("phi",)),
     "aae": ObjectiveCase(),
     "aae:loss=wasserstein:hidden=8,8": ObjectiveCase(),
+    "factor-vae": ObjectiveCase(),
     "ali": ObjectiveCase(),
     "ali:spectral=true:penalty=1": ObjectiveCase(),
 }

@@ -98,6 +98,7 @@ def test_running_averages_of_batch_normalisation_are_averaged_and_it_is_said(fou
     [
         ("mmd", "is none: its loss for a batch is not the mean over the shares"),
         ("total correlation", "is not the mean over the shares"),
+        ("factor-vae", "draws random numbers by torch.randperm"),
         ("global", "is none: its loss for a batch is not the mean over the shares"),
         ("max_seconds", "Give max_steps or epochs"),
         ("rollback", "Use on_divergence='stop'"),

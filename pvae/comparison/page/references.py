@@ -228,6 +228,13 @@ _BY_NAME = {
         2015,
         "arXiv:1511.05644",
     ),
+    "factor-vae": Publication(
+        "kim2018factorising",
+        "Kim, Hyunjik and Mnih, Andriy",
+        "Disentangling by Factorising",
+        2018,
+        "arXiv:1802.05983",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""`Adversarial`, the base class of GAN, AAE and ALI: it matches two distributions by a critic."""
+"""`Adversarial`, the base class of GAN, AAE, ALI and FactorVAE: a critic compares two distributions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pvae.objectives.adversarial.critics import (
     frozen_parameters,
     gradient_penalty,
     new_critic,
+    require_fitting,
 )
 from pvae.objectives.adversarial.sides import Sides, concatenate_rows, widest_dtype
 from pvae.objectives.base import Terms, scaled_sums
@@ -71,6 +72,8 @@ class Adversarial(PlayersObjective):
 
     #: the sides that the gradient against the critic changes: "q", "p" or both
     moves = "qp"
+    #: whether the critic gets the arguments that a simulation of the model depends on
+    conditional = True
 
     biased = "it is the gradient for the present critic, and only the best critic gives the divergence"
     unranked = "no validation score ranks adversarial training"
@@ -94,7 +97,7 @@ class Adversarial(PlayersObjective):
         self.hidden = require_sizes(hidden, "hidden")
         self.spectral = bool(spectral)
         self.penalty = checked_penalty(penalty, self._default_penalty())
-        self._require_fitting(critic)
+        require_fitting(critic, self.kind, self.penalty, self.spectral)
         self.network = critic
         self._has_user_critic = critic is not None
         self._conditions: tuple[Any, ...] | None = None
@@ -102,19 +105,6 @@ class Adversarial(PlayersObjective):
     def _default_penalty(self) -> float:
         """Return the penalty if none is set: a Wasserstein critic needs a bound on its gradient."""
         return _DEFAULT_PENALTY if self.kind == "wasserstein" and not self.spectral else 0.0
-
-    def _require_fitting(self, critic: nn.Module | None) -> None:
-        """Refuse settings that contradict each other."""
-        if critic is not None and (self.spectral or not isinstance(critic, nn.Module)):
-            raise InputError(
-                "critic needs to be a torch.nn.Module, without spectral=True, which is for the built-in critic; got "
-                f"{type(critic).__name__} and spectral={self.spectral}. Normalise the weights inside the module."
-            )
-        if self.kind == "wasserstein" and not self.penalty and not self.spectral and critic is None:
-            raise InputError(
-                "The gradient of a Wasserstein critic has to be bounded; got penalty=0 and spectral=False. Give "
-                "penalty > 0 or spectral=True."
-            )
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that are not the defaults."""
@@ -279,7 +269,7 @@ class Adversarial(PlayersObjective):
         """Find the conditions and make the critic, at the first batch only."""
         if self._conditions is not None:
             return
-        self._conditions = find_conditions(programs)
+        self._conditions = find_conditions(programs) if self.conditional else ()
         with torch.no_grad():
             sides = self.sides(programs.model, programs.guide, programs.args, programs.kwargs)
         parts = (*sides.q, *self._condition_rows(programs.args, programs.kwargs))

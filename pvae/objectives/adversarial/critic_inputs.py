@@ -16,7 +16,7 @@ from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration, is_subsample, sample_sites
 
-__all__ = ["Simulation", "codes_in_model_order", "draw_codes", "simulate"]
+__all__ = ["Simulation", "codes_in_model_order", "draw_codes", "scale_of", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def simulate(programs: BoundPrograms, guide_trace: poutine.Trace | None = None) 
         name = site["name"]
         drawn[name], data[name] = _drawn_and_data_rows(site, simulating.data[name], data_dim)
     latent_rows = {site["name"]: _rows(site, site["value"], data_dim) for site in latent}
-    return Simulation(latent_rows, drawn, data, _scale(observed[0]))
+    return Simulation(latent_rows, drawn, data, scale_of(observed[0]))
 
 
 def draw_codes(programs: BoundPrograms) -> tuple[dict[str, Tensor], poutine.Trace]:
@@ -238,7 +238,7 @@ def _rows(site: Site, value: Tensor, data_dim: int, extra_dims: int = 0) -> Tens
     return moved.reshape(len(moved), -1)
 
 
-def _scale(site: Site) -> float | Tensor:
+def scale_of(site: Site) -> float | Tensor:
     """Return the scale of a site, a number or shape (batch,)."""
     scale: float | Tensor = site["scale"]
     return scale.flatten() if isinstance(scale, Tensor) and scale.dim() else scale

@@ -13,8 +13,17 @@ from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pvae.checks import require_number
+from pvae.errors import InputError
 
-__all__ = ["LOSSES", "CriticLoss", "checked_penalty", "frozen_parameters", "gradient_penalty", "new_critic"]
+__all__ = [
+    "LOSSES",
+    "CriticLoss",
+    "checked_penalty",
+    "frozen_parameters",
+    "gradient_penalty",
+    "new_critic",
+    "require_fitting",
+]
 
 #: the slope of the leaky rectifiers for negative inputs: Radford et al., arXiv:1511.06434
 _NEGATIVE_SLOPE = 0.2
@@ -204,3 +213,32 @@ def checked_penalty(penalty: float | None, default: float) -> float:
         InputError: if it is not a number of at least 0.
     """
     return default if penalty is None else float(require_number(penalty, "penalty", least=0, infinite=True))
+
+
+def require_fitting(critic: nn.Module | None, loss: str, penalty: float, spectral: bool) -> None:
+    """Refuse settings that contradict each other.
+
+    Args:
+        critic: a critic of the user, or None.
+        loss: a name in `LOSSES`.
+        penalty: the weight of the gradient penalty.
+        spectral: whether the built-in critic has spectral normalisation.
+
+    Raises:
+        InputError: if `critic` is no module or cannot be normalised, or if a Wasserstein critic has no bound.
+    """
+    if critic is not None and not isinstance(critic, nn.Module):
+        raise InputError(
+            f"critic needs to be a torch.nn.Module; got {critic!r}, a {type(critic).__name__}. The sizes of the "
+            "built-in critic are the setting hidden."
+        )
+    if critic is not None and spectral:
+        raise InputError(
+            f"spectral=True needs the built-in critic; got the critic {type(critic).__name__}. Normalise the weights "
+            "inside the module."
+        )
+    if loss == "wasserstein" and not penalty and not spectral and critic is None:
+        raise InputError(
+            "The gradient of a Wasserstein critic has to be bounded; got penalty=0 and spectral=False. Give "
+            "penalty > 0 or spectral=True."
+        )
