@@ -24,7 +24,7 @@ from pvae.callbacks import Callback
 from pvae.objectives import make_objective
 from pvae.products.numpy_products import multiply_by_numpy
 from pvae.train.checkpoint import read
-from pvae.train.compiled import compiled_steps
+from pvae.train.compiled import compiled_step, compiled_steps
 from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.step import Stepper
 
@@ -36,21 +36,21 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
     """Replace the compiler by one that returns its graph; the list of the graphs that it has got."""
     graphs: list[GraphModule] = []
 
-    def compile_nothing(graph: GraphModule, inputs: list[Tensor], options: Any = None) -> GraphModule:
+    def compile_nothing(graph: GraphModule, inputs: list[Tensor], options: Any) -> GraphModule:
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr("torch._inductor.compile", compile_nothing)
+    monkeypatch.setattr("pvae.train.compiled.compiled_step.compile_graph", compile_nothing)
     return graphs
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, change: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
     """Let the compiler return a function of which the outputs are changed."""
 
-    def compile_wrong(graph: GraphModule, inputs: list[Tensor], options: Any = None) -> Compiler:
+    def compile_wrong(graph: GraphModule, inputs: list[Tensor], options: Any) -> Compiler:
         return lambda *values: change(graph(*values))
 
-    monkeypatch.setattr("torch._inductor.compile", compile_wrong)
+    monkeypatch.setattr("pvae.train.compiled.compiled_step.compile_graph", compile_wrong)
 
 
 def train(out: Path | None = None, size: int = 13, **options: Any) -> pvae.train.Run:
@@ -146,16 +146,16 @@ def test_the_whole_training_runs_as_a_graph_if_the_compiler_fails_and_also_after
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[GraphModule]
 ) -> None:
     graph = graph_parameters()
-    works = torch._inductor.compile
+    works = compiled_step.compile_graph
 
     def failing(*_: Any, **__: Any) -> None:
         raise RuntimeError("No working C++ compiler found\nfurther lines")
 
-    monkeypatch.setattr("torch._inductor.compile", failing)
+    monkeypatch.setattr("pvae.train.compiled.compiled_step.compile_graph", failing)
     with pytest.warns(UserWarning, match="runs as a graph: RuntimeError: No working C\\+\\+ compiler found$") as caught:
         run = train(tmp_path / "run", max_steps=4)
     assert run.step == "graph" and len([w for w in caught if "compile" in str(w.message)]) == 1
-    monkeypatch.setattr("torch._inductor.compile", works)
+    monkeypatch.setattr("pvae.train.compiled.compiled_step.compile_graph", works)
     resumed = train(tmp_path / "run", resume=True)
     assert resumed.step == "graph" and not compilations
     assert_equal(graph, parameters(resumed))

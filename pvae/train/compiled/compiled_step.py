@@ -16,6 +16,7 @@ from pvae.products.compiled_calls import call_directly
 from pvae.products.numpy_products import warnings_silenced
 from pvae.products.opaque_products import make_products_opaque
 from pvae.train.clipping import clipped
+from pvae.train.compiled.inductor import compile_graph
 from pvae.train.compiled.lifted_graph import lift
 from pvae.train.compiled.update_rules import UpdateRule, find_rule, has_state
 
@@ -137,14 +138,11 @@ class CompiledStep:
 
     def _compiled(self, module: GraphModule, arguments: Sequence[Tensor]) -> Callable[..., Any]:
         """Return the compiled function of the arguments, the numbers, the tensors of the graph and the state."""
-        from torch import _inductor  # takes long to import, and few trainings need it
-
         inputs = (*arguments, *self._inputs)
         options = _OPTIONS | (_OPTIONS_ON_CPU if self._numbers.device.type == "cpu" else {})
         with torch.no_grad():
             graph = make_fx(self._step_function(module, len(arguments)), tracing_mode="fake")(*inputs)
-            compiled: Callable[..., Any] = _inductor.compile(graph, list(inputs), options=options)
-        return compiled
+            return compile_graph(graph, inputs, options)
 
     def _step_function(self, module: GraphModule, count: int) -> Callable[..., Any]:
         """Return the step as a function of tensors; `count` of them are the arguments of the programs."""

@@ -8,6 +8,7 @@ import torch
 from torch.fx import GraphModule
 
 from pvae.products import ProductChoices, ProductKind, replace_products
+from pvae.products.joined_products import join_products
 from pvae.train.graph.agreement import coarsest_of
 from pvae.train.graph.trace import Outputs, StepGraph, as_function, sources_forgotten
 
@@ -35,14 +36,15 @@ class ProductGraph:
 
 
 def with_fast_products(graph: StepGraph, products: ProductChoices, *, is_compiled: bool = False) -> ProductGraph | None:
-    """Return a copy of a graph with the products of the fastest libraries; None if torch computes all of them.
+    """Return a copy of a graph with the products of the fastest libraries; None if it would be the same.
 
     Args:
         graph: the graph of a step, which does not change. The copy holds the same parameters by reference.
         products: the choices of the libraries.
-        is_compiled: whether the graph is to be compiled.
+        is_compiled: whether the graph is to be compiled. Small products that share a factor are then joined first.
     """
     with sources_forgotten():
         module = graph.copied_module()
+        joined = join_products(module) if is_compiled else 0
         kinds = replace_products(module, products, is_compiled=is_compiled)
-        return ProductGraph(module, kinds) if kinds else None
+        return ProductGraph(module, kinds) if kinds or joined else None
