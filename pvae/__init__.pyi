@@ -72,6 +72,7 @@ from .models import (
     ModelSpec as ModelSpec,
     SemiAmortised as SemiAmortised,
     SemiSupervisedVAE as SemiSupervisedVAE,
+    SequenceVAE as SequenceVAE,
     VAE as VAE,
     VQVAE as VQVAE,
 )

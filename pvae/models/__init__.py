@@ -5,6 +5,7 @@ from pvae.models.autoencoder import Autoencoder
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.encode_data import codes_of
+from pvae.models.forecast import Forecast
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
@@ -13,6 +14,7 @@ from pvae.models.masked import MaskedVAE
 from pvae.models.posterior_values import reconstruct
 from pvae.models.semi_amortised import SemiAmortised
 from pvae.models.semisupervised import SemiSupervisedVAE
+from pvae.models.sequence import SequenceVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.programs.base import LatentModel, Program, pair, program
@@ -28,6 +30,7 @@ __all__ = [
     "VQVAE",
     "Autoencoder",
     "ConditionalVAE",
+    "Forecast",
     "Groups",
     "Imputation",
     "LadderVAE",
@@ -40,6 +43,7 @@ __all__ = [
     "Quantiser",
     "SemiAmortised",
     "SemiSupervisedVAE",
+    "SequenceVAE",
     "bind",
     "codes_of",
     "encode",

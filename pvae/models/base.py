@@ -21,7 +21,16 @@ from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pvae.programs.base import LatentModel
 
-__all__ = ["NETWORKS", "BaseVAE", "NetworkKind", "NetworkParts", "Parts", "code_of", "network_kind"]
+__all__ = [
+    "NETWORKS",
+    "BaseVAE",
+    "NetworkKind",
+    "NetworkParts",
+    "Parts",
+    "code_of",
+    "initialise_density",
+    "network_kind",
+]
 
 EncoderAndDecoder = tuple[nn.Module, nn.Module]
 
@@ -271,9 +280,9 @@ class BaseVAE(LatentModel):
         """
         if self.initialised:
             return
-        _initialise_density(self.prior, reshape_data(batch["x"], self._input_shape))
+        initialise_density(self.prior, reshape_data(batch["x"], self._input_shape))
         if self._bias_from_data:
-            _initialise_density(self.likelihood, self.observed(batch["x"]))
+            initialise_density(self.likelihood, self.observed(batch["x"]))
         self.initialised.fill_(True)
 
 
@@ -282,7 +291,7 @@ def code_of(density: TorchDistribution) -> Tensor:
     return density.mode if isinstance(density, VonMisesFisher) else density.mean
 
 
-def _initialise_density(density: nn.Module, x: Tensor) -> None:
+def initialise_density(density: nn.Module, x: Tensor) -> None:
     """Start a density from the data x, shape (data, ...), if it has a method for it."""
     initialise_from = density_traits_of(density).initialise_from
     if initialise_from is not None:

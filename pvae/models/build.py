@@ -26,6 +26,7 @@ from pvae.models.load_user_code import load_file, load_module, user_errors
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
+from pvae.models.sequence import SequenceVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.names import short_label, unknown
@@ -42,6 +43,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "gmvae": GMVAE,
     "ladder-vae": LadderVAE,
     "masked-vae": MaskedVAE,
+    "sequence-vae": SequenceVAE,
     "ssvae": SemiSupervisedVAE,
     "vae": VAE,
     "vqvae": VQVAE,

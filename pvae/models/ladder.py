@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
@@ -10,7 +9,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from pvae.checks import require_sizes, require_whole
 from pvae.densities import DiagonalGaussian, part
@@ -18,49 +16,13 @@ from pvae.errors import InputError
 from pvae.models.base import BaseVAE, NetworkParts, network_kind
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
+from pvae.models.stochastic_layer import StochasticLayer
 from pvae.names import unknown
-from pvae.networks import MLP, Conditioned, initialise
+from pvae.networks import Conditioned
 
 __all__ = ["LadderVAE", "multiply_gaussians"]
 
 INFERENCES = ("ladder", "bottom-up")
-_SMALLEST_SCALE = 1e-3
-# softplus of this bias, plus the smallest scale, is 1
-_BIAS_OF_SCALE_ONE = math.log(math.expm1(1 - _SMALLEST_SCALE))
-
-
-class _SoftplusGaussian(nn.Module):
-    """Normal(loc(h), scale(h)), with a linear loc and a scale that is softplus of a linear layer and starts at 1.
-
-    The input h may contain draws. An exponential of them would sometimes give a scale of 0 or infinity.
-
-    Shapes: (..., in_features) to batch shape (...), event shape (latent,).
-    """
-
-    def __init__(self, in_features: int, latent: int, initialisation: str) -> None:
-        super().__init__()
-        self.loc, self.scale = nn.Linear(in_features, latent), nn.Linear(in_features, latent)
-        initialise(self, initialisation)
-        nn.init.zeros_(self.scale.weight)
-        nn.init.constant_(self.scale.bias, _BIAS_OF_SCALE_ONE)
-
-    def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(self.loc(h), softplus(self.scale(h)) + _SMALLEST_SCALE).to_event(1)
-
-
-class _StochasticLayer(nn.Module):
-    """A network and a diagonal Gaussian of its output.
-
-    Shapes: (..., in_features) to batch shape (...), event shape (latent,).
-    """
-
-    def __init__(self, in_features: int, latent: int, hidden: tuple[int, ...], **style: Any) -> None:
-        super().__init__()
-        self.network = MLP(in_features, hidden=hidden, **style)
-        self.density = _SoftplusGaussian(self.network.out_features, latent, style["initialisation"])
-
-    def forward(self, h: Tensor) -> dist.TorchDistribution:
-        return self.density(self.network(h))
 
 
 def multiply_gaussians(first: dist.TorchDistribution, second: dist.TorchDistribution) -> dist.TorchDistribution:
@@ -158,9 +120,9 @@ class LadderVAE(BaseVAE):
         for number, size in enumerate(self.sizes[1:], 1):
             size_below = self.sizes[number - 1]
             inputs_above = sum(self.sizes[number:]) if self.skip else size
-            self.downward.append(_StochasticLayer(inputs_above, size_below, hidden, **style))
+            self.downward.append(StochasticLayer(inputs_above, size_below, hidden, **style))
             inputs_below = features if self.inference == "ladder" else size_below
-            layer = _StochasticLayer(inputs_below, size, hidden, **style)
+            layer = StochasticLayer(inputs_below, size, hidden, **style)
             self.upward.append(layer)
             features = layer.network.out_features
         if self.skip:

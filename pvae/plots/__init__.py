@@ -18,6 +18,7 @@ from pvae.plots.categories import category_bars
 from pvae.plots.curves import evidence_intervals, learning_curves
 from pvae.plots.decoded_latents import interpolations, plane, traversal, value_rows
 from pvae.plots.figure_files import save_figure
+from pvae.plots.forecast_plots import forecasts
 from pvae.plots.gradient_plots import signal_to_noise
 from pvae.plots.latent import latent_scatter
 from pvae.plots.mixture_plots import component_strips, mixture_ellipses, mixture_pictures, selection_curve
@@ -30,6 +31,7 @@ __all__ = [
     "component_strips",
     "draws",
     "evidence_intervals",
+    "forecasts",
     "history",
     "image_grid",
     "inpainting",

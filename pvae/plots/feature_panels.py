@@ -14,12 +14,14 @@ from pvae.plots.base import INK, PALETTE, WIDTH, Array, new_figure, plain_label
 
 __all__ = [
     "MOST_PANELS",
+    "add_shared_legend",
     "feature_histograms",
     "feature_labels",
     "feature_lines",
     "feature_pairs",
     "feature_planes",
     "feature_strips",
+    "new_panels",
 ]
 
 MOST_PANELS = 24
@@ -48,11 +50,11 @@ def feature_lines(x: Array, values: Array, line_names: Sequence[str], names: Seq
         names: name of each feature.
         xlabel: label of the horizontal axis.
     """
-    figure, panels = _panels(names, "", share_y=False)
+    figure, panels = new_panels(names, "", share_y=False)
     for feature, axes in enumerate(panels):
         for index, line in enumerate(x):
             axes.plot(values, line[:, feature], color=PALETTE[index % len(PALETTE)], linewidth=1.3)
-    _add_legend(figure, list(panels[0].lines), [plain_label(name) for name in line_names], xlabel)
+    add_shared_legend(figure, list(panels[0].lines), [plain_label(name) for name in line_names], xlabel)
     return figure
 
 
@@ -65,7 +67,7 @@ def feature_strips(x: Array, row_names: Sequence[str], names: Sequence[str], yla
         names: name of each feature.
         ylabel: what the rows are.
     """
-    figure, panels = _panels(names, "value, in the unit of the feature", share_y=True, height=0.55 + 0.2 * len(x))
+    figure, panels = new_panels(names, "value, in the unit of the feature", share_y=True, height=0.55 + 0.2 * len(x))
     heights = np.arange(len(x))
     for feature, axes in enumerate(panels):
         for row, points in enumerate(x[..., feature]):
@@ -91,7 +93,7 @@ def feature_pairs(
         ylabel: what the second values are.
         shown: which values are drawn, shape (data, features); all of them by default.
     """
-    figure, panels = _panels(names, xlabel, share_y=False)
+    figure, panels = new_panels(names, xlabel, share_y=False)
     for feature, axes in enumerate(panels):
         chosen = slice(None) if shown is None else shown[:, feature].astype(bool)
         x, y = first[chosen, feature], second[chosen, feature]
@@ -111,7 +113,7 @@ def feature_planes(x: Array, values: Array, names: Sequence[str], axis_names: tu
         names: name of each feature.
         axis_names: names of the horizontal and of the vertical coordinate.
     """
-    figure, panels = _panels(names, axis_names[0], share_y=True, height=1.5)
+    figure, panels = new_panels(names, axis_names[0], share_y=True, height=1.5)
     horizontal, vertical = (_edges(axis) for axis in values)
     for feature, axes in enumerate(panels):
         drawn = axes.pcolormesh(horizontal, vertical, x[::-1, :, feature], cmap="cividis")
@@ -132,7 +134,7 @@ def feature_histograms(x: Array, data: Array | None, names: Sequence[str], label
         names: name of each feature.
         labels: what x and the data are, for the legend.
     """
-    figure, panels = _panels(names, "", share_y=False)
+    figure, panels = new_panels(names, "", share_y=False)
     for feature, axes in enumerate(panels):
         everything = x[:, feature] if data is None else np.concatenate([x[:, feature], data[:, feature]])
         bins = np.histogram_bin_edges(everything[np.isfinite(everything)], bins=20).tolist()
@@ -141,13 +143,22 @@ def feature_histograms(x: Array, data: Array | None, names: Sequence[str], label
         axes.hist(x[:, feature], bins=bins, density=True, histtype="step", color=PALETTE[0], label=labels[0])
         axes.set_yticks([])
     figure.supylabel("density", color=INK, fontsize=9)
-    _add_legend(figure, *panels[0].get_legend_handles_labels(), "value, in the unit of the feature")
+    add_shared_legend(figure, *panels[0].get_legend_handles_labels(), "value, in the unit of the feature")
     return figure
 
 
-def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], xlabel: str) -> None:
-    """Add a legend below the panels, with the label of all horizontal axes as its title."""
-    columns = 4
+def add_shared_legend(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], xlabel: str, columns: int = 4
+) -> None:
+    """Add a legend below the panels, with the label of all horizontal axes as its title.
+
+    Args:
+        figure: the figure.
+        handles: lines and areas of the legend.
+        labels: their names.
+        xlabel: label of the horizontal axes.
+        columns: number of columns.
+    """
     text = f"horizontal axes: {xlabel}"
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, title=text
@@ -156,7 +167,9 @@ def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], x
     figure.set_figheight(figure.get_figheight() + 0.2 + 0.2 * -(-len(labels) // columns))
 
 
-def _panels(names: Sequence[str], xlabel: str, *, share_y: bool, height: float = 1.25) -> tuple[Figure, list[Axes]]:
+def new_panels(
+    names: Sequence[str], xlabel: str, *, share_y: bool = False, height: float = 1.25
+) -> tuple[Figure, list[Axes]]:
     """Return a figure with a panel for each name, and the panels.
 
     Args:

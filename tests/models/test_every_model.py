@@ -15,6 +15,7 @@ import pvae
 from pvae.models import find_groups, scope
 from pvae.models.build import spec_of
 from pvae.programs.binding import bind
+from pvae.programs.data_sites import find_data_sites
 from pvae.programs.sites import sample_sites
 
 SIZE = 8
@@ -92,24 +93,26 @@ def test_what_the_model_samples_is_what_it_scores(name):
         free_of_data = poutine.uncondition(programs.model)
         start = free_of_data if MODELS[name].generates else poutine.replay(free_of_data, trace=guide)
         drawn = poutine.trace(start).get_trace(*programs.arguments(batch))
-        site = next(each for each in sample_sites(drawn) if each["name"] == observed_x(model, batch))
-        again = batch.replace(x=site["value"].detach().reshape(batch.x.shape).to(batch.x.dtype))
-        held = poutine.condition(programs.model, data={key: drawn.nodes[key]["value"] for key in free(drawn, site)})
+        sites = observed_x(model, batch)
+        x = sites.joined({name: drawn.nodes[name]["value"].detach() for name in sites.names}, batch)
+        again = batch.replace(x=x.to(batch.x.dtype))
+        held = poutine.condition(programs.model, data={key: drawn.nodes[key]["value"] for key in free(drawn, sites)})
         scored = poutine.trace(held).get_trace(*programs.arguments(again))
     drawn.compute_log_prob(), scored.compute_log_prob()
-    expected = drawn.nodes[site["name"]]["log_prob"]
-    torch.testing.assert_close(scored.nodes[site["name"]]["log_prob"], expected)
+    for name in sites.names:
+        torch.testing.assert_close(scored.nodes[name]["log_prob"], drawn.nodes[name]["log_prob"])
 
 
-def free(trace, observed):
-    return [each["name"] for each in sample_sites(trace) if each["name"] != observed["name"]]
+def free(trace, sites):
+    return [each["name"] for each in sample_sites(trace) if each["name"] not in sites.names]
 
 
 def observed_x(model, batch):
-    """The name of the site that scores x."""
-    joint, _ = traces(model, batch)
-    seen = [each for each in sample_sites(joint) if each["is_observed"]]
-    return next(each["name"] for each in seen if each["value"].numel() == batch.x.numel())
+    """The sites that score x: one of all of it, or one of each part."""
+    programs = bind(model, batch)
+    with scope(model):
+        bound = programs.bound_to(batch)
+        return find_data_sites(sample_sites(bound.trace_both()[1]), programs, bound)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if hasattr(MODELS[name].make(), "theta")])

@@ -11,8 +11,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import normal_log_prob
 from pyro import poutine
+from state_space import LinearStateSpace
 from torch import Tensor, nn
 
 import pvae
@@ -51,53 +51,24 @@ def data() -> pvae.Batch:
     return pvae.Batch(x=x, lengths=lengths)
 
 
-class Kalman:
-    """The matrices of a linear-Gaussian chain in NumPy, its evidence, and the posterior of z_t given z_(t-1)."""
+def state_space(model: DeepMarkovModel) -> LinearStateSpace:
+    def array(tensor: Tensor) -> np.ndarray:
+        return tensor.detach().numpy()
 
-    def __init__(self, model: DeepMarkovModel) -> None:
-        def array(tensor: Tensor) -> np.ndarray:
-            return tensor.detach().numpy()
-
-        step, self.start = model.transition, array(model.start)
-        self.step, self.drift = array(step.linear.weight), array(step.linear.bias)
-        self.state_noise = np.diag(array(nn.functional.softplus(step.scale.bias)) ** 2)
-        self.emission, self.offset = array(model.emission.weight), array(model.emission.bias)
-        self.noise = np.diag(array(model.log_noise.exp()) ** 2)
-
-    def log_evidence(self, x: np.ndarray) -> float:
-        """log p of one sequence, (length, features), by filtering."""
-        mean, cov, total = self.start, np.zeros((LATENT, LATENT)), 0.0
-        for seen in x:
-            mean, cov = self.step @ mean + self.drift, self.step @ cov @ self.step.T + self.state_noise
-            ahead, spread = self.emission @ mean + self.offset, self.emission @ cov @ self.emission.T + self.noise
-            total += normal_log_prob(seen, ahead, spread)
-            gain = cov @ self.emission.T @ np.linalg.inv(spread)
-            mean, cov = mean + gain @ (seen - ahead), cov - gain @ self.emission @ cov
-        return total
-
-    def posterior_steps(self, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each t, covariance C, matrix G and vector h with z_t given z_(t-1) and x ~ N(G z_(t-1) + h, C).
-
-        The future's likelihood of z_t is exp(-z'Lz/2 + z'l); L and l are summed from the end backwards.
-        """
-        precision, prior = np.linalg.inv(self.noise), np.linalg.inv(self.state_noise)
-        matrix, vector, found = np.zeros((LATENT, LATENT)), np.zeros(LATENT), []
-        for seen in x[::-1]:
-            matrix = matrix + self.emission.T @ precision @ self.emission
-            vector = vector + self.emission.T @ precision @ (seen - self.offset)
-            cov = np.linalg.inv(prior + matrix)
-            found.append((cov, cov @ prior @ self.step, cov @ (prior @ self.drift + vector)))
-            # z_t integrated out: what the future says of z_(t-1)
-            rest = prior @ self.drift + vector
-            matrix, vector = (
-                self.step.T @ (prior - prior @ cov @ prior) @ self.step,
-                self.step.T @ (prior @ cov @ rest - prior @ self.drift),
-            )
-        return found[::-1]
+    step = model.transition
+    return LinearStateSpace(
+        array(model.start),
+        array(step.linear.weight),
+        array(step.linear.bias),
+        array(nn.functional.softplus(step.scale.bias)),
+        array(model.emission.weight),
+        array(model.emission.bias),
+        array(model.log_noise.exp()),
+    )
 
 
 def evidence(model: DeepMarkovModel, batch: pvae.Batch) -> np.ndarray:
-    kalman = Kalman(model)
+    kalman = state_space(model)
     lengths = batch.lengths.long().tolist()
     return np.array([kalman.log_evidence(x[:n].numpy()) for x, n in zip(batch.x, lengths, strict=True)])
 
@@ -107,7 +78,7 @@ class ExactGuide(nn.Module):
 
     def __init__(self, inner: DeepMarkovModel, batch: pvae.Batch) -> None:
         super().__init__()
-        self.inner, kalman = inner, Kalman(inner)
+        self.inner, kalman = inner, state_space(inner)
         self.steps = [kalman.posterior_steps(x[: int(n)].numpy()) for x, n in zip(batch.x, batch.lengths, strict=True)]
 
     def model(self, x, lengths):

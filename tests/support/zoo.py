@@ -42,6 +42,7 @@ from pvae.models.ladder import LadderVAE
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
 from pvae.models.semisupervised import SemiSupervisedVAE
+from pvae.models.sequence import SequenceVAE
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.objectives import named
@@ -185,6 +186,19 @@ def _ladder(**settings: object) -> ModelCase:
     return ModelCase(lambda: LadderVAE(**small), _binary(12), False, True, sites, (12,))  # type: ignore[arg-type]
 
 
+def _sequence(**settings: object) -> ModelCase:
+    small = {"data_shape": (2, 4), "latent": 2, "hidden": 5, "state": 4, "between": 3, **settings}
+    return ModelCase(
+        lambda: SequenceVAE(**small),  # type: ignore[arg-type]
+        _binary(2, 4),
+        exact=False,
+        reparameterised=True,
+        latent_sites={"z0": (2,), "z1": (2,)},
+        data_shape=(4,),
+        beside=lambda size: {"lengths": torch.arange(size) % 2 + 1},
+    )
+
+
 def _quantised(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
     small = {"codes": 5, "latent": 2, "hidden": (7, 5), **settings}
     positions = VQVAE(**small).positions  # type: ignore[arg-type]
@@ -259,6 +273,8 @@ MODELS: dict[str, ModelCase] = {
     "vqvae-average": _quantised(
         _binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3), codebook="average", restart=0.3
     ),
+    "sequence-vae": _sequence(),
+    "sequence-vae-recurrent": _sequence(transition="recurrent", inference="filtering"),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
     "discrete": ModelCase(

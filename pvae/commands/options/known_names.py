@@ -29,7 +29,18 @@ __all__ = [
 ]
 
 KNOWN_NAMES: dict[str, tuple[str, ...]] = {
-    "models": ("autoencoder", "cvae", "gmm", "gmvae", "ladder-vae", "masked-vae", "ssvae", "vae", "vqvae"),
+    "models": (
+        "autoencoder",
+        "cvae",
+        "gmm",
+        "gmvae",
+        "ladder-vae",
+        "masked-vae",
+        "sequence-vae",
+        "ssvae",
+        "vae",
+        "vqvae",
+    ),
     "networks": ("conv", "gated", "mlp", "resnet"),
     "priors": ("flow", "mixture", "sphere", "standard", "vamp"),
     "posteriors": ("diagonal", "flow", "full", "householder", "mixture", "von-mises-fisher"),

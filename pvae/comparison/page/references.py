@@ -111,6 +111,13 @@ _BY_NAME = {
         2016,
         "arXiv:1602.02282",
     ),
+    "sequence-vae": Publication(
+        "krishnan2017structured",
+        "Krishnan, Rahul G. and Shalit, Uri and Sontag, David",
+        "Structured Inference Networks for Nonlinear State Space Models",
+        2017,
+        "arXiv:1609.09869",
+    ),
     "masked-vae": Publication(
         "mattei2019miwae",
         "Mattei, Pierre-Alexandre and Frellsen, Jes",

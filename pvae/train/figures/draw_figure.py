@@ -32,7 +32,7 @@ _OF_ALL_DATA = ("samples", "reconstructions", "latent")
 #: The largest number of data in the first run of the programs, which bounds its memory.
 _FIRST_DATA = 10_000
 #: The figures that run the guide.
-_OF_THE_GUIDE = ("reconstructions", "inpainting", "latent", "interpolation")
+_OF_THE_GUIDE = ("reconstructions", "inpainting", "forecast", "latent", "interpolation")
 
 
 def draw_figure(
@@ -80,7 +80,7 @@ def draw_figure(
 
 def _takes_parts(run: Run, batch: Batch) -> bool:
     """Return whether the programs of a run take a part of a batch; True if they do not take the batch either."""
-    if batch.size < 2:
+    if batch.size < 3:  # the part of two data would be all of them
         return True
     programs = bind(run.model, batch, run.config.get("fields"))
     with torch.no_grad(), scope(run.model, inherit=True), evaluating(programs.modules):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES", "FigureKind", "draw_history"]
 
 
+#: A forecast sees this share of each sequence, and has this number of draws.
+_SEEN, _FORECASTS = 2 / 3, 200
+
+
 @dataclass(frozen=True)
 class FigureKind:
     """A kind of figure.
@@ -109,6 +113,29 @@ def _with_mask(inputs: FigureInputs, batch: Batch) -> Batch:
     if "mask" not in batch:
         raise InputError("Inpainting needs data with missing entries: train with --mask block, or data with a mask.")
     return batch
+
+
+def _forecast(inputs: FigureInputs) -> Figure:
+    import torch
+
+    from pvae import plots
+    from pvae.models import SequenceVAE
+
+    model, batch = inputs.run.model, inputs.first_data()
+    if not isinstance(model, SequenceVAE):
+        raise InputError("A forecast needs a model of sequences that continues them; train a sequence-vae.")
+    x, lengths = batch["x"], batch.get("lengths", torch.full((batch.size,), model.time))
+    ends = (lengths * _SEEN).ceil().long().clamp(max=lengths - 1)
+    kept = ends > 0
+    if not bool(kept.any()):
+        raise InputError("A forecast needs sequences of at least two time steps; these have one each.")
+    x, ends, counts = x[kept], ends[kept], lengths[kept].tolist()
+    continued = model.continued(x, ends, n=_FORECASTS, particles=_FORECASTS)
+    shown = inputs.as_pictures(x).reshape(len(x), model.time, -1)
+    draws = inputs.as_pictures(continued, leading=2).reshape(_FORECASTS, *shown.shape)
+    parts = [draws[:, row, end:length] for row, (end, length) in enumerate(zip(ends.tolist(), counts, strict=True))]
+    complete = [shown[row, :length] for row, length in enumerate(counts)]
+    return plots.forecasts(complete, parts, ends.tolist())
 
 
 def _latent(inputs: FigureInputs) -> Figure:
@@ -224,6 +251,7 @@ FIGURES = {
     "samples": FigureKind("mean of x for each z drawn from the prior", _samples, 40),
     "reconstructions": FigureKind("data above their reconstructions", _reconstructions, 20),
     "inpainting": FigureKind("data with missing entries, with imputed entries, and complete", _inpainting, 16),
+    "forecast": FigureKind("sequences, with a forecast of their last third from what came before", _forecast, 4),
     "latent": FigureKind("latent codes of the data, coloured by label", _latent, 2000),
     "traversal": FigureKind("mean of x while one latent unit changes", _traversal, 8),
     "interpolation": FigureKind("mean of x between the codes of two data", _interpolation, 8),

@@ -1,0 +1,81 @@
+"""Networks of sequences: a recurrent cell for any leading dimensions, and a reader that goes backwards in time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pvae.networks.base import initialise
+
+__all__ = ["BackwardReader", "RecurrentCell", "StepReader"]
+
+
+class RecurrentCell(nn.Module):
+    """One step of a gated recurrent unit (GRU), for inputs and states with any leading dimensions.
+
+    Args:
+        in_features: size of the input.
+        state: size of the state.
+
+    Shapes: (..., in_features) and (..., state), the leading dimensions of which broadcast, to (..., state).
+    Source: Cho et al., Learning Phrase Representations using RNN Encoder-Decoder, arXiv:1406.1078.
+    """
+
+    def __init__(self, in_features: int, state: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, state
+        self.cell = nn.GRUCell(in_features, state)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """Return the next state, shape (..., state)."""
+        leading = torch.broadcast_shapes(x.shape[:-1], state.shape[:-1])
+        x, state = x.expand(*leading, self.in_features), state.expand(*leading, self.out_features)
+        return self.cell(x.reshape(-1, self.in_features), state.reshape(-1, self.out_features)).reshape(state.shape)
+
+
+class BackwardReader(nn.Module):
+    """A GRU that reads sequences from their ends to their starts.
+
+    Args:
+        in_features: size of the features of one time step.
+        state: size of its state.
+
+    Shapes: features (batch, time, in_features) and present (batch, time), True before the end of each sequence, or None
+    if all are complete; to (batch, time, state). The output at t depends on the features from t to the end of the
+    sequence alone; after the end it is 0.
+    """
+
+    def __init__(self, in_features: int, state: int) -> None:
+        super().__init__()
+        self.out_features, self.cell = state, RecurrentCell(in_features, state)
+
+    def forward(self, features: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the state at each time step, shape (batch, time, state)."""
+        state = features.new_zeros(features.shape[0], self.out_features)
+        states = []
+        for t in reversed(range(features.shape[1])):
+            following = self.cell(features[:, t], state)
+            state = following if present is None else torch.where(present[:, t, None], following, state)
+            states.append(state)
+        return torch.stack(states[::-1], 1)
+
+
+class StepReader(nn.Module):
+    """A linear layer of the features of each time step alone, in the place of a `BackwardReader`.
+
+    Args:
+        in_features: size of the features of one time step.
+        state: size of the output.
+        initialisation: a name of `pvae.networks.INITIALISATIONS`.
+
+    Shapes: (batch, time, in_features) and (batch, time), which is not used, to (batch, time, state).
+    """
+
+    def __init__(self, in_features: int, state: int, *, initialisation: str = "glorot") -> None:
+        super().__init__()
+        self.out_features, self.layer = state, nn.Linear(in_features, state)
+        initialise(self.layer, initialisation)
+
+    def forward(self, features: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the output at each time step, shape (batch, time, state)."""
+        return self.layer(features)
