@@ -102,6 +102,7 @@ from .objectives import (
     Marginal as Marginal,
     Objective as Objective,
     PIWAE as PIWAE,
+    RAE as RAE,
     Renyi as Renyi,
     ScoreFunction as ScoreFunction,
     SemiSupervised as SemiSupervised,

@@ -14,6 +14,7 @@ from pvae.models.base import BaseVAE, NetworkParts
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
 from pvae.networks import noise as make_noise
+from pvae.networks import normalise_spectrally
 
 __all__ = ["Autoencoder"]
 
@@ -39,6 +40,8 @@ class Autoencoder(BaseVAE):
         data_shape: shape of one x.
         noise: what corrupts the encoder's input in training, while the loss scores the clean x: a text such as
             ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``, or a module from x to x. None for no noise.
+        spectral: whether the weight of each layer of decoder and likelihood is divided by its largest singular value,
+            `pvae.networks.normalise_spectrally`: the RAE-SN of `pvae.RAE`.
         parts: the arguments of `pvae.models.base.BaseVAE` except the posterior; the prior is ``"flat"`` by default.
 
     Raises:
@@ -61,7 +64,12 @@ class Autoencoder(BaseVAE):
     default_objective = "dirac"
 
     def __init__(
-        self, data_shape: int | Sequence[int], *, noise: str | nn.Module | None = None, **parts: Unpack[PointParts]
+        self,
+        data_shape: int | Sequence[int],
+        *,
+        noise: str | nn.Module | None = None,
+        spectral: bool = False,
+        **parts: Unpack[PointParts],
     ) -> None:
         has_flat_prior = parts.get("prior", "flat") == "flat"
         if has_flat_prior:
@@ -76,6 +84,10 @@ class Autoencoder(BaseVAE):
             self.prior = Flat(self.latent)
         self.posterior = Point(self.encoder.out_features, self.latent, initialisation=self.initialisation)  # type: ignore[arg-type]
         self.noise = make_noise(noise) if isinstance(noise, str) else noise
+        if not isinstance(spectral, bool):
+            raise InputError(f"spectral needs true or false; got {spectral!r}.")
+        if spectral:
+            normalise_spectrally(self.decoder, self.likelihood)
 
     def model(self, x: Tensor) -> Tensor:
         """Generate z from the prior and observe x under the likelihood. Returns x, (batch,) + event shape."""

@@ -6,6 +6,7 @@ from pvae.networks.convolutional import ConvDecoder, ConvEncoder, doubling, imag
 from pvae.networks.corruption import NOISES, GaussianNoise, MaskingNoise, noise
 from pvae.networks.mlp import MLP, GatedMLP
 from pvae.networks.residual import ResidualBlock
+from pvae.networks.spectral import normalise_spectrally
 
 __all__ = [
     "ACTIVATIONS",
@@ -24,4 +25,5 @@ __all__ = [
     "image_shape",
     "initialise",
     "noise",
+    "normalise_spectrally",
 ]

@@ -43,6 +43,7 @@ from pvae.objectives.registry import (
     objective_names,
     untrained_by,
 )
+from pvae.objectives.regularised import RAE
 from pvae.objectives.semisupervised_elbo import SemiSupervised
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
 from pvae.weights.auxiliary import Marginal
@@ -58,6 +59,7 @@ __all__ = [
     "LOSSES",
     "MIWAE",
     "PIWAE",
+    "RAE",
     "STRATEGIES",
     "VIMCO",
     "WAE",

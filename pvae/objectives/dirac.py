@@ -16,9 +16,10 @@ from pvae.objectives.named import named
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.program_in_context import with_guide_in
 from pvae.programs.sites import base_distribution, is_latent_draw
+from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
 
-__all__ = ["Dirac"]
+__all__ = ["Dirac", "weights_at_means"]
 
 
 @named("dirac", "log p(x, z) at the mean of the guide, without noise; not a bound on log p(x)")
@@ -60,13 +61,11 @@ class Dirac(Objective):
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return minus the sum over data of log p(x, z) at the guide's point, each times its scale."""
         programs = BoundPrograms(model, guide, args, kwargs)
-        has_noise: dict[str, bool] = {}
-        at_means = with_guide_in(lambda: _MeanMessenger(has_noise), programs)
-        weights = weights_of(at_means, 1, data_plate=self.data_plate, per_datum=False)
+        weights, has_noise = weights_at_means(programs, self.data_plate, "Dirac")
         log_joint = weights.log_joint[0]
         log_likelihood = weights.log_likelihood()[0]
         named = {"log_likelihood": log_likelihood, "log_prior": log_joint - log_likelihood}
-        if all(has_noise.values()):
+        if has_noise:
             named["elbo"] = self._elbo(programs)
         loss = -(log_joint * weights.scale).sum()
         return Terms(loss.detach(), loss, scaled_sums(named, weights.scale))
@@ -77,39 +76,57 @@ class Dirac(Objective):
             return weights_of(programs, 1, data_plate=self.data_plate, per_datum=False).log_w[0]
 
 
+def weights_at_means(programs: BoundPrograms, data_plate: str | None, objective: str) -> tuple[LogWeights, bool]:
+    """Return the log weights of one run in which each guide site has its mean; and whether every site has noise.
+
+    Args:
+        programs: both programs with their arguments.
+        data_plate: the name of the plate over data, where several plates hold every site.
+        objective: the name of the objective, for errors.
+
+    Raises:
+        InputError: if a site is discrete or its mean has no closed form.
+    """
+    has_noise: dict[str, bool] = {}
+    at_means = with_guide_in(lambda: _MeanMessenger(has_noise, objective), programs)
+    return weights_of(at_means, 1, data_plate=data_plate, per_datum=False), all(has_noise.values())
+
+
 class _MeanMessenger(Messenger):
     """Gives each latent site its mean instead of a draw, and records which sites have noise.
 
     Args:
         has_noise: filled with a truth value for each latent site: False for a Delta.
+        objective: the name of the objective, for errors.
     """
 
-    def __init__(self, has_noise: dict[str, bool]) -> None:
+    def __init__(self, has_noise: dict[str, bool], objective: str) -> None:
         super().__init__()
         self.has_noise = has_noise
+        self.objective = objective
 
     def _pyro_sample(self, msg: Any) -> None:
         if not is_latent_draw(msg):
             return
         self.has_noise[msg["name"]] = not isinstance(base_distribution(msg["fn"]), dist.Delta)
         if not msg["done"]:
-            msg["value"] = _mean(msg["name"], msg["fn"])
+            msg["value"] = _mean(msg["name"], msg["fn"], self.objective)
             msg["done"] = True
 
 
-def _mean(site: str, density: Any) -> Tensor:
+def _mean(site: str, density: Any, objective: str) -> Tensor:
     """Return the mean of a continuous density, in the shape of a draw."""
     family = type(base_distribution(density)).__name__
     if getattr(density.support, "is_discrete", False):
         raise InputError(
-            f"Dirac needs continuous guide sites; site {site!r} is {family}, and a mean of discrete values is not one "
-            "of them. Use phi='exact' of 'alternate', or 'elbo-enum'."
+            f"{objective} needs continuous guide sites; site {site!r} is {family}, and a mean of discrete values is "
+            "not one of them. Use phi='exact' of 'alternate', or 'elbo-enum'."
         )
     try:
         mean: Tensor = density.mean
     except (AttributeError, NotImplementedError):
         raise InputError(
-            f"Dirac needs the mean of each guide site; site {site!r} is {family}, which has no mean in closed form. "
-            "Draw it from a pyro.distributions.Delta, or from a density with a mean."
+            f"{objective} needs the mean of each guide site; site {site!r} is {family}, which has no mean in closed "
+            "form. Draw it from a pyro.distributions.Delta, or from a density with a mean."
         ) from None
     return mean

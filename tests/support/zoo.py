@@ -162,7 +162,7 @@ def _semisupervised(data: Callable[[int], Tensor], event: tuple[int, ...], **set
     return ModelCase(lambda: SemiSupervisedVAE(**small), data, False, False, sites, event, beside)  # type: ignore[arg-type]
 
 
-def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
+def _autoencoder(generates: bool = False, objective: str | None = None, **settings: object) -> ModelCase:
     small = {"data_shape": (12,), "latent": 3, "hidden": (7, 5), **settings}
     return ModelCase(
         lambda: Autoencoder(**small),  # type: ignore[arg-type]
@@ -171,6 +171,7 @@ def _autoencoder(generates: bool = False, **settings: object) -> ModelCase:
         reparameterised=True,
         latent_sites={"z": (3,)},
         data_shape=(12,),
+        objective=objective,
         generates=generates,
     )
 
@@ -236,6 +237,7 @@ MODELS: dict[str, ModelCase] = {
     "vae-classes": _vae(_counts(6, 5), (6, 5), data_shape=(6, 5), likelihood="categorical:classes=5", network="conv"),
     "autoencoder": _autoencoder(),
     "autoencoder-denoising": _autoencoder(noise="masking:share=0.3"),
+    "autoencoder-spectral": _autoencoder(spectral=True, objective="rae:penalty=gradient"),
     "autoencoder-map": _autoencoder(generates=True, prior="standard"),
     "masked-vae": _masked(_binary(12), (12,), data_shape=(12,)),
     "masked-vae-conv": _masked(_binary(6, 5), (6, 5), data_shape=(6, 5), network="conv", hidden=(2, 3)),
@@ -392,6 +394,8 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "vimco:particles=3:mean=arithmetic": ObjectiveCase("any"),
     "alternate": ObjectiveCase("any"),
     "dirac": ObjectiveCase(),
+    "rae": ObjectiveCase(),
+    "rae:penalty=gradient": ObjectiveCase(),
     "vq": ObjectiveCase("quantised"),
     "vq:commitment=2": ObjectiveCase("quantised"),
     "rws:particles=3": ObjectiveCase("any"),

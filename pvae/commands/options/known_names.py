@@ -65,6 +65,7 @@ SYSTEM_ALIASES: dict[str, tuple[str, str | None]] = {
     "ae": ("autoencoder", None),
     "beta-vae": ("vae", "beta"),
     "iwae": ("vae", "iwae"),
+    "rae": ("autoencoder", "rae"),
     "vq-vae": ("vqvae", None),
     "wae": ("autoencoder:prior=standard", "wae"),
 }

@@ -200,6 +200,13 @@ _BY_NAME = {
         2018,
         "ICLR 2018",
     ),
+    "rae": Publication(
+        "ghosh2020variational",
+        "Ghosh, Partha and Sajjadi, Mehdi S. M. and Vergari, Antonio and Black, Michael and Schoelkopf, Bernhard",
+        "From Variational to Deterministic Autoencoders",
+        2020,
+        "ICLR 2020",
+    ),
     "total-correlation": Publication(
         "chen2018isolating",
         "Chen, Ricky T. Q. and others",

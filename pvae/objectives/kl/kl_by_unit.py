@@ -161,7 +161,7 @@ def only_latent_site(weights: LogWeights, data_plate: str | None, objective: str
     runs = [_latent_sites(pair, data_plate) for pair in weights.draws]
     if len(runs[0]) != 1:
         raise InputError(
-            f"{objective} needs a guide with one latent site, to compare its draws with the prior; this guide has "
+            f"{objective} needs a guide with one latent site; this guide has "
             f"{len(runs[0])}: {', '.join(runs[0])}. Join them to one site, or use 'beta' or 'free-bits'."
         )
     return [next(iter(run.values())) for run in runs]

@@ -93,4 +93,4 @@ class WAE(WeightsObjective):
         of_weights = super().recorded(weights)
         if discrepancy is None:
             return of_weights
-        return {**of_weights, "mmd": discrepancy.expand(weights.log_joint.shape[-1])}
+        return {**of_weights, "mmd": discrepancy * discrepancy.new_ones(weights.log_joint.shape[-1])}

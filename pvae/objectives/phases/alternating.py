@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
 from pyro.infer.util import torch_item
 
 from pvae.checks import require_positive, require_whole
 from pvae.errors import InputError
 from pvae.objectives.base import Objective, add_gradients
-from pvae.objectives.phases.player_groups import player_parameters
-from pvae.programs.parameter_groups import program_groups, require_disjoint_groups
+from pvae.objectives.phases.player_groups import GroupsInStore, player_parameters
 from pvae.programs.registration import Registration
 
 __all__ = ["PlayersObjective"]
@@ -48,8 +46,7 @@ class PlayersObjective(Objective):
         }
         advice = "The unit is nats per datum; None never ends the updates of a player early."
         self.tolerance = None if tolerance is None else require_positive(tolerance, "tolerance", advice=advice)
-        # The names of the parameters of theta and phi in Pyro's store, by programs and names in the store.
-        self._group_names: dict[Any, dict[str, tuple[str, ...]]] = {}
+        self._groups_in_store = GroupsInStore(type(self).__name__)
 
     def phases(self) -> dict[str, Any]:
         """Return the settings of the updates that are not the defaults."""
@@ -106,21 +103,5 @@ class PlayersObjective(Objective):
         try:
             declared = player_parameters(self, model, guide, player)
         except InputError:
-            return self._group_in_store(model, guide, args, kwargs, player)
+            return self._groups_in_store.group(model, guide, args, kwargs, player)
         return [parameter for parameter in declared if parameter.requires_grad]
-
-    def _group_in_store(
-        self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str
-    ) -> list[Any]:
-        """Return the parameters of theta or phi in Pyro's store, as differentiating both programs finds them."""
-        store = dict(pyro.get_param_store().named_parameters())
-        owners = (id(getattr(model, "__self__", model)), id(getattr(guide, "__self__", guide)))
-        key = (owners, tuple(store))
-        if key not in self._group_names:
-            groups = program_groups(model, guide, args, kwargs)
-            # A first run may have added parameters to the store.
-            store = dict(pyro.get_param_store().named_parameters())
-            key = (owners, tuple(store))
-            self._group_names[key] = {"theta": tuple(groups.theta), "phi": tuple(groups.phi)}
-            require_disjoint_groups(groups, type(self).__name__)
-        return [store[name] for name in self._group_names[key][player]]

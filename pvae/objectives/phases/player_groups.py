@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import pyro
 from torch import nn
 
 from pvae.errors import InputError
 from pvae.programs.base import Program
-from pvae.programs.parameter_groups import declared_group
+from pvae.programs.parameter_groups import declared_group, program_groups, require_disjoint_groups
 
-__all__ = ["player_parameters"]
+__all__ = ["GroupsInStore", "player_parameters"]
 
 
 def player_parameters(objective: nn.Module, model: Any, guide: Any, player: str) -> list[nn.Parameter]:
@@ -38,3 +40,41 @@ def player_parameters(objective: nn.Module, model: Any, guide: Any, player: str)
 def _owner(program: Any) -> Any:
     """Return the object that holds a program: the module, or the function itself."""
     return program.owner if isinstance(program, Program) else getattr(program, "__self__", program)
+
+
+class GroupsInStore:
+    """The parameters of theta and phi in Pyro's store, for programs that declare no groups.
+
+    Args:
+        objective: the name of the objective, for errors.
+    """
+
+    def __init__(self, objective: str) -> None:
+        self._objective = objective
+        # The names of the parameters of each group, by programs and names in the store.
+        self._names: dict[Any, dict[str, tuple[str, ...]]] = {}
+
+    def group(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> list[Any]:
+        """Return the trainable parameters of theta or phi, as differentiating both programs once finds them.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+            player: ``"theta"`` or ``"phi"``.
+
+        Raises:
+            InputError: if theta and phi share a parameter.
+        """
+        store = dict(pyro.get_param_store().named_parameters())
+        owners = (id(getattr(model, "__self__", model)), id(getattr(guide, "__self__", guide)))
+        key = (owners, tuple(store))
+        if key not in self._names:
+            groups = program_groups(model, guide, args, kwargs)
+            # A first run may have added parameters to the store.
+            store = dict(pyro.get_param_store().named_parameters())
+            key = (owners, tuple(store))
+            self._names[key] = {"theta": tuple(groups.theta), "phi": tuple(groups.phi)}
+            require_disjoint_groups(groups, self._objective)
+        return [store[name] for name in self._names[key][player]]
