@@ -71,16 +71,20 @@ def flat_values(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is None, a text, a boolean, a number of Python, or a tuple or list of such values."""
+    """Return whether a value is None, a text, a boolean, a number of Python, or a tuple, list or dict of those."""
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(is_plain, value.values()))
     return value is None or isinstance(value, str | bool | int | float)
 
 
 def without_numpy(value: Any) -> Any:
-    """Return a value with NumPy's numbers and booleans as Python's, inside tuples and lists too."""
+    """Return a value with NumPy's numbers and booleans as Python's, inside tuples, lists and dicts too."""
     if isinstance(value, list | tuple):
         return type(value)(map(without_numpy, value))
+    if isinstance(value, dict):
+        return {key: without_numpy(entry) for key, entry in value.items()}
     # by name: the command line answers --help without NumPy
     scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return value.item() if scalar else value

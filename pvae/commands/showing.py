@@ -30,7 +30,10 @@ __all__ = ["show"]
 
 SUFFIXES = (".jpg", ".pdf", ".png", ".svg")
 COUNT_HELP = "Number of pictures, codes, latent units, lines or columns. [default: depends on --what]"
-SITE_HELP = "Latent site of a traversal. [default: the first latent site with real values]"
+SITE_HELP = (
+    "Latent site of a traversal, or modality of a cross-generation. [default: the first latent site with real values, "
+    "the last modality]"
+)
 # A line that holds only \b keeps click from joining the lines after it.
 HELP = "\n".join(
     [

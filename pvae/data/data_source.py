@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
         InputError: if a size is neither a fraction nor a count, is given for a split that the source contains, or
             leaves no data to train on.
     """
+    source = _with_all_masks(source)
     order = _random_order(source, validation, test, seed)
     parts: dict[str, Batch | None] = {}
     positions = {}
@@ -136,6 +137,20 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
         seed=seed, checksum=state.hexdigest(), notes=tuple(notes), schema=source.schema,
         positions=positions, row_names=source.row_names,
     )  # fmt: skip
+
+
+def _with_all_masks(source: DataSource) -> DataSource:
+    """Return a source with the same masks in all of its splits: a split without one has all of the field observed."""
+    parts = [part for part in (source.train, *source.own.values()) if not isinstance(part, StoredBatch)]
+    masks = {name: mask for part in parts for name, mask in part.items() if name == "mask" or name.endswith("_mask")}
+
+    def complete(part: Batch) -> Batch:
+        missing = [name for name in masks if name not in part] if not isinstance(part, StoredBatch) else []
+        missing = [name for name in missing if (name.removesuffix("_mask") if name != "mask" else "x") in part]
+        return part.replace(**{name: masks[name].new_ones(part.size, *masks[name].shape[1:]) for name in missing})
+
+    own = {name: complete(part) for name, part in source.own.items()}
+    return replace(source, train=complete(source.train), own=own)
 
 
 def _random_order(source: DataSource, validation: float | None, test: float | None, seed: int) -> Tensor:

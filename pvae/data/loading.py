@@ -82,7 +82,8 @@ def load_data(
         folder: the first place to look for a named data set, before ``$PVAE_DATA`` and the cache; and the folder that
             a relative path starts from.
         missing: ``"mask"`` takes NaN, masked values, and in tables empty cells and words such as NA, as missing
-            values, which are 0 in ``x`` and in the field ``mask``. Other texts, ``"?,-9"``, name the words of a table
+            values, which are 0 in ``x`` and in the field ``mask``; of a further field ``w`` of arrays, NaN are 0 in
+            ``w`` and in the field ``w_mask``. Other texts, ``"?,-9"``, name the words of a table
             that mean a missing value. ``"error"`` refuses missing values.
         mask: the entries of ``x`` that the field ``mask`` leaves out at random: ``"pixels:share=0.5"`` each entry with
             this probability, ``"block:size=14"`` a square, ``"rows:count=14"`` rows, ``"quadrants:observed=1"`` all

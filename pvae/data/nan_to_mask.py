@@ -1,4 +1,4 @@
-"""Missing values: NaN in ``x`` becomes 0, and the field ``mask`` says which entries are observed."""
+"""Missing values: NaN becomes 0, and the fields ``mask`` of x and ``w_mask`` of w say which entries are observed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from pvae.errors import InputError
 __all__ = ["check_missing", "masked", "with_gaps"]
 
 
+_PARTS = ("train", "validation", "test")
+_UNCHANGED = ("c", "index", "mask", "y")
+
+
 def check_missing(missing: str) -> None:
     """Check the option ``missing`` of `load_data`.
 
@@ -23,27 +27,45 @@ def check_missing(missing: str) -> None:
         raise InputError(f"missing needs 'error' or 'mask'; got {missing!r}.")
 
 
-def masked(fields: Mapping[str, Any]) -> dict[str, Any]:
+def masked(fields: Mapping[str, Any], *, only_x: bool = False) -> dict[str, Any]:
     """Return fields in which each NaN of ``x`` is 0, with a ``mask`` of 1 for observed and 0 for missing entries.
 
-    If one split has missing values, every split gets a mask. An entry that a given mask calls missing stays missing.
+    A field of another name, such as ``w``, gets the field ``w_mask`` in the same way; labels ``y``, conditions ``c``
+    and the fields ``mask`` and ``index`` stay as they are. If one split has missing values of a field, every split gets
+    its mask. An entry that a given mask calls missing stays missing.
 
     Args:
         fields: arrays by name; ``x_test`` and the like belong to other splits, and so does ``mask_test``.
+        only_x: whether the other fields stay as they are.
     """
     result = dict(fields)
-    names = [name for name in result if name == "x" or (isinstance(name, str) and name.startswith("x_"))]
-    arrays = {name: _array(result[name]) for name in names}
+    for stem in dict.fromkeys(_stem_and_part(name)[0] for name in fields):
+        if stem == "x" or not (only_x or stem in _UNCHANGED or stem.endswith("_mask")):
+            _mask_field(result, stem)
+    return result
+
+
+def _stem_and_part(name: Any) -> tuple[str, str]:
+    """Return ``("w", "_test")`` for the name ``w_test``, and ``("w", "")`` for ``w``."""
+    stem, _, suffix = str(name).rpartition("_")
+    return (stem, f"_{suffix}") if stem and suffix in _PARTS else (str(name), "")
+
+
+def _mask_field(fields: dict[str, Any], stem: str) -> None:
+    """Put 0 in place of each NaN of one field in all splits, and add its mask, if there is any NaN."""
+    arrays = {name: _array(fields[name]) for name in fields if _stem_and_part(name)[0] == stem}
     missing = {name: np.isnan(array) for name, array in arrays.items() if array.dtype.kind == "f"}
     if not any(entries.any() for entries in missing.values()):
-        return result
+        return
     for name, array in arrays.items():
-        mask_name = "mask" + name.removeprefix("x")
+        part = _stem_and_part(name)[1]
+        mask_name = ("mask" if stem == "x" else f"{stem}_mask") + part
         entries = missing.get(name, np.zeros(array.shape, dtype=bool))
-        mask = _array(result[mask_name]) if mask_name in result else np.ones_like(entries)
-        result[name] = np.where(entries, 0, array)
-        result[mask_name] = np.where(entries, 0, np.broadcast_to(mask, entries.shape).astype(np.float32))
-    return result
+        mask = _array(fields[mask_name]) if mask_name in fields else np.ones_like(entries)
+        if mask.ndim == 1:  # one number for each datum
+            mask = mask.reshape(-1, *[1] * (array.ndim - 1))
+        fields[name] = np.where(entries, 0, array)
+        fields[mask_name] = np.where(entries, 0, np.broadcast_to(mask, entries.shape).astype(np.float32))
 
 
 def with_gaps(values: np.ndarray, missing: np.ndarray) -> np.ndarray:

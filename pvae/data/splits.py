@@ -111,6 +111,12 @@ class Splits:
         return tuple(first_datum(self.train)["c"].shape[1:]) if "c" in self.train else None
 
     @property
+    def field_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The name and the shape of one datum of each field besides x."""
+        first = first_datum(self.train)
+        return tuple((name, tuple(first[name].shape[1:])) for name in first if name != "x")
+
+    @property
     def data_size(self) -> int:
         """The number of training data."""
         return self.train.size

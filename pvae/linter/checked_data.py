@@ -51,13 +51,22 @@ def built_model(recipe: Any, data: Any) -> tuple[Any, Any]:
     """Return the latent model that a recipe makes for data, and the data, which are loaded if they were not.
 
     Args:
-        recipe: as for `pvae.models.make_model.build_model`. A batch shows it the shape of x alone.
+        recipe: as for `pvae.models.make_model.build_model`. A batch shows it the shapes of its
+            fields alone.
         data: as for `checked_batch`.
     """
     if _is_batch(data):
-        return build_model(recipe, SimpleNamespace(data_shape=tuple(data["x"].shape[1:]))), data
+        return build_model(
+            recipe, SimpleNamespace(data_shape=tuple(data["x"].shape[1:]), field_shapes=_field_shapes(data))
+        ), data
     splits = data if isinstance(data, Splits) else load_data(data)
     return build_model(recipe, splits), splits
+
+
+def _field_shapes(batch: Mapping[str, Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the name and the shape of one datum of each tensor besides x."""
+    others = ((name, value) for name, value in batch.items() if name != "x" and isinstance(value, Tensor))
+    return tuple((name, tuple(value.shape[1:])) for name, value in others)
 
 
 def _is_batch(data: Any) -> bool:

@@ -11,6 +11,7 @@ from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
 from pvae.models.local_guide import LocalGuide
 from pvae.models.masked import MaskedVAE
+from pvae.models.multimodal import MultimodalVAE
 from pvae.models.posterior_values import reconstruct
 from pvae.models.semi_amortised import SemiAmortised
 from pvae.models.semisupervised import SemiSupervisedVAE
@@ -38,6 +39,7 @@ __all__ = [
     "LocalGuide",
     "MaskedVAE",
     "ModelSpec",
+    "MultimodalVAE",
     "Program",
     "Programs",
     "Quantiser",

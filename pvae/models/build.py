@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from pvae.densities.parts import accepted, check_settings
@@ -22,9 +21,10 @@ from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
-from pvae.models.load_user_code import load_file, load_module, user_errors
+from pvae.models.load_user_code import candidates, load_file, load_module, user_errors
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
+from pvae.models.multimodal import MultimodalVAE
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.sequence import SequenceVAE
 from pvae.models.vae import VAE
@@ -43,14 +43,15 @@ MODELS: dict[str, Callable[..., Any]] = {
     "gmvae": GMVAE,
     "ladder-vae": LadderVAE,
     "masked-vae": MaskedVAE,
+    "multimodal-vae": MultimodalVAE,
     "sequence-vae": SequenceVAE,
     "ssvae": SemiSupervisedVAE,
     "vae": VAE,
     "vqvae": VQVAE,
 }
 
-# Properties of the data that a constructor gets if it has a parameter of that name.
-FACTS = ("data_shape", "classes", "condition_shape", "data_size")
+# properties of the data that a constructor gets if it has a parameter of that name
+FACTS = ("data_shape", "classes", "condition_shape", "data_size", "field_shapes")
 
 
 class _HasDataShape(Protocol):
@@ -84,7 +85,7 @@ class ModelSpec:
         """Return a new latent model. Its constructor gets those properties of the data that it has parameters for.
 
         They are ``data_shape``, the shape of one x; ``classes``, the number of classes; ``condition_shape``, the shape
-        of one c; and ``data_size``, the number of training data.
+        of one c; ``data_size``, the number of training data; and ``field_shapes``, of the fields besides x.
 
         Args:
             splits: the data.
@@ -150,7 +151,7 @@ class ModelSpec:
         path = Path(home).expanduser() if home.endswith(".py") else None
         module = load_module(home) if path is None else load_file(path)
         if not hasattr(module, attribute):
-            raise unknown(f"model in {home}", attribute, _candidates(module))
+            raise unknown(f"model in {home}", attribute, candidates(module))
         return path or Path(getattr(module, "__file__", None) or home), getattr(module, attribute)
 
     def _find_builtin(self) -> Callable[..., Any]:
@@ -273,7 +274,7 @@ def _settings_by_name(
 ) -> dict[str, Any] | None:
     """Return the arguments of a constructor by name, with the defaults of `FACTS`; None if they do not fit it.
 
-    The defaults are written down because a build would otherwise take these arguments from the data.
+    Otherwise a build would take these arguments from the data.
     """
     signature = inspect.signature(made.__init__)  # type: ignore[misc]
     try:
@@ -295,13 +296,3 @@ def _home(made: type) -> str:
     # Only the import path counts: a file that was loaded as a module is in sys.modules, but no other process finds it.
     spec = importlib.machinery.PathFinder.find_spec(made.__module__.partition(".")[0])
     return made.__module__ if spec is not None or file is None else file
-
-
-def _candidates(module: ModuleType) -> list[str]:
-    """Return the names that a person may have meant: the module's own classes and functions, and its latent models."""
-    return [name for name, value in vars(module).items() if not name.startswith("_") and _is_candidate(module, value)]
-
-
-def _is_candidate(module: ModuleType, value: Any) -> bool:
-    is_own_callable = callable(value) and getattr(value, "__module__", None) == module.__name__
-    return is_own_callable or is_latent_model(value)

@@ -12,7 +12,7 @@ from pvae.errors import InputError
 __all__ = ["require_order", "reshape_data"]
 
 
-def require_order(x: Tensor, data_shape: Sequence[int]) -> None:
+def require_order(x: Tensor, data_shape: Sequence[int], name: str = "x") -> None:
     """Check that data are flat, or have the sizes of a shape in its order, apart from sizes of 1.
 
     A reshape of data with channels first to channels last would mix the pixels of all channels.
@@ -20,6 +20,7 @@ def require_order(x: Tensor, data_shape: Sequence[int]) -> None:
     Args:
         x: the data, (batch, ...).
         data_shape: the shape of one datum of a model.
+        name: the name of the field, for the error.
 
     Raises:
         InputError: if the shapes have the same number of values and differ.
@@ -28,29 +29,30 @@ def require_order(x: Tensor, data_shape: Sequence[int]) -> None:
     same_count = math.prod(given) == math.prod(needed)  # another count is refused by `reshape_data`
     if same_count and min(len(given), len(needed)) > 1 and given != needed:
         raise InputError(
-            f"x needs the shape of data_shape, {tuple(data_shape)}, or one flat vector for each datum; got "
+            f"{name} needs the shape of data_shape, {tuple(data_shape)}, or one flat vector for each datum; got "
             f"{tuple(x.shape[1:])}. Build the model with the data_shape of the data; load_data puts channels first."
         )
 
 
-def reshape_data(x: Tensor, shape: tuple[int, ...], data_shape: Sequence[int] = ()) -> Tensor:
+def reshape_data(x: Tensor, shape: tuple[int, ...], data_shape: Sequence[int] = (), name: str = "x") -> Tensor:
     """Return data with each datum in another shape, (batch,) + shape.
 
     Args:
         x: the data, (batch, ...).
         shape: the new shape of one datum.
         data_shape: a shape with the order that the sizes of a datum must have; () does not check it.
+        name: the name of the field, for the error.
 
     Raises:
         InputError: if one datum has another number of values than the shape, or its sizes are in another order.
     """
     if x.dim() > 2 and len(data_shape) > 1:  # flat data have no order
-        require_order(x, data_shape)
+        require_order(x, data_shape, name)
     if x.shape[1:] == shape:
         return x
     if math.prod(x.shape[1:]) != math.prod(shape):
         raise InputError(
-            f"x needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; got "
-            f"{tuple(x.shape[1:])}. Reshape x, or build the model with the data_shape of these data."
+            f"{name} needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; "
+            f"got {tuple(x.shape[1:])}. Reshape {name}, or build the model with the data_shape of these data."
         )
     return x.reshape(x.shape[0], *shape)

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pvae.errors import InputError
 from pvae.outside_files import read_limited
+from pvae.programs.model_traits import is_latent_model
 
-__all__ = ["load_file", "load_module", "user_errors"]
+__all__ = ["candidates", "load_file", "load_module", "user_errors"]
 
 _MOST_BYTES = 20_000_000  # of a file of code
 
@@ -103,3 +105,17 @@ def _innermost_line(path: Path | None, error: BaseException) -> str:
     file = "" if path is None else str(path.resolve())
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"{path}, line {lines[-1]}" if lines else ""
+
+
+def candidates(module: ModuleType) -> list[str]:
+    """Return the names that a person may have meant: a module's own classes and functions, and its latent models.
+
+    Args:
+        module: a user's module.
+    """
+    return [name for name, value in vars(module).items() if not name.startswith("_") and _is_candidate(module, value)]
+
+
+def _is_candidate(module: ModuleType, value: Any) -> bool:
+    is_own_callable = callable(value) and getattr(value, "__module__", None) == module.__name__
+    return is_own_callable or is_latent_model(value)

@@ -9,11 +9,11 @@ import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Independent
 
 from pvae.errors import InputError
 from pvae.models.base import BaseVAE, Parts, code_of
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.entry_masks import carry_forward, mask_entries, zero_missing
 from pvae.models.imputation import Imputation, impute
 from pvae.networks import Conditioned
 
@@ -78,8 +78,8 @@ class MaskedVAE(BaseVAE):
         complete_mask = _mask_like(x, mask)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior_density())
-            density = _mask_entries(self.decode(z), self.observed(complete_mask))
-            return pyro.sample("x", density, obs=self.observed(_zero_missing(x, complete_mask)))
+            density = mask_entries(self.decode(z), self.observed(complete_mask), "masked VAE")
+            return pyro.sample("x", density, obs=self.observed(zero_missing(x, complete_mask)))
 
     def guide(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Infer z from the posterior given the observed entries. Returns z, shape (batch, latent).
@@ -102,7 +102,7 @@ class MaskedVAE(BaseVAE):
         context: tuple[Tensor, ...] = ()
         if self.encode_mask:
             context = (reshape_data(complete_mask.to(x.dtype) - 1, self._input_shape),)
-        return super().encode(_zero_missing(x, complete_mask), *context)
+        return super().encode(zero_missing(x, complete_mask), *context)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -142,7 +142,7 @@ class MaskedVAE(BaseVAE):
                 "A masked VAE learns from observed entries, and mask is 0 for every entry. Mark observed entries by 1."
             )
         if mask is not None and not self.initialised and bool((mask == 0).any()):
-            batch = {**batch, "x": _carry_forward(x, _mask_like(x, mask))}
+            batch = {**batch, "x": carry_forward(x, _mask_like(x, mask))}
         super().initialise_from(batch)
 
 
@@ -156,43 +156,3 @@ def _mask_like(x: Tensor, mask: Tensor | None) -> Tensor:
             "Give the mask the shape of x."
         )
     return mask.reshape(x.shape)
-
-
-def _zero_missing(x: Tensor, mask: Tensor) -> Tensor:
-    """Return x with 0 at missing entries. A product with the mask would keep NaN."""
-    return torch.where(mask > 0, x, torch.zeros_like(x))
-
-
-def _mask_entries(density: TorchDistribution, mask: Tensor) -> TorchDistribution:
-    """Return p(x given z) of the observed entries only, with the batch and event shape of `density`.
-
-    Args:
-        density: p(x given z), batch shape (..., batch).
-        mask: 1 observed, 0 missing, (batch,) + event shape.
-
-    Raises:
-        InputError: if the density is not independent in each entry.
-    """
-    base, dims = density, 0
-    while isinstance(base, Independent):
-        dims += base.reinterpreted_batch_ndims
-        base = base.base_dist
-    if base.event_shape or dims != mask.dim() - 1:
-        raise InputError(
-            f"A masked VAE leaves out single entries of x, so it needs a likelihood that is independent in each; got "
-            f"{type(base).__name__} with events of shape {tuple(density.event_shape)}. Use 'gaussian' or 'bernoulli', "
-            "for example."
-        )
-    return base.mask(mask > 0).to_event(dims)
-
-
-def _carry_forward(x: Tensor, mask: Tensor) -> Tensor:
-    """Return x, (data, ...), with each missing entry replaced by that of the last earlier datum that has it observed.
-
-    An entry that no earlier datum has observed gets the value of the last datum that has it observed. All values then
-    occur in the data, about as often as they are observed. A mean would not do: it need not be a valid count.
-    """
-    rows = torch.arange(len(x), device=x.device).reshape(-1, *[1] * (x.dim() - 1))
-    last_observed = torch.where(mask > 0, rows, -1).cummax(0).values
-    source = torch.where(last_observed < 0, last_observed[-1:].clamp_min(0), last_observed)
-    return _zero_missing(x, mask).gather(0, source)

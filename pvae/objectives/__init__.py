@@ -13,6 +13,7 @@ from pvae.objectives.adversarial.sides import Sides
 from pvae.objectives.base import Objective, ObjectiveModule, Terms
 from pvae.objectives.bounds.iwae import IWAE, Renyi
 from pvae.objectives.bounds.miwae import CIWAE, MIWAE, PIWAE
+from pvae.objectives.bounds.modality_bounds import StratifiedIWAE, SubsampledELBO
 from pvae.objectives.bounds.reparameterised import DReG, StickingTheLanding
 from pvae.objectives.bounds.score_function import BASELINES, VIMCO, ScoreFunction
 from pvae.objectives.bounds.thermodynamic import Thermodynamic, log_uniform
@@ -88,6 +89,8 @@ __all__ = [
     "SemiSupervised",
     "Sides",
     "StickingTheLanding",
+    "StratifiedIWAE",
+    "SubsampledELBO",
     "Terms",
     "Thermodynamic",
     "TotalCorrelation",

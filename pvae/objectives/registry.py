@@ -33,6 +33,7 @@ __all__ = [
 _LOWER_BOUNDS = (
     *("elbo", "elbo-analytic", "elbo-graph", "elbo-enum", "em", "reinforce", "log-variance"),
     *("iwae", "miwae", "ciwae", "piwae", "vimco", "stl", "dreg", "rws", "tvo"),
+    "stratified-iwae",
 )
 
 

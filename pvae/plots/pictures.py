@@ -121,6 +121,7 @@ def reconstructions(
     feature_names: Sequence[str] | None = None,
     title: str = "Data and their reconstructions",
     note: str = "",
+    name: str = "reconstruction",
 ) -> Figure:
     """Return data above their reconstructions, in labelled pairs of rows.
 
@@ -135,6 +136,7 @@ def reconstructions(
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
         note: a sentence below the title.
+        name: what the second row shows, for its label.
 
     Raises:
         InputError: if the numbers of values differ.
@@ -152,9 +154,9 @@ def reconstructions(
     if as_pictures(x) is None and x[0].size <= MOST_PANELS:
         flat = x.reshape(len(x), -1)
         labels = feature_labels(feature_names, flat.shape[1])
-        figure = feature_pairs(flat, again.reshape(flat.shape), labels, "original value", "reconstruction")
+        figure = feature_pairs(flat, again.reshape(flat.shape), labels, "original value", name)
         return add_title(figure, title, note)
-    return add_title(_draw_panels({"original": x, "reconstruction": again}, columns)[0], title, note)
+    return add_title(_draw_panels({"original": x, name: again}, columns)[0], title, note)
 
 
 @also_of_runs("inpainting")

@@ -75,7 +75,7 @@ def find_data_sites(sites: Sequence[Site], programs: Programs, bound: BoundProgr
         return DataSites((observed[0]["name"],), {})
     whole = [site["name"] for site in observed if site["value"].numel() == x.numel()]
     if whole:
-        return DataSites((whole[0],), {})
+        return DataSites(("x" if "x" in whole else whole[0],), {})
     positions = {site["name"]: _positions(site["value"], x) for site in observed}
     parts = {name: value for name, value in positions.items() if value is not None}
     if parts and _covers(list(parts.values()), x.numel()):

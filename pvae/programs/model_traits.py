@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,9 @@ class ModelTraits:
     Attributes:
         fields: the batch fields that the programs get: names by position, or a mapping from parameter to field. None
             lets the signatures of the programs say it, see `pvae.models.bind`.
+        optional_fields: the fields that ``**fields`` of the programs get, as far as a batch has them. By default none.
+        modalities: the names of the fields of a multimodal model, whose programs take ``_subset``, shape (batch,
+            modalities), the modalities that count. By default none.
         default_objective: the objective that suits the model, as text. It is used where a training names none.
         initialise_from: a method that sets values that depend on the data, such as an output bias. `pvae.fit` calls it
             with the training data, once, before a fresh training. None where nothing depends on the data.
@@ -48,6 +51,8 @@ class ModelTraits:
     """
 
     fields: Sequence[str] | Mapping[str, str] | None = None
+    optional_fields: Sequence[str] = ()
+    modalities: Collection[str] = ()
     default_objective: str = "elbo"
     initialise_from: Callable[[Mapping[str, Tensor]], None] | None = None
     classify: Callable[[Tensor], Any] | None = None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.names import unknown
 from pvae.programs.base import Program
+from pvae.programs.model_traits import traits_of
 
 __all__ = [
     "FIELD_ALIASES",
@@ -53,12 +54,22 @@ def signature_of(program: Any) -> inspect.Signature:
         return signature_of(function.forward)
     if inspect.ismethod(function):
         signature = signature_of(function.__func__)
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
+        parameters = list(signature.parameters.values())[1:]
+        return signature.replace(parameters=_with_optional_fields(parameters, function.__self__))
     if hasattr(function, "__wrapped__"):
         return signature_of(function.__wrapped__)
     if isinstance(function, functools.partial) and unwrap(function.func) is not function.func:
         return inspect.signature(functools.partial(unwrap(function.func), *function.args, **function.keywords))
     return inspect.signature(function)
+
+
+def _with_optional_fields(parameters: list[inspect.Parameter], owner: Any) -> list[inspect.Parameter]:
+    """Return parameters with the optional fields of a latent model in place of ``**fields``."""
+    names = traits_of(owner).optional_fields
+    if not names or not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return parameters
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [*parameters[:-1], *[inspect.Parameter(name, kind, default=None) for name in names]]
 
 
 def takes_only_open_arguments(program: Program) -> bool:

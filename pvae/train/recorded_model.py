@@ -150,5 +150,8 @@ def _recorded_shapes(data: Mapping[str, Any]) -> SimpleNamespace:
         data_shape=tuple(data["data_shape"]),
         classes=data.get("classes"),
         condition_shape=tuple(data["fields"]["c"]["shape"]) if "c" in data["fields"] else None,
+        field_shapes=tuple(
+            (name, tuple(field["shape"])) for name, field in data["fields"].items() if name != "x" and "shape" in field
+        ),
         data_size=data["sizes"].get("train"),
     )

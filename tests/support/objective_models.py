@@ -83,10 +83,34 @@ class Labelled(Enumerated):
         return list(self.encoder.parameters())
 
 
+def multimodal() -> pvae.MultimodalVAE:
+    """Two fields with a product of experts."""
+    return pvae.MultimodalVAE(FEATURES, {"x": "bernoulli", "w": "gaussian:shape=3"}, latent=LATENT, hidden=4)
+
+
+def experts() -> pvae.MultimodalVAE:
+    """Two fields with a mixture of experts."""
+    modalities = {"x": "bernoulli", "w": "gaussian:shape=3"}
+    return pvae.MultimodalVAE(FEATURES, modalities, combine="mixture", latent=LATENT, hidden=4)
+
+
+MODELS: dict[str, Any] = {
+    "pathwise": Plain,
+    "any": Mixed,
+    "marked": Enumerated,
+    "labelled": Labelled,
+    "quantised": Quantised,
+    "multimodal": multimodal,
+    "experts": experts,
+}
+
+
 def model_of(kind: str) -> Any:
-    return {"pathwise": Plain, "any": Mixed, "marked": Enumerated, "labelled": Labelled, "quantised": Quantised}[kind]
+    return MODELS[kind]
 
 
 def beside(kind: str, size: int) -> dict[str, Tensor]:
     """The fields that a kind of model takes beside x."""
+    if kind in ("multimodal", "experts"):
+        return {"w": torch.arange(3.0 * size).reshape(size, 3).sin(), "w_mask": (torch.arange(size) % 3 > 0).float()}
     return {"y": torch.arange(size) % 4 - 1} if kind == "labelled" else {}

@@ -41,6 +41,7 @@ from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
+from pvae.models.multimodal import MultimodalVAE
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.sequence import SequenceVAE
 from pvae.models.vae import VAE
@@ -152,6 +153,31 @@ def _conditional(event: tuple[int, ...], beside: dict[str, Callable[[int], Tenso
     )
 
 
+def _multimodal(combine: str) -> ModelCase:
+    """Two fields, of which some data have one, and some none."""
+
+    def beside(size: int) -> dict[str, Tensor]:
+        rows = torch.arange(size)
+        return {"w": _real(4)(size), "w_mask": (rows % 2 > 0).float(), "mask": (rows % 3 > 0).float()}
+
+    return ModelCase(
+        lambda: MultimodalVAE(
+            (12,),
+            "x=bernoulli,w=gaussian",
+            field_shapes=(("w", (4,)),),
+            combine=combine,
+            latent=3,
+            hidden=(7, 5),
+        ),
+        _binary(12),
+        exact=False,
+        reparameterised=True,
+        latent_sites={"z": (3,)},
+        data_shape=(12,),
+        beside=beside,
+    )
+
+
 def _semisupervised(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
     small = {"classes": 3, "latent": 3, "hidden": (7, 5), **settings}
 
@@ -244,6 +270,8 @@ MODELS: dict[str, ModelCase] = {
     "masked-vae-counts": _masked(
         _counts(6, 5), (30,), data_shape=(6, 5), likelihood="negative-binomial", encode_mask=False
     ),
+    "multimodal-vae": _multimodal("product"),
+    "multimodal-vae-mixture": _multimodal("mixture"),
     "cvae": _conditional((12,), {"y": lambda size: torch.arange(size) % 3}, data_shape=(12,), classes=3),
     "cvae-vectors": _conditional(
         (12,), {"c": _real(2)}, data_shape=(12,), condition_shape=(2,), network="gated", prior="conditional:hidden=4"
@@ -330,8 +358,8 @@ class ObjectiveCase:
 
     Args:
         guide: "pathwise" if it needs a reparameterised guide, "marked" if a site marked for enumeration, "labelled" if
-            labels too, "quantised" if
-            a `pvae.Quantiser` between the programs, else "any".
+            labels too, "quantised" if a `pvae.Quantiser` between the programs, "multimodal" if a `pvae.MultimodalVAE`,
+            "experts" if one with a mixture of experts, else "any".
         traced: whether a step of it can be traced to a graph.
         scales: whether a scale of every datum multiplies its loss and gradient.
         untrained: the groups of the latent model that no step of it moves.
@@ -398,6 +426,8 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "rae:penalty=gradient": ObjectiveCase(),
     "vq": ObjectiveCase("quantised"),
     "vq:commitment=2": ObjectiveCase("quantised"),
+    "subsampled-elbo:single=false:warm_up=4": ObjectiveCase("multimodal"),
+    "stratified-iwae:particles=2": ObjectiveCase("experts"),
     "rws:particles=3": ObjectiveCase("any"),
     "rws:particles=3:phi=sleep": ObjectiveCase("any"),
     "rws:particles=3:phi=both": ObjectiveCase("any"),

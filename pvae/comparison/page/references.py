@@ -68,6 +68,13 @@ _CODES = Publication(
 _VAE = Publication(
     "kingma2013auto", "Kingma, Diederik P. and Welling, Max", "Auto-Encoding Variational Bayes", 2013, "arXiv:1312.6114"
 )
+_MULTIMODAL = Publication(
+    "wu2018mvae",
+    "Wu, Mike and Goodman, Noah",
+    "Multimodal Generative Models for Scalable Weakly-Supervised Learning",
+    2018,
+    "arXiv:1802.05335",
+)
 _IWAE = Publication(
     "burda2015importance",
     "Burda, Yuri and Grosse, Roger and Salakhutdinov, Ruslan",
@@ -124,6 +131,15 @@ _BY_NAME = {
         "MIWAE",
         2019,
         "arXiv:1812.02633",
+    ),
+    "multimodal-vae": _MULTIMODAL,
+    "subsampled-elbo": _MULTIMODAL,
+    "stratified-iwae": Publication(
+        "shi2019mmvae",
+        "Shi, Yuge and others",
+        "Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models",
+        2019,
+        "arXiv:1911.03393",
     ),
     "iwae": _IWAE,
     "renyi": Publication(

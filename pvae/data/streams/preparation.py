@@ -48,7 +48,7 @@ class Preparation:
             _check_labels(turned.get("y"), hidden_allowed=self.missing)
         if not self.missing:
             return turned
-        result = masked(turned)
+        result = masked(turned, only_x=True)
         if "mask" not in result:  # each part needs the same fields, with or without missing values
             result["mask"] = np.ones(np.shape(result["x"]), dtype=np.float32)
         return result

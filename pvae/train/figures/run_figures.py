@@ -10,6 +10,7 @@ from pvae.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from pvae.batch import Batch
     from pvae.train.figures.figure_inputs import FigureInputs
@@ -138,6 +139,33 @@ def _forecast(inputs: FigureInputs) -> Figure:
     return plots.forecasts(complete, parts, ends.tolist())
 
 
+def _cross_generation(inputs: FigureInputs) -> Figure:
+    from pvae import plots
+    from pvae.models import MultimodalVAE
+
+    model, batch = inputs.run.model, inputs.first_data()
+    if not isinstance(model, MultimodalVAE):
+        raise InputError(
+            "Cross-generation needs a pvae.MultimodalVAE, without a fitted prior; this run has a "
+            f"{type(model).__name__}. Draw reconstructions or samples."
+        )
+    target = inputs.site or list(model.modalities)[-1]
+    true, generated = model.cross_generation_of(target, batch)
+    picture = inputs.as_pictures if target == "x" else _unchanged
+    given = ", ".join(name for name in model.modalities if name != target)
+    return plots.reconstructions(
+        picture(true),
+        picture(generated),
+        feature_names=inputs.feature_names if target == "x" else None,
+        title=f"{target} of {inputs.split} data, and its mean given {given} at one draw of z",
+        name="generated",
+    )
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 def _latent(inputs: FigureInputs) -> Figure:
     from pvae import plots
     from pvae.models.latent_codes import infer_codes
@@ -252,6 +280,9 @@ FIGURES = {
     "reconstructions": FigureKind("data above their reconstructions", _reconstructions, 20),
     "inpainting": FigureKind("data with missing entries, with imputed entries, and complete", _inpainting, 16),
     "forecast": FigureKind("sequences, with a forecast of their last third from what came before", _forecast, 4),
+    "cross-generation": FigureKind(
+        "one modality given the others (MultimodalVAE), chosen by --site", _cross_generation, 20
+    ),
     "latent": FigureKind("latent codes of the data, coloured by label", _latent, 2000),
     "traversal": FigureKind("mean of x while one latent unit changes", _traversal, 8),
     "interpolation": FigureKind("mean of x between the codes of two data", _interpolation, 8),
