@@ -63,6 +63,7 @@ from .linter import (
     check as check,
 )
 from .models import (
+    AIR as AIR,
     Autoencoder as Autoencoder,
     ConditionalVAE as ConditionalVAE,
     GMVAE as GMVAE,

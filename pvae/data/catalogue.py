@@ -14,6 +14,7 @@ import numpy as np
 from pvae.batch import Batch, as_batch
 from pvae.data.data_digest import digest
 from pvae.data.data_source import DataSource
+from pvae.data.multi_digits import draw_multi_digits
 from pvae.data.readers import parse_idx, read_bytes, read_npz
 from pvae.data.sprites import draw_sprites
 from pvae.errors import InputError
@@ -133,6 +134,20 @@ def _sprites() -> DataSource:
     return DataSource("sprites", batch, pictures.shape[1:], content, defaults={"validation": 0.1, "test": 0.2})
 
 
+def _multi_digits() -> DataSource:
+    """Return pictures of 0 to 2 digits; those of the test split are made of other digits."""
+    images = _digit_arrays()[0] / 16.0
+    parts: dict[str, Batch] = {}
+    for part, digits, count in (("train", images[:1437], 5000), ("test", images[1437:], 1000)):
+        pictures, counts = draw_multi_digits(digits, count, seed=len(parts))
+        parts[part] = as_batch({"x": pictures.reshape(count, -1), "y": counts})
+    content = digest(
+        {f"{part}.{key}": tensor.numpy() for part, batch in parts.items() for key, tensor in batch.items()}
+    )
+    train = parts.pop("train")
+    return DataSource("multi_digits", train, (24, 24), content, parts, {"validation": 0.1})
+
+
 def _joint_digest(files: tuple[DataFile, ...]) -> str:
     # The contents were checked against these digests, so hashing the contents again would add nothing.
     return hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
@@ -164,6 +179,12 @@ CATALOGUE: dict[str, DataSet] = {
     ),
     "mnist_static": DataSet(
         "MNIST in a fixed binarisation, with its own three splits, without labels", (_STATIC,), _mnist_static
+    ),
+    "multi_digits": DataSet(
+        "6000 generated pictures of 24 x 24 pixels, grey, with 0, 1 or 2 digits; labelled by their number",
+        (),
+        _multi_digits,
+        "generated",
     ),
     "sprites": DataSet(
         "729 generated shapes of 16 x 16 pixels, binary, with the factors that made them", (), _sprites, "generated"

@@ -11,7 +11,7 @@ from pvae.errors import InputError
 from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluated_data import ModelOrRun
 from pvae.evaluate.evaluation_context import evaluation_context
-from pvae.programs.classifier import classifier_of, most_probable
+from pvae.programs.classifier import classifier_of, most_probable, require_known_labels
 
 __all__ = ["accuracy"]
 
@@ -30,7 +30,7 @@ def accuracy(model: ModelOrRun, data: Any = None, *, chunk: int = 1000, **where:
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if the model has no classifier, or the data have no label.
+        InputError: if the model has no classifier, the data have no label, or a label is no class of the model.
 
     Example:
         >>> import pvae, torch
@@ -49,6 +49,7 @@ def accuracy(model: ModelOrRun, data: Any = None, *, chunk: int = 1000, **where:
                 "accuracy needs data with labels, a field y of whole numbers from 0 on; these data have none. Add the "
                 "field y, or evaluate on labelled data."
             )
+        require_known_labels(context.model, batch)
         labelled = batch.take(batch["y"] >= 0)
         chunk = require_whole(chunk, "chunk")
         chunks = [labelled.take(slice(start, start + chunk)) for start in range(0, labelled.size, chunk)]

@@ -14,6 +14,7 @@ from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding
 from pvae.linter.supports import describe_support, have_same_support, support_of
 from pvae.objectives.adversarial.base import Adversarial
+from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import named_parameters
 from pvae.programs.parameter_scope import store_tensors
 from pvae.programs.sites import Site, UnknownDensityError, is_marked_for_enumeration, log_density
@@ -28,7 +29,9 @@ _OTHER_USES = {"y": "labels plots only", "factors": "serves metrics only"}
 def _unused_fields(context: CheckContext) -> Iterator[Finding]:
     """Report fields of the batch that no program takes."""
     for name in context.programs.unused(context.batch):
-        if name in _OTHER_USES:
+        if name == "y" and callable(traits_of(context.latent_model).classify):
+            message, fix = "no program takes 'y'; it serves the accuracy and labels plots.", ""
+        elif name in _OTHER_USES:
             message, fix = f"no program takes {name!r}; it {_OTHER_USES[name]}.", ""
         else:
             message = f"no program takes {name!r}."

@@ -1,11 +1,13 @@
 """The built-in latent-variable models, and functions that work with any latent model."""
 
 from pvae.densities.quantiser import Quantiser
+from pvae.models.attend_infer_repeat import AIR
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.build import MODELS, ModelSpec
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.encode_data import codes_of
 from pvae.models.forecast import Forecast
+from pvae.models.found_objects import FoundObjects
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.imputation import Imputation, impute
 from pvae.models.ladder import LadderVAE
@@ -25,6 +27,7 @@ from pvae.programs.parameter_scope import restore_store, scope, store_tensors
 from pvae.programs.queries import encode, has_bernoulli_likelihood, sample, scores_bits
 
 __all__ = [
+    "AIR",
     "GMVAE",
     "MODELS",
     "VAE",
@@ -32,6 +35,7 @@ __all__ = [
     "Autoencoder",
     "ConditionalVAE",
     "Forecast",
+    "FoundObjects",
     "Groups",
     "Imputation",
     "LadderVAE",

@@ -17,6 +17,7 @@ from pvae.densities.parts import accepted, check_settings
 from pvae.errors import InputError
 from pvae.json_values import is_plain, without_numpy
 from pvae.memory import memory_for_parameters
+from pvae.models.attend_infer_repeat import AIR
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
@@ -37,6 +38,7 @@ __all__ = ["FACTS", "MODELS", "ModelSpec", "describe_arguments", "describe_value
 
 # Saved runs hold these names and open the model by them: a name must not change.
 MODELS: dict[str, Callable[..., Any]] = {
+    "air": AIR,
     "autoencoder": Autoencoder,
     "cvae": ConditionalVAE,
     "gmm": GMM,

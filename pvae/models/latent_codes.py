@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from pvae.batch import Batch
-from pvae.models.posterior_values import plausible_codes
+from pvae.models.posterior_values import discrete_sites, plausible_codes
 from pvae.programs.binding import Fields, bind
 from pvae.programs.model_traits import traits_of
-from pvae.programs.queries import inference_mode
-from pvae.programs.sites import base_distribution, sample_sites
 
 __all__ = ["LatentCodes", "infer_codes", "without_labels"]
 
@@ -83,7 +81,7 @@ def infer_codes(latent_model: Any, batch: Batch, fields: Fields = None) -> Laten
     names = bind(latent_model, batch, fields).fields
     given = {name: batch[name] for name in names if name != "x" and not (hidden and name == "y")}
     codes = {name: code.detach() for name, code in plausible_codes(latent_model, batch, fields).items()}
-    discrete = _discrete_sites(latent_model, batch, fields)
+    discrete = discrete_sites(latent_model, batch, fields)
     repeated = _repeated_fields(latent_model, batch, fields, codes, given)
     continuous, categories = {}, {}
     for name, code in codes.items():
@@ -94,21 +92,6 @@ def infer_codes(latent_model: Any, batch: Batch, fields: Fields = None) -> Laten
         else:
             continuous[name] = code.reshape(batch.size, -1)
     return LatentCodes(continuous, categories, tuple(given), hidden)
-
-
-def _discrete_sites(latent_model: Any, batch: Batch, fields: Fields) -> dict[str, bool]:
-    """Return the latent sites of the model with a discrete support; True for those with one-hot values."""
-    with inference_mode(latent_model, batch, fields) as programs:
-        sites = sample_sites(programs.bound_to(batch).trace_both()[1])
-    discrete = [site for site in sites if not site["is_observed"] and _is_discrete(site["fn"])]
-    return {site["name"]: "OneHot" in type(base_distribution(site["fn"])).__name__ for site in discrete}
-
-
-def _is_discrete(distribution: Any) -> bool:
-    try:
-        return bool(distribution.support.is_discrete)
-    except NotImplementedError:
-        return False
 
 
 def _repeated_fields(

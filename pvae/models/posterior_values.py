@@ -12,12 +12,12 @@ from pvae.programs.binding import Fields
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.data_sites import find_data_sites
 from pvae.programs.queries import encode, inference_mode, mean_of_site
-from pvae.programs.sites import sample_sites
+from pvae.programs.sites import base_distribution, sample_sites
 from pvae.weights.compute import weights_of
 from pvae.weights.posterior_draws import draw_latents
 from pvae.weights.shared import has_summed_sites
 
-__all__ = ["plausible_codes", "reconstruct", "summed_out_values"]
+__all__ = ["discrete_sites", "plausible_codes", "reconstruct", "summed_out_values"]
 
 
 def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
@@ -42,6 +42,29 @@ def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fiel
     if any(site["infer"].get("is_auxiliary") for site in latent):
         return encode(latent_model, batch, fields)
     return {site["name"]: site["value"] for site in latent}
+
+
+def discrete_sites(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, bool]:
+    """Return the latent sites of the model with a discrete support; True for those with one-hot values.
+
+    The values of a Bernoulli site are floating-point numbers, so that their type does not show that it is discrete.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+        batch: named tensors.
+        fields: as for `pvae.models.bind`.
+    """
+    with inference_mode(latent_model, batch, fields) as programs:
+        sites = sample_sites(programs.bound_to(batch).trace_both()[1])
+    discrete = [site for site in sites if not site["is_observed"] and _is_discrete(site["fn"])]
+    return {site["name"]: "OneHot" in type(base_distribution(site["fn"])).__name__ for site in discrete}
+
+
+def _is_discrete(distribution: Any) -> bool:
+    try:
+        return bool(distribution.support.is_discrete)
+    except NotImplementedError:
+        return False
 
 
 def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.errors import InputError
-from pvae.models.posterior_values import plausible_codes, summed_out_values
+from pvae.models.posterior_values import discrete_sites, plausible_codes, summed_out_values
 from pvae.models.site_values import has_finite_support, run_at_values
 from pvae.names import unknown
 from pvae.programs.binding import Fields, bind
@@ -94,8 +94,10 @@ def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fie
         )
     shares = torch.linspace(0, 1, steps, device=start.device)
     start_codes, end_codes = (plausible_codes(latent_model, batch, fields) for batch in (start, end))
-    values = {name: _points_between(code, end_codes[name], shares) for name, code in start_codes.items()}
-    # whole numbers, such as a component that only the model has, stay those of the start
+    discrete = discrete_sites(latent_model, start, fields)
+    ends = {name: start_codes[name] if name in discrete else code for name, code in end_codes.items()}
+    values = {name: _points_between(code, ends[name], shares) for name, code in start_codes.items()}
+    # values of sites that only the model has, such as a component, stay those of the start
     values |= {
         name: _points_between(value, value, shares)
         for name, value in summed_out_values(latent_model, start, fields).items()

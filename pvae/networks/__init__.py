@@ -6,6 +6,7 @@ from pvae.networks.convolutional import ConvDecoder, ConvEncoder, doubling, imag
 from pvae.networks.corruption import NOISES, GaussianNoise, MaskingNoise, noise
 from pvae.networks.mlp import MLP, GatedMLP
 from pvae.networks.residual import ResidualBlock
+from pvae.networks.spatial_transformer import cut_box, paste_box
 from pvae.networks.spectral import normalise_spectrally
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "MaskingNoise",
     "ResidualBlock",
     "activation_layer",
+    "cut_box",
     "doubling",
     "image_shape",
     "initialise",
     "noise",
     "normalise_spectrally",
+    "paste_box",
 ]

@@ -102,11 +102,15 @@ def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:
         batch: named tensors.
 
     Returns:
-        The accuracy, 0 to 1; None if the model has no classifier or the batch no labels.
+        The accuracy, 0 to 1; None if the model has no classifier, the batch no labels, or a label is no class of the
+        model.
     """
     # labels of data that are read in parts are not read without a classifier
     y = batch.get("y") if callable(traits_of(latent_model).classify) else None
     if y is None or y.is_floating_point():
+        return None
+    classes = traits_of(latent_model).classes
+    if isinstance(classes, int) and bool(outside_classes(y, classes, hidden=True).any()):
         return None
     is_labelled = y >= 0
     if not bool(is_labelled.any()):

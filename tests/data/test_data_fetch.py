@@ -62,7 +62,7 @@ def _refused(call) -> str:
 
 
 def test_the_catalogue_names_its_sets():
-    assert data_names() == ["digits", "freyfaces", "mnist", "mnist_static", "sprites"]
+    assert data_names() == ["digits", "freyfaces", "mnist", "mnist_static", "multi_digits", "sprites"]
     assert [row[0] for row in describe_data()] == data_names()
     assert describe_data()[0][2:] == (True, "scikit-learn")
     assert verify("digits") == ["digits: scikit-learn, no file to check"]

@@ -14,7 +14,7 @@ from pvae.errors import InputError
 from pvae.models.mixture import GMM
 from pvae.models.rendering import interpolate, plane, traverse, value_by_value
 from pvae.models.vae import VAE
-from pvae.programs.base import LatentModel
+from pvae.programs.base import LatentModel, pair
 
 
 class Labelled(LatentModel):
@@ -82,6 +82,25 @@ def test_interpolations_are_the_decoder_on_the_line_between_two_codes() -> None:
         torch.testing.assert_close(found[:, step], vae.decode((1 - share) * here + share * there).mean.detach())
     with pytest.raises(InputError, match="as many ends as starts"):
         interpolate(vae, Batch(x=x[:3]), Batch(x=x[3:5]))
+
+
+def test_interpolations_keep_the_discrete_values_of_the_start() -> None:
+    """The values of a Bernoulli site are floating-point numbers, and there is nothing between 0 and 1."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(0.5))
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(10 * b + z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(0.9 * (x > 5) + 0.05))
+            pyro.sample("z", dist.Normal(x - 10 * b, 1.0))
+
+    start, end = Batch(x=torch.tensor([10.0, 1.0])), Batch(x=torch.tensor([2.0, 12.0]))
+    expected = torch.tensor([[10.0, 11.0, 12.0], [1.0, 1.5, 2.0]])
+    torch.testing.assert_close(interpolate(pair(model, guide), start, end, steps=3), expected)
 
 
 @pytest.mark.parametrize("prior", ["standard", dist.Normal(torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5]))])

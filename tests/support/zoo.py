@@ -35,6 +35,7 @@ from pvae.densities import (
 )
 from pvae.densities.full_mixture import FullMixturePrior
 from pvae.densities.standardised_flow import StandardisedFlowPrior
+from pvae.models.attend_infer_repeat import AIR
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
@@ -207,6 +208,14 @@ def _mixture(**settings: object) -> ModelCase:
     return ModelCase(lambda: GMVAE(**small), _binary(12), False, True, {"z": (3,), "y": ()}, (12,))  # type: ignore[arg-type]
 
 
+def _air(**settings: object) -> ModelCase:
+    small = {"data_shape": (6, 5), "steps": 2, "window": 3, "latent": 2, "hidden": 4, "presence": 0.4, **settings}
+    sites: dict[str, tuple[int, ...]] = {}
+    for step in range(2):
+        sites |= {f"z_pres_{step}": (), f"z_where_{step}": (3,), f"z_what_{step}": (2,)}
+    return ModelCase(lambda: AIR(**small), _grey(6, 5), False, False, sites, (6, 5))  # type: ignore[arg-type]
+
+
 def _ladder(**settings: object) -> ModelCase:
     small = {"data_shape": (12,), "latent": (3, 2), "hidden": (7, 5), "between": 4, **settings}
     sites: dict[str, tuple[int, ...]] = {"z1": (3,), "z2": (2,)}
@@ -295,6 +304,7 @@ MODELS: dict[str, ModelCase] = {
         {"z": ()},
         (3,),
     ),
+    "air": _air(),
     "gmvae": _mixture(),
     "gmvae-amortised": _mixture(inference="amortised"),
     "ladder-vae": _ladder(),

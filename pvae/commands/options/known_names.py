@@ -30,6 +30,7 @@ __all__ = [
 
 KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "models": (
+        "air",
         "autoencoder",
         "cvae",
         "gmm",
@@ -55,7 +56,7 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "activations": ("elu", "gelu", "leaky_relu", "relu", "silu", "softplus", "tanh"),
     "initialisations": ("default", "glorot", "he"),
-    "data": ("digits", "freyfaces", "mnist", "mnist_static", "sprites"),
+    "data": ("digits", "freyfaces", "mnist", "mnist_static", "multi_digits", "sprites"),
 }
 """The names of each kind but objectives, as `pvae list` prints them."""
 
