@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from pvae.networks.base import initialise
 
@@ -28,9 +29,13 @@ class RecurrentCell(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Return the next state, shape (..., state)."""
-        leading = torch.broadcast_shapes(x.shape[:-1], state.shape[:-1])
-        x, state = x.expand(*leading, self.in_features), state.expand(*leading, self.out_features)
-        return self.cell(x.reshape(-1, self.in_features), state.reshape(-1, self.out_features)).reshape(state.shape)
+        # The fused operation of PyTorch has no rule for tensors without data, so that it cannot be traced on a device.
+        inputs = linear(x, self.cell.weight_ih, self.cell.bias_ih).chunk(3, -1)
+        states = linear(state, self.cell.weight_hh, self.cell.bias_hh).chunk(3, -1)
+        reset = (states[0] + inputs[0]).sigmoid()
+        update = (states[1] + inputs[1]).sigmoid()
+        candidate = (inputs[2] + reset * states[2]).tanh()
+        return (state - candidate) * update + candidate
 
 
 class BackwardReader(nn.Module):
