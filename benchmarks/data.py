@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pvae
 from pvae.data import minibatches
+from pvae.memory import keep_freed_memory
 from pvae.models import bind, scope
 from pvae.train.computation import Computation
 from pvae.train.optimisers import make_optimiser
@@ -225,6 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `pvae.fit` calls it
     print(f"pvae {pvae.__version__}, torch {torch.__version__}, {platform.machine()}")
     with tempfile.TemporaryDirectory() as name:
         for part in arguments.parts.split(","):

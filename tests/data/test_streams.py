@@ -30,7 +30,7 @@ from pvae.data.streams.loader_batch import seeded_order
 from pvae.data.streams.prefetch import read_ahead
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.data.streams.stored_rows import ItemRows
-from pvae.data.streams.worker_batches import SeededItems
+from pvae.data.streams.worker_batches import SeededItems, _Group
 from pvae.errors import InputError
 from pvae.randomness import seeded
 
@@ -214,11 +214,11 @@ class Mixed(Plain):
 
 def test_batches_that_a_worker_sends_together_are_those_that_it_sends_alone() -> None:
     for dataset, fields in ((Augmented(), ("x", "y")), (Mixed(), ("x", "name"))):
-        items = SeededItems(dataset, None)
+        items = SeededItems(dataset, None, None)
         rows = ItemRows(dataset)
         keys = [(5, [3, 1]), (6, [0, 2]), (7, [59])]
         with seeded(0):
-            together = pickle.loads(pickle.dumps(items[keys])).batches()
+            together = pickle.loads(pickle.dumps(items[_Group(None, keys)])).contents
         for batch, key in zip(together, keys, strict=True):
             with rows.seeded(key[0]):
                 alone, content = rows.read(torch.tensor(key[1])), fields_of_item(batch, "A batch")

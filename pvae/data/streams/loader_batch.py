@@ -24,9 +24,10 @@ from pvae.data.streams.prefetch import on_device
 from pvae.data.streams.preparation import PLAIN, Preparation
 from pvae.data.streams.row_batch import RowBatch
 from pvae.data.streams.stored_rows import ItemRows, collated
-from pvae.data.streams.worker_batches import BatchKey, SeededItems, WorkerPool
+from pvae.data.streams.worker_batches import BatchKey, WorkerPool
 from pvae.errors import InputError
 from pvae.randomness import seeded
+from pvae.structures import tensors_of
 
 __all__ = ["LoaderBatch", "can_be_indexed", "seeded_order"]
 
@@ -141,7 +142,7 @@ class LoaderBatch(RowBatch):
         if len(keys) < 2 or not self._loader.num_workers:
             read: Iterator[Any] = (self._read_here(rows, *key) for key in keys)
         else:
-            read = self._workers(SeededItems(rows.dataset, rows.collate)).read(keys)
+            read = self._workers(rows).read(keys)
         for (_, numbers), content in zip(keys, read, strict=True):
             yield self._checked(
                 fields_of_item(content, f"The batch of item {numbers[0]}", keeps_values=self.varies),
@@ -154,15 +155,23 @@ class LoaderBatch(RowBatch):
         with rows.seeded(seed):
             return collated(rows.dataset, numbers, rows.collate)
 
-    def _workers(self, items: SeededItems) -> WorkerPool:
-        """Return the workers with the settings of the user's loader, kept where those are kept."""
-        if self._pool:
+    def _workers(self, rows: ItemRows) -> WorkerPool:
+        """Return workers with the settings of the user's loader that read nothing now, kept where those are kept."""
+        if self._pool and not self._pool[0].is_reading:
             return self._pool[0]
-        size = self.bytes_of_datum * self.own_batch_size
-        pool = WorkerPool(self._loader, items, size, pin_memory=self.device.type == "cuda")
-        if self._loader.persistent_workers:
+        size = self._bytes_of_item(rows) * self.own_batch_size
+        pool = WorkerPool(self._loader, rows.collate, size, pin_memory=self.device.type == "cuda")
+        if self._loader.persistent_workers and not self._pool:
             self._pool.append(pool)
         return pool
+
+    def _bytes_of_item(self, rows: ItemRows) -> int:
+        """Return the bytes of the tensors of an item as it is read, before any change of its fields."""
+        if "bytes" not in self._cache:
+            content = self._read_here(rows, 0, self._numbers(0, 0)[0][:1])
+            self._cache["bytes"] = sum(tensor.nbytes for tensor in tensors_of(content))
+        size: int = self._cache["bytes"]
+        return size
 
     def _numbers(self, seed: int, epoch: int) -> list[list[int]]:
         """Return the items of each batch of an epoch."""

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from pvae.data.item_data import fields_of_item
 from pvae.data.streams.own_generators import OwnGenerators
@@ -170,13 +171,13 @@ class ItemRows(Rows):
         return f"{kind.__module__}.{kind.__qualname__}:{len(self.dataset)}"
 
 
-def collated(dataset: Any, numbers: list[int], collate: Callable[[list[Any]], Any] | None = None) -> Any:
+def collated(dataset: Any, numbers: list[int], collate_fn: Callable[[list[Any]], Any] | None = None) -> Any:
     """Return items of a data set as one batch, as a loader of PyTorch makes it.
 
     Args:
         dataset: the data set.
         numbers: the numbers of the items.
-        collate: the collate function; None for that of PyTorch.
+        collate_fn: the collate function; None for that of PyTorch.
 
     Raises:
         InputError: if the collate function fails because items differ in shape.
@@ -184,12 +185,33 @@ def collated(dataset: Any, numbers: list[int], collate: Callable[[list[Any]], An
     read_many = getattr(dataset, "__getitems__", None)
     items = read_many(numbers) if callable(read_many) else [dataset[number] for number in numbers]
     try:
-        return default_collate([_plain(item) for item in items]) if collate is None else collate(items)
+        return _default_collate([_plain(item) for item in items]) if collate_fn is None else collate_fn(items)
     except (RuntimeError, TypeError, KeyError) as error:
         difference = _first_difference(items, numbers)
         if difference is None:
             raise
         raise InputError(difference) from error
+
+
+def _default_collate(items: list[Any]) -> Any:
+    """Return a batch as the collate function of PyTorch makes it, in memory of this process also in a worker.
+
+    In a worker, that function makes a new segment of shared memory for each tensor, which takes longer than all the
+    rest for small batches.
+    """
+    return collate(items, collate_fn_map=_COLLATE)
+
+
+def _stacked(tensors: list[Tensor], *, collate_fn_map: Any = None) -> Tensor:
+    first = tensors[0]
+    if first.is_nested or first.layout != torch.strided:
+        refused: Tensor = default_collate_fn_map[Tensor](tensors, collate_fn_map=collate_fn_map)
+        return refused
+    return torch.stack(tensors)
+
+
+#: How values of each type become a batch.
+_COLLATE = {**default_collate_fn_map, Tensor: _stacked}
 
 
 def _plain(item: Any) -> Any:

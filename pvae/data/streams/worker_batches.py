@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pvae.data.item_data import fields_of_item
 from pvae.data.streams.own_generators import OwnGenerators
+from pvae.data.streams.shared_slots import SharedSlots
 from pvae.data.streams.stored_rows import collated
-from pvae.errors import InputError
 from pvae.randomness import seed_generators
 
 __all__ = ["BatchKey", "SeededItems", "WorkerPool"]
@@ -21,100 +23,133 @@ __all__ = ["BatchKey", "SeededItems", "WorkerPool"]
 BatchKey: TypeAlias = tuple[int, list[int]]
 
 #: The bytes and the number of the batches that a worker sends at once, at most.
-_MOST_BYTES = 8 * 2**20
+_MOST_BYTES = 4 * 2**20
 _MOST_BATCHES = 16
-#: Each worker sends at least this number of times in an epoch, so that all workers are busy until its end.
-_LEAST_MESSAGES = 8
+#: The time that a worker may take for the batches of a message. Small batches are sent together, because each message
+#: takes time too; the batches of slow transforms are sent one by one, as soon as they are there.
+_MOST_SECONDS = 2e-3
+#: The bytes of all slots, at most; larger batches are sent as PyTorch sends them.
+_MOST_BYTES_OF_SLOTS = 128 * 2**20
+#: The bytes of a slot beside those of its batches, for the gaps between tensors.
+_SPARE_BYTES = 2**14
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Whole batches that a worker is to read for one message.
+
+    Attributes:
+        slot: the number of the slot that the batches are written into; None for none.
+        keys: the batches.
+    """
+
+    slot: int | None
+    keys: list[BatchKey]
+
+
+@dataclass(frozen=True)
+class _Message:
+    """Whole batches from a worker.
+
+    Attributes:
+        slot: the slot that has the tensors of the batches; None if they are in `contents`.
+        contents: the batches, as `SharedSlots.put` returns each.
+        seconds: the time in which the worker read one of the batches, the least of them.
+    """
+
+    slot: int | None
+    contents: list[Any]
+    seconds: float
 
 
 class SeededItems:
     """A data set whose items are groups of whole batches; before each batch the random generators are seeded.
 
+    A function ``worker_init_fn`` sees this object as the data set of its worker, so that all other attributes are those
+    of the data set of the user.
+
     Args:
         dataset: the data set of the user.
         collate: as for `pvae.data.streams.stored_rows.collated`.
+        slots: where the tensors of groups with a slot are written; None if no group has one.
     """
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None) -> None:
-        object.__setattr__(self, "dataset", dataset)
-        object.__setattr__(self, "collate", collate)
-        object.__setattr__(self, "generators", None)
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None, slots: SharedSlots | None) -> None:
+        self.__dict__.update(_seeded_dataset=dataset, _seeded_collate=collate, _seeded_slots=slots)
 
-    def __getitem__(self, group: list[BatchKey]) -> _Group:
-        contents = []
-        if self.generators is None:  # a function worker_init_fn may have made new ones
-            object.__setattr__(self, "generators", OwnGenerators(self.dataset))
-        for seed, numbers in group:
+    def __getitem__(self, group: _Group) -> _Message:
+        own = self.__dict__
+        if "_seeded_generators" not in own:  # a function worker_init_fn may have made new ones
+            own["_seeded_generators"] = OwnGenerators(self._seeded_dataset)
+        contents: list[Any] = []
+        seconds: list[float] = []
+        end = 0
+        for seed, numbers in group.keys:
+            start = time.perf_counter()
             seed_generators(seed)  # those of a worker process
-            self.generators.seed(seed)
-            contents.append(collated(self.dataset, numbers, self.collate))
-        return _Group.of(contents, group)
+            own["_seeded_generators"].seed(seed)
+            content = collated(self._seeded_dataset, numbers, self._seeded_collate)
+            if group.slot is not None:
+                content, end = self._seeded_slots.put(group.slot, content, end)
+            contents.append(content)
+            seconds.append(time.perf_counter() - start)
+        return _Message(group.slot, contents, min(seconds))
 
-    # A function worker_init_fn sees this object as the data set of its worker.
     def __getattr__(self, name: str) -> Any:
-        if name == "dataset":
+        if name.startswith("_seeded_"):
             raise AttributeError(name)
-        return getattr(self.dataset, name)
+        return getattr(self._seeded_dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)
+        setattr(self._seeded_dataset, name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
-class _Group:
-    """Batches on their way from a worker. The cost of a message is that of its tensors, so batches are joined.
+class _Groups:
+    """A sampler of the groups of batches of an epoch, which gives each group a slot that no other one uses.
 
     Args:
-        contents: the batches; of joined ones the fields, each as one tensor of all batches.
-        sizes: the number of data in each of the joined batches; None if they are not joined.
+        workers: the number of workers.
+        most: the number of batches of a group, at most.
+        slots: the number of slots.
+
+    Attributes:
+        received: the number of groups of this epoch whose batches the process of the training has taken.
+        seconds: the time of a worker for a batch, without the time that other programs took its core.
     """
 
-    def __init__(self, contents: Any, sizes: list[int] | None) -> None:
-        self.contents, self.sizes = contents, sizes
+    def __init__(self, workers: int, most: int, slots: int) -> None:
+        self._workers, self._most, self._slots = workers, most, slots
+        self._keys: list[BatchKey] = []
+        self.received = 0
+        self.seconds = math.inf
 
-    @classmethod
-    def of(cls, contents: list[Any], group: list[BatchKey]) -> _Group:
-        """Return batches as one message; joined, if all have tensors of the same shapes and types as fields."""
-        if len(contents) == 1:
-            return cls(contents, None)
-        try:
-            fields = [fields_of_item(content, "A batch") for content in contents]
-        except InputError:  # the process of the training raises it again, with the number of the item
-            return cls(contents, None)
-        sizes = [len(numbers) for _, numbers in group]
-        forms = [_forms(each, size) for each, size in zip(fields, sizes, strict=True)]
-        if forms[0] is None or any(form != forms[0] for form in forms):
-            return cls(contents, None)
-        return cls({name: torch.cat([each[name] for each in fields]) for name in fields[0]}, sizes)
+    def start(self, keys: list[BatchKey]) -> None:
+        """Begin an epoch of these batches. No worker uses a slot any more."""
+        self._keys, self.received = keys, 0
 
-    def batches(self) -> list[Any]:
-        """Return the batches."""
-        if self.sizes is None:
-            return list(self.contents)
-        parts = {name: tensor.split(self.sizes) for name, tensor in self.contents.items()}
-        return [{name: part[number] for name, part in parts.items()} for number in range(len(self.sizes))]
+    def finish(self, message: _Message) -> None:
+        """Free the slot of the group that was sent first, after its batches are copied."""
+        self.received += 1
+        # A single message may have taken longer because its worker had to wait for a core.
+        self.seconds = max(1e-6, min(message.seconds, 1.5 * self.seconds))
 
+    def __iter__(self) -> Iterator[_Group]:
+        start = 0
+        for number in itertools.count():
+            if start == len(self._keys):
+                return
+            stop = start + self._size(number, len(self._keys) - start)
+            is_free = number - self.received < self._slots
+            yield _Group(number % self._slots if is_free else None, self._keys[start:stop])
+            start = stop
 
-def _forms(fields: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-    """Return the shape of a datum and the type of each field; None if one is no tensor of `size` data."""
-    if not all(isinstance(value, Tensor) and value.dim() and len(value) == size for value in fields.values()):
-        return None
-    return {name: (value.shape[1:], value.dtype, value.layout) for name, value in fields.items()}
-
-
-class _Groups:
-    """A sampler of the groups of batches of an epoch."""
-
-    def __init__(self) -> None:
-        self.groups: list[list[BatchKey]] = []
-
-    def __iter__(self) -> Iterator[list[BatchKey]]:
-        return iter(self.groups)
-
-    def __len__(self) -> int:
-        return len(self.groups)
+    def _size(self, number: int, left: int) -> int:
+        """Return the number of batches of a group: few at the start of an epoch, so that the training does not wait."""
+        in_time = int(_MOST_SECONDS / self.seconds)
+        return max(1, min(self._most, in_time, 2 ** (number // self._workers), -(-left // self._workers)))
 
 
 class WorkerPool:
@@ -122,18 +157,35 @@ class WorkerPool:
 
     Args:
         loader: the loader of the user, with the settings of its workers.
-        items: the data set of groups of batches.
-        bytes_of_batch: the memory of a batch.
-        pin_memory: whether batches are put into pinned memory, for a copy to CUDA.
+        collate: as for `pvae.data.streams.stored_rows.collated`.
+        bytes_of_batch: the memory of the tensors of a batch.
+        pin_memory: whether the tensors in slots are copied into pinned memory, for a copy to CUDA.
+
+    Attributes:
+        is_reading: whether an epoch is being read; the workers are then not free for another one.
     """
 
-    def __init__(self, loader: DataLoader, items: SeededItems, bytes_of_batch: int, *, pin_memory: bool) -> None:
-        # A collate function of the user may be slow and make large batches, which are sent one by one.
-        fit = 1 if items.collate is not None else _MOST_BYTES // max(1, bytes_of_batch)
-        self._most = max(1, min(_MOST_BATCHES, fit))
-        self._sampler = _Groups()
+    def __init__(
+        self,
+        loader: DataLoader,
+        collate: Callable[[list[Any]], Any] | None,
+        bytes_of_batch: int,
+        *,
+        pin_memory: bool,
+    ) -> None:
+        most = max(1, min(_MOST_BATCHES, _MOST_BYTES // max(1, bytes_of_batch)))
+        if collate is not None:  # batches of different sizes, which may be large and take long
+            most, bytes_of_batch = 1, 2 * bytes_of_batch
+        self._pin_memory = pin_memory
+        self._slots: SharedSlots | None = None
+        count = (loader.prefetch_factor or 0) * loader.num_workers + 1  # one more than the messages on their way
+        if count * bytes_of_batch <= _MOST_BYTES_OF_SLOTS:
+            most = max(1, min(most, _MOST_BYTES_OF_SLOTS // (count * max(1, bytes_of_batch))))
+            self._slots = SharedSlots.where_they_fit(count, most * bytes_of_batch + _SPARE_BYTES)
+        self._sampler = _Groups(loader.num_workers, most, 0 if self._slots is None else count)
+        self.is_reading = False
         self._loader: DataLoader = DataLoader(
-            items,  # type: ignore[arg-type]
+            SeededItems(loader.dataset, collate, self._slots),  # type: ignore[arg-type]
             batch_size=None,
             sampler=self._sampler,
             collate_fn=_unchanged,
@@ -143,7 +195,6 @@ class WorkerPool:
             multiprocessing_context=loader.multiprocessing_context,
             timeout=loader.timeout,
             persistent_workers=loader.persistent_workers,
-            pin_memory=pin_memory or loader.pin_memory,
             generator=torch.Generator().manual_seed(0),  # the one of the process belongs to the training
         )
 
@@ -153,10 +204,26 @@ class WorkerPool:
         Args:
             keys: the batches.
         """
-        size = max(1, min(self._most, len(keys) // (_LEAST_MESSAGES * self._loader.num_workers)))
-        self._sampler.groups = [keys[start : start + size] for start in range(0, len(keys), size)]
-        for group in self._loader:
-            yield from group.batches()
+        self._sampler.start(keys)
+        self.is_reading = True
+        try:
+            for message in self._loader:
+                for content in message.contents:
+                    yield self._copied(message.slot, content)
+                self._sampler.finish(message)
+        except Exception as error:
+            # The frames of the traceback refer to the error and to the queues of the workers. As part of such a cycle,
+            # the queues are closed before the workers get the message to stop, and PyTorch waits 5 s for each of them.
+            error.__traceback__ = None
+            raise
+        finally:
+            self.is_reading = False
+
+    def _copied(self, slot: int | None, content: Any) -> Any:
+        """Return a batch with its tensors in memory of this process."""
+        if slot is None or self._slots is None:
+            return content
+        return self._slots.copy(slot, content, pinned=self._pin_memory)
 
 
 def _unchanged(content: Any) -> Any:
