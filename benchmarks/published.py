@@ -153,11 +153,12 @@ def text_of(row: PublishedRow, record: Mapping[str, Any]) -> str:
     plan = row.budgets[record["budget"]]
     why = f"\n\n{row.shortfall}" if record["budget"] == "short" else ""
     seeds = ", ".join(map(str, range(record["seeds"])))
-    cpu = sum(cell["cpu_seconds"] for cells in record["cells"].values() for cell in cells)
+    times = [cell.get("cpu_seconds") for cells in record["cells"].values() for cell in cells]
+    cpu = "" if None in times else f"{sum(times) / 60:.1f} minutes of CPU time in this process, and "
     return (
         f"{plan.recipe} {'Seeds' if record['seeds'] > 1 else 'Seed'}: {seeds}.\n\n```\n{record['command']}\n```\n\n"
         f"{table_of(row, record['cells'], record['budget'])}{why}\n\nThis was measured on {record['date']} on "
-        f"{record['machine']}. All cells together took {cpu / 60:.1f} minutes of CPU time in this process, and "
+        f"{record['machine']}. All cells together took {cpu}"
         f"{record['seconds'] / 60:.1f} minutes of wall time."
     )
 

@@ -40,7 +40,9 @@ def load(settings: Mapping[str, Any], *, binarise: str, **options: Any) -> pvae.
     )
 
 
-def train(model: Any, data: pvae.Splits, objective: str, cell: Cell, folder: Path | None = None) -> pvae.Run:
+def train(
+    model: Any, data: pvae.Splits, objective: str, cell: Cell, folder: Path | None = None, **more: Any
+) -> pvae.Run:
     """Train a model of a cell, or continue its training.
 
     Args:
@@ -49,6 +51,7 @@ def train(model: Any, data: pvae.Splits, objective: str, cell: Cell, folder: Pat
         objective: the text of the objective.
         cell: the cell.
         folder: the folder of the run; that of the cell by default.
+        more: options of `pvae.fit` that are no settings.
     """
     options = {name: cell.settings[name] for name in _OPTIONS if name in cell.settings}
     return pvae.fit(
@@ -60,6 +63,7 @@ def train(model: Any, data: pvae.Splits, objective: str, cell: Cell, folder: Pat
         resume=True,
         progress=False,
         **options,
+        **more,
     )
 
 

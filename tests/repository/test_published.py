@@ -208,3 +208,18 @@ def test_grey_pixels_are_scored_as_in_the_tutorial(published):
     other = x.clone()
     other[0, [0, 1, 3]] = 0.7
     assert torch.equal(model(x), model(other))  # missing pixels do not reach the network
+
+
+def test_adam_by_epochs_by_hand(published):
+    # Gradients 2 and -1, one step per epoch: m = 0.05 * 2, v = 0.001 * 4; then m = 0.095 - 0.05, v = 0.003996 + 0.001.
+    parameter = torch.nn.Parameter(torch.tensor([[3.0]], dtype=torch.float64))
+    optimiser = sys.modules["published_rows.belief_net"].AdamByEpochs([parameter], lr=0.1, steps=1, decay=0.5)
+    parameter.grad = torch.full_like(parameter, 2.0)
+    optimiser.step()
+    first = 3.0 - 0.1 * math.sqrt(0.001) / 0.05 * 0.1 / math.sqrt(0.004 + 1e-6) - 0.1 * 0.5 * 3.0
+    assert parameter.item() == pytest.approx(first, rel=1e-9)
+    parameter.grad = torch.full_like(parameter, -1.0)
+    optimiser.step()
+    rate = 0.1 * math.sqrt(1 - 0.999**2) / (1 - 0.95**2)
+    second = first - rate * 0.045 / math.sqrt(0.004996 + 1e-6) - 0.1 * 0.5 * first
+    assert parameter.item() == pytest.approx(second, rel=1e-9)
