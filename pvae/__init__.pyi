@@ -72,6 +72,7 @@ from .models import (
     MaskedVAE as MaskedVAE,
     ModelSpec as ModelSpec,
     MultimodalVAE as MultimodalVAE,
+    ProdLDA as ProdLDA,
     SemiAmortised as SemiAmortised,
     SemiSupervisedVAE as SemiSupervisedVAE,
     SequenceVAE as SequenceVAE,

@@ -52,9 +52,10 @@ __all__ = ["evaluate"]
 LIMIT_HELP = "Number of data to use, drawn at random by --seed. [default: all; 100 for ais and sandwich]"
 METHOD_HELP = (
     "is: log evidence by importance sampling, with diagnostics. elbo: evidence lower bound only. ais: log evidence by "
-    "annealed importance sampling. sandwich: lower and upper estimate of it. accuracy: accuracy of predicted labels."
+    "annealed importance sampling. sandwich: lower and upper estimate of it. accuracy: accuracy of predicted labels. "
+    "topics: perplexity, and the words of each topic with their coherence."
 )
-METHODS = ["is", "elbo", *ANNEALING_METHODS, "accuracy"]
+METHODS = ["is", "elbo", *ANNEALING_METHODS, "accuracy", "topics"]
 PARTICLES_HELP = "Number of draws of z per datum. The method accuracy needs none."
 ARVIZ_HELP = "Write posterior and prior draws for the first data to this netCDF file, for ArviZ."
 
@@ -160,13 +161,16 @@ def _check_arviz_path(arviz: str | None) -> None:
 
 def _evaluate(options: dict[str, Any], run: Any, splits: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the estimates of one method by name, as the JSON output holds them."""
-    from pvae.evaluate import accuracy, elbo, judge
+    from pvae.evaluate import accuracy, elbo, judge, perplexity, topics
 
     method, particles = options["method"], options["particles"]
     if method in ANNEALING_METHODS:
         return anneal(method, run, splits, options, settings)
     if method == "accuracy":
         return {"accuracy": accuracy(run, splits, **settings)}
+    if method == "topics":
+        found = topics(run, splits, **settings)
+        return {"perplexity": perplexity(run, splits, particles, **settings), **found.to_json()}
     if method == "elbo":
         bound = elbo(run, splits, particles, **settings)
         return {"elbo": bound, "subset": None if bound.subset is None else str(bound.subset)}

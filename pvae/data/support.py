@@ -34,6 +34,8 @@ def check_support(name: str, x: Tensor, distribution: Any) -> None:
         support = inner.support
     except (AttributeError, NotImplementedError):
         return  # the distribution does not define its support
+    while hasattr(support, "base_constraint"):  # of an event: its values are checked one by one
+        support = support.base_constraint
     inside = support.check(x)
     if inside.all():
         return

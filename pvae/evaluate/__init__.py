@@ -59,6 +59,7 @@ from pvae.evaluate.reference_posterior.reference_record import ReferencePosterio
 from pvae.evaluate.resemblance_tests.measure_resemblance import resemblance
 from pvae.evaluate.resemblance_tests.resemblance_record import Resemblance
 from pvae.evaluate.simple_imputation import filled_log_likelihood, mean_filling, nearest_neighbour_filling
+from pvae.evaluate.topic_quality import Topics, perplexity, topics
 from pvae.evaluate.two_samples import TwoSampleTest, aggregate_test, mmd_test
 from pvae.evaluate.weight_trust import WeightTrust
 
@@ -85,6 +86,7 @@ __all__ = [
     "ReferencePosterior",
     "Resemblance",
     "Sandwich",
+    "Topics",
     "TwoSampleTest",
     "WeightTrust",
     "accuracy",
@@ -111,6 +113,7 @@ __all__ = [
     "mmd_test",
     "named_objectives",
     "nearest_neighbour_filling",
+    "perplexity",
     "read_findings",
     "reference",
     "resemblance",
@@ -120,4 +123,5 @@ __all__ = [
     "strategies_of",
     "summed_out_elbo",
     "to_arviz",
+    "topics",
 ]

@@ -18,6 +18,7 @@ from pvae.models.posterior_values import reconstruct
 from pvae.models.semi_amortised import SemiAmortised
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.sequence import SequenceVAE
+from pvae.models.topic_model import ProdLDA
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.programs.base import LatentModel, Program, pair, program
@@ -44,6 +45,7 @@ __all__ = [
     "MaskedVAE",
     "ModelSpec",
     "MultimodalVAE",
+    "ProdLDA",
     "Program",
     "Programs",
     "Quantiser",

@@ -28,6 +28,7 @@ from pvae.models.mixture import GMM
 from pvae.models.multimodal import MultimodalVAE
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.sequence import SequenceVAE
+from pvae.models.topic_model import ProdLDA
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.names import short_label, unknown
@@ -46,6 +47,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "ladder-vae": LadderVAE,
     "masked-vae": MaskedVAE,
     "multimodal-vae": MultimodalVAE,
+    "prodlda": ProdLDA,
     "sequence-vae": SequenceVAE,
     "ssvae": SemiSupervisedVAE,
     "vae": VAE,

@@ -23,6 +23,7 @@ from pvae.plots.gradient_plots import signal_to_noise
 from pvae.plots.latent import latent_scatter
 from pvae.plots.mixture_plots import component_strips, mixture_ellipses, mixture_pictures, selection_curve
 from pvae.plots.pictures import draws, image_grid, inpainting, reconstructions
+from pvae.plots.topic_plots import topic_words
 from pvae.plots.training_history import history
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "save_figure",
     "selection_curve",
     "signal_to_noise",
+    "topic_words",
     "traversal",
     "value_rows",
 ]

@@ -18,6 +18,7 @@ import pvae
 from pvae.densities.padding import PaddedStep
 from pvae.errors import InputError
 from pvae.models.sequence_steps import masked_step, present_steps
+from pvae.networks.recurrent import RecurrentCell
 
 TIME, FEATURES, LATENT = 4, 2, 2
 LENGTHS = torch.tensor([4, 2, 3])
@@ -85,26 +86,31 @@ def test_each_weight_of_the_exact_guide_is_the_evidence_of_the_kalman_filter() -
     torch.testing.assert_close(pvae.log_weights(model, data, 3).log_w.detach(), expected.expand(3, -1), **EXACT)
 
 
+class WithOwnGuide(LinearMarkov):
+    """The same model with the guide of networks, which is not the posterior."""
+
+    guide = pvae.SequenceVAE.guide
+
+
 def test_the_guide_of_the_model_estimates_the_evidence_of_the_kalman_filter() -> None:
-    model, data = LinearMarkov(), batch()
-    own_guide = pvae.SequenceVAE.guide.__get__(model)
-    log_w = pvae.log_weights(pvae.pair(model.model, own_guide), data, 20_000).log_w.detach()
+    model, data = WithOwnGuide(), batch()
+    log_w = pvae.log_weights(model, data, 20_000).log_w.detach()
     for row, n in enumerate(LENGTHS.tolist()):
         weights = (log_w[:, row] - model.known.log_evidence(data.x[row, :n].numpy())).exp()
         assert abs(float(weights.mean()) - 1) < 4.5 * float(weights.std()) / math.sqrt(len(weights))
 
 
 def test_forecasts_follow_the_prediction_of_the_kalman_filter() -> None:
-    model, data, n = LinearMarkov(), batch(), 20_000
-    forecast = model.forecast(data.x, data.lengths, steps=2, n=n, particles=5000)
+    model, data, n = WithOwnGuide(), batch(), 20_000
+    forecast = model.forecast(data.x, data.lengths, steps=2, n=n, particles=20_000)
     assert forecast.draws.shape == (n, 3, 2, FEATURES)
     for row, length in enumerate(LENGTHS.tolist()):
         mean, cov, _ = model.known.filtered(data.x[row, :length].numpy())
         for step in range(2):
             mean, cov, loc, spread = model.known.predicted(mean, cov)
             draws = forecast.draws[:, row, step].numpy()
-            # resampling from 5000 particles adds the variance of their mean to that of n draws
-            errors = np.sqrt(np.diag(spread) * (1 / n + 1 / 5000))
+            # the resampled particles add the variance of their weighted mean to that of n draws
+            errors = np.sqrt(np.diag(spread) * (1 / n + 1 / float(forecast.effective_sample_size[row])))
             assert (np.abs(draws.mean(0) - loc) < 4.5 * errors).all()
             assert np.allclose(np.cov(draws.T), spread, rtol=0.1, atol=0.05)
 
@@ -119,12 +125,9 @@ def test_samples_follow_the_prediction_from_the_start() -> None:
         assert np.allclose(np.cov(x[:, t].T), spread, rtol=0.06, atol=0.03)
 
 
-def gru(cell: torch.nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
-    """The equations of a GRU, for x (batch, features) and h (batch, state)."""
-    inputs = (x @ cell.weight_ih.T + cell.bias_ih).chunk(3, -1)
-    states = (h @ cell.weight_hh.T + cell.bias_hh).chunk(3, -1)
-    reset, update = (inputs[0] + states[0]).sigmoid(), (inputs[1] + states[1]).sigmoid()
-    return (1 - update) * (inputs[2] + reset * states[2]).tanh() + update * h
+def gru(cell: RecurrentCell, x: Tensor, h: Tensor) -> Tensor:
+    """The GRU of PyTorch with the parameters of a cell, for x (batch, features) and h (batch, state)."""
+    return cell.cell(x, h)
 
 
 class LinearRecurrent(pvae.SequenceVAE):
@@ -155,7 +158,7 @@ class LinearRecurrent(pvae.SequenceVAE):
                 score = loc / scale**2 + (x[:, t] - rest) @ matrix / 0.36
                 with masked_step(present, t):
                     pyro.sample(f"z{t}", dist.MultivariateNormal((cov @ score.unsqueeze(-1)).squeeze(-1), cov))
-                h = gru(self.transition.cell.cell, torch.cat([x[:, t], 0 * x[:, t]], -1), h)
+                h = gru(self.transition.cell, torch.cat([x[:, t], 0 * x[:, t]], -1), h)
 
 
 def test_each_weight_of_the_exact_guide_of_a_recurrent_model_is_its_evidence() -> None:
@@ -166,8 +169,24 @@ def test_each_weight_of_the_exact_guide_of_a_recurrent_model_is_its_evidence() -
         spread = matrix @ torch.diag_embed(scale**2) @ matrix.T + 0.36 * torch.eye(FEATURES, dtype=torch.float64)
         score = torch.distributions.MultivariateNormal(loc @ matrix.T + rest, spread).log_prob(data.x[:, t])
         expected = expected + torch.where(t < LENGTHS, score, 0.0)
-        h = gru(model.transition.cell.cell, torch.cat([data.x[:, t], 0 * data.x[:, t]], -1), h)
+        h = gru(model.transition.cell, torch.cat([data.x[:, t], 0 * data.x[:, t]], -1), h)
     torch.testing.assert_close(pvae.log_weights(model, data, 3).log_w, expected.expand(3, -1), **EXACT)
+
+
+def test_later_samples_of_a_recurrent_model_depend_on_the_drawn_data() -> None:
+    """Given x_0, what is left of x_1 after its mean has covariance 1 and is uncorrelated with x_0."""
+    model, n = LinearRecurrent(), 20_000
+    cell = model.transition.cell
+    with torch.no_grad():
+        cell.cell.weight_ih[:, :FEATURES] *= 3
+        x = model.sample(n)
+        h = gru(cell, torch.cat([x[:, 0], 0 * x[:, 0]], -1), model.transition.start.expand(n, -1))
+        loc, scale, matrix, rest = model.given_state(h)
+    spread = matrix @ torch.diag_embed(scale**2) @ matrix.T + 0.36 * torch.eye(FEATURES, dtype=torch.float64)
+    residual = (x[:, 1] - loc @ matrix.T - rest).unsqueeze(-1)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(spread), residual, upper=False)
+    products = torch.cat([white * (x[:, 0] - x[:, 0].mean(0)).unsqueeze(1), white, white * white.mT - torch.eye(2)], -1)
+    assert bool((products.mean(0).abs() < 4.5 * products.std(0) / math.sqrt(n)).all())
 
 
 def weights_and_gradient(model: pvae.SequenceVAE, data: pvae.Batch) -> list[Tensor]:

@@ -45,6 +45,7 @@ from pvae.models.mixture import GMM
 from pvae.models.multimodal import MultimodalVAE
 from pvae.models.semisupervised import SemiSupervisedVAE
 from pvae.models.sequence import SequenceVAE
+from pvae.models.topic_model import ProdLDA
 from pvae.models.vae import VAE
 from pvae.models.vector_quantised import VQVAE
 from pvae.objectives import named
@@ -235,6 +236,11 @@ def _sequence(**settings: object) -> ModelCase:
     )
 
 
+def _topics(**settings: object) -> ModelCase:
+    small = {"data_shape": (6,), "topics": 3, "hidden": 5, **settings}
+    return ModelCase(lambda: ProdLDA(**small), _counts(6), False, True, {"z": (3,)}, (6,))  # type: ignore[arg-type]
+
+
 def _quantised(data: Callable[[int], Tensor], event: tuple[int, ...], **settings: object) -> ModelCase:
     small = {"codes": 5, "latent": 2, "hidden": (7, 5), **settings}
     positions = VQVAE(**small).positions  # type: ignore[arg-type]
@@ -315,6 +321,8 @@ MODELS: dict[str, ModelCase] = {
     ),
     "sequence-vae": _sequence(),
     "sequence-vae-recurrent": _sequence(transition="recurrent", inference="filtering"),
+    "prodlda": _topics(),
+    "prodlda-mixture": _topics(combine="mixture"),
     "linear-gaussian": ModelCase(exact.LinearGaussianModel, _double(_real(3)), True, True, {"z": (2,)}, (3,)),
     "two-layer": ModelCase(exact.TwoLayerModel, _double(_real(3)), True, True, {"z2": (2,), "z1": (2,)}, (3,)),
     "discrete": ModelCase(

@@ -118,6 +118,13 @@ _BY_NAME = {
         2016,
         "arXiv:1602.02282",
     ),
+    "prodlda": Publication(
+        "srivastava2017autoencoding",
+        "Srivastava, Akash and Sutton, Charles",
+        "Autoencoding Variational Inference For Topic Models",
+        2017,
+        "arXiv:1703.01488",
+    ),
     "sequence-vae": Publication(
         "krishnan2017structured",
         "Krishnan, Rahul G. and Shalit, Uri and Sontag, David",

@@ -32,7 +32,15 @@ _OF_ALL_DATA = ("samples", "reconstructions", "latent")
 #: The largest number of data in the first run of the programs, which bounds its memory.
 _FIRST_DATA = 10_000
 #: The figures that run the guide.
-_OF_THE_GUIDE = ("reconstructions", "inpainting", "forecast", "cross-generation", "latent", "interpolation")
+_OF_THE_GUIDE = (
+    "reconstructions",
+    "inpainting",
+    "forecast",
+    "cross-generation",
+    "topics",
+    "latent",
+    "interpolation",
+)
 
 
 def draw_figure(

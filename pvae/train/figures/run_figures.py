@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pvae.errors import InputError
+from pvae.train.figures.system_figures import cross_generation, forecast, topics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
 
     from pvae.batch import Batch
     from pvae.train.figures.figure_inputs import FigureInputs
     from pvae.train.run import Run
 
 __all__ = ["FIGURES", "FigureKind", "draw_history"]
-
-
-#: A forecast sees this share of each sequence, and has this number of draws.
-_SEEN, _FORECASTS = 2 / 3, 200
 
 
 @dataclass(frozen=True)
@@ -114,56 +110,6 @@ def _with_mask(inputs: FigureInputs, batch: Batch) -> Batch:
     if "mask" not in batch:
         raise InputError("Inpainting needs data with missing entries: train with --mask block, or data with a mask.")
     return batch
-
-
-def _forecast(inputs: FigureInputs) -> Figure:
-    import torch
-
-    from pvae import plots
-    from pvae.models import SequenceVAE
-
-    model, batch = inputs.run.model, inputs.first_data()
-    if not isinstance(model, SequenceVAE):
-        raise InputError("A forecast needs a model of sequences that continues them; train a sequence-vae.")
-    x, lengths = batch["x"], batch.get("lengths", torch.full((batch.size,), model.time))
-    ends = (lengths * _SEEN).ceil().long().clamp(max=lengths - 1)
-    kept = ends > 0
-    if not bool(kept.any()):
-        raise InputError("A forecast needs sequences of at least two time steps; these have one each.")
-    x, ends, counts = x[kept], ends[kept], lengths[kept].tolist()
-    continued = model.continued(x, ends, n=_FORECASTS, particles=_FORECASTS)
-    shown = inputs.as_pictures(x).reshape(len(x), model.time, -1)
-    draws = inputs.as_pictures(continued, leading=2).reshape(_FORECASTS, *shown.shape)
-    parts = [draws[:, row, end:length] for row, (end, length) in enumerate(zip(ends.tolist(), counts, strict=True))]
-    complete = [shown[row, :length] for row, length in enumerate(counts)]
-    return plots.forecasts(complete, parts, ends.tolist())
-
-
-def _cross_generation(inputs: FigureInputs) -> Figure:
-    from pvae import plots
-    from pvae.models import MultimodalVAE
-
-    model, batch = inputs.run.model, inputs.first_data()
-    if not isinstance(model, MultimodalVAE):
-        raise InputError(
-            "Cross-generation needs a pvae.MultimodalVAE, without a fitted prior; this run has a "
-            f"{type(model).__name__}. Draw reconstructions or samples."
-        )
-    target = inputs.site or list(model.modalities)[-1]
-    true, generated = model.cross_generation_of(target, batch)
-    picture = inputs.as_pictures if target == "x" else _unchanged
-    given = ", ".join(name for name in model.modalities if name != target)
-    return plots.reconstructions(
-        picture(true),
-        picture(generated),
-        feature_names=inputs.feature_names if target == "x" else None,
-        title=f"{target} of {inputs.split} data, and its mean given {given} at one draw of z",
-        name="generated",
-    )
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def _latent(inputs: FigureInputs) -> Figure:
@@ -279,10 +225,11 @@ FIGURES = {
     "samples": FigureKind("mean of x for each z drawn from the prior", _samples, 40),
     "reconstructions": FigureKind("data above their reconstructions", _reconstructions, 20),
     "inpainting": FigureKind("data with missing entries, with imputed entries, and complete", _inpainting, 16),
-    "forecast": FigureKind("sequences, with a forecast of their last third from what came before", _forecast, 4),
+    "forecast": FigureKind("sequences, with a forecast of their last third from what came before", forecast, 4),
     "cross-generation": FigureKind(
-        "one modality given the others (MultimodalVAE), chosen by --site", _cross_generation, 20
+        "one modality given the others (MultimodalVAE), chosen by --site", cross_generation, 20
     ),
+    "topics": FigureKind("the most probable words of each topic of a topic model", topics, 8),
     "latent": FigureKind("latent codes of the data, coloured by label", _latent, 2000),
     "traversal": FigureKind("mean of x while one latent unit changes", _traversal, 8),
     "interpolation": FigureKind("mean of x between the codes of two data", _interpolation, 8),

@@ -1,0 +1,210 @@
+"""The topics of a topic model: their words, their coherence in documents, and the perplexity of documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvae.checks import require_whole
+from pvae.data import Splits
+from pvae.densities.bag_of_words import log_coefficient
+from pvae.errors import InputError
+from pvae.evaluate.base import Estimate
+from pvae.evaluate.evaluated_data import ModelOrRun, schema_of
+from pvae.evaluate.evaluation_context import EvaluationContext, evaluation_context
+from pvae.evaluate.evidence import log_evidence
+from pvae.evaluate.running_statistics import CHUNK
+from pvae.models import ProdLDA
+
+__all__ = ["Topics", "npmi", "perplexity", "topics"]
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics of a model, as they are in some documents. ``print`` shows a line for each topic.
+
+    Attributes:
+        words: the most probable words of each topic, the most probable one first.
+        probabilities: their probabilities in a document of the topic alone, shape (topics, words).
+        coherence: for each topic, the mean normalised pointwise mutual information of the pairs of its words, from
+            -1, they never occur together, to 1, they occur together only; shape (topics,).
+        shares: the mean share of each topic in the documents, shape (topics,).
+        diversity: the number of different words of all topics, divided by the number of words of all topics.
+        documents: the number of documents.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> counts = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
+        >>> found = pvae.evaluate.topics(pvae.ProdLDA(3, topics=2, hidden=4), counts, words=2)
+        >>> found.coherence.shape, len(found.words[0])
+        (torch.Size([2]), 2)
+    """
+
+    words: tuple[tuple[str, ...], ...]
+    probabilities: Tensor
+    coherence: Tensor
+    shares: Tensor
+    diversity: float
+    documents: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the topics as plain values, with one line of text for each topic."""
+        summary = {
+            "coherence": round(float(self.coherence.mean()), 4),
+            "diversity": round(self.diversity, 4),
+            "documents": self.documents,
+        }
+        return summary | {f"topic {topic}": line for topic, line in enumerate(self._lines())}
+
+    def _lines(self) -> list[str]:
+        """Return the share, the coherence and the words of each topic."""
+        rows = zip(self.words, self.shares.tolist(), self.coherence.tolist(), strict=True)
+        return [f"share {share:.3f}  coherence {value:.2f}  {' '.join(words)}" for words, share, value in rows]
+
+    def __str__(self) -> str:
+        lines = [f"topic {topic}  {line}" for topic, line in enumerate(self._lines())]
+        mean = f"mean coherence {self.coherence.mean():.3f}, diversity {self.diversity:.2f}"
+        return "\n".join([*lines, f"{mean}, in {self.documents} documents"])
+
+
+def topics(
+    model: ModelOrRun, data: Any = None, *, words: int | None = None, names: Sequence[str] | None = None, **where: Any
+) -> Topics:
+    """Return the most probable words of each topic, and their coherence in documents.
+
+    The words of a product of experts are ordered by softmax(beta) too, the words of a document of one topic alone.
+
+    Args:
+        model: a run of a `pvae.ProdLDA`, or the model.
+        data: the documents; for a run, by default its test split. See `pvae.evaluate`. Use ``split="train"`` for more
+            documents.
+        words: the number of words of a topic; by default 10, or all if there are fewer.
+        names: the words of the vocabulary; by default the names of the columns of the data.
+        where: ``limit``, ``seed``, ``device``, ``split``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: for another model, for fewer than 2 words or more than there are, or for names that are not as many
+            as the words.
+    Source: the coherence, Bouma, Normalized (Pointwise) Mutual Information in Collocation Extraction, GSCL 2009;
+        as in Lau, Newman & Baldwin, Machine Reading Tea Leaves, EACL 2014, with whole documents as windows.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> counts = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
+        >>> model = pvae.ProdLDA(3, topics=2, hidden=4)
+        >>> found = pvae.evaluate.topics(model, counts, words=2, names=["ice", "snow", "sun"])
+        >>> sorted(set(found.words[0]) | set(found.words[1]))
+        ['ice', 'snow', 'sun']
+    """
+    with evaluation_context(model, data, **where) as context:
+        topic_model = _topic_model(context)
+        probabilities = topic_model.topic_words().double().cpu()
+        size = probabilities.shape[1]
+        count = min(10, size) if words is None else words
+        count = require_whole(count, "words", least=2, most=size, advice=f"The vocabulary has {size} words.")
+        vocabulary = _vocabulary(model, data, names, size)
+        top = probabilities.topk(count)
+        occurs, shares = [], []
+        for batch in context.chunks(CHUNK):
+            occurs.append((batch["x"].reshape(batch.size, size) > 0).cpu())
+            shares.append(topic_model.shares(batch["x"]).double().cpu())
+        chosen = [[vocabulary[index] for index in row] for row in top.indices.tolist()]
+        distinct = len({index for row in top.indices.tolist() for index in row})
+        coherence = torch.stack([npmi(torch.cat(occurs)[:, row]) for row in top.indices])
+        return Topics(
+            tuple(tuple(row) for row in chosen),
+            top.values,
+            coherence,
+            torch.cat(shares).mean(0),
+            distinct / top.indices.numel(),
+            len(torch.cat(occurs)),
+        )
+
+
+def npmi(occurs: Tensor) -> Tensor:
+    """Return the mean normalised pointwise mutual information of all pairs of words, a number.
+
+    For words i and j that occur in shares p_i and p_j of the documents, and together in a share p_ij, it is
+    log(p_ij / (p_i p_j)) / -log p_ij. It is -1 for a pair that never occurs together, and 1 for a pair that is in every
+    document.
+
+    Args:
+        occurs: whether a word occurs in a document, shape (documents, words), at least 2 words.
+    """
+    presence = occurs.double()
+    together = presence.T @ presence / len(presence)
+    alone = presence.mean(0)
+    first, second = torch.triu_indices(len(alone), len(alone), offset=1)
+    joint, apart = together[first, second], alone[first] * alone[second]
+    values = (joint / apart).log() / -joint.log()
+    values = torch.where(joint > 0, values, -1.0)
+    return torch.where(joint == 1, 1.0, values).mean()
+
+
+def perplexity(
+    model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
+) -> Estimate:
+    """Return the perplexity per word: exp of minus the log evidence of all words, divided by their number.
+
+    The evidence is that of the words in their order, without the multinomial coefficient that `log_evidence` contains.
+    It is estimated by importance sampling, which is too low on average, so the perplexity is too high; more particles
+    lower it. Long documents count more than short ones. A uniform choice of words has the size of the vocabulary.
+
+    Args:
+        model: a run of a `pvae.ProdLDA`, or the model.
+        data: the documents; for a run, by default its test split. See `pvae.evaluate`.
+        particles: the number of draws of z per document.
+        chunk: the largest number of (particle, document) evaluations at once; it bounds the memory.
+        where: ``limit``, ``seed``, ``device``, ``split``; see `pvae.evaluate`.
+
+    Raises:
+        InputError: for another model, or for documents without a word.
+
+    Example:
+        >>> import pvae, torch
+        >>> _ = torch.manual_seed(0)
+        >>> counts = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
+        >>> 1 < pvae.evaluate.perplexity(pvae.ProdLDA(3, topics=2, hidden=4), counts, particles=100).value < 9
+        True
+    """
+    with evaluation_context(model, data, **where) as context:
+        _topic_model(context)
+        counts = torch.cat([batch["x"].reshape(batch.size, -1).double().cpu() for batch in context.chunks(chunk)])
+    totals = counts.sum(1)
+    if not bool(totals.sum() > 0):
+        raise InputError("A perplexity per word needs documents with words; all counts of these data are 0.")
+    evidence = log_evidence(model, data, particles, chunk=chunk, **where)
+    if evidence.pointwise is None:
+        raise InputError("A perplexity needs the log evidence of each document; this model has that of all together.")
+    nats = evidence.pointwise - log_coefficient(counts)
+    rate = float(nats.sum() / totals.sum())
+    # the ratio of two means over documents; its error is that of the mean of the residuals
+    residual = Estimate.mean_of((nats - rate * totals) / totals.mean())
+    value = math.exp(-rate)
+    return Estimate(value, value * residual.error, evidence.count, subset=evidence.subset)
+
+
+def _topic_model(context: EvaluationContext) -> ProdLDA:
+    if not isinstance(context.model, ProdLDA):
+        raise InputError(
+            f"Topics and their perplexity need a topic model; got {type(context.model).__name__}. Train a prodlda."
+        )
+    return context.model
+
+
+def _vocabulary(model: Any, data: Any, names: Sequence[str] | None, size: int) -> Sequence[str]:
+    """Return the name of each word: those given, those of the columns of the data, or their numbers."""
+    known = schema_of(model).columns or (data.schema.columns if isinstance(data, Splits) else ())
+    given = known if names is None else names
+    if not given:
+        return [f"word {index}" for index in range(size)]
+    if len(given) != size:
+        raise InputError(f"names needs the {size} words of the vocabulary; got {len(given)}. Give one for each column.")
+    return given
