@@ -37,6 +37,7 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
         "gmvae",
         "ladder-vae",
         "masked-vae",
+        "multimodal-vae",
         "prodlda",
         "sequence-vae",
         "ssvae",
