@@ -145,7 +145,9 @@ def _with_all_masks(source: DataSource) -> DataSource:
     masks = {name: mask for part in parts for name, mask in part.items() if name == "mask" or name.endswith("_mask")}
 
     def complete(part: Batch) -> Batch:
-        missing = [name for name in masks if name not in part] if not isinstance(part, StoredBatch) else []
+        if isinstance(part, StoredBatch):  # replace would read all of its data
+            return part
+        missing = [name for name in masks if name not in part]
         missing = [name for name in missing if (name.removesuffix("_mask") if name != "mask" else "x") in part]
         return part.replace(**{name: masks[name].new_ones(part.size, *masks[name].shape[1:]) for name in missing})
 
