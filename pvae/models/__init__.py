@@ -10,6 +10,7 @@ from pvae.models.forecast import Forecast
 from pvae.models.found_objects import FoundObjects
 from pvae.models.gaussian_mixture_vae import GMVAE
 from pvae.models.imputation import Imputation, impute
+from pvae.models.joint import JointVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.local_guide import LocalGuide
 from pvae.models.masked import MaskedVAE
@@ -39,6 +40,7 @@ __all__ = [
     "FoundObjects",
     "Groups",
     "Imputation",
+    "JointVAE",
     "LadderVAE",
     "LatentModel",
     "LocalGuide",

@@ -21,6 +21,7 @@ from pvae.models.attend_infer_repeat import AIR
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
+from pvae.models.joint import JointVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.load_user_code import candidates, load_file, load_module, user_errors
 from pvae.models.masked import MaskedVAE
@@ -44,6 +45,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "cvae": ConditionalVAE,
     "gmm": GMM,
     "gmvae": GMVAE,
+    "joint-vae": JointVAE,
     "ladder-vae": LadderVAE,
     "masked-vae": MaskedVAE,
     "multimodal-vae": MultimodalVAE,

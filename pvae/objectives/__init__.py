@@ -23,6 +23,7 @@ from pvae.objectives.gradients.strategies import STRATEGIES, admissible
 from pvae.objectives.kl.aggregate_posterior import InfoMMD, TotalCorrelation
 from pvae.objectives.kl.constrained import Constrained
 from pvae.objectives.kl.free_bits import FreeBits
+from pvae.objectives.kl.joint_capacity import JointCapacity
 from pvae.objectives.kl.mean_discrepancy import mmd
 from pvae.objectives.kl.schedules import Schedule
 from pvae.objectives.kl.wasserstein import WAE
@@ -76,6 +77,7 @@ __all__ = [
     "FreeBits",
     "GraphELBO",
     "InfoMMD",
+    "JointCapacity",
     "LogVariance",
     "Marginal",
     "NamedObjective",

@@ -39,6 +39,7 @@ from pvae.models.attend_infer_repeat import AIR
 from pvae.models.autoencoder import Autoencoder
 from pvae.models.conditional import ConditionalVAE
 from pvae.models.gaussian_mixture_vae import GMVAE
+from pvae.models.joint import JointVAE
 from pvae.models.ladder import LadderVAE
 from pvae.models.masked import MaskedVAE
 from pvae.models.mixture import GMM
@@ -313,6 +314,14 @@ MODELS: dict[str, ModelCase] = {
     "air": _air(),
     "gmvae": _mixture(),
     "gmvae-amortised": _mixture(inference="amortised"),
+    "joint-vae": ModelCase(
+        lambda: JointVAE((12,), categories=(3, 2), latent=3, hidden=(7, 5)),
+        _binary(12),
+        exact=False,
+        reparameterised=True,
+        latent_sites={"z": (3,), "y1": (), "y2": ()},
+        data_shape=(12,),
+    ),
     "ladder-vae": _ladder(),
     "ladder-vae-bottom-up": _ladder(inference="bottom-up", skip=True),
     "vqvae": _quantised(_binary(12), (12,), data_shape=(12,), positions=3, prior="learned"),
@@ -416,6 +425,7 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "tvo": ObjectiveCase("any"),
     "beta:beta=4": ObjectiveCase("any"),
     "capacity": ObjectiveCase(),
+    "joint-capacity": ObjectiveCase("marked"),
     "geco:target=-4": ObjectiveCase(),
     "free-bits": ObjectiveCase(),
     "variance": ObjectiveCase("any"),

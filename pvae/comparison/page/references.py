@@ -68,6 +68,13 @@ _CODES = Publication(
 _VAE = Publication(
     "kingma2013auto", "Kingma, Diederik P. and Welling, Max", "Auto-Encoding Variational Bayes", 2013, "arXiv:1312.6114"
 )
+_JOINT = Publication(
+    "dupont2018jointvae",
+    "Dupont, Emilien",
+    "Learning Disentangled Joint Continuous and Discrete Representations",
+    2018,
+    "arXiv:1804.00104",
+)
 _MULTIMODAL = Publication(
     "wu2018mvae",
     "Wu, Mike and Goodman, Noah",
@@ -139,6 +146,8 @@ _BY_NAME = {
         2019,
         "arXiv:1812.02633",
     ),
+    "joint-vae": _JOINT,
+    "joint-capacity": _JOINT,
     "multimodal-vae": _MULTIMODAL,
     "subsampled-elbo": _MULTIMODAL,
     "stratified-iwae": Publication(

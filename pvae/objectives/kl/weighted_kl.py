@@ -76,12 +76,23 @@ class StatefulObjective(WeightsObjective):
         In training, the state changes afterwards, unless `advances` is False.
         """
         with DataCounter(BoundPrograms(model, guide, args, kwargs), self.data_plate) as counter:
-            terms = super().terms(model, guide, args, kwargs, player)
+            terms = self._step_terms(model, guide, args, kwargs)
         # Multiply by the count because the trainer divides by it, and these numbers are not sums over data.
         shown = {name: number * counter.count for name, number in self.shown(terms.loss).items()}
         if self.training and self.advances:
             self.advance({name: total / counter.count for name, total in terms.named.items()})
         return replace(terms, named={**terms.named, **shown})
+
+    def _step_terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Terms:
+        """Return the terms of a batch before the state changes, without the numbers of `shown`.
+
+        Args:
+            model: p(x, z).
+            guide: q(z given x).
+            args: the positional arguments of both programs.
+            kwargs: the keyword arguments of both programs.
+        """
+        return super().terms(model, guide, args, kwargs, "all")
 
 
 class WeightedELBO(StatefulObjective):
