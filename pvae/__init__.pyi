@@ -117,6 +117,7 @@ from .objectives import (
     Terms as Terms,
     Thermodynamic as Thermodynamic,
     TotalCorrelation as TotalCorrelation,
+    VAEGAN as VAEGAN,
     VIMCO as VIMCO,
     VarianceRegularised as VarianceRegularised,
     VectorQuantised as VectorQuantised,

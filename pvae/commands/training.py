@@ -165,13 +165,21 @@ def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _next_commands(run: Any, ctx: click.Context) -> list[str]:
-    """Return commands that evaluate the run, draw a figure of it, and continue it for as many epochs again."""
+    """Return commands that evaluate the run, draw a figure of it, and continue it for as many epochs again.
+
+    Samples are drawn in place of an evaluation if the objective trains no guide, or no density of x.
+    """
+    from pvae.objectives import no_density_by, untrained_by
+
     folder, model = str(run.folder), ctx.params["model"]
     own_code = ["--model", model] if ":" in model else []
     out = ["--out", folder] if ctx.params["out"] is None else []
     longer = ["pvae", *_without_epochs(ctx.find_root().obj), *out]
+    objective = str(run.config.get("objective", ""))
+    has_evidence = not objective or not (no_density_by(objective) or "phi" in untrained_by(objective))
+    judge = ["evaluate", folder] if has_evidence else ["show", folder, "--what", "samples"]
     commands = [
-        ["pvae", "evaluate", folder, *own_code],
+        ["pvae", *judge, *own_code],
         ["pvae", "show", folder, "--what", "history", *own_code],
         [*longer, "--resume", "--epochs", str(2 * run.config["training"]["epochs"])],
     ]

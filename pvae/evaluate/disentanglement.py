@@ -76,7 +76,7 @@ def disentanglement(
         >>> 0 <= pvae.evaluate.disentanglement(model, x.repeat(10, 1), factors).informativeness <= 1
         True
     """
-    with evaluation_context(model, data, **where) as context:
+    with evaluation_context(model, data, needs_density=False, **where) as context:
         size = context.batch.size
         known_factors = context.batch.get("factors") if factors is None else context.rows_of(factors)
         if known_factors is None:

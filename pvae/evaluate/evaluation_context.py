@@ -24,7 +24,7 @@ from pvae.evaluate.evaluated_data import HoldsLatentModel, evaluated_data
 from pvae.evaluate.selected_data import FIRST_DATA, binarised_split, first_data, limited_data
 from pvae.logs import timed
 from pvae.names import require_known
-from pvae.objectives import untrained_by
+from pvae.objectives import no_density_by, untrained_by
 from pvae.products import MATMULS
 from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
@@ -179,6 +179,17 @@ def _require_trained_guide(model: Any) -> None:
         )
 
 
+def _require_density(model: Any) -> None:
+    """Refuse a run with a p(x given z) that is no trained density, because the evidence is that of a density."""
+    objective = str(model.config.get("objective", "")) if isinstance(model, Run) else ""
+    reason = no_density_by(objective) if objective else ""
+    if reason:
+        raise InputError(
+            f"There is no evidence of a run that was trained by {objective!r}: {reason}. Look at its samples and "
+            "reconstructions (`pvae show`), or train by 'elbo'."
+        )
+
+
 @contextmanager
 def evaluation_context(
     model: Any,
@@ -191,6 +202,7 @@ def evaluation_context(
     fields: Fields = None,
     data_plate: str | None = None,
     matmul: str = MATMULS[0],
+    needs_density: bool = True,
 ) -> Iterator[EvaluationContext]:
     """Enter the context of an evaluation; on exit, modules, parameter store and random generators are restored.
 
@@ -210,14 +222,18 @@ def evaluation_context(
         data_plate: the name of the plate over data, where several plates hold every site.
         matmul: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
             ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.
+        needs_density: whether the evaluation uses the density p(x given z).
 
     Raises:
-        InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide.
+        InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide, or no
+            density that the evaluation needs.
     """
     seed = require_whole(seed, "seed", least=0)
     require_known("matmul", matmul, MATMULS)
     latent_model = latent_model_of(model)
     _require_trained_guide(model)
+    if needs_density:
+        _require_density(model)
     data = evaluated_data(model, data)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

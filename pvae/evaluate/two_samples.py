@@ -144,7 +144,7 @@ def aggregate_test(model: ModelOrRun, data: Any = None, *, permutations: int = 1
         >>> pvae.evaluate.aggregate_test(model, x.repeat(10, 1), permutations=99).permutations
         99
     """
-    with evaluation_context(model, data, **where) as context:
+    with evaluation_context(model, data, needs_density=False, **where) as context:
         programs = context.bound_to(context.batch)
         from_guide = _real_latents(programs.trace_guide(), context.batch.size)
         from_prior = _real_latents(programs.trace_model(), context.batch.size)

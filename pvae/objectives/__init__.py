@@ -10,6 +10,7 @@ from pvae.objectives.adversarial.critics import LOSSES, CriticLoss
 from pvae.objectives.adversarial.factor_vae import FactorVAE
 from pvae.objectives.adversarial.gan import GAN
 from pvae.objectives.adversarial.sides import Sides
+from pvae.objectives.adversarial.vae_gan import VAEGAN
 from pvae.objectives.base import Objective, ObjectiveModule, Terms
 from pvae.objectives.bounds.iwae import IWAE, Renyi
 from pvae.objectives.bounds.miwae import CIWAE, MIWAE, PIWAE
@@ -42,6 +43,7 @@ from pvae.objectives.registry import (
     describe,
     loss_is_bound,
     make_objective,
+    no_density_by,
     objective_names,
     untrained_by,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "PIWAE",
     "RAE",
     "STRATEGIES",
+    "VAEGAN",
     "VIMCO",
     "WAE",
     "Adversarial",
@@ -108,6 +111,7 @@ __all__ = [
     "loss_is_bound",
     "make_objective",
     "mmd",
+    "no_density_by",
     "objective_names",
     "player_parameters",
     "untrained_by",

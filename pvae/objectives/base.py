@@ -63,7 +63,7 @@ class Objective(ELBO, nn.Module):
     parameters and buffers. Its state advances only in training mode: `loss` runs in evaluation mode.
 
     An objective declares its properties by the attributes below, on its class or on the instance. Trainer, validation
-    and linter read them. The first six say what a step updates, the next three what validation may do, and the next two
+    and linter read them. The first six say what a step updates, the next four what validation may do, and the next two
     what the linter and the gradient study report.
 
     A player is a parameter group that is updated on its own: all parameters ("all"), the model's ("theta"), the guide's
@@ -83,6 +83,8 @@ class Objective(ELBO, nn.Module):
             as they come.
         no_bound: the reason why the loss is not minus a bound on log p(x), in a few words. The default "" means that it
             is one; otherwise validation uses the objective's own loss.
+        no_density: the reason why the trained p(x given z) is no density of x, in a few words; evaluations of the
+            evidence, draws of x with noise and imputations are then refused. The default "" means that it is one.
         unranked: the reason why no validation score ranks the parameters, in a few words; the last parameters are then
             kept. The default "" means that validation ranks them.
         ranks_by_loss: whether validation ranks epochs by minus the loss on validation data. The default False ranks
@@ -115,6 +117,7 @@ class Objective(ELBO, nn.Module):
 
     # What validation may do.
     no_bound: str = ""
+    no_density: str = ""
     unranked: str = ""
     ranks_by_loss: bool = False
 

@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "loss_is_bound",
     "make_objective",
+    "no_density_by",
     "objective_names",
     "untrained_by",
 ]
@@ -132,6 +133,16 @@ def untrained_by(text: str) -> tuple[str, ...]:
     """
     constructor = OBJECTIVES.get(parse(text)[0], (None,))[0]
     return constructor.untrained if isinstance(constructor, type) and issubclass(constructor, Objective) else ()
+
+
+def no_density_by(text: str) -> str:
+    """Return why an objective trains no density p(x given z); "" if it does, or for an objective without a name.
+
+    Args:
+        text: a name with settings, such as ``"vae-gan:gamma=0.1"``.
+    """
+    constructor = OBJECTIVES.get(parse(text)[0], (None,))[0]
+    return constructor.no_density if isinstance(constructor, type) and issubclass(constructor, Objective) else ""
 
 
 def describe(objective: Any) -> str:

@@ -16,7 +16,7 @@ from pvae.data.labels import HIDDEN
 from pvae.errors import InputError
 from pvae.models.imputation import impute
 from pvae.models.posterior_values import plausible_codes, reconstruct
-from pvae.objectives import untrained_by
+from pvae.objectives import no_density_by, untrained_by
 from pvae.programs.binding import bind
 from pvae.programs.classifier import classifier_of
 from pvae.programs.fitting_runs import map_fitting_parts
@@ -104,8 +104,11 @@ class TrainedModel:
             Data, shape (n, ...), in the units of the training data; or a frame with the names of their columns.
 
         Raises:
-            InputError: if conditions are missing, unknown or not `n`, or x is generated given a part of x.
+            InputError: if conditions are missing, unknown or not `n`, x is generated given a part of x, or draws of x
+                need a density that the objective does not train.
         """
+        if not mean:
+            self._require_density("sample", "Use mean=True, which returns means of x given z.")
         form, fields = self._form(), self.config.get("fields")
         batch = with_conditions(self.model, form, form.zeros(require_whole(n, "n")), given or {}, fields)
 
@@ -163,9 +166,11 @@ class TrainedModel:
             names of the columns. With `n`, a list of `n` of them.
 
         Raises:
-            InputError: if the model takes no mask, the guide is not trained, or the data cannot be used.
+            InputError: if the model takes no mask, the guide or p(x given z) is not trained, or the data cannot be
+                used.
         """
         self._require_trained_guide("impute")
+        self._require_density("impute", "Train by 'elbo', which trains a density.")
         draws = 1 if n is None else require_whole(n, "n")
         form = self._form()
         batch, exact, index = data_for_run(form, data, split, missing=True)
@@ -257,6 +262,12 @@ class TrainedModel:
                 f"`{use}` needs a trained guide, and the objective {objective!r} leaves the guide untrained. Use "
                 "`sample`, or train by 'ali', which trains a guide too."
             )
+
+    def _require_density(self, use: str, advice: str) -> None:
+        objective = str(self.config.get("objective", ""))
+        reason = no_density_by(objective) if objective else ""
+        if reason:
+            raise InputError(f"`{use}` needs a density p(x given z), and {objective!r} trains none: {reason}. {advice}")
 
     def _run(self, batch: Batch, seed: int, chunk: int, use: Callable[[Batch], Any]) -> list[Any]:
         """Return what a function returns for each part of a batch, on the device of the model."""

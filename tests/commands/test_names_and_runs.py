@@ -190,7 +190,7 @@ def test_an_error_of_arguments_says_in_one_line_what_to_type(
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("train v", ["vae", "vq-vae", "vqvae"]),
+        ("train v", ["vae", "vae-gan", "vq-vae", "vqvae"]),
         ("train vae --prior v", ["vamp"]),
         ("compare vae --objectives elbo,iw", ["elbo,iwae"]),
         ("em --data di", ["digits"]),

@@ -469,6 +469,7 @@ OBJECTIVES: dict[str, ObjectiveCase] = {
     "aae": ObjectiveCase(),
     "aae:loss=wasserstein:hidden=8,8": ObjectiveCase(),
     "factor-vae": ObjectiveCase(),
+    "vae-gan:gamma=0.3:hidden=6,5": ObjectiveCase(),
     "ali": ObjectiveCase(),
     "ali:spectral=true:penalty=1": ObjectiveCase(),
 }

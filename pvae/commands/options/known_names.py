@@ -67,8 +67,10 @@ _DECORATOR = re.compile(r'^@named\(\s*"([^"]+)"', flags=re.MULTILINE)
 SYSTEM_ALIASES: dict[str, tuple[str, str | None]] = {
     "ae": ("autoencoder", None),
     "beta-vae": ("vae", "beta"),
+    "factor-vae": ("vae", "factor-vae"),
     "iwae": ("vae", "iwae"),
     "rae": ("autoencoder", "rae"),
+    "vae-gan": ("vae:likelihood=gaussian", "vae-gan"),
     "vq-vae": ("vqvae", None),
     "wae": ("autoencoder:prior=standard", "wae"),
 }

@@ -79,7 +79,7 @@ def plan_jobs(
         InputError: if an objective does not train the guide.
     """
     adapted = {name: adapt(factory) for name, factory in objectives.items()}
-    _require_trained_guides(adapted)
+    _require_evidences(adapted)
     descriptions = {name: _describe_objective(objective) for name, objective in adapted.items()}
     model_folders, objective_folders = _folder_names(models), _folder_names(objectives)
     method = {"evidence": evidence.text} if evidence.anneals else {}
@@ -108,12 +108,17 @@ def _describe_objective(objective: Objective) -> dict[str, str]:
     return description
 
 
-def _require_trained_guides(objectives: Mapping[str, Objective]) -> None:
+def _require_evidences(objectives: Mapping[str, Objective]) -> None:
     for name, objective in objectives.items():
         if "phi" in objective.untrained:
             raise InputError(
                 f"A comparison needs a trained guide, because it estimates the evidence with the guide's weights; "
                 f"{name!r} trains no guide. Leave it out, or use 'ali', which trains one."
+            )
+        if objective.no_density:
+            raise InputError(
+                f"A comparison estimates the evidence, and {name!r} has none: {objective.no_density}. Leave it out, or "
+                "use 'aae' or 'ali'."
             )
 
 

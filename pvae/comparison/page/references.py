@@ -274,6 +274,13 @@ _BY_NAME = {
         2015,
         "arXiv:1511.05644",
     ),
+    "vae-gan": Publication(
+        "larsen2016vaegan",
+        "Larsen, Anders Boesen Lindbo and others",
+        "Autoencoding beyond pixels using a learned similarity metric",
+        2016,
+        "arXiv:1512.09300",
+    ),
     "factor-vae": Publication(
         "kim2018factorising",
         "Kim, Hyunjik and Mnih, Andriy",

@@ -15,6 +15,7 @@ from pvae.names import unknown
 from pvae.objectives.adversarial.conditioning import find_conditions
 from pvae.objectives.adversarial.critics import (
     LOSSES,
+    as_output,
     checked_penalty,
     frozen_parameters,
     gradient_penalty,
@@ -72,6 +73,8 @@ class Adversarial(PlayersObjective):
 
     #: the sides that the gradient against the critic changes: "q", "p" or both
     moves = "qp"
+    #: the loss that `settings` does not name
+    default_loss = "non-saturating"
     #: whether the critic gets the arguments that a simulation of the model depends on
     conditional = True
 
@@ -108,7 +111,7 @@ class Adversarial(PlayersObjective):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that are not the defaults."""
-        settings: dict[str, Any] = {} if self.kind == "non-saturating" else {"loss": self.kind}
+        settings: dict[str, Any] = {} if self.kind == self.default_loss else {"loss": self.kind}
         if self._has_user_critic:
             settings["critic"] = type(self.network).__name__
         elif self.hidden != (128, 128):
@@ -247,13 +250,7 @@ class Adversarial(PlayersObjective):
 
     def _output(self, rows: Tensor) -> Tensor:
         """Return the critic's output, shape (batch,), for features of shape (batch, features)."""
-        output: Tensor = self._require_network()(rows)
-        if output.shape not in ((len(rows),), (len(rows), 1)):
-            raise InputError(
-                f"A critic needs to return one number per datum, shape ({len(rows)},) or ({len(rows)}, 1); got "
-                f"{tuple(output.shape)}. Reshape its output."
-            )
-        return output.reshape(-1)
+        return as_output(self._require_network()(rows), len(rows))
 
     def _require_network(self) -> nn.Module:
         if self.network is None:

@@ -36,7 +36,13 @@ class Simulation:
     scale: float | Tensor
 
 
-def simulate(programs: BoundPrograms, guide_trace: poutine.Trace | None = None) -> Simulation:
+def simulate(
+    programs: BoundPrograms,
+    guide_trace: poutine.Trace | None = None,
+    *,
+    at_codes: bool = False,
+    means: bool = False,
+) -> Simulation:
     """Run the model with every latent site drawn from its prior and every observed site simulated.
 
     If a likelihood has no pathwise gradient, its mean replaces a draw (of a Categorical the probabilities, beside data
@@ -46,15 +52,18 @@ def simulate(programs: BoundPrograms, guide_trace: poutine.Trace | None = None) 
     Args:
         programs: both programs with their arguments. The guide is run only to find the layout.
         guide_trace: a trace of the guide, for its subsample of the data; None lets the model draw its own.
+        at_codes: whether the latent sites have the values of `guide_trace` in place of draws from the prior.
+        means: whether the mean of every likelihood replaces a draw.
 
     Raises:
         InputError: if no plate holds every site, nothing is observed, theta would lose a part of its gradient, or a
             likelihood has neither a pathwise gradient nor a mean.
     """
     data_dim = programs.layout.data_plate()[1]
-    simulating = _SimulationMessenger({} if guide_trace is None else _subsample_indices(guide_trace))
+    indices = {} if guide_trace is None else _subsample_indices(guide_trace)
+    simulating = _SimulationMessenger(indices, at_codes=at_codes, means=means)
     with simulating:
-        sites = sample_sites(programs.trace_model())
+        sites = sample_sites(programs.trace_model(guide_trace if at_codes else None))
     observed = [site for site in sites if site["name"] in simulating.data]
     if not observed:
         raise InputError(
@@ -118,11 +127,13 @@ class _SimulationMessenger(Messenger):
 
     Args:
         indices: the indices of subsampled plates to use, by plate.
+        at_codes: whether the latent sites have values that the guide drew.
+        means: whether the mean of every likelihood replaces a draw.
     """
 
-    def __init__(self, indices: Mapping[str, Tensor]) -> None:
+    def __init__(self, indices: Mapping[str, Tensor], *, at_codes: bool = False, means: bool = False) -> None:
         super().__init__()
-        self.indices = indices
+        self.indices, self.at_codes, self.means = indices, at_codes, means
         self.data: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -134,7 +145,7 @@ class _SimulationMessenger(Messenger):
             return
         self.data[msg["name"]] = msg["value"]
         msg["is_observed"] = False
-        if msg["fn"].has_rsample:
+        if msg["fn"].has_rsample and not self.means:
             msg["value"] = None
             msg["done"] = False
         else:
@@ -142,7 +153,7 @@ class _SimulationMessenger(Messenger):
             msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not is_subsample(msg) and msg["name"] not in self.data:
+        if not is_subsample(msg) and msg["name"] not in self.data and not self.at_codes:
             _require_pathwise(msg, "theta", "'elbo' or 'rws'")
 
 
@@ -159,7 +170,7 @@ def _require_pathwise(site: Site, group: str, alternatives: str) -> None:
         return
     if density.log_prob(site["value"].detach()).requires_grad:
         if is_marked_for_enumeration(site):
-            alternatives = "'elbo-enum' or 'iwae'"
+            alternatives = "'iwae'" if site["infer"].get("is_auxiliary") else "'elbo-enum' or 'iwae'"
         raise InputError(
             f"A critic's gradient needs to reach {group} through the draws; site {site['name']!r} "
             f"({type(base_distribution(density)).__name__}) lets none through, so its parameters would not be trained. "

@@ -18,6 +18,7 @@ from pvae.errors import InputError
 __all__ = [
     "LOSSES",
     "CriticLoss",
+    "as_output",
     "checked_penalty",
     "frozen_parameters",
     "gradient_penalty",
@@ -200,6 +201,24 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], q: Tensor, p: Tensor, d
         between = (share * q + (1.0 - share) * p).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=is_training)
     return (torch.linalg.vector_norm(gradient[:, :drawn], dim=1) - 1.0) ** 2
+
+
+def as_output(output: Tensor, rows: int) -> Tensor:
+    """Return the output of a critic's network as one number per row, shape (rows,).
+
+    Args:
+        output: shape (rows,) or (rows, 1).
+        rows: the number of rows that the network got.
+
+    Raises:
+        InputError: for another shape.
+    """
+    if output.shape not in ((rows,), (rows, 1)):
+        raise InputError(
+            f"A critic needs to return one number per datum, shape ({rows},) or ({rows}, 1); got "
+            f"{tuple(output.shape)}. Reshape its output."
+        )
+    return output.reshape(-1)
 
 
 def checked_penalty(penalty: float | None, default: float) -> float:

@@ -48,17 +48,20 @@ def draw_history(run: Run) -> Figure:
 
 def _samples(inputs: FigureInputs) -> Figure:
     from pvae import plots
+    from pvae.objectives import no_density_by
     from pvae.programs.queries import sample, simulate
 
     batch = inputs.first_data()
     if len(inputs.splits.data_shape) == 1:
-        drawn = simulate(inputs.run.model, batch, mean=False)
+        objective = str(inputs.run.config.get("objective", ""))
+        is_mean = bool(objective and no_density_by(objective))
+        drawn = simulate(inputs.run.model, batch, mean=is_mean)
         known = inputs.as_pictures(batch.x)
         return plots.draws(
             inputs.as_pictures(drawn),
             known if known.shape == drawn.shape else None,
             feature_names=inputs.feature_names,
-            title=f"Draws of x from the model, over the {inputs.split} data",
+            title=f"{'Means' if is_mean else 'Draws'} of x from the model, over the {inputs.split} data",
             note=inputs.describe_conditions(),
         )
     pictures = sample(inputs.run.model, batch)[: inputs.count]
@@ -93,6 +96,7 @@ def _inpainting(inputs: FigureInputs) -> Figure:
         mask = (~missing).expand(batch.size, *missing.shape)
         imputed = model.impute(batch.x, mean=True)[0]
     else:
+        inputs.run._require_density("inpainting", "Draw reconstructions.")
         batch = _with_mask(inputs, batch)
         mask, imputed = batch.mask, impute(model, batch, n=1).mean
     return plots.inpainting(
