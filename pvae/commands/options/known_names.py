@@ -35,6 +35,7 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
         "cvae",
         "gmm",
         "gmvae",
+        "joint-vae",
         "ladder-vae",
         "masked-vae",
         "multimodal-vae",

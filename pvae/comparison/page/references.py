@@ -112,11 +112,7 @@ _BY_NAME = {
     "vqvae": _CODES,
     "vq": _CODES,
     "gmvae": Publication(
-        "jiang2017vade",
-        "Jiang, Zhuxi and others",
-        "Variational Deep Embedding",
-        2017,
-        "arXiv:1611.05148",
+        "jiang2017vade", "Jiang, Zhuxi and others", "Variational Deep Embedding", 2017, "arXiv:1611.05148"
     ),
     "ladder-vae": Publication(
         "sonderby2016ladder",
@@ -140,11 +136,7 @@ _BY_NAME = {
         "arXiv:1609.09869",
     ),
     "masked-vae": Publication(
-        "mattei2019miwae",
-        "Mattei, Pierre-Alexandre and Frellsen, Jes",
-        "MIWAE",
-        2019,
-        "arXiv:1812.02633",
+        "mattei2019miwae", "Mattei, Pierre-Alexandre and Frellsen, Jes", "MIWAE", 2019, "arXiv:1812.02633"
     ),
     "joint-vae": _JOINT,
     "joint-capacity": _JOINT,
@@ -190,13 +182,7 @@ _BY_NAME = {
         2019,
         "arXiv:1907.00031",
     ),
-    "beta": Publication(
-        "higgins2017beta",
-        "Higgins, Irina and others",
-        "beta-VAE",
-        2017,
-        "ICLR 2017",
-    ),
+    "beta": Publication("higgins2017beta", "Higgins, Irina and others", "beta-VAE", 2017, "ICLR 2017"),
     "free-bits": Publication(
         "kingma2016improved",
         "Kingma, Diederik P. and others",
@@ -205,25 +191,13 @@ _BY_NAME = {
         "arXiv:1606.04934",
     ),
     "geco": Publication(
-        "rezende2018taming",
-        "Rezende, Danilo J. and Viola, Fabio",
-        "Taming VAEs",
-        2018,
-        "arXiv:1810.00597",
+        "rezende2018taming", "Rezende, Danilo J. and Viola, Fabio", "Taming VAEs", 2018, "arXiv:1810.00597"
     ),
     "log-variance": Publication(
-        "richter2020vargrad",
-        "Richter, Lorenz and others",
-        "VarGrad",
-        2020,
-        "arXiv:2010.10436",
+        "richter2020vargrad", "Richter, Lorenz and others", "VarGrad", 2020, "arXiv:2010.10436"
     ),
     "info-mmd": Publication(
-        "zhao2017infovae",
-        "Zhao, Shengjia and Song, Jiaming and Ermon, Stefano",
-        "InfoVAE",
-        2017,
-        "arXiv:1706.02262",
+        "zhao2017infovae", "Zhao, Shengjia and Song, Jiaming and Ermon, Stefano", "InfoVAE", 2017, "arXiv:1706.02262"
     ),
     "wae": Publication(
         "tolstikhin2018wasserstein",
@@ -254,11 +228,7 @@ _BY_NAME = {
         "arXiv:1406.2751",
     ),
     "ais": Publication(
-        "neal2001annealed",
-        "Neal, Radford M.",
-        "Annealed Importance Sampling",
-        2001,
-        "Statistics and Computing 11",
+        "neal2001annealed", "Neal, Radford M.", "Annealed Importance Sampling", 2001, "Statistics and Computing 11"
     ),
     "sandwich": Publication(
         "grosse2015sandwiching",
@@ -268,11 +238,7 @@ _BY_NAME = {
         "arXiv:1511.02543",
     ),
     "aae": Publication(
-        "makhzani2015aae",
-        "Makhzani, Alireza and others",
-        "Adversarial Autoencoders",
-        2015,
-        "arXiv:1511.05644",
+        "makhzani2015aae", "Makhzani, Alireza and others", "Adversarial Autoencoders", 2015, "arXiv:1511.05644"
     ),
     "vae-gan": Publication(
         "larsen2016vaegan",
@@ -282,11 +248,7 @@ _BY_NAME = {
         "arXiv:1512.09300",
     ),
     "factor-vae": Publication(
-        "kim2018factorising",
-        "Kim, Hyunjik and Mnih, Andriy",
-        "Disentangling by Factorising",
-        2018,
-        "arXiv:1802.05983",
+        "kim2018factorising", "Kim, Hyunjik and Mnih, Andriy", "Disentangling by Factorising", 2018, "arXiv:1802.05983"
     ),
 }
 
