@@ -190,9 +190,9 @@ def page(results: Path = RESULTS) -> str:
     """Return the page of all rows.
 
     Args:
-        results: the folder of the records and of the introduction.
+        results: the folder of the records.
     """
-    introduction = (results / "introduction.md").read_text().strip()
+    introduction = (RESULTS / "introduction.md").read_text().strip()
     overview = ["| row | `short` | `full` |", "|---|---|---|"]
     for name, row in ROWS.items():
         states = [_state(results / f"{name}-{budget}.json") for budget in ("short", "full")]
@@ -231,20 +231,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> None:
     """Measure a row, or write the page.
 
     Args:
-        arguments: the command line; None for that of the process.
+        options: those of `parse`.
     """
-    options = parse(arguments)
     torch.set_num_threads(options.threads)
     if options.row is not None:
-        try:
-            record = measure(options.row, options.budget, options.seeds, options.out)
-        except InputError as error:
-            print(f"published.py: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
+        record = measure(options.row, options.budget, options.seeds, options.out)
         if options.budget != "smoke":
             options.results.mkdir(parents=True, exist_ok=True)
             path = options.results / f"{options.row}-{options.budget}.json"
@@ -252,6 +247,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write is not None:
         options.write.write_text(page(options.results))
         print(options.write, file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; bad input ends with one line and the status 2.
+
+    Args:
+        arguments: the command line; None for that of the process.
+    """
+    options = parse(arguments)
+    try:
+        run(options)
+    except (InputError, OSError) as error:
+        print(f"published.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

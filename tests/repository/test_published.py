@@ -123,6 +123,8 @@ def test_other_settings_in_a_folder_are_refused(published, tmp_path):
         (["burda", "--budget", "long"], "invalid choice"),
         (["burda", "--seeds", "0"], "--seeds needs a whole number of at least 1; got 0"),
         (["burda", "--threads", "-1"], "--threads needs a whole number of at least 1; got -1"),
+        (["burda", "--budget", "smoke", "--out", __file__], "published.py: "),
+        (["--write", f"{__file__}/page.md"], "published.py: "),
     ],
 )
 def test_bad_commands_are_refused_in_one_line(published, arguments, words, capsys):
