@@ -16,6 +16,7 @@ from pvae.evaluate.base import Estimate
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.json_values import json_value
 from pvae.programs.own_densities import with_own_densities
+from pvae.programs.site_masks import is_masked, mask_of_site
 from pvae.programs.sites import Site, base_distribution, sample_sites
 from pvae.weights.kl import ANALYTIC_WHOLE, SAMPLED, WHOLE, kl_of_site, prior_is_fixed
 
@@ -106,7 +107,7 @@ class _SiteUnits:
         how: as in `LatentUnits`.
         discrete: whether the support is discrete.
         kl: the KL terms, shape (batch, units), nats.
-        mean: the posterior means, shape (batch, units).
+        mean: the posterior means, shape (batch, units); NaN where a mask leaves an entry out.
         mean_variance: the variance of the estimates in `mean`, shape (batch, units). It is not 0 if the mean is
             estimated from several draws of another site.
     """
@@ -127,7 +128,7 @@ def _summary(chunks: list[_SiteUnits], threshold: float) -> LatentUnits:
     activity = None
     if len(mean) > 1 and not discrete:
         # Without the subtraction, unused units of a site that depends on another one would seem active.
-        activity = (mean.var(0, correction=1) - mean_variance.mean(0)).clamp_min(0.0)
+        activity = (_variance(mean) - mean_variance.nanmean(0)).clamp_min(0.0)
     return LatentUnits(
         kl=None if how == "point" else Estimate.mean_of(kl.sum(1)),
         kl_per_unit=None if how == "point" else kl.mean(0),
@@ -135,6 +136,19 @@ def _summary(chunks: list[_SiteUnits], threshold: float) -> LatentUnits:
         activity=activity,
         threshold=threshold,
     )
+
+
+def _variance(means: Tensor) -> Tensor:
+    """Return the variance over the data of which an entry counts, shape (units,); 0 if there are less than two.
+
+    Args:
+        means: shape (data, units), NaN where an entry does not count.
+    """
+    missing = means.isnan()
+    if not bool(missing.any()):
+        return means.var(0, correction=1)
+    squares = (means - means.nanmean(0)).square().nansum(0)
+    return squares / (~missing).sum(0).sub(1).clamp_min(1)
 
 
 def _notes(units_by_site: dict[str, LatentUnits], count: int) -> Iterator[str]:
@@ -191,6 +205,9 @@ def _units_of_site(guide_site: Site, model_site: Site, data_dim: int, is_fixed: 
     how, kl = _kl(guide_site, model_site, is_fixed)
     value_dim = data_dim - guide_site["fn"].event_dim
     mean = _by_datum(_mean(guide_site), value_dim)
+    if is_masked(guide_site):
+        counts = mask_of_site(guide_site).expand(guide_site["value"].shape)
+        mean = torch.where(_by_datum(counts, value_dim) > 0, mean, torch.nan)
     kl = _by_datum(kl, data_dim if how in (ANALYTIC_WHOLE, WHOLE) else value_dim)
     return _SiteUnits(how, _is_discrete(guide_site["fn"]), kl, mean, torch.zeros_like(mean))
 

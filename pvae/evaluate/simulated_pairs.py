@@ -164,7 +164,8 @@ def _observed_fields(programs: BoundPrograms, batch: Batch) -> dict[str, list[st
             raise InputError(
                 f"A simulation needs each observed site to be a field of the data; the values of site "
                 f"{site['name']!r} are none of the fields {', '.join(batch)}. Give the site obs=x, with x as the "
-                "program receives it."
+                "program receives it; a model that observes parts of x at several sites, such as one of sequences, has "
+                "no simulated data here."
             )
         fields[site["name"]] = [site["name"]] if site["name"] in names else names
     return fields

@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pvae.errors import InputError
 from pvae.programs.sites import Site, base_distribution
 
-__all__ = ["has_no_density", "have_same_mask", "is_masked", "is_switched_off", "mask_of_site"]
+__all__ = ["has_no_density", "have_same_mask", "is_masked", "is_switched_off", "mask_of_site", "require_every_entry"]
 
 
 def mask_of_site(site: Site) -> Tensor:
@@ -71,6 +72,23 @@ def is_masked(site: Site) -> bool:
     while isinstance(density, torch.distributions.Independent):
         density = density.base_dist
     return isinstance(density, dist.MaskedDistribution)
+
+
+def require_every_entry(site: Site, task: str) -> None:
+    """Refuse a latent site of which some entries do not count, as those after the end of a sequence.
+
+    Args:
+        site: a latent site of a trace.
+        task: what needs the density of every entry, as the subject of the error.
+
+    Raises:
+        InputError: with the name of the site.
+    """
+    if is_masked(site) and not bool(mask_of_site(site).all()):
+        raise InputError(
+            f"{task} needs a density at every entry of a latent site; site {site['name']!r} is masked. Estimate by "
+            "log_evidence, or leave masked latents out of the model."
+        )
 
 
 def has_no_density(site: Site) -> bool:

@@ -14,7 +14,7 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pvae.errors import InputError
-from pvae.programs.site_masks import is_masked, mask_of_site
+from pvae.programs.site_masks import require_every_entry
 from pvae.programs.sites import Site, base_distribution, is_delta
 
 __all__ = ["FreeSite", "FreeValues", "UnconstrainedLayout", "find_free_sites", "transform_of"]
@@ -120,11 +120,7 @@ def _require_density(site: Site) -> None:
             f"Annealing needs a density on unconstrained numbers; site {site['name']!r} is an angle, which has many "
             "values for each direction. Estimate by log_evidence (method 'is')."
         )
-    if is_masked(site) and not bool(mask_of_site(site).all()):
-        raise InputError(
-            f"Annealing needs a density at every entry of a latent site; site {site['name']!r} is masked. Estimate by "
-            "log_evidence, or leave masked latents out of the model."
-        )
+    require_every_entry(site, "Annealing")
 
 
 def find_free_sites(sites: list[Site], nesting: int, data_dim: int) -> UnconstrainedLayout:

@@ -15,6 +15,7 @@ from torch import Tensor
 from untrained_runs import untrained_run
 
 import pvae
+from pvae.comparison.cells.decoder_weights import decoder_arrays
 from pvae.densities.padding import PaddedStep
 from pvae.errors import InputError
 from pvae.models.sequence_steps import masked_step, present_steps
@@ -314,6 +315,27 @@ def test_there_is_no_one_z_and_no_prior_of_it() -> None:
         model.encode(batch().x)
     with pytest.raises(InputError, match="depends on the time step before"):
         model.prior_density()
+
+
+def test_evaluations_that_need_every_entry_leave_padded_sequences_out() -> None:
+    model, data = small(), batch()
+    found = pvae.evaluate.gaps(model, data, particles=10, steps=1, draws=2, progress=False)
+    assert "site 'z2' is masked" in found.notes[0]
+    with pytest.raises(InputError, match="The reference posterior needs a density at every entry"):
+        pvae.evaluate.reference(model, data, draws=4, warmup=1, progress=False)
+
+
+def test_active_units_are_those_of_the_sequences_that_have_not_ended() -> None:
+    model, data = small(), batch(lengths=torch.tensor([4, 3, 2]))
+    units = pvae.evaluate.diagnose(model, data, particles=2).latents
+    torch.testing.assert_close(units["z0"].activity, model.codes(data.x, data.lengths)[:, 0].var(0))
+    assert units["z3"].activity.tolist() == [0, 0]  # one sequence alone has a fourth time step
+
+
+def test_the_page_of_a_comparison_has_no_decoder_of_one_time_step_for_pictures_of_all() -> None:
+    model, data = small(likelihood="bernoulli").float(), batch()
+    arrays, texts = decoder_arrays(model, pvae.Batch(x=data.x[:1].float()))
+    assert texts == {} and list(arrays) == ["traversals"]
 
 
 def test_the_figure_of_forecasts_shows_data_and_draws_at_their_time_steps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -63,7 +64,9 @@ def _layers_of(model: object) -> list[nn.Module]:
     layers = [*model.decoder, *head]
     known = all(isinstance(layer, nn.Linear) or type(layer) in _ACTIVATIONS for layer in layers)
     size = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-    return layers if known and len(head) == 1 and size <= _MOST_NUMBERS else []
+    # a model of sequences has a decoder of one time step
+    is_of_all_x = len(head) == 1 and head[0].out_features == math.prod(model.data_shape)
+    return layers if known and is_of_all_x and size <= _MOST_NUMBERS else []
 
 
 def _matching_activations(model: Any, layers: list[nn.Module]) -> list[str] | None:

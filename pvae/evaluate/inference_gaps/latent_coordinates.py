@@ -12,6 +12,7 @@ from torch.distributions import Transform, biject_to
 from pvae.errors import InputError
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.site_masks import require_every_entry
 from pvae.programs.sites import Site, sample_sites
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.traces import in_particle_plate
@@ -90,7 +91,7 @@ class LatentCoordinates:
             programs: both programs on the batch.
 
         Raises:
-            InputError: if a latent site is discrete, or the model sums a site out.
+            InputError: if a latent site is discrete or masked, or the model sums a site out.
         """
         if programs.layout.undrawn:
             raise InputError(
@@ -104,6 +105,7 @@ class LatentCoordinates:
         for site in sample_sites(trace):
             if site["is_observed"]:
                 continue
+            require_every_entry(site, "A richer family")
             transform = _transform([site, *[in_guide[name] for name in [site["name"]] if name in in_guide]])
             real = transform.inv(site["value"])
             plates = len(site["fn"].batch_shape)

@@ -19,6 +19,7 @@ from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.evaluate.finding import EvaluationSteps
 from pvae.evaluate.simulated_pairs import as_units
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.site_masks import require_every_entry
 from pvae.programs.sites import Site, sample_sites
 from pvae.train.devices import reseed
 
@@ -70,12 +71,15 @@ def sample_posterior(
         steps: counts the decoder evaluations.
 
     Raises:
-        InputError: if a discrete site cannot be enumerated, there is no continuous site, or the sampler fails.
+        InputError: if a discrete site cannot be enumerated, a site is masked, there is no continuous site, or the
+            sampler fails.
     """
     programs = context.bound_to(context.batch)
     sites = _latent_sites(programs)
     discrete = {name for name, site in sites.items() if site["fn"].support.is_discrete}
     _require_enumerable(sites, discrete)
+    for site in sites.values():
+        require_every_entry(site, "The reference posterior")
     counter = _CountRuns()
     model = counter(with_enumerated_sites(programs.model, discrete))
     by_chain: list[Mapping[str, torch.Tensor]] = []
