@@ -1,4 +1,4 @@
-"""Read a large table of numbers in two passes that keep no copy of its text: one checks the lines, one is pandas."""
+"""Read a large table of numbers by pandas, without a copy of its text in Python."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ __all__ = ["NumberTable", "read_number_table"]
 _BLOCK = 1 << 20  # bytes, which fit into a cache
 #: The first lines must be at least as many as `find_dialect` looks at, or all lines.
 _FIRST_LINES = 250
-_CHECKED = 1 << 18  # bytes
-_LAST_OF_ASCII = 127
-_NEWLINE = ord("\n")
-#: A line that begins with a sign up to this one may be blank or a comment.
-_LAST_SIGN = ord("#")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +39,11 @@ class NumberTable:
 
 
 def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
-    """Return a table that has only numbers, no missing cell, and no other lines; None for any other file.
+    """Return a table that has only numbers and no missing cell; None for any other file.
 
-    Files with quotes in their first lines are left to the reader of all lines. pandas refuses a later row
-    with a cell too many, and reads the last cell of a row with a cell too few as missing.
+    Files with quotes in their first lines are left to the reader of all lines. Blank lines are left out, as there.
+    pandas refuses a later row with a cell too many, reads the last cell of a row with a cell too few as missing, and
+    reads the column of a comment or of a letter as text.
 
     Args:
         path: the file.
@@ -65,7 +61,7 @@ def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
     except InputError:  # the reader of all lines raises it again, with more to say
         return None
     width = _width_of_numbers(lines, dialect)
-    if not width or not _has_cells_only(path):
+    if not width:
         return None
     frame = _parse(path, dialect, width)
     return None if frame is None else NumberTable(frame, dialect, lines)
@@ -97,23 +93,6 @@ def _width_of_numbers(lines: TextLines, dialect: Dialect) -> int:
     even = all(len(cells) == width for cells in data)
     numbers = even and all(is_number(cell, dialect.decimal) for cells in data for cell in cells)
     return width if data and named and numbers else 0
-
-
-def _has_cells_only(path: Path) -> bool:
-    """Return whether all is ASCII, and no line is blank or a comment. One block of memory serves the whole file."""
-    content = bytearray(_CHECKED + 1)
-    content[0] = _NEWLINE  # the sign before the block
-    view, signs = memoryview(content), np.frombuffer(content, np.uint8)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(view[1:]):
-            present = signs[: size + 1]
-            if int(present.max()) > _LAST_OF_ASCII:
-                return False
-            is_low = present[1:] <= _LAST_SIGN
-            if bool((is_low & (present[:-1] == _NEWLINE)).any()):
-                return False
-            content[0] = content[size]
-    return True
 
 
 def _parse(path: Path, dialect: Dialect, width: int) -> pd.DataFrame | None:
