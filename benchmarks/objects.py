@@ -69,16 +69,16 @@ BUDGETS = {
 
 
 def load(budget: str) -> pvae.Splits:
-    """Return pictures of sklearn's digits, or for the full budget 60,000 of MNIST's on 50 x 50 pixels."""
+    """Return pictures of the digits of scikit-learn, or for the full budget 60,000 of MNIST's on 50 x 50 pixels."""
     if budget != "full":
         return pvae.load_data("multi_digits")
     mnist = pvae.load_data("mnist", validation=0)
     fields: dict[str, np.ndarray] = {}
-    for part, count in (("train", 60_000), ("test", 10_000)):
+    for part, count in (("train", 62_000), ("test", 10_000)):
         digits = getattr(mnist, part)["x"].reshape(-1, 28, 28)[:, 4:24, 4:24].numpy()
         x, y = draw_multi_digits(digits, count, side=50, seed=len(fields))
         fields |= {f"x_{part}": x, f"y_{part}": y}
-    return pvae.load_data(fields)
+    return pvae.load_data(fields, validation=2000)
 
 
 def accuracy_of_draws(model: Any, x: torch.Tensor, y: torch.Tensor) -> float:

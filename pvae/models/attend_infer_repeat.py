@@ -48,8 +48,8 @@ class AIR(LatentModel):
 
     The sites are ``z_pres_t`` (0 or 1), ``z_where_t`` (log size, and column and row of the centre) and ``z_what_t`` for
     steps t = 0, 1, ..., and ``x``. z_where and z_what of absent objects are masked in both programs. The guide draws
-    the objects in the same order, by a recurrent network. ``z_pres_t`` is discrete: choose how its gradient is taken by
-    the option ``gradients`` of the objective.
+    the objects in the same order, by a recurrent network. ``z_pres_t`` is discrete. By default its gradient is an exact
+    expectation over the 2 ** steps joint values; for many steps choose ``gradients={"z_pres_*": "measure"}``.
 
     Args:
         data_shape: height and width of a picture.
@@ -79,7 +79,7 @@ class AIR(LatentModel):
         torch.Size([3, 2, 4])
     """
 
-    default_objective = "iwae:particles=1:gradients=z_pres_*=measure"
+    default_objective = "iwae:particles=1:gradients=z_pres_*=enumerate"
     where_loc: Tensor
     where_scale: Tensor
 

@@ -121,6 +121,13 @@ _BY_NAME = {
         2016,
         "arXiv:1602.02282",
     ),
+    "air": Publication(
+        "eslami2016attend",
+        "Eslami, S. M. Ali and others",
+        "Attend, Infer, Repeat: Fast Scene Understanding with Generative Models",
+        2016,
+        "arXiv:1603.08575",
+    ),
     "prodlda": Publication(
         "srivastava2017autoencoding",
         "Srivastava, Akash and Sutton, Charles",
