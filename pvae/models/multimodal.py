@@ -132,7 +132,7 @@ class MultimodalVAE(LatentModel):
             return pyro.sample("z", self.encode(x=x, **fields))
 
     def prior_density(self) -> TorchDistribution:
-        """Return p(z), the standard normal, with event shape (latent,)."""
+        """Return p(z), the standard normal unless another prior was fitted, with event shape (latent,)."""
         return self.prior()
 
     def encode(self, **fields: Tensor) -> TorchDistribution:
@@ -236,8 +236,9 @@ class MultimodalVAE(LatentModel):
         return {name: modality.as_data(modality.decode(z), mean=mean) for name, modality in self._each()}
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: those of the decoders and likelihoods."""
-        return [parameter for _, modality in self._each() for parameter in modality.theta()]
+        """Return the parameters of the model: those of the decoders and likelihoods, and of a fitted prior."""
+        of_modalities = [parameter for _, modality in self._each() for parameter in modality.theta()]
+        return [*self.prior.parameters(), *of_modalities]
 
     def phi(self) -> list[nn.Parameter]:
         """Return the parameters of the guide: those of the encoders and experts."""

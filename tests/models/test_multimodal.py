@@ -15,6 +15,7 @@ from torch import Tensor
 
 import pvae
 from pvae.densities.experts import mixture_of_experts, product_of_experts, stratified_draws
+from pvae.models.fitted_prior import PriorRecipe, with_prior
 from pvae.objectives import make_objective
 
 DOUBLE = torch.float64
@@ -291,6 +292,20 @@ def test_masks_belong_to_their_split_and_a_split_without_one_is_observed() -> No
     assert data.test["w_mask"].tolist() == [[1, 1], [0, 1]]
     parts = {"train": {"x": x, "mask": torch.tensor([0, 1, 1, 1])}, "test": {"x": x[:2]}}
     assert pvae.load_data(parts).test["mask"].tolist() == [1, 1]
+
+
+def test_a_fitted_prior_takes_the_place_of_the_standard_normal() -> None:
+    """In the weights, in new data, and among the parameters of the model."""
+    model, data = linear_gaussian(), {name: value[:1] for name, value in data_of_subsets().items()}
+    with_prior(model, PriorRecipe("full-gaussian", "z", (1,), {"components": 1}))
+    held = [id(parameter) for parameter in (*model.theta(), *model.phi())]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    with torch.no_grad():
+        model.prior.density.loc.fill_(7.0)
+    weights = pvae.log_weights(model, data, 2)
+    at_prior = model.prior_density().log_prob(weights.values["z"])
+    torch.testing.assert_close(weights.log_joint, weights.log_likelihood() + at_prior)
+    assert float(model.sample(500, mean=True)["w"].mean(0)[1]) == pytest.approx(7 * 1.2 - 0.2, abs=0.5)
 
 
 def test_it_trains_and_is_shown_from_the_command_line(tmp_path) -> None:

@@ -58,8 +58,8 @@ def cross_generation(inputs: FigureInputs) -> Figure:
     model, batch = inputs.run.model, inputs.first_data()
     if not isinstance(model, MultimodalVAE):
         raise InputError(
-            "Cross-generation needs a pvae.MultimodalVAE, without a fitted prior; this run has a "
-            f"{type(model).__name__}. Draw reconstructions or samples."
+            f"Cross-generation needs a pvae.MultimodalVAE; this run has a {type(model).__name__}. Draw "
+            "reconstructions or samples."
         )
     target = inputs.site or list(model.modalities)[-1]
     true, generated = model.cross_generation_of(target, batch)
