@@ -24,6 +24,7 @@ from pvae.commands.options.option_groups import (
     traceback_option,
 )
 from pvae.commands.output import print_json
+from pvae.commands.quick_imports import import_quickly
 from pvae.errors import InputError
 from pvae.names import printable
 
@@ -117,6 +118,7 @@ def compare(ctx: click.Context, /, models: tuple[str, ...], out: str, as_json: b
 
 def _compare_all(ctx: click.Context, models: Iterable[str], *, as_json: bool) -> None:
     """Run all cells, or collect their results, and print the table."""
+    import_quickly("torch", "pyro", "pvae.comparison")
     from pvae.comparison import compare as compare_models
 
     options = ctx.params

@@ -40,6 +40,7 @@ from pvae.commands.options.option_groups import (
 )
 from pvae.commands.options.table_flags import reading_options
 from pvae.commands.output import format_rows, print_json, print_status
+from pvae.commands.quick_imports import import_quickly
 from pvae.commands.saved_mixtures import evaluate_mixture, open_mixture
 from pvae.errors import InputError
 from pvae.fit_options import MATMULS, matmul_help
@@ -92,6 +93,7 @@ def evaluate(
 
     RUN may be the folder of a mixture, of `pvae em --out`. Its log evidence is exact.
     """
+    import_quickly("torch", "pyro", "pvae.evaluate")
     from pvae.commands.runs import data_of_run, open_named_run
     from pvae.train.devices import resolve
     from pvae.train.run_record import changes_since_training

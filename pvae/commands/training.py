@@ -24,6 +24,7 @@ from pvae.commands.options.option_groups import (
     traceback_option,
 )
 from pvae.commands.output import format_rows, print_json
+from pvae.commands.quick_imports import import_quickly
 from pvae.errors import InputError
 from pvae.logs import is_hidden
 
@@ -55,6 +56,7 @@ def train(ctx: click.Context, /, model: str, out: str | None, resume: bool, as_j
 
     MODEL is the name of a built-in model (`pvae list`), or a class or function in a file: my_model.py:MyModel.
     """
+    import_quickly("torch", "pyro", "pvae.train.trainer")
     from pvae.train.distributed.joined_processes import joined_processes
 
     with joined_processes(options["device"]) as is_first:
@@ -83,6 +85,7 @@ def _fit(
         _check_folder(folder, resume)
     splits = chosen_data(ctx)
     training = {name: options[name] for name in FIT_OPTIONS}
+    import_quickly("torch._dynamo")  # the optimisers of torch need it
     return fit(
         spec,
         splits,
