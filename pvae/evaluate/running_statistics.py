@@ -16,7 +16,9 @@ from pvae.errors import InputError
 from pvae.evaluate.arviz_versions import pareto_khat, tail_length
 from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.evaluate.fitting_chunk import run_with_fitting_chunk
-from pvae.evaluate.traced_weights.weight_runs import WeightRuns
+from pvae.products import ProductChoices, default_products
+from pvae.products.libraries import ATEN
+from pvae.train.traced_weights.weight_runs import WeightRuns
 
 __all__ = ["CHUNK", "Bound", "EffectiveSampleSize", "Elbo", "ParetoKhat", "Statistic", "summarise_weights"]
 
@@ -159,12 +161,14 @@ def _chunk_sizes(particles: int, chunk: int) -> list[int]:
     return [particles // count + (index < particles % count) for index in range(count)]
 
 
-def _weight_chunks(runs: WeightRuns, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+def _weight_chunks(
+    context: EvaluationContext, runs: WeightRuns, batch: Batch, sizes: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the log weights and the terms of the ELBO of each chunk of particles, as `WeightRuns` returns them."""
     for particles in sizes:
         log_w, terms = runs(batch, particles)
         if log_w.shape != (particles, batch.size):
-            raise _wrong_number(runs.context, batch, log_w.shape[-1])
+            raise _wrong_number(context, batch, log_w.shape[-1])
         yield log_w, terms
 
 
@@ -205,11 +209,18 @@ def summarise_weights(
     """
     particles, chunk = require_whole(particles, "particles"), require_whole(chunk, "chunk")
     with_elbo = any(statistic.of_elbo_terms for statistic in make_statistics())
-    runs = WeightRuns(context, allow_point_masses=allow_point_masses, with_elbo=with_elbo)
+    runs = WeightRuns(
+        context.model,
+        context.programs,
+        default_products() if context.matmul != ATEN else ProductChoices(ATEN),
+        data_plate=context.data_plate,
+        allow_point_masses=allow_point_masses,
+        with_elbo=with_elbo,
+    )
 
     def summaries(batch: Batch, sizes: Sequence[int]) -> list[Tensor]:
         statistics = make_statistics()
-        for log_w, terms in _weight_chunks(runs, batch, sizes):
+        for log_w, terms in _weight_chunks(context, runs, batch, sizes):
             for statistic in statistics:
                 statistic.add(terms if statistic.of_elbo_terms else log_w)
         return [statistic.result() for statistic in statistics]

@@ -187,6 +187,8 @@ class TrainingSetup:
             group, computation, splits, batch, options, interrupts, keeps_order=self._keeps_order
         )
         stepper, reason = make_stepper(computation, optimiser, options, splits.train, batch, reduction)
+        if validation is not None and stepper.graph:
+            validation.trace(stepper.products)
         self.notes += notes
         self.notes += [f"note: {reason}"] if reason else []
         return TrainingContext(

@@ -13,12 +13,14 @@ from pvae.accelerators import as_double
 from pvae.batch import Batch
 from pvae.errors import InputError
 from pvae.json_values import json_value
+from pvae.products import ProductChoices
 from pvae.programs.classifier import accuracy_of
 from pvae.programs.fitting_runs import FittingRun, run_within_memory
 from pvae.programs.memory_limit import needs_limit
 from pvae.randomness import evaluating
 from pvae.train.computation import Computation
-from pvae.train.devices import isolated
+from pvae.train.devices import capture_generators, isolated, restore_generators
+from pvae.train.traced_weights.weight_runs import WeightRuns
 from pvae.weights import log_mean_exp
 from pvae.weights.compute import weights_of
 
@@ -27,12 +29,21 @@ __all__ = ["Validation"]
 #: The greatest number of draws of z that are computed at a time, by the kind of device.
 _DRAWS_AT_A_TIME = {"cpu": 5000, "cuda": 100_000}
 
+#: The least number of parameters times evaluations of the model in a validation for which graphs pay: about as many
+#: multiplications as the making of a graph takes, divided by a few tens of epochs.
+_LEAST_WORK = 3e9
+
 #: What programs raise if they have no importance-weighted bound.
 _ERRORS = (InputError, RuntimeError, ValueError, IndexError)
 
 
 class Validation:
     """Computes the validation score, in nats per datum, on the same data and from the same seed at each epoch.
+
+    If `trace` has been called, graphs compute the importance-weighted bound. All validations are then by graphs, the
+    first one of a process too, so a resumed training has the same numbers as one without a break. Each validation
+    compares a part of its first data with Pyro. If a callback has changed a Python value of the programs, the graphs
+    are made again.
 
     Args:
         computation: the computation of a training step.
@@ -54,6 +65,18 @@ class Validation:
         self.reason = objective.no_bound
         self.ranks = not objective.unranked
         self.kind = "objective" if self.reason or objective.ranks_by_loss else "importance-weighted"
+        self._products: ProductChoices | None = None
+        self._runs: WeightRuns | None = None
+
+    def trace(self, products: ProductChoices) -> None:
+        """Let graphs compute the bound, if it takes enough work that they pay within a few epochs.
+
+        Args:
+            products: the libraries of the matrix products of the graphs.
+        """
+        size = sum(parameter.numel() for parameter in self.computation.programs.modules.parameters())
+        if size * self.particles * self.batch.size >= _LEAST_WORK:
+            self._products = products
 
     def has_weights(self) -> bool:
         """Return whether the importance-weighted bound exists; one particle is tried on the first part of the data."""
@@ -130,10 +153,31 @@ class Validation:
                     self.kind, self.reason = "objective", str(error)
             return self._minus_loss() | scores
 
+    def _parts(self) -> list[slice]:
+        """Return the rows of one part of the data after another."""
+        size = self.batch.size
+        return [slice(start, min(start + self.data_at_once, size)) for start in range(0, size, self.data_at_once)]
+
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the arguments of the programs for a part of the data after another."""
-        for start in range(0, self.batch.size, self.data_at_once):
-            yield self.computation.programs.arguments(self.batch.take(slice(start, start + self.data_at_once)))
+        for part in self._parts():
+            yield self.computation.programs.arguments(self.batch.take(part))
+
+    def _prepared_runs(self, products: ProductChoices) -> WeightRuns:
+        """Return the runs of the graphs; make a graph for each size of a part if there is none, or it is not right."""
+        parts = self._parts()
+        if self._runs is not None and self._runs.still_agrees(self.batch.take(parts[0]), self.particles):
+            return self._runs
+        random = capture_generators()
+        programs = self.computation.programs
+        runs = self._runs = WeightRuns(self.computation.parameters.latent_model, programs, products)
+        runs.expect(math.inf)
+        for size in {part.stop - part.start for part in parts}:
+            # Pyro computes the first run of each size, on other data than those of the trace
+            for rows in (torch.arange(size).flip(0), slice(self.batch.size - size, None)):
+                runs(self.batch.take(rows), self.particles)
+        restore_generators(random)
+        return runs
 
     def _bounds(self, arguments: tuple[Tensor, ...]) -> Tensor:
         """Return the importance-weighted bound of some data, shape (data,), in nats."""
@@ -141,7 +185,12 @@ class Validation:
         return log_mean_exp(as_double(weights.log_w))
 
     def _importance_weighted_bound(self) -> dict[str, float | None]:
-        bound = torch.cat([self._bounds(arguments) for arguments in self._chunks()])
+        if self._products is None:
+            bound = torch.cat([self._bounds(arguments) for arguments in self._chunks()])
+        else:
+            runs = self._prepared_runs(self._products)
+            parts = [self.batch.take(part) for part in self._parts()]
+            bound = torch.cat([log_mean_exp(runs(part, self.particles)[0]) for part in parts])
         error = bound.std() / math.sqrt(len(bound)) if len(bound) > 1 else torch.tensor(math.nan)
         return json_value({"validation_bound": bound.mean(), "validation_error": error})
 

@@ -33,7 +33,6 @@ from pvae.em import mixture_of
 from pvae.em.kernels.component_kernel import ComponentKernel
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
-from pvae.evaluate.traced_weights.particle_blocks import in_blocks, in_one_run
 from pvae.models import bind, scope
 from pvae.objectives import adapt, make_objective
 from pvae.objectives.pyro.patches import without_synchronisation
@@ -41,6 +40,7 @@ from pvae.products import ProductChoices
 from pvae.train.clipping import clipped
 from pvae.train.optimisers import make_optimiser
 from pvae.train.progress_state import ProgressState
+from pvae.train.traced_weights.particle_blocks import in_blocks, in_one_run
 from pvae.weights.compute import weights_of
 from pvae.weights.elbo import elbo_terms
 from pvae.weights.tracing import is_traced

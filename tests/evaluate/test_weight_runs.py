@@ -17,13 +17,12 @@ from zoo import MODELS
 
 import pvae.evaluate as evaluate
 from pvae.errors import InputError
-from pvae.evaluate.evaluation_context import EvaluationContext
-from pvae.evaluate.traced_weights import weight_runs
-from pvae.evaluate.traced_weights.weight_runs import WeightRuns
 from pvae.products import ProductChoices
 from pvae.products.libraries import is_offered
 from pvae.programs.base import pair
 from pvae.train.graph.trace import StepGraph, trace
+from pvae.train.traced_weights import weight_runs
+from pvae.train.traced_weights.weight_runs import WeightRuns
 
 #: Four runs of 4 data, each of two blocks of 512 particles.
 PARTICLES, DATA, CHUNK = 1024, 16, 4096
@@ -35,8 +34,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[WeightRuns]:
     all_runs: list[WeightRuns] = []
 
     class Recorded(WeightRuns):
-        def __init__(self, context: EvaluationContext, **options: Any) -> None:
-            super().__init__(context, **options)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             all_runs.append(self)
 
     monkeypatch.setattr("pvae.evaluate.running_statistics.WeightRuns", Recorded)
@@ -44,7 +43,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[WeightRuns]:
     monkeypatch.setattr("pvae.evaluate.evaluation_context.FIRST_DATA", 4)  # a first look sees the later data otherwise
     library = next((name for name in ("onednn", "numpy") if is_offered(name, torch.float32)), "aten")
     monkeypatch.setattr("pvae.products.product_choices.fastest_library", lambda kind: library)
-    monkeypatch.setattr(weight_runs, "default_products", ProductChoices)
+    monkeypatch.setattr("pvae.evaluate.running_statistics.default_products", ProductChoices)
     monkeypatch.setenv("PVAE_CACHE", str(tmp_path))
     return all_runs
 

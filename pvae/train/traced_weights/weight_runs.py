@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pvae.batch import Batch
-from pvae.evaluate.evaluation_context import EvaluationContext
-from pvae.evaluate.traced_weights.particle_blocks import BlockGraph, block_size, in_blocks, in_one_run
 from pvae.memory import keep_freed_memory
 from pvae.objectives.pyro.patches import validity_collected
-from pvae.products import ProductChoices, default_products
+from pvae.products import ProductChoices
 from pvae.products.libraries import ATEN
+from pvae.programs.binding import Programs
 from pvae.train.devices import capture_generators, restore_generators
 from pvae.train.graph.agreement import coarsest_of, is_close
 from pvae.train.graph.preserve import PreservedState, preserve_state
 from pvae.train.graph.trace import Outputs, StepGraph, trace
+from pvae.train.traced_weights.particle_blocks import BlockGraph, block_size, in_blocks, in_one_run
 from pvae.weights.compute import weights_of
 from pvae.weights.elbo import elbo_terms
 
@@ -58,13 +58,16 @@ class WeightRuns:
     """Computes the log weights of data by Pyro, then by a graph if much work is left.
 
     A graph draws the same numbers as Pyro at the same random state. It is used after it has agreed with Pyro on the
-    first run, whose data are others than those of the trace, and then on a part of the next run. With
-    ``matmul="aten"`` its results must have the same bits as those of Pyro, otherwise they differ by rounding. Pyro
+    first run, whose data are others than those of the trace, and then on a part of the next run. If torch computes all
+    products, its results must have the same bits as those of Pyro, otherwise they differ by rounding. Pyro
     computes a run again if a parameter or a value of a distribution is invalid in the graph or a weight is NaN, so that
     it gives its error. Programs that cannot be traced run by Pyro.
 
     Args:
-        context: the model and the data.
+        model: the latent model.
+        programs: its model and its guide, both callable with the same tensors.
+        products: the libraries of the matrix products of a graph.
+        data_plate: the name of the plate over data, where several plates hold every site.
         allow_point_masses: whether guide sites may be point masses without a density.
         with_elbo: whether the terms of the ELBO are wanted too.
 
@@ -72,14 +75,23 @@ class WeightRuns:
         runs_of_graphs: the number of runs that a graph has computed.
     """
 
-    def __init__(self, context: EvaluationContext, *, allow_point_masses: bool, with_elbo: bool) -> None:
-        self.context, self.allow_point_masses, self.with_elbo = context, allow_point_masses, with_elbo
-        self.products = default_products() if context.matmul != ATEN else ProductChoices(ATEN)
+    def __init__(
+        self,
+        model: Any,
+        programs: Programs,
+        products: ProductChoices,
+        *,
+        data_plate: str | None = None,
+        allow_point_masses: bool = False,
+        with_elbo: bool = False,
+    ) -> None:
+        self.model, self.programs, self.products, self.data_plate = model, programs, products, data_plate
+        self.allow_point_masses, self.with_elbo = allow_point_masses, with_elbo
         self.runs_of_graphs = 0
         keep_freed_memory()
         self._plans: dict[Any, _Plan] = {}
         self._evaluations_left = 0.0
-        self._size = float(sum(parameter.numel() for parameter in context.programs.modules.parameters()))
+        self._size = float(sum(parameter.numel() for parameter in programs.modules.parameters()))
 
     def expect(self, evaluations: float) -> None:
         """Say how many evaluations of the model are left; before this is known, Pyro computes all runs.
@@ -88,6 +100,19 @@ class WeightRuns:
             evaluations: the number of particles times data.
         """
         self._evaluations_left = evaluations
+
+    def still_agrees(self, batch: Batch, particles: int) -> bool:
+        """Return whether the graph for such data still agrees with Pyro, in case a Python value has changed.
+
+        A part of the particles is compared. The result is True if Pyro computes the log weights of such data.
+
+        Args:
+            batch: the data.
+            particles: the number of draws of z per datum.
+        """
+        arguments = self.programs.arguments(batch)
+        plan = self._plan(arguments, particles)
+        return plan.graph is None or self._agrees_on_part(plan, plan.graph, arguments)
 
     def __call__(self, batch: Batch, particles: int) -> tuple[Tensor, Tensor]:
         """Return the log weights and the terms of the ELBO, float64 on the CPU, shape (particles, batch) each.
@@ -101,7 +126,7 @@ class WeightRuns:
         Raises:
             InputError: if the programs give no weight per datum.
         """
-        arguments = self.context.programs.arguments(batch)
+        arguments = self.programs.arguments(batch)
         plan = self._plan(arguments, particles)
         if plan.graph is None and plan.record is not None and self._pays():
             self._make_graph(plan, arguments, particles)
@@ -133,15 +158,18 @@ class WeightRuns:
 
     def _by_pyro(self, arguments: Arguments, particles: int) -> tuple[Tensor, ...]:
         """Return the log weights and, with `with_elbo`, the terms of the ELBO."""
-        programs = self.context.programs.bound_with(arguments).without_loss_terms()
-        weights = weights_of(programs, particles, data_plate=self.context.data_plate)
+        programs = self.programs.bound_with(arguments).without_loss_terms()
+        weights = weights_of(programs, particles, data_plate=self.data_plate)
         log_w = weights.log_joint - weights.log_guide if self.allow_point_masses else weights.log_w
         return (log_w, elbo_terms(weights)) if self.with_elbo else (log_w,)
 
     def _by_graph(self, plan: _Plan, arguments: Arguments, particles: int) -> tuple[Tensor, ...] | None:
         """Return the outputs of the graph; None if Pyro has to compute them."""
         graph = plan.graph
-        if graph is None or (plan.unlike is not None and not self._agrees_on_others(plan, graph, arguments)):
+        if graph is None:
+            return None
+        is_known = all(map(torch.equal, arguments, plan.unlike or arguments))
+        if not (is_known or self._agrees_on_part(plan, graph, arguments)):
             return None
         try:
             *tables, valid = graph(arguments, particles)
@@ -170,7 +198,7 @@ class WeightRuns:
 
     def _is_repeatable(self, arguments: Arguments) -> bool:
         """Return whether a run of the programs reads and changes nothing that a graph would freeze."""
-        programs = self.context.programs.bound_with(arguments)
+        programs = self.programs.bound_with(arguments)
         if programs.layout.vectorised is False:  # each particle has a run of its own
             return False
         with self._preserved_state() as state:
@@ -209,10 +237,8 @@ class WeightRuns:
             restore_generators(random)
             return self._has_outputs(graph, arguments, particles, expected)
 
-    def _agrees_on_others(self, plan: _Plan, graph: BlockGraph, arguments: Arguments) -> bool:
-        """Return whether a block of the graph agrees with Pyro on other arguments than those of the trace."""
-        if all(map(torch.equal, arguments, plan.unlike or ())):
-            return True
+    def _agrees_on_part(self, plan: _Plan, graph: BlockGraph, arguments: Arguments) -> bool:
+        """Return whether a block of the graph agrees with Pyro on these arguments."""
         plan.unlike = None
         random = capture_generators()
         with self._preserved_state():
@@ -226,7 +252,7 @@ class WeightRuns:
     def _has_outputs(
         self, graph: BlockGraph, arguments: Arguments, particles: int, expected: tuple[Tensor, ...]
     ) -> bool:
-        parameters = list(self.context.programs.modules.parameters())
+        parameters = list(self.programs.modules.parameters())
         coarsest = coarsest_of([*arguments, *parameters, *expected])
         try:
             *tables, _ = graph(arguments, particles)
@@ -248,6 +274,6 @@ class WeightRuns:
     @contextmanager
     def _preserved_state(self) -> Iterator[PreservedState]:
         """Run a block without warnings, which the run by Pyro has given, and restore all state after it."""
-        with warnings.catch_warnings(), preserve_state(self.context.model, self.context.programs.modules) as state:
+        with warnings.catch_warnings(), preserve_state(self.model, self.programs.modules) as state:
             warnings.simplefilter("ignore")
             yield state
