@@ -15,6 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample
 import pvae
 from pvae.errors import InputError
 from pvae.models import AIR
+from pvae.programs.classifier import accuracy_of
 
 pytestmark = pytest.mark.usefixtures("own_store", "seeded")
 
@@ -149,8 +150,15 @@ def test_the_count_accuracy_is_the_accuracy_of_labels() -> None:
     data = pvae.Batch(x=X.flatten(1), y=torch.stack([best[0], best[1], (best[2] + 1) % 3]))
     assert pvae.evaluate.accuracy(model, data).value == pytest.approx(2 / 3)
     assert torch.equal(model.find(X).count, best)
+    assert accuracy_of(model, data) == pytest.approx(2 / 3)
+    assert "it serves the accuracy" in str(pvae.check(model, data, AIR.default_objective))
+
+
+def test_labels_that_are_no_numbers_of_objects_give_no_accuracy() -> None:
+    data = pvae.Batch(x=X.flatten(1), y=torch.tensor([0, 1, 7]))
+    assert accuracy_of(small(), data) is None
     with pytest.raises(InputError, match="Labels must be 0 to 2"):
-        pvae.evaluate.accuracy(model, pvae.Batch(x=X.flatten(1), y=torch.tensor([0, 1, 7])))
+        pvae.evaluate.accuracy(small(), data)
 
 
 def test_found_boxes_and_reconstructions_are_those_of_the_most_probable_objects() -> None:
