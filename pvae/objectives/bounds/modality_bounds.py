@@ -87,8 +87,8 @@ class SubsampledELBO(Beta):
         count = len(traits_of(owner_of(guide)).modalities)
         if not count:
             raise InputError(
-                "SubsampledELBO needs a model with several modalities, such as pvae.MultimodalVAE; use 'elbo' for this "
-                "one."
+                "SubsampledELBO needs a model with several modalities, such as pvae.MultimodalVAE; this model has no "
+                "modalities. Choose an objective without them (`pvae list`)."
             )
         # before the terms of all modalities, which change the weight of the KL for the next step
         further = [
@@ -171,6 +171,6 @@ class StratifiedIWAE(MIWAE):
             raise InputError(
                 f"StratifiedIWAE needs a mixture of {self.experts} experts, a pvae.MultimodalVAE with "
                 f"combine='mixture'; this guide has {count} modalities and draws from "
-                f"{', '.join(type(density).__name__ for density in densities)}. Set experts, or use 'miwae'."
+                f"{', '.join(type(density).__name__ for density in densities)}. Set experts."
             )
         return weights
