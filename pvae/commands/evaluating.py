@@ -163,7 +163,8 @@ def _check_arviz_path(arviz: str | None) -> None:
 
 def _evaluate(options: dict[str, Any], run: Any, splits: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the estimates of one method by name, as the JSON output holds them."""
-    from pvae.evaluate import accuracy, elbo, judge, perplexity, topics
+    from pvae.evaluate import accuracy, elbo, judge, topics
+    from pvae.evaluate.topic_quality import perplexity_with_notes
 
     method, particles = options["method"], options["particles"]
     if method in ANNEALING_METHODS:
@@ -172,7 +173,8 @@ def _evaluate(options: dict[str, Any], run: Any, splits: Any, settings: dict[str
         return {"accuracy": accuracy(run, splits, **settings)}
     if method == "topics":
         found = topics(run, splits, **settings)
-        return {"perplexity": perplexity(run, splits, particles, **settings), **found.to_json()}
+        value, notes = perplexity_with_notes(run, splits, particles, **settings)
+        return {"perplexity": value, **found.to_json(), "notes": notes}
     if method == "elbo":
         bound = elbo(run, splits, particles, **settings)
         return {"elbo": bound, "subset": None if bound.subset is None else str(bound.subset)}

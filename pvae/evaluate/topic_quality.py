@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from pvae.evaluate.evidence import log_evidence
 from pvae.evaluate.running_statistics import CHUNK
 from pvae.models import ProdLDA
 
-__all__ = ["Topics", "npmi", "perplexity", "topics"]
+__all__ = ["Topics", "npmi", "perplexity", "perplexity_with_notes", "topics"]
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,37 @@ def perplexity(
         >>> 1 < pvae.evaluate.perplexity(pvae.ProdLDA(3, topics=2, hidden=4), counts, particles=100).value < 9
         True
     """
+    value, notes = perplexity_with_notes(model, data, particles, chunk=chunk, **where)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return value
+
+
+def perplexity_with_notes(
+    model: ModelOrRun, data: Any, particles: int, *, chunk: int = CHUNK, **where: Any
+) -> tuple[Estimate, list[str]]:
+    """Return the perplexity per word, and notes on how far it can be trusted, in place of warnings.
+
+    Args:
+        model: as for `perplexity`.
+        data: as for `perplexity`.
+        particles: as for `perplexity`.
+        chunk: as for `perplexity`.
+        where: as for `perplexity`.
+
+    Raises:
+        InputError: for another model, or for documents without a word.
+    """
     with evaluation_context(model, data, **where) as context:
         _topic_model(context)
         counts = torch.cat([batch["x"].reshape(batch.size, -1).double().cpu() for batch in context.chunks(chunk)])
     totals = counts.sum(1)
     if not bool(totals.sum() > 0):
         raise InputError("A perplexity per word needs documents with words; all counts of these data are 0.")
-    evidence = log_evidence(model, data, particles, chunk=chunk, **where)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evidence = log_evidence(model, data, particles, chunk=chunk, **where)
+    notes = [f"The perplexity is too high. {warning.message}" for warning in caught]
     if evidence.pointwise is None:
         raise InputError("A perplexity needs the log evidence of each document; this model has that of all together.")
     nats = evidence.pointwise - log_coefficient(counts)
@@ -188,7 +213,7 @@ def perplexity(
     # the ratio of two means over documents; its error is that of the mean of the residuals
     residual = Estimate.mean_of((nats - rate * totals) / totals.mean())
     value = math.exp(-rate)
-    return Estimate(value, value * residual.error, evidence.count, subset=evidence.subset)
+    return Estimate(value, value * residual.error, evidence.count, subset=evidence.subset), notes
 
 
 def _topic_model(context: EvaluationContext) -> ProdLDA:
