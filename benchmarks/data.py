@@ -1,8 +1,10 @@
 """Speed and memory of data: loaders beside data in memory, files in parts, tables beside pandas, `pvae em` on a file.
 
 Speeds are ratios of times. The variants take turns in one process, round by round, and the table shows the median ratio
-with its quartiles. The wall-clock time depends on the load of the machine; the CPU time of the training process, which
-excludes that of the workers of a loader, depends on it less. Memory is the peak of the resident memory of a process of
+with its quartiles. The wall-clock time depends on the load of the machine. Two other times depend on it less: the CPU
+time of the training process, which excludes that of the workers of a loader; and the wall-clock time without the time
+in which the training process could run but had no core, as Linux counts it. The second one includes all waiting for
+workers. Memory is the peak of the resident memory of a process of
 its own, less that of the same process before it opens the file.
 
     python benchmarks/data.py [--parts loaders,files,tables,em] [--rounds 7] [--gigabytes 2]
@@ -106,11 +108,18 @@ def quartiles(ratios: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def seconds_of(run: Callable[[], object]) -> tuple[float, float]:
-    """Return the wall-clock time of a call, and the CPU time of this process in it."""
-    start, cpu = time.perf_counter(), time.process_time()
+def seconds_of(run: Callable[[], object]) -> tuple[float, float, float]:
+    """Return the wall-clock time of a call, that without waiting for a core, and the CPU time of this process in it."""
+    start, cpu, queued = time.perf_counter(), time.process_time(), queued_seconds()
     run()
-    return time.perf_counter() - start, time.process_time() - cpu
+    wall = time.perf_counter() - start
+    return wall, wall - (queued_seconds() - queued), time.process_time() - cpu
+
+
+def queued_seconds() -> float:
+    """Return how long this thread could run but had no core, as Linux counts it; 0 elsewhere."""
+    file = Path("/proc/thread-self/schedstat")
+    return int(file.read_text().split()[1]) * 1e-9 if file.exists() else 0.0
 
 
 def measure_loaders(rounds: int, folder: Path) -> None:
@@ -133,7 +142,7 @@ def measure_loaders(rounds: int, folder: Path) -> None:
     }
     stepper = make_stepper(x)
     with scope(stepper.computation.parameters.latent_model):
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+        times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sources}
         for epoch in range(rounds + 1):
             for name, train in sources.items():
 
@@ -144,13 +153,13 @@ def measure_loaders(rounds: int, folder: Path) -> None:
                 times[name].append(seconds_of(run))
     steps = ROWS // BATCH
     reference = times["in memory"][1:]  # the first round starts the workers and traces the step
-    per_step = statistics.median(cpu for _, cpu in reference) / steps * 1e3
+    per_step = statistics.median(cpu for *_, cpu in reference) / steps * 1e3
     print(f"{steps} steps of {BATCH} x {FEATURES} in a round; {per_step:.2f} ms of CPU time a step in memory")
-    print(f"{'':26} {'wall-clock time':24} CPU time of the training process")
+    print(f"{'':26} {'wall-clock time':24} {'without waiting for cores':26} CPU time of the training process")
     for name, seconds in times.items():
         pairs = list(zip(reference, seconds[1:], strict=True))
-        wall, cpu = ([one[each] / other[each] for one, other in pairs] for each in (0, 1))
-        print(f"{name:26} {quartiles(wall):24} {quartiles(cpu)}")
+        wall, unqueued, cpu = ([one[each] / other[each] for one, other in pairs] for each in range(3))
+        print(f"{name:26} {quartiles(wall):24} {quartiles(unqueued):26} {quartiles(cpu)}")
 
 
 def _batches(train: pvae.Batch | DataLoader, epoch: int) -> Iterator[pvae.Batch]:
@@ -201,8 +210,8 @@ def measure_tables(rounds: int, folder: Path) -> None:
     pd.DataFrame(values, columns=[f"c{number}" for number in range(20)]).to_csv(path, index=False)
     ratios = []
     for _ in range(rounds):
-        of_pandas = seconds_of(lambda: pd.read_csv(path))[1]
-        ratios.append(seconds_of(lambda: pvae.load_data(path))[1] / of_pandas)
+        of_pandas = seconds_of(lambda: pd.read_csv(path))[-1]
+        ratios.append(seconds_of(lambda: pvae.load_data(path))[-1] / of_pandas)
     print(f"CPU time of load_data divided by that of pandas.read_csv: {quartiles(ratios)}; the goal is at most 1.5")
 
 
