@@ -325,6 +325,13 @@ def test_what_pandas_writes_is_read_to_the_last_bit(tmp_path: Path, table: tuple
         assert torch.equal(found.train.x, splits.train.x)
 
 
+def test_a_control_character_in_a_table_of_one_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("# note\na\n" + "1\n" * 30 + "\x1f2\n3\n")
+    with pytest.raises(InputError, match=r"t\.csv, line 33: numbers or text needed; .* 0x1f\. Remove it\.$"):
+        load_data(path)
+
+
 HEAD = "a,b,c\n" + "".join(f"{row}.5,{-row},{row}e-3\n" for row in range(40))
 LATE_LINES = {
     "plain": "1,2,3\n",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TextTable", "read_text_table"]
 
+#: What pandas gets as the separator of a table of one column.
+_NO_SEPARATOR = "\x1f"
+
 
 @dataclass(frozen=True, eq=False)
 class TextTable:
@@ -117,6 +120,7 @@ def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[
     Raises:
         InputError: if rows differ in length.
     """
+    _refuse_unit_separators(lines, dialect)
     counts, positions = _cell_counts(lines, dialect)
     width = int(counts[0]) if len(counts) else 0
     names = list(dialect.names) if dialect.names is not None else [""] * width
@@ -134,6 +138,16 @@ def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[
             f"{SEPARATOR_NAMES.get(dialect.separator, dialect.separator)}; give another separator if that is wrong."
         )
     return names, needed, dialect.notes
+
+
+def _refuse_unit_separators(lines: TextLines, dialect: Dialect) -> None:
+    """Raise InputError for a table of one column with the sign that pandas is given as the separator of no table."""
+    position = lines.content.find(_NO_SEPARATOR.encode()) if not dialect.separator else -1
+    if position >= 0:
+        line = lines.numbers[np.searchsorted(lines.starts, position, side="right") - 1]
+        raise InputError(
+            f"{lines.name}, line {line}: numbers or text needed; there is the control character 0x1f. Remove it."
+        )
 
 
 def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +207,7 @@ def _parse(stream: io.BytesIO, dialect: Dialect, width: int, **settings: object)
 
     # Older versions of pandas read decimal numbers to the last bit only if they are told to; version 3 always does.
     precision = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
-    separator = r"\s+" if dialect.separator == " " else dialect.separator or "\x1f"
+    separator = r"\s+" if dialect.separator == " " else dialect.separator or _NO_SEPARATOR
     with warnings.catch_warnings():
         # Parts of a column that differ in type make it a column of text, which is read once more.
         warnings.simplefilter("ignore", DtypeWarning)
