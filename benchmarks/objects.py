@@ -63,7 +63,7 @@ class Budget:
 
 BUDGETS = {
     "smoke": Budget("air:hidden=16", 1, 1e-3, "measure"),
-    "short": Budget("air", 12, 1e-3, "measure,enumerate,graph,graph-decaying"),
+    "short": Budget("air", 12, 1e-3, "measure,enumerate,graph,graph-decaying,leave-one-out-2"),
     "full": Budget("air:window=20:latent=50:hidden=200:scale=0.3", 41, 1e-4, ",".join(OBJECTIVES)),
 }
 
