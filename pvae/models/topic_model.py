@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, softmax
 
 from pvae.checks import require_sizes, require_whole
-from pvae.data import check_support
 from pvae.densities import part
 from pvae.densities.bag_of_words import BagOfWords, DirichletLaplace
 from pvae.errors import InputError
@@ -153,7 +152,7 @@ class ProdLDA(LatentModel):
         """Return the counts as (batch, words), checked unless a step is traced."""
         counts = reshape_data(x, (self.beta.shape[1],), self.data_shape)
         if not is_traced():
-            check_support("x", counts, BagOfWords(self.beta.new_zeros(counts.shape[1:]), self.beta.new_zeros(())))
+            _check_counts(counts)
         return counts
 
     @torch.no_grad()
@@ -232,3 +231,14 @@ class ProdLDA(LatentModel):
         shares = (counts.double().sum(0) / total).clamp_min(_RAREST)
         self.beta.add_(shares.log().to(self.beta))
         self.initialised.fill_(True)
+
+
+def _check_counts(counts: Tensor) -> None:
+    """Raise InputError if a value, of shape (batch, words), is no count."""
+    is_outside = ~((counts >= 0) & (counts == counts.round()) & counts.isfinite())
+    if bool(is_outside.any()):
+        datum, word = is_outside.nonzero()[0].tolist()
+        raise InputError(
+            f"A topic model needs counts of words, 0, 1, 2, ...; got {float(counts[datum, word]):g} for word {word} of "
+            f"datum {datum}. Give the counts themselves, without scaling, shares or weights."
+        )

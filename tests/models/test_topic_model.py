@@ -115,7 +115,7 @@ def test_the_log_evidence_of_two_topics_is_that_of_a_quadrature(combine: str) ->
 def test_the_perplexity_is_that_of_the_exact_evidence_without_its_coefficient() -> None:
     model = with_prior_as_guide()
     nats = np.array([exact_evidence(model, x) for x in COUNTS.numpy()]) - log_coefficient(COUNTS).numpy()
-    found = pvae.evaluate.perplexity(model, COUNTS, particles=20_000)
+    found = pvae.evaluate.perplexity(model, COUNTS, particles=5000)
     assert found.value == pytest.approx(math.exp(-nats.sum() / float(COUNTS.sum())), rel=0.01)
     totals = COUNTS.sum(1).numpy()
     rate = nats.sum() / totals.sum()
@@ -142,10 +142,10 @@ def test_log_weights_are_those_of_the_formula() -> None:
 
 @pytest.mark.parametrize("combine", ["product", "mixture"])
 def test_known_topics_are_found_again(combine: str) -> None:
-    x, beta = corpus(600, topics=4, words=40)
+    x, beta = corpus(400, topics=4, words=40)
     data = pvae.load_data(x)
     model = pvae.ProdLDA(40, topics=4, combine=combine, hidden=50)
-    run = pvae.fit(model, data, epochs=30, batch_size=100, learning_rate=0.01, step="eager", progress=False, seed=1)
+    run = pvae.fit(model, data, epochs=30, batch_size=100, learning_rate=0.02, step="eager", progress=False, seed=1)
     top = run.model.topic_words().topk(8).indices
     owners = top // 10
     assert (owners == owners[:, :1]).all() and sorted(owners[:, 0].tolist()) == [0, 1, 2, 3]
@@ -213,9 +213,9 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, object], words:
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (torch.tensor([[1.0, -1.0, 0.0]]), r"needs x in \{0, 1, 2, ...\}"),
-        (torch.tensor([[0.5, 1.0, 0.0]]), r"needs x in \{0, 1, 2, ...\}"),
-        (torch.tensor([[math.nan, 1.0, 0.0]]), r"needs x in \{0, 1, 2, ...\}"),
+        (torch.tensor([[1.0, -1.0, 0.0]]), "got -1 for word 1 of datum 0"),
+        (torch.tensor([[0.5, 1.0, 0.0]]), "got 0.5 for word 0 of datum 0"),
+        (torch.tensor([[math.inf, 1.0, 0.0]]), "got inf for word 0 of datum 0"),
         (torch.zeros(2, 3), "all counts"),
         (torch.ones(2, 4), "3 values for each datum"),
     ],
