@@ -204,7 +204,10 @@ def page(results: Path = RESULTS) -> str:
 
 
 def _state(path: Path) -> str:
-    return f"run on {json.loads(path.read_text())['date']}" if path.exists() else "not run"
+    if not path.exists():
+        return "not run"
+    record = json.loads(path.read_text())
+    return f"run on {record['date']}, {record['seeds']} {'seeds' if record['seeds'] > 1 else 'seed'}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
