@@ -225,11 +225,11 @@ def test_a_warm_up_weights_the_kl_of_every_term_by_the_steps_so_far() -> None:
 def test_random_subsets_are_all_subsets_that_are_not_empty() -> None:
     data, model = {name: data_of_subsets()[name][:1] for name in ("x", "w")}, linear_gaussian()
     evidences = [log_evidence(data, 0, subset) for subset in SUBSETS[:3]]
-    found = [value_of("subsampled-elbo:single=false", model, data) - evidences[0] for _ in range(60)]
+    found = [value_of("subsampled-elbo:single=false", model, data) - evidences[0] for _ in range(40)]
     nearest = np.abs(np.subtract.outer(found, evidences))
     assert nearest.min(1).max() < 1e-8
-    # each has probability 1/3: fewer than 5 of 60 have the probability 1e-5
-    assert (np.bincount(nearest.argmin(1), minlength=3) >= 5).all()
+    # each has probability 1/3: fewer than 3 of 40 have the probability 2e-5
+    assert (np.bincount(nearest.argmin(1), minlength=3) >= 3).all()
 
 
 def test_the_stratified_bound_and_its_gradient_are_those_of_the_same_draws() -> None:

@@ -315,11 +315,11 @@ MODELS: dict[str, ModelCase] = {
     "gmvae": _mixture(),
     "gmvae-amortised": _mixture(inference="amortised"),
     "joint-vae": ModelCase(
-        lambda: JointVAE((12,), categories=(3, 2), latent=3, hidden=(7, 5)),
+        lambda: JointVAE((12,), categories=3, latent=3, hidden=(7, 5)),
         _binary(12),
         exact=False,
         reparameterised=True,
-        latent_sites={"z": (3,), "y1": (), "y2": ()},
+        latent_sites={"z": (3,), "y": ()},
         data_shape=(12,),
     ),
     "ladder-vae": _ladder(),
