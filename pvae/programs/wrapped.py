@@ -87,6 +87,7 @@ class WrappedModel(LatentModel):
             )
         self.inner = latent_model
         self.fields = _field_mapping(latent_model, extra_fields)
+        self.optional_fields = traits_of(latent_model).optional_fields
         self._programs = {
             "model": _WrappedProgram(self, "model", signature_of(latent_model.model)),
             "guide": _WrappedProgram(self, "guide", self._guide_signature(extra_fields)),

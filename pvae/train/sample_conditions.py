@@ -60,10 +60,11 @@ def _with_conditions(form: RunForm, batch: Batch, needed: Sequence[str], given: 
 
 
 def _needed(model: Any, form: RunForm, batch: Batch, fields: Fields) -> list[str]:
-    """Return the fields that the programs take and that the batch does not have."""
+    """Return the fields that the programs need and that the batch does not have; optional ones are not needed."""
     recorded = form.record["fields"]
     trial = batch.replace(**{name: _zeros(batch, field) for name, field in recorded.items() if name not in batch})
-    return [name for name in bind(model, trial, fields).fields if name not in batch]
+    known = (*batch, *traits_of(model).optional_fields)
+    return [name for name in bind(model, trial, fields).fields if name not in known]
 
 
 def _zeros(batch: Batch, field: Mapping[str, Any]) -> Tensor:

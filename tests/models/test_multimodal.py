@@ -325,6 +325,8 @@ def test_it_trains_and_is_shown_from_the_command_line(tmp_path) -> None:
         "train",
     )
     assert done.code == 0, done.err
+    done = run("sample", str(tmp_path / "run"), "--count", "4", "--out", str(tmp_path / "new.npz"))
+    assert done.code == 0 and np.load(tmp_path / "new.npz")["x"].shape == (4, 4, 3), done.err
     wrong = run(
         "show", str(tmp_path / "run"), "--what", "cross-generation", "--site", "v", "--out", str(tmp_path / "v.png")
     )

@@ -85,11 +85,11 @@ class FigureInputs:
         return f"Held fixed: {'; '.join(held)}." if held else ""
 
     def _conditions(self) -> list[str]:
-        """Return the names of the fields besides x that the programs get, without labels that the model infers."""
+        """Return the fields besides x that condition the model: no labels that it infers, and no optional fields."""
         from pvae.models.latent_codes import without_labels
         from pvae.programs.binding import bind
+        from pvae.programs.model_traits import traits_of
 
         _, hidden = without_labels(self.run.model, self.batch)
-        return [
-            name for name in bind(self.run.model, self.batch).fields if name != "x" and not (hidden and name == "y")
-        ]
+        known = ("x", *traits_of(self.run.model).optional_fields, *(["y"] if hidden else []))
+        return [name for name in bind(self.run.model, self.batch).fields if name not in known]
