@@ -158,9 +158,8 @@ def as_batch(data: Any) -> Batch:
     """Return data as a checked batch.
 
     ``x`` becomes float32 unless it is float64, or has integers that only float64 holds exactly; ``mask`` takes the
-    dtype of ``x``, and the mask ``w_mask`` of another field ``w`` that of ``w`` if it holds real numbers; ``index``,
-    and ``y`` where it has integers, become int64. In all other fields, integers and booleans keep their type, and real
-    numbers become float32 unless they are float64. Tensors stay on their device.
+    dtype of ``x``; ``index``, and ``y`` where it has integers, become int64. In all other fields, integers and booleans
+    keep their type, and real numbers become float32 unless they are float64. Tensors stay on their device.
 
     Args:
         data: a `Batch`; one array or tensor, which is ``x``; a pair (``x``, ``y``); or a mapping from names to arrays.
@@ -170,10 +169,8 @@ def as_batch(data: Any) -> Batch:
             numbers, or the type that a field needs does not hold an integer exactly.
     """
     fields = {name: _tensor(name, value) for name, value in _named(data).items()}
-    for name in [name for name in fields if name == "mask" or name.endswith("_mask")]:
-        field = "x" if name == "mask" else name.removesuffix("_mask")
-        if field in fields:
-            fields[name] = _mask(name, fields[name], fields[field])
+    if "mask" in fields and "x" in fields:
+        fields["mask"] = _mask(fields["mask"], fields["x"])
     batch = Batch(**fields)
     if batch.size == 0:
         raise InputError("Every field needs at least one datum; there are no data: the first dimension has size 0.")
@@ -254,13 +251,13 @@ def _from_array(name: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
 
 
-def _mask(name: str, mask: Tensor, x: Tensor) -> Tensor:
+def _mask(mask: Tensor, x: Tensor) -> Tensor:
     outside = (mask != 0) & (mask != 1)
     if outside.any():
         raise InputError(
-            f"{name} needs 1 (observed) or 0 (missing); {int(outside.sum())} of {mask.numel()} values are neither."
+            f"mask needs 1 (observed) or 0 (missing); {int(outside.sum())} of {mask.numel()} values are neither."
         )
-    return mask.to(x.dtype if x.is_floating_point() else torch.float32)
+    return mask.to(x.dtype)
 
 
 def check_field_name(name: str) -> None:

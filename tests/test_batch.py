@@ -126,10 +126,11 @@ def test_unfit_data_give_one_line(data, facts):
 
 
 def test_integers_and_booleans_stay_what_they_are_beside_x():
-    kinds = {"int8": np.int8, "int32": np.int32, "int64": np.int64, "uint8": np.uint8, "seen": bool}
+    kinds = {"int8": np.int8, "int32": np.int32, "int64": np.int64, "uint8": np.uint8, "seen": bool, "seen_mask": bool}
     batch = as_batch({"x": np.ones((2, 3)), "c": np.array([3, 4]), **{k: np.ones(2, v) for k, v in kinds.items()}})
     assert {name: batch[name].dtype for name in kinds} == {
-        "int8": torch.int8, "int32": torch.int32, "int64": torch.int64, "uint8": torch.uint8, "seen": torch.bool
+        "int8": torch.int8, "int32": torch.int32, "int64": torch.int64, "uint8": torch.uint8, "seen": torch.bool,
+        "seen_mask": torch.bool,
     }  # fmt: skip
     assert batch.c.dtype == torch.int64
     wide = as_batch({"x": np.ones(2), "id": np.array([1, 2**31 + 1], np.uint32)})

@@ -55,8 +55,8 @@ def test_other_objects_need_a_default() -> None:
 
 
 def test_plain_values_are_those_that_any_format_holds() -> None:
-    assert all(map(is_plain, (None, "a", True, 1, 0.5, (1, ["a", None]))))
-    assert not any(map(is_plain, (Fraction(1, 2), {"a": 1}, (1, Fraction(1, 2)), torch.tensor(1))))
+    assert all(map(is_plain, (None, "a", True, 1, 0.5, (1, ["a", None]), {"a": {"b": 1}})))
+    assert not any(map(is_plain, (Fraction(1, 2), {1: 1}, {"a": Fraction(1, 2)}, (1, Fraction(1, 2)), torch.tensor(1))))
     held = without_numpy((np.int64(2), [np.float64(0.5), np.bool_(True)], "a"))
     assert held == (2, [0.5, True], "a")
     assert [type(entry) for entry in (held[0], *held[1])] == [int, float, bool]

@@ -17,7 +17,7 @@ from pvae.models.datum_shapes import reshape_data
 from pvae.models.entry_masks import carry_forward, mask_entries, zero_missing
 from pvae.names import parse_setting, require_settings
 
-__all__ = ["Modality", "Reading", "mask_name", "modality_settings", "read_modality"]
+__all__ = ["Modality", "Reading", "mask_name", "modality_settings", "read_modality", "require_binary_mask"]
 
 _OWN_SETTINGS = ("likelihood", "network", "hidden", "shape")
 _RESERVED = ("c", "data", "index", "mask", "y", "z")
@@ -199,6 +199,23 @@ def read_modality(
         return Reading(value, None, torch.ones(size, dtype=torch.bool, device=like.device))
     by_entry = mask.reshape(size, *[1] * (value.dim() - 1)) if mask.dim() == 1 else mask
     return Reading(zero_missing(value, by_entry), mask, mask.reshape(size, -1).any(-1))
+
+
+def require_binary_mask(name: str, fields: Mapping[str, Tensor]) -> None:
+    """Refuse a mask of a modality with other numbers than 1 (observed) and 0 (missing).
+
+    Args:
+        name: the name of the modality.
+        fields: the fields of the data.
+
+    Raises:
+        InputError: with the number of such entries.
+    """
+    mask = fields.get(mask_name(name))
+    if mask is not None and (outside := int(((mask != 0) & (mask != 1)).sum())):
+        raise InputError(
+            f"{mask_name(name)} needs 1 (observed) or 0 (missing); {outside} of {mask.numel()} values are neither."
+        )
 
 
 def _as_booleans(name: str, mask: Tensor, value: Tensor) -> Tensor:

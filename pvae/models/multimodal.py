@@ -14,7 +14,7 @@ from pvae.checks import require_whole
 from pvae.densities import StandardNormal
 from pvae.densities.experts import mixture_of_experts, product_of_experts
 from pvae.errors import InputError
-from pvae.models.modalities import Modality, Reading, mask_name, modality_settings, read_modality
+from pvae.models.modalities import Modality, Reading, mask_name, modality_settings, read_modality, require_binary_mask
 from pvae.names import require_known, unknown
 from pvae.programs.base import LatentModel
 
@@ -251,10 +251,12 @@ class MultimodalVAE(LatentModel):
             batch: the training data.
 
         Raises:
-            InputError: if a modality is not in the data, or missing for every datum.
+            InputError: if a modality is not in the data, or missing for every datum, or if a mask has other numbers
+                than 0 and 1.
         """
         readings = self._read({name: batch[name] for name in self._field_names() if name in batch})
         for name, modality in self._each():
+            require_binary_mask(name, batch)
             if name not in batch or not bool(readings[name].present.any()):
                 reason = "missing for every datum" if name in batch else f"not among {', '.join(batch)}"
                 raise InputError(

@@ -50,7 +50,7 @@ class _ProgramOnFields(nn.Module):
             values: the tensors of `fields`.
             others: arguments that a loss adds; `pyro.infer.ReweightedWakeSleep` passes simulated ``observations``.
         """
-        positional = [values[position] for position in self.positions]
+        positional = map(values.__getitem__, self.positions)
         if not self.keywords and not others:
             return self.program(*positional)
         named = {key: values[position] for key, position in self.keywords.items()}
@@ -79,7 +79,7 @@ class Programs:
         """Return the tensors of `batch` that the programs take, in the order of `fields`, unchanged in shape."""
         if self.dtype is not None:
             batch = {name: map_tensors(value, lambda tensor: tensor.to(self.dtype)) for name, value in batch.items()}
-        return tuple([batch[field] for field in self.fields])
+        return tuple(map(batch.__getitem__, self.fields))
 
     def in_dtype_of_parameters(self) -> Programs:
         """Return the programs with the real numbers of a batch in the type of the parameters, if they have one type.

@@ -263,5 +263,5 @@ def _cache_for(programs: BoundPrograms) -> dict[Any, Any]:
 def _cache_key(programs: BoundPrograms) -> tuple[Any, ...]:
     names = (programs._places[0][1], programs._places[1][1])
     positional = tuple(map(_kind, programs.args))
-    named = tuple([(name, _kind(value)) for name, value in sorted(programs.kwargs.items())])
+    named = tuple(sorted(zip(programs.kwargs, map(_kind, programs.kwargs.values()), strict=True)))
     return (names, positional, named, _training_modes(programs.owners))

@@ -384,8 +384,8 @@ def test_names_masks_and_objectives_that_do_not_fit_are_refused() -> None:
         model.encode(x=BATCH["x"], v=BATCH["w"])
     with pytest.raises(pvae.InputError, match="At least one of the modalities x, w is needed"):
         model.encode(w_mask=torch.ones(3))
-    with pytest.raises(pvae.InputError, match=r"w_mask needs 1 \(observed\) or 0 \(missing\)"):
-        pvae.load_data({**BATCH, "w_mask": torch.tensor([1.0, 0.5, 0.0])})
+    with pytest.raises(pvae.InputError, match=r"w_mask needs 1 \(observed\) or 0 \(missing\); 1 of 3 values"):
+        model.initialise_from({**BATCH, "w_mask": torch.tensor([1.0, 0.5, 0.0])})
     with pytest.raises(pvae.InputError, match="needs a mixture of 2 experts"):
         value_of("stratified-iwae", model, BATCH)
     with pytest.raises(pvae.InputError, match="needs a model with several modalities"):

@@ -17,6 +17,7 @@ from zoo import MODELS
 
 from pvae.densities import Bernoulli, DiagonalGaussian, StandardNormal
 from pvae.errors import InputError
+from pvae.models import bind
 from pvae.models.vae import VAE
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -145,7 +146,8 @@ def test_groups_are_what_each_program_depends_on(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_observed_and_latent_sites_are_those_of_the_table(name):
     case = MODELS[name]
-    model, guide = traces(case.make(), *case.batch(4).values())
+    programs = bind(case.make(), case.batch(4)).bound_to(case.batch(4))
+    model, guide = traces(programs, *programs.args)
     events = {site: tuple(guide.nodes[site]["fn"].event_shape) for site in drawn(guide)}
     assert events == case.latent_sites
     observed = "x" if "x" in model.nodes else model.observation_nodes[0]
@@ -158,12 +160,13 @@ def test_observed_and_latent_sites_are_those_of_the_table(name):
 def test_particle_dimension_equals_a_loop(name):
     case = MODELS[name]
     latent_model = case.make().double().eval()  # what corrupts an input in training would differ
-    fields = [each.double() if each.is_floating_point() else each for each in case.batch(4).values()]
-    model, guide = traces(latent_model, *fields, particles=3)
+    fields = {name: each.double() if each.is_floating_point() else each for name, each in case.batch(4).items()}
+    programs = bind(latent_model, fields).bound_to(fields)
+    model, guide = traces(programs, *programs.args, particles=3)
     for particle in range(3):
         values = {site: guide.nodes[site]["value"][particle] for site in drawn(guide)}
-        for program, trace in ((latent_model.model, model), (latent_model.guide, guide)):
-            one = poutine.trace(poutine.condition(program, data=values)).get_trace(*fields)
+        for program, trace in ((programs.model, model), (programs.guide, guide)):
+            one = poutine.trace(poutine.condition(program, data=values)).get_trace(*programs.args)
             one.compute_log_prob()
             for site in (*values, *model.observation_nodes):
                 if site in one:

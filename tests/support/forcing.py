@@ -20,6 +20,7 @@ from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
+from pvae.densities.mixtures import DiagonalMixture
 from pvae.weights import trace_weights
 
 DOUBLE = torch.float64
@@ -37,7 +38,8 @@ class Forced(Messenger):
     Args:
         values: by site, as many numbers as (particles, batch, *event).
         noise: by site, for distributions with ``loc`` and ``scale`` and a pathwise gradient: the value is
-            ``loc + scale * noise``. One number without a shape is the noise of any draw.
+            ``loc + scale * noise``, with the mean ``loc`` and ``scale`` of the components of a mixture. One number
+            without a shape is the noise of any draw.
     """
 
     def __init__(self, values: Mapping[str, Tensor] | None = None, noise: Mapping[str, Tensor] | None = None) -> None:
@@ -64,7 +66,11 @@ class Forced(Messenger):
         if noise.dim() > 0 and noise.numel() != shape.numel():
             return None
         noise = noise.expand(shape) if noise.dim() == 0 else noise.reshape(shape)
-        value: Tensor = normal.loc + normal.scale * noise
+        loc, scale = normal.loc, normal.scale
+        if isinstance(normal, DiagonalMixture):
+            weights = normal.logits.softmax(-1).unsqueeze(-1)
+            loc, scale = (weights * loc).sum(-2), (weights * scale).sum(-2)
+        value: Tensor = loc + scale * noise
         return value
 
 
