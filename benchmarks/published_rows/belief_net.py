@@ -157,7 +157,7 @@ BELIEF_NET = PublishedRow(
     shortfall=(
         "The budget `short` takes 2084 steps, and the rerun 4.2 million. Such a network learns slowly: the log of "
         "the rerun shows 145.7 on the validation images after one epoch, and 96.2 after 2000. The first of these is "
-        "the comparison at the budget `short`. So early in the training, initial values and optimiser matter: with "
+        "the comparison at the budget `short`. Initial values and optimiser matter at this early stage: with "
         "those of PyTorch, inputs of -1 and 1 in place of 0 and 1, and the same betas, pvae's bound was 154.1 at "
         "seed 0."
     ),

@@ -58,8 +58,8 @@ class AIR(LatentModel):
             the side of the picture.
         size: the most probable size of an object, as a share of the side of the picture; by default that of the window.
         presence: the probability of a further object under the model, one number for each step or one for all. By
-            default 0.05, 0.05 ** 2.25, 0.05 ** (2.25 ** 2), ..., at least 1e-6: small numbers prevent that a second
-            object improves the picture of the first one.
+            default 0.05, 0.05 ** 2.25, 0.05 ** (2.25 ** 2), ..., at least 1e-6: with small numbers, a second
+            object is not used to improve the picture of the first one.
         latent: number of latent dimensions of z_what.
         hidden: sizes of the hidden layers of the four networks; the recurrent state has the last size.
         scale: standard deviation of the pixels.

@@ -19,8 +19,8 @@ class Forecast:
 
     Attributes:
         draws: shape (n, batch, steps) + the shape of one time step.
-        effective_sample_size: of the weighted draws of the guide by which the state at the end was found, (batch,).
-            Near 1, one draw of the guide has all of the weight, and the forecast is not to be trusted.
+        effective_sample_size: of the weighted draws of the guide from which the state at the end is drawn, (batch,).
+            If it is near 1, one draw has nearly all of the weight, and the forecast is not reliable.
     """
 
     draws: Tensor

@@ -39,7 +39,7 @@ class SequenceVAE(BaseSequenceVAE):
         transition: ``"markov"`` or ``"recurrent"``.
         inference: ``"smoothing"``: q(z_t) depends on z_(t-1), or on the state of the recurrent network, and on the data
             from t on, by a GRU that reads the sequence backwards. The true posterior depends on the same. With
-            ``"filtering"``, q(z_t) depends on x_t in the place of the data from t on, as in the paper of the recurrent
+            ``"filtering"``, q(z_t) depends on x_t instead of the data from t on, as in the paper of the recurrent
             network.
         latent: size of each z_t.
         state: size of the states of the recurrent networks.

@@ -49,7 +49,7 @@ class VAEGAN(Adversarial):
     - ``critic``: the cross-entropy of data (class 1) against reconstructions and samples (class 0).
 
     A step updates the three in this order, on the same data with new draws, and no loss moves another group: the
-    critic gets no gradient of the features' distance, and phi gets none of the critic's judgement. A prior with
+    critic gets no gradient of the features' distance, and phi gets none of the critic's output. A prior with
     parameters is trained by the samples alone.
 
     As each datum has two draws of class 0, `log_ratio` adds log 2 to the critic's output: it estimates
@@ -61,7 +61,7 @@ class VAEGAN(Adversarial):
     ``run.sample(mean=True)``. Nothing ranks epochs, and the last parameters are kept.
 
     Args:
-        gamma: the weight of the features against the critic's judgement in the loss of theta, at least 0.
+        gamma: the weight of the features in the loss of theta, at least 0; the critic's terms have the weight 1.
         layer: the hidden layer whose outputs are the features, counted from 1; None is the first of the built-in
             critic, and all but the last module of `critic`.
         scale: s, the standard deviation of the Gaussian of the features; 1 in the paper. If ``kl`` falls towards 0 in

@@ -117,8 +117,8 @@ class StratifiedIWAE(MIWAE):
 
     One particle gives the ELBO with one draw of each expert in place of random ones, so that its gradient has less
     variance. With several, each bound has the draws of one expert alone; a bound with the draws of all experts, `IWAE`,
-    is tighter, and lets the guide give up all experts but one. If a datum has fewer modalities than there are bounds,
-    its draws are divided among the experts that it has.
+    is tighter, but only one of the experts may become a good density of z. If a datum has fewer modalities than there
+    are bounds, its draws are divided among the experts that it has.
 
     Args:
         particles: K, draws of each expert. The default 1 is the ELBO.
