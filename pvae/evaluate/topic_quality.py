@@ -152,7 +152,7 @@ def npmi(occurs: Tensor) -> Tensor:
 def perplexity(
     model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any
 ) -> Estimate:
-    """Return the perplexity per word: exp of minus the log evidence of all words, divided by their number.
+    """Return the perplexity per word: exp(-L / n), where L is the log evidence of all n words.
 
     The evidence is that of the words in their order, without the multinomial coefficient that `log_evidence` contains.
     It is estimated by importance sampling, which is too low on average, so the perplexity is too high; more particles
