@@ -12,6 +12,7 @@ from torch import Tensor
 from pvae.checks import require_number
 from pvae.errors import InputError
 from pvae.objectives.base import Terms
+from pvae.objectives.gradients.strategies import enumerating_guide
 from pvae.objectives.kl.weighted_kl import not_negative
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
@@ -20,7 +21,6 @@ from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import classifier_of, most_probable
 from pvae.programs.data_counter import DataCounter
 from pvae.weights import LogWeights
-from pvae.weights.enumeration import ENUMERATE, SUMMED
 from pvae.weights.handlers import ChooseStrategy
 
 __all__ = ["SemiSupervised"]
@@ -154,13 +154,7 @@ class SemiSupervised(WeightsObjective):
 
     def choose(self) -> ChooseStrategy:
         """Return the strategy of each site as `WeightsObjective` does, but enumerate the guide's marked sites."""
-        choose = super().choose()
-
-        def choose_enumeration(site: Any) -> str:
-            strategy = choose(site)
-            return ENUMERATE if strategy == SUMMED and not site["infer"].get("_in_model") else strategy
-
-        return choose_enumeration
+        return enumerating_guide(super().choose())
 
     def weights(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LogWeights:
         """Return the log weights of a batch, in which the scale of each datum is multiplied by how often it counts.

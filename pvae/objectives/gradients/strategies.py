@@ -13,7 +13,7 @@ from pvae.names import unknown
 from pvae.programs.sites import Site, base_distribution
 from pvae.weights import LogWeights
 from pvae.weights.auxiliary import Marginal
-from pvae.weights.enumeration import SUMMED, support_size
+from pvae.weights.enumeration import ENUMERATE, SUMMED, support_size
 from pvae.weights.handlers import ChooseStrategy, sum_marked
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Gradients",
     "WeightsOptions",
     "admissible",
+    "enumerating_guide",
     "format_gradients",
     "parse_gradients",
     "require_matches",
@@ -189,6 +190,22 @@ def strategy_chooser(
         return _admissible_strategy(site, _known_strategy(strategy), particles)
 
     return choose
+
+
+def enumerating_guide(choose: ChooseStrategy) -> ChooseStrategy:
+    """Return the function that enumerates the guide's sites where another one sums them out.
+
+    The terms of enumerated sites keep a dimension for each outcome, so that parts of the bound are known on their own.
+
+    Args:
+        choose: the function that gives each site its strategy.
+    """
+
+    def choose_enumeration(site: Site) -> str:
+        strategy = choose(site)
+        return ENUMERATE if strategy == SUMMED and not site["infer"].get("_in_model") else strategy
+
+    return choose_enumeration
 
 
 def _is_match(name: str, glob: str) -> bool:

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 from pvae.errors import InputError
 from pvae.objectives.base import Terms
 from pvae.objectives.gradients.estimator import estimate
-from pvae.objectives.gradients.strategies import BIASED
+from pvae.objectives.gradients.strategies import BIASED, enumerating_guide
 from pvae.objectives.kl.batch_kl import BatchKLObjective, batch_mean
 from pvae.objectives.kl.schedules import Schedule
 from pvae.objectives.kl.weighted_kl import StatefulObjective, not_negative
@@ -24,7 +24,7 @@ from pvae.objectives.weights_objective import WeightsOptions, scaled_terms
 from pvae.programs.site_masks import is_masked
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
-from pvae.weights.enumeration import ENUMERATE, SUMMED, support_size
+from pvae.weights.enumeration import ENUMERATE, support_size
 from pvae.weights.handlers import PATHWISE, ChooseStrategy
 from pvae.weights.kl import prior_is_fixed
 
@@ -103,13 +103,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
 
     def choose(self) -> ChooseStrategy:
         """Return the strategy of each site as `WeightsObjective` does, but enumerate the guide's marked sites."""
-        choose = super().choose()
-
-        def choose_enumeration(site: Any) -> str:
-            strategy = choose(site)
-            return ENUMERATE if strategy == SUMMED and not site["infer"].get("_in_model") else strategy
-
-        return choose_enumeration
+        return enumerating_guide(super().choose())
 
     def shown(self, like: Tensor) -> dict[str, Tensor]:
         """Return nothing: the capacities are among the terms.
