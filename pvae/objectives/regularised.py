@@ -57,7 +57,7 @@ class RAE(Objective):
     Raises:
         InputError: for a negative weight or an unknown penalty; in use, if the guide has several latent sites or
             discrete ones, if the prior has parameters, for ``"l2"`` if theta and phi share parameters and are not
-            declared, and for ``"gradient"`` if x has no mean.
+            declared, and for ``"gradient"`` if x has no mean or the guide is fixed.
 
     Source: Ghosh, Sajjadi, Vergari, Black & Schoelkopf, From Variational to Deterministic Autoencoders,
         arXiv:1903.12436, equations 8 to 10 and section 3.1. The weights of the paper are chosen by validation; the
@@ -139,10 +139,15 @@ def _require_fixed_prior(latent: LatentSite) -> None:
 
 def _squared_gradient(weights: LogWeights, latent: LatentSite, *, create_graph: bool) -> Tensor:
     """Return the estimate of the squared norm of the Jacobian of the means of x, shape (batch,)."""
-    observed = [site for site in weights.draws[0].model_sites if site["is_observed"]]
+    z = latent.guide["value"]
+    if not z.requires_grad:
+        raise InputError(
+            "RAE with penalty='gradient' differentiates by z, and no parameter of the guide is trained, so z has no "
+            "gradient. Use penalty='l2' for a fixed guide."
+        )
+    observed = [site for site in weights.draws[0].model_sites if site["is_observed"] and not _is_factor(site)]
     means = [_mean_of_data(site) for site in observed]
     signs = [(torch.rand_like(mean) < 0.5).to(mean) * 2.0 - 1.0 for mean in means]
-    z = latent.guide["value"]
     squared = squared_jacobian(means, signs, z, create_graph=create_graph)
     return latent.by_unit(squared, latent.guide["fn"].event_dim)[0].sum(-1)
 
@@ -151,16 +156,25 @@ def squared_jacobian(means: list[Tensor], signs: list[Tensor], z: Tensor, *, cre
     """Return the square of v' Jacobian of the means by z, entry by entry, in the shape of z.
 
     For data that do not influence each other, the expectation over random signs v is the sum of the squares of the
-    column of the Jacobian.
+    column of the Jacobian. It is 0 for means that do not depend on z.
 
     Args:
-        means: tensors that depend on z.
+        means: tensors that may depend on z.
         signs: v, for each mean in its shape.
         z: the code.
         create_graph: whether the result can be differentiated.
     """
-    (gradient,) = torch.autograd.grad(means, z, signs, create_graph=create_graph)
+    dependent = [number for number, mean in enumerate(means) if mean.requires_grad]
+    if not dependent:
+        return torch.zeros_like(z)
+    outputs, factors = [means[number] for number in dependent], [signs[number] for number in dependent]
+    (gradient,) = torch.autograd.grad(outputs, z, factors, create_graph=create_graph, materialize_grads=True)
     return gradient.square()
+
+
+def _is_factor(site: Site) -> bool:
+    """Return whether a site is a `pyro.factor`, a term of log p(x, z) without data."""
+    return isinstance(base_distribution(site["fn"]), dist.Unit)
 
 
 def _mean_of_data(site: Site) -> Tensor:

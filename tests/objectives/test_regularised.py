@@ -208,6 +208,33 @@ class Shared(Coder):
             pyro.sample("z", dist.Delta(hidden @ self.decoder[0].weight).to_event(1))
 
 
+class Further(Coder):
+    """A site of data that does not depend on z, and a factor of 1, beside x."""
+
+    def model(self, x: Tensor) -> None:
+        with self._plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("w", dist.Normal(x.new_zeros(3), 1.0).to_event(1), obs=x)
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+            pyro.factor("one", x.new_zeros(len(x)))
+
+
+def test_only_means_that_depend_on_z_are_penalised() -> None:
+    model, x = Further(), torch.rand(5, 3, dtype=DOUBLE).round()
+    torch.manual_seed(5)
+    found = RAE(penalty="gradient").terms(model.model, model.guide, (x,), {}, "all").named["decoder_penalty"]
+    torch.manual_seed(5)
+    torch.rand(5, 3, dtype=DOUBLE)  # the signs of w
+    expected = penalty_by_hand("gradient", model, model.encoder(x)).sum()
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+def fixed_guide() -> Coder:
+    model = Coder()
+    model.encoder.requires_grad_(False)
+    return model
+
+
 BINARY = torch.rand(5, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)).round()
 
 
@@ -219,6 +246,7 @@ BINARY = torch.rand(5, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(
         (lambda: RAE(penalty="gradeint"), "did you mean 'gradient'"),
         (lambda: pvae.Autoencoder(4, spectral=2), "spectral needs true or false; got 2"),
         (lambda: used(RAE(), pvae.Autoencoder(3, prior="mixture", hidden=4).double(), BINARY), "has parameters"),
+        (lambda: used(RAE(penalty="gradient"), fixed_guide(), BINARY), "no parameter of the guide is trained"),
         (lambda: used(RAE(), Shared(), BINARY), "RAE trains theta and phi apart and needs disjoint groups"),
         (lambda: used(RAE(), pvae.VQVAE(3, codes=2, latent=2, hidden=4).double(), BINARY), "continuous guide sites"),
         (lambda: used(RAE(), pvae.LadderVAE(3, latent=(2, 2), hidden=4).double(), BINARY), "one latent site"),
