@@ -94,6 +94,11 @@ class LogWeights:
         return self.log_joint - self.log_guide
 
     @property
+    def has_density(self) -> bool:
+        """Whether the guide has a density; one with points has no ELBO, no KL divergence and no `log_w`."""
+        return not self._points
+
+    @property
     def particles(self) -> int:
         """The number of draws of z per datum."""
         return self.log_joint.shape[-2]
@@ -129,11 +134,8 @@ class LogWeights:
         """Return the means over particles that a training records, each of shape (batch,), nats, without gradient.
 
         ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence. If guide
-        sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``. A guide of points
-        without a density has no ELBO and no KL divergence.
+        sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``.
         """
-        if self._points:
-            return {"log_likelihood": self._mean(self.log_likelihood()).detach()}
         with torch.no_grad():
             # A further loss of the guide is in the weights, as it is trained; it is no part of q.
             elbo = self._mean(sum_tensors([self.log_w, *[self.site_log_guide[name] for name in self._loss_terms]]))
@@ -256,8 +258,7 @@ class LogWeights:
     def log_guide_at_model_z(self) -> tuple[Tensor, list[tuple[slice, Site, Tensor]]]:
         """Return log q at the z that the model received, with phi stopped, and that z; all of log_w depends on it.
 
-        A hook on this z sees the gradient of log_w alone. It does not see the gradient that one latent site passes
-        to another one in the guide.
+        A hook on this z sees the gradient of log_w alone, without that which one latent site passes to another.
 
         Returns:
             log q(z given x), shape (particles, batch), nats; and for each run and each site, the particles of the run,

@@ -1,4 +1,4 @@
-"""Rules that several objectives share: the MMD of a joint sample, tuples of outcomes, and the changes to PyTorch."""
+"""Rules that several objectives share: the MMD of a joint sample, outcomes, guides of points, changes to PyTorch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import pytest
 import torch
 
 import pvae
+from pvae.models import Autoencoder
+from pvae.objectives import make_objective
 from pvae.objectives.joint_outcomes import outcome_tuples
 from pvae.objectives.kl.mean_discrepancy import kernel_values, mmd, mmd_of_labels
 from pvae.objectives.pyro.patches import collect_surrogates, without_synchronisation
+
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 def test_the_mmd_of_labels_is_the_mmd_of_the_two_samples() -> None:
@@ -37,3 +41,17 @@ def test_patches_end_with_their_block_also_after_an_error() -> None:
     with collect_surrogates() as surrogates:
         (2 * leaf).backward()
     assert len(surrogates) == 1 and leaf.grad is None
+
+
+@pytest.mark.parametrize("name", ["iwae", "beta", "capacity", "free-bits", "stl", "joint-capacity"])
+def test_an_objective_with_a_kl_refuses_a_guide_of_points(name: str) -> None:
+    model, objective = Autoencoder(4, prior="standard", latent=2, hidden=4), make_objective(name)()
+    with pytest.raises(pvae.InputError, match=r"needs a density of .*site 'z' is a Delta"):
+        objective.loss(model.model, model.guide, torch.eye(4))
+
+
+@pytest.mark.parametrize("name", ["aae:hidden=4", "wae"])
+def test_an_objective_without_a_kl_records_no_elbo_of_points(name: str) -> None:
+    model, objective = Autoencoder(4, prior="standard", latent=2, hidden=4), make_objective(name)()
+    named = objective.terms(model.model, model.guide, (torch.eye(4),), {}, objective.players[0]).named
+    assert named.keys() - {"mmd"} == {"log_likelihood"}

@@ -81,4 +81,5 @@ class AAE(Adversarial):
         require_pathwise(type(self).__name__, weights)
         log_likelihood = weights.log_likelihood()[0]
         loss = -(log_likelihood * weights.scale).sum()
-        return Terms(loss.detach(), loss, scaled_sums(weights.named(), weights.scale))
+        named = weights.named() if weights.has_density else {"log_likelihood": log_likelihood.detach()}
+        return Terms(loss.detach(), loss, scaled_sums(named, weights.scale))

@@ -22,7 +22,7 @@ from pvae.objectives.kl.weighted_kl import StatefulObjective, not_negative
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsOptions, scaled_terms
 from pvae.programs.site_masks import is_masked
-from pvae.programs.sites import Site
+from pvae.programs.sites import Site, is_delta
 from pvae.weights import LogWeights
 from pvae.weights.enumeration import ENUMERATE, support_size
 from pvae.weights.handlers import PATHWISE, ChooseStrategy
@@ -61,7 +61,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
 
     Raises:
         InputError: for a negative capacity or weight; in use, if the density of one site depends on a summed-out one,
-            a site is masked, or its draws are neither reparameterised nor enumerated.
+            a site is a point or masked, or its draws are neither reparameterised nor enumerated.
 
     Source: Dupont, Learning Disentangled Joint Continuous and Discrete Representations, arXiv:1804.00104, equation
         7 and appendix A.
@@ -178,6 +178,11 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
         prior = in_model[name]
         if is_masked(site) or is_masked(prior):
             raise InputError(f"JointCapacity needs sites without masks; site {name!r} has one. Use 'beta'.")
+        if is_delta(site):
+            raise InputError(
+                f"JointCapacity needs a density of each latent site; site {name!r} is a Delta, a point, and has no KL "
+                "divergence. Draw it from a density, as pvae.VAE does, or use 'wae'."
+            )
         is_closed = prior_is_fixed(name, order, [other for other in in_model if other in order])
         try:
             kl = kl_divergence(site["fn"], prior["fn"])

@@ -90,7 +90,10 @@ class WAE(WeightsObjective):
     def recorded(self, weights: LogWeights) -> dict[str, Tensor]:
         """Return the numbers of the weights, and MMD^2 of the last `surrogate` as ``mmd``, each of shape (batch,)."""
         discrepancy, self._last_discrepancy = self._last_discrepancy, None  # a tensor of a traced step must not stay
-        of_weights = super().recorded(weights)
+        if weights.has_density:
+            of_weights = super().recorded(weights)
+        else:
+            of_weights = {"log_likelihood": weights.log_likelihood().mean(0).detach()}
         if discrepancy is None:
             return of_weights
         return {**of_weights, "mmd": discrepancy * discrepancy.new_ones(weights.log_joint.shape[-1])}
