@@ -161,7 +161,7 @@ RAINFORTH = PublishedRow(
         "is that of IWAE by the reruns of Burda's table."
     ),
     deviations=(
-        "The schedule is that of Burda et al., as in pythae's rerun. The paper's errors are printed as they are "
-        "given in reruns; the paper's table was not at hand."
+        "The schedule is that of Burda et al., as in pythae's rerun. The paper's figures and errors "
+        "are taken from published reruns; they were not compared with the paper itself."
     ),
 )
