@@ -14,7 +14,9 @@ __all__ = ["check_support"]
 
 _MOST_LEVELS = 256
 _INTERVAL = re.compile(r"(Integer)?Interval\(lower_bound=([-\d.e]+), upper_bound=([-\d.e]+)\)")
-_WRAPPERS = frozenset({"Completion", "Independent", "ExpandedDistribution", "MaskedDistribution"})
+#: the distribution of a time step, which leaves out the sequences that have ended
+_PADDED = "PaddedStep"
+_WRAPPERS = frozenset({"Completion", "Independent", "ExpandedDistribution", "MaskedDistribution", _PADDED})
 
 
 def check_support(name: str, x: Tensor, distribution: Any) -> None:
@@ -37,10 +39,14 @@ def check_support(name: str, x: Tensor, distribution: Any) -> None:
     while hasattr(support, "base_constraint"):  # of an event: its values are checked one by one
         support = support.base_constraint
     inside = support.check(x)
+    present = distribution.present if type(distribution).__name__ == _PADDED else None
+    if present is not None:  # padding may have any value
+        inside = inside | ~present.reshape(present.shape + (1,) * (inside.dim() - present.dim()))
     if inside.all():
         return
     first = (~inside).nonzero()[0].tolist()
     words = _support_words(support)
+    x = x if present is None else x[present]
     raise InputError(
         f"{type(inner).__name__} needs {name} in {words}; got values from {x.min():.3g} to {x.max():.3g}, "
         f"{int((~inside).sum())} of {inside.numel()} outside, the first at {first}. {_advice(words, x)}"

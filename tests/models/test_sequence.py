@@ -325,6 +325,18 @@ def test_evaluations_that_need_every_entry_leave_padded_sequences_out() -> None:
         pvae.evaluate.reference(model, data, draws=4, warmup=1, progress=False)
 
 
+def test_data_outside_the_support_are_refused_without_their_padding() -> None:
+    data = pvae.Batch(x=torch.full((3, TIME, FEATURES), torch.nan, dtype=torch.float64), lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):
+        data["x"][row, :length] = 0.25
+    end = int(LENGTHS.min())  # the first time step after the end of a sequence
+    data["x"][:, :end] = 1.0
+    count = int((end < LENGTHS).sum())
+    message = f"Bernoulli needs x{end} in {{0, 1}}; got values from 0.25 to 0.25, {FEATURES * count} of .* Binarise"
+    with pytest.raises(InputError, match=message):
+        pvae.log_weights(small(likelihood="bernoulli"), data, 2)
+
+
 def test_active_units_are_those_of_the_sequences_that_have_not_ended() -> None:
     model, data = small(), batch(lengths=torch.tensor([4, 3, 2]))
     units = pvae.evaluate.diagnose(model, data, particles=2).latents
