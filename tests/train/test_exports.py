@@ -154,6 +154,18 @@ PROGRAMS: dict[str, tuple[Callable[[Own, Tensor], Tensor], str]] = {
 }
 
 
+def test_encoders_of_counts_and_of_padded_sequences_are_exported(tmp_path: Path) -> None:
+    x, lengths = torch.randint(0, 5, (20, 6)).float(), torch.randint(1, 4, (20,))
+    topics = pvae.fit(pvae.ProdLDA(6, topics=2, hidden=4), x, **QUICK)
+    sequence = pvae.SequenceVAE((3, 2), latent=2, hidden=4, state=4, between=4, likelihood="gaussian")
+    steps = pvae.fit(sequence, {"x": x.reshape(20, 3, 2), "lengths": lengths}, **QUICK)
+    loaded = torch.export.load(topics.export(tmp_path / "topics.pt2", "encoder")).module()
+    assert torch.allclose(loaded(x)["z.loc"], topics.model.encode(x).mean)
+    loaded = torch.export.load(steps.export(tmp_path / "steps.pt2", "encoder")).module()
+    codes = sequence.codes(x.reshape(20, 3, 2), lengths)
+    assert torch.allclose(loaded(x.reshape(20, 3, 2), lengths)["z0.loc"], codes[:, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("program", list(PROGRAMS))
 def test_what_is_no_function_of_one_datum_is_refused_with_the_reason(program: str) -> None:
     encode, reason = PROGRAMS[program]

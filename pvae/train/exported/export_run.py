@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,32 @@ def _trial_batch(model: Any, config: Mapping[str, Any], size: int) -> dict[str, 
         batch["y"] = torch.full_like(batch["y"], -1)
     fields = bind(model, batch, config.get("fields"))
     _require_cpu(fields.modules)
-    return {name: value for name, value in batch.items() if name == "x" or name in fields.fields}
+    return _accepted(model, {name: value for name, value in batch.items() if name == "x" or name in fields.fields})
+
+
+def _accepted(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return made-up values that the model takes: a model of counts or of lengths refuses others.
+
+    Args:
+        model: the latent model.
+        batch: values between 0 and 1, and labels.
+    """
+    check_data = traits_of(model).check_data
+    if check_data is None:
+        return batch
+    whole = {name for name, value in batch.items() if not value.is_floating_point() and name != "y"}
+    changes: tuple[Callable[[str, Tensor], Tensor], ...] = (
+        lambda name, value: value,
+        lambda name, value: value + 1 if name in whole else value,
+        lambda name, value: torch.ones_like(value) if name in whole else value,
+        lambda name, value: (4 * value).floor() if name == "x" else value,
+    )
+    for change in changes:
+        changed = {name: change(name, value) for name, value in batch.items()}
+        with suppress(InputError):
+            check_data(changed)
+            return changed
+    return batch
 
 
 def _require_cpu(modules: torch.nn.Module) -> None:
