@@ -266,6 +266,14 @@ def test_a_frame_is_read_by_its_types(tmp_path: Path) -> None:
         load_data(pd.DataFrame({"id": [2**53 + 1, 5], "b": [1, 2]}), **WHOLE)
 
 
+def test_a_frame_of_sparse_columns_is_read_as_its_dense_values() -> None:
+    dense = pd.DataFrame({"a": [0, 3, 0], "b": [0.5, np.nan, 0.0], "label": ["u", "v", "u"]})
+    sparse = dense.astype({"a": pd.SparseDtype("int64", 0), "b": pd.SparseDtype("float64", 0.0)})
+    splits = load_data(sparse, missing="mask", **WHOLE)
+    assert splits.train.x.tolist() == [[0, 0.5], [3, 0], [0, 0]]
+    assert splits.train["mask"].tolist() == [[1, 1], [1, 0], [1, 1]] and splits.train.y.tolist() == [0, 1, 0]
+
+
 # --- what pandas writes is what is read
 
 NAMES = st.lists(st.from_regex(r"[a-w][a-w0-9_ ]{0,6}[a-w]", fullmatch=True), min_size=1, max_size=5, unique=True)

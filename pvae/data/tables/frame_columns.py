@@ -31,6 +31,8 @@ def column_values(values: pd.Series) -> np.ndarray:
     """
     import pandas as pd
 
+    if isinstance(values.dtype, pd.SparseDtype):
+        values = values.sparse.to_dense()
     if isinstance(values.dtype, pd.CategoricalDtype):
         has_gaps = bool(values.isna().any())
         values = values.astype(object if has_gaps else values.cat.categories.dtype)
