@@ -16,6 +16,7 @@ from pvae.models.base import BaseVAE
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.entry_masks import carry_forward, mask_entries, zero_missing
 from pvae.names import parse_setting, require_settings
+from pvae.weights.tracing import is_traced
 
 __all__ = ["Modality", "Reading", "mask_name", "modality_settings", "read_modality", "require_binary_mask"]
 
@@ -182,11 +183,15 @@ def read_modality(
         like: a tensor with the batch as its first dimension, in the data type and on the device of the result.
 
     Raises:
-        InputError: for data of another shape, or a mask that has neither one number for each datum nor one for each
-            entry.
+        InputError: for data of another shape or number, or a mask that has neither one number for each datum nor one
+            for each entry, or other numbers than 0 and 1.
     """
     size = like.shape[0]
     value, mask = fields.get(name), fields.get(mask_name(name))
+    if value is not None and value.shape[:1] != like.shape[:1]:
+        raise InputError(f"Modalities need the same number of data; {name} has shape {tuple(value.shape)}, not {size}.")
+    if not is_traced():
+        require_binary_mask(name, fields)
     if value is None:
         value, mask = like.new_zeros(size, *shape), like.new_zeros(size)
     value = value.to(like.dtype)

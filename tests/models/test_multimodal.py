@@ -386,6 +386,10 @@ def test_names_masks_and_objectives_that_do_not_fit_are_refused() -> None:
         model.encode(w_mask=torch.ones(3))
     with pytest.raises(pvae.InputError, match=r"w_mask needs 1 \(observed\) or 0 \(missing\); 1 of 3 values"):
         model.initialise_from({**BATCH, "w_mask": torch.tensor([1.0, 0.5, 0.0])})
+    with pytest.raises(pvae.InputError, match=r"w_mask needs 1 \(observed\) or 0 \(missing\); 3 of 3 values"):
+        pvae.evaluate.log_evidence(model, {**BATCH, "w_mask": torch.full((3,), 0.5)}, particles=2)
+    with pytest.raises(pvae.InputError, match=r"the same number of data; w has shape \(2, 2\), not 3"):
+        model.encode(x=BATCH["x"], w=BATCH["w"][:2])
     with pytest.raises(pvae.InputError, match="needs a mixture of 2 experts"):
         value_of("stratified-iwae", model, BATCH)
     with pytest.raises(pvae.InputError, match="needs a model with several modalities"):
