@@ -137,9 +137,8 @@ class JointVAE(BaseVAE):
         chosen = [y] if isinstance(y, int) else list(y)
         fits = len(chosen) == len(self.categories)
         if not fits or any(not 0 <= each < size for each, size in zip(chosen, self.categories.values(), strict=True)):
-            raise InputError(
-                f"y needs one category for each of {self.categories}, counted from 0; got {y!r}. Give y=3, or y=(3, 1)."
-            )
+            ranges = ", ".join(f"{name} from 0 to {size - 1}" for name, size in self.categories.items())
+            raise InputError(f"y needs one category for each of the variables, {ranges}; got {y!r}.")
         return [torch.full(z.shape[:1], each, device=z.device) for each in chosen]
 
     @torch.no_grad()

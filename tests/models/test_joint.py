@@ -202,6 +202,7 @@ REFUSED = {
     "no variable": (lambda: JointVAE(4, categories=()), "at least 2 for each variable"),
     "a category of another variable": (lambda: made().sample(2, y=(1, 2)), "one category for each of"),
     "too few categories": (lambda: made().sample(2, y=1), "one category for each of"),
+    "a category that is too large": (lambda: made().sample(2, y=(3, 2)), "y1 from 0 to 2, y2 from 0 to 1; got"),
     "negative capacity": (lambda: pvae.JointCapacity(discrete=-1.0), "discrete"),
     "z depends on y": (
         lambda: _loss(GMVAE(5, components=3, inference="amortised", latent=2, hidden=4), "joint-capacity"),
