@@ -48,6 +48,26 @@ def test_a_system_is_its_model_and_its_objective(tmp_path: Path, monkeypatch: py
     assert (record["training"]["learning_rate"], record["training"]["batch_size"]) == (0.002, 700)
 
 
+def test_options_replace_the_settings_of_the_objective_of_a_model(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((20, 6, 6))
+    np.savez(tmp_path / "x.npz", x=x)
+    command = [
+        "train",
+        "air",
+        "--data",
+        str(tmp_path / "x.npz"),
+        "--hidden",
+        "4",
+        "--set",
+        "steps=1",
+        "--max-steps",
+        "1",
+    ]
+    command += ["--step", "eager", "--particles", "2", "--gradients", "z_pres_*=measure", "--json", "--no-progress"]
+    done = run(*command, "--out", str(tmp_path / "r"))
+    assert json.loads(done.out)["objective"] == "iwae:particles=2:gradients=z_pres_*=measure"
+
+
 def test_a_system_with_an_objective_is_refused_where_several_are_compared() -> None:
     done = run("compare", "beta-vae", "--out", "unused")
     assert done.code == 2 and "Write vae, and name beta there." in done.err

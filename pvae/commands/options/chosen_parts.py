@@ -80,16 +80,21 @@ def _model_settings(ctx: click.Context) -> dict[str, Any]:
 
 
 def chosen_objective(ctx: click.Context, spec: ModelSpec) -> NamedObjective:
-    """Return the factory of the objective that the options choose; the default is the system's or the model's own."""
+    """Return the factory of the objective that the options choose; the default is the system's or the model's own.
+
+    An option replaces a setting of the default. A setting of ``--objective`` itself must not be given twice.
+    """
     from pvae.models.make_model import spec_from_text
     from pvae.objectives import make_objective
 
     _, objective_of_system = resolve_system(spec_from_text(ctx.params["model"]).name, takes_objective=True)
     text = ctx.params["objective"] or objective_of_system or spec.default_objective
-    if ctx.params["particles"] is not None:
-        text = f"{text}:particles={ctx.params['particles']}"
     gradients = "+".join(strategy.replace("score:", "") for strategy in ctx.params["gradients"])
-    return make_objective(f"{text}:gradients={gradients}" if gradients else text)
+    options = {"particles": ctx.params["particles"], "gradients": gradients or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if not ctx.params["objective"]:
+        text = ":".join(part for part in text.split(":") if part.partition("=")[0] not in given)
+    return make_objective(":".join([text, *(f"{name}={value}" for name, value in given.items())]))
 
 
 def build_model_and_data(spec: ModelSpec, splits: Splits) -> tuple[Any, Splits]:
