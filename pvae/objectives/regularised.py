@@ -41,6 +41,7 @@ class RAE(Objective):
     The penalty of the decoder is one of:
 
     - ``"l2"``: the sum of the squares of the weights of theta, without biases (parameters of fewer than 2 dimensions).
+      With ``spectral=True`` it has no use, because the decoder does not depend on the scale of these weights.
     - ``"gradient"``: the squared norm of the Jacobian of E[x given z] by z, the sum over all its entries, for each
       datum. A random vector v of signs gives an estimate without bias, ||v' Jacobian||^2, by one differentiation.
     - ``"none"``: no penalty, for example if the decoder has ``spectral=True``.

@@ -33,7 +33,8 @@ class InfoMMD(WeightsObjective):
         kl: the weight of the KL, 1 - alpha in the paper; 0 is the paper's MMD-VAE.
         mmd: the weight of MMD^2, alpha + lambda - 1 in the paper.
         kernel: ``"gaussian"`` or ``"imq"`` (see `pvae.objectives.mmd`).
-        scale: the width of the kernel in units of the prior's scale; for several widths, the kernel is the sum.
+        scale: the width of the kernel in the unit of z, where 1 is the standard deviation of a standard normal prior;
+            for several widths, the kernel is the sum.
         particles: draws of z per datum.
         options: see `WeightsOptions`.
 

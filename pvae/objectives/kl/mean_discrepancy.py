@@ -38,7 +38,7 @@ def kernel_values(squared_distance: Tensor, units: int, kernel: str, scale: Scal
         squared_distance: d^2, of any shape.
         units: the number of units of a draw.
         kernel: ``"gaussian"``, exp(-d^2 / (2 s^2 units)); or ``"imq"``, c / (c + d^2) with c = 2 s^2 units.
-        scale: s, the width of the kernel in units of one latent's scale; or several widths.
+        scale: s, the width of the kernel in the unit of a draw; or several widths.
     """
     widths = [2.0 * one_scale**2 * units for one_scale in _as_scales(scale)]
     if kernel == "gaussian":
@@ -135,7 +135,7 @@ def mmd(
         ours: draws, shape (..., draws, units), at least 2.
         theirs: as many draws of the other distribution.
         kernel: ``"gaussian"``, exp(-d^2 / (2 s^2 units)); or ``"imq"``, c / (c + d^2) with c = 2 s^2 units.
-        scale: s, the width of the kernel in units of one latent's scale; for several widths, the kernel is the sum.
+        scale: s, the width of the kernel in the unit of a draw; for several widths, the kernel is the sum.
         weights: how often each draw of `ours` counts, shape (draws,); None for equal weights. With other weights, the
             estimate is a ratio of sums, which has a bias of order 1 / draws.
 

@@ -37,8 +37,9 @@ class WAE(WeightsObjective):
     Args:
         weight: the weight of MMD^2, lambda in the paper, in nats.
         kernel: ``"imq"``, c / (c + d^2) with c = 2 s^2 units; or ``"gaussian"``, exp(-d^2 / (2 s^2 units)).
-        scale: the widths s of kernels that are added, in units of the prior's scale; or one width. None is the paper's
-            list for ``"imq"``: s^2 = 0.1, 0.2, 0.5, 1, 2, 5, 10; and 1 for ``"gaussian"``.
+        scale: the widths s of kernels that are added, or one width, in the unit of z: 1 is the standard deviation of a
+            standard normal prior. A prior of another scale needs other widths. None is the paper's list for ``"imq"``:
+            s^2 = 0.1, 0.2, 0.5, 1, 2, 5, 10; and 1 for ``"gaussian"``.
         particles: draws of z per datum; each is compared with the prior on its own.
         options: see `WeightsOptions`.
 
