@@ -28,8 +28,9 @@ class MultimodalVAE(LatentModel):
 
     Each field of the data that is a modality has an encoder, which gives a Gaussian expert of z, a decoder and a
     likelihood. The experts of the fields that a datum has are combined to q(z given these fields). A field that a datum
-    does not have adds nothing to the bound, and q does not depend on it; a datum without any field has q(z) = p(z) and
-    a bound of 0. The sites are ``z`` and one for each modality, which has the name of the field.
+    does not have adds nothing to the bound, and q does not depend on it; a datum without any field has q(z) = N(0, I),
+    and a bound of 0 unless another prior was fitted. The sites are ``z`` and one for each modality, which has the name
+    of the field.
 
     The fields are x and others of any name. ``mask`` marks what is observed of x, and ``w_mask`` what is observed of w:
     1 for observed and 0 for missing, with one number for each datum or one for each entry. `pvae.load_data` makes both
@@ -43,7 +44,7 @@ class MultimodalVAE(LatentModel):
             ``shape``.
         field_shapes: pairs of a name and the shape of one datum, of the fields other than x. `ModelSpec` and the
             command line take them from the data.
-        combine: ``"product"``: q is the normalised product of the experts and of p(z), as an expert of its own; or
+        combine: ``"product"``: q is the normalised product of the experts and of N(0, I), as an expert of its own; or
             ``"mixture"``: q is the mixture of the experts with equal weights.
         latent: number of latent dimensions.
         hidden: as for `pvae.models.base.BaseVAE`, for all fields without their own.
