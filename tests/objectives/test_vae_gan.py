@@ -266,6 +266,23 @@ def test_names_of_runs_are_recorded() -> None:
     assert no_density_by("vae-gan:gamma=2") and not no_density_by("aae") and not no_density_by("MyLoss")
 
 
+class Deeper(pvae.VAE):
+    """The prior of z depends on a site that only the model has."""
+
+    def __init__(self) -> None:
+        super().__init__(6, latent=2, hidden=4)
+
+    def model(self, x: Tensor) -> Tensor:
+        with pyro.plate("data", x.shape[0]):
+            u = pyro.sample("u", self.prior_density())
+            z = pyro.sample("z", dist.Normal(u, 1.0).to_event(1))
+            return pyro.sample("x", self.decode(z), obs=self.observed(x))
+
+
+def loss_of(model: pvae.LatentModel) -> float:
+    return pvae.VAEGAN(hidden=4).loss(model.model, model.guide, torch.eye(6))
+
+
 def trained_on(model: Any) -> Callable[[], Any]:
     return lambda: pvae.fit(
         model(), torch.eye(6).repeat(4, 1), objective="vae-gan:hidden=4", epochs=1, step="eager", progress=False
@@ -283,6 +300,7 @@ def trained_on(model: Any) -> Callable[[], Any]:
         (lambda: pvae.VAEGAN(critic=nn.Linear(3, 1)), "a torch.nn.Sequential; got Linear"),
         (lambda: pvae.VAEGAN(critic=nn.Sequential(nn.Linear(3, 1))), "from 1 to 0; got layer=0"),
         (trained_on(lambda: pvae.LadderVAE(6, latent=(2, 2), hidden=4)), "needs a guide with one latent site.*has 2"),
+        (lambda: loss_of(Deeper()), "same latent site in both programs; the guide draws z, and the model draws u, z"),
         (trained_on(lambda: pvae.Autoencoder(6, latent=2, hidden=4, prior="standard")), "guide site 'z' is a Delta"),
         (
             trained_on(lambda: pvae.VQVAE(6, latent=2, hidden=4, codes=3)),

@@ -18,6 +18,7 @@ from pvae.objectives.adversarial.sides import Sides
 from pvae.objectives.adversarial.vae_gan_inputs import (
     VAEGANInputs,
     draw_one_site,
+    prior_of,
     reconstruct_and_sample,
     with_value,
 )
@@ -75,7 +76,7 @@ class VAEGAN(Adversarial):
             built-in critic; its first `layer` modules give the features.
 
     Raises:
-        InputError: for a setting out of its range, or a layer that the critic does not have; in use, if the guide has
+        InputError: for a setting out of its range, or a layer that the critic does not have; in use, if a program has
             several latent sites or one without a pathwise gradient or a density, or if a likelihood has no mean.
 
     Source: Larsen, Sønderby, Larochelle & Winther, Autoencoding beyond pixels using a learned similarity metric,
@@ -199,7 +200,7 @@ class VAEGAN(Adversarial):
         """
         name, trace = draw_one_site(programs)
         with torch.no_grad():  # the prior at fixed theta
-            prior = programs.trace_model(trace).nodes[name]
+            prior = prior_of(programs, trace, name)
         guide: Site = trace.nodes[name]
         kl = LatentSite(guide, prior, programs.layout.data_plate()[1], None).kl(True)[0].sum((0, 2))
         z: Tensor = guide["value"]

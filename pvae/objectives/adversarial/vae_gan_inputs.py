@@ -10,9 +10,9 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.objectives.adversarial.critic_inputs import draw_codes, simulate
 from pvae.programs.bound import BoundPrograms
-from pvae.programs.sites import Site, is_delta
+from pvae.programs.sites import Site, is_delta, sample_sites
 
-__all__ = ["VAEGANInputs", "draw_one_site", "reconstruct_and_sample", "with_value"]
+__all__ = ["VAEGANInputs", "draw_one_site", "prior_of", "reconstruct_and_sample", "with_value"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,22 @@ def draw_one_site(programs: BoundPrograms) -> tuple[str, poutine.Trace]:
             "Draw the site from a density, as pvae.VAE does."
         )
     return name, trace
+
+
+def prior_of(programs: BoundPrograms, trace: poutine.Trace, name: str) -> Site:
+    """Return the prior of the only latent site, at the draw of a trace of the guide.
+
+    Raises:
+        InputError: if the model has other latent sites: the prior of this one may depend on them, and its KL divergence
+            is then not that of the marginal prior.
+    """
+    sites = {site["name"]: site for site in sample_sites(programs.trace_model(trace)) if not site["is_observed"]}
+    if list(sites) != [name]:
+        raise InputError(
+            f"VAEGAN needs the same latent site in both programs; the guide draws {name}, and the model draws "
+            f"{', '.join(sites) or 'nothing'}. Make the sites equal."
+        )
+    return sites[name]
 
 
 def reconstruct_and_sample(programs: BoundPrograms, trace: poutine.Trace) -> VAEGANInputs:
