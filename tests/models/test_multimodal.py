@@ -208,7 +208,7 @@ def test_a_warm_up_weights_the_kl_of_every_term_by_the_steps_so_far() -> None:
     data, model = {name: data_of_subsets()[name][:1] for name in ("x", "w")}, linear_gaussian()
     objective = make_objective("subsampled-elbo:subsets=0:warm_up=2")()
     torch.manual_seed(0)
-    at_start = objective.loss(model.model, model.guide, data["x"], w=data["w"])
+    at_start = objective.loss(model.model, model.guide, x=data["x"], w=data["w"])
     torch.manual_seed(0)
     expected_value = 0.0
     for subset in [SUBSETS[1], SUBSETS[2], SUBSETS[0]]:

@@ -16,7 +16,7 @@ from pvae.objectives.bounds.miwae import MIWAE
 from pvae.objectives.kl.weighted_kl import Beta
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsObjective, WeightsOptions
-from pvae.programs.binding import owner_of
+from pvae.programs.binding import fields_of, owner_of
 from pvae.programs.model_traits import traits_of
 from pvae.programs.sites import base_distribution
 from pvae.weights import LogWeights
@@ -93,7 +93,7 @@ class SubsampledELBO(Beta):
         # before the terms of all modalities, which change the weight of the KL for the next step
         further = [
             WeightsObjective.terms(self, model, guide, args, {**kwargs, "_subset": subset}, player)
-            for subset in self._drawn_subsets(count, args[0])
+            for subset in self._drawn_subsets(count, fields_of(guide, args, kwargs)["x"])
         ]
         terms = super().terms(model, guide, args, kwargs, player)
         loss = terms.loss + sum(each.loss for each in further)
