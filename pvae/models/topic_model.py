@@ -194,8 +194,8 @@ class ProdLDA(LatentModel):
         return reshape_data(density.mean if mean else density.sample(), self.data_shape)
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: the weights of words in topics."""
-        return [self.beta]
+        """Return the parameters of the model: the weights of words in topics, and those of a fitted prior."""
+        return [*self.prior.parameters(), self.beta]
 
     def phi(self) -> list[nn.Parameter]:
         """Return the parameters of the guide."""

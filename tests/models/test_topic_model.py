@@ -195,6 +195,15 @@ def test_reconstructions_have_the_lengths_of_the_documents() -> None:
     torch.testing.assert_close(model.shares(COUNTS).sum(1), torch.ones(4, dtype=torch.float64))
 
 
+def test_a_fitted_prior_belongs_to_theta() -> None:
+    counts = COUNTS[[0, 1, 3]].repeat(10, 1)
+    run = pvae.fit(small(), counts, epochs=1, step="eager", precision="float64", progress=False)
+    model = pvae.fit_prior(run, "full-gaussian", counts, epochs=1).model
+    in_groups = {id(parameter) for parameter in [*model.theta(), *model.phi()]}
+    assert {name for name, parameter in model.named_parameters() if id(parameter) not in in_groups} == set()
+    assert len(list(model.prior.parameters())) > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
