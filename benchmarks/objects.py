@@ -1,7 +1,7 @@
 """Attend, infer, repeat: the count accuracy for several gradients of z_pres, over seeds.
 
-Each training gives a line of a file, so that an interrupted benchmark goes on where it stopped. The table shows for
-each gradient the mean over seeds and its standard error of
+Each training gives a line of a file, so that an interrupted benchmark goes on where it stopped. Lines of another budget
+or of another number of epochs are left out. The table shows for each gradient the mean over seeds and its standard error of
 
 - the count accuracy: the share of test pictures for which the most probable number of objects is the number of digits;
 - the same for numbers that are drawn from the guide, as in the public figures;
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from experiments.base import mean_error, shown, table
 from pyro import poutine
 
 import pvae
@@ -92,9 +93,10 @@ def accuracy_of_draws(model: Any, x: torch.Tensor, y: torch.Tensor) -> float:
 def train(gradient: str, seed: int, data: pvae.Splits, options: argparse.Namespace) -> dict[str, Any]:
     """Train one model, and return its results."""
     budget = BUDGETS[options.budget]
+    epochs = options.epochs or budget.epochs
     start = time.process_time()
     run = pvae.fit(
-        budget.model, data, objective=OBJECTIVES[gradient], epochs=options.epochs or budget.epochs, batch_size=64,
+        budget.model, data, objective=OBJECTIVES[gradient], epochs=epochs, batch_size=64,
         learning_rate=budget.learning_rate, seed=seed, device=options.device, threads=1, progress=False,
     )  # fmt: skip
     seconds = time.process_time() - start
@@ -102,6 +104,8 @@ def train(gradient: str, seed: int, data: pvae.Splits, options: argparse.Namespa
     torch.manual_seed(seed)
     parameter = next(run.model.parameters())
     return {
+        "budget": options.budget,
+        "epochs of training": epochs,
         "gradient": gradient,
         "seed": seed,
         "accuracy": pvae.evaluate.accuracy(run, data).value,
@@ -112,28 +116,17 @@ def train(gradient: str, seed: int, data: pvae.Splits, options: argparse.Namespa
     }
 
 
-def mean_and_error(values: list[float], digits: int) -> str:
-    """Return the mean over seeds and its standard error as text."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
-
-
-def table(results: list[dict[str, Any]]) -> str:
+def table_of(results: list[dict[str, Any]]) -> str:
     """Return the table of the results."""
-    lines = [
-        "| gradient of z_pres | seeds | count accuracy | of draws | ELBO | CPU seconds | published |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = [["gradient of z_pres", "seeds", "count accuracy", "of draws", "ELBO", "CPU seconds", "published"]]
     for gradient in dict.fromkeys(result["gradient"] for result in results):
-        rows = [result for result in results if result["gradient"] == gradient]
-        columns = [
-            mean_and_error([row[key] for row in rows], digits)
-            for key, digits in (("accuracy", 3), ("of draws", 3), ("elbo", 1), ("seconds", 0))
-        ]
-        published = PUBLIC.get(gradient, "")
-        lines.append(f"| `{OBJECTIVES[gradient]}` | {len(rows)} | {' | '.join(columns)} | {published} |")
-    return "\n".join(lines)
+        of_gradient = [result for result in results if result["gradient"] == gradient]
+        columns = []
+        for key, digits in (("accuracy", 3), ("of draws", 3), ("elbo", 1), ("seconds", 0)):
+            mean, error = mean_error(result[key] for result in of_gradient)
+            columns.append(f"{mean:.{digits}f}" if math.isnan(error) else shown(mean, error, digits))
+        rows.append([f"`{OBJECTIVES[gradient]}`", str(len(of_gradient)), *columns, str(PUBLIC.get(gradient, ""))])
+    return table(rows)
 
 
 def parse() -> argparse.Namespace:
@@ -153,7 +146,10 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     out = Path(options.out)
-    results = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    recorded = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    # trainings of another budget or length in the same file are others
+    kind = {"budget": options.budget, "epochs of training": options.epochs or BUDGETS[options.budget].epochs}
+    results = [result for result in recorded if kind.items() <= result.items()]
     known = {(result["gradient"], result["seed"]) for result in results}
     data = load(options.budget)
     for seed in options.seeds:
@@ -164,7 +160,7 @@ def main() -> None:
             print(results[-1], flush=True)
             with out.open("a") as file:
                 file.write(json.dumps(results[-1]) + "\n")
-    print(table(results))
+    print(table_of(results))
 
 
 if __name__ == "__main__":
