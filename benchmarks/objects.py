@@ -1,7 +1,8 @@
 """Attend, infer, repeat: the count accuracy for several gradients of z_pres, over seeds.
 
 Each training gives a line of a file, so that an interrupted benchmark goes on where it stopped. Lines of another budget
-or of another number of epochs are left out. The table shows for each gradient the mean over seeds and its standard error of
+or of another number of epochs are left out. The table shows for each gradient the mean over seeds and its standard
+error of
 
 - the count accuracy: the share of test pictures for which the most probable number of objects is the number of digits;
 - the same for numbers that are drawn from the guide, as in the public figures;
