@@ -18,8 +18,8 @@ def draw_multi_digits(
     """Return pictures of 0 to `most` digits, and the number of digits in each.
 
     Every number of digits has the same probability. Each digit lies inside of the canvas at a uniformly distributed
-    position. Digits of one picture may touch, but do not cover each other: positions at which the sum of two pixels
-    would exceed 1 are drawn again.
+    position. Digits of one picture may touch, but do not cover each other: where the sum of two pixels would exceed 1,
+    the digits and their positions are drawn again. So two wide digits are in a picture less often than two narrow ones.
 
     Args:
         digits: pictures of one digit, shape (digits, height, width), values from 0 to 1.
