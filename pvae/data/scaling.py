@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -44,6 +45,13 @@ def find_scaling(kind: str, batch: Batch) -> Scaling:
         kind: ``"standardise"``: mean 0 and standard deviation 1; or ``"minmax"``: from 0 to 1.
         batch: the training data.
     """
+    if _is_padded(batch):
+        warnings.warn(
+            "Each time step of x is scaled on its own, and the padding after the ends of sequences (lengths) counts as "
+            "data. Scale sequences before they are padded, and load them without scaling.",
+            UserWarning,
+            stacklevel=3,
+        )
     if isinstance(batch, StoredBatch):
         shift, scale = _shift_and_scale_in_parts(kind, batch)
     else:
@@ -52,6 +60,16 @@ def find_scaling(kind: str, batch: Batch) -> Scaling:
     shift, scale = shift.nan_to_num(0.0), scale.nan_to_num(0.0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return Scaling(kind, tuple(shift.tolist()), tuple(scale.tolist()))
+
+
+def _is_padded(batch: Batch) -> bool:
+    """Return whether the field lengths means that sequences x, (data, time, ...), end before their last time step."""
+    if isinstance(batch, StoredBatch):
+        batch = next(iter(batch.chunks()))
+    lengths = batch.get("lengths")
+    if not isinstance(lengths, Tensor) or lengths.dim() != 1 or lengths.is_floating_point() or batch.x.dim() < 2:
+        return False
+    return bool(((lengths > 0) & (lengths <= batch.x.shape[1])).all() and (lengths < batch.x.shape[1]).any())
 
 
 def _shift_and_scale(kind: str, x: Tensor) -> tuple[Tensor, Tensor]:

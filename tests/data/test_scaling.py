@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +35,17 @@ def test_x_keeps_float64_and_a_training_in_float32_refuses_what_it_would_merge()
     scaled = load_data(frame, standardise=True, **WHOLE)
     run = pvae.fit(vae(2), scaled, epochs=1, step="eager", progress=False)
     assert run.config["data"]["schema"]["scaling"]["kind"] == "standardise"
+
+
+def test_scaling_of_padded_sequences_gives_a_warning() -> None:
+    x = RNG.normal(size=(4, 3, 2))
+    with pytest.warns(UserWarning, match=r"padding after the ends of sequences \(lengths\) counts as data") as caught:
+        load_data({"x": x, "lengths": np.array([3, 1, 2, 3])}, standardise=True, **WHOLE)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # neither complete sequences nor real numbers of another meaning
+        load_data({"x": x, "lengths": np.array([3, 3, 3, 3])}, standardise=True, **WHOLE)
+        load_data({"x": x, "lengths": np.array([1.5, 1.0, 2.0, 3.0])}, standardise=True, **WHOLE)
 
 
 @pytest.mark.parametrize(
