@@ -24,6 +24,8 @@ __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
 
 # Fields that have a use outside the programs.
 _OTHER_USES = {"y": "labels plots only", "factors": "serves metrics only"}
+# What counts as data, although these fields say that it is none.
+_HIDDEN_BY = {"mask": "missing entries of x", "lengths": "padded time steps of x"}
 
 
 def _unused_fields(context: CheckContext) -> Iterator[Finding]:
@@ -34,7 +36,8 @@ def _unused_fields(context: CheckContext) -> Iterator[Finding]:
         elif name in _OTHER_USES:
             message, fix = f"no program takes {name!r}; it {_OTHER_USES[name]}.", ""
         else:
-            message = f"no program takes {name!r}."
+            hidden = _HIDDEN_BY.get(name)
+            message = f"no program takes {name!r}{f', so {hidden} count as observed' if hidden else ''}."
             fix = f"Name a parameter {name!r} in the model or the guide, or leave it out of the data."
         yield Finding("unused field", name, message, fix, fatal=False)
 
