@@ -7,6 +7,7 @@ import torch
 
 import pvae
 from pvae.comparison.cells.budget import Budget, parse_budget
+from pvae.comparison.cells.training_summary import read_curve
 from pvae.errors import InputError
 from pvae.models.build import ModelSpec
 
@@ -58,3 +59,17 @@ def test_all_trainings_have_the_same_decoder_evaluations(tmp_path, without_pictu
     assert found.table.budget == "1k-evaluations" and found.table.subset == "10 of 20, drawn with seed 0"
     assert found.table.to_json()["budget"] == "1k-evaluations"
     assert all(outcome.scores["subset"] == "10 of 20, drawn with seed 0" for outcome in found.cells)
+
+
+def test_the_loss_of_an_objective_without_a_bound_is_not_ranked_with_bounds(tmp_path, without_pictures):
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    data = pvae.load_data(x, validation=0.25, test=0.25)
+    spec = ModelSpec("vae", {"latent": 1, "hidden": 3, "likelihood": "gaussian"})
+    settings = {"particles": 30, "workers": 0, "progress": False, "epochs": 1, "validation_particles": 2}
+    for objectives, rankings in ((["elbo", "wae"], 0), (["elbo", "iwae"], 3)):
+        found = pvae.compare({"vae": spec}, data, objectives, 1, out=tmp_path / objectives[1], step="eager", **settings)
+        assert len(found.table.rankings) == rankings
+        page = (tmp_path / objectives[1] / "index.html").read_text()
+        assert ("or the best validation loss of an objective without one" in page) == (rankings == 0)
+        curve = read_curve(found.cells[1].scores)
+        assert (curve.quantity == "minus validation loss of the objective") == (rankings == 0)

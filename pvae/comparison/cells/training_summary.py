@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 VALIDATION, TRAINING = "validation", "training"
+# Minus the objective's own loss on validation data, which is no bound on log p(x).
+OBJECTIVE = "validation of the objective"
 
 # Earlier versions wrote these keys. They are still written, and still read from the folders of those versions.
 _OLD_KEYS = {
@@ -57,8 +59,8 @@ class LearningCurve:
     Attributes:
         points: one for each epoch.
         quantity: the quantity in words, such as ``"validation bound, 25 particles"``.
-        split: the data that it is computed on, `VALIDATION` or `TRAINING`. Every objective has the same bound on
-            validation data; on training data each has its own loss.
+        split: `VALIDATION`, `OBJECTIVE` or `TRAINING`. Objectives have the same bound on validation data, except for
+            those without a bound, which have their own loss there (`OBJECTIVE`), and each has its own on training data.
     """
 
     points: tuple[CurvePoint, ...]
@@ -174,9 +176,11 @@ def _evaluations_of(history: Sequence[Mapping[str, Any]], default: int) -> int:
 
 
 def _curve_of(records: Sequence[Mapping[str, Any]], particles: int) -> LearningCurve:
-    """Return the validation bound after each epoch; without validation data, minus the training loss."""
+    """Return the validation bound after each epoch; without validation data or a bound, minus the objective's loss."""
     if any(record.get("validation_bound") is not None for record in records):
         points = _points_of(records, "validation_bound", 1.0)
+        if any(record.get("validation_of") == "objective" for record in records):
+            return LearningCurve(points, "minus validation loss of the objective", OBJECTIVE)
         return LearningCurve(points, f"validation bound, {particles} particles", VALIDATION)
     return LearningCurve(_points_of(records, "loss", -1.0), "minus training loss", TRAINING)
 

@@ -8,7 +8,14 @@ import torch
 
 from pvae import plots
 from pvae.comparison.base import Outcome
-from pvae.comparison.cells.training_summary import VALIDATION, CurvePoint, LearningCurve, read_curve, read_score
+from pvae.comparison.cells.training_summary import (
+    OBJECTIVE,
+    VALIDATION,
+    CurvePoint,
+    LearningCurve,
+    read_curve,
+    read_score,
+)
 from pvae.comparison.page.report_data import ReportData
 from pvae.evaluate import Estimate
 from pvae.report import Column, Entry, Picture, Section, Sheet
@@ -19,6 +26,10 @@ _SAME_BOUND = "The bound does not depend on the objective, and all rows have the
 _OWN_LOSSES = (
     "The data have no validation split, so each row shows the loss of its own objective; losses of different rows "
     "cannot be compared."
+)
+_OWN_VALIDATION = (
+    "An objective without a bound on log p(x) has its own loss on validation data; losses of different objectives "
+    "cannot be compared with each other or with a bound."
 )
 _SHARED_MACHINE = "Cells were trained at the same time, so the seconds depend on this machine and its load."
 _READING = (
@@ -60,11 +71,15 @@ def _describe_quantity(curves: _Curves) -> tuple[str, str]:
     for name, pairs in curves.items():
         names_by_quantity.setdefault(pairs[0][1].quantity, []).append(name)
     first = next(iter(curves.values()))[0][1]
+    splits = {pairs[0][1].split for pairs in curves.values()}
     note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
+    if OBJECTIVE in splits:
+        note = _OWN_VALIDATION
     if len(names_by_quantity) == 1:
         return first.quantity, note
     groups = "; ".join(f"{quantity} for {', '.join(names)}" for quantity, names in names_by_quantity.items())
-    return f"{first.split} bound", f"{note} Quantities: {groups}."
+    name = "validation value" if OBJECTIVE in splits else f"{first.split} bound"
+    return name, f"{note} Quantities: {groups}."
 
 
 def _evaluations(outcome: Outcome, point: CurvePoint) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvae import plots
-from pvae.comparison.cells.training_summary import VALIDATION, read_curve
+from pvae.comparison.cells.training_summary import OBJECTIVE, VALIDATION, read_curve
 from pvae.comparison.number_formats import UNKNOWN, format_interval
 from pvae.comparison.page.exports import make_downloads
 from pvae.comparison.page.report_data import ReportData
@@ -70,8 +70,12 @@ def _ranked_entry(ranking: Ranking, row: int) -> Entry:
 
 def _describe_checkpoint(data: ReportData) -> str:
     curves = [read_curve(outcome.scores) for outcome in data.outcomes]
-    has_validation = any(curve is not None and curve.split == VALIDATION for curve in curves)
-    if has_validation:
+    splits = {curve.split for curve in curves if curve is not None}
+    if OBJECTIVE in splits:
+        return (
+            "for the parameters with the best validation bound, or the best validation loss of an objective without one"
+        )
+    if VALIDATION in splits:
         return "for the parameters with the best validation bound"
     return "for the parameters at the end of training"
 

@@ -61,7 +61,7 @@ def make_rankings(groups: Sequence[Sequence[Outcome]]) -> tuple[Ranking, ...]:
     """Return the rankings at equal epochs, equal training time and equal decoder evaluations.
 
     They are read off the recorded learning curves. There are none for a single row, and none if a row has no validation
-    bound: the training losses of different objectives cannot be compared.
+    bound: losses of different objectives cannot be compared, neither those of training nor those of validation data.
 
     Args:
         groups: for each row of the table its finished outcomes.
