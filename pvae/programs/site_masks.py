@@ -11,7 +11,15 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.sites import Site, base_distribution
 
-__all__ = ["has_no_density", "have_same_mask", "is_masked", "is_switched_off", "mask_of_site", "require_every_entry"]
+__all__ = [
+    "has_no_density",
+    "have_same_mask",
+    "is_masked",
+    "is_switched_off",
+    "mask_of_site",
+    "require_every_entry",
+    "require_no_mask",
+]
 
 
 def mask_of_site(site: Site) -> Tensor:
@@ -88,6 +96,23 @@ def require_every_entry(site: Site, task: str) -> None:
         raise InputError(
             f"{task} needs a density at every entry of a latent site; site {site['name']!r} is masked. Estimate by "
             "log_evidence, or leave masked latents out of the model."
+        )
+
+
+def require_no_mask(site: Site, task: str) -> None:
+    """Refuse a latent site with a mask, because draws are compared as they are, also where they do not count.
+
+    Args:
+        site: a latent site of a trace. The values of its mask are not read.
+        task: what compares the draws, as the subject of the error.
+
+    Raises:
+        InputError: with the name of the site.
+    """
+    if is_masked(site) and site["mask"] is not True:
+        raise InputError(
+            f"{task} compares draws of z, and cannot leave out the entries that a mask does not count; the site "
+            f"{site['name']!r} is masked. Use an objective of densities, such as 'elbo' or 'iwae', or remove the mask."
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.site_masks import require_no_mask
 from pvae.programs.sites import Site, base_distribution, is_marked_for_enumeration, is_subsample, sample_sites
 
 __all__ = ["Simulation", "codes_in_model_order", "draw_codes", "scale_of", "simulate"]
@@ -87,7 +88,7 @@ def draw_codes(programs: BoundPrograms) -> tuple[dict[str, Tensor], poutine.Trac
         z by site, each of shape (batch, features); and the trace of the guide.
 
     Raises:
-        InputError: if the guide draws nothing, or a site has no pathwise gradient.
+        InputError: if the guide draws nothing, or a site has no pathwise gradient or is masked.
     """
     data_dim = programs.layout.data_plate()[1]
     trace = programs.trace_guide()
@@ -98,6 +99,7 @@ def draw_codes(programs: BoundPrograms) -> tuple[dict[str, Tensor], poutine.Trac
         )
     for site in sites:
         _require_pathwise(site, "phi", "'elbo' or 'rws'")
+        require_no_mask(site, "A critic of z")
     in_model = [site for site in sites if site["name"] not in programs.layout.bijection.auxiliary]
     return {site["name"]: _rows(site, site["value"], data_dim) for site in in_model}, trace
 

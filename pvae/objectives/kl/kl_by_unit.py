@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvae.errors import InputError
 from pvae.programs.own_densities import with_own_densities
-from pvae.programs.site_masks import is_switched_off
+from pvae.programs.site_masks import is_switched_off, require_no_mask
 from pvae.programs.sites import Site
 from pvae.weights import LogWeights
 from pvae.weights.kl import kl_of_site, prior_is_fixed
@@ -156,7 +156,7 @@ def only_latent_site(weights: LogWeights, data_plate: str | None, objective: str
         objective: the name of the objective, for the error.
 
     Raises:
-        InputError: if there are several latent sites.
+        InputError: if there are several latent sites, or the site is masked.
     """
     runs = [_latent_sites(pair, data_plate) for pair in weights.draws]
     if len(runs[0]) != 1:
@@ -164,4 +164,6 @@ def only_latent_site(weights: LogWeights, data_plate: str | None, objective: str
             f"{objective} needs a guide with one latent site; this guide has "
             f"{len(runs[0])}: {', '.join(runs[0])}. Join them to one site, or use 'beta' or 'free-bits'."
         )
-    return [next(iter(run.values())) for run in runs]
+    sites = [next(iter(run.values())) for run in runs]
+    require_no_mask(sites[0].guide, objective)
+    return sites
