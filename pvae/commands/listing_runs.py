@@ -87,6 +87,7 @@ def _progress(folder: Path) -> dict[str, Any]:
         "completed_epochs": max((record["epoch"] for record in epochs), default=0),
         "validation_bound": best.get("validation_bound"),
         "validation_error": best.get("validation_error"),
+        "validation_of": best.get("validation_of", "bound"),
     }
 
 
@@ -96,6 +97,8 @@ def _cells(record: dict[str, Any]) -> list[str]:
         return [record["run"], "", "", "", "damaged", "", ""]
     bound, error = record["validation_bound"], record["validation_error"]
     score = "" if bound is None else f"{bound:.2f}" if error is None else f"{bound:.2f} ± {error:.2f}"
+    if bound is not None and record.get("validation_of") == "objective":
+        score = f"no bound; objective {score}"
     epochs = f"{record['completed_epochs']} of {record['epochs']}"
     names = [short_label(record[name]) for name in ("model", "objective", "data")]
     return [record["run"], *names, record["state"], epochs, score]

@@ -111,6 +111,7 @@ def test_train_prints_commands_that_work(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
+@pytest.mark.filterwarnings("ignore:The validation bound is the objective")
 def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     for folder in (first, second, third):
@@ -128,6 +129,8 @@ def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     assert states[1] == {"first": "damaged", "second": "finished", "third": "finished"}
     text = run("runs", str(tmp_path)).out
     assert "1 of 1" in text and " ± " in text
+    assert run("train", "wae", *SMALL, "--out", str(tmp_path / "wae")).code == 0
+    assert run("runs", str(tmp_path)).out.count("no bound; objective -") == 1
     missing = run("runs", str(tmp_path / "none"))
     assert missing.code == 2 and "is no folder" in missing.err
 
