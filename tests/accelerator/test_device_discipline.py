@@ -26,13 +26,15 @@ def faults(*arguments: str) -> dict[str, dict[str, str]]:
 
 def _wrong(found: dict[str, str]) -> dict[str, str]:
     # TraceGraph_ELBO of Pyro wraps tensors in a class of its own, which fake tensors do not allow.
-    # The rejection sampler of vae-sphere reads how many draws are left.
+    # The rejection sampler of vae-sphere reads how many draws are left. Simulated documents, which wake-sleep draws,
+    # read their numbers of words.
     return {
         name: fault
         for name, fault in found.items()
         if fault not in ("fine", NOT_FOR)
         and not ("ProvenanceTensor" in fault and "elbo-graph" in name)
         and not name.startswith("vae-sphere")
+        and not (name.startswith("prodlda") and "rws:" in name and "DataDependentOutputException" in fault)
     }
 
 
@@ -46,9 +48,10 @@ def test_all_parts_stay_on_the_device_of_their_data() -> None:
 
 
 @pytest.mark.slow
-def test_all_pairs_of_models_and_objectives_stay_on_the_device_as_graphs() -> None:
-    found = faults("models", "evaluations", "--all-pairs")
-    assert len(found["models"]) == len(zoo.MODELS) * len(zoo.OBJECTIVES)
+@pytest.mark.parametrize("share", range(6))
+def test_all_pairs_of_models_and_objectives_stay_on_the_device_as_graphs(share: int) -> None:
+    found = faults("models", "evaluations", "--all-pairs", f"{share}/6")
+    assert len(found["models"]) == len([*zoo.MODELS][share::6]) * len(zoo.OBJECTIVES)
     assert sum(fault == "fine" for fault in found["models"].values()) > len(found["models"]) / 4
     assert {part: wrong for part, lines in found.items() if (wrong := _wrong(lines))} == {}
 
