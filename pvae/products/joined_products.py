@@ -33,7 +33,6 @@ def join_products(graph: GraphModule) -> int:
     """
     saved = _join_sums(graph) + _join_with_same_factor(graph, shared=0) + _join_with_same_factor(graph, shared=1)
     if saved:
-        graph.graph.eliminate_dead_code()
         graph.graph.lint()
         graph.recompile()
     return saved
@@ -44,7 +43,7 @@ def _join_sums(graph: GraphModule) -> int:
     saved = 0
     for node in graph.graph.find_nodes(op="call_function", target=_aten.add.Tensor):
         parts = list(node.args)
-        if node.kwargs or not all(_is_used_once(part) for part in parts) or parts[0] is parts[1]:
+        if node.kwargs or not all(_is_used_once(part) for part in parts) or not _are_alike(*parts):
             continue
         lefts, rights = ([part.args[side] for part in parts] for side in (0, 1))
         if not all(_length(left, 1) <= _LARGEST_PART for left in lefts):
@@ -52,14 +51,21 @@ def _join_sums(graph: GraphModule) -> int:
         with graph.graph.inserting_before(node):
             product = _call(graph, _aten.mm.default, _joined(graph, lefts, 1), _joined(graph, rights, 0))
         node.replace_all_uses_with(product)
+        for replaced in (node, *parts):
+            graph.graph.erase_node(replaced)
         saved += 1
-    graph.graph.eliminate_dead_code()
     return saved
 
 
 def _is_used_once(part: Any) -> bool:
     """Return whether an argument is a product without a bias that no other node uses."""
     return isinstance(part, Node) and part.target is _aten.mm.default and len(part.users) == 1
+
+
+def _are_alike(one: Node, other: Node) -> bool:
+    """Return whether two products have one shape and one dtype, so that their sum neither broadcasts nor converts."""
+    first, second = one.meta["val"], other.meta["val"]
+    return bool(one is not other and first.shape == second.shape and first.dtype == second.dtype)
 
 
 def _join_with_same_factor(graph: GraphModule, shared: int) -> int:
@@ -104,6 +110,7 @@ def _join(graph: GraphModule, members: Sequence[Node], shared: int, place: Node)
             end = start + _length(member, dim)
             part = _call(graph, _aten.slice.Tensor, product, dim, start, end)
             member.replace_all_uses_with(part)
+            graph.graph.erase_node(member)
             start = end
 
 

@@ -40,9 +40,20 @@ def wide(x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     return *columns, columns[0] @ weights.t() + columns[1] @ weights.t(), product + x[:, :4] @ x[:4, :3], product
 
 
+def broadcast(x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """A sum of a column and a matrix."""
+    return (x[:, :3] @ a[:, :1] + x[:, :2] @ b,)
+
+
 @pytest.mark.parametrize(
     ("function", "expected"),
-    [(heads, {"mm": 1, "addmm": 1}), (gradients, {"mm": 2}), (chain, {"mm": 2}), (wide, {"mm": 6})],
+    [
+        (heads, {"mm": 1, "addmm": 1}),
+        (gradients, {"mm": 2}),
+        (chain, {"mm": 2}),
+        (wide, {"mm": 6}),
+        (broadcast, {"mm": 2}),
+    ],
 )
 def test_joined_products_give_the_same_numbers(
     function: Callable[..., tuple[Tensor, ...]], expected: dict[str, int]
