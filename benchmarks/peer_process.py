@@ -28,13 +28,20 @@ class PeerProcess:
             "OMP_NUM_THREADS": "1",
             "JAX_PLATFORMS": "cpu",
         }
+        self._python, self._packages = str(python), packages
         self._process = subprocess.Popen(
-            [str(python), str(script), *arguments],
+            [self._python, str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **one_thread},
         )
+
+    def versions(self) -> str:
+        """Return the versions of the packages in the environment, as text."""
+        program = "import sys, importlib.metadata as m; print(*[f'{p} {m.version(p)}' for p in sys.argv[1:]], sep=', ')"
+        names = [package.partition("==")[0] for package in self._packages]
+        return subprocess.check_output([self._python, "-c", program, *names], text=True).strip()
 
     def seconds(self, steps: int) -> float:
         """Return the CPU seconds of a step, over some steps.

@@ -9,10 +9,11 @@ All variants run after `pvae.memory.keep_freed_memory`, as `pvae.fit` calls it; 
 The variables OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed first, because they choose slower code of NumPy's BLAS.
 
     python benchmarks/step.py [--rounds 15] [--networks mlp,small,conv] [--objective elbo|iwae] [--device cuda]
-                              [--variants "raw PyTorch,pvae graph,pvae compile"] [--numpyro FOLDER]
+                              [--variants "raw PyTorch,pvae graph,pvae compile"] [--numpyro FOLDER] [--pythae FOLDER]
 
-With --numpyro, NumPyro's `lax.scan` over the steps is measured in a process of its own, in the same rounds. FOLDER is
-its environment, which is made at first use by venv and pip.
+With --numpyro, NumPyro's `lax.scan` over the steps is measured in a process of its own, in the same rounds, and with
+--pythae the training of pythae: by its `BaseTrainer` with its loader and its default Adam, and on one batch without the
+loader and with fused Adam. FOLDER is the environment of the library, which is made at first use by venv and pip.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import statistics
 import time
 import warnings
@@ -162,12 +164,24 @@ def variants(
         yield made, shaped, steps
 
 
-def numpyro(folder: Path, network: str, particles: int) -> PeerProcess:
-    """NumPyro's steps of the same network."""
+def start_peers(given: argparse.Namespace, network: str, particles: int) -> dict[str, PeerProcess]:
+    """Start the other libraries that are asked for, each in an environment of its own, with the same network."""
     settings, _ = NETWORKS[network]
+    if network == "conv":
+        return {}
     sizes = (math.prod(settings["data_shape"]), settings["hidden"][0], settings["latent"], particles)
-    script = Path(__file__).with_name("numpyro_step.py")
-    return PeerProcess(script, ["numpyro"], folder, [str(size) for size in sizes])
+    arguments = [str(size) for size in sizes]
+    here = Path(__file__).parent
+    peers = {}
+    if given.numpyro is not None:
+        peers["NumPyro"] = PeerProcess(here / "numpyro_step.py", ["numpyro", "jax"], given.numpyro, arguments)
+    if given.pythae is not None:
+        packages = ["pythae", f"torch=={torch.__version__.partition('+')[0]}"]
+        memory = [] if given.returns_memory else ["keep-memory"]
+        for name, what in {"pythae, its trainer": "trainer", "pythae, one batch": "batch"}.items():
+            script = here / "pythae_step.py"
+            peers[name] = PeerProcess(script, packages, given.pythae, [*arguments, what, *memory])
+    return peers
 
 
 def measure(
@@ -209,6 +223,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--numpyro", type=Path, help="the folder of NumPyro's environment")
+    parser.add_argument("--pythae", type=Path, help="the folder of pythae's environment")
     parser.add_argument("--returns-memory", action="store_true", help="do not keep freed memory")
     given = parser.parse_args()
     restart_without_slowing_variables()
@@ -222,13 +237,15 @@ def main() -> None:
     print(f"torch {torch.__version__}, pyro {pyro.__version__}, {where}; {given.objective}, {particles} particles")
     for network in given.networks.split(","):
         names = given.variants.split(",")
-        has_peer = given.numpyro is not None and network != "conv"
-        peers = {"NumPyro": numpyro(given.numpyro, network, particles)} if has_peer else {}
+        peers = start_peers(given, network, particles)
+        for name, peer in peers.items():
+            print(f"{name}: {peer.versions()}")
         seconds = measure(names, network, particles, given.rounds, given.device, peers)
-        for peer in [name for name in ("raw PyTorch", "SVI.step") if name in names]:
-            print(f"\n{network}: times faster than {peer} (median and quartiles of {given.rounds} rounds)\n")
-            print(f"| variant | ms a step | ratio to {peer} |\n|---|---|---|")
-            print("\n".join(rows(seconds, peer)))
+        print(f"load averages after {network}: {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
+        for divided in [name for name in ("raw PyTorch", "SVI.step") if name in names]:
+            print(f"\n{network}: times faster than {divided} (median and quartiles of {given.rounds} rounds)\n")
+            print(f"| variant | ms a step | ratio to {divided} |\n|---|---|---|")
+            print("\n".join(rows(seconds, divided)))
 
 
 if __name__ == "__main__":
