@@ -12,7 +12,8 @@ The functions also take these keyword arguments, which their signatures show as 
 - ``limit``: the largest number of data. A random subset is drawn by the seed, the same for all models.
 - ``seed``: the seed of the subset and of the draws, 0 by default.
 - ``device``: where to compute; by default where the parameters are.
-- ``fields``: the batch fields that the programs get, as for `pvae.models.bind`.
+- ``fields``: the batch fields that the programs get, as for `pvae.models.bind`; by default those that a run was trained
+  with.
 - ``data_plate``: the name of the plate over data, where several plates hold every site.
 - ``matmul``: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
   ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.

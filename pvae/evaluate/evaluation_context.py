@@ -218,7 +218,8 @@ def evaluation_context(
         limit: the largest number of data; a random subset is drawn by `seed`, the same for all models.
         seed: the seed of the subset and of the random generators inside the context.
         device: where to compute; by default where the parameters are.
-        fields: the batch fields that the programs get, where their signatures do not say it.
+        fields: the batch fields that the programs get, where their signatures do not say it; by default those that a
+            run was trained with.
         data_plate: the name of the plate over data, where several plates hold every site.
         matmul: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
             ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.
@@ -235,6 +236,8 @@ def evaluation_context(
     if needs_density:
         _require_density(model)
     data = evaluated_data(model, data)
+    if fields is None and isinstance(model, Run):
+        fields = model.fields
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent_model, inherit=True))

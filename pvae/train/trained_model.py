@@ -17,7 +17,7 @@ from pvae.errors import InputError
 from pvae.models.imputation import impute
 from pvae.models.posterior_values import plausible_codes, reconstruct
 from pvae.objectives import no_density_by, untrained_by
-from pvae.programs.binding import bind
+from pvae.programs.binding import Fields, bind
 from pvae.programs.classifier import classifier_of
 from pvae.programs.fitting_runs import map_fitting_parts
 from pvae.programs.queries import inference_mode, simulate
@@ -46,6 +46,11 @@ class TrainedModel:
     config: dict[str, Any]
     checkpoint: str
 
+    @property
+    def fields(self) -> Fields:
+        """The batch fields that `pvae.fit` was given for the programs; None if their signatures name the fields."""
+        return self.config.get("fields")
+
     def encode(
         self, data: Any, *, site: str | None = None, split: str = "test", seed: int = 0, chunk: int = 1000
     ) -> Any:
@@ -70,7 +75,7 @@ class TrainedModel:
         self._require_trained_guide("encode")
         form = self._form()
         batch, _, index = data_for_run(form, data, split)
-        parts = self._run(batch, seed, chunk, lambda part: plausible_codes(self.model, part, self.config.get("fields")))
+        parts = self._run(batch, seed, chunk, lambda part: plausible_codes(self.model, part, self.fields))
         names = list(parts[0])
         if not names or (site is not None and site not in names):
             raise InputError(
@@ -109,11 +114,11 @@ class TrainedModel:
         """
         if not mean:
             self._require_density("sample", "Use mean=True, which returns means of x given z.")
-        form, fields = self._form(), self.config.get("fields")
-        batch = with_conditions(self.model, form, form.zeros(require_whole(n, "n")), given or {}, fields)
+        form = self._form()
+        batch = with_conditions(self.model, form, form.zeros(require_whole(n, "n")), given or {}, self.fields)
 
         def draw(part: Batch) -> Tensor:
-            return simulate(self.model, part, fields, mean=mean)
+            return simulate(self.model, part, self.fields, mean=mean)
 
         require_free_x(batch, lambda first: self._run(first, 0, 2, draw)[0])
         return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, draw))))
@@ -137,10 +142,9 @@ class TrainedModel:
         self._require_trained_guide("reconstruct")
         draws, form = require_whole(draws, "draws"), self._form()
         batch, _, index = data_for_run(form, data, split)
-        fields = self.config.get("fields")
 
         def mean(part: Batch) -> Tensor:
-            means = [reconstruct(self.model, part, fields) for _ in range(draws)]
+            means = [reconstruct(self.model, part, self.fields) for _ in range(draws)]
             return means[0] if draws == 1 else torch.stack(means).double().mean(0).to(self._form().dtype)
 
         return form.outputs(form.in_units(torch.cat(self._run(batch, seed, chunk, mean))), index)
@@ -176,8 +180,7 @@ class TrainedModel:
         batch, exact, index = data_for_run(form, data, split, missing=True)
         if "mask" not in batch:
             batch = batch.replace(mask=torch.ones_like(batch.x))
-        fields = self.config.get("fields")
-        parts = self._run(batch, seed, chunk, lambda part: impute(self.model, part, draws, particles, fields))
+        parts = self._run(batch, seed, chunk, lambda part: impute(self.model, part, draws, particles, self.fields))
         observed = batch["mask"].reshape(batch.x.shape).cpu() > 0
         _warn_of_few_draws(torch.cat([part.effective_sample_size for part in parts]), observed, particles)
         known = form.in_units(exact.x)
@@ -232,10 +235,9 @@ class TrainedModel:
         batch, _, index = data_for_run(form, data, split, labels=False)
         if "y" in self.config["data"]["fields"]:  # the programs may need the field
             batch = batch.replace(y=torch.full((batch.size,), HIDDEN))
-        fields = self.config.get("fields")
 
         def classify(part: Batch) -> Tensor:
-            with inference_mode(self.model, part, fields):
+            with inference_mode(self.model, part, self.fields):
                 density = classifier_of(self.model, caller="predict")(part.x)
             values = density.enumerate_support(expand=False)
             return density.log_prob(values).exp().T
@@ -275,7 +277,7 @@ class TrainedModel:
         if batch.size == 0:
             raise InputError("The data are empty. Give at least one datum.")
         with isolated(seed), torch.no_grad():
-            modules = bind(self.model, batch, self.config.get("fields")).modules
+            modules = bind(self.model, batch, self.fields).modules
             return map_fitting_parts(use, batch, chunk, modules)
 
 

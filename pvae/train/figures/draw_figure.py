@@ -90,7 +90,7 @@ def _takes_parts(run: Run, batch: Batch) -> bool:
     """Return whether the programs of a run take a part of a batch; True if they do not take the batch either."""
     if batch.size < 3:  # the part of two data would be all of them
         return True
-    programs = bind(run.model, batch, run.config.get("fields"))
+    programs = bind(run.model, batch, run.fields)
     with torch.no_grad(), scope(run.model, inherit=True), evaluating(programs.modules):
         first = programs.bound_to(batch.take(slice(0, _FIRST_DATA)))
         if take_parts(first, lambda: programs.bound_to(batch.take(slice(0, 2))), batch.size):

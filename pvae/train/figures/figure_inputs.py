@@ -74,7 +74,7 @@ class FigureInputs:
         from pvae.models.site_values import has_finite_support, run_at_values
 
         first = self.batch.take(slice(0, 1))
-        sites, _ = run_at_values(self.run.model, first, {}, None)
+        sites, _ = run_at_values(self.run.model, first, {}, self.run.fields)
         held = []
         for name in self._conditions():
             is_number = first[name].numel() == 1
@@ -92,4 +92,4 @@ class FigureInputs:
 
         _, hidden = without_labels(self.run.model, self.batch)
         known = ("x", *traits_of(self.run.model).optional_fields, *(["y"] if hidden else []))
-        return [name for name in bind(self.run.model, self.batch).fields if name not in known]
+        return [name for name in bind(self.run.model, self.batch, self.run.fields).fields if name not in known]

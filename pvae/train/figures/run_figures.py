@@ -55,7 +55,7 @@ def _samples(inputs: FigureInputs) -> Figure:
     if len(inputs.splits.data_shape) == 1:
         objective = str(inputs.run.config.get("objective", ""))
         is_mean = bool(objective and no_density_by(objective))
-        drawn = simulate(inputs.run.model, batch, mean=is_mean)
+        drawn = simulate(inputs.run.model, batch, inputs.run.fields, mean=is_mean)
         known = inputs.as_pictures(batch.x)
         return plots.draws(
             inputs.as_pictures(drawn),
@@ -64,7 +64,7 @@ def _samples(inputs: FigureInputs) -> Figure:
             title=f"{'Means' if is_mean else 'Draws'} of x from the model, over the {inputs.split} data",
             note=inputs.describe_conditions(),
         )
-    pictures = sample(inputs.run.model, batch)[: inputs.count]
+    pictures = sample(inputs.run.model, batch, inputs.run.fields)[: inputs.count]
     title = "Means of p(x given z) for z drawn from the prior"
     return plots.image_grid(inputs.as_pictures(pictures), title=title, note=inputs.describe_conditions())
 
@@ -75,7 +75,8 @@ def _reconstructions(inputs: FigureInputs) -> Figure:
     from pvae.models.posterior_values import reconstruct
 
     batch, _ = without_labels(inputs.run.model, inputs.first_data())
-    x, reconstructed = batch["x"][: inputs.count], reconstruct(inputs.run.model, batch)[: inputs.count]
+    x = batch["x"][: inputs.count]
+    reconstructed = reconstruct(inputs.run.model, batch, inputs.run.fields)[: inputs.count]
     return plots.reconstructions(
         inputs.as_pictures(x),
         inputs.as_pictures(reconstructed),
@@ -98,7 +99,7 @@ def _inpainting(inputs: FigureInputs) -> Figure:
     else:
         inputs.run._require_density("inpainting", "Draw reconstructions.")
         batch = _with_mask(inputs, batch)
-        mask, imputed = batch.mask, impute(model, batch, n=1).mean
+        mask, imputed = batch.mask, impute(model, batch, n=1, fields=inputs.run.fields).mean
     return plots.inpainting(
         inputs.as_pictures(batch.x),
         inputs.in_shape(mask),
@@ -121,7 +122,7 @@ def _latent(inputs: FigureInputs) -> Figure:
     from pvae.models.latent_codes import infer_codes
 
     batch = inputs.first_data()
-    codes = infer_codes(inputs.run.model, batch)
+    codes = infer_codes(inputs.run.model, batch, inputs.run.fields)
     y = batch.get("y")
     labels = None if y is None or y.dim() != 1 else inputs.splits.schema.named(y)
     label_name = f"{inputs.splits.schema.label or 'label y'}, given with the data"
@@ -146,7 +147,7 @@ def _traversal(inputs: FigureInputs) -> Figure:
     from pvae.models.rendering import traverse
 
     values = torch.linspace(-3, 3, 9)
-    pictures = traverse(inputs.run.model, inputs.batch, values, site=inputs.site)[: inputs.count]
+    pictures = traverse(inputs.run.model, inputs.batch, values, inputs.run.fields, site=inputs.site)[: inputs.count]
     return plots.traversal(
         inputs.as_pictures(pictures, leading=2),
         values,
@@ -165,7 +166,7 @@ def _interpolation(inputs: FigureInputs) -> Figure:
         raise InputError("An interpolation needs two data; this split has one. Choose another split with --split.")
     start, _ = without_labels(model, inputs.batch.take(slice(0, pairs)))
     end, _ = without_labels(model, inputs.batch.take(slice(pairs, 2 * pairs)))
-    codes = infer_codes(model, start)
+    codes = infer_codes(model, start, inputs.run.fields)
     if not codes.continuous:
         raise InputError(
             f"An interpolation needs continuous latent sites; those of this run, {', '.join(codes.categories)}, are "
@@ -173,7 +174,7 @@ def _interpolation(inputs: FigureInputs) -> Figure:
         )
     held = ", ".join((*codes.categories, *codes.given))
     note = f"On each line, {held} keeps the value of the first datum." if held else ""
-    pictures = inputs.as_pictures(interpolate(model, start, end), leading=2)
+    pictures = inputs.as_pictures(interpolate(model, start, end, fields=inputs.run.fields), leading=2)
     return plots.interpolations(pictures, feature_names=inputs.feature_names, note=note)
 
 
@@ -181,7 +182,7 @@ def _plane(inputs: FigureInputs) -> Figure:
     from pvae import plots
     from pvae.models.rendering import plane
 
-    pictures, values = plane(inputs.run.model, inputs.batch, inputs.count)
+    pictures, values = plane(inputs.run.model, inputs.batch, inputs.count, inputs.run.fields)
     return plots.plane(
         inputs.as_pictures(pictures, leading=2),
         values,
@@ -195,9 +196,9 @@ def _classes(inputs: FigureInputs) -> Figure:
     from pvae.models.rendering import value_by_value
     from pvae.programs.binding import bind
 
-    rows = value_by_value(inputs.run.model, inputs.batch, inputs.count)
+    rows = value_by_value(inputs.run.model, inputs.batch, inputs.count, inputs.run.fields)
     names = [str(value) for value in range(len(rows.pictures))]
-    is_label = "y" in bind(inputs.run.model, inputs.batch).fields
+    is_label = "y" in bind(inputs.run.model, inputs.batch, inputs.run.fields).fields
     if is_label:  # values of a label, not components that the model found
         names = inputs.splits.schema.class_names(len(names))
     kind = "a label that is given" if is_label else "a component that the model found"
@@ -214,7 +215,7 @@ def _components(inputs: FigureInputs) -> Figure:
     from pvae import plots
     from pvae.models.rendering import value_by_value
 
-    rows = value_by_value(inputs.run.model, inputs.batch)
+    rows = value_by_value(inputs.run.model, inputs.batch, fields=inputs.run.fields)
     if rows.shares is None:
         raise InputError("The model has no components, since y is a condition of it; use --what classes.")
     means, shares = inputs.as_pictures(rows.pictures[:, 0]), rows.shares

@@ -107,7 +107,7 @@ def fit_prior(
     chosen = None if kind is None else parse_kind(kind)
     folder = checked_folder(out)
     run._require_trained_guide("fit_prior")
-    fields = run.config.get("fields")
+    fields = run.fields
     with ExitStack() as stack:
         locked_config(stack, folder, resume=False)
         stack.enter_context(isolated(settings.seed))
