@@ -34,7 +34,7 @@ def code_digests(*owners: Any) -> dict[str, str]:
     """
     digests: dict[str, str] = {}
     names_in_script: set[str] = set()
-    for definition in _definitions(owners):
+    for definition in {id(definition): definition for definition in _definitions(owners)}.values():
         module = sys.modules.get(getattr(definition, "__module__", None) or "")
         file = getattr(module, "__file__", None)
         if file is None or not is_user_file(file) or not Path(file).is_file():
