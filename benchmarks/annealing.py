@@ -10,15 +10,13 @@ each chain with all data. Each ratio is that of CPU times, interleaved in one pr
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from timing import cpu_seconds, quartiles
 from torch import Tensor
 
 import pvae
@@ -52,20 +50,6 @@ def by_chain(model: Any, x: Tensor, z: Tensor) -> Tensor:
     return torch.stack([gradient_by_trace(model, x, chain)[1] for chain in z])
 
 
-def seconds(function: Callable[[], Any], repeats: int) -> float:
-    """CPU seconds of one call."""
-    begun = time.process_time()
-    for _ in range(repeats):
-        function()
-    return (time.process_time() - begun) / repeats
-
-
-def quartiles(ratios: list[float]) -> str:
-    """The median with quartiles."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
-
-
 def row(name: str, rounds: int) -> str:
     """Measure one network, and return its row of the table."""
     features, hidden, latent, data = NETWORKS[name]
@@ -81,11 +65,12 @@ def row(name: str, rounds: int) -> str:
     ours, theirs = partial(density, z, B), [partial(loop, model, x, z) for loop in (by_datum, by_chain)]
     ratios: list[list[float]] = [[], []]
     for _ in range(rounds):
-        own = seconds(ours, 50)
+        own = cpu_seconds(ours, 50)
         for loop, found in zip(theirs, ratios, strict=True):
-            found.append(seconds(loop, 1) / own)
+            found.append(cpu_seconds(loop) / own)
     off = float((ours().gradient - by_datum(model, x, z)).abs().max())
-    return f"| {name} | {CHAINS} x {data} | {quartiles(ratios[0])} | {quartiles(ratios[1])} | {off:.1g} |"
+    by_datum_and_chain = " | ".join(quartiles(found, ".3g") for found in ratios)
+    return f"| {name} | {CHAINS} x {data} | {by_datum_and_chain} | {off:.1g} |"
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from timing import quartiles
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -100,12 +101,6 @@ def make_stepper(x: Tensor) -> Stepper:
     parameters = Parameters(model, programs, objective, {"x": x[:BATCH]})
     optimiser = make_optimiser("adam", parameters.groups(), 1e-3)
     return Stepper(Computation(programs, objective, parameters), optimiser, graph=True)
-
-
-def quartiles(ratios: list[float]) -> str:
-    """Return the median with the quartiles."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def seconds_of(run: Callable[[], object]) -> tuple[float, float, float]:

@@ -26,23 +26,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-#: Variables that choose the code path of OpenBLAS, which NumPy and scikit-learn use.
-OPENBLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-#: Tells the process that is started again which variables were removed.
-REMOVED = "PVAE_BENCHMARK_REMOVED"
-
-
-def restart_without_openblas_settings() -> None:
-    """Start this script again without settings of OpenBLAS, if the environment has any."""
-    settings = [name for name in OPENBLAS_SETTINGS if name in os.environ]
-    if settings:
-        environment = {name: value for name, value in os.environ.items() if name not in settings}
-        environment[REMOVED] = " and ".join(settings)
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-
+from environment import restart_without_slowing_variables
+from timing import quartiles
 
 if __name__ == "__main__":
-    restart_without_openblas_settings()
+    restart_without_slowing_variables()
 
 # BLAS reads its number of threads when NumPy is imported.
 THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "1"
@@ -219,11 +207,10 @@ def format_row(case: Case, rounds: int, clock: Clock) -> str:
     cells = [case.label, f"{1e3 * statistics.median(seconds['scikit-learn']):.1f}"]
     for name in ("float64", "float32"):
         ratios = [theirs / ours for theirs, ours in zip(seconds["scikit-learn"], seconds[name], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         pairs = zip(likelihoods[name], likelihoods["scikit-learn"], strict=True)
         difference = max(abs(ours - theirs) for ours, theirs in pairs)
         goal = f"{case.goals[name]:g}" if name in case.goals else ""
-        cells += [f"{middle:.1f} ({low:.1f} to {high:.1f})", goal, f"{difference:.0e}"]
+        cells += [quartiles(ratios, ".1f"), goal, f"{difference:.0e}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -301,8 +288,6 @@ def describe_environment(threads: int, rounds: int) -> Iterator[str]:
         f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, NumPy {np.__version__}, {platform.machine()}, "
         f"{threads} threads, {rounds} rounds"
     )
-    if REMOVED in os.environ:
-        yield f"Started again without {os.environ[REMOVED]}: neither library is measured with them."
     paths = {
         f"{library['internal_api']} {library['version']} for {library['architecture']}"
         for library in threadpoolctl.threadpool_info()

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
 from environment import restart_without_slowing_variables
 from objectives import PIXELS, Net, likelihood
+from timing import cpu_seconds, quartiles
 from torch import Tensor
 
 import pvae
@@ -40,13 +38,6 @@ def by_hand(net: Net, x: Tensor) -> float:
     return float(torch.cat(parts).mean())
 
 
-def seconds(compute: Callable[[], object]) -> float:
-    """Return the CPU time of one call, in seconds."""
-    started = time.process_time()
-    compute()
-    return time.process_time() - started
-
-
 def ratios(count: int, rounds: int) -> dict[str, list[float]]:
     """Return the ratios of each variant by its name, one for each round."""
     torch.manual_seed(0)
@@ -57,9 +48,9 @@ def ratios(count: int, rounds: int) -> dict[str, list[float]]:
         compute()
     found: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        hand = seconds(lambda: by_hand(net, x))
+        hand = cpu_seconds(lambda: by_hand(net, x))
         for name, compute in variants.items():
-            found[name].append(hand / seconds(compute))
+            found[name].append(hand / cpu_seconds(compute))
     return found
 
 
@@ -77,11 +68,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # an untrained guide has unreliable weights
     print(machine_identity())
-    print("| data | products | PyTorch / pvae | quartiles |\n|---|---|---|---|")
+    print("| data | products | PyTorch / pvae |\n|---|---|---|")
     for count in options.data:
         for name, values in ratios(count, options.rounds).items():
-            low, middle, high = statistics.quantiles(values, n=4)
-            print(f"| {count} | {name} | {middle:.2f} | {low:.2f} to {high:.2f} |", flush=True)
+            print(f"| {count} | {name} | {quartiles(values)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from environment import restart_without_slowing_variables
+from timing import cpu_seconds, quartiles
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -148,28 +148,21 @@ def pvae_step(net: Net, objective: pvae.Objective, x: Tensor, how: str) -> Calla
     return lambda data: stepper(Batch(x=data))
 
 
-def timed(step: Callable[[Tensor], Any], x: Tensor, steps: int) -> float:
-    """CPU seconds a step."""
-    begun = time.process_time()
-    for _ in range(steps):
-        step(x)
-    return (time.process_time() - begun) / steps
-
-
 def measure(name: str, rounds: int, seconds: float, how: str) -> list[float]:
     """The ratio of pvae to raw PyTorch in each round."""
     make, loss, particles, coins = CASES[name]
     x = torch.rand(BATCH, PIXELS).round()
     nets = Net(coins), Net(coins)
     with scope(nets[0]):
-        ours, theirs = pvae_step(nets[0], make(particles), x, how), raw_step(nets[1], loss, particles)
-        steps = max(2, int(seconds / timed(theirs, x, 3)))
-        timed(ours, x, steps), timed(theirs, x, steps)
+        ours = partial(pvae_step(nets[0], make(particles), x, how), x)
+        theirs = partial(raw_step(nets[1], loss, particles), x)
+        steps = max(2, int(seconds / cpu_seconds(theirs, 3)))
+        cpu_seconds(ours, steps), cpu_seconds(theirs, steps)
         ratios = []
         for number in range(rounds):
-            first, second = (ours, theirs) if number % 2 else (theirs, ours)
-            one, two = timed(first, x, steps), timed(second, x, steps)
-            ratios.append(one / two if number % 2 else two / one)
+            order = (ours, theirs) if number % 2 else (theirs, ours)
+            seconds_of = {step: cpu_seconds(step, steps) for step in order}
+            ratios.append(seconds_of[ours] / seconds_of[theirs])
     return ratios
 
 
@@ -187,10 +180,10 @@ def main() -> None:
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("| objective | CPU time to raw PyTorch | quartiles |\n|---|---|---|")
+    print("| objective | CPU time to raw PyTorch |\n|---|---|")
     for name in options.cases.split(","):
-        low, middle, high = statistics.quantiles(measure(name, options.rounds, options.seconds, options.step), n=4)
-        print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} |", flush=True)
+        ratios = measure(name, options.rounds, options.seconds, options.step)
+        print(f"| {name} | {quartiles(ratios)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 from environment import restart_without_slowing_variables
+from timing import quartiles
 from torch import distributed
 
 import pvae
@@ -81,8 +81,7 @@ def run_process(rank: int, folder: str, options: argparse.Namespace) -> None:
     if rank == 0:
         print(f"{options.processes} processes, {options.batch} data each; load {os.getloadavg()[0]:.1f}")
         for name, place in (("CPU time", 0), ("clock", 1)):
-            low, middle, high = statistics.quantiles([ratios[place] for ratios in rounds], n=4)
-            print(f"efficiency by {name:9} {middle:.2f} ({low:.2f} to {high:.2f})")
+            print(f"efficiency by {name:9} {quartiles([ratios[place] for ratios in rounds])}")
         print(f"last round: {1e3 * last[0][0]:.2f} ms alone and {1e3 * last[1][0]:.2f} ms together, CPU time of a step")
     distributed.destroy_process_group()
 

@@ -33,6 +33,7 @@ import torch
 from environment import restart_without_slowing_variables
 from peer_process import PeerProcess
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
+from timing import quartiles
 from torch import Tensor
 from torch.nn import functional
 
@@ -209,9 +210,8 @@ def measure(
 def rows(seconds: dict[str, list[float]], peer: str) -> Iterator[str]:
     """A line per variant: median milliseconds and the ratio of the peer's time to its own."""
     for name, values in seconds.items():
-        ratios = sorted(theirs / mine for theirs, mine in zip(seconds[peer], values, strict=True))
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        yield f"| {name} | {statistics.median(values) * 1e3:.3f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
+        ratios = [theirs / mine for theirs, mine in zip(seconds[peer], values, strict=True)]
+        yield f"| {name} | {statistics.median(values) * 1e3:.3f} | {quartiles(ratios)} |"
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import warnings
 
 import torch
 from environment import restart_without_slowing_variables
+from timing import quartiles
 
 import pvae
 from pvae.products.machine_identity import machine_identity
@@ -80,9 +81,8 @@ def main() -> None:
             ratios.append(pyro_later / graph_later)
             overheads.append(graph_first - pyro_first)
             shares.append((pyro_later - graph_later) / (epoch + pyro_later))
-        low, middle, high = statistics.quantiles(ratios, n=4)
         print(
-            f"| {network} | {middle:.2f} ({low:.2f} to {high:.2f}) | {1000 * statistics.median(overheads):.0f} ms | "
+            f"| {network} | {quartiles(ratios)} | {1000 * statistics.median(overheads):.0f} ms | "
             f"{100 * statistics.median(shares):.0f} % |"
         )
 
