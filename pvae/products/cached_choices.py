@@ -14,7 +14,7 @@ from pvae.cache_folder import cache_folder
 from pvae.errors import InputError
 from pvae.files import write_text
 from pvae.outside_files import read_json
-from pvae.products.libraries import PRODUCTS
+from pvae.products.libraries import BLOCKS_OF_SCIPY, EACH_ALONE, PRODUCTS, TRANSPOSED_BLOCKS
 
 __all__ = ["add_choices", "are_choices", "choices_path", "read_choices"]
 
@@ -24,6 +24,7 @@ _VERSION = 2
 _MOST_BYTES = 10_000_000
 #: How long to wait for another process that writes the file.
 _SECONDS_FOR_LOCK = 2.0
+_NAMES = {*PRODUCTS, EACH_ALONE, BLOCKS_OF_SCIPY, TRANSPOSED_BLOCKS}
 
 
 def choices_path(machine: Mapping[str, str]) -> Path:
@@ -53,10 +54,10 @@ def read_choices(machine: Mapping[str, str]) -> dict[str, str]:
 
 
 def are_choices(value: Any) -> TypeGuard[Mapping[str, str]]:
-    """Return whether a value is a mapping from kinds of products, as texts, to names of libraries."""
+    """Return whether a value is a mapping from kinds of products, as texts, to names of libraries or ways."""
     if not isinstance(value, Mapping):
         return False
-    return all(isinstance(library, str) and library in PRODUCTS for library in value.values())
+    return all(isinstance(name, str) and name in _NAMES for name in value.values())
 
 
 def add_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> dict[str, str]:

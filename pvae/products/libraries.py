@@ -6,8 +6,10 @@ of torch contains oneDNN, and NumPy brings a BLAS of its own, which works on the
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import threadpoolctl
@@ -19,13 +21,16 @@ from pvae.products.numpy_products import multiply_by_numpy, multiply_in_blocks, 
 __all__ = [
     "ATEN",
     "BLOCKS",
+    "BLOCKS_OF_SCIPY",
+    "EACH_ALONE",
     "ONEDNN",
     "PRODUCTS",
     "PRODUCTS_IN_COMPILED_CODE",
     "PRODUCTS_IN_ROW",
+    "TRANSPOSED_BLOCKS",
     "BatchedProduct",
     "Product",
-    "blas_of_numpy",
+    "blas_of",
     "is_offered",
 ]
 
@@ -35,6 +40,9 @@ ATEN = "aten"
 ONEDNN = "onednn"
 #: The name of the BLAS of NumPy for products that are computed in parts.
 BLOCKS = "blocks"
+#: The names of the ways to compute two products with the same matrix in a loop, as in EM: each by the fastest library
+#: for it, or both by the BLAS of SciPy in blocks, where the left matrix of the second product may be transposed first.
+EACH_ALONE, BLOCKS_OF_SCIPY, TRANSPOSED_BLOCKS = "each alone", "blocks of SciPy", "transposed blocks of SciPy"
 
 Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 #: Returns the products of two batches of matrices; as `torch.bmm`, it takes memory for the result as ``out``, or None.
@@ -111,24 +119,35 @@ def is_offered(library: str, dtype: torch.dtype) -> bool:
     """Return whether a library computes products of a dtype on this machine, with as many threads as torch.
 
     Args:
-        library: a name of `PRODUCTS`.
+        library: a name of `PRODUCTS`, or `BLOCKS_OF_SCIPY`.
         dtype: float32 or float64.
     """
     if library == ONEDNN:
         is_present = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         return is_present and dtype == torch.float32 and bool(torch.backends.mkldnn.enabled)
-    if library in ("numpy", BLOCKS):
-        blas = blas_of_numpy()
+    if library in ("numpy", BLOCKS, BLOCKS_OF_SCIPY):
+        blas = blas_of("scipy" if library == BLOCKS_OF_SCIPY else "numpy")
         is_wanted = library == "numpy" or (blas is not None and blas.internal_api == "openblas")
         return is_wanted and blas is not None and blas.num_threads == torch.get_num_threads()
     return True
 
 
 @cache
-def blas_of_numpy() -> Any:
-    """Return the controller of the BLAS that NumPy uses; None if it is not known."""
+def blas_of(package: str) -> Any:
+    """Return the controller of the BLAS that a package uses; None if it is not known.
+
+    Args:
+        package: "numpy" or "scipy".
+    """
+    if package == "scipy":
+        importlib.import_module("scipy.linalg.blas")  # loads its BLAS, which takes a tenth of a second
     controllers = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
-    of_numpy = [controller for controller in controllers if "numpy" in controller.filepath]
-    # a NumPy of another origin shares its BLAS with SciPy
-    found = of_numpy or controllers
+    # both call the file itself libscipy_openblas; its folder is "numpy.libs" or "scipy.libs", or in the package
+    own = [
+        controller
+        for controller in controllers
+        if any(part.split(".")[0] == package for part in Path(controller.filepath).parent.parts[-2:])
+    ]
+    # packages of another origin than PyPI share one BLAS
+    found = own or controllers
     return found[0] if len(found) == 1 else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pvae.products.libraries import blas_of_numpy
+from pvae.products.libraries import blas_of
 
 __all__ = ["machine_identity"]
 
@@ -21,13 +22,14 @@ _PREFIXES = ("OPENBLAS_", "MKL_", "DNNL_", "ONEDNN_")
 
 def machine_identity() -> dict[str, str]:
     """Return the processor, the versions of the libraries, and the environment variables that they read, as texts."""
-    blas = blas_of_numpy()
+    blas = blas_of("numpy")
     return {
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "blas": "" if blas is None else _describe(blas),
+        "scipy": version("scipy"),  # without an import, which takes time that a training does not need
         "environment": " ".join(sorted(f"{name}={value}" for name, value in os.environ.items() if _matters(name))),
     }
 

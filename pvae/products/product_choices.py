@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from pvae.products.cached_choices import add_choices, are_choices, read_choices
 from pvae.products.kind_of_product import ProductKind, kind_of
 from pvae.products.libraries import ATEN, PRODUCTS, Product
 from pvae.products.machine_identity import machine_identity
-from pvae.products.timing import fastest_library
+from pvae.products.timing import fastest_library, fastest_way
 
 __all__ = ["ProductChoices", "default_products"]
 
@@ -109,6 +109,21 @@ class ProductChoices:
                 source = "measured now" if kind in measured else "from the cache"
                 _LOG.debug("product %s: %s, %s", kind, known[kind], source)
         return {kind: self._libraries[str(kind)] for kind in kinds}
+
+    def choose_way(self, name: str, make_calls: Callable[[], Mapping[str, Callable[[], object]]]) -> str:
+        """Return the name of the fastest of several ways to compute the same, which is measured once on a machine.
+
+        Args:
+            name: what is computed, with its sizes, dtype and number of threads; the choice is kept under it.
+            make_calls: returns functions that compute it, by their names; the first wins ties. It is called only if
+                there is no choice yet.
+        """
+        if name not in self._libraries:
+            known = read_choices(self.machine)
+            if name not in known:
+                known = add_choices(self.machine, {name: fastest_way(make_calls())})
+            self._libraries[name] = known[name]
+        return self._libraries[name]
 
     def use_aten(self, kinds: Iterable[ProductKind]) -> None:
         """Choose torch itself for some kinds of products from now on; the file of choices does not change.

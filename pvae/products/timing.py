@@ -1,8 +1,10 @@
-"""Find the library that computes a kind of product fastest, by a few timed calls of each."""
+"""Find the library that computes a kind of product fastest, or the fastest of several ways, by a few timed calls."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,12 +16,11 @@ from pvae.products.libraries import (
     ONEDNN,
     PRODUCTS_IN_COMPILED_CODE,
     PRODUCTS_IN_ROW,
-    Product,
     is_offered,
 )
 from pvae.products.numpy_products import MOST_IN_BLOCK, warnings_silenced
 
-__all__ = ["fastest_library"]
+__all__ = ["fastest_library", "fastest_way"]
 
 #: torch's own product is replaced only by a library that takes less than this part of its time, and saves some seconds:
 #: among the other operations of a step, a call of another library takes a little longer than in a row of its own calls.
@@ -32,9 +33,6 @@ _FEWEST_ROUNDS, _MOST_ROUNDS = 4, 30
 _MOST_BLOCKS = 20
 #: The rounding errors of a product, in units of the last place of the sum of the absolute values of its terms.
 _ULPS = 64
-
-#: a, b, the bias or None, and memory for the result or None
-Arguments = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 def fastest_library(kind: ProductKind) -> str:
@@ -54,11 +52,27 @@ def fastest_library(kind: ProductKind) -> str:
             return ATEN
         products = PRODUCTS_IN_COMPILED_CODE if kind.is_compiled else PRODUCTS_IN_ROW
         out = torch.empty_like(expected) if kind.is_compiled else None
-        seconds = _least_seconds({name: products[name] for name in names}, (*arguments, out))
-    best = min(names, key=lambda name: seconds[name])
-    least = _LEAST_SAVING_IN_COMPILED_CODE if kind.is_compiled else _LEAST_SAVING
-    limit = min(_LARGEST_SHARE * seconds[ATEN], seconds[ATEN] - least)
-    return best if seconds[best] < limit else ATEN
+        calls = {name: partial(products[name], *arguments, out) for name in names}
+        return _fastest(calls, _LEAST_SAVING_IN_COMPILED_CODE if kind.is_compiled else _LEAST_SAVING)
+
+
+def fastest_way(calls: Mapping[str, Callable[[], object]]) -> str:
+    """Return the name of the call that takes the shortest time. The first wins ties.
+
+    Args:
+        calls: functions that compute the same, by name.
+    """
+    with torch.no_grad(), warnings_silenced():
+        return _fastest(calls, _LEAST_SAVING)
+
+
+def _fastest(calls: Mapping[str, Callable[[], object]], least_saving: float) -> str:
+    """Return the name of the fastest call, or the first name if another one saves too little time."""
+    seconds = _least_seconds(calls)
+    first = next(iter(calls))
+    best = min(seconds, key=lambda name: seconds[name])
+    limit = min(_LARGEST_SHARE * seconds[first], seconds[first] - least_saving)
+    return best if seconds[best] < limit else first
 
 
 def _example(kind: ProductKind) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -102,19 +116,19 @@ def _may_gain_by_blocks(kind: ProductKind) -> bool:
     return not kind.is_compiled and MOST_IN_BLOCK < multiplications <= _MOST_BLOCKS * MOST_IN_BLOCK
 
 
-def _least_seconds(products: dict[str, Product], arguments: Arguments) -> dict[str, float]:
-    """Return the shortest time of a call of each product; they take turns."""
-    seconds = dict.fromkeys(products, float("inf"))
+def _least_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the shortest time of each call; they take turns."""
+    seconds = dict.fromkeys(calls, float("inf"))
     begun = time.perf_counter()
     for round_number in range(_MOST_ROUNDS):
-        for name, product in products.items():
-            seconds[name] = min(seconds[name], _seconds_of(product, arguments))
+        for name, call in calls.items():
+            seconds[name] = min(seconds[name], _seconds_of(call))
         if round_number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begun > _SECONDS:
             break
     return seconds
 
 
-def _seconds_of(product: Product, arguments: Arguments) -> float:
+def _seconds_of(call: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    product(*arguments)
+    call()
     return time.perf_counter() - begun

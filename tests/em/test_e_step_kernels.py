@@ -14,6 +14,8 @@ from pvae.em.e_step import EStep
 from pvae.em.kernels.component_kernel import ComponentKernel
 from pvae.em.kernels.feature_kernel import FeatureKernel
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
+from pvae.em.m_step import m_step
+from pvae.em.prior import Prior
 from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardise import fit_standardiser
 from pvae.em.rows.standardised_chunks import StandardisedChunks
@@ -58,6 +60,39 @@ def test_all_kernels_return_the_moments_of_their_definition(
         assert_allclose(moved, family.from_dense(torch.as_tensor(second)), rtol=1e-11, atol=1e-10)
         total = float(statistics.log_likelihood) - standardiser.log_scale() * w.sum()
         assert total == pytest.approx(float(log_likelihood.numpy() @ w), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("features", "components", "smallest", "expected"),
+    [
+        (6, 3, 0.3, (FeatureKernel, torch.float32)),
+        (6, 3, 1e-3, (FeatureKernel, torch.float64)),  # too narrow for float32
+        (27, 3, 0.3, (WhitenedKernel, torch.float32)),  # few components: deviations cost less than features
+        (27, 9, 0.02, (WhitenedKernel, torch.float32)),  # too narrow for features, and not for deviations
+        (27, 3, 1e-3, (ComponentKernel, torch.float64)),
+    ],
+)
+def test_the_kernel_of_float32_is_accurate(features: int, components: int, smallest: float, expected: tuple) -> None:
+    random = np.random.default_rng(0)
+    deviations = np.append(np.ones(features - 1), smallest)
+    x = random.normal(size=(components, features)) + random.normal(size=(400, components, features)) * deviations
+    x = (x @ np.linalg.qr(random.normal(size=(features, features)))[0]).reshape(-1, features)
+    shares = np.tile(np.eye(components), (400, 1))
+    parameters = maximise(x, shares)
+    updates = {}
+    for dtype in (torch.float32, torch.float64):
+        e_step = make_e_step(x, "full", dtype=dtype)
+        mixture = e_step.data.standardiser.standardise(parameters)
+        kernel = e_step.make_kernel(mixture) if dtype == torch.float32 else WhitenedKernel(mixture, dtype)
+        if dtype == torch.float32:
+            assert (type(kernel), kernel.dtype) == expected
+        updates[dtype] = m_step(e_step.statistics(kernel), mixture, torch.zeros(features).double(), Prior()).mixture
+    exact, found = updates[torch.float64], updates[torch.float32]
+    # in the coordinates in which each exact covariance is the identity
+    errors = exact.whitening.mT @ (found.covariances - exact.covariances) @ exact.whitening
+    assert float(errors.abs().max()) < 1e-3
+    offsets = exact.whitening.mT @ (found.means - exact.means).unsqueeze(2)
+    assert float(offsets.abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,6 +15,7 @@ from pvae.em.base import Statistics
 from pvae.em.e_step import EStep
 from pvae.em.kernels.base import exp_
 from pvae.em.kernels.feature_kernel import FeatureKernel
+from pvae.em.kernels.feature_products import BlockedProducts, SeparateProducts, make_feature_products
 from pvae.em.kernels.whitened_kernel import WhitenedKernel
 from pvae.em.rows.row_sources import ArrayRows
 from pvae.em.rows.standardise import fit_standardiser
@@ -22,6 +23,9 @@ from pvae.em.rows.standardised_chunks import StandardisedChunks
 from pvae.errors import InputError
 from pvae.process_group import ProcessGroup
 from pvae.products import ProductChoices, ProductKind
+from pvae.products.libraries import BLOCKS_OF_SCIPY, EACH_ALONE, TRANSPOSED_BLOCKS, is_offered
+
+WAYS = (EACH_ALONE, BLOCKS_OF_SCIPY, TRANSPOSED_BLOCKS)
 
 
 @pytest.fixture
@@ -40,11 +44,15 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path) -> list[ProductKind]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("components", [3, 5])  # with 3, responsibilities are copied; with 5, they are not
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("kernel_class", [FeatureKernel, WhitenedKernel])
-def test_each_library_gives_the_statistics_of_torch(kernel_class, kind, components, dtype, timed, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("kernel_class", "way"), [*((FeatureKernel, way) for way in WAYS), (WhitenedKernel, EACH_ALONE)]
+)
+def test_each_way_gives_the_statistics_of_torch(kernel_class, way, kind, dtype, timed, monkeypatch) -> None:
     monkeypatch.setattr(f"{kernel_class.__module__}.CHUNK_BYTES", 0)
+    monkeypatch.setattr("pvae.em.kernels.feature_products.MOST_IN_BLOCK", 5 * 128 * 6)  # six features in each block
+    monkeypatch.setattr(ProductChoices, "choose_way", lambda self, name, make_calls: way)
+    components = 5
     x = blobs(600, components, 6)
     weights = torch.as_tensor(np.random.default_rng(1).exponential(size=600))
     rows = ArrayRows(torch.as_tensor(x), weights)
@@ -56,7 +64,7 @@ def test_each_library_gives_the_statistics_of_torch(kernel_class, kind, componen
     assert not timed
     monkeypatch.setattr(f"{kernel_class.__module__}.FLUSH_ROWS", 300)
     fast = e_step.statistics(kernel_class(mixture, dtype, ProductChoices()))
-    assert timed or (kind in ("diag", "spherical") and kernel_class is WhitenedKernel)
+    assert timed or way != EACH_ALONE or (kind in ("diag", "spherical") and kernel_class is WhitenedKernel)
     for field in fields(Statistics):
         expected = getattr(by_torch, field.name)
         tolerance = 200 * torch.finfo(dtype).eps * float(expected.abs().max())
@@ -76,6 +84,58 @@ def test_a_fit_and_its_predictions_agree_with_those_by_torch(kind: str, timed: l
     ):
         assert_allclose(value, of_torch, rtol=1e-10, atol=1e-12)
     assert timed
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("transposes", [False, True])
+@pytest.mark.parametrize("most", [1, 200, 10**6])  # one feature in a block, two or more, all
+def test_products_in_blocks_are_the_products(most, transposes, dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvae.em.kernels.feature_products.MOST_IN_BLOCK", most)
+    generator = torch.Generator().manual_seed(0)
+    # whole numbers: sums and products are exact in both dtypes
+    natural_parameters = torch.randint(-9, 10, (4, 11), generator=generator).to(dtype)
+    products = BlockedProducts(natural_parameters, 20, transposes=transposes)
+    sums = torch.zeros(4, 11, dtype=dtype)
+    for rows in (20, 20, 7, 1):
+        phi = torch.randint(-9, 10, (11, rows), generator=generator).to(dtype)
+        responsibilities = torch.randint(0, 5, (4, rows), generator=generator).to(dtype)
+        assert torch.equal(products.logits(phi), natural_parameters @ phi)
+        products.add(responsibilities, phi)
+        sums += responsibilities @ phi.mT
+        assert torch.equal(products.sums, sums)
+    products.sums.zero_()  # as after a flush
+    products.add(responsibilities, phi)
+    assert torch.equal(products.sums, responsibilities @ phi.mT)
+
+
+def test_the_way_is_measured_once_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    if not is_offered(BLOCKS_OF_SCIPY, torch.float64):
+        pytest.skip("the BLAS of SciPy is not OpenBLAS, or has other threads than torch")
+    monkeypatch.setenv("PVAE_CACHE", str(tmp_path))
+    asked: list[list[str]] = []
+
+    def fastest(calls) -> str:
+        asked.append(list(calls))
+        for call in calls.values():
+            call()
+        return TRANSPOSED_BLOCKS
+
+    monkeypatch.setattr("pvae.products.product_choices.fastest_way", fastest)
+    natural_parameters = torch.zeros(3, 7, dtype=torch.float64)
+    products = ProductChoices()
+    made = [make_feature_products(natural_parameters, 128, products) for _ in range(2)]
+    made.append(make_feature_products(natural_parameters, 128, ProductChoices()))  # from the file
+    assert asked == [list(WAYS)]
+    assert [type(each) for each in made] == [BlockedProducts] * 3
+    record = products.record()
+    assert record["choices"][f"features-3x7x128-float64-{torch.get_num_threads()}"] == TRANSPOSED_BLOCKS
+    monkeypatch.setenv("PVAE_CACHE", str(tmp_path / "empty"))
+    recorded = ProductChoices(recorded=record)
+    assert not recorded.foreign
+    assert isinstance(make_feature_products(natural_parameters, 128, recorded), BlockedProducts)
+    assert isinstance(make_feature_products(natural_parameters, 128, ProductChoices("aten")), SeparateProducts)
+    assert isinstance(make_feature_products(natural_parameters, 10**6, ProductChoices()), SeparateProducts)
+    assert len(asked) == 1
 
 
 def test_exp_agrees_with_torch_on_all_values_that_a_logit_can_have() -> None:

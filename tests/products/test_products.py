@@ -23,7 +23,7 @@ from pvae.products.libraries import (
     PRODUCTS,
     PRODUCTS_IN_COMPILED_CODE,
     PRODUCTS_IN_ROW,
-    blas_of_numpy,
+    blas_of,
     is_offered,
 )
 from pvae.products.numpy_products import multiply_in_blocks
@@ -208,7 +208,7 @@ def test_torch_computes_what_the_other_libraries_do_not_know(monkeypatch: pytest
 
 
 def test_numpy_is_offered_only_with_the_threads_of_torch() -> None:
-    blas, threads = blas_of_numpy(), torch.get_num_threads()
+    blas, threads = blas_of("numpy"), torch.get_num_threads()
     if blas is None:
         pytest.skip("the BLAS of NumPy is not known")
     former = blas.num_threads
@@ -227,7 +227,7 @@ def test_the_timing_takes_the_fastest_right_library_and_torch_at_a_tie(monkeypat
     monkeypatch.setattr("pvae.products.timing.is_offered", lambda library, dtype: True)
     monkeypatch.setattr(
         "pvae.products.timing._seconds_of",
-        lambda product, _: next(seconds[name] for name, own in PRODUCTS_IN_ROW.items() if own is product),
+        lambda call: next(seconds[name] for name, own in PRODUCTS_IN_ROW.items() if own is call.func),
     )
     state = torch.get_rng_state()
     assert fastest_library(kind) == "aten"
@@ -258,7 +258,7 @@ def test_every_kind_can_be_timed(
 ) -> None:
     monkeypatch.setattr("pvae.products.timing._LARGEST_SHARE", 1e9)
     monkeypatch.setattr("pvae.products.timing._LEAST_SAVING", -1e9)
-    monkeypatch.setattr("pvae.products.timing._seconds_of", lambda product, _: float(product is PRODUCTS["aten"]))
+    monkeypatch.setattr("pvae.products.timing._seconds_of", lambda call: float(call.func is PRODUCTS["aten"]))
     for left, right in itertools.product("nt", repeat=2):
         kind = ProductKind(7, 30, 5, dtype, left, right, has_bias, torch.get_num_threads())
         others = [name for name in PRODUCTS if name != "aten" and is_offered(name, dtype)]
@@ -268,7 +268,7 @@ def test_every_kind_can_be_timed(
 def test_the_choice_for_compiled_code_is_made_by_the_functions_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pvae.products.timing.is_offered", lambda library, dtype: True)
     fast = {"graph": PRODUCTS_IN_ROW["onednn"], "compiled": PRODUCTS_IN_COMPILED_CODE["numpy"]}
-    monkeypatch.setattr("pvae.products.timing._seconds_of", lambda product, _: float(product not in fast.values()))
+    monkeypatch.setattr("pvae.products.timing._seconds_of", lambda call: float(call.func not in fast.values()))
     kind = ProductKind(30, 40, 20, torch.float32, "n", "t", True, torch.get_num_threads())
     compiled = replace(kind, is_compiled=True)
     assert [fastest_library(kind), fastest_library(compiled)] == ["onednn", "numpy"]
@@ -298,7 +298,7 @@ def test_blocks_are_timed_for_products_of_a_few_of_them(monkeypatch: pytest.Monk
     if not is_offered("blocks", torch.float64):
         pytest.skip("the BLAS of NumPy is not OpenBLAS")
     monkeypatch.setattr(
-        "pvae.products.timing._seconds_of", lambda product, _: float(product is not PRODUCTS_IN_ROW["blocks"])
+        "pvae.products.timing._seconds_of", lambda call: float(call.func is not PRODUCTS_IN_ROW["blocks"])
     )
     found = {}
     for columns in (10, 500, 20_000):

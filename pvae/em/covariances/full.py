@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,19 +53,14 @@ class Full(CovarianceFamily):
         linear = (precision @ mixture.means.unsqueeze(2)).squeeze(2)
         constant = mixture.log_scale() - 0.5 * (linear * mixture.means).sum(1)
         precision.diagonal(dim1=1, dim2=2).mul_(0.5)
-        rows, columns = _upper_indices(mixture.features, precision.device)
-        products = precision.flatten(1).index_select(1, rows * mixture.features + columns)
+        upper, _ = _positions(mixture.features, precision.device)
+        products = precision.flatten(1).index_select(1, upper)
         return torch.cat([constant.unsqueeze(1), linear, products.neg_()], 1)
 
     def moments_from_phi(self, sums: Tensor, features: int, outer_sum: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the sums of r x, (components, features), and of r x x', (components, features, features)."""
-        rows, columns = _upper_indices(features, sums.device)
-        # position[i, j] and position[j, i] are the place of x_i x_j in phi.
-        position = torch.empty(features, features, dtype=torch.int64, device=sums.device)
-        products = torch.arange(1 + features, sums.shape[1], device=sums.device)
-        position[rows, columns] = products
-        position[columns, rows] = products
-        second = sums.index_select(1, position.flatten()).unflatten(1, (features, features))
+        _, position = _positions(features, sums.device)
+        second = sums[:, 1 + features :].index_select(1, position).unflatten(1, (features, features))
         return sums[:, 1 : 1 + features], second
 
     def whitening_log_det(self, whitening: Tensor, features: int) -> Tensor:
@@ -133,6 +131,20 @@ class Full(CovarianceFamily):
         return second
 
 
-def _upper_indices(features: int, device: torch.device) -> Tensor:
-    """Return rows and columns of the upper triangle, (2, features (features + 1) / 2)."""
-    return torch.triu_indices(features, features, device=device)
+def _positions(features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the places of the entries i <= j of a matrix in the flat matrix, and of all entries among these.
+
+    Returns:
+        The first of shape (features (features + 1) / 2,). The second of shape (features^2,), with equal places for
+        (i, j) and (j, i).
+    """
+    upper, position = _position_arrays(features)
+    return torch.as_tensor(upper, device=device), torch.as_tensor(position, device=device)
+
+
+@lru_cache(maxsize=8)
+def _position_arrays(features: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.triu_indices(features)
+    position = np.empty((features, features), np.int64)
+    position[rows, columns] = position[columns, rows] = np.arange(len(rows))
+    return rows * features + columns, position.ravel()

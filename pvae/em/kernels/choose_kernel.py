@@ -14,14 +14,16 @@ from pvae.products import ProductChoices
 
 __all__ = ["choose_kernel"]
 
-#: Largest rounding error of a log-density that `FeatureKernel` may make: mean over the data, and in any component.
+#: Largest rounding error of a log-density that `FeatureKernel` may make: mean over the data, and in any component. In
+#: float32, the covariances then have errors of about a third of the latter, relative to themselves.
 FEATURE_ERROR = {torch.float64: (1e-9, 1e-6), torch.float32: (1e-4, 1e-3)}
 #: Largest rounding error of a whitened coordinate in float32.
 WHITENED_ERROR = 1e-5
-#: Up to this number of features, `FeatureKernel` in float64 is faster for full covariances than any float32 kernel.
-FEW_FEATURES = 8
-#: From this number of features for each component on, `ComponentKernel` is faster than `FeatureKernel`.
-FEATURES_PER_COMPONENT = 3
+#: For full covariances, the features of a datum cost more than its products with all components if components are few.
+#: From these numbers of features for each component on, the kernels on deviations are faster: than `FeatureKernel` in
+#: the same dtype, and `WhitenedKernel` in float32 than `FeatureKernel` in float64.
+FEATURES_PER_COMPONENT = 9
+FEATURES_PER_COMPONENT_OF_FLOAT32 = 3
 
 
 def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype, products: ProductChoices) -> EStepKernel:
@@ -44,8 +46,7 @@ def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype, pro
             return kernel
     if not _is_feature_kernel_accurate(mean, worst, torch.float64):
         return WhitenedKernel(mixture, torch.float64, products)
-    # The features of a datum cost more than its products with all components if components are few.
-    if mixture.family.name == "full" and mixture.components * FEATURES_PER_COMPONENT < mixture.features:
+    if _has_few_components(mixture, FEATURES_PER_COMPONENT):
         is_on_cpu = mixture.means.device.type == "cpu"
         return ComponentKernel(mixture, products) if is_on_cpu else WhitenedKernel(mixture, torch.float64, products)
     return FeatureKernel(mixture, torch.float64, products)
@@ -53,14 +54,18 @@ def choose_kernel(mixture: Mixture, mean_square: Tensor, dtype: torch.dtype, pro
 
 def _float32_kernel(mixture: Mixture, mean: float, worst: float, products: ProductChoices) -> EStepKernel | None:
     """Return the fastest accurate kernel in float32, or None where float64 is faster or float32 is not accurate."""
-    is_full = mixture.family.name == "full"
-    if is_full and mixture.features <= FEW_FEATURES:
-        return None
-    if not is_full and _is_feature_kernel_accurate(mean, worst, torch.float32):
+    is_accurate = _is_feature_kernel_accurate(mean, worst, torch.float32)
+    if is_accurate and not _has_few_components(mixture, FEATURES_PER_COMPONENT):
         return FeatureKernel(mixture, torch.float32, products)
-    if torch.finfo(torch.float32).eps * worst**0.5 <= WHITENED_ERROR:
+    is_faster = mixture.family.name != "full" or _has_few_components(mixture, FEATURES_PER_COMPONENT_OF_FLOAT32)
+    if is_faster and torch.finfo(torch.float32).eps * worst**0.5 <= WHITENED_ERROR:
         return WhitenedKernel(mixture, torch.float32, products)
     return None
+
+
+def _has_few_components(mixture: Mixture, features_per_component: int) -> bool:
+    """Return whether full covariances have at least so many features for each component."""
+    return mixture.family.name == "full" and mixture.components * features_per_component <= mixture.features
 
 
 def _is_feature_kernel_accurate(mean: float, worst: float, dtype: torch.dtype) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pvae.em.base import Mixture, Statistics
 from pvae.em.kernels.base import FLUSH_ROWS, EStepKernel, Scratch, responsibilities_, scale_chunk_bytes
-from pvae.em.kernels.feature_products import FeatureProducts
+from pvae.em.kernels.feature_products import make_feature_products
 from pvae.products import ProductChoices, default_products
 
 __all__ = ["FeatureKernel"]
@@ -34,7 +34,7 @@ class FeatureKernel(EStepKernel):
         super().__init__(mixture, dtype)
         self.products = products or default_products()
         self.natural_parameters = mixture.family.natural_parameters(mixture).to(dtype)
-        self.feature_products = FeatureProducts(self.natural_parameters, self.products)
+        self.feature_products = make_feature_products(self.natural_parameters, self.chunk_size, self.products)
         self.sums = self.feature_products.sums
         if dtype != torch.float64:
             self.sums = torch.zeros_like(self.sums, dtype=torch.float64)
