@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -24,6 +25,8 @@ __all__ = ["FORMAT", "Snapshot", "describe_difference", "read", "read_newest", "
 FORMAT = 1
 _TENSORS = ("parameters", "training")
 _PREVIOUS = ".previous"
+#: The ending of the name of a tensor of real and imaginary parts, of shape (..., 2).
+_DOUBLE_COMPLEX = ".complex128"
 _MOST_BYTES_OF_STATE = 2**25
 _MOST_CHARACTERS = 200  # of a value in a message
 _NUMBER = (int, float)
@@ -89,13 +92,27 @@ def write(folder: Path, name: str, snapshot: Snapshot) -> None:
 def _fill(folder: Path, snapshot: Snapshot) -> None:
     files, sizes = {}, {}
     for part, tensors_of_part in (("parameters", snapshot.parameters), ("training", snapshot.training)):
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors_of_part.items()}
+        tensors = dict(_storable(name, tensor) for name, tensor in tensors_of_part.items())
         content = safetensors.torch.save(tensors)
         files[f"{part}.safetensors"] = digest(content)
         sizes[f"{part}.safetensors"] = len(content)
         _put(folder / f"{part}.safetensors", content)
     body = {"format": FORMAT, **snapshot.state, "files": files, "sizes": sizes}
     _put(folder / "state.json", json.dumps({"sha256": digest(canonical(body)), "state": body}, indent=1).encode())
+
+
+def _storable(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Return a copy of a tensor under its name; safetensors has no complex numbers of double precision."""
+    if tensor.dtype == torch.complex128:
+        name, tensor = name + _DOUBLE_COMPLEX, torch.view_as_real(tensor.resolve_conj())
+    return name, tensor.detach().cpu().contiguous().clone()
+
+
+def _stored(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Return the tensor that `_storable` got."""
+    if name.endswith(_DOUBLE_COMPLEX):
+        return name.removesuffix(_DOUBLE_COMPLEX), torch.view_as_complex(tensor)
+    return name, tensor
 
 
 def read(folder: Path) -> Snapshot:
@@ -150,9 +167,10 @@ def _tensors(path: Path, body: Mapping[str, Any]) -> dict[str, Tensor]:
     if digest(content) != body["files"].get(path.name):
         raise InputError(f"{path} is damaged: its checksum differs from the recorded one.")
     try:
-        return safetensors.torch.load(content)
+        tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise InputError(f"{path} is damaged: it is no safetensors file ({error}).") from error
+    return dict(_stored(name, tensor) for name, tensor in tensors.items())
 
 
 def read_newest(folder: Path, name: str) -> Snapshot:

@@ -7,14 +7,23 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pvae.accelerators import KINDS, count_devices, device_words
 from pvae.errors import InputError
 from pvae.forked_threads import require_usable_threads
 from pvae.randomness import RandomState, preserved_randomness, seed_generators
 
-__all__ = ["capture_generators", "float32_products", "isolated", "reseed", "resolve", "restore_generators"]
+__all__ = [
+    "capture_generators",
+    "dtype_in_precision",
+    "float32_products",
+    "isolated",
+    "move_module",
+    "reseed",
+    "resolve",
+    "restore_generators",
+]
 
 
 def resolve(device: str | torch.device) -> torch.device:
@@ -47,6 +56,29 @@ def resolve(device: str | torch.device) -> torch.device:
 
 def _unknown_device(device: str | torch.device) -> InputError:
     return InputError(f"Unknown device {str(device)!r}; use auto, cpu, cuda, cuda:0, xpu or mps.")
+
+
+def dtype_in_precision(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the type of a tensor in a training of some precision: complex numbers stay complex, integers integers.
+
+    Args:
+        tensor: a parameter or a buffer.
+        dtype: the type of the real numbers of the training.
+    """
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def move_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a module to a device and a precision; `torch.nn.Module.to` would leave out imaginary parts.
+
+    Args:
+        module: the module, which is changed in place.
+        device: the device.
+        dtype: the type of its real numbers.
+    """
+    module._apply(lambda tensor: tensor.to(device, dtype_in_precision(tensor, dtype)))
 
 
 @contextmanager

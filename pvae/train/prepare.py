@@ -27,7 +27,7 @@ from pvae.programs.queries import has_bernoulli_likelihood
 from pvae.train.batch_checks import BatchChecks
 from pvae.train.batch_sizes import require_last_batch
 from pvae.train.computation import Computation
-from pvae.train.devices import resolve
+from pvae.train.devices import dtype_in_precision, move_module, resolve
 from pvae.train.distributed.shared_step import make_reduction
 from pvae.train.graph.preserve import preserve_state
 from pvae.train.history import History
@@ -128,9 +128,9 @@ class TrainingSetup:
         """Move the model, the objective and the ``pyro.param`` entries to the device and the dtype of the training."""
         dtype = self.options.dtype
         for module in self._modules(programs):
-            module.to(device=self.device, dtype=dtype)
+            move_module(module, self.device, dtype)
         for tensor in store_tensors(self.latent_model).values():
-            tensor.data = tensor.data.to(self.device, dtype if tensor.is_floating_point() else tensor.dtype)
+            tensor.data = tensor.data.to(self.device, dtype_in_precision(tensor, dtype))
 
     def _modules(self, programs: Programs) -> list[nn.Module]:
         return [module for module in (*programs.modules, self.objective) if isinstance(module, nn.Module)]
