@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,15 @@ def _free_lock_of_lost_thread() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free_lock_of_lost_thread)
 
-__all__ = ["RandomState", "evaluating", "preserved_buffers", "preserved_randomness", "seed_generators", "seeded"]
+__all__ = [
+    "Buffers",
+    "RandomState",
+    "evaluating",
+    "preserved_buffers",
+    "preserved_randomness",
+    "seed_generators",
+    "seeded",
+]
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,40 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+class Buffers:
+    """The buffers of modules, as they were when this object was made.
+
+    Args:
+        modules: the modules; buffers of their submodules count too.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        holders = {id(holder): holder for module in modules for holder in module.modules()}.values()
+        self._places = [
+            (holder, name, buffer, buffer.detach().clone())
+            for holder in holders
+            for name, buffer in holder._buffers.items()
+            if buffer is not None
+        ]
+
+    def replaced(self) -> str | None:
+        """Return the name of a buffer in the place of which the module has another tensor now, or None."""
+        places = self._places
+        names = (name for holder, name, buffer, _ in places if holder._buffers.get(name) is not buffer)
+        return next(names, None)
+
+    def restore(self) -> None:
+        """Set the buffers to their former values, and put those back that have been replaced by other tensors."""
+        with torch.no_grad():
+            for holder, name, buffer, before in self._places:
+                if holder._buffers.get(name) is not buffer:
+                    holder._buffers[name] = buffer
+                # Writing equal numbers would break a graph that has saved the buffer for its gradient. The comparison
+                # is by value because batch normalisation does not count its writes as versions.
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
 @contextmanager
 def preserved_buffers(*owners: Any) -> Iterator[None]:
     """Run a block, then restore the buffers of modules, such as running averages.
@@ -119,17 +161,11 @@ def preserved_buffers(*owners: Any) -> Iterator[None]:
     Args:
         owners: modules; objects of other kinds are ignored.
     """
-    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-    copies = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
+    buffers = Buffers(owner for owner in owners if isinstance(owner, nn.Module))
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, before in copies:
-                # Writing equal numbers would break a graph that has saved the buffer for its gradient. The comparison
-                # is by value because batch normalisation does not count its writes as versions.
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+        buffers.restore()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger, unwrap
 from torch import Tensor, nn
 
-from pvae.programs.registration import MODULE_DIVIDER
+from pvae.programs.registration import MODULE_DIVIDER, registered_names
 
 __all__ = ["restore_store", "scope", "store_tensors"]
 
@@ -105,8 +105,10 @@ def store_tensors(latent_model: Any) -> dict[str, Tensor]:
     They are the tensors of the parameter store themselves, in their own shapes, without copies.
     """
     in_modules = _module_parameter_ids(latent_model)
+    # the store holds a parameter that a callback has replaced until the next run of a program
+    of_modules = {name for owner in _owners(latent_model) for name in registered_names(owner)}
     entries = pyro.get_param_store().named_parameters()
-    return {name: tensor for name, tensor in entries if id(tensor) not in in_modules}
+    return {name: tensor for name, tensor in entries if id(tensor) not in in_modules and name not in of_modules}
 
 
 def restore_store(latent_model: Any, tensors: dict[str, Tensor]) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "name_by_path",
     "register",
     "registered",
+    "registered_names",
 ]
 
 #: The separator of the name of a module and the name of its parameter in the store, as in Pyro.
@@ -200,6 +201,15 @@ def _replace_registered(module: nn.Module, program: nn.Module | None, found: _Fo
         if store._params.get(entry.name) is not entry.tensor:
             _hold(entry)
     _REGISTERED[module] = {entry.name: identity for identity, entry in entries.items()}
+
+
+def registered_names(module: nn.Module) -> list[str]:
+    """Return the names that the store has for parameters of a module outside all PyroModules; no other one has them.
+
+    Args:
+        module: the module that holds the parameters.
+    """
+    return [name for name in _REGISTERED.get(module, {}) if MODULE_DIVIDER in name]
 
 
 def _is_registered(module: nn.Module, entries: Mapping[int, _Entry]) -> bool:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer, lr_scheduler
 from pvae.errors import InputError
 from pvae.names import parse, parse_known, unknown
 
-__all__ = ["label", "make_optimiser", "make_schedule", "rates", "step_schedule", "track_parameters"]
+__all__ = ["label", "make_optimiser", "make_schedule", "rates", "runs_own_code", "step_schedule", "track_parameters"]
 
 #: Types of devices for which torch has no optimisers that count their steps on the device.
 _WITHOUT_CAPTURE = {"cpu", "mps", "meta"}
@@ -138,7 +138,8 @@ def _construct(optimiser_class: type, groups: Groups, settings: dict[str, Any]) 
     implementations = {"foreach", "fused", "capturable", "differentiable"} & settings.keys()
     if "capturable" in accepted and not implementations and _is_capturable(groups):
         settings = {**settings, "capturable": True}
-    if "fused" in accepted and not implementations:
+    is_complex = any(parameter.is_complex() for group in groups for parameter in group["params"])
+    if "fused" in accepted and not implementations and not is_complex:
         try:
             return optimiser_class(groups, **settings, fused=True)
         except RuntimeError:  # there is no fused kernel for this device or dtype
@@ -167,10 +168,23 @@ def _require_parameters(optimiser: Optimizer, groups: Mapping[str, list[Tensor]]
     return optimiser
 
 
+def runs_own_code(optimiser: Optimizer) -> bool:
+    """Return whether an optimiser runs code of the user in a step: its class is no class of torch, or it has hooks.
+
+    Args:
+        optimiser: the optimiser.
+    """
+    has_hooks = bool(optimiser._optimizer_step_pre_hooks or optimiser._optimizer_step_post_hooks)
+    return has_hooks or not type(optimiser).__module__.startswith(("torch.", "pyro."))
+
+
 def track_parameters(
     optimiser: Optimizer, named: Mapping[str, Tensor], known: dict[str, Tensor], group_of: Callable[[Tensor], str]
 ) -> None:
     """Let the optimiser hold the current parameters: new ones are added, and replaced ones keep their state.
+
+    A parameter that is frozen or has been removed stays in the optimiser, without a gradient. So the optimiser leaves
+    it as it is, and a frozen parameter that is trained again has its state and is updated once for each step.
 
     Args:
         optimiser: the optimiser; it is changed in place.
@@ -178,18 +192,20 @@ def track_parameters(
         known: the parameters that the optimiser holds, by name; it is updated.
         group_of: returns the name of the group that a new parameter belongs to.
     """
+    for name in known.keys() - named.keys():
+        known[name].grad = None  # otherwise the gradient of its last step would be applied again at each step
+    members = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
     new = []
     for name, parameter in named.items():
         former = known.get(name)
-        if former is None:
+        if former is None and id(parameter) not in members:
             new.append(parameter)
-        elif former is not parameter:
+        elif former is not None and former is not parameter:
             _replace_parameter(optimiser, former, parameter)
     groups = {group["name"]: group for group in optimiser.param_groups if "name" in group}
     for parameter in new:
         group = groups.get(group_of(parameter)) if groups else None
         (group or optimiser.param_groups[0])["params"].append(parameter)
-    known.clear()
     known.update(named)
 
 

@@ -14,6 +14,7 @@ from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.binding import Programs
 from pvae.programs.parameter_groups import find_groups, named_parameters, require_disjoint_groups
 from pvae.programs.parameter_scope import store_tensors
+from pvae.train.gradient_hooks import gradient_hooks, hooks_of
 
 __all__ = ["Parameters", "all_finite", "is_average", "root_module"]
 
@@ -142,6 +143,7 @@ class Parameters:
             for module in owner.modules() if isinstance(owner, nn.Module) else ():
                 yield id(module), module.training
                 yield from (id(tensor) for tensor in module._parameters.values())
+                yield from _hooks(module)
                 yield from (id(tensor) for tensor in module._buffers.values())
                 yield from (tensor.requires_grad for tensor in module._parameters.values() if tensor is not None)
         entries = store_tensors(self.latent_model).items()
@@ -169,9 +171,19 @@ class Parameters:
         return list({"theta": groups.theta, "phi": groups.phi}[player].values())
 
 
+def _hooks(module: nn.Module) -> Iterator[int]:
+    """Yield the ``id`` of each function that torch calls when a module runs, or with the gradient of a parameter."""
+    of_module = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    for hooks in of_module:
+        yield from map(id, hooks.values())
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            yield from map(id, hooks_of(parameter, "_backward_hooks"))
+            yield from map(id, gradient_hooks(parameter))
+
+
 def all_finite(tensors: list[Tensor]) -> bool:
     """Return whether no tensor holds NaN or infinity; one number is read from the device."""
-    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
-    if not floating:
-        return True
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in floating]).all())
+    inexact = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    finite = [torch.isfinite(tensor).all() for tensor in inexact if tensor.numel()]
+    return not finite or bool(torch.stack(finite).all())

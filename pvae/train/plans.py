@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -22,6 +23,11 @@ from pvae.train.graph.trace import Outputs, StepGraph, trace
 from pvae.train.step_plan import Plan
 
 __all__ = ["StepPlans"]
+
+#: Steps run eagerly if Python values change after more steps of an epoch than these, of the last `_STEPS_OF_CHANGES`.
+_MOST_CHANGES = 3
+_LARGEST_SHARE_OF_CHANGES = 0.05
+_STEPS_OF_CHANGES = 1000
 
 
 class StepPlans:
@@ -55,6 +61,7 @@ class StepPlans:
         self.names: dict[str, tuple[str, ...]] = {}
         self._plans: dict[Any, Plan] = {}
         self._reads: PythonState | None = None
+        self._steps_with_changes: deque[bool] = deque(maxlen=_STEPS_OF_CHANGES)
 
     def plan(self, player: str, arguments: tuple[Tensor, ...]) -> Plan:
         """Return the plan for a parameter group and a kind of batch; it is made at first use.
@@ -97,18 +104,35 @@ class StepPlans:
         self._plans.clear()
         self._reads = None
 
-    def look_for_changes(self) -> None:
-        """Compare the graphs again at their next steps if a Python value that the programs can read has changed."""
+    def count_change(self, change: str | None) -> None:
+        """Let steps run eagerly if something that a graph freezes changes after many steps.
+
+        Args:
+            change: what has changed since the last step, or None.
+        """
+        self._steps_with_changes.append(change is not None)
+        changes = sum(self._steps_with_changes)
+        if self.graph and changes > max(_MOST_CHANGES, _LARGEST_SHARE_OF_CHANGES * len(self._steps_with_changes)):
+            self._fall_back(f"{change} changes after many steps, by a callback or a hook, and a graph would freeze it")
+
+    def look_for_changes(self) -> str | None:
+        """Compare the graphs again at their next steps if a Python value that the programs can read has changed.
+
+        Returns:
+            The name of a value that has changed, or None.
+        """
         if not self.graph or self._reads is None:
-            return
+            return None
         plans = [plan for plan in self._plans.values() if plan.graph is not None]
         captured = frozenset[int]().union(*[plan.graph.captured for plan in plans])  # type: ignore[union-attr]
-        has_changed = not self._reads.is_complete or self._reads.find_change(captured) is not None
+        change = self._reads.find_change(captured)
+        has_changed = not self._reads.is_complete or change is not None
         for plan in plans:
             if has_changed or not plan.graph.has_fixed_values():  # type: ignore[union-attr]
                 plan.mark_stale()
         if has_changed:
             self._reads = self._find_reads()
+        return change
 
     @staticmethod
     def _key(player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from pvae.train.compiled.compiled_steps import CompiledSteps
 from pvae.train.computation import Computation
 from pvae.train.distributed.gradient_reduction import GradientReduction
 from pvae.train.distributed.objective_state import advance_objective
+from pvae.train.gradient_hooks import call_gradient_hooks, gradient_hooks
 from pvae.train.graph.trace import Outputs
 from pvae.train.optimisers import track_parameters
 from pvae.train.plans import StepPlans
@@ -208,22 +209,31 @@ class Stepper:
         return plan.parameters
 
     def _apply(self, parameters: list[Tensor], gradients: Outputs) -> None:
-        if self.clip is not None:
-            gradients = clipped(gradients, self.clip)
         if len(self.parameters.players) > 1:
             for parameter in self.parameters.named.values():
                 parameter.grad = None
-        set_gradients(parameters, gradients)
+        if any(map(gradient_hooks, parameters)):
+            set_gradients(parameters, gradients)
+            call_gradient_hooks(parameters)
+            gradients = tuple(parameter.grad for parameter in parameters)
+        set_gradients(parameters, gradients if self.clip is None else clipped(gradients, self.clip))
         self.optimiser.step()
 
-    def refresh(self) -> None:
+    def refresh(self, *, within_epoch: bool = False) -> None:
         """Look for what has changed since the last step: parameters that are new or replaced, and Python values.
 
         Graphs of replaced parameters are forgotten. If a Python value has changed that the programs can read, the
         graphs are compared with the eager step again, and traced again if they differ.
+
+        Args:
+            within_epoch: whether this is not the beginning of an epoch. If there are changes after many steps of an
+                epoch, steps run eagerly from then on, because new graphs take more time than they save.
         """
-        if self.parameters.collect():
+        change = "a parameter, a buffer or a training flag" if self.parameters.collect() else None
+        if change is not None:
             self._plans.clear()
             self.compiled.clear()
-        self._plans.look_for_changes()
+        change = self._plans.look_for_changes() or change
+        if within_epoch:
+            self._plans.count_change(change)
         track_parameters(self.optimiser, self.parameters.named, self._known_parameters, self.parameters.group_of)

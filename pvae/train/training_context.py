@@ -19,6 +19,7 @@ from pvae.train.distributed.gradient_reduction import GradientReduction
 from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.history import History
 from pvae.train.limits import evaluations_of_step
+from pvae.train.optimisers import runs_own_code
 from pvae.train.options import Options
 from pvae.train.parameters import Parameters
 from pvae.train.progress import TrainingDisplay
@@ -82,11 +83,18 @@ class TrainingContext:
         return tuple(filter(reacts_to_steps, self.callbacks))
 
     def call_after_step(self) -> None:
-        """Call the callbacks that react to steps."""
+        """Call the callbacks that react to steps, and look for what they have changed."""
         if self._step_callbacks:
             with self.progress.paused_clock():
                 for callback in self._step_callbacks:
                     callback.on_step(self.progress.step, self.parameters.named)
+        if self._has_own_step_callbacks or runs_own_code(self.optimiser):
+            self.stepper.refresh(within_epoch=True)
+
+    @cached_property
+    def _has_own_step_callbacks(self) -> bool:
+        """Whether a callback of the user reacts to steps, and so may change the model within an epoch."""
+        return any(not type(callback).on_step.__module__.startswith("pvae.") for callback in self._step_callbacks)
 
     @property
     def ranks_parameters(self) -> bool:

@@ -17,7 +17,7 @@ from pvae.products import ProductChoices
 from pvae.programs.classifier import accuracy_of
 from pvae.programs.fitting_runs import FittingRun, run_within_memory
 from pvae.programs.memory_limit import needs_limit
-from pvae.randomness import evaluating
+from pvae.randomness import evaluating, seed_generators
 from pvae.train.computation import Computation
 from pvae.train.devices import capture_generators, isolated, restore_generators
 from pvae.train.traced_weights.weight_runs import WeightRuns
@@ -151,6 +151,7 @@ class Validation:
                     return self._importance_weighted_bound() | scores
                 except _ERRORS as error:
                     self.kind, self.reason = "objective", str(error)
+                    seed_generators(self.seed)  # the draws of all validations are the same
             return self._minus_loss() | scores
 
     def _parts(self) -> list[slice]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.programs.parameter_scope import store_tensors
+from pvae.randomness import Buffers
 from pvae.train.devices import capture_generators, restore_generators
 from pvae.train.graph.python_reads import find_reads
 from pvae.train.parameters import is_average
@@ -36,9 +37,9 @@ class PreservedState:
         modules = list(modules)
         self.random = capture_generators()
         self.reads = find_reads([latent_model, latent_model.model, latent_model.guide, *modules])
-        buffers = [buffer for module in modules for buffer in module.buffers()]
+        self.buffers = Buffers(modules)
         tensors = [tensor for tensor in self.reads.tensors() if tensor.numel() <= _LARGEST_TENSOR]
-        self.tensors = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *tensors)]
+        self.tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._averages = self._find_averages()
         self._average_values = {name: average.detach().clone() for name, average in self._averages.items()}
 
@@ -51,6 +52,12 @@ class PreservedState:
         change = self.reads.find_change()
         if change is not None:
             return f"a run of the programs changes {change}, which a graph would freeze"
+        buffer = self.buffers.replaced()
+        if buffer is not None:
+            return (
+                f"a run of the programs puts another tensor in the place of the buffer {buffer!r}, and a graph would "
+                "keep the first one (change it in place, as by copy_)"
+            )
         averages = self._find_averages()
         same_names = averages.keys() == self._averages.keys()
         if not same_names or any(averages[name] is not self._averages[name] for name in averages):
@@ -65,6 +72,7 @@ class PreservedState:
     def restore_tensors(self) -> None:
         """Set random generators, buffers and running averages to their former values, but not the Python values."""
         restore_generators(self.random)
+        self.buffers.restore()
         with torch.no_grad():
             for tensor, former in self.tensors:
                 if not torch.equal(tensor, former):

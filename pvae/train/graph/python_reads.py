@@ -38,6 +38,10 @@ _DATES = {"now", "today", "utcnow"}
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 #: Tensors, submodules and training flags of a module are compared by `pvae.train.parameters.Parameters`.
 _OF_MODULES = frozenset({"training", *(name for name in vars(nn.Module()) if name.startswith("_"))})
+#: Functions that torch calls when a module runs or is differentiated; no code of the programs loads their names.
+_HOOKS_OF_MODULES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+#: Functions that torch calls with the gradient of a parameter.
+_HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 #: The attributes of wrappers that hold what they wrap.
 _PARTS: dict[type, tuple[str, ...]] = {
     functools.partial: ("func", "args", "keywords"),
@@ -238,6 +242,14 @@ class _Walk:
         if slots.names and not self._is_of_library(kind.__module__):
             self._follow(self._hold(slots, kind.__qualname__, frozenset(slots.names) & self.known))
 
+    def _visit_hooks(self, module: nn.Module) -> None:
+        """Visit the functions that torch calls with the inputs, the outputs and the gradients of a module."""
+        label = f"a hook of {type(module).__name__}"
+        hooks = [getattr(module, name, None) for name in _HOOKS_OF_MODULES]
+        parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+        hooks += [getattr(parameter, name, None) for parameter in parameters for name in _HOOKS_OF_TENSORS]
+        self._pending += [(function, label) for functions in hooks if functions for function in functions.values()]
+
     def _visit_attributes(self, value: Any, attributes: dict[str, Any]) -> None:
         """Visit the attributes of an object: for a class of a library all, else those that the programs load."""
         kind = type(value)
@@ -247,6 +259,7 @@ class _Walk:
             names |= frozenset(attributes)
         if isinstance(value, nn.Module):
             self._pending += [(module, type(module).__name__) for module in value._modules.values()]
+            self._visit_hooks(value)
             names -= _OF_MODULES
         names -= _private_names(kind.__mro__)
         self._follow(self._hold(attributes, kind.__qualname__, names))
