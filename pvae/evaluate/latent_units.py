@@ -17,7 +17,7 @@ from pvae.evaluate.evaluation_context import EvaluationContext
 from pvae.json_values import json_value
 from pvae.programs.own_densities import with_own_densities
 from pvae.programs.site_masks import is_masked, mask_of_site
-from pvae.programs.sites import Site, base_distribution, sample_sites
+from pvae.programs.sites import Site, base_distribution, is_discrete, sample_sites
 from pvae.weights.kl import ANALYTIC_WHOLE, SAMPLED, WHOLE, kl_of_site, prior_is_fixed
 
 __all__ = ["ACTIVE", "LatentUnits", "latent_units"]
@@ -209,7 +209,7 @@ def _units_of_site(guide_site: Site, model_site: Site, data_dim: int, is_fixed: 
         counts = mask_of_site(guide_site).expand(guide_site["value"].shape)
         mean = torch.where(_by_datum(counts, value_dim) > 0, mean, torch.nan)
     kl = _by_datum(kl, data_dim if how in (ANALYTIC_WHOLE, WHOLE) else value_dim)
-    return _SiteUnits(how, _is_discrete(guide_site["fn"]), kl, mean, torch.zeros_like(mean))
+    return _SiteUnits(how, is_discrete(guide_site), kl, mean, torch.zeros_like(mean))
 
 
 def _by_datum(values: Tensor, data_dim: int) -> Tensor:
@@ -238,10 +238,3 @@ def _mean(site: Site) -> Tensor:
     except NotImplementedError:
         return site["value"]
     return mean.expand(site["value"].shape) if bool(mean.isfinite().all()) else site["value"]
-
-
-def _is_discrete(distribution: Any) -> bool:
-    try:
-        return bool(distribution.support.is_discrete)
-    except NotImplementedError:
-        return False

@@ -12,7 +12,7 @@ from pvae.programs.binding import Fields
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.data_sites import find_data_sites
 from pvae.programs.queries import encode, inference_mode, mean_of_site
-from pvae.programs.sites import base_distribution, sample_sites
+from pvae.programs.sites import base_distribution, is_discrete, sample_sites
 from pvae.weights.compute import weights_of
 from pvae.weights.posterior_draws import draw_latents
 from pvae.weights.shared import has_summed_sites
@@ -56,15 +56,8 @@ def discrete_sites(latent_model: Any, batch: Mapping[str, Tensor], fields: Field
     """
     with inference_mode(latent_model, batch, fields) as programs:
         sites = sample_sites(programs.bound_to(batch).trace_both()[1])
-    discrete = [site for site in sites if not site["is_observed"] and _is_discrete(site["fn"])]
+    discrete = [site for site in sites if not site["is_observed"] and is_discrete(site)]
     return {site["name"]: "OneHot" in type(base_distribution(site["fn"])).__name__ for site in discrete}
-
-
-def _is_discrete(distribution: Any) -> bool:
-    try:
-        return bool(distribution.support.is_discrete)
-    except NotImplementedError:
-        return False
 
 
 def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:

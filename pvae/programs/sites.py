@@ -19,6 +19,7 @@ __all__ = [
     "UnknownDensityError",
     "base_distribution",
     "is_delta",
+    "is_discrete",
     "is_latent_draw",
     "is_marked_for_enumeration",
     "is_observation",
@@ -44,6 +45,14 @@ def is_subsample(site: Site) -> bool:
 def is_delta(site: Site) -> bool:
     """Return whether a site is a Delta: a point, or a function of other draws."""
     return isinstance(base_distribution(site["fn"]), dist.Delta)
+
+
+def is_discrete(site: Site) -> bool:
+    """Return whether a site has a discrete support; False if its distribution has no support."""
+    try:
+        return bool(site["fn"].support.is_discrete)
+    except NotImplementedError:
+        return False
 
 
 def is_latent_draw(message: Site) -> bool:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
-from torch import nn
-
 from pvae.batch import Batch
 from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
 from pvae.train.computation import Computation
-from pvae.train.graph.preserve import preserve_state
+from pvae.train.graph.preserve import preserve_step
 from pvae.train.options import Options
 from pvae.user_code import find_user_place
 
@@ -84,7 +79,7 @@ class _TrialSteps:
         is_taken = steps > 1 and options.epochs > 0 and (options.max_steps is None or options.max_steps >= steps)
         if not is_taken:
             return None
-        with self._preserved_state():
+        with preserve_step(self.computation.parameters):
             batch = next(
                 minibatches(
                     train,
@@ -109,7 +104,7 @@ class _TrialSteps:
         """Return the error of a step on a batch, or None."""
         arguments = self.computation.programs.arguments(batch)
         try:
-            with self._preserved_state():
+            with preserve_step(self.computation.parameters):
                 for player in self.computation.parameters.players:
                     self.computation(arguments, player)
         except Exception as error:  # a program may raise any error
@@ -135,8 +130,3 @@ class _TrialSteps:
 
     def _works(self, size: int) -> bool:
         return size == 0 or self.failure(self.first_data(size)) is None
-
-    def _preserved_state(self) -> AbstractContextManager[Any]:
-        parameters = self.computation.parameters
-        modules = [*parameters.programs.modules, parameters.objective]
-        return preserve_state(parameters.latent_model, [module for module in modules if isinstance(module, nn.Module)])

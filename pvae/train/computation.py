@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvae.objectives.base import Objective
 from pvae.programs.binding import Programs
 from pvae.programs.data_counter import DataCounter
 from pvae.train.graph.trace import Outputs
@@ -29,7 +30,7 @@ class Computation:
     """
 
     programs: Programs
-    objective: Any
+    objective: Objective
     parameters: Parameters
     autocast: torch.dtype | None = None
 

@@ -9,9 +9,9 @@ from typing import Any
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 
-from pvae.train.graph.preserve import preserve_state
+from pvae.train.graph.preserve import preserve_step
 from pvae.train.step import Stepper
 
 __all__ = ["NonFiniteStep", "NonFiniteTensor", "find_non_finite"]
@@ -102,7 +102,7 @@ def _in_programs(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[No
 def _in_computation(stepper: Stepper, arguments: tuple[Tensor, ...], player: str) -> Iterator[NonFiniteTensor]:
     """Yield the numbers and then the gradients of one parameter group that are not finite."""
     computation, parameters = stepper.computation, stepper.parameters
-    with pyro.validation_enabled(False), preserve_state(parameters.latent_model, _modules(stepper)):
+    with pyro.validation_enabled(False), preserve_step(parameters):
         names, outputs = computation(arguments, player)
     for name, number in zip(names, outputs, strict=False):
         description = _describe_non_finite(number)
@@ -114,11 +114,6 @@ def _in_computation(stepper: Stepper, arguments: tuple[Tensor, ...], player: str
             yield NonFiniteTensor("", name, "gradient", description)
 
 
-def _modules(stepper: Stepper) -> list[nn.Module]:
-    candidates = (*stepper.parameters.programs.modules, stepper.parameters.objective)
-    return [module for module in candidates if isinstance(module, nn.Module)]
-
-
 def _in_step(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[NonFiniteTensor]:
     """Yield all tensors of one step that are not finite, in the order in which the step computes them."""
     parameters = stepper.parameters
@@ -126,7 +121,7 @@ def _in_step(stepper: Stepper, arguments: tuple[Tensor, ...]) -> Iterator[NonFin
         description = _describe_non_finite(parameter.detach())
         if description:
             yield NonFiniteTensor("", name, "parameter", description)
-    with pyro.validation_enabled(False), preserve_state(parameters.latent_model, _modules(stepper)):
+    with pyro.validation_enabled(False), preserve_step(parameters):
         yield from _in_programs(stepper, arguments)
     for player in parameters.players:
         yield from _in_computation(stepper, arguments, player)

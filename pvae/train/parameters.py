@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvae.errors import InputError
+from pvae.objectives.base import Objective
 from pvae.objectives.phases.player_groups import player_parameters
 from pvae.programs.binding import Programs
 from pvae.programs.parameter_groups import find_groups, named_parameters, require_disjoint_groups
@@ -57,7 +58,9 @@ class Parameters:
         named: the trained tensors by name.
     """
 
-    def __init__(self, latent_model: Any, programs: Programs, objective: Any, batch: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, latent_model: Any, programs: Programs, objective: Objective, batch: Mapping[str, Tensor]
+    ) -> None:
         self.latent_model, self.programs, self.objective = latent_model, programs, objective
         self.players: tuple[str, ...] = tuple(objective.players)
         self.named: dict[str, Tensor] = {}
@@ -91,6 +94,11 @@ class Parameters:
         self._by_player = {player: self._find(player) for player in self.players}
         self._count_at_collection = self._count()
         return True
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules of the programs, and the objective."""
+        return [*self.programs.modules, self.objective]
 
     def of(self, player: str) -> list[Tensor]:
         """Return the parameters that a player's step updates, unchanged in shape, in the order of the names."""
@@ -134,13 +142,12 @@ class Parameters:
 
     def _count(self) -> int:
         """Return the number of entries of the store and of the objective's parameters."""
-        of_objective = list(self.objective.parameters()) if isinstance(self.objective, nn.Module) else []
-        return len(pyro.get_param_store()) + len(of_objective)
+        return len(pyro.get_param_store()) + len(list(self.objective.parameters()))
 
     def _identities(self) -> Iterator[Any]:
         """Yield values that change if a parameter, a buffer, a training flag or ``requires_grad`` changes."""
-        for owner in (*self.programs.modules, self.objective):
-            for module in owner.modules() if isinstance(owner, nn.Module) else ():
+        for owner in self.modules:
+            for module in owner.modules():
                 yield id(module), module.training
                 yield from (id(tensor) for tensor in module._parameters.values())
                 yield from _hooks(module)
@@ -150,8 +157,7 @@ class Parameters:
         yield from ((name, id(tensor)) for name, tensor in entries if not is_average(name))
 
     def _of_objective(self) -> dict[str, Tensor]:
-        named = self.objective.named_parameters() if isinstance(self.objective, nn.Module) else ()
-        return {name: parameter for name, parameter in named if parameter.requires_grad}
+        return {name: value for name, value in self.objective.named_parameters() if value.requires_grad}
 
     def _find(self, player: str) -> list[Tensor]:
         """Return the parameters of a player: ``all``, a union, a declared group, or theta or phi by derivatives."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvae.products import ProductChoices
 from pvae.train.computation import Computation
 from pvae.train.graph.agreement import first_difference
 from pvae.train.graph.captured_graph import CapturedGraph
-from pvae.train.graph.preserve import PreservedState, preserve_state
+from pvae.train.graph.preserve import preserve_step
 from pvae.train.graph.product_graph import ProductGraph, with_fast_products
 from pvae.train.graph.python_state import PythonState
 from pvae.train.graph.refusal import describe_failure, place_of_program
@@ -164,7 +163,7 @@ class StepPlans:
         fast = with_fast_products(graph, self.products)
         if fast is None:
             return None
-        with self._preserved_state():
+        with preserve_step(self.computation.parameters):
             expected = graph.run(*arguments)
         try:
             difference = self._difference(graph, expected, arguments, player, fast)
@@ -181,10 +180,10 @@ class StepPlans:
 
     def _captured(self, graph: StepGraph, player: str, arguments: tuple[Tensor, ...]) -> CapturedGraph | None:
         """Return the graph as one CUDA graph that agrees with it on the same draws; None if it does not."""
-        with self._preserved_state():
+        with preserve_step(self.computation.parameters):
             expected = graph.run(*arguments)
         try:
-            with self._preserved_state():
+            with preserve_step(self.computation.parameters):
                 captured = CapturedGraph(graph.run, arguments)
             difference = self._difference(graph, expected, arguments, player, captured)
         except Exception as error:  # CUDA refuses to capture some operations
@@ -202,7 +201,7 @@ class StepPlans:
             expected, reason = self._expected_and_change(eager, arguments)
         if reason is None:
             try:
-                with self._preserved_state():
+                with preserve_step(self.computation.parameters):
                     graph = trace(eager, arguments)
                 reason = self._difference(graph, expected, arguments, player)
             except Exception as error:  # tracing a user's code may raise any error; each leads to eager steps
@@ -216,13 +215,13 @@ class StepPlans:
         self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]
     ) -> tuple[Outputs, str | None]:
         """Return the outputs of the eager step, and a change of Python values that a graph would not make."""
-        with self._preserved_state() as state:
+        with preserve_step(self.computation.parameters) as state:
             expected = eager(*arguments)
             reason = state.untraceable_change()
             if not state.reads.has_new_objects():
                 return expected, reason
             state.restore_tensors()
-            with self._preserved_state() as later_state:  # a cache is filled by the first run only
+            with preserve_step(self.computation.parameters) as later_state:  # a cache is filled by the first run only
                 later = eager(*arguments)
                 reason = later_state.untraceable_change()
             names = [str(number) for number in range(len(later))]
@@ -254,7 +253,7 @@ class StepPlans:
 
     def _expected(self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]) -> Outputs:
         """Return the outputs of the eager step, which changes no state."""
-        with self._preserved_state():
+        with preserve_step(self.computation.parameters):
             return eager(*arguments)
 
     def _difference(
@@ -266,7 +265,7 @@ class StepPlans:
         fast: ProductGraph | CapturedGraph | None = None,
     ) -> str | None:
         """Return why a graph, or `fast` in its place, does not agree with the eager step on the same draws, or None."""
-        with self._preserved_state():
+        with preserve_step(self.computation.parameters):
             outputs = (fast or graph).run(*arguments)
             if not graph.has_fixed_values():
                 return "a tensor that decides a shape has changed"
@@ -280,10 +279,5 @@ class StepPlans:
         return [*self.names[player], *gradients]
 
     def _find_reads(self) -> PythonState:
-        with self._preserved_state() as state:
+        with preserve_step(self.computation.parameters) as state:
             return state.reads
-
-    def _preserved_state(self) -> AbstractContextManager[PreservedState]:
-        parameters = self.computation.parameters
-        modules = [*parameters.programs.modules, parameters.objective]
-        return preserve_state(parameters.latent_model, [module for module in modules if isinstance(module, nn.Module)])

@@ -19,6 +19,7 @@ from pvae.data.subset import draw_subset
 from pvae.errors import InputError
 from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
+from pvae.objectives.base import Objective
 from pvae.programs.binding import Programs, bind
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import model_has_parameters
@@ -68,7 +69,7 @@ class TrainingSetup:
     """
 
     def __init__(
-        self, request: TrainingRequest, latent_model: Any, objective: Any, options: Options, *, is_fresh: bool
+        self, request: TrainingRequest, latent_model: Any, objective: Objective, options: Options, *, is_fresh: bool
     ) -> None:
         self.request, self.latent_model, self.objective = request, latent_model, objective
         self.options, self.is_fresh = options, is_fresh
@@ -87,7 +88,7 @@ class TrainingSetup:
             InputError: if the check has a fatal finding.
         """
         fields = self.request.fields
-        first_data = _with_dtype(splits.train.take(slice(0, self.options.batch_size)), self._dtype_of_model())
+        first_data = narrowed(splits.train.take(slice(0, self.options.batch_size)), self._dtype_of_model())
         programs = bind(self.latent_model, first_data, fields)
         is_bernoulli = has_bernoulli_likelihood(self.latent_model, first_data, fields)
         splits = _narrowed_splits(splits.for_likelihood(is_bernoulli), self.options.dtype)
@@ -133,7 +134,7 @@ class TrainingSetup:
             tensor.data = tensor.data.to(self.device, dtype_in_precision(tensor, dtype))
 
     def _modules(self, programs: Programs) -> list[nn.Module]:
-        return [module for module in (*programs.modules, self.objective) if isinstance(module, nn.Module)]
+        return [*programs.modules, self.objective]
 
     def _check(self, splits: Splits) -> None:
         """Check the model and the objective on a batch of full size: an autoguide takes its shapes from the first one.
@@ -274,11 +275,6 @@ def _first_batch(splits: Splits, size: int) -> Batch:
     """Return the first data as a batch of a step; dynamic binarisation is replaced by rounding."""
     batch = splits.train.take(slice(0, size))
     return batch.replace(x=batch.x.round()) if splits.train_dynamic else batch
-
-
-def _with_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
-    """Return a batch with its floating tensors in a dtype."""
-    return narrowed(batch, dtype)
 
 
 def _narrowed_splits(splits: Splits, dtype: torch.dtype) -> Splits:

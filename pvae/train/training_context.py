@@ -15,6 +15,7 @@ from pvae.callbacks.base import Callback, reacts_to_steps
 from pvae.data import Splits, minibatches, steps_of_epoch
 from pvae.data.labelled_batches import labelled_per_batch
 from pvae.data.streams.stored_batch import StoredBatch
+from pvae.objectives.base import Objective
 from pvae.train.distributed.gradient_reduction import GradientReduction
 from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.history import History
@@ -60,7 +61,7 @@ class TrainingContext:
     """
 
     latent_model: Any
-    objective: Any
+    objective: Objective
     parameters: Parameters
     optimiser: torch.optim.Optimizer
     schedule: Any

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.memory_layout import in_layout_of
 from pvae.names import short_label
+from pvae.objectives.base import Objective
 from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture_generators, restore_generators
@@ -102,9 +103,8 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _objective_tensors(objective: Any) -> dict[str, Tensor]:
-    state = objective.state_dict() if isinstance(objective, nn.Module) else {}
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+def _objective_tensors(objective: Objective) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in objective.state_dict().items() if isinstance(tensor, Tensor)}
 
 
 def capture_training(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvae.accelerators import as_double
 from pvae.batch import Batch
@@ -123,7 +123,7 @@ class Validation:
             self._try(lambda _: self._try_loss(), 1, least, "Lower validation_limit.")
 
     def _try(self, run: Callable[[int], None], size: int, least: str, advice: str) -> FittingRun[None]:
-        with isolated(self.seed), evaluating(*self._modules()), torch.no_grad():
+        with isolated(self.seed), evaluating(*self.computation.parameters.modules), torch.no_grad():
             return run_within_memory(run, size, self.batch.device, least=least, advice=advice)
 
     def _try_bounds(self, count: int) -> None:
@@ -134,16 +134,12 @@ class Validation:
         with suppress(*_ERRORS):
             self._minus_loss()
 
-    def _modules(self) -> list[nn.Module]:
-        objective = self.computation.objective
-        return [*self.computation.programs.modules, *([objective] if isinstance(objective, nn.Module) else [])]
-
     def __call__(self) -> dict[str, float | None]:
         """Return the score and its standard error over the data, and the accuracy of a classifier if there is one.
 
         A number that is unknown or not finite is None.
         """
-        with isolated(self.seed), evaluating(*self._modules()), torch.no_grad():
+        with isolated(self.seed), evaluating(*self.computation.parameters.modules), torch.no_grad():
             accuracy = accuracy_of(self.computation.parameters.latent_model, self.batch)
             scores = {} if accuracy is None else {"validation_accuracy": accuracy}
             if self.kind == "importance-weighted":

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.queries import trace_model_at_any_z
-from pvae.programs.sites import PARTICLE_PLATE, Site, sample_sites
+from pvae.programs.sites import PARTICLE_PLATE, Site, is_discrete, sample_sites
 from pvae.weights.contraction import sum_of_tree
 from pvae.weights.enumeration import EnumerationDims, support_size
 from pvae.weights.fixed_values import FixedValues
@@ -24,12 +23,11 @@ from pvae.weights.handlers import PATHWISE, SiteStrategyMessenger, explain_broad
 from pvae.weights.log_probs import PlateDims, sum_tensors
 from pvae.weights.site_validation import common_scale
 from pvae.weights.summed_sites import SummedSites, as_tree
-from pvae.weights.traces import TracePair, site_log_prob
+from pvae.weights.traces import TracePair, in_particle_plate, site_log_prob
 from pvae.weights.unconstrained_sites import (
     FreeValues,
     UnconstrainedLayout,
     find_free_sites,
-    is_discrete,
     transform_of,
 )
 
@@ -181,16 +179,7 @@ class PathPrograms:
         return summed.table(sum_of_tree(tree, summed.sites))
 
     def _in_plate(self, program: Callable[..., Any], particles: int) -> Callable[..., Any]:
-        """Return a program inside a plate of particles, on the dimension to the left of all its plates."""
-        if particles == 1:
-            return program
-        nesting = self.programs.layout.nesting
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with pyro.plate(PARTICLE_PLATE, particles, dim=-1 - nesting):
-                return program(*args, **kwargs)
-
-        return run
+        return in_particle_plate(program, particles, self.programs.layout.nesting)
 
     def draw_prior(self, particles: int) -> Tensor:
         """Return u of draws of z from the prior, shape (particles, batch, numbers).

@@ -225,9 +225,11 @@ def in_particle_plate(program: Callable[..., Any], particles: int, nesting: int)
 
     Args:
         program: a program that broadcasts over the particles.
-        particles: the number of particles.
+        particles: the number of particles. With 1 there is no plate.
         nesting: the greatest number of nested plates of both programs.
     """
+    if particles == 1:
+        return program
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with pyro.plate(PARTICLE_PLATE, particles, dim=-1 - nesting):

@@ -15,7 +15,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pvae.errors import InputError
 from pvae.programs.site_masks import require_every_entry
-from pvae.programs.sites import Site, base_distribution, is_delta
+from pvae.programs.sites import Site, base_distribution, is_delta, is_discrete
 
 __all__ = ["FreeSite", "FreeValues", "UnconstrainedLayout", "find_free_sites", "transform_of"]
 
@@ -156,11 +156,6 @@ def _free_site(site: Site, nesting: int) -> FreeSite:
     value = transform_of(site).inv(site["value"])
     batch = tuple(site["fn"].batch_shape)
     return FreeSite(site["name"], (1,) * (nesting - len(batch)) + batch, tuple(value.shape[len(batch) :]))
-
-
-def is_discrete(site: Site) -> bool:
-    """Return whether a site has a discrete support."""
-    return bool(getattr(site["fn"].support, "is_discrete", False))
 
 
 def require_finite(site: Site) -> None:

@@ -11,6 +11,7 @@ from pvae.evaluate import Estimate
 from pvae.evaluate.annealing.missed_part import describe_missed_part, describe_shortfall, falls_short, misses_part
 from pvae.evaluate.annealing.sandwich_finding import SMALL_GAP
 from pvae.evaluate.finding import as_sentence
+from pvae.names import in_words
 
 __all__ = ["describe_annealing", "describe_ends", "has_missed_part", "has_shortfall", "is_annealed"]
 
@@ -80,8 +81,8 @@ def _describe_shortfalls(annealed: Sequence[Row], rows: Sequence[Row]) -> list[s
     short = [row for row in annealed if has_shortfall(row)]
     if not short:
         return []
-    names = _join([row_label(row, tuple(rows)) for row in short])
-    sizes = _join([format_interval(row.additional["shortfall"]) for row in short])
+    names = in_words([row_label(row, tuple(rows)) for row in short])
+    sizes = in_words([format_interval(row.additional["shortfall"]) for row in short])
     return [as_sentence(describe_shortfall(f"of {names}", sizes))]
 
 
@@ -96,27 +97,23 @@ def _describe_gaps(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         sentences.append(f"On simulated data, where they are rigorous in expectation, the gap is {extent} nats.")
     unknown = [label[id(row)] for row in annealed if gaps[id(row)] is None]
     if unknown:
-        sentences.append(f"There are no simulated data for {_join(unknown)}, so its upper estimate has no check.")
+        sentences.append(f"There are no simulated data for {in_words(unknown)}, so its upper estimate has no check.")
     of_status = {
         status: [label[id(row)] for row in annealed if row.additional.get("annealing_status") == status]
         for status in ("bad", "look")
     }
     if of_status["bad"]:
         sentences.append(
-            f"The bracket of {_join(of_status['bad'])} is not reliable: for a seed, the upper estimate is below the "
+            f"The bracket of {in_words(of_status['bad'])} is not reliable: for a seed, the upper estimate is below the "
             "lower one by more than four Monte-Carlo errors. Use more temperatures."
         )
     missing = [label[id(row)] for row in annealed if has_missed_part(row)]
     if missing:
         start = str(annealed[0].additional.get("annealing_start"))
-        sentences.append(as_sentence(describe_missed_part(f"of {_join(missing)}", start)))
+        sentences.append(as_sentence(describe_missed_part(f"of {in_words(missing)}", start)))
     if of_status["look"]:
         sentences.append(
-            f"A gap of {_join(of_status['look'])} is not shown to be below {SMALL_GAP:g} nats; use more temperatures "
-            "or more chains for smaller differences."
+            f"A gap of {in_words(of_status['look'])} is not shown to be below {SMALL_GAP:g} nats; use more "
+            "temperatures or more chains for smaller differences."
         )
     return sentences
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

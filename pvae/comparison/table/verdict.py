@@ -12,6 +12,7 @@ from pvae.comparison.table.row import Row, row_label
 from pvae.evaluate.finding import as_sentence
 from pvae.evaluate.membership import describe_memorised, is_memorised
 from pvae.evaluate.weight_notes import MOST_UNRELIABLE
+from pvae.names import in_words
 
 __all__ = ["make_verdict"]
 
@@ -78,7 +79,7 @@ def _describe_models(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str
     """Return sentences on the rows with one seed, which are trained models."""
     first = row_label(rows[0], rows)
     models = "these two trained models" if len(compared) == 1 else "these trained models"
-    labels = _join([row_label(row, rows) for row in compared])
+    labels = in_words([row_label(row, rows) for row in compared])
     one_seed = "One seed" if len(compared) == len(rows) - 1 else f"One seed of {labels}"
     sentences = [
         f"{one_seed} gives no standard error over trainings, so there is no verdict about the objectives, only about "
@@ -140,7 +141,7 @@ def _describe_bias(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
         sentence = "The differences are those of the log evidences without their estimated bias."
         if not unknown:
             return [sentence]
-        names = _join([row_label(row, rows) for row in unknown])
+        names = in_words([row_label(row, rows) for row in unknown])
         return [sentence, f"The bias is not known for {names}, which is compared by its lower bound."]
     return ["The bias of the log evidences is not known, so the rows are compared by their lower bounds."]
 
@@ -167,7 +168,7 @@ def _describe_memorised(rows: tuple[Row, ...]) -> list[str]:
         for row in rows
         if is_memorised(row.additional.get("membership"))
     ]
-    return [as_sentence(describe_memorised(f"under {_join(memorised)}"))] if memorised else []
+    return [as_sentence(describe_memorised(f"under {in_words(memorised)}"))] if memorised else []
 
 
 def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:
@@ -178,7 +179,7 @@ def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:
     ]
     if not unfinished:
         return []
-    return [f"Training is not finished under {_join(unfinished)}: the validation bound still rises."]
+    return [f"Training is not finished under {in_words(unfinished)}: the validation bound still rises."]
 
 
 def _describe_khat(rows: tuple[Row, ...]) -> list[str]:
@@ -186,7 +187,7 @@ def _describe_khat(rows: tuple[Row, ...]) -> list[str]:
     bad = [row for row in sampled if row.bad_khat is not None and row.bad_khat.value > MOST_UNRELIABLE]
     if not bad:
         return []
-    names = _join([row_label(row, rows) for row in bad])
+    names = in_words([row_label(row, rows) for row in bad])
     return [
         f"Under {names}, more than a tenth of the data have a k-hat that is too high, so their log evidence is not "
         "reliable; evaluate with more particles."
@@ -196,7 +197,7 @@ def _describe_khat(rows: tuple[Row, ...]) -> list[str]:
 def _names(rows: tuple[Row, ...], compared: Sequence[Row], conclusion: str) -> str:
     """Return the names of the rows with a conclusion, with their differences; "" if there are none."""
     chosen = [row for row in compared if row.conclusion == conclusion]
-    return _join([f"{row_label(row, rows)} ({_format_difference(row)})" for row in chosen]) if chosen else ""
+    return in_words([f"{row_label(row, rows)} ({_format_difference(row)})" for row in chosen]) if chosen else ""
 
 
 def _format_difference(row: Row) -> str:
@@ -212,7 +213,3 @@ def _format_difference(row: Row) -> str:
 def _mean_epochs(row: Row) -> float | None:
     epochs = row.additional.get("epochs")
     return None if epochs is None else epochs.value
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

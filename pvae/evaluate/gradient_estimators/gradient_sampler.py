@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pvae.objectives import Objective
 from pvae.train.computation import Computation
 from pvae.train.devices import isolated
 from pvae.train.graph.agreement import first_difference
-from pvae.train.graph.preserve import PreservedState, preserve_state
+from pvae.train.graph.preserve import preserve_step
 from pvae.train.graph.trace import Outputs, trace
 from pvae.train.parameters import Parameters
 
@@ -99,7 +99,7 @@ class GradientSampler:
 
     def _trace(self, player: str) -> Callable[..., Outputs] | None:
         """Return the graph of one player's step, or None if there is none that agrees with the eager step."""
-        with self._preserve_state() as state:
+        with preserve_step(self.computation.parameters) as state:
             expected = self._compute_eagerly(player)
             if state.untraceable_change() is not None:
                 return None
@@ -108,17 +108,14 @@ class GradientSampler:
             return self.computation(arguments, player)[1]
 
         try:
-            with self._preserve_state():
+            with preserve_step(self.computation.parameters):
                 graph = trace(compute, self.arguments).run
-            with self._preserve_state():
+            with preserve_step(self.computation.parameters):
                 outputs = graph(*self.arguments)
             names = [str(index) for index in range(len(expected))]
             return graph if first_difference(names, outputs, expected) is None else None
         except Exception:  # a user's program may raise any error in a trace, and the eager computation remains
             return None
-
-    def _preserve_state(self) -> AbstractContextManager[PreservedState]:
-        return preserve_state(self.model, [*self.computation.programs.modules, self.objective])
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

@@ -20,7 +20,7 @@ from pvae.evaluate.finding import EvaluationSteps
 from pvae.evaluate.simulated_pairs import as_units
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.site_masks import require_every_entry
-from pvae.programs.sites import Site, sample_sites
+from pvae.programs.sites import Site, is_discrete, sample_sites
 from pvae.train.devices import reseed
 
 __all__ = ["SitePosterior", "sample_posterior", "with_enumerated_sites"]
@@ -76,7 +76,7 @@ def sample_posterior(
     """
     programs = context.bound_to(context.batch)
     sites = _latent_sites(programs)
-    discrete = {name for name, site in sites.items() if site["fn"].support.is_discrete}
+    discrete = {name for name, site in sites.items() if is_discrete(site)}
     _require_enumerable(sites, discrete)
     for site in sites.values():
         require_every_entry(site, "The reference posterior")

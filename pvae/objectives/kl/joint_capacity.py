@@ -22,7 +22,7 @@ from pvae.objectives.kl.weighted_kl import StatefulObjective, not_negative
 from pvae.objectives.named import named
 from pvae.objectives.weights_objective import WeightsOptions, scaled_terms
 from pvae.programs.site_masks import is_masked
-from pvae.programs.sites import Site, is_delta
+from pvae.programs.sites import Site, is_delta, is_discrete
 from pvae.weights import LogWeights
 from pvae.weights.enumeration import ENUMERATE, support_size
 from pvae.weights.handlers import PATHWISE, ChooseStrategy
@@ -154,7 +154,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
         for name, site in weights.guide_sites().items():
             self._require_strategy(name, weights.strategies[name])
             kl, is_closed = self._kl_of_site(weights, name, site)
-            channel = DISCRETE if site["fn"].support.is_discrete else CONTINUOUS
+            channel = DISCRETE if is_discrete(site) else CONTINUOUS
             by_channel[channel] = by_channel[channel] + kl if channel in by_channel else kl
             sampled += [] if is_closed else [name]
             if channel == DISCRETE:

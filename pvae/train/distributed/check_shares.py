@@ -16,7 +16,7 @@ from pvae.objectives import describe
 from pvae.programs.parameter_scope import store_tensors
 from pvae.train.computation import Computation
 from pvae.train.distributed.constant_draws import ConstantDraws
-from pvae.train.graph.preserve import preserve_state
+from pvae.train.graph.preserve import preserve_step
 from pvae.train.parameters import is_average
 
 __all__ = ["find_batch_norms", "require_mean_of_shares", "require_small_share"]
@@ -25,15 +25,9 @@ __all__ = ["find_batch_norms", "require_mean_of_shares", "require_small_share"]
 _TOLERANCES = {torch.float64: 1e-7, torch.float32: 2e-3}
 
 
-def modules_of(computation: Computation) -> list[nn.Module]:
-    """Return the modules of the programs and of the objective."""
-    candidates = (*computation.programs.modules, computation.objective)
-    return [module for module in candidates if isinstance(module, nn.Module)]
-
-
 def find_batch_norms(computation: Computation) -> list[nn.Module]:
     """Return the layers that normalise over the batch."""
-    layers = {id(layer): layer for module in modules_of(computation) for layer in module.modules()}
+    layers = {id(layer): layer for module in computation.parameters.modules for layer in module.modules()}
     return [layer for layer in layers.values() if isinstance(layer, _BatchNorm)]
 
 
@@ -97,12 +91,13 @@ def _refused(computation: Computation, reason: str) -> InputError:
 def _outputs(computation: Computation, batch: Batch, player: str) -> dict[str, Tensor | None]:
     """Return numbers, gradients and buffers after a step on a batch with constant draws, by name."""
     parameters = computation.parameters
-    modules = modules_of(computation)
-    with preserve_state(parameters.latent_model, modules), ConstantDraws():
+    with preserve_step(parameters), ConstantDraws():
         names, outputs = computation(computation.programs.arguments(batch), player)
         gradients = [f"gradient of {name}" for name in parameters.names(player)]
         found = dict(zip([*names, *gradients], outputs, strict=True))
-        return found | {f"buffer {name}": buffer.clone() for name, buffer in floating_buffers(modules).items()}
+        return found | {
+            f"buffer {name}": buffer.clone() for name, buffer in floating_buffers(parameters.modules).items()
+        }
 
 
 def floating_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from pvae.train.distributed.training_group import TrainingGroup
 from pvae.train.parameters import Parameters, root_module
 from pvae.train.run import Run
@@ -42,6 +40,4 @@ def copy_model_from_first(group: TrainingGroup, parameters: Parameters) -> None:
     if not group.is_shared:
         return
     tensors = model_tensors(parameters.latent_model, root_module(parameters.latent_model, parameters.programs))
-    objective = parameters.objective
-    state = objective.state_dict() if isinstance(objective, nn.Module) else {}
-    group.copy_from_first([*tensors.values(), *state.values()])
+    group.copy_from_first([*tensors.values(), *parameters.objective.state_dict().values()])

@@ -11,7 +11,6 @@ from pvae.train.computation import Computation
 from pvae.train.distributed.check_shares import (
     find_batch_norms,
     floating_buffers,
-    modules_of,
     require_mean_of_shares,
     require_small_share,
 )
@@ -67,7 +66,7 @@ def make_reduction(
             f"note: {layers} batch normalisations use the data of each process alone, {share} of {batch.size}, and "
             "differ from those of one process; their running averages are averaged over the processes"
         )
-    buffers = floating_buffers(modules_of(computation))
+    buffers = floating_buffers(computation.parameters.modules)
     return GradientReduction(group, list(buffers.values()), interrupts), notes
 
 

@@ -16,7 +16,7 @@ from pvae.errors import InputError
 from pvae.programs.binding import Fields
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.queries import inference_mode
-from pvae.programs.sites import Site, base_distribution, is_delta, log_density, sample_sites
+from pvae.programs.sites import Site, base_distribution, is_delta, is_discrete, log_density, sample_sites
 from pvae.randomness import preserved_randomness
 
 __all__ = ["CodeSite", "find_code_site"]
@@ -86,7 +86,7 @@ def _topmost(sites: Sequence[Site], bound: BoundPrograms) -> Site:
     first, *below = sites
     if not below:
         return first
-    discrete = [site["name"] for site in sites if _is_discrete(site)]
+    discrete = [site["name"] for site in sites if is_discrete(site)]
     if discrete:
         raise InputError(f"{_NEEDS}; this one has the sites {_names(sites)}, of which {discrete[0]} is discrete.")
     values = {site["name"]: site["value"] for site in sites}
@@ -121,7 +121,7 @@ def _require_code_of_each_datum(site: Site, size: int) -> None:
     support = distribution.support
     while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
-    if not (_is_discrete(site) or support in (constraints.real, constraints.real_vector)):
+    if not (is_discrete(site) or support in (constraints.real, constraints.real_vector)):
         raise InputError(
             f"A fitted prior needs real numbers of any size; site {name} has the support {support}. Transform the "
             "site, such as by a logarithm, and train again."
@@ -139,17 +139,13 @@ def _require_same_density(site: Site) -> None:
         )
 
 
-def _is_discrete(site: Site) -> bool:
-    return bool(site["fn"].support.is_discrete)
-
-
 def _count_codes(site: Site) -> int:
     """Return the number of codes of a categorical site; 0 for real numbers.
 
     Raises:
         InputError: for other discrete sites.
     """
-    if not _is_discrete(site):
+    if not is_discrete(site):
         return 0
     base = base_distribution(site["fn"])
     if not isinstance(base, torch.distributions.Categorical) or len(site["fn"].event_shape) != 1:

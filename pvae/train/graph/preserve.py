@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyro
@@ -14,9 +14,9 @@ from pvae.programs.parameter_scope import store_tensors
 from pvae.randomness import Buffers
 from pvae.train.devices import capture_generators, restore_generators
 from pvae.train.graph.python_reads import find_reads
-from pvae.train.parameters import is_average
+from pvae.train.parameters import Parameters, is_average
 
-__all__ = ["PreservedState", "preserve_state"]
+__all__ = ["PreservedState", "preserve_state", "preserve_step"]
 
 #: Tensors outside modules with more elements than this are data, which programs do not write into.
 _LARGEST_TENSOR = 2**20
@@ -102,3 +102,12 @@ def preserve_state(latent_model: Any, modules: Iterable[nn.Module]) -> Iterator[
         yield state
     finally:
         state.restore()
+
+
+def preserve_step(parameters: Parameters) -> AbstractContextManager[PreservedState]:
+    """Run a block of training steps, then restore what `preserve_state` restores, of the programs and the objective.
+
+    Args:
+        parameters: the trained tensors of both.
+    """
+    return preserve_state(parameters.latent_model, parameters.modules)
