@@ -10,7 +10,7 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,17 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the pictures of HTML pages out: to draw and to render them takes most of a small comparison."""
     monkeypatch.setattr("pvae.report.writing._encode_pictures", lambda page: {})
     monkeypatch.setattr("pvae.comparison.page.report_data.ReportData.rows_with_pictures", lambda data: [])
+
+
+@pytest.fixture
+def set_free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[float | None], None]:
+    """A function that sets the free memory, in bytes, which programs find; None if it is not known."""
+
+    def patch(count: float | None) -> None:
+        for module in ("memory_limit", "memory_growth", "fitting_runs"):
+            monkeypatch.setattr(f"pvae.programs.{module}.free_bytes", lambda device: count)
+
+    return patch
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import exact
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from planted import OneMode, Planted
+from planted import OneMode, Planted, PlantedPoint
 from torch import Tensor
 
 import pvae
@@ -169,12 +167,7 @@ def test_a_small_budget_leaves_questions_open_and_never_fine(tmp_path: Path) -> 
 
 
 def test_what_the_model_does_not_allow_is_not_run() -> None:
-    class Autoencoder(Planted):
-        def guide(self, x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Delta((x - self.bias) @ self.gain.T).to_event(1))
-
-    found = answers(Autoencoder(), Planted().draw(8), budget=1e4)
+    found = answers(PlantedPoint(), Planted().draw(8), budget=1e4)
     assert found[QUESTIONS[0]].status == "not run"
     assert "a point without a density" in found[QUESTIONS[0]].reason
 

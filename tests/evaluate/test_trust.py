@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import exact
@@ -93,23 +94,18 @@ class Wide(pvae.LatentModel):
             pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
 
 
-def set_free_memory(monkeypatch: pytest.MonkeyPatch, count: float | None) -> None:
-    for module in ("memory_limit", "memory_growth", "fitting_runs"):
-        monkeypatch.setattr(f"pvae.programs.{module}.free_bytes", lambda device: count)
-
-
 @pytest.mark.parametrize(("particles", "data"), [(300, 1), (64, 4), (16, 64), (1, 400)])
 def test_an_evaluation_that_does_not_fit_takes_a_smaller_chunk(
-    particles: int, data: int, monkeypatch: pytest.MonkeyPatch
+    particles: int, data: int, set_free_memory: Callable[[float | None], None]
 ) -> None:
     model, batch = Wide(500), {"x": torch.randn(data, 2)}
-    set_free_memory(monkeypatch, None)
+    set_free_memory(None)
     with PeakMemory() as whole:
         value = elbo(model, batch, particles).value
-    set_free_memory(monkeypatch, 1.5 * whole.bytes)
+    set_free_memory(1.5 * whole.bytes)
     assert elbo(model, batch, particles).value == value
     for free in (1.1 * whole.bytes, 0.1 * whole.bytes):
-        set_free_memory(monkeypatch, free)
+        set_free_memory(free)
         state = torch.get_rng_state()
         with (
             PeakMemory() as peak,
@@ -124,9 +120,11 @@ def test_an_evaluation_that_does_not_fit_takes_a_smaller_chunk(
         assert lowered == elbo(model, batch, particles, chunk=chunk).value
 
 
-def test_an_evaluation_is_refused_if_one_particle_of_one_datum_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_is_refused_if_one_particle_of_one_datum_does_not_fit(
+    set_free_memory: Callable[[float | None], None],
+) -> None:
     model, batch = Wide(5000), {"x": torch.randn(50, 2)}
-    set_free_memory(monkeypatch, 10_000)
+    set_free_memory(10_000)
     with (
         PeakMemory() as peak,
         pytest.raises(InputError, match=r"one datum needs more than \d+ bytes .* 10000 bytes are free"),
@@ -135,18 +133,20 @@ def test_an_evaluation_is_refused_if_one_particle_of_one_datum_does_not_fit(monk
     assert peak.bytes <= 10_000
 
 
-def test_annealing_that_does_not_fit_moves_the_chains_of_fewer_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annealing_that_does_not_fit_moves_the_chains_of_fewer_data(
+    set_free_memory: Callable[[float | None], None],
+) -> None:
     model, x = Wide(500), torch.randn(40, 2)
     settings = {"temperatures": 2, "chains": 8, "limit": None, "transition": lambda numbers, b: numbers}
-    set_free_memory(monkeypatch, None)
+    set_free_memory(None)
     with PeakMemory() as whole, pytest.warns(UserWarning, match="runs eagerly"):  # a measured run is not traced
         evidence = ais(model, x, progress=False, **settings)
-    set_free_memory(monkeypatch, 0.3 * whole.bytes)
+    set_free_memory(0.3 * whole.bytes)
     with PeakMemory() as peak, pytest.warns(UserWarning, match="data are annealed at a time in place of 40: .* MB are"):
         lowered = ais(model, x, progress=False, **settings)
     assert peak.bytes <= 0.3 * whole.bytes
     assert lowered.value == pytest.approx(evidence.value, abs=5 * (lowered.error + evidence.error))
-    set_free_memory(monkeypatch, 20_000)
+    set_free_memory(20_000)
     with pytest.raises(InputError, match=r"Annealing of 1 of the data with 8 chains needs more .* Use fewer chains"):
         ais(model, x, progress=False, **settings)
 

@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from stepping import recorded_weight_runs
 from torch import Tensor
 from zoo import MODELS
 
@@ -31,14 +32,7 @@ PARTICLES, DATA, CHUNK = 1024, 16, 4096
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[WeightRuns]:
     """The `WeightRuns` of the test; each makes a graph for its second run."""
-    all_runs: list[WeightRuns] = []
-
-    class Recorded(WeightRuns):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            all_runs.append(self)
-
-    monkeypatch.setattr("pvae.evaluate.running_statistics.WeightRuns", Recorded)
+    all_runs = recorded_weight_runs(monkeypatch, "pvae.evaluate.running_statistics")
     monkeypatch.setattr(weight_runs, "_LEAST_WORK", 0.0)
     monkeypatch.setattr("pvae.evaluate.evaluation_context.FIRST_DATA", 4)  # a first look sees the later data otherwise
     library = next((name for name in ("onednn", "numpy") if is_offered(name, torch.float32)), "aten")

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from planted import OneMode, Planted
+from planted import OneMode, Planted, PlantedPoint
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor
 
@@ -111,12 +111,7 @@ def test_khat_kl_and_few_effective_particles_each_make_a_datum_suspect() -> None
 
 
 def test_a_point_is_not_available() -> None:
-    class Point(Planted):
-        def guide(self, x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Delta((x - self.bias) @ self.gain.T).to_event(1))
-
-    found = diagnose(Point(), Planted().draw(5), 50)
+    found = diagnose(PlantedPoint(), Planted().draw(5), 50)
     assert found.trust is not None
     assert found.trust.accuracy.isnan().all()
     assert found.to_json()["accuracy"]["median"] is None

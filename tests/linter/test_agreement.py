@@ -152,10 +152,10 @@ def test_missing_values_of_pyro_need_their_mask_in_the_guide() -> None:
     assert found == {("mask in one program", "x_unobserved", True)}
 
 
-def scaled(draw: Draw, scale: float | Tensor) -> Draw:
+def scaled(program: Any, scale: float | Tensor) -> Any:
     def run(x: Tensor, seen: Tensor) -> None:
         with poutine.scale(scale=scale):
-            draw(x, seen)
+            program(x, seen)
 
     return run
 
@@ -172,15 +172,7 @@ def test_a_scale_in_one_program_is_fatal() -> None:
 @pytest.mark.parametrize("model_scale", [1.0, 3.0])
 def test_a_scale_around_the_whole_guide_tempers_no_model(model_scale: float) -> None:
     pair = programs(plain, plain)
-
-    def scaled_program(program: Any, scale: float) -> Any:
-        def run(x: Tensor, seen: Tensor) -> None:
-            with poutine.scale(scale=scale):
-                program(x, seen)
-
-        return run
-
-    own = pvae.pair(scaled_program(pair.model, model_scale), scaled_program(pair.guide, 0.1))
+    own = pvae.pair(scaled(pair.model, model_scale), scaled(pair.guide, 0.1))
     assert kinds(own) == {("scale in one program", "t", True), ("scale in one program", "z", True)}
 
 

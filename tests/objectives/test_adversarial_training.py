@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from critics import assert_equal_gradients_by_any_route
 from models import Drawn, Line, Plain, Point, data, draws
 from stepping import after
 from torch import Tensor, nn
@@ -54,15 +55,7 @@ def test_the_loss_of_all_players_has_each_ones_gradient(name: str) -> None:
     """`objective(model, guide)`, a module, and plain SVI: every group gets the sum of its own players' gradients."""
     model, objective, x = Line(weight=0.3), KINDS[name](hidden=(4,)), draws(16)
     objective.loss(model.model, model.guide, x)
-    torch.manual_seed(4)
-    objective.loss_and_grads(model.model, model.guide, x)
-    held = {group: [each.grad for each in parameters] for group, parameters in groups(model, objective).items()}
-    torch.manual_seed(4)
-    whole = objective.differentiable_loss(model.model, model.guide, x)
-    for group, parameters in groups(model, objective).items():
-        found = torch.autograd.grad(whole, parameters, allow_unused=True, retain_graph=True)
-        for one, other in zip(found, held[group], strict=True):
-            assert one is other is None if one is None else torch.equal(one, other)
+    assert_equal_gradients_by_any_route(objective, model, x)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from forcing import DOUBLE
+from models import first_of_plate
 from torch import Tensor, nn
 
 import pvae
@@ -37,16 +38,13 @@ class Coder(pvae.LatentModel):
         self.encoder = nn.Linear(3, 2).double()
         self.plate = plate
 
-    def _plate(self, x: Tensor) -> Any:
-        return pyro.plate("data", self.plate or len(x), subsample=torch.arange(len(x)) if self.plate else None)
-
     def model(self, x: Tensor) -> None:
-        with self._plate(x):
+        with first_of_plate(x, self.plate):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with self._plate(x):
+        with first_of_plate(x, self.plate):
             pyro.sample("z", dist.Delta(self.encoder(x)).to_event(1))
 
 
@@ -203,7 +201,7 @@ class Shared(Coder):
     """The encoder is the transposed decoder, and no groups are declared."""
 
     def guide(self, x: Tensor) -> None:
-        with self._plate(x):
+        with first_of_plate(x, self.plate):
             hidden = (x @ self.decoder[2].weight).tanh()
             pyro.sample("z", dist.Delta(hidden @ self.decoder[0].weight).to_event(1))
 
@@ -212,7 +210,7 @@ class Further(Coder):
     """A site of data that does not depend on z, and a factor of 1, beside x."""
 
     def model(self, x: Tensor) -> None:
-        with self._plate(x):
+        with first_of_plate(x, self.plate):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
             pyro.sample("w", dist.Normal(x.new_zeros(3), 1.0).to_event(1), obs=x)
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)

@@ -605,20 +605,17 @@ class Encoded(pvae.LatentModel):
         self.encoder = nn.Parameter(torch.randn(4, 3, generator=generator, dtype=DOUBLE))
         self.plate = plate
 
-    def _plate(self, x: Tensor) -> Any:
-        return pyro.plate("data", self.plate or len(x), subsample=torch.arange(len(x)) if self.plate else None)
-
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = (x @ self.encoder.T).chunk(2, -1)
         return loc, (0.3 * log_scale).exp()
 
     def model(self, x: Tensor) -> None:
-        with self._plate(x):
+        with models.first_of_plate(x, self.plate):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ self.weight.T, 0.5).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with self._plate(x):
+        with models.first_of_plate(x, self.plate):
             pyro.sample("z", dist.Normal(*self.posterior(x)).to_event(1))
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from forcing import DOUBLE
+from models import first_of_plate
 from scipy import integrate
 from stats import assert_close_in_sigmas, mean_and_error
 from torch import Tensor, nn
@@ -103,17 +104,14 @@ class Encoded(pvae.LatentModel):
         self.encoder = nn.Parameter(torch.randn(2, 3, dtype=DOUBLE))
         self.noise, self.plate, self.scales = noise, plate, scales
 
-    def _plate(self, x: Tensor) -> Any:
-        return pyro.plate("data", self.plate or len(x), subsample=torch.arange(len(x)) if self.plate else None)
-
     def model(self, x: Tensor) -> None:
-        with self._plate(x), pyro.poutine.scale(scale=1.0 if self.scales is None else self.scales):
+        with first_of_plate(x, self.plate), pyro.poutine.scale(scale=1.0 if self.scales is None else self.scales):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ self.weight.T, 0.5).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
         code = x @ self.encoder.T
-        with self._plate(x), pyro.poutine.scale(scale=1.0 if self.scales is None else self.scales):
+        with first_of_plate(x, self.plate), pyro.poutine.scale(scale=1.0 if self.scales is None else self.scales):
             density = dist.Delta(code) if self.noise is None else dist.Normal(code, self.noise)
             pyro.sample("z", density.to_event(1))
 

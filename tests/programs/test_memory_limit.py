@@ -9,7 +9,6 @@ import torch
 
 from pvae.errors import InputError
 from pvae.memory import PeakMemory
-from pvae.programs import fitting_runs, memory_growth, memory_limit
 from pvae.programs.fitting_runs import run_within_memory
 from pvae.programs.memory_growth import MemoryGrowth
 from pvae.programs.memory_limit import FreeMemoryLimit, needs_limit
@@ -28,20 +27,11 @@ OPERATIONS = {
 }
 
 
-@pytest.fixture
-def set_free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float | None], None]:
-    def patch(count: float | None) -> None:
-        for module in (memory_limit, memory_growth, fitting_runs):
-            monkeypatch.setattr(module, "free_bytes", lambda device: count)
-
-    return patch
-
-
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_of_four_megabytes_is_refused_before_it_runs(
-    name: str, set_free: Callable[[float | None], None]
+    name: str, set_free_memory: Callable[[float | None], None]
 ) -> None:
-    set_free(4_900_000)
+    set_free_memory(4_900_000)
     with (
         pytest.raises(InputError, match=r"more than 4(\.\d+)? MB of memory on cpu; 4\.9 MB are free, of which 80% may"),
         PeakMemory() as peak,
@@ -49,14 +39,14 @@ def test_an_operation_of_four_megabytes_is_refused_before_it_runs(
     ):
         OPERATIONS[name]()
     assert limit.needed is not None and limit.needed >= 4_000_000 and peak.bytes < 200_000
-    set_free(5_300_000)
+    set_free_memory(5_300_000)
     with FreeMemoryLimit("cpu") as limit:
         OPERATIONS[name]()
     assert limit.needed is None
 
 
-def test_tensors_that_are_held_count_and_views_do_not(set_free: Callable[[float | None], None]) -> None:
-    set_free(12_500)
+def test_tensors_that_are_held_count_and_views_do_not(set_free_memory: Callable[[float | None], None]) -> None:
+    set_free_memory(12_500)
     with FreeMemoryLimit("cpu") as limit:
         kept = torch.zeros(1000)
         kept.view(10, 100).add_(1.0)
@@ -74,29 +64,29 @@ def allocate(size: int) -> int:
 
 @pytest.mark.parametrize(("wanted", "fitting"), [(80, 80), (120, 40), (10_000, 40), (10**9, 39)])
 def test_a_run_takes_the_largest_size_that_leaves_memory(
-    wanted: int, fitting: int, set_free: Callable[[float | None], None]
+    wanted: int, fitting: int, set_free_memory: Callable[[float | None], None]
 ) -> None:
-    set_free(100_000)
+    set_free_memory(100_000)
     with PeakMemory() as peak:
         run = run_within_memory(allocate, wanted, "cpu", least="One", advice="Stop.")
     assert run.result == run.size and run.size <= fitting and run.size > 0.6 * fitting
     assert peak.bytes <= 80_000
     assert bool(run.shortage) == (wanted > 80)
-    set_free(None)
+    set_free_memory(None)
     assert run_within_memory(lambda size: size, wanted, "cpu", least="One", advice="Stop.").size == wanted
 
 
-def test_small_runs_show_what_the_wanted_size_needs(set_free: Callable[[float | None], None]) -> None:
-    set_free(100_000)
+def test_small_runs_show_what_the_wanted_size_needs(set_free_memory: Callable[[float | None], None]) -> None:
+    set_free_memory(100_000)
     shortage = run_within_memory(allocate, 160, "cpu", least="One", advice="Stop.").shortage
     assert shortage == "needs about 160000 bytes of memory on cpu; 100000 bytes are free, of which 80% may be used."
-    set_free(999)
+    set_free_memory(999)
     with pytest.raises(InputError, match=r"^One needs more than 1000 bytes .* 999 bytes are free, .* used\. Stop\.$"):
         run_within_memory(allocate, 8, "cpu", least="One", advice="Stop.")
 
 
-def test_every_attempt_draws_the_same_numbers(set_free: Callable[[float | None], None]) -> None:
-    set_free(100_000)
+def test_every_attempt_draws_the_same_numbers(set_free_memory: Callable[[float | None], None]) -> None:
+    set_free_memory(100_000)
     draws = []
 
     def run(size: int) -> None:
@@ -110,9 +100,9 @@ def test_every_attempt_draws_the_same_numbers(set_free: Callable[[float | None],
 
 
 def test_errors_of_a_run_stay_and_programs_of_a_fixed_size_are_refused(
-    set_free: Callable[[float | None], None],
+    set_free_memory: Callable[[float | None], None],
 ) -> None:
-    set_free(9_999)
+    set_free_memory(9_999)
 
     def fixed(size: int) -> None:
         torch.zeros(size, 250)
@@ -125,8 +115,8 @@ def test_errors_of_a_run_stay_and_programs_of_a_fixed_size_are_refused(
         run_within_memory(fixed, 20, "cpu", least="All data", advice="Stop.")
 
 
-def test_growth_is_measured_once_parameters_matter_little(set_free: Callable[[float | None], None]) -> None:
-    set_free(1e9)
+def test_growth_is_measured_once_parameters_matter_little(set_free_memory: Callable[[float | None], None]) -> None:
+    set_free_memory(1e9)
 
     def run(size: int) -> None:
         torch.zeros(4000)  # 16 kB at first, whatever the size
@@ -138,10 +128,10 @@ def test_growth_is_measured_once_parameters_matter_little(set_free: Callable[[fl
     assert MemoryGrowth.measure(lambda size: {}[size], 2, 1000, "cpu") is None
 
 
-def test_only_runs_that_may_be_large_have_a_limit(set_free: Callable[[float | None], None]) -> None:
+def test_only_runs_that_may_be_large_have_a_limit(set_free_memory: Callable[[float | None], None]) -> None:
     model, batch = torch.nn.Linear(10, 10), {"x": torch.zeros(100, 10)}
-    set_free(1e9)
+    set_free_memory(1e9)
     assert not needs_limit(model, batch, 100)
     assert needs_limit(model, batch, 100_000)
-    set_free(None)
+    set_free_memory(None)
     assert not needs_limit(model, batch, 100_000)

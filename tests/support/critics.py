@@ -45,6 +45,17 @@ def best_critic(objective: Any, latent_model: Any, x: Tensor, rounds: int = 40) 
     return objective
 
 
+def assert_equal_gradients_by_any_route(objective: Any, latent_model: Any, x: Tensor) -> None:
+    """Compare the gradients of ``loss_and_grads``, by which SVI trains, with those of ``differentiable_loss``."""
+    torch.manual_seed(4)
+    objective.loss_and_grads(latent_model.model, latent_model.guide, x)
+    torch.manual_seed(4)
+    whole = objective.differentiable_loss(latent_model.model, latent_model.guide, x)
+    parameters = [*latent_model.theta(), *latent_model.phi(), *objective.critic()]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(whole, parameters, allow_unused=True), strict=True):
+        assert parameter.grad is gradient is None if gradient is None else torch.equal(parameter.grad, gradient)
+
+
 def covariance(critic: Quadratic, q: Tensor, p: Tensor) -> Tensor:
     """Of the coefficients of a logistic regression, by the score's variance and the curvature at its best fit."""
     with torch.no_grad():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from typing import Any
 
 import exact
 import pyro
@@ -173,6 +174,11 @@ class Drawn(Plain):
         with pyro.plate("data", len(x), subsample_size=4) as index:
             loc, log_scale = self.encoder(x[index]).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def first_of_plate(x: Tensor, size: int | None) -> Any:
+    """A plate over the data, which are the first of `size` data, or all if it is None."""
+    return pyro.plate("data", size or len(x), subsample=torch.arange(len(x)) if size else None)
 
 
 class Counted(Plain):

@@ -69,6 +69,14 @@ class Planted(LatentModel):
         return torch.tensor(z @ self.known.weight.T + self.known.bias + noise * generator.standard_normal((count, 3)))
 
 
+class PlantedPoint(Planted):
+    """The same model with a point as its guide, the mean of the posterior."""
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta((x - self.bias) @ self.gain.T).to_event(1))
+
+
 class OneMode(LatentModel):
     """z ~ half N(-5, 1/4) and half N(5, 1/4), x given z ~ N(abs(z), 1/4); the guide knows the positive mode alone.
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from models import data
+from torch import Tensor
 
 from pvae.batch import Batch
 from pvae.models import bind, scope
@@ -17,6 +19,7 @@ from pvae.train.devices import isolated
 from pvae.train.optimisers import make_optimiser
 from pvae.train.parameters import Parameters
 from pvae.train.step import Stepper
+from pvae.train.traced_weights.weight_runs import WeightRuns
 
 
 @contextmanager
@@ -53,3 +56,27 @@ def after(make: Callable[[], Any], objective: Callable[[], Any], *, graph: bool,
         tensors = {name: each.detach().clone() for name, each in parameters.named.items()}
         tensors |= {name: each.clone() for name, each in latent_model.named_buffers()}
         return torch.stack(numbers), tensors, drawn, step
+
+
+def parameters_of(run: Any) -> dict[str, Tensor]:
+    """Copies of the parameters of a run, by name."""
+    return {name: tensor.detach().clone() for name, tensor in run.model.named_parameters()}
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Compare tensors by name, bit for bit."""
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def recorded_weight_runs(monkeypatch: pytest.MonkeyPatch, module: str) -> list[WeightRuns]:
+    """The list of the `WeightRuns` that a module makes from now on."""
+    made: list[WeightRuns] = []
+
+    class Recorded(WeightRuns):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(f"{module}.WeightRuns", Recorded)
+    return made

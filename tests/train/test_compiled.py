@@ -15,7 +15,7 @@ import pytest
 import torch
 from models import Plain, data
 from pyro.infer import Trace_ELBO
-from stepping import after, stepper
+from stepping import after, assert_equal, parameters_of, stepper
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -62,23 +62,15 @@ def train(out: Path | None = None, size: int = 13, **options: Any) -> pvae.train
                     **{**usual, **options})  # fmt: skip
 
 
-def parameters(run: pvae.train.Run) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in run.model.named_parameters()}
-
-
 @functools.cache
 def graph_parameters() -> dict[str, Tensor]:
     """The parameters after the training by graphs."""
-    return parameters(train(step="graph"))
+    return parameters_of(train(step="graph"))
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float = 1e-12) -> None:
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=tolerance, atol=tolerance)
-
-
-def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +91,7 @@ def test_the_update_is_that_of_the_optimiser(
     compiled = train(optimiser=optimiser, **options)
     assert compiled.step == "compile" and len(compilations) == 1
     graph = train(optimiser=optimiser, step="graph", **options)
-    assert_close(parameters(graph), parameters(compiled))
+    assert_close(parameters_of(graph), parameters_of(compiled))
 
 
 @pytest.mark.parametrize(
@@ -134,12 +126,12 @@ def test_objectives_with_state_players_and_draws_are_compiled(
 
 @pytest.mark.parametrize("steps", [3])
 def test_a_resumed_training_has_the_same_bits(steps: int, compilations: list[GraphModule], tmp_path: Path) -> None:
-    whole = parameters(train())
+    whole = parameters_of(train())
     train(tmp_path / "run", max_steps=steps)
     assert read(tmp_path / "run" / "last").state["how"] == {"asked": "compile", "used": "compile"}
     resumed = train(tmp_path / "run", resume=True)
     assert resumed.step == "compile"
-    assert_equal(whole, parameters(resumed))
+    assert_equal(whole, parameters_of(resumed))
 
 
 def test_the_whole_training_runs_as_a_graph_if_the_compiler_fails_and_also_after_a_break(
@@ -158,7 +150,7 @@ def test_the_whole_training_runs_as_a_graph_if_the_compiler_fails_and_also_after
     monkeypatch.setattr("pvae.train.compiled.compiled_step.compile_graph", works)
     resumed = train(tmp_path / "run", resume=True)
     assert resumed.step == "graph" and not compilations
-    assert_equal(graph, parameters(resumed))
+    assert_equal(graph, parameters_of(resumed))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +168,7 @@ def test_a_wrong_function_is_refused_and_nothing_has_changed(
     plant(monkeypatch, change)
     with pytest.warns(UserWarning, match=reason):
         run = train()
-    assert_equal(graph, parameters(run))
+    assert_equal(graph, parameters_of(run))
 
 
 def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch, compilations: list[GraphModule]) -> None:
@@ -187,16 +179,16 @@ def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch, compilations
     monkeypatch.setattr(type(rule), "numbers", lambda self, step: (-0.0011, 1.0, 1.0))
     with pytest.warns(UserWarning, match="updates the parameters otherwise than the optimiser"):
         run = train()
-    assert_equal(graph, parameters(run))
+    assert_equal(graph, parameters_of(run))
 
 
 def test_other_settings_than_the_learning_rate_must_not_change(compilations: list[GraphModule]) -> None:
     schedule = "onecycle:max_lr=0.1:total_steps=9"
-    graph = parameters(train(step="graph", schedule=schedule))
+    graph = parameters_of(train(step="graph", schedule=schedule))
     with pytest.warns(UserWarning, match="settings of the optimiser besides the learning rate change"):
         run = train(schedule=schedule)
     assert run.step == "graph"
-    assert_close(graph, parameters(run))
+    assert_close(graph, parameters_of(run))
 
 
 @pytest.fixture
@@ -223,11 +215,11 @@ def test_auto_compiles_a_long_training_and_keeps_the_choice(
     run = train(tmp_path / "run", step="auto", progress=None, max_steps=6)
     assert run.step == "compile"
     assert line(capsys).startswith("step: compile (1.00 ms a step, and 2.00 ms as a graph; compiled in ")
-    whole = parameters(train(step="auto"))
+    whole = parameters_of(train(step="auto"))
     monkeypatch.setattr(compiled_steps, "median_seconds", lambda *_: (2e-3, 1e-3))  # it is not timed again
     resumed = train(tmp_path / "run", step="auto", resume=True, max_steps=None)
     assert resumed.step == "compile"
-    assert_equal(whole, parameters(resumed))
+    assert_equal(whole, parameters_of(resumed))
 
 
 def test_auto_leaves_a_short_training_and_a_slow_function_to_the_graph(
@@ -237,13 +229,13 @@ def test_auto_leaves_a_short_training_and_a_slow_function_to_the_graph(
     run = train(step="auto", progress=None)
     assert run.step == "graph" and not compilations
     assert line(capsys).startswith("step: graph, because compiling takes about ")
-    assert_equal(graph, parameters(run))
+    assert_equal(graph, parameters_of(run))
     monkeypatch.setattr(compiled_steps, "_COST_PER_OPERATION", 1e-9)
     monkeypatch.setattr(compiled_steps, "median_seconds", lambda *_: (2e-3, 1e-3))
     slow = train(step="auto", progress=None)
     assert slow.step == "graph" and len(compilations) == 1
     assert line(capsys).startswith("step: graph, because a compiled step is not faster (2.00 ms a step")
-    assert_equal(graph, parameters(slow))
+    assert_equal(graph, parameters_of(slow))
 
 
 def test_another_way_to_run_steps_after_a_break_is_noted(
@@ -274,7 +266,7 @@ def test_the_compiler_of_torch_gives_the_numbers_of_the_graph_also_with_the_prod
     graph = train(size=8, precision="float32", clip=0.3, step="graph", matmul="aten")
     losses = [[record["loss"] for record in run.history] for run in (compiled, graph)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert_close(parameters(graph), parameters(compiled), 1e-5)
+    assert_close(parameters_of(graph), parameters_of(compiled), 1e-5)
 
 
 def test_a_parameter_with_another_layout_leads_to_the_graph(compilations: list[GraphModule]) -> None:
@@ -288,7 +280,7 @@ def test_a_parameter_with_another_layout_leads_to_the_graph(compilations: list[G
     with pytest.warns(UserWarning, match="runs as a graph: a parameter .* has another shape or layout now"):
         run = train(size=8, callbacks=[Transpose()])
     assert run.step == "graph" and len(compilations) == 1
-    assert_close(parameters(graph), parameters(run))
+    assert_close(parameters_of(graph), parameters_of(run))
 
 
 def test_a_group_without_parameters_has_none_with_a_gradient() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
-from torch import Tensor
+from stepping import assert_equal, parameters_of
 
 import pvae
 from pvae.files import write_text
@@ -55,21 +55,13 @@ def train(out: Path | None = None, **options: Any) -> pvae.train.Run:
     return pvae.fit(model, data, **{"epochs": 2, "batch_size": 64, "progress": False, "out": out, **options})
 
 
-def parameters(run: pvae.train.Run) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in run.model.named_parameters()}
-
-
 def choices(out: Path) -> dict[str, str]:
     """The libraries that the last checkpoint records."""
     return dict(read(out / "last").state["products"]["choices"])
 
 
-def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
 def test_torch_alone_has_the_bits_of_the_eager_step_and_the_libraries_agree_within_rounding(winner: Any) -> None:
-    eager, aten, fast = (parameters(train(**options)) for options in ({"step": "eager"}, {"matmul": "aten"}, {}))
+    eager, aten, fast = (parameters_of(train(**options)) for options in ({"step": "eager"}, {"matmul": "aten"}, {}))
     assert_equal(eager, aten)
     assert any(not torch.equal(fast[name], aten[name]) for name in aten)
     for name, tensor in aten.items():
@@ -79,13 +71,13 @@ def test_torch_alone_has_the_bits_of_the_eager_step_and_the_libraries_agree_with
 def test_a_resumed_training_has_the_same_bits_without_the_file_of_choices(
     cache: Path, winner: dict[str, str], tmp_path: Path
 ) -> None:
-    whole = parameters(train(tmp_path / "whole"))
+    whole = parameters_of(train(tmp_path / "whole"))
     all_choices = choices(tmp_path / "whole")
     train(tmp_path / "parts", max_steps=3)
     assert choices(tmp_path / "parts") == all_choices and set(all_choices.values()) == {"numpy"}
     shutil.rmtree(cache)
     winner["name"] = "aten"
-    assert_equal(whole, parameters(train(tmp_path / "parts", resume=True)))
+    assert_equal(whole, parameters_of(train(tmp_path / "parts", resume=True)))
     assert choices(tmp_path / "parts") == all_choices
 
 
@@ -104,18 +96,18 @@ def test_choices_of_another_machine_are_made_anew_and_a_note_says_so(
 def test_a_library_that_is_wrong_in_the_graph_is_replaced_by_torch_with_a_warning(
     winner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aten = parameters(train(matmul="aten"))
+    aten = parameters_of(train(matmul="aten"))
     right = PRODUCTS_IN_ROW["numpy"]
     monkeypatch.setitem(PRODUCTS_IN_ROW, "numpy", lambda *arguments: right(*arguments) * (1 + 1e-3))
     with pytest.warns(UserWarning, match="computed by torch alone: with the faster libraries, its .* differs"):
         run = train(tmp_path / "run")
     assert run.step == "graph"
-    assert_equal(aten, parameters(run))
+    assert_equal(aten, parameters_of(run))
     assert set(choices(tmp_path / "run").values()) == {"aten"}
 
 
 def test_a_run_from_before_the_option_continues_with_the_products_of_torch(winner: Any, tmp_path: Path) -> None:
-    whole = parameters(train(matmul="aten"))
+    whole = parameters_of(train(matmul="aten"))
     out = tmp_path / "run"
     train(out, max_steps=1, matmul="aten")
     config = read_config(out)
@@ -132,7 +124,7 @@ def test_a_run_from_before_the_option_continues_with_the_products_of_torch(winne
         pvae.train.run_folder.snapshot_to_resume(
             out, {**config, "training": {**config["training"], "matmul": "auto"}}, config, ()
         )
-    assert_equal(whole, parameters(train(out, resume=True)))
+    assert_equal(whole, parameters_of(train(out, resume=True)))
     assert read_config(out)["training"]["matmul"] == "aten"
 
 

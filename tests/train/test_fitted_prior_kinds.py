@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from stats import assert_close_in_sigmas
 from torch import Tensor
-from untrained_runs import SMALL, UNTRAINED, untrained_run
+from untrained_runs import SMALL, UNTRAINED, log_weights_of, untrained_run
 
 import pvae
 from pvae.batch import Batch
@@ -30,12 +30,6 @@ pytestmark = pytest.mark.usefixtures("own_store")
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(2)).round()
 DATA = pvae.load_data(X, validation=0, test=0, binarise="none")
 untrained = partial(untrained_run, data=DATA)
-
-
-def log_weights(run: pvae.Run) -> pvae.LogWeights:
-    torch.manual_seed(5)
-    with torch.no_grad(), pvae.models.scope(run.model):
-        return pvae.log_weights(run.model, Batch(x=X), particles=3)
 
 
 # ---- Codes
@@ -152,7 +146,7 @@ def test_a_second_stage_is_a_further_layer(name: str) -> None:
     run = untrained(MODELS[name]())
     fitted = pvae.fit_prior(run, "vae:latent=3:hidden=4", DATA, epochs=1)
     site, stage = fitted.config["prior"]["site"], fitted.model.prior.density
-    old, new = log_weights(run), log_weights(fitted)
+    old, new = log_weights_of(run, X), log_weights_of(fitted, X)
     u = new.values[f"{site}_above"]
     assert u.shape == (3, 60, 3)
     # the guide of the inner model draws the same values of its sites: other draws follow in the generator

@@ -14,10 +14,9 @@ import torch
 import tutorial_vae
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
-from untrained_runs import SMALL, untrained_run
+from untrained_runs import SMALL, log_weights_of, untrained_run
 
 import pvae
-from pvae.batch import Batch
 from pvae.data.toy import LinearGaussian, fit_ppca
 from pvae.train.fitted_priors.code_site import CodeSite
 from pvae.train.fitted_priors.codes import Codes
@@ -158,12 +157,6 @@ MODELS = {
 }
 
 
-def log_weights(run: pvae.Run) -> pvae.LogWeights:
-    torch.manual_seed(5)
-    with torch.no_grad(), pvae.models.scope(run.model):
-        return pvae.log_weights(run.model, Batch(x=X), particles=3)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_log_weights_change_by_the_prior_alone(name: str) -> None:
     torch.manual_seed(0)
@@ -175,7 +168,7 @@ def test_log_weights_change_by_the_prior_alone(name: str) -> None:
     fitted = pvae.fit_prior(run, "mixture:components=2", DATA)
     site = fitted.config["prior"]["site"]
     assert site == {"ladder": "z2", "bottom-up": "z2", "layers": "u", "tutorial": "latent"}.get(name, "z")
-    old, new = log_weights(run), log_weights(fitted)
+    old, new = log_weights_of(run, X), log_weights_of(fitted, X)
     torch.testing.assert_close(new.log_guide, old.log_guide, rtol=0, atol=0)
     z = old.values[site]
     assert torch.equal(z, new.values[site])

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from models import FEATURES, LATENT, Plain
+from stepping import recorded_weight_runs
 from torch import Tensor
 
 import pvae
@@ -29,14 +30,7 @@ OPTIONS = {"batch_size": 12, "validation_particles": PARTICLES, "progress": Fals
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[WeightRuns]:
     """The graphs of the validations of the test, which are made for any amount of work."""
-    all_runs: list[WeightRuns] = []
-
-    class Recorded(WeightRuns):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            all_runs.append(self)
-
-    monkeypatch.setattr(validation, "WeightRuns", Recorded)
+    all_runs = recorded_weight_runs(monkeypatch, "pvae.train.validation")
     monkeypatch.setattr(validation, "_LEAST_WORK", 0.0)
     monkeypatch.setattr(validation, "_DRAWS_AT_A_TIME", {"cpu": 8 * PARTICLES})
     monkeypatch.setenv("PVAE_CACHE", str(tmp_path / "cache"))
