@@ -13,7 +13,7 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-# A library shows no records of its own; a program that configures logging gets those of pvae.
+# pvae prints no log records by itself; they are shown if the program configures logging.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # `__init__.pyi` holds the one list of public names and of the module that each comes from.

@@ -1,4 +1,4 @@
-"""The accelerators of torch: is one there, its random generators, and sums on a device without 64-bit numbers."""
+"""The accelerators of torch: their number, their random generators, and float64 sums for devices without float64."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = [
     "start",
 ]
 
-#: The accelerators by the name of their device, and what they are.
+#: The kinds of accelerators: the name of the device in torch, and its description.
 KINDS = {"cuda": "CUDA", "xpu": "Intel", "mps": "Apple"}
 
 
 def device_words(kind: str) -> str:
-    """Return a device of a kind in words, such as "a CUDA device"."""
+    """Return the description of a kind of device for messages, such as "a CUDA device"."""
     return f"{'a' if kind == 'cuda' else 'an'} {KINDS[kind]} device"
 
 
@@ -51,7 +51,10 @@ def _module(kind: str) -> Any:
 
 
 def _kinds_in_use() -> list[str]:
-    """Return the kinds of devices whose generators are in use; to read those of others would initialise them."""
+    """Return the kinds of devices with generators in use.
+
+    Reading the generators of other kinds would initialise them.
+    """
     in_use = [kind for kind in ("cuda", "xpu") if _module(kind).is_initialized()]
     return [*in_use, "mps"] if count_devices("mps") else in_use
 

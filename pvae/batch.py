@@ -81,7 +81,7 @@ class Batch(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._fields)
 
-    # Mapping compares values, but comparing two tensors gives a tensor and no truth value.
+    # Mapping compares values, but the comparison of two tensors is a tensor, not a boolean.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -246,7 +246,7 @@ def _from_array(name: str, array: np.ndarray) -> Tensor:
                 "anew, or give them as floating-point numbers."
             )
         array = array.astype("int64")
-    # PyTorch reads neither foreign byte orders nor negative strides, and warns about memory that is read-only.
+    # PyTorch cannot read another byte order or negative strides, and it warns about read-only memory.
     native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
 
@@ -264,7 +264,7 @@ def check_field_name(name: str) -> None:
     """Raise InputError if a batch cannot have a field of this name."""
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in _RESERVED:
         raise InputError(
-            f"{name!r} cannot be the name of a field: it is no identifier of Python, or a batch uses it itself. "
+            f"{name!r} cannot be the name of a field: it is not an identifier of Python, or a batch uses it itself. "
             "The usual names are x, y, c, mask and index."
         )
 
@@ -283,7 +283,7 @@ def _check_length(name: str, tensor: Tensor, fields: Mapping[str, Tensor]) -> No
 def _check_finite(name: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point():
         return
-    # A sum with a value that is not finite is not finite, and it needs no copy of the data. It may overflow.
+    # The sum is not finite if a value is not finite, and it needs no copy of the data. Finite values may overflow.
     if math.isfinite(tensor.sum()) or all(bool(part.isfinite().all()) for part in tensor.split(_ROWS)):
         return
     finite = torch.isfinite(tensor)

@@ -9,7 +9,7 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: that of the environment variable ``PVAE_CACHE``, else the one of the system for pvae."""
+    """Return the cache folder: the value of ``PVAE_CACHE`` if it is set, else the user's cache folder for pvae."""
     folder = os.environ.get("PVAE_CACHE")
     if folder:
         return Path(folder).expanduser()

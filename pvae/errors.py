@@ -1,4 +1,4 @@
-"""The errors that a person should read without a traceback: bad input, divergence, and the loss of a process."""
+"""Errors that users read without a traceback: bad input, divergence, and the loss of a process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ __all__ = ["DivergenceError", "InputError", "LostProcessError", "first_line", "w
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message is one line: what was needed, what came, what to do.
+    """Input that cannot be used. The message is one line: what was needed, what was given, and what to do.
 
     The command line prints the line and exits with code 2.
 
     Args:
-        message: the line. Pyro appends a table of shapes to the errors of a program; that table is left out.
+        message: the line. Pyro appends a table of shapes to the errors of a program; this table is removed.
 
     Example:
         >>> import pvae

@@ -1,4 +1,4 @@
-"""Figures of a run by the functions of `pvae.plots`: the object draws itself, with its model and its data."""
+"""Functions of `pvae.plots` that also accept a run, and draw the figure with its model and its data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class FigureSource(ABC):
-    """What draws the figures of an object by their names, as ``run.plot`` does."""
+    """Draws the figures of an object by their names, as ``run.plot`` does."""
 
     @abstractmethod
     def draw(self, name: str, data: Any = None, **options: Any) -> Figure:
@@ -24,16 +24,16 @@ class FigureSource(ABC):
 
         Args:
             name: the name of the figure, such as ``"latent"``.
-            data: the data; None for those of the object.
+            data: the data; None for the data of the object.
             options: the split, the number of data and the seed of the draws.
         """
 
 
 def also_of_runs(name: str) -> Callable[[Function], Function]:
-    """Return the decorator by which a function of arrays also takes a run, and its data after it.
+    """Return a decorator that lets a function of arrays also accept a run, followed by data.
 
     Args:
-        name: the name of the figure of a run that shows the same.
+        name: the name of the same figure in ``run.plot``.
     """
 
     def decorate(function: Function) -> Function:

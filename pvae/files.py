@@ -31,7 +31,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def require_space(path: Path, size: int) -> None:
-    """Make a file of a size, for a library that does not notice a full disk in time; it then replaces the file.
+    """Reserve disk space by writing a file of this size.
+
+    Use it before a library writes the file, if the library does not report a full disk.
 
     Args:
         path: the file.
@@ -43,7 +45,7 @@ def require_space(path: Path, size: int) -> None:
     with path.open("wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
-        except (AttributeError, OSError) as error:  # the operating system, or the file system, may not have it
+        except (AttributeError, OSError) as error:  # not every operating system or file system has this call
             if is_disk_full(error):
                 raise
 
@@ -80,16 +82,16 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
-        unfinished.unlink(missing_ok=True)  # it may be a link to a file that is not ours
+        unfinished.unlink(missing_ok=True)  # the path may be a link to a file that is not from pvae
         yield unfinished
         move_into_place(unfinished, path)
     except OSError as error:
-        # a write to an open file that fails, as on a full disk, does not say which file it was
+        # the error of a write to an open file, such as on a full disk, does not name the file
         if error.filename in (None, str(unfinished)):
             error.filename = str(path)
         raise
     finally:
-        # after the move there is no such file
+        # after the move, the temporary file does not exist
         unfinished.unlink(missing_ok=True)
 
 
@@ -137,13 +139,13 @@ def replace_folder(path: Path, previous: Path) -> Iterator[Path]:
             os.replace(path, previous)
         os.replace(unfinished, path)
     finally:
-        # after the move there is no such folder
+        # after the move, the temporary folder does not exist
         _remove(unfinished)
     sync(path.parent)
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder if there is one. Of a link only the link is removed, not the folder that it leads to."""
+    """Remove a folder if there is one. If it is a link, only the link is removed, not its target."""
     if path.is_symlink():
         path.unlink()
     else:

@@ -27,7 +27,7 @@ def matmul_help(products: str) -> str:
     Args:
         products: the products, such as ``"the matrix products"``.
     """
-    return f"Who computes {products}: auto is the fastest library for each shape; aten is torch."
+    return f"Library for {products}: auto is the fastest one for each shape; aten is torch."
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class FitOptions:
     )
     max_evaluations: int | None = field(
         default=None,
-        metadata=_metadata("Stop before more decoder evaluations (particles x data) than this. [default: no limit]"),
+        metadata=_metadata(
+            "Stop before the number of decoder evaluations (particles x data) exceeds this. [default: no limit]"
+        ),
     )
     checkpoint_seconds: float = field(default=30.0, metadata=_metadata("Number of seconds between two checkpoints."))
 

@@ -1,4 +1,4 @@
-"""Threads of torch in a forked process: those of the parent do not exist there, and computations wait for them."""
+"""Threads of torch in a forked process: a fork does not copy threads, and computations wait for them."""
 
 from __future__ import annotations
 
@@ -44,18 +44,19 @@ if hasattr(os, "register_at_fork"):
 
 
 def require_usable_threads(threads: int | None = None) -> None:
-    """Refuse several threads of torch in a process that was forked from one with several, where they never answer.
+    """Raise InputError for several threads of torch in a process that was forked from one with several threads.
 
     Args:
         threads: the number of threads that will be used; None for the present number.
 
     Raises:
-        InputError: in this case.
+        InputError: in this case, because the computation would never end.
     """
     count = torch.get_num_threads() if threads is None else threads
     if _threads_of_parent > 1 and count > 1:
         raise InputError(
-            f"This process was forked from one in which torch had {_threads_of_parent} threads, which a fork does not "
-            f"copy, and {count} threads are to be used: it would wait for ever. Start it by the method 'spawn' of "
+            f"This process was forked from one in which torch had {_threads_of_parent} threads. A fork does not copy "
+            f"threads, so a computation with {count} threads would never end. Start the process by the method 'spawn' "
+            "of "
             "multiprocessing, or call torch.set_num_threads(1) in it first."
         )

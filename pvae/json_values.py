@@ -59,7 +59,7 @@ def flat_values(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
     Args:
         values: values and mappings by name.
-        before: what all names begin with.
+        before: the prefix of all names.
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
@@ -85,6 +85,6 @@ def without_numpy(value: Any) -> Any:
         return type(value)(map(without_numpy, value))
     if isinstance(value, dict):
         return {key: without_numpy(entry) for key, entry in value.items()}
-    # by name: the command line answers --help without NumPy
+    # by name, because the command line prints its help without NumPy
     scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return value.item() if scalar else value

@@ -29,7 +29,7 @@ def is_unused(folder: Path) -> bool:
 
 
 def is_written_now(folder: Path) -> bool:
-    """Return whether a process writes to a folder. On another computer, a writer that has ended counts too."""
+    """Return whether a process writes to a folder. A writer on another computer counts even if it has ended."""
     path = folder / LOCK_FILE
     holder = _holder(path)
     process = holder.get("process")
@@ -77,7 +77,7 @@ def sole_writer(folder: Path | None) -> Iterator[None]:
 
     Raises:
         InputError: if another writer has the folder, in this process or another one, or on another computer; or if its
-            lock is no regular file.
+            lock is not a regular file.
     """
     if folder is None:
         yield
@@ -107,8 +107,8 @@ def _acquire(lock: FileLock, folder: Path, path: Path) -> None:
         lock.acquire(blocking=False)
     except Timeout:
         raise InputError(
-            f"{folder} needs one writer at a time, and {_describe(_holder(path))} writes to it now. Wait for "
-            "its end, or name another folder."
+            f"{folder} needs one writer at a time, and {_describe(_holder(path))} writes to it now. Wait until it "
+            "ends, or name another folder."
         ) from None
     holder = _holder(path)
     if holder.get("host") not in (None, socket.gethostname()) and not _was_restarted(holder):
@@ -138,7 +138,7 @@ def _was_restarted(holder: Mapping[str, object]) -> bool:
 
 
 def _holder(path: Path) -> dict[str, object]:
-    """Return what a lock file says of its writer; empty if it says nothing."""
+    """Return the writer that a lock file names, by key; empty if it names none."""
     try:
         content = json.loads(read_start(path, 1000))
     except (ValueError, RecursionError):  # InputError is a ValueError
@@ -163,5 +163,5 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # it holds something, or is gone
+        except OSError:  # the folder is not empty, or does not exist any more
             return

@@ -43,7 +43,7 @@ def say(logger: logging.Logger, text: str) -> None:
     """Give a line of progress to the handlers of logging if it is configured; otherwise print it on standard error.
 
     Args:
-        logger: the logger of the file that says it.
+        logger: the logger of the file that reports the line.
         text: the line.
     """
     if is_recorded(logger):

@@ -29,7 +29,7 @@ __all__ = [
     "require_memory",
 ]
 
-#: Bytes of a block that is a little smaller than 32 MiB, the largest one from which the C library learns.
+#: Bytes of a block just below 32 MiB, the largest block that changes glibc's threshold for freed memory.
 _LEARNED_BYTES = 33_200_000
 
 #: Files with the limit of a container, its use and the part of the use that can be freed: cgroup version 2, then 1.
@@ -95,9 +95,9 @@ def _available() -> int | None:
 
 
 def _left_in_container(limit: str, usage: str, freeable: str) -> int | None:
-    """Return what a container may still allocate, in bytes; None without a limit."""
+    """Return the number of bytes that a container may still allocate; None without a limit."""
     try:
-        left = int(Path(limit).read_text()) - int(Path(usage).read_text())  # "max" is no number
+        left = int(Path(limit).read_text()) - int(Path(usage).read_text())  # "max" is not a number
     except (OSError, ValueError):
         return None
     return left + _fields(str(Path(usage).with_name("memory.stat"))).get(freeable, 0)
@@ -142,9 +142,9 @@ def is_view_or_in_place(func: Any) -> bool:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Measures the memory of the tensors that a block makes: the most that is held at the same time.
+    """Measures the peak memory of the tensors that a block makes.
 
-    Memory that an operation holds only while it runs is not seen.
+    Temporary memory inside an operation is not counted.
 
     Attributes:
         bytes: the most bytes that were held at the same time.
@@ -182,9 +182,9 @@ class PeakMemory(TorchDispatchMode):
 
 
 class MemoryLimit(PeakMemory):
-    """Refuses a tensor that a block makes, before its memory is taken, if all that is held would be too much.
+    """Raises an error before a block allocates a tensor that would exceed a memory limit.
 
-    Tensors that are computed from other tensors count when they are there.
+    Tensors that are computed from other tensors are counted after their allocation.
 
     Args:
         most: the bytes that the tensors of the block may hold at the same time.
@@ -200,7 +200,9 @@ class MemoryLimit(PeakMemory):
         self._most, self._error, self._most_tensors = most, error, most_tensors
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.device((kwargs or {}).get("device") or "meta").type != "meta":  # a tensor is made from nothing
+        if (
+            torch.device((kwargs or {}).get("device") or "meta").type != "meta"
+        ):  # the operation makes a tensor without tensor arguments
             size = _planned_size(func, args, kwargs)
             if self.held + size > self._most or len(self._known) >= self._most_tensors:
                 raise self._error(self.held + size)

@@ -1,4 +1,4 @@
-"""Tensors in the memory layout of a parameter, which the fused kernels of torch's optimisers take for granted."""
+"""Tensors in the memory layout of a parameter, which the fused kernels of torch's optimisers require."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that people type: the nearest known name in errors, and texts such as ``"renyi:alpha=0.5:particles=8"``."""
+"""Names that users type: the nearest known name in errors, and texts such as ``"renyi:alpha=0.5:particles=8"``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def unknown(kind: str, name: str, known: Iterable[str], owner: str = "") -> Inpu
     """Return the error for an unknown name; its message gives the nearest known name and all known names.
 
     Args:
-        kind: the kind of thing that has such names, such as ``"objective"``.
-        name: the name that came.
+        kind: the kind of object that the name is for, such as ``"objective"``.
+        name: the name that was given.
         known: every name that is accepted.
-        owner: the thing that the name is looked up in, such as ``"mask 'block'"``; empty if `kind` says enough.
+        owner: the object in which the name is looked up, such as ``"mask 'block'"``; empty if `kind` says enough.
     """
     names = sorted(map(str, known))
     spelled = {known_name.lower(): known_name for known_name in reversed(names)}
@@ -46,7 +46,7 @@ def unknown(kind: str, name: str, known: Iterable[str], owner: str = "") -> Inpu
 def printable(text: str) -> str:
     r"""Return a text with every character that is not printable written as Python writes it, such as ``\x1b``.
 
-    Escape codes of terminals, marks that change the direction of writing and the like then show, and do nothing. Line
+    Escape codes of terminals and marks that change the direction of writing become visible and have no effect. Line
     breaks stay.
     """
     return "".join(
@@ -76,8 +76,8 @@ def require_known(kind: str, name: object, known: Iterable[str]) -> None:
     """Check that a name is one of several.
 
     Args:
-        kind: the kind of thing that has such names, for the message.
-        name: the name that came.
+        kind: the kind of object that the name is for, for the message.
+        name: the name that was given.
         known: every name that is accepted.
 
     Raises:
@@ -92,8 +92,8 @@ def require_settings(label: str, settings: Iterable[str], known: Iterable[str]) 
     """Check that every setting is known.
 
     Args:
-        label: the thing that has these settings, such as ``"mask 'block'"``.
-        settings: the names of the settings that came.
+        label: the owner of these settings, such as ``"mask 'block'"``.
+        settings: the names of the settings that were given.
         known: every name that is accepted.
 
     Raises:
@@ -128,7 +128,7 @@ def parse_setting(text: str, advice: str) -> tuple[str, Any]:
         advice: how settings are written, for the message: a sentence without its full stop.
 
     Raises:
-        InputError: if there is no ``=``, or the key is no name.
+        InputError: if there is no ``=``, or the key is not a name.
     """
     key, separator, content = text.partition("=")
     key = key.strip().replace("-", "_")
@@ -166,7 +166,7 @@ def parse_known(
 
     Args:
         text: the name, with settings after colons.
-        kind: the kind of thing that has such names, for messages.
+        kind: the kind of object that the name is for, for messages.
         choices: the table from names to their values, such as classes.
         settings_of: from a value of the table to the keys that it accepts.
         further: names that other code accepts, for the message about an unknown name.

@@ -1,4 +1,4 @@
-"""Read files that come from somebody else: only regular files, up to a size, and of the expected form."""
+"""Read files that pvae may not have written: only regular files of limited size and of the expected form."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def require_regular(path: Path) -> int:
         path: the file; a pipe, a device or a folder is refused, and is not opened.
 
     Raises:
-        InputError: if it is no regular file, or does not exist.
+        InputError: if it is not a regular file, or does not exist.
     """
     try:
         found = path.stat()
@@ -62,11 +62,11 @@ def read_start(path: Path, count: int) -> bytes:
         count: the number of bytes; a shorter file is returned as a whole.
 
     Raises:
-        InputError: if it is no regular file, or cannot be read.
+        InputError: if it is not a regular file, or cannot be read.
     """
     require_regular(path)
     try:
-        # not waiting, should a pipe take the place of the file in between
+        # does not wait if a pipe has replaced the file since the check
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             return file.read(count)
     except OSError as error:
@@ -81,7 +81,7 @@ def read_limited(path: Path, most: int) -> bytes:
         most: the greatest size that is accepted, in bytes.
 
     Raises:
-        InputError: if it is no regular file, too large, or cannot be read.
+        InputError: if it is not a regular file, too large, or cannot be read.
     """
     size = require_regular(path)
     if size > most:
@@ -90,7 +90,7 @@ def read_limited(path: Path, most: int) -> bytes:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield what a folder and its subfolders hold, apart from folders, in no order.
+    """Yield what a folder and its subfolders hold, without the folders themselves, in any order.
 
     Folders that links lead to, and folders that cannot be read, are left out. `Path.rglob` ends with an error if
     folders are nested some hundred levels deep.
@@ -125,14 +125,14 @@ def read_json(path: Path, most: int) -> Any:
         most: the greatest size that is accepted, in bytes.
 
     Raises:
-        InputError: if it cannot be read, is no JSON, or is nested too deeply.
+        InputError: if it cannot be read, is not valid JSON, or is nested too deeply.
     """
     content = read_limited(path, most)
     _require_few_values(path, content)
     try:
         value = json.loads(content, parse_int=parse_whole)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is no JSON ({_first_line(error)}).") from error
+        raise InputError(f"{path} is damaged: it is not valid JSON ({_first_line(error)}).") from error
     return _not_too_deep(value, path)
 
 
@@ -158,7 +158,7 @@ def read_toml(path: Path, most: int = 1_000_000) -> dict[str, Any]:
         most: the greatest size that is accepted, in bytes.
 
     Raises:
-        InputError: if it cannot be read, is no TOML in UTF-8, or is nested too deeply.
+        InputError: if it cannot be read, is not valid TOML in UTF-8, or is nested too deeply.
     """
     content = read_limited(path, most)
     if _LONG_KEY.search(content):
@@ -169,7 +169,7 @@ def read_toml(path: Path, most: int = 1_000_000) -> dict[str, Any]:
     try:
         value = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is no TOML ({_first_line(error)}).") from error
+        raise InputError(f"{path} is damaged: it is not valid TOML ({_first_line(error)}).") from error
     return dict(_not_too_deep(value, path))
 
 
@@ -229,7 +229,7 @@ def check_form(path: Path, value: Any, form: Any, name: str = "") -> None:
             check_form(path, element, form[0], f"{name}[{index}]")
     else:
         types = form if isinstance(form, tuple) else (form,)
-        # a boolean is an int in Python, and no number here
+        # a boolean is an int in Python, but it is not accepted as a number here
         is_right = isinstance(value, types) and (not isinstance(value, bool) or bool in types)
         _require(is_right, path, name, " or ".join(each.__name__ for each in types), value)
 

@@ -1,4 +1,4 @@
-"""The one rule for where the channels of a picture are."""
+"""The rule that finds the dimension of the channels of a picture."""
 
 from __future__ import annotations
 

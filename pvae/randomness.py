@@ -81,7 +81,7 @@ def preserved_randomness() -> Iterator[None]:
     if not _one_thread.acquire(blocking=False):
         raise InputError(
             "The random generators belong to the whole process, so pvae works in one thread at a time; another thread "
-            "uses it now. Wait for the end of that thread, or use processes, as pvae.compare(workers=2) does."
+            "uses it now. Wait until that thread ends, or use processes, as pvae.compare(workers=2) does."
         )
     try:
         state = RandomState.capture()
@@ -94,7 +94,7 @@ def preserved_randomness() -> Iterator[None]:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed all global random generators; those of an accelerator only if it is in use: a pending seed would stay.
+    """Seed all global random generators. Accelerators that are not in use keep no seed for a later use.
 
     Args:
         seed: the seed.

@@ -1,4 +1,4 @@
-"""Arguments of programs that are no plain tensors, such as packed sequences: their number of data and their tensors."""
+"""Number of data and tensors of arguments that are not plain tensors, such as packed sequences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["count_of", "is_structure", "map_tensors", "moved", "require_dense", 
 
 
 def is_structure(value: Any) -> bool:
-    """Return whether a value is no tensor with the data as its first dimension.
+    """Return whether a value is not a tensor with the data as its first dimension.
 
     Args:
         value: a field of a batch, or an argument of a program.
@@ -43,10 +43,10 @@ def require_dense(name: str, value: Any) -> None:
 
 
 def count_of(value: Any) -> int | None:
-    """Return the number of data that a value shows; None if it shows none.
+    """Return the number of data in a value; None if it is not known.
 
-    A tensor shows the length of its first dimension, a packed sequence the number of its sequences, and a list or tuple
-    its length. Mappings and other objects show none.
+    The number is the length of the first dimension of a tensor, the number of sequences of a packed sequence, and the
+    length of a list or tuple. It is not known for mappings and other objects.
 
     Args:
         value: a field of a batch, or an argument of a program.
@@ -60,7 +60,7 @@ def count_of(value: Any) -> int | None:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors in lists, tuples, mappings and packed sequences; those of other objects are not seen.
+    """Return the tensors in lists, tuples, mappings and packed sequences; tensors in other objects are not found.
 
     Args:
         value: a field of a batch.

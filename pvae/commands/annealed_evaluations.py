@@ -22,7 +22,7 @@ __all__ = [
 
 ANNEALING_METHODS = ("ais", "sandwich")
 ANNEALING_OPTIONS = ("temperatures", "chains", "start", "schedule")
-#: The number of data where --limit is not given: the cost for one datum is that of thousands of ELBOs.
+#: The default of --limit, because one datum costs as much as thousands of ELBOs.
 _DATA = 100
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -89,7 +89,7 @@ def anneal(
 
 
 def annealing_rows(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the finding for a person, by name.
+    """Return the finding as rows of text, by name.
 
     Args:
         record: what `anneal` has returned.

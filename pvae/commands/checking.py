@@ -21,7 +21,7 @@ from pvae.fit_options import FitOptions
 __all__ = ["check"]
 
 
-@click.command(cls=SectionedCommand, short_help="Find errors of a model without training.")
+@click.command(cls=SectionedCommand, short_help="Find errors in a model without training.")
 @click.argument("model", type=ModelType())
 @data_options
 @objective_options

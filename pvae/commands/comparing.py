@@ -31,8 +31,10 @@ from pvae.names import printable
 __all__ = ["compare"]
 
 OBJECTIVES_HELP = "Names of objectives (`pvae list`) with settings, separated by commas."
-SEEDS_HELP = "Number of seeds, counted from 0; or the seeds themselves, such as 3,5,8."
-BASELINE_HELP = "Objective to list first and to compare the others with. [default: the first of --objectives]"
+SEEDS_HELP = "Number of seeds (0, 1, ...), or the seeds themselves, such as 3,5,8."
+BASELINE_HELP = (
+    "Objective that is listed first, and that the others are compared with. [default: the first of --objectives]"
+)
 LIMIT_HELP = (
     "Number of test data to evaluate on, drawn at random with seed 0; 0 means all of them. [default: 1000, and 100 "
     "with annealing]"
@@ -48,11 +50,13 @@ GRID_HELP = (
     "combination."
 )
 EXECUTOR_HELP = (
-    "Who runs the cells. local: worker processes of this machine. ray: tasks in a cluster of Ray. slurm: jobs of a "
+    "How the cells are run. local: worker processes on this machine. ray: tasks on a Ray cluster. slurm: jobs of a "
     "plan; this command then collects their results."
 )
-PLAN_HELP = "Write the command of each cell into this file, a line each, and print a script for sbatch; run no cell."
-CELL_HELP = "Run only the cell of this number, counted from 1, as a job of a plan does."
+PLAN_HELP = (
+    "Write the command of each cell into this file, one per line, and print a script for sbatch. No cell is run."
+)
+CELL_HELP = "Run only the cell with this number, counted from 1. The jobs of a plan use this option."
 CPUS_HELP = "Number of CPUs and threads of a cell, with --executor ray, --plan and --cell. [default: 1]"
 GPUS_HELP = "Number of GPUs of a cell, with --executor ray and --plan. [default: 0]"
 WORKERS_HELP = "Number of worker processes; 0 runs everything in this process. [default: by the number of CPU cores]"
@@ -106,7 +110,7 @@ def compare(ctx: click.Context, /, models: tuple[str, ...], out: str, as_json: b
     """
     if options["cell"] is not None and options["plan"] is not None:
         raise InputError(
-            "--cell and --plan need a call each: --plan writes the commands that have --cell. Leave one out."
+            "--cell and --plan cannot be used together: --plan writes commands that contain --cell. Leave one out."
         )
     if options["cell"] is not None:
         run_cell(ctx, models)

@@ -106,11 +106,13 @@ def run_cell(ctx: click.Context, models: Iterable[str]) -> None:
 
 
 def _refuse_options(ctx: click.Context, flag: str, possible: dict[str, tuple[Any, ...]]) -> None:
-    """Raise InputError for an option with another value than one of those that are possible beside a flag."""
+    """Raise InputError if an option has a value that cannot be used together with a flag."""
     for name, values in possible.items():
         if ctx.params[name] not in values:
             option = "--json" if name == "as_json" else f"--{name}"
-            raise InputError(f"{flag} and {option} need a call each; got {option} {ctx.params[name]}. Leave one out.")
+            raise InputError(
+                f"{flag} and {option} cannot be used together; got {option} {ctx.params[name]}. Leave one out."
+            )
 
 
 def _without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
@@ -127,7 +129,7 @@ def _without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
 
 
 def _split_models(texts: Iterable[str]) -> list[str]:
-    """Return the models of the arguments, of which each may be a list with commas; a number belongs to a setting.
+    """Split arguments at commas into models. A comma before a number belongs to a setting.
 
     >>> _split_models(["vae,gmm", "vae:hidden=200,100:latent=2"])
     ['vae', 'gmm', 'vae:hidden=200,100:latent=2']

@@ -1,4 +1,4 @@
-"""CSV files in which no text is a formula: spreadsheets run a cell that begins with an equals sign and the like."""
+"""CSV files without formulas: spreadsheets run a cell that begins with an equals sign or a similar character."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["keep_formulas_option", "write_csv"]
 
-# How a formula begins. The last four are the wide forms, which some spreadsheets read as the usual ones.
+# The first characters of formulas. The last four are full-width forms, which some spreadsheets also accept.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
-KEEP_HELP = "Write text to CSV as it is. By default text that a spreadsheet would run as a formula gets a ' before it."
+KEEP_HELP = (
+    "Write text to CSV as it is. By default, text that a spreadsheet would run as a formula is written with a ' before "
+    "it."
+)
 
 keep_formulas_option = make_option("Output", "--keep-formulas", bool, False, KEEP_HELP, is_flag=True)
 
@@ -26,7 +29,7 @@ def write_csv(path: Path, frame: pd.DataFrame, *, keep_formulas: bool) -> None:
     Args:
         path: the file.
         frame: the table; its index is left out.
-        keep_formulas: whether text that begins as a formula is written as it is, and not after an apostrophe.
+        keep_formulas: whether text that begins like a formula is written without an apostrophe before it.
     """
     import pandas as pd
 
@@ -38,7 +41,7 @@ def write_csv(path: Path, frame: pd.DataFrame, *, keep_formulas: bool) -> None:
 
 
 def _without_formula(value: Any) -> Any:
-    """Return a value, with an apostrophe before a text that begins as a formula."""
+    """Return a value, with an apostrophe before text that begins like a formula."""
     if not isinstance(value, str) or not value.lstrip(" ").startswith(_FORMULA):
         return value
     try:

@@ -55,7 +55,8 @@ def describe(source: str, as_json: bool, **options: Any) -> None:
     """Describe the data in FILE, which may be a file, a folder of pictures or the name of a data set.
 
     It shows rows, columns, types, label, missing values, constant columns, classes, splits, and what was inferred.
-    Missing values are counted, not refused. The exit code is 2 if the data cannot be loaded with these options.
+    Missing values are counted, and are not an error. The exit code is 2 if the data cannot be loaded with these
+    options.
     """
     from pvae.data import load_data
     from pvae.data.descriptions import describe_splits, description_text
@@ -86,7 +87,7 @@ def _describe_refused(path: Path, reading: dict[str, Any], error: InputError, as
         options = TableOptions.of(reading["missing"], {**reading, "columns": None, "categories": None})
         record = describe_table(read_table(path, options))
     except InputError:
-        return  # the file itself cannot be read, which the error says
+        return  # the file cannot be read, and the error names the reason
     if as_json:
         print_json({**record, "problem": str(error)})
     else:

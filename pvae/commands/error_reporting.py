@@ -112,7 +112,7 @@ def _report(error: Exception, arguments: Sequence[str]) -> NoReturn:
         _exit_with_error(f"{error.strerror}{place}", BAD_INPUT)
     if _is_refused_by_distribution(error):
         _exit_with_error(
-            f"a distribution of the model got a number that it cannot have. {_first_line(error).partition(', but')[0]}"
+            f"a distribution of the model got an invalid value. {_first_line(error).partition(', but')[0]}"
             f". The data, or the parameters of the model, are too large or not finite{hint}.",
             BAD_INPUT,
         )

@@ -91,7 +91,7 @@ def evaluate(
 ) -> None:
     """Evaluate the run in the folder RUN, by default on its test split, in nats per datum.
 
-    RUN may be the folder of a mixture, of `pvae em --out`. Its log evidence is exact.
+    RUN may also be a folder that `pvae em --out` has written. The log evidence of a mixture is exact.
     """
     import_quickly("torch", "pyro", "pvae.evaluate")
     from pvae.commands.runs import data_of_run, open_named_run
@@ -110,7 +110,7 @@ def evaluate(
         return
     del options["keep_formulas"]
     if options.pop("assign") is not None:
-        raise InputError("--assign needs the folder of a mixture, which pvae em --out writes.")
+        raise InputError("--assign needs the folder of a mixture that pvae em --out has written.")
     device = resolve(options["device"])
     opened = open_named_run(run, options["checkpoint"], model, trust=trust)
     reading = reading_options(options)
@@ -193,7 +193,7 @@ def _write_arviz(path: str, run: Any, splits: Any, settings: dict[str, Any]) -> 
 
 
 def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the estimates and single values of a record for a person, by name."""
+    """Return the estimates and single values of a record as rows of text, by name."""
     rows = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
     membership = rows.pop("membership", None)
     if membership is not None:

@@ -28,7 +28,8 @@ __all__ = ["em"]
 COVARIANCES = ("full", "tied", "diag", "spherical")
 CRITERIA = ("bic", "aic", "held-out")
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
-# Grey levels are in [0, 1]: this variance is a standard deviation of 3%, about what rounding to 16 levels removes.
+# Grey levels are in [0, 1]: this variance is that of a standard deviation of 3%, about the rounding error of 16 grey
+# levels.
 PICTURE_VARIANCE = 1e-3
 
 SELECT_HELP = "Numbers of components to try: 2:30, 2:30:4 (in steps of 4) or 2,5,10. The best by --by is kept."
@@ -49,7 +50,7 @@ SPLIT_HELP = (
 ASSIGN_HELP = "CSV file for the component of every row, in the order of the rows. [default: write none]"
 MERGE_HELP = "Merge components whose overlap is above this number, in (0, 1). [default: no merging]"
 SPLIT_MERGE_HELP = "Number of split-and-merge moves to try."
-START_HELP = "How a start chooses the initial parameters."
+START_HELP = "Method that chooses the initial parameters of a start."
 OUT_HELP = "Folder for the parameters, results and figures. [default: write nothing]"
 
 
@@ -103,7 +104,8 @@ def em(as_json: bool, out: str | None, assign: str | None, select: str | None, b
     if by == "held-out" and "validation" not in tables:
         raise InputError(f"--by held-out needs a validation split, and {splits.name} has none; use --by bic.")
     if options["reg_covar"] is None:
-        # A pixel that never varies in the training split may vary in another; a tiny variance would make it unlikely.
+        # A pixel that is constant in the training split may vary in another split; a tiny variance would give it a low
+        # density.
         options["reg_covar"] = PICTURE_VARIANCE if len(splits.data_shape) > 1 else "relative"
     progress = EMProgress(enabled=options["progress"] is not False, max_steps=int(options["max_iter"]))
     fits = [fit_mixture(tables, count, options, progress) for count in counts]

@@ -54,8 +54,8 @@ def fit_prior(
 ) -> None:
     """Fit a density to the codes of the training data, and write the run of the model with it as p(z).
 
-    The codes are draws of q(z given x). The guide and p(x given z) do not change, nor does the folder RUN. The new run
-    is a folder like any other: evaluate, sample and show use the new prior.
+    The codes are draws of q(z given x). The guide, p(x given z) and the folder RUN do not change. The new run is a
+    folder like any other: evaluate, sample and show use the new prior.
     """
     from pvae.commands.runs import data_of_run, open_named_run, require_unused_folder
     from pvae.train import fit_prior as fit
@@ -77,7 +77,7 @@ def fit_prior(
 
 
 def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a fit in a few rows for a person."""
+    """Return the record of a fit as a few rows of text."""
     settings, found = record["settings"], record["fitted"]
     numbers = ", ".join(f"{name} {value}" for name, value in settings.items())
     rows = {

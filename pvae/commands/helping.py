@@ -11,7 +11,7 @@ __all__ = ["help_"]
 
 
 def _commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the commands that begin like the text, for the shell; those of a group after its name."""
+    """Return the commands that begin with the text, for the shell; after a group, those of the group."""
     group: click.Command | None = ctx.find_root().command
     for name in ctx.params.get(str(param.name)) or ():
         group = group.get_command(ctx, name) if isinstance(group, click.Group) else None

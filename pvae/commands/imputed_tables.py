@@ -1,4 +1,4 @@
-"""What ``pvae impute`` writes: means, completed data sets, or means beside quantiles."""
+"""The output of ``pvae impute``: means, completed data sets, or means with quantiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DRAWS_OF_QUANTILES = 1000
 
 @dataclass(frozen=True)
 class ImputedOutput:
-    """What is written of imputed data.
+    """The kind of output of ``pvae impute``.
 
     Attributes:
         draws: the number of completed data sets, or None for the mean.
@@ -37,11 +37,11 @@ class ImputedOutput:
             InputError: if both options are given, or a quantile is not between 0 and 1.
         """
         if draws is not None and quantiles is not None:
-            raise InputError("Either --draws or --quantiles is written, not both in one file. Leave one of them out.")
+            raise InputError("--draws and --quantiles cannot be written into one file. Leave one of them out.")
         return cls(draws, _parse_quantiles(quantiles), settings)
 
     def of_run(self, run: Any, data: Mapping[str, Any]) -> Any:
-        """Return what is written: a frame with names, or a tensor.
+        """Return the output as a frame with names, or as a tensor.
 
         Args:
             run: an opened run.
@@ -64,7 +64,7 @@ class ImputedOutput:
         need, use = 3.0 * _DRAWS_OF_QUANTILES * means.memory_usage().sum(), "Quantiles of imputed data"
         require_memory(need, "cpu", use, "Write --draws, or impute a part of the file.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the means have given the warnings already
+            warnings.simplefilter("ignore")  # the computation of the means has given the same warnings
             draws = [_named(drawn) for drawn in run.impute(**data, **self.settings, n=_DRAWS_OF_QUANTILES)]
         levels = np.quantile(np.stack([drawn.to_numpy() for drawn in draws]), self.quantiles, axis=0)
         columns = {}

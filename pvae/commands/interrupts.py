@@ -13,7 +13,7 @@ from contextlib import contextmanager
 __all__ = ["two_interrupts_end"]
 
 _SECONDS_TO_END = 1.5  # after the second signal
-_SECONDS_TO_NOTICE = 1.0  # after the first signal, until the user is told how to stop at once
+_SECONDS_TO_NOTICE = 1.0  # after the first signal, until a message says how to stop immediately
 _NOTICE = (
     b"pvae: stopping in order, after this step or evaluation. Press Ctrl-C once more to stop within two seconds; "
     b"what was written before is kept.\n"
@@ -23,7 +23,7 @@ _END = b"pvae: error: interrupted twice; stopped at once. The checkpoints that w
 
 @contextmanager
 def two_interrupts_end(code: int) -> Iterator[None]:
-    """Run a block that two signals SIGINT end, also if code in it catches every exception or does not return.
+    """Run a block that a second SIGINT ends, even if code in it catches every exception or does not return.
 
     Python calls the handler of a signal only between two instructions of the main thread. A thread of its own, which
     the operating system wakes, therefore ends the process if it still runs some time after the second signal.

@@ -31,7 +31,7 @@ def runs_(folder: str, as_json: bool) -> None:
     datum; a run with a fitted prior has none.
     """
     if not Path(folder).is_dir():
-        raise InputError(f"{folder} is no folder. Name the folder that holds the runs, such as runs.")
+        raise InputError(f"{folder} is not a folder. Name the folder that holds the runs, such as runs.")
     paths = sorted(path for path in walk_files(Path(folder)) if path.name == "config.toml")
     found = [_describe(path.parent) for path in paths]
     if as_json:
@@ -61,7 +61,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         record |= _progress(folder)
         if "prior" in config:
             record["model"] += f", {config['prior']['kind']} prior of its codes"
-        if "fitted" in config.get("prior", {}):  # the recorded bounds are those of the prior of the training
+        if "fitted" in config.get("prior", {}):  # the recorded bounds belong to the prior before the fit
             record |= {"state": "prior fitted", "validation_bound": None, "validation_error": None}
     except InputError as error:
         return {"run": str(folder), "state": "damaged", "reason": str(error)}

@@ -127,7 +127,7 @@ def saved_answers(run: Any) -> list[dict[str, Any]]:
 
 
 def answer_rows(answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the answers that are not fine for a person, by question; a line that says so if there are no answers.
+    """Return rows of text for the answers that are not "fine", by question. Without answers, one row says so.
 
     Args:
         answers: what `saved_answers` has returned.

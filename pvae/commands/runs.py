@@ -1,4 +1,4 @@
-"""The data of a run, loaded again from what its folder records."""
+"""Load the data of a run again from the record in its folder."""
 
 from __future__ import annotations
 

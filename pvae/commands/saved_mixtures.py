@@ -105,13 +105,15 @@ def evaluate_mixture(saved: SavedMixture, data: str | None, options: Mapping[str
 
     if options["method"] in ("ais", "sandwich"):
         raise InputError(
-            f"--method {options['method']} estimates a log evidence that is not known; that of a mixture is exact. "
-            "Leave --method out."
+            f"--method {options['method']} estimates a log evidence; for a mixture it is known exactly. Leave --method "
+            "out."
         )
     if options["method"] == "accuracy":
         raise InputError("--method accuracy needs a model that predicts labels; a mixture has none. Use --assign.")
     if options["arviz"] is not None:
-        raise InputError("--arviz needs a run, whose latent sites are drawn; a mixture of pvae em has none.")
+        raise InputError(
+            "--arviz needs a run with latent sites to draw; a mixture of pvae em has none. Leave --arviz out."
+        )
     splits, tables = saved.tables(data, options["data_folder"], reading_options(options))
     require_split(splits, options["split"])
     table = tables[options["split"]]

@@ -37,8 +37,8 @@ SITE_HELP = (
 # A line that holds only \b keeps click from joining the lines after it.
 HELP = "\n".join(
     [
-        "Draw a figure of the run in the folder RUN, and print its path. RUN may be the folder of a mixture, of "
-        "`pvae em --out`, which has the figures components and history.",
+        "Draw a figure of the run in the folder RUN, and print its path. RUN may also be a folder that `pvae em --out` "
+        "has written, with the figures components and history.",
         "",
         "\b",
         "Figures (--what):",

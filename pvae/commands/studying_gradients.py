@@ -39,7 +39,7 @@ OBJECTIVES_HELP = (
 )
 DRAWS_HELP = "Number of gradient draws of each objective."
 REFERENCE_HELP = (
-    "Unbiased objectives, such as dreg, whose mean gradient replaces the exact gradient where that cannot be computed."
+    "Unbiased objectives, such as dreg. Their mean gradient replaces the exact gradient if it cannot be computed."
 )
 REFERENCE_DRAWS_HELP = "Number of gradient draws of a reference. [default: 4 times --draws]"
 PARTICLES_HELP = (

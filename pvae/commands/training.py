@@ -150,7 +150,7 @@ def _run_record(run: Any) -> dict[str, Any]:
 
 
 def _text_rows(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a training in a few rows for a person."""
+    """Return the record of a training as a few rows of text."""
     training, data, final = record["training"], record["data"], record["final"]
     sizes = ", ".join(f"{count} {name}" for name, count in data["sizes"].items() if count)
     rows = {

@@ -1,4 +1,4 @@
-"""Errors of click about arguments, in words that say what to type."""
+"""Messages for click's errors about arguments, which say what to type."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pvae.commands.options.help_sections import name_of, section_of
 __all__ = ["usage_message"]
 
 _WORDS = {
-    "is not a valid integer range": "is no whole number",
-    "is not a valid integer": "is no whole number",
-    "is not a valid float range": "is no number",
-    "is not a valid float": "is no number",
+    "is not a valid integer range": "is not a whole number",
+    "is not a valid integer": "is not a whole number",
+    "is not a valid float range": "is not a number",
+    "is not a valid float": "is not a number",
 }
 
 

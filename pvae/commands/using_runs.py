@@ -1,4 +1,4 @@
-"""The commands that write what the model of a run gives: encode, sample, impute, predict and export."""
+"""The commands that write results of the model of a run: encode, sample, impute, predict and export."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def rankings_of(outcomes: Sequence[Outcome]) -> tuple[Ranking, ...]:
 
 
 def finished(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes that are no failures."""
+    """Return the outcomes that are not failures."""
     return [outcome for outcome in outcomes if not outcome.failure]
 
 

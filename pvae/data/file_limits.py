@@ -29,7 +29,7 @@ def size_of(path: Path) -> int:
     """Return the size of a file of data, in bytes.
 
     Raises:
-        InputError: if it is missing, or is no regular file.
+        InputError: if it is missing, or is not a regular file.
     """
     if not path.exists():
         raise missing_file(path)

@@ -31,7 +31,7 @@ def read_items(source: Any, options: TableOptions) -> RawData:
 
     Args:
         source: a data set whose items are x, (x, y) or a mapping to fields; or a loader of batches of them.
-        options: must hold nothing, because these data are no table.
+        options: must hold nothing, because these data are not a table.
 
     Raises:
         InputError: if there are no items, or they differ in shape or in their fields.
@@ -72,7 +72,7 @@ def fields_of_item(item: Any, place: str, *, keeps_values: bool = False) -> dict
     Args:
         item: x, (x, y) or a mapping with x.
         place: what the item is, for the message.
-        keeps_values: whether values that are no arrays stay as they are.
+        keeps_values: whether values that are not arrays stay as they are.
 
     Raises:
         InputError: if it is none of these.

@@ -42,7 +42,7 @@ def number_labels(
 ) -> NumberedLabels:
     """Return fields in which labels are numbered from 0 on.
 
-    Whole numbers that are 0, 1, ... already stay, with -1 for a hidden label. Real numbers are no labels and stay.
+    Whole numbers that are 0, 1, ... already stay, with -1 for a hidden label. Real numbers are not labels and stay.
 
     Args:
         fields: arrays by name; the labels are ``y``, ``y_test`` and the like.

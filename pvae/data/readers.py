@@ -41,8 +41,8 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file, decompressed if the content is gzip, whatever the name of the file is.
 
     Raises:
-        InputError: if the file is missing, is no regular file, has too much content for the memory, or its compressed
-            content is truncated or damaged.
+        InputError: if the file is missing, is not a regular file, has too much content for the memory, or its
+            compressed content is truncated or damaged.
     """
     size = size_of(path)
     if read_start(path, 2) != GZIP:
@@ -100,7 +100,7 @@ def read_npy(path: Path) -> np.ndarray:
     """Return the array of a ``.npy`` file, in its shape in the file.
 
     Raises:
-        InputError: if it is no ``.npy`` file, is damaged, is larger than the free memory, or holds Python objects.
+        InputError: if it is not a ``.npy`` file, is damaged, is larger than the free memory, or holds Python objects.
     """
     require_npy(path)
     try:
@@ -116,7 +116,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name, in their shapes in the file.
 
     Raises:
-        InputError: if it is no ``.npz`` file, is damaged, has too much content for the memory, or one of its arrays
+        InputError: if it is not a ``.npz`` file, is damaged, has too much content for the memory, or one of its arrays
             holds Python objects.
     """
     require_npz(path)
@@ -150,7 +150,7 @@ def require_npy(path: Path) -> None:
 
 
 def require_npz(path: Path) -> None:
-    """Refuse a file that is missing, is no ``.npz`` file, or has more content than is likely or fits into memory.
+    """Refuse a file that is missing, is not a ``.npz`` file, or has more content than is likely or fits into memory.
 
     Args:
         path: the file, of which the table of contents and the headers of the arrays are read.

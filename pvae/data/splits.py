@@ -167,7 +167,7 @@ class Splits:
             how: the option ``mask`` of `load_data`; ``"none"`` changes nothing.
 
         Raises:
-            InputError: if `how` is no mask for these data, or the data have a mask of another shape than ``x``.
+            InputError: if `how` is not a mask for these data, or the data have a mask of another shape than ``x``.
         """
         if how == "none":
             return self

@@ -45,7 +45,7 @@ class Poisson(Likelihood):
             x: data, shape (batch, ...).
 
         Raises:
-            InputError: if a value is no count.
+            InputError: if a value is not a count.
         """
         self.check(x)
         self.set_bias(self.head.by_bias(x).mean(0).clamp_min(_RAREST).log())
@@ -114,7 +114,7 @@ class NegativeBinomial(Likelihood):
             x: data, shape (batch, ...).
 
         Raises:
-            InputError: if a value is no count.
+            InputError: if a value is not a count.
         """
         self.check(x)
         self.set_bias(self.head.by_bias(x).mean(0).clamp_min(_RAREST).log())
@@ -174,7 +174,7 @@ class Categorical(Likelihood):
             x: data, shape (batch, ...).
 
         Raises:
-            InputError: if a value is no class.
+            InputError: if a value is not a class.
         """
         self.check(x)
         columns = self.head.by_bias(x)

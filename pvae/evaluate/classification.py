@@ -30,7 +30,7 @@ def accuracy(model: ModelOrRun, data: Any = None, *, chunk: int = 1000, **where:
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if the model has no classifier, the data have no label, or a label is no class of the model.
+        InputError: if the model has no classifier, the data have no label, or a label is not a class of the model.
 
     Example:
         >>> import pvae, torch

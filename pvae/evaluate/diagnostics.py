@@ -229,7 +229,7 @@ def _without_weights(diagnosis: Diagnosis, notes: int) -> Diagnosis:
 
 
 def draws_point(context: EvaluationContext) -> bool:
-    """Return whether the guide draws a real z from a Delta that is no function of other draws.
+    """Return whether the guide draws a real z from a Delta that is not a function of other draws.
 
     Args:
         context: the model and the data.

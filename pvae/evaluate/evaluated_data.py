@@ -73,7 +73,7 @@ def _named_data(model: Any, data: str | os.PathLike[str] | None) -> Splits:
         return data_of_run(model.config, None if is_own else data)
     if data is None:
         raise InputError(
-            f"{type(model).__name__} is no run, so that no data of its training are known. Give the data too."
+            f"{type(model).__name__} is not a run, so that no data of its training are known. Give the data too."
         )
     return load_data(data)
 

@@ -180,7 +180,7 @@ def _require_trained_guide(model: Any) -> None:
 
 
 def _require_density(model: Any) -> None:
-    """Refuse a run with a p(x given z) that is no trained density, because the evidence is that of a density."""
+    """Refuse a run with a p(x given z) that is not a trained density, because the evidence is that of a density."""
     objective = str(model.config.get("objective", "")) if isinstance(model, Run) else ""
     reason = no_density_by(objective) if objective else ""
     if reason:

@@ -30,7 +30,7 @@ FEW_PARTICLES = 50
 """The number of draws of z for each training datum; the ELBO does not depend on it in expectation."""
 
 MOST_MEMBERSHIP = 0.7
-"""An area under the curve above this counts as memorised training data. It is a convention of pvae: 0.5 is no
+"""An area under the curve above this counts as memorised training data. It is a convention of pvae: 0.5 is not a
 difference, and two normal distributions of one spread whose means differ by 0.74 standard deviations give 0.7."""
 
 

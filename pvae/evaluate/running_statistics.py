@@ -201,7 +201,8 @@ def summarise_weights(
         particles: the number of draws of z per datum.
         chunk: the largest number of (particle, datum) evaluations at once; the memory grows with it alone.
         make_statistics: returns new statistics for the next chunk of data.
-        allow_point_masses: whether guide sites may be point masses without a density; their log p(x, z) is no weight.
+        allow_point_masses: whether guide sites may be point masses without a density; their log p(x, z) is not a
+            weight.
 
     Raises:
         InputError: if `particles` or `chunk` is below 1, the programs give no weight per datum, or one particle of the

@@ -20,8 +20,8 @@ class WeightTrust:
     """The distance of the guide from the posterior of each datum, from its log weights; shape (data,) each.
 
     All of them are 0, or 1/2, if the guide is the posterior. They are also so if the guide is the posterior on one of
-    several modes and draws no z of the others, so a small distance is no proof. NaN is "not available": a guide that is
-    a point has no density.
+    several modes and draws no z of the others, so a small distance proves nothing. NaN is "not available": a guide that
+    is a point has no density.
 
     Args:
         log_weight_variance: Var_q[log w], nats squared.

@@ -52,7 +52,7 @@ def _points(context: CheckContext) -> Iterator[Finding]:
         if name in context.model_latents and is_delta(site) and is_continuous and name not in images:
             message = (
                 "it is a Delta, a point without a density. The loss is that of the maximum a posteriori, minus "
-                "log p(x, z); it is no bound, and the evaluations of a bound are not available."
+                "log p(x, z); it is not a bound, and the evaluations of a bound are not available."
             )
             fix = "Change nothing for a point estimate; draw the site from a density for a bound."
             yield Finding("point estimate", name, message, fix, fatal=False)

@@ -49,7 +49,7 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
     is_scaled = [not isinstance(site["scale"], float | int) or site["scale"] != 1 for site in context.model_sites]
     if any(is_scaled):
         site = context.model_sites[is_scaled.index(True)]
-        message = f"{name} puts the scale of a subsampled plate inside the weights, so its value is no bound."
+        message = f"{name} puts the scale of a subsampled plate inside the weights, so its value is not a bound."
         yield Finding("scaled bound", site["name"], message, f"Use {instead}: the scale is then outside the weights.")
     if not isinstance(loss, RenyiELBO):
         message = (
@@ -172,7 +172,7 @@ def _multiply_drawn(context: CheckContext) -> Iterator[Finding]:
         if isinstance(context.pyro_loss, TraceEnum_ELBO):
             message = (
                 f"it is drawn {draws} times from the prior, and TraceEnum_ELBO takes the draws for all values, so its "
-                "loss is no bound."
+                "loss is not a bound."
             )
             fix = "Use TraceTMC_ELBO, draw the site in the guide, or remove num_samples."
             yield Finding("no bound", name, message, fix)

@@ -126,13 +126,13 @@ def check(
         fields: as for `pvae.models.bind`.
         data_size: the number of all training data. A parameter with one row for each position of the batch is fatal if
             a batch does not hold all data, and right if it does; if the number is not known, the finding is a note.
-        batch_size: the number of data that are checked if `batch` is no batch; a loader has its own.
+        batch_size: the number of data that are checked if `batch` is not a batch; a loader has its own.
 
     Returns:
         The findings; ``findings.require()`` raises an error for the fatal ones among them.
 
     Raises:
-        InputError: if there is no latent model, `objective` is no objective, the data cannot be read, or the fields
+        InputError: if there is no latent model, `objective` is not an objective, the data cannot be read, or the fields
             cannot be bound.
 
     Example:

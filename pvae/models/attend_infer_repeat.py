@@ -29,13 +29,13 @@ _WHERE = 3
 _SIZE_SPREAD, _CENTRE_SPREAD = 0.1, 0.5
 #: start of the guide: logit of a further object, and standard deviations of z_where and z_what before the softplus
 _START_LOGIT, _START_SPREAD = 0.0, -1.0
-_DARK = -2.0  # logit of the pixels of an object before the training
-_LEAST_PROBABILITY = 0.02  # a step that is never drawn would not learn where objects are
+_DARK = -2.0  # initial logit of the pixels of an object
+_LEAST_PROBABILITY = 0.02  # a step without draws would not learn the positions of objects
 
 
 @dataclass(frozen=True)
 class _StepState:
-    """What the guide knows before a step: the state of its recurrent network, and the latents of the step before."""
+    """The inputs of the guide at a step: the state of its recurrent network, and the latents of the previous step."""
 
     hidden: Tensor
     pres: Tensor
@@ -56,7 +56,8 @@ class AIR(LatentModel):
         steps: the largest number of objects.
         window: height and width of the picture of one object in pixels, or one number for both; by default a third of
             the side of the picture.
-        size: the most probable size of an object, as a share of the side of the picture; by default that of the window.
+        size: the most probable size of an object, as a share of the side of the picture; by default the size of the
+            window.
         presence: the probability of a further object under the model, one number for each step or one for all. By
             default 0.05, 0.05 ** 2.25, 0.05 ** (2.25 ** 2), ..., at least 1e-6: with small numbers, a second
             object is not used to improve the picture of the first one.
@@ -181,7 +182,7 @@ class AIR(LatentModel):
 
         Args:
             features: of the pictures, shape (batch, hidden).
-            state: that of the step before, with leading dimensions of particles on the left of the batch.
+            state: the state of the previous step, with dimensions of particles to the left of the batch.
         """
         parts = [features, state.pres.unsqueeze(-1), state.where, state.what]
         leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))

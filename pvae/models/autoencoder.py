@@ -31,17 +31,17 @@ class Autoencoder(BaseVAE):
 
     Its model has a flat prior p(z) = 1, and its guide is a point (a Delta). The objective `dirac` trains it. The model
     has no prior to sample from and no evidence to evaluate. With ``prior="standard"`` the same encoder is trained to
-    the maximum a posteriori: codes stay near 0, and new data can be sampled. `pvae.Dirac` says when a decoder that
-    scales its input up defeats this.
+    the maximum a posteriori: codes stay near 0, and new data can be sampled. `pvae.Dirac` explains when a decoder that
+        scales its input up prevents this.
 
     The sites are ``z`` and ``x``.
 
     Args:
         data_shape: shape of one x.
-        noise: what corrupts the encoder's input in training, while the loss scores the clean x: a text such as
+        noise: the corruption of the encoder's input in training; the loss uses the clean x. It is a text such as
             ``"gaussian:scale=0.3"`` or ``"masking:share=0.25"``, or a module from x to x. None for no noise.
         spectral: whether the weight of each layer of decoder and likelihood is divided by its largest singular value,
-            `pvae.networks.normalise_spectrally`: the RAE-SN of `pvae.RAE`.
+            by `pvae.networks.normalise_spectrally`. This is the RAE-SN of `pvae.RAE`.
         parts: the arguments of `pvae.models.base.BaseVAE` except the posterior; the prior is ``"flat"`` by default.
 
     Raises:
@@ -73,12 +73,12 @@ class Autoencoder(BaseVAE):
     ) -> None:
         has_flat_prior = parts.get("prior", "flat") == "flat"
         if has_flat_prior:
-            parts["prior"] = "standard"  # for the constructor; the flat prior replaces it below
+            parts["prior"] = "standard"  # only for the constructor; the flat prior replaces it below
         super().__init__(data_shape, posterior="diagonal", **parts)
         if density_traits_of(self.prior).takes_posterior:
             raise InputError(
                 f"An autoencoder's codes are points without a density; {type(self.prior).__name__} is made of "
-                "posteriors, which need a density. Use prior='flat', 'standard' or 'mixture', or use pvae.VAE."
+                "posteriors with a density. Use prior='flat', 'standard' or 'mixture', or use pvae.VAE."
             )
         if has_flat_prior:
             self.prior = Flat(self.latent)

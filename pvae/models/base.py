@@ -1,4 +1,4 @@
-"""The base class of the VAE family: parts by name, parameter groups, and the start from the data."""
+"""The base class of the VAE family: parts by name, parameter groups, and initial values from the data."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class NetworkKind:
     Attributes:
         make: a function of data_shape, latent and hidden that returns an encoder and a decoder.
         hidden: the default sizes of the encoder's hidden layers.
-        activation: the default activation; None where the networks take none.
+        activation: the default activation; None if the networks take none.
         is_flat: whether the networks read and write one flat vector for each datum; else images.
     """
 
@@ -74,7 +74,7 @@ class NetworkKind:
         """Return the settings that all networks and heads of a model share.
 
         Raises:
-            InputError: for an activation where the networks take none.
+            InputError: for an activation, if the networks take none.
         """
         if self.activation is not None:
             return {"activation": activation or self.activation, "initialisation": initialisation}
@@ -105,17 +105,20 @@ def network_kind(name: str) -> NetworkKind:
 def _check_data_shape(data_shape: int | Sequence[int]) -> tuple[int, ...]:
     sizes = require_sizes(data_shape, "data_shape", advice="It is the shape of one x, such as (28, 28).")
     if not sizes:
-        raise InputError("data_shape needs the size of one x; got (), as of one number per datum: give x a column.")
+        raise InputError(
+            "data_shape needs the size of one x; got (), the shape of one number per datum. Give x as a column, shape "
+            "(data, 1)."
+        )
     return sizes
 
 
 def _check_hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:
-    """Return the sizes of the hidden layers; () for 0, which a command line can express, and for an empty sequence."""
+    """Return the sizes of the hidden layers; () for 0, as written on a command line, and for an empty sequence."""
     return require_sizes(hidden, "hidden", zero=True, advice="For example hidden=200,200; 0 means no hidden layer.")
 
 
 class NetworkParts(TypedDict, total=False):
-    """The arguments of `BaseVAE` that do not concern z, for classes that have their own z and pass these on."""
+    """The arguments of `BaseVAE` that do not concern z, for classes that pass them on and have their own z."""
 
     hidden: int | Sequence[int] | None
     network: str
@@ -144,13 +147,13 @@ class BaseVAE(LatentModel):
         latent: number of latent dimensions.
         hidden: sizes of the encoder's hidden layers (numbers of filters, for convolutions). The decoder has the same
             sizes in reverse order. By default (200, 200), and (32, 64) for convolutions. 0 or () means no hidden
-            layer: encoder and decoder are then linear. Convolutions refuse it.
+            layer: encoder and decoder are then linear. Convolutions need at least one.
         network: a name of `NETWORKS`.
         activation: a name of `pvae.networks.ACTIVATIONS`; by default ``"tanh"``, and ``"relu"`` for convolutions.
             Gated networks have none.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for networks and heads.
-        output_bias: ``"data"`` lets `initialise_from` set the likelihood's output bias from the data, where the
-            likelihood has a method for it; a number or a tensor sets the bias at once; None does not set it.
+        output_bias: ``"data"`` lets `initialise_from` set the likelihood's output bias from the data, if the likelihood
+            has a method for it; a number or a tensor sets the bias immediately; None does not set it.
         prior: a name of `pvae.densities.PRIORS`, with settings after colons, or a density as a module.
         posterior: a name of `pvae.densities.POSTERIORS`, or a density as a module. Its context is the output of the
             encoder.
@@ -185,7 +188,7 @@ class BaseVAE(LatentModel):
         kind = network_kind(network)
         style = kind.style(network, activation, initialisation)
         sizes = kind.hidden if hidden is None else _check_hidden(hidden)
-        # Only convolutions need the shape of an image. For other networks a flat event saves reshapes.
+        # Only convolutions need the shape of an image. For other networks, a flat event avoids reshapes.
         self._input_shape = (math.prod(self.data_shape),) if kind.is_flat else self.data_shape
         self.prior = part("prior", prior, self.latent, data_shape=self._input_shape, **style)
         self.encoder, self.decoder = kind.make(self.data_shape, self.latent, sizes, **style)
@@ -259,12 +262,12 @@ class BaseVAE(LatentModel):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the mean of x given the posterior mean of z at `x`, shape (batch,) + data_shape.
 
-        On a sphere, the mean direction takes the place of the mean, which is inside of the sphere.
+        On a sphere, the mean direction replaces the mean, which is inside the sphere.
         """
         return self.as_data(self.decode(code_of(self.encode(x))), mean=True)
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: those of prior, decoder and likelihood."""
+        """Return the parameters of the model: prior, decoder and likelihood."""
         return list(nn.ModuleList([self.prior, self.decoder, self.likelihood]).parameters())
 
     def phi(self) -> list[nn.Parameter]:
@@ -273,7 +276,7 @@ class BaseVAE(LatentModel):
         return [parameter for parameter in self.parameters() if id(parameter) not in in_theta]
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start the prior and, if ``output_bias="data"``, the likelihood's output bias from the data; only once.
+        """Initialise the prior and, if ``output_bias="data"``, the likelihood's output bias from the data; only once.
 
         Args:
             batch: the training data, with x of shape (data, features) or (data,) + data_shape.
@@ -292,7 +295,7 @@ def code_of(density: TorchDistribution) -> Tensor:
 
 
 def initialise_density(density: nn.Module, x: Tensor) -> None:
-    """Start a density from the data x, shape (data, ...), if it has a method for it."""
+    """Initialise a density from the data x, shape (data, ...), if it has a method for it."""
     initialise_from = density_traits_of(density).initialise_from
     if initialise_from is not None:
         initialise_from(x)

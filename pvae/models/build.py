@@ -38,7 +38,7 @@ from pvae.user_code import find_user_place
 
 __all__ = ["FACTS", "MODELS", "ModelSpec", "describe_arguments", "describe_value", "setting_names", "spec_of"]
 
-# Saved runs hold these names and open the model by them: a name must not change.
+# Saved runs contain these names to build the model again, so a name must not change.
 MODELS: dict[str, Callable[..., Any]] = {
     "air": AIR,
     "autoencoder": Autoencoder,
@@ -71,9 +71,9 @@ class ModelSpec:
     """A recipe for a latent model, which can be pickled and built in another process.
 
     Args:
-        name: a name of `MODELS`, or ``"my_model.py:MyModel"``, or ``"package.module:Class"``. The name
-            after the colon is that of a class, of a function that makes a latent model, or of an instance; each build
-            returns a copy of an instance.
+        name: a name of `MODELS`, or ``"my_model.py:MyModel"``, or ``"package.module:Class"``. The name after the colon
+            is the name of a class, of a function that makes a latent model, or of an instance; each build returns a
+            copy of an instance.
         settings: arguments of the class or function, by name.
 
     Example:
@@ -88,7 +88,7 @@ class ModelSpec:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def build(self, splits: _HasDataShape) -> Any:
-        """Return a new latent model. Its constructor gets those properties of the data that it has parameters for.
+        """Return a new latent model. Its constructor gets the properties of the data that it has parameters for.
 
         They are ``data_shape``, the shape of one x; ``classes``, the number of classes; ``condition_shape``, the shape
         of one c; ``data_size``, the number of training data; and ``field_shapes``, of the fields besides x.
@@ -98,7 +98,8 @@ class ModelSpec:
 
         Raises:
             InputError: for an unknown model, file, class or setting (with the nearest known name); for a missing
-                setting; for an error in the user's file (with its line); for a result without ``model`` and ``guide``.
+                setting; for an error in the user's file (with its line); or for a result without ``model`` and
+                ``guide``.
         """
         path, target = self._find()
         label = self.name if path is None else f"{path.name}:{getattr(target, '__name__', self._attribute)}"
@@ -122,10 +123,10 @@ class ModelSpec:
         return copy.deepcopy(instance)
 
     def check(self, *, programs: bool = False) -> None:
-        """Raise InputError if the name does not lead to a model, before anything is built or trained.
+        """Raise InputError if the name is not that of a model, before anything is built or trained.
 
         Args:
-            programs: whether it must lead to a class or an instance with the two programs; a function is refused.
+            programs: whether it must be a class or an instance with the two programs; a function is then refused.
         """
         _, target = self._find()
         if programs and not is_latent_model(target):
@@ -181,7 +182,7 @@ def setting_names(constructor: Callable[..., Any]) -> list[str] | None:
 def _add_facts(
     label: str, constructor: Callable[..., Any], settings: Mapping[str, Any], splits: _HasDataShape
 ) -> dict[str, Any]:
-    """Return the settings together with those of `FACTS` that the constructor has parameters for and the data know.
+    """Return the settings, and the facts of the data (`FACTS`) that the constructor has parameters for.
 
     Raises:
         InputError: if the constructor requires `classes` and the data have no labels.
@@ -204,7 +205,7 @@ def _call_built_in(label: str, constructor: Callable[..., Any], settings: Mappin
     except InputError:
         raise
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        if find_user_place(error) is not None:  # the code of a part that the user made
+        if find_user_place(error) is not None:  # the error is from a part that the user made
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         given = ", ".join(f"{name}={short_label(value)}" for name, value in settings.items())
@@ -256,7 +257,7 @@ def describe_value(value: Any) -> Any:
 def spec_of(latent_model: Any) -> ModelSpec | None:
     """Return the recipe of an instance, from the arguments that it was made with; None if they do not determine it.
 
-    It is None for classes that are defined in a function or in a script that runs, and for arguments other than
+    It is None for classes that are defined in a function or in the script that runs, and for arguments other than
     numbers, texts and tuples of them.
     """
     made = type(latent_model)
@@ -278,9 +279,9 @@ def _can_be_found(made: type) -> bool:
 def _settings_by_name(
     made: type, latent_model: Any, positional: tuple[Any, ...], named: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the arguments of a constructor by name, with the defaults of `FACTS`; None if they do not fit it.
+    """Return the arguments of a constructor by name, with the defaults of `FACTS`.
 
-    Otherwise a build would take these arguments from the data.
+    None if they do not fit the constructor. Without the defaults, a build would take these arguments from the data.
     """
     signature = inspect.signature(made.__init__)  # type: ignore[misc]
     try:
@@ -297,7 +298,7 @@ def _settings_by_name(
 
 
 def _home(made: type) -> str:
-    """Return the module that holds a class, or its file if the module cannot be imported by name."""
+    """Return the module of a class, or its file if the module cannot be imported by name."""
     file = sys.modules[made.__module__].__file__
     # Only the import path counts: a file that was loaded as a module is in sys.modules, but no other process finds it.
     spec = importlib.machinery.PathFinder.find_spec(made.__module__.partition(".")[0])

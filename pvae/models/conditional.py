@@ -41,12 +41,11 @@ class ConditionalVAE(BaseVAE):
         condition: ``"y"``, ``"c"`` or ``"quadrants"``; by default y if `classes` is given, else c.
         classes: number of classes, for labels 0 to classes - 1. `pvae.ModelSpec` and the command line take it from
             the data.
-        condition_shape: shape of one c. They take it from the data too.
+        condition_shape: shape of one c. `pvae.ModelSpec` and the command line take it from the data too.
         observed: number of observed quadrants, 1 (the default) to 3: lower left, upper left, upper right.
-        parts: the arguments of `pvae.models.base.BaseVAE`. The prior may also be ``"conditional"``, a Gaussian whose
-            mean and scale are a network of c (``"conditional:hidden=50"``), or a module with
-            ``takes_condition = True``. Any other prior is independent of c. The pseudo-inputs of a VampPrior have the
-            mean condition.
+        parts: the arguments of `pvae.models.base.BaseVAE`. The prior may also be ``"conditional"``, a Gaussian with
+            mean and scale from a network of c (``"conditional:hidden=50"``), or a module with ``takes_condition =
+            True``. Any other prior is independent of c. The pseudo-inputs of a VampPrior have the mean condition.
 
     Raises:
         InputError: for an argument that cannot be used; in use, for labels outside the classes, for conditions of
@@ -77,14 +76,14 @@ class ConditionalVAE(BaseVAE):
     ) -> None:
         prior_settings = _conditional_prior_settings(parts.get("prior"))
         if prior_settings is not None:
-            parts["prior"] = "standard"  # for the constructor; the conditional prior replaces it below
+            parts["prior"] = "standard"  # only for the constructor; the conditional prior replaces it below
         super().__init__(data_shape, **parts)
         self.condition = make_condition(
             condition, self.data_shape, classes=classes, condition_shape=condition_shape, observed=observed
         )
         self.fields = ("x",) if self.condition.field == "x" else ("x", self.condition.field)
-        # Initial values of these layers take no draws from the generator, so that a training afterwards has the same
-        # noise as one of the VAE without a condition.
+        # The initial values of these layers use no draws of the generator, so a training has the same noise as a
+        # training of the VAE without a condition.
         with preserved_randomness():
             self._add_condition(prior_settings)
 
@@ -159,7 +158,7 @@ class ConditionalVAE(BaseVAE):
             mean: whether to return means of x given z.
             y: one label for all, or one for each.
             c: one condition for all, or one for each.
-            x: images with the observed quadrants as condition, one for all or one for each. Their other quadrants are
+            x: images with the observed quadrants as condition, one for all or one for each. Their missing quadrants are
                 not read.
 
         Raises:
@@ -169,8 +168,8 @@ class ConditionalVAE(BaseVAE):
         field = self.condition.field
         if list(conditions) != [field]:
             raise InputError(
-                f"This model is of x given {self._condition_name}: sample(n, {field}=...) needs that alone; got "
-                f"{', '.join(conditions) or 'no condition'}. Pass {field} only."
+                f"This model is of x given {self._condition_name}: sample(n, {field}=...) needs this condition only; "
+                f"got {', '.join(conditions) or 'no condition'}. Pass {field} only."
             )
         n = require_whole(n, "n", least=0)
         return self._sample_given(self.condition.expand_to(n, conditions[field]), mean=mean)
@@ -192,7 +191,7 @@ class ConditionalVAE(BaseVAE):
         """
         if not isinstance(self.condition, QuadrantCondition):
             raise InputError(
-                f"impute completes quadrants, and this model is of x given {self._condition_name}: use sample."
+                f"impute completes quadrants, and this model is of x given {self._condition_name}. Use sample."
             )
         n = require_whole(n, "n")
         self.condition.check(x)
@@ -211,7 +210,7 @@ class ConditionalVAE(BaseVAE):
         return self.as_data(self._likelihood_given(code_of(super().encode(x, c)), c, x), mean=True)
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Centre and scale the condition by the training data, and start as `BaseVAE` does; only once.
+        """Centre and scale the condition by the training data, and initialise as `BaseVAE` does; only once.
 
         Args:
             batch: the training data, with x and the condition.
@@ -227,7 +226,7 @@ class ConditionalVAE(BaseVAE):
 
     @property
     def _condition_name(self) -> str:
-        """The condition in the words of an error message."""
+        """The name of the condition in error messages."""
         return "its observed quadrants" if self.condition.field == "x" else self.condition.field
 
     def _condition_features(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -235,7 +234,7 @@ class ConditionalVAE(BaseVAE):
         value = x if self.condition.field == "x" else condition
         if value is None:
             raise InputError(
-                f"This model is of x given {self._condition_name}: pass {self._condition_name} after x; got x alone."
+                f"This model is of x given {self._condition_name}: pass {self._condition_name} after x; got only x."
             )
         return self.condition(value)
 

@@ -24,14 +24,14 @@ CONDITIONS = ("y", "c", "quadrants")
 class Condition(nn.Module, ABC):
     """A field of the batch as features, shape (batch, features), centred and scaled by the training data.
 
-    A feature that is constant in the training data becomes exactly 0 for all later data, because the model learns
-    nothing about it.
+    A feature that is constant in the training data becomes exactly 0 for all data, because the model cannot learn its
+    effect.
 
     Args:
         field: the field of the batch that holds the condition.
         features: the number of features.
-        scale_each: whether each feature is divided by its own standard deviation. Otherwise all features share a unit
-            and are divided by one common standard deviation.
+        scale_each: whether each feature is divided by its own standard deviation. Otherwise all features have the same
+            unit, and are divided by one common standard deviation.
     """
 
     centre: Tensor
@@ -61,7 +61,7 @@ class Condition(nn.Module, ABC):
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the centred and scaled features of conditions, shape (batch, features)."""
-        # A traced step cannot look at values. The eager step before it and `initialise_from` have checked them.
+        # A traced step cannot read values. The eager step before it and `initialise_from` have checked them.
         if not is_traced():
             self.check(value)
         return (self.raw_features(value) - self.centre) * self.factor
@@ -133,7 +133,11 @@ class LabelCondition(Condition):
                 "Convert the labels with y.long(), shape (data,)."
             )
         if bool(outside_classes(value, self.features).any()):
-            hint = " A conditional VAE needs the label of every datum: hide none." if bool((value == -1).any()) else ""
+            hint = (
+                " A conditional VAE needs the label of every datum. Give all labels."
+                if bool((value == -1).any())
+                else ""
+            )
             raise InputError(
                 f"y needs labels from 0 to {self.features - 1} (classes={self.features}); got values from "
                 f"{int(value.min())} to {int(value.max())}.{hint}"
@@ -163,7 +167,7 @@ class VectorCondition(Condition):
         return value.reshape(len(value), self.features).to(self.centre.dtype)
 
     def check(self, value: Tensor) -> None:
-        """Check that the conditions have the shape of those of the training data, (batch,) + shape.
+        """Check that the conditions have the same shape as in the training data, (batch,) + shape.
 
         Raises:
             InputError: for another shape.
@@ -210,7 +214,7 @@ class QuadrantCondition(Condition):
         return value.reshape(len(value), -1).index_select(1, self.observed_indices).to(self.centre.dtype)
 
     def check(self, value: Tensor) -> None:
-        """Check that each image has as many pixels as those of the training data.
+        """Check that each image has the same number of pixels as in the training data.
 
         Raises:
             InputError: for another number of pixels.
@@ -270,7 +274,7 @@ def make_condition(
         raise _missing_condition(name, chosen)
     if observed is not None:
         raise InputError(
-            f"observed={observed!r} counts quadrants; it goes with condition='quadrants', not {chosen!r}. Leave it out."
+            f"observed={observed!r} counts quadrants; it needs condition='quadrants', not {chosen!r}. Leave it out."
         )
     return made
 
@@ -288,5 +292,5 @@ def _missing_condition(name: str | None, chosen: str | None) -> InputError:
     return InputError(
         "A conditional VAE needs a condition: labels y (classes=10), vectors c (condition_shape=3), or "
         f"condition='quadrants' for pictures; got condition={name!r}, and data without {lacking[chosen]}. Add the "
-        "field to the data; of a data set or loader of PyTorch, whose labels are not counted, give classes too."
+        "field to the data; for a data set or loader of PyTorch, give classes too, because its labels are not counted."
     )

@@ -1,4 +1,4 @@
-"""The conjugate prior of a mixture's parameters, of which each datum carries an equal share."""
+"""The conjugate prior of a mixture's parameters; an equal share of its log-density is added to each datum."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _PRIORS: dict[str, tuple[str, ...]] = {"none": (), "conjugate": ("concentration"
 class ConjugatePrior(nn.Module):
     """Dirichlet(concentration) of the weights and inverse Wishart(scale, degrees) of each covariance.
 
-    Means have no prior. It is the prior of `pvae.GaussianMixture`, so that EM and gradients maximise one function, the
+    Means have no prior. It is the prior of `pvae.GaussianMixture`, so EM and gradients maximise the same function, the
     log posterior of the parameters.
 
     Args:
         features: number of features of a datum.
         components: number of components of the mixture.
-        data_size: the number N of training data; each of them carries 1/N of the log-density.
-        concentration: of the Dirichlet, at least 1. 1 is flat; 2 has the effect of one more datum in each component.
-        scale: scale matrix of the inverse Wishart, as this number times the identity. None means the variances of the
-            training data, divided by components^(2 / features).
+        data_size: the number N of training data; 1/N of the log-density is added to each of them.
+        concentration: the parameter of the Dirichlet, at least 1. 1 is flat; 2 acts like one more datum in each
+            component.
+        scale: the scale matrix of the inverse Wishart is this number times the identity. None means the variances of
+            the training data, divided by components^(2 / features).
         degrees: degrees of freedom of the inverse Wishart, more than features - 1. None means features + 2.
 
     Raises:
@@ -53,7 +54,8 @@ class ConjugatePrior(nn.Module):
         self.degrees = float(features + 2 if degrees is None else degrees)
         if self.concentration < 1:
             raise InputError(
-                f"concentration needs at least 1, because the density has no mode below; got {concentration!r}. Use 1 "
+                f"concentration needs at least 1, because the density has no mode below 1; got {concentration!r}. Use "
+                "1 "
                 "for a flat prior of the weights."
             )
         if self.degrees <= features - 1:
@@ -107,7 +109,7 @@ def make_prior(text: str, features: int, components: int, data_size: int | None)
         require_number(value, f"{setting} of prior 'conjugate'")
     if data_size is None:
         raise InputError(
-            "prior 'conjugate' needs data_size, the number of training data, because each datum carries 1/data_size of "
-            "it; got data_size=None. Pass data_size=len(x)."
+            "prior 'conjugate' needs data_size, the number of training data, because each datum gets 1/data_size of "
+            "its log-density; got data_size=None. Pass data_size=len(x)."
         )
     return ConjugatePrior(features, components, data_size, **settings)

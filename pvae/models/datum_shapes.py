@@ -1,4 +1,4 @@
-"""The shape of each datum: reshape data, and refuse those with the sizes in another order."""
+"""The shape of each datum: reshape data, and refuse data with their sizes in another order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_order(x: Tensor, data_shape: Sequence[int], name: str = "x") -> None
         InputError: if the shapes have the same number of values and differ.
     """
     given, needed = [[size for size in shape if size != 1] for shape in (x.shape[1:], data_shape)]
-    same_count = math.prod(given) == math.prod(needed)  # another count is refused by `reshape_data`
+    same_count = math.prod(given) == math.prod(needed)  # `reshape_data` refuses another number of values
     if same_count and min(len(given), len(needed)) > 1 and given != needed:
         raise InputError(
             f"{name} needs the shape of data_shape, {tuple(data_shape)}, or one flat vector for each datum; got "
@@ -40,7 +40,7 @@ def reshape_data(x: Tensor, shape: tuple[int, ...], data_shape: Sequence[int] = 
     Args:
         x: the data, (batch, ...).
         shape: the new shape of one datum.
-        data_shape: a shape with the order that the sizes of a datum must have; () does not check it.
+        data_shape: a shape with the sizes of a datum in the required order; () does not check the order.
         name: the name of the field, for the error.
 
     Raises:
@@ -52,7 +52,7 @@ def reshape_data(x: Tensor, shape: tuple[int, ...], data_shape: Sequence[int] = 
         return x
     if math.prod(x.shape[1:]) != math.prod(shape):
         raise InputError(
-            f"{name} needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, as data_shape says; "
-            f"got {tuple(x.shape[1:])}. Reshape {name}, or build the model with the data_shape of these data."
+            f"{name} needs {math.prod(shape)} values for each datum, in the shape {shape} or flat, by data_shape; got "
+            f"{tuple(x.shape[1:])}. Reshape {name}, or build the model with the data_shape of these data."
         )
     return x.reshape(x.shape[0], *shape)

@@ -14,19 +14,19 @@ __all__ = ["DensityTraits", "density_traits_of"]
 
 @dataclass(frozen=True)
 class DensityTraits:
-    """The optional attributes and methods of a prior or a likelihood, each with the value where it is absent.
+    """The optional attributes and methods of a prior or a likelihood, each with its default.
 
     A density needs a ``forward`` that returns a distribution; everything here is optional. A user's module has a
     trait if it has an attribute or a method of the same name.
 
     Attributes:
-        takes_posterior: whether a prior is made of posteriors, as the VampPrior is. Its ``forward`` then gets the
+        takes_posterior: whether a prior is made of posteriors, like the VampPrior. Its ``forward`` then gets the
             function from x to q(z given x).
         takes_condition: whether a prior depends on the condition c. Its ``forward`` then gets the features of c, shape
             (batch, features).
-        data_shape: the shape of one x, which a likelihood's events have. None where they have the shape of the data.
-        set_bias: a method that sets a likelihood's output bias to a number or a tensor. None where there is no bias.
-        initialise_from: a method that starts a density from the training data x, shape (data, ...). None where
+        data_shape: the shape of the events of a likelihood. None if they have the shape of the data.
+        set_bias: a method that sets a likelihood's output bias to a number or a tensor. None if there is no bias.
+        initialise_from: a method that initialises a density from the training data x, shape (data, ...). None if
             nothing depends on the data.
     """
 
@@ -38,7 +38,7 @@ class DensityTraits:
 
 
 def density_traits_of(density: nn.Module) -> DensityTraits:
-    """Return the traits of a density, with the defaults of `DensityTraits` for those that it does not have."""
+    """Return the traits of a density, with the defaults of `DensityTraits` for missing ones."""
     traits: dict[str, Any] = {
         trait.name: getattr(density, trait.name, trait.default) for trait in dataclasses.fields(DensityTraits)
     }

@@ -25,10 +25,10 @@ def codes_of(
     """Return data with the guide's mean of z as x; labels and other fields stay.
 
     A second model can be trained on them. M1 + M2 is a `SemiSupervisedVAE` with a Gaussian likelihood on the codes of a
-    `VAE` that was trained on labelled and unlabelled data alike.
+    `VAE` that was trained on labelled and unlabelled data.
 
     Args:
-        latent_model: a trained latent model; of a run, pass its ``model``.
+        latent_model: a trained latent model, such as the ``model`` of a run.
         splits: the data that the model was trained on. Dynamically binarised data are binarised once and then encoded.
         site: name of the latent site; needed if there are several.
         chunk: number of data that are encoded at once.
@@ -78,7 +78,7 @@ def _encode_batch(latent_model: Any, batch: Batch, site: str | None, fields: Fie
     codes = encode(latent_model, moved, fields)
     is_known = len(codes) == 1 if site is None else site in codes
     if not is_known:
-        raise InputError(f"Name the latent site whose codes are needed, of {', '.join(codes)}; got site={site!r}.")
+        raise InputError(f"Name the latent site of the codes, one of {', '.join(codes)}; got site={site!r}.")
     return codes[site or next(iter(codes))].reshape(batch.size, -1).to(batch.device)
 
 

@@ -39,7 +39,8 @@ def mask_entries(density: TorchDistribution, mask: Tensor, owner: str) -> TorchD
         base = base.base_dist
     if base.event_shape or dims != mask.dim() - 1:
         raise InputError(
-            f"A {owner} leaves out single entries of x, so it needs a likelihood that is independent in each; got "
+            f"A {owner} leaves out single entries of x, so it needs a likelihood that is independent in each entry; "
+            "got "
             f"{type(base).__name__} with events of shape {tuple(density.event_shape)}. Use 'gaussian' or 'bernoulli', "
             "for example."
         )
@@ -47,10 +48,10 @@ def mask_entries(density: TorchDistribution, mask: Tensor, owner: str) -> TorchD
 
 
 def carry_forward(x: Tensor, mask: Tensor) -> Tensor:
-    """Return x, (data, ...), with each missing entry replaced by that of the last earlier datum that has it observed.
+    """Return x, (data, ...), with each missing entry replaced by the same entry of the last earlier datum that has it.
 
-    An entry that no earlier datum has observed gets the value of the last datum that has it observed. All values then
-    occur in the data, about as often as they are observed. A mean would not do: it need not be a valid count.
+    If no earlier datum has the entry, the value of the last datum that has it is used. All values then occur in the
+    data, about as often as they are observed. A mean is not used, because the mean of counts need not be a count.
 
     Args:
         x: the data.

@@ -1,4 +1,4 @@
-"""A prior that was fitted to the codes of a trained model: how it is built, and how it takes the place of p(z)."""
+"""A prior that was fitted to the codes of a trained model: how it is built, and how it replaces p(z)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _make_aggregate(latent: int, components: int, covariance: str = "diagonal") 
     return FullMixturePrior(latent, components) if covariance == "full" else MixturePrior(latent, components)
 
 
-# Saved runs hold these names and build the prior by them: a name must not change.
+# Saved runs contain these names to build the prior again, so a name must not change.
 PRIOR_MAKERS: dict[str, Callable[..., nn.Module]] = {
     "aggregate": _make_aggregate,
     "autoregressive": AutoregressivePrior,
@@ -61,12 +61,12 @@ PRIOR_MAKERS: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class PriorRecipe:
-    """How a fitted prior is built again, and the site that it is the density of.
+    """How a fitted prior is built again, and its latent site.
 
     Attributes:
         kind: a name of `PRIOR_MAKERS`.
-        site: the latent site of the model; of several layers, the topmost one.
-        shape: the event shape of the site: that of one z, or of the codes of one datum.
+        site: the latent site of the model; the topmost one of several layers.
+        shape: the event shape of the site: the shape of one z, or of the codes of one datum.
         settings: the further arguments of the constructor.
     """
 
@@ -89,7 +89,7 @@ class PriorRecipe:
         require_known("kind of prior", self.kind, PRIOR_MAKERS)
         maker = PRIOR_MAKERS[self.kind]
         first, *_ = accepted(maker)[0]
-        # a run folder may come from somebody else
+        # a run folder may come from another person
         check_settings(f"The prior {self.kind!r}", maker, {first: math.prod(self.shape), **self.settings})
         return maker(math.prod(self.shape), **self.settings)
 
@@ -107,7 +107,7 @@ class PriorRecipe:
 
 
 class FittedPrior(nn.Module):
-    """A fitted prior with its recipe, in the place of the prior of a model.
+    """A fitted prior with its recipe, which replaces the prior of a model.
 
     Args:
         recipe: how the density is built.
@@ -129,7 +129,7 @@ class FittedPrior(nn.Module):
 
 
 def _with_event_shape(density: Any, shape: tuple[int, ...]) -> Any:
-    """Return a density of vectors as one of values of an event shape with as many numbers."""
+    """Return a density of vectors as a density with an event shape of the same number of values."""
     if tuple(density.event_shape) == shape:
         return density
     return dist.TransformedDistribution(density, [ReshapeTransform(density.event_shape, torch.Size(shape))])
@@ -149,12 +149,12 @@ class _ReplaceDensity(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
-            # the plates of the program are inside of this handler and have given the site its batch shape already
+            # the plates of the program are inside this handler, and have expanded the site already
             msg["fn"] = self.density().expand(msg["fn"].batch_shape)
 
 
 class ModelWithPrior(WrappedModel):
-    """A latent model with another density at one latent site of its model. The guide is that of the inner model.
+    """A latent model with another density at one latent site of its model. The guide does not change.
 
     Args:
         latent_model: the inner latent model, a module.
@@ -177,7 +177,7 @@ class ModelWithPrior(WrappedModel):
         return self.inner.guide(**self.arguments_for(self.inner.guide, arguments))
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the inner model, if the inner model declares them, and those of the prior."""
+        """Return the parameters of the inner model, if it declares them, and the parameters of the prior."""
         return [*super().theta(), *self.prior.parameters()]
 
     def phi(self) -> list[nn.Parameter]:
@@ -186,7 +186,7 @@ class ModelWithPrior(WrappedModel):
 
 
 class _DrawAbove(Messenger):
-    """A handler of a two-stage model: it draws u beside the site z, in the plates of z.
+    """A handler of a two-stage model: it draws u in addition to the site z, in the plates of z.
 
     In the model u is drawn before z, and z has its density given u. In the guide u is inferred from the drawn z.
 
@@ -217,10 +217,10 @@ class _DrawAbove(Messenger):
 
 
 class TwoStageModel(ModelWithPrior):
-    """A latent model with a `SecondStage` in the place of p(z): a hierarchy of u, z and x.
+    """A latent model with a `SecondStage` in place of p(z): a hierarchy of u, z and x.
 
-    Its sites are those of the inner model and u, whose name is that of z with ``_above``. q(z given x) is that of the
-    inner model, and u is inferred from z. The evidence is estimated by weights of z and u together.
+    Its sites are those of the inner model and u, which is named like z with ``_above``. q(z given x) does not change,
+    and u is inferred from z. The evidence is estimated by weights of z and u together.
 
     Source: Dai & Wipf, Diagnosing and Enhancing VAE Models, arXiv:1903.05789, section 4.
     """
@@ -245,14 +245,14 @@ class TwoStageModel(ModelWithPrior):
 
 
 def is_built_in(latent_model: Any) -> bool:
-    """Return whether a model reads p(z) from its attribute `prior`; a subclass of a user may not."""
+    """Return whether a model reads p(z) from its attribute `prior`. A user's subclass may not do so."""
     return type(latent_model) in MODELS.values() and isinstance(getattr(latent_model, "prior", None), nn.Module)
 
 
 def with_prior(latent_model: Any, recipe: PriorRecipe, density: nn.Module | None = None) -> Any:
     """Return a latent model with a fitted prior.
 
-    A built-in model is changed and returned; of any other one a `ModelWithPrior` is returned.
+    A built-in model is changed and returned; any other model is wrapped in a `ModelWithPrior`.
 
     Args:
         latent_model: the latent model; its own fitted prior, if it has one, is replaced.
@@ -278,7 +278,7 @@ def with_prior(latent_model: Any, recipe: PriorRecipe, density: nn.Module | None
 
 
 def without_prior(latent_model: Any) -> Any:
-    """Return the inner model of a `ModelWithPrior`; any other latent model as it is."""
+    """Return the inner model of a `ModelWithPrior`; any other latent model is returned unchanged."""
     return latent_model.inner if isinstance(latent_model, ModelWithPrior) else latent_model
 
 

@@ -19,7 +19,7 @@ class Forecast:
 
     Attributes:
         draws: shape (n, batch, steps) + the shape of one time step.
-        effective_sample_size: of the weighted draws of the guide from which the state at the end is drawn, (batch,).
+        effective_sample_size: the effective number of weighted draws of the guide for the state at the end, (batch,).
             If it is near 1, one draw has nearly all of the weight, and the forecast is not reliable.
     """
 
@@ -57,7 +57,7 @@ def resample(weights: LogWeights, n: int) -> tuple[list[Tensor], Tensor]:
     is_finite = torch.isfinite(shares).all(0)
     if not bool(is_finite.all()):
         datum = int((~is_finite).nonzero()[0])
-        raise InputError(f"No draw of z gives datum {datum} a weight above 0: check its values and the model.")
+        raise InputError(f"No draw of z gives datum {datum} a weight above 0. Check its values and the model.")
     chosen = torch.multinomial(shares.T, n, replacement=True).T
     columns = torch.arange(shares.shape[1], device=chosen.device)
     return [value.detach()[chosen, columns] for value in weights.values.values()], 1 / shares.square().sum(0)

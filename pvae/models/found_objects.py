@@ -17,8 +17,8 @@ class FoundObjects:
 
     Attributes:
         present: whether each step has an object, shape (batch, steps), bool. Objects come first.
-        boxes: left, top, right and bottom edge of each object in pixels of the picture, shape (batch, steps, 4). Those
-            of absent objects have no meaning.
+        boxes: left, top, right and bottom edge of each object in pixels of the picture, shape (batch, steps, 4). The
+            boxes of absent objects have no meaning.
     """
 
     present: Tensor
@@ -34,7 +34,8 @@ def count_density(further: Tensor) -> Categorical:
     """Return the distribution of the number of objects, from 0 to steps, batch shape (batch,).
 
     Args:
-        further: the probability of a further object at each step, given that all before are present, (batch, steps).
+        further: the probability of a further object at each step, given that all previous ones are present, (batch,
+            steps).
     """
     one = torch.ones_like(further[:, :1])
     reached = torch.cat([one, further.cumprod(-1)], -1)
@@ -43,7 +44,7 @@ def count_density(further: Tensor) -> Categorical:
 
 
 def find_objects(further: Tensor, where: Tensor, picture: tuple[int, int]) -> FoundObjects:
-    """Return as many objects as are most probable, with their boxes.
+    """Return the most probable number of objects, with their boxes.
 
     Args:
         further: as for `count_density`.

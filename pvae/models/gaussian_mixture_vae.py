@@ -103,8 +103,8 @@ class GMVAE(BaseVAE):
     def component_logits(self, z: Tensor) -> Tensor:
         """Return log p(y, z) of each component, shape (..., components), with the parameters of the prior detached.
 
-        Its softmax is p(y given z), the best q(y given z). There the derivative of the bound in q is 0, so that the
-        gradient for theta is complete although it does not flow through q.
+        Its softmax is p(y given z), the best q(y given z). At this q the derivative of the bound with respect to q is
+        0, so the gradient for theta is complete although it does not flow through q.
 
         Args:
             z: latent values, (..., latent).
@@ -114,9 +114,9 @@ class GMVAE(BaseVAE):
         return logits.log_softmax(-1) + density.log_prob(z.unsqueeze(-2))
 
     def indicator(self, y: Tensor) -> Tensor:
-        """Return a component as the condition of the encoder: a one-hot vector less its mean.
+        """Return a component as the condition of the encoder: a one-hot vector minus its mean.
 
-        A single component gives a condition of 0. Shape (...) to (..., components).
+        With one component the condition is 0. Shape (...) to (..., components).
         """
         return self._one_hot[y] - 1 / self.components
 
@@ -139,7 +139,7 @@ class GMVAE(BaseVAE):
 
         With ``inference="exact"``, z is inferred first, and the component has its exact posterior given z. Otherwise
         the component is inferred first, then z given x and the component. The shape of y is (batch,), with an
-        enumeration dimension on the left where y is enumerated.
+        enumeration dimension on the left if y is enumerated.
         """
         with pyro.plate("data", x.shape[0]):
             if self.inference == "exact":
@@ -155,8 +155,8 @@ class GMVAE(BaseVAE):
 
         Args:
             x: data, (batch, features) or (batch,) + data_shape.
-            draws: number of draws of z per datum, over which p(y given z) is averaged; ``inference="amortised"``
-                draws none.
+            draws: number of draws of z per datum, over which p(y given z) is averaged; ``inference="amortised"`` uses
+                no draws.
         """
         if self.inference == "amortised":
             return self.assign(x).probs

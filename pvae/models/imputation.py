@@ -1,4 +1,4 @@
-"""Impute missing entries by importance sampling with any latent model that takes a mask: their mean, and draws."""
+"""Impute missing entries by importance sampling with any latent model that takes a mask: means and draws."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Imputation:
             of the n results. Its variance is the mean of their n variances plus (1 + 1/n) times the variance between
             the n results.
         effective_sample_size: (sum of w)^2 / sum of w^2 of the importance weights, from 1 to the number of particles,
-            shape (batch,). Draws are repeated if it is not much greater than n.
+            shape (batch,). Draws are repeated if it is not much larger than n.
     """
 
     mean: Tensor
@@ -62,15 +62,15 @@ def impute(
     Args:
         latent_model: any object with ``model`` and ``guide`` that take a mask and score observed entries only.
         batch: named tensors with ``x`` and ``mask`` (1 observed, 0 missing, in the shape of x). Missing entries of x
-            are set to 0 before a program sees them; they may be NaN.
+            are set to 0 before a program runs; they may be NaN.
         n: number of draws for each datum.
         particles: number of weighted draws of z for each datum.
         fields: as for `pvae.models.bind`.
 
     Raises:
-        InputError: if there is no mask, if the programs take none, or if it has another shape than x; if the programs
-            give no log weight per datum; if all weights of a datum are 0; if the particles of one datum need more
-            memory than is free.
+        InputError: if there is no mask, if the programs do not take it, or if its shape is not that of x; if the
+            programs give no log weight per datum; if all weights of a datum are 0; if the particles of one datum need
+            more memory than is free.
     Source: Mattei & Frellsen, MIWAE, arXiv:1812.02633, section 3.3; for the use of n completed data sets, Rubin,
     Multiple Imputation for Nonresponse in Surveys, 1987.
     """
@@ -78,7 +78,10 @@ def impute(
     zeroed = _zero_missing_entries(batch)
     with inference_mode(latent_model, zeroed, fields) as programs:
         if "mask" not in programs.fields:
-            raise InputError("The programs take no mask, so they cannot leave missing entries out: write (x, mask).")
+            raise InputError(
+                "The programs take no mask, so they cannot leave missing entries out. Give the programs the arguments "
+                "(x, mask)."
+            )
         parts = map_fitting_parts(
             lambda part: _impute_part(programs, part, n, particles),
             zeroed,
@@ -98,7 +101,7 @@ def _zero_missing_entries(batch: Mapping[str, Tensor]) -> Batch:
     """Return the batch with 0 at missing entries of x."""
     if "x" not in batch or "mask" not in batch:
         raise InputError(
-            f"Imputation needs x and mask in the batch; it has {', '.join(batch) or 'nothing'}. Add what is missing."
+            f"Imputation needs x and mask in the batch; it has {', '.join(batch) or 'nothing'}. Add the missing field."
         )
     x, mask = batch["x"], batch["mask"]
     if len(mask) != len(x) or mask.numel() != x.numel():
@@ -110,7 +113,7 @@ def _zero_missing_entries(batch: Mapping[str, Tensor]) -> Batch:
 
 
 def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Imputation:
-    """Return the imputation of data that are few enough for one run."""
+    """Return the imputation of a part of the data, in one run."""
     bound = programs.bound_to(batch).without_loss_terms()
     layout = bound.layout
     plate, data_dim = layout.data_plate()
@@ -136,13 +139,12 @@ def _impute_part(programs: Programs, batch: Batch, n: int, particles: int) -> Im
 def _normalised_weights(pairs: list[TracePair], dims: PlateDims) -> Tensor:
     """Return the importance weights, normalised over particles, shape (particles, batch), float64.
 
-    A latent site that only the model has is drawn from its prior. There its density is that of the guide too, and
-    cancels.
+    A latent site of the model only is drawn from its prior. Its density in the guide is then the same, and cancels.
     """
     if pairs[0].auxiliary_sites or delta_sites(pairs[0]):
         raise InputError(
-            "Imputation weighs draws of z by p(x, z) / q(z given x), which a guide with auxiliary sites or points "
-            "(Delta) does not have. Draw every site of the guide from a density."
+            "Imputation weighs draws of z by p(x, z) / q(z given x), and a guide with auxiliary sites or points "
+            "(Delta) has no such density. Draw every site of the guide from a density."
         )
     log_guide = log_probs_by_site([pair.guide_sites for pair in pairs], dims)
     log_joint = log_probs_by_site([pair.model_sites for pair in pairs], dims)
@@ -160,10 +162,10 @@ def _normalised_weights(pairs: list[TracePair], dims: PlateDims) -> Tensor:
 
 @dataclass(frozen=True)
 class _SitePlace:
-    """Where particles and data are in the values of sites, and the shape of x.
+    """The dimensions of particles and data in the values of sites, and the shape of x.
 
     Attributes:
-        nesting: the greatest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
+        nesting: the largest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
         data_dim: dimension of the data plate.
         shape: the shape of x, (batch, *x).
     """

@@ -1,4 +1,4 @@
-"""JointVAE: a continuous code and categorical variables beside it, which are summed out exactly."""
+"""JointVAE: a continuous code, and categorical variables that are summed out exactly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JointVAE(BaseVAE):
     Given x, z and y are independent in the guide. The sites are ``y``, or ``y1``, ``y2`` and so on for several
     categorical variables, ``z`` and ``x``. The categorical variables are summed out exactly, with one run of the
     decoder for each of their joint values; the source draws them from a relaxation, which is biased. The objective
-    ``joint-capacity`` keeps the KL divergence of z and that of the categorical variables near a capacity each.
+    ``joint-capacity`` keeps the KL divergences of z and of the categorical variables each near a separate capacity.
 
     Args:
         data_shape: as for `pvae.models.base.BaseVAE`.
@@ -93,7 +93,7 @@ class JointVAE(BaseVAE):
         return next(self.parameters()).new_zeros(size)
 
     def code(self, values: Sequence[Tensor]) -> Tensor:
-        """Return categories as the second input of the decoder: one-hot vectors less their means, side by side.
+        """Return categories as the second input of the decoder: concatenated one-hot vectors minus their means.
 
         Args:
             values: for each categorical variable, whole numbers of a shape (...) that broadcasts with the others.

@@ -26,11 +26,11 @@ INFERENCES = ("ladder", "bottom-up")
 
 
 def multiply_gaussians(first: dist.TorchDistribution, second: dist.TorchDistribution) -> dist.TorchDistribution:
-    """Return the normalised product of two diagonal Gaussians: the precisions add, and weight the means.
+    """Return the normalised product of two diagonal Gaussians: add the precisions, and weight the means by them.
 
     Args:
         first: an independent Normal, batch shape (...), event shape (size,).
-        second: another of the same shapes.
+        second: another Normal of the same shapes.
 
     Source: Sonderby et al., Ladder Variational Autoencoders, arXiv:1602.02282, equations 18 and 19.
     """
@@ -46,23 +46,23 @@ class LadderVAE(BaseVAE):
 
     The sites are ``z1``, the layer next to x, to ``zL``, and ``x``. With one layer it is a `VAE` with a site ``z1``.
 
-    There is no batch normalisation, unlike in the source: with it q of each datum would depend on the other data of the
-    batch and on the other particles, so that there would be no log weight per datum.
+    Unlike in the source, there is no batch normalisation, because q of each datum would depend on the other data and
+    particles of the batch, and there would be no log weight per datum.
 
     Args:
         data_shape: as for `pvae.models.base.BaseVAE`.
         layers: number L of layers; by default the number of sizes in `latent`, or 2.
-        latent: sizes of z_1, ..., z_L. One number is the size of z_1; each layer above has half the size of the one
-            below.
+        latent: sizes of z_1, ..., z_L. One number is the size of z_1; each higher layer has half the size of the layer
+            below it.
         inference: ``"ladder"`` or ``"bottom-up"``. In a ladder, deterministic features of x give a Gaussian message
             for each layer; then, from the top down, q(z_l given z_(l+1), x) is the product of the message and the
             model's own p(z_l given z_(l+1)). Bottom-up: q(z_1 given x), then q(z_(l+1) given z_l).
         skip: whether x and the lower layers depend on all layers above them, not only on the next one.
         between: sizes of the hidden layers between two layers of latents, in both directions; 0 or () makes
             them linear.
-        prior: of z_L; a name of `pvae.densities.PRIORS`, or a module.
-        posterior: of z_1, as for `BaseVAE`; a ladder of several layers needs ``"diagonal"``. Layers above are diagonal
-            Gaussians with a softplus scale, as in the source.
+        prior: the prior of z_L; a name of `pvae.densities.PRIORS`, or a module.
+        posterior: the posterior of z_1, as for `BaseVAE`; a ladder of several layers needs ``"diagonal"``. Higher
+            layers are diagonal Gaussians with a softplus scale, as in the source.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
             `BaseVAE`.
 
@@ -112,7 +112,7 @@ class LadderVAE(BaseVAE):
             self._add_layers(prior, hidden, activation)
 
     def _add_layers(self, prior: str | nn.Module, hidden: tuple[int, ...], activation: str) -> None:
-        """Make the layers above z_1, after all parts of a model with one layer, and the prior of z_L."""
+        """Make the layers above z_1 and the prior of z_L, after all parts of a model with one layer."""
         style = {"activation": activation, "initialisation": self.initialisation}
         self.prior = part("prior", prior, self.sizes[-1], data_shape=self._input_shape, **style)
         self._check_parts()
@@ -133,11 +133,11 @@ class LadderVAE(BaseVAE):
         if density_traits_of(self.prior).takes_posterior:
             raise InputError(
                 f"{type(self.prior).__name__} is made of q(z given x), and with several layers the topmost z has no "
-                "density given x alone. Use layers=1, or another prior such as 'mixture'."
+                "density given only x. Use layers=1, or another prior such as 'mixture'."
             )
         if self.inference == "ladder" and not isinstance(self.posterior, DiagonalGaussian):
             raise InputError(
-                "A ladder weighs Gaussians by their precision and needs posterior='diagonal'; got "
+                "A ladder weights Gaussians by their precision and needs posterior='diagonal'; got "
                 f"{type(self.posterior).__name__}. Use inference='bottom-up'."
             )
 
@@ -156,7 +156,7 @@ class LadderVAE(BaseVAE):
         return self.decode(lowest, torch.cat(above, -1)) if self.skip and above else self.decode(lowest)
 
     def messages(self, x: Tensor) -> list[dist.TorchDistribution]:
-        """Return the Gaussian message of x for each layer in ``inference="ladder"``, that of z_1 first.
+        """Return the Gaussian message of x for each layer in ``inference="ladder"``, z_1 first.
 
         The message of the topmost layer is its posterior. Batch shape (batch,), event shape (size,) each.
         """
@@ -238,7 +238,7 @@ def _layer_sizes(latent: int | Sequence[int], layers: int | None) -> tuple[int, 
     """Return the size of each layer, z_1 first.
 
     Args:
-        latent: the size of z_1, which halves from layer to layer; or all sizes.
+        latent: the size of z_1, which is halved from layer to layer; or all sizes.
         layers: the number of layers; None for the number of sizes, or 2.
     """
     advice = "It is the size of each layer, such as latent=16,8."
@@ -249,7 +249,7 @@ def _layer_sizes(latent: int | Sequence[int], layers: int | None) -> tuple[int, 
     if not isinstance(latent, Sequence):
         return tuple(max(1, sizes[0] >> number) for number in range(count or 2))
     if count not in (None, len(sizes)):
-        raise InputError(f"latent has the sizes of {len(sizes)} layers, and layers={count}: leave one of them out.")
+        raise InputError(f"latent has the sizes of {len(sizes)} layers, and layers={count}. Leave one of them out.")
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""Codes of data for pictures: continuous sites as numbers, discrete ones as categories, without what is given."""
+"""Codes of data for figures: continuous sites as numbers, discrete sites as categories, without given fields."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class LatentCodes:
         return tuple(f"{name}[{unit}]" for name, code in self.continuous.items() for unit in range(code.shape[1]))
 
     def describe(self) -> str:
-        """Return what is inferred and what is given, in one sentence."""
+        """Return the inferred sites and the given fields, in one sentence."""
         inferred = ", ".join((*self.continuous, *self.categories)) or "nothing"
         if self.given:
             return f"Inferred: {inferred}. Given: x, {', '.join(self.given)}."
-        return f"Inferred: {inferred}, from x alone."
+        return f"Inferred: {inferred}, from x only."
 
 
 def without_labels(latent_model: Any, batch: Batch) -> tuple[Batch, bool]:
     """Return a batch in which labels are hidden (-1) if the model infers them, and whether they were hidden.
 
-    A picture of labels that were given would show them as if they were inferred.
+    Otherwise a figure would show given labels as if they were inferred.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -68,9 +68,9 @@ def without_labels(latent_model: Any, batch: Batch) -> tuple[Batch, bool]:
 
 
 def infer_codes(latent_model: Any, batch: Batch, fields: Fields = None) -> LatentCodes:
-    """Return what the guide infers of data: the means of continuous sites, the most probable values of discrete ones.
+    """Return the codes that the guide infers: means of continuous sites, most probable values of discrete sites.
 
-    Labels are hidden from a model that infers them. A site with the values of a given field is no code.
+    Labels are hidden from a model that infers them. A site with the values of a given field is not a code.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -97,7 +97,7 @@ def infer_codes(latent_model: Any, batch: Batch, fields: Fields = None) -> Laten
 def _repeated_fields(
     latent_model: Any, batch: Batch, fields: Fields, codes: Mapping[str, Tensor], given: Mapping[str, Tensor]
 ) -> set[str]:
-    """Return the sites that equal a given field on the data, and equal it again if the field moves to the next datum.
+    """Return the sites that equal a given field on the data, and still equal it if the field is shifted by one datum.
 
     One comparison is not enough: the inferred labels of a perfect classifier equal the labels too.
     """
@@ -110,7 +110,7 @@ def _repeated_fields(
 
 
 def _is_same(code: Tensor, field: Tensor) -> bool:
-    """Return whether a code has the values of a field wherever the field is not hidden (-1)."""
+    """Return whether a code has the values of a field where the field is not hidden (-1)."""
     if code.numel() != field.numel() or not field.numel():
         return False
     known = field.reshape(-1).double()

@@ -1,4 +1,4 @@
-"""Load a user's own Python file or module, and report errors of its code in one line with the place."""
+"""Load a user's Python file or module, and report errors of its code in one line with the file and line."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def load_module(name: str) -> ModuleType:
 
 
 def load_file(path: Path) -> ModuleType:
-    """Return a file as a module. The same path and text give the same module, so that its classes stay the same.
+    """Return a file as a module. The same path and text give the same module, so its classes stay the same objects.
 
     Raises:
         InputError: if there is no such file, or its code fails; the message has the line.
     """
     if not path.is_file():
         raise InputError(
-            f"No file {str(path)!r}; a model of your own is named as my_model.py:MyModel. Correct the path before the "
-            "colon."
+            f"There is no file {str(path)!r}. Write your own model as my_model.py:MyModel, with the right path before "
+            "the colon."
         )
     text = read_limited(path, _MOST_BYTES)
     digest = hashlib.sha256(str(path.resolve()).encode() + b"\0" + text).hexdigest()[:12]
@@ -55,7 +55,8 @@ def _run_file(path: Path, name: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"A model of your own needs a Python file; {path} cannot be loaded as one.")
     module = importlib.util.module_from_spec(spec)
-    # It is entered before it runs, as Python's import does: dataclasses and pickle find classes by their module's name.
+    # The module is entered before it runs, like in Python's import, because dataclasses and pickle find classes by
+    # module name.
     sys.modules[name] = module
     try:
         with user_errors(path, path.name), _importable_folder(path.resolve().parent):
@@ -68,7 +69,7 @@ def _run_file(path: Path, name: str) -> ModuleType:
 
 @contextmanager
 def _importable_folder(folder: Path) -> Iterator[None]:
-    """Let a user's file import its neighbours, as a script may."""
+    """Let a user's file import files in the same folder, as a script can."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -79,7 +80,7 @@ def _importable_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def user_errors(path: Path | None, label: str) -> Iterator[None]:
-    """Turn an error of a user's code into an InputError of one line, with file and line where they are known.
+    """Turn an error of a user's code into an InputError of one line, with file and line if they are known.
 
     Args:
         path: the user's file; None for an installed module.
@@ -95,7 +96,7 @@ def user_errors(path: Path | None, label: str) -> Iterator[None]:
     except SyntaxError as error:
         place = f"{error.filename}, line {error.lineno}" if error.filename else label
         raise InputError(f"{place}: {type(error).__name__}: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise any error
         message = " ".join(str(error).split()) or "no message"
         raise InputError(f"{_innermost_line(path, error) or label}: {type(error).__name__}: {message}") from error
 
@@ -108,7 +109,7 @@ def _innermost_line(path: Path | None, error: BaseException) -> str:
 
 
 def candidates(module: ModuleType) -> list[str]:
-    """Return the names that a person may have meant: a module's own classes and functions, and its latent models.
+    """Return the names to suggest: a module's own classes and functions, and its latent models.
 
     Args:
         module: a user's module.

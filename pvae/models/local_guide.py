@@ -26,18 +26,18 @@ STARTS = ("encoder", "prior")
 class LocalGuide(WrappedModel):
     """A latent model without amortisation: q has free parameters for each datum, one row of a table.
 
-    The model is that of `latent_model`. The guide has the sites and families of its guide. To each of their parameters,
-    in unconstrained space, it adds a row of the table, which the batch's ``index`` field selects. Rows start at zero,
-    so that q starts at `start`. The starting q comes from a frozen copy of `latent_model`, so a row is as free as the
-    parameter itself. Where the distribution of one latent site depends on the value of another, the dependence remains
-    that of the copy.
+    The model is that of `latent_model`. The guide has the sites and families of its guide. It adds a row of the table
+    to each of their unconstrained parameters; the field ``index`` of the batch selects the row. Rows start at zero, so
+    that q starts at `start`. The starting q comes from a frozen copy of `latent_model`, so a row is as free as the
+    parameter itself. If the distribution of one latent site depends on the value of another one, this dependence is
+    that of the copy and is not trained.
 
-    The rows are the parameters ``phi()``. They are made in the first run of the guide. Rows of data that were not
-    trained on are still at zero: evaluate on the training data, or refine the guide by `SemiAmortised`.
+    The rows are the parameters ``phi()``. They are made in the first run of the guide. Rows of data that were not in
+    the training are still zero, so evaluate on the training data, or refine the guide by `SemiAmortised`.
 
     Args:
-        latent_model: a module with ``model`` and ``guide``; its ``theta`` is trained, its encoder is not.
-        count: the number of data of all splits together; indices are below it.
+        latent_model: a module with ``model`` and ``guide``; its ``theta`` is trained, but its encoder is not.
+        count: the number of data of all splits together; indices are from 0 to count - 1.
         start: ``"encoder"``, or ``"prior"`` for models with one latent site.
 
     Raises:
@@ -85,7 +85,7 @@ class LocalGuide(WrappedModel):
     def _trace_priors(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the prior of the latent site, by name, from a run of the frozen model.
 
-        The run is a part of the guide, and is hidden from the trace of the guide's caller.
+        The run is part of the guide, and is hidden from traces outside the guide.
         """
         frozen = self.frozen
         bound = BoundPrograms(frozen.model, frozen.guide, (), self.arguments_for(frozen.model, arguments))
@@ -94,8 +94,8 @@ class LocalGuide(WrappedModel):
         priors = {site["name"]: site["fn"] for site in sample_sites(trace) if not site["is_observed"]}
         if len(priors) > 1:
             raise InputError(
-                f"start='prior' is for models with one latent site, and this one has {', '.join(priors)}. The prior of "
-                "a site that depends on another one changes with its value, so it is no starting point. Use "
+                f"start='prior' needs a model with one latent site; this one has {', '.join(priors)}. The prior of "
+                "a site that depends on another one changes with its value, so it is not a starting point. Use "
                 "start='encoder'."
             )
         return priors
@@ -107,8 +107,8 @@ class LocalGuide(WrappedModel):
             index: indices of the data, (batch,).
             site: the guide's site.
             name: name of the parameter.
-            value: the parameter, batch shape + parameter shape. The table has the shape of the part of it that lies
-                within the plates, with the data dimension first and of size `count`.
+            value: the parameter, batch shape + parameter shape. The table has the shape of the parameter within the
+                plates, with the data dimension first, of size `count`.
         """
         data_dim, leftmost_dim = _data_dims(site, len(index))
         event_dims = value.dim() - len(site["fn"].batch_shape)
@@ -132,8 +132,8 @@ def _data_dims(site: Site, size: int) -> tuple[int, int]:
     data_dims = [frame.dim for frame in frames if frame.size == size]
     if not data_dims:
         raise InputError(
-            f"Guide site {site['name']!r} is in no plate of {size} data, one for each entry of index: a row per datum "
-            "needs `with pyro.plate('data', len(x))`."
+            f"Guide site {site['name']!r} is in no plate of {size} data, one for each entry of index. A row per datum "
+            "needs `with pyro.plate('data', len(x))`; write it in the guide."
         )
     return max(data_dims), min(frame.dim for frame in frames)
 
@@ -148,7 +148,7 @@ def _prior_like(site: Site, prior: Any) -> Any:
     prior_family, prior_names = free_parameters(site["name"], prior)
     if (guide_family, guide_names) != (prior_family, prior_names):
         raise InputError(
-            f"start='prior' needs guide and prior of one family at site {site['name']!r}; they have parameters "
+            f"start='prior' needs guide and prior of the same family at site {site['name']!r}; they have parameters "
             f"{', '.join(guide_names)} of {guide_family} and {', '.join(prior_names)} of {prior_family}. Use "
             "start='encoder'."
         )

@@ -1,4 +1,4 @@
-"""A latent model from what a user passes as one: an instance, a name, a `ModelSpec`, a class or a function."""
+"""Make a latent model from an argument of a user: an instance, a name, a `ModelSpec`, a class or a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvae.programs.model_traits import HasPrograms, is_latent_model, require_lat
 
 __all__ = ["ModelOrRecipe", "build_model", "is_recipe", "spec_from_text"]
 
-#: A latent model, or what makes one: the first argument of `pvae.fit` and `pvae.check`.
+#: A latent model or a recipe for one, the first argument of `pvae.fit` and `pvae.check`.
 ModelOrRecipe: TypeAlias = LatentModel | HasPrograms | ModelSpec | str | Callable[..., Any]
 
 
@@ -29,7 +29,7 @@ def spec_from_text(text: str) -> ModelSpec:
         text: a name of `pvae.models.MODELS`, or a file or module and a class.
 
     Raises:
-        InputError: for a setting that is badly written or comes twice.
+        InputError: for a setting that is badly written or given twice.
     """
     parts = text.split(":")
     first = next((index for index, part in enumerate(parts) if index and "=" in part), len(parts))
@@ -70,7 +70,7 @@ def build_model(recipe: Any, splits: Any) -> Any:
 
 
 def _required(factory: Any) -> list[str]:
-    """Return the names of the parameters that have no default; none for classes of C, which have no signature."""
+    """Return the names of the parameters that have no default; none for classes in C, which have no signature."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except ValueError:

@@ -32,8 +32,8 @@ class MaskedVAE(BaseVAE):
 
     Args:
         data_shape: shape of one x, and of one mask.
-        encode_mask: whether the encoder gets the mask as a second input beside x * mask. It enters the first layer as
-            mask - 1, so that without missing entries the model equals the VAE, bit for bit.
+        encode_mask: whether the encoder gets the mask as a second input in addition to x * mask. The input is mask - 1,
+            so without missing entries the model equals the VAE, bit for bit.
         parts: ``latent``, ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias``, ``prior``,
             ``posterior`` and ``likelihood``, as for `VAE`.
 
@@ -42,7 +42,7 @@ class MaskedVAE(BaseVAE):
             in each entry.
     Source: Mattei & Frellsen, MIWAE, arXiv:1812.02633; Ivanov, Figurnov & Vetrov, Variational Autoencoder with
     Arbitrary Conditioning, arXiv:1806.02382 (masks drawn in training); Nazabal et al., Handling Incomplete
-    Heterogeneous Data using VAEs, arXiv:1807.03653 (zeros for what is missing).
+    Heterogeneous Data using VAEs, arXiv:1807.03653 (zeros for missing entries).
 
     Example:
         >>> import pvae, torch
@@ -128,7 +128,7 @@ class MaskedVAE(BaseVAE):
         return impute(self, {"x": x, "mask": mask}, n=n, particles=particles)
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start prior and output bias from the observed entries of the training data; only once.
+        """Initialise prior and output bias from the observed entries of the training data; only once.
 
         Args:
             batch: the training data, with x and, if entries are missing, mask.

@@ -28,9 +28,9 @@ class GMM(LatentModel):
     """A Gaussian mixture: z ~ Categorical(weights), x ~ Normal(mean, covariance) of component z.
 
     Its guide is the exact posterior of z under the present parameters, held constant, as in the E-step of EM. This
-    guide has no parameters of its own, and the log weights equal the log evidence. An amortised guide is a network; its
-    bound is below the log evidence by `gap`. z is marked for enumeration, so that ``elbo-enum`` sums it out.
-    `pvae.GaussianMixture` fits the same model without gradients.
+    guide has no parameters, and the log weights equal the log evidence. An amortised guide is a network; its bound is
+    below the log evidence by `gap`. z is marked for enumeration, so ``elbo-enum`` sums it out. `pvae.GaussianMixture`
+    fits the same model without gradients.
 
     Args:
         data_shape: shape of one x; its values form one vector.
@@ -39,19 +39,19 @@ class GMM(LatentModel):
         guide: ``"exact"``, the posterior; or ``"amortised"``, a network from x to q(z given x).
         hidden: sizes of the network's hidden layers.
         prior: ``"none"``, or ``"conjugate"`` for the mode of the parameters' posterior: a Dirichlet and an inverse
-            Wishart density, with the settings of `pvae.models.conjugate_prior.ConjugatePrior` after colons. In training
-            each datum carries 1/data_size of the log-density, whatever the size or the scale of the batch. Evaluation
-            leaves it out.
+            Wishart density, with the settings of `pvae.models.conjugate_prior.ConjugatePrior` after colons. In
+            training, 1/data_size of the log-density is added for each datum, for any size or scale of the batch.
+            Evaluation leaves it out.
         data_size: number of training data; only a prior needs it.
-        floor: what the start adds to each variance, as a share of the variance of the data. Without it a cluster of one
-            datum would have variance 0.
+        floor: the number that is added to each initial variance, as a share of the variance of the data. Without it a
+            cluster of one datum would have variance 0.
 
     Raises:
         InputError: for an argument that cannot be used.
     """
 
     default_objective = "elbo-enum"
-    # The names of buffers and modules are keys of saved runs: they must not change.
+    # The names of buffers and modules are keys in saved runs, so they must not change.
     initialised: Tensor
     seen: Tensor
     seed: Tensor
@@ -156,7 +156,7 @@ class GMM(LatentModel):
 
     @torch.no_grad()
     def gap(self, x: Tensor) -> Tensor:
-        """Return KL(q to p(z given x)), shape (batch,), in nats: log p(x) less the ELBO; 0 for the exact guide."""
+        """Return KL(q to p(z given x)), shape (batch,), in nats: log p(x) minus the ELBO; 0 for the exact guide."""
         x = reshape_data(x, (self.features,))
         log_q = torch.log_softmax(self._guide_logits(x), 1)
         log_p = torch.log_softmax(self._log_joint(x), 1)
@@ -167,7 +167,7 @@ class GMM(LatentModel):
         return [self.logits, self.means, self.scales]
 
     def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide: those of its network, or none."""
+        """Return the parameters of the guide's network; none without a network."""
         return [] if self.recogniser is None else list(self.recogniser.parameters())
 
     @torch.no_grad()
@@ -201,9 +201,9 @@ class GMM(LatentModel):
         return torch.softmax(self.logits.double(), 0), self.means.double(), covariances
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start from k-means, and set what prior and guide take from the data; each only once.
+        """Initialise by k-means, and set the values of prior and guide that depend on the data; each only once.
 
-        Gradients do not find the clusters from unit variances around random means.
+        Without k-means, from unit variances around random means, gradients do not find the clusters.
 
         Args:
             batch: the training data.

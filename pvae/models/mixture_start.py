@@ -1,4 +1,4 @@
-"""The start of a Gaussian mixture from the data by k-means."""
+"""Initial parameters of a Gaussian mixture by k-means."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def start_by_kmeans(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights, means and covariances of the clusters that k-means finds.
 
-    They have the shapes of those of `pvae.GaussianMixture`.
+    They have the shapes of the parameters of `pvae.GaussianMixture`.
 
     Args:
         x: data, (data, features), float64.
         components: number of components.
         covariance: ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
-        floor: added to each variance, as a share of the variance of the data; a cluster of one datum has none.
-        seed: of k-means.
+        floor: added to each variance, as a share of the variance of the data; a cluster of one datum has variance 0.
+        seed: the seed of k-means.
 
     Raises:
         InputError: if there are fewer distinct data than components.
@@ -30,7 +30,8 @@ def start_by_kmeans(
     distinct = len(torch.unique(x, dim=0))
     if distinct < components:
         raise InputError(
-            f"A mixture of {components} components starts from as many different data; got {distinct} among {len(x)}. "
+            f"A mixture of {components} components needs at least as many different data; got {distinct} among "
+            f"{len(x)}. "
             f"Choose components={distinct} or fewer."
         )
     from sklearn.cluster import KMeans
@@ -50,8 +51,8 @@ def _covariances(covariance: str, one_hot: Tensor, deviations: Tensor, least: Te
     Args:
         covariance: their form.
         one_hot: the cluster of each datum, (data, components).
-        deviations: each datum less the mean of its cluster, (data, features).
-        least: what is added to each variance, (features,).
+        deviations: each datum minus the mean of its cluster, (data, features).
+        least: the number that is added to each variance, (features,).
 
     Returns:
         Shape (features, features) if tied, (components, features, features) if full, (components, features) if

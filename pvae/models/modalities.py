@@ -1,4 +1,4 @@
-"""The modalities of a multimodal model: their settings, their networks, and what is observed of them in a batch."""
+"""The modalities of a multimodal model: their settings, their networks, and their observed entries in a batch."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _ADVICE = "Write modalities='x=bernoulli,w=gaussian', or a mapping from the name
 
 
 def mask_name(name: str) -> str:
-    """Return the name of the field that says where a field is observed: ``mask`` for x, and ``w_mask`` for w."""
+    """Return the name of the field with the mask of a field: ``mask`` for x, and ``w_mask`` for w."""
     return "mask" if name == "x" else f"{name}_mask"
 
 
 def modality_settings(
     modalities: Any, data_shape: int | Sequence[int], field_shapes: Sequence[tuple[str, Sequence[int]]] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the settings of each modality: its shape, its likelihood, and where they are given network and hidden.
+    """Return the settings of each modality: its shape, its likelihood, and network and hidden if they are given.
 
     Args:
-        modalities: what the user gives, see `pvae.MultimodalVAE`.
+        modalities: the argument of the user, see `pvae.MultimodalVAE`.
         data_shape: the shape of one x.
         field_shapes: pairs of the name and the shape of one datum of other fields; None if they are not known.
 
@@ -57,14 +57,14 @@ def modality_settings(
                 f"The shape of the modality {name!r} is not known; the data have {known}. Correct the name, or write "
                 f"its shape, {name}=gaussian:shape=8 or {name}=bernoulli:shape=28x28."
             )
-        # a field of one number for each datum is read as a vector of one entry
+        # a field with one number for each datum is read as vectors of length 1
         settings["shape"] = require_sizes(settings["shape"], f"shape of {name}") or (1,)
     # x is the first site of the model, because programs look for the site of x by its size
     return {"x": by_name.pop("x"), **by_name}
 
 
 def _pairs(modalities: Any) -> list[tuple[str, Any]]:
-    """Return the name of each modality with what was given for it."""
+    """Return the name of each modality with the settings that were given for it."""
     if isinstance(modalities, Mapping):
         pairs = [(str(name), given) for name, given in modalities.items()]
     else:
@@ -103,7 +103,7 @@ def _settings_of(name: str, given: Any) -> dict[str, Any]:
 
 
 def _sizes(value: Any) -> Any:
-    """Return ``"28x28"`` as (28, 28), and any other value as it is, which is checked where it is used."""
+    """Return ``"28x28"`` as (28, 28), and any other value unchanged; it is checked later."""
     parts = value.split("x") if isinstance(value, str) else [""]
     return tuple(map(int, parts)) if all(part.strip().isdigit() for part in parts) else value
 
@@ -113,18 +113,20 @@ def _check_name(name: str) -> None:
     has_other_meaning = name in _RESERVED or name.endswith("_mask") or hasattr(nn.ModuleDict(), name)
     if has_other_meaning or not name.isidentifier():
         raise InputError(
-            f"{name!r} cannot be the name of a modality, because it has another meaning or is no identifier. Rename "
-            "the field, for example to 'w'; of labels y, give the one-hot vectors as a field of another name."
+            f"{name!r} cannot be the name of a modality, because it has another meaning or is not an identifier. "
+            "Rename "
+            "the field, for example to 'w'; in place of labels y, give their one-hot vectors as a field of another "
+            "name."
         )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is observed of one modality in a batch.
+    """The observed entries of one modality in a batch.
 
     Attributes:
         value: the data, (batch,) + shape, with 0 where they are missing.
-        mask: where they are observed: booleans of shape (batch,), or (batch,) + shape; None if everywhere.
+        mask: True for observed data: booleans of shape (batch,), or (batch,) + shape; None if all are observed.
         present: whether any entry of a datum is observed, shape (batch,), boolean.
     """
 
@@ -159,7 +161,7 @@ class Modality(BaseVAE):
         return mask_entries(density, self.observed(mask), "multimodal VAE with masks of entries")
 
     def start_from(self, reading: Reading) -> None:
-        """Start the output bias from the data that are present; only once.
+        """Initialise the output bias from the data that are present; only once.
 
         Args:
             reading: the training data.
@@ -173,7 +175,7 @@ class Modality(BaseVAE):
 def read_modality(
     name: str, shape: tuple[int, ...], fields: Mapping[str, Tensor], subset: Tensor | None, like: Tensor
 ) -> Reading:
-    """Return what is observed of one modality.
+    """Return the observed entries of one modality.
 
     Args:
         name: the name of its field.
@@ -207,7 +209,7 @@ def read_modality(
 
 
 def require_binary_mask(name: str, fields: Mapping[str, Tensor]) -> None:
-    """Refuse a mask of a modality with other numbers than 1 (observed) and 0 (missing).
+    """Raise InputError if a mask of a modality has other numbers than 1 (observed) and 0 (missing).
 
     Args:
         name: the name of the modality.

@@ -32,19 +32,19 @@ class MultimodalVAE(LatentModel):
     and a bound of 0 unless another prior was fitted. The sites are ``z`` and one for each modality, which has the name
     of the field.
 
-    The fields are x and others of any name. ``mask`` marks what is observed of x, and ``w_mask`` what is observed of w:
-    1 for observed and 0 for missing, with one number for each datum or one for each entry. `pvae.load_data` makes both
-    from NaN with ``missing="mask"``. A field that is not in a batch is missing for all its data.
+    The fields are x and others of any name. ``mask`` marks the observed entries of x, and ``w_mask`` those of w: 1 for
+    observed and 0 for missing, with one number for each datum or one for each entry. `pvae.load_data` makes both from
+    NaN with ``missing="mask"``. A field that is not in a batch is missing for all its data.
 
     Args:
         data_shape: shape of one x.
         modalities: the likelihood of each field, as the text ``"x=bernoulli,w=gaussian:scale=0.1"`` or as a mapping. In
-            a text, ``network``, ``hidden=64x32`` and ``shape=28x28`` may follow for this field alone; in a mapping, the
+            a text, ``network``, ``hidden=64x32`` and ``shape=28x28`` may follow, only for this field; in a mapping, the
             value may be a text, a module, or a mapping with the keys ``likelihood``, ``network``, ``hidden`` and
             ``shape``.
         field_shapes: pairs of a name and the shape of one datum, of the fields other than x. `ModelSpec` and the
             command line take them from the data.
-        combine: ``"product"``: q is the normalised product of the experts and of N(0, I), as an expert of its own; or
+        combine: ``"product"``: q is the normalised product of the experts and of N(0, I), which is a further expert; or
             ``"mixture"``: q is the mixture of the experts with equal weights.
         latent: number of latent dimensions.
         hidden: as for `pvae.models.base.BaseVAE`, for all fields without their own.
@@ -149,10 +149,10 @@ class MultimodalVAE(LatentModel):
         return COMBINATIONS[self.combine](locs, scales, [present for _, present in experts])
 
     def _read(self, fields: Mapping[str, Tensor]) -> dict[str, Reading]:
-        """Return what is observed of each modality.
+        """Return the observed entries of each modality.
 
         Args:
-            fields: fields and masks by name; and as ``_subset``, (batch, modalities), the modalities that count.
+            fields: fields and masks by name; and ``_subset``, (batch, modalities), the modalities that count.
         """
         subset = fields.get("_subset")
         strange = [name for name in fields if name not in (*self._field_names(), "_subset")]
@@ -170,7 +170,9 @@ class MultimodalVAE(LatentModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False) -> dict[str, Tensor]:
-        """Return new data, for each modality of shape (n,) + the shape of one datum; all are given the same z.
+        """Return new data, for each modality of shape (n,) + the shape of one datum.
+
+        All modalities of a datum have the same z.
 
         Args:
             n: number of data, at least 0.
@@ -222,7 +224,7 @@ class MultimodalVAE(LatentModel):
         readings = self._read(fields)
         others = [reading.present for name, reading in readings.items() if name != target]
         if not others:
-            raise InputError(f"Cross-generation needs a second modality; the model has {target!r} alone.")
+            raise InputError(f"Cross-generation needs a second modality; the model has only {target!r}.")
         rows = readings[target].present & torch.stack(others).any(0)
         if not bool(rows.any()):
             raise InputError(f"Cross-generation needs data that have {target!r} and another modality; none has both.")
@@ -237,16 +239,16 @@ class MultimodalVAE(LatentModel):
         return {name: modality.as_data(modality.decode(z), mean=mean) for name, modality in self._each()}
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: those of the decoders and likelihoods, and of a fitted prior."""
+        """Return the parameters of the model: decoders, likelihoods and a fitted prior."""
         of_modalities = [parameter for _, modality in self._each() for parameter in modality.theta()]
         return [*self.prior.parameters(), *of_modalities]
 
     def phi(self) -> list[nn.Parameter]:
-        """Return the parameters of the guide: those of the encoders and experts."""
+        """Return the parameters of the guide: encoders and experts."""
         return [parameter for _, modality in self._each() for parameter in modality.phi()]
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start the output biases from the training data; only once.
+        """Initialise the output biases from the training data; only once.
 
         Args:
             batch: the training data.

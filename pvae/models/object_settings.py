@@ -9,7 +9,7 @@ from pvae.errors import InputError
 
 __all__ = ["picture_shape", "presence_by_step", "window_shape"]
 
-_LEAST_PRESENCE = 1e-6  # in float32 the log-density of a Bernoulli is wrong for much smaller probabilities
+_LEAST_PRESENCE = 1e-6  # for much smaller probabilities, the float32 log-density of a Bernoulli is wrong
 
 
 def picture_shape(data_shape: int | Sequence[int]) -> tuple[int, int]:

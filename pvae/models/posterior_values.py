@@ -21,10 +21,10 @@ __all__ = ["discrete_sites", "plausible_codes", "reconstruct", "summed_out_value
 
 
 def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, Tensor]:
-    """Return the guide's mean of each latent site, or its most probable value where the site has few values.
+    """Return the guide's mean of each latent site, or its most probable value if the site has few values.
 
-    A site that depends on another one is taken at the value that is returned for the other one. Where a mean has no
-    closed form, as for a flow, the value is a draw. A guide with auxiliary sites is drawn from, as by `encode`.
+    If a site depends on another one, it is computed at the returned value of the other one. If a mean has no closed
+    form, as for a flow, the value is a draw. A guide with auxiliary sites is sampled, as in `encode`.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -47,7 +47,7 @@ def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fiel
 def discrete_sites(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> dict[str, bool]:
     """Return the latent sites of the model with a discrete support; True for those with one-hot values.
 
-    The values of a Bernoulli site are floating-point numbers, so that their type does not show that it is discrete.
+    The values of a Bernoulli site are floating-point numbers, so their dtype does not show that it is discrete.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -63,8 +63,7 @@ def discrete_sites(latent_model: Any, batch: Mapping[str, Tensor], fields: Field
 def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> Tensor:
     """Return the mean of p(x given z) at one z per datum, in the shape of ``batch["x"]``.
 
-    z is drawn from the guide. Sites that only the model has, and that are summed out, are drawn from their exact
-    posterior given x and z.
+    z is drawn from the guide. Summed-out sites of the model only are drawn from their exact posterior given x and z.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -81,7 +80,7 @@ def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
             trace = bound.trace_both()[1]
             data_sites = find_data_sites(sample_sites(trace), programs, bound)
         else:
-            # at the draws, latent sites are observed too
+            # with the draws inserted, latent sites are observed too
             data_sites = find_data_sites(sample_sites(bound.trace_model()), programs, bound)
             trace = bound.trace_model(values=drawn)
         return data_sites.joined({name: mean_of_site(trace.nodes[name]) for name in data_sites.names}, batch)
@@ -96,7 +95,7 @@ def summed_out_values(latent_model: Any, batch: Mapping[str, Tensor], fields: Fi
         fields: as for `pvae.models.bind`.
 
     Returns:
-        The values by site, each of shape (batch, ...); nothing if there is no such site.
+        The values by site, each of shape (batch, ...); empty if there is no such site.
     """
     with inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
@@ -108,5 +107,5 @@ def summed_out_values(latent_model: Any, batch: Mapping[str, Tensor], fields: Fi
 
 
 def _summed_out_draws(bound: BoundPrograms) -> dict[str, Tensor] | None:
-    """Return one draw of all latent sites if the model sums some of them out that the guide does not have."""
+    """Return one draw of all latent sites, if the model sums out sites that are not in the guide."""
     return draw_latents(weights_of(bound.without_loss_terms(), 1)) if has_summed_sites(bound) else None

@@ -1,4 +1,4 @@
-"""Arrays for pictures of a model: the mean of x while one unit moves, between two data, over a plane, or by label."""
+"""Arrays for figures of a model: the mean of x while one unit changes, between two data, over a plane, or by label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pvae.weights.enumeration import finite_support
 
 __all__ = ["ValueRows", "interpolate", "plane", "render", "traverse", "value_by_value"]
 
-_QUANTILE_DRAWS = 4000  # for a prior without quantiles in closed form
+_QUANTILE_DRAWS = 4000  # draws to estimate the quantiles of a prior without a closed form
 
 
 def render(
@@ -31,7 +31,7 @@ def render(
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors. Their number, shape and conditions count; the values of x do not.
+        batch: named tensors. Their number, shape and conditions are used; the values of x are not.
         values: the values of some latent sites, by name, each of shape (batch, ...).
         fields: as for `pvae.models.bind`.
         draw: whether to draw the other sites. Otherwise a continuous site has its mean given the sites before it, and a
@@ -46,15 +46,15 @@ def render(
 def traverse(
     latent_model: Any, batch: Batch, values: Tensor, fields: Fields = None, *, site: str | None = None
 ) -> Tensor:
-    """Return the mean of x while one unit of z moves and all other units have their prior mean.
+    """Return the mean of x while one unit of z changes and all other units have their prior mean.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors. The first datum gives shapes and conditions; the values of its x do not count.
-        values: the values of the moving unit, shape (steps,).
+        batch: named tensors. The first datum gives shapes and conditions; the values of its x are not used.
+        values: the values of the changing unit, shape (steps,).
         fields: as for `pvae.models.bind`.
-        site: name of the site with the moving units; by default the model's first real-valued site, the top of a
-            hierarchy. The sites below it have their mean given it.
+        site: name of the site with the changing units; by default the model's first real-valued site, the top of a
+            hierarchy. The sites below have their mean given this site.
 
     Returns:
         Shape (units, steps, *x).
@@ -76,8 +76,8 @@ def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fie
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        start: the data at which the lines begin; their conditions hold on the whole line.
-        end: the data at which the lines end, as many.
+        start: the data at which the lines begin; their conditions are used for the whole line.
+        end: the data at which the lines end, of the same number.
         steps: number of points of a line, both ends included.
         fields: as for `pvae.models.bind`.
 
@@ -97,7 +97,7 @@ def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fie
     discrete = discrete_sites(latent_model, start, fields)
     ends = {name: start_codes[name] if name in discrete else code for name, code in end_codes.items()}
     values = {name: _points_between(code, ends[name], shares) for name, code in start_codes.items()}
-    # values of sites that only the model has, such as a component, stay those of the start
+    # sites of the model only, such as a component, keep the value of the start
     values |= {
         name: _points_between(value, value, shares)
         for name, value in summed_out_values(latent_model, start, fields).items()
@@ -109,7 +109,7 @@ def interpolate(latent_model: Any, start: Batch, end: Batch, steps: int = 9, fie
 def _points_between(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
     """Return points on the lines from start to end, (lines, ...) each, shape (lines * steps, ...).
 
-    Discrete values keep the start's.
+    Discrete sites keep the value of the start.
 
     Args:
         start: codes of the first data.
@@ -126,12 +126,13 @@ def _points_between(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
 def plane(latent_model: Any, batch: Batch, size: int = 15, fields: Fields = None) -> tuple[Tensor, Tensor]:
     """Return the mean of x over the plane of a two-dimensional z, and the values of z.
 
-    The values are quantiles of the prior of each dimension, so that equal probability lies between neighbours. The
-    second dimension falls from row to row, from its greatest value; the first dimension rises from column to column.
+    The values are quantiles of the prior of each dimension, with equal probability between neighbours. The second
+    dimension decreases from row to row, starting at its largest value; the first dimension increases from column to
+    column.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors. The first datum gives shapes and conditions; the values of its x do not count.
+        batch: named tensors. The first datum gives shapes and conditions; the values of its x are not used.
         size: number of pictures along a side.
         fields: as for `pvae.models.bind`.
 
@@ -189,9 +190,9 @@ def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, 
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors. The first datum gives shapes and other conditions; the values of its x do not count.
-        columns: number of pictures for each value, for which the other sites are drawn from the same noise for each
-            value; one picture if there are no other sites. None for one picture with the other sites at their mean.
+        batch: named tensors. The first datum gives shapes and other conditions; the values of its x are not used.
+        columns: number of pictures for each value. The other sites are drawn with the same noise for each value; there
+            is one picture if there are no other sites. None for one picture with the other sites at their mean.
         fields: as for `pvae.models.bind`.
 
     Raises:
@@ -207,8 +208,8 @@ def value_by_value(latent_model: Any, batch: Batch, columns: int | None = None, 
         name, values = "y", torch.arange(int(batch["y"].max()) + 1, device=batch.device)
     else:
         raise InputError(
-            "There is nothing to show value by value: the model has no discrete latent site of its own for each "
-            f"datum (it has {', '.join(sites) or 'none'}), and takes no label y. Show samples or a traversal."
+            "There is nothing to show value by value: the model has no discrete latent site with one value per datum "
+            f"(it has {', '.join(sites) or 'none'}), and takes no label y. Show samples or a traversal."
         )
     has_other_sites = bool(sites.keys() - {name})
     rows = _repeat_first(batch, columns if columns and has_other_sites else 1)

@@ -16,11 +16,11 @@ __all__ = ["SecondStage"]
 class SecondStage(nn.Module):
     """A VAE of codes z: u ~ N(0, I), z given u ~ Normal(loc + scale mean(u), scale noise), q(u given z).
 
-    loc and scale are set from the codes, so that the networks see codes with mean 0 and standard deviation 1.
+    loc and scale are set from the codes, so the networks get codes with mean 0 and standard deviation 1.
 
     Args:
         size: number of latent dimensions of z.
-        latent: number of latent dimensions of u; by default that of z, as in the source.
+        latent: number of latent dimensions of u; by default as many as z has, as in the source.
         hidden: sizes of the hidden layers of both networks.
 
     Raises:

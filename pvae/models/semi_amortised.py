@@ -18,10 +18,10 @@ from pvae.weights.traces import site_log_prob
 
 __all__ = ["SemiAmortised"]
 
-# By site and name of the parameter: how far the unconstrained parameter is moved, in its shape.
+# The change of each unconstrained parameter, in its shape, by site and name of the parameter.
 Moves = dict[tuple[str, str], Tensor]
 
-# Their pathwise gradients are implicit, and torch has no derivative of these gradients.
+# Distributions with implicit pathwise gradients, which torch cannot differentiate again.
 _ONCE_DIFFERENTIABLE = (
     torch.distributions.Beta,
     torch.distributions.Dirichlet,
@@ -44,7 +44,7 @@ class SemiAmortised(WrappedModel):
 
     Args:
         latent_model: a module with ``model`` and ``guide``, with reparameterised sites.
-        steps: number of gradient steps; the paper takes 10 to 20.
+        steps: number of gradient steps; the paper uses 10 to 20.
         rate: step size, in the units of the unconstrained parameters per nat.
         particles: draws of z per step.
         through: whether training differentiates through the steps.
@@ -84,12 +84,12 @@ class SemiAmortised(WrappedModel):
             return self.inner.guide(**self.arguments_for(self.inner.guide, arguments))
 
     def _refine(self, arguments: Mapping[str, Any]) -> Moves:
-        """Return how far each parameter is moved after all steps."""
+        """Return the total change of each parameter after all steps."""
         moves: Moves = {}
         differentiable = self.through and torch.is_grad_enabled()
         with poutine.block(), torch.enable_grad():
             for _ in range(self.steps):
-                # The first ELBO enters a move of zero for each parameter into `moves`.
+                # The first ELBO adds a change of zero for each parameter to `moves`.
                 elbo = torch.stack([self._elbo(arguments, moves) for _ in range(self.particles)]).mean()
                 gradients = torch.autograd.grad(elbo, list(moves.values()), create_graph=differentiable)
                 moves = {
@@ -101,9 +101,9 @@ class SemiAmortised(WrappedModel):
         return moves
 
     def _elbo(self, arguments: Mapping[str, Any], moves: Moves) -> Tensor:
-        """Return log p(x, z) - log q(z given x) at one draw of the moved q, unscaled, summed over the data, shape ().
+        """Return log p(x, z) - log q(z given x) at one draw of the refined q, unscaled, summed over the data, shape ().
 
-        The runs of the inner programs are a part of the guide; `_refine` hides them from the trace of its caller.
+        The runs of the inner programs are part of the guide; `_refine` hides them from traces outside the guide.
         """
 
         def add_move(site: Site, name: str, value: Tensor) -> Tensor:
@@ -118,18 +118,19 @@ class SemiAmortised(WrappedModel):
         return torch.stack(log_joint).sum() - torch.stack(log_guide).sum()
 
     def _bind(self, program: Any, arguments: Mapping[str, Any]) -> BoundPrograms:
-        """Return the inner programs on those of the guide's arguments that one of them takes."""
+        """Return the inner programs, bound to the arguments of the guide that one of them takes."""
         return BoundPrograms(self.inner.model, self.inner.guide, (), self.arguments_for(program, arguments))
 
     def _require_gradient(self, site: Site) -> None:
-        """Raise InputError if the draw of a site has no pathwise gradient, or not as many as the training needs."""
+        """Raise InputError if the draw of a site has no pathwise gradient, or no second one if training needs it."""
         if not site["fn"].has_rsample:
             raise InputError(
-                f"SemiAmortised needs reparameterised guide sites, and {site['name']!r} cannot be: use LocalGuide."
+                f"SemiAmortised needs reparameterised guide sites; {site['name']!r} cannot be reparameterised. Use "
+                "LocalGuide."
             )
         base = base_distribution(site["fn"])
         if self.through and isinstance(base, _ONCE_DIFFERENTIABLE):
             raise InputError(
                 f"Training through the steps differentiates draws twice, and the draw of {site['name']!r}, "
-                f"{type(base).__name__}, can be differentiated only once: use SemiAmortised(..., through=False)."
+                f"{type(base).__name__}, can be differentiated only once. Use SemiAmortised(..., through=False)."
             )

@@ -30,7 +30,7 @@ LABEL_PRIORS = ("uniform", "learned")
 class SemiSupervisedVAE(BaseVAE):
     """M2: y ~ Categorical, z ~ prior, x ~ likelihood(decoder(z, y)); guide q(y given x) q(z given x, y).
 
-    A label of -1 is hidden: then the guide infers y, and log p(x) is scored; otherwise log p(x, y) is scored. Labelled
+    A label of -1 is hidden: the guide then infers y, and log p(x) is scored; otherwise log p(x, y) is scored. Labelled
     and unlabelled data go through the same programs in one batch. Decoder and encoder get y as a centred one-hot vector
     (`pvae.networks.Conditioned`); the classifier is a separate encoder with a linear layer on top.
 
@@ -41,8 +41,7 @@ class SemiSupervisedVAE(BaseVAE):
         classes: number of classes; labels are 0 to classes - 1.
         infer_labels: ``"enumerated"`` sums over all labels exactly; ``"sampled"`` draws one, with a score-function
             gradient.
-        factorised: whether q(z given x) ignores y. It is cheaper, and its bound is looser wherever z depends on the
-            label.
+        factorised: whether q(z given x) ignores y. This is cheaper, but the bound is looser if z depends on the label.
         label_prior: ``"uniform"``, or ``"learned"``.
         parts: the arguments of `pvae.models.base.BaseVAE`.
 
@@ -95,7 +94,7 @@ class SemiSupervisedVAE(BaseVAE):
 
         Args:
             x: data, (batch, features) or (batch,) + data_shape.
-            y: labels, (batch,), -1 where hidden; None if all are hidden.
+            y: labels, (batch,), -1 for a hidden label; None if all are hidden.
         """
         with pyro.plate("data", x.shape[0]):
             label = pyro.sample("y", dist.Categorical(logits=self.label_logits))
@@ -105,11 +104,11 @@ class SemiSupervisedVAE(BaseVAE):
             return pyro.sample("x", self.decode(z, self.code(label)), obs=self.observed(x))
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Infer y where it is hidden, and z. Returns z, shape (batch, latent).
+        """Infer y if it is hidden, and z. Returns z, shape (batch, latent).
 
         Args:
             x: data, (batch, features) or (batch,) + data_shape.
-            y: labels, (batch,), -1 where hidden; None if all are hidden.
+            y: labels, (batch,), -1 for a hidden label; None if all are hidden.
         """
         with pyro.plate("data", x.shape[0]):
             density = label_posterior(self.classify(x).logits, _labels_or_hidden(y, x))
@@ -121,7 +120,7 @@ class SemiSupervisedVAE(BaseVAE):
         return dist.Categorical(logits=self.classifier(reshape_data(x, self._input_shape)))
 
     def code(self, label: Tensor) -> Tensor:
-        """Return labels, shape (...), as one-hot vectors less their mean, shape (..., classes)."""
+        """Return labels, shape (...), as one-hot vectors minus their mean, shape (..., classes)."""
         one_hot = label.unsqueeze(-1) == torch.arange(self.classes, device=label.device)
         return one_hot.to(self.label_logits.dtype) - 1.0 / self.classes
 
@@ -176,11 +175,11 @@ class SemiSupervisedVAE(BaseVAE):
         return y.long()
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: of prior, decoder and likelihood, and the logits of p(y)."""
+        """Return the parameters of the model: prior, decoder, likelihood and the logits of p(y)."""
         return [*super().theta(), self.label_logits]
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Check the labels, then start as `BaseVAE` does.
+        """Check the labels, then initialise as `BaseVAE` does.
 
         Args:
             batch: the training data, with x and y.
@@ -209,7 +208,7 @@ def _check_labels(batch: Mapping[str, Tensor], classes: int) -> None:
     if y is None or not bool((y >= 0).any()):
         labels = "no field y" if y is None else f"-1, hidden, for all {len(y)}"
         raise InputError(
-            f"SemiSupervisedVAE needs training data with labels, and these have {labels}. Load them with labels=100 "
+            f"SemiSupervisedVAE needs training data with labels; these have {labels}. Load them with labels=100 "
             "(--labels 100), or use a vae, or a gmvae for classes without labels."
         )
     is_outside = outside_classes(y, classes, hidden=True)
@@ -217,6 +216,6 @@ def _check_labels(batch: Mapping[str, Tensor], classes: int) -> None:
         first = int(is_outside.nonzero()[0])
         advice = f"Give classes={int(y.max()) + 1}, or correct y." if int(y.max()) >= classes else "Correct y."
         raise InputError(
-            f"{int(is_outside.sum())} labels lie outside the {classes} classes, 0 to {classes - 1} (-1: hidden): the "
+            f"{int(is_outside.sum())} labels are outside the {classes} classes, 0 to {classes - 1} (-1: hidden): the "
             f"first is y={float(y[first]):g}, of datum {first}. {advice}"
         )

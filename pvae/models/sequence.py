@@ -34,23 +34,23 @@ class SequenceVAE(BaseSequenceVAE):
     and ``x0``, ``x1``, ...; both programs take ``(x, lengths)``, or ``(x)`` if all sequences are complete.
 
     Args:
-        data_shape: (time, features) of one x, or (time, height, width) and the like for convolutions; (time,) for one
+        data_shape: (time, features) of one x, or for example (time, height, width) for convolutions; (time,) for one
             number at each time step.
         transition: ``"markov"`` or ``"recurrent"``.
         inference: ``"smoothing"``: q(z_t) depends on z_(t-1), or on the state of the recurrent network, and on the data
-            from t on, by a GRU that reads the sequence backwards. The true posterior depends on the same. With
-            ``"filtering"``, q(z_t) depends on x_t instead of the data from t on, as in the paper of the recurrent
+            from t on, by a GRU that reads the sequence backwards. The true posterior depends on the same variables.
+            With ``"filtering"``, q(z_t) depends on x_t instead of the data from t on, as in the paper of the recurrent
             network.
         latent: size of each z_t.
         state: size of the states of the recurrent networks.
         between: sizes of the hidden layers from one time step to the next; 0 or () makes them linear.
-        posterior: of z_t, a name of `pvae.densities.POSTERIORS`, or a density as a module, with a context of size
-            `state`.
+        posterior: the posterior of z_t, a name of `pvae.densities.POSTERIORS`, or a density as a module, with a context
+            of size `state`.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood``, as for
             `VAE`, of the encoder and the decoder of one time step.
 
     Raises:
-        InputError: for an argument that cannot be used; in use, for lengths that are no whole numbers from 1 to the
+        InputError: for an argument that cannot be used; in use, for lengths that are not whole numbers from 1 to the
             number of time steps.
     Source: Krishnan, Shalit & Sontag, Structured Inference Networks for Nonlinear State Space Models, arXiv:1609.09869;
         Chung et al., A Recurrent Latent Variable Model for Sequential Data, arXiv:1506.02216.
@@ -88,7 +88,7 @@ class SequenceVAE(BaseSequenceVAE):
                 state = self.advance(state, z, value, None if present is None else present[:, t])
 
     def guide(self, x: Tensor, lengths: Tensor | None = None) -> None:
-        """Infer z of each time step, given those before it and the data.
+        """Infer z of each time step, given z of the earlier ones and the data.
 
         Args:
             x: the data, (batch,) + data_shape, or flat; of any value after the end of a sequence.
@@ -118,7 +118,7 @@ class SequenceVAE(BaseSequenceVAE):
 
     @torch.no_grad()
     def codes(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the mean of q(z_t) given the means before it, (batch, time, latent); without meaning after the end.
+        """Return the mean of q(z_t) given the earlier means, (batch, time, latent); it has no meaning after the end.
 
         Args:
             x: the data, (batch,) + data_shape, or flat.
@@ -147,8 +147,8 @@ class SequenceVAE(BaseSequenceVAE):
         Args:
             n: number of sequences, at least 0.
             lengths: one length for all, or one for each, (n,); by default all are complete.
-            mean: whether to return the mean of each x_t given the draws of z_t and of what came before; otherwise
-                draws of x.
+            mean: whether to return the mean of each x_t given the draws of z_t and of earlier steps; otherwise draws of
+                x.
         """
         start = self.transition.start.expand(require_whole(n, "n", least=0), -1)
         x = self._continue(start, self.time, mean=mean)
@@ -164,8 +164,8 @@ class SequenceVAE(BaseSequenceVAE):
     ) -> Forecast:
         """Return draws of the time steps after the end of each sequence, from p(later x given x).
 
-        The state at the end is drawn from the posterior by weighted draws of the guide, and continued by the model.
-        With few particles the draws follow the guide rather than the posterior.
+        The state at the end is drawn from the posterior by weighted draws of the guide; then the model continues from
+        it. With few particles the draws follow the guide rather than the posterior.
 
         Args:
             x: the data, (batch,) + data_shape, or flat; of any value after the end of a sequence.

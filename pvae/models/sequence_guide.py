@@ -27,7 +27,7 @@ class StepPosterior(nn.Module):
     network that reads the data.
 
     Args:
-        inference: ``"smoothing"``: the network reads the sequence backwards; ``"filtering"``: it reads x_t alone.
+        inference: ``"smoothing"``: the network reads the sequence backwards; ``"filtering"``: it reads only x_t.
         features: size of the encoder's features of one time step.
         transition: the transition of the model.
         state: size of both vectors.

@@ -65,7 +65,9 @@ class BaseSequenceVAE(BaseVAE):
         )
 
     def decode_step(self, z: Tensor, state: Tensor) -> TorchDistribution:
-        """Return p(x_t given z_t and the state before t), with batch shape (...); its events are those of one step.
+        """Return p(x_t given z_t and the state before t), with batch shape (...).
+
+        Its events have the shape of one step.
 
         Args:
             z: the latent vector of the time step, (..., latent).
@@ -79,7 +81,7 @@ class BaseSequenceVAE(BaseVAE):
         Args:
             state: the state before it, (..., state).
             z: the latent vector of the time step, (..., latent).
-            value: its data, (..., batch, *event).
+            value: the data of the time step, (..., batch, *event).
             present: True for the sequences that have not ended, (batch,); None for all.
         """
         if not self.transition.reads_data:
@@ -89,7 +91,7 @@ class BaseSequenceVAE(BaseVAE):
         return self.transition.advance(state, z, self.encoder(clean.reshape(*leading, *self._input_shape)))
 
     def steps(self, x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
-        """Return data as (batch, time) + step_shape, a view where that is possible.
+        """Return data as (batch, time) + step_shape, a view if possible.
 
         Args:
             x: the data, (batch,) + data_shape, or flat.
@@ -116,20 +118,22 @@ class BaseSequenceVAE(BaseVAE):
         return states
 
     def encode(self, x: Tensor, *context: Tensor) -> TorchDistribution:
-        """Raise InputError: there is one z for each time step.
+        """Raise InputError, because there is one z for each time step.
 
         Raises:
             InputError: always; `codes` returns the means.
         """
-        raise InputError("A sequence has one z for each time step, not one z: use codes(x, lengths) for their means.")
+        raise InputError(
+            "A sequence has one z for each time step, not a single z. Use codes(x, lengths) for the means of all."
+        )
 
     def prior_density(self) -> TorchDistribution:
-        """Raise InputError: the prior of each z depends on the time step before.
+        """Raise InputError, because the prior of each z depends on the previous time step.
 
         Raises:
             InputError: always; `sample` draws sequences.
         """
-        raise InputError("The prior of each z depends on the time step before; use sample(n), or model.transition.")
+        raise InputError("The prior of each z depends on the previous time step. Use sample(n), or model.transition.")
 
     def theta(self) -> list[nn.Parameter]:
         """Return the parameters of the model; with a recurrent transition also those of the encoder."""
@@ -143,19 +147,19 @@ class BaseSequenceVAE(BaseVAE):
             batch: the data, with x and, if sequences are padded, lengths.
 
         Raises:
-            InputError: for lengths that are no whole numbers from 1 to the number of time steps.
+            InputError: for lengths that are not whole numbers from 1 to the number of time steps.
         """
         if "lengths" in batch:
             check_lengths(batch["lengths"], len(batch["x"]), self.time)
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start the likelihood's output bias from the time steps of the training data before their ends; only once.
+        """Initialise the likelihood's output bias from the training data before the ends of sequences; only once.
 
         Args:
             batch: the training data, with x and, if sequences are padded, lengths.
 
         Raises:
-            InputError: for lengths that are no whole numbers from 1 to the number of time steps.
+            InputError: for lengths that are not whole numbers from 1 to the number of time steps.
         """
         self.check_data(batch)
         if self.initialised:

@@ -1,4 +1,4 @@
-"""The time steps of padded sequences: their lengths, which steps are present, and zeros in the place of padding."""
+"""The time steps of padded sequences: their lengths, which steps are present, and zeros in place of padding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_sequence_shape(data_shape: int | Sequence[int]) -> tuple[int, ...]:
     """Return the shape of one sequence, (time, features) or (time,).
 
     Raises:
-        InputError: for sizes that are no whole numbers of at least 1, or for none.
+        InputError: for sizes that are not whole numbers of at least 1, or for none.
     """
     sizes = require_sizes(data_shape, "data_shape", advice="It is the shape of one sequence, (time, features).")
     if not sizes:
@@ -63,18 +63,18 @@ def present_steps(lengths: Tensor | None, x: Tensor, time: int) -> Tensor | None
         time: the number of time steps of x.
 
     Raises:
-        InputError: for lengths that are no whole numbers from 1 to `time`.
+        InputError: for lengths that are not whole numbers from 1 to `time`.
     """
     if lengths is None:
         return None
-    # A traced step cannot look at values. The eager step before it and `initialise_from` have checked them.
+    # A traced step cannot read values. The eager step before it and `initialise_from` have checked them.
     if not is_traced():
         check_lengths(lengths, x.shape[0], time)
     return torch.arange(time, device=lengths.device) < lengths.unsqueeze(-1)
 
 
 def masked_step(present: Tensor | None, t: int) -> AbstractContextManager[Any]:
-    """Return a block in which sites count for the sequences that have not ended before a time step.
+    """Return a block in which sites count only for sequences that have not ended before a time step.
 
     Args:
         present: True before the end of each sequence, (batch, time); None if all are complete.

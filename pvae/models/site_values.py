@@ -61,7 +61,7 @@ def most_probable_value(distribution: Any) -> Tensor:
     """Return the most probable value of each entry of a distribution with few values, shape batch shape + event shape.
 
     Args:
-        distribution: a distribution whose values can be enumerated, with or without wrappers.
+        distribution: a distribution with values that can be enumerated, with or without wrappers.
     """
     base = base_distribution(distribution)
     values = base.enumerate_support(expand=True)

@@ -20,17 +20,17 @@ __all__ = ["code_digests"]
 
 
 def code_digests(*owners: Any) -> dict[str, str]:
-    """Return the SHA-256 of each piece of a user's code that objects are made of, by the name of its file.
+    """Return the SHA-256 of each piece of user code that objects are made of, by the name of its file.
 
     A module counts as a whole, together with the modules of its own folder that it imports, and with their packages.
-    Of the script that runs, only the definitions that the objects use count, and the modules that these import: other
+    In the script that runs, only the definitions that the objects use count, and the modules that these import; other
     lines may change between two runs. Installed packages do not count, since their versions are recorded.
 
     Args:
         owners: latent models, objectives, or parts of them.
 
     Returns:
-        The checksums; empty for objects of pvae, torch and Pyro alone.
+        The checksums; empty for objects of pvae, torch and Pyro only.
     """
     digests: dict[str, str] = {}
     names_in_script: set[str] = set()
@@ -55,7 +55,7 @@ def _definitions(owners: Iterable[Any]) -> Iterator[Any]:
         programs = (getattr(owner, name, None) for name in ("model", "guide"))
         for part in (owner, *getattr(owner, "__dict__", {}).values(), *programs):
             part = part.func if isinstance(part, functools.partial) else part
-            part = getattr(part, "__self__", part)  # of a method, what it belongs to
+            part = getattr(part, "__self__", part)  # the object of a method
             if inspect.isfunction(part):
                 yield inspect.unwrap(part)
             for piece in part.modules() if isinstance(part, nn.Module) else (part,):
@@ -63,7 +63,7 @@ def _definitions(owners: Iterable[Any]) -> Iterator[Any]:
 
 
 def _import_folder(module: ModuleType | None, path: Path) -> Path:
-    """Return the folder that the absolute imports of a file start from: for a module of a package, the one above it."""
+    """Return the folder that absolute imports of a file start from: for a module of a package, the folder above it."""
     names = getattr(module, "__name__", "").split(".")
     place = path.parent if path.name == "__init__.py" else path.with_suffix("")
     return place.parents[len(names) - 1] if list(place.parts[-len(names) :]) == names else path.parent
@@ -72,7 +72,7 @@ def _import_folder(module: ModuleType | None, path: Path) -> Path:
 def _file_digests(path: Path, folder: Path, seen: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the checksum of a file, and of the files of its folder that run with it.
 
-    These are the files that it imports, directly or by others, and the ``__init__.py`` of each package.
+    These are the files that it imports, directly or indirectly, and the ``__init__.py`` of each package.
     """
     content = path.read_bytes()
     digests = {**(seen or {}), path.relative_to(folder).as_posix(): hashlib.sha256(content).hexdigest()}
@@ -83,7 +83,7 @@ def _file_digests(path: Path, folder: Path, seen: Mapping[str, str] | None = Non
 
 
 def _package_files(path: Path, folder: Path) -> Iterator[Path]:
-    """Yield the ``__init__.py`` of each package inside a folder that holds a file."""
+    """Yield the ``__init__.py`` of each package in a folder that contains a file."""
     for package in path.parents:
         if package == folder:
             return
@@ -115,7 +115,7 @@ def _imported_files(code: ast.AST, here: Path, folder: Path) -> Iterator[Path]:
 def _script_digests(path: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the checksum of some definitions of a script, and those of the files of its folder that they import.
 
-    The first one covers the definitions and constants that they use.
+    The first checksum includes the definitions and constants that they use.
     """
     statements: dict[str, list[ast.stmt]] = {}
     imports: dict[str, list[ast.stmt]] = {}

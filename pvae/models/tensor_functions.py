@@ -95,8 +95,8 @@ class TensorFunction(nn.Module):
         latent_model: any object with ``model`` and ``guide``.
         batch: an example of the fields of a batch, each of shape (batch, ...).
         latents: an example of the values of latent sites, each of shape (batch, ...).
-        inputs: the names of the fields and sites that are arguments, in order. Of the others, the first row of the
-            example is the value for all data.
+        inputs: the names of the fields and sites that are arguments, in order. Other fields and sites have the first
+            row of the example as their value for all data.
         data_sites: the observed sites of a decoder; () for an encoder.
         fields: as for `pvae.models.bind`.
 
@@ -120,7 +120,7 @@ class TensorFunction(nn.Module):
         fields: Fields = None,
     ) -> None:
         super().__init__()
-        # not as submodules and buffers, because a latent model may be any object
+        # not registered as submodules and buffers, because a latent model may be any object
         self.__dict__ |= {"latent_model": latent_model, "batch": dict(batch), "latents": dict(latents)}
         self.inputs, self.data_sites, self.fields = tuple(inputs), tuple(data_sites), fields
         self.families: dict[str, str] = {}
@@ -153,7 +153,7 @@ class TensorFunction(nn.Module):
         given = dict(zip(self.inputs, arguments, strict=True))
         size = arguments[0].shape[0]
         latents = _values(self.latents, given, size)
-        # a latent site may have the name of a field, which is then no argument
+        # a latent site may have the name of a field, which is then not an argument
         batch = _values(self.batch, {name: value for name, value in given.items() if name not in latents}, size)
         messenger = _ParameterMessenger(latents, self.data_sites)
         programs = bind(self.latent_model, batch, self.fields).in_dtype_of_parameters()
@@ -178,7 +178,7 @@ def _values(examples: Mapping[str, Tensor], given: Mapping[str, Tensor], size: i
 
 
 def _in_shape_of_datum(value: Tensor, shape: torch.Size) -> Tensor:
-    """Return a value with as many numbers for each datum as x in its shape, (batch, ...); another one unchanged."""
+    """Return a value in the shape of x, (batch, ...), if it has as many numbers for each datum; else unchanged."""
     if value.dim() == 0 or math.prod(value.shape[1:]) != math.prod(shape):
         return value
     return value.reshape(value.shape[0], *shape)
@@ -187,8 +187,8 @@ def _in_shape_of_datum(value: Tensor, shape: torch.Size) -> Tensor:
 def encoder_function(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> TensorFunction:
     """Return the guide as a function of the fields of a batch; see `TensorFunction`.
 
-    The outputs are the parameters of q for each latent site. A site that depends on another one is taken at the mean,
-    or at the most probable value, of the other one, which is an output too: the code of `Run.encode`.
+    The outputs are the parameters of q for each latent site. If a site depends on another one, it is computed at the
+    mean or at the most probable value of the other one. This value is an output too: the code of `Run.encode`.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -201,7 +201,7 @@ def encoder_function(latent_model: Any, batch: Mapping[str, Tensor], fields: Fie
 def decoder_function(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> TensorFunction:
     """Return the model as a function of latent values and of the fields of a batch; see `TensorFunction`.
 
-    The outputs are the parameters and the mean of p(x given z), of all observed sites if x is observed in parts.
+    The outputs are the parameters and the mean of p(x given z), for all observed sites if x is observed in parts.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -216,7 +216,7 @@ def decoder_function(latent_model: Any, batch: Mapping[str, Tensor], fields: Fie
     latents = {site["name"]: site["value"] for site in sites if not site["is_observed"]}
     for name, value in latents.items():
         if value.dim() == 0 or len(value) != len(batch["x"]):
-            raise InputError(f"all data share the latent site {name!r}, so that x has no function of one datum alone")
+            raise InputError(f"all data share the latent site {name!r}, so x is not a function of one datum only")
     inputs = (*latents, *[name for name in batch if name not in latents])
     data_site = site_of_data(sites, batch)
     observed = [site["name"] for site in sites if site["is_observed"]]

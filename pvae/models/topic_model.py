@@ -25,7 +25,7 @@ from pvae.weights.tracing import is_traced
 __all__ = ["ProdLDA"]
 
 COMBINATIONS = ("product", "mixture")
-# A word that no document has starts at this share, because a logarithm has to be finite.
+# A word that no document has starts at this share, because its logarithm must be finite.
 _RAREST = 1e-6
 
 
@@ -38,22 +38,22 @@ class ProdLDA(LatentModel):
     amortised posterior) they are sum_k share_k softmax(beta_k). Log-probabilities contain the multinomial coefficient.
     The sites are ``z`` and ``x``.
 
-    There is no batch normalisation, unlike in the source: with it q of each document would depend on the others. The
-    encoder reads log(1 + counts), and the topics start from the shares of words in the training data.
+    Unlike in the source, there is no batch normalisation, because q of each document would depend on the other
+    documents. The encoder reads log(1 + counts), and the topics start from the shares of words in the training data.
 
     Args:
         data_shape: the number of words of the vocabulary.
         topics: the number of topics, at least 2.
         combine: ``"product"`` or ``"mixture"``.
-        concentration: of the Dirichlet, one number or one for each topic. With smaller numbers a document has fewer
-            topics.
+        concentration: the parameter of the Dirichlet, one number or one for each topic. With smaller numbers a document
+            has fewer topics.
         hidden: sizes of the encoder's hidden layers; 0 or () makes it linear.
         activation: a name of `pvae.networks.ACTIVATIONS`.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
-        posterior: of z, a name of `pvae.densities.POSTERIORS`, or a density as a module.
+        posterior: the posterior of z, a name of `pvae.densities.POSTERIORS`, or a density as a module.
 
     Raises:
-        InputError: for an argument that cannot be used; in use, for data that are no counts.
+        InputError: for an argument that cannot be used; in use, for data that are not counts.
     Source: Srivastava & Sutton, Autoencoding Variational Inference For Topic Models, arXiv:1703.01488.
 
     Example:
@@ -166,12 +166,12 @@ class ProdLDA(LatentModel):
 
     @torch.no_grad()
     def topic_words(self) -> Tensor:
-        """Return the probability of each word in a document of one topic alone, (topics, words); rows sum to 1."""
+        """Return the probability of each word in a document of only one topic, (topics, words); rows sum to 1."""
         return softmax(self.beta, -1)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the expected counts of documents as long as those of x, at the posterior mean of z, (batch, words).
+        """Return the expected counts of documents of the lengths in x, at the posterior mean of z, (batch, words).
 
         Args:
             x: counts, (batch, words).
@@ -185,7 +185,7 @@ class ProdLDA(LatentModel):
 
         Args:
             n: number of documents, at least 0.
-            words: the number of words of each.
+            words: the number of words of each document.
             mean: whether to return the expected counts given z; otherwise draws.
         """
         n, words = require_whole(n, "n", least=0), require_whole(words, "words", least=0)
@@ -194,7 +194,7 @@ class ProdLDA(LatentModel):
         return reshape_data(density.mean if mean else density.sample(), self.data_shape)
 
     def theta(self) -> list[nn.Parameter]:
-        """Return the parameters of the model: the weights of words in topics, and those of a fitted prior."""
+        """Return the parameters of the model: the weights of words in topics, and the parameters of a fitted prior."""
         return [*self.prior.parameters(), self.beta]
 
     def phi(self) -> list[nn.Parameter]:
@@ -208,7 +208,7 @@ class ProdLDA(LatentModel):
             batch: the data, with x.
 
         Raises:
-            InputError: for values that are no counts 0, 1, 2, ...
+            InputError: for values that are not counts 0, 1, 2, ...
         """
         self._counts(batch["x"])
 
@@ -220,7 +220,7 @@ class ProdLDA(LatentModel):
             batch: the training data, with x.
 
         Raises:
-            InputError: for values that are no counts, or for data without a word.
+            InputError: for values that are not counts, or for data without a word.
         """
         counts = self._counts(batch["x"])
         if self.initialised:
@@ -234,7 +234,7 @@ class ProdLDA(LatentModel):
 
 
 def _check_counts(counts: Tensor) -> None:
-    """Raise InputError if a value, of shape (batch, words), is no count."""
+    """Raise InputError if a value, of shape (batch, words), is not a count."""
     is_outside = ~((counts >= 0) & (counts == counts.round()) & counts.isfinite())
     if bool(is_outside.any()):
         datum, word = is_outside.nonzero()[0].tolist()

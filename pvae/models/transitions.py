@@ -1,4 +1,4 @@
-"""The transitions of a sequence model: from one time step to the prior of z at the next one."""
+"""The transitions of a sequence model: from one time step to the prior of z at the next time step."""
 
 from __future__ import annotations
 
@@ -44,14 +44,15 @@ class Transition(nn.Module, ABC):
         """Return the state after a time step, shape (..., state).
 
         Args:
-            state: the state before it, shape (..., state).
+            state: the state before the time step, shape (..., state).
             z: the latent vector of the time step, shape (..., latent).
-            features: the encoder's features of its data, (..., features); None if the state does not depend on data.
+            features: the encoder's features of the data of the time step, (..., features); None if the state does not
+                depend on data.
         """
 
 
 class MarkovTransition(Transition):
-    """The gated transition of a deep Markov model; the state is z of the time step before.
+    """The gated transition of a deep Markov model; the state is z of the previous time step.
 
     For each unit, a gate mixes a linear and a nonlinear function of the state:
     loc = (1 - gate) * linear + gate * proposal, and the scale is a softplus of a linear layer of relu(proposal). The
@@ -79,7 +80,7 @@ class MarkovTransition(Transition):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, state: Tensor) -> dist.TorchDistribution:
-        """Return p(z_t given z of the time step before), batch shape (...), event shape (latent,)."""
+        """Return p(z_t given z of the previous time step), batch shape (...), event shape (latent,)."""
         gate, proposal = self.gate(state).sigmoid(), self.proposal(state)
         loc = (1 - gate) * self.linear(state) + gate * proposal
         return dist.Normal(loc, softplus(self.scale(proposal.relu())) + _SMALLEST_SCALE).to_event(1)
@@ -90,7 +91,7 @@ class MarkovTransition(Transition):
 
 
 class RecurrentTransition(Transition):
-    """The transition of a variational recurrent network; the state is that of a GRU that reads x and z.
+    """The transition of a variational recurrent network; the state is the state of a GRU that reads x and z.
 
     Args:
         features: size of the encoder's features of the data of one time step.

@@ -43,7 +43,7 @@ class _CodePrior(nn.Module):
 
 
 class _CodePosterior(nn.Module):
-    """q(k given x) from the encoder's features: a vector at each position, and the nearest code to it.
+    """q(k given x) from the encoder's features: a vector at each position, and the code nearest to it.
 
     Args:
         features: number of features of the encoder.
@@ -99,7 +99,8 @@ class VQVAE(BaseVAE):
         prior: ``"uniform"``, or ``"learned"``: a Categorical for each position, trained with theta.
         codebook: ``"gradient"`` or ``"average"``, see `pvae.Quantiser`.
         decay: decay of the moving averages.
-        restart: with averages, a code with less usage than this is set to one of the batch's vectors; None for never.
+        restart: with averages, a code with less usage than this is set to one of the batch's vectors; None never does
+            this.
         parts: ``hidden``, ``network``, ``activation``, ``initialisation``, ``output_bias`` and ``likelihood`` of
             `BaseVAE`.
 
@@ -141,7 +142,7 @@ class VQVAE(BaseVAE):
         is_flat = network_kind(parts.get("network", "mlp")).is_flat
         count = _check_positions(positions, is_flat)
         quantiser = Quantiser(codes, latent, codebook=codebook, decay=decay, restart=restart)
-        # Prior and posterior need the number of positions, which is known once the networks are built.
+        # Prior and posterior need the number of positions, which is known after the networks are built.
         super().__init__(data_shape, latent=count * latent, prior=nn.Identity(), posterior=nn.Identity(), **parts)
         maps = None if is_flat else self._decode_positions(latent)
         self.positions = count if maps is None else maps[1]
@@ -202,7 +203,7 @@ class VQVAE(BaseVAE):
 
     @torch.no_grad()
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Start as `BaseVAE` does, and set the codes to vectors of the fresh encoder; only once.
+        """Initialise as `BaseVAE` does, and set the codes to vectors of the untrained encoder; only once.
 
         Args:
             batch: the training data.
@@ -216,13 +217,13 @@ class VQVAE(BaseVAE):
 
 
 def _check_positions(positions: int | None, is_flat: bool) -> int:
-    """Return the number of vectors of a flat encoder; 1 for convolutions, whose positions are counted later."""
+    """Return the number of vectors of a flat encoder; 1 for convolutions, because their positions are counted later."""
     if positions is None:
         return _DEFAULT_POSITIONS if is_flat else 1
     count = require_whole(positions, "positions")
     if not is_flat:
         raise InputError(
-            f"positions is for flat networks; convolutions have a code at each position of their maps, and got "
+            "positions is for flat networks; convolutions have a code at each position of their maps; got "
             f"positions={positions!r}. Leave it out."
         )
     return count

@@ -119,7 +119,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # These three names were here before the linter got a folder of its own, on a higher floor.
+    # Old names: these three were here before the linter had its own folder, on a higher floor.
     if name in {"Finding", "Findings", "check"}:
         return getattr(import_module("pvae.linter"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`Objective`, the base class of what inference algorithms optimise: a Pyro loss that is also a module."""
+"""`Objective`, the base class of all objectives: a Pyro loss that is also a module."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Objective(ELBO, nn.Module):
     parameters and buffers. Its state advances only in training mode: `loss` runs in evaluation mode.
 
     An objective declares its properties by the attributes below, on its class or on the instance. Trainer, validation
-    and linter read them. The first six say what a step updates, the next four what validation may do, and the next two
-    what the linter and the gradient study report.
+    and linter read them. The first six describe what a step updates, the next four what validation may do, and the next
+    two what the linter and the gradient study report.
 
     A player is a parameter group that is updated on its own: all parameters ("all"), the model's ("theta"), the guide's
     ("phi"), the objective's own ("critic"), or several of these groups together (see `unions`).
@@ -79,12 +79,12 @@ class Objective(ELBO, nn.Module):
             is updated once.
         tolerance: the difference of two losses in a row, in nats per datum, below which the updates of one player end
             early. The default None never ends them early.
-        labelled: the least share of each batch that `pvae.fit` fills with labelled data. The default 0 takes the data
-            as they come.
-        no_bound: the reason why the loss is not minus a bound on log p(x), in a few words. The default "" means that it
-            is one; otherwise validation uses the objective's own loss.
-        no_density: the reason why the trained p(x given z) is no density of x, in a few words; evaluations of the
-            evidence, draws of x with noise and imputations are then refused. The default "" means that it is one.
+        labelled: the least share of each batch that `pvae.fit` fills with labelled data. The default 0 takes all data
+            at random.
+        no_bound: the reason why the loss is not minus a bound on log p(x), in a few words. The default "" means that
+            the loss is a bound; otherwise validation uses the objective's own loss.
+        no_density: the reason why the trained p(x given z) is not a density of x, in a few words; evaluations of the
+            evidence, draws of x with noise and imputations are then refused. The default "" means that it is a density.
         unranked: the reason why no validation score ranks the parameters, in a few words; the last parameters are then
             kept. The default "" means that validation ranks them.
         ranks_by_loss: whether validation ranks epochs by minus the loss on validation data. The default False ranks
@@ -93,7 +93,7 @@ class Objective(ELBO, nn.Module):
             means that the gradient is unbiased.
         enumerates: whether the objective sums over sites that are marked for enumeration, so that the linter does not
             report them. The default is False.
-        data_plate: the name of the plate over data, where several plates hold every site. The default None finds it.
+        data_plate: the name of the plate over data, if several plates hold every site. The default None finds it.
 
     Example:
         >>> import pvae, torch
@@ -157,7 +157,7 @@ class Objective(ELBO, nn.Module):
         """Change the state after all updates of one step of training; `pvae.fit` calls this after each step.
 
         Most objectives change their state in `terms`. An objective that contains another one calls `end_step` of
-        that one here, because one step computes the terms of the inner objective several times.
+        the inner one here, because one step computes the terms of the inner objective several times.
 
         Args:
             means: the recorded terms of the step, means per datum, scalars in nats.
@@ -183,7 +183,10 @@ class Objective(ELBO, nn.Module):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that identify this objective beside its class; tables and run folders record them."""
+        """Return the settings that identify this objective together with its class.
+
+        Tables and run folders record them.
+        """
         return {"particles": self.num_particles}
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -244,7 +247,7 @@ class Objective(ELBO, nn.Module):
             add_gradients(surrogate, player_parameters(self, model, guide, player))
 
     def _get_trace(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Return traces of both programs; Pyro's base class asks for this method."""
+        """Return traces of both programs; Pyro's base class requires this method."""
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
 
@@ -262,11 +265,11 @@ def add_gradients(surrogate: Tensor, parameters: list[Any]) -> None:
 class ObjectiveModule(nn.Module):
     """A model, a guide and an objective as one module; ``forward`` returns the loss of a batch, in nats.
 
-    Its ``state_dict`` has the names of Pyro's `ELBOModule`, so either can load the ``state_dict`` of the other. Only
-    tensors of the objective itself are further entries.
+    Its ``state_dict`` has the names of Pyro's `ELBOModule`, so either can load the ``state_dict`` of the other. The
+    only further entries are tensors of the objective itself.
 
     Args:
-        model: p(x, z); a bound method stays with its owner.
+        model: p(x, z); a bound method keeps its owner.
         guide: q(z given x), likewise.
         objective: the loss.
     """
@@ -274,7 +277,7 @@ class ObjectiveModule(nn.Module):
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], objective: Objective) -> None:
         super().__init__()
         programs = [program if isinstance(program, Program) else Program(program) for program in (model, guide)]
-        # not as submodules, because the parameters of a program that is a module would appear twice
+        # not registered as submodules, because the parameters of a program that is a module would appear twice
         self.__dict__["_programs"] = tuple(programs)
         self.model = model if isinstance(model, nn.Module) else programs[0]
         self.guide = guide if isinstance(guide, nn.Module) else programs[1]

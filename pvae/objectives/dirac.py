@@ -28,11 +28,11 @@ class Dirac(Objective):
 
     The point is the mean of each guide site: the value of a `pyro.distributions.Delta`, or the mean of another density.
     A point has no entropy. The entropy term of the ELBO, which tends to minus infinity like the logarithm of the
-    noise's scale, is left out by definition. The rest is no bound on log p(x): it grows without limit if the decoder
+    noise's scale, is left out by definition. The rest is not a bound on log p(x): it grows without limit if the decoder
     can scale its input up while the codes shrink towards the mode of the prior.
 
-    Validation uses the objective's own value. ``log_likelihood`` and ``log_prior`` are recorded beside it. If every
-    guide site has noise, the ``elbo`` of one draw is recorded too.
+    Validation uses the objective's own value. ``log_likelihood`` and ``log_prior`` are recorded too. If every guide
+    site has noise, the ``elbo`` of one draw is recorded too.
 
     Args:
         data_plate: the name of the plate over data, where several plates hold every site.
@@ -48,7 +48,7 @@ class Dirac(Objective):
         ['log_likelihood', 'log_prior']
     """
 
-    no_bound = "log p(x, z) at a point is no bound on log p(x)"
+    no_bound = "log p(x, z) at a point is not a bound on log p(x)"
 
     def __init__(self, data_plate: str | None = None) -> None:
         super().__init__(1)
@@ -119,8 +119,8 @@ def _mean(site: str, density: Any, objective: str) -> Tensor:
     family = type(base_distribution(density)).__name__
     if getattr(density.support, "is_discrete", False):
         raise InputError(
-            f"{objective} needs continuous guide sites; site {site!r} is {family}, and a mean of discrete values is "
-            "not one of them. Use phi='exact' of 'alternate', or 'elbo-enum'."
+            f"{objective} needs continuous guide sites; site {site!r} is {family}, and the mean of discrete values is "
+            "not one of these values. Use phi='exact' of 'alternate', or 'elbo-enum'."
         )
     try:
         mean: Tensor = density.mean

@@ -21,10 +21,10 @@ from pvae.weights.vectorise import can_vectorise
 
 __all__ = ["MOST_JOINT_VALUES", "MOST_TUPLES", "outcome_tuples", "weights_of_outcomes"]
 
-#: the greatest number of joint values of the latent sites of a datum
+#: the largest number of joint values of the latent sites of a datum
 MOST_JOINT_VALUES = 4096
 
-#: the greatest number of joint outcomes of all particles of a datum
+#: the largest number of joint outcomes of all particles of a datum
 MOST_TUPLES = 65536
 
 
@@ -44,7 +44,7 @@ def weights_of_outcomes(programs: BoundPrograms, *, data_plate: str | None = Non
 
     Args:
         programs: both programs with their arguments.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
 
     Returns:
         Weights with tensors of shape (joint values, batch).
@@ -80,12 +80,12 @@ def weights_of_outcomes(programs: BoundPrograms, *, data_plate: str | None = Non
 
 
 def _expand_to_plates(values: Tensor, site: Site, nesting: int) -> Tensor:
-    """Return the values of a site for each datum, as a run with one particle for each outcome has them.
+    """Return the values of a site for each datum, as in a run with one particle for each outcome.
 
     Args:
         values: shape (outcomes, *event).
         site: the site in a single run.
-        nesting: the greatest number of nested plates.
+        nesting: the largest number of nested plates.
 
     Returns:
         Shape (outcomes, *plates, *event); without the first dimension if there is one outcome.
@@ -93,7 +93,7 @@ def _expand_to_plates(values: Tensor, site: Site, nesting: int) -> Tensor:
     plates = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized]
     if len(plates) > 1:
         raise InputError(
-            f"Exact enumeration needs a site in the data plate alone; site {site['name']!r} is in the plates "
+            f"Exact enumeration needs a site that is only in the data plate; site {site['name']!r} is in the plates "
             f"{', '.join(plates)}, so its joint values are too many. Use phi='gradient'."
         )
     batch_shape = tuple(site["fn"].batch_shape)

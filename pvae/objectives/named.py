@@ -14,11 +14,11 @@ OBJECTIVES: dict[str, tuple[Callable[..., Any], str]] = {}
 
 
 def named(name: str, line: str) -> Callable[[Made], Made]:
-    """Return a decorator that registers a class or function under a name of the command line.
+    """Return a decorator that registers a class or function under a name for the command line.
 
     Args:
         name: the name, such as ``"iwae"``, in small letters and hyphens.
-        line: what the objective is, in one line, for ``pvae list``.
+        line: a description of the objective in one line, for ``pvae list``.
 
     Raises:
         ValueError: if another constructor has the name.

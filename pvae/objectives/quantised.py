@@ -91,7 +91,7 @@ class VectorQuantised(Objective):
         return Terms(loss.detach(), loss, named)
 
     def _value_and_distance(self, uses: Mapping[Quantiser, _Use], weights: LogWeights) -> tuple[Tensor, Tensor]:
-        """Return what is maximised, and the sum of squares without gradient, each of shape (batch,)."""
+        """Return the maximised value, and the sum of squares without gradient, each of shape (batch,)."""
         dims = weights.only_source().dims
         value = weights.log_w[0]
         distance = torch.zeros_like(value)
@@ -141,8 +141,7 @@ class _StraightThroughMessenger(Messenger):
     def _require_first_call(self, call: str, quantiser: Quantiser) -> None:
         if (call, quantiser) in self.calls:
             raise InputError(
-                f"VectorQuantised needs a Quantiser of its own for each site; one is {call} twice in one run. Make "
-                "another Quantiser."
+                f"VectorQuantised needs one Quantiser per site; one is {call} twice in one run. Make another Quantiser."
             )
         self.calls.add((call, quantiser))
 
@@ -162,7 +161,7 @@ class _StraightThroughMessenger(Messenger):
             )
         vectors = self.uses[quantiser].vectors
         self.uses[quantiser] = _Use(vectors, self.uses[quantiser].event_dim, indices, codes)
-        # The value is the codes to the last bit.
+        # The value equals the codes to the last bit.
         msg["value"] = codes.detach() + gradient_only(vectors)
 
 

@@ -29,8 +29,8 @@ __all__ = [
     "untrained_by",
 ]
 
-# The objectives that minimise minus a lower bound on log p(x), in nats. The losses of all others have terms or weights
-# besides it, or are losses of a classifier or a critic.
+# The objectives that minimise minus a lower bound on log p(x), in nats. The losses of other objectives have further
+# terms or weights, or are losses of a classifier or a critic.
 _LOWER_BOUNDS = (
     *("elbo", "elbo-analytic", "elbo-graph", "elbo-enum", "em", "reinforce", "log-variance"),
     *("iwae", "miwae", "ciwae", "piwae", "vimco", "stl", "dreg", "rws", "tvo"),
@@ -76,7 +76,7 @@ class NamedObjective:
         """Return a new objective."""
         name, settings = parse(self.text)
         inner = settings.get("objective")
-        if isinstance(inner, str):  # an objective inside another has its settings after slashes
+        if isinstance(inner, str):  # the settings of an objective inside another one follow slashes
             settings["objective"] = make_objective(inner.replace("/", ":"))
         return adapt(OBJECTIVES[name][0](**settings))
 
@@ -108,7 +108,7 @@ def make_objective(text: str) -> NamedObjective:
 
 
 def objective_names() -> list[tuple[str, str]]:
-    """Return each name of the command line with a line on its objective, those of Pyro's own losses first."""
+    """Return each name of the command line with one line about its objective; Pyro's own losses come first."""
     lines = [(name, line) for name, (_, line) in OBJECTIVES.items()]
     return sorted(lines, key=lambda pair: not pair[0].startswith("elbo"))
 
@@ -164,7 +164,7 @@ def describe(objective: Any) -> str:
 
 
 def _name(objective: Objective) -> str:
-    """Return the name of the command line, else the name of the class."""
+    """Return the name on the command line, else the name of the class."""
     for name, (constructor, _) in OBJECTIVES.items():
         if constructor is type(objective):
             return name

@@ -1,4 +1,4 @@
-"""`RAE`: the regularised autoencoder, with penalties of the code and of the decoder in the place of noise."""
+"""`RAE`: the regularised autoencoder, with penalties of the code and of the decoder in place of noise."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ PENALTIES = ("l2", "gradient", "none")
 class RAE(Objective):
     """Regularised autoencoder: log p(x given z) - code ||z||^2 / 2 - weight * penalty of the decoder, per datum.
 
-    z is the mean of the guide, as for `Dirac`. The penalties take the place of the noise and of the KL divergence of a
-    VAE: one keeps codes near 0, the other keeps the decoder smooth. The prior of the model is not used, and must have
-    no parameters; it is flat in `pvae.Autoencoder`. New data need a density that is fitted to the codes after the
-    training, `pvae.fit_prior`.
+    z is the mean of the guide, as for `Dirac`. The penalties replace the noise and the KL divergence of a VAE: one
+    keeps codes near 0, the other keeps the decoder smooth. The prior of the model is not used, and must have no
+    parameters; it is flat in `pvae.Autoencoder`. To sample new data, fit a density to the codes after the training by
+    `pvae.fit_prior`.
 
     The penalty of the decoder is one of:
 
     - ``"l2"``: the sum of the squares of the weights of theta, without biases (parameters of fewer than 2 dimensions).
       With ``spectral=True`` it has no use, because the decoder does not depend on the scale of these weights.
     - ``"gradient"``: the squared norm of the Jacobian of E[x given z] by z, the sum over all its entries, for each
-      datum. A random vector v of signs gives an estimate without bias, ||v' Jacobian||^2, by one differentiation.
+      datum. A random vector v of signs gives the unbiased estimate ||v' Jacobian||^2 by one differentiation.
     - ``"none"``: no penalty, for example if the decoder has ``spectral=True``.
 
     Validation uses the objective's own value. ``log_likelihood``, ``code_penalty`` (||z||^2 / 2) and
-    ``decoder_penalty`` are recorded beside it, without their weights.
+    ``decoder_penalty`` are recorded too, without their weights.
 
     Args:
-        code: the weight of ||z||^2 / 2, beta in the paper; it is that of a standard normal prior if it is 1.
+        code: the weight of ||z||^2 / 2, beta in the paper; 1 is the weight of a standard normal prior.
         penalty: a name of the list above.
         weight: the weight of the penalty of the decoder, lambda in the paper.
         data_plate: the name of the plate over data, where several plates hold every site.
@@ -62,7 +62,7 @@ class RAE(Objective):
 
     Source: Ghosh, Sajjadi, Vergari, Black & Schoelkopf, From Variational to Deterministic Autoencoders,
         arXiv:1903.12436, equations 8 to 10 and section 3.1. The weights of the paper are chosen by validation; the
-        defaults are those of pvae. The estimate by signs: Hutchinson, A stochastic estimator of the trace of the
+        defaults are chosen by pvae. The estimate by signs: Hutchinson, A stochastic estimator of the trace of the
         influence matrix, Communications in Statistics 18 (1989).
 
     Example:
@@ -73,7 +73,7 @@ class RAE(Objective):
         ['code_penalty', 'decoder_penalty', 'log_likelihood']
     """
 
-    no_bound = "reconstruction and penalties are no bound on log p(x)"
+    no_bound = "reconstruction and penalties are not a bound on log p(x)"
 
     def __init__(
         self, code: float = 0.1, penalty: str | None = "l2", weight: float = 0.01, data_plate: str | None = None

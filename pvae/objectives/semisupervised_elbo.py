@@ -37,8 +37,8 @@ class SemiSupervised(WeightsObjective):
     The bound is L(x, y) <= log p(x, y) for labelled data and U(x) <= log p(x) for unlabelled data. This is the paper's
     J of equation 9 divided by N, with alpha = weight * N. The paper uses alpha = 0.1 N and thousands of epochs. With
     few epochs, such a small weight lets q(y given x) find clusters of x that are not the classes, because a good
-    clustering raises the bound on log p(x) by more nats than the labels count. The default, 100, is for pictures; for
-    short x, such as codes, use 1 to 10.
+    clustering raises the bound on log p(x) by more nats than the term of the labels. The default, 100, is for pictures;
+    for short x, such as codes, use 1 to 10.
 
     Sites marked for enumeration are summed over with the guide's probabilities, so that the bound trains q(y given x)
     too. Other label sites are drawn, with a score-function gradient.
@@ -58,8 +58,8 @@ class SemiSupervised(WeightsObjective):
 
     Args:
         weight: the weight of the cross-entropy; 0 leaves it out.
-        labelled: the least share of each batch that `pvae.fit` takes from the labelled data. 0 takes the data as they
-            come, and with few labels most batches then have none.
+        labelled: the least share of each batch that `pvae.fit` takes from the labelled data. 0 takes all data at
+            random, and with few labels most batches then have none.
         share: the share of labelled data among all data; None lets `pvae.fit` compute it.
         generative: False leaves the bound out and trains the classifier on labelled data only, for a comparison.
         classify: a function from x to q(y given x), used instead of the latent model's method.
@@ -108,7 +108,7 @@ class SemiSupervised(WeightsObjective):
         if classify is not None and not callable(classify):
             raise InputError(f"classify needs a function of x that returns a distribution of labels; got {classify!r}.")
         self._share_of_training: float | None = None
-        self.ranks_by_loss = not self.generative  # a classifier has no bound on log p(x)
+        self.ranks_by_loss = not self.generative  # without the generative model there is no bound on log p(x)
         if not self.generative and self.weight == 0:
             raise InputError(
                 "SemiSupervised needs a bound or a cross-entropy; got generative=False and weight=0, so there is "
@@ -171,7 +171,7 @@ class SemiSupervised(WeightsObjective):
         return weights if counts is None else dataclasses.replace(weights, scale=weights.scale * counts)
 
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return the loss of a batch; ``cross_entropy`` and ``accuracy`` are of its labelled data."""
+        """Return the loss of a batch; ``cross_entropy`` and ``accuracy`` are computed on its labelled data."""
         programs = BoundPrograms(model, guide, args, kwargs)
         cross_entropy, right, labelled = self._classify(programs)
         with DataCounter(programs, self.data_plate) as counter:
@@ -206,7 +206,7 @@ class SemiSupervised(WeightsObjective):
         return cross_entropy, is_right.to(log_q.dtype).sum(), self._labelled_count(is_labelled, log_q.dtype)
 
     def _labelled_count(self, is_labelled: Tensor, dtype: torch.dtype) -> Tensor | float:
-        """Return the number of labelled data that a mean over them divides by: the batch's, or the expected number.
+        """Return the divisor of a mean over labelled data: their number in the batch, or the expected number.
 
         Args:
             is_labelled: shape (batch,).

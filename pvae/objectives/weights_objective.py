@@ -41,10 +41,10 @@ class WeightsObjective(Objective):
         options: see `WeightsOptions`.
 
     Attributes:
-        pathwise: whether the surrogate is right only for guides with a pathwise gradient at every site. The default is
+        pathwise: whether the surrogate is valid only for guides with a pathwise gradient at every site. The default is
             True.
-        averages: whether the surrogate is a mean over particles of a number of each. The default is False.
-        entropy: for a mean over particles, the factor of -log q in the number of each. The default is 1.
+        averages: whether the surrogate is a mean of one number per particle. The default is False.
+        entropy: for a mean over particles, the factor of -log q in the number of each particle. The default is 1.
         mean: which mean of the other particles' weights replaces a particle's own in a leave-one-out baseline:
             ``"geometric"`` (the default) or ``"arithmetic"``.
         scored: the default strategy of sites that cannot be reparameterised. None is the score, leave-one-out if there
@@ -92,7 +92,7 @@ class WeightsObjective(Objective):
 
     @abstractmethod
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return what is maximised, per datum, shape (batch,), in nats; its gradient is the estimator."""
+        """Return the maximised value per datum, shape (batch,), in nats; its gradient is the estimator."""
 
     def bound(self, weights: LogWeights) -> Tensor:
         """Return the value that is reported, per datum, shape (batch,), in nats; by default the surrogate's value."""
@@ -122,10 +122,10 @@ class WeightsObjective(Objective):
         return None
 
     def is_linear(self) -> bool:
-        """Return whether the surrogate is a mean over particles that is linear in the log weight of each.
+        """Return whether the surrogate is a mean over particles that is linear in their log weights.
 
-        Then no datum needs a weight of its own, and latent sites may be outside the data plate. By default it is so if
-        the objective `averages`.
+        Then no weight per datum is needed, and latent sites may be outside the data plate. By default this is the value
+        of `averages`.
         """
         return self.averages
 
@@ -164,14 +164,14 @@ class WeightsObjective(Objective):
 
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a batch: minus the sum over data of the bound, each times its scale."""
-        has_relaxed_draws = "concrete" in self.gradients.values()  # such draws lie outside the support
+        has_relaxed_draws = "concrete" in self.gradients.values()  # these draws are outside the support
         with pyro.validation_enabled(False) if has_relaxed_draws else nullcontext():
             weights = self.weights(model, guide, args, kwargs)
             value, surrogate = estimate(self, weights)
         return scaled_terms(weights, value, surrogate, self.recorded(weights))
 
     def recorded(self, weights: LogWeights) -> dict[str, Tensor]:
-        """Return the numbers that a training records beside the loss, each of shape (batch,), nats, without gradient.
+        """Return the numbers that a training records with the loss, each of shape (batch,), nats, without gradient.
 
         By default they are those of `LogWeights.named`.
         """
@@ -184,8 +184,8 @@ def scaled_terms(weights: LogWeights, value: Tensor, surrogate: Tensor, recorded
     Args:
         weights: the weights of the batch.
         value: the reported value per datum, shape (batch,), nats.
-        surrogate: what is maximised, per datum, shape (batch,), nats.
-        recorded: the numbers that a training records beside the loss, each of shape (batch,), nats.
+        surrogate: the maximised value per datum, shape (batch,), nats.
+        recorded: the numbers that a training records with the loss, each of shape (batch,), nats.
     """
     loss = -(value * weights.scale).sum()
     return Terms(loss, -(surrogate * weights.scale).sum(), scaled_sums(recorded, weights.scale))

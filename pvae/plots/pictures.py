@@ -172,7 +172,7 @@ def inpainting(
 ) -> Figure:
     """Return labelled rows: the observed entries of data, the data with missing entries imputed, the complete data.
 
-    Missing entries are drawn in a colour that is no grey level, the second of `PALETTE`. Data that are not pictures
+    Missing entries are drawn in a colour that is not a grey level, the second of `PALETTE`. Data that are not pictures
     have one panel for each feature, with the imputed values of the missing entries against their true values.
 
     With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.

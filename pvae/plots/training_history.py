@@ -1,4 +1,4 @@
-"""A figure of the numbers that one run recorded: bounds in nats, and losses that are no bound on axes of their own."""
+"""A figure of the numbers that one run recorded: bounds in nats, and losses that are not bounds, on separate axes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def history(
     """Return a figure of the numbers that one run recorded in each epoch.
 
     Bounds on log p(x) have the upper axes, in nats per datum; higher is better. A loss that is minus a bound is drawn
-    there with its sign changed. Losses that are no bound, such as that of a critic, have axes of their own below, in
+    there with its sign changed. Losses that are not bounds, such as that of a critic, have separate axes below, in
     the unit of the objective, as they were recorded.
 
     With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.

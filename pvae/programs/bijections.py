@@ -141,7 +141,7 @@ def find_bijection(
         model: a trace of the model at the guide's draws.
 
     Raises:
-        InputError: if the Delta sites depend on auxiliary draws and are no one-to-one map of them, or if their
+        InputError: if the Delta sites depend on auxiliary draws and are not a one-to-one map of them, or if their
             ``log_density`` is not that of the map.
     """
     sites = [site for site in sample_sites(guide) if not site["is_observed"]]

@@ -127,7 +127,7 @@ def owner_of(program: Any) -> Any:
 
 
 def require_batch(batch: Any) -> None:
-    """Raise InputError if a batch is no mapping from fields to tensors."""
+    """Raise InputError if a batch is not a mapping from fields to tensors."""
     if not isinstance(batch, Mapping):
         raise InputError(
             f"A batch needs to be a mapping from fields to tensors, such as {{'x': x}} or pvae.Batch(x=x); got "
@@ -146,8 +146,8 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
             another name ``x``.
 
     Raises:
-        InputError: for a batch that is no mapping, a required parameter without a field, ``*args`` without `fields`, a
-            mapping that names a parameter of neither program, or a missing program.
+        InputError: for a batch that is not a mapping, a required parameter without a field, ``*args`` without `fields`,
+            a mapping that names a parameter of neither program, or a missing program.
     """
     require_batch(batch)
     fields = fields if fields is not None else traits_of(latent_model).fields

@@ -62,7 +62,7 @@ def most_probable(density: Any) -> Tensor:
 
 
 def outside_classes(y: Tensor, classes: int, *, hidden: bool = False) -> Tensor:
-    """Return which labels are no class, in the shape of `y`.
+    """Return which labels are not classes, in the shape of `y`.
 
     Args:
         y: the labels; the classes are 0 to classes - 1.
@@ -102,7 +102,7 @@ def accuracy_of(latent_model: Any, batch: Mapping[str, Tensor]) -> float | None:
         batch: named tensors.
 
     Returns:
-        The accuracy, 0 to 1; None if the model has no classifier, the batch no labels, or a label is no class of the
+        The accuracy, 0 to 1; None if the model has no classifier, the batch no labels, or a label is not a class of the
         model.
     """
     # labels of data that are read in parts are not read without a classifier

@@ -39,7 +39,7 @@ class Layout:
         vectorised: whether all particles may share one run; None until this is checked.
         repeatable: whether a second run of the guide at the same z gives the same density. With dropout it does not.
         bijection: the auxiliary draws of the guide that Delta sites map one to one.
-        loss_terms: the observed sites of the guide that are no part of q, such as a `pyro.factor` for a classifier.
+        loss_terms: the observed sites of the guide that are not part of q, such as a `pyro.factor` for a classifier.
         unclear_terms: those beside Delta sites, where `pyro.factor(..., has_rsample=False)` may be a loss or a density.
         undrawn: the latent sites of the model that the guide does not draw, such as enumerated ones.
     """
@@ -176,7 +176,7 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int]
 def population_of(model: poutine.Trace, size: int) -> int | None:
     """Return N where the observed data are a subsample of N, else None.
 
-    Scales that a user sets with `pyro.poutine.scale` are no subsample and do not count.
+    Scales that a user sets with `pyro.poutine.scale` are not subsampling scales and do not count.
 
     Args:
         model: a trace of the model.
@@ -225,7 +225,7 @@ def layout_of_traces(
 
 
 def _observed_in_guide(sites: Iterable[Site]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of a guide's observed auxiliary sites that are no density of q, and of those that may be one.
+    """Return the names of a guide's observed auxiliary sites that are not densities of q, and of those that may be.
 
     If every latent site is drawn from a density, the product of these densities is q, and q has no other factor. Only
     a Delta leaves its density to a factor: `pyro.factor(..., has_rsample=True)` is then a log-determinant, as in

@@ -80,7 +80,7 @@ def is_latent_model(candidate: Any) -> bool:
 
 
 def require_latent_model(candidate: Any, caller: str) -> None:
-    """Raise InputError if an object is no latent model.
+    """Raise InputError if an object is not a latent model.
 
     Args:
         candidate: what a user passed as a latent model.

@@ -50,8 +50,8 @@ def _instance_name(module: nn.Module) -> str:
 def name_by_path(module: nn.Module) -> None:
     """Name every PyroModule inside a latent model by its path in it, as a PyroModule names its own submodules.
 
-    A latent model is no PyroModule. Without this, two of its PyroModules have the same name, and so the same sites. A
-    latent model inside has named its own modules already.
+    A latent model is not a PyroModule. Without this, two of its PyroModules have the same name, and so the same sites.
+    A latent model inside has named its own modules already.
     """
     pending = [("", module)]
     while pending:

@@ -73,7 +73,7 @@ class WrappedModel(LatentModel):
         extra_fields: batch fields that the guide takes besides those of the inner programs.
 
     Raises:
-        InputError: if the inner latent model is no module.
+        InputError: if the inner latent model is not a module.
     """
 
     inner: Any

@@ -1,7 +1,7 @@
 """Training: `fit`, the training step and its loop, and the folder of a run.
 
-Each name is loaded when it is first used, because the help of the command line reads the names of the figures here and
-needs no torch.
+Each name is loaded when it is first used, because the help of the command line reads the names of the figures here,
+without importing torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of each batch of data that are read in parts, because the check before training sees the first data alone."""
+"""Checks of each batch of data that are read in parts, because the check before training reads only the first data."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class BatchChecks:
             if site["is_observed"] and fields and not is_masked(site) and _has_fixed_support(site, batch[fields[0]]):
                 supports[fields[0]] = site["name"], site["fn"]
         if is_drawn_at_use:
-            supports.pop("x", None)  # its values are drawn later, and their range is checked before the draw
+            supports.pop("x", None)  # the values of x are drawn later; their range is checked before the draw
         return cls(latent_model, supports, "y" in programs.fields)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return a batch as it is.
 
         Raises:
-            InputError: if a label is no class of the model, or a value lies outside a support.
+            InputError: if a label is not a class of the model, or a value lies outside a support.
         """
         check_data = traits_of(self.latent_model).check_data
         if check_data is not None:
@@ -74,7 +74,7 @@ class BatchChecks:
 
 
 def _is_view(value: Any, tensor: Any) -> bool:
-    """Return whether a value is a tensor of the batch, maybe in another shape, with all its entries."""
+    """Return whether a value is a tensor of the batch, possibly reshaped, with all entries of that tensor."""
     if (
         is_structure(tensor)
         or not isinstance(value, Tensor)
@@ -86,7 +86,10 @@ def _is_view(value: Any, tensor: Any) -> bool:
 
 
 def _has_fixed_support(site: Site, tensor: Tensor) -> bool:
-    """Return whether the support of a site is the same for each batch: without bounds for each datum, or unknown."""
+    """Return whether the support of a site is the same for each batch.
+
+    It is not if its bounds differ between data, or are unknown.
+    """
     try:
         support = base_distribution(site["fn"]).support
     except (AttributeError, NotImplementedError):

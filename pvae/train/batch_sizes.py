@@ -13,7 +13,7 @@ from pvae.user_code import find_user_place
 
 __all__ = ["require_last_batch"]
 
-#: The number of other batch sizes that are tried for the advice.
+#: The number of other batch sizes that are tried, to suggest one in the error.
 _TRIES = 8
 
 

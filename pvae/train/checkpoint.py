@@ -70,7 +70,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def write(folder: Path, name: str, snapshot: Snapshot) -> None:
-    """Write a checkpoint to ``folder/name``; the former one is kept as ``name.previous``.
+    """Write a checkpoint to ``folder/name``; the previous one is kept as ``name.previous``.
 
     Args:
         folder: the folder of the run.
@@ -78,7 +78,7 @@ def write(folder: Path, name: str, snapshot: Snapshot) -> None:
         snapshot: the state of the training.
 
     Raises:
-        OSError: if the disk is full or not writable; the former checkpoint is then unchanged.
+        OSError: if the disk is full or not writable; the previous checkpoint is then unchanged.
     """
     try:
         with replace_folder(folder / name, folder / f"{name}{_PREVIOUS}") as unfinished:
@@ -130,7 +130,7 @@ def read(folder: Path) -> Snapshot:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the values of a checkpoint that are no tensors.
+    """Return the values of a checkpoint that are not tensors.
 
     Args:
         folder: the folder of the checkpoint.
@@ -169,7 +169,7 @@ def _tensors(path: Path, body: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
-        raise InputError(f"{path} is damaged: it is no safetensors file ({error}).") from error
+        raise InputError(f"{path} is damaged: it is not a safetensors file ({error}).") from error
     return dict(_stored(name, tensor) for name, tensor in tensors.items())
 
 
@@ -193,19 +193,19 @@ def read_newest(folder: Path, name: str) -> Snapshot:
             snapshot = read(previous)
         except InputError as error_of_previous:
             raise InputError(f"Neither checkpoint can be used. {error} {error_of_previous}") from error_of_previous
-        # If the process was stopped between two renames, the new checkpoint is still there, and nothing is lost.
+        # If the process was stopped between two renames, the new checkpoint still exists under its temporary name.
         if newest.exists() or not newest.with_name(newest.name + UNFINISHED).is_dir():
             warnings.warn(f"{error} The previous checkpoint, {previous}, is used.", stacklevel=2)
         return snapshot
 
 
 def describe_difference(current: Mapping[str, Any], recorded: Mapping[str, Any], kind: str) -> str:
-    """Return the differences of two mappings in words; "" if they are equal.
+    """Return the differences between two mappings as text; "" if they are equal.
 
     Args:
         current: the values of this training.
         recorded: the values of the checkpoint.
-        kind: what the keys are, such as "parameters".
+        kind: what the keys name, such as "parameters".
     """
     differences = []
     missing = [short_label(name) for name in recorded if name not in current]

@@ -11,7 +11,7 @@ __all__ = ["clipped"]
 
 
 def clipped(gradients: Sequence[Tensor | None], limit: float) -> tuple[Tensor | None, ...]:
-    """Return the gradients, scaled by one factor so that their norm together is at most a limit.
+    """Return the gradients, scaled by one factor so that their joint norm is at most a limit.
 
     Args:
         gradients: the gradients of parameters; None for a parameter without one.

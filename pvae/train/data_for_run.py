@@ -23,7 +23,7 @@ __all__ = ["RunForm", "data_for_run"]
 
 @dataclass(frozen=True)
 class RunForm:
-    """What a run records of its training data.
+    """The form of the training data that a run records.
 
     Attributes:
         record: the table ``data`` of its ``config.toml``.
@@ -52,18 +52,18 @@ class RunForm:
         """Return `size` data of zeros in the shape of the training data, with all entries observed.
 
         Raises:
-            InputError: if x was no tensor in the training.
+            InputError: if x was not a tensor in the training.
         """
         field = self.record["fields"]["x"]
         if field["dtype"] == "structure":
             raise InputError(
-                "x was no tensor in the training, so that its shape is not known. Use the model's programs."
+                "x was not a tensor in the training, so that its shape is not known. Use the model's programs."
             )
         dtype = self.dtype if "float" in field["dtype"] else getattr(torch, field["dtype"])
         return self.with_mask(Batch(x=torch.zeros(size, *field["shape"], dtype=dtype)))
 
     def with_mask(self, batch: Batch) -> Batch:
-        """Return a batch with a mask, of ones if it has none, where the training data had one."""
+        """Return a batch with a mask if the training data had one; a batch without a mask gets ones."""
         return batch.replace(mask=torch.ones_like(batch.x)) if self.takes_mask and "mask" not in batch else batch
 
     def in_units(self, x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class RunForm:
         return x if scaling is None else scaling.original(x.double())
 
     def outputs(self, x: Tensor, index: Any = None) -> Any:
-        """Return values of x as a frame with the names of the columns, or as they are if the data had no names.
+        """Return values of x as a frame with the names of the columns, or unchanged if the data had no names.
 
         Args:
             x: shape (data, ...), in the units of the data.
@@ -97,11 +97,11 @@ def data_for_run(
 
     Args:
         form: the training data.
-        data: `Splits`, of which `split` is taken; a `Batch`, which is in the units of the training already; or anything
-            that `load_data` takes, of which all data are taken in order.
+        data: `Splits`, then `split` is used; a `Batch` in the units of the training; or anything that `load_data`
+            accepts, and then all data are used in order.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         missing: whether missing values are allowed although the training had none.
-        labels: whether the labels of the data are used; otherwise they are left out, and may be unknown ones.
+        labels: whether the labels of the data are used; otherwise they are left out, and may have unknown values.
 
     Returns:
         The data for the model; the same data before they were binarised or made less precise; and the names of the
@@ -130,7 +130,7 @@ def data_for_run(
     part, exact_part = splits.parts.get(split), exact.parts.get(split)
     if part is None or exact_part is None:
         raise InputError(f"{splits.name} has no {split} split. Name another one with split=, or give a batch.")
-    pandas = sys.modules.get("pandas")  # data can only be a frame after its import, which is slow
+    pandas = sys.modules.get("pandas")  # data can only be a frame if pandas is imported already; its import is slow
     index = data.index if pandas is not None and isinstance(data, pandas.DataFrame) else None
     return narrowed(form.with_mask(part), form.dtype), form.with_mask(exact_part), index
 

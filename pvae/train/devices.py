@@ -33,7 +33,7 @@ def resolve(device: str | torch.device) -> torch.device:
         device: ``"auto"``, or a device as torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
 
     Raises:
-        InputError: if the name is no device, or the device is absent from this machine.
+        InputError: if the name is not a device, or the device is absent from this machine.
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -130,7 +130,7 @@ def isolated(seed: int, threads: int | None = None) -> Iterator[None]:
 def reseed(seed: int, *key: int) -> None:
     """Seed all random generators by a seed and the numbers of a block of draws, inside `isolated`.
 
-    The draws of a block then depend on its numbers alone, and not on the blocks before it.
+    The draws of a block then depend on its numbers only, not on earlier blocks.
 
     Args:
         seed: the seed of the whole computation.

@@ -29,7 +29,7 @@ class NonFiniteTensor:
         site: the name of the sample site; "" for a number, a gradient or a parameter.
         tensor: ``value``, ``log_prob``, the name of a distribution's parameter, or the name of a number or parameter.
         source: ``guide``, ``model``, ``gradient``, ``parameter``, ``term``, or "" for the loss.
-        description: how many values are not finite, in words.
+        description: the number of values that are not finite, as text.
     """
 
     site: str
@@ -43,7 +43,10 @@ class NonFiniteTensor:
 
 
 def _describe_non_finite(tensor: Any) -> str:
-    """Return in words how many values are not finite; "" if all are finite, or if there is no floating tensor."""
+    """Return the number of values that are not finite as text.
+
+    "" if all are finite, or if there is no floating tensor.
+    """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
         return ""
     nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
@@ -78,7 +81,7 @@ class _FiniteCheckMessenger(Messenger):
         distribution = msg["fn"]
         while distribution is not None:
             for name in getattr(distribution, "arg_constraints", {}):
-                # only parameters that the program passed: torch computes the others from them on demand
+                # only parameters that the program passed; torch computes the other parameters from these on demand
                 self._check(msg, name, vars(distribution).get(name))
             distribution = getattr(distribution, "base_dist", None)
 

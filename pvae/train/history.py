@@ -35,13 +35,16 @@ def read_history(path: Path, mark: Mapping[str, Any] | None = None) -> list[dict
         mark: a value that `History.mark` returned; the records before it must be as they were then.
 
     Raises:
-        InputError: if these records have changed or cannot be read, or a record holds values that no training writes.
+        InputError: if these records have changed or cannot be read, or a record has values that no training writes.
     """
     content = read_limited(path, _MOST_BYTES) if path.exists() else b""
     if mark is not None and digest(content[: mark["metrics_bytes"]]) != mark["metrics_sha256"]:
         raise InputError(f"{path} is damaged: its records are not those of the checkpoint. Restore it from a copy.")
     if content.count(b"\n") > _MOST_RECORDS:
-        raise InputError(f"{path} needs at most {_MOST_RECORDS} records, as many as fit into memory; it has more.")
+        raise InputError(
+            f"{path} needs at most {_MOST_RECORDS} records, as many as fit into memory; it has more. Restore it from a "
+            "copy."
+        )
     records: list[dict[str, Any]] = []
     for line in content.splitlines():
         try:
@@ -60,7 +63,7 @@ def read_history(path: Path, mark: Mapping[str, Any] | None = None) -> list[dict
 
 
 def _is_usual(record: Any) -> bool:
-    """Return whether a record holds numbers alone, as most do; this is much faster than `check_form`."""
+    """Return whether a record has only numbers, as most records do; this is much faster than `check_form`."""
     return (
         type(record) is dict
         and not {type(record.get(name, 0)) for name in ("epoch", "step")} - {int}
@@ -77,7 +80,7 @@ def _check_record(path: Path, record: Any, name: str) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON, and no training writes it")
+    raise ValueError(f"{name} is not a number of JSON, and no training writes it")
 
 
 class History:
@@ -104,7 +107,7 @@ class History:
                 with self.path.open("ab") as file:
                     file.write(line)
             except OSError as error:
-                error.filename = str(self.path)  # a failing write does not say which file it was
+                error.filename = str(self.path)  # the error of a failed write does not name the file
                 raise
             self._size += len(line)
             self._sha256.update(line)

@@ -8,7 +8,7 @@ from pvae.train.progress_state import ProgressState
 
 __all__ = ["BUDGETS", "LIMITS", "evaluations_of_step", "reached_limit", "require_one_step"]
 
-#: The limits that give trainings an equal budget.
+#: The options that limit a training, to give several trainings an equal budget.
 BUDGETS = ("max_seconds", "max_evaluations")
 LIMITS = ("max_steps", *BUDGETS)
 
@@ -44,7 +44,7 @@ def reached_limit(options: Options, progress: ProgressState, evaluations: int) -
 
 
 def require_one_step(options: Options, particles: int, data: int | None) -> None:
-    """Raise InputError if a single step has more decoder evaluations than the whole training may have.
+    """Raise InputError if one step needs more decoder evaluations than the limit of the training.
 
     Args:
         options: the options of the training.
@@ -55,5 +55,6 @@ def require_one_step(options: Options, particles: int, data: int | None) -> None
     if options.max_evaluations is not None and needed > options.max_evaluations:
         raise InputError(
             f"max_evaluations needs at least the {needed} decoder evaluations of one step ({particles} particles x "
-            f"{needed // particles} data); got {options.max_evaluations}. Give more, or a smaller batch_size."
+            f"{needed // particles} data); got {options.max_evaluations}. Give a larger number, or a smaller "
+            "batch_size."
         )

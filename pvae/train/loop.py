@@ -47,7 +47,7 @@ class Loop:
         """Continue from a snapshot. Iterable data are read from their start, because their position is not known.
 
         Raises:
-            InputError: if decoder evaluations are limited, and the snapshot does not have their number.
+            InputError: if decoder evaluations are limited, and the snapshot does not record their number.
         """
         if self.context.options.max_evaluations is not None and "evaluations" not in snapshot.state:
             raise InputError(
@@ -58,12 +58,12 @@ class Loop:
         self._restore(snapshot)
         for change in self.context.stepper.changes_of_bits():
             self.context.display.note(
-                f"note: numbers may differ in their last bits from those of a training without a break: {change}"
+                f"note: numbers may differ in their last bits from those of an uninterrupted training: {change}"
             )
         if self.context.restarts_epochs and progress.step_in_epoch:
             self.context.display.note(
                 f"note: the position in iterable data cannot be restored; epoch {progress.epoch + 1} reads them from "
-                f"the start again, after the {progress.step_in_epoch} steps that it has done"
+                f"the start again, after the {progress.step_in_epoch} steps that are done"
             )
             progress.restart_epoch()
 
@@ -116,7 +116,7 @@ class Loop:
             context.interrupts.stop()
 
     def _note_parameters(self) -> None:
-        """Say where the parameters of ``pyro.param`` are: outside the model's scope, a program makes new ones."""
+        """Print a note about the parameters of ``pyro.param``: outside the model's scope, a program makes new ones."""
         names = list(store_tensors(self.context.latent_model))
         if names:
             listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
@@ -160,7 +160,7 @@ class Loop:
         self._end_epoch()
 
     def _end_at_limit(self) -> None:
-        """End the epoch if all its steps are done; otherwise validate the parameters of a budget that has ended."""
+        """End the epoch if all its steps are done; otherwise validate the parameters, because the budget has ended."""
         context, progress = self.context, self.context.progress
         if progress.finished in BUDGETS:
             if progress.step_in_epoch == context.steps_in_epoch:
@@ -169,7 +169,7 @@ class Loop:
                 self._end_within_epoch()
 
     def _end_within_epoch(self) -> None:
-        """Validate the parameters at the end of a budget within an epoch, because they may be the best ones."""
+        """Validate the parameters if the budget ends within an epoch, because they may be the best ones."""
         context, progress = self.context, self.context.progress
         if not all_finite(list(context.parameters.named.values())):
             raise NonFiniteStep
@@ -217,11 +217,11 @@ class Loop:
         """Whether a step that raised an error has a tensor that is not finite."""
         try:
             return find_non_finite(self.context.stepper, batch) is not None
-        except Exception:  # the programs fail for another reason, and the user must see that error
+        except Exception:  # the programs fail for another reason, and that error is raised
             return False
 
     def _end_epoch(self) -> None:
-        """Validate, record the epoch, call the callbacks, and save if that is due."""
+        """Validate, record the epoch, call the callbacks, and save if a checkpoint is due."""
         context, progress = self.context, self.context.progress
         means = progress.means()
         if not math.isfinite(means["loss"]) or not all_finite(list(context.parameters.named.values())):
@@ -289,7 +289,7 @@ class Loop:
             self._share_changes_of_callbacks()
 
     def _share_changes_of_callbacks(self) -> None:
-        """Give what the callbacks of the first process have decided and changed to all processes."""
+        """Copy the decisions and changes of the callbacks of the first process to all processes."""
         context, group = self.context, self.context.group
         if group.is_shared:
             finished, has_callbacks = group.from_first(lambda: [context.progress.finished, bool(context.callbacks)])

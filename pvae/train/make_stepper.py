@@ -25,10 +25,10 @@ def make_stepper(
     batch: Batch,
     reduction: GradientReduction | None = None,
 ) -> tuple[Stepper, str]:
-    """Return the stepper of a training, and why its steps run otherwise than the options say; "" if they do not.
+    """Return the stepper of a training, and the reason if its steps do not run as the options ask, else "".
 
-    Steps run eagerly for fields that are no tensors. Batches of many shapes run eagerly too, unless a graph was asked
-    for; they are not compiled.
+    Steps run eagerly for fields that are not tensors. Batches of many shapes run eagerly too, unless the option asks
+    for a graph; they are not compiled.
 
     Args:
         computation: the computation of one step.
@@ -45,7 +45,7 @@ def make_stepper(
     structures = [name for name in computation.programs.fields if is_structure(batch[name])]
     varies = isinstance(train, StoredBatch) and train.varies
     if structures and asked != "eager":
-        asked, reason = "eager", f"steps run eagerly, because the field {structures[0]!r} is no tensor"
+        asked, reason = "eager", f"steps run eagerly, because the field {structures[0]!r} is not a tensor"
     elif varies and asked == "auto":
         asked = "eager"
         reason = (

@@ -44,7 +44,7 @@ _SCHEDULES = {
 
 
 def label(spec: Any) -> str:
-    """Return the text that a run records for an optimiser or a schedule: its text, or the name of its class."""
+    """Return the record of an optimiser or a schedule: the text that names it, or the name of its class."""
     if spec is None or isinstance(spec, str):
         return spec or ""
     return getattr(spec, "__qualname__", type(spec).__qualname__)
@@ -62,18 +62,19 @@ def make_optimiser(
         spec: a name of ``torch.optim`` in any case, with settings (``"adamw:weight_decay=0.01"``); a class; a
             function of the parameters that returns an optimiser; or an optimiser that holds them already.
         groups: the parameters by group; each becomes one parameter group of the optimiser.
-        rate: the learning rate for names and classes; or one for each group, which a function finds as ``lr`` in the
-            parameter groups that are its argument.
+        rate: the learning rate for names and classes; or one for each group; a function gets them as ``lr`` in its
+            parameter groups.
         optional: the groups that need no rate if `rate` is a mapping.
 
     Raises:
-        InputError: for an unknown name or setting, an optimiser that does not fit, or rates of other groups.
+        InputError: for an unknown name or setting, an optimiser that does not fit, or rates of groups that do not
+            exist.
     """
     if isinstance(spec, Optimizer):
         if isinstance(rate, Mapping):
             raise InputError(
                 "learning_rate by group needs an optimiser by name, class or function; got an optimiser. Set the rates "
-                "in its parameter groups, and give one learning_rate."
+                "in the parameter groups of the optimiser, and give one learning_rate."
             )
         return _require_parameters(spec, groups)
     settings = {name: _group_settings(name, groups, rate, name in optional) for name in groups}
@@ -128,12 +129,15 @@ def _refuse_rate(spec: str) -> None:
 
 
 def _construct(optimiser_class: type, groups: Groups, settings: dict[str, Any]) -> Optimizer:
-    """Return an optimiser, with a fused kernel if there is one and the settings choose no implementation.
+    """Return an optimiser, with a fused kernel if it exists and the settings do not choose an implementation.
 
     On an accelerator, the optimiser counts its steps on the device, if it can, and reads no number from there.
     """
     if optimiser_class is torch.optim.LBFGS:
-        raise InputError("LBFGS evaluates the loss many times a step, and fit once. Use another, such as 'adam'.")
+        raise InputError(
+            "LBFGS evaluates the loss many times per step, and fit evaluates it once. Use another optimiser, such as "
+            "'adam'."
+        )
     accepted = inspect.signature(optimiser_class).parameters
     implementations = {"foreach", "fused", "capturable", "differentiable"} & settings.keys()
     if "capturable" in accepted and not implementations and _is_capturable(groups):
@@ -147,7 +151,7 @@ def _construct(optimiser_class: type, groups: Groups, settings: dict[str, Any]) 
     try:
         return optimiser_class(groups, **settings)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{optimiser_class.__name__} refuses its settings: {error}") from error
+        raise InputError(f"{optimiser_class.__name__} does not accept its settings: {error}") from error
 
 
 def _is_capturable(groups: Groups) -> bool:
@@ -162,7 +166,7 @@ def _require_parameters(optimiser: Optimizer, groups: Mapping[str, list[Tensor]]
     missing = sum(id(parameter) not in members for group in groups.values() for parameter in group)
     if missing:
         raise InputError(
-            f"The optimiser holds other tensors: {missing} parameters of the model are not in it. Give a name, "
+            f"The optimiser has other tensors: {missing} parameters of the model are not in it. Give a name, "
             "a class or a function of the parameters."
         )
     return optimiser
@@ -210,7 +214,7 @@ def track_parameters(
 
 
 def _replace_parameter(optimiser: Optimizer, former: Tensor, parameter: Tensor) -> None:
-    """Put a parameter in the place of a former one, with the state of the former one."""
+    """Replace a parameter of the optimiser by a new one, which keeps the state of the old one."""
     for group in optimiser.param_groups:
         group["params"] = [parameter if member is former else member for member in group["params"]]
     if former in optimiser.state:
@@ -249,11 +253,11 @@ def make_schedule(spec: str | Factory | None, optimiser: Optimizer) -> Any:
     try:
         return _SCHEDULES[name](optimiser, **settings)
     except (TypeError, ValueError) as error:
-        raise InputError(f"schedule {name!r} refuses its settings: {error}") from error
+        raise InputError(f"schedule {name!r} does not accept its settings: {error}") from error
 
 
 def step_schedule(schedule: Any, bound: float | None) -> None:
-    """Let a schedule take the step of one epoch.
+    """Call the step of a schedule after one epoch.
 
     Args:
         schedule: a schedule of torch, or None.
@@ -265,6 +269,6 @@ def step_schedule(schedule: Any, bound: float | None) -> None:
             schedule.step(bound if schedule.mode == "max" else -bound)
     elif schedule is not None:
         with warnings.catch_warnings():
-            # a run that is resumed at the end of an epoch has taken its optimiser steps in another process
+            # if a run is resumed at the end of an epoch, another process has made the steps of the optimiser
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
             schedule.step()

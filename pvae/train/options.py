@@ -34,9 +34,9 @@ _COUNTS = {
     "seed": 0,
 }
 _OPTIONAL = ("patience", "max_steps", "max_evaluations")
-#: The option ``matmul`` of runs from before there was one.
+#: The option ``matmul`` of runs of earlier versions, which did not have it.
 MATMUL_OF_EARLIER_RUNS = "aten"
-# Options that may differ when a run is resumed: they change no number of the steps that are done.
+# Options that may differ when a run is resumed, because they do not change the numbers of a step.
 FREE = ("epochs", "checkpoint_seconds", "max_steps", "max_seconds", "max_evaluations", "step")
 
 
@@ -93,7 +93,7 @@ class Options(FitOptions):
         return torch.bfloat16
 
     def record(self) -> dict[str, Any]:
-        """Return the options for ``config.toml``, without those that are None, since TOML has no such value."""
+        """Return the options for ``config.toml``, without those that are None, because TOML cannot express None."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
         values |= {name: label(values[name]) for name in ("optimiser", "schedule")}
         if isinstance(self.learning_rate, Mapping):
@@ -110,7 +110,7 @@ def _check_precision(precision: str, kind: str) -> None:
 
 
 def _check_capture(step: str, kind: str) -> None:
-    """Raise InputError if steps are to be captured, and the kind of device is not CUDA."""
+    """Raise InputError for step="capture" on a device that is not a CUDA device."""
     if step == "capture" and kind != "cuda":
         raise InputError(
             f"step='capture' needs a CUDA device, which launches it at once; the device is {kind}. Use 'graph'."
@@ -129,7 +129,7 @@ def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -
 
     Args:
         arguments: the arguments of `pvae.fit` that are fields of `FitOptions`.
-        recorded: the options of the run to be resumed, whose number of threads is the default; or None.
+        recorded: the options of the run to be resumed, which give the default number of threads; or None.
 
     Raises:
         InputError: for a value that cannot be used.
@@ -144,7 +144,7 @@ def resolved(arguments: Mapping[str, Any], recorded: Mapping[str, Any] | None) -
 
 
 def with_own_batch_size(options: Options, splits: Splits) -> tuple[Options, list[str]]:
-    """Return the options with the batch size of a loader that makes its own batches, and a line that says so.
+    """Return the options with the batch size of a loader that makes its own batches, and a note about it.
 
     Args:
         options: the checked options.

@@ -31,7 +31,7 @@ def is_average(name: str) -> bool:
 def root_module(latent_model: Any, programs: Programs) -> nn.Module:
     """Return the module that holds all parameters in its ``state_dict``.
 
-    It is the latent model itself if that is a module with all modules of the programs in it.
+    It is the latent model itself if this is a module that contains all modules of the programs.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -51,7 +51,7 @@ class Parameters:
         latent_model: any object with ``model`` and ``guide``.
         programs: both programs of the latent model, from `pvae.models.bind`.
         objective: the objective; its own parameters are trained too.
-        batch: a batch, from which theta and phi are found if the objective trains them apart.
+        batch: a batch, from which theta and phi are found if the objective trains them separately.
 
     Attributes:
         players: the players of the objective.
@@ -107,9 +107,9 @@ class Parameters:
     def groups_with_rates(self) -> dict[str, list[Tensor]]:
         """Return the parameters in the groups that may have learning rates of their own.
 
-        If the objective has several players, the groups are theirs and those of `Objective.untrained`. Otherwise they
-        are theta and phi. Parameters of no such group, for instance the objective's own networks, are the group
-        ``objective``.
+        If the objective has several players, the groups are the players and the groups in `Objective.untrained`.
+        Otherwise they are theta and phi. Parameters of no such group, for instance the objective's own networks, are
+        the group ``objective``.
         """
         names = self.players if self.players != ("all",) else ("theta", "phi")
         groups = {name: self._find(name) for name in (*self._without_unions(names), *self.objective.untrained)}
@@ -118,7 +118,7 @@ class Parameters:
         return groups | ({"objective": rest} if rest else {})
 
     def groups(self) -> dict[str, list[Tensor]]:
-        """Return the parameters in disjoint groups: those of the players, or the parts of a player that is a union."""
+        """Return the parameters in disjoint groups: the players, or the parts of a player that is a union."""
         return {name: self._find(name) for name in self._without_unions(self.players)}
 
     def _without_unions(self, players: tuple[str, ...]) -> list[str]:

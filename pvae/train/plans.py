@@ -32,12 +32,12 @@ _STEPS_OF_CHANGES = 1000
 class StepPlans:
     """Makes and keeps the plans of a training.
 
-    A graph computes a step only after it has agreed with the eager step, on the same draws, on two batches of other
-    content. Each of the two is compared before it updates the parameters, so that no update comes from a graph that is
-    found to be wrong on a later one of the two.
+    A graph computes a step only after it has agreed with the eager step, on the same draws, on two batches with other
+    content. Both comparisons come before the graph updates the parameters, so no update uses a graph that fails a
+    comparison.
 
-    The graph that is compared has the products of torch, and the same bits as the eager step. The steps then run a copy
-    of it with the products of the fastest libraries, if these agree with those of torch within rounding.
+    The compared graph uses the products of torch, and has the same bits as the eager step. The steps then run a copy of
+    it with the products of the fastest libraries, if they agree with torch within rounding.
 
     Args:
         computation: the computation of one step.
@@ -78,7 +78,7 @@ class StepPlans:
         return known
 
     def run(self, plan: Plan, arguments: tuple[Tensor, ...]) -> Outputs:
-        """Return the numbers and the gradients of a step; if the graph fails, those of the eager step.
+        """Return the numbers and the gradients of a step; if the graph fails, the eager step computes them.
 
         Args:
             plan: the plan for this kind of batch.
@@ -92,7 +92,7 @@ class StepPlans:
         random = torch.get_rng_state()
         try:
             return (plan.captured or plan.fast or plan.graph).run(*arguments)
-        except Exception as error:  # the eager step raises the error that the user has to see
+        except Exception as error:  # the eager step raises the error with the user's line
             torch.set_rng_state(random)
             outputs = plan.eager(*arguments)
             self._fall_back(describe_failure(error))
@@ -159,7 +159,10 @@ class StepPlans:
         return plan
 
     def _with_fast_products(self, graph: StepGraph, player: str, arguments: tuple[Tensor, ...]) -> ProductGraph | None:
-        """Return the graph with the fastest products; None if they are those of torch, or differ beyond rounding."""
+        """Return the graph with the fastest products.
+
+        None if torch computes all products, or if they differ by more than rounding.
+        """
         fast = with_fast_products(graph, self.products)
         if fast is None:
             return None
@@ -167,7 +170,7 @@ class StepPlans:
             expected = graph.run(*arguments)
         try:
             difference = self._difference(graph, expected, arguments, player, fast)
-        except Exception as error:  # a library may refuse what it has computed when it was timed
+        except Exception as error:  # a library may refuse a product that it has computed in the measurement
             difference = describe_failure(error)
         if difference is None:
             return fast
@@ -204,7 +207,7 @@ class StepPlans:
                 with preserve_step(self.computation.parameters):
                     graph = trace(eager, arguments)
                 reason = self._difference(graph, expected, arguments, player)
-            except Exception as error:  # tracing a user's code may raise any error; each leads to eager steps
+            except Exception as error:  # tracing a user's code may raise any error; after each error, steps run eagerly
                 reason = describe_failure(error)
         if reason is None:
             return graph
@@ -214,19 +217,19 @@ class StepPlans:
     def _expected_and_change(
         self, eager: Callable[..., Outputs], arguments: tuple[Tensor, ...]
     ) -> tuple[Outputs, str | None]:
-        """Return the outputs of the eager step, and a change of Python values that a graph would not make."""
+        """Return the outputs of the eager step, and a change of Python values that a graph would not make, as text."""
         with preserve_step(self.computation.parameters) as state:
             expected = eager(*arguments)
             reason = state.untraceable_change()
             if not state.reads.has_new_objects():
                 return expected, reason
             state.restore_tensors()
-            with preserve_step(self.computation.parameters) as later_state:  # a cache is filled by the first run only
+            with preserve_step(self.computation.parameters) as later_state:  # only the first run fills caches
                 later = eager(*arguments)
                 reason = later_state.untraceable_change()
             names = [str(number) for number in range(len(later))]
             if reason is None and first_difference(names, later, expected) is not None:
-                reason = "a run reads what the run before it has left, which a graph would freeze"
+                reason = "a run reads a value that the run before it has changed, and a graph would freeze it"
             return expected, reason
 
     def _compared(self, plan: Plan, player: str, arguments: tuple[Tensor, ...]) -> Plan | None:
@@ -239,7 +242,7 @@ class StepPlans:
         if reason is None:
             plan.agrees_on(arguments)
             return plan
-        if not plan.is_stale:  # otherwise the programs read a new value, and a new trace has it
+        if not plan.is_stale:  # otherwise the programs read a new value, which a new trace includes
             self._fall_back(f"{reason} on another batch")
         return None
 
@@ -264,7 +267,7 @@ class StepPlans:
         player: str,
         fast: ProductGraph | CapturedGraph | None = None,
     ) -> str | None:
-        """Return why a graph, or `fast` in its place, does not agree with the eager step on the same draws, or None."""
+        """Return why a graph, or `fast` in its place, differs from the eager step on the same draws, or None."""
         with preserve_step(self.computation.parameters):
             outputs = (fast or graph).run(*arguments)
             if not graph.has_fixed_values():

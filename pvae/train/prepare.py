@@ -1,4 +1,4 @@
-"""`TrainingSetup`: initialise, move and check a model, its data and its objective, and build what the loop needs."""
+"""`TrainingSetup`: initialise, move and check model, data and objective, and make the objects for the loop."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ __all__ = ["TrainingSetup"]
 #: The seed of the subset of the validation data: all trainings have the same subset, whatever their seed.
 _SEED_OF_VALIDATION = 0
 
-#: Why there is no validation score, if parameters belong to positions of the batch of all training data.
+#: The reason for no validation score, if parameters belong to positions in the batch of all training data.
 _ONE_ROW_PER_DATUM = "the programs have parameters for each of the training data, and none for other data"
 
 
@@ -65,7 +65,7 @@ class TrainingSetup:
         is_fresh: whether the training starts; False if it continues a run.
 
     Attributes:
-        notes: lines that the user should see.
+        notes: lines that are shown to the user.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class TrainingSetup:
         return self._with_batch_checks(splits)
 
     def _with_batch_checks(self, splits: Splits) -> Splits:
-        """Return data of which each batch that is read later is checked as the first data are."""
+        """Return the data with a check of each batch that is read later, like that of the first data."""
         if not isinstance(splits.train, StoredBatch):
             return splits
         batch = _first_batch(splits, self.options.batch_size)
@@ -114,10 +114,12 @@ class TrainingSetup:
         return replace(splits, train=splits.train.changed(checks))
 
     def _look_at(self, train: Batch) -> Batch:
-        """Return the training data from which the model starts; of data that are read in parts, some."""
+        """Return the training data that initial values are computed from: all, or some if data are read in parts."""
         look = some_of(train)
         if isinstance(train, StoredBatch) and look.size != train.known_size:
-            self.notes.append(f"note: values of the model that start from the data start from {look.size} of them")
+            self.notes.append(
+                f"note: initial values of the model that depend on the data are computed from {look.size} of them"
+            )
         return look
 
     def _dtype_of_model(self) -> torch.dtype:
@@ -151,8 +153,8 @@ class TrainingSetup:
         self._keeps_order = result.rows is not None and bool(result.rows.tied)
         if self._keeps_order and isinstance(splits.train, StoredBatch) and splits.train.own_batch_size is not None:
             raise InputError(
-                "The programs have parameters for each of the training data, so that each batch must hold all of them "
-                "in their order, and these data come in batches of their own. Give arrays, or use resident=True."
+                "The programs have parameters for each of the training data, so each batch must hold all data in their "
+                "order, but these data come in batches of their own. Give arrays, or use resident=True."
             )
         if self._keeps_order:
             self.notes.append(
@@ -227,7 +229,7 @@ class TrainingSetup:
         return make_optimiser(self.options.optimiser, groups, rate, optional=optional)
 
     def _has_model_parameters(self, programs: Programs, batch: Batch) -> bool:
-        """Return whether log p(x, z) depends on a parameter; True if derivatives cannot say so."""
+        """Return whether log p(x, z) depends on a parameter; True if derivatives do not show it."""
         try:
             with preserve_state(self.latent_model, self._modules(programs)):
                 return model_has_parameters(self.latent_model, batch, self.request.fields)
@@ -235,7 +237,7 @@ class TrainingSetup:
             return True
 
     def _validation(self, splits: Splits, computation: Computation) -> Validation | None:
-        """Return the validation score; None without validation data, or if no score ranks parameters or has weights.
+        """Return the validation score; None without validation data, or if no score ranks parameters.
 
         Raises:
             InputError: if the option ``patience`` needs a score and there is none that ranks parameters.
@@ -255,12 +257,12 @@ class TrainingSetup:
         validation = Validation(computation, data, particles=options.validation_particles, seed=options.seed)
         batch = _first_batch(splits, options.batch_size)
         is_bound = validation.kind == "importance-weighted"
-        # has_weights comes last, because it runs the programs
+        # `has_weights` is last because it runs the programs
         if is_bound and not self._has_model_parameters(computation.programs, batch) and validation.has_weights():
             validation.kind = "objective"
             self.notes.append(
                 "note: the model has no parameters, so its evidence is the same at every epoch. The best parameters "
-                "are those with the least loss on the validation data."
+                "are those with the smallest loss on the validation data."
             )
         shortage = validation.fit_into_memory()
         if shortage:
@@ -278,6 +280,6 @@ def _first_batch(splits: Splits, size: int) -> Batch:
 
 
 def _narrowed_splits(splits: Splits, dtype: torch.dtype) -> Splits:
-    """Return splits with their real numbers in a dtype, which must not merge different training data."""
+    """Return splits with their real numbers in a dtype, and raise if different training data become equal."""
     check_narrowing(some_of(splits.train), dtype, splits.schema.columns)
     return splits.map_data(partial(narrowed, dtype=dtype))

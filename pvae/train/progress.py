@@ -15,12 +15,12 @@ __all__ = ["SECONDS_BETWEEN_LINES", "BarDisplay", "LineDisplay", "NotebookDispla
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_DRAWINGS = 0.25
-#: The time after which a display without a bar shows that a training runs.
+#: The time between two lines within an epoch, in seconds, of a display without a bar.
 SECONDS_BETWEEN_LINES = 60.0
 
 
 class TrainingDisplay:
-    """A display that shows nothing, and the base class of the others."""
+    """A display that shows nothing, and the base class of the other displays."""
 
     def start(self, epoch: int, epochs: int, steps: int | None) -> None:
         """Start the display.
@@ -77,7 +77,7 @@ class LineDisplay(TrainingDisplay):
 
 
 class BarDisplay(TrainingDisplay):
-    """Shows a live bar of `rich`, drawn a few times a second, because a drawing takes longer than a small step."""
+    """Shows a live bar of `rich`, drawn a few times a second, because drawing takes longer than a small step."""
 
     _bar: Any = None
 
@@ -137,7 +137,7 @@ class BarDisplay(TrainingDisplay):
 
     def close(self) -> None:
         """Stop the bar; its last state remains visible."""
-        self._bar.stop()  # which draws it once more
+        self._bar.stop()  # stopping draws the bar once more
 
 
 class NotebookDisplay(TrainingDisplay):
@@ -148,7 +148,7 @@ class NotebookDisplay(TrainingDisplay):
     def start(self, epoch: int, epochs: int, steps: int | None) -> None:
         """Show the bar."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tqdm says that widgets are experimental, or not installed
+            warnings.simplefilter("ignore")  # tqdm warns that widgets are experimental, or not installed
             from tqdm.auto import tqdm
 
             self._bar = tqdm(
@@ -200,6 +200,6 @@ def make_display(progress: bool | None) -> TrainingDisplay:
 
 def _is_notebook() -> bool:
     """Return whether the code runs in the kernel of a notebook."""
-    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    ipython = sys.modules.get("IPython")  # the kernel of a notebook has imported it
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config

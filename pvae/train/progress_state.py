@@ -16,12 +16,12 @@ from pvae.train.encoding import decode, encode
 
 __all__ = ["ProgressState"]
 
-#: The number of steps whose numbers wait on a device without 64-bit numbers until one copy reads them.
+#: The number of steps between two copies of the numbers from a device without float64.
 _MOST_WAITING = 100
 
 
 def _place_of_sums(device: torch.device) -> torch.device:
-    """Return where the sums in double precision are: on the device, or on the CPU if the device has no such numbers."""
+    """Return the device of the sums in double precision: the device itself, or the CPU if it has no float64."""
     return device if has_double(device) else torch.device("cpu")
 
 
@@ -141,7 +141,7 @@ class ProgressState:
         self._names, self._totals, self._waiting = (), [], []
 
     def _add_waiting(self) -> None:
-        """Add the numbers of steps that were left on the device, which one copy reads."""
+        """Add the numbers of the steps that are still on the device, by one copy."""
         if not self._waiting:
             return
         steps = torch.stack([torch.stack(numbers) for numbers, _ in self._waiting]).cpu().double()

@@ -1,4 +1,4 @@
-"""The latent model of a run folder: built from what the folder records, or from what the reader names.
+"""The latent model of a run folder, built by the record of the folder or by a name that the reader gives.
 
 A run folder is data. A built-in model that it names is built; a user's code runs only if the reader names it, or trusts
 the folder.
@@ -23,8 +23,8 @@ from pvae.randomness import preserved_randomness
 
 __all__ = ["build_recorded_model", "code_of_run"]
 
-# While a model is built, its tensors may hold this many times the bytes of its checkpoint, and this many bytes more;
-# and there may be this many times as many tensors, and this many more.
+# Limits while a model is built: the bytes of its tensors as a multiple of the bytes of its checkpoint plus a constant,
+# and the same for the number of tensors.
 _MOST_EXPANSION, _SMALL, _FEW = 4, 100_000_000, 1000
 
 
@@ -37,14 +37,14 @@ def build_recorded_model(
         folder: the folder of the run.
         config: the content of its ``config.toml``.
         saved: the tensors of its checkpoint; a model that needs far more memory is refused while it is built.
-        model: a latent model, which is returned; or what makes one: a `ModelSpec`, or a text such as
+        model: a latent model, which is returned; or a recipe: a `ModelSpec`, or a text such as
             ``"my_model.py:MyModel"``, which gets the recorded settings. None means the recorded model.
         trust: whether code that is not part of pvae may run because the folder names it.
 
     Raises:
         InputError: if the model is much larger than the checkpoint, if the folder names such code without `trust`, if
-            that code lies in the folder itself or is not a class with ``model`` and ``guide``, if the recorded name is
-            not that of the recorded class, or if the folder does not say how to build its model.
+            that code lies in the folder itself or is not a class with ``model`` and ``guide``, if the recorded name and
+            class do not match, or if the folder does not record how to build its model.
     """
     recipe = config["model"]
     settings = {key: _setting(value) for key, value in recipe.get("settings", {}).items()}
@@ -82,8 +82,8 @@ def _require_class(folder: Path, recipe: Mapping[str, Any], built: Any) -> None:
 def _too_large(folder: Path, saved: Mapping[str, Tensor], needed: float) -> InputError:
     size = sum(tensor.nbytes for tensor in saved.values())
     return InputError(
-        f"The model that {folder} records needs {format_bytes(needed)} in its tensors, or more, and its checkpoint "
-        f"holds {format_bytes(size)} in {len(saved)}: config.toml is that of another model, or is damaged. Restore it "
+        f"The model that {folder} records needs {format_bytes(needed)} in its tensors, or more, but its checkpoint has "
+        f"{format_bytes(size)} in {len(saved)}: config.toml belongs to another model, or is damaged. Restore it "
         "from a copy."
     )
 
@@ -138,7 +138,7 @@ def _source_file(name: str) -> Path | None:
 
 
 def _setting(value: Any) -> Any:
-    """Return a setting of a model as Python has it: TOML has lists for tuples, and the word none for None."""
+    """Return a setting of a model as a Python value: TOML has lists for tuples, and the word none for None."""
     if isinstance(value, list):
         return tuple(value)
     return None if value == "none" else value

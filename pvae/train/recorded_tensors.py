@@ -23,7 +23,7 @@ __all__ = ["create_lazy_parameters", "digest_without_prior", "require_own_codes"
 
 
 def zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
-    """Return zeros in the recorded shapes, with which programs can be bound and lazy parameters created.
+    """Return zeros in the recorded shapes, to bind programs and to create lazy parameters.
 
     The zeros of a field share one number in memory.
 
@@ -67,7 +67,7 @@ def create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mapping
 
 
 def tensors_of(model: Any, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return copies of the tensors of a model by name, as a checkpoint holds them.
+    """Return copies of the tensors of a model by name, as in a checkpoint.
 
     Args:
         model: the latent model.
@@ -81,7 +81,7 @@ def tensors_of(model: Any, config: Mapping[str, Any]) -> dict[str, Tensor]:
 def digest_without_prior(model: Any, tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of all tensors of a model except those of its prior.
 
-    It is the same before and after a prior is fitted, so that it says to which model the prior belongs.
+    It is the same before and after a prior is fitted, so it identifies the model that the prior belongs to.
 
     Args:
         model: the latent model.
@@ -110,5 +110,5 @@ def require_own_codes(folder: Path, config: Mapping[str, Any], model: Any, tenso
     if fitted is not None and fitted["parameters"] != digest_without_prior(model, tensors):
         raise InputError(
             f"The prior of {folder} was fitted to the codes of another model: the parameters of guide and likelihood "
-            "are not those of the fit. Fit the prior again, by pvae.fit_prior or pvae fit-prior."
+            "have changed since the fit. Fit the prior again with pvae.fit_prior or pvae fit-prior."
         )

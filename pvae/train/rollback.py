@@ -1,4 +1,4 @@
-"""The answer to a divergence: find its cause, return to the last good state, and continue or stop."""
+"""After a divergence: find its cause, return to the last good state, and continue or stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def roll_back(context: TrainingContext, snapshots: Snapshots) -> None:
         snapshots: the snapshots of the training.
 
     Raises:
-        DivergenceError: if the training is to stop, or if this is the last of the rollbacks that are allowed.
+        DivergenceError: if the options ask to stop, or if no more rollbacks are allowed.
     """
     if context.group.is_shared:
         _stop_all_processes(context, snapshots)
@@ -55,11 +55,11 @@ def roll_back(context: TrainingContext, snapshots: Snapshots) -> None:
 
 
 def _stop_all_processes(context: TrainingContext, snapshots: Snapshots) -> NoReturn:
-    """Raise DivergenceError in each process, without a search for the cause, which would need steps of them all."""
+    """Raise DivergenceError in each process, without a search for the cause, which would need all processes."""
     step = context.progress.step
     snapshots.restore_good()
     raise DivergenceError(
-        f"Training diverged at step {step}: a number is not finite. The last good state is that of step "
+        f"Training diverged at step {step}: a number is not finite. The last good state is from step "
         f"{context.progress.step}. Try a lower learning_rate or clip=1.0; in one process, the error names the tensor.",
         step=step,
     )
@@ -69,7 +69,7 @@ def _find_cause(context: TrainingContext, snapshots: Snapshots) -> tuple[NonFini
     """Replay the steps since the last good state; return the first tensor that is not finite, and its step."""
     progress = context.progress
     failed = progress.step
-    # The loss is not read at every step, so that the cause may lie before the step that failed.
+    # The loss is not read at every step, so the cause may be an earlier step than the one that failed.
     first_checked = failed - context.steps_between_losses - 1
     last = failed + context.steps_between_losses
     snapshots.restore_good()
@@ -111,7 +111,7 @@ def _as_text(rate: float | dict[str, float]) -> str:
 def _error(context: TrainingContext, cause: NonFiniteTensor, step: int) -> DivergenceError:
     holder = "The model" if context.folder is None else str(context.folder / "last")
     return DivergenceError(
-        f"Training diverged at step {step}: {cause} is not finite. {holder} holds the last good state, of step "
+        f"Training diverged at step {step}: {cause} is not finite. {holder} has the last good state, from step "
         f"{context.progress.step}. Try a lower learning_rate, clip=1.0, or on_divergence='rollback'.",
         site=cause.site,
         tensor=cause.tensor,

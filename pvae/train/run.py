@@ -26,11 +26,11 @@ from pvae.train.training_state import load_parameters
 
 __all__ = ["Run", "open_run", "read_config"]
 
-#: Bytes of config.toml: data of many columns have a name, a shift and a scale for each.
+#: The largest size of config.toml, in bytes: it has a name, a shift and a scale for each column.
 _MOST_CONFIG = 20_000_000
 _CHECKPOINTS = ("best", "last")
 
-# What ``config.toml`` holds, as far as a run is opened by it.
+# The part of ``config.toml`` that is needed to open a run.
 _TEXTS = {"*": str}
 _VALUES = (str, int, float, bool, list, dict)
 _SCHEMA = {
@@ -87,14 +87,15 @@ class Run(TrainedModel):
         history: one record per epoch, numbers in nats per datum: ``epoch``, ``step``, ``loss`` and the
             objective's named terms, ``validation_bound`` and ``validation_error`` if there is a validation
             split, ``learning_rate``, ``evaluations``, ``seconds``; and one record with ``event`` per rollback, and for
-            a budget that ended within an epoch. That of a run of `pvae.fit_prior` is of the training before, with the
-            prior of the training. ``to_pandas()``, ``to_markdown()`` and ``to_latex()`` return a table.
+            a budget that ended within an epoch. A run of `pvae.fit_prior` has the history of the original training.
+            ``to_pandas()``, ``to_markdown()`` and ``to_latex()`` return a table.
         folder: the folder of the run, or None.
         config: the content of ``config.toml``: all resolved options, versions, data and model.
         seconds: the time spent in training without validation and callbacks, in seconds.
         checkpoint: ``"best"`` by the validation bound, or ``"last"``; they are the same if no validation bound ranks
             parameters.
-        step: how the last steps ran, ``"compile"``, ``"graph"`` or ``"eager"``; "" for a run that was opened.
+        step: how the last steps ran, ``"compile"``, ``"graph"`` or ``"eager"``; "" for a run that was opened from a
+            folder.
 
     Example:
         >>> import pvae, torch
@@ -112,7 +113,7 @@ class Run(TrainedModel):
     seconds: float
     checkpoint: str = "best"
     step: str = ""
-    # the parameters of checkpoints that are in memory, by the name of the checkpoint
+    # the parameters in memory, by the name of their checkpoint
     _held: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +177,7 @@ class Run(TrainedModel):
     def _require_folder(self) -> Path:
         if self.folder is None:
             raise InputError(
-                "This run has no folder, so that its other parameters were not kept. Give out=, a folder, to pvae.fit."
+                "This run has no folder, so its other parameters were not kept. Give pvae.fit a folder, out=."
             )
         return self.folder
 
@@ -188,13 +189,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         folder: the folder of the run.
 
     Raises:
-        InputError: if the folder is no run, or the file is damaged.
+        InputError: if the folder is not a run, or the file is damaged.
     """
     path = folder / "config.toml"
     if not path.exists():
         raise InputError(
-            f"{folder} is no run folder: it has no config.toml. Give the folder that pvae.fit got as "
-            "out=, or that pvae train has printed; pvae runs lists the runs of a folder."
+            f"{folder} is not a run folder: it has no config.toml. Give the folder that was out= of pvae.fit, or that "
+            "pvae train has printed; pvae runs lists the runs of a folder."
         )
     config = read_toml(path, most=_MOST_CONFIG)
     check_form(path, config, _FORM)
@@ -213,7 +214,7 @@ def _check_sizes(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _read_snapshot(folder: Path, name: str) -> Snapshot:
-    """Return the best or the last checkpoint; before there is a best one, it is the last one.
+    """Return the best or the last checkpoint; the last one if there is no best one yet.
 
     Raises:
         InputError: if it cannot be read, or the best one is missing although the training had one.
@@ -222,7 +223,7 @@ def _read_snapshot(folder: Path, name: str) -> Snapshot:
     snapshot = read_newest(folder, "best" if name == "best" and has_best else "last")
     if name == "best" and not has_best and snapshot.state["best_bound"] is not None:
         raise InputError(
-            f"{folder / 'best'} is missing, and the best parameters were those of epoch "
+            f"{folder / 'best'} is missing, but the best parameters are from epoch "
             f"{snapshot.state['best_epoch']}. Restore it from a copy, or use the last parameters: checkpoint='last' "
             "(--checkpoint last)."
         )
@@ -230,7 +231,7 @@ def _read_snapshot(folder: Path, name: str) -> Snapshot:
 
 
 def _read_records(folder: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return the records of a run, those before its last checkpoint checked; `snapshot` is another checkpoint."""
+    """Return the records of a run, and check those before its last checkpoint; `snapshot` is the opened checkpoint."""
     try:
         state = read_state(folder / "last")
     except InputError:  # this checkpoint is damaged, and another one is opened
@@ -246,17 +247,17 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
 
     Args:
         folder: the folder of the run.
-        model: a latent model to load the parameters into; or what makes it, a `ModelSpec` or a text such as
+        model: a latent model to load the parameters into; or a recipe for it, a `ModelSpec` or a text such as
             ``"my_model.py:MyModel"``, which gets the recorded settings.
         checkpoint: ``"best"`` for the best parameters by the validation bound, or ``"last"``.
-        trust: whether the class of a user's own that the folder names may be imported and built.
+        trust: whether a class outside pvae that the folder names may be imported and built.
 
     Returns:
         The run, with its model and history.
 
     Raises:
-        InputError: if the folder is no run, a checkpoint is damaged, the model is another one, or the folder names code
-            that is not part of pvae and neither `model` nor `trust` is given.
+        InputError: if the folder is not a run, a checkpoint is damaged, the model does not fit the checkpoint, or the
+            folder names code that is not part of pvae and neither `model` nor `trust` is given.
 
     Example:
         >>> import pathlib, tempfile

@@ -1,4 +1,4 @@
-"""The data of a run, loaded again from what its folder records."""
+"""Load the data of a run again, by the record in its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvae.errors import InputError
 
 __all__ = ["data_of_run", "reading_like", "require_split"]
 
-#: What to do in Python if the data of a run are not found.
+#: The advice in Python if the data of a run are not found.
 _GIVE_DATA = "Give the data as an argument."
 
 
@@ -36,7 +36,7 @@ def data_of_run(
         config: the content of the ``config.toml`` of the run.
         data: other data, or the run's own data if they have moved, in any form that `load_data` takes.
         folder: searched for named data before ``$PVAE_DATA`` and the cache.
-        reading: how a file is read, as options of `load_data`; the others are those of the run.
+        reading: how a file is read, as options of `load_data`; by default as in the training.
         advice: how to name the data, for errors.
 
     Raises:
@@ -70,7 +70,7 @@ def _own_data(recorded: Mapping[str, Any], options: Mapping[str, Any], advice: s
     source = path if path and os.path.exists(path) and options["folder"] is None else name
     sizes = {part: recorded["sizes"].get(part) for part in ("validation", "test")}
     try:
-        # The caller may have chosen the sizes of the splits when it loaded the data.
+        # The sizes of the splits may have been chosen when the data were loaded.
         for chosen in {}, {"validation": sizes["validation"]}, sizes:
             splits = replace(load_data(source, **{**options, **chosen}), name=name)
             if splits.checksum == recorded["checksum"]:
@@ -89,7 +89,7 @@ def reading_like(schema: Schema, given: Mapping[str, Any], *, own: bool) -> dict
     Args:
         schema: the schema of the training data.
         given: the options that the user gives.
-        own: whether the file is that of the training, which is read as it was then.
+        own: whether the file is that of the training, which is read in the same way as then.
     """
     options = {name: value for name, value in given.items() if value is not None}
     recorded = schema.options

@@ -1,4 +1,4 @@
-"""The run folder of a training: lock it, read what is to be resumed, and write ``config.toml``."""
+"""The run folder of a training: lock it, read the run to resume, and write ``config.toml``."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def locked_config(stack: ExitStack, folder: Path | None, resume: bool) -> dict[s
     """Lock the folder of a run until `stack` ends, and return the ``config.toml`` of the run to be resumed, or None.
 
     Args:
-        stack: the lock is released at its end.
+        stack: the lock is released when it is closed.
         folder: the folder of the run, or None.
         resume: whether a run in the folder is continued.
 
     Raises:
         InputError: if the folder cannot be used; it is then unchanged.
     """
-    _recorded_config(folder, resume)  # a refused folder must not be changed
+    _recorded_config(folder, resume)  # a folder that is refused stays unchanged
     stack.enter_context(sole_writer(folder))
     return _recorded_config(folder, resume)
 
@@ -93,7 +93,7 @@ def write_config(folder: Path | None, config: dict[str, Any], *, is_fresh: bool)
 def snapshot_to_resume(
     folder: Path | None, config: dict[str, Any], recorded: dict[str, Any], accepted: Sequence[str]
 ) -> Snapshot:
-    """Return the last checkpoint of a run that goes on.
+    """Return the last checkpoint of a run that is resumed.
 
     Args:
         folder: the folder of the run.
@@ -102,8 +102,8 @@ def snapshot_to_resume(
         accepted: the kinds of changes that the continuation may have.
 
     Raises:
-        InputError: if model, objective, data, options or versions are not those of the recorded run, or if it has more
-            epochs already.
+        InputError: if model, objective, data, options or versions are not those of the recorded run, or if the run has
+            completed more epochs than it is asked for.
     """
     if folder is None:
         raise InputError("resume=True needs out=, the folder of the run to be resumed.")

@@ -1,4 +1,4 @@
-"""The record of a run, ``config.toml``, and what must be the same when the run is resumed."""
+"""The record of a run, ``config.toml``, and the values that must be the same when the run is resumed."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ __all__ = [
     "require_config_of_snapshot",
 ]
 
-#: What can differ between a run and its continuation, and may be accepted by these names.
+#: The kinds of changes between a run and its continuation that a user may accept, by name.
 KINDS = ("model", "objective", "data", "training", "versions")
-# what the values of each kind are called in a message
+# the words for the values of each kind in a message
 _WORDS = {
     "model": "settings",
     "objective": "objectives",
@@ -56,7 +56,7 @@ def describe_run(
     Args:
         options: the checked options.
         splits: the data.
-        objective: the objective as text, and itself.
+        objective: the objective as text, and the objective itself.
         model: the latent model.
         spec: how to build the model again, or None.
         fields: the batch fields of the programs, or None.
@@ -93,7 +93,7 @@ def describe_run(
 
 
 def _form(value: Any) -> dict[str, Any]:
-    """Return shape and type of one datum of a field; the type of a field that is no tensor is "structure"."""
+    """Return shape and type of one datum of a field; the type of a field that is not a tensor is "structure"."""
     if is_structure(value):
         return {"shape": [], "dtype": "structure"}
     return {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
@@ -151,7 +151,7 @@ def kinds_of_changes(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def find_changes(current: Mapping[str, Any], recorded: Mapping[str, Any], accepted: Collection[str] = ()) -> str:
-    """Return what differs between two records of a run in words; "" if nothing does.
+    """Return the differences between two records of a run as text; "" if there are none.
 
     Args:
         current: the record of the continuation.
@@ -165,16 +165,16 @@ def find_changes(current: Mapping[str, Any], recorded: Mapping[str, Any], accept
 
 
 def changes_since_training(model: Any, config: Mapping[str, Any]) -> list[str]:
-    """Return the user's code and the versions that have changed since a run was trained, a line for each.
+    """Return one line for each file of the user's code and each version that has changed since a run was trained.
 
     Args:
-        model: the latent model of the run, as it was built now.
+        model: the latent model of the run, as it has been built.
         config: the content of ``config.toml``.
     """
     then = {**_short_digests(config.get("code", {})), **_named_versions(config["pvae"])}
     now = {**_short_digests(code_digests(model)), **_named_versions(_versions())}
     return [
-        f"{name} is {now[name]}, and was {then[name]} in the training"
+        f"{name} is {now[name]}; it was {then[name]} in the training"
         for name in now
         if name in then and now[name] != then[name]
     ]
@@ -195,13 +195,16 @@ def require_config_of_snapshot(folder: Path, config: Mapping[str, Any], snapshot
     known = (config_hash(config), _earlier_hash(config), *config.get("former", ()))
     if snapshot.state.get("config") not in known:
         raise InputError(
-            f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Restore the former "
-            "file."
+            f"{folder / 'config.toml'} is damaged, or was changed since the checkpoint was written. Restore the "
+            "original file."
         )
 
 
 def _earlier_hash(config: Mapping[str, Any]) -> str:
-    """Return the hash of runs from before data seeds, scales and names were bound; "" if they could have none."""
+    """Return the hash that earlier versions computed, without data seeds, scales and names.
+
+    "" if they computed none.
+    """
     try:
         return digest(canonical(_bound_values(config)))
     except ValueError:  # a value is not finite
@@ -209,7 +212,7 @@ def _earlier_hash(config: Mapping[str, Any]) -> str:
 
 
 def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the former hashes of a record, by which checkpoints from before accepted changes can be read.
+    """Return the earlier hashes of a record, to accept checkpoints that were written before an accepted change.
 
     Args:
         recorded: the record of the run.
@@ -221,10 +224,10 @@ def former_hashes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> di
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the values that must be the same when a run is resumed, and of all that describes its data.
+    """Return the SHA-256 of the values that must be the same when a run is resumed, and of the description of its data.
 
-    The seed of the splits, the scales, the names of columns and labels and the shapes change what a run gives for data,
-    although a continuation may differ in some of them. The data may have moved.
+    The seed of the splits, the scales, the names of columns and labels and the shapes are included, because the results
+    of a run for data depend on them. The path of the data is not.
     """
     data = {name: value for name, value in config["data"].items() if name not in ("notes", "path")}
     return digest(json.dumps([_bound_values(config), data], sort_keys=True).encode())

@@ -28,7 +28,7 @@ def with_conditions(model: Any, form: RunForm, batch: Batch, given: Mapping[str,
         form: the data of the training.
         batch: x, and a mask if the training had one.
         given: the conditions by field, each one for all data or one for each datum. The name of the column of labels
-            stands for ``y``.
+            may replace ``y``.
         fields: as for `pvae.models.bind`.
 
     Raises:
@@ -92,7 +92,10 @@ def _values(form: RunForm, name: str, value: Any, size: int) -> Any:
 
 
 def _numbered(form: RunForm, labels: Any) -> Any:
-    """Return the numbers that labels have in the training; -1, hidden, stays. A text may have several, with commas."""
+    """Return the numbers of labels in the training; -1, a hidden label, does not change.
+
+    A text may have several labels, with commas.
+    """
     classes = form.schema.classes
     names = {str(label): number for number, label in enumerate(classes)}
     if not classes:
@@ -111,7 +114,7 @@ def _numbered(form: RunForm, labels: Any) -> Any:
 
 
 def require_free_x(batch: Batch, draw: Callable[[Batch], Tensor]) -> None:
-    """Raise InputError if x depends on the x that the model observes, because zeros in place of it are a condition.
+    """Raise InputError if x depends on the observed x, because the zeros in its place would be a condition.
 
     Args:
         batch: the fields of samples, with x of zeros.

@@ -1,4 +1,4 @@
-"""Handling of SIGINT and SIGTERM between two steps, so that a checkpoint can be written first."""
+"""Delay SIGINT and SIGTERM until a step has ended, so that a checkpoint can be written first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interrupts:
         self.pending = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal; a second SIGINT raises KeyboardInterrupt at once."""
+        """Remember a signal; a second SIGINT raises KeyboardInterrupt immediately."""
         if self.pending and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.pending = number
@@ -41,7 +41,10 @@ class Interrupts:
 
 @contextmanager
 def catch_interrupts() -> Iterator[Interrupts]:
-    """Catch SIGINT and SIGTERM inside a block. Only the main thread can; in other threads nothing changes."""
+    """Catch SIGINT and SIGTERM inside a block.
+
+    Only the main thread can catch them; in other threads nothing changes.
+    """
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

@@ -87,7 +87,7 @@ class Snapshots:
         self.restore(self.good)
         self.context.progress.seconds = seconds
         if self.context.folder is not None and not self._best_is_written:
-            # this best state is newer than the good state; the one before it is in the folder
+            # this best state is newer than the good state; the previous best state is in the folder
             self.best, self._best_is_written = None, True
 
     def _capture(self) -> Snapshot:

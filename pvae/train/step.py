@@ -97,21 +97,21 @@ class Stepper:
         self.compiled.keep(recorded.get("how", {}))
 
     def changes_of_bits(self) -> list[str]:
-        """Return why the last bits of numbers may differ from those of a training without a break, a line for each."""
+        """Return one line per reason why last bits of numbers may differ from those of an uninterrupted training."""
         lines = []
         if self.products.foreign:
-            lines.append(f"the libraries of the matrix products are chosen anew: {self.products.foreign}")
+            lines.append(f"the libraries of the matrix products are chosen again: {self.products.foreign}")
         former, used = self.compiled.former, self.how
         if former not in ("", used) and ("compile" in (former, used) or self.products.matmul == "auto"):
-            lines.append(f"the steps run by {used!r} from now on, and ran by {former!r} before")
+            lines.append(f"the steps run by {used!r} from now on; they ran by {former!r} before")
         return lines
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the numbers that a step returns.
 
-        They are the loss and the named terms of the first player; then, for each other player, its loss and those of
-        its terms that no player before has.
+        They are the loss and the named terms of the first player; then, for each other player, its loss and its terms
+        that no earlier player has.
         """
         first, *later = self.parameters.players
         names = list(self._plans.names.get(first, ()))
@@ -120,7 +120,7 @@ class Stepper:
         return tuple(names)
 
     def _new_terms(self, player: str) -> tuple[str, ...]:
-        """Return the named terms of a player that the players before do not have."""
+        """Return the named terms of a player that no earlier player has."""
         players = self.parameters.players
         known: set[str] = set()
         for before in players[: players.index(player)]:
@@ -220,7 +220,7 @@ class Stepper:
         self.optimiser.step()
 
     def refresh(self, *, within_epoch: bool = False) -> None:
-        """Look for what has changed since the last step: parameters that are new or replaced, and Python values.
+        """Check what has changed since the last step: new or replaced parameters, and Python values.
 
         Graphs of replaced parameters are forgotten. If a Python value has changed that the programs can read, the
         graphs are compared with the eager step again, and traced again if they differ.

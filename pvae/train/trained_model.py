@@ -28,7 +28,7 @@ from pvae.train.sample_conditions import require_free_x, with_conditions
 
 __all__ = ["TrainedModel"]
 
-#: Imputed values that fewer effective draws decide are called unreliable.
+#: Imputed values with fewer effective draws than this are reported as unreliable.
 _FEW_DRAWS = 5
 
 
@@ -36,10 +36,10 @@ class TrainedModel:
     """The methods of `pvae.Run` that use the trained model.
 
     They take `Splits` (the split ``split``), a `Batch` in the units of the training, or anything that `pvae.load_data`
-    takes, such as the path of a file, a frame or an array, whole and in order. Columns are put in the order of the
-    training by name, and x is scaled and binarised as in the training. Results are on the CPU, in the units of the
-    data. They are frames of pandas if the training data had names of columns, otherwise tensors. The random generators
-    start from ``seed``, and are restored.
+    accepts, such as the path of a file, a frame or an array; then all data are used in their order. Columns are put in
+    the order of the training by name, and x is scaled and binarised as in the training. Results are on the CPU, in the
+    units of the data. They are frames of pandas if the training data had names of columns, otherwise tensors. The
+    random generators start from ``seed``, and are restored.
     """
 
     model: Any
@@ -56,8 +56,8 @@ class TrainedModel:
     ) -> Any:
         """Return the codes of data: the guide's mean of z, and the most probable value of a site with few values.
 
-        A site that depends on another one is taken at the returned value of the other one. Only where a mean has no
-        closed form, as for a flow, is a code a draw.
+        If a site depends on another one, its code is computed at the returned value of the other one. A code is a draw
+        only if the mean has no closed form, as for a flow.
 
         Args:
             data: see `TrainedModel`.
@@ -101,7 +101,7 @@ class TrainedModel:
             n: the number of data.
             given: the conditions of a model that has some, by field, such as ``{"y": labels}``: one for all data, or
                 `n` of them. Labels are those of the training data; the name of their column may stand for ``y``.
-            mean: whether to return the mean of x given z, which is less noisy than data are.
+            mean: whether to return the mean of x given z, which is less noisy than data.
             seed: the seed of the draws.
             chunk: the number of data at once.
 
@@ -158,8 +158,8 @@ class TrainedModel:
         Args:
             data: see `TrainedModel`; NaN, masked values and empty cells are missing. In a `Batch` the field mask is 0
                 where x is missing.
-            n: None for the mean of the missing values; else the number of completed data sets, whose missing values
-                are drawn (multiple imputation).
+            n: None for the mean of the missing values; else the number of completed data sets with drawn missing values
+                (multiple imputation).
             particles: the number of weighted draws of z per datum.
             split: the split of `Splits`.
             seed: the seed of the draws.
@@ -174,7 +174,7 @@ class TrainedModel:
                 used.
         """
         self._require_trained_guide("impute")
-        self._require_density("impute", "Train by 'elbo', which trains a density.")
+        self._require_density("impute", "Train with 'elbo', which trains a density.")
         draws = 1 if n is None else require_whole(n, "n")
         form = self._form()
         batch, exact, index = data_for_run(form, data, split, missing=True)
@@ -262,7 +262,7 @@ class TrainedModel:
         if objective and "phi" in untrained_by(objective):
             raise InputError(
                 f"`{use}` needs a trained guide, and the objective {objective!r} leaves the guide untrained. Use "
-                "`sample`, or train by 'ali', which trains a guide too."
+                "`sample`, or train with 'ali', which trains a guide too."
             )
 
     def _require_density(self, use: str, advice: str) -> None:
@@ -282,7 +282,7 @@ class TrainedModel:
 
 
 def _warn_of_few_draws(effective: Tensor, observed: Tensor, particles: int) -> None:
-    """Warn of data with missing values that few of the weighted draws of z decide, which makes them unreliable."""
+    """Warn if few weighted draws of z decide the missing values of a datum, which makes these values unreliable."""
     needed = min(_FEW_DRAWS, particles / 2)
     few = (effective.cpu() < needed) & ~observed.flatten(1).all(1)
     if bool(few.any()):

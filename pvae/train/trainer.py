@@ -93,16 +93,17 @@ def fit(
     the same arguments and train one model together; each computes its share of every batch.
 
     Args:
-        model: a `LatentModel`, a `pair`, or the VAE of a Pyro tutorial; or what makes one, with parameters from `seed`:
-            a text such as ``"vae:latent=8"``, a `ModelSpec`, a class or a function, as for `compare`.
+        model: a `LatentModel`, a `pair`, or the VAE of a Pyro tutorial; or a recipe for one, which gets its initial
+            parameters from `seed`: a text such as ``"vae:latent=8"``, a `ModelSpec`, a class or a function, as for
+            `compare`.
         data: `Splits`, or another argument of `pvae.load_data`, such as a loader of PyTorch.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a function that makes one, or a name such as
             ``"iwae:particles=8"``; the default is the model's ``default_objective``, else ``"elbo"``.
         epochs: the number of passes over the training data in all; a resumed run continues to this number.
         batch_size: the number of data per step, in all processes together; a loader of PyTorch has its own.
-        learning_rate: the learning rate for an optimiser by name or class; or one for each parameter group,
-            ``{"theta": 1e-3, "phi": 3e-4}``, where the groups are declared or found (``"critic"`` if there is one;
-            ``"objective"`` for other networks of an objective).
+        learning_rate: the learning rate for an optimiser that is given by name or class; or one for each parameter
+            group, ``{"theta": 1e-3, "phi": 3e-4}``, with the declared groups, or those that are found (``"critic"`` if
+            there is one; ``"objective"`` for other networks of an objective).
         optimiser: a name of ``torch.optim`` with settings (``"sgd:momentum=0.9"``), a class, a function of the
             parameters that returns an optimiser, or an optimiser.
         schedule: a name of ``torch.optim.lr_scheduler`` (``"exponential:gamma=0.99"``), or a function of the optimiser
@@ -114,31 +115,32 @@ def fit(
         step: ``"graph"`` traces the step once and runs the graph, with the same result up to rounding; other programs
             run eagerly after a warning. ``"compile"`` compiles the graph and the update of the parameters (Adam,
             AdamW, SGD) by torch's compiler, which takes some 10 s and a C++ compiler. ``"eager"`` runs the programs in
-            each step. ``"auto"`` means graph, and compile in a training that is so long that this saves time.
+            each step. ``"auto"`` means graph, and compile in a training that is long enough to save time by it.
             ``"capture"`` launches the graph as one CUDA graph.
-        matmul: who computes the matrix products of a graph: ``"auto"``, the library that is the fastest for each shape
-            on this machine; or ``"aten"``, torch itself, with the same bits as the eager step. A resumed run keeps the
-            libraries of the run.
+        matmul: the library of the matrix products of a graph: ``"auto"``, the library that is the fastest for each
+            shape on this machine; or ``"aten"``, torch itself, with the same bits as the eager step. A resumed run
+            keeps the libraries of the run.
         seed: the seed of the order of data, of all draws, and of the parameters of a `ModelSpec`.
         out: the folder of the run; None keeps everything in memory.
         resume: whether to continue the run in `out`; if there is none, a new one starts.
         clip: the largest norm of all gradients together, in nats per datum; None for no limit.
         patience: the number of epochs without a better validation bound after which training stops; None for no limit.
         validation_particles: the number of draws of z per datum for the validation bound.
-        validation_limit: the greatest number of data for the validation bound; a random subset is drawn with seed 0,
-            the same in all trainings.
+        validation_limit: the largest number of data for the validation bound; a random subset is drawn with seed 0, the
+            same in all trainings.
         callbacks: `pvae.callbacks.Callback` objects, such as `pvae.callbacks.TensorBoard`; or functions, called as
             ``function(record, model)`` after each epoch. Training ends if one returns True after an epoch.
         progress: None for a bar on a terminal or in a notebook, and lines elsewhere; True for a bar; False for nothing.
         on_divergence: ``"stop"``; or ``"rollback"`` to the last good state with half the learning rate.
-        threads: the number of threads of torch; None means the current number, or that of the resumed run.
+        threads: the number of threads of torch; None means the current number, or the number of the resumed run.
         fields: the batch fields for the programs, if their signatures do not name them: by position; or a mapping from
-            parameter to field, beside which the other parameters keep the fields of their names.
+            parameter to field, and then the other parameters get the fields of their names.
         model_spec: how to build `model` again, for `open_run`. It is known for a `LatentModel` of an importable class
             that was made with numbers, texts and tuples.
         max_steps: the number of steps in all after which training ends; None for no limit.
         max_seconds: the training time in all, without validation and callbacks, after which training ends.
-        max_evaluations: the number of decoder evaluations in all, particles times data, that steps do not exceed.
+        max_evaluations: the number of decoder evaluations in all, particles times data, which the training does not
+            exceed.
         checkpoint_seconds: the time between two checkpoints, in seconds. The end and SIGTERM write one in any case.
         allow_changed: what may differ from the run that `resume` continues: ``"model"`` (its settings and code),
             ``"objective"``, ``"data"``, ``"training"`` (the options), ``"versions"``; several in a list.
@@ -149,7 +151,7 @@ def fit(
     Raises:
         InputError: for input that cannot be used; `out` is then unchanged.
         DivergenceError: if a number is not finite; the last good state is kept.
-        OSError: if a checkpoint cannot be written; the one before is intact.
+        OSError: if a checkpoint cannot be written; the previous one is intact.
         LostProcessError: if another process of the training has failed, has ended or does not answer in time.
 
     Example:
@@ -197,11 +199,11 @@ def _fit(request: TrainingRequest, recorded: dict[str, Any] | None) -> Run:
                 splits = setup.prepare(splits)
             named = describe(objective), objective
             config = describe_run(options, splits, named, model, spec or spec_of(without_prior(model)), request.fields)
-            if objective.biased:  # the check has run the objective, and some know only then
+            if objective.biased:  # some objectives know it only after the check has run them
                 config["biased"] = objective.biased
             context = setup.context(splits, config, interrupts)
             request.group.require_same({"data": splits.checksum, "model, objective and options": config_hash(config)})
-            # the line that describes a file includes what was inferred
+            # the line about a file includes what was inferred from its content
             account = splits.schema.account
             notes = [note for note in splits.notes if note not in account]
             for note in (*([f"{splits.name}: {account}"] if account else []), *notes, *batch_notes, *setup.notes):

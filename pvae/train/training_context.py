@@ -37,7 +37,7 @@ _STEPS_BETWEEN_LOSSES_ON_CUDA = 50
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """The objects that a training consists of.
+    """The objects of one training.
 
     Attributes:
         latent_model: any object with ``model`` and ``guide``.
@@ -142,7 +142,10 @@ class TrainingContext:
         return float(max(0, min(limits, default=0)))
 
     def remaining_batches(self) -> Iterator[Batch]:
-        """Return the batches of the current epoch that have had no step yet; of each, the share of this process."""
+        """Return the batches of the current epoch that have had no step yet.
+
+        Only the share of this process in each batch.
+        """
         batches = minibatches(
             self.splits.train,
             self.options.batch_size,
@@ -158,7 +161,7 @@ class TrainingContext:
         return batches if self.stepper.reduction is None else self._shares(batches, self.stepper.reduction)
 
     def _shares(self, batches: Iterator[Batch], reduction: GradientReduction) -> Iterator[Batch]:
-        """Yield the shares of this process with generators of their own, and count their data."""
+        """Yield the shares of this process, each with its own seed of the random generators, and count their data."""
         size, done = self.options.batch_size, self.progress.step_in_epoch
         left = self._size_of_epoch - done * size
         for batch in self.group.seeded(batches, self.options.seed, self.progress.step):
@@ -168,7 +171,7 @@ class TrainingContext:
 
     @property
     def _size_of_epoch(self) -> int:
-        """The number of data of an epoch; labelled data come several times where an objective asks for it."""
+        """The number of data of an epoch; labelled data count several times if the objective repeats them."""
         train, size = self.splits.train, self.options.batch_size
         labelled = labelled_per_batch(train, size, self.objective.labelled)
         hidden = train.size if labelled == 0 else int((train["y"] < 0).sum())

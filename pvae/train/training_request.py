@@ -55,7 +55,7 @@ class TrainingRequest:
 
 
 def checked_folder(out: Any) -> Path | None:
-    """Return the folder of the run; raise InputError if it is no path."""
+    """Return the folder of the run; raise InputError if it is not a path."""
     if not isinstance(out, str | os.PathLike | None):
         raise InputError(f"out needs the path of a folder, or None to keep the run in memory; got {out!r}.")
     return None if out is None else Path(out)

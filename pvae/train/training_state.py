@@ -60,7 +60,7 @@ def load_parameters(latent_model: Any, root: nn.Module, tensors: Mapping[str, Te
 
     Raises:
         InputError: if the tensors belong to another model; the error names the differences. Also if a parameter is not
-            finite, which no training writes.
+            finite, because no training writes that.
     """
     present = {name: tensor for name, tensor in root.state_dict().items() if isinstance(tensor, Tensor)}
     saved = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STORE)}
@@ -74,7 +74,7 @@ def load_parameters(latent_model: Any, root: nn.Module, tensors: Mapping[str, Te
 
 
 def _require_finite(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError if a trained parameter is not finite; buffers may be, and fixed parameters."""
+    """Raise InputError if a trained parameter is not finite; buffers and fixed parameters may be."""
     trained = [name for name, parameter in root.named_parameters() if parameter.requires_grad]
     wrong = [name for name in trained if name in tensors and not torch.isfinite(tensors[name]).all()]
     wrong += [name for name, tensor in _with_prefix(tensors, _STORE).items() if tensor.isnan().any()]
@@ -210,7 +210,7 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, named: Mapping[str, Ten
         if value.dim() and value.shape != parameter.shape and _is_uniform(optimiser):
             raise ValueError(f"{path} of the optimiser has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         own = value.to(_device_of_state(optimiser, parameter, key)).clone()
-        optimiser.state[parameter][key] = in_layout_of(own, parameter)  # a file keeps no layout
+        optimiser.state[parameter][key] = in_layout_of(own, parameter)  # a file does not store the memory layout
     for name, values in plain["values"].items():
         optimiser.state[named[name]].update({key: decode(value) for key, value in values.items()})
     for group, saved in zip(optimiser.param_groups, plain["groups"], strict=True):
@@ -223,7 +223,10 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, named: Mapping[str, Ten
 
 
 def _is_uniform(optimiser: torch.optim.Optimizer) -> bool:
-    """Return whether an optimiser keeps the same values for each parameter, in its shape; own classes may differ."""
+    """Return whether an optimiser keeps the same values for each parameter, in its shape.
+
+    A user's own optimiser may differ.
+    """
     has_other_shapes = isinstance(optimiser, torch.optim.Adafactor | torch.optim.LBFGS)
     return type(optimiser).__module__.startswith("torch.optim.") and not has_other_shapes
 

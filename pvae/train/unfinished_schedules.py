@@ -29,7 +29,7 @@ def warn_of_unfinished_schedules(context: TrainingContext) -> None:
     steps = most if steps_in_epoch is None else epochs * steps_in_epoch
     if steps_in_epoch is not None and most is not None and most < epochs * steps_in_epoch:
         steps, epochs = most, -(-most // steps_in_epoch)
-    if not steps:  # none, or as many as an iterable data set has
+    if not steps:  # the training has no steps, or an unknown number of them
         return
     for message in (*_of_objective(context, steps), *_of_learning_rate(context.schedule, epochs)):
         warnings.warn(message, stacklevel=4)

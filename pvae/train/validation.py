@@ -29,19 +29,19 @@ __all__ = ["Validation"]
 #: The greatest number of draws of z that are computed at a time, by the kind of device.
 _DRAWS_AT_A_TIME = {"cpu": 5000, "cuda": 100_000}
 
-#: The least number of parameters times evaluations of the model in a validation for which graphs pay: about as many
-#: multiplications as the making of a graph takes, divided by a few tens of epochs.
+#: The least number of parameters times evaluations of the model in a validation with which graphs are used: the time to
+#: make a graph in multiplications, divided by a few tens of epochs.
 _LEAST_WORK = 3e9
 
-#: What programs raise if they have no importance-weighted bound.
+#: The errors of programs without an importance-weighted bound.
 _ERRORS = (InputError, RuntimeError, ValueError, IndexError)
 
 
 class Validation:
     """Computes the validation score, in nats per datum, on the same data and from the same seed at each epoch.
 
-    If `trace` has been called, graphs compute the importance-weighted bound. All validations are then by graphs, the
-    first one of a process too, so a resumed training has the same numbers as one without a break. Each validation
+    If `trace` has been called, graphs compute the importance-weighted bound. Graphs then compute all validations, also
+    the first one of a process, so a resumed training has the same numbers as an uninterrupted one. Each validation
     compares a part of its first data with Pyro. If a callback has changed a Python value of the programs, the graphs
     are made again.
 
@@ -52,10 +52,10 @@ class Validation:
         seed: the seed of the draws.
 
     Attributes:
-        data_at_once: the number of data of which the log weights are computed at a time.
+        data_at_once: the number of data for which log weights are computed at a time.
         ranks: whether the score ranks parameters.
         kind: ``"importance-weighted"``; or ``"objective"`` if the score is minus the loss of the objective.
-        reason: the reason why the score is the objective's own although a bound was wanted; "" if there is none.
+        reason: the reason why the score is the objective's own and not a bound; "" if there is none.
     """
 
     def __init__(self, computation: Computation, batch: Batch, *, particles: int, seed: int) -> None:
@@ -69,7 +69,7 @@ class Validation:
         self._runs: WeightRuns | None = None
 
     def trace(self, products: ProductChoices) -> None:
-        """Let graphs compute the bound, if it takes enough work that they pay within a few epochs.
+        """Let graphs compute the bound, if the saved time exceeds their cost within a few epochs.
 
         Args:
             products: the libraries of the matrix products of the graphs.
@@ -94,10 +94,11 @@ class Validation:
         """Lower the number of data at a time until their log weights fit into the free memory.
 
         Returns:
-            What has been lowered and why, in one line; "" if nothing.
+            One line about what was lowered and why; "" if nothing was lowered.
 
         Raises:
-            InputError: if the log weights of one datum do not fit; if the score is minus the loss, that of all data.
+            InputError: if the log weights of one datum do not fit into memory, or the loss of all data if it is the
+                score.
         """
         if self.kind != "importance-weighted":
             self._require_memory_for_loss()
@@ -127,7 +128,7 @@ class Validation:
             return run_within_memory(run, size, self.batch.device, least=least, advice=advice)
 
     def _try_bounds(self, count: int) -> None:
-        with suppress(*_ERRORS):  # the validation itself reports it
+        with suppress(*_ERRORS):  # the validation itself reports this error
             self._bounds(self.computation.programs.arguments(self.batch.take(slice(0, count))))
 
     def _try_loss(self) -> None:
@@ -161,7 +162,10 @@ class Validation:
             yield self.computation.programs.arguments(self.batch.take(part))
 
     def _prepared_runs(self, products: ProductChoices) -> WeightRuns:
-        """Return the runs of the graphs; make a graph for each size of a part if there is none, or it is not right."""
+        """Return the runs of the graphs.
+
+        Make a graph for each size of a part if there is none, or if it disagrees with Pyro.
+        """
         parts = self._parts()
         if self._runs is not None and self._runs.still_agrees(self.batch.take(parts[0]), self.particles):
             return self._runs
@@ -170,7 +174,7 @@ class Validation:
         runs = self._runs = WeightRuns(self.computation.parameters.latent_model, programs, products)
         runs.expect(math.inf)
         for size in {part.stop - part.start for part in parts}:
-            # Pyro computes the first run of each size, on other data than those of the trace
+            # Pyro computes the first run of each size, on other data than the trace
             for rows in (torch.arange(size).flip(0), slice(self.batch.size - size, None)):
                 runs(self.batch.take(rows), self.particles)
         restore_generators(random)

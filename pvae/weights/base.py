@@ -83,7 +83,7 @@ class LogWeights:
         """Log p(x, z) - log q(z given x), shape (particles, batch), nats.
 
         Raises:
-            InputError: if a guide site is a `pyro.distributions.Delta` of a continuous z: log p(x, z) is no bound.
+            InputError: if a guide site is a `pyro.distributions.Delta` of a continuous z: log p(x, z) is not a bound.
         """
         if self._points:
             raise InputError(
@@ -134,10 +134,10 @@ class LogWeights:
         """Return the means over particles that a training records, each of shape (batch,), nats, without gradient.
 
         ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence. If guide
-        sites are summed out, the mean log weight is no ELBO and is called ``summed_out_elbo``.
+        sites are summed out, the mean log weight is not an ELBO and is called ``summed_out_elbo``.
         """
         with torch.no_grad():
-            # A further loss of the guide is in the weights, as it is trained; it is no part of q.
+            # A further loss of the guide is in the weights, as it is trained; it is not part of q.
             elbo = self._mean(sum_tensors([self.log_w, *[self.site_log_guide[name] for name in self._loss_terms]]))
             if SUMMED in self.strategies.values():  # q of these sites is not in the weights
                 return {"summed_out_elbo": elbo}

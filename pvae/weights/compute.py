@@ -269,7 +269,8 @@ def log_weights(
 ) -> LogWeights:
     """Return the log weights of a latent model on a batch, run in the model's own parameter scope.
 
-    A `pyro.factor` of the guide that is a further loss of the training is no part of q, and is left out with a warning.
+    A `pyro.factor` of the guide that is a further loss of the training is not part of q, and is left out with a
+    warning.
 
     Args:
         latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.

@@ -58,8 +58,8 @@ def shared_weights(programs: BoundPrograms, particles: int, plate: str) -> Share
         plate: the name of the plate over data; a site outside it is shared.
 
     Raises:
-        InputError: if log p - log q is no bound (see `require_bound`), if a shared site is marked for enumeration, or
-            if the programs have no weight per datum given the shared sites.
+        InputError: if log p - log q is not a bound (see `require_bound`), if a shared site is marked for enumeration,
+            or if the programs have no weight per datum given the shared sites.
     """
     runs = [weights for _, weights in itertools.islice(_runs(programs, plate), particles)]
     return SharedWeights(torch.stack([run.local[0] for run in runs]), torch.stack([run.shared[0] for run in runs]))
@@ -104,7 +104,7 @@ def _runs(
 
 
 def require_bound(pair: TracePair) -> None:
-    """Refuse programs with shared sites for which log p - log q, summed over the sites, is no lower bound.
+    """Refuse programs with shared sites for which log p - log q, summed over the sites, is not a lower bound.
 
     Args:
         pair: a run of both programs.

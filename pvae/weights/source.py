@@ -43,6 +43,6 @@ class WeightsSource:
         if not self.repeatable:
             raise InputError(
                 "This gradient compares two runs of the guide, which need the same density at the same z; a second run "
-                "has another density (dropout, or draws that are no sites). Put dropout into evaluation mode, or use "
+                "has another density (dropout, or draws that are not sites). Put dropout into evaluation mode, or use "
                 "'iwae' with 'pathwise' and 'score' sites."
             )

@@ -34,7 +34,7 @@ def have_comparable_densities(guide_site: Site, model_site: Site) -> bool:
 
 
 def require_comparable_densities(guide_site: Site, model_site: Site) -> None:
-    """Refuse a site that is on a sphere in one program only, where log p - log q is no number of nats.
+    """Refuse a site that is on a sphere in one program only, where log p - log q is not in nats.
 
     Raises:
         InputError: with the name of the site.

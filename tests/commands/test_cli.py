@@ -328,7 +328,7 @@ def test_show_replaces_a_file_only_with_force_and_says_what_has_changed_since_th
     refused = run("show", str(trained), "--out", "mine.png")
     assert refused.code == 2 and "--force" in refused.err and (folder / "mine.png").read_text() == "mine"
     shown = run("show", str(trained), "--out", "mine.png", "--force")
-    assert shown.code == 0 and "Note: version of torch is 9.9, and was" in shown.err
+    assert shown.code == 0 and "Note: version of torch is 9.9; it was" in shown.err
     assert (folder / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -132,7 +132,7 @@ def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     assert run("train", "wae", *SMALL, "--out", str(tmp_path / "wae")).code == 0
     assert run("runs", str(tmp_path)).out.count("no bound; objective -") == 1
     missing = run("runs", str(tmp_path / "none"))
-    assert missing.code == 2 and "is no folder" in missing.err
+    assert missing.code == 2 and "is not a folder" in missing.err
 
 
 def test_settings_after_the_name_of_a_model_replace_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +192,8 @@ def test_help_lists_the_names_that_options_accept() -> None:
         ("compare vae", "Missing option '--out'. For example: pvae compare vae --out reports/a"),
         ("train vae -lr 3", "No such option '-l'. Write --lr with two dashes."),
         ("train vae --epoch 3", "'--epochs'"),
-        ("train vae --epochs ten", "'ten' is no whole number."),
-        ("em --components two", "'two' is no whole number."),
+        ("train vae --epochs ten", "'ten' is not a whole number."),
+        ("em --components two", "'two' is not a whole number."),
         ("train vae --objective iwae particles=8", "(particles=8). pvae help train shows the arguments, and examples."),
         ("train VAE", "did you mean 'vae'?"),
         ("train vae:latent", "Settings are written name:key=value in 'vae:latent'; got 'latent'."),

@@ -97,7 +97,7 @@ def test_a_saved_mixture_is_shown(folder: Path) -> None:
 BAD = [
     (["show", "mixture"], "components and history"),
     (["evaluate", "mixture", "--method", "accuracy"], "--assign"),
-    (["evaluate", "mixture", "--method", "sandwich"], "that of a mixture is exact"),
+    (["evaluate", "mixture", "--method", "sandwich"], "for a mixture it is known exactly"),
     (["evaluate", "mixture", "--data", "narrow.csv"], "'width' is missing"),
     (["evaluate", "mixture-of-array", "--data", "narrow.npy"], "1 features"),
     (["evaluate", "mixture", "--assign", "birds.csv"], "exists already"),

@@ -206,12 +206,12 @@ def test_the_script_for_sbatch_runs_a_line_of_the_plan(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--plan", "jobs.txt", "--cell", "1"], "--cell and --plan need a call each"),
-        (["--plan", "jobs.txt", "--executor", "ray"], "--plan and --executor need a call each"),
-        (["--plan", "jobs.txt", "--workers", "2"], "--plan and --workers need a call each"),
+        (["--plan", "jobs.txt", "--cell", "1"], "--cell and --plan cannot be used together"),
+        (["--plan", "jobs.txt", "--executor", "ray"], "--plan and --executor cannot be used together"),
+        (["--plan", "jobs.txt", "--workers", "2"], "--plan and --workers cannot be used together"),
         (["--plan", "jobs.txt", "--gpus-per-cell", "0.5"], "gpus_per_cell needs a whole number"),
         (["--cell", "2"], "cell needs a whole number from 1 to 1"),
-        (["--cell", "1", "--json"], "--cell and --json need a call each"),
+        (["--cell", "1", "--json"], "--cell and --json cannot be used together"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_one_line(tmp_path, monkeypatch, flags, said):

@@ -46,7 +46,7 @@ def test_two_pictures_of_a_semi_supervised_run_agree(
     (page_codes, page_labels, page), (codes, labels, options) = scatters
     assert codes.shape[1] == 3 and not (codes == codes.round()).all(0).any()
     assert np.allclose(page_codes, codes, atol=1e-6) and page_labels == labels
-    assert page["note"] == options["note"] == "Inferred: z, y, from x alone."
+    assert page["note"] == options["note"] == "Inferred: z, y, from x only."
     inferred = torch.as_tensor(options["categories"]["y"])[:, 0]
     assert torch.equal(torch.as_tensor(page["categories"]["y"])[:, 0], inferred)
     assert inferred.tolist() != labels

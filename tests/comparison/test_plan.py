@@ -65,7 +65,11 @@ def test_a_cell_with_a_damaged_or_missing_record_of_its_options_is_named_and_the
         write_config(job.cell)
     assert check_folder(tmp_path, planned) == {}
     other_options = planned[0].cell.record.read_text().replace('"particles": 10', '"particles": 11')
-    for content, said in (("{", "no JSON"), ("[]", "needs to be dict"), (other_options, "checksum does not match")):
+    for content, said in (
+        ("{", "not valid JSON"),
+        ("[]", "needs to be dict"),
+        (other_options, "checksum does not match"),
+    ):
         planned[0].cell.record.write_text(content)
         assert said in check_folder(tmp_path, planned)[planned[0].cell.label]
     planned[1].cell.record.unlink()

@@ -67,7 +67,7 @@ def test_data_that_have_moved_changed_or_were_never_on_the_disk(
         evaluate.log_evidence(run)
     with pytest.raises(pvae.InputError, match="have changed since the run was trained"):
         evaluate.log_evidence(run, "rows.csv")
-    with pytest.raises(pvae.InputError, match=r"VAE is no run.*Give the data too\."):
+    with pytest.raises(pvae.InputError, match=r"VAE is not a run.*Give the data too\."):
         evaluate.log_evidence(run.model)
     in_memory = pvae.fit(pvae.VAE((3,), latent=1, hidden=3, likelihood="gaussian"), torch.randn(20, 3), **OPTIONS)
     with pytest.raises(pvae.InputError, match=r"data in memory, which its folder does not hold\. Give the data"):

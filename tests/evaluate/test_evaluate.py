@@ -381,7 +381,7 @@ def test_arrays_of_another_precision_are_taken_as_the_model_s() -> None:
         ({"device": "cuda:99"}, "CUDA"),
         ({"data": torch.zeros(0, 3, dtype=torch.float64)}, "no data"),
         ({"data": "digitz"}, "did you mean 'digits'"),
-        ({"data": None}, "is no run"),
+        ({"data": None}, "is not a run"),
         ({"model": nn.Linear(2, 2)}, "needs a run or a latent model"),
     ],
 )

@@ -303,7 +303,7 @@ def test_reconstructions_are_means_at_the_posteriors_mean() -> None:
             {"condition": "quadrants", "data_shape": (4, 4), "observed": 4},
             "observed needs a whole number from 1 to 3; got 4",
         ),
-        ({"classes": 3, "observed": 2}, "goes with condition='quadrants', not 'y'"),
+        ({"classes": 3, "observed": 2}, "needs condition='quadrants', not 'y'"),
         ({"classes": 0}, "at least 1; got 0"),
         (
             {"condition_shape": (2, 0)},

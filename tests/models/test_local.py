@@ -334,7 +334,7 @@ def test_what_cannot_be_is_refused() -> None:
             model.guide(X, index=INDEX)
     with pytest.raises(InputError, match="plate of 2 data"):
         LocalGuide(frozen(), 3).guide(X, index=INDEX[:2])
-    with pytest.raises(InputError, match="'z' cannot be: use LocalGuide"):
+    with pytest.raises(InputError, match=r"'z' cannot be reparameterised\. Use LocalGuide"):
         SemiAmortised(Bits()).guide(X)
     with pytest.raises(InputError, match="requires 'index'"):
         pvae.log_weights(LocalGuide(frozen(), 3), {"x": X}, 1)

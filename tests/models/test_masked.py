@@ -434,7 +434,9 @@ class Dependent(nn.Module):
 def test_what_cannot_be_masked_is_one_clear_line() -> None:
     x = torch.zeros(6, 4)
     model = MaskedVAE((4,), latent=2, hidden=4, likelihood=Dependent())
-    with pytest.raises(pvae.InputError, match=r"independent in each; got MultivariateNormal with events of shape \(4,"):
+    with pytest.raises(
+        pvae.InputError, match=r"independent in each entry; got MultivariateNormal with events of shape \(4,"
+    ):
         model.model(x, x)
     data = pvae.load_data({"x": x, "mask": x}, validation=0, test=0)
     with pytest.raises(pvae.InputError, match="independent in each") as raised:

@@ -340,7 +340,7 @@ REFUSED = {
     "no x": ({"modalities": "w=gaussian:shape=2"}, "needs to be x, the main field"),
     "no text": ({"modalities": "x,w"}, "Write modalities='x=bernoulli,w=gaussian'"),
     "twice": ({"modalities": "x=bernoulli,x=gaussian"}, "got 'x' twice"),
-    "labels": ({"modalities": {**TWO, "y": "categorical:classes=3"}}, "give the one-hot vectors"),
+    "labels": ({"modalities": {**TWO, "y": "categorical:classes=3"}}, "give their one-hot vectors"),
     "unknown shape": (
         {"modalities": {"x": "bernoulli", "v": "gaussian"}},
         "The shape of the modality 'v' is not known",

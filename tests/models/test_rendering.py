@@ -166,5 +166,5 @@ def test_a_gaussian_mixture_shows_its_means() -> None:
 
 
 def test_without_labels_there_is_nothing_to_show_value_by_value() -> None:
-    with pytest.raises(InputError, match="no discrete latent site of its own for each datum \\(it has z\\)"):
+    with pytest.raises(InputError, match="no discrete latent site with one value per datum \\(it has z\\)"):
         value_by_value(VAE((6,), latent=2, hidden=5), Batch(x=torch.zeros(1, 6), y=torch.zeros(1).long()))

@@ -362,11 +362,11 @@ def test_labels_that_cannot_be_kept_are_refused(fields, labels, said):
     ("y", "said"),
     [
         (torch.full((8,), -1), "-1, hidden, for all 8"),
-        (torch.tensor([0, 1, 2, 3, 0, -1, -1, 0]), "1 labels lie outside the 3 classes, .* first is y=3, of datum 3"),
+        (torch.tensor([0, 1, 2, 3, 0, -1, -1, 0]), "1 labels are outside the 3 classes, .* first is y=3, of datum 3"),
         # five labels, which are numbered from 0 on
         (
             torch.tensor([0, 1, 2, -2, 0, -1, -1, 0]),
-            r"2 labels lie outside the 3 classes, .* first is y=3, of datum 1\.",
+            r"2 labels are outside the 3 classes, .* first is y=3, of datum 1\.",
         ),
         (None, "no field y"),
     ],

@@ -313,7 +313,7 @@ def test_there_is_no_one_z_and_no_prior_of_it() -> None:
     model = small()
     with pytest.raises(InputError, match="one z for each time step"):
         model.encode(batch().x)
-    with pytest.raises(InputError, match="depends on the time step before"):
+    with pytest.raises(InputError, match="depends on the previous time step"):
         model.prior_density()
 
 

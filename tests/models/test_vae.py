@@ -268,7 +268,7 @@ def test_encoder_shared_with_the_prior_counts_as_the_models():
     [
         ({"latent": 0}, "latent needs .* got 0"),
         ({"latent": 2.5}, "latent needs .* got 2.5"),
-        ({"data_shape": ()}, r"data_shape needs .* got \(\).* give x a column"),
+        ({"data_shape": ()}, r"data_shape needs .* got \(\).* Give x as a column"),
         ({"data_shape": (3, -1)}, "data_shape needs"),
         ({"hidden": (3, 0)}, "hidden needs"),
         ({"hidden": "wide"}, "hidden needs"),
@@ -295,9 +295,7 @@ def test_data_of_another_width_are_told_in_one_line() -> None:
     vae = VAE((2, 3), latent=2, hidden=3)
     for x in (torch.zeros(4, 5), torch.zeros(4, 2, 2)):
         for asked in (vae.encode, vae.model, vae.reconstruct):
-            with pytest.raises(
-                InputError, match=r"x needs 6 values for each datum, .* as data_shape says; got"
-            ) as said:
+            with pytest.raises(InputError, match=r"x needs 6 values for each datum, .* by data_shape; got") as said:
                 asked(x)
             assert "\n" not in str(said.value)
 

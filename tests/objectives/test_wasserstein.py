@@ -167,7 +167,7 @@ def test_a_resumed_training_without_noise_has_the_same_bits(tmp_path: Path) -> N
 
     def train(name: str, **options: Any) -> Any:
         settings = {"epochs": 2, "batch_size": 16, "progress": False, "objective": "wae"}
-        with pytest.warns(UserWarning, match="reconstruction and MMD are no bound"):
+        with pytest.warns(UserWarning, match="reconstruction and MMD are not a bound"):
             run = pvae.fit(spec, data, out=tmp_path / name, **settings, **options)
         return run, read(tmp_path / name / "last").parameters
 

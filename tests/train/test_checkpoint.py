@@ -265,7 +265,7 @@ def test_a_named_model_gets_the_recorded_settings(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="not a run folder"):
         pvae.open_run(tmp_path)
     with pytest.raises(InputError, match="did you mean 'last'"):
         pvae.open_run(tmp_path, checkpoint="lats")

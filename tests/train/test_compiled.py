@@ -177,7 +177,7 @@ def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch, compilations
         torch.optim.Adam([torch.zeros(1)]), torch.optim.Adam([torch.zeros(1)]).param_groups[0]
     )
     monkeypatch.setattr(type(rule), "numbers", lambda self, step: (-0.0011, 1.0, 1.0))
-    with pytest.warns(UserWarning, match="updates the parameters otherwise than the optimiser"):
+    with pytest.warns(UserWarning, match="updates the parameters in another way than the optimiser"):
         run = train()
     assert_equal(graph, parameters_of(run))
 
@@ -243,7 +243,7 @@ def test_another_way_to_run_steps_after_a_break_is_noted(
 ) -> None:
     train(tmp_path / "run", max_steps=2)
     train(tmp_path / "run", step="graph", resume=True, progress=None)
-    assert "the steps run by 'graph' from now on, and ran by 'compile' before" in capsys.readouterr().err
+    assert "the steps run by 'graph' from now on; they ran by 'compile' before" in capsys.readouterr().err
 
 
 def test_the_compiler_of_torch_gives_the_numbers_of_the_graph_also_with_the_products_of_numpy(

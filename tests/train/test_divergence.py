@@ -108,7 +108,7 @@ def test_the_step_is_found_from_a_checkpoint_far_back(step: str, tmp_path: Path)
 
 def test_a_memory_run_diverges_too() -> None:
     model = Fails("scale of z", late=8)
-    with pytest.raises(pvae.DivergenceError, match="The model holds the last good state"):
+    with pytest.raises(pvae.DivergenceError, match="The model has the last good state"):
         fit(model)
     assert all(each.isfinite().all() for each in model.parameters())
 

@@ -212,7 +212,7 @@ def test_an_autoencoder_gets_samples() -> None:
 # ---- What is refused
 
 REFUSED = {
-    "points": (lambda: pvae.Autoencoder(**SMALL), "aggregate", "gives points, which have no density"),
+    "points": (lambda: pvae.Autoencoder(**SMALL), "aggregate", "returns points, which have no density"),
     "real numbers": (lambda: pvae.VAE(**SMALL), "autoregressive", "is for discrete codes; the values of z are real"),
     "codes": (lambda: pvae.VQVAE(6, codes=4, latent=2, positions=3, hidden=(4,)), "flow", "Use 'autoregressive'"),
     "a flow as q": (

@@ -131,7 +131,7 @@ def test_the_change_of_the_bound_is_that_of_an_evaluation_and_a_fall_is_reported
         ("mixture", {"component": 3}, "did you mean 'components'"),
         ("autoregressive", {}, "needs codes"),
         ("flow", {"kind": "maf", "transforms": -1}, "transforms"),
-        ("mixture", {"components": 10**12}, "its checkpoint holds"),
+        ("mixture", {"components": 10**12}, "its checkpoint has"),
     ],
 )
 def test_a_record_that_no_fit_writes_is_refused(
@@ -185,7 +185,7 @@ class Positive(pvae.LatentModel):
 
 
 REFUSED = {
-    "two sites": (Two, "mixture", "u, z, and they are no layers"),
+    "two sites": (Two, "mixture", "u, z, and they are not layers"),
     "discrete site": (lambda: pvae.GMVAE(6, components=2, latent=2, hidden=(4,)), "mixture", "y is discrete"),
     "support": (Positive, "mixture", "needs real numbers of any size"),
     "condition": (

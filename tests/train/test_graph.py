@@ -252,7 +252,7 @@ class _Carried:
         (_counts_in_a_list, "changes a variable around"),
         (_Counter, r"changes _Counter\.count"),
         (_Noise, r"changes _Noise\.generator"),
-        (_Carried, "what the run before it has left"),
+        (_Carried, "a value that the run before it has changed"),
     ],
     ids=["global", "closure", "list", "object", "numpy generator", "tensor"],
 )

@@ -109,7 +109,7 @@ def test_another_version_is_refused_on_resume_and_shown_later(tmp_path: Path, mo
     with pytest.raises(InputError, match=r"version of torch is '9.9' here and"):
         train(vae(), tmp_path / "run", epochs=2, resume=True)
     (line,) = run_record.changes_since_training(run.model, run.config)
-    assert "version of torch is 9.9, and was" in line
+    assert "version of torch is 9.9; it was" in line
     assert train(vae(), tmp_path / "run", epochs=2, resume=True, allow_changed=["versions"]).epoch == 2
 
 

@@ -118,9 +118,8 @@ def test_what_several_processes_would_not_train_alike_is_refused(found: dict[str
 
 def test_all_processes_end_if_one_fails_or_gets_a_signal(found: dict[str, Any]) -> None:
     other, failed = (process["error"] for process in found["2"])
-    assert (
-        other == "LostProcessError: Process 1 of this training has failed in a step, and all end; see its own message."
-    )
+    message = "Process 1 of this training has failed in a step, and all processes end. See the message of that process."
+    assert other == f"LostProcessError: {message}"
     assert failed.startswith("ValueError: the planted error")
     assert [process["signal"] for process in found["2"]] == ["SystemExit: 143"] * 2
     assert 0 < read_state(found["folder"] / "signal0" / "last")["step"] < 12

@@ -43,7 +43,7 @@ def chosen_data(ctx: click.Context) -> Splits:
     )
     if source in data_names():
         return splits
-    path = str(Path(folder or "", source))  # which leaves out the ./ of a folder beside the user
+    path = str(Path(folder or "", source))  # this removes the ./ of a path in the working folder
     splits = replace(splits, name=path if is_path(path) else os.path.join(".", path))
     if ctx.info_name != "train" or options.get("progress") is False:  # the display of a training prints this line too
         print_reading(splits)

@@ -116,7 +116,7 @@ def make_option(
         settings: other keyword arguments of `click.Option`.
     """
     spellings = [flag, FLAG_ALIASES[flag]] if flag in FLAG_ALIASES else [flag]
-    if not settings.get("required"):  # click takes a default of None as a value, and would not ask for the option
+    if not settings.get("required"):  # click reads a default of None as a value, and would not require the option
         settings["default"] = default
     return click.option(
         *spellings,

@@ -125,7 +125,7 @@ class NamesType(click.ParamType):
         return value if isinstance(value, str) else str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the names that begin like the last element of the text; files if no name does."""
+        """Return the names that begin with the last element of the text; files if there are no such names."""
         return _completions(self.names(), incomplete, files=self.files)
 
     def names(self) -> Sequence[str]:
@@ -155,17 +155,17 @@ class NamedSettingType(SettingType):
         self.kind = kind
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the names that begin like the text."""
+        """Return the names that begin with the text."""
         return _completions(KNOWN_NAMES[self.kind], incomplete)
 
 
 class RunType(click.ParamType):
-    """The folder of a run, which the shell completes by the runs of the folder that is typed."""
+    """The folder of a run. The shell completes it by the runs of the folder that is typed."""
 
     name = "run"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the folders of runs that begin like the text, in ``runs`` for an empty text; else any folder."""
+        """Return the folders of runs that begin with the text, in ``runs`` for an empty text; else any folder."""
         typed = Path(incomplete or "runs/")
         parent = typed if incomplete.endswith("/") or not incomplete else typed.parent
         folders = sorted(path.parent for path in parent.glob("*/config.toml"))

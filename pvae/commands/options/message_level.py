@@ -50,7 +50,7 @@ def _set_level(ctx: click.Context, param: click.Parameter, is_given: bool) -> No
     if not is_given:
         return
     if ctx.meta.setdefault("pvae.message_level", param.name) != param.name:
-        raise InputError("--quiet and --verbose exclude each other; give one of them.")
+        raise InputError("--quiet and --verbose cannot be used together; give one of them.")
     if param.name == "quiet":
         PACKAGE.setLevel(logging.WARNING)
         return

@@ -225,8 +225,8 @@ def objective_options(command: Command) -> Command:
             section=section,
             multiple=True,
             metavar="SITE=STRATEGY",
-            help="Gradient strategy (`pvae list`) for the guide's sites of a name or pattern, such as z_*=measure. "
-            "This option can be repeated.",
+            help="Gradient strategy (`pvae list`) for the guide's sites with this name or pattern, such as "
+            "z_*=measure. This option can be repeated.",
         ),
     ]
     return apply_options(command, options)

@@ -14,7 +14,8 @@ __all__ = ["reading_options", "table_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FLAGS = {
     "separator": "Character between the cells of a text table, or comma, semicolon, tab, space. [default: inferred]",
-    "header": "first: the first line of a text table names the columns. none: it has data. [default: inferred]",
+    "header": "first: the first line of a text table names the columns. none: the first line has data. [default: "
+    "inferred]",
     "index": "Columns that name the rows and are left out, with commas between them, or none. [default: inferred]",
     "columns": "Columns that are features, separated by commas. [default: all but label and names of the rows]",
     "label": "Column that is the label y; none for no label. [default: inferred from name and values]",

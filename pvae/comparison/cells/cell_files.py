@@ -245,7 +245,7 @@ def _check_arrays(path: Path, arrays: Mapping[str, Tensor], pointwise: Mapping[s
     """Raise InputError unless the arrays of the pictures can be drawn, and name data that were evaluated."""
     for name, array in arrays.items():
         if array.is_complex() or not 1 <= array.dim() <= _MOST_DIMENSIONS:
-            raise InputError(f"{path} is damaged: {short_label(name)} is no array that can be drawn.")
+            raise InputError(f"{path} is damaged: {short_label(name)} is not an array that can be drawn.")
     places, most = arrays.get("worst_places"), max(map(len, pointwise.values()), default=0)
     if places is not None and (places.dim() != 1 or not all(0 <= place < most for place in places.tolist())):
         raise InputError(f"{path} is damaged: its worst_places are not places of the {most} evaluated data.")
@@ -259,7 +259,7 @@ def _read_tensors(path: Path, scores: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         return load(content)
     except SafetensorError as error:
-        raise InputError(f"{path} is damaged: it is no safetensors file ({error}).") from error
+        raise InputError(f"{path} is damaged: it is not a safetensors file ({error}).") from error
 
 
 def _names(cell: Cell) -> dict[str, Any]:

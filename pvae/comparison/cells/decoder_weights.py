@@ -57,7 +57,7 @@ def decoder_arrays(model: object, batch: Batch) -> tuple[dict[str, Tensor], dict
 
 
 def _layers_of(model: object) -> list[nn.Module]:
-    """Return the layers from z to the output of a small decoder; empty if it is no plain multilayer perceptron."""
+    """Return the layers from z to the output of a small decoder; empty if it is not a plain multilayer perceptron."""
     if not isinstance(model, BaseVAE) or type(model.decoder) is not MLP:
         return []
     head = [module for module in model.likelihood.modules() if isinstance(module, nn.Linear)]

@@ -119,7 +119,7 @@ def check_training(options: Mapping[str, Any]) -> None:
     """Refuse options of `pvae.fit` that cannot be used, before any training.
 
     Args:
-        options: the options by name; those that are no fields of `FitOptions` are not looked at.
+        options: the options by name; those that are not fields of `FitOptions` are not looked at.
 
     Raises:
         InputError: for a value that cannot be used.

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 VALIDATION, TRAINING = "validation", "training"
-# Minus the objective's own loss on validation data, which is no bound on log p(x).
+# Minus the objective's own loss on validation data, which is not a bound on log p(x).
 OBJECTIVE = "validation of the objective"
 
 # Earlier versions wrote these keys. They are still written, and still read from the folders of those versions.
@@ -135,7 +135,7 @@ def read_curve(scores: Mapping[str, Any]) -> LearningCurve | None:
 
 
 def read_log_likelihoods(scores: Mapping[str, Any]) -> tuple[CurvePoint, ...]:
-    """Return the log-likelihood of the training data after each epoch; empty for models that are no mixture."""
+    """Return the log-likelihood of the training data after each epoch; empty for models that are not mixtures."""
     return _to_points(read_score(scores, "log_likelihood_curve") or ())
 
 

@@ -92,7 +92,8 @@ class SharedSplits:
     def __call__(self) -> Splits:
         """Return the splits, and set the number of threads of this process, which is a worker."""
         torch.set_num_threads(self.threads)
-        # The file is mapped, not read: workers share its pages. Shared memory is no option, as containers have 64 MB.
+        # The file is mapped, not read: workers share its pages. Shared memory is not possible, because containers have
+        # 64 MB.
         return self.packed.restore(load_file(self.path))
 
 

@@ -49,7 +49,7 @@ def run_single_cell(job: Job, splits: Splits, folder: Path, threads: int | None,
             "now. Wait for its end."
         )
     check_folder(folder, [job])
-    if is_running(job.cell):  # a failure of this attempt would be no failure of the cell
+    if is_running(job.cell):  # a failure of this attempt would not be a failure of the cell
         raise InputError(f"{job.cell.label} needs one process at a time, and a process runs it now. Wait for its end.")
     done = read_finished(job.cell)
     epochs = int(job.options["epochs"])

@@ -28,7 +28,7 @@ _MOST_FAILED_STARTS = 2  # in a row, before no more workers are started
 
 
 class StartError(RuntimeError):
-    """Worker processes do not start, which is no failure of a job.
+    """Worker processes do not start, which is not a failure of a job.
 
     Args:
         message: what failed.

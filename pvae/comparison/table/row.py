@@ -135,7 +135,7 @@ def relabelled(row: Row, label: str) -> Row:
         label: the name.
     """
     renamed = replace(row, model="", objective=label)
-    object.__setattr__(renamed, "additional", row.additional)  # it is no argument of the dataclass
+    object.__setattr__(renamed, "additional", row.additional)  # it is not an argument of the dataclass
     return renamed
 
 

@@ -47,7 +47,7 @@ class MappedArray:
         """Return the array of a ``.npy`` file; only its header is read.
 
         Raises:
-            InputError: if it is no ``.npy`` file, is damaged, or holds Python objects.
+            InputError: if it is not a ``.npy`` file, is damaged, or holds Python objects.
         """
         require_npy(path)
         try:

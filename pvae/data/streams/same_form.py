@@ -60,7 +60,7 @@ def form_text(batch: Batch) -> str:
 
 
 def _form(value: Any) -> tuple[tuple[int, ...], Any]:
-    """Return shape and type of one datum; the class of a value that is no tensor."""
+    """Return shape and type of one datum; the class of a value that is not a tensor."""
     return ((), type(value)) if is_structure(value) else (tuple(value.shape[1:]), value.dtype)
 
 

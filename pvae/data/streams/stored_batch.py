@@ -201,7 +201,8 @@ class StoredBatch(Batch):
             raise KeyError(name)
         if isinstance(self.form, StructuredBatch):
             raise InputError(
-                f"{name} of all data is needed here, and batches of a collate function with fields that are no tensors "
+                f"{name} of all data is needed here, and batches of a collate function with fields that are not "
+                "tensors "
                 "cannot be joined. Use what works batch by batch, or let the collate function return tensors."
             )
         if name not in self._cache:

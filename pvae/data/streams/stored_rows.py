@@ -108,7 +108,7 @@ class LabelledRows(Rows):
 
     @property
     def classes(self) -> int | None:
-        """One more than the largest label; None if the labels are no whole numbers."""
+        """One more than the largest label; None if the labels are not whole numbers."""
         return int(self.y.max()) + 1 or None if self.y.ndim == 1 and self.y.dtype.kind in "iu" else None
 
 
@@ -151,7 +151,7 @@ class ItemRows(Rows):
             positions: the numbers of the items, shape (data,).
 
         Raises:
-            InputError: if items differ in shape or in their fields, or are no x, (x, y) or mapping.
+            InputError: if items differ in shape or in their fields, or are not x, (x, y) or a mapping.
         """
         numbers = positions.tolist()
         return fields_of_item(

@@ -1,4 +1,4 @@
-"""`StructuredBatch`: a batch with fields that are no plain tensors, as a collate function of the user made it."""
+"""`StructuredBatch`: a batch with fields that are not plain tensors, as a collate function of the user made it."""
 
 from __future__ import annotations
 

@@ -48,14 +48,14 @@ class TableOptions:
     Attributes:
         separator: the character between cells, or its name; None finds it.
         header: whether the first line has the names of the columns; None looks at the line.
-        index: the columns that name the rows and are no features; () for none; None finds an unnamed one.
+        index: the columns that name the rows and are not features; () for none; None finds an unnamed one.
         columns: the columns that are features; None takes all others.
         label: the column of the label; ``"none"`` for none; None finds it by its name.
         categories: columns of text or whole numbers, each of which becomes one feature per value.
         words: the texts that mean a missing value; None takes `MISSING_WORDS`.
         missing: whether missing values are allowed.
         known_label: the label of earlier data, which these may lack; None without earlier data.
-        recorded: the names of options that come from earlier data, and so are allowed for data that are no table.
+        recorded: the names of options that come from earlier data, and so are allowed for data that are not a table.
         ignores_label: whether the label is not used, and may have missing values.
         known_values: the values of each category in earlier data.
     """

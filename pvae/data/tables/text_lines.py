@@ -140,7 +140,7 @@ def text_lines(name: str, raw: bytes) -> TextLines:
 
 
 def require_text(name: str, start: bytes) -> None:
-    """Refuse a file that is no text, before all of it is read.
+    """Refuse a file that is not text, before all of it is read.
 
     Args:
         name: the file, for messages.

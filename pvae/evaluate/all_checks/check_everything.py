@@ -89,7 +89,7 @@ def check_everything(
         where: ``device``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if a number is out of range, there are no data, or the object is no model.
+        InputError: if a number is out of range, there are no data, or the object is not a model.
 
     Example:
         >>> import pvae, torch

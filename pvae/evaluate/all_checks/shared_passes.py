@@ -126,7 +126,7 @@ def simulation_pass(
         few: the number of particles of log p(x); None leaves it out.
 
     Raises:
-        InputError: if the data share a latent site, or an observed site is no field of the data.
+        InputError: if the data share a latent site, or an observed site is not a field of the data.
     """
     dependence: list[Tensor] = []
     values: list[Tensor] = []

@@ -46,8 +46,8 @@ def simulate_data(
         The context, and u of shape (1, data, numbers).
 
     Raises:
-        NotSimulatedError: if an observed site is no field of the batch or does not draw all its numbers, or the density
-            of simulated data is not that by which they were drawn.
+        NotSimulatedError: if an observed site is not a field of the batch or does not draw all its numbers, or the
+            density of simulated data is not that by which they were drawn.
     """
     fields: list[Mapping[str, Tensor]] = []
     numbers = []

@@ -68,7 +68,8 @@ def calibrate(
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if a count is too small, the data share a latent site, or an observed site is no field of the data.
+        InputError: if a count is too small, the data share a latent site, or an observed site is not a field of the
+            data.
     Source: Talts, Betancourt, Simpson, Vehtari & Gelman, Validating Bayesian Inference Algorithms with Simulation-Based
         Calibration, arXiv:1804.06788; Modrák et al., Simulation-Based Calibration Checking with the Choice of Test
         Quantities, Bayesian Analysis 20 (2025), for the log-densities.

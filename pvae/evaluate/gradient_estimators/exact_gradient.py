@@ -58,9 +58,10 @@ def exact_gradient(context: EvaluationContext, target: Objective, parameters: Se
 
 
 def _value_and_particles(target: Objective) -> tuple[Value, int] | None:
-    """Return the target's value per datum and its number of particles, or None if it is no value of the log weights.
+    """Return the target's value per datum and its number of particles.
 
-    For a mean over particles the number is 1, because one particle has the same expectation.
+    None is returned if it is not a function of the log weights. For a mean over particles the number is 1, because one
+    particle has the same expectation.
     """
     if isinstance(target, PyroObjective):
         return (lambda weights: weights.log_w.mean(0), 1) if type(target.elbo) in _ELBOS else None

@@ -22,7 +22,7 @@ def named_objectives(objectives: Any) -> dict[str, Objective]:
             these, or a dict from names to these.
 
     Raises:
-        InputError: if there is none, or an element is no objective.
+        InputError: if there is none, or an element is not an objective.
 
     Example:
         >>> from pvae.evaluate import named_objectives

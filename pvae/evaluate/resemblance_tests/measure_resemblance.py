@@ -55,7 +55,8 @@ def resemblance(
         where: ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
-        InputError: if a count is too small, the data share a latent site, or an observed site is no field of the data.
+        InputError: if a count is too small, the data share a latent site, or an observed site is not a field of the
+            data.
 
     Example:
         >>> import pvae, torch

@@ -35,7 +35,7 @@ class AAE(Adversarial):
 
     phi is updated twice per step; an optimiser such as Adam keeps one state for both updates.
 
-    The arguments are those of `Adversarial`. The reported loss is minus E log p(x given z), which is no bound. The
+    The arguments are those of `Adversarial`. The reported loss is minus E log p(x given z), which is not a bound. The
     validation bound is the importance-weighted bound of the guide, a true bound on log p(x). It is often very loose,
     because no term keeps q(z given x) as wide as the posterior. It is therefore recorded but does not rank epochs: the
     last parameters are kept. A guide of Delta sites has no bound.
@@ -59,7 +59,7 @@ class AAE(Adversarial):
     moves = "q"
 
     def sides(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sides:
-        """Return codes of the data, and as many draws of the prior."""
+        """Return codes of the data, and the same number of draws of the prior."""
         programs = BoundPrograms(model, guide, args, kwargs)
         codes, guide_trace = draw_codes(programs)
         with torch.no_grad():

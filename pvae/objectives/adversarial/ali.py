@@ -53,7 +53,7 @@ class ALI(Adversarial):
     moves = "qp"
 
     def sides(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sides:
-        """Return the data with their codes, and as many pairs that the model draws."""
+        """Return the data with their codes, and the same number of pairs drawn from the model."""
         programs = BoundPrograms(model, guide, args, kwargs)
         codes, guide_trace = draw_codes(programs)
         simulation = simulate(programs, guide_trace)

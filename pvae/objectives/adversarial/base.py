@@ -30,7 +30,7 @@ from pvae.randomness import evaluating
 
 __all__ = ["Adversarial", "Sides"]
 
-#: the gradient penalty of a Wasserstein critic without spectral normalisation: Gulrajani et al.
+#: the default gradient penalty of a Wasserstein critic without spectral normalisation, from Gulrajani et al.
 _DEFAULT_PENALTY = 10.0
 
 
@@ -51,9 +51,10 @@ class Adversarial(PlayersObjective):
     penalty of Gulrajani et al., arXiv:1704.00028), which estimates Wasserstein-1, in the unit of the features. The
     first three estimate a density ratio; the last does not.
 
-    Two numbers are recorded beside the losses. The first is the divergence under its name (``jensen_shannon`` in nats,
-    ``le_cam``, ``wasserstein``) as the critic estimates it; an untrained critic estimates less, even below 0. The
-    second is ``critic_accuracy``, the share of draws on the right side of log ratio 0 (not for Wasserstein).
+    Two numbers are recorded with the losses. The first is the divergence under its name (``jensen_shannon`` in nats,
+    ``le_cam``, ``wasserstein``) as estimated by the critic; an untrained critic gives a smaller value, which may be
+    below 0. The second is ``critic_accuracy``, the share of draws on the right side of log ratio 0 (not for
+    Wasserstein).
 
     Args:
         loss: one of the losses above.
@@ -73,7 +74,7 @@ class Adversarial(PlayersObjective):
 
     #: the sides that the gradient against the critic changes: "q", "p" or both
     moves = "qp"
-    #: the loss that `settings` does not name
+    #: the default loss, which `settings` leaves out
     default_loss = "non-saturating"
     #: whether the critic gets the arguments that a simulation of the model depends on
     conditional = True
@@ -106,7 +107,7 @@ class Adversarial(PlayersObjective):
         self._conditions: tuple[Any, ...] | None = None
 
     def _default_penalty(self) -> float:
-        """Return the penalty if none is set: a Wasserstein critic needs a bound on its gradient."""
+        """Return the default penalty; it is not 0 for a Wasserstein critic, which needs a bound on its gradient."""
         return _DEFAULT_PENALTY if self.kind == "wasserstein" and not self.spectral else 0.0
 
     def settings(self) -> dict[str, Any]:
@@ -156,7 +157,9 @@ class Adversarial(PlayersObjective):
             args: the positional arguments of both programs.
             kwargs: the keyword arguments of both programs.
         """
-        self._make_critic(BoundPrograms(model, guide, args, kwargs))  # the critic has to exist before it is registered
+        self._make_critic(
+            BoundPrograms(model, guide, args, kwargs)
+        )  # the critic must exist before its parameters are registered
         return super().loss_and_grads(model, guide, *args, **kwargs)
 
     def divergence(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -164,7 +167,7 @@ class Adversarial(PlayersObjective):
 
         It uses new draws, with the critic in evaluation mode: the Jensen-Shannon divergence in nats, or the divergence
         of another loss. For a fixed critic its mean is a lower bound on the divergence. For Wasserstein-1 this needs a
-        critic with a gradient norm of at most 1 everywhere, which a penalty asks for and does not guarantee.
+        critic with a gradient norm of at most 1 everywhere, which a penalty encourages but does not guarantee.
 
         Args:
             model: p(x, z).
@@ -277,7 +280,7 @@ class Adversarial(PlayersObjective):
             self.network.train(self.training)
 
     def _require_features(self, features: int) -> None:
-        """Refuse another number of features than the built-in critic has."""
+        """Raise InputError if the number of features is not that of the built-in critic."""
         first = next((module for module in self._require_network().modules() if isinstance(module, nn.Linear)), None)
         if not self._has_user_critic and first is not None and first.in_features != features:
             raise InputError(

@@ -26,8 +26,8 @@ def find_conditions(programs: BoundPrograms) -> tuple[Any, ...]:
     """Return the keys (positions or names) of the arguments that a simulation depends on; the critic gets these.
 
     Each argument in turn is changed, and the model is simulated again with the same random numbers. A change is a shift
-    by one row, or another value if all rows are equal (labels that are all 0 show nothing). The search runs at the
-    parameters, and again at parameters near them, because many conditions have no weight before the training.
+    by one row, or another value if all rows are equal, because a shift of equal labels changes nothing. The search runs
+    at the parameters, and again at parameters near them, because many conditions have no weight before the training.
 
     Args:
         programs: both programs with their arguments.
@@ -97,7 +97,7 @@ def _changed_parameters(*owners: Any) -> Iterator[None]:
 
 
 def _changed_arguments(arguments: Mapping[Any, Any], batch: int) -> Iterator[tuple[Any, dict[Any, Any], bool]]:
-    """Yield for each argument with a row per datum its key, the arguments with this one changed, and if it is constant.
+    """Yield, for each argument with a row per datum, its key, the changed arguments, and whether it is constant.
 
     Args:
         arguments: the arguments by position or by name.
@@ -111,7 +111,7 @@ def _changed_arguments(arguments: Mapping[Any, Any], batch: int) -> Iterator[tup
 
 
 def _other_value(value: Tensor) -> Tensor:
-    """Return other numbers in the shape of `value`; class 0 for labels, because other classes may not exist."""
+    """Return other numbers in the shape of `value`; class 0 for labels, because another class may not exist."""
     return value + 1 if value.is_floating_point() else torch.zeros_like(value)
 
 
@@ -126,10 +126,10 @@ def _require_unobserved(key: Any, argument: Tensor, simulation: Simulation) -> N
     """Refuse a condition that the model also observes."""
     rows = argument.reshape(len(argument), -1)
     for name, data in simulation.data.items():
-        # Compare in a type that holds both: data that are rounded to whole numbers may look like labels.
+        # Compare in a dtype that can represent both: data that are rounded to whole numbers may look like labels.
         if data.shape == rows.shape and bool((data == rows).all()):
             raise InputError(
                 "A critic needs simulations that do not depend on the data; a simulation of this model depends on its "
-                f"observation at site {name!r} (argument {key!r}), so it is no draw of p(x). Use an objective of "
+                f"observation at site {name!r} (argument {key!r}), so it is not a draw of p(x). Use an objective of "
                 "densities, such as 'elbo'."
             )

@@ -1,4 +1,4 @@
-"""The inputs of a critic: sites of both programs as rows of numbers, of the data and of simulations of the model."""
+"""The inputs of a critic: sites of both programs as rows of numbers, for the data and for simulations of the model."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def simulate(
 ) -> Simulation:
     """Run the model with every latent site drawn from its prior and every observed site simulated.
 
-    If a likelihood has no pathwise gradient, its mean replaces a draw (of a Categorical the probabilities, beside data
-    as one-hot rows), because no gradient would reach theta through the draw. Entries that a mask leaves out are 0 on
-    both sides.
+    If a likelihood has no pathwise gradient, its mean replaces a draw (for a Categorical the probabilities, compared
+    with data as one-hot rows), because no gradient would reach theta through the draw. Entries that a mask leaves out
+    are 0 on both sides.
 
     Args:
         programs: both programs with their arguments. The guide is run only to find the layout.
@@ -175,7 +175,8 @@ def _require_pathwise(site: Site, group: str, alternatives: str) -> None:
             alternatives = "'iwae'" if site["infer"].get("is_auxiliary") else "'elbo-enum' or 'iwae'"
         raise InputError(
             f"A critic's gradient needs to reach {group} through the draws; site {site['name']!r} "
-            f"({type(base_distribution(density)).__name__}) lets none through, so its parameters would not be trained. "
+            f"({type(base_distribution(density)).__name__}) has no gradient through its draws, so its parameters would "
+            "not be trained. "
             f"Use a reparameterised density there, or an objective for any site, such as {alternatives}."
         )
 
@@ -219,7 +220,7 @@ def _drawn_and_data_rows(site: Site, data: Tensor, data_dim: int) -> tuple[Tenso
 def _joint_mask(site: Site) -> Tensor | None:
     """Return which entries of a site's value count, by `pyro.poutine.mask` and by ``.mask(...)`` of its density.
 
-    `base_distribution` is no help here, because it drops the masks.
+    `base_distribution` does not help here, because it drops the masks.
     """
     density = site["fn"]
     masks = [(site["mask"], density.event_dim)]

@@ -244,7 +244,7 @@ def require_fitting(critic: nn.Module | None, loss: str, penalty: float, spectra
         spectral: whether the built-in critic has spectral normalisation.
 
     Raises:
-        InputError: if `critic` is no module or cannot be normalised, or if a Wasserstein critic has no bound.
+        InputError: if `critic` is not a module or cannot be normalised, or if a Wasserstein critic has no bound.
     """
     if critic is not None and not isinstance(critic, nn.Module):
         raise InputError(

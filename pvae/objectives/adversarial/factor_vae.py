@@ -32,18 +32,20 @@ class FactorVAE(Adversarial):
 
     The total correlation KL(q(z) to the product of the q(z_u)) is 0 if the units u of z are independent over all data.
     The critic estimates it: class 1 are the codes of a batch, and class 0 are the same codes with each unit permuted
-    over the batch on its own. In large batches these are draws from the product of the q(z_u); in a batch of B data,
+        separately over the batch. In large batches these are draws from the product of the q(z_u); in a batch of B
+        data,
     two units still come from the same datum with probability 1 / B. So `log_ratio(z)` estimates log q(z) - sum of
     log q(z_u), and its mean over codes is recorded as ``total_correlation``. For large batches the best critic gives
-    its exact value. Small batches, and a critic in training, usually give less; the latter may be below 0.
+    its exact value. Small batches, and a critic in training, usually give a smaller value, which may be below 0 for a
+    critic in training.
 
     A step updates ``together`` (theta and phi) by the ELBO and the penalty, with the critic's parameters frozen; then
     it updates ``critic`` on new draws without gradient. (In the paper the permuted codes are those of a second batch.)
     `TotalCorrelation` is the same objective for alpha = gamma = 1 and a weight of 1 + gamma, with the total
     correlation estimated from the densities of the batch in place of a critic.
 
-    The loss is minus the ELBO plus the penalty, which is no bound. The validation bound is the importance-weighted
-    bound of the guide, a true bound on log p(x), and ranks the epochs. Conditions are no input of the critic.
+    The loss is minus the ELBO plus the penalty, which is not a bound. The validation bound is the importance-weighted
+    bound of the guide, a true bound on log p(x), and ranks the epochs. Conditions are not inputs of the critic.
 
     Args:
         gamma: the weight of the total correlation, at least 0; 0 is the ELBO.
@@ -125,7 +127,7 @@ class FactorVAE(Adversarial):
 
 
 def permute_units(codes: Tensor) -> Tensor:
-    """Return the codes with each unit permuted over the batch, by a random permutation of its own.
+    """Return the codes with each unit permuted over the batch by a separate random permutation.
 
     Args:
         codes: shape (batch, units).

@@ -28,8 +28,8 @@ class GAN(Adversarial):
     observed sites together. With conditions (see `Adversarial`), p(x given c) is matched.
 
     With the best critic, the loss ``"minimax"`` has twice the gradient of the Jensen-Shannon divergence, which almost
-    vanishes where the critic is certain. ``"non-saturating"``, the default, has the same fixed point and a gradient
-    there.
+    vanishes where the critic is certain. ``"non-saturating"``, the default, has the same fixed point and a larger
+    gradient there.
 
     The arguments are those of `Adversarial`.
 
@@ -48,9 +48,11 @@ class GAN(Adversarial):
     players = ("critic", "theta")
     untrained = ("phi",)
     moves = "p"
-    no_bound = "a GAN has no density of x, so a critic's loss is no bound on the evidence, and the guide is not trained"
+    no_bound = (
+        "a GAN has no density of x, so a critic's loss is not a bound on the evidence, and the guide is not trained"
+    )
 
     def sides(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sides:
-        """Return the data, and as many simulations of the model."""
+        """Return the data, and the same number of simulations of the model."""
         simulation = simulate(BoundPrograms(model, guide, args, kwargs))
         return Sides(tuple(simulation.data.values()), tuple(simulation.drawn.values()), simulation.scale)

@@ -27,7 +27,7 @@ class Sides:
 
 
 def concatenate_rows(parts: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the features of all parts side by side, shape (batch, features).
+    """Return the concatenated features of all parts, shape (batch, features).
 
     Args:
         parts: each of shape (batch, features of the part).

@@ -42,29 +42,29 @@ class VAEGAN(Adversarial):
     """VAE-GAN: the likelihood of a VAE is replaced by a Gaussian of features that a critic of x computes.
 
     The features f(x) are the outputs of one hidden layer of the critic, and the mean of p(x given z) is the
-    reconstruction. Three parameter groups have a loss each, in nats per datum:
+    reconstruction. Each of three parameter groups has its own loss, in nats per datum:
 
     - ``phi``: KL(q(z given x) to p(z)) - log N(f(x); f(reconstruction), s^2);
     - ``theta``: -gamma * log N(f(x); f(reconstruction), s^2), plus the losses of a GAN's generator for the
       reconstruction and for a sample (the mean of p(x given z) for z from the prior);
     - ``critic``: the cross-entropy of data (class 1) against reconstructions and samples (class 0).
 
-    A step updates the three in this order, on the same data with new draws, and no loss moves another group: the
-    critic gets no gradient of the features' distance, and phi gets none of the critic's output. A prior with
-    parameters is trained by the samples alone.
+    A step updates the three in this order, on the same data with new draws, and no loss changes another group: the
+    critic gets no gradient from the distance of the features, and phi gets no gradient from the critic's output. A
+    prior with parameters is trained only by the samples.
 
     As each datum has two draws of class 0, `log_ratio` adds log 2 to the critic's output: it estimates
-    log q(x) - log p(x), where p is the equal mixture of reconstructions and samples. ``jensen_shannon`` is between
-    these two. ``kl`` and ``feature_log_likelihood`` are recorded too.
+    log q(x) - log p(x), where p is the equal mixture of reconstructions and samples. ``jensen_shannon`` is the
+    divergence between these two distributions. ``kl`` and ``feature_log_likelihood`` are recorded too.
 
-    Only means of p(x given z) are trained. The likelihood is no density of the data, and its noise is not trained, so
-    there is no evidence: evaluations, comparisons, imputations and draws with noise are refused. Samples are
-    ``run.sample(mean=True)``. Nothing ranks epochs, and the last parameters are kept.
+    Only means of p(x given z) are trained. The likelihood is not a density of the data, and its noise is not trained,
+    so there is no evidence: evaluations, comparisons, imputations and draws with noise are refused. Samples are
+    ``run.sample(mean=True)``. No score ranks epochs, so the last parameters are kept.
 
     Args:
         gamma: the weight of the features in the loss of theta, at least 0; the critic's terms have the weight 1.
-        layer: the hidden layer whose outputs are the features, counted from 1; None is the first of the built-in
-            critic, and all but the last module of `critic`.
+        layer: the hidden layer with the features as its outputs, counted from 1; None is the first one of the built-in
+            critic, and all modules but the last one of `critic`.
         scale: s, the standard deviation of the Gaussian of the features; 1 in the paper. If ``kl`` falls towards 0 in
             training, the features are small or few, and a smaller scale makes the codes more informative.
         loss: ``"minimax"`` (the paper's) or ``"non-saturating"``, which has a larger gradient for theta where the
@@ -94,7 +94,7 @@ class VAEGAN(Adversarial):
     players = ("phi", "theta", "critic")
     moves = "p"
     default_loss = "minimax"
-    no_bound = "features of the critic replace the likelihood, so the loss is no bound on the evidence"
+    no_bound = "features of the critic replace the likelihood, so the loss is not a bound on the evidence"
     no_density = "features of a critic replace the likelihood, so p(x given z) is not trained as a density of x"
 
     def __init__(
@@ -125,7 +125,7 @@ class VAEGAN(Adversarial):
             layers, default, modules_each = len(critic) - 1, len(critic) - 1, 1
         else:
             raise InputError(
-                "VAEGAN needs a critic whose layers can be run apart, a torch.nn.Sequential; got "
+                "VAEGAN needs a critic with layers that can run separately, a torch.nn.Sequential; got "
                 f"{type(critic).__name__}. Put its layers into a Sequential."
             )
         layer = default if self.layer is None else self.layer
@@ -143,7 +143,7 @@ class VAEGAN(Adversarial):
         return {"gamma": self.gamma, **layer, **scale, **super().settings()}
 
     def sides(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sides:
-        """Return the data, and as many samples: means of p(x given z) for z from the prior."""
+        """Return the data, and the same number of samples: means of p(x given z) for z from the prior."""
         sampled = simulate(BoundPrograms(model, guide, args, kwargs), means=True)
         return Sides(tuple(sampled.data.values()), tuple(sampled.drawn.values()), sampled.scale)
 
@@ -262,7 +262,7 @@ class VAEGAN(Adversarial):
         return features.flatten(1).chunk(3), as_output(rest(features), len(rows)).chunk(3)
 
     def _features(self, rows: Tensor) -> Tensor:
-        """Return the features of rows of x, shape (rows, ...), as the rest of the critic takes them."""
+        """Return the features of rows of x, shape (rows, ...), in the form that the rest of the critic takes."""
         features: Tensor = self._require_network()[: self._depth](rows)  # type: ignore[index]
         return features
 

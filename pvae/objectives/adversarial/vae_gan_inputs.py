@@ -1,4 +1,4 @@
-"""The inputs of a VAE-GAN: the draw of the guide, and data beside reconstructions and samples."""
+"""The inputs of a VAE-GAN: the draw of the guide, and data with reconstructions and samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["VAEGANInputs", "draw_one_site", "prior_of", "reconstruct_and_sample"
 
 @dataclass(frozen=True)
 class VAEGANInputs:
-    """What the critic of a VAE-GAN sees.
+    """The inputs of the critic of a VAE-GAN.
 
     Attributes:
         data: the observed sites, each of shape (batch, features).

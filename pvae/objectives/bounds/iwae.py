@@ -20,10 +20,10 @@ def checked_order(alpha: Any, *, finite: bool = False) -> float:
 
     Args:
         alpha: the order.
-        finite: whether infinity is refused.
+        finite: whether infinity is an error.
 
     Raises:
-        InputError: if alpha is not a number, or is infinite where that is refused.
+        InputError: if alpha is not a number, or is infinite although it must be finite.
     """
     return float(require_number(alpha, "alpha", above=None if finite else -math.inf, infinite=not finite))
 
@@ -40,7 +40,7 @@ class IWAE(WeightsObjective):
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient that is asked for.
+        InputError: if ``particles < 1``; in use, if a guide site cannot have the gradient in ``gradients``.
 
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
 
@@ -65,7 +65,7 @@ class IWAE(WeightsObjective):
 
 @named("renyi", "Rényi bound of order alpha")
 class Renyi(WeightsObjective):
-    """The variational Rényi bound of order alpha: E log (1/K) sum_k w_k^(1 - alpha), over 1 - alpha, per datum.
+    """The variational Rényi bound of order alpha: (E log (1/K) sum_k w_k^(1 - alpha)) / (1 - alpha), per datum.
 
     alpha = 0 is the importance-weighted bound, alpha = 1 is the ELBO (the limit), and alpha = inf is the logarithm of
     the largest weight (VR-max). Below 0 it is an upper bound on log p(x) only in the limit of large K.
@@ -76,8 +76,8 @@ class Renyi(WeightsObjective):
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``particles < 1`` or alpha is not a number; in use, if a guide site cannot have the gradient
-            that is asked for.
+        InputError: if ``particles < 1`` or alpha is not a number; in use, if a guide site cannot have the gradient in
+            ``gradients``.
 
     Source: Li & Turner, Rényi Divergence Variational Inference, arXiv:1602.02311, equations 13 and 14.
 

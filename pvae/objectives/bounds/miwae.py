@@ -137,7 +137,7 @@ class PIWAE(PlayersObjective):
         return self.by_phi.settings()
 
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
-        """Return minus the bound that the parameter group maximises: the sum over data, each times its scale."""
+        """Return minus the bound that the parameter group maximises, summed over data times their scales."""
         objective = self.by_theta if player == "theta" else self.by_phi
         return objective.terms(model, guide, args, kwargs, "all")
 

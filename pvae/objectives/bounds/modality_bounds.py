@@ -1,4 +1,4 @@
-"""Objectives of multimodal models: the ELBO of subsets of the modalities, and bounds with draws of each expert."""
+"""Objectives of multimodal models: ELBOs of subsets of the modalities, and bounds with draws of each expert."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ __all__ = ["StratifiedIWAE", "SubsampledELBO"]
 
 @named("subsampled-elbo", "ELBO of all modalities, plus those of each alone and of random subsets (MVAE)")
 class SubsampledELBO(Beta):
-    """The ELBO of all modalities, plus the ELBO of each modality alone, plus that of random subsets of them.
+    """The ELBO of all modalities, plus the ELBO of each modality alone, plus the ELBO of random subsets of modalities.
 
-    With a product of experts, the ELBO of all modalities trains the experts only together. The further terms train
-    q(z given x) for data of which only some modalities are known. Each term counts only the modalities that a datum
-    has; a term without any is 0. The value is a sum of bounds and no bound on log p(x), so that ``elbo``, ``kl`` and
-    ``log_likelihood`` are recorded beside it for all modalities.
+    With a product of experts, the ELBO of all modalities trains the experts only together. The further terms train q(z
+    given x) for data with only some known modalities. Each term counts only the modalities that a datum has; a term
+    without modalities is 0. The value is a sum of bounds and not a bound on log p(x), so ``elbo``, ``kl`` and
+    ``log_likelihood`` of all modalities are recorded too.
 
     Args:
         subsets: the number of random subsets for each datum, k in the paper. Each non-empty subset has the same
             probability. A model with two modalities needs none, because each subset is a term already.
-        single: whether each modality alone is a term.
+        single: whether there is a term for each modality alone.
         particles: draws of z per datum and term.
         warm_up: the number of training steps in which the weight of the KL grows linearly from 0 to 1; 0 for none. The
             paper uses one. Without it, the units of a product of experts may become inactive.
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: if ``subsets < 0`` or ``warm_up < 0``, or there is no further term; in use, for a model without
-            modalities.
+        InputError: if ``subsets < 0`` or ``warm_up < 0``, or there is no term besides the ELBO of all modalities; in
+            use, for a model without modalities.
 
     Source: Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, arXiv:1802.05335,
         section 2.3 and equation 4.
@@ -90,7 +90,7 @@ class SubsampledELBO(Beta):
                 "SubsampledELBO needs a model with several modalities, such as pvae.MultimodalVAE; this model has no "
                 "modalities. Choose an objective without them (`pvae list`)."
             )
-        # before the terms of all modalities, which change the weight of the KL for the next step
+        # this is before the terms of all modalities, because those change the weight of the KL for the next step
         further = [
             WeightsObjective.terms(self, model, guide, args, {**kwargs, "_subset": subset}, player)
             for subset in self._drawn_subsets(count, fields_of(guide, args, kwargs)["x"])
@@ -115,14 +115,14 @@ class SubsampledELBO(Beta):
 class StratifiedIWAE(MIWAE):
     """The mean over the experts of a mixture of importance-weighted bounds with K draws of each expert.
 
-    One particle gives the ELBO with one draw of each expert in place of random ones, so that its gradient has less
-    variance. With several, each bound has the draws of one expert alone; a bound with the draws of all experts, `IWAE`,
-    is tighter, but only one of the experts may become a good density of z. If a datum has fewer modalities than there
-    are bounds, its draws are divided among the experts that it has.
+    One particle gives the ELBO with one draw of each expert in place of a random expert, so its gradient has less
+    variance. With several particles, each bound uses the draws of one expert only. A bound with the draws of all
+    experts, `IWAE`, is tighter, but then only one of the experts may become a good density of z. If a datum has fewer
+    modalities than there are bounds, its draws are divided among the experts that it has.
 
     Args:
         particles: K, draws of each expert. The default 1 is the ELBO.
-        experts: the number of experts, which is that of the modalities.
+        experts: the number of experts, which is the number of modalities.
         options: see `WeightsOptions`.
 
     Raises:

@@ -61,8 +61,8 @@ class StickingTheLanding(WeightsObjective):
 class DReG(WeightsObjective):
     """The Rényi bound (importance-weighted at alpha = 0) with the doubly reparameterised guide gradient: unbiased.
 
-    Its signal-to-noise ratio grows with the number of particles; that of the plain gradient for the guide falls. The
-    gradient for the model is that of the bound.
+    Its signal-to-noise ratio grows with the number of particles, while the ratio of the plain gradient for the guide
+    decreases. The gradient for the model is that of the bound.
 
     Args:
         particles: K, draws of z per datum; the paper's setting is 64.

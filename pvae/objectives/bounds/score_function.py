@@ -45,8 +45,8 @@ _OF_PARTICLES = ("leave-one-out", "optimal", "optimal-per-coordinate")
 class ScoreFunction(WeightsObjective):
     """The ELBO with the score-function gradient, also called REINFORCE, for sites without a pathwise gradient.
 
-    The gradient is E[(log_w - c) * score]. The baseline c does not depend on the particle's own draw, so that it
-    changes only the variance. Sites that can be reparameterised keep their pathwise gradient.
+    The gradient is E[(log_w - c) * score]. The baseline c does not depend on the particle's own draw, so it changes
+    only the variance. Sites that can be reparameterised keep their pathwise gradient.
 
     Args:
         baseline: a name of `BASELINES`, a number, or a module from x to one number per datum. The default, the mean of
@@ -197,7 +197,7 @@ class ScoreFunction(WeightsObjective):
     def _decaying_average(self, signals: Tensor) -> Tensor:
         """Return the average of earlier steps, shape (particles, batch), and in training add the present step to it.
 
-        With the present step in the returned average, the gradient would shrink.
+        The returned average does not contain the present step, because that would shrink the gradient.
         """
         started = 1 - self.decay**self.steps
         average = torch.where(self.steps > 0, self.average / started.clamp_min(1e-12), torch.zeros_like(self.average))

@@ -1,4 +1,4 @@
-"""`ScoreOnlyObjective`: objectives with a surrogate at fixed draws, which is right for every guide."""
+"""`ScoreOnlyObjective`: objectives with a surrogate at fixed draws, which is valid for every guide."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def _detach_draw(site: Site) -> str:
 
 
 class ScoreOnlyObjective(WeightsObjective):
-    """An objective at detached draws of z: the gradient of ``weights.log_guide`` is the score and nothing else.
+    """An objective at detached draws of z: the gradient of ``weights.log_guide`` is only the score.
 
-    A subclass implements `surrogate`, which has every part of the gradient; no term is added for any site.
+    A subclass implements `surrogate` with all parts of the gradient; no term is added for any site.
     """
 
     pathwise = False

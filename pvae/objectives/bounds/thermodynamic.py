@@ -21,7 +21,7 @@ __all__ = ["Thermodynamic", "log_uniform"]
 
 
 def log_uniform(steps: int, smallest: float = 0.025) -> tuple[float, ...]:
-    """Return 0, then inverse temperatures from `smallest` to 1 with logarithms at equal distances.
+    """Return 0, then inverse temperatures from `smallest` to 1 with equally spaced logarithms.
 
     Args:
         steps: the number of inverse temperatures after 0.

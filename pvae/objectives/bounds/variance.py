@@ -101,5 +101,5 @@ class LogVariance(ScoreOnlyObjective):
         return weights.log_w.detach().mean(0)
 
     def surrogate(self, weights: LogWeights) -> Tensor:
-        """Return the part of the ELBO with theta, minus half the variance with a gradient only for phi, (batch,)."""
+        """Return the ELBO with a gradient for theta, minus half the variance with a gradient for phi only, (batch,)."""
         return weights.log_joint.mean(0) - 0.5 * (weights.log_joint.detach() - weights.log_guide).var(0)

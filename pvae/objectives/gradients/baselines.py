@@ -143,12 +143,12 @@ def _scores_of_site(weights: LogWeights, site: Site) -> list[tuple[Tensor, Tenso
 
 
 def _parameter_names(base: Any) -> list[str]:
-    """Return the names of the parameters that a distribution keeps, else of those that it can compute.
+    """Return the names of the parameters that a distribution stores, else of those that it can compute.
 
-    OneHotCategorical and Beta keep none.
+    OneHotCategorical and Beta store none.
     """
     names = [name for name in base.arg_constraints if name in vars(base)] or list(base.arg_constraints)
-    # PyTorch keeps the one that the program gave, and the other after its first use.
+    # PyTorch stores the parameter that the program gave, and computes and stores the other one at its first use.
     if {"probs", "logits"} <= set(names):
         names.remove("probs")
     return names
@@ -165,7 +165,7 @@ def _rebuild(site: str, base: Any, parameters: dict[str, Tensor]) -> Any:
 
 
 def _expand_to_draws(parameter: Tensor, base: Any, batch: torch.Size) -> Tensor:
-    """Return a parameter expanded to shape (*batch, *inner), so that each draw has a score of its own."""
+    """Return a parameter expanded to shape (*batch, *inner), so that each draw has its own score."""
     inner = parameter.shape[len(base.batch_shape) :] if parameter.dim() >= len(base.batch_shape) else ()
     return parameter.expand(*batch, *inner)
 

@@ -1,4 +1,4 @@
-"""Branches: other values of one site, with coefficients such that weighted differences of the bound are its gradient.
+"""Branches: other values of one site, with coefficients; the weighted differences of the bound are its gradient.
 
 Every branching strategy has the form sum_r (F(z_r) - F(z)) * dc_r, where z is the site's own draw, z_r is a branch, and
 c_r is a function of the parameters of q. A branch differs from z in one coordinate (measure-valued derivatives) or in
@@ -41,12 +41,12 @@ class Branches:
 
 @dataclass(frozen=True)
 class _CellLayout:
-    """How the value of a site becomes cells, the coordinates that are drawn independently of each other.
+    """The mapping from the value of a site to cells, the coordinates that are drawn independently of each other.
 
     Cells have shape (*left, particles, batch, cells, *inner).
 
     Attributes:
-        nesting: the greatest number of nested plates.
+        nesting: the largest number of nested plates.
         data_dim: the dimension of the data plate, from the right of the batch shape.
         left: the number of dimensions to the left of the particles.
         event: the number of event dimensions of the site that hold independent cells.

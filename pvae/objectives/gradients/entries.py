@@ -17,7 +17,7 @@ __all__ = ["Entries", "ParticleEntries", "TupleEntries"]
 
 @dataclass(frozen=True)
 class Entries(ABC):
-    """How tensors of the weights become columns of entries, each of which has one value of the bound.
+    """The mapping from tensors of the weights to columns of entries; each entry has one value of the bound.
 
     Attributes:
         outcomes: the number of joint values of the enumerated sites; 0 if no site is enumerated.
@@ -54,12 +54,12 @@ class Entries(ABC):
 
     @abstractmethod
     def _mean_per_datum(self, values: Tensor) -> Tensor:
-        """Return `per_datum` where no site is enumerated."""
+        """Return `per_datum` if no site is enumerated."""
 
 
 @dataclass(frozen=True)
 class ParticleEntries(Entries):
-    """Each particle, with each outcome, is an entry of its own: for a bound that is a mean over particles."""
+    """Each pair of a particle and an outcome is an entry, for a bound that is a mean over particles."""
 
     @classmethod
     def of(cls, weights: LogWeights) -> ParticleEntries:
@@ -99,7 +99,7 @@ class ParticleEntries(Entries):
 
 @dataclass(frozen=True)
 class TupleEntries(Entries):
-    """An entry is a datum with one outcome for each of its particles: for a bound of all particles together.
+    """An entry is a datum with one outcome for each of its particles, for a bound of all particles together.
 
     Attributes:
         choices: the outcome of each particle in each tuple, shape (tuples, particles); None if no site is enumerated.

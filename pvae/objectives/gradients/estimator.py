@@ -1,4 +1,4 @@
-"""The gradient of an expected bound, where each guide site has a gradient strategy of its own.
+"""The gradient of an expected bound, in which each guide site has its own gradient strategy.
 
 For a bound F of the log weights of K particles, the gradient of E[F] is E[dF + F * score]. The score is the gradient of
 log q of the sites with detached draws. `estimate` returns a surrogate with this gradient. It combines four moves:
@@ -38,7 +38,7 @@ class Estimand(Protocol):
     """A bound with a gradient to be estimated.
 
     Attributes:
-        averages: whether the bound is a mean over particles of a number of each.
+        averages: whether the bound is a mean of one number per particle.
         entropy: for such a bound, the factor of -log q in the number of each particle.
         mean: which mean of the other particles' weights replaces a particle's own in a leave-one-out baseline:
             "geometric" or "arithmetic".
@@ -123,7 +123,7 @@ def estimate(objective: Estimand, weights: LogWeights) -> tuple[Tensor, Tensor]:
 
 
 def _is_pathwise(weights: LogWeights) -> bool:
-    """Return whether the gradient of the bound itself is the estimate, so that nothing is added to it."""
+    """Return whether the gradient of the bound itself is the estimate, without further terms."""
     return weights.log_outcome is None and set(weights.strategies.values()) <= {PATHWISE, SUMMED, *BIASED}
 
 
@@ -204,8 +204,8 @@ def _replace_one_particle(table: Tensor, replacements: Tensor) -> Tensor:
         replacements: shape (replacements, particles, entries).
 
     Returns:
-        Shape (particles, replacements * particles * entries): entry (r, k, e) holds the values of entry e, but for
-        particle k, which has the value of replacement r.
+        Shape (particles, replacements * particles * entries): entry (r, k, e) has the values of entry e, except that
+            particle k has the value of replacement r.
     """
     particles = len(table)
     is_replaced = torch.eye(particles, dtype=torch.bool, device=table.device)[:, None, :, None]
@@ -249,7 +249,7 @@ def _branch_term(evaluated: _EvaluatedBound, branches: Branches) -> Tensor:
     with torch.no_grad():
         runs = branch(evaluated.weights, branches.site, branches.values)
         differences = _bounds_at_branches(evaluated, runs) - evaluated.bound.detach()
-        # A value that cannot be drawn has no weight and no part in the gradient.
+        # A value that cannot be drawn has no weight and does not change the gradient.
         impossible = evaluated.entries.to_entries(runs.log_guide) == -math.inf
         differences = differences.masked_fill(impossible, 0.0)
     return (differences * gradient_only(evaluated.entries.to_entries(branches.coefficients))).sum((0, 1))

@@ -1,4 +1,4 @@
-"""Gradient strategies: how the gradient of each guide site is estimated, as the program or the objective asks."""
+"""Gradient strategies: how the gradient of each guide site is estimated, chosen by the program or the objective."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ _ALIASES = {"leave-one-out": LEAVE_ONE_OUT, "score-leave-one-out": LEAVE_ONE_OUT
 
 
 class WeightsOptions(TypedDict, total=False):
-    """Keyword arguments that every `WeightsObjective` takes.
+    """Keyword arguments of every `WeightsObjective`.
 
     Attributes:
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         gradients: how the gradient of guide sites is estimated, by site name or glob: ``{"z_*": "measure"}``, or as
             text ``"z_*=measure+c=enumerate"``. It has precedence over a program's ``infer={"gradient": ...}``; see
             `pvae.objectives.STRATEGIES`.
-        auxiliary: a `pvae.Marginal`, how guide sites marked ``infer={"is_auxiliary": True}`` are
+        auxiliary: a `pvae.Marginal` that defines how guide sites marked ``infer={"is_auxiliary": True}`` are
             marginalised; None for the exact sum over their values.
     """
 
@@ -193,9 +193,9 @@ def strategy_chooser(
 
 
 def enumerating_guide(choose: ChooseStrategy) -> ChooseStrategy:
-    """Return the function that enumerates the guide's sites where another one sums them out.
+    """Return a function that enumerates the guide's sites that another function sums out.
 
-    The terms of enumerated sites keep a dimension for each outcome, so that parts of the bound are known on their own.
+    The terms of enumerated sites keep a dimension for each outcome, so that parts of the bound can be read separately.
 
     Args:
         choose: the function that gives each site its strategy.

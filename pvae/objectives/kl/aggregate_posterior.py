@@ -26,7 +26,7 @@ class InfoMMD(WeightsObjective):
     """InfoVAE: E log p(x given z) - kl * KL(q to prior) - mmd * MMD^2(aggregate of the guide to prior).
 
     The aggregate posterior is the guide averaged over data. One z of each datum is a sample of it. Each particle is
-    therefore compared on its own, over the batch, and pairs of a datum with itself are left out. For random batches the
+    therefore compared separately, over the batch, and pairs of a datum with itself are left out. For random batches the
     estimate of MMD^2 over all data is unbiased. It may be negative.
 
     Args:
@@ -194,7 +194,7 @@ class TotalCorrelation(WeightsObjective):
 
 
 def _log_q_of_pairs(latent: LatentSite, unit: Any) -> Tensor:
-    """Return log q(z_u) of the draw of each datum under the guide of the datum `shift` rows below it.
+    """Return log q(z_u) of the draw of each datum under the guide of the datum that is `shift` rows below it.
 
     One call evaluates all pairs: the draws are shifted along the data, cyclically, so that the density of each datum
     meets the draws of all others.
@@ -217,7 +217,7 @@ def _log_q_of_pairs(latent: LatentSite, unit: Any) -> Tensor:
 
 
 def _log_shares(batch: int, size: int, estimator: str) -> Tensor:
-    """Return the logarithm of the share in q(z) of the guide `shift` rows below a datum, shape (shifts,)."""
+    """Return the log of the share in q(z) of the guide that is `shift` rows below a datum, shape (shifts,)."""
     if estimator == "weighted":
         return torch.full((batch,), -math.log(batch * size), dtype=torch.float64)
     if batch < 2:

@@ -31,8 +31,8 @@ class BatchKLObjective(WeightsObjective):
     """An objective with a maximum or an absolute value of the mean KL of a batch.
 
     The mean of such a function is not the function of the mean, so noise in the mean KL is a bias of value and
-    gradient. The mean has noise if the KL has no closed form, and if a batch does not hold all data. `biased` says so
-    in use.
+    gradient. The mean has noise if the KL has no closed form, and if a batch does not hold all data. `biased` reports
+    this in use.
     """
 
     _data_size: int | None = None
@@ -44,7 +44,7 @@ class BatchKLObjective(WeightsObjective):
             data: the training data, as named tensors.
         """
         if isinstance(data, Batch):
-            # an iterable data set has an unknown number of data, and no batch of it is known to hold all of them
+            # an iterable data set has an unknown number of data, so no batch is known to hold all of them
             self._data_size = data.known_size or sys.maxsize
         else:
             self._data_size = max((len(tensor) for tensor in data.values()), default=None)
@@ -69,7 +69,7 @@ class BatchKLObjective(WeightsObjective):
         Args:
             sampled: the sites with a KL that depends on draws.
             batch: the number of data in the batch.
-            data: the number of all data, as far as it is known.
+            data: the number of all data, if it is known.
         """
         reasons = [self._reason_of_bias()]
         if sampled:

@@ -31,8 +31,8 @@ class Constrained(WeightedELBO):
     ``on="log_likelihood"`` minimises the KL subject to E log p(x given z) >= target; ``on="kl"`` maximises E log p(x
     given z) subject to KL <= target. Both are means per datum. The multiplier is positive. In each training step its
     logarithm changes by `rate` times the moving average of the violation in nats, limited to 1. Three numbers are
-    recorded beside the loss: ``multiplier``; ``violation``, the moving average, which is at most 0 if the target is
-    met; and ``stuck``, the number of steps in a row at the largest multiplier without meeting the target. A target that
+    recorded with the loss: ``multiplier``; ``violation``, the moving average, which is at most 0 if the target is met;
+    and ``stuck``, the number of steps in a row at the largest multiplier without meeting the target. A target that
     cannot be met gives one warning.
 
     Args:

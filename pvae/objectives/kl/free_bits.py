@@ -27,8 +27,9 @@ class FreeBits(BatchKLObjective):
     later. Otherwise the KL is estimated from the draws: unit by unit if both densities factorise, else for the whole
     site.
 
-    The gradient is biased where noise in the KL of a group crosses the threshold: the maximum charges the batches above
-    it, and the others do not make up for them. There is noise if the KL is estimated from draws, and if a batch does
+    The gradient is biased where noise in the KL of a group crosses the threshold: the maximum penalises batches above
+        it, and batches below it do not compensate for this. There is noise if the KL is estimated from draws, and if a
+        batch does
     not hold all data. For a Student guide with 0.14 nats per unit under a threshold of 0.25, the exact gradient is 0,
     and the mean gradient per datum was 0.98 in batches of 4, 0.45 in batches of 16 and 0.11 in batches of 64 (with 8
     particles: 0.23, 0.04 and 0.00).
@@ -40,8 +41,8 @@ class FreeBits(BatchKLObjective):
         options: see `WeightsOptions`.
 
     Raises:
-        InputError: for a negative threshold or an unknown grouping; in use, if the units do not make equal groups, or
-            a guide site is not reparameterised.
+        InputError: for a negative threshold or an unknown grouping; in use, if the units do not divide into equal
+            groups, or a guide site is not reparameterised.
 
     Source: Kingma et al., Inverse Autoregressive Flow, arXiv:1606.04934, equation 15.
 

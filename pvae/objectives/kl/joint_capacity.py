@@ -1,4 +1,4 @@
-"""The objective of JointVAE: the KL of continuous latents and that of discrete ones near a capacity each."""
+"""The objective of JointVAE: separate capacities for the KL of continuous latents and of discrete latents."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ _STRATEGIES = (PATHWISE, ENUMERATE, *BIASED)
 
 
 @named(
-    "joint-capacity", "JointVAE: a growing capacity for the KL of continuous latents, and one for that of discrete ones"
+    "joint-capacity",
+    "JointVAE: one growing capacity for the KL of continuous latents, and one for the KL of discrete latents",
 )
 class JointCapacity(BatchKLObjective, StatefulObjective):
     """E log p(x given z, y) - gamma * abs(KL of z - C_z) - gamma * abs(KL of y - C_y), with mean KLs of the batch.
 
-    z are all continuous latent sites and y all discrete ones. The source gives each kind a capacity of its own
-    because a model may leave a discrete latent unused. Discrete sites that are marked for enumeration are summed
-    out exactly in the first term, and their KL is in closed form. With ``gradients="y=concrete"``, a site of one-hot
-    vectors is drawn from a relaxation, as in the source, and the gradient is biased. The KL of z is in closed form
-    where there is one, else it is estimated from the draws.
+    z are all continuous latent sites and y all discrete ones. The source uses one capacity for each kind because a
+    model may otherwise leave a discrete latent unused. Discrete sites that are marked for enumeration are summed out
+    exactly in the first term, and their KL is in closed form. With ``gradients="y=concrete"``, a site of one-hot
+    vectors is drawn from a relaxation, as in the source, and the gradient is biased. The KL of z is in closed form if
+    there is one, else it is estimated from the draws.
 
     A KL of y near C_y does not mean that y depends on the data: q(y given x) with the same value for all data has the
-    largest KL too. A large `gamma` can lead to it. For small batches the gradient is biased as that of `Capacity`.
+    largest KL too. A large `gamma` can lead to it. For small batches the gradient is biased, as for `Capacity`.
     ``kl_continuous``, ``kl_discrete`` and both capacities are recorded.
 
     Args:
         continuous: C_z at the end, in nats per datum. The default is that of the source for MNIST.
         discrete: C_y at the end, in nats per datum; at most the sum of the logarithms of the numbers of values, which
-            is the largest KL to a uniform prior, so that a larger number means this one.
+            is the largest KL to a uniform prior; a larger number is replaced by it.
         gamma: the weight of both distances. The default is that of the source for MNIST.
         steps: the number of training steps in which both grow linearly from 0. The default is that of the source.
         particles: draws of z per datum.
@@ -126,7 +127,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
             args: the positional arguments of both programs.
             kwargs: the keyword arguments of both programs.
         """
-        has_relaxed_draws = "concrete" in self.gradients.values()  # such draws lie outside the support
+        has_relaxed_draws = "concrete" in self.gradients.values()  # these draws are outside the support
         with pyro.validation_enabled(False) if has_relaxed_draws else nullcontext():
             weights = self.weights(model, guide, args, kwargs)
             likelihood, surrogate = estimate(self, weights)
@@ -193,8 +194,8 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
         table = source.dims.reduce(kl)
         if table.dim() > 2 and table.numel() > table.shape[-1] * table.shape[-2]:
             raise InputError(
-                "JointCapacity needs latent sites that do not depend on a summed-out one, because each has a KL of its "
-                f"own; the density of site {name!r} does. Use 'elbo-enum' or 'iwae'."
+                "JointCapacity needs latent sites that do not depend on a summed-out one, because each has its own "
+                f"KL; the density of site {name!r} does. Use 'elbo-enum' or 'iwae'."
             )
         batch = weights.log_joint.shape[-1]
         return table.reshape(-1, table.shape[-1]).mean(0).expand(batch), is_closed

@@ -70,7 +70,7 @@ def _frame_dims(site: Site) -> dict[str, int | None]:
 
 
 def _data_dim(sites: list[Site], data_plate: str | None) -> int:
-    """Return the dimension of the data plate: the named plate, else the one that holds all sites and not the particles.
+    """Return the dimension of the data plate: the named plate, else the plate of all sites that is not the particles.
 
     Args:
         sites: the latent sites of the guide and all sites of the model.
@@ -86,13 +86,13 @@ def _data_dim(sites: list[Site], data_plate: str | None) -> int:
 
 
 def _latent_sites(pair: TracePair, data_plate: str | None) -> dict[str, LatentSite]:
-    """Return the latent sites of one run, by name in the order of the guide, without sites that never count."""
+    """Return the latent sites of one run, by name in the order of the guide, without sites that are masked out."""
     model_sites = {site["name"]: site for site in pair.model_sites}
     guide_sites = with_own_densities(pair.guide, pair.model, pair.bijection)
     auxiliary = [name for name in guide_sites if name not in model_sites]
     without_density = [name for name in pair.bijection.points if name not in guide_sites]
     if auxiliary or without_density:
-        reason = "is auxiliary" if auxiliary else "is a map of auxiliary draws, without a known density of its own"
+        reason = "is auxiliary" if auxiliary else "is a function of auxiliary draws, without a known density"
         raise InputError(
             "KL terms by unit need latent sites of both programs with densities; site "
             f"{(auxiliary + without_density)[0]!r} {reason}. Use 'iwae'."
@@ -112,7 +112,7 @@ def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tens
 
     Args:
         weights: the weights of a batch.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
 
     Raises:
         InputError: if a site is auxiliary or enumerated, or a map of several auxiliary draws.
@@ -123,12 +123,12 @@ def kl_by_unit(weights: LogWeights, data_plate: str | None) -> Mapping[str, Tens
 def kl_of_units(weights: LogWeights, data_plate: str | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Return the KL terms as `kl_by_unit`, and the sites with a KL that depends on draws.
 
-    It does if it has no closed form. It may if the guide draws another site before: the closed form is then that of the
-    densities given this draw.
+    The KL depends on draws if it has no closed form. It may also depend on them if the guide draws another site before:
+        the closed form is then for the densities given this draw.
 
     Args:
         weights: the weights of a batch.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
 
     Raises:
         InputError: if a site is auxiliary or enumerated.
@@ -152,7 +152,7 @@ def only_latent_site(weights: LogWeights, data_plate: str | None, objective: str
 
     Args:
         weights: the weights of a batch.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         objective: the name of the objective, for the error.
 
     Raises:

@@ -27,7 +27,7 @@ KERNELS = ("gaussian", "imq")
 #: the width of a kernel, or several widths of kernels that are added
 Scales: TypeAlias = float | tuple[float, ...]
 
-#: The greatest number of differences between draws that are held at a time.
+#: The largest number of differences between draws in memory at a time.
 _NUMBERS_AT_A_TIME = 2**24
 
 
@@ -80,7 +80,7 @@ def _sum_of_pairs(first: _Sample, second: _Sample, kernel: str, scale: Scales) -
 
     Args:
         first: one sample.
-        second: as many draws.
+        second: the other sample, with the same number of draws.
         kernel: a name of `KERNELS`.
         scale: one width or several.
     """
@@ -133,7 +133,7 @@ def mmd(
 
     Args:
         ours: draws, shape (..., draws, units), at least 2.
-        theirs: as many draws of the other distribution.
+        theirs: the same number of draws of the other distribution.
         kernel: ``"gaussian"``, exp(-d^2 / (2 s^2 units)); or ``"imq"``, c / (c + d^2) with c = 2 s^2 units.
         scale: s, the width of the kernel in the unit of a draw; for several widths, the kernel is the sum.
         weights: how often each draw of `ours` counts, shape (draws,); None for equal weights. With other weights, the

@@ -18,7 +18,7 @@ __all__ = ["PriorDiscrepancy"]
 
 @dataclass(frozen=True)
 class PriorDiscrepancy:
-    """The squared maximum mean discrepancy (MMD^2) between the codes of a batch and as many draws of the prior.
+    """The squared maximum mean discrepancy (MMD^2) between codes of a batch and equally many draws of the prior.
 
     Attributes:
         objective: the name of the objective, for errors.
@@ -45,16 +45,15 @@ class PriorDiscrepancy:
     def __call__(self, weights: LogWeights, data_plate: str | None) -> Tensor:
         """Return the mean of MMD^2 over particles, shape ().
 
-        Each particle is a batch of its own, because several draws of one datum are no independent draws of the
-        aggregate posterior. A datum counts as often as its scale says.
+        Each particle is a separate batch, because several draws of one datum are not independent draws of the aggregate
+        posterior. A datum is weighted by its scale.
 
         Args:
             weights: the weights of the batch.
-            data_plate: the name of the plate over data, where several plates hold every site.
+            data_plate: the name of the plate over data, if several plates hold every site.
 
         Raises:
-            InputError: for a batch of one datum, for several latent sites, and for a prior that nothing can be drawn
-                from.
+            InputError: for a batch of one datum, for several latent sites, and for a prior that cannot be drawn from.
         """
         runs = only_latent_site(weights, data_plate, self.objective)
         has_scales = isinstance(weights.scale, Tensor) and weights.scale.dim() > 0

@@ -18,7 +18,7 @@ KINDS = ("constant", "linear", "cyclical")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A coefficient as a function of the step, computed by tensor operations, so that a traced step sees it change.
+    """A coefficient as a function of the step, computed by tensor operations, so that it also changes in a traced step.
 
     Args:
         kind: ``"constant"`` (always `end`); ``"linear"`` (from `start` to `end` in `steps`, then `end`); or
@@ -54,7 +54,7 @@ class Schedule:
             object.__setattr__(self, name, number)
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings apart from the end, by the names of an objective's arguments; nothing if constant."""
+        """Return the settings except the end, by the names of an objective's arguments; nothing if constant."""
         if self.kind == "constant":
             return {}
         cyclical = {"cycles": self.cycles, "rise": self.rise} if self.kind == "cyclical" else {}

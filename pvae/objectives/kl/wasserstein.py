@@ -14,7 +14,7 @@ from pvae.weights import LogWeights
 
 __all__ = ["WAE"]
 
-#: s^2 of the inverse multiquadratics of the paper's experiments, whose sum is the kernel
+#: s^2 of the inverse multiquadratic kernels of the paper's experiments, which are added
 _SQUARED_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -24,15 +24,15 @@ class WAE(WeightsObjective):
 
     The guide may be deterministic (`pyro.distributions.Delta` sites, `pvae.Autoencoder` with ``prior="standard"``) or
     have noise (`pvae.VAE`). Minus log p(x given z) is the cost of a reconstruction: with
-    ``likelihood="gaussian:scale=0.7071"`` it is the squared distance of the paper plus a constant. No term asks
-    q(z given x) of one datum to be near the prior, so the noise of a guide with noise may shrink to 0.
+    ``likelihood="gaussian:scale=0.7071"`` it is the squared distance of the paper plus a constant. No term keeps q(z
+    given x) of one datum near the prior, so the noise of a guide may shrink to 0.
 
     One z of each datum of a random batch is a sample of the aggregate posterior. The estimate of MMD^2 leaves out pairs
     of a draw with itself, so it is unbiased, and it may be negative. A subsampled plate multiplies the whole objective.
 
-    The loss is no bound on log p(x), so validation uses the objective's own value, of all validation data as one batch.
-    ``mmd`` is recorded beside the reconstruction, and for a guide with noise also the ``elbo``. A prior with parameters
-    is trained through its draws if these are reparameterised.
+    The loss is not a bound on log p(x), so validation uses the objective's own value, of all validation data as one
+    batch. ``mmd`` and the reconstruction are recorded, and for a guide with noise also the ``elbo``. A prior with
+    parameters is trained through its draws if these are reparameterised.
 
     Args:
         weight: the weight of MMD^2, lambda in the paper, in nats.
@@ -40,7 +40,7 @@ class WAE(WeightsObjective):
         scale: the widths s of kernels that are added, or one width, in the unit of z: 1 is the standard deviation of a
             standard normal prior. A prior of another scale needs other widths. None is the paper's list for ``"imq"``:
             s^2 = 0.1, 0.2, 0.5, 1, 2, 5, 10; and 1 for ``"gaussian"``.
-        particles: draws of z per datum; each is compared with the prior on its own.
+        particles: draws of z per datum; each is compared with the prior separately.
         options: see `WeightsOptions`.
 
     Raises:
@@ -48,7 +48,7 @@ class WAE(WeightsObjective):
             one datum, for a flat prior, for several latent sites, or for a site that is not reparameterised.
 
     Source: Tolstikhin, Bousquet, Gelly & Schoelkopf, Wasserstein Auto-Encoders, arXiv:1711.01558, algorithm 2 and
-        section 4; the list of widths is that of the authors' code.
+        section 4; the list of widths is from the authors' code.
 
     Example:
         >>> import pvae, torch
@@ -58,7 +58,7 @@ class WAE(WeightsObjective):
         ['log_likelihood', 'mmd']
     """
 
-    no_bound = "reconstruction and MMD are no bound on log p(x)"
+    no_bound = "reconstruction and MMD are not a bound on log p(x)"
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class WAE(WeightsObjective):
 
     def recorded(self, weights: LogWeights) -> dict[str, Tensor]:
         """Return the numbers of the weights, and MMD^2 of the last `surrogate` as ``mmd``, each of shape (batch,)."""
-        discrepancy, self._last_discrepancy = self._last_discrepancy, None  # a tensor of a traced step must not stay
+        discrepancy, self._last_discrepancy = self._last_discrepancy, None  # a tensor of a traced step must not be kept
         if weights.has_density:
             of_weights = super().recorded(weights)
         else:

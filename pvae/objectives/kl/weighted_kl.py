@@ -39,12 +39,12 @@ def not_negative(name: str, number: Any) -> float:
 class StatefulObjective(WeightsObjective):
     """An objective with a state that changes in each step of training, such as a schedule or a multiplier.
 
-    The numbers of `shown` are recorded beside the loss.
+    The numbers of `shown` are recorded with the loss.
 
     Attributes:
         steps: the number of training steps so far, a buffer.
-        advances: whether `terms` changes the state in training. An objective that takes the terms of this one several
-            times in a step sets it to False, and calls `end_step` at the end of the step.
+        advances: whether `terms` changes the state in training. An outer objective that computes the terms of this one
+            several times in a step sets it to False, and calls `end_step` at the end of the step.
     """
 
     steps: Tensor
@@ -96,7 +96,7 @@ class StatefulObjective(WeightsObjective):
 
 
 class WeightedELBO(StatefulObjective):
-    """Maximises a * log_likelihood - b * kl, per datum; the coefficients a and b depend on the training so far."""
+    """Maximises a * log_likelihood - b * kl, per datum; the coefficients a and b may change in training."""
 
     pathwise = False
     averages = True
@@ -184,12 +184,12 @@ class Beta(WeightedELBO):
 
 @named("capacity", "keeps the mean KL of a batch near a capacity that grows during training; biased in small batches")
 class Capacity(BatchKLObjective, StatefulObjective):
-    """Keeps the KL at a capacity that grows: E log p(x given z) - gamma * abs(KL - C), with the mean KL of the batch.
+    """Keeps the KL near a capacity that grows: E log p(x given z) - gamma * abs(KL - C), with the mean KL of the batch.
 
-    The KL is the closed form where there is one (see `FreeBits`). The gradient is biased near the capacity, where a
-    mean KL with noise is above C in one batch and below it in the next. With one unit, 400 data and a KL 10 % below C,
-    the mean gradient of the distance was 11 % of that of all data in batches of 8, 40 % in batches of 32 and 90 % in
-    batches of 128.
+    The KL is in closed form if there is one (see `FreeBits`). The gradient is biased near the capacity, where a mean KL
+    with noise is above C in one batch and below it in the next. With one unit, 400 data and a KL 10 % below C, the mean
+    gradient of the distance was 11 % of that of all data in batches of 8, 40 % in batches of 32 and 90 % in batches of
+    128.
 
     Args:
         capacity: C at the end, in nats per datum. The default is the paper's 25.

@@ -1,1 +1,1 @@
-"""Objectives that update theta and phi on their own."""
+"""Objectives that update theta and phi separately."""

@@ -46,7 +46,7 @@ class Alternate(PlayersObjective):
         phi: ``"gradient"``, or ``"exact"`` if the latent sites have few joint values.
         tolerance: see `PlayersObjective`. It compares losses in a row, so it needs losses that are exact or have little
             noise.
-        data_plate: for the exact posterior, the name of the plate over data, where several plates hold every site.
+        data_plate: for the exact posterior, the name of the plate over data, if several plates hold every site.
 
     Raises:
         InputError: for settings that contradict each other; in use, if the exact posterior cannot be enumerated.
@@ -84,7 +84,7 @@ class Alternate(PlayersObjective):
         if inner.players != ("all",):
             raise InputError(
                 f"Alternate needs an objective that updates all parameters together; {type(inner).__name__} updates "
-                f"{', '.join(inner.players)} on their own. Use it without Alternate."
+                f"{', '.join(inner.players)} separately. Use it without Alternate."
             )
         self.exact = phi == "exact"
         self.data_plate = data_plate
@@ -93,7 +93,7 @@ class Alternate(PlayersObjective):
         self.no_bound, self.unranked = inner.no_bound, inner.unranked
         if self.exact:
             self.players = ("phi", "theta")
-        # Posteriors by shape, type and device: phi's part of a step writes them, and theta's part reads them.
+        # Posteriors by shape, type and device: the update of phi writes them, and the update of theta reads them.
         self._posteriors: dict[Any, Tensor] = {}
         self._turn = 0
         self._is_step_of_svi = False
@@ -126,7 +126,7 @@ class Alternate(PlayersObjective):
         return self._find_posterior(programs) if player == "phi" else self._elbo_of_posterior(programs)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss of the inner objective, or minus log p(x), as a scalar in nats; it has no turns.
+        """Return the loss of the inner objective, or minus log p(x), as a scalar in nats; there are no turns.
 
         Args:
             model: p(x, z).
@@ -161,7 +161,10 @@ class Alternate(PlayersObjective):
         return loss
 
     def acting(self) -> tuple[str, ...]:
-        """Return the player of this turn in a plain SVI script; both, if the exact posterior is computed each time."""
+        """Return the player of this turn in a plain SVI script.
+
+        Both players if the exact posterior is computed each time.
+        """
         if self.exact:
             return self.players
         turns = [player for player in self.players for _ in range(self.updates[player])]
@@ -169,7 +172,7 @@ class Alternate(PlayersObjective):
 
     @contextmanager
     def _steps_counted_here(self) -> Iterator[None]:
-        """Let the inner objective count steps and not updates; in a plain SVI script a step is one update."""
+        """Let the inner objective count steps in place of updates; in a plain SVI script a step is one update."""
         inner = self.inner
         if not isinstance(inner, StatefulObjective) or self._is_step_of_svi:
             yield
@@ -220,7 +223,7 @@ class Alternate(PlayersObjective):
         weights = weights_of_outcomes(programs, data_plate=self.data_plate)
         log_joint = weights.log_joint
         posterior = self._posteriors[log_joint.shape, log_joint.dtype, log_joint.device]
-        # An impossible value has no share and no gradient.
+        # An impossible value has probability 0 and no gradient.
         energy = posterior * torch.where(posterior > 0, log_joint, torch.zeros_like(log_joint))
         elbo = ((energy + torch.special.entr(posterior)).sum(0) * weights.scale).sum()
         return Terms(-elbo.detach(), -elbo, {"elbo": elbo.detach()})

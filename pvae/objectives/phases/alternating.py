@@ -1,4 +1,4 @@
-"""`PlayersObjective`: objectives that update theta and phi on their own, in `pvae.fit` and in a plain SVI script."""
+"""`PlayersObjective`: objectives that update theta and phi separately, in `pvae.fit` and in a plain SVI script."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["PlayersObjective"]
 
 
 class PlayersObjective(Objective):
-    """An objective that updates several parameter groups on their own: by default theta, then phi.
+    """An objective that updates several parameter groups separately: by default theta, then phi.
 
-    A player is a parameter group that is updated on its own. `pvae.fit` updates each player as often as `updates` says,
-    on the same batch with new draws. In a plain `pyro.infer.SVI` script one step is one update of every player, from
-    the same parameters.
+    A player is a parameter group that is updated on its own. `pvae.fit` updates each player the number of times in
+    `updates`, on the same batch with new draws. In a plain `pyro.infer.SVI` script one step is one update of every
+    player, from the same parameters.
 
     Args:
         particles: draws of z per datum.

@@ -1,4 +1,4 @@
-"""The parameters that a player of an objective updates, as the objective or the latent model declares them."""
+"""The parameters that a player of an objective updates, declared by the objective or the latent model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["GroupsInStore", "player_parameters"]
 
 
 def player_parameters(objective: nn.Module, model: Any, guide: Any, player: str) -> list[nn.Parameter]:
-    """Return the parameter group that `player` updates, as the objective or the owner of a program declares it.
+    """Return the parameter group that `player` updates, declared by the objective or the owner of a program.
 
     Args:
-        objective: an objective with a method of the player's name, such as ``critic()``, or without.
+        objective: an objective, which may have a method with the player's name, such as ``critic()``.
         model: p(x, z), a program or a bound method of a latent model.
         guide: q(z given x), likewise.
         player: the name of the group, such as ``"theta"``.
@@ -31,7 +31,7 @@ def player_parameters(objective: nn.Module, model: Any, guide: Any, player: str)
     parameters = declared_group((objective, *owners), player)
     if parameters is None:
         raise InputError(
-            f"{type(objective).__name__} updates the parameter group {player!r} on its own, and the latent model does "
+            f"{type(objective).__name__} updates the parameter group {player!r} separately, but the latent model does "
             f"not declare it. Write a method {player}() on the latent model that returns these parameters."
         )
     return parameters
@@ -55,7 +55,7 @@ class GroupsInStore:
         self._names: dict[Any, dict[str, tuple[str, ...]]] = {}
 
     def group(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> list[Any]:
-        """Return the trainable parameters of theta or phi, as differentiating both programs once finds them.
+        """Return the trainable parameters of theta or phi, found by differentiating both programs once.
 
         Args:
             model: p(x, z).

@@ -30,7 +30,7 @@ _PHI = ("wake", "sleep", "both")
 
 @named("rws", "reweighted wake-sleep: theta maximises IWAE, phi minimises the inclusive KL; biased unless phi=sleep")
 class WakeSleep(PlayersObjective):
-    """Reweighted wake-sleep: a loss for theta and a loss for phi; the guide may have any sites, reparameterised or not.
+    """Reweighted wake-sleep: a loss for theta and a loss for phi; guide sites need not be reparameterised.
 
     theta maximises the importance-weighted bound E log (1/K) sum_k w_k at draws of the guide. phi minimises
     KL(p(z given x) to q): at the data ("wake": minus sum_k w~_k log q(z_k given x), with self-normalised weights w~),
@@ -44,7 +44,7 @@ class WakeSleep(PlayersObjective):
         particles: K, draws of z per datum; the papers' settings are 5 to 50.
         phi: ``"wake"``, ``"sleep"`` or ``"both"``.
         mixing: the share of the wake loss for ``phi="both"``, from 0 to 1.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         theta_steps: the number of updates of theta per step.
         phi_steps: the number of updates of phi per step.
         tolerance: see `PlayersObjective`.
@@ -163,7 +163,9 @@ def _with_simulated_data(programs: BoundPrograms, sites: list[Site], simulated: 
 
 
 def _observed_argument(site: Site, arguments: Mapping[Any, Any]) -> Any:
-    """Return the key of the argument that a site observes: itself, else a view of it, else the only one of its size.
+    """Return the key of the argument that a site observes.
+
+    It is the observed tensor itself, else a view of it, else the only argument of its size.
 
     Args:
         site: an observed site of the model.

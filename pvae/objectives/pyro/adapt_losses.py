@@ -1,4 +1,4 @@
-"""`adapt`: any loss that `pyro.infer.SVI` takes, as an `Objective`."""
+"""`adapt`: turns any loss that `pyro.infer.SVI` accepts into an `Objective`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WITHOUT_JIT: dict[type, type] = {
     JitTraceMeanField_ELBO: TraceMeanField_ELBO,
 }
 
-#: what to do instead, for each class of `pyro.infer` that is not a loss
+#: advice for each class of `pyro.infer` that is not a loss
 _NO_LOSS: dict[type, str] = {
     SVI: "it trains by a loss; pass that loss, such as pyro.infer.Trace_ELBO()",
     SVGD: "it moves particles and has no guide; call its step yourself, or use 'elbo' with an autoguide",
@@ -50,7 +50,7 @@ _NO_LOSS: dict[type, str] = {
 
 
 def adapt(objective: Any) -> Objective:
-    """Return an `Objective`: an objective itself, a loss of Pyro wrapped, or the result of a class or factory.
+    """Return an `Objective`: the objective itself, a wrapped loss of Pyro, or the result of a class or factory.
 
     `pyro.infer.JitTrace_ELBO` and others with ``Jit`` become the losses without it, which have the same values and
     gradients; ``step="graph"`` of `pvae.fit` makes their steps fast.
@@ -60,7 +60,7 @@ def adapt(objective: Any) -> Objective:
             returns a tensor, as `pyro.infer.SVI` takes it; or a callable without arguments that returns one of them.
 
     Raises:
-        InputError: for anything else. For a class of `pyro.infer` that is not a loss, the error says what to use.
+        InputError: for anything else. For a class of `pyro.infer` that is not a loss, the error names an alternative.
     """
     if isinstance(objective, Objective):
         return objective
@@ -81,7 +81,7 @@ def adapt(objective: Any) -> Objective:
 
 
 def _without_jit(elbo: ELBO) -> ELBO:
-    """Return the loss without ``Jit`` in its name, with the same settings; another loss as it is."""
+    """Return the loss without ``Jit`` in its name, with the same settings; other losses are returned unchanged."""
     plain = _WITHOUT_JIT.get(type(elbo))
     if plain is None:
         return elbo

@@ -16,9 +16,9 @@ __all__ = ["EM"]
 class EM(PyroObjective):
     """The exact evidence, for models that have an M-step in closed form.
 
-    `pvae.compare` fits a Gaussian mixture (``gmm``) by EM itself, from the same start as the other objectives, and adds
-    it to the same table. In `pvae.fit` and in SVI a gradient step replaces the M-step. This is generalised EM, which
-    maximises the same function.
+    `pvae.compare` fits a Gaussian mixture (``gmm``) by EM itself, from the same initial parameters as the other
+    objectives, and adds it to the same table. In `pvae.fit` and in SVI a gradient step replaces the M-step. This is
+    generalised EM, which maximises the same function.
 
     Source: Dempster, Laird & Rubin, Maximum likelihood from incomplete data via the EM algorithm, JRSS B 39, 1977.
     """
@@ -27,5 +27,5 @@ class EM(PyroObjective):
         super().__init__(TraceEnum_ELBO(num_particles=1))
 
     def settings(self) -> dict[str, Any]:
-        """Return no settings: there are none."""
+        """Return no settings, because there are none."""
         return {}

@@ -26,10 +26,10 @@ _BASELINES = ("none", "decaying", "network")
 
 
 class _BaselineMessenger(Messenger):
-    """Gives a baseline to each site that has neither a pathwise gradient nor a baseline of its own.
+    """Gives a baseline to each site that has neither a pathwise gradient nor its own baseline.
 
-    Pyro's `infer_config` is not used, because it writes into the program's own dictionary, so that a baseline would
-    outlive its step.
+    Pyro's `infer_config` is not used, because it changes the program's own dictionary, so a baseline would remain after
+    its step.
 
     Args:
         make_baseline: a function from a site to Pyro's options for its baseline.
@@ -51,7 +51,7 @@ class GraphELBO(PyroObjective):
     """`pyro.infer.TraceGraph_ELBO`: the score function with Rao-Blackwellisation, and baselines.
 
     Pyro reads the baseline of a guide site from its ``infer``. This objective sets a baseline for every site that
-    cannot be reparameterised and has no baseline of its own.
+    cannot be reparameterised and does not have its own baseline.
 
     Args:
         baseline: ``"none"``, ``"decaying"`` (an average of earlier steps),

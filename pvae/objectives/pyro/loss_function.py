@@ -52,7 +52,7 @@ class LossFunction(Objective):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of an energy distance; a function has none."""
+        """Return the settings of an energy distance; a plain function has none."""
         if not isinstance(self.function, EnergyDistance):
             return {}
         return {"beta": self.function.beta, "prior_scale": self.function.prior_scale} | super().settings()
@@ -75,7 +75,7 @@ class LossFunction(Objective):
         if not isinstance(self.function, EnergyDistance):
             return self.function
         function = copy.copy(self.function)
-        with validation_enabled(False):  # the likelihood need not have a density
+        with validation_enabled(False):  # the likelihood may have no density
             if not can_share_a_run(programs, self.num_particles, function.max_plate_nesting):
                 raise InputError(
                     "EnergyDistance needs all particles in one run, and these programs do not broadcast over a leading "

@@ -1,4 +1,4 @@
-"""All changes that pvae makes to Pyro and PyTorch at run time, each for the length of a block.
+"""All changes that pvae makes to Pyro and PyTorch at run time, each restored at the end of a block.
 
 `collect_surrogates` is for Pyro's losses: they call ``backward`` and ``item`` themselves, and offer no other way to get
 the surrogate as a tensor.
@@ -7,7 +7,8 @@ the surrogate as a tensor.
 
 `validity_collected` keeps the validation of distributions in a trace, as tensors.
 
-`values_refused` is for tracing too: methods that read values of a tensor, unseen by PyTorch's tracer, raise an error.
+`values_refused` is for tracing too: methods that read values of a tensor without an operation of PyTorch's tracer raise
+    an error.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ __all__ = [
     "without_synchronisation",
 ]
 
-#: Methods and properties of a tensor that give its values to Python, NumPy or other libraries. The tracer itself raises
-#: for ``item``, ``float``, ``int``, ``bool``, ``__index__`` and all operations that return a number.
+#: Methods and properties of a tensor that return its values to Python, NumPy or other libraries. The tracer itself
+#: raises for ``item``, ``float``, ``int``, ``bool``, ``__index__`` and all operations that return a number.
 _WAYS_OUT = (
     "numpy",
     "tolist",
@@ -96,14 +97,14 @@ def _detach(value: Any) -> Any:
 
 
 def _select_or_zero(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Return the selected values; for the sums of Pyro's losses all values, with zeros in the place of the others."""
+    """Return the selected values; in sums of Pyro's losses, all values, with zeros in place of those not selected."""
     if sys._getframe(1).f_globals.get("__name__") == "pyro.infer.util":
         return torch.where(mask, tensor, 0)
     return torch.masked_select(tensor, mask)
 
 
 def _is_called_by_pyro() -> bool:
-    """Return whether Pyro calls: PyTorch's own modules must not see a trace, or they warn and branch."""
+    """Return whether the caller is Pyro: PyTorch's own modules would warn and branch if they found a trace."""
     return sys._getframe(1).f_globals.get("__name__", "").startswith("pyro.")
 
 
@@ -145,7 +146,7 @@ def validity_collected(by_default: bool) -> Iterator[list[Tensor]]:
     of the time of a decoder.
 
     Args:
-        by_default: whether distributions are validated that do not say it themselves.
+        by_default: whether distributions without their own validation flag are validated.
 
     Yields:
         A list of tensors of truth values, one for each validation; it is filled inside the block.
@@ -208,7 +209,7 @@ class ValueReadError(RuntimeError):
 
 @contextmanager
 def values_refused() -> Iterator[None]:
-    """Run a block in which a tensor gives no values to Python, NumPy or other libraries.
+    """Run a block in which reading values of a tensor in Python, NumPy or other libraries is an error.
 
     PyTorch's tracer would keep such values as constants without an error. Splits at indices in a tensor are refused
     too, because PyTorch reads the indices without an operation that the tracer sees. Other threads, such as those that
@@ -242,7 +243,7 @@ def values_refused() -> Iterator[None]:
 
 
 def _refusal(name: str, thread: int) -> Any:
-    """Return a method that raises in one thread, and works in the others."""
+    """Return a method that raises in one thread, and works in other threads."""
     method = getattr(Tensor, name, None)
 
     def refuse(*args: Any, **kwargs: Any) -> Any:

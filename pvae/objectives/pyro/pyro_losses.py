@@ -1,4 +1,4 @@
-"""`PyroObjective`: one of Pyro's own losses behind the interface of `Objective`."""
+"""`PyroObjective`: one of Pyro's own losses with the interface of `Objective`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _ERRORS_OF_PROGRAMS = (
     ValueError,
 )
 
-_NO_BOUND = {Trace_MMD: "a maximum mean discrepancy takes the place of the KL divergence"}
+_NO_BOUND = {Trace_MMD: "a maximum mean discrepancy replaces the KL divergence"}
 
 _BIASED = {
     ReweightedWakeSleep: "self-normalised weights: the bias of phi's gradient is of order 1/particles",
-    TraceTailAdaptive_ELBO: "ranks of the particles take the place of their weights, so no bound has this gradient",
+    TraceTailAdaptive_ELBO: "ranks of the particles replace their weights, so no bound has this gradient",
 }
 
 
@@ -46,9 +46,9 @@ def can_share_a_run(programs: BoundPrograms, particles: int, max_plate_nesting: 
     Args:
         programs: both programs with their arguments.
         particles: the number of particles.
-        max_plate_nesting: the nesting that the user states; infinite if Pyro has to find it. Programs of a stated
-            nesting may run inside a plate of particles only. They cannot be checked. As in Pyro, the user is
-            responsible for them.
+        max_plate_nesting: the nesting that the user gives; infinite if Pyro has to find it. If it is given, programs
+            may run only inside a plate of particles, and cannot be checked. As in Pyro, the user is responsible for
+            them.
     """
     try:
         return can_vectorise(programs, particles)
@@ -58,7 +58,7 @@ def can_share_a_run(programs: BoundPrograms, particles: int, max_plate_nesting: 
         return True
 
 
-#: The objectives that have run, and have given the warnings of Pyro that are needed once.
+#: The objectives that have run, and have shown the warnings of Pyro that are needed once.
 _RUN_BEFORE: WeakSet[PyroObjective] = WeakSet()
 
 
@@ -92,7 +92,7 @@ class PyroObjective(Objective):
         self.biased = next((why for kind, why in _BIASED.items() if isinstance(elbo, kind)), "")
         if isinstance(elbo, ReweightedWakeSleep) and elbo.insomnia == 0:
             self.biased = ""
-            self.no_bound = "" if elbo.model_has_params else "the guide alone is trained, on data of the model"
+            self.no_bound = "" if elbo.model_has_params else "only the guide is trained, on data of the model"
 
     def __getattr__(self, name: str) -> Any:
         """Return a public attribute of the loss, such as `TraceEnum_ELBO.compute_marginals`; a method gets a copy."""
@@ -115,7 +115,7 @@ class PyroObjective(Objective):
         elbo = copy.copy(self.elbo)
         if isinstance(elbo, TraceTailAdaptive_ELBO):
             elbo.__class__ = _TailAdaptiveWithValue
-        if isinstance(elbo, TraceEnum_ELBO):  # it warns at each step if no site is marked
+        if isinstance(elbo, TraceEnum_ELBO):  # Pyro warns at each step if no site is marked
             elbo.strict_enumeration_warning = elbo.strict_enumeration_warning and self not in _RUN_BEFORE
             _RUN_BEFORE.add(self)
         is_vectorised = elbo.vectorize_particles and self.num_particles > 1
@@ -139,7 +139,7 @@ class PyroObjective(Objective):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of a batch, in nats, as a scalar tensor, by Pyro's own method if the loss has one.
 
-        Pyro's method also differentiates tensors that are no ``param`` sites; `loss_and_grads` does not.
+        Pyro's method also differentiates tensors that are not ``param`` sites; `loss_and_grads` does not.
 
         Args:
             model: p(x, z).

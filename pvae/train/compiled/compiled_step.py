@@ -24,7 +24,7 @@ from pvae.train.gradient_hooks import gradient_hooks
 __all__ = ["CompiledStep", "OptimiserChangedError"]
 
 #: Draws by the generators of torch, in the order of the graph; one process of the compiler, as for the training itself.
-#: The step itself looks whether the tensors that it holds have kept their shapes, in less time than the compiled code.
+#: The step checks itself whether its tensors have kept their shapes, which is faster than the check of compiled code.
 _OPTIONS: dict[str, Any] = {
     "fallback_random": True,
     "reorder_for_peak_memory": False,
@@ -43,9 +43,9 @@ class OptimiserChangedError(RuntimeError):
 class CompiledStep:
     """A step as one compiled function: numbers, gradients, clipping and the update of the parameters in place.
 
-    Of Adam, AdamW and SGD the update is compiled too; the other optimisers take their step outside. The learning rate
-    may change from step to step, other settings of the optimiser may not. The function uses the tensors that torch's
-    optimiser keeps, so checkpoints do not depend on who made the update.
+    The update of Adam, AdamW and SGD is compiled too; other optimisers update outside of the compiled function. The
+    learning rate may change from step to step, other settings of the optimiser may not. The function uses the tensors
+    that torch's optimiser keeps, so checkpoints do not depend on which code made the update.
 
     Args:
         module: the graph of the step, which returns the numbers and the gradients of the parameters.
@@ -55,7 +55,7 @@ class CompiledStep:
         arguments: tensors with the shapes, strides and dtypes of later calls.
 
     Attributes:
-        updates: whether the function updates the parameters; otherwise the optimiser has to.
+        updates: whether the function updates the parameters; otherwise the optimiser updates them.
         held: the tensors of the graph: parameters, buffers and constants.
 
     Raises:
@@ -85,12 +85,12 @@ class CompiledStep:
         self._numbers = torch.zeros(max(self._count_of_numbers, 1), dtype=torch.float64, device=device)
         self._bound_to: Any = None
         self._inputs: tuple[Tensor, ...] = ()
-        self.bind()  # whether there is a state for each parameter is for the caller to ask, by `has_state`
+        self.bind()  # the caller checks by `has_state` whether each parameter has a state
         self._layouts = _layouts(self._inputs)
         self._function = self._compiled(lifted.module, arguments)
 
     def _find_rules(self) -> None:
-        """Find the update of each parameter group, and where its numbers begin in the tensor of all numbers."""
+        """Find the update of each parameter group, and the position of its numbers in the tensor of all numbers."""
         groups = self.optimiser.param_groups
         rules = [find_rule(self.optimiser, group) for group in groups]
         self._rules: list[UpdateRule] = [rule for rule in rules if rule is not None]
@@ -123,7 +123,7 @@ class CompiledStep:
         if self.updates:
             self._bind_state()
         self._inputs = (self._numbers, *self.held, *self._state)
-        self._addresses: list[int] = []  # so that the next step looks at the layouts
+        self._addresses: list[int] = []  # so that the next step checks the layouts
 
     def _bind_state(self) -> None:
         states = [self.optimiser.state[parameter] for parameter in self.updated]
@@ -201,7 +201,7 @@ class CompiledStep:
         numbers[:] = values if on_cpu else torch.tensor(values, dtype=torch.float64)
 
     def _require_layouts(self) -> None:
-        """Raise OptimiserChangedError if a tensor has got memory of another layout, as by ``parameter.data = ...``."""
+        """Raise OptimiserChangedError if the memory layout of a tensor has changed, as by ``parameter.data = ...``."""
         if _layouts(self._inputs) != self._layouts:
             raise OptimiserChangedError("a parameter or a tensor of the optimiser has another shape or layout now")
         self._addresses = [tensor.data_ptr() for tensor in self._inputs]
@@ -235,5 +235,5 @@ class CompiledStep:
 
 
 def _layouts(tensors: Sequence[Tensor]) -> list[tuple[Any, ...]]:
-    """Return what compiled code takes for granted of its tensors."""
+    """Return the properties of its tensors that compiled code relies on."""
     return [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors]

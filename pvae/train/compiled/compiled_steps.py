@@ -25,13 +25,13 @@ from pvae.train.step_plan import Plan
 __all__ = ["CompiledSteps"]
 
 _LOG = logging.getLogger(__name__)
-#: With step="auto", the number of steps after which it is decided whether to compile.
+#: With step="auto", compiling is decided after this number of steps.
 _STEPS_BEFORE_CHOICE = 25
-#: What compiling saves for each operation of a graph, and costs for it, in seconds: both are cautious.
+#: Saved time per operation of a graph and step, and cost of compiling per operation, in seconds: cautious estimates.
 _SAVED_PER_OPERATION, _COST_PER_OPERATION = 2e-6, 0.15
 #: Compiling saves at most this part of a step.
 _LARGEST_SAVING = 0.4
-#: The expected saving has to be so many times the expected cost.
+#: The expected saving must be at least this multiple of the expected cost.
 _MARGIN = 3.0
 #: A compiled step that takes more than this part of the time of the graph is not used.
 _LARGEST_SHARE = 0.97
@@ -40,8 +40,8 @@ _LARGEST_SHARE = 0.97
 class CompiledSteps:
     """Decides whether steps are compiled, compiles them, and keeps them.
 
-    Batches of one size are compiled, those of the full size; the last batch of an epoch, if it is smaller, runs as a
-    graph. So a resumed training compiles the same steps, whichever comes first.
+    Only steps on batches of the full size are compiled; a smaller last batch of an epoch runs as a graph. So a resumed
+    training compiles the same steps, whichever batch comes first.
 
     Args:
         asked: the option ``step``: ``"compile"``, ``"auto"``, or another one, with which nothing is compiled.
@@ -68,10 +68,10 @@ class CompiledSteps:
         self._seconds: list[float] = []
 
     def keep(self, recorded: Mapping[str, str]) -> None:
-        """Keep the decision of the run that is resumed, if it was asked for the same.
+        """Keep the decision of the run that is resumed, if it had the same option ``step``.
 
         Args:
-            recorded: what was asked for and what was used there; empty if it is not known.
+            recorded: the option and the decision of that run; empty if they are not known.
         """
         self.former = recorded.get("used", "")
         if recorded.get("asked") == self.asked and self.former:
@@ -136,7 +136,7 @@ class CompiledSteps:
         try:
             step = self._made(plan, plan.graph, arguments)  # type: ignore[arg-type]
             reason = find_disagreement(step, graph.run, arguments, names)  # type: ignore[union-attr]
-        except Exception as error:  # a compiler may fail in any way, and the graph computes the same
+        except Exception as error:  # a compiler may raise any error, and the graph computes the same numbers
             reason = f"{type(error).__name__}: {first_line(error)}"
         torch.set_rng_state(random)
         _LOG.debug("compile the step of %s: %.3f s", player, time.monotonic() - begun)
@@ -155,8 +155,13 @@ class CompiledSteps:
     def _is_faster(
         self, step: CompiledStep, run: Callable[..., Any], arguments: tuple[Tensor, ...], compiling: float
     ) -> bool:
-        """Return whether a compiled step is faster than the graph, by a few timed steps of each; say so in a line."""
-        if self._steps or self._is_recorded:  # it was decided, for another parameter group or before a break
+        """Return whether a compiled step is faster than the graph, by a few timed steps of each.
+
+        Report it in a line.
+        """
+        if (
+            self._steps or self._is_recorded
+        ):  # it was decided already, for another parameter group or before the training was interrupted
             return True
         compiled, graph = median_seconds(step, run, arguments)
         is_faster = compiled < _LARGEST_SHARE * graph

@@ -15,8 +15,8 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], options: Mapping
     """Return the compiled function of a graph, to be called without gradients.
 
     torch wraps the compiled code in functions for aliases, gradients and profiles, which take about a tenth of the step
-    of a small network. If the compiled code has the inputs and the outputs of the graph, nothing is left for them to
-    do, and they are left out.
+    of a small network. If the compiled code has the inputs and the outputs of the graph, these functions do nothing,
+    and they are left out.
 
     Args:
         graph: a graph of tensor operations, which may change its inputs in place.
@@ -26,7 +26,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], options: Mapping
     Raises:
         Exception: any error of the compiler, for instance if the machine has no C++ compiler.
     """
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner  # takes long to import, and few need it
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner  # slow to import, and rarely needed
 
     found: list[tuple[GraphModule, Callable[..., Any]]] = []
 

@@ -1,4 +1,4 @@
-"""A graph in which the tensors that it holds have become arguments, as a compiler needs it."""
+"""A graph with its tensors as arguments, as a compiler needs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LiftedGraph:
 
     Attributes:
         module: the graph, a function of the arguments of the former graph, followed by `tensors`.
-        tensors: the tensors that the former graph held: parameters, buffers and constants, each once.
+        tensors: the tensors that the former graph held: parameters, buffers and constants, each one once.
     """
 
     module: GraphModule

@@ -1,4 +1,4 @@
-"""Whether a compiled step does what the graph and the optimiser of torch do, on the same draws from the same state."""
+"""Compare a compiled step with the graph and the optimiser of torch, on the same draws from the same state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMED_STEPS = 10
 def find_disagreement(
     step: CompiledStep, run: Callable[..., Outputs], arguments: Sequence[Tensor], names: Sequence[str]
 ) -> str | None:
-    """Return what a compiled step does otherwise than the graph, or None. All tensors and generators are restored.
+    """Return how a compiled step differs from the graph, or None. All tensors and generators are restored.
 
     The numbers and gradients are compared with those of the graph, also the tensors that the graph changes, such as
     running averages. The update is compared with the one that the optimiser of torch makes from the same gradients.
@@ -50,14 +50,14 @@ def find_disagreement(
         others = _other_tensors(step)
         is_other = [id(tensor) in others for tensor in step.changed_tensors]
         if not _are_close(changed, tensors, is_other):
-            return "it changes a buffer otherwise than the graph"
+            return "it changes a buffer in another way than the graph"
         if not step.updates:
             return None
         state.restore()
         step.eager_update(outputs[step.count :])
         is_updated = [not is_other_tensor for is_other_tensor in is_other]
         agrees = _are_close(changed, state.current(), is_updated)
-        return None if agrees else "it updates the parameters otherwise than the optimiser"
+        return None if agrees else "it updates the parameters in another way than the optimiser"
     finally:
         state.restore()
         for parameter in step.parameters:
@@ -65,7 +65,7 @@ def find_disagreement(
 
 
 def _other_tensors(step: CompiledStep) -> set[int]:
-    """Return the ids of the tensors of a graph that are no parameters of the step."""
+    """Return the ids of the tensors of a graph that are not parameters of the step."""
     trained = {id(parameter) for parameter in step.parameters}
     return {id(tensor) for tensor in step.held} - trained
 

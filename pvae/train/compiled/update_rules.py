@@ -24,7 +24,7 @@ class UpdateRule(ABC):
     """The update of one parameter of one parameter group of an optimiser.
 
     Args:
-        group: the parameter group, of which the settings besides the learning rate are frozen.
+        group: the parameter group, its settings other than the learning rate are frozen.
     """
 
     #: the names of the tensors that the optimiser keeps for a parameter, and that the update changes
@@ -56,7 +56,7 @@ class UpdateRule(ABC):
 
 
 class AdamRule(UpdateRule):
-    """The update of Adam, with the decay of weights as a part of the gradient.
+    """The update of Adam, with weight decay as part of the gradient.
 
     Source: Kingma & Ba, Adam, arXiv:1412.6980, algorithm 1.
     """
@@ -65,7 +65,7 @@ class AdamRule(UpdateRule):
     counts_steps = True
 
     def numbers(self, step: int) -> tuple[float, ...]:
-        """Return minus the learning rate over the correction of the mean, and one over that of the root."""
+        """Return minus the learning rate over the bias correction, and the inverse correction of the root."""
         first, second = self.group["betas"]
         rate = float(self.group["lr"])
         return -rate / (1 - first**step), (1 - second**step) ** -0.5, 1 - rate * self.group["weight_decay"]
@@ -92,7 +92,7 @@ class AdamRule(UpdateRule):
 
 
 class AdamWRule(AdamRule):
-    """The update of AdamW, in which weights decay apart from the gradient.
+    """The update of AdamW, in which weight decay is not part of the gradient.
 
     Source: Loshchilov & Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101, algorithm 2.
     """
@@ -128,7 +128,7 @@ class SGDRule(UpdateRule):
 
 
 _RULES: dict[type[Optimizer], type[UpdateRule]] = {Adam: AdamRule, AdamW: AdamWRule, SGD: SGDRule}
-#: Settings of a parameter group with which the update is another one.
+#: Settings of a parameter group that change the formula of the update.
 _OTHER_UPDATES = ("amsgrad", "maximize", "capturable", "differentiable")
 
 
@@ -142,7 +142,7 @@ def _own_hooks(optimiser: Optimizer) -> tuple[Any, Any]:
 
 
 def find_rule(optimiser: Optimizer, group: Group) -> UpdateRule | None:
-    """Return the update of a parameter group; None if there is none as tensor operations.
+    """Return the update of a parameter group; None if it is not available as tensor operations.
 
     Args:
         optimiser: the optimiser.
@@ -160,9 +160,9 @@ def find_rule(optimiser: Optimizer, group: Group) -> UpdateRule | None:
 
 
 def has_state(optimiser: Optimizer, parameters: Sequence[Tensor]) -> bool:
-    """Return whether an optimiser keeps the state that its update needs for each of some parameters.
+    """Return whether an optimiser has the state that the update of each parameter needs.
 
-    Before its first step it keeps none. The optimisers without a rule update by themselves, and need nothing.
+    Before its first step it has no state. Optimisers without a rule make the update themselves, and need no state here.
 
     Args:
         optimiser: the optimiser.

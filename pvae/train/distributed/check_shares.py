@@ -71,7 +71,7 @@ def require_small_share(computation: Computation, batch: Batch, size: int) -> No
         for player in computation.parameters.players:
             _outputs(computation, small, player)
     except InputError:
-        return  # the draws have no constants, which the other check reports
+        return  # some draws have no constants; the other check reports this
     except Exception as error:
         raise InputError(
             f"Each process needs a share of a batch that the programs accept; the smallest has {size} data, and the "
@@ -82,8 +82,8 @@ def require_small_share(computation: Computation, batch: Batch, size: int) -> No
 
 def _refused(computation: Computation, reason: str) -> InputError:
     return InputError(
-        f"Training in several processes needs a step that is a mean over the data; that of this model with the "
-        f"objective {describe(computation.objective)!r} is none: {reason}. Train in one process, or choose another "
+        "Training in several processes needs a step that is a mean over the data; the step of this model with the "
+        f"objective {describe(computation.objective)!r} is not one: {reason}. Train in one process, or choose another "
         "objective, such as 'elbo' or 'iwae'."
     )
 

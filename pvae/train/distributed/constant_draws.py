@@ -1,4 +1,4 @@
-"""`ConstantDraws`: random operations return constants, so that a computation on each datum depends on no other draw."""
+"""`ConstantDraws`: random operations return constants, so that no datum depends on the draws for other data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _multinomial(weights: Tensor, count: int, *_: Any) -> Tensor:
     return weights.topk(1, -1).indices.expand(*weights.shape[:-1], count).clone()
 
 
-#: operation of torch -> what returns a constant in its place
+#: operation of torch -> function that returns a constant in its place
 _REPLACEMENTS: Mapping[str, Callable[..., Any]] = {
     "normal_": lambda out, mean=0.0, std=1.0: out.fill_(mean + _NORMAL * std),
     "normal": _normal,

@@ -17,9 +17,9 @@ from pvae.train.signals import Interrupts
 
 __all__ = ["GradientReduction"]
 
-#: What follows the numbers, gradients and buffers: rows, failed processes, those with SIGINT, those with SIGTERM.
+#: The numbers after the gradients and buffers: rows, failed processes, processes with SIGINT, processes with SIGTERM.
 _FLAGS = 4
-#: Buffers that agree up to so many units of the last place keep their own bits.
+#: Buffers that agree up to this number of units in the last place keep their own bits.
 _ULPS = 8
 
 
@@ -30,7 +30,7 @@ class _Space:
     Attributes:
         flat: all numbers, shape (elements + flags,).
         values: the part for numbers, gradients and buffers, shape (elements,).
-        flags: the part that follows it.
+        flags: the part after `values`.
         views: the values in the shapes of the numbers, gradients and buffers.
     """
 
@@ -87,7 +87,7 @@ class GradientReduction:
             raise
 
     def mean(self, player: str, outputs: Outputs, parameters: Sequence[Tensor]) -> Outputs:
-        """Return the mean over the data of all processes; buffers get it in place.
+        """Return the mean over the data of all processes; buffers are set to it in place.
 
         Args:
             player: the parameter group that is updated.
@@ -147,7 +147,7 @@ class GradientReduction:
         return space
 
     def _exchange_lengths(self, device: torch.device, length: int) -> None:
-        """Raise LostProcessError unless all processes have the same length; 0 is that of a process that has failed."""
+        """Raise LostProcessError unless all processes have the same length; a process that has failed sends 0."""
         lengths = torch.zeros(self.group.count, dtype=torch.float64, device=device)
         lengths[self.group.rank] = length
         found = self.group.sum(lengths).tolist()
@@ -168,7 +168,7 @@ class GradientReduction:
             flat[-_FLAGS + 1] = 2.0**self.group.rank if self.group.rank < 20 else 2.0**20
             self.group.add_to_sum(flat)
         except LostProcessError:
-            return  # the error of this process is the one to show
+            return  # the error of this process is shown
 
     def _own_signals(self) -> tuple[float, float]:
         pending = self.interrupts.pending
@@ -192,4 +192,6 @@ class GradientReduction:
 
 
 def _failure(rank: int) -> LostProcessError:
-    return LostProcessError(f"Process {rank} of this training has failed in a step, and all end; see its own message.")
+    return LostProcessError(
+        f"Process {rank} of this training has failed in a step, and all processes end. See the message of that process."
+    )

@@ -52,7 +52,7 @@ def _choose_cuda_device(device: str) -> None:
     """Let this process use the CUDA device with its number on this machine."""
     number, present = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if ":" in device:
-        raise InputError(f"Several processes need a device each; got device={device!r}. Use cuda, or cpu.")
+        raise InputError(f"Each of several processes needs its own device; got device={device!r}. Use cuda, or cpu.")
     if number >= present:
         raise InputError(
             f"Each process needs a CUDA device of its own; this machine has {present}, and process {number} has none. "

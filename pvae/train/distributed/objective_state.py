@@ -1,4 +1,4 @@
-"""The state of an objective in several processes: it changes by the means over the data of all of them."""
+"""The state of an objective in several processes, which is updated by means over the data of all processes."""
 
 from __future__ import annotations
 

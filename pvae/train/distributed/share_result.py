@@ -26,7 +26,7 @@ def share_result(run: Run, context: TrainingContext) -> Run:
     )
     run.checkpoint, run.history, run.seconds = facts["checkpoint"], facts["history"], facts["seconds"]
     if not context.group.is_first:
-        run._held = {}  # only the first process keeps each best state
+        run._held = {}  # only the first process keeps the best states
     return run
 
 

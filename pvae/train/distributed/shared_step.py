@@ -1,4 +1,4 @@
-"""Make the reduction of a training in several processes, and refuse what these cannot train as one process does."""
+"""Make the reduction of a training in several processes, and refuse what would differ from one process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_reduction(
     *,
     keeps_order: bool,
 ) -> tuple[GradientReduction | None, list[str]]:
-    """Return the reduction of the steps of a training, None for one process, and lines that the user should see.
+    """Return the reduction of the steps of a training, None for one process, and lines that are shown to the user.
 
     Args:
         group: the processes.
@@ -45,7 +45,8 @@ def make_reduction(
         keeps_order: whether each batch holds all data in their order.
 
     Raises:
-        InputError: for an option, data or an objective with which several processes would not train as one does.
+        InputError: for an option, data or an objective with which several processes would train in another way than one
+            process.
     """
     if not group.is_shared:
         return None, []
@@ -71,18 +72,18 @@ def make_reduction(
 
 
 def _refusal(train: Batch, batch: Batch, options: Options, count: int, *, keeps_order: bool) -> str:
-    """Return what a training in several processes needs and does not have; "" if it has everything."""
+    """Return the need of a training in several processes that is not met; "" if all are met."""
     if isinstance(train, StoredBatch) and not isinstance(train, RowBatch):
         return (
-            "needs data by number, so that the processes share each batch; a loader or an iterable data set makes its "
-            "own batches. Give arrays, files or an indexed data set."
+            "needs data by number, so that the processes share each batch; a loader or an iterable data set chooses "
+            "the batches itself. Give arrays, files or an indexed data set."
         )
     if isinstance(train, RowBatch) and train.varies:
         return "needs tensors; a collate function makes the batches. Train in one process."
     if keeps_order:
         return "cannot share parameters that belong to positions in the batch. Train in one process."
     if batch.size < count:
-        return f"needs a datum for each of them in a batch; a batch has {batch.size}. Give a larger batch_size."
+        return f"needs at least one datum per process in a batch; a batch has {batch.size}. Give a larger batch_size."
     if options.max_seconds is not None:
         return "cannot end by time, because their clocks differ. Give max_steps or epochs in place of max_seconds."
     if options.on_divergence == "rollback":

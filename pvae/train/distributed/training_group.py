@@ -1,4 +1,4 @@
-"""`TrainingGroup`: the processes of one training, and what they agree on outside its steps."""
+"""`TrainingGroup`: the processes of one training, and their communication outside the steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["TrainingGroup"]
 class TrainingGroup:
     """The processes of one training. Each has the whole model and all data, and computes its share of each batch.
 
-    A process alone, and a process group of one process, train without communication.
+    One process trains without communication, in a process group too.
 
     Attributes:
         count: the number of processes.
@@ -102,10 +102,14 @@ class TrainingGroup:
             self.sum(torch.ones((), device=self.device))
             raise
         if float(self.sum(torch.zeros((), device=self.device))):
-            raise LostProcessError("Another process of this training has failed, and all end; see its own message.")
+            raise LostProcessError(
+                "Another process of this training has failed, and all processes end. See the message of that process."
+            )
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """Return a value of the first process to all, which call this together. The others do not call `make`.
+        """Return a value of the first process in all processes.
+
+        All call this function; only the first one calls `make`.
 
         Args:
             make: returns a JSON value.
@@ -131,7 +135,7 @@ class TrainingGroup:
         return value
 
     def snapshot_from_first(self, make: Callable[[], Snapshot]) -> Snapshot:
-        """Return a snapshot of the first process to all; only the first one needs the run folder.
+        """Return a snapshot of the first process in all processes. Only the first one needs the run folder.
 
         Args:
             make: returns the snapshot.
@@ -172,7 +176,7 @@ class TrainingGroup:
         """Raise InputError in all processes if they do not have the same values.
 
         Args:
-            values: texts by the words that name them in the message.
+            values: texts, by the names that the message gives them.
         """
         if not self.is_shared:
             return

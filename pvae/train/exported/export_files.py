@@ -1,4 +1,4 @@
-"""Write an exported function or parameters, with what they expect as JSON: `.pt2`, `.onnx` and `.safetensors`."""
+"""Write an exported function or parameters, with a description as JSON: `.pt2`, `.onnx` and `.safetensors`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pvae.train.exported.traced_parts import Call, TracedPart, silent
 
 __all__ = ["METADATA", "require_onnx", "write_onnx", "write_parameters", "write_program"]
 
-#: The name of the description: of the file inside ``.pt2``, with ``.json``, and of the entry of the metadata else.
+#: The name of the description: of a ``.json`` file inside ``.pt2``, and of an entry of the metadata of the other
+#: formats.
 METADATA = "pvae"
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -45,8 +46,8 @@ def write_program(path: Path, part: TracedPart, metadata: Mapping[str, Any], che
     Args:
         path: the file.
         part: the traced part.
-        metadata: what the function expects and returns.
-        check: is called with the function as it is loaded again, before the file takes its place.
+        metadata: the description of the arguments and results of the function.
+        check: called with the function, loaded from the file, before the file gets its final name.
     """
     with replace_file(path) as unfinished:
         with unfinished.open("wb") as file:
@@ -59,7 +60,7 @@ def write_onnx(path: Path, part: TracedPart, metadata: Mapping[str, Any], check:
     """Write an ONNX file; the metadata are its entry `METADATA`. The arguments are those of `write_program`.
 
     Raises:
-        InputError: if ONNX has no form of an operation.
+        InputError: if ONNX cannot express an operation.
     """
     names = [output["name"] for output in metadata["outputs"]]
     inputs = [value["name"] for value in metadata["inputs"]]
@@ -70,7 +71,7 @@ def write_onnx(path: Path, part: TracedPart, metadata: Mapping[str, Any], check:
                 part.program, part.function.example, input_names=inputs, output_names=names, dynamo=True, verbose=False
             )
     except Exception as error:
-        raise InputError(f"ONNX has no form of one of its operations: {first_line(error)}") from error
+        raise InputError(f"ONNX cannot express one of its operations: {first_line(error)}") from error
     converted.model.metadata_props[METADATA] = json.dumps(metadata)
     with replace_file(path) as unfinished:
         converted.save(unfinished)

@@ -27,7 +27,7 @@ PARTS = ("encoder", "decoder")
 SUFFIXES = (".pt2", ".onnx", ".safetensors")
 _SIZES = (1, 2, 9)  # of the batches at which an exported function is compared with the model
 _MAKERS: dict[str, Callable[..., TensorFunction]] = {"encoder": encoder_function, "decoder": decoder_function}
-#: What the schema of the data says on how x and y were made of the user's data.
+#: Entries of the schema of the data that describe how x and y were computed from the user's data.
 _PREPROCESSING = ("columns", "categories", "scaling", "channels", "label", "classes")
 
 
@@ -106,7 +106,7 @@ def _write_parameters(path: Path, model: Any, config: Mapping[str, Any], about: 
 def _trial_batch(model: Any, config: Mapping[str, Any], size: int) -> dict[str, Tensor]:
     """Return made-up values of the fields that the programs take, in the recorded shapes and types.
 
-    Real numbers lie between 0 and 1, and whole ones are those of a label. Labels are hidden if the model infers them.
+    Real numbers lie between 0 and 1, and whole numbers are labels. Labels are hidden if the model infers them.
     """
     data, generator = config["data"], torch.Generator().manual_seed(size)
     dtype = torch.float64 if config["training"]["precision"] == "float64" else torch.float32
@@ -128,7 +128,7 @@ def _trial_batch(model: Any, config: Mapping[str, Any], size: int) -> dict[str, 
 
 
 def _accepted(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return made-up values that the model takes: a model of counts or of lengths refuses others.
+    """Return made-up values that the model accepts. Models of counts or of lengths accept only whole numbers.
 
     Args:
         model: the latent model.
@@ -182,7 +182,7 @@ def _described(name: str, value: Tensor) -> dict[str, Any]:
 
 
 def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how x and y were made of the user's data."""
+    """Return how x and y were computed from the user's data."""
     data = config["data"]
     schema = data.get("schema", {})
     recorded = {name: schema[name] for name in _PREPROCESSING if name in schema}

@@ -33,7 +33,7 @@ class TracedPart:
     """An encoder or decoder, as a function and as a traced program.
 
     Args:
-        function: the function; its arguments are those that its outputs depend on.
+        function: the function; its outputs depend on each of its arguments.
         program: the traced program, for any number of data.
     """
 
@@ -42,7 +42,7 @@ class TracedPart:
 
 
 def trace_part(function: TensorFunction) -> TracedPart:
-    """Return a function with the arguments that matter, and its program.
+    """Return a function with only the arguments that its outputs depend on, and its program.
 
     Args:
         function: an encoder or decoder on all its fields and sites.
@@ -66,7 +66,10 @@ def trace_part(function: TensorFunction) -> TracedPart:
 
 
 def _leave_out_undefined_means(function: TensorFunction, outputs: Mapping[str, Tensor]) -> None:
-    """Leave out a mean of x that is not finite, as that of a Cauchy or of classes; raise if a later site needs it."""
+    """Leave out a mean of x that is not finite, such as the mean of a Cauchy or of classes.
+
+    Raise if a later site needs it.
+    """
     undefined = {name for name, value in outputs.items() if name.endswith(".mean") and not value.isfinite().all()}
     if undefined and not function.data_sites:
         site = min(undefined).removesuffix(".mean")
@@ -102,7 +105,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _symbolic_lengths() -> Iterator[None]:
-    """Let ``len(x)`` of a tensor be symbolic, as ``x.shape[0]`` is; Python's own `len` makes it the number of now."""
+    """Let ``len(x)`` of a tensor be symbolic, as ``x.shape[0]`` is; Python's own `len` returns the present number."""
     true_length = builtins.len
 
     def length(value: Any) -> Any:
@@ -117,7 +120,7 @@ def _symbolic_lengths() -> Iterator[None]:
 
 @contextmanager
 def silent(*names: str) -> Iterator[None]:
-    """Run a block in which loggers of PyTorch say nothing, because the reason of a failure is in its error.
+    """Run a block without log records of PyTorch, because the reason of a failure is in its error.
 
     Args:
         names: the names of the loggers.
@@ -134,7 +137,7 @@ def silent(*names: str) -> Iterator[None]:
 
 
 def _used_inputs(program: ExportedProgram, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the arguments with values that reach an output; a shape or a device is no value."""
+    """Return the names of the arguments with values that reach an output; a shape or a device is not a value."""
     arguments = dict(zip(program.graph_signature.user_inputs, names, strict=True))
     pending = [node for node in program.graph.nodes if node.op == "output"]
     reached: set[Node] = set()

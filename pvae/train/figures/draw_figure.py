@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_figure"]
 
-#: The figures that need no other number of data than that of the split.
+#: The figures that use all data of the split.
 _OF_ALL_DATA = ("samples", "reconstructions", "latent")
 #: The largest number of data in the first run of the programs, which bounds its memory.
 _FIRST_DATA = 10_000
@@ -87,8 +87,11 @@ def draw_figure(
 
 
 def _takes_parts(run: Run, batch: Batch) -> bool:
-    """Return whether the programs of a run take a part of a batch; True if they do not take the batch either."""
-    if batch.size < 3:  # the part of two data would be all of them
+    """Return whether the programs of a run accept a part of a batch.
+
+    True if they do not accept the whole batch either.
+    """
+    if batch.size < 3:  # half of the data is one datum less than two
         return True
     programs = bind(run.model, batch, run.fields)
     with torch.no_grad(), scope(run.model, inherit=True), evaluating(programs.modules):
@@ -108,5 +111,5 @@ def _require_trained_guide(run: Run, name: str) -> None:
     if name in _OF_THE_GUIDE and objective and "phi" in untrained_by(objective):
         raise InputError(
             f"The figure {name!r} needs a trained guide, and the objective {objective!r} leaves the guide untrained. "
-            "Draw samples, or train by 'ali', which trains a guide too."
+            "Draw samples, or train with 'ali', which trains a guide too."
         )

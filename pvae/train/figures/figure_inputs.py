@@ -1,4 +1,4 @@
-"""What the figures of a run are drawn from: a run, its data, and what the programs are given."""
+"""The inputs of the figures of a run: the run, its data, and the other fields that the programs take."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FigureInputs:
     takes_parts: bool = True
 
     def first_data(self) -> Batch:
-        """Return the first `count` data of the split; all of them if the programs take no part of the data."""
+        """Return the first `count` data of the split; all of them if the programs do not run on a part of the data."""
         return self.batch.take(slice(0, self.count)) if self.takes_parts else self.batch
 
     def as_pictures(self, x: Any, leading: int = 1) -> Any:
@@ -65,12 +65,12 @@ class FigureInputs:
         return self.splits.schema.columns
 
     def describe_conditions(self) -> str:
-        """Return which fields besides x are given to the programs, in a sentence; "" if there are none."""
+        """Return a sentence about the fields besides x that the programs take; "" if there are none."""
         names = self._conditions()
         return f"Given: {', '.join(names)} of each datum." if names else ""
 
     def describe_held(self) -> str:
-        """Return the values at which other sites and fields are held while z moves, in a sentence; "" if none are."""
+        """Return a sentence about the values of the other sites and fields while z changes; "" if there are none."""
         from pvae.models.site_values import has_finite_support, run_at_values
 
         first = self.batch.take(slice(0, 1))
@@ -85,7 +85,7 @@ class FigureInputs:
         return f"Held fixed: {'; '.join(held)}." if held else ""
 
     def _conditions(self) -> list[str]:
-        """Return the fields besides x that condition the model: no labels that it infers, and no optional fields."""
+        """Return the fields besides x that condition the model, without labels that it infers and optional fields."""
         from pvae.models.latent_codes import without_labels
         from pvae.programs.binding import bind
         from pvae.programs.model_traits import traits_of

@@ -20,10 +20,10 @@ __all__ = ["RunPlots"]
 class RunPlots(FigureSource):
     """The figures of a run. Each method returns one figure, which a notebook displays.
 
-    All methods but `history` take these arguments:
+    All methods except `history` take these arguments:
 
-    - ``data``: the data, in any form that `pvae.load_data` takes; by default those that the run was trained on, which
-      are loaded again by their name or path.
+    - ``data``: the data, in any form that `pvae.load_data` takes; by default the data of the training, which are loaded
+    again by their name or path.
     - ``split``: ``"test"`` (the default), ``"validation"`` or ``"train"``.
     - ``count``: the number of pictures, codes, latent units, lines or columns.
     - ``seed``: the seed of the draws.

@@ -1,4 +1,4 @@
-"""The figures of one system each: forecasts of sequences, one modality given the others, and words of topics."""
+"""Figures of one system each: forecasts of sequences, one modality given the others, and words of topics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cross_generation", "forecast", "topics"]
 
-#: A forecast sees this share of each sequence, and has this number of draws.
+#: The share of each sequence that a forecast starts from, and its number of draws.
 _SEEN, _FORECASTS = 2 / 3, 200
 
 
@@ -89,7 +89,7 @@ def topics(inputs: FigureInputs) -> Figure:
 
     model = inputs.run.model
     if not isinstance(model, ProdLDA):
-        raise InputError("Topics are those of a topic model; train a prodlda.")
+        raise InputError("A figure of topics needs a topic model; train a prodlda.")
     probabilities = model.topic_words().cpu()
     top = probabilities.topk(min(inputs.count, probabilities.shape[1]))
     names = inputs.feature_names or [f"word {index}" for index in range(probabilities.shape[1])]

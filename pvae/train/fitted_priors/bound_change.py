@@ -1,4 +1,4 @@
-"""The change of the ELBO by a fitted prior, on validation data, whose codes the fit has not seen."""
+"""The change of the ELBO by a fitted prior, on validation data, which the fit has not used."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pvae.weights import log_weights
 __all__ = ["change_of_bound"]
 
 _MOST_DATA, _CHUNK, _PARTICLES = 500, 50, 10
-#: A fall of more standard errors than this is reported.
+#: A decrease of more standard errors than this is reported.
 _CLEAR = 3.0
 
 
 def change_of_bound(source: CodeSource, fitted: Any, seed: int) -> dict[str, Any]:
-    """Return by how much the ELBO of validation data is higher with the fitted prior, as values of TOML.
+    """Return the increase of the ELBO of validation data by the fitted prior, as values of TOML.
 
     They are ``elbo_change`` in nats per datum, its standard error over data ``elbo_change_error``, and the number of
     data ``elbo_change_count``. The result is empty without validation data, and for a guide without a density, which
-    has no ELBO. A warning is given if the ELBO falls.
+    has no ELBO. A warning is given if the ELBO decreases.
 
     Args:
         source: the model before, and the data.
@@ -40,14 +40,15 @@ def change_of_bound(source: CodeSource, fitted: Any, seed: int) -> dict[str, Any
     data, _ = draw_subset(source.splits.validation, _MOST_DATA, 0)
     try:
         bounds = [_bounds(model, data, source, seed) for model in (source.model, fitted)]
-    except InputError:  # the guide gives points
+    except InputError:  # the guide returns points without a density
         return {}
     changes = bounds[1] - bounds[0]
     change, error = float(changes.mean()), float(changes.std() / len(changes) ** 0.5)
     if change < -_CLEAR * error:
         warnings.warn(
             f"The fitted prior lowers the ELBO of {len(changes)} validation data by {-change:.4g} ± {error:.2g} nats: "
-            "it fits their codes worse than the prior before. Use another kind such as 'mixture', more components, or "
+            "it fits their codes worse than the prior of the training. Use another kind such as 'mixture', more "
+            "components, or "
             "more "
             "epochs.",
             stacklevel=3,

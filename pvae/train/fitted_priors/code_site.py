@@ -1,4 +1,4 @@
-"""`CodeSite`: the latent site that a fitted prior is the density of, found from the programs of a model."""
+"""`CodeSite`: the latent site that gets a fitted prior, found from the programs of a model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class CodeSite:
     """The latent site whose density is replaced.
 
     Attributes:
-        name: the name of the site; of several layers, the topmost one.
+        name: the name of the site; the topmost one of several layers.
         shape: the event shape of the site: that of one z, or of the codes of one datum.
         codes: the number of codes if the values are codes 0 to codes - 1; 0 for real numbers.
-        is_point: whether the guide gives a point without a density, as that of an autoencoder does.
+        is_point: whether the guide returns a point without a density, as in an autoencoder.
     """
 
     name: str
@@ -47,7 +47,7 @@ class CodeSite:
 
 
 def find_code_site(latent_model: Any, batch: Batch, fields: Fields) -> CodeSite:
-    """Return the site of a latent model that a fitted prior is the density of.
+    """Return the site of a latent model that gets the fitted prior.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -55,7 +55,7 @@ def find_code_site(latent_model: Any, batch: Batch, fields: Fields) -> CodeSite:
         fields: the batch fields of the programs.
 
     Raises:
-        InputError: if there is no such site; the message names the sites and says what they lack.
+        InputError: if there is no such site; the message names the sites and the reason.
     """
     with preserved_randomness(), inference_mode(latent_model, batch, fields) as programs:
         bound = programs.bound_to(batch)
@@ -82,7 +82,7 @@ def _names(sites: Sequence[Site]) -> str:
 
 
 def _topmost(sites: Sequence[Site], bound: BoundPrograms) -> Site:
-    """Return the first of several layers, or the only site; raise InputError for sites that are no layers."""
+    """Return the first of several layers, or the only site; raise InputError for sites that are not layers."""
     first, *below = sites
     if not below:
         return first
@@ -95,7 +95,7 @@ def _topmost(sites: Sequence[Site], bound: BoundPrograms) -> Site:
         moved = {each["name"]: each["value"].roll(1, 0) for each in above if each["value"].dim()}
         if not _depends_on(site, bound, values, moved):
             raise InputError(
-                f"{_NEEDS}; this one has the sites {_names(sites)}, and they are no layers: the density of "
+                f"{_NEEDS}; this one has the sites {_names(sites)}, and they are not layers: the density of "
                 f"{site['name']} does not depend on {_names(above)}."
             )
     return first
@@ -124,18 +124,18 @@ def _require_code_of_each_datum(site: Site, size: int) -> None:
     if not (is_discrete(site) or support in (constraints.real, constraints.real_vector)):
         raise InputError(
             f"A fitted prior needs real numbers of any size; site {name} has the support {support}. Transform the "
-            "site, such as by a logarithm, and train again."
+            "site, for example by a logarithm, and train again."
         )
 
 
 def _require_same_density(site: Site) -> None:
-    """Raise InputError if the density of a site differs between data, as one that is conditional on data does."""
+    """Raise InputError if the density of a site differs between data, for example because it depends on a condition."""
     first = site["value"][:1].expand(site["value"].shape)
     log_prob = log_density({**site, "value": first})
     if not torch.allclose(log_prob, log_prob[:1].expand(log_prob.shape)):
         raise InputError(
             f"The density of {site['name']} depends on a condition of each datum, and a prior that is fitted to all "
-            "codes would lose this. Use a model whose prior is the same for all data."
+            "codes would lose this. Use a model with the same prior for all data."
         )
 
 

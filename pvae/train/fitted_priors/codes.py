@@ -89,10 +89,10 @@ class Codes:
     """The codes of all training data.
 
     Attributes:
-        site: the site that they are values of.
+        site: the site of the codes.
         values: shape (draws * data, size), real numbers or whole ones; the first draw of all data comes first.
         draws: the number of codes of each datum.
-        source: the model and the data; None for codes from elsewhere.
+        source: the model and the data; None for codes from another source.
     """
 
     site: CodeSite
@@ -106,10 +106,10 @@ class Codes:
         return len(self.values) // self.draws
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the codes of some data, and those of the others, which are left out to stop a training in time.
+        """Return the codes of some data, and the codes of the other data, which are left out to stop the fit in time.
 
         Args:
-            share: the share of the data that are left out.
+            share: the share of the data that is left out.
             seed: the seed of the choice.
         """
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
@@ -124,7 +124,8 @@ def encode_training_data(source: CodeSource, site: CodeSite, *, draws: int, mean
     """Return draws of q(z given x) for all training data, or the means of q.
 
     Args:
-        source: the model and the data; binarised or masked anew for each draw of z where they are at every use.
+        source: the model and the data; data that are binarised or masked at every use are drawn again for each draw of
+            z.
         site: the latent site.
         draws: the number of draws of each datum.
         means: whether to take the mean of q in place of a draw.
@@ -147,7 +148,7 @@ def encode_training_data(source: CodeSource, site: CodeSite, *, draws: int, mean
 
 
 def _require_density(codes: Codes) -> None:
-    """Raise InputError for codes that no density on the real numbers fits."""
+    """Raise InputError for codes that are not finite, or constant in a unit, because no density fits them."""
     name, values = codes.site.name, codes.values
     if not bool(values.isfinite().all()):
         raise InputError(
@@ -156,6 +157,6 @@ def _require_density(codes: Codes) -> None:
     constant = (values.amax(0) == values.amin(0)).nonzero().flatten()
     if len(constant):
         raise InputError(
-            f"Unit {int(constant[0])} of {name} has the same value for all data, so that these codes have no density. "
+            f"Unit {int(constant[0])} of {name} has the same value for all data, so these codes have no density. "
             "Use fewer latent dimensions, or draws in place of means."
         )

@@ -33,7 +33,7 @@ class FittedDensity:
     Attributes:
         density: the density, a module that returns a distribution.
         settings: the arguments by which a `PriorRecipe` builds it again, besides its size.
-        facts: what the fit has found, as values of TOML.
+        facts: the results of the fit, as values of TOML.
     """
 
     density: nn.Module

@@ -20,7 +20,7 @@ from pvae.train.trainer import fit
 
 __all__ = ["fit_by_gradients"]
 
-#: The share of the data whose codes decide which parameters are kept.
+#: The share of the data that is left out, to choose the parameters that are kept.
 _LEFT_OUT = 0.1
 
 
@@ -29,7 +29,7 @@ class _CodeModel(LatentModel):
 
     Args:
         density: the density.
-        context: what its ``forward`` gets.
+        context: the argument of its ``forward``.
     """
 
     def __init__(self, density: nn.Module, context: Any = None) -> None:
@@ -55,13 +55,13 @@ def fit_by_gradients(
     context: Any = None,
     step: str = "auto",
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a density with a great likelihood of the codes, and what the fit has found.
+    """Return a density that is fitted to the codes by maximum likelihood, and the results of the fit.
 
     Args:
         codes: the codes.
         settings: the settings of the fit.
         make: makes the density, or a latent model of the codes.
-        context: what the ``forward`` of a density gets.
+        context: the argument of the ``forward`` of a density.
         step: how steps run, as for `pvae.fit`.
     """
     train, left_out = codes.split(_LEFT_OUT, settings.seed)

@@ -24,7 +24,7 @@ class PriorKind:
 
     Attributes:
         fit: a function of codes, `FitSettings` and the settings of the kind.
-        fits_codes: whether it is for discrete codes; otherwise it is for real numbers.
+        fits_codes: whether the kind is for discrete codes; otherwise it is for real numbers.
         needs_density: whether it needs the density of q, which a point does not have.
     """
 
@@ -38,7 +38,7 @@ class PriorKind:
         return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
-# Saved runs hold these names: a name must not change.
+# Saved runs contain these names, so a name must not change.
 PRIOR_KINDS: dict[str, PriorKind] = {
     "aggregate": PriorKind(fit_aggregate, needs_density=True),
     "autoregressive": PriorKind(fit_autoregressive, fits_codes=True),
@@ -54,7 +54,7 @@ def parse_kind(text: Any) -> tuple[str, dict[str, Any]]:
     """Return the name of a kind and its settings, from a text such as ``"mixture:components=5"``.
 
     Raises:
-        InputError: for an unknown name or setting, or a value that is no text.
+        InputError: for an unknown name or setting, or a value that is not text.
     """
     if not isinstance(text, str):
         raise InputError(f"kind needs a name ({', '.join(PRIOR_KINDS)}); got {type(text).__name__}.")
@@ -62,7 +62,7 @@ def parse_kind(text: Any) -> tuple[str, dict[str, Any]]:
 
 
 def default_kind(site: CodeSite) -> str:
-    """Return the kind for the codes of a site where the user names none."""
+    """Return the default kind for the codes of a site."""
     return "autoregressive" if site.codes else "mixture"
 
 
@@ -83,6 +83,6 @@ def require_fitting_kind(name: str, site: CodeSite) -> None:
         )
     if kind.needs_density and site.is_point:
         raise InputError(
-            f"The kind {name!r} is made of the densities q(z given x); the guide of this model gives points, which "
+            f"The kind {name!r} is made of the densities q(z given x); the guide of this model returns points, which "
             "have no density. Use 'mixture' or 'flow'."
         )

@@ -1,4 +1,4 @@
-"""Gaussian mixtures of codes, fitted by EM; the number of components by the Bayesian information criterion."""
+"""Gaussian mixtures of codes, fitted by EM. The Bayesian information criterion chooses the number of components."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MOST_STEPS = 500
 
 
 def fit_full_gaussian(codes: Codes, settings: FitSettings) -> FittedDensity:
-    """Return the Gaussian with the mean and the covariance of the codes, which has the greatest likelihood.
+    """Return the Gaussian with the mean and the covariance of the codes, which maximise the likelihood.
 
     Args:
         codes: the codes, real numbers.
-        settings: the settings of the fit; there is no choice to make.
+        settings: the settings of the fit, which are not used.
     """
     return FittedDensity(_as_prior(_mixture(codes, 1, settings.seed)), {"components": 1})
 
@@ -47,7 +47,7 @@ def fit_mixture(codes: Codes, settings: FitSettings, *, components: int | None =
         _require_enough(codes, count)
         return FittedDensity(_as_prior(_mixture(codes, count, settings.seed)), {"components": count})
     _require_enough(codes, 1)
-    # a component with fewer data than it has parameters of its own cannot be preferred
+    # the criterion does not choose a component with fewer data than parameters
     most = max(1, codes.count // (1 + codes.site.size))
     mixtures = {count: _mixture(codes, count, settings.seed) for count in _CANDIDATES if count <= most}
     weights = _weights(codes)
@@ -72,7 +72,7 @@ def _weights(codes: Codes) -> Any:
 
 
 def _mixture(codes: Codes, components: int, seed: int) -> GaussianMixture:
-    # scikit-learn is slow to import, and pvae.fit_prior is loaded with the other names of pvae
+    # imported here because scikit-learn is slow to import
     from sklearn.exceptions import ConvergenceWarning
 
     from pvae.em import GaussianMixture
@@ -81,7 +81,7 @@ def _mixture(codes: Codes, components: int, seed: int) -> GaussianMixture:
         components, reg_covar="relative", max_iter=_MOST_STEPS, random_state=seed, dtype=torch.float64
     )
     with warnings.catch_warnings():
-        # a mixture that climbs by a thousandth of a nat in each step is a prior like any other
+        # a mixture that still gains a thousandth of a nat in each step is good enough as a prior
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(codes.values.double(), sample_weight=_weights(codes))
 

@@ -31,7 +31,7 @@ def new_run(run: Run, model: Any, recipe: PriorRecipe, fitted: Mapping[str, Any]
         run: the run of the model before.
         model: the model with its fitted prior.
         recipe: how the prior is built.
-        fitted: what is recorded of the fit, as values of TOML.
+        fitted: the record of the fit, as values of TOML.
         folder: the folder of the new run, which is locked and unused; None keeps it in memory.
     """
     config = copy.deepcopy(run.config)

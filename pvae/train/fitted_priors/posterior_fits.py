@@ -35,7 +35,7 @@ def fit_aggregate(codes: Codes, settings: FitSettings, *, components: int | None
         components: the number of training data; by default 500, or all if there are fewer.
 
     Raises:
-        InputError: for more components than data, or a q that is no Gaussian.
+        InputError: for more components than data, or a q that is not a Gaussian.
     """
     source = _source_of(codes)
     most = min(codes.count, _COMPONENTS_OF_AGGREGATE)

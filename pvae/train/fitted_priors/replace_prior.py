@@ -1,4 +1,4 @@
-"""`fit_prior`: fit a density to the codes of a trained model, and put it in the place of p(z)."""
+"""`fit_prior`: fit a density to the codes of a trained model, and use it as p(z)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fit_prior(
     The codes are draws of q(z given x) for the training data. The guide and p(x given z) do not change: the ELBO and
     the log evidence change by the prior alone, and samples are drawn from the new prior. `run` does not change either.
 
-    The model has one latent site with real numbers, or layers of them, of which the topmost one gets the new prior; or
+    The model has one latent site with real numbers, or layers of them, and then the topmost one gets the new prior; or
     one site of discrete codes, as a `pvae.VQVAE` has.
 
     Args:
@@ -64,22 +64,22 @@ def fit_prior(
             ``"mixture"`` for real numbers, and ``"autoregressive"`` for codes. For real numbers: ``"full-gaussian"``;
             ``"mixture"``, of full Gaussians, with the number of components by the Bayesian information criterion;
             ``"flow"``; ``"aggregate"``, the mixture of q(z given x) at 500 training data; ``"vamp"``, the mixture of q
-            at 100 learned pseudo-inputs; ``"vae"``, a second VAE, whose latent variable is a further layer of the
+            at 100 learned pseudo-inputs; ``"vae"``, a second VAE with a latent variable that is a further layer of the
             model. For codes: ``"autoregressive"``, a causal transformer.
-        data: the data of the training, if the run does not record where they are: `Splits`, of which the training
-            split is used, or anything else that `pvae.load_data` takes.
+        data: the data of the training, if the run does not record where they are: `Splits` (the training split is
+            used), or anything else that `pvae.load_data` accepts.
         draws: the number of draws of z per datum.
-        means: whether to fit the means of q in place of draws. The density is then narrower than the codes are.
-        epochs: the number of passes over the codes, for kinds that are fitted by gradients. The parameters with the
-            greatest likelihood of a tenth of the codes, which are left out, are kept.
-        batch_size: the number of codes of a step of them.
-        learning_rate: the learning rate of Adam for them.
+        means: whether to fit the means of q in place of draws. The density is then narrower than the codes.
+        epochs: the number of passes over the codes, for kinds that are fitted by gradients. A tenth of the codes is
+            left out, and the parameters with the greatest likelihood of them are kept.
+        batch_size: the number of codes of a step, for these kinds.
+        learning_rate: the learning rate of Adam, for these kinds.
         seed: the seed of all draws.
         out: the folder of the new run; None keeps it in memory.
 
     Returns:
-        The new run. Its ``config["prior"]`` holds the kind, the settings and what the fit has found, with the change of
-        the ELBO of validation data if there are any; a warning is given if the ELBO falls. Its history is that of the
+        The new run. Its ``config["prior"]`` holds the kind, the settings and the results of the fit, with the change of
+        the ELBO of the validation data, if any. A warning is given if the ELBO decreases. Its history is that of the
         training, with the prior of the training.
 
     Raises:
@@ -100,7 +100,7 @@ def fit_prior(
     """
     if TrainingGroup().is_shared:
         raise InputError(
-            "fit_prior works in one process; this one is one of several. Call it after the training ended."
+            "fit_prior works in one process; this process is one of several. Call it after the training has ended."
         )
     draws = require_whole(draws, "draws")
     settings = FitSettings(epochs, batch_size, learning_rate, seed)
@@ -165,7 +165,7 @@ def _require_in_place(model: Any, batch: Batch, fields: Fields, site: CodeSite) 
 
 
 def _facts(run: Run, codes: Codes, fitted: FittedDensity, settings: FitSettings, *, means: bool) -> dict[str, Any]:
-    """Return what is recorded of a fit: the model and the data that the codes belong to, and how they were drawn."""
+    """Return the record of a fit: the model and data of the codes, and how the codes were drawn."""
     return {
         "parameters": digest_without_prior(run.model, tensors_of(run.model, run.config)),
         "codes": "means" if means else "draws",

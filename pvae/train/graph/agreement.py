@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["coarsest_of", "first_difference", "has_equal_content", "is_close"]
 
-#: Rounding errors that sums in another order may add up to, in units of the last place (ulp).
+#: The largest rounding error of sums in another order, in units of the last place (ulp).
 _ULPS = 64
 #: A graph on CUDA may add in any order.
 _ULPS_ON_CUDA = 16 * _ULPS
@@ -21,7 +21,9 @@ def first_difference(
     expected: Sequence[Tensor | None],
     coarsest: torch.dtype | None = None,
 ) -> str | None:
-    """Return the name of the first output that differs from what is expected beyond rounding; None if all agree.
+    """Return the name of the first output that differs from its expected value by more than rounding.
+
+    None if all agree.
 
     Args:
         names: a name for each output.
@@ -37,7 +39,7 @@ def first_difference(
 
 
 def _rounding_of(loss: Tensor | None) -> float:
-    """Return the rounding error of a sum of terms as large as the loss; near an optimum a gradient is no larger."""
+    """Return the rounding error of a sum of terms as large as the loss; near an optimum a gradient is not larger."""
     if loss is None or not loss.is_floating_point():
         return 0.0
     return float(loss.abs().nan_to_num(0.0, posinf=0.0)) * torch.finfo(loss.dtype).eps
@@ -55,7 +57,7 @@ def is_close(
         output: a tensor, or None for a gradient that does not exist.
         expected: the tensor to compare with.
         least: an absolute difference that always counts as rounding.
-        coarsest: the dtype of the fewest digits in which something was computed; None for the dtype of the tensor.
+        coarsest: the dtype with the fewest digits in the computation; None for the dtype of the tensor.
     """
     if output is None or expected is None:
         return output is expected
@@ -82,7 +84,7 @@ def has_equal_content(arguments: Sequence[Tensor], former: Sequence[Tensor]) -> 
 
 
 def coarsest_of(tensors: Iterable[Tensor]) -> torch.dtype | None:
-    """Return the floating-point dtype of the fewest digits among some tensors; None if there is none.
+    """Return the floating-point dtype with the fewest digits among tensors; None if there is none.
 
     Args:
         tensors: the tensors of a computation.

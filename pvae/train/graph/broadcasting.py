@@ -26,7 +26,7 @@ _WITH_NUMBER = _BINARY | {_aten.mul.Scalar, _aten.div.Scalar, _aten.add.Scalar, 
 
 
 def compute_before_expansion(graph: GraphModule) -> None:
-    """Let operations use tensors before their expansion where that changes no bit, in place.
+    """Change a graph in place: operations use tensors before their expansion, if the result has the same bits.
 
     Args:
         graph: a graph of ATen operations without changes in place, with the metadata of a trace.
@@ -39,7 +39,7 @@ def compute_before_expansion(graph: GraphModule) -> None:
 
 
 def _value(node: Any) -> Any:
-    """Return the tensor without content that the trace has kept for a node; None for other arguments."""
+    """Return the fake tensor that the trace has kept for a node; None for other arguments."""
     return node.meta.get("val") if isinstance(node, Node) else None
 
 
@@ -83,7 +83,7 @@ def _expand_afterwards(graph: GraphModule, node: Node) -> None:
     if not (node.target in _UNARY or is_square or is_with_number) or not _is_expansion(node.args[0]) or node.kwargs:
         return
     if not all(user.target in _BINARY | _UNARY for user in node.users):
-        return  # sums and functions such as log round otherwise where elements share memory
+        return  # sums and functions such as log may round differently if elements share memory
     expansion: Any = node.args[0]
     with graph.graph.inserting_before(node):
         result = _call(graph, node.target, expansion.args[0], *rest)

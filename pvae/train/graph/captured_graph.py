@@ -1,4 +1,4 @@
-"""A traced step as one CUDA graph, which the processor launches at once in place of each operation."""
+"""A traced step as one CUDA graph, which one launch runs in place of one launch per operation."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pvae.train.graph.trace import Outputs
 
 __all__ = ["CapturedGraph"]
 
-#: PyTorch asks for some runs before a capture, so that its libraries choose their kernels and allocate memory.
+#: PyTorch needs some runs before a capture, in which its libraries choose their kernels and allocate memory.
 _WARM_UP_RUNS = 3
 
 
 class CapturedGraph:
     """Runs a graph of tensor operations on CUDA, recorded once and replayed at each call.
 
-    Each call copies its arguments into the memory of the recording. Numbers of shape () are copied out of it; other
-    outputs, such as gradients, are overwritten by the next call.
+    Each call copies its arguments into the memory of the recording. Outputs of shape () are copied from it; the next
+    call overwrites other outputs, such as gradients.
 
     Args:
-        run: a function of tensors that reads no value and draws from the generator of its device alone. It runs
-            several times, so that the caller restores buffers and generators.
+        run: a function of tensors that reads no value and draws only from the generator of its device. It runs several
+            times, so the caller has to restore buffers and generators.
         arguments: tensors with the shapes and dtypes of later calls.
 
     Attributes:
-        coarsest: None, because the products are those of the function.
+        coarsest: None, because the function decides which library computes the products.
     """
 
     coarsest: torch.dtype | None = None

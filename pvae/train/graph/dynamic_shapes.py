@@ -1,4 +1,4 @@
-"""The operations of a traced step whose results have a shape that depends on values, such as ``x[y > 0]``."""
+"""Operations of a traced step with a result shape that depends on values, such as ``x[y > 0]``."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["DynamicShapeError", "RaiseAtDynamicShape", "find_dynamic_operation", "fixed_tensors", "is_fill"]
 
 _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
-#: Operations of this kind to which PyTorch gives no tag.
+#: Operations of this kind that PyTorch does not tag.
 _UNTAGGED = {"aten::_pack_padded_sequence", "aten::_pad_packed_sequence", "aten::_to_sparse", "aten::_coalesce"}
 _MASK_DTYPES = (torch.bool, torch.uint8)
-#: Operations that read the shape and the dtype of a tensor, and none of its values.
+#: Operations that read the shape and the dtype of a tensor, but not its values.
 _FILLS = {f"aten::{name}" for name in ("new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like")}
 
 
 class DynamicShapeError(RuntimeError):
-    """A program computes a tensor whose shape depends on values."""
+    """A program computes a tensor with a shape that depends on values."""
 
 
 def find_dynamic_operation(graph: GraphModule) -> int | None:
-    """Return the position of the first operation whose shape depends on an argument, a parameter or a draw, or None.
+    """Return the position of the first operation with a shape that depends on an argument, parameter or draw, or None.
 
-    A selection by constant tensors, such as a mask that a model holds, is none of them: see `fixed_tensors`.
+    A selection by constant tensors, such as a mask that a model holds, does not count: see `fixed_tensors`.
 
     Args:
         graph: the traced step before any simplification.
 
     Returns:
-        The position among all operations of a shape that depends on values.
+        The position among all operations with a shape that depends on values.
     """
     fixed = _fixed_nodes(graph)
     dynamic = (node for node in graph.graph.nodes if _has_dynamic_shape(node))
@@ -43,7 +43,7 @@ def find_dynamic_operation(graph: GraphModule) -> int | None:
 
 
 def fixed_tensors(graph: GraphModule) -> list[Tensor]:
-    """Return the constant tensors whose values decide a shape; the graph is right while these values stay the same.
+    """Return the constant tensors with values that decide a shape. The graph is valid while these values stay the same.
 
     Args:
         graph: the traced step before any simplification.
@@ -87,13 +87,13 @@ def _has_dynamic_shape(node: Node) -> bool:
 
 
 def _sources(node: Node) -> set[Node]:
-    """Return the nodes whose values decide the shape: the indices of a selection, else all inputs."""
+    """Return the nodes with values that decide the shape: the indices of a selection, else all inputs."""
     indices = _mask_arguments(node.target, node.args)
     return set(node.all_input_nodes if indices is None else indices)
 
 
 def _fixed_nodes(graph: GraphModule) -> set[Node]:
-    """Return the nodes whose values depend on constant tensors only: no argument, parameter or random draw."""
+    """Return the nodes that depend on constant tensors only, not on arguments, parameters or random draws."""
     fixed: set[Node] = set()
     changed = _with_all_sources(_changed_in_place(graph.graph))
     for node in graph.graph.nodes:
@@ -116,7 +116,7 @@ def _is_deterministic(node: Node) -> bool:
 
 
 def is_fill(node: Node) -> bool:
-    """Return whether a node is a new tensor of constants, in a shape that may be that of another node."""
+    """Return whether a node is a new tensor of constants; its shape may be taken from another node."""
     return isinstance(node.target, OpOverload) and node.target._schema.name in _FILLS
 
 
@@ -140,10 +140,10 @@ def _with_all_sources(nodes: set[Node]) -> set[Node]:
 
 
 class RaiseAtDynamicShape(TorchDispatchMode):
-    """Raises where a program computes a tensor whose shape depends on values, so that the traceback has the line.
+    """Raises where a program computes a tensor with a shape that depends on values, so the traceback has the line.
 
     Args:
-        count: the number of such operations to let pass first, those of constants.
+        count: the number of these operations to skip first, because their values are constants.
     """
 
     def __init__(self, count: int) -> None:
@@ -154,7 +154,7 @@ class RaiseAtDynamicShape(TorchDispatchMode):
         """Run one operation.
 
         Raises:
-            DynamicShapeError: if it is one of them, and no more are to pass.
+            DynamicShapeError: if it is one of them, and none is left to skip.
         """
         if _is_dynamic(func, args):
             if self.count == 0:

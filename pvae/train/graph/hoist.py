@@ -1,4 +1,4 @@
-"""A graph in two parts: what depends on fixed arguments only is computed once, the rest at each call."""
+"""A graph in two parts: the part that depends on fixed arguments only is computed once, the rest at each call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HoistedGraph:
     """A graph of varying and fixed arguments, in two parts.
 
     Attributes:
-        prepare: what follows from the fixed arguments and the parameters alone.
+        prepare: the part that depends on the fixed arguments and the parameters only.
         run: the rest, a function of the varying arguments and of the results of `prepare`.
     """
 
@@ -42,7 +42,7 @@ class HoistedGraph:
 def trace_with_fixed(
     function: Callable[..., Outputs], varying: Sequence[Tensor], fixed: Sequence[Tensor]
 ) -> HoistedGraph:
-    """Return a function as a graph in two parts: that of the fixed arguments alone, and the rest.
+    """Return a function as a graph in two parts: the part of the fixed arguments, and the rest.
 
     A graph that draws at random or changes a tensor in place is not split.
 
@@ -76,7 +76,7 @@ def is_impure(node: Node) -> bool:
 
 
 def split_by_arguments(module: GraphModule, varying: int) -> tuple[GraphModule, GraphModule]:
-    """Return the graph of what does not depend on the first arguments, and the graph of the rest.
+    """Return the graph of the part that does not depend on the first arguments, and the graph of the rest.
 
     The first takes the other arguments. The second takes the first arguments, then the results of the first graph.
 

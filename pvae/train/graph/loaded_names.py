@@ -17,7 +17,7 @@ class LoadedNames(NamedTuple):
     Attributes:
         of_globals: names that are read as globals.
         of_imports: names of modules that the code imports when it runs.
-        all: these, names of attributes, and texts, which may be keys or arguments of ``getattr``.
+        all: these names, names of attributes, and texts, which may be keys or arguments of ``getattr``.
     """
 
     of_globals: frozenset[str]
@@ -27,7 +27,7 @@ class LoadedNames(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def loaded_names(code: CodeType) -> LoadedNames:
-    """Return the names that a code object loads; names that it only assigns are none of them.
+    """Return the names that a code object loads; names that it only assigns are not included.
 
     Args:
         code: the code of a function.

@@ -18,7 +18,7 @@ from pvae.train.parameters import Parameters, is_average
 
 __all__ = ["PreservedState", "preserve_state", "preserve_step"]
 
-#: Tensors outside modules with more elements than this are data, which programs do not write into.
+#: Tensors outside modules with more elements than this are taken as data, which programs do not change.
 _LARGEST_TENSOR = 2**20
 
 
@@ -44,7 +44,7 @@ class PreservedState:
         self._average_values = {name: average.detach().clone() for name, average in self._averages.items()}
 
     def untraceable_change(self) -> str | None:
-        """Return what has changed that a graph of tensor operations would not change, or None."""
+        """Return a description of a change that a graph of tensor operations would not make, or None."""
         random = capture_generators()
         for name, library in (("numpy", "NumPy's generator"), ("python", "the random module")):
             if not torch.equal(random[name], self.random[name]):
@@ -65,7 +65,7 @@ class PreservedState:
         return None
 
     def restore(self) -> None:
-        """Set everything to its former value."""
+        """Restore all values."""
         self.reads.restore()
         self.restore_tensors()
 

@@ -26,7 +26,8 @@ class ProductGraph:
 
     Attributes:
         run: the function of the arguments.
-        coarsest: the dtype of the fewest digits among these products; a loss in float64 may follow from float32.
+        coarsest: the dtype with the fewest digits among these products; a float64 loss may be computed from float32
+            products.
     """
 
     def __init__(self, module: GraphModule, kinds: frozenset[ProductKind]) -> None:

@@ -24,7 +24,7 @@ from pvae.train.graph.python_state import Holder, PythonState, Slots, attributes
 
 __all__ = ["find_reads"]
 
-#: More objects than this, or a container or an array with more elements, are not watched.
+#: Objects beyond this number, and containers or arrays with more elements, are not watched.
 _MOST_OBJECTS = 20_000
 _LARGEST_CONTAINER = 100_000
 _OF_LIBRARIES = {"torch", "pyro", "numpy", "scipy", "pvae", *sys.stdlib_module_names} - {"__main__"}
@@ -42,7 +42,7 @@ _OF_MODULES = frozenset({"training", *(name for name in vars(nn.Module()) if nam
 _HOOKS_OF_MODULES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 #: Functions that torch calls with the gradient of a parameter.
 _HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
-#: The attributes of wrappers that hold what they wrap.
+#: The attributes in which wrappers keep the wrapped object.
 _PARTS: dict[type, tuple[str, ...]] = {
     functools.partial: ("func", "args", "keywords"),
     functools.cached_property: ("func",),
@@ -50,7 +50,7 @@ _PARTS: dict[type, tuple[str, ...]] = {
     staticmethod: ("__func__",),
     classmethod: ("__func__",),
 }
-#: Methods that run before a training, or that give only texts.
+#: Methods that run before a training, or that return only text.
 _NOT_RUN = frozenset({"__init__", "__new__", "__init_subclass__", "__repr__", "__str__", "extra_repr"})
 
 
@@ -58,7 +58,7 @@ def find_reads(roots: Iterable[Any]) -> PythonState:
     """Return the Python values that the programs of some objects can read.
 
     Attributes, globals and closures count if code that the programs can reach loads their names. So a number that only
-    a callback uses is none of them.
+    a callback uses is not included.
 
     Args:
         roots: the objects that have the programs.
@@ -83,7 +83,7 @@ def _package(module: Any) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _is_installed(package: str) -> bool:
-    """Return whether a package lies where installed packages lie."""
+    """Return whether a package is in a folder of installed packages."""
     module = sys.modules.get(package)
     file = None if module is None else vars(module).get("__file__")
     return file is not None and bool({"site-packages", "dist-packages"} & set(Path(file).parts))
@@ -91,7 +91,7 @@ def _is_installed(package: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _private_names(kinds: tuple[type, ...]) -> frozenset[str]:
-    """Return the private attributes of pvae's own classes, which stay right in a graph without being watched."""
+    """Return the private attributes of pvae's own classes, which need not be watched."""
     bases = [base for base in kinds if _package(base.__module__) == "pvae"]
     functions = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
     names = {name for function in functions for name in loaded_names(function.__code__).all}
@@ -108,8 +108,8 @@ class _Walk:
 
     Args:
         known: the names that the code of the programs is known to load.
-        own: the packages of the programs, which are no libraries even if they are installed.
-        by_any_name: whether that code computes names of attributes, so that it may read all.
+        own: the packages of the programs, which are not libraries even if they are installed.
+        by_any_name: whether that code computes names of attributes, so that it may read any attribute.
     """
 
     def __init__(self, known: frozenset[str], own: set[str], by_any_name: bool) -> None:
@@ -123,7 +123,7 @@ class _Walk:
         self._pending: deque[tuple[Any, str]] = deque()
 
     def visit_all(self, roots: Iterable[Any]) -> None:
-        """Visit objects and all that programs can read by them."""
+        """Visit objects and all values that programs can read through them."""
         self._pending.extend((root, type(root).__name__) for root in roots)
         while self._pending:
             value, label = self._pending.popleft()
@@ -188,7 +188,7 @@ class _Walk:
     def _visit_builtin(self, function: BuiltinFunctionType, label: str) -> None:
         if function.__module__ == "time":
             self.unstable = f"the programs read the clock ({label})"
-        if not isinstance(function.__self__, ModuleType):  # a method, such as that of a list
+        if not isinstance(function.__self__, ModuleType):  # a method of a built-in object, such as a list
             self._pending.append((function.__self__, label))
 
     def _visit_module(self, module: ModuleType, label: str) -> None:
@@ -251,7 +251,7 @@ class _Walk:
         self._pending += [(function, label) for functions in hooks if functions for function in functions.values()]
 
     def _visit_attributes(self, value: Any, attributes: dict[str, Any]) -> None:
-        """Visit the attributes of an object: for a class of a library all, else those that the programs load."""
+        """Visit the attributes of an object: all if its class is from a library, else those that the programs load."""
         kind = type(value)
         names = self.known
         is_of_other_library = self._is_of_library(kind.__module__) and _package(kind.__module__) != "pvae"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["Holder", "PythonState", "Slots", "attributes_of", "is_plain"]
 
-#: How deep two different objects of one class are compared.
+#: The depth to which two different objects of one class are compared.
 _DEPTH = 4
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device, torch.Size)
 _MISSING = object()
@@ -76,7 +76,7 @@ def attributes_of(value: Any) -> dict[str, Any] | None:
 
 @dataclass
 class Holder:
-    """An object whose values programs can read, and these values.
+    """An object with values that programs can read, and these values.
 
     Attributes:
         label: the name of the object in messages.
@@ -107,10 +107,10 @@ class Holder:
         return {"": _content(target)}
 
     def find_change(self, captured: frozenset[int]) -> str | None:
-        """Return the name of a value that is another one now, or None.
+        """Return the name of a value that has changed, or None.
 
         Args:
-            captured: the ids of tensors that must be the same object; others need the same shape and dtype only.
+            captured: the ids of tensors that must be the same object; other tensors only need the same shape and dtype.
         """
         present = self.read()
         for name in self.values.keys() | present.keys():
@@ -120,14 +120,14 @@ class Holder:
         return None
 
     def has_new_objects(self) -> bool:
-        """Return whether a value is another object now; an array or a generator, whether its content has changed."""
+        """Return whether a value is another object now, or the content of an array or a generator has changed."""
         if not isinstance(self.target, Mapping | list | deque | set | type | CellType):
             return self.find_change(frozenset()) is not None
         present = self.read()
         return present.keys() != self.values.keys() or any(present[name] is not self.values[name] for name in present)
 
     def restore(self) -> None:
-        """Set the values to those of the time when this object was made."""
+        """Set the values to those at the time when this object was made."""
         if not self.has_new_objects():
             return
         present = self.read()
@@ -198,7 +198,7 @@ def _is_same_array(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _is_same(former: Any, value: Any, captured: frozenset[int], depth: int = _DEPTH) -> bool:
-    """Return whether programs that read either value compute the same, apart from the values of tensors."""
+    """Return whether programs compute the same with either value. The values of tensors are not compared."""
     if former is value:
         return True
     if type(former) is not type(value) or not depth:
@@ -217,7 +217,7 @@ def _is_same(former: Any, value: Any, captured: frozenset[int], depth: int = _DE
 
 
 def _parts(value: Any) -> dict[Any, Any] | None:
-    """Return the items of a container or the attributes of an object; None if the object has values beside these."""
+    """Return the items of a container or the attributes of an object; None if the object has further values."""
     if isinstance(value, dict):
         return dict(value)
     if isinstance(value, list | tuple | deque):
@@ -232,16 +232,16 @@ class PythonState:
     """The Python values that programs can read, as they were when this object was made.
 
     Args:
-        holders: the objects that hold the values.
-        is_complete: whether they are all that the programs can read.
-        unstable: what the programs read that has another value at each run, such as the clock, as a sentence; or None.
+        holders: the objects with the values.
+        is_complete: whether these are all values that the programs can read.
+        unstable: a sentence about a value that differs at each run, such as the clock; None if the programs read none.
     """
 
     def __init__(self, holders: Iterable[Holder], *, is_complete: bool, unstable: str | None = None) -> None:
         self.holders, self.is_complete, self.unstable = list(holders), is_complete, unstable
 
     def find_change(self, captured: frozenset[int] = frozenset()) -> str | None:
-        """Return the name of a value that is another one now, or None.
+        """Return the name of a value that has changed, or None.
 
         Args:
             captured: the ids of tensors that a graph holds; other tensors may be replaced by tensors of their shape.
@@ -250,15 +250,15 @@ class PythonState:
         return next((change for change in changes if change is not None), None)
 
     def has_new_objects(self) -> bool:
-        """Return whether a value is another object now, if only a tensor in the place of a like one."""
+        """Return whether a value is another object now, even if it is a tensor of the same shape and dtype."""
         return any(holder.has_new_objects() for holder in self.holders)
 
     def tensors(self) -> list[Tensor]:
-        """Return the tensors among the values that are no parameters."""
+        """Return the tensors among the values that are not parameters."""
         values = (value for holder in self.holders for value in holder.values.values())
         return [value for value in values if isinstance(value, Tensor) and not value.requires_grad]
 
     def restore(self) -> None:
-        """Set all values to those of the time when this object was made."""
+        """Set all values to those at the time when this object was made."""
         for holder in self.holders:
             holder.restore()

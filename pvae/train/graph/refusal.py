@@ -14,7 +14,7 @@ from pvae.user_code import CodePlace, find_user_place, is_user_file
 
 __all__ = ["describe_failure", "place_of_program"]
 
-#: A part of the error of PyTorch's tracer where code reads a number: by float, int, bool, item, a branch or an index.
+#: A part of the error of PyTorch's tracer if code reads a number: by float, int, bool, item, a branch or an index.
 _NUMBER_IS_READ = "get value out of a tracing tensor"
 
 
@@ -39,7 +39,7 @@ def _reason(error: BaseException) -> str:
 
 
 def place_of_program(program: Any) -> CodePlace | None:
-    """Return where a program is defined; None if that is no file of the user.
+    """Return the place where a program is defined; None if it is not in a file of the user.
 
     Args:
         program: a program from `pvae.programs.binding.bind`.

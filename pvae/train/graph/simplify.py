@@ -74,7 +74,7 @@ def simplify(graph: GraphModule) -> None:
 
 
 def _shape(node: Any) -> tuple[int, ...] | None:
-    """Return the shape of a node's result; None if it is no tensor."""
+    """Return the shape of a node's result; None if it is not a tensor."""
     meta = node.meta.get("tensor_meta") if isinstance(node, Node) else None
     return tuple(meta.shape) if meta is not None else None
 
@@ -138,7 +138,7 @@ def _mutates(node: Node) -> bool:
     schema = _schema(node)
     if schema is None:
         return node.op in ("call_module", "call_method")
-    # batch normalisation updates its running averages, and its schema does not say so
+    # batch normalisation updates its running averages, although its schema does not declare it
     return (schema.is_mutable and not _fills_fresh_memory(node)) or "batch_norm" in schema.name
 
 
@@ -201,7 +201,7 @@ def _node_key(graph: GraphModule, node: Node) -> Any:
 
 
 def _merge_equal_nodes(graph: GraphModule) -> None:
-    """Compute a result once that several nodes compute."""
+    """Compute a result only once if several nodes compute it."""
     first_nodes: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
         key = _node_key(graph, node)

@@ -41,12 +41,12 @@ _SOURCES: dict[str, str] = _loader.eval_cache
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A traced function, and what it has kept from the time of the trace.
+    """A traced function, and the tensors that it keeps from the time of the trace.
 
     Attributes:
         run: the function of the arguments.
         captured: the ids of the tensors that the graph holds by reference: parameters, buffers and constants.
-        fixed: tensors whose values the graph has kept, each with a copy of these values.
+        fixed: tensors with values that the graph has frozen, each with a copy of these values.
         module: the graph that `run` runs.
     """
 
@@ -84,7 +84,7 @@ def _one_fake_mode() -> AbstractContextManager[Any]:
 def sources_forgotten() -> Iterator[None]:
     """Remove the source code of the graphs that the block makes; torch keeps it for as long as the process lives.
 
-    It is about 25 kB for each training. torch needs it for tracebacks through a graph, where it helps no user.
+    It is about 25 kB for each training. torch needs it for tracebacks through a graph, which do not help users.
     """
     known = set(_SOURCES)
     try:
@@ -98,8 +98,9 @@ def sources_forgotten() -> Iterator[None]:
 def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> StepGraph:
     """Return a function as a flat list of tensor operations, for arguments of the same shapes and dtypes.
 
-    Tensors that the function closes over are captured by reference, so that the graph sees the updates of optimisers
-    that work in place. Random operations remain operations, and each call draws anew. Python numbers are frozen.
+    Tensors that the function closes over are captured by reference, so the graph uses the updated values after an
+    optimiser has changed them in place. Random operations remain operations: each call draws new numbers. Python
+    numbers are frozen.
 
     Args:
         function: a function of tensors that returns a tuple of tensors or None; it may call `torch.autograd.grad`.
@@ -107,7 +108,7 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Step
 
     Raises:
         DynamicShapeError: if a shape depends on the values of the arguments, of parameters or of draws.
-        Exception: any error of a branch on a tensor's value, or of an operation that cannot be traced.
+        Exception: any error that a branch on a tensor's value, or an operation that cannot be traced, raises.
     """
     begun = time.monotonic()
     graph, captured, fixed = trace_module(function, arguments)
@@ -120,7 +121,7 @@ def trace(function: Callable[..., Outputs], arguments: Sequence[Tensor]) -> Step
 def trace_module(
     function: Callable[..., Outputs], arguments: Sequence[Tensor]
 ) -> tuple[GraphModule, frozenset[int], tuple[tuple[Tensor, Tensor], ...]]:
-    """Return the simplified graph of a function, and what it has kept, as `StepGraph` holds it.
+    """Return the simplified graph of a function, and the tensors that it keeps, as in `StepGraph`.
 
     Args:
         function: as for `trace`.

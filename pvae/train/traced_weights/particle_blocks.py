@@ -1,4 +1,4 @@
-"""`BlockGraph`: a graph of log weights that takes the particles in blocks, at the draws of one run of all of them."""
+"""`BlockGraph`: a graph of log weights by blocks of particles, with the draws of one run of all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pvae.train.graph.trace import Outputs, StepGraph, as_function, sources_forg
 
 __all__ = ["BlockGraph", "block_size", "in_blocks", "in_one_run"]
 
-#: Particles times data of a block. The numbers of a decoder of 784 outputs for them (6 MB) fit into the cache of a
-#: processor, and are the fastest; blocks with fewer than the least are slower than one run.
+#: Particles times data of a block. The outputs of a decoder with 784 outputs for one block (6 MB) fit into the cache of
+#: a processor, which is the fastest size; blocks with fewer than the least are slower than one run.
 _LARGEST_BLOCK = 2048
 _LEAST_BLOCK = 256
 #: Random operations whose draws do not depend on other tensors.
@@ -61,12 +61,14 @@ class BlockGraph:
 
 
 def _present(outputs: Outputs) -> tuple[Tensor, ...]:
-    """Return outputs, of which none is None."""
+    """Return outputs, and raise if one of them is None."""
     return tuple(output for output in outputs if output is not None)
 
 
 def block_size(particles: int, data: int) -> int:
-    """Return the number of particles of a block, which divides the number of all; all of them if blocks do not pay.
+    """Return the number of particles of a block, which divides the number of all.
+
+    The number of all particles if blocks are not faster.
 
     Args:
         particles: the number of particles of a run.

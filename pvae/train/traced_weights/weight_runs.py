@@ -30,8 +30,8 @@ from pvae.weights.elbo import elbo_terms
 __all__ = ["WeightRuns"]
 
 _LOG = logging.getLogger(__name__)
-#: A graph pays if the parameters times the evaluations of the model that are left are more than this. It takes about as
-#: long to make as so many multiplications.
+#: A graph is made if the number of parameters times the remaining evaluations of the model exceeds this. Making it
+#: takes about as long as this number of multiplications.
 _LEAST_WORK = 1e11
 
 Arguments = tuple[Tensor, ...]
@@ -44,8 +44,8 @@ class _Plan:
     Attributes:
         record: the arguments, the random state and the outputs of a run by Pyro; None before the first one.
         graph: the graph, or None.
-        unlike: the arguments of the trace until the graph has agreed with Pyro on others.
-        is_refused: whether no graph is to be made.
+        unlike: the arguments of the trace, until the graph has agreed with Pyro on other arguments.
+        is_refused: whether a graph must not be made.
     """
 
     record: tuple[Arguments, dict[str, Tensor], tuple[Tensor, ...]] | None = None
@@ -58,10 +58,10 @@ class WeightRuns:
     """Computes the log weights of data by Pyro, then by a graph if much work is left.
 
     A graph draws the same numbers as Pyro at the same random state. It is used after it has agreed with Pyro on the
-    first run, whose data are others than those of the trace, and then on a part of the next run. If torch computes all
-    products, its results must have the same bits as those of Pyro, otherwise they differ by rounding. Pyro
-    computes a run again if a parameter or a value of a distribution is invalid in the graph or a weight is NaN, so that
-    it gives its error. Programs that cannot be traced run by Pyro.
+    first run, which has other data than the trace, and then on a part of the next run. If torch computes all products,
+    its results must have the same bits as those of Pyro, otherwise they differ by rounding. If a parameter or a value
+    of a distribution is invalid in the graph, or a weight is NaN, Pyro computes the run again and raises its error.
+    Programs that cannot be traced run by Pyro.
 
     Args:
         model: the latent model.
@@ -94,7 +94,7 @@ class WeightRuns:
         self._size = float(sum(parameter.numel() for parameter in programs.modules.parameters()))
 
     def expect(self, evaluations: float) -> None:
-        """Say how many evaluations of the model are left; before this is known, Pyro computes all runs.
+        """Set how many evaluations of the model are left; until this is known, Pyro computes all runs.
 
         Args:
             evaluations: the number of particles times data.
@@ -150,7 +150,7 @@ class WeightRuns:
         return self._size * self._evaluations_left >= _LEAST_WORK
 
     def _plan(self, arguments: Arguments, particles: int) -> _Plan:
-        """Return the plan for this kind of run; programs that read other things than tensors have none."""
+        """Return the plan for this kind of run; programs with arguments that are not tensors have none."""
         if not all(type(argument) is Tensor for argument in arguments):
             return _Plan(is_refused=True)
         kinds = [(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device) for tensor in arguments]
@@ -173,7 +173,7 @@ class WeightRuns:
             return None
         try:
             *tables, valid = graph(arguments, particles)
-        except Exception:  # Pyro raises the error that the user has to see
+        except Exception:  # Pyro then raises the error with the user's line
             self._refuse(plan)
             return None
         if not bool(valid) or any(bool(table.isnan().any()) for table in tables) or not graph.graph.has_fixed_values():
@@ -199,7 +199,7 @@ class WeightRuns:
     def _is_repeatable(self, arguments: Arguments) -> bool:
         """Return whether a run of the programs reads and changes nothing that a graph would freeze."""
         programs = self.programs.bound_with(arguments)
-        if programs.layout.vectorised is False:  # each particle has a run of its own
+        if programs.layout.vectorised is False:  # each particle is a run of its own
             return False
         with self._preserved_state() as state:
             if state.reads.unstable is not None:
@@ -273,7 +273,7 @@ class WeightRuns:
 
     @contextmanager
     def _preserved_state(self) -> Iterator[PreservedState]:
-        """Run a block without warnings, which the run by Pyro has given, and restore all state after it."""
+        """Run a block without warnings, which the run by Pyro has shown already, and restore all state after it."""
         with warnings.catch_warnings(), preserve_state(self.model, self.programs.modules) as state:
             warnings.simplefilter("ignore")
             yield state
