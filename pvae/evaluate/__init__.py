@@ -1,9 +1,9 @@
 """Evaluation of models: log evidence and bounds with standard errors, diagnostics, gradient studies, export to ArviZ.
 
 The functions that evaluate a model take data in every form that `pvae.fit` takes: `pvae.data.Splits`, or the name or
-the path of data, of which ``split`` is taken; a frame, an array, a tensor or a `pvae.Batch`, whole. Without data, a
-run is evaluated on those that it was trained on: they are loaded again as the run records it, and their checksum must
-be that of the training. Data that were in memory are not recorded, and have to be given.
+    the path of data, and then ``split`` is used; or a frame, an array, a tensor or a `pvae.Batch`, and then all data
+    are used. Without data, a run is evaluated on the data of its training: they are loaded again by the record of the
+    run, and their checksum must match. Data that were in memory are not recorded, and must be given.
 
 The functions also take these keyword arguments, which their signatures show as ``where``:
 
@@ -14,13 +14,13 @@ The functions also take these keyword arguments, which their signatures show as 
 - ``device``: where to compute; by default where the parameters are.
 - ``fields``: the batch fields that the programs get, as for `pvae.models.bind`; by default those that a run was trained
   with.
-- ``data_plate``: the name of the plate over data, where several plates hold every site.
-- ``matmul``: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
-  ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.
+- ``data_plate``: the name of the plate over data, if several plates hold every site.
+- ``matmul``: the library of the matrix products of long evaluations: ``"auto"``, the fastest one for each shape, or
+  ``"aten"``, torch only, with which the log weights have the same bits as those of Pyro.
 
-Functions that judge a model return an `EvaluationFinding`: `calibrate`, `gaps`, `resemblance`, `reference`, and `all`,
-which answers the main questions with all of them. They print their expected cost first; ``progress=False`` prints
-nothing.
+Functions with a verdict on a model return an `EvaluationFinding`: `calibrate`, `gaps`, `resemblance`, `reference`, and
+`all`, which answers the main questions by all of these functions. They print their expected cost first;
+``progress=False`` prints nothing.
 
 An evaluation runs in evaluation mode without gradients, and leaves the parameters, the modes of the modules, Pyro's
 parameter store and the random generators unchanged.

@@ -72,7 +72,7 @@ def arviz() -> Any:
 
 @contextmanager
 def _temporary_cache() -> Iterator[None]:
-    """Run a block with a temporary cache folder, then restore the environment variable that names the folder."""
+    """Run a block with a temporary cache folder, then restore the environment variable with its path."""
     former = os.environ.get("XDG_CACHE_HOME")
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,8 @@ def _temporary_cache() -> Iterator[None]:
             yield
     except OSError as error:
         raise InputError(
-            f"ArviZ needs a cache folder that it can write; the attempt failed ({error}). Set XDG_CACHE_HOME or TMPDIR "
+            f"ArviZ needs a cache folder that it can write to; the attempt failed ({error}). Set XDG_CACHE_HOME or "
+            "TMPDIR "
             "to such a folder."
         ) from error
     finally:
@@ -108,12 +109,12 @@ def groups_of(tree: Any) -> dict[str, xr.Dataset]:
 
 
 def load(path: str | Path) -> Any:
-    """Read a file that `save` wrote; the result is of the type that the installed ArviZ uses."""
+    """Read a file that `save` wrote; the type of the result depends on the installed version of ArviZ."""
     return arviz().from_netcdf(str(path))
 
 
 def good_khat(draws: int) -> float:
-    """Return the k-hat below which this number of draws suffices: min(1 - 1 / log10(draws), 0.7).
+    """Return the k-hat below which this number of draws is enough: min(1 - 1 / log10(draws), 0.7).
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry, Pareto Smoothed Importance Sampling, JMLR 25 (2024).
     """
@@ -126,7 +127,7 @@ def tail_length(draws: int) -> int:
 
 
 def pareto_khat(tail: Array, draws: int) -> Array:
-    """Return the Pareto k-hat of each row's weights, shape (data,), from the largest weights alone.
+    """Return the Pareto k-hat of each row's weights, shape (data,), from the largest weights only.
 
     If the largest weights are constant (the guide is the posterior), there is no tail and k-hat is 0. It is NaN for
     fewer than 21 draws, and if a weight is not finite.
@@ -140,8 +141,8 @@ def pareto_khat(tail: Array, draws: int) -> Array:
     if length < _SHORTEST_TAIL:
         return khat
     finite = np.asarray(np.isfinite(tail).all(axis=1))
-    # The last value is below the tail and does not count here. With discrete latents many draws may share the largest
-    # weight, so that the tail is constant, and ArviZ 1.x raises on a constant tail.
+    # The last value is below the tail and is not used here. With discrete latents, many draws may have the largest
+    # weight. The tail is then constant, and ArviZ 1.x raises an error for a constant tail.
     values = np.where(finite[:, None], tail, 0.0)[:, :length]
     constant = finite & np.asarray(values.max(axis=1) - values.min(axis=1) < _LARGEST_ROUNDING)
     khat[constant] = 0.0
@@ -176,7 +177,7 @@ def _fit_tail(tail: Array, length: int) -> Array:
 
 
 def _elpd_data(pointwise: Array, khat: Array, draws: int) -> Any:
-    """Return ArviZ's record of a pointwise log evidence; k-hat of the guide takes the place of k-hat of PSIS-LOO.
+    """Return ArviZ's record of a pointwise log evidence; k-hat of the guide replaces k-hat of PSIS-LOO.
 
     Args:
         pointwise: log evidence of each datum, shape (data,), nats.

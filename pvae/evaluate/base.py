@@ -33,10 +33,10 @@ def _decimals(error: float) -> int:
 class Estimate:
     """A mean over data with its standard error, in the unit of the data (nats per datum for evidences).
 
-    ``float(estimate)`` is its value. ``<``, ``<=``, ``>`` and ``>=`` compare values alone, without their errors, so
-    that estimates can be sorted. ``a - b`` is paired datum by datum, as `pvae.evaluate.difference`, if both estimates
-    have the values of equally many data; that is right for the same data in the same order, and for independent data.
-    Otherwise it has the standard error of independent estimates.
+    ``float(estimate)`` is its value. ``<``, ``<=``, ``>`` and ``>=`` compare only the values, without their errors, so
+    estimates can be sorted. ``a - b`` is paired datum by datum, as in `pvae.evaluate.difference`, if both estimates
+    have values of the same number of data; this is correct for the same data in the same order, and for independent
+    data. Otherwise it has the standard error of independent estimates.
 
     >>> a, b = Estimate(-25.0, 0.3, 100), Estimate(-27.0, 0.4, 200)
     >>> print(a - b)
@@ -50,7 +50,8 @@ class Estimate:
         count: the number of data.
         pointwise: the value of each datum, float64 on the CPU, shape (count,); None if the values were not kept.
         bias: the estimated bias of the value; None if it is not known. Value minus bias is the corrected estimate.
-        subset: which of the data these are, such as ``500 of 10,000, drawn with seed 0``; None if it is not known.
+        subset: a description of which data these are, such as ``500 of 10,000, drawn with seed 0``; None if it is not
+            known.
     """
 
     value: float
@@ -140,11 +141,11 @@ class Estimate:
 class EvidenceBias(Estimate):
     """The bias of an importance-sampled log evidence, estimated by extrapolation in 1/K for K particles.
 
-    It is negative where the evidence is estimated too low.
+    It is negative if the estimate of the evidence is too low.
 
     Args:
-        margin: by how much more, in nats, the evidence may be too low because its bound rises more slowly than 1/K;
-            0 if the rise agrees with 1/K, NaN if it is not known.
+        margin: the further amount, in nats, by which the evidence may be too low because its bound rises more slowly
+            than 1/K; 0 if the rise agrees with 1/K, NaN if it is not known.
 
     Example:
         >>> import pvae, torch
@@ -189,8 +190,8 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     """Return ``a - b``, paired datum by datum, with the standard error of the paired difference.
 
     The log evidence of images varies by tens of nats from datum to datum, and two models usually agree on which data
-    are hard. The paired error is then many times smaller than the error of two independent estimates. If the biases of
-    both are known, the difference has a bias too: `value` minus it is the difference of the corrected estimates.
+    are hard. The paired error is then many times smaller than the error of two independent estimates. If both biases
+    are known, the difference has a bias too: `value` minus this bias is the difference of the corrected estimates.
 
     Args:
         a: an estimate with pointwise values.
@@ -220,7 +221,7 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def _are_of_other_data(a: Subset | None, b: Subset | None) -> bool:
-    """Return whether two descriptions are of different data; two that are not known may be of the same data."""
+    """Return whether two descriptions are of different data; unknown ones may be of the same data."""
     return a is not None and b is not None and a != b and not (a.is_whole and b.is_whole)
 
 
@@ -234,7 +235,6 @@ def _bias_of_difference(a: EvidenceBias | None, b: EvidenceBias | None) -> Evide
 def _pointwise(estimate: Estimate) -> Tensor:
     if estimate.pointwise is None:
         raise InputError(
-            "This needs the values of the single data, and the estimate has no pointwise values. Evaluate the model "
-            "again."
+            "This needs the value of each datum, and the estimate has no pointwise values. Evaluate the model again."
         )
     return estimate.pointwise

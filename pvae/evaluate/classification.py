@@ -46,7 +46,8 @@ def accuracy(model: ModelOrRun, data: Any = None, *, chunk: int = 1000, **where:
         batch = context.batch
         if "y" not in batch or not bool((batch["y"] >= 0).any()):
             raise InputError(
-                "accuracy needs data with labels, a field y of whole numbers from 0 on; these data have none. Add the "
+                "accuracy needs data with labels, a field y of whole numbers from 0 upwards; these data have none. Add "
+                "the "
                 "field y, or evaluate on labelled data."
             )
         require_known_labels(context.model, batch)

@@ -70,7 +70,7 @@ class Diagnosis:
 
     @property
     def good_khat(self) -> float:
-        """The k-hat below which this many particles suffice."""
+        """The k-hat below which this number of particles is enough."""
         return good_khat(self.particles)
 
     @property
@@ -82,7 +82,7 @@ class Diagnosis:
 
     @property
     def active_units(self) -> int | None:
-        """The number of active units of all continuous sites, or None if activity is defined for none."""
+        """The number of active units of all continuous sites, or None if activity is not defined for any site."""
         counts = [units.active for units in self.latents.values() if units.active is not None]
         return sum(counts) if counts else None
 
@@ -175,7 +175,7 @@ def diagnose(
     """Return effective sample size, Pareto k-hat and trust of each datum, KL per latent unit, and active units.
 
     The weights show where the guide is far from the posterior. They do not show a mode that the guide never draws, so
-    they alone never show that the guide is right; `calibrate` looks for that.
+    they cannot show that the guide is right; `calibrate` tests this.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -183,7 +183,7 @@ def diagnose(
         particles: the number of draws of z per datum for the weights.
         draws: the number of draws of z per datum for KL and active units.
         threshold: a unit is active if Var_x(E_q[z_u]) is above it.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -216,10 +216,10 @@ def diagnose(
 
 
 def _without_weights(diagnosis: Diagnosis, notes: int) -> Diagnosis:
-    """Return the diagnosis of a guide that draws z from a point: it has no weights, and so no k-hat and no ESS.
+    """Return the diagnosis of a guide that draws z from a point: it has no weights, k-hat or ESS.
 
     Args:
-        diagnosis: the diagnosis of log p(x, z) in the place of the weights.
+        diagnosis: the diagnosis of log p(x, z) in place of the weights.
         notes: the number of its first notes that are about weights.
     """
     unknown = torch.full_like(diagnosis.khat, math.nan)

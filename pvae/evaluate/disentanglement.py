@@ -52,7 +52,7 @@ class Disentanglement:
 def disentanglement(
     model: ModelOrRun, data: Any = None, factors: Tensor | None = None, *, bins: int = 20, **where: Any
 ) -> Disentanglement:
-    """Score the codes of a model by the known factors of the data.
+    """Compute scores of the codes of a model by the known factors of the data.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -101,8 +101,8 @@ def disentanglement(
 def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = 20) -> tuple[float, Tensor]:
     """Return the mutual information gap, and the mutual information of each unit and factor.
 
-    The gap of a factor is its mutual information with the best unit minus that with the second best unit, divided by
-    the entropy of the factor. The result is the mean over factors.
+    The gap of a factor is its mutual information with the best unit minus its mutual information with the second best
+    unit, divided by the entropy of the factor. The result is the mean over factors.
 
     Args:
         codes: shape (data, units), at least two units.
@@ -146,8 +146,8 @@ def importance_scores(importance: Tensor) -> tuple[float, float]:
     """Return disentanglement and completeness of a matrix of importances.
 
     The disentanglement of a unit is 1 minus the entropy of its row, divided by the largest possible entropy; the result
-    is the mean over units, weighted by their share of all importance. The completeness of a factor is the same of its
-    column; the result is the plain mean over factors. A factor that no unit predicts counts 0.
+    is the mean over units, weighted by their share of all importance. The completeness of a factor is the same quantity
+    for its column; the result is the plain mean over factors. A factor that no unit predicts counts 0.
 
     Args:
         importance: numbers that are not negative, shape (units, factors).
@@ -176,11 +176,11 @@ def _forest_importances(codes: np.ndarray, factors: np.ndarray, seed: int) -> tu
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    # The halves are random, because every second row of data in the order of a grid may miss values of a factor.
+    # The halves are random. In data in the order of a grid, every second row may miss values of a factor.
     held_out = np.random.default_rng(seed).permutation(len(codes)) % 2 == 1
     columns, accuracies = [], []
     for values in factors.T:
-        # Each split considers all units; among a random subset without a useful unit, a useless one would be taken.
+        # Each split considers all units, because a random subset of units may contain no useful one.
         forest = RandomForestClassifier(100, random_state=seed, max_depth=12, max_features=None)
         forest.fit(codes[~held_out], values[~held_out])
         columns.append(forest.feature_importances_)

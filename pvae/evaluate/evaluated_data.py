@@ -23,12 +23,12 @@ __all__ = ["HoldsLatentModel", "ModelOrRun", "evaluated_data", "schema_of"]
 
 @runtime_checkable
 class HoldsLatentModel(Protocol):
-    """An object whose attribute ``model`` is a latent model, as that of `pvae.Run` is."""
+    """An object with a latent model as its attribute ``model``, such as a `pvae.Run`."""
 
     model: Any
 
 
-#: A latent model, or what holds one: the first argument of evaluations.
+#: A latent model or an object that holds one, the first argument of evaluations.
 ModelOrRun: TypeAlias = Run | LatentModel | HasPrograms | HoldsLatentModel
 
 
@@ -42,10 +42,10 @@ def evaluated_data(model: Any, data: Any) -> Splits | Batch:
     """Return data as splits or as a batch, with columns, labels and scaling as in the training of a run.
 
     Args:
-        model: a run, or any latent model, of which no training data are known.
-        data: `Splits`, a `Batch`, or what `pvae.load_data` takes. A name or a path is read as `pvae.fit` reads it; for
-            a run, with the splits, the binarisation and the mask of the training. None means the data of the training
-            of a run, if their checksum is that of the training.
+        model: a run, or any latent model; its training data are not known.
+        data: `Splits`, a `Batch`, or what `pvae.load_data` accepts. A name or a path is read as in `pvae.fit`; for a
+            run, with the splits, the binarisation and the mask of the training. None means the data of the training of
+            a run, if their checksum is that of the training.
 
     Raises:
         InputError: if the data cannot be used, or have other columns or labels than those of the training.
@@ -67,14 +67,12 @@ def evaluated_data(model: Any, data: Any) -> Splits | Batch:
 
 
 def _named_data(model: Any, data: str | os.PathLike[str] | None) -> Splits:
-    """Return the splits of a name or a path; of the training data of a run for None or their own name."""
+    """Return the splits of a name or a path; for None, or the name of a run's training data, those of the training."""
     if isinstance(model, Run):
         is_own = data is None or os.fspath(data) == model.config["data"]["name"]
         return data_of_run(model.config, None if is_own else data)
     if data is None:
-        raise InputError(
-            f"{type(model).__name__} is not a run, so that no data of its training are known. Give the data too."
-        )
+        raise InputError(f"{type(model).__name__} is not a run, so its training data are not known. Give the data too.")
     return load_data(data)
 
 

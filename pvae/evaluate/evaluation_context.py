@@ -40,7 +40,7 @@ from pvae.weights import LogWeights
 from pvae.weights.compute import weights_of
 
 _LOG = logging.getLogger(__name__)
-#: The number of data by which a cast of x is checked.
+#: The number of data with which a cast of x is checked.
 _ENOUGH_FOR_SPREAD = 100
 
 __all__ = ["EvaluationContext", "evaluation_context", "latent_model_of"]
@@ -54,9 +54,9 @@ class EvaluationContext:
         model: the latent model.
         batch: all the data, in order.
         fields: the batch fields that the programs get, as for `pvae.models.bind`.
-        data_plate: the name of the plate over data, where several plates hold every site.
-        subset: which of the data these are; None if it is not known.
-        matmul: who computes the matrix products of many log weights, as for `evaluation_context`.
+        data_plate: the name of the plate over data, if several plates hold every site.
+        subset: a description of which data these are; None if it is not known.
+        matmul: the library of the matrix products of many log weights, as for `evaluation_context`.
     """
 
     model: Any
@@ -79,7 +79,7 @@ class EvaluationContext:
         """Return the rows of the evaluated data from numbers of all data.
 
         Args:
-            values: one row per datum, shape (data, ...), of all data or of the evaluated data alone.
+            values: one row per datum, shape (data, ...), of all data or of only the evaluated data.
         """
         tensor = torch.as_tensor(values)
         return tensor if self.subset is None else self.subset.rows_of(tensor)
@@ -90,7 +90,7 @@ class EvaluationContext:
         return bind(self.model, self.batch, self.fields)
 
     def bound_to(self, batch: Mapping[str, Tensor]) -> BoundPrograms:
-        """Return both programs with the fields of `batch` as their arguments, and the sites of q alone in the guide."""
+        """Return both programs with the fields of `batch` as arguments; the guide has only the sites of q."""
         return self.programs.bound_to(batch).without_loss_terms()
 
     def log_weights(self, batch: Batch, particles: int) -> LogWeights:
@@ -110,7 +110,10 @@ class EvaluationContext:
         return programs.layout.data_plate(self.data_plate)[1]
 
     def chunks(self, size: int) -> Iterator[Batch]:
-        """Yield the data in order, at most `size` at a time; all at once if the programs take no part of the data."""
+        """Yield the data in order, at most `size` at a time.
+
+        All at once if the programs cannot run on a part of the data.
+        """
         size = require_whole(size, "chunk")
         require_rows_of_data(self.first_data)
         size = self.data_at_once(size)
@@ -118,10 +121,10 @@ class EvaluationContext:
             yield self.batch.take(slice(start, start + size))
 
     def data_at_once(self, size: int) -> int:
-        """Return the number of data of one run: at most `size`, or all data if the programs take no part of them.
+        """Return the number of data of one run: at most `size`, or all if the programs cannot run on a part.
 
         Programs may be made for a fixed number of data, or may have parameters for each position of the batch. A part
-        has no more data than a first look at the programs could hold in memory.
+        has no more data than fit into memory in the first run of the programs.
 
         Args:
             size: the largest number of data at once.
@@ -140,7 +143,7 @@ class EvaluationContext:
 
     @cached_property
     def first_data(self) -> BoundPrograms:
-        """The programs on the data that a first look may see: all, up to 10000, or as many as the memory holds."""
+        """The programs on the data of a first run: all, at most 10000, or as many as fit into memory."""
 
         def look(part: Mapping[str, Tensor]) -> BoundPrograms:
             programs = self.bound_to(part)
@@ -167,26 +170,26 @@ def latent_model_of(model: Any) -> Any:
 
 
 def _require_trained_guide(model: Any) -> None:
-    """Refuse a run that did not train its guide, because every estimate here uses the guide's draws."""
+    """Raise InputError if a run did not train its guide, because every estimate here uses the guide's draws."""
     if not isinstance(model, Run):
         return
     objective = str(model.config.get("objective", ""))
     if objective and "phi" in untrained_by(objective):
         raise InputError(
             "An evaluation uses draws from a trained guide. This run was trained by "
-            f"{objective!r}, which leaves the guide untrained. Look at samples of the model (`pvae show`), or train by "
-            "'ali', which trains a guide too."
+            f"{objective!r}, which leaves the guide untrained. Look at samples of the model (`pvae show`), or train "
+            "with 'ali', which trains a guide too."
         )
 
 
 def _require_density(model: Any) -> None:
-    """Refuse a run with a p(x given z) that is not a trained density, because the evidence is that of a density."""
+    """Raise InputError if p(x given z) of a run is not a trained density, because the evidence needs a density."""
     objective = str(model.config.get("objective", "")) if isinstance(model, Run) else ""
     reason = no_density_by(objective) if objective else ""
     if reason:
         raise InputError(
-            f"There is no evidence of a run that was trained by {objective!r}: {reason}. Look at its samples and "
-            "reconstructions (`pvae show`), or train by 'elbo'."
+            f"There is no evidence for a run that was trained by {objective!r}: {reason}. Look at its samples and "
+            "reconstructions (`pvae show`), or train with 'elbo'."
         )
 
 
@@ -211,23 +214,23 @@ def evaluation_context(
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
-        data: `Splits`, or the name or path of data, of which `split` is taken; a `Batch`, or anything else that
-            `pvae.load_data` takes, whole. For a run, columns and labels are matched with those of its training, and
-            None means the data that it was trained on.
+        data: `Splits`, or the name or path of data, and then `split` is used; a `Batch`, or anything else that
+            `pvae.load_data` accepts, and then all data are used. For a run, columns and labels are matched with those
+            of its training, and None means the data of its training.
         split: ``"test"``, ``"validation"`` or ``"train"`` of `Splits`.
         limit: the largest number of data; a random subset is drawn by `seed`, the same for all models.
         seed: the seed of the subset and of the random generators inside the context.
-        device: where to compute; by default where the parameters are.
-        fields: the batch fields that the programs get, where their signatures do not say it; by default those that a
+        device: the device of the computation; by default the device of the parameters.
+        fields: the batch fields that the programs get, if their signatures do not name them; by default those that a
             run was trained with.
-        data_plate: the name of the plate over data, where several plates hold every site.
-        matmul: who computes the matrix products of long evaluations: ``"auto"``, the fastest library for each shape, or
-            ``"aten"``, torch alone, so that the log weights have the same bits as those of Pyro.
+        data_plate: the name of the plate over data, if several plates hold every site.
+        matmul: the library of the matrix products of long evaluations: ``"auto"``, the fastest one for each shape, or
+            ``"aten"``, torch only, with which the log weights have the same bits as those of Pyro.
         needs_density: whether the evaluation uses the density p(x given z).
 
     Raises:
-        InputError: if there is no such split, no data, no latent model, or a run whose objective trains no guide, or no
-            density that the evaluation needs.
+        InputError: if there is no such split, no data, no latent model, or a run with an objective that does not train
+            the guide or the density that the evaluation needs.
     """
     seed = require_whole(seed, "seed", least=0)
     require_known("matmul", matmul, MATMULS)
@@ -253,7 +256,10 @@ def evaluation_context(
 
 
 def _with_known_labels(latent_model: Any, batch: Batch) -> Batch:
-    """Return data whose labels are classes of the model; labels that are read later are checked then."""
+    """Return the data after checking that labels are classes of the model.
+
+    Labels that are read later are checked then.
+    """
     if isinstance(batch, StoredBatch):
         return batch.changed(partial(_checked_labels, latent_model))
     return _checked_labels(latent_model, batch)

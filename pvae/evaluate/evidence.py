@@ -37,19 +37,20 @@ def log_evidence(
 
     The expectation of the estimate is a lower bound on log p(x) for any number of particles, and a tighter one with
     more particles. The distance from log p(x) differs between models, also at the same number of particles. The
-    standard error covers the spread over data, and not this distance. ``log_evidence(...).bias`` estimates it from the
-    rise of the bound (`EvidenceBias`; from 10 particles on), and ``value - bias.value`` is the corrected estimate. A
-    warning says if Pareto k-hat or the effective sample size of more than a tenth of the data show that the distance
-    is large; `diagnose` returns both for each datum, and `importance_bounds` shows how the bound rises.
+    standard error measures the spread over data, not this distance. ``log_evidence(...).bias`` estimates the distance
+    from the rise of the bound (`EvidenceBias`; for 10 particles or more), and ``value - bias.value`` is the corrected
+    estimate. A warning is given if Pareto k-hat or the effective sample size of more than a tenth of the data show that
+    the distance is large; `diagnose` returns both for each datum, and `importance_bounds` shows how the bound rises.
 
     If all data share a latent site, such as the weights of a regression, the result is the log evidence of all N data
-    together divided by N. Each draw then has one weight, that of all data; a warning says if these are too uneven.
+    together divided by N. Each draw then has one weight, for all data; a warning is given if these weights are too
+    uneven.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -83,8 +84,8 @@ def log_evidence(
 def elbo(model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: int = CHUNK, **where: Any) -> Estimate:
     """Return the mean evidence lower bound E_q[log p(x, z) - log q(z given x)], in nats per datum.
 
-    The expectation over guide sites that are marked for enumeration is exact, so their q counts as without the mark;
-    `summed_out_elbo` is the tighter bound in which they are summed out.
+    The expectation over guide sites that are marked for enumeration is exact, so the value is the same without the
+    mark; `summed_out_elbo` is the tighter bound in which they are summed out.
 
     With the same seed and `chunk` as `log_evidence` it uses the same weights. `judge` returns the gap between the two
     with its paired error.
@@ -96,7 +97,7 @@ def elbo(model: ModelOrRun, data: Any = None, particles: int = 1000, *, chunk: i
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum; the ELBO is their mean.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -123,15 +124,15 @@ def summed_out_elbo(
 ) -> Estimate:
     """Return the mean bound E_q(z)[log sum_y p(x, y, z) - log q(z given x)], in nats per datum.
 
-    y are the guide's sites that are marked for enumeration. They are summed out within the logarithm, so their q is not
-    in this bound. It is tighter than the ELBO, and it is the ELBO if the guide has no such site. It is what a
-    single-sample objective of the weights, such as ``iwae`` with one particle, trains.
+    y are the guide's sites that are marked for enumeration. They are summed out inside the logarithm, so their q is not
+    part of this bound. It is tighter than the ELBO, and equals it if the guide has no such site. Single-sample
+    objectives of the weights, such as ``iwae`` with one particle, maximise it.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the number of draws of z per datum; the bound is their mean.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -162,7 +163,7 @@ def importance_bounds(
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
         particles: the numbers of particles.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -188,12 +189,15 @@ def importance_bounds(
 
 
 def _draws_latents(context: EvaluationContext, chunk: int) -> bool:
-    """Return whether the guide draws anything; if all latents are summed out, one weight is the exact evidence."""
+    """Return whether the guide draws a latent; if all latents are summed out, one weight is the exact evidence."""
     return bool(context.bound_to(next(context.chunks(chunk))).layout.latent_dims)
 
 
 def _joint_evidence(context: EvaluationContext, particles: int, chunk: int) -> Estimate:
-    """Return the log evidence of all data together, divided by their number. One weight gives its bias no error."""
+    """Return the log evidence of all data together, divided by their number.
+
+    With one weight, the error of the bias is not known.
+    """
     pointwise, *bounds = _joint_bounds(context, (particles, *bias_sizes(particles)), chunk, stacklevel=4)
     bias = evidence_bias(particles, pointwise, bounds)
     if bias is not None:
@@ -206,8 +210,8 @@ def _joint_bounds(
 ) -> list[Tensor]:
     """Return the bounds on the log evidence of all data together, divided by their number, shape (data,) each.
 
-    A bound has no parts by datum. The parts here differ as the terms log p(x, z given w) - log q(z given x) of the data
-    do, where w is shared; their mean is the bound.
+    The bound is not a sum over data. The values returned here differ by the terms log p(x, z given w) - log q(z given
+    x) of the data, where w is shared; their mean is the bound.
     """
     most = max(particles)
     log_w, local = joint_weights(context, most, chunk)
@@ -221,9 +225,10 @@ def _joint_bounds(
     khat = float(tail.result())
     if khat > good_khat(most) and float(log_w.max() - log_w.min()) > _ROUNDING:
         warnings.warn(
-            f"All data share site {shared_sites(context, chunk)[0]!r}, so each draw has one weight, that of all data. "
-            f"Their Pareto k-hat is {khat:.2f}, above {good_khat(most):.2f}: the log evidence is too low by an amount "
-            "that the error does not show. Use more particles or a guide nearer to the posterior, or compare the ELBO.",
+            f"All data share site {shared_sites(context, chunk)[0]!r}, so each draw has one weight for all data. The "
+            f"Pareto k-hat of these weights is {khat:.2f}, above {good_khat(most):.2f}: the log evidence is too low by "
+            "an amount that the error does not include. Use more particles or a guide closer to the posterior, or "
+            "compare the ELBO.",
             stacklevel=stacklevel,
         )
     return bounds

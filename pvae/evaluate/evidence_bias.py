@@ -13,8 +13,8 @@ from pvae.evaluate.base import EvidenceBias
 
 __all__ = ["bias_sizes", "evidence_bias"]
 
-#: The smallest exponent b in a rise like K^-b that the margin assumes. With it, the bound still has to rise by 9 times
-#: as much as in the last tenfold increase of K.
+#: The smallest exponent b of a rise like K^-b that the margin assumes. With it, the remaining rise of the bound is 9
+#: times its rise in the last tenfold increase of K.
 _LEAST_EXPONENT = math.log10(10 / 9)
 
 
@@ -32,7 +32,8 @@ def evidence_bias(particles: int, evidence: Tensor, bounds: Sequence[Tensor]) ->
 
     If the weights have a finite variance, log p - L_K = chi2 / (2 K) + O(1 / K^2), so the rise from K/10 to K particles
     is 9 times the bias that is left. If the weights have heavier tails, the bound rises more slowly, like K^-b with
-    b < 1. The rises from K/100 to K/10 and from K/10 to K show b, and the margin is the bias by K^-b minus that by 1/K.
+    b < 1. The rises from K/100 to K/10 and from K/10 to K show b, and the margin is the bias by K^-b minus the bias by
+    1/K.
 
     Args:
         particles: K, the number of particles of the evidence.
@@ -49,7 +50,7 @@ def evidence_bias(particles: int, evidence: Tensor, bounds: Sequence[Tensor]) ->
 
 
 def _margin(particles: int, rise: float, bias: EvidenceBias, bounds: Sequence[Tensor]) -> float:
-    """Return by how much the bias may exceed the one by 1/K, in nats.
+    """Return the amount by which the bias may exceed the bias by 1/K, in nats.
 
     Args:
         particles: K, the number of particles of the evidence.

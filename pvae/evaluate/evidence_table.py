@@ -49,7 +49,8 @@ def compare_evidence(judged: Mapping[str, Judgement | tuple[Any, Any, int]]) -> 
     counts = {name: len(record.log_evidence) for name, record in records.items()}
     if not records or len(set(counts.values())) != 1:
         raise InputError(
-            f"A comparison needs models judged on the same data; got {counts or 'no model'}. Judge all models on the "
+            f"A comparison needs models that were judged on the same data; got {counts or 'no model'}. Judge all "
+            "models on the "
             "same split with the same limit."
         )
     table = compare_pointwise(records)
@@ -70,7 +71,7 @@ def _standard_error(values: Array) -> float:
 
 
 def _unreliable(record: _PointwiseEvidence) -> int:
-    """Return the number of data whose k-hat is too high, or not known."""
+    """Return the number of data with a k-hat that is too high or not known."""
     return int((~(record.khat <= good_khat(record.particles))).sum())
 
 

@@ -32,9 +32,9 @@ __all__ = ["load", "save", "to_arviz"]
 
 _DRAW_DIMS = ("chain", "draw", "datum")
 _WEIGHTS = "log_weights"
-_BYTES_OF_NAMES = 1 << 20  # of a netCDF file without the values
+_BYTES_OF_NAMES = 1 << 20  # the size of a netCDF file without the values
 
-#: What the attribute ``draws`` of a group says, for the groups of the guide and of the prior.
+#: The attribute ``draws`` of a group, for the groups of the guide and of the prior.
 _ORIGINS = (
     "from the guide q(z | x): amortised, not from the exact posterior; sites that are enumerated or summed out: from "
     "their exact posterior given the other sites",
@@ -46,15 +46,15 @@ Groups = dict[str, dict[str, Tensor]]
 
 
 def to_arviz(model: ModelOrRun, data: Any = None, draws: int = 100, *, limit: int | None = 100, **where: Any) -> Any:
-    """Return draws in the form that ArviZ takes: `arviz.InferenceData` (ArviZ 0.2x) or `xarray.DataTree` (1.x).
+    """Return draws in the form that ArviZ reads: `arviz.InferenceData` (ArviZ 0.2x) or `xarray.DataTree` (1.x).
 
     The groups are ``posterior`` (z from the guide, which is amortised and not the exact posterior; a site y that is
     enumerated or summed out from its exact posterior given x and z), ``sample_stats`` with ``log_weights`` (log p(x, z)
     - log q(z given x) with y summed out, nats), ``posterior_predictive`` (x given these draws), ``prior``,
     ``prior_predictive``, ``observed_data``, and ``constant_data`` for the other fields. The dimensions are chain (of
-    size one), draw, datum, and those of the event. A latent site that all data share has no dimension datum, and
-    ``log_weights`` are then those of all data together. There is no group ``log_likelihood``, because `arviz.loo` would
-    compute a wrong quantity from draws of latents that belong to one datum each; use `compare_evidence`.
+    size one), draw, datum, and the dimensions of the event. A latent site that all data share has no dimension datum,
+    and ``log_weights`` are then those of all data together. There is no group ``log_likelihood``, because `arviz.loo`
+    would compute a wrong quantity from draws of latents that belong to one datum each; use `compare_evidence`.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -84,7 +84,7 @@ def to_arviz(model: ModelOrRun, data: Any = None, draws: int = 100, *, limit: in
         drawn = [_draw(context, programs, data_dims)]
         size = sum(value.nbytes for group in drawn[0].values() for value in group.values())
         advice = f"Lower draws, which is {draws}, or limit."
-        # The single draws and the arrays made of them are in memory at the same time.
+        # The draws and the arrays made of them are in memory at the same time.
         require_memory(2.0 * draws * size, "cpu", f"An export of {draws} draws of {context.batch.size} data", advice)
         drawn += [_draw(context, programs, data_dims) for _ in range(draws - 1)]
         observed = _observed(programs, data_dims)
@@ -137,7 +137,7 @@ def save(tree: Any, path: str | Path) -> Path:
 
 
 def _data_plate(context: EvaluationContext, programs: BoundPrograms) -> tuple[str, int]:
-    """Return the plate over data: that of all sites, or of the observed data if they share a latent site."""
+    """Return the plate over data: the plate of all sites, or that of the observed data if they share a latent site."""
     plate = programs.layout.observed_plate()
     if programs.layout.shared() and plate is not None:
         return plate
@@ -163,8 +163,8 @@ def _data_dims(programs: BoundPrograms, plate: tuple[str, int]) -> dict[str, int
 def _data_dim(site: Site, plate_dim: int, size: int) -> int | None:
     """Return the dimension of the data in the value of a site in their plate, counted from the right.
 
-    ``pyro.deterministic`` counts all dimensions as those of the event, unless ``event_dim`` is given. The data are then
-    the first dimension of their size; None if there is none.
+    ``pyro.deterministic`` counts all dimensions as event dimensions, unless ``event_dim`` is given. Then the first
+    dimension of the size of the data is returned; None if there is none.
 
     Args:
         site: the site.
@@ -223,7 +223,7 @@ def _draw(context: EvaluationContext, programs: BoundPrograms, data_dims: Mappin
 
 
 def _prior_sites(programs: BoundPrograms) -> list[Site]:
-    """Return the sites of a simulation of the model; none, with a warning, if its prior cannot be drawn from."""
+    """Return the sites of a simulation of the model; none, with a warning, if drawing from its prior fails."""
     try:
         return _sample_sites(programs.trace_model(simulate=True))
     except (ArithmeticError, RuntimeError, ValueError) as error:
@@ -249,7 +249,7 @@ def _dataset(
     Args:
         values: tensors by site, of shape (draw, datum, *event), or (datum, *event) if there are no draws. The dimension
             of the chain is added.
-        leading_dims: the names of the dimensions before those of the event.
+        leading_dims: the names of the dimensions before the event dimensions.
         shared: the variables without a dimension of the data.
     """
     arviz()  # sets up the cache folder and the warnings of ArviZ before xarray loads ArviZ's accessors

@@ -34,7 +34,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 STATUSES = ("fine", "look", "bad", "not run")
-"""What a finding says: no defect was seen; a person should look at it; a defect was found; it was not computed."""
+"""The statuses of a finding: no defect was found; a user should look at it; a defect was found; it was not computed."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class EvaluationFinding(ABC):
         count: the number of data or of simulated data that the value is a mean over.
         status: ``"fine"``, ``"look"``, ``"bad"`` or ``"not run"``.
         reason: one sentence with the number and the limit.
-        cost: decoder evaluations, which is how often the model scored one datum. An evaluation with a gradient counts
-            once.
+        cost: decoder evaluations: the number of times that the model scored one datum. An evaluation with a gradient
+            counts once.
         pointwise: the value of each datum, shape (count,); None if there is none.
         limit: the limit by which the status was chosen, as text.
         source: where the limit comes from.
@@ -88,7 +88,7 @@ class EvaluationFinding(ABC):
         return {}
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the pointwise values as a dictionary that JSON can hold."""
+        """Return everything except the pointwise values as a dictionary that JSON can hold."""
         record = {
             "name": self.name,
             "question": self.question,
@@ -142,7 +142,7 @@ class NotRun(EvaluationFinding):
     """A finding that was not computed, because the budget or the model does not allow it.
 
     Attributes:
-        asked: the question that is left open.
+        asked: the question that is not answered.
         check: the name of the evaluation.
 
     Example:
@@ -160,11 +160,11 @@ class NotRun(EvaluationFinding):
 
     @classmethod
     def of(cls, kind: type[EvaluationFinding], reason: str) -> NotRun:
-        """Return the finding in the place of one that was not computed.
+        """Return the finding that replaces one that was not computed.
 
         Args:
             kind: the class of the finding that was not computed.
-            reason: why it was not computed, in one sentence.
+            reason: the reason why it was not computed, in one sentence.
         """
         return cls(math.nan, math.nan, 0, "not run", reason, 0, asked=kind.question, check=kind.name)
 
@@ -216,7 +216,7 @@ def announce_cost(evaluations: float, what: str, *, progress: bool | None = None
     """Print the expected number of decoder evaluations on standard error, before an evaluation starts.
 
     Args:
-        evaluations: how often the model will score one datum.
+        evaluations: the number of times that the model will score one datum.
         what: the evaluation, such as ``"gaps"``.
         progress: False prints nothing.
     """
@@ -259,11 +259,11 @@ def evaluation_steps(what: str, evaluations: float, *, progress: bool | None = N
 
 
 def _interruption(what: str, done: int, evaluations: float) -> str:
-    """Return the line about an interrupted evaluation: what is lost, and that the same call gives the same answer."""
+    """Return the line on an interrupted evaluation: its results are lost; the same call gives the same answer."""
     return (
         f"{what}: interrupted after {_magnitude(done)} of about {_magnitude(evaluations)} decoder evaluations, which "
-        "are lost: an evaluation keeps no part of its result. The same call with the same seed gives the answer that "
-        "this one would have given."
+        "are lost, because an evaluation does not keep partial results. The same call with the same seed gives the "
+        "answer of this one."
     )
 
 

@@ -13,7 +13,7 @@ from pvae.randomness import preserved_randomness
 
 __all__ = ["fitting_chunk", "run_with_fitting_chunk"]
 
-#: Fewer evaluations of the model than this at once are not watched.
+#: For fewer evaluations of the model at once than this, memory is not checked.
 _FEWEST_EVALUATIONS = 256
 
 Result = TypeVar("Result")
@@ -26,12 +26,12 @@ def run_with_fitting_chunk(
     chunk: int,
     trial: Callable[[int], object] | None = None,
 ) -> FittingRun[Result]:
-    """Run the first part of an evaluation with the wanted chunk, or with its half, quarter, ... if that does not fit.
+    """Run the first part of an evaluation with the requested chunk, or with a half, a quarter, ... until it fits.
 
-    A warning gives the chunk that is used in place of the wanted one.
+    A warning gives the chunk that is used in place of the requested one.
 
     Args:
-        run: the first part of the evaluation, by its chunk.
+        run: the first part of the evaluation, as a function of the chunk.
         context: the model and the data.
         particles: the number of draws of z per datum.
         chunk: the largest number of (particle, datum) evaluations at once.
@@ -65,12 +65,12 @@ def run_with_fitting_chunk(
 
 
 def fitting_chunk(run: Callable[[int], object], context: EvaluationContext, particles: int, chunk: int) -> int:
-    """Return the wanted chunk, or a smaller one with which the first part of an evaluation fits.
+    """Return the requested chunk, or a smaller one with which the first part of an evaluation fits.
 
     The random generators are restored.
 
     Args:
-        run: the first part of the evaluation, by its chunk; it runs only if it may not fit.
+        run: the first part of the evaluation, as a function of the chunk; it runs only if it may not fit.
         context: the model and the data.
         particles: the number of draws of z per datum.
         chunk: the largest number of (particle, datum) evaluations at once.

@@ -13,14 +13,14 @@ __all__ = ["adjust_by_holm"]
 def adjust_by_holm(p_values: Tensor) -> Tensor:
     """Return p-values that are adjusted by Holm's method, in the same order, from 0 to 1.
 
-    If all hypotheses whose adjusted p-value is at most 0.05 are rejected, the probability of any false rejection is at
-    most 0.05.
+    If all hypotheses with an adjusted p-value of at most 0.05 are rejected, the probability of any false rejection is
+    at most 0.05.
 
     Args:
         p_values: the p-values of each family, shape (..., tests); NaN for a test that could not be made.
 
     Returns:
-        The adjusted p-values, shape (..., tests); NaN where `p_values` is.
+        The adjusted p-values, shape (..., tests); NaN where `p_values` is NaN.
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6 (1979).
     """

@@ -40,11 +40,11 @@ class Judgement:
         diagnosis: effective sample size, k-hat, latent units, and the distance of the guide from the posterior.
         particles: the number of draws of z per datum.
         seed: the seed of the draws.
-        decoder_evaluations: how often the model scored a datum: the number of draws times the number of data, of
-            training data too.
+        decoder_evaluations: the number of times that the model scored a datum: draws times data, including training
+            data.
         evaluation_seconds: wall-clock time of the evaluation, in seconds.
-        summed_out_elbo: the bound in which the guide's sites that are marked for enumeration are summed out, so that
-            their q is not in it (see `pvae.evaluate.summed_out_elbo`); None if it is the ELBO.
+        summed_out_elbo: the bound in which the guide's sites that are marked for enumeration are summed out, so their q
+            is not part of it (see `pvae.evaluate.summed_out_elbo`); None if it is the ELBO.
         membership: the probability that a training datum has a larger ELBO than a test datum; None if it is not known.
 
     Example:
@@ -78,7 +78,7 @@ class Judgement:
 
     @property
     def subset(self) -> Subset | None:
-        """Which of the data were evaluated."""
+        """A description of which data were evaluated."""
         return self.log_evidence.subset
 
     @property
@@ -103,7 +103,7 @@ class Judgement:
 
     @property
     def active_units(self) -> int | None:
-        """The number of active units of all continuous latent sites, or None if activity is defined for none."""
+        """The number of active units of all continuous latent sites, or None if activity is not defined."""
         return self.diagnosis.active_units
 
     @property
@@ -115,7 +115,7 @@ class Judgement:
         return (*self.diagnosis.notes, describe_memorised(place))
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the pointwise values as a dictionary that JSON can hold."""
+        """Return everything except the pointwise values as a dictionary that JSON can hold."""
         summed_out = {} if self.summed_out_elbo is None else {"summed_out_elbo": self.summed_out_elbo.to_json()}
         return {
             "log_evidence": self.log_evidence.to_json(),
@@ -151,9 +151,9 @@ def judge(
     All of them come from one pass over the log weights, so the gap is paired draw by draw. `log_evidence`, `elbo` and
     `diagnose` give the same numbers at the same `particles`, `seed` and `chunk`.
 
-    For the test split of `Splits`, the ELBOs of as many training data show whether these are memorised. They use at
-    most 50 draws of z per datum. They are left out if training labels were hidden, if entries were left out by a mask,
-    or if the training data cannot be evaluated.
+    For the test split of `Splits`, the ELBOs of the same number of training data show whether these are memorised. They
+    use at most 50 draws of z per datum. They are left out if training labels were hidden, if entries were left out by a
+    mask, or if the training data cannot be evaluated.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -162,7 +162,7 @@ def judge(
         seed: the seed of the draws.
         draws: the number of draws of z per datum for KL and active units.
         threshold: a unit is active if Var_x(E_q[z_u]) is above it.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -206,7 +206,7 @@ def judge(
         membership=None if training is None else membership(training, bound),
     )
     if not torch.equal(pointwise_summed_out, pointwise_elbo):
-        # The dataclass is frozen, and this is still its construction.
+        # The dataclass is frozen; these values are set while it is constructed.
         object.__setattr__(judgement, "summed_out_elbo", context.estimate(pointwise_summed_out))
     return judgement
 
@@ -214,7 +214,7 @@ def judge(
 def _statistics(particles: int, sizes: list[int]) -> list[Statistic]:
     """Return new statistics: evidence, two ELBOs, effective sample size, k-hat, trust, and a bound for each size.
 
-    The second ELBO is that with the guide's marked sites summed out.
+    In the second ELBO, the guide's marked sites are summed out.
     """
     weights = [*weight_statistics(particles), *distance_statistics()]
     return [Bound(particles), Elbo(), Bound(1), *weights, *(Bound(count) for count in sizes)]

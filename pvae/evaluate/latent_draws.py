@@ -27,7 +27,7 @@ class LatentDraws:
         values: the draws by site, shape (draws, batch, units).
         log_joint: log p(x, z), shape (draws, batch), nats.
         log_likelihood: log p(x given z), shape (draws, batch), nats.
-        log_guide: log q(z given x), shape (draws, batch), nats; None if it is not the density of the drawn sites alone,
+        log_guide: log q(z given x), shape (draws, batch), nats; None if it is not the density of only the drawn sites,
             because a site is summed out or auxiliary.
     """
 
@@ -68,7 +68,7 @@ def draw_from_guide(context: EvaluationContext, batch: Batch, draws: int) -> Lat
 
 
 def _needs_single_draws(guide_trace: poutine.Trace, model_trace: poutine.Trace) -> bool:
-    """Return whether a site is summed out or auxiliary, so that the weights do not hold all sites one by one."""
+    """Return whether a site is summed out or auxiliary, so the weights do not contain each site separately."""
     drawn = {site["name"] for site in sample_sites(guide_trace) if not site["is_observed"]}
     latent = {site["name"] for site in sample_sites(model_trace) if not site["is_observed"]}
     marked = [site for trace in (guide_trace, model_trace) for site in sample_sites(trace)]
@@ -76,7 +76,7 @@ def _needs_single_draws(guide_trace: poutine.Trace, model_trace: poutine.Trace) 
 
 
 def _draw_one_by_one(context: EvaluationContext, batch: Batch, draws: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Return draws of all latent sites, each from a run of its own, with log p(x, z) and log p(x given z).
+    """Return draws of all latent sites, each from a separate run, with log p(x, z) and log p(x given z).
 
     The values have the shape (draws, *plates, *event), the log-densities (draws, batch).
     """
@@ -101,7 +101,7 @@ def _table(table: Tensor) -> Tensor:
 
 
 def log_guide_of_pairs(context: EvaluationContext, pairs: SimulatedPairs) -> Tensor | None:
-    """Return log q(z given x) of pairs that the model drew, shape (batch,), nats.
+    """Return log q(z given x) of pairs that were drawn from the model, shape (batch,), nats.
 
     None if the guide cannot score a z that it did not draw itself, such as a flow without an inverse.
 

@@ -31,7 +31,7 @@ class LatentUnits:
     """The units of one latent site, flattened in the order of its plates and event dimensions.
 
     Args:
-        kl: the site's part of KL(q to p), summed over units, nats per datum; None for a point mass.
+        kl: the KL(q to p) of the site, summed over units, nats per datum; None for a point mass.
         kl_per_unit: the same for each unit, mean over data, shape (units,), in nats; shape (1,) if `how` is
             ``"whole"`` or ``"analytic-whole"``, None for a point mass.
         how: how KL is computed: in closed form, ``"analytic"`` (unit by unit) or ``"analytic-whole"`` (for all units
@@ -83,9 +83,9 @@ def latent_units(
 
     Args:
         context: the model and the data.
-        draws: the number of draws of z per datum. One draw suffices if no site depends on another, because KL and
-            posterior mean are then analytic. The numbers of a site that depends on another one are means over draws of
-            that one.
+        draws: the number of draws of z per datum. One draw is enough if no site depends on another, because KL and
+            posterior mean are then analytic. If a site depends on another one, its numbers are means over draws of the
+            other one.
         chunk: the largest number of data at once.
         threshold: a unit counts as active if its activity is above this number.
     """
@@ -95,7 +95,7 @@ def latent_units(
             chunks_by_site.setdefault(name, []).append(site_units)
     units = {name: _summary(chunks, threshold) for name, chunks in chunks_by_site.items()}
     left_out = [name for name in context.bound_to(batch).layout.bijection.points if name not in units]
-    notes = [f"site {name!r} is a function of auxiliary draws: its units have no KL of their own" for name in left_out]
+    notes = [f"site {name!r} is a function of auxiliary draws, so its units have no separate KL" for name in left_out]
     return units, (*notes, *_notes(units, context.batch.size))
 
 
@@ -127,7 +127,7 @@ def _summary(chunks: list[_SiteUnits], threshold: float) -> LatentUnits:
     mean_variance = torch.cat([units.mean_variance for units in chunks])
     activity = None
     if len(mean) > 1 and not discrete:
-        # Without the subtraction, unused units of a site that depends on another one would seem active.
+        # Without the subtraction, unused units of a site that depends on another one would appear active.
         activity = (_variance(mean) - mean_variance.nanmean(0)).clamp_min(0.0)
     return LatentUnits(
         kl=None if how == "point" else Estimate.mean_of(kl.sum(1)),
@@ -139,7 +139,7 @@ def _summary(chunks: list[_SiteUnits], threshold: float) -> LatentUnits:
 
 
 def _variance(means: Tensor) -> Tensor:
-    """Return the variance over the data of which an entry counts, shape (units,); 0 if there are less than two.
+    """Return the variance over the data in which an entry counts, shape (units,); 0 if there are fewer than two.
 
     Args:
         means: shape (data, units), NaN where an entry does not count.

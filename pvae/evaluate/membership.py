@@ -31,24 +31,25 @@ FEW_PARTICLES = 50
 
 MOST_MEMBERSHIP = 0.7
 """An area under the curve above this counts as memorised training data. It is a convention of pvae: 0.5 is not a
-difference, and two normal distributions of one spread whose means differ by 0.74 standard deviations give 0.7."""
+difference, and two normal distributions with equal variances and means that differ by 0.74 standard deviations give
+0.7."""
 
 
 def membership(train: Estimate, test: Estimate) -> Estimate:
     """Return the probability that a training datum has a larger value than a test datum, with its standard error.
 
-    It is the area under the receiver operating characteristic of an attack that guesses by the value which data were
-    trained on. Ties count half. It is 0.5 if training and test data have the same distribution of values.
+    It is the area under the receiver operating characteristic of an attack that guesses from the value which data were
+    used in the training. Ties count half. It is 0.5 if training and test data have the same distribution of values.
 
     Args:
         train: a value of each training datum, such as the ELBO.
         test: the same value of each test datum.
 
     Returns:
-        The probability; its error is that of DeLong, and its count that of the test data.
+        The probability, with the error of DeLong and the number of test data as its count.
 
     Raises:
-        InputError: if an estimate has no values of single data.
+        InputError: if an estimate has no pointwise values.
     Sources: DeLong, DeLong & Clarke-Pearson, Biometrics 44 (1988) (the error); van den Burg & Williams, On
         Memorization in Probabilistic Deep Generative Models, arXiv:2106.03216.
 
@@ -60,7 +61,7 @@ def membership(train: Estimate, test: Estimate) -> Estimate:
         0.833
     """
     if train.pointwise is None or test.pointwise is None:
-        raise InputError("membership needs estimates with the values of single data. Evaluate the model again.")
+        raise InputError("membership needs estimates with the value of each datum. Evaluate the model again.")
     larger = train.pointwise.unsqueeze(1) > test.pointwise
     equal = train.pointwise.unsqueeze(1) == test.pointwise
     wins = larger.double() + 0.5 * equal.double()
@@ -72,10 +73,10 @@ def membership(train: Estimate, test: Estimate) -> Estimate:
 
 
 def is_memorised(found: Estimate | None) -> bool:
-    """Return whether the ELBO tells the training data from the test data, by two standard errors.
+    """Return whether the ELBO distinguishes training data from test data, by two standard errors.
 
     Args:
-        found: what `membership` has returned; None if it is not known.
+        found: the result of `membership`; None if it is not known.
     """
     return found is not None and found.value - 2.0 * found.error > MOST_MEMBERSHIP
 
@@ -84,7 +85,7 @@ def describe_memorised(place: str) -> str:
     """Return the sentence about memorised training data, without a full stop.
 
     Args:
-        place: where they are memorised, with the share of the pairs.
+        place: a text that names the model, with the share of the pairs.
     """
     return f"training data are memorised {place}: a training datum has a larger ELBO than a test datum in most pairs"
 
@@ -97,10 +98,10 @@ def _has_hidden_labels(data: Splits) -> bool:
 def training_elbo(
     model: ModelOrRun, data: Any, count: int, particles: int, *, split: str = "test", **where: Any
 ) -> Estimate | None:
-    """Return the ELBO of as many training data as test data, for `membership`.
+    """Return the ELBO of the same number of training data as test data, for `membership`.
 
     It is None if there are no training data, if their labels were hidden or entries were left out by a mask, because
-    the ELBOs are then of other numbers, or if they cannot be evaluated, such as a stream with random transforms.
+    their ELBOs are then not comparable, or if they cannot be evaluated, such as a stream with random transforms.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.

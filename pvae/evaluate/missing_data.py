@@ -41,21 +41,21 @@ def missing_log_likelihood(
     such entries are left out. For pixels in {0, 1} the result is comparable with `filled_log_likelihood`.
 
     p(x) is estimated twice, with draws from the guide given all of x and with draws from the guide given the observed
-    entries. The mean of the two estimates is used, which is unbiased too. A guide that was trained with masks has
-    perhaps never seen complete data, and its draws can then be poor for them; the mean loses at most log 2 per datum by
-    that.
+    entries. The mean of the two estimates is used, which is unbiased too. A guide that was trained with masks may never
+    have seen complete data, so its draws for complete data may be poor; the mean is then too low by at most log 2 per
+    datum.
 
     By Jensen's inequality both logarithms are too low in expectation. The difference is too low if the guide is worse
     for complete data than for masked data, which is usual because more observed entries give a narrower posterior, and
     too high otherwise. The bias vanishes with more particles: increase their number until the result does not change.
 
     Args:
-        model: a run, or a latent model whose programs take ``(x, mask)``.
+        model: a run, or a latent model with programs that take ``(x, mask)``.
         data: `Splits` (the test split) or a `Batch`, with the field ``mask``.
         particles: the number of draws of z per datum, for each of the three estimates.
-        known: 1 where x holds the true value, 0 where the data have missing values of their own, in the shape of x;
-            None if all values are known.
-        chunk: the largest number of (particle, datum) evaluations at once; it bounds the memory.
+        known: 1 where x is the true value, 0 where the value of x itself is missing, in the shape of x; None if all
+            values are known.
+        chunk: the largest number of (particle, datum) evaluations at once, which limits the memory.
         where: ``limit``, ``seed``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -98,12 +98,12 @@ def masking_divergence(
 ) -> Estimate:
     """Return the mean of KL(q(z given the observed entries) to q(z given all of x)), in nats per datum.
 
-    It measures how much information about z the mask removes from the guide; it is 0 if the missing entries say nothing
-    about z. A guide with one latent site uses the closed form of its family if there is one, as for diagonal Gaussians.
-    Other guides use the mean over `particles` draws of z given the observed entries.
+    It measures how much information about z the mask removes from the guide; it is 0 if the missing entries have no
+    information about z. For a guide with one latent site, the closed form of its family is used if there is one, as for
+    diagonal Gaussians. For other guides it is the mean over `particles` draws of z given the observed entries.
 
     Args:
-        model: a run, or a latent model whose programs take ``(x, mask)``.
+        model: a run, or a latent model with programs that take ``(x, mask)``.
         data: `Splits` (the test split) or a `Batch`, with the field ``mask`` and a complete ``x``.
         particles: the number of draws of z per datum, if there is no closed form.
         chunk: the largest number of data at once; it bounds the memory.
@@ -176,7 +176,7 @@ def _divergence(masked: BoundPrograms, complete: BoundPrograms, data_plate: str 
     Args:
         masked: the programs on data with the mask of the observed entries.
         complete: the programs on the same data with every entry observed.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         particles: the number of draws of z, if there is no closed form.
     """
     layout = masked.layout

@@ -1,4 +1,4 @@
-"""Statistics of the log weights in bounded memory: particles and data pass in chunks through running summaries."""
+"""Statistics of the log weights in bounded memory: running summaries of chunks of particles and data."""
 
 from __future__ import annotations
 
@@ -116,7 +116,10 @@ class Elbo(Bound):
 
 
 class EffectiveSampleSize(Statistic):
-    """(sum of w)^2 / sum of w^2, from 1 to the number of particles; it is that number if the guide is exact."""
+    """(sum of w)^2 / sum of w^2, from 1 to the number of particles.
+
+    It is the number of particles if the guide is exact.
+    """
 
     def __init__(self) -> None:
         self.log_sum = self.log_sum_of_squares = torch.tensor(-math.inf, dtype=torch.float64)
@@ -137,7 +140,7 @@ class ParetoKhat(Statistic):
     Source: Vehtari, Simpson, Gelman, Yao & Gabry, Pareto Smoothed Importance Sampling, JMLR 25 (2024).
 
     Args:
-        particles: the number of particles that will be added in all.
+        particles: the total number of particles that will be added.
     """
 
     def __init__(self, particles: int) -> None:
@@ -173,7 +176,7 @@ def _weight_chunks(
 
 
 def _wrong_number(context: EvaluationContext, batch: Batch, count: int) -> InputError:
-    """Return the error for programs that give another number of weights than there are data."""
+    """Return the error for programs with a number of weights that is not the number of data."""
     layout = context.bound_to(batch).layout
     if layout.shared(batch.size):
         return InputError(layout.describe_missing_weights(batch.size))
@@ -193,13 +196,13 @@ def summarise_weights(
 ) -> list[Tensor]:
     """Return each statistic of `particles` log weights of every datum, shape (data,) each.
 
-    The draws follow from the seed of the context and from `chunk`. Another `chunk` draws in another order, and so gives
-    another estimate of the same quantity.
+    The draws depend on the seed of the context and on `chunk`. With another `chunk` the order of the draws changes, so
+    the result is another estimate of the same quantity.
 
     Args:
         context: the model and the data.
         particles: the number of draws of z per datum.
-        chunk: the largest number of (particle, datum) evaluations at once; the memory grows with it alone.
+        chunk: the largest number of (particle, datum) evaluations at once; the memory grows only with it.
         make_statistics: returns new statistics for the next chunk of data.
         allow_point_masses: whether guide sites may be point masses without a density; their log p(x, z) is not a
             weight.

@@ -1,4 +1,4 @@
-"""The data that an evaluation takes: a split, binarised as the likelihood needs it, or a random subset of it."""
+"""The data of an evaluation: a split, binarised as the likelihood needs it, or a random subset of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_DATA = 10_000
 
 
 def _select_split(data: Splits | Batch, split: str) -> Batch:
-    """Return a split of `Splits`; other data are one batch, whatever `split` says."""
+    """Return a split of `Splits`; other data are one batch, for any `split`."""
     if not isinstance(data, Splits):
         return data
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -34,12 +34,12 @@ def _select_split(data: Splits | Batch, split: str) -> Batch:
 
 
 def first_data(data: Any, split: str) -> Batch:
-    """Return the data that show the fields, and what the likelihood scores."""
+    """Return the data that show the fields and the values that the likelihood scores."""
     return first_of(_select_split(data, split), FIRST_DATA)
 
 
 def binarised_split(latent_model: Any, data: Any, split: str, fields: Fields) -> Batch:
-    """Return the data of a split; where their binarisation is left open, the likelihood decides, as in training."""
+    """Return the data of a split; if their binarisation is "auto", the likelihood decides, as in training."""
     if isinstance(data, Splits) and data.binarise == "auto":
         data = data.for_likelihood(has_bernoulli_likelihood(latent_model, first_data(data, split), fields))
     return _select_split(data, split)

@@ -1,6 +1,6 @@
 """The ELBO and the weights of programs with latent sites that all data share, such as a decoder's weights.
 
-Such programs have no log weight per datum. Each draw has one weight, that of all data together.
+Such programs have no log weight per datum. Each draw has one weight for all data together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["draw_jointly", "joint_weights", "shared_elbo", "shared_sites"]
 
 
 def shared_sites(context: EvaluationContext, chunk: int) -> tuple[str, ...]:
-    """Return the sites outside the plate of the observed data: latent sites, or data in a plate of their own.
+    """Return the sites outside the plate of the observed data: latent sites, or data in another plate.
 
     Args:
         context: the model and the data.
@@ -71,18 +71,18 @@ def shared_elbo(context: EvaluationContext, particles: int, chunk: int) -> Tenso
 
 
 def _require_all_data(context: EvaluationContext) -> None:
-    """Refuse a part of the data, because the weights are those of all N together."""
+    """Raise InputError for a part of the data, because the weights are for all N data together."""
     size = context.batch.size
     count = context.bound_to(context.batch).count
     if count != size:
         raise InputError(
             f"All data share site {shared_sites(context, size)[0]!r}, so a weight needs all {count} data; got "
-            f"{size}. Pass all of them, or use `elbo`, which also takes a part of the data."
+            f"{size}. Pass all of them, or use `elbo`, which also accepts a part of the data."
         )
 
 
 def draw_jointly(context: EvaluationContext) -> tuple[dict[str, Tensor], Tensor]:
-    """Return one draw of all latents by site, in their own shapes, and its log weight, that of all data, in nats.
+    """Return one draw of all latents by site, in their own shapes, and its log weight for all data, in nats.
 
     Args:
         context: the model and the data.
@@ -103,12 +103,12 @@ def draw_jointly(context: EvaluationContext) -> tuple[dict[str, Tensor], Tensor]
 
 
 def joint_weights(context: EvaluationContext, particles: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Return the log weights of all data together, and the mean of each datum's own terms, in nats.
+    """Return the log weights of all data together, and the mean of the terms of each datum, in nats.
 
     Args:
         context: the model and the data.
         particles: the number of draws of the shared and of the other latents.
-        chunk: the largest number of (particle, datum) evaluations at once, if one draw does not need more.
+        chunk: the largest number of (particle, datum) evaluations at once, unless one draw needs more.
 
     Returns:
         Shapes (particles,) and (data,).
@@ -128,7 +128,7 @@ def joint_weights(context: EvaluationContext, particles: int, chunk: int) -> tup
 
 
 def _fitting_chunk(context: EvaluationContext, particles: int, chunk: int, *, all_data: bool = False) -> int:
-    """Return the chunk, or a smaller one if the free memory does not hold the first runs of the evaluation."""
+    """Return the chunk, or a smaller one if the first runs of the evaluation do not fit into the free memory."""
 
     def first_runs(chunk: int) -> None:
         batch = context.batch if all_data else next(context.chunks(chunk))
@@ -154,7 +154,8 @@ def _run(context: EvaluationContext, batch: Batch, particles: int) -> tuple[list
     plate = layout.observed_plate(programs.size)
     if plate is None:
         raise InputError(
-            "The ELBO per datum needs a plate over the observed data, and these data are in no plate. Draw them inside "
+            "The ELBO per datum needs a plate over the observed data, but these data are in no plate. Observe them "
+            "inside "
             "pyro.plate('data', len(x))."
         )
     plate_name, data_dim = plate
@@ -165,7 +166,7 @@ def _run(context: EvaluationContext, batch: Batch, particles: int) -> tuple[list
     require_bound(pairs[0])
     dims = PlateDims(layout.nesting, data_dim, particles // len(pairs))
     local, shared = [], []
-    for pair in pairs:  # each by itself: programs with random control flow have other sites in each run
+    for pair in pairs:  # run separately, because programs with random control flow have other sites in each run
         own = torch.zeros(dims.particles, batch.size, dtype=torch.float64)
         others = torch.zeros(dims.particles, dtype=torch.float64)
         for sign, sites in ((1, pair.model_sites), (-1, pair.guide_sites)):

@@ -1,4 +1,4 @@
-"""Imputation of missing entries without a model, as a baseline for models, and the score of imputed entries."""
+"""Imputation of missing entries without a model, as a baseline, and a score of imputed entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pvae.evaluate.base import Estimate
 
 __all__ = ["filled_log_likelihood", "mean_filling", "nearest_neighbour_filling"]
 
-#: The number of rows that are compared with all training data at once; it bounds the memory.
+#: The number of rows that are compared with all training data at once, which limits the memory.
 _ROWS_AT_ONCE = 500
 
 
@@ -74,9 +74,9 @@ def nearest_neighbour_filling(train: Batch, batch: Batch) -> Tensor:
 def filled_log_likelihood(filled: Tensor, batch: Batch, least: float = 0.01) -> Estimate:
     """Return the mean log-likelihood of the missing entries of x in {0, 1}, in nats per missing entry.
 
-    An imputed value counts as the probability of 1, clamped to [least, 1 - least]. Without the clamp one wrong pixel of
-    a nearest neighbour would count minus infinity. For each datum the sum is divided by the number of missing entries,
-    as in `missing_log_likelihood`; data without missing entries are left out.
+    An imputed value is used as the probability of 1, clamped to [least, 1 - least]. Without the clamp, one wrong pixel
+    of a nearest neighbour would give minus infinity. For each datum the sum is divided by the number of missing
+    entries, as in `missing_log_likelihood`; data without missing entries are left out.
 
     Args:
         filled: x with imputed entries, in the shape of x.

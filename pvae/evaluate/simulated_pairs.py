@@ -50,8 +50,8 @@ class SimulatedPairs:
     """Data that the model generates, with the latents that generated them.
 
     Attributes:
-        batch: the data, in which the observed fields have simulated values; the other fields are those of real data.
-        trace: the trace of the model that drew latents and data.
+        batch: the data, with simulated values in the observed fields; the other fields are from real data.
+        trace: the trace of the model with the drawn latents and data.
         latents: the values of the latent sites, shape (batch, units), float64 on the CPU.
         log_joint: log p(x, z) of each pair, shape (batch,), float64 on the CPU, nats.
         log_likelihood: log p(x given z) of each pair, shape (batch,), nats.
@@ -67,13 +67,13 @@ class SimulatedPairs:
 def keyed_batches(context: EvaluationContext, count: int, size: int, seed: int, stage: int) -> Iterator[Batch]:
     """Yield `count` data in batches; before each, the random generators are seeded by its number.
 
-    The draws of a batch depend on the seed, the stage and the number of the batch alone. If there are fewer than
-    `count` data, they are repeated in order. Programs that take no part of the data get all data in each batch, so that
-    the number of data is rounded up.
+    The draws of a batch depend only on the seed, the stage and the number of the batch. If there are fewer than `count`
+    data, they are repeated in order. Programs that cannot run on a part of the data get all data in each batch, so the
+    number of data is rounded up.
 
     Args:
         context: the model and the data.
-        count: the number of data to yield in all.
+        count: the total number of data to yield.
         size: the number of data in a batch.
         seed: the seed of the evaluation.
         stage: the number of this part of the evaluation, so that two parts have different draws.
@@ -87,7 +87,7 @@ def keyed_batches(context: EvaluationContext, count: int, size: int, seed: int, 
 
 
 def require_local_latents(programs: BoundPrograms, task: str) -> None:
-    """Refuse programs in which all data share a latent site, or in which the model has none.
+    """Raise InputError if all data share a latent site, or the model has no latent site.
 
     Args:
         programs: both programs on some data.
@@ -107,15 +107,15 @@ def require_local_latents(programs: BoundPrograms, task: str) -> None:
 
 
 def simulate_pairs(context: EvaluationContext, batch: Batch) -> SimulatedPairs:
-    """Draw z from the prior and x given z, as many pairs as there are data in a batch.
+    """Draw z from the prior and x given z, one pair for each datum of a batch.
 
     Args:
         context: the model.
         batch: real data; fields that the model does not generate, such as conditions, stay as they are.
 
     Raises:
-        InputError: if an observed site is not a field of the data, so that its simulated value has no place, or does
-            not draw all numbers of the field.
+        InputError: if an observed site is not a field of the data, so its simulated value cannot be put into the data,
+            or does not draw all numbers of the field.
     """
     programs = context.bound_to(batch)
     observed = _observed_fields(programs, batch)
@@ -151,7 +151,7 @@ def _row(table: Tensor, size: int) -> Tensor:
 def _observed_fields(programs: BoundPrograms, batch: Batch) -> dict[str, list[str]]:
     """Return the fields of the data that each observed site of the model scores, by the name of the site.
 
-    A field belongs to a site if it holds the values of the site.
+    A field belongs to a site if it has the values of the site.
     """
     with programs.preserved_state():
         _, model_trace = programs.trace_both()
@@ -162,10 +162,10 @@ def _observed_fields(programs: BoundPrograms, batch: Batch) -> dict[str, list[st
         names = [name for name, tensor in batch.items() if _holds(tensor, site, batch.get("mask"))]
         if not names:
             raise InputError(
-                f"A simulation needs each observed site to be a field of the data; the values of site "
-                f"{site['name']!r} are none of the fields {', '.join(batch)}. Give the site obs=x, with x as the "
-                "program receives it; a model that observes parts of x at several sites, such as one of sequences, has "
-                "no simulated data here."
+                f"A simulation needs each observed site to be a field of the data; the values of site {site['name']!r} "
+                f"are not one of the fields {', '.join(batch)}. Give the site obs=x, with x as the "
+                "program receives it; a model that observes parts of x at several sites, such as one of sequences, "
+                "cannot be simulated here."
             )
         fields[site["name"]] = [site["name"]] if site["name"] in names else names
     return fields
@@ -177,7 +177,7 @@ def _is_factor(site: Site) -> bool:
 
 
 def describe_broadcast(site: Site, field: Tensor) -> str:
-    """Return why the drawn value of an observed site does not fill its field of the data.
+    """Return the reason why the drawn value of an observed site does not fill its field of the data.
 
     Args:
         site: the site, with the value that it drew.
@@ -199,12 +199,12 @@ def _in_place_of(field: Tensor, site: Site) -> Tensor:
 
 
 def _holds(field: Tensor, site: Site, mask: Tensor | None) -> bool:
-    """Return whether a field holds the values of a site, in any shape and type.
+    """Return whether a field has the values of a site, in any shape and type.
 
     Args:
         field: a field of the data.
         site: an observed site of the model.
-        mask: which numbers of x are known, or None; the others are not compared.
+        mask: which numbers of x are known, or None; unknown numbers are not compared.
     """
     value = site["value"]
     if field.numel() != value.numel():

@@ -27,13 +27,13 @@ __all__ = ["Topics", "npmi", "perplexity", "perplexity_with_notes", "topics"]
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics of a model, as they are in some documents. ``print`` shows a line for each topic.
+    """The topics of a model, with their statistics in some documents. ``print`` shows a line for each topic.
 
     Attributes:
         words: the most probable words of each topic, the most probable one first.
-        probabilities: their probabilities in a document of the topic alone, shape (topics, words).
+        probabilities: the probabilities of these words in a document of only this topic, shape (topics, words).
         coherence: for each topic, the mean normalised pointwise mutual information of the pairs of its words, from
-            -1, they never occur together, to 1, they occur together only; shape (topics,).
+            -1, if they never occur together, to 1, if they only occur together; shape (topics,).
         shares: the mean share of each topic in the documents, shape (topics,).
         diversity: the number of different words of all topics, divided by the number of words of all topics.
         documents: the number of documents.
@@ -79,7 +79,8 @@ def topics(
 ) -> Topics:
     """Return the most probable words of each topic, and their coherence in documents.
 
-    The words of a product of experts are ordered by softmax(beta) too, the words of a document of one topic alone.
+    The words of a product of experts are also ordered by softmax(beta), the probabilities of words in a document of
+    only one topic.
 
     Args:
         model: a run of a `pvae.ProdLDA`, or the model.
@@ -90,8 +91,8 @@ def topics(
         where: ``limit``, ``seed``, ``device``, ``split``; see `pvae.evaluate`.
 
     Raises:
-        InputError: for another model, for fewer than 2 words or more than there are, or for names that are not as many
-            as the words.
+        InputError: for another model, for fewer than 2 words or more than there are, or for a number of names that is
+            not the number of words.
     Source: the coherence, Bouma, Normalized (Pointwise) Mutual Information in Collocation Extraction, GSCL 2009;
         as in Lau, Newman & Baldwin, Machine Reading Tea Leaves, EACL 2014, with whole documents as windows.
 
@@ -154,9 +155,10 @@ def perplexity(
 ) -> Estimate:
     """Return the perplexity per word: exp(-L / n), where L is the log evidence of all n words.
 
-    The evidence is that of the words in their order, without the multinomial coefficient that `log_evidence` contains.
-    It is estimated by importance sampling, which is too low on average, so the perplexity is too high; more particles
-    lower it. Long documents count more than short ones. A uniform choice of words has the size of the vocabulary.
+    It is the evidence of the words in their order, without the multinomial coefficient that `log_evidence` contains. It
+    is estimated by importance sampling, which is too low on average, so the perplexity is too high; more particles
+    lower it. Long documents count more than short ones. A uniform choice of words has a perplexity of the size of the
+    vocabulary.
 
     Args:
         model: a run of a `pvae.ProdLDA`, or the model.
@@ -209,10 +211,12 @@ def perplexity_with_notes(
         evidence = log_evidence(model, data, particles, chunk=chunk, **where)
     notes = [f"The perplexity is too high. {warning.message}" for warning in caught]
     if evidence.pointwise is None:
-        raise InputError("A perplexity needs the log evidence of each document; this model has that of all together.")
+        raise InputError(
+            "A perplexity needs the log evidence of each document; this model has only one for all documents together."
+        )
     nats = evidence.pointwise - log_coefficient(counts)
     rate = float(nats.sum() / totals.sum())
-    # the ratio of two means over documents; its error is that of the mean of the residuals
+    # the ratio of two means over documents; its error is the error of the mean of the residuals
     residual = Estimate.mean_of((nats - rate * totals) / totals.mean())
     value = math.exp(-rate)
     return Estimate(value, value * residual.error, evidence.count, subset=evidence.subset), notes
@@ -227,7 +231,7 @@ def _topic_model(context: EvaluationContext) -> ProdLDA:
 
 
 def _vocabulary(model: Any, data: Any, names: Sequence[str] | None, size: int) -> Sequence[str]:
-    """Return the name of each word: those given, those of the columns of the data, or their numbers."""
+    """Return the name of each word: the given names, the names of the columns, or the numbers of the words."""
     known = schema_of(model).columns or (data.schema.columns if isinstance(data, Splits) else ())
     given = known if names is None else names
     if not given:

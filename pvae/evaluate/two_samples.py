@@ -23,7 +23,7 @@ __all__ = ["TwoSampleTest", "aggregate_test", "mmd_test"]
 #: The number of permutations in one product of matrices; it bounds the memory.
 _PERMUTATIONS_AT_ONCE = 200
 
-#: The number of matrices of the size of the kernel that are held at the same time.
+#: The number of matrices of the size of the kernel that are in memory at the same time.
 _KERNEL_COPIES = 4
 
 
@@ -34,8 +34,8 @@ class TwoSampleTest:
     Attributes:
         statistic: the squared maximum mean discrepancy, by its unbiased estimate. For equal distributions its
             expectation is 0, and it may be negative.
-        p_value: the share of permutations with a statistic of at least the observed one, which is counted too. It is
-            small if the distributions differ, and uniform if they are equal.
+        p_value: the share of permutations with at least the observed statistic; the observed sample is counted too. It
+            is small if the distributions differ, and uniform if they are equal.
         permutations: the number of random permutations.
         counts: the number of draws in each sample.
 
@@ -108,7 +108,7 @@ def mmd_test(
         columns = min(_PERMUTATIONS_AT_ONCE, permutations - start)
         ranks = torch.rand(joined_size, columns, generator=generator).argsort(0).argsort(0)
         statistics = mmd_of_labels(kernel, (ranks < count).double())
-        # A permutation of few draws may repeat the observed samples; its statistic then differs by rounding only.
+        # A permutation of few draws may repeat the observed samples; its statistic then differs only by rounding.
         at_least_observed += int((statistics >= observed - 1e-12).sum())
     p_value = (1 + at_least_observed) / (1 + permutations)
     return TwoSampleTest(float(observed), p_value, permutations, (len(first), len(second)))
@@ -126,7 +126,7 @@ def _kernel(x: Tensor, widths: Sequence[float]) -> Tensor:
 
 
 def aggregate_test(model: ModelOrRun, data: Any = None, *, permutations: int = 1000, **where: Any) -> TwoSampleTest:
-    """Test whether the aggregate posterior is the prior, by one z from the guide per datum and as many from the prior.
+    """Test whether the aggregate posterior is the prior, by one draw of the guide and one of the prior per datum.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.

@@ -1,4 +1,4 @@
-"""When the weights of a datum are not reliable, in words and as a list of data."""
+"""Which weights of data are not reliable, as notes and as a list of data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pvae.evaluate.weight_trust import WeightTrust
 
 __all__ = ["FEWEST_EFFECTIVE", "LARGEST_KL", "MOST_UNRELIABLE", "suspect_data", "weight_notes"]
 
-#: Effective sample sizes that differ from the number of particles by less than this are of constant weights.
+#: If the effective sample size differs from the number of particles by less than this, the weights are constant.
 _LARGEST_ROUNDING = 1e-6
 
 FEWEST_EFFECTIVE = 10.0
@@ -35,7 +35,7 @@ def suspect_data(khat: Tensor, ess: Tensor, particles: int, trust: WeightTrust) 
         particles: the number of draws per datum.
         trust: the distance of the guide from the posterior of each datum.
     """
-    # The tail of weights that are nearly constant has no shape.
+    # Weights that are nearly constant have no tail with a shape.
     has_tail = ~(trust.log_weight_variance <= _LEAST_VARIANCE)
     high_khat = has_tail & ~(khat <= good_khat(particles))
     return high_khat | ~(trust.kl <= LARGEST_KL) | ~(ess >= FEWEST_EFFECTIVE)
@@ -54,18 +54,20 @@ def weight_notes(ess: Tensor, khat: Tensor, particles: int, tolerated: float = 0
     most = tolerated * len(ess)
     undefined = int(ess.isnan().sum())
     if undefined:
-        notes.append(f"{undefined} of {len(ess)} data have no finite weight: model and guide do not overlap there")
+        notes.append(
+            f"{undefined} of {len(ess)} data have no finite weight, because model and guide do not overlap there"
+        )
     are_constant = particles > 1 and bool((ess > particles - _LARGEST_ROUNDING).all())  # the guide is the posterior
     if particles <= 20 and not are_constant:
         notes.append("Pareto k-hat needs at least 21 particles")
     elif (above := int((khat > good_khat(particles)).sum())) > most:
         notes.append(
             f"{above} of {len(khat)} data have Pareto k-hat above {good_khat(particles):.2f}: "
-            "their log evidence is too low by an amount that the error does not show"
+            "their log evidence is too low by an amount that the error does not include"
         )
     elif particles > 20 and (few := int((ess < FEWEST_EFFECTIVE).sum())) > most:
         notes.append(
             f"{few} of {len(ess)} data have an effective sample size below {FEWEST_EFFECTIVE:g}: "
-            "their log evidence is too low by an amount that the error does not show"
+            "their log evidence is too low by an amount that the error does not include"
         )
     return notes

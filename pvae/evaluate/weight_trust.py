@@ -1,4 +1,4 @@
-"""How near the guide is to the posterior of each datum, as its log weights show."""
+"""The distance of the guide from the posterior of each datum, estimated from its log weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["WeightTrust", "distance_statistics", "no_trust", "quantiles", "trust
 class WeightTrust:
     """The distance of the guide from the posterior of each datum, from its log weights; shape (data,) each.
 
-    All of them are 0, or 1/2, if the guide is the posterior. They are also so if the guide is the posterior on one of
-    several modes and draws no z of the others, so a small distance proves nothing. NaN is "not available": a guide that
-    is a point has no density.
+    All of them are 0, or 1/2, if the guide is the posterior. They are also 0 or 1/2 if the guide is the posterior on
+    one of several modes and never draws the others, so a small distance proves nothing. NaN is "not available": a guide
+    that is a point has no density.
 
     Args:
         log_weight_variance: Var_q[log w], nats squared.
@@ -87,14 +87,14 @@ class _LogWeightVariance(Statistic):
         return (self.second - self.first.square() / self.count) / (self.count - 1)
 
 
-#: The number of particles of which the weights are kept.
+#: The number of particles with weights that are kept.
 _MOST_KEPT = 2000
 
 
 class _ClassifierAccuracy(Statistic):
     """1/2 + E_q |w / E_q w - 1| / 4: half of the total variation distance of q and posterior, plus 1/2.
 
-    The mean weight is known after the last particle only, so log weights are kept: those of the first 2000 particles.
+    The mean weight is known only after the last particle, so the log weights of the first 2000 particles are kept.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ def trust_of(evidence: Tensor, elbo: Tensor, variance: Tensor, accuracy: Tensor)
 
 
 def no_trust(count: int) -> WeightTrust:
-    """Return the trust of a guide without a density: nothing is available.
+    """Return the trust of a guide without a density, with all numbers not available.
 
     Args:
         count: the number of data.

@@ -35,7 +35,7 @@ class Dirac(Objective):
     site has noise, the ``elbo`` of one draw is recorded too.
 
     Args:
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
 
     Raises:
         InputError: in use, if a site is discrete or its mean has no closed form.
@@ -81,7 +81,7 @@ def weights_at_means(programs: BoundPrograms, data_plate: str | None, objective:
 
     Args:
         programs: both programs with their arguments.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         objective: the name of the objective, for errors.
 
     Raises:

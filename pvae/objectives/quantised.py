@@ -44,7 +44,7 @@ class VectorQuantised(Objective):
 
     Args:
         commitment: the weight of the squares for the encoder. The default is the paper's 0.25.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
 
     Raises:
         InputError: for a negative weight; in use, if the programs use no `pvae.Quantiser`, or another guide site cannot

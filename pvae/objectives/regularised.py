@@ -53,7 +53,7 @@ class RAE(Objective):
         code: the weight of ||z||^2 / 2, beta in the paper; 1 is the weight of a standard normal prior.
         penalty: a name of the list above.
         weight: the weight of the penalty of the decoder, lambda in the paper.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
 
     Raises:
         InputError: for a negative weight or an unknown penalty; in use, if the guide has several latent sites or

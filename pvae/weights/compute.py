@@ -200,7 +200,7 @@ def weights_of(
     Args:
         programs: both programs with their arguments.
         particles: the number of draws of z per datum, at least 1.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
         auxiliary: how auxiliary sites are marginalised; None for the exact sum.
         per_datum: whether each datum needs a weight of its own. If not, programs without a plate that holds every site
@@ -247,7 +247,7 @@ def trace_weights(
         args: the positional arguments of both programs.
         kwargs: the keyword arguments of both programs.
         particles: the number of draws of z per datum, at least 1.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
         auxiliary: how auxiliary sites are marginalised; None for the exact sum.
 
@@ -278,7 +278,7 @@ def log_weights(
             name or path of data, of which `split` is taken; a frame, an array or a tensor, whole. All data are one
             batch, in the precision of the parameters.
         particles: the number of draws of z per datum, at least 1.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         fields: as for `pvae.models.bind`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
 

@@ -74,7 +74,7 @@ class PathPrograms:
 
         Args:
             programs: both programs with their arguments.
-            data_plate: the name of the plate over data, where several plates hold every site.
+            data_plate: the name of the plate over data, if several plates hold every site.
             vectorised: whether all particles may share one run.
 
         Raises:

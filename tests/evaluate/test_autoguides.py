@@ -309,7 +309,7 @@ def test_a_point_estimate_trains_by_the_elbo_and_has_no_evidence() -> None:
 def test_uneven_weights_of_all_data_are_reported() -> None:
     exact = Regression.make(is_orthogonal=False)
     guide = autoguide.AutoNormal(regression, init_scale=0.01)
-    with pytest.warns(UserWarning, match="one weight, that of all data"):
+    with pytest.warns(UserWarning, match="one weight for all data"):
         pvae.evaluate.log_evidence(pvae.pair(regression, guide), pvae.Batch(x=exact.x, y=exact.y), particles=200)
 
 

@@ -118,7 +118,7 @@ def test_models_that_cannot_be_calibrated_are_refused_by_name() -> None:
 
     with pytest.raises(InputError, match="all data share site 'w'"):
         calibrate(Shared(), X, 64, progress=False)
-    with pytest.raises(InputError, match="site 'x' are none of the fields"):
+    with pytest.raises(InputError, match="site 'x' are not one of the fields"):
         calibrate(Shifted(), X, 64, progress=False)
     with pytest.raises(InputError, match="simulations needs a whole number of at least 20"):
         calibrate(Planted(), X, 3, progress=False)

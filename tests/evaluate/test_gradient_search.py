@@ -104,7 +104,9 @@ def test_a_search_marks_the_biased_and_says_what_it_left_out(here: Path) -> None
     model = pvae.ModelSpec("bits.py:Bits").build(pvae.load_data("digits"))
     x = torch.rand(6, 64, generator=torch.Generator().manual_seed(0)).round()
     study = evaluate.search_gradients(model, x, "iwae:particles=2", draws=60, most=7)
-    assert study.notes[0] == "iwae:particles=2: 7 of 8 assignments were tried, those that treat all sites alike first"
+    assert (
+        study.notes[0] == "iwae:particles=2: 7 of 8 assignments were tried, those with one strategy for all sites first"
+    )
     marked = {row.objective.rpartition("=")[2] for row in study.rows if row.mark()}
     assert marked == {"concrete"}
     assert study.ranking()[-1].objective.endswith("concrete")
@@ -140,7 +142,7 @@ def test_a_reference_serves_only_objectives_of_its_own_target() -> None:
     named = evaluate.gradients(model, x, objectives, draws=2, reference={"two": pvae.DReG(2), "nine": pvae.DReG(9)})
     assert named.of("two").reference == "mean of 8 draws of dreg:particles=2"
     assert named.of("three").reference.startswith("mean of 8 draws of iwae:particles=3: itself")
-    with pytest.raises(InputError, match="has to be unbiased, and stl:particles=2 is not"):
+    with pytest.raises(InputError, match="must be unbiased, but stl:particles=2 is not"):
         evaluate.gradients(model, x, objectives, draws=2, reference="stl:particles=2")
     assert named.notes == ("nine: no reference, since no objective here has its target",)
 

@@ -220,7 +220,7 @@ def test_every_number_of_a_pathwise_gradient_is_its_closed_form() -> None:
 def test_a_sample_of_the_objective_itself_tests_nothing_and_says_so() -> None:
     row = evaluate.gradients(_location_only(), torch.tensor(A_X)[None], "elbo", draws=20).of("elbo")
     assert math.isnan(row.z) and not row.bias_found
-    assert row.reference == "mean of 80 draws of elbo: itself, so that a bias could not show"
+    assert row.reference == "mean of 80 draws of elbo: itself, so a bias would not be found"
 
 
 def test_a_sampled_reference_has_draws_of_its_own() -> None:

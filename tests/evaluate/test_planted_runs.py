@@ -173,7 +173,7 @@ def test_what_the_model_does_not_allow_is_not_run() -> None:
 
 
 def test_data_are_needed_for_a_model_that_is_no_run() -> None:
-    with pytest.raises(InputError, match="no data of its training are known"):
+    with pytest.raises(InputError, match="its training data are not known"):
         pvae.evaluate.all(Planted())
     with pytest.raises(InputError, match="budget"):
         answers(Planted(), torch.zeros(3, 3), budget=-1.0)

@@ -231,7 +231,7 @@ def test_a_run_shows_reconstructions_and_samples_and_has_no_evidence(tmp_path: P
         shown = command("show", folder, "--what", what, "--count", "2", "--out", str(tmp_path / f"{what}.png"))
         assert shown.code == 0, shown.err
     judged = command("evaluate", folder)
-    assert judged.code == 2 and "There is no evidence of a run that was trained by 'vae-gan" in judged.err
+    assert judged.code == 2 and "There is no evidence for a run that was trained by 'vae-gan" in judged.err
     assert "features of a critic replace the likelihood" in judged.err and "Traceback" not in judged.err
 
     run = pvae.open_run(folder)

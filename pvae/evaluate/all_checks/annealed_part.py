@@ -23,7 +23,7 @@ class AnnealedPart:
 
     Attributes:
         sandwich: the lower and the upper estimate.
-        rows: the places of its data among the evaluated data, shape (count,).
+        rows: the indices of its data among the evaluated data, shape (count,).
     """
 
     sandwich: Sandwich
@@ -31,10 +31,10 @@ class AnnealedPart:
 
 
 def annealed_part(context: EvaluationContext, plan: BudgetPlan, seed: int, *, progress: bool | None) -> AnnealedPart:
-    """Return the sandwich of as many data as the plan says, drawn by the seed.
+    """Return the sandwich of the planned number of data, drawn by the seed.
 
-    The path starts from the guide, and from the prior if the guide cannot be its start. A mode that the guide misses
-    shows as a gap on simulated data, whose reverse chains start from exact draws of the posterior.
+    The path starts from the guide, and from the prior if the guide cannot be its start. If the guide misses a mode,
+    there is a gap on simulated data, because their reverse chains start from exact draws of the posterior.
 
     Args:
         context: the model and the data.

@@ -18,22 +18,22 @@ __all__ = ["BudgetPlan", "EvaluationBudget"]
 
 Result = TypeVar("Result")
 
-#: Errors of a user's programs; the evaluation that met one is reported as not run.
+#: Errors of a user's programs; an evaluation with such an error is reported as not run.
 _FAILURES = (InputError, NotImplementedError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError)
 
-#: The largest shares of the budget of the weights of the data, of the simulated data, and of the sandwich.
+#: The largest shares of the budget for the weights of the data, for the simulated data, and for the sandwich.
 _SHARE_OF_WEIGHTS, _SHARE_OF_SIMULATIONS, _SHARE_OF_SANDWICH = 0.15, 0.25, 0.6
-#: The least numbers with which an evaluation is run: k-hat needs 21 particles.
+#: The smallest numbers with which an evaluation is run: k-hat needs 21 particles.
 _FEWEST_PARTICLES, _FEWEST_SIMULATIONS, _FEWEST_TEMPERATURES, _FEWEST_CHAINS, _FEWEST_DATA = 30, 200, 40, 4, 8
 #: The largest number of data of the sandwich.
 _DATA_OF_SANDWICH = 50
-#: Each attempt to lower the cost of the sandwich divides its numbers by this.
+#: Each attempt to lower the cost of the sandwich divides its numbers by this factor.
 _STEP = 1.1
 
 
 @dataclass
 class EvaluationBudget:
-    """The decoder evaluations that are left, and why a part was not computed.
+    """The decoder evaluations that are left, and the reason why a part was not computed.
 
     Attributes:
         left: decoder evaluations.
@@ -74,8 +74,8 @@ class BudgetPlan:
         simulations: the number of simulated data.
         few: the number of particles of log p(x) of simulated data.
         with_evidence: whether log p(x) of the simulated data is computed.
-        temperatures: of the sandwich.
-        chains: of the sandwich.
+        temperatures: the number of temperatures of the sandwich.
+        chains: the number of chains of the sandwich.
         annealed: the number of data of the sandwich.
     """
 
@@ -90,15 +90,15 @@ class BudgetPlan:
 
     @classmethod
     def choose(cls, budget: float, data: int, particles: int, few: int) -> BudgetPlan:
-        """Return the wanted numbers, or the largest ones that fit into their shares of the budget.
+        """Return the requested numbers, or the largest ones that fit into their shares of the budget.
 
-        Numbers that are still too large at their least values stay so; `EvaluationBudget.attempt` then leaves the
+        Numbers have least values. If these are too large for the budget, `EvaluationBudget.attempt` leaves the
         evaluation out.
 
         Args:
             budget: decoder evaluations.
             data: the number of data.
-            particles: the wanted number of draws of z per datum.
+            particles: the requested number of draws of z per datum.
             few: the number of particles of log p(x) of simulated data.
         """
         fitting = int(_SHARE_OF_WEIGHTS * budget / data) - UNIT_DRAWS
@@ -155,7 +155,7 @@ class BudgetPlan:
 
 
 def _numbers_of_sandwich(share: float, data: int) -> tuple[int, int, int]:
-    """Return temperatures, chains and data of a sandwich that fit into a share of the budget, or the least ones."""
+    """Return numbers of temperatures, chains and data that fit into a share of the budget, or the least ones."""
     scale = 1.0
     while True:
         temperatures = max(_FEWEST_TEMPERATURES, round(TEMPERATURES * scale))

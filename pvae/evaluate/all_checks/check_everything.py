@@ -70,7 +70,7 @@ def check_everything(
     model resemble the data? One pass over the weights of real data gives log evidence, bias, k-hat and trust; one pass
     over simulated data gives calibration, use of the latents and resemblance; a sandwich of a part of the data gives a
     lower and an upper estimate of the log evidence. A small budget lowers the numbers of particles, simulations,
-    temperatures, chains and annealed data; the result says which were chosen. An evaluation that the budget or the
+    temperatures, chains and annealed data; the result contains the chosen numbers. An evaluation that the budget or the
     model does not allow is "not run", with the reason, and is never fine.
 
     For a run in a folder, the answers are saved as ``findings.json`` in it.
@@ -160,7 +160,7 @@ class _SharedParts:
     def compute(
         cls, context: EvaluationContext, left: EvaluationBudget, plan: BudgetPlan, seed: int, progress: bool | None
     ) -> _SharedParts:
-        """Return the findings of both passes and of the sandwich, as far as the budget allows them."""
+        """Return the findings of both passes and of the sandwich that the budget allows."""
         count = context.batch.size
         with evaluation_steps("weights of the data", plan.cost_of_weights, progress=progress):
             weights = left.attempt(plan.cost_of_weights, lambda: weight_pass(context, plan.particles, plan.few))
@@ -182,14 +182,14 @@ class _SharedParts:
         return evidence_finding(self.weights, self.sides, records, member)
 
     def trust(self) -> EvaluationFinding:
-        """Return the finding about single data; its weights are those of the evidence, so it costs nothing."""
+        """Return the finding about single data; it uses the weights of the evidence, so it costs nothing."""
         if isinstance(self.weights, str):
             return NotRun.of(DataTrust, self.weights)
         is_run = self.calibration.status != "not run"
         return data_trust(self.weights.diagnosis, is_calibrated=self.calibration.status == "fine" if is_run else None)
 
     def counted(self, inference: Sequence[EvaluationFinding], member: Estimate | None) -> list[EvaluationFinding]:
-        """Return all findings, each of which counts its own decoder evaluations."""
+        """Return all findings; each counts its own decoder evaluations."""
         return [self.evidence(None, member), *inference, self.use, self.resemblance]
 
 
@@ -273,7 +273,7 @@ def _membership(
 def _slow_parts(
     model: Any, data: Any, left: EvaluationBudget, settings: Mapping[str, Any], split: str, plan: BudgetPlan
 ) -> list[EvaluationFinding]:
-    """Return the findings of `gaps` and `reference`, as far as the budget allows them."""
+    """Return the findings of `gaps` and `reference`, if the budget allows them."""
     particles = plan.particles
     per_datum = SearchSettings(particles, 300, 0.05, 16, "full-covariance", 0).evaluations_per_datum
     splits = 1 if "split" in settings else 2

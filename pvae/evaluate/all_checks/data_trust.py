@@ -1,4 +1,4 @@
-"""`DataTrust`: the data on which the guide is far from the posterior, as the weights show it."""
+"""`DataTrust`: the data with weights that show that the guide is far from the posterior."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_LISTED = 10
 class DataTrust(EvaluationFinding):
     """The share of data on which the weights show that the guide is not the posterior.
 
-    The pointwise values are KL(q to p(z given x)) in nats. The status is never "fine" by the weights alone, because a
+    The pointwise values are KL(q to p(z given x)) in nats. The weights are not enough for the status "fine", because a
     guide on one of two modes has perfect weights.
 
     Attributes:

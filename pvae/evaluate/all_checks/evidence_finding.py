@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 __all__ = ["EvidenceFinding", "evidence_finding", "remaining_rise"]
 
 LARGEST_BIAS = 0.1
-"""A bias of the log evidence above this number of nats deserves a look."""
+"""A bias of the log evidence above this number of nats gets the status "look"."""
 
-#: The part of the training whose slope is measured, and the least number of its records.
+#: The part of the training in which the slope is measured, and the least number of its records.
 _LAST_PART, _FEWEST_RECORDS = 0.2, 4
 
 
 @dataclass(frozen=True)
 class EvidenceFinding(EvaluationFinding):
-    """The mean log p(x), from both sides where that is possible, and whether the training had ended to rise.
+    """The mean log p(x), from both sides if possible, and whether it was still rising at the end of the training.
 
     With a sandwich, the value is its lower estimate, on a part of the data. Without one, it is the log evidence by
-    importance sampling, which is never "fine": a guide that misses a mode makes it too low, and its weights do not show
-    that.
+    importance sampling, which is never "fine": if the guide misses a mode, it is too low, and the weights do not show
+    this.
 
     Attributes:
         elbo: the evidence lower bound.
         bias: the bias of importance sampling.
-        rise: by how much the validation bound would rise in another fifth of the training, in nats per datum, at its
+        rise: the expected increase of the validation bound in another fifth of the training, in nats per datum, by its
             slope over the last fifth; None without records.
         sampled: the log evidence by importance sampling, on all evaluated data.
         sandwich: the lower and the upper estimate; None if there are none.
@@ -126,7 +126,7 @@ def evidence_finding(
     if isinstance(sides, str):
         doubts = _doubts_of_weights(weights)
         text = f"The mean log p(x) is {value} nats per datum by importance sampling, a lower bound."
-        doubts.append(f"There is no upper estimate, which a guide that misses a mode would need. {sides}")
+        doubts.append(f"There is no upper estimate, so a mode that the guide misses would not be found. {sides}")
     else:
         sandwich, cost = sides.sandwich, weights.cost + sides.sandwich.cost
         value = sandwich.lower
@@ -153,7 +153,7 @@ def evidence_finding(
 
 
 def _doubts_of_weights(weights: WeightPass) -> list[str]:
-    """Return why the log evidence by importance sampling is not reliable, in sentences."""
+    """Return the reasons why the log evidence by importance sampling is not reliable, as sentences."""
     bias = weights.evidence.bias
     size = math.nan if bias is None else abs(bias.value) + bias.margin
     doubts = [as_sentence(note) for note in weights.doubts]
@@ -171,7 +171,7 @@ def _shortfall(weights: WeightPass, sides: AnnealedPart) -> Estimate:
 
 
 def _doubts_of_sandwich(sandwich: Sandwich, shortfall: Estimate) -> list[str]:
-    """Return why the sandwich is not narrow enough, and whether importance sampling is too low."""
+    """Return sentences if the sandwich is not narrow enough, or importance sampling is too low."""
     doubts = []
     if sandwich.status != "fine":
         doubts.append(as_sentence(sandwich.reason))
@@ -181,7 +181,7 @@ def _doubts_of_sandwich(sandwich: Sandwich, shortfall: Estimate) -> list[str]:
 
 
 def _doubts_of_training(rise: Estimate | None, member: Estimate | None) -> list[str]:
-    """Return whether the training is unfinished, and whether its data are memorised."""
+    """Return sentences if the training is unfinished, or its data are memorised."""
     doubts = []
     if rise is not None and rise.value > max(LARGEST_BIAS, 2.0 * rise.error):
         doubts.append(f"The training is unfinished: another fifth of it would add about {rise} nats.")
@@ -191,7 +191,7 @@ def _doubts_of_training(rise: Estimate | None, member: Estimate | None) -> list[
 
 
 def remaining_rise(records: Sequence[Mapping[str, Any]]) -> Estimate | None:
-    """Return by how much the validation bound rises in a fifth of the training, at its slope over the last fifth.
+    """Return the increase of the validation bound in a fifth of the training, by its slope over the last fifth.
 
     The slope is that of a least-squares line; its standard error comes from the residuals.
 

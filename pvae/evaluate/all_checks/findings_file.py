@@ -41,7 +41,7 @@ def read_findings(folder: str | Path, checkpoint: str | None = None) -> dict[str
 
     Args:
         folder: the run folder.
-        checkpoint: the checkpoint that the answers must be about; None for that of the file.
+        checkpoint: the checkpoint that the answers must be about; None for the checkpoint that the file names.
 
     Raises:
         InputError: if the file cannot be read, its checksum does not match its content, or the run was trained further.
@@ -59,7 +59,7 @@ def read_findings(folder: str | Path, checkpoint: str | None = None) -> dict[str
     evaluated, parameters = str(content.get("checkpoint", "best")), content.get("parameters", "")
     if parameters and parameters != _parameters_of(Path(folder), evaluated):
         raise InputError(
-            f"{path} is about other parameters than those of the run, which was trained further. Run `pvae evaluate "
+            f"{path} is about earlier parameters of the run, which was trained further since. Run `pvae evaluate "
             "--checks all` again."
         )
     if checkpoint is not None and checkpoint != evaluated:
@@ -75,7 +75,7 @@ def _parameters_of(folder: Path, checkpoint: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a file of findings, whose checksum matches.
+    """Return the content of a file of findings after checking its checksum.
 
     Raises:
         InputError: if the file is damaged.

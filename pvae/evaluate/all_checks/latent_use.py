@@ -29,7 +29,7 @@ LEAST_DEPENDENCE = 0.01
 
 @dataclass(frozen=True)
 class LatentUse(EvaluationFinding):
-    """How much x depends on z in the model: E[log p(x given z)] at its own z minus that at the z of another datum.
+    """How much x depends on z in the model: E[log p(x given z)] at its own z minus its value at another datum's z.
 
     The value is KL(p(x, z) to p(x) p(z)) plus KL in the other direction. It is 0 exactly if the decoder ignores z, and
     it does not depend on the guide.
@@ -76,7 +76,7 @@ def latent_use(pointwise: Tensor, latents: Mapping[str, LatentUnits] | None, cos
     """Return the finding about the use of the latents.
 
     Args:
-        pointwise: the dependence of simulated data, shape (simulations,), as `dependence_on_latents` returns it.
+        pointwise: the dependence of simulated data, shape (simulations,), from `dependence_on_latents`.
         latents: the units of each site of the guide on real data; None if they are not known.
         cost: decoder evaluations.
     """
@@ -90,9 +90,9 @@ def latent_use(pointwise: Tensor, latents: Mapping[str, LatentUnits] | None, cos
     status = "fine" if is_used else "bad"
     counted = "" if units is None else f" On the data, {active} of {units} units of the guide are active."
     reason = (
-        f"x depends on z: a datum is {estimate} nats more probable at its own z than at that of another one.{counted}"
+        f"x depends on z: a datum is {estimate} nats more probable at its own z than at the z of another one.{counted}"
         if is_used
-        else f"The decoder ignores z: a datum is {estimate} nats more probable at its own z than at that of another "
+        else f"The decoder ignores z: a datum is {estimate} nats more probable at its own z than at the z of another "
         f"one, which is not above {LEAST_DEPENDENCE:g} nats and two standard errors.{counted}"
     )
     return LatentUse(
@@ -103,11 +103,11 @@ def latent_use(pointwise: Tensor, latents: Mapping[str, LatentUnits] | None, cos
 
 
 def dependence_on_latents(context: EvaluationContext, pairs: SimulatedPairs) -> Tensor:
-    """Return log p(x given z) of each pair minus that at the z of the next pair, shape (batch,), nats.
+    """Return log p(x given z) of each pair minus its value at the z of the next pair, shape (batch,), nats.
 
     Args:
         context: the model.
-        pairs: at least two pairs of z and x that the model drew.
+        pairs: at least two pairs of z and x, drawn from the model.
     """
     programs = context.bound_to(pairs.batch)
     data_dim = context.data_dim(programs)

@@ -39,7 +39,7 @@ BAD_ANSWERS = dict(
         strict=True,
     )
 )
-"""What the answer "bad" to each question says, in a few words."""
+"""The meaning of the answer "bad" to each question, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class QuestionAnswer:
         question: one of `QUESTIONS`.
         status: ``"fine"``, ``"look"``, ``"bad"`` or ``"not run"``.
         reason: one or two sentences with the numbers and the limits.
-        findings: the findings that support the answer, the deciding one first.
+        findings: the findings that support the answer; the decisive one comes first.
 
     Example:
         >>> import pvae, torch
@@ -133,7 +133,7 @@ class ModelFindings:
         return {finding.name: finding for finding in found if finding.status != "not run"}
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but pointwise values as a dictionary that JSON can hold."""
+        """Return all results except pointwise values as a dictionary that JSON can hold."""
         return {
             "questions": [answer.to_json() for answer in self.answers],
             "budget": self.budget,
@@ -168,11 +168,11 @@ class ModelFindings:
 def answer_inference(findings: Sequence[EvaluationFinding]) -> QuestionAnswer:
     """Return the answer to "Is the inference right?" from several findings.
 
-    The worst finding decides. Without `calibrate`, the answer is never fine, because the others do not see a mode that
-    the guide never draws.
+    The worst finding decides. Without `calibrate`, the answer is never fine, because the other evaluations cannot find
+    a mode that the guide never draws.
 
     Args:
-        findings: those of `calibrate`, `gaps` and `reference`; some may be `NotRun`.
+        findings: the findings of `calibrate`, `gaps` and `reference`; some may be `NotRun`.
     """
     done = [finding for finding in findings if finding.status != "not run"]
     status = worst_status(finding.status for finding in done)

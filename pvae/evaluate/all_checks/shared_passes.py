@@ -37,7 +37,7 @@ FEW_PARTICLES = 100
 
 @dataclass(frozen=True)
 class WeightPass:
-    """What one pass over the log weights of real data gives.
+    """The results of one pass over the log weights of real data.
 
     Attributes:
         evidence: mean log p(x), with its bias.
@@ -64,7 +64,7 @@ def weight_pass(context: EvaluationContext, particles: int, few: int) -> WeightP
     Args:
         context: the model and the data.
         particles: the number of draws of z per datum.
-        few: the number of particles of the bound that is compared with that of simulated data.
+        few: the number of particles of the bound that is compared between real and simulated data.
 
     Raises:
         InputError: if the programs give no weight per datum.
@@ -93,12 +93,12 @@ def weight_pass(context: EvaluationContext, particles: int, few: int) -> WeightP
 
 @dataclass(frozen=True)
 class SimulationPass:
-    """What one pass over data that the model generates gives.
+    """The results of one pass over data that the model generates.
 
     Attributes:
         ranks: the ranks of each quantity, shape (simulations,).
         notes: notes on quantities that are left out.
-        dependence: log p(x given its z) minus that at another z, shape (simulations,), nats.
+        dependence: log p(x given its z) minus log p(x given another z), shape (simulations,), nats.
         values: x of each simulated datum, shape (simulations, units).
         evidence: log p(x) of each simulated datum with few particles, shape (simulations,); None if it was left out.
         cost: decoder evaluations.
@@ -118,9 +118,9 @@ def simulation_pass(
     """Return ranks, dependence on the latents and log evidence of the same simulated data.
 
     Args:
-        context: the model and real data, whose fields that the model does not generate are used.
+        context: the model and real data; fields that the model does not generate are taken from them.
         simulations: the number of simulated data.
-        draws: the number of draws of the guide for each.
+        draws: the number of draws of the guide for each simulated datum.
         seed: the seed of all draws.
         steps: counts the decoder evaluations.
         few: the number of particles of log p(x); None leaves it out.

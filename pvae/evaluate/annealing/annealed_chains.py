@@ -15,7 +15,7 @@ from pvae.evaluate.annealing.path_density import PathDensity, PathPoint
 __all__ = ["AnnealedChains", "AnnealedWeights", "Transition"]
 
 Transition = Callable[[Tensor, float], Tensor]
-"""A move that leaves the density of the path at b unchanged: from u of shape (chains, batch, numbers) and b to u."""
+"""A function of u, shape (chains, batch, numbers), and b that returns new u and leaves the density at b invariant."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class AnnealedWeights:
 
 
 class AnnealedChains:
-    """Chains on the path of one batch, whose moves do not change while they run.
+    """Chains on the path of one batch; their moves do not change during a run.
 
     Args:
         density: the path.
         temperatures: b_0 = 0 to b_T = 1.
         leapfrog_steps: the number of leapfrog steps of a move.
-        transition: a move in the place of Hamiltonian Monte Carlo.
+        transition: a move to use in place of Hamiltonian Monte Carlo.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class AnnealedChains:
         self.step_sizes = torch.empty(0)
 
     def adapt(self, numbers: Tensor, noise: DatumNoise) -> None:
-        """Choose the step sizes by a pilot run, whose draws the passes do not use.
+        """Choose the step sizes by a pilot run. The passes do not use its draws.
 
         Args:
             numbers: the start of the pilot chains, shape (chains, batch, numbers).
@@ -105,7 +105,7 @@ class AnnealedChains:
         Args:
             numbers: the start of the chains.
             noise: the random numbers of the chains.
-            stages: for each stage, the index of its increment and that of the temperature of the move after it.
+            stages: for each stage, the index of its increment and the index of the temperature of the move after it.
             last: the index of a temperature at which no move follows.
         """
         b = self.temperatures.tolist()

@@ -1,4 +1,4 @@
-"""`AnnealedEvidence`: the lower bound of annealed importance sampling; its Monte-Carlo error."""
+"""`AnnealedEvidence`: the lower bound of annealed importance sampling, with its Monte-Carlo error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["AnnealedEvidence", "annealed_evidence_of", "log_mean_weight", "rows_
 def log_mean_weight(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithm of the mean weight of each datum, and its Monte-Carlo standard error, in nats.
 
-    The error is that of the mean weight divided by the mean weight (delta method); NaN for a single chain.
+    The error is the standard error of the mean weight divided by the mean weight (delta method); NaN for one chain.
 
     Args:
         log_w: log weights, float64, shape (chains, data).
@@ -42,7 +42,7 @@ def log_mean_weight(log_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rows_of_settings(settings: AnnealingSettings) -> dict[str, Any]:
-    """Return the settings of an annealing by name, as JSON holds them."""
+    """Return the settings of an annealing by name, as JSON values."""
     names = ("temperatures", "chains", "start", "schedule", "leapfrog_steps", "seed")
     return {name: vars(settings)[name] for name in names}
 
@@ -107,13 +107,13 @@ def annealed_evidence_of(
         weights: the log weights of the pass.
         settings: the settings of the pass.
         cost: the number of decoder evaluations.
-        subset: which of the data these are.
+        subset: a description of which data these are.
     """
     pointwise, noise = log_mean_weight(weights.log_w)
     estimate = replace(Estimate.mean_of(pointwise), subset=subset)
     reason = (
         f"log p(x) is at least {estimate} nats per datum in expectation; a lower bound does not show its distance from "
-        "log p(x), and sandwich does"
+        "log p(x), but sandwich does"
     )
     return AnnealedEvidence(
         estimate.value,

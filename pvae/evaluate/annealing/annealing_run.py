@@ -29,10 +29,10 @@ __all__ = ["AnnealingRun", "AnnealingSettings", "Passes"]
 STARTS = ("prior", "guide")
 #: The largest number of chains of the pilot run.
 _PILOT_CHAINS = 4
-#: The largest number of evaluations in one run of the programs that draws the start of the chains. It is fixed, so that
-#: the draws do not depend on the chunks, unless the memory is too small.
+#: The largest number of evaluations in one run of the programs that draws the start of the chains. It is fixed, so the
+#: draws do not depend on the chunks, unless the memory is too small.
 _DRAWS_AT_ONCE = 1000
-#: What the seeds of the random numbers are for.
+#: The purposes of the seeds of random numbers.
 _PILOT_START, _START, _PILOT, _FORWARD, _REVERSE, _RESAMPLE = range(6)
 
 
@@ -48,7 +48,7 @@ class AnnealingSettings:
         leapfrog_steps: the number of leapfrog steps of a move.
         seed: the seed of all draws.
         chunk: the largest number of (chain, datum) evaluations at once.
-        transition: a move in the place of Hamiltonian Monte Carlo.
+        transition: a move to use in place of Hamiltonian Monte Carlo.
     """
 
     temperatures: int
@@ -78,7 +78,7 @@ class AnnealingSettings:
         Args:
             data: the number of data.
             reverse: whether there is a reverse pass.
-            settled: whether moves at the posterior come before it.
+            settled: whether moves at the posterior come before the reverse pass.
         """
         steps = self.leapfrog_steps
         if self.transition is not None:
@@ -94,8 +94,8 @@ class Passes:
     """The log weights of all data.
 
     Attributes:
-        forward: of the pass from the start to the posterior.
-        reverse: of the pass from the posterior to the start; None if there is none.
+        forward: the log weights of the pass from the start to the posterior.
+        reverse: the log weights of the pass from the posterior to the start; None if there is none.
     """
 
     forward: AnnealedWeights
@@ -111,8 +111,8 @@ class AnnealingRun:
         steps: the display of the progress.
 
     Raises:
-        InputError: if all data share a latent site, if a latent site of the model cannot be annealed, or if the memory
-            does not hold the chains of one datum.
+        InputError: if all data share a latent site, if a latent site of the model cannot be annealed, or if the chains
+            of one datum do not fit into memory.
     """
 
     def __init__(self, context: EvaluationContext, settings: AnnealingSettings, steps: EvaluationSteps) -> None:
@@ -135,7 +135,7 @@ class AnnealingRun:
         return max(1, min(self.draws_at_once, _DRAWS_AT_ONCE // self.settings.chains))
 
     def passes(self, context: EvaluationContext, stream: int, *, exact: Tensor | None, reverse: bool) -> Passes:
-        """Return the log weights of a forward pass, and of a reverse pass if it is wanted, over all data.
+        """Return the log weights of a forward pass, and of a reverse pass if requested, over all data.
 
         Without exact draws the reverse pass starts from the ends of the forward chains, resampled by their weights,
         after further moves at the posterior. Its weights are then approximate.
@@ -144,7 +144,7 @@ class AnnealingRun:
             context: the model and the data.
             stream: a number that separates these random numbers from those of other passes.
             exact: u of an exact draw of the posterior of each datum, shape (1, data, numbers).
-            reverse: whether a reverse pass is wanted.
+            reverse: whether to run a reverse pass.
 
         Raises:
             InputError: if a log-density is NaN.
@@ -239,6 +239,6 @@ def _require_numbers(weights: AnnealedWeights, rows: slice) -> None:
     broken = weights.log_w.isnan().any(0).nonzero().flatten().tolist()
     if broken:
         raise InputError(
-            f"Annealing needs log-densities that are numbers; that of datum {rows.start + broken[0]} is NaN at a z of "
-            "its chains. Check the programs at draws of the prior, or use start='guide'."
+            f"Annealing needs log-densities that are numbers; the log-density of datum {rows.start + broken[0]} is NaN "
+            "at a z of its chains. Check the programs at draws of the prior, or use start='guide'."
         )

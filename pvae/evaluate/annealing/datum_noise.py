@@ -1,4 +1,4 @@
-"""Random numbers of each datum from a generator of its own, so that chunks of data do not change them."""
+"""Random numbers of each datum from a separate generator, so that chunks of data do not change them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MoveNoise(NamedTuple):
 
 
 def seed_of(*keys: int) -> int:
-    """Return a seed for a tuple of whole numbers; other tuples give independent seeds."""
+    """Return a seed for a tuple of whole numbers; different tuples give independent seeds."""
     return int(np.random.SeedSequence(list(keys)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -39,7 +39,7 @@ class DatumNoise:
 
     Args:
         seed: the seed of the evaluation.
-        purpose: a number for each use, such as that of the reverse chains.
+        purpose: a number for each use, such as the reverse chains.
         indices: the numbers of the data among all data.
         chains: the number of chains of each datum.
         numbers: the number of unconstrained numbers of a datum.
@@ -51,7 +51,7 @@ class DatumNoise:
     ) -> None:
         self.generators = [torch.Generator().manual_seed(seed_of(seed, purpose, index)) for index in indices]
         self.chains, self.numbers, self.like = chains, numbers, like
-        # It must not depend on the number of data at once, because it decides which number is drawn when.
+        # It must not depend on the number of data at once, because it decides the order of the draws.
         self.moves_at_once = max(1, min(_MOST_MOVES_AT_ONCE, _NUMBERS_AT_ONCE // (chains * numbers)))
         self.waiting: list[MoveNoise] = []
 

@@ -1,4 +1,4 @@
-"""The programs of an annealing, and the number of data that the free memory holds at once."""
+"""The programs of an annealing, and the number of data that fit into the free memory at once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class FittingPath:
 
     Attributes:
         programs: both programs.
-        data_at_once: the number of data whose chains move at once.
-        is_lowered: whether this number is smaller than the wanted one.
+        data_at_once: the number of data with chains that move at the same time.
+        is_lowered: whether this number is smaller than the requested one.
     """
 
     programs: PathPrograms
@@ -34,16 +34,16 @@ class FittingPath:
 
 
 def find_fitting_path(context: EvaluationContext, start: str, chains: int, wanted: int) -> FittingPath:
-    """Return the programs, and the wanted number of data or a smaller one whose chains fit into the free memory.
+    """Return the programs, and the largest number of data, at most `wanted`, with chains that fit into free memory.
 
-    The memory is that of the log-density of the path with its gradient, measured with few data. A warning gives the
-    number that is used in the place of the wanted one.
+    The memory of the log-density of the path and its gradient is measured with few data. If the number is lowered, a
+    warning gives the new number.
 
     Args:
         context: the model and the data.
         start: where the path starts, ``"prior"`` or ``"guide"``.
         chains: the number of chains of each datum.
-        wanted: the wanted number of data.
+        wanted: the requested number of data.
 
     Raises:
         InputError: if the chains of one datum do not fit, or a latent site of the model cannot be annealed.
@@ -65,7 +65,7 @@ def find_fitting_path(context: EvaluationContext, start: str, chains: int, wante
     wanted = min(wanted, context.batch.size)
     if not needs_limit(context.programs.modules, context.batch.take(slice(0, wanted)), wanted * chains):
         return FittingPath(look(wanted), wanted, is_lowered=False)
-    look(1)  # an error of the programs is not one of the memory
+    look(1)  # an error of the programs is not about memory
     least = f"Annealing of {context.data_at_once(1)} of the data with {chains} chains"
     with preserved_randomness():
         fitting = run_within_memory(evaluate, wanted, context.batch.device, least=least, advice=_ADVICE)

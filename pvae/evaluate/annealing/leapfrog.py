@@ -37,7 +37,7 @@ class HmcMove(NamedTuple):
 def hmc_move(
     density: PathDensity, numbers: Tensor, point: PathPoint, b: float, step_size: Tensor, noise: MoveNoise, steps: int
 ) -> HmcMove:
-    """Move all chains by Hamiltonian Monte Carlo, which leaves the density of the path at `b` unchanged.
+    """Move all chains by Hamiltonian Monte Carlo, which leaves the density of the path at `b` invariant.
 
     A proposal with an energy that is not finite is rejected.
 
@@ -92,8 +92,8 @@ def adapt_step_sizes(
     """Return the step size of each temperature and datum from a pilot run, shape (temperatures, batch).
 
     The pilot chains move through all temperatures while the step sizes follow their acceptance towards 65 %. They are
-    used for nothing else: the chains of the estimate then have fixed step sizes, because a move that adapts does not
-    leave its density unchanged.
+    used for nothing else. The chains of the estimate have fixed step sizes, because an adapting move does not leave its
+    density invariant.
 
     Args:
         density: the path.

@@ -1,4 +1,4 @@
-"""A part of the posterior that the chains of an annealing or the guide miss: the rules and their sentences.
+"""Rules, and their sentences, for a part of the posterior that annealing chains or the guide miss.
 
 The table of a comparison, its page and the evaluations of one model use the same rules and the same words.
 """
@@ -24,11 +24,11 @@ def misses_part(simulated_gap: float, gap: float) -> bool:
     """Return whether the gap on simulated data shows that the chains miss a part of the posterior.
 
     The reverse chains of simulated data start from exact draws of the posterior, also where the forward chains never
-    come. Those of the data start from the ends of the forward chains.
+    go. The reverse chains of the data start from the ends of the forward chains.
 
     Args:
         simulated_gap: the upper minus the lower estimate on simulated data, in nats per datum.
-        gap: the same on the data.
+        gap: the same difference on the data.
     """
     return simulated_gap > abs(gap) + MUCH_LARGER
 
@@ -37,14 +37,14 @@ def describe_missed_part(place: str, start: str) -> str:
     """Return the sentence about chains that miss a part of the posterior, without a full stop.
 
     Args:
-        place: where the gap is, as in ``"of B"``; "" for a single model.
+        place: a text that names the model, such as ``"of B"``; "" for a single model.
         start: where the chains start, ``"prior"`` or ``"guide"``.
     """
     advice = (
         "start the chains from the prior, or use more temperatures" if start == "guide" else "use more temperatures"
     )
     return (
-        f"the gap on simulated data{_spaced(place)} is much larger than that on the data, so the chains from the "
+        f"the gap on simulated data{_spaced(place)} is much larger than the gap on the data, so the chains from the "
         f"{start} miss a part of the posterior, and the log evidence may be too low; {advice}"
     )
 
@@ -62,8 +62,8 @@ def describe_shortfall(place: str, shortfall: str) -> str:
     """Return the sentence about importance sampling that is too low, without a full stop.
 
     Args:
-        place: where it is, as in ``"of B"``; "" for a single model.
-        shortfall: by how many nats, with its error.
+        place: a text that names the model, such as ``"of B"``; "" for a single model.
+        shortfall: the difference in nats, with its error.
     """
     return (
         f"on the same data, importance sampling{_spaced(place)} is {shortfall} nats below the lower estimate of "

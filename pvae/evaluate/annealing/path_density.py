@@ -40,11 +40,11 @@ class PathGraphs:
         graph: whether graphs are traced.
 
     Attributes:
-        fallback: why the path runs eagerly; None if it runs as a graph.
+        fallback: the reason why the path runs eagerly; None if it runs as a graph.
     """
 
     def __init__(self, *, graph: bool = True) -> None:
-        self.fallback: str | None = None if graph else "no graph is wanted"
+        self.fallback: str | None = None if graph else "no graph was requested"
         self.by_shape: dict[tuple[int, ...], HoistedGraph] = {}
 
     def fall_back(self, reason: str) -> None:
@@ -86,7 +86,7 @@ class PathDensity:
             numbers: u, shape (chains, batch, numbers).
             b: the inverse temperature.
         """
-        numbers = numbers.contiguous()  # a graph holds for the strides of its trace
+        numbers = numbers.contiguous()  # a graph is valid only for the strides of its trace
         temperature = torch.tensor(b, dtype=numbers.dtype, device=numbers.device)
         function = self._functions.get(numbers.shape)
         if function is None:
@@ -112,7 +112,7 @@ class PathDensity:
 
     def _function(self, numbers: Tensor, b: Tensor) -> Callable[..., Any]:
         """Return the graph on these data, or the eager function if there is no graph that agrees with it."""
-        self._eager(numbers, b)  # an error of the programs is the user's to see, and no reason against a graph
+        self._eager(numbers, b)  # an error of the programs is raised here; it does not mean that a graph fails
         if self.graphs.fallback is not None:
             return self._eager
         arguments = self.path.programs.args
@@ -122,7 +122,7 @@ class PathDensity:
                 graph = known if known is not None else trace_with_fixed(self._compute, (numbers, b), arguments)
                 function = graph.at(arguments)
                 reason = self._difference(function, numbers, b)
-        except Exception as error:  # tracing a user's code may raise any error; each leads to eager runs
+        except Exception as error:  # tracing a user's code may raise any error; after each error, the path runs eagerly
             reason = describe_failure(error)
         if reason is not None:
             self.graphs.fall_back(reason)

@@ -26,7 +26,7 @@ __all__ = ["SMALL_GAP", "Sandwich", "sandwich_of"]
 
 SMALL_GAP = 0.1
 """The gap between upper and lower estimate, in nats per datum, below which the evidence counts as known."""
-#: Two estimates in the wrong order by more than this number of standard errors are a fault.
+#: Two estimates in the wrong order by more than this number of standard errors mean an error.
 _MOST_ERRORS = 4.0
 
 
@@ -44,13 +44,14 @@ class Sandwich(EvaluationFinding):
         upper: the upper estimate.
         lower_noise: the Monte-Carlo standard error of the lower estimate of each datum, shape (count,), nats; NaN for
             a single chain.
-        upper_noise: that of the upper estimate.
+        upper_noise: the same for the upper estimate.
         is_exact: whether the reverse chains started from exact draws, so that the upper estimate is rigorous.
-        on_simulated: the sandwich on data simulated from the model; None if they cannot be simulated, or if this is it.
+        on_simulated: the sandwich on data simulated from the model; None if data cannot be simulated, or if this object
+            is that sandwich.
         chains: the number of chains of each datum.
         acceptance: the mean acceptance of the moves of the forward chains; NaN without moves.
         settings: temperatures, chains, start, schedule, leapfrog steps and seed.
-        note: why there is no sandwich on simulated data; empty if there is one.
+        note: the reason why there is no sandwich on simulated data; empty if there is one.
         data: the simulated data; None for observed data.
 
     Example:
@@ -85,13 +86,14 @@ class Sandwich(EvaluationFinding):
     def interval(self, level: float = 0.99) -> tuple[float, float]:
         """Return an interval for the mean log p(x) of these data: both estimates, widened by their Monte-Carlo error.
 
-        It does not contain the spread over data. It is as rigorous as the upper estimate is.
+        It does not contain the spread over data. It is rigorous if the upper estimate is rigorous.
 
         Args:
             level: the confidence of the interval, between 0 and 1.
 
         Raises:
-            InputError: if there is one chain, whose Monte-Carlo error is not known, or the level is out of range.
+            InputError: if there is only one chain, because its Monte-Carlo error is not known, or the level is out of
+                range.
         """
         low_margin, high_margin = (
             self._quantile(level, self.lower.count) * float(noise.square().sum().sqrt()) / len(noise)
@@ -111,7 +113,9 @@ class Sandwich(EvaluationFinding):
         quantile = self._quantile(level, 1)
         lower, upper = (estimate.map(lambda values: values).pointwise for estimate in (self.lower, self.upper))
         if lower is None or upper is None:
-            raise InputError("Intervals need the values of the single data, and the estimates have none.")
+            raise InputError(
+                "Intervals need the value of each datum, and the estimates have only means. Compute the sandwich again."
+            )
         return lower - quantile * self.lower_noise, upper + quantile * self.upper_noise
 
     def _quantile(self, level: float, data: int) -> float:
@@ -119,11 +123,13 @@ class Sandwich(EvaluationFinding):
         if not 0.0 < level < 1.0:
             raise InputError(f"level must lie between 0 and 1; got {level!r}.")
         if self.chains == 1:
-            raise InputError("An interval needs a Monte-Carlo error, and one chain has none. Use chains=4 or more.")
+            raise InputError(
+                "An interval needs a Monte-Carlo error, which one chain does not have. Use chains=4 or more."
+            )
         return float(stdtrit((self.chains - 1) * data, 0.5 + level / 2))
 
     def details(self) -> dict[str, Any]:
-        """Return the numbers that only this finding has."""
+        """Return the numbers that only this kind of finding has."""
         simulated = None if self.on_simulated is None else self.on_simulated.to_json()
         return {
             "lower": self.lower.to_json(),
@@ -181,12 +187,12 @@ def sandwich_of(
     Args:
         passes: the log weights of both passes.
         settings: the settings of the passes.
-        cost: the number of decoder evaluations, with those of the simulated data.
+        cost: the number of decoder evaluations, including those for the simulated data.
         simulated: the sandwich on simulated data, if there is one.
-        subset: which of the data the observed ones are.
-        data: the simulated data whose z the reverse chains started from, exact draws of the posterior; None for
-            observed data.
-        note: why there is no sandwich on simulated data.
+        subset: a description of which observed data these are.
+        data: the simulated data; the reverse chains started from their z, which are exact draws of the posterior. None
+            for observed data.
+        note: the reason why there is no sandwich on simulated data.
 
     Raises:
         InputError: if there is no reverse pass.
@@ -238,8 +244,8 @@ class _Gap(NamedTuple):
 
     @property
     def is_small(self) -> bool:
-        """Whether the gap is small also if it is two Monte-Carlo errors larger, in either direction."""
-        return abs(self.value) + 2.0 * self.error <= SMALL_GAP  # false if the error is NaN
+        """Whether the gap is small even two Monte-Carlo errors further from 0, in either direction."""
+        return abs(self.value) + 2.0 * self.error <= SMALL_GAP  # False if the error is NaN
 
     def __str__(self) -> str:
         return f"{self.value:.3g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.3g}"

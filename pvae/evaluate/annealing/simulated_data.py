@@ -26,13 +26,13 @@ __all__ = ["NotSimulatedError", "simulate_data"]
 
 
 class NotSimulatedError(InputError):
-    """Data cannot be simulated from a model; the message says why."""
+    """Data cannot be simulated from a model; the message gives the reason."""
 
 
 def simulate_data(
     context: EvaluationContext, path: PathPrograms, block: int, seed: int
 ) -> tuple[EvaluationContext, Tensor]:
-    """Return a context with simulated data in the place of the observed ones, and the unconstrained z of each datum.
+    """Return a context with simulated data in place of the observed data, and the unconstrained z of each datum.
 
     Fields that the model takes and does not observe, such as conditions, stay as they are.
 
@@ -46,8 +46,8 @@ def simulate_data(
         The context, and u of shape (1, data, numbers).
 
     Raises:
-        NotSimulatedError: if an observed site is not a field of the batch or does not draw all its numbers, or the
-            density of simulated data is not that by which they were drawn.
+        NotSimulatedError: if an observed site is not a field of the batch or does not draw all its numbers, or
+            simulated data have another density than the one that they were drawn from.
     """
     fields: list[Mapping[str, Tensor]] = []
     numbers = []
@@ -83,7 +83,7 @@ class _Place(NamedTuple):
 
 
 def _places_of_sites(context: EvaluationContext, batch: Batch, programs: BoundPrograms) -> dict[str, _Place]:
-    """Return the place in the batch that each observed site takes its value from."""
+    """Return the place in the batch from which each observed site takes its value."""
     _, trace = programs.trace_both()
     places: dict[str, _Place] = {}
     for site in sample_sites(trace):
@@ -95,7 +95,8 @@ def _places_of_sites(context: EvaluationContext, batch: Batch, programs: BoundPr
         place = _place_of(site["value"], {name: batch[name] for name in free})
         if place is None:
             raise NotSimulatedError(
-                f"the observed site {site['name']!r} is not one field of the batch, so simulated values have no place"
+                f"the observed site {site['name']!r} is not one field of the batch, so simulated values cannot be put "
+                "into the batch"
             )
         places[site["name"]] = place
     if not places:
@@ -104,7 +105,7 @@ def _places_of_sites(context: EvaluationContext, batch: Batch, programs: BoundPr
 
 
 def _place_of(value: Tensor, fields: Mapping[str, Tensor]) -> _Place | None:
-    """Return the field with the numbers of an observed value, in some order of its axes; None if there is none."""
+    """Return the field with the numbers of an observed value, possibly with permuted axes; None if there is none."""
     for name, field in fields.items():
         if field.numel() != value.numel():
             continue
@@ -120,9 +121,9 @@ def _in_place(value: Tensor, place: _Place, field: Tensor) -> Tensor:
 
 
 def _require_same_density(programs: BoundPrograms, trace: poutine.Trace, observed: Collection[str]) -> None:
-    """Refuse a model whose simulated data have another density than that by which they were drawn.
+    """Raise an error if simulated data have another density than the one that they were drawn from.
 
-    A decoder that sees x itself, such as an autoregressive one, has seen the observed x when it drew.
+    A decoder that reads x itself, such as an autoregressive one, has read the observed x when it drew.
     """
     latents = trace.copy()
     for name in observed:

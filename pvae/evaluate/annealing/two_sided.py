@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 DATA = 100
-"""The default number of data of both functions: their cost for one datum is that of thousands of ELBOs."""
+"""The default number of data of both functions, because one datum costs as much as thousands of ELBOs."""
 TEMPERATURES, CHAINS = 1000, 16
 _OBSERVED, _SIMULATED, _SIMULATION = range(3)
 
@@ -56,12 +56,12 @@ def ais(
 ) -> AnnealedEvidence:
     """Return the log evidence by annealed importance sampling, in expectation a lower bound, in nats per datum.
 
-    From the prior, the guide plays no part, so that models with different guides are compared fairly. The chains move
-    by Hamiltonian Monte Carlo in unconstrained coordinates. Their step sizes, one for each temperature and datum, are
-    chosen by a pilot run and then fixed. Discrete latent sites of finite support are summed out, whether they are
-    marked or not.
+    With start="prior", the result does not depend on the guide, so models with different guides are compared fairly.
+    The chains move by Hamiltonian Monte Carlo in unconstrained coordinates. Their step sizes, one for each temperature
+    and datum, are chosen by a pilot run and then fixed. Discrete latent sites of finite support are summed out, even if
+    they are not marked for enumeration.
 
-    The random numbers of a datum do not depend on `chunk`, so the result changes with it by rounding only.
+    The random numbers of a datum do not depend on `chunk`, so the result changes only by rounding if `chunk` changes.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -70,13 +70,13 @@ def ais(
         chains: the number of chains of each datum.
         start: ``"prior"``: the path log p(z) + b log p(x given z); ``"guide"``: (1 - b) log q(z given x) +
             b log p(x, z), which is shorter for a good guide.
-        schedule: of the inverse temperatures: ``"sigmoid"``, ``"linear"`` or ``"geometric"``.
+        schedule: the schedule of the inverse temperatures: ``"sigmoid"``, ``"linear"`` or ``"geometric"``.
         leapfrog_steps: the number of leapfrog steps of a move.
         limit: the largest number of data; None takes all.
         seed: the seed of all draws.
         chunk: the largest number of (chain, datum) evaluations at once; it bounds the memory.
-        transition: a move in the place of Hamiltonian Monte Carlo: a function of u, shape (chains, batch, numbers),
-            and of the inverse temperature b, that leaves the density of the path at b unchanged.
+        transition: a move to use in place of Hamiltonian Monte Carlo: a function of u, shape (chains, batch, numbers),
+            and of the inverse temperature b, that leaves the density of the path at b invariant.
         progress: None for a bar on a terminal; False for no output.
         where: ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
@@ -120,11 +120,11 @@ def sandwich(
 ) -> Sandwich:
     """Return a lower and an upper estimate of the log evidence, on the data and on data simulated from the model.
 
-    The lower estimate is that of `ais`. The upper one comes from chains in the reverse direction, from the posterior to
-    the start of the path. For simulated data the z that made them is an exact draw of the posterior, and both
-    estimates are rigorous in expectation (bidirectional Monte Carlo). For observed data the reverse chains start from
-    the ends of the forward chains, resampled by their weights, after further moves at the posterior. The upper
-    estimate is then approximate: it is too low where the forward chains miss a part of the posterior.
+    The lower estimate is the result of `ais`. The upper one comes from chains in the reverse direction, from the
+    posterior to the start of the path. For simulated data the z that made them is an exact draw of the posterior, and
+    both estimates are rigorous in expectation (bidirectional Monte Carlo). For observed data the reverse chains start
+    from the ends of the forward chains, resampled by their weights, after further moves at the posterior. The upper
+    estimate is then approximate: it is too low if the forward chains miss a part of the posterior.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -204,7 +204,7 @@ def sandwich_of_context(context: EvaluationContext, settings: AnnealingSettings,
 
 
 def require_annealing(model: Any, data: Any, settings: AnnealingSettings, **where: Any) -> None:
-    """Refuse a model that cannot be annealed, by chains of two temperatures that do not move.
+    """Raise InputError if a model cannot be annealed, by a trial with two temperatures and without moves.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.

@@ -23,7 +23,10 @@ from pvae.evaluate.simulated_pairs import SimulatedPairs, keyed_batches, require
 __all__ = ["DRAWS", "GUIDE_DENSITY", "SIMULATIONS", "Quantity", "calibrate", "ranks_of_pairs"]
 
 SIMULATIONS, DRAWS = 1000, 99
-"""Simulated data, and draws of the guide for each. 100 ranks make the central 50, 80 and 90 % intervals exact."""
+"""The numbers of simulated data, and of draws of the guide for each.
+
+100 ranks make the central 50, 80 and 90 % intervals exact.
+"""
 
 #: The number of simulated data in a batch. The draws depend on it, so it is fixed.
 _BATCH = 64
@@ -48,19 +51,19 @@ def calibrate(
 ) -> Calibration:
     """Return whether the guide is calibrated on data that the model generates.
 
-    z is drawn from the prior and x from p(x given z). The guide then draws `draws` values of z for this x. If the guide
-    is the posterior, the rank of a quantity of the first z among its values at these draws is uniform. The ranked
-    quantities are every unit of z, log p(x given z), log p(x, z), log q(z given x), and those of the caller. Without
-    the log-densities a guide that is equal to the prior passes.
+    z is drawn from the prior and x from p(x given z). For this x, `draws` values of z are drawn from the guide. If the
+    guide is the posterior, the rank of a quantity of the first z among its values at these draws is uniform. The ranked
+    quantities are every unit of z, log p(x given z), log p(x, z), log q(z given x), and the quantities of the caller.
+    Without the log-densities, a guide that equals the prior would pass.
 
-    The draws are made in fixed batches, so the result depends on the seed alone and on no option of memory.
+    The draws are made in fixed batches, so the result depends only on the seed, not on options of memory.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
-            Only the shape of x matters, and fields that the model does not generate, such as conditions.
+            Only the shape of x is used, and the fields that the model does not generate, such as conditions.
         simulations: the number of simulated data. Defects of a few per cent need 2000.
-        draws: the number of draws of the guide for each.
+        draws: the number of draws of the guide for each simulated datum.
         quantities: further quantities by name: functions of z by site, shape (batch, units) each, and of x, that return
             shape (batch,).
         seed: the seed of all draws.
@@ -105,7 +108,7 @@ def ranks_of_pairs(
     Args:
         context: the model and the data.
         simulations: the number of simulated data.
-        draws: the number of draws of the guide for each.
+        draws: the number of draws of the guide for each simulated datum.
         quantities: the quantities of the caller.
         seed: the seed of all draws.
         steps: counts the decoder evaluations.
@@ -124,7 +127,7 @@ def ranks_of_pairs(
             visit(pairs, index)
     notes: tuple[str, ...] = ()
     if GUIDE_DENSITY not in ranks:
-        notes = (f"{GUIDE_DENSITY} is left out: the guide gives no density of a z that it did not draw itself",)
+        notes = (f"{GUIDE_DENSITY} is left out: the guide has no density for a z that it did not draw itself",)
     return {name: np.concatenate(parts) for name, parts in ranks.items()}, notes
 
 
@@ -156,7 +159,7 @@ def _apply(name: str, function: Quantity, values: Mapping[str, Tensor], x: Tenso
     """Return a quantity of the caller, shape (batch,).
 
     Raises:
-        InputError: if the function returns anything but one number per datum.
+        InputError: if the function does not return one number per datum.
     """
     result = torch.as_tensor(function(values, x)).detach().to("cpu", torch.float64)
     if result.shape != (len(x),):

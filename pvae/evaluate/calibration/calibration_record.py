@@ -23,7 +23,7 @@ LEVEL = 0.05
 """The probability of a false alarm over all quantities together."""
 
 LARGEST_DISTANCE = 0.05
-"""A rejected quantity is bad if its distribution function is further than this from that of uniform ranks, and else
+"""A rejected quantity is bad if its distribution function is further than this from that of uniform ranks; otherwise it
 deserves a look: with many simulations the test also finds defects that do no harm."""
 
 _LIMIT = f"adjusted p-value {LEVEL:g}; distance {LARGEST_DISTANCE:g} of the distribution functions"
@@ -38,7 +38,7 @@ class QuantityRanks:
         ranks: shape (simulations,), from 0 to the number of draws.
         p_value: the p-value of the hypothesis that the ranks are uniform.
         adjusted: the p-value after Holm's adjustment over all quantities.
-        distance: the largest distance between the distribution function of the ranks and that of uniform ranks.
+        distance: the largest distance between the distribution functions of the ranks and of uniform ranks.
         coverage: how often central intervals of the guide cover the value that generated the data.
 
     Example:
@@ -71,7 +71,7 @@ class QuantityRanks:
 
 @dataclass(frozen=True)
 class Calibration(EvaluationFinding):
-    """Whether the guide's uncertainty about z is right, on data that the model generates.
+    """Whether the guide's uncertainty about z is correct, on data that the model generates.
 
     The value is the smallest adjusted p-value. A guide that is the exact posterior passes. A guide that passes can
     still be wrong in a quantity that is not ranked, and a wrong model passes if the guide is right for it.
@@ -141,7 +141,7 @@ def calibration_of(
     """
     names = list(ranks)
     table = np.stack([ranks[name] for name in names])
-    # The smallest p-value has to be able to pass Holm's limit for all quantities.
+    # The smallest possible p-value must be below Holm's limit for all quantities.
     null = RankNull(table.shape[1], draws, repeats=max(4000, int(4 * len(names) / LEVEL)), seed=seed)
     p_values = null.p_values(table)
     adjusted = adjust_by_holm(torch.from_numpy(p_values))

@@ -14,7 +14,7 @@ __all__ = ["RankNull", "central_coverage", "ranks_among", "wilson_limits"]
 Ranks = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: A statistic is compared with that of simulated ranks up to this relative rounding.
+#: A statistic is compared with the statistics of simulated ranks up to this relative rounding error.
 _ROUNDING = 1e-9
 
 
@@ -24,7 +24,7 @@ def ranks_among(value: Floats, draws: Floats, generator: np.random.Generator) ->
     Args:
         value: the values that generated the data, shape (simulations,).
         draws: the draws of the guide, shape (draws, simulations).
-        generator: for the order of ties.
+        generator: the generator for the order of ties.
 
     Returns:
         Ranks from 0 to the number of draws, shape (simulations,).
@@ -38,8 +38,8 @@ class RankNull:
     """The distribution of the statistic gamma for ranks that are uniform on 0 to `draws`.
 
     Gamma is the smallest two-sided binomial tail probability of the empirical distribution function of the ranks over
-    all points i / (draws + 1). A small gamma means that the distribution function is far from that of uniform ranks
-    somewhere.
+    all points i / (draws + 1). A small gamma means that, at some point, the distribution function is far from that of
+    uniform ranks.
 
     Args:
         simulations: the number of ranks, N.
@@ -73,7 +73,7 @@ class RankNull:
         return self._gamma_of_counts(self._counts(ranks))
 
     def p_values(self, ranks: Ranks) -> Floats:
-        """Return the p-value of each row of ranks: (b + 1) / (repeats + 1) for b simulated statistics as small.
+        """Return the p-value of each row: (b + 1) / (repeats + 1) for b simulated statistics as small as its own.
 
         Args:
             ranks: shape (rows, simulations), from 0 to `draws`.
@@ -137,7 +137,7 @@ class Coverage:
 def central_coverage(ranks: Ranks, draws: int, levels: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)) -> list[Coverage]:
     """Return the coverage of central intervals, with Wilson limits.
 
-    A rank at the edge of an interval counts in part, so that uniform ranks are covered with exactly the level.
+    A rank at the edge of an interval counts partly, so that the coverage of uniform ranks equals the level exactly.
 
     Args:
         ranks: shape (simulations,), from 0 to `draws`.

@@ -26,7 +26,7 @@ def block_sizes(draws: int, coordinates: int) -> list[int]:
     relative error of a standard error is 7% for 100 blocks and 24% for 10.
 
     Args:
-        draws: the number of draws in all.
+        draws: the total number of draws.
         coordinates: the number of coordinates of one draw.
     """
     most = min(_MOST_BLOCKS, max(_FEWEST_BLOCKS, _MOST_VALUES // (2 * max(coordinates, 1))))
@@ -42,7 +42,7 @@ class GradientSums:
         count: the number of draws.
         deviations: the sum of gradient minus centre, shape (coordinates,).
         squares: the sum of the squares of gradient minus centre, shape (coordinates,).
-        seconds: the time that all these draws took.
+        seconds: the time of all these draws.
         cosines: for each group the sum of the cosines between single draws and the centre.
     """
 
@@ -86,7 +86,7 @@ class GradientBlocks:
 
     Args:
         centre: the exact gradient or an estimate of it, shape (coordinates,), float64.
-        groups: the slice of the coordinates that each group takes.
+        groups: the slice of the coordinates of each group.
         keep: whether to keep every draw.
         sums: the sums of each block.
         draws: the draws of each block, shape (draws, coordinates), if they are kept.
@@ -103,7 +103,7 @@ class GradientBlocks:
 
         Args:
             gradients: the draws, shape (draws, coordinates).
-            seconds: the time that all of them took.
+            seconds: the time of all draws of the block.
         """
         deviations = gradients - self.centre
         cosines = {}
@@ -232,8 +232,8 @@ def largest_z(differences: Tensor, variance: Tensor, rounding: float) -> float:
 def limit_of_z(coordinates: int, draws: int, sigmas: float = 4.5) -> float:
     """Return the limit that the largest of many |z| exceeds with the same probability as one normal z exceeds `sigmas`.
 
-    This is the Bonferroni bound. The standard errors are estimated, so Student's quantile replaces that of the normal
-    distribution, by its expansion (Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.5).
+    This is the Bonferroni bound. The standard errors are estimated, so the normal quantile is replaced by Student's
+    quantile, by its expansion (Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.5).
 
     Args:
         coordinates: the number of |z|.

@@ -17,11 +17,11 @@ __all__ = ["Coordinates", "find_coordinates"]
 
 @dataclass(frozen=True)
 class Coordinates:
-    """The parameters in one row: theta, then phi, then those of both programs.
+    """The parameters in one row: theta, then phi, then parameters of both programs.
 
     Attributes:
         parameters: the parameters in order.
-        groups: the slice of the row that each group takes; a group without parameters is left out.
+        groups: the slice of the row of each group; a group without parameters is left out.
     """
 
     parameters: tuple[Tensor, ...]
@@ -33,7 +33,7 @@ class Coordinates:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def slices(self) -> dict[int, slice]:
-        """Return the slice of the row that each parameter takes, by the parameter's ``id``."""
+        """Return the slice of the row of each parameter, by the parameter's ``id``."""
         slices, start = {}, 0
         for parameter in self.parameters:
             stop = start + parameter.numel()
@@ -43,7 +43,7 @@ class Coordinates:
 
 
 def find_coordinates(context: EvaluationContext) -> Coordinates:
-    """Return the model's parameters by group: as the model declares them, else as the batch shows them.
+    """Return the model's parameters by group: by the model's declaration, else found from the batch.
 
     Raises:
         InputError: if there are none.

@@ -64,18 +64,18 @@ def search_gradients(
 ) -> GradientStudy:
     """Return a study of every assignment of gradient strategies to the guide's sites, to find the best estimator.
 
-    ``study.ranking()`` sorts by variance times seconds, the least first, with biased estimators last. The name of an
-    assignment is one that the command line and `fit` take, such as ``"iwae:particles=2:gradients=z=enumerate"``.
+    ``study.ranking()`` sorts by variance times seconds in increasing order, with biased estimators last. The command
+    line and `fit` accept the name of an assignment, such as ``"iwae:particles=2:gradients=z=enumerate"``.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         batch: a batch, a tensor, or `Splits`.
-        objectives: one name or several (see `pvae list`); at least one has to be an objective of log weights. Losses of
+        objectives: one name or several (see `pvae list`); at least one must be an objective of log weights. Losses of
             Pyro, which choose their estimator themselves, are studied unchanged.
         most: the largest number of assignments of one objective. Assignments with the same strategy for all sites come
-            first. The notes of the study say how many are left out.
+            first. The notes of the study give the number of assignments that are left out.
         draws: the number of draws of each gradient.
-        progress: a function that is called with a line of text now and then.
+        progress: a function that is called with lines of text about the progress.
         options: the other options of `gradients`.
 
     Raises:
@@ -103,7 +103,9 @@ def search_gradients(
         sites = strategies_of(model, batch, particles=objective.particles, **where)
         count = math.prod(len(strategies) for strategies in sites.values())
         if count > most:
-            notes.append(f"{text}: {most} of {count} assignments were tried, those that treat all sites alike first")
+            notes.append(
+                f"{text}: {most} of {count} assignments were tried, those with one strategy for all sites first"
+            )
         for assignment in itertools.islice(_assignments(sites), most):
             studied |= _make_if_accepted(_name(text, assignment), _factory(text, assignment), refused)
         references[text] = _factory(text, _reference_assignment(sites))
@@ -142,7 +144,7 @@ def _reference_assignment(sites: Sites) -> dict[str, str]:
 
 
 def _name(text: str, assignment: Mapping[str, str]) -> str:
-    """Return the name of an objective with an assignment, as the command line takes it.
+    """Return the name of an objective with an assignment, as on the command line.
 
     Colons separate settings there, so "score:" is left out of the names of strategies.
     """
@@ -157,7 +159,7 @@ def _factory(text: str, assignment: Mapping[str, str]) -> Callable[[], Any]:
 
 
 def _make_if_accepted(name: str, objective: Any, refused: list[str]) -> dict[str, Objective]:
-    """Return an objective by its name; if it refuses its strategies, add a note to `refused` and return an empty dict.
+    """Return an objective by its name; if it refuses the strategies, note it in `refused` and return {}.
 
     Args:
         name: the name of the objective in the study.

@@ -30,7 +30,7 @@ def exact_gradient(context: EvaluationContext, target: Objective, parameters: Se
 
     Args:
         context: the model and the batch.
-        target: an objective with a surrogate that is a value of the log weights, or one of Pyro's ELBOs.
+        target: an objective with a surrogate that is a function of the log weights, or one of Pyro's ELBOs.
         parameters: the parameters to differentiate, in the order of the result.
 
     Returns:
@@ -98,7 +98,7 @@ def _expected_loss(weights: LogWeights, value: Value, particles: int) -> Tensor 
     Args:
         weights: the weights of all outcomes, in tables of shape (outcomes, batch).
         value: the value per datum.
-        particles: the number of particles of which `value` is a function, which is the length of a tuple.
+        particles: the number of particles that `value` depends on, which is the length of a tuple.
     """
     outcomes, batch = weights.log_guide.shape
     if outcomes**particles > MOST_TUPLES or outcomes**particles * particles * batch > _MOST_VALUES:
@@ -112,7 +112,7 @@ def _expected_loss(weights: LogWeights, value: Value, particles: int) -> Tensor 
     values = value(_select_outcomes(weights, tuples)).reshape(probability.shape)
     with torch.no_grad():
         values_of_first_tuple = value(_select_outcomes(weights, tuples[:, :1]))
-    if not torch.allclose(values_of_first_tuple, values[0], rtol=1e-5):  # the value of a datum depends on the others
+    if not torch.allclose(values_of_first_tuple, values[0], rtol=1e-5):  # the value of a datum depends on other data
         return None
     return -((probability * values).sum(0) * weights.scale).sum() / _sum_of_scales(weights)
 
@@ -124,7 +124,7 @@ def _sum_of_scales(weights: LogWeights) -> float | Tensor:
 
 
 def _select_outcomes(weights: LogWeights, index: Tensor) -> LogWeights:
-    """Return the weights of tuples of outcomes; each tuple of each datum takes the place of a datum.
+    """Return the weights of tuples of outcomes; each pair of a tuple and a datum becomes one datum.
 
     Args:
         weights: the weights of all outcomes, in tables of shape (outcomes, batch).

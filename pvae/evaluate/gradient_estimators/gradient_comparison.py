@@ -29,7 +29,7 @@ from pvae.train.graph.preserve import preserve_state
 
 __all__ = ["Progress", "gradients"]
 
-#: A function that is called with a line of text now and then.
+#: A function that is called with lines of text about the progress.
 Progress = Callable[[str], None]
 
 #: The random streams of a study: of the objectives' draws, and of the references' draws.
@@ -55,10 +55,10 @@ def gradients(
 ) -> GradientStudy:
     """Return bias, variance and cost of the gradients of objectives, at the model's present parameters.
 
-    The gradient is that of the loss per datum, as a training step computes it, for theta and phi apart. Its mean is
-    compared with the gradient of the objective's `Objective.target`. That gradient is exact if the latent sites are
-    discrete with few outcomes; otherwise it is the mean of many draws of the target itself, or of `reference`. The
-    study changes neither parameters nor any other state.
+    It is the gradient of the loss per datum, as in a training step, separately for theta and phi. Its mean is compared
+    with the gradient of the objective's `Objective.target`. That gradient is exact if the latent sites are discrete
+    with few outcomes; otherwise it is the mean of many draws of the target itself, or of `reference`. The study changes
+    neither parameters nor any other state.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`; it is studied in evaluation mode.
@@ -68,20 +68,20 @@ def gradients(
         draws: the number of draws of each objective's gradient, at least 2. Standard errors are by the jackknife over
             blocks of draws.
         reference: unbiased estimators to sample in place of targets without an exact gradient (`DReG` for `IWAE`), in
-            the forms of `objectives`. A reference serves all objectives with the same target; a reference in a dict
-            serves the objective of the same name too.
+            the forms of `objectives`. A reference is used for all objectives with the same target; a reference in a
+            dict is also used for the objective of the same name.
         reference_draws: the number of draws of a sampled reference; by default 4 times `draws`. Their standard error is
             part of every z-score.
         warm_up: the number of draws in training mode that first advance an objective's state (a decaying baseline, a
             schedule).
         step: ``"auto"`` draws from a graph that is traced once, as in `pvae.fit`, if the graph agrees with the eager
             computation; ``"eager"`` never does. Times are comparable only between objectives with the same kind of
-            step; the table marks the others.
+            step; the table marks objectives with the other kind.
         seed: the seed of the draws of every objective; sampled references use another random stream.
         keep: whether to keep every draw.
-        skip_refused: whether an objective that refuses the model is left out with a note; otherwise it is an error.
+        skip_refused: whether an objective that refuses the model is left out with a note; otherwise an error is raised.
         notes: lines for the end of the table.
-        progress: a function that is called with a line of text now and then.
+        progress: a function that is called with lines of text about the progress.
         where: ``limit``, ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.
 
     Raises:
@@ -160,7 +160,10 @@ class GradientComparison:
         for name, objective in named.items():
             try:
                 samplers[name] = self._make_sampler(objective, warm_up)
-            except (InputError, NotImplementedError) as error:  # losses of Pyro refuse a guide by NotImplementedError
+            except (
+                InputError,
+                NotImplementedError,
+            ) as error:  # losses of Pyro raise NotImplementedError for a guide that they refuse
                 if not skip_refused:
                     raise InputError(f"{name}: {error}") from error
                 self.notes.append(f"{name}: refused: {error}")

@@ -25,11 +25,11 @@ __all__ = ["GradientSampler", "draw_gradients"]
 
 
 class GradientSampler:
-    """Draws the gradient of one objective's loss per datum, as a training step computes it.
+    """Draws the gradient of one objective's loss per datum, as in a training step.
 
     Args:
         context: the model and the batch.
-        objective: the objective, in evaluation mode, so that its state does not change.
+        objective: the objective, in evaluation mode, in which its state does not change.
         coordinates: the parameters to differentiate.
     """
 
@@ -73,7 +73,7 @@ class GradientSampler:
         return self.computation(self.arguments, player)[1]
 
     def warm_up(self, draws: int) -> None:
-        """Draw `draws` gradients in training mode, which advances the state of an objective that has any.
+        """Draw `draws` gradients in training mode, which advances the state of an objective with a state.
 
         An objective without state (without buffers) draws once, so that lazy parameters are created.
 
@@ -89,7 +89,7 @@ class GradientSampler:
             self.objective.eval()
 
     def use_graphs(self) -> None:
-        """Trace the gradient of each player to a graph, as training does, and draw from the graphs from now on.
+        """Trace the gradient of each player to a graph, as training does, and use the graphs for all later draws.
 
         If the graph of one player cannot be traced, or differs from the eager computation, all players stay eager.
         """
@@ -114,7 +114,7 @@ class GradientSampler:
                 outputs = graph(*self.arguments)
             names = [str(index) for index in range(len(expected))]
             return graph if first_difference(names, outputs, expected) is None else None
-        except Exception:  # a user's program may raise any error in a trace, and the eager computation remains
+        except Exception:  # a user's program may raise any error in a trace; the eager computation is then used
             return None
 
 
@@ -163,7 +163,7 @@ def draw_gradients(
             the first draw.
         draws: the number of draws of each objective.
         seed: the seed of the study.
-        stream: the number of the random stream; draws and references must not share one.
+        stream: the number of the random stream; draws and references must use different streams.
         keep: whether to keep every draw.
     """
     coordinates = next(iter(samplers.values())).coordinates.size

@@ -41,10 +41,10 @@ class GroupGradient:
         reference: how the reference gradient was computed. The reference is the exact gradient of the objective's
             target, or an estimate of it.
         step: how a gradient was computed, ``"graph"`` or ``"eager"``. Times are comparable only between equal steps.
-        bias: the length by which the mean exceeds the reference, along the reference, in units of its norm. At -0.5 the
-            mean is half as long as the reference.
-        z: the largest distance of mean and reference over the coordinates, in standard errors, which include those of a
-            sampled reference. NaN if the reference is a sample of the objective itself, because that tests nothing.
+        bias: the length by which the mean exceeds the reference, along the reference, in units of its norm. For
+            example, -0.5 means that the mean is half as long as the reference.
+        z: the largest distance of mean and reference over the coordinates, in standard errors, including those of a
+            sampled reference. NaN if the reference is a sample of the objective itself, because this tests nothing.
         limit: without bias, `z` exceeds this limit as rarely as one normal number exceeds 4.5 (Bonferroni).
         variance: the trace of the covariance of one draw.
         snr: absolute value of the mean over standard deviation, averaged over coordinates.
@@ -90,7 +90,7 @@ class GroupGradient:
 
     @property
     def bias_found(self) -> bool:
-        """Whether the mean is further from the reference than chance explains."""
+        """Whether the mean is further from the reference than random errors explain."""
         return self.z > self.limit
 
     def mark(self) -> str:
@@ -163,7 +163,7 @@ class GradientStudy:
         return tuple(dict.fromkeys(row.group for row in self.rows))
 
     def ranking(self, group: str | None = None) -> tuple[GroupGradient, ...]:
-        """Return the rows of a group in the order of variance times seconds, the least first; biased ones are last.
+        """Return the rows of a group in increasing order of variance times seconds; biased ones are last.
 
         Args:
             group: by default phi, because estimators differ in the gradient of phi; theta if there is no phi.

@@ -60,7 +60,7 @@ def group_gradient(
         fewest_draws = min(fewest_draws, reference_total.count)
         estimates["bias"] = _add_reference_error(estimates["bias"], reference.blocks, columns, exact)
     dtype = sampler.coordinates.parameters[0].dtype
-    # Sums over outcomes and data accumulate rounding errors of many units in the last place.
+    # Rounding errors of sums over outcomes and data add up to many units in the last place.
     rounding = 256 * torch.finfo(dtype).eps * float(exact.abs().amax())
     z = largest_z(total.deviations[columns] / total.count, variance_of_difference, rounding)
     return GroupGradient(
@@ -68,7 +68,7 @@ def group_gradient(
         group=group,
         coordinates=len(exact),
         biased=sampler.objective.biased,
-        reference=reference.text + (": itself, so that a bias could not show" if is_own_sample else ""),
+        reference=reference.text + (": itself, so a bias would not be found" if is_own_sample else ""),
         step=sampler.step,
         z=math.nan if is_own_sample else z,
         limit=limit_of_z(len(exact), fewest_draws),
@@ -83,7 +83,7 @@ def _add_reference_error(bias: Estimate, reference: GradientBlocks, columns: sli
     """Return a relative bias with a standard error that includes the standard error of a sampled reference.
 
     Args:
-        bias: the relative bias with the standard error of the objective's draws alone.
+        bias: the relative bias with the standard error of only the objective's draws.
         reference: the draws of the reference.
         columns: the slice of the coordinates of the group.
         exact: the reference, shape (group coordinates,).

@@ -1,4 +1,4 @@
-"""The objectives of a study of gradients: their names, when two are the same, and the target of each."""
+"""The objectives of a study of gradients: their names, their identity and their targets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def named_references(references: Any) -> dict[str, Objective]:
     for name, objective in named.items():
         if objective.biased:
             raise InputError(
-                f"A reference has to be unbiased, and {name} is not: {objective.biased}. Use an unbiased estimator, "
+                f"A reference must be unbiased, but {name} is not: {objective.biased}. Use an unbiased estimator, "
                 "such as 'dreg' for 'iwae'."
             )
     return named
@@ -76,9 +76,9 @@ def identity_of(objective: Objective) -> tuple[Any, ...]:
 
 
 def target_of(objective: Objective) -> Objective:
-    """Return the objective whose gradient this objective's gradient is compared with.
+    """Return the objective with the gradient that this objective's gradient is compared with.
 
-    It takes the default gradient strategies. For ELBOs of Pyro it is `Trace_ELBO`, which samples every term.
+    It has the default gradient strategies. For ELBOs of Pyro it is `Trace_ELBO`, which samples every term.
     """
     if isinstance(objective, PyroObjective) and type(objective.elbo) in (TraceGraph_ELBO, TraceMeanField_ELBO):
         return PyroObjective(Trace_ELBO())

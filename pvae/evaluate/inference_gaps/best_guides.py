@@ -1,4 +1,4 @@
-"""The best q of a family for each datum of a batch, and the bounds of it, of the guide and of a richer q."""
+"""The best q of a family for each datum of a batch, with its bounds and those of the guide and of a richer q."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pvae.weights.handlers import PATHWISE
 
 __all__ = ["BatchGaps", "SearchSettings", "gaps_of_batch"]
 
-#: The largest number of particles of one run for the final bounds, and the number of draws that choose between starts.
+#: The largest number of particles of one run for the final bounds, and the number of draws to choose the better start.
 _PARTICLES_AT_ONCE, _CHOICE = 100, 200
 
 #: The largest number of latent coordinates of a datum for a full covariance.
@@ -35,13 +35,13 @@ _MOST_COORDINATES = 100
 #: Draws of the guide at which a richer family starts.
 _STARTING_DRAWS = 100
 
-#: The learning rate of a flow, which starts at the best Gaussian, relative to that of the other searches.
+#: The learning rate of a flow, which starts at the best Gaussian, relative to the rate of the other searches.
 _RATE_OF_FLOW = 0.2
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How the best q is searched and scored.
+    """The settings of the search for the best q and of its score.
 
     Attributes:
         particles: the number of draws per datum for the final bounds.
@@ -76,7 +76,7 @@ class BatchGaps:
         best_elbo: the ELBO of the best q of its family.
         richer_elbo: the ELBO of the best q of the richer family; None without one.
         family: the family of each site of the guide.
-        notes: notes on what is left out.
+        notes: notes on results that are left out.
     """
 
     evidence: Tensor
@@ -90,7 +90,7 @@ class BatchGaps:
 class _MeanLogWeight(WeightsObjective):
     """The ELBO; a site without a pathwise gradient gets the score with the mean of the other particles.
 
-    If all sites have pathwise gradients, log q has none through the parameters. This gradient has little noise near the
+    If all sites have pathwise gradients, the parameters of log q are detached. This gradient has little noise near the
     optimum.
     Source: Roeder, Wu & Duvenaud, Sticking the Landing, arXiv:1703.09194.
     """
@@ -114,7 +114,7 @@ def gaps_of_batch(
         context: the model and the data.
         batch: the data of the batch.
         settings: how q is searched and scored.
-        index: the number of the batch, from which its draws follow.
+        index: the number of the batch, which seeds its draws.
         steps: counts the decoder evaluations.
     """
     search = _Search(context, batch, settings, index, steps)
@@ -167,7 +167,7 @@ class _Search:
 
         Args:
             weights: returns the log weights of a number of particles.
-            stage: the number of this part of the evaluation, from which its draws follow.
+            stage: the number of this part of the evaluation, which seeds its draws.
         """
         parts = [(part.log_w, elbo_terms(part)) for part in map(weights, self._runs(stage, self.settings.particles))]
         log_w, terms = (torch.cat([tables[position] for tables in parts]).detach() for position in (0, 1))
@@ -192,7 +192,7 @@ class _Search:
         starts = [guide.zero_moves()]
         from_prior = guide.moves_to_prior(programs)
         if from_prior is None:
-            notes.append("the search starts at the encoder's q alone, because a prior is of another family")
+            notes.append("the search starts only at the encoder's q, because a prior is of another family")
         else:
             starts.append(from_prior)
         found = [self._search(guide, start, stage) for stage, start in enumerate(starts, 20)]
@@ -220,7 +220,9 @@ class _Search:
         return maximise(sum_of_bounds, start, self.settings.steps, self.settings.rate)
 
     def richer_bounds(self, programs: BoundPrograms, notes: list[str]) -> Tensor | None:
-        """Return the log weights of the best q of the richer family, shape (particles, batch); None if it has none.
+        """Return the log weights of the best q of the richer family, shape (particles, batch).
+
+        None if there is no richer family.
 
         Args:
             programs: both programs without moves.

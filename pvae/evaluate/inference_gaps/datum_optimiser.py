@@ -1,4 +1,4 @@
-"""Maximise a bound of each datum by Adam, with a falling learning rate and averaged parameters."""
+"""Maximise a bound of each datum by Adam, with a decreasing learning rate and averaged parameters."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def maximise(
 ) -> dict[Key, Tensor]:
     """Return parameters near the maximum of a noisy objective.
 
-    Every step of Adam changes a number by about the learning rate whatever the scale of its gradient, so the data do
-    not influence each other.
+    Every step of Adam changes a parameter by about the learning rate, for any scale of its gradient, so the data do not
+    influence each other.
 
     Args:
         objective: from parameters to an estimate of the sum over data of the bound, a scalar with a gradient.
-        start: where the search starts; tensors of any shape.
+        start: the initial parameters, tensors of any shape.
         steps: the number of steps.
-        rate: the learning rate of the first steps; it falls to a hundredth of it as a cosine.
+        rate: the learning rate of the first steps; it decreases to a hundredth of it along a cosine.
 
     Returns:
         The mean of the parameters over the last steps, detached.
@@ -49,8 +49,8 @@ def maximise(
             gradients = torch.autograd.grad(-value, list(parameters.values()), allow_unused=True)
         if not bool(torch.isfinite(value)):
             raise InputError(
-                f"The search for the best q met a bound of {float(value)} in step {step + 1}. Lower rate, or use more "
-                "particles."
+                f"The search for the best q reached a bound of {float(value)} in step {step + 1}. Lower rate, or use "
+                "more particles."
             )
         for parameter, gradient in zip(parameters.values(), gradients, strict=True):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -21,10 +21,10 @@ FINE, BAD = 0.1, 1.0
 """Limits of the bound gap in nats per datum, which is KL(q to p(z given x)). By Pinsker's inequality, no classifier
 distinguishes draws of q from draws of the posterior with an accuracy above 1/2 + sqrt(KL / 8): 0.61 at 0.1 nats."""
 
-#: Families that the richer families contain.
+#: Families that are contained in the richer families.
 _GAUSSIAN = {"Normal", "MultivariateNormal"}
 
-#: Differences of log-densities in float32 are known up to this, relative to log p(x).
+#: The rounding error of differences of float32 log-densities, relative to log p(x).
 _ROUNDING = 1e-6
 
 _LIMIT = f"fine up to {FINE:g}, bad from {BAD:g} nats per datum"
@@ -37,15 +37,15 @@ class Gaps(EvaluationFinding):
 
     Attributes:
         approximation: log p(x) - ELBO(q*), where q* is the best q of the guide's family for the datum.
-        amortisation: ELBO(q*) - ELBO(q), which the encoder loses because it is one network for all data.
+        amortisation: ELBO(q*) - ELBO(q), which is lost because the encoder is one network for all data.
         richer: the part of the approximation gap that a richer family closes, ELBO(richer q*) - ELBO(q*); None if it
             was not computed. It may be negative if the guide is not Gaussian, because the richer family is Gaussian in
             real coordinates, or a flow of a Gaussian.
-        richer_family: the name of the richer family, or why there is none.
+        richer_family: the name of the richer family, or the reason why there is none.
         family: the family of each site of the guide.
         train: the gaps on the training split, if it was evaluated too.
         failed: the names of the parts that are below zero by more than two standard errors.
-        notes: notes on what is left out, one line each.
+        notes: notes on results that are left out, one line each.
 
     Example:
         >>> import pvae, torch
@@ -74,7 +74,7 @@ class Gaps(EvaluationFinding):
         return parts if self.richer is None else {**parts, f"closed by {self.richer_family}": self.richer}
 
     def details(self) -> dict[str, Any]:
-        """Return the parts of the gap, and those of the training split."""
+        """Return the parts of the gap, and the gaps of the training split."""
         return {
             "approximation": self.approximation,
             "amortisation": self.amortisation,
@@ -87,7 +87,7 @@ class Gaps(EvaluationFinding):
         }
 
     def more_rows(self) -> list[dict[str, str]]:
-        """Return a row for each part, and those of the training split."""
+        """Return a row for each part, and the gaps of the training split."""
         rows = [_row(name, part) for name, part in self.parts().items()]
         if self.train is not None:
             rows += [_row(f"{name}, training split", part) for name, part in self.train.parts().items()]
@@ -132,7 +132,7 @@ def gaps_of(
         estimates["richer"] = difference(Estimate.mean_of(richer_elbo), Estimate.mean_of(best_elbo))
     gap = difference(Estimate.mean_of(evidence), Estimate.mean_of(elbo))
     rounding = _ROUNDING * max(1.0, abs(float(evidence.mean())))
-    # A Gaussian in real coordinates contains the guide's family only if that is Gaussian too.
+    # The Gaussians in real coordinates contain the guide's family only if it is Gaussian too.
     contains = set(settings.get("family", {}).values()) <= _GAUSSIAN
     judged = {name: part for name, part in estimates.items() if name != "richer" or contains}
     failed = tuple(name for name, part in judged.items() if part.value < -2.0 * part.error - rounding)

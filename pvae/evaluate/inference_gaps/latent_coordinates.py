@@ -1,4 +1,4 @@
-"""All continuous latents of a datum as one vector of real coordinates, at which the model can be scored."""
+"""All continuous latents of a datum as one vector of real coordinates, with the model's log-density at it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _SiteCoordinates:
         transform: from real coordinates to the support.
         shape: the shape of the coordinates of one draw, with the plates.
         dim: the dimension of the data in this shape, counted from the right.
-        plates: the number of plates of the site, which are the first dimensions of the shape.
+        plates: the number of plates of the site; they are the first dimensions of the shape.
     """
 
     name: str
@@ -147,7 +147,7 @@ class LatentCoordinates:
             real = site.unflatten(part)
             value = site.transform(real)
             log_dets.append(site.log_det(real, value, dims.data_dim))
-            # Plates that the site is not in are dimensions of size 1 between the particles and the data.
+            # Plates outside of the site are dimensions of size 1 between the particles and the data.
             values[site.name] = value.reshape(particles, *(1,) * (nesting - site.plates), *value.shape[1:])
         programs = self.programs
         if particles > 1:
@@ -163,8 +163,8 @@ def _transform(sites: Sequence[Site]) -> Transform:
     """Return the transform from real coordinates to the support of a latent site.
 
     Args:
-        sites: the site in the model and, if it is there, in the guide. A mixture has no transform of its own; the guide
-            then shows the support.
+        sites: the site in the model and, if it exists, in the guide. A mixture has no transform; then the support of
+            the guide's site is used.
 
     Raises:
         InputError: if the site is discrete, or its support has no transform.

@@ -42,15 +42,15 @@ def gaps(
     """Return the gap between log evidence and ELBO, as the sum of approximation gap and amortisation gap.
 
     The best q of the guide's family is found for each datum by gradient steps on its ELBO, from two starts: the
-    encoder's q, and the prior. The better one by fresh draws is q*. Only the parameters of q* are found, so the model
-    does not change. The gap log p - ELBO(q) is the approximation gap log p - ELBO(q*), which the family cannot close,
-    plus the amortisation gap ELBO(q*) - ELBO(q), which the encoder could close. log p is estimated by importance
+    encoder's q, and the prior. The better one, by new draws, is q*. Only the parameters of q* are optimised, so the
+    model does not change. The gap log p - ELBO(q) is the approximation gap log p - ELBO(q*), which the family cannot
+    close, plus the amortisation gap ELBO(q*) - ELBO(q), which the encoder could close. log p is estimated by importance
     sampling with q* and with the richer q*, so it is too low if both miss a mode of the posterior.
 
     If `data` are `Splits` and no split is named, the gaps of the training split are computed too, because an
     encoder can overfit.
 
-    The draws are made in fixed batches, so the result depends on the seed alone and on no option of memory.
+    The draws are made in fixed batches, so the result depends only on the seed, not on options of memory.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -67,7 +67,7 @@ def gaps(
 
     Raises:
         InputError: if a count is below 1, the data share a latent site, or a site of the guide has no density or no
-            parameters of its own for each datum, such as a flow.
+            parameters for each datum, such as a flow.
     Source: Cremer, Li & Duvenaud, Inference Suboptimality in Variational Autoencoders, arXiv:1801.03558, section 3.
 
     Example:

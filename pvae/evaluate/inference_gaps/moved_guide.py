@@ -1,4 +1,4 @@
-"""A guide in which the parameters of every latent site are moved, datum by datum."""
+"""A guide in which the parameters of every latent site are changed for each datum."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pvae.programs.wrapped import ReplaceParameters
 __all__ = ["MovedGuide", "Moves"]
 
 Moves = dict[tuple[str, str], Tensor]
-"""By site and name of the parameter: what is added to the unconstrained parameter, in its shape."""
+"""The numbers that are added to each unconstrained parameter, in its shape, by site and name of the parameter."""
 
 
 @dataclass
 class MovedGuide:
-    """A pair of programs with a guide of the same family, whose parameters are moved for each datum.
+    """A pair of programs with a guide of the same family, and parameters that are changed for each datum.
 
-    The distribution of a site may depend on the value of another site. The move is added to what the guide computes,
-    so the dependence remains that of the guide. Sites of the guide that are marked for enumeration are drawn, because
-    q of a site that is summed out is not in the bound.
+    The distribution of a site may depend on the value of another site. The move is added to the parameter that the
+    guide computes, so the dependence remains. Sites of the guide that are marked for enumeration are drawn, because q
+    of a site that is summed out is not in the bound.
 
     Attributes:
         programs: both programs; the guide has `moves` added to the unconstrained parameters of its sites.
@@ -70,7 +70,7 @@ class MovedGuide:
         if not sites:
             raise InputError(
                 "The gaps of a guide need a z with a density; this guide has only points (Delta), which have no bound, "
-                "or draws nothing, so that its bound is exact. Use a guide with a density, such as a Normal."
+                "or draws nothing, so its bound is exact. Use a guide with a density, such as a Normal."
             )
         family = {site["name"]: free_parameters(site["name"], site["fn"])[0] for site in sites}
         drawn = poutine.infer_config(programs.guide, _without_mark)
@@ -86,13 +86,13 @@ class MovedGuide:
         self.moves.update(moves)
 
     def zero_moves(self) -> Moves:
-        """Return moves of zero: q is that of the guide."""
+        """Return moves of zero, with which q is the guide."""
         return {key: torch.zeros_like(move) for key, move in self.moves.items()}
 
     def moves_to_prior(self, programs: BoundPrograms) -> Moves | None:
         """Return the moves by which q starts at the prior; None if a prior is of another family than the guide.
 
-        The prior of a site that depends on another one is taken at one draw; it is a starting point only.
+        If the prior of a site depends on another one, it is computed at one draw, because it is only a starting point.
 
         Args:
             programs: both programs without moves.

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 __all__ = ["RICHER", "FullCovariance", "PlanarFlow", "RicherFamily"]
 
-#: Added to the variance of the guide's draws, where the family starts.
+#: The number that is added to the variance of the guide's draws, at the start of the search.
 _LEAST_VARIANCE = 1e-6
 
 _LAYERS = 4
@@ -25,9 +25,11 @@ class RicherFamily(Protocol):
 
 
 class FullCovariance:
-    """N(mean, L L'), L lower triangular with a positive diagonal. log q has no gradient through the parameters.
+    """N(mean, L L'), L lower triangular with a positive diagonal.
 
-    Its pathwise gradient then has no variance where q is the posterior (sticking the landing).
+    The parameters of log q are detached, so the pathwise gradient has no variance if q is the posterior (sticking the
+    landing).
+
     Source: Roeder, Wu & Duvenaud, Sticking the Landing, arXiv:1703.09194.
     """
 

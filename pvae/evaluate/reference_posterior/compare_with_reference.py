@@ -16,7 +16,8 @@ from pvae.train.devices import reseed
 
 __all__ = ["reference"]
 
-#: Draws of the guide for its mean and standard deviation, and the typical number of leapfrog steps of a draw.
+#: The number of draws of the guide for its mean and standard deviation, and the typical number of leapfrog steps per
+#: draw.
 _GUIDE_DRAWS, _LEAPFROG_STEPS = 2000, 10
 
 
@@ -35,8 +36,8 @@ def reference(
     """Return the guide's mean and standard deviation per latent unit against those of Pyro's No-U-Turn sampler.
 
     The chains run on all chosen data together. R-hat and the effective sample size come from ArviZ. If they show that
-    the chains did not converge, the finding says so and makes no conclusion about the guide. Chains that stay in one
-    mode of several agree with each other only if they all start there, so look at R-hat first.
+    the chains did not converge, the finding reports this and draws no conclusion about the guide. If the posterior has
+    several modes, chains that start in different modes disagree, so look at R-hat first.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
@@ -44,7 +45,7 @@ def reference(
         draws: the number of draws of each chain after its warm-up.
         warmup: the number of steps of the warm-up.
         chains: the number of chains.
-        limit: the number of data, a few; None takes all.
+        limit: the number of data, which should be small; None takes all.
         seed: the seed of all draws.
         progress: None for a bar on a terminal and one line elsewhere; False for no output.
         where: ``device``, ``split``, ``fields``, ``data_plate``; see `pvae.evaluate`.

@@ -28,7 +28,7 @@ FINE_SHIFT, BAD_SHIFT = 0.2, 0.5
 """Limits of the mean distance between the guide's mean and the posterior mean, in posterior standard deviations."""
 
 FINE_RATIO, BAD_RATIO = 1.2, 1.5
-"""Limits of the typical ratio between the guide's standard deviation and that of the posterior, either way."""
+"""Limits of the typical ratio of the standard deviations of guide and posterior, in either direction."""
 
 _LIMIT = (
     f"R-hat {LARGEST_RHAT:g} and {EFFECTIVE_PER_CHAIN} effective draws per chain; mean within {FINE_SHIFT:g} (bad from "
@@ -166,7 +166,7 @@ def reference_of(sites: Mapping[str, SiteComparison], chains: int, cost: int) ->
 def _status(shift: Estimate, factor: float, converged: bool, chains: str) -> tuple[str, str]:
     """Return the status and the sentence for the mean distance of the means and the typical ratio of the sds."""
     if not converged:
-        return "look", f"The chains did not converge ({chains}), so they say nothing about the guide. Use more draws."
+        return "look", f"The chains did not converge ({chains}), so they show nothing about the guide. Use more draws."
     numbers = (
         f"the guide's means are {shift.value:.2g} posterior standard deviations away on average, and its standard "
         f"deviations differ by a factor of {factor:.3g}"

@@ -44,7 +44,7 @@ class SitePosterior:
 
 
 class _CountRuns(Messenger):
-    """Counts how often a program runs under it."""
+    """Counts the runs of a program inside this context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def sample_posterior(
         context: the model and a few data.
         draws: the number of draws of each chain after its warm-up.
         warmup: the number of steps of the warm-up, which adapts step size and mass matrix.
-        chains: the number of chains, each from a start of its own.
+        chains: the number of chains, each with its own starting point.
         seed: the seed of the chains.
         steps: counts the decoder evaluations.
 
@@ -109,8 +109,8 @@ def _require_enumerable(sites: Mapping[str, Site], discrete: set[str]) -> None:
         if not sites[name]["fn"].has_enumerate_support:
             raise InputError(
                 f"The reference posterior needs continuous latents, or discrete ones with few values that can be "
-                f"enumerated; site {name!r} is a {type(sites[name]['fn']).__name__}, which has infinitely many or no "
-                "list of values. Leave this evaluation out."
+                f"enumerated; site {name!r} is a {type(sites[name]['fn']).__name__}, which has infinitely many values, "
+                "or no list of them. Leave this evaluation out."
             )
     if len(discrete) == len(sites):
         raise InputError(

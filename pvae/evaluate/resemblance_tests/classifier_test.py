@@ -14,7 +14,7 @@ __all__ = ["ClassifierTest", "classifier_test", "features_of"]
 
 Floats = NDArray[np.float64]
 
-#: The largest number of principal components of which squares and products are features.
+#: The largest number of principal components with squares and products as features.
 _MOST_COMPONENTS = 20
 
 #: The penalty of the regression, relative to the number of training data.
@@ -28,7 +28,8 @@ class ClassifierTest:
     Attributes:
         accuracy: the share of right labels on data that the classifier was not fitted to, the mean of both samples.
         error: its standard error.
-        p_value: the share of permutations of the labels with at least this accuracy, which is counted too.
+        p_value: the share of permutations of the labels with at least this accuracy; the observed labels are counted
+            too.
         permutations: the number of random permutations.
     """
 
@@ -41,8 +42,8 @@ class ClassifierTest:
 def features_of(first: Floats, second: Floats) -> Floats:
     """Return numbers, squares and products of both samples, shape (draws, features), the first sample first.
 
-    Units without spread are left out. If there are more than 20 units, their first 20 principal components take their
-    place. They are those of both samples together, so the features do not depend on the labels.
+    Units without spread are left out. If there are more than 20 units, they are replaced by the first 20 principal
+    components of both samples together, so the features do not depend on the labels.
 
     Args:
         first: shape (draws, units).
@@ -65,12 +66,12 @@ def classifier_test(
     """Test whether two samples come from the same distribution, by a classifier of x.
 
     The classifier is Fisher's linear discriminant on the numbers, squares and products of x, by least squares with a
-    small penalty. Each fold is classified by the fit to the other folds. The fit is linear in the labels, so that each
+    small penalty. Each fold is classified by the fit to the other folds. The fit is linear in the labels, so each
     permutation of the labels is fitted too, and the p-value is exact.
 
     Args:
         first: shape (draws, units).
-        second: shape (draws, units); the same number of draws makes 1/2 the accuracy of a guess.
+        second: shape (draws, units); with the same number of draws, a guess has an accuracy of 1/2.
         permutations: the number of random permutations of the labels.
         folds: the number of folds.
         seed: the seed of the folds and of the permutations.

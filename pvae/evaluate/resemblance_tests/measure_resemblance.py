@@ -38,16 +38,16 @@ def resemblance(
     """Return whether real data resemble data that the model generates, by three tests.
 
     The typicality gap compares mean log p(x) of both, with the same number of particles, so that the bias of the
-    estimates is about the same. The classifier and the kernel test compare x itself, and see no latents.
+    estimates is about the same. The classifier and the kernel test compare x itself, not latents.
 
-    The draws are made in fixed batches, so the result depends on the seed alone and on no option of memory.
+    The draws are made in fixed batches, so the result depends only on the seed, not on options of memory.
 
     Args:
         model: a run, a latent model, a class of Pyro's tutorials, a `pvae.pair`.
         data: `Splits` (the test split), or another form of data; None for the data of a run. See `pvae.evaluate`.
-            The training data would flatter the model.
+            With the training data, the result would be too good.
         particles: the number of draws of z per datum for log p(x).
-        simulations: the number of data that the model generates; by default as many as there are data.
+        simulations: the number of data that the model generates; by default the number of data.
         permutations: the number of random permutations of the classifier and of the kernel test.
         limit: the largest number of data; None takes all.
         seed: the seed of all draws.
@@ -95,7 +95,7 @@ def values_of_data(batch: Batch) -> Tensor:
     """Return x of each datum as one row, shape (batch, units); unknown entries of x are 0.
 
     Args:
-        batch: the data; without a field ``x`` the first field takes its place.
+        batch: the data; without a field ``x``, the first field is used.
     """
     x = batch["x"] if "x" in batch else batch[batch.names[0]]
     mask = batch.get("mask")
@@ -112,7 +112,7 @@ def evidence_of_batch(
         context: the model.
         batch: the data.
         particles: the number of draws of z per datum.
-        key: the seed, and the numbers of the batch, from which the draws follow.
+        key: the seed and the numbers of the batch, which determine the draws.
         steps: counts the decoder evaluations.
     """
     parts = []

@@ -29,10 +29,10 @@ LARGEST_ACCURACY, LARGEST_SHIFT = 0.75, 0.5
 larger in standard deviations of log p(x) over its own data. Below these limits, a rejection has the status "look",
 because with many data every model of real data is rejected."""
 
-#: Log-densities in float32 are known up to this, relative to their size.
+#: The rounding error of float32 log-densities, relative to their size.
 _ROUNDING = 1e-6
 
-#: The largest number of draws of each sample in the kernel test, whose cost is quadratic.
+#: The largest number of draws of each sample in the kernel test, because its cost is quadratic.
 _MOST_DRAWS_OF_KERNEL = 1000
 
 
@@ -40,9 +40,10 @@ _MOST_DRAWS_OF_KERNEL = 1000
 class Resemblance(EvaluationFinding):
     """The typicality gap, a classifier and a kernel test of real data against data of the model.
 
-    The value is the typicality gap: mean log p(x) over real data minus that over data of the model, with the same
-    number of particles. It is 0 if the model is right. Either sign is a defect: a model with too much noise finds real
-    data more probable than its own.
+    The value is the typicality gap: mean log p(x) over real data minus mean log p(x) over data of the model, with the
+        same
+    number of particles. It is 0 if the model is right. Either sign is a defect: a model with too much noise gives real
+        data a higher probability than its own data.
 
     Attributes:
         typicality_p: the two-sided p-value of the typicality gap, by its standard error.

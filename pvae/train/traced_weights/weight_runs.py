@@ -67,7 +67,7 @@ class WeightRuns:
         model: the latent model.
         programs: its model and its guide, both callable with the same tensors.
         products: the libraries of the matrix products of a graph.
-        data_plate: the name of the plate over data, where several plates hold every site.
+        data_plate: the name of the plate over data, if several plates hold every site.
         allow_point_masses: whether guide sites may be point masses without a density.
         with_elbo: whether the terms of the ELBO are wanted too.
 
