@@ -1,7 +1,6 @@
-"""Comparisons: train the same models by many objectives and seeds, evaluate all alike, write a table and a page.
+"""Comparisons: train models by many objectives and seeds, evaluate them on the same data, write a table and a page.
 
-Each name is loaded when it is first used, because a worker process imports this package and needs neither figures nor
-tables.
+Each name is loaded when it is first used, because a worker process imports this package but needs no figures or tables.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Cell:
         model: name of the model.
         objective: name of the objective.
         seed: seed of the initial parameters, of the order of the data and of the draws.
-        folder: the run folder of the cell; the options of the cell are in ``<folder>.json`` beside it.
+        folder: the run folder of the cell; the options of the cell are in ``<folder>.json`` next to it.
         config: every option that changes the numbers of the cell, as JSON values.
     """
 
@@ -32,17 +32,17 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The name of the cell on screen and on the page."""
+        """The name of the cell in the terminal and on the page."""
         return f"{self.model}, {self.objective}, seed {self.seed}"
 
     @property
     def record(self) -> Path:
-        """The path of the file that holds `config`."""
+        """The path of the file with `config`."""
         return self.folder.with_name(self.folder.name + ".json")
 
     @property
     def evaluation(self) -> Path:
-        """The path of the file with the scores; the pointwise values are beside it, with suffix ``.safetensors``."""
+        """The path of the file with the scores; the pointwise values are next to it, with suffix ``.safetensors``."""
         return self.folder / "evaluation.json"
 
 
@@ -54,10 +54,10 @@ class Outcome:
         cell: the cell.
         scores: numbers of the training and of the evaluation, as in ``evaluation.json``; empty if the cell failed.
         pointwise: one number for each test datum, shape (data,): ``log_evidence``, its estimated ``bias``, ``elbo``
-            and, where it differs, ``summed_out_elbo`` in nats, ``khat``, and ``ess`` as a share of the particles; with
-            annealing, ``importance_sampling`` and the Monte-Carlo error ``lower_noise`` in place of the bias, and of a
-            sandwich ``upper`` and ``upper_noise``; only ``elbo`` for a model without weights per datum; empty if the
-            cell failed.
+            and, if it differs, ``summed_out_elbo`` in nats, ``khat``, and ``ess`` as a share of the particles; with
+            annealing, ``importance_sampling`` and the Monte-Carlo error ``lower_noise`` in place of the bias, and for a
+            sandwich also ``upper`` and ``upper_noise``; only ``elbo`` for a model without weights per datum; empty if
+            the cell failed.
         failure: the reason of the failure in one line; empty if the cell finished.
         arrays: the arrays for the pictures of the cell, by name.
     """

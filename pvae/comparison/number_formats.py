@@ -1,4 +1,4 @@
-"""Numbers as the table, the page and the progress of a comparison show them."""
+"""The formats of numbers in the table, the page and the progress of a comparison."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def format_interval(estimate: Estimate, sign: bool = False) -> str:
         estimate: the estimate.
         sign: whether a positive value has a plus sign.
     """
-    # A small error gets a third decimal, so that the error of a paired difference does not read as 0.00.
+    # A small error gets a third decimal, so that the error of a paired difference is not shown as 0.00.
     decimals = 3 if 0 < estimate.error < 0.095 else 2
     return f"{format_number(estimate.value, decimals, sign)} ± {format_number(estimate.error, decimals)}"
 

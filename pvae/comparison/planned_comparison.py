@@ -1,4 +1,4 @@
-"""What `compare` does before a cell runs: check the arguments, read the data, and plan the cells."""
+"""The first part of `compare`: check the arguments, read the data, and plan the cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _USUAL_STEPS, _USUAL_EPOCHS = 1600, 50
 
 @dataclass(frozen=True)
 class PlannedComparison:
-    """The cells of a comparison, with everything that is needed to run each of them in a process of its own.
+    """The cells of a comparison, with everything that is needed to run each of them in a separate process.
 
     Attributes:
         jobs: a job for each cell.
@@ -40,7 +40,7 @@ class PlannedComparison:
         folder: the folder of the comparison.
         seeds: the seeds of the trainings.
         judging: ``particles`` and ``limit`` of the evaluation.
-        method: how the log evidence is estimated.
+        method: the estimator of the log evidence.
         summary: the description of the data in the settings of the page.
         budget: the budget of each training, or "".
         first: the models and objectives of the rows that come first.
@@ -64,12 +64,12 @@ class PlannedComparison:
         return tuple(job.cell for job in self.jobs)
 
     def run_cell(self, number: int, *, threads: int | None = 1, progress: bool = True) -> Outcome:
-        """Train and evaluate one cell in this process, and write its files; nothing else of the folder is touched.
+        """Train and evaluate one cell in this process, and write its files; nothing else in the folder changes.
 
         Other processes may run other cells of the same comparison at the same time, also on other machines that have
         the folder. The numbers are those of `pvae.compare` with the same number of threads, bit by bit on the same
-        kind of machine. A cell that is done is not run again, and one that was stopped is continued. If the cell
-        fails, the reason is written beside its folder, and `pvae.compare` with ``executor="slurm"`` shows it.
+        kind of machine. A cell that is done is not run again, and a stopped cell is continued. If the cell fails, the
+        reason is written next to its folder, and `pvae.compare` with ``executor="slurm"`` shows it.
 
         Args:
             number: the number of the cell, counted from 1.
@@ -108,7 +108,7 @@ def plan_comparison(
     """Check the arguments of a comparison and plan its cells, without running one.
 
     It is the first part of `pvae.compare`. With it, a script runs the cells as jobs of a cluster: each job makes the
-    same plan and calls `PlannedComparison.run_cell` with a number of its own.
+    same plan and calls `PlannedComparison.run_cell` with its own number.
 
     Args:
         models: see `pvae.compare`, also for all arguments below.
@@ -120,9 +120,9 @@ def plan_comparison(
         budget: an equal budget for each training.
         particles: draws of z per datum in the evaluation.
         limit: number of test data in the evaluation.
-        evidence: how the log evidence is estimated.
+        evidence: the estimator of the log evidence.
         baseline: the objective of the first row.
-        grid: the values of settings of which each model has a row for each combination.
+        grid: the values of settings; each model has a row for each combination.
         options: options of `pvae.fit` for every cell.
 
     Returns:
@@ -158,7 +158,7 @@ def plan_comparison(
 
 
 def usual_epochs(splits: Splits, batch_size: int) -> int:
-    """Return the default number of epochs of a comparison: 50, or as many as give 1600 steps on small data.
+    """Return the default number of epochs of a comparison: 50, or more on small data, for 1600 steps.
 
     Args:
         splits: the data.
@@ -167,14 +167,14 @@ def usual_epochs(splits: Splits, batch_size: int) -> int:
     steps_per_epoch = steps_of_epoch(splits.train, batch_size)
     if not steps_per_epoch:
         raise InputError(
-            "The number of training data is not known, so that the number of epochs has no default. Give epochs, the "
+            "The number of training data is not known, so the number of epochs has no default. Give epochs, the "
             "number of passes over the data."
         )
     return max(_USUAL_EPOCHS, -(-_USUAL_STEPS // steps_per_epoch))
 
 
 def _splits_of(data: Any) -> Splits:
-    """Return data as splits of which the test data are read once, so that all cells are judged on the same values."""
+    """Return data as splits with test data that are read once, so all cells are evaluated on the same values."""
     splits = data if isinstance(data, Splits) else load_data(data)
     _require_test_data(splits)
     test = splits.test
@@ -185,7 +185,7 @@ def _splits_of(data: Any) -> Splits:
 
 def _require_test_data(splits: Splits) -> None:
     if splits.test is None:
-        raise InputError("A comparison evaluates on test data, and these data have no test split; give one.")
+        raise InputError("A comparison evaluates on test data, but these data have no test split. Give one.")
 
 
 def _checked_judging(particles: int, limit: int | str | None, method: EvidenceMethod) -> dict[str, int | None]:
@@ -212,15 +212,15 @@ def _options_of_training(
     epochs: int | None,
     budget: str | None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the checked options of `pvae.fit` by row: the common ones, the epochs or the limit of a budget, its own.
+    """Return the checked options of `pvae.fit` by row: the common ones, the epochs or the budget, and the row's own.
 
-    Rows that differ in the size of their batches have the same number of epochs, unless they choose it themselves.
+    Rows with different batch sizes have the same number of epochs, unless a row sets it.
     """
     length = {} if budget is None else parse_budget(budget).fit_options(splits.train.known_size)
     for name, training in own.items():
         for option in training:
             if option in length:
-                raise InputError(f"budget decides {option} of every row; leave budget out, or {option} of {name}.")
+                raise InputError(f"budget sets {option} of every row. Leave budget out, or {option} of {name}.")
     if epochs is not None:
         length["epochs"] = require_whole(epochs, "epochs")
     by_row = {name: {**options, **length, **training} for name, training in own.items()}

@@ -27,7 +27,7 @@ def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
     A difference to the first row uses the seeds that finished in both rows.
 
     Args:
-        outcomes: those of all cells, evaluated on the same data in the same order.
+        outcomes: the outcomes of all cells, evaluated on the same data in the same order.
     """
     return _rows_of(_group_by_row(outcomes), {})
 
@@ -35,12 +35,12 @@ def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
 def make_ranked_rows(outcomes: Sequence[Outcome], particles: int) -> tuple[Row, ...]:
     """Return the rows of `make_rows`, ranked by ``az.compare`` on the pointwise log evidence.
 
-    Only rows with a log evidence of each datum have a rank. There are no ranks if these are fewer than two, or if an
-    evidence is not finite.
+    Only rows with a log evidence of each datum have a rank. There are no ranks if there are fewer than two of them, or
+    if an evidence is not finite.
 
     Args:
-        outcomes: those of all cells.
-        particles: draws of z per datum that the evidences are estimated with.
+        outcomes: the outcomes of all cells.
+        particles: draws of z per datum of the estimates of the evidence.
     """
     groups = _group_by_row(outcomes)
     return _rows_of(groups, _rank(groups, particles))
@@ -50,7 +50,7 @@ def rankings_of(outcomes: Sequence[Outcome]) -> tuple[Ranking, ...]:
     """Return the rankings by the validation bound at equal epochs, training time and decoder evaluations.
 
     Args:
-        outcomes: those of all cells; the rankings have the rows of `make_rows`.
+        outcomes: the outcomes of all cells; the rankings have the rows of `make_rows`.
     """
     return make_rankings([finished(group) for group in _group_by_row(outcomes)])
 
@@ -84,7 +84,7 @@ def _rank(groups: Sequence[Sequence[Outcome]], particles: int) -> dict[int, int]
     }
     try:
         ranks = compare_evidence(judged)["rank"]
-    except InputError:  # an evidence is not finite: the table shows it
+    except InputError:  # an evidence is not finite, which the table shows
         return {}
     return {int(index): int(ranks[index]) for index in evidences}
 
@@ -112,7 +112,7 @@ def _add_conclusions(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _reason_of_bias(group: Sequence[Outcome]) -> str:
-    """Return why the gradient was biased in a training of the group, as the objective says or as its use has shown."""
+    """Return why the gradient was biased in a training of the group, declared by the objective or found in use."""
     reasons = [str(outcome.scores.get(BIASED) or "") for outcome in finished(group)]
     return next(filter(None, reasons), str(group[0].cell.config.get(BIASED, "")))
 

@@ -41,7 +41,7 @@ class Comparison:
         report: path of the page, one HTML file.
         folder: the folder with the page, ``comparison.json``, and a run folder for each cell.
         cells: the outcomes of all cells, failures included.
-        mixtures: if EM is one of the objectives, how the posterior and the training time of each cell compare with
+        mixtures: if EM is one of the objectives, a comparison of the posterior and the training time of each cell with
             those of EM.
     """
 
@@ -88,21 +88,21 @@ def compare(
     command: str = "",
     **options: Any,
 ) -> Comparison:
-    """Train every model by every objective from every seed, evaluate all alike, and write a page about the results.
+    """Train every model by every objective from every seed, evaluate all on the same data, and write a page of results.
 
     A cell is one model, one objective and one seed. The cells run in worker processes, as many as there are cores, or
-    in a cluster. If a cell fails, the table says so, and the other cells are not affected. The same call on the same
+    in a cluster. If a cell fails, the table reports it, and the other cells are not affected. The same call on the same
     folder skips the cells that are done and continues the others. All cells of one seed have the same initial
     parameters of a model and the same order of the data.
 
     Args:
-        models: for each name what makes a fresh latent model: a text such as ``"vae:prior=vamp"``, a `ModelSpec`, a
+        models: for each name a recipe for a new latent model: a text such as ``"vae:prior=vamp"``, a `ModelSpec`, a
             class or a function; or only texts. A text may have options of the training too:
             ``"vae:learning_rate=3e-4"``. A function has no parameter, one for the splits, or parameters that are named
             ``data_shape``, ``classes``, ``condition_shape`` or ``data_size``. A model that cannot be pickled runs in
-            this process, and the page says so.
-        data: `Splits`, or what `pvae.load_data` takes.
-        objectives: for each name what makes an objective (its class, a function, a text); or only texts, such as
+            this process, and the page reports it.
+        data: `Splits`, or what `pvae.load_data` accepts.
+        objectives: for each name a recipe for an objective (its class, a function, a text); or only texts, such as
             ``"iwae:particles=8"``.
         seeds: the seeds, or their number, counted from 0.
         epochs: passes over the training data in each training; `usual_epochs` by default, unless there is a budget.
@@ -112,16 +112,16 @@ def compare(
         particles: draws of z per datum in the evaluation.
         limit: number of test data in the evaluation, a random subset drawn with seed 0, the same for all cells; None
             for all, ``"auto"`` for 1000, and for 100 with annealing.
-        evidence: how the log evidence is estimated: ``"is"`` by importance sampling; ``"ais"`` by annealed importance
+        evidence: the estimator of the log evidence: ``"is"``, importance sampling; ``"ais"`` by annealed importance
             sampling, a lower estimate; ``"sandwich"`` from both sides, see `pvae.evaluate.sandwich`. Settings follow
             colons: ``"sandwich:temperatures=200:chains=8:start=guide"``.
-        baseline: the objective, the name in the table or ``"model / objective"`` of the first row, with which the
-            others are compared.
+        baseline: the first row, with which the others are compared: its objective, its name in the table, or ``"model /
+            objective"``.
         grid: for each setting of the models or of the training, its values, such as
-            ``{"learning_rate": [1e-3, 3e-4]}``. Each model has a row for each combination, and its name says which.
-        executor: who runs the cells: ``"local"``, worker processes of this machine; ``"ray"``, tasks in a cluster of
-            Ray, which needs ``pip install pvae[ray]``; ``"slurm"``, jobs that run elsewhere (see `plan_comparison`):
-            then no cell runs here, and the cells that are not done are named.
+            ``{"learning_rate": [1e-3, 3e-4]}``. Each model has a row for each combination, which is part of its name.
+        executor: how the cells run: ``"local"``, in worker processes on this machine; ``"ray"``, as tasks on a Ray
+            cluster, which needs ``pip install pvae[ray]``; ``"slurm"``, jobs that run elsewhere (see
+            `plan_comparison`): then no cell runs here, and cells that are not done are reported.
         workers: number of worker processes of this machine; 0 runs all cells in this process.
         threads: number of torch threads in each worker; by default the cores are shared, and with Ray it is
             ``cpus_per_cell``.
@@ -189,7 +189,7 @@ def _summarise(planned: PlannedComparison, runs: CellRuns, command: str, how: st
 
 
 def _outcome(job: Job, runs: CellRuns) -> Outcome:
-    """Return the outcome of a cell; the files of one that was done before are not read a second time."""
+    """Return the outcome of a cell; the files of a cell that was done before are not read again."""
     failure = runs.failures.get(job.cell.label)
     if failure:
         return Outcome(job.cell, failure=failure)
@@ -197,12 +197,12 @@ def _outcome(job: Job, runs: CellRuns) -> Outcome:
 
 
 def _move_first(outcomes: Sequence[Outcome], first: Set[tuple[str, str]]) -> tuple[Outcome, ...]:
-    """Return the outcomes, those of certain models and objectives first, otherwise in the same order."""
+    """Return the outcomes with those of certain models and objectives first, otherwise in the same order."""
     return tuple(sorted(outcomes, key=lambda outcome: (outcome.cell.model, outcome.cell.objective) not in first))
 
 
 def _write_results(folder: Path, data: ReportData, seeds: Sequence[int]) -> Path:
-    """Write the page and the JSON file, and return the path of the page; without a finished cell, say why."""
+    """Write the page and the JSON file, and return the path of the page; raise if no cell has finished."""
     report = write_page(folder / "index.html", make_page(data))
     write_json(folder / "comparison.json", data, seeds)
     _require_finished_cell(data.outcomes, report)

@@ -1,4 +1,4 @@
-"""The settings on the page of a comparison, the call that makes it again, and its JSON file."""
+"""The settings on the page of a comparison, the call that makes the page again, and the JSON file."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Evaluation of models: log evidence and bounds with standard errors, diagnostics, gradient studies, export to ArviZ.
 
 The functions that evaluate a model take data in every form that `pvae.fit` takes: `pvae.data.Splits`, or the name or
-    the path of data, and then ``split`` is used; or a frame, an array, a tensor or a `pvae.Batch`, and then all data
-    are used. Without data, a run is evaluated on the data of its training: they are loaded again by the record of the
-    run, and their checksum must match. Data that were in memory are not recorded, and must be given.
+the path of data, and then ``split`` is used; or a frame, an array, a tensor or a `pvae.Batch`, and then all data are
+used. Without data, a run is evaluated on the data of its training: they are loaded again by the record of the run, and
+their checksum must match. Data that were in memory are not recorded, and must be given.
 
 The functions also take these keyword arguments, which their signatures show as ``where``:
 

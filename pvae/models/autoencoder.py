@@ -32,7 +32,7 @@ class Autoencoder(BaseVAE):
     Its model has a flat prior p(z) = 1, and its guide is a point (a Delta). The objective `dirac` trains it. The model
     has no prior to sample from and no evidence to evaluate. With ``prior="standard"`` the same encoder is trained to
     the maximum a posteriori: codes stay near 0, and new data can be sampled. `pvae.Dirac` explains when a decoder that
-        scales its input up prevents this.
+    scales its input up prevents this.
 
     The sites are ``z`` and ``x``.
 

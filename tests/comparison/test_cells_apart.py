@@ -74,7 +74,7 @@ def test_cells_that_are_not_done_are_named_with_the_reason(data, tmp_path, capsy
     planned.cells[4].folder.mkdir(parents=True)
     planned.cells[4].record.write_text(json.dumps(planned.cells[4].config))
     with sole_runner(planned.cells[2]):
-        with pytest.raises(InputError, match="held, elbo, seed 0 needs one process at a time"):
+        with pytest.raises(InputError, match="held, elbo, seed 0 can run in one process at a time"):
             planned.run_cell(3, progress=False)
         found = pvae.compare(models, data, "elbo", 1, out=tmp_path, executor="slurm", **PLAN)
     failures = {outcome.cell.model: outcome.failure for outcome in found.cells}
@@ -223,6 +223,6 @@ def test_flags_that_do_not_belong_together_are_one_line(tmp_path, monkeypatch, f
 
 def test_ray_is_named_where_it_is_not_installed(data, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs Ray, and it is not installed. Install it: pip install 'pvae\[ray\]'"):
+    with pytest.raises(InputError, match=r"needs Ray, which is not installed. Install it: pip install 'pvae\[ray\]'"):
         pvae.compare({"linear": Linear}, data, "elbo", 1, out=tmp_path / "x", executor="ray", **PLAN)
     assert not (tmp_path / "x").exists()

@@ -89,7 +89,7 @@ def test_em_in_a_comparison_ends_where_the_estimator_ends(kind: str) -> None:
 
 
 def test_em_needs_a_closed_form() -> None:
-    with pytest.raises(InputError, match="VAE has none; use it with gmm"):
+    with pytest.raises(InputError, match=r"VAE has none\. Use it with gmm"):
         fit_by_em(pvae.VAE(4), pvae.load_data("digits"))
 
 

@@ -65,7 +65,7 @@ def test_a_grid_needs_different_values(grid: Any) -> None:
 
 
 def test_a_setting_is_given_for_all_rows_or_in_the_grid() -> None:
-    with pytest.raises(InputError, match="for all rows and in the grid too"):
+    with pytest.raises(InputError, match="for all rows and in the grid"):
         checked_grid({"learning_rate": [0.1]}, {"learning_rate": 0.2})
 
 
@@ -135,7 +135,7 @@ def test_rows_with_batches_of_two_sizes_have_the_same_number_of_epochs(tmp_path:
         (["--grid", "lr=1e-3,3e-4", "--lr", "1"], "--learning-rate and --grid both"),
         (["--grid", "latent"], "--grid needs a setting and its values"),
         (["--grid", "hidden=8;8,4", "--grid", "precision=half"], "not one of 'float32', 'float64'"),
-        (["--grid", "epochs=1,2", "--budget", "9s"], "budget decides epochs of every row"),
+        (["--grid", "epochs=1,2", "--budget", "9s"], "budget sets epochs of every row"),
     ],
 )
 def test_the_command_line_refuses_a_bad_grid_in_one_line(

@@ -25,7 +25,7 @@ def test_a_failing_and_a_dying_job_leave_the_others_alone():
     ends = {event.job: (event.kind, event.content) for event in events if event.kind in ("done", "failed")}
     assert ends[0] == ("done", "one shared") and ends[5] == ("done", "two shared")
     assert ends[1] == ("failed", "ValueError: a reason")
-    assert ends[2] == ("failed", "its process was killed by SIGKILL, perhaps because memory ran out")
+    assert ends[2] == ("failed", "its process was killed by SIGKILL, possibly because there was not enough memory")
     assert ends[3][0] == "failed" and "ValueError" in ends[3][1]
     assert ends[4] == ("failed", "its process ended with exit code 7")
     assert [event.content for event in events if event.kind == "progress"] == [

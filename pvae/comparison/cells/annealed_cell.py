@@ -26,11 +26,11 @@ class AnnealedCell:
     """The log evidence of a cell by annealing.
 
     Attributes:
-        summary: the estimate in one line for the screen.
+        summary: the estimate in one line for the terminal.
         scores: entries of ``evaluation.json``: the lower estimate as ``log_evidence``, and the whole finding as
             ``annealing``.
         pointwise: one number for each test datum, shape (data,): ``log_evidence`` and its Monte-Carlo error
-            ``lower_noise``; of a sandwich, also ``upper`` and ``upper_noise``.
+            ``lower_noise``; for a sandwich, also ``upper`` and ``upper_noise``.
     """
 
     summary: str
@@ -39,11 +39,11 @@ class AnnealedCell:
 
 
 class _ReportedSteps(EvaluationSteps):
-    """Counts decoder evaluations, and reports each further percent.
+    """Counts decoder evaluations, and reports each percent.
 
     Args:
         expected: the expected number of decoder evaluations.
-        report: called with the state in a few words.
+        report: called with a few words on the progress.
     """
 
     def __init__(self, expected: int, report: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ def anneal_cell(run: Run, splits: Splits, job: Job, report: Callable[[str], None
         run: the training.
         splits: the data.
         job: the cell with the options of the evaluation.
-        report: called with the state of the evaluation in a few words.
+        report: called with a few words on the progress of the evaluation.
 
     Raises:
         InputError: if the model cannot be annealed.

@@ -14,7 +14,7 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _TIME = re.compile(r"([0-9.]+) ?(s|min|h)")
 _EVALUATIONS = re.compile(r"([0-9.]+)([kMG]?)[- ]evaluations")
-#: The number of epochs of a training that is limited by time alone.
+#: The number of epochs of a training that is limited only by time.
 _MANY_EPOCHS = 1_000_000
 
 
@@ -33,7 +33,7 @@ class Budget:
     evaluations: int | None = None
 
     def fit_options(self, training_data: int | None) -> dict[str, Any]:
-        """Return the options of `pvae.fit` for the budget; the epochs are more than it lasts for.
+        """Return the options of `pvae.fit` for the budget, with more epochs than the budget allows.
 
         Args:
             training_data: the number of training data; None if it is not known.
@@ -41,7 +41,7 @@ class Budget:
         if self.seconds is not None:
             return {"max_seconds": self.seconds, "epochs": _MANY_EPOCHS}
         most = self.evaluations or 0
-        # A step of one particle has the fewest evaluations.
+        # A step with one particle needs the fewest evaluations.
         epochs = _MANY_EPOCHS if not training_data else -(-most // training_data) + 1
         return {"max_evaluations": most, "epochs": epochs}
 

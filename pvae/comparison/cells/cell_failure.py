@@ -1,4 +1,4 @@
-"""Why a cell that ran alone has failed: a file beside the cell, which a later collection of the results reads."""
+"""The reason why a single cell has failed, in a file next to the cell, which is read when results are collected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _path(cell: Cell) -> Path:
 
 
 def write_failure(cell: Cell, reason: str) -> None:
-    """Write why a cell has failed, and on which machine.
+    """Write the reason why a cell has failed, and the name of the machine.
 
     Args:
         cell: the cell.
@@ -38,7 +38,7 @@ def remove_failure(cell: Cell) -> None:
 
 
 def read_failure(cell: Cell) -> str:
-    """Return why a cell has failed in one line, or "" if no failure is recorded."""
+    """Return the reason why a cell has failed in one line, or "" if no failure is recorded."""
     path = _path(cell)
     if not path.exists():
         return ""

@@ -1,4 +1,4 @@
-"""The files of a cell: its options, its scores and pointwise values, and the check of a folder that exists already."""
+"""The files of a cell: its options, its scores and pointwise values, and the check of an existing folder."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _MOST_DIFFERENCES = 4  # in an error message
 _MOST_BYTES_OF_JSON = 2**25
 _MOST_BYTES_OF_TENSORS = 2**30  # if the size is not recorded
 
-# Keys of ``evaluation.json``: the checksums and sizes of the files beside it, and the checksum of its other content,
-# which the file with the options of a cell has too.
+# Keys of ``evaluation.json``: the checksums and sizes of the other files, and the checksum of the other keys. The file
+# with the options of a cell has the last key too.
 _FILES, _SIZES, _CHECKSUM = "files", "sizes", "sha256"
 
 _MOST_DIMENSIONS = 4  # of an array for a picture: data, channels, height, width
@@ -66,7 +66,7 @@ _FORM = {
 
 
 def check_folder(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
-    """Refuse a folder that holds anything but these cells, before anything is written.
+    """Raise InputError if a folder has other content than these cells, before anything is written.
 
     Args:
         folder: the folder of the comparison.
@@ -77,11 +77,13 @@ def check_folder(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
         of the cell.
 
     Raises:
-        InputError: if the folder is not that of a comparison, if a cell in it has other options, which the message
-            names, or if no cell can run.
+        InputError: if the folder does not belong to a comparison, if a cell in it has other options (the message names
+            them), or if no cell can run.
     """
     if folder.exists() and not _may_hold_comparison(folder):
-        raise InputError(f"{folder} exists and holds no comparison; give another folder for out. Nothing was changed.")
+        raise InputError(
+            f"{folder} exists and is not the folder of a comparison. Give another folder for out; nothing was changed."
+        )
     damages: dict[str, str] = {}
     for job in jobs:
         try:
@@ -92,7 +94,8 @@ def check_folder(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
         different = [] if config is None else _list_differences(config, _through_json(job.cell.config))
         if different:
             raise InputError(
-                f"{folder} holds {job.cell.label} made with other options ({'; '.join(different[:_MOST_DIFFERENCES])})."
+                f"{folder} has the cell {job.cell.label} with other options "
+                f"({'; '.join(different[:_MOST_DIFFERENCES])})."
                 " Give another folder for out, or the same options; nothing was changed."
             )
     if len(damages) == len(jobs):
@@ -126,17 +129,17 @@ def _read_config(cell: Cell) -> dict[str, Any] | None:
 
 
 def _through_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as they are read from a file: a tuple is a list there."""
+    """Return options in the form that is read from a file, in which a tuple is a list."""
     return dict(json.loads(json.dumps(config)))
 
 
 def _checksum_of_options(config: Mapping[str, Any]) -> str:
-    """Return the checksum of options as they are read from a file, in which a number may be infinite."""
+    """Return the checksum of options in the form that is read from a file; numbers may be infinite."""
     return digest(json.dumps(config, sort_keys=True).encode())
 
 
 def _list_differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Return a line for each option whose values differ; the keys of nested options are joined by spaces."""
+    """Return a line for each option with different values; the keys of nested options are joined by spaces."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return [] if old == new else [f"{name} was {old!r}, now {new!r}"]
     lines = []
@@ -153,7 +156,7 @@ def write_config(cell: Cell) -> None:
 
 
 def read_finished(cell: Cell) -> Outcome | None:
-    """Return the outcome of a cell that was evaluated before, each of its files read and checked once.
+    """Return the outcome of a cell that was evaluated before. Each of its files is read and checked once.
 
     If a file is damaged, the outcome has the failure that `read_outcome` describes. None means that there is no
     evaluation yet.
@@ -238,7 +241,7 @@ def _check_pointwise(path: Path, pointwise: Mapping[str, Tensor], scores: Mappin
         raise InputError(f"{path} is damaged: it needs one number of 64 bits for each datum.")
     counts, count = {len(values) for values in pointwise.values()}, estimate.get("count") if estimate else None
     if len(counts) > 1 or (count is not None and counts != {count}):
-        raise InputError(f"{path} is damaged: it has {sorted(counts)} values, and the evaluation is of {count} data.")
+        raise InputError(f"{path} is damaged: it has {sorted(counts)} values, but the evaluation is of {count} data.")
 
 
 def _check_arrays(path: Path, arrays: Mapping[str, Tensor], pointwise: Mapping[str, Tensor]) -> None:
@@ -252,7 +255,7 @@ def _check_arrays(path: Path, arrays: Mapping[str, Tensor], pointwise: Mapping[s
 
 
 def _read_tensors(path: Path, scores: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a file, from the bytes that are checked; raise InputError if they are not as written."""
+    """Return the tensors of a file from the bytes that are checked; raise InputError if the file has changed."""
     content = read_limited(path, scores.get(_SIZES, {}).get(path.name, _MOST_BYTES_OF_TENSORS))
     if digest(content) != scores[_FILES][path.name]:
         raise InputError(f"{path} is damaged: its checksum differs from the recorded one.")

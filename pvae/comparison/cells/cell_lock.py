@@ -1,4 +1,4 @@
-"""The lock of one cell: one process trains and evaluates it, also if several machines run cells of a comparison."""
+"""The lock of one cell: only one process runs it, even if several machines run cells of a comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["is_running", "release_cell", "require_own_lock", "sole_runner"]
 
 
 def _lock_folder(cell: Cell) -> Path:
-    """Return the folder beside the run folder that holds the lock; `pvae.fit` locks the run folder itself."""
+    """Return the folder with the lock, next to the run folder; `pvae.fit` locks the run folder itself."""
     return cell.folder.with_name(f"{cell.folder.name}.lock")
 
 
@@ -33,23 +33,25 @@ def sole_runner(cell: Cell) -> Iterator[None]:
         with sole_writer(folder):
             yield
     finally:
-        with suppress(OSError):  # a folder that a killed process made is still there
+        with suppress(OSError):  # the folder of a killed process may still exist
             folder.rmdir()
 
 
 def is_running(cell: Cell) -> bool:
-    """Return whether a process works on a cell. On another computer, a process that was killed counts too."""
+    """Return whether a process works on a cell. A process on another computer counts even if it was killed."""
     return is_written_now(_lock_folder(cell))
 
 
 def require_own_lock(cell: Cell) -> None:
-    """Raise InputError if another process has taken over the cell, because this process was believed to be dead."""
+    """Raise InputError if another process has taken over the cell, because it assumed that this process has ended."""
     if not names_this_process(_lock_folder(cell)):
-        raise InputError(f"{cell.label} is run by another process now, because this one was believed to be dead.")
+        raise InputError(
+            f"{cell.label} is run by another process now, which assumed that this one has ended. Nothing is lost."
+        )
 
 
 def release_cell(cell: Cell) -> None:
-    """Remove the locks of a cell of which the process has ended, for instance together with its machine."""
+    """Remove the locks of a cell if its process has ended, for example because its machine failed."""
     for folder in (cell.folder, _lock_folder(cell)):
         remove_lock(folder)
     with suppress(OSError):

@@ -28,7 +28,7 @@ def resolve_binarisation(splits: Splits, models: Mapping[str, Any]) -> Splits:
         models: model factories by name.
 
     Raises:
-        InputError: if some models score grey levels and others bits.
+        InputError: if some models score grey levels and others binary values.
     """
     if splits.binarise != "auto":
         return splits
@@ -37,14 +37,14 @@ def resolve_binarisation(splits: Splits, models: Mapping[str, Any]) -> Splits:
         try:
             with isolated(SEED):
                 binarisation = _binarisation_of(build_model(factory, splits), splits)
-        except Exception:  # a model that fails to build or to run: its cells will fail, with the reason
+        except Exception:  # if a model cannot be built or run, its cells fail later with the reason
             continue
         names_by_binarisation.setdefault(binarisation, []).append(name)
     if len(names_by_binarisation) > 1:
         groups = "; ".join(f"{how}: {', '.join(names)}" for how, names in names_by_binarisation.items())
         raise InputError(
-            "A comparison needs models that score the same data; these need different ones "
-            f"(binarise {groups}), so their evidences cannot be compared. Give data with binarise='static' or 'none'."
+            f"A comparison needs models that score the same data; these need different data (binarise {groups}), so "
+            "their evidences cannot be compared. Give data with binarise='static' or 'none'."
         )
     return splits.for_likelihood("static" in names_by_binarisation)
 

@@ -31,15 +31,15 @@ _OUTPUTS = {"sigmoid": torch.sigmoid, "identity": lambda values: values}
 
 
 def decoder_arrays(model: object, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what the explorer of a report needs to decode values of z.
+    """Return the arrays with which the explorer of a report decodes values of z.
 
-    A small decoder that is a multilayer perceptron gives its weights: ``decoder.0.weight``, ``decoder.0.bias``, and so
-    on. Before, they are compared with the mean of p(x given z) at random z. Another decoder gives ``traversals``, the
-    mean of x while each of the first units moves, shape (units, steps, *x), if x is a picture.
+    For a small multilayer perceptron they are the weights of the decoder: ``decoder.0.weight``, ``decoder.0.bias``, and
+    so on, after a comparison with the mean of p(x given z) at random z. For another decoder they are ``traversals``,
+    the mean of x while each of the first units changes, shape (units, steps, *x), if x is a picture.
 
     Args:
         model: the trained latent model.
-        batch: data, of which the first gives shapes and conditions.
+        batch: data; the first datum gives shapes and conditions.
 
     Returns:
         The arrays by name, and for weights the names of the activations after each layer.
@@ -64,13 +64,13 @@ def _layers_of(model: object) -> list[nn.Module]:
     layers = [*model.decoder, *head]
     known = all(isinstance(layer, nn.Linear) or type(layer) in _ACTIVATIONS for layer in layers)
     size = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-    # a model of sequences has a decoder of one time step
+    # the decoder of a model of sequences is for one time step
     is_of_all_x = len(head) == 1 and head[0].out_features == math.prod(model.data_shape)
     return layers if known and is_of_all_x and size <= _MOST_NUMBERS else []
 
 
 def _matching_activations(model: Any, layers: list[nn.Module]) -> list[str] | None:
-    """Return the activation after each linear layer by which the layers give the mean of p(x given z); else None."""
+    """Return the activations with which the layers compute the mean of p(x given z); None if there are none."""
     hidden = [
         _ACTIVATIONS.get(type(after), "identity") for layer, after in pairwise(layers) if isinstance(layer, nn.Linear)
     ]

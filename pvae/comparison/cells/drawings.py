@@ -24,10 +24,10 @@ from pvae.train.devices import isolated
 
 __all__ = ["CATEGORY", "SEED", "Drawings", "draw_arrays"]
 
-SEED = 0  # of the evaluation and of the pictures: every cell has the same random numbers
+SEED = 0  # the seed of the evaluation and of the pictures, the same for every cell
 _SAMPLES, _DRAWS, _RECONSTRUCTIONS, _CODES = 40, 500, 10, 1000
 
-#: What begins the name of the array of a categorical site; the name of the site follows.
+#: The prefix of the name of the array of a categorical site; the name of the site follows.
 CATEGORY = "category:"
 
 
@@ -36,13 +36,13 @@ class Drawings:
     """Arrays for the pictures of a trained model.
 
     Attributes:
-        arrays: ``samples`` (40, ...), the means of x given z, for pictures; or ``draws`` (500, ...) of x and as many
-            ``data`` for other data. ``originals`` and ``reconstructions`` (10, ...). ``codes`` (data, units) of the
-            continuous sites, ``category:NAME`` (data, positions) of each discrete one, and ``labels`` (data,). The
-            arrays of `worst_arrays` and of `decoder_arrays`. All are on the CPU. What the model cannot compute is not
-            there.
-        texts: ``codes`` says what is inferred and what is given; ``units`` are the names of the units of the codes;
-            ``activations`` are those of the decoder.
+        arrays: ``samples`` (40, ...), the means of x given z, for pictures; or ``draws`` (500, ...) of x and the same
+            number of ``data`` for other data. ``originals`` and ``reconstructions`` (10, ...). ``codes`` (data, units)
+            of the continuous sites, ``category:NAME`` (data, positions) of each discrete site, and ``labels`` (data,).
+            The arrays of `worst_arrays` and of `decoder_arrays`. All are on the CPU. Arrays that the model cannot
+            compute are left out.
+        texts: ``codes`` describes the inferred sites and the given fields; ``units`` are the names of the units of the
+            codes; ``activations`` are the activations of the decoder.
         failures: a line for each part that could not be computed.
     """
 
@@ -66,8 +66,8 @@ def draw_arrays(
     Args:
         model: the latent model.
         splits: the data.
-        guide_is_trained: whether the objective trains the guide; without it there are samples alone.
-        log_evidence: of each evaluated datum, shape (data,); None if it is not known.
+        guide_is_trained: whether the objective trains the guide; if not, there are only samples.
+        log_evidence: the log evidence of each evaluated datum, shape (data,); None if it is not known.
         limit: number of test data in the evaluation; None for all.
     """
     texts: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def _draw_reconstructions(model: object, splits: Splits) -> dict[str, Tensor]:
 
 
 def _draw_codes(model: object, splits: Splits, texts: dict[str, Any]) -> dict[str, Tensor]:
-    """Return what the guide infers, as `pvae show --what latent` draws it, with the labels; the texts are added."""
+    """Return the codes and labels that `pvae show --what latent` draws, and add the texts."""
     batch = _first_data(splits, model, _CODES)
 
     def infer(data: Batch) -> dict[str, Tensor]:
@@ -153,11 +153,11 @@ def _draw_worst(model: object, splits: Splits, log_evidence: Tensor | None, limi
 
 
 def _draw_decoder(model: object, splits: Splits, texts: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the arrays of `decoder_arrays`; empty if the model has no latent site of real numbers to move."""
+    """Return the arrays of `decoder_arrays`; empty if the model has no latent site of real numbers."""
     try:
         with isolated(SEED):
             arrays, found = decoder_arrays(model, _first_data(splits, model, 1))
-    except Exception:  # a user's program may raise any error, and no result depends on the explorer
+    except Exception:  # a user's program may raise any error; no result depends on the explorer
         return {}
     if "traversals" not in arrays:
         texts.update(found)

@@ -27,7 +27,7 @@ class LikelihoodRecorder:
     """A callback of `pvae.fit` that records the exact log-likelihood of the training data after each epoch.
 
     It records only Gaussian mixtures, because other models have no exact log-likelihood. If the mixture has a prior on
-    its parameters, the log-density of the prior per datum is added, since that sum is what training maximises.
+    its parameters, the log-density of the prior per datum is added, because training maximises the sum.
 
     Args:
         splits: the data.
@@ -44,7 +44,7 @@ class LikelihoodRecorder:
         """Record the log-likelihood after an epoch, if the model is a Gaussian mixture.
 
         Args:
-            record: what `pvae.fit` recorded for the epoch.
+            record: the record of the epoch by `pvae.fit`.
             model: the model.
         """
         if not isinstance(model, GMM):
@@ -62,7 +62,7 @@ def fit_by_em(model: Any, splits: Splits) -> TrainingSummary:
 
     Args:
         model: the mixture.
-        splits: the data; the learning curve is that of the validation data, or of the training data if there are none.
+        splits: the data; the learning curve is on the validation data, or on the training data if there are none.
 
     Returns:
         Time, cost and curves; an epoch is one step of EM.
@@ -72,7 +72,7 @@ def fit_by_em(model: Any, splits: Splits) -> TrainingSummary:
     """
     if not isinstance(model, GMM):
         raise InputError(
-            f"em needs a model with a closed-form M-step, and {type(model).__name__} has none; use it with gmm."
+            f"em needs a model with a closed-form M-step, but {type(model).__name__} has none. Use it with gmm."
         )
     model.initialise_from(splits.train)
     training = _EMTraining(model, splits)
@@ -114,7 +114,7 @@ class _EMTraining:
             reg_covar=self._least_variance,
             prior=self._prior,
         )
-        # The curves are not part of the training, so their time is not counted.
+        # The time to compute the curves is not counted as training time.
         self._seconds += time.perf_counter() - start
         held_out = self._mean_log_likelihood(self._held_out)
         log_posterior = self._mean_log_likelihood(self._train) + self._prior_per_datum(self.mixture)

@@ -1,4 +1,4 @@
-"""Evaluate the trained model of a cell by its log weights; by its ELBO alone if it has no weight per datum."""
+"""Evaluate the trained model of a cell by its log weights, or only by its ELBO if it has no weight per datum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CellEvaluation:
     """The evaluation of one trained model.
 
     Attributes:
-        summary: the estimate in one line for the screen.
+        summary: the estimate in one line for the terminal.
         scores: entries of ``evaluation.json``.
         pointwise: one number for each test datum, shape (data,); without weights per datum only ``elbo``.
         latents: KL per unit and activity by site; empty without weights per datum.
@@ -42,14 +42,14 @@ class CellEvaluation:
 def evaluate_cell(run: Run, splits: Splits, job: Job, report: Callable[[str], None]) -> CellEvaluation:
     """Return the evaluation of a trained model on the test data.
 
-    A model whose data share a latent site, such as the weights of a regression, has no log evidence of each datum. Its
-    evaluation is the ELBO of all data divided by their number.
+    If all data share a latent site, such as the weights of a regression, there is no log evidence of each datum. The
+    evaluation is then the ELBO of all data divided by their number.
 
     Args:
         run: the training.
         splits: the data.
         job: the cell with the options of the evaluation.
-        report: called with the state of a long evaluation in a few words.
+        report: called with a few words on the progress of a long evaluation.
 
     Raises:
         InputError: if there is no ELBO either, for example because the guide is a point estimate.
@@ -71,9 +71,9 @@ def evaluate_cell(run: Run, splits: Splits, job: Job, report: Callable[[str], No
 def _annealed(
     evaluation: CellEvaluation, run: Run, splits: Splits, job: Job, report: Callable[[str], None]
 ) -> CellEvaluation:
-    """Return the evaluation with the log evidence by annealing, beside that by importance sampling.
+    """Return the evaluation with the log evidence by annealing, in addition to importance sampling.
 
-    The notes on the weights are about importance sampling, which the verdict then does not use.
+    The notes on the weights are left out, because the verdict then does not use importance sampling.
     """
     annealed = anneal_cell(run, splits, job, report)
     elbo_of_data = evaluation.pointwise["elbo"]
@@ -110,7 +110,7 @@ def _pointwise_values(judgement: Judgement) -> dict[str, Tensor]:
 
 
 def _evaluate_elbo(run: Run, splits: Splits, job: Job, reason: str) -> CellEvaluation:
-    """Return an evaluation by the ELBO alone; `reason` says why there is no log evidence."""
+    """Return an evaluation only by the ELBO; `reason` is the reason why there is no log evidence."""
     started = time.perf_counter()
     bound = elbo(run, splits, job.particles, limit=job.limit, seed=SEED)
     return CellEvaluation(

@@ -1,4 +1,4 @@
-"""How a comparison estimates the log evidence of its cells: importance sampling, annealing, or both sides."""
+"""The estimator of the log evidence in a comparison: importance sampling, annealing, or both sides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DATA_OF_IMPORTANCE_SAMPLING = 1000
 
 @dataclass(frozen=True)
 class EvidenceMethod:
-    """How the log evidence of a cell is estimated.
+    """The estimator of the log evidence of a cell.
 
     Attributes:
         name: ``"is"``, ``"ais"`` or ``"sandwich"``.
@@ -102,7 +102,7 @@ def parse_evidence(text: Any) -> EvidenceMethod:
 
 
 def require_evidence(method: EvidenceMethod, models: Mapping[str, Any], splits: Splits, limit: int | None) -> None:
-    """Refuse models that the method cannot evaluate, before any training.
+    """Raise InputError for models that the method cannot evaluate, before any training.
 
     Args:
         method: the method.

@@ -23,7 +23,7 @@ def models_by_name(models: Any) -> dict[str, Any]:
         models: for each name a text such as ``"vae:latent=8"``, a class, a function or a `ModelSpec`; or only texts.
 
     Raises:
-        InputError: if there is no model, or one is an instance: every cell would go on training its parameters.
+        InputError: if there is no model, or one is an instance, because all cells would train the same parameters.
     """
     if isinstance(models, str):
         models = [models]
@@ -44,12 +44,12 @@ def _model_factory(name: str, model: Any) -> Any:
         return spec
     if not isinstance(model, ModelSpec) and not callable(model):
         raise InputError(
-            f"Each model is a text, a class, a function or a ModelSpec; {name!r} is {type(model).__name__}. "
-            "Give one of the four."
+            f"Each model is a text, a class, a function or a ModelSpec; {name!r} is {type(model).__name__}. Give one "
+            "of these four."
         )
     if hasattr(model, "model") and not isinstance(model, type):
         raise InputError(
-            f"Each cell needs a fresh model, and {name!r} is an instance. Give its class, or a function that makes it."
+            f"Each cell needs a new model, but {name!r} is an instance. Give its class, or a function that makes it."
         )
     return model
 
@@ -77,7 +77,7 @@ def _objective_factory(name: str, value: Any) -> Callable[[], Any]:
         return make_objective(value)
     if isinstance(value, ELBO) or not callable(value):
         raise InputError(
-            f"Each cell needs a fresh objective, and {name!r} is an instance of {type(value).__name__}: "
+            f"Each cell needs a new objective, but {name!r} is an instance of {type(value).__name__}: "
             "give its class, a function that makes it, or a text such as 'iwae:particles=8'."
         )
     factory: Callable[[], Any] = value
@@ -85,7 +85,7 @@ def _objective_factory(name: str, value: Any) -> Callable[[], Any]:
 
 
 def describe_factory(model: Any) -> str:
-    """Return the name of a factory with its arguments, as far as they are visible without reading its code."""
+    """Return the name of a factory with the arguments that are visible without reading its code."""
     if isinstance(model, ModelSpec):
         settings = ", ".join(f"{name}={value!r}" for name, value in sorted(model.settings.items()))
         return f"{model.name}({settings})"

@@ -20,7 +20,7 @@ from pvae.train.options import resolved
 
 __all__ = ["check_training", "checked_grid", "describe_training", "expand_rows"]
 
-# All cells have these in common: the seeds are a product of their own, and the others are of the machine.
+# A grid cannot contain these: all rows have the same seeds, and the other options depend on the machine.
 _COMMON = ("seed", "device", "threads", "checkpoint_seconds")
 _OF_TRAINING = tuple(name for name in FitOptions.__dataclass_fields__ if name not in _COMMON)
 _NEEDS = "grid is a mapping from a setting to its values, such as {'learning_rate': [1e-3, 3e-4]}"
@@ -31,7 +31,7 @@ def checked_grid(grid: Mapping[str, Iterable[Any]] | None, common: Mapping[str, 
 
     Args:
         grid: for each setting its values; None for no grid.
-        common: the options that the call gives for all rows.
+        common: the options of the call for all rows.
 
     Raises:
         InputError: if a setting has no value or one value twice, or is given for all rows too.
@@ -41,7 +41,7 @@ def checked_grid(grid: Mapping[str, Iterable[Any]] | None, common: Mapping[str, 
     values_by_name = {str(name): _values(str(name), values) for name, values in (grid or {}).items()}
     for name in values_by_name:
         if common.get(name) is not None:
-            raise InputError(f"{name} is given for all rows and in the grid too; leave one of them out.")
+            raise InputError(f"{name} is given for all rows and in the grid. Leave one of them out.")
     return values_by_name
 
 
@@ -57,11 +57,11 @@ def _values(name: str, values: Any) -> list[Any]:
 def expand_rows(
     models: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return what makes the model of each row, and the options of `pvae.fit` that the row has of its own.
+    """Return the factory of the model of each row, and the row's own options of `pvae.fit`.
 
     The rows are each model at each point of the grid. A name ends with the settings of the grid, as
-    ``"vae:latent=8:learning_rate=0.001"``. Settings of a `ModelSpec` that are options of the training, and no settings
-    of the model, are options of the row.
+    ``"vae:latent=8:learning_rate=0.001"``. Settings of a `ModelSpec` that are options of the training and not of the
+    model become options of the row.
 
     Args:
         models: factories by name.
@@ -71,7 +71,7 @@ def expand_rows(
         A factory of latent models for each row, and its own options, both by the name of the row.
 
     Raises:
-        InputError: for a setting that neither the model nor the training has; the message names those that exist.
+        InputError: for a setting that neither the model nor the training has; the message names the existing ones.
     """
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     factories, training = {}, {}
@@ -92,7 +92,7 @@ def _factory_and_training(name: str, factory: Any, point: Mapping[str, Any]) -> 
     settings: dict[str, Any] = {}
     for key, value in point.items():
         if key in own or key in training:
-            raise InputError(f"{name} has a value of {key} already, and the grid has others; leave one of them out.")
+            raise InputError(f"{name} has a value of {key} already, but the grid varies it. Leave one of them out.")
         belongs = settings if _is_of_model(name, key, known) else training
         belongs[key] = value
     if isinstance(factory, ModelSpec):
@@ -116,10 +116,10 @@ def _is_of_model(name: str, key: str, known: Sequence[str] | None) -> bool:
 
 
 def check_training(options: Mapping[str, Any]) -> None:
-    """Refuse options of `pvae.fit` that cannot be used, before any training.
+    """Raise InputError for options of `pvae.fit` that cannot be used, before any training.
 
     Args:
-        options: the options by name; those that are not fields of `FitOptions` are not looked at.
+        options: the options by name; others than the fields of `FitOptions` are not checked.
 
     Raises:
         InputError: for a value that cannot be used.
@@ -137,7 +137,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def describe_training(options_by_row: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the options of all trainings for a person; one that differs between rows lists its values.
+    """Return the options of all trainings as text; an option that differs between rows lists its values.
 
     Args:
         options_by_row: the options of `pvae.fit`, by row.
@@ -150,7 +150,7 @@ def describe_training(options_by_row: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 def _text(value: Any) -> str:
-    """Return a value as a setting is written after a name.
+    """Return a value in the form of a setting after a name.
 
     >>> _text(3e-4), _text((200, 100)), _text({"theta": 0.1}), _text(None)
     ('0.0003', '200,100', 'theta=0.1', 'none')

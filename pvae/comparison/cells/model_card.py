@@ -35,7 +35,7 @@ def _programs(model: Any) -> dict[str, Any]:
 
 
 def _text_of(program: Any) -> str:
-    """Return the text of a program, or why it is not known."""
+    """Return the text of a program, or the reason why it is not known."""
     try:
         return inspect.getsource(inspect.unwrap(program))[:_MOST_CHARACTERS]
     except (OSError, TypeError):

@@ -41,7 +41,7 @@ class Job:
         options: the options of `pvae.fit`.
         particles: draws of z per datum in the evaluation.
         limit: number of test data in the evaluation; None for all.
-        evidence: how the log evidence is estimated.
+        evidence: the estimator of the log evidence.
     """
 
     cell: Cell
@@ -70,10 +70,11 @@ def plan_jobs(
         objectives: objective factories by name.
         seeds: seeds of the trainings.
         folder: folder of the comparison.
-        options: by the name of a model, all options of `pvae.fit` but seed, objective and folder, defaults included.
+        options: by the name of a model, all options of `pvae.fit` except seed, objective and folder, including
+            defaults.
         judging: ``particles`` and ``limit`` of the evaluation.
         data: `Splits.summary()`.
-        evidence: how the log evidence is estimated.
+        evidence: the estimator of the log evidence.
 
     Raises:
         InputError: if an objective does not train the guide.
@@ -112,12 +113,12 @@ def _require_evidences(objectives: Mapping[str, Objective]) -> None:
     for name, objective in objectives.items():
         if "phi" in objective.untrained:
             raise InputError(
-                f"A comparison needs a trained guide, because it estimates the evidence with the guide's weights; "
-                f"{name!r} trains no guide. Leave it out, or use 'ali', which trains one."
+                "A comparison needs a trained guide, because it estimates the evidence with the guide's weights; "
+                f"{name!r} does not train the guide. Leave it out, or use 'ali', which trains one."
             )
         if objective.no_density:
             raise InputError(
-                f"A comparison estimates the evidence, and {name!r} has none: {objective.no_density}. Leave it out, or "
+                f"A comparison estimates the evidence, but {name!r} has none: {objective.no_density}. Leave it out, or "
                 "use 'aae' or 'ali'."
             )
 
@@ -143,10 +144,10 @@ def _describe_object(value: Any) -> str:
 
 
 def can_be_pickled(job: Any) -> bool:
-    """Return whether a new process can rebuild a job or data: they can be pickled, and names can be imported there."""
+    """Return whether a new process can rebuild a job or data: it can be pickled, and its names imported there."""
     try:
         packed = pickle.dumps(job)
     except Exception:  # a user's own __reduce__ may raise any error
         return False
-    # The functions of a notebook belong to a __main__ that no other process can import.
+    # The functions of a notebook belong to the module __main__, which other processes cannot import.
     return b"__main__" not in packed or hasattr(sys.modules["__main__"], "__file__")

@@ -1,4 +1,4 @@
-"""The options of `pvae.fit` that hold for every cell of a comparison."""
+"""The options of `pvae.fit` for every cell of a comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvae.names import unknown
 
 __all__ = ["resolve_fit_options"]
 
-# A comparison chooses these for each cell.
+# A comparison sets these for each cell.
 _SET_BY_CELL = {"objective", "seed", "out", "resume", "progress", "callbacks", "threads", "model_spec"}
 # Every epoch of every cell computes the validation bound. With fit's default of 100 particles, the bound would cost
 # more than the training.

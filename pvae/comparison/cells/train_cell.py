@@ -42,7 +42,7 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
         report_progress: called with (epoch, note) after an epoch, at most four times a second.
 
     Returns:
-        The estimate of the log evidence, or of the ELBO if there is none, in one line for the screen.
+        The estimate of the log evidence, or of the ELBO if there is none, in one line for the terminal.
 
     Raises:
         InputError: if another process works on the cell.
@@ -59,7 +59,7 @@ def train_and_evaluate(job: Job, splits: Splits, report_progress: ReportProgress
         write_arrays(job.cell, drawings.arrays)
         warned = dict.fromkeys(str(warning.message) for warning in caught)
         notes = [*evaluation.notes, *(f"no {reason}" for reason in drawings.failures), *warned]
-        # ``decoder_evaluations`` is that of the training.
+        # ``decoder_evaluations`` are those of the training.
         scores = {**evaluation.scores, **summary.to_scores(), "drawings": drawings.texts, "notes": notes}
         scores["card"] = describe_model(run.model)
         write_evaluation(job.cell, with_old_keys(scores), evaluation.pointwise)
@@ -82,7 +82,7 @@ def _train(job: Job, splits: Splits, report_progress: ReportProgress) -> tuple[R
     if isinstance(objective, EM):
         return _train_by_em(job, splits)
     recorder = LikelihoodRecorder(splits)
-    # fit builds a ModelSpec itself, and stores it in the run, so that pvae can open the run without the user's code.
+    # fit builds a ModelSpec itself and records it, so pvae can open the run without the user's code.
     model = job.model
     if not isinstance(model, ModelSpec):
         with isolated(job.cell.seed):
@@ -92,7 +92,7 @@ def _train(job: Job, splits: Splits, report_progress: ReportProgress) -> tuple[R
 
 
 def _data_of_epoch(run: Run, splits: Splits) -> int:
-    """Return the number of data of an epoch; of an iterable data set, its full batches times their size."""
+    """Return the number of data of an epoch; for an iterable data set, the number of full batches times their size."""
     size = splits.train.known_size
     last = next((record for record in reversed(run.history) if "loss" in record), None)
     if size is not None or last is None:

@@ -59,8 +59,9 @@ class LearningCurve:
     Attributes:
         points: one for each epoch.
         quantity: the quantity in words, such as ``"validation bound, 25 particles"``.
-        split: `VALIDATION`, `OBJECTIVE` or `TRAINING`. Objectives have the same bound on validation data, except for
-            those without a bound, which have their own loss there (`OBJECTIVE`), and each has its own on training data.
+        split: `VALIDATION`, `OBJECTIVE` or `TRAINING`. On validation data, objectives have the same bound, but
+            objectives without a bound have their own loss (`OBJECTIVE`). On training data, each objective has its own
+            loss.
     """
 
     points: tuple[CurvePoint, ...]
@@ -80,7 +81,7 @@ class TrainingSummary:
         curve: the learning curve.
         log_likelihoods: for a Gaussian mixture, the exact log-likelihood of the training data after each epoch (with
             a prior on the parameters, plus its log-density per datum); else empty.
-        biased: why the gradient was biased in use; "" if it was not.
+        biased: the reason why the gradient was biased in use; "" if it was not.
     """
 
     training_seconds: float
@@ -107,8 +108,8 @@ class TrainingSummary:
 
 
 def with_old_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return scores with the keys of earlier versions beside those of today."""
-    # The key "seconds" does not say of what, so it is read and no longer written.
+    """Return scores with the present keys and the keys of earlier versions."""
+    # The key "seconds" is ambiguous, so it is read but no longer written.
     old = {old_key: scores[key] for key, old_key in _OLD_KEYS.items() if key in scores and old_key != "seconds"}
     return {**scores, **old}
 
@@ -129,7 +130,7 @@ def read_curve(scores: Mapping[str, Any]) -> LearningCurve | None:
     if not points:
         return None
     quantity = str(read_score(scores, "curve_quantity") or "bound")
-    # Earlier versions did not write the split, but the quantity began with it.
+    # Earlier versions did not write the split, but the quantity starts with it.
     split = scores.get("curve_split") or (VALIDATION if quantity.startswith(VALIDATION) else TRAINING)
     return LearningCurve(points, quantity, split)
 
@@ -155,7 +156,7 @@ def summarise_run(run: Run, particles: int, data: int, log_likelihoods: Sequence
         run: the training.
         particles: draws of z per datum in a step.
         data: number of training data.
-        log_likelihoods: of the training data after each epoch, for a Gaussian mixture.
+        log_likelihoods: the log-likelihood of the training data after each epoch, for a Gaussian mixture.
     """
     records = [record for record in run.history if "event" not in record]
     epochs = max((record["epoch"] for record in records), default=0)
@@ -176,7 +177,7 @@ def _evaluations_of(history: Sequence[Mapping[str, Any]], default: int) -> int:
 
 
 def _curve_of(records: Sequence[Mapping[str, Any]], particles: int) -> LearningCurve:
-    """Return the validation bound after each epoch; without validation data or a bound, minus the objective's loss."""
+    """Return the validation bound after each epoch; without validation data or a bound, minus the loss."""
     if any(record.get("validation_bound") is not None for record in records):
         points = _points_of(records, "validation_bound", 1.0)
         if any(record.get("validation_of") == "objective" for record in records):

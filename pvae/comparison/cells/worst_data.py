@@ -23,14 +23,14 @@ def worst_arrays(
     Args:
         model: the latent model.
         splits: the data of the evaluation.
-        log_evidence: of each evaluated datum, shape (data,).
+        log_evidence: the log evidence of each evaluated datum, shape (data,).
         limit: number of test data in the evaluation; None for all.
-        seed: the seed by which the evaluation drew them.
+        seed: the seed with which the evaluation drew the data.
 
     Returns:
         ``worst`` and ``worst_reconstructions`` (8, ...), ``worst_places`` among the evaluated data (8,), and
-        ``worst_positions`` among all test data (8,); empty if there is no test split, or if
-        the model observes a part of a datum alone.
+        ``worst_positions`` among all test data (8,); empty if there is no test split, or if the model observes only a
+        part of a datum.
     """
     if splits.test is None:
         return {}

@@ -111,8 +111,8 @@ def _draw_curves(
 def _tabulate(lines: Mapping[str, Sequence[_Line]], quantity: str, axis: str) -> Sheet:
     """Return points of the mean over the seeds of each row, at most twelve of equal distance, as a table.
 
-    Seeds may have another length and, by time, other points. The mean at a point is over the seeds that have so many
-    points, and so is its standard error.
+    Seeds may have different numbers of points and, against time, different points. The mean at a point and its standard
+    error are over the seeds that have this point.
     """
     rows = []
     for name, seeds in lines.items():

@@ -1,4 +1,4 @@
-"""The section on single data: those with the lowest log evidence under each row, with their reconstructions."""
+"""The section on the data with the lowest log evidence under each row, with their reconstructions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["make_data_section"]
 _MOST_ROWS = 4
 _TEXT = (
     "The test data with the lowest log evidence under the first finished seed of each row, the lowest first. A k-hat "
-    "above its limit says that the log evidence of this datum is not reliable."
+    "above its limit means that the log evidence of this datum is not reliable."
 )
 
 
@@ -38,7 +38,7 @@ def make_data_section(data: ReportData) -> Section | None:
     for row, outcome in chosen:
         try:
             pictures.append(_draw_worst(data, row, outcome))
-        except Exception as error:  # the results of a training must not be lost with a picture
+        except Exception as error:  # an error of a picture must not lose the results of a training
             failures.append(f"{data.key(row)}: the data could not be drawn ({type(error).__name__}).")
     sheets = (_tabulate(data, chosen),)
     return Section("Data that fit worst", (_TEXT, *failures), sheets=sheets, pictures=tuple(pictures))

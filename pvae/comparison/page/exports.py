@@ -107,7 +107,7 @@ def _describe_methods(data: ReportData) -> str:
 
 
 def _describe_estimator(data: ReportData) -> str:
-    """Return the estimator of the log evidence in words."""
+    """Return the estimator of the log evidence as text."""
     annealed = next((row for row in data.table.rows if is_annealed(row)), None)
     if annealed is None:
         return f"importance sampling with {data.table.particles} draws from the guide per datum"

@@ -1,4 +1,4 @@
-"""The answers about single models that the run folders of a comparison hold, from `pvae evaluate --checks all`."""
+"""The answers about models in the run folders of a comparison, from `pvae evaluate --checks all`."""
 
 from __future__ import annotations
 

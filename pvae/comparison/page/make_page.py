@@ -69,7 +69,7 @@ def _describe_evaluation(data: ReportData) -> str:
 
 
 def _describe_method(data: ReportData) -> str:
-    """Return the method of the log evidence, if it is not importance sampling alone."""
+    """Return the method of the log evidence, if it is not only importance sampling."""
     methods = dict.fromkeys(row.additional.get("annealing_method") for row in data.table.rows)
     named = [str(method) for method in methods if method]
     return f", and the log evidence by annealed importance sampling ({', '.join(named)})" if named else ""

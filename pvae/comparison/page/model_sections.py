@@ -1,4 +1,4 @@
-"""The sections on the models of a comparison: the latent explorer, and a card of each row."""
+"""The sections on the models of a comparison: the latent explorer, and a card for each row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TEXT = (
 
 
 def make_explorer_section(data: ReportData) -> Section | None:
-    """Return the section with an explorer of the decoder of each row, as long as they fit; None without decoders.
+    """Return the section with an explorer of the decoder of each row, up to a limit; None without decoders.
 
     Args:
         data: the results and settings.
@@ -43,7 +43,7 @@ def make_explorer_section(data: ReportData) -> Section | None:
 
 
 def _explore(data: ReportData, arrays: Mapping[str, Tensor], texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the script reads: the weights of a decoder, or pictures that were decoded before; {} for neither."""
+    """Return the input of the script: the weights of a decoder, or decoded pictures; {} for neither."""
     shape = list(data.data.get("data_shape") or [])
     if "decoder.0.weight" in arrays and texts.get("activations"):
         return _weights(data, arrays, list(texts["activations"]), shape)
@@ -116,7 +116,7 @@ def _numbers_of(data: ReportData, row: Row, outcome: Outcome, card: Mapping[str,
 
 
 def _listings_of(data: ReportData, row: Row, card: Mapping[str, Any]) -> list[Listing]:
-    """Return the networks and programs of a row; those of an earlier row of the same model are not repeated."""
+    """Return the networks and programs of a row; the texts of an earlier row of the same model are not repeated."""
     earlier = next(other for other in data.table.rows if other.model == row.model)
     if earlier is not row:
         return []

@@ -35,14 +35,14 @@ def make_samples_section(data: ReportData) -> Section | None:
         for row, outcome in data.rows_with_pictures():
             pictures.add(draw, key, data.arrays_of(outcome), f"{data.key(row)}, seed {outcome.cell.seed}")
     text = (
-        "The pictures are from the first finished seed of each row, which need not be the best one. "
+        "The pictures are from the first finished seed of each row, which may not be the best one. "
         f"The originals are test data of {data.data_name}."
     )
     return pictures.section("Samples and reconstructions", text)
 
 
 class _Pictures:
-    """Collects the pictures of a section; one that cannot be drawn is left out, with a line that says so."""
+    """Collects the pictures of a section. A picture that cannot be drawn is replaced by a line of text."""
 
     def __init__(self) -> None:
         self.pictures: list[Picture] = []
@@ -63,7 +63,7 @@ class _Pictures:
             return
         try:
             self.pictures.append(draw(arrays, name))
-        except Exception as error:  # the results of a training must not be lost with a picture
+        except Exception as error:  # an error of a picture must not lose the results of a training
             self.failures.append(f"{name}: the {key} could not be drawn ({type(error).__name__}: {first_line(error)}).")
 
     def section(self, title: str, text: str) -> Section | None:
@@ -122,13 +122,13 @@ def make_latent_section(data: ReportData) -> Section | None:
         pictures.add(draw, key, arrays, f"{data.key(row)}, seed {outcome.cell.seed}")
     text = (
         "Each point is the latent code of one datum. The labels of the axes say which latent units they show, or that "
-        "they show principal components of the codes. Categorical sites are bars, and no coordinates."
+        "they show principal components of the codes. Categorical sites are shown as bars."
     )
     return pictures.section("Latent space", text)
 
 
 def _draw_codes(arrays: Mapping[str, Tensor], name: str, schema: Schema, texts: Mapping[str, Any]) -> Picture:
-    """Return the picture of codes and categories, coloured by label, as `pvae show --what latent` draws it."""
+    """Return the picture of codes and categories, coloured by label, as in `pvae show --what latent`."""
     categories = {key.removeprefix(CATEGORY): values for key, values in arrays.items() if key.startswith(CATEGORY)}
     labels = schema.named(arrays["labels"]) if "labels" in arrays else None
     label_name = f"{schema.label or 'label y'}, given with the data"

@@ -1,4 +1,4 @@
-"""The first section of a comparison's page: one row for each question, with a status and the numbers behind it."""
+"""The first section of a comparison's page: one row for each question, with its status and supporting numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pvae.report import Question, Section
 __all__ = ["make_questions_section"]
 
 _KHAT_LIMIT = "k-hat at most min(1 - 1/log10 K, 0.7) for K particles, for nine data in ten (Vehtari et al. 2024)"
-# The questions as the findings of a run folder name them.
+# The questions, with the names that they have in the findings of a run folder.
 _EVIDENCE, _INFERENCE, _DATA, _LATENTS, _RESEMBLANCE = QUESTIONS
 
 
@@ -34,7 +34,7 @@ def make_questions_section(data: ReportData) -> Section:
     """Return the questions with their answers.
 
     An evaluation that was not run has the status "not run", and is never shown as fine. Findings in the run folders
-    answer a question if there are any; otherwise the numbers of the comparison do, as far as they can.
+    answer a question if there are any; otherwise the numbers of the comparison are used, if they can answer it.
 
     Args:
         data: the results and settings.
@@ -96,12 +96,12 @@ def _evaluation_cost(data: ReportData) -> str:
 def _from_answers(data: ReportData, question: str, answers: Sequence[tuple[Outcome, Mapping[str, Any]]]) -> Question:
     """Return the answers in the run folders as one: the worst status, and the reason of each run.
 
-    A question that was answered for some runs alone is never fine.
+    A question that was answered only for some runs is never fine.
 
     Args:
         data: the results and settings.
         question: the question.
-        answers: those of the runs.
+        answers: the answers of the runs.
     """
     keys = {outcome.cell.label: data.key(row) for row in data.table.rows for outcome in data.finished_outcomes(row)}
     lines = [f"{keys[outcome.cell.label]}, seed {outcome.cell.seed}: {answer['reason']}" for outcome, answer in answers]
@@ -139,8 +139,9 @@ def _ask_inference(data: ReportData) -> Question:
         answer = f"The weights show that the guide is far from the posterior for many data: {', '.join(bad)}."
         return Question(question, "bad", answer, "", _KHAT_LIMIT)
     answer = (
-        "The guide was not calibrated on simulated data. Its log weights alone cannot answer this: a guide that covers "
-        "one of two modes has good weights. Run `pvae evaluate RUN --checks all` on the run folders, and then the "
+        "The guide was not calibrated on simulated data. Its log weights are not enough to answer this: a guide that "
+        "covers one of two modes has good weights. Run `pvae evaluate RUN --checks all` on the run folders, and then "
+        "the "
         "comparison again."
     )
     return Question(question, "not run", answer)
@@ -166,7 +167,7 @@ def _ask_data(data: ReportData) -> Question:
 
 
 def _count_far_data(data: ReportData, row: Row, limit: float) -> int | None:
-    """Return for how many data a seed has a k-hat or a KL above its limit; None if k-hat is not known."""
+    """Return the number of data for which a seed has a k-hat or a KL above its limit; None if k-hat is not known."""
     outcomes = RowOutcomes(data.finished_outcomes(row))
     khat, kl = outcomes.pointwise("khat"), outcomes.pointwise("kl")
     if khat is None or bool(khat.isnan().any()):
@@ -194,7 +195,7 @@ def _ask_latents(data: ReportData) -> Question:
 
 
 def _has_unused_seed(data: ReportData, row: Row) -> bool:
-    """Return whether a training of a row has latent units, none of which is active."""
+    """Return whether a training of a row has latent units but no active one."""
     counts = [read_score(outcome.scores, "active_units") for outcome in data.finished_outcomes(row)]
     return any(count is not None and count < 1 for count in counts)
 

@@ -104,7 +104,7 @@ _KHAT = Publication(
     "Journal of Machine Learning Research 25",
 )
 
-# The papers of names on the command line; a name that is not here has none of its own.
+# The papers of names on the command line; other names have no paper.
 _BY_NAME = {
     "vae": _VAE,
     "ssvae": _SEMI,

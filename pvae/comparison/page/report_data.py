@@ -19,7 +19,7 @@ from pvae.data import Schema
 __all__ = ["ReportData"]
 
 _LETTERS = 26
-_SAME = 1e-6  # relative difference of evidences that differ by rounding alone
+_SAME = 1e-6  # relative difference of evidences that differ only by rounding
 _MOST_ROWS_WITH_PICTURES = 12  # with more, the page would be too large
 
 
@@ -29,7 +29,7 @@ class ReportData:
 
     Attributes:
         table: the table.
-        outcomes: those of all cells, in order.
+        outcomes: the outcomes of all cells, in order.
         data: `Splits.summary()`.
         settings: options by heading.
         rerun: the command or call that makes the page again.
@@ -107,6 +107,6 @@ class ReportData:
         return self.arrays.get(outcome.cell.label, {})
 
     def rows_with_pictures(self) -> list[tuple[Row, Outcome]]:
-        """Return each row with the outcome of its first seed; the best seed would show the row better than it is."""
+        """Return each row with the outcome of its first seed, because the best seed would not be typical."""
         outcomes_by_row = [(row, self.finished_outcomes(row)) for row in self.distinct_rows()]
         return [(row, outcomes[0]) for row, outcomes in outcomes_by_row if outcomes][:_MOST_ROWS_WITH_PICTURES]

@@ -55,7 +55,7 @@ def _make_ranking_sheet(data: ReportData) -> list[Sheet]:
         for index, row in enumerate(data.table.rows)
     )
     caption = (
-        "Best validation bound within an equal budget, the least that a row used in all, read off the learning curves. "
+        "Best validation bound within an equal budget, which is the least that a row used, by the learning curves. "
         "The bound has few particles, and its bias differs from row to row."
     )
     return [Sheet(caption, columns, rows)]
@@ -114,11 +114,11 @@ def _draw_evidences(data: ReportData) -> Picture | None:
 
 
 def critical_values(data: ReportData) -> dict[str, float | tuple[float, float]]:
-    """Return how far each difference must be from 0 to be shown if it is the largest one, in nats per datum, by key.
+    """Return the distance from 0 at which each difference would be shown as the largest one, nats per datum, by key.
 
     The first step of Holm's procedure compares the smallest p-value with the level divided by the number of tests. For
-    evidences from both sides, these are the ends of a line: as far from the least and from the largest difference that
-    both brackets allow.
+    evidences from both sides, it is the distance from the least and from the largest difference that both brackets
+    allow.
 
     Args:
         data: the results and settings.
@@ -166,8 +166,8 @@ def _draw_differences(data: ReportData) -> Picture | None:
         f"Paired differences in log evidence to {first_name} for {', '.join(values)}, with intervals.",
         f"Differences to {first_name}, paired by datum and seed, without the estimated bias if known: a large dot "
         "is the mean with one standard error over data and seeds together, a small dot is one seed. Right of 0 is "
-        "better. The thin line is the critical value of the largest difference; the verdict says which differences are "
-        f"shown.{both}",
+        "better. The thin line is the critical value of the largest difference; the verdict names the differences "
+        f"that are shown.{both}",
         reading=_READING,
         is_chart=True,
     )

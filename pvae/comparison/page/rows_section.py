@@ -1,4 +1,4 @@
-"""The rows of a comparison by their short names, with marks on rows that need a second look."""
+"""The rows of a comparison by their short names, with marks on rows that must be checked."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def make_rows_section(data: ReportData) -> Section:
         Column("key", numeric=False),
         Column("model", numeric=False),
         Column("objective", numeric=False),
-        Column("seeds", "Seeds that finished, of all."),
-        Column("marks", "What to look at before the numbers of this row are used.", numeric=False),
+        Column("seeds", "Number of finished seeds, of all seeds."),
+        Column("marks", "Points to check before the numbers of this row are used.", numeric=False),
     )
     rows = tuple(_entries(data, row) for row in data.table.rows)
     failed = frozenset(index for index, row in enumerate(data.table.rows) if not row.seeds)
@@ -43,7 +43,7 @@ def _entries(data: ReportData, row: Row) -> tuple[Entry, ...]:
 
 
 def marks_of(data: ReportData, row: Row) -> list[str]:
-    """Return what to look at before the numbers of a row are used, in a few words each.
+    """Return the points to check before the numbers of a row are used, in a few words each.
 
     Args:
         data: the results and settings.
@@ -53,7 +53,7 @@ def marks_of(data: ReportData, row: Row) -> list[str]:
     marks += [f"\u25a0 {words}" for question, words in BAD_ANSWERS.items() if _has_answer(data, row, question, "")]
     same = data.duplicate_of(row)
     if same is not None:
-        marks.append(f"same results as {data.key(same)}, which stands for both in figures")
+        marks.append(f"same results as {data.key(same)}, which represents both in figures")
     return marks
 
 

@@ -1,4 +1,4 @@
-"""Who runs the cells of a comparison: the interface, and what each executor does with the events of the cells."""
+"""The interface of executors, which run the cells of a comparison, and the handling of the events of cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CellRuns:
 
 
 class WaitingCells:
-    """The cells that are not done: their jobs and data, their failures, and where their events are shown.
+    """The cells that are not done: their jobs and data, their failures, and the display of their events.
 
     Args:
         jobs: the jobs of the cells.
@@ -69,7 +69,7 @@ class WaitingCells:
 
 
 class Executor(ABC):
-    """Who runs the cells; its text says on the page how they ran."""
+    """Runs the cells; its text describes on the page how they ran."""
 
     @abstractmethod
     def run(self, cells: WaitingCells) -> None:

@@ -1,4 +1,4 @@
-"""Why a job has failed, in one line: its error, or how its process has ended."""
+"""The reason why a job has failed, in one line: its error, or how its process has ended."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def reason_of(error: Exception) -> str:
 
 
 def describe_exit(code: int | None) -> str:
-    """Return how a process has ended, by its exit code as `multiprocessing` reports it."""
+    """Return how a process has ended, from its exit code in `multiprocessing`."""
     if code is None:
         return "stopped answering"
     if code >= 0:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"was killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
+    return f"was killed by {name}" + (", possibly because there was not enough memory" if name == "SIGKILL" else "")

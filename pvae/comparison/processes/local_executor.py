@@ -47,7 +47,7 @@ class LocalExecutor(Executor):
         try:
             self._run_in_workers(cells, for_workers)
         except StartError as error:
-            cells.note(f"Ran in one process: {error}. (A script calls compare under if __name__ == '__main__'.)")
+            cells.note(f"Ran in one process: {error}. (A script must call compare under if __name__ == '__main__'.)")
             for_process += [for_workers[index] for index in error.unfinished]
         run_in_process(
             [jobs[index] for index in for_process],
@@ -71,8 +71,8 @@ class LocalExecutor(Executor):
 
 
 def reason_for_one_process(splits: Splits) -> str:
-    """Return why the data cannot be used by other processes; "" if they can."""
+    """Return the reason why the data cannot be used by other processes; "" if they can."""
     stored = [part for part in splits.parts.values() if isinstance(part, StoredBatch)]
     if any(part.has_workers for part in stored):
-        return "the loader of the data has workers of its own"
+        return "the loader of the data has its own workers"
     return "" if all(map(can_be_pickled, stored)) else "the data set cannot be pickled"

@@ -24,22 +24,22 @@ from pvae.train.progress import SECONDS_BETWEEN_LINES
 __all__ = ["ProgressDisplay"]
 
 _LOG = logging.getLogger(__name__)
-# The rest of a cell's time is its evaluation.
+# The remaining share of a cell's time is its evaluation.
 _TRAINING_SHARE = 0.9
-# Before this share of one cell is done, an estimate of the remaining time is too rough to show.
+# Until this share of one cell is done, the estimate of the remaining time is too inaccurate to show.
 _LEAST_SHARE = 0.05
 
 
 class ProgressDisplay:
     """Shows the events of the cells; a context manager.
 
-    Without bars, it shows a line for each cell that has ended, and one for each cell that runs every minute.
+    Without bars, it shows a line for each cell that has ended and, every minute, one for each running cell.
 
     Args:
         cells: the cells that will run, in the order of their jobs.
         done: number of cells that were done before.
         epochs: number of epochs of each training.
-        shown: False to write nothing.
+        shown: whether to write anything.
         interval: the number of seconds between two lines about the same running cell.
     """
 
@@ -55,13 +55,13 @@ class ProgressDisplay:
         has_bars = shown and sys.stderr.isatty() and not is_hidden() and not is_recorded(_LOG)
         self._console = Console(stderr=True, highlight=False) if has_bars else None
         self._shown, self._interval = shown, interval
-        self._states: dict[int, str] = {}  # of the running cells, in words
+        self._states: dict[int, str] = {}  # the states of the running cells, as text
         self._has_ended = threading.Event()
         self._cells, self._epochs = cells, epochs
         self._total, self._finished = len(cells) + done, done
         self._tasks: dict[int, TaskID] = {}
         self._start_times: dict[int, float] = {}
-        self._shares: dict[int, float] = {}  # how much of each running cell is done
+        self._shares: dict[int, float] = {}  # the share of each running cell that is done
         self._start = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -88,7 +88,7 @@ class ProgressDisplay:
         self._bars.stop()
 
     def _repeat_states(self) -> None:
-        """Show each cell that runs at regular times, until the block has ended."""
+        """Show each running cell at regular times, until the block has ended."""
         while not self._has_ended.wait(self._interval):
             for line in self.describe_running(time.monotonic()):
                 self.write_line(line)
@@ -99,7 +99,7 @@ class ProgressDisplay:
         Args:
             now: the time in seconds, of `time.monotonic`.
         """
-        states = dict(self._states)  # the main thread may end a cell meanwhile
+        states = dict(self._states)  # a copy, because the main thread may end a cell in the meantime
         durations = {job: now - self._start_times[job] for job in states}
         return [
             f"running: {self._cells[job].label}: {state} ({format_duration(durations[job])})"
@@ -147,7 +147,7 @@ class ProgressDisplay:
         self.write_line(f"[{self._finished}/{self._total}] {self._cells[event.job].label}: {result} ({duration})")
 
     def _remaining_time(self) -> str:
-        """Return the remaining time in words, from the share of this call's cells that is done."""
+        """Return the remaining time as text, from the share of this call's cells that is done."""
         done_before = self._total - len(self._cells)
         done = self._finished - done_before + sum(self._shares.values())
         if done < _LEAST_SHARE:

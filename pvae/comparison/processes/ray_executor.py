@@ -28,7 +28,7 @@ from pvae.errors import InputError
 
 __all__ = ["RayExecutor"]
 
-_MOST_ATTEMPTS = 3  # for a cell of which the worker process or the machine is lost
+_MOST_ATTEMPTS = 3  # attempts for a cell with a lost worker process or machine
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 10.0  # after an interrupt, for a checkpoint
 
@@ -51,13 +51,13 @@ class RayExecutor(Executor):
 
         Args:
             resources: the CPUs and GPUs of each cell.
-            threads: number of torch threads that the user wants; None for the number of CPUs.
+            threads: the requested number of torch threads; None for the number of CPUs.
 
         Raises:
             InputError: if Ray is absent, or the number of threads cannot be used.
         """
         if importlib.util.find_spec("ray") is None:
-            raise InputError("executor='ray' needs Ray, and it is not installed. Install it: pip install 'pvae[ray]'.")
+            raise InputError("executor='ray' needs Ray, which is not installed. Install it: pip install 'pvae[ray]'.")
         return cls(resources, resources.cpus if threads is None else require_whole(threads, "threads"))
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class RayExecutor(Executor):
         return f"as tasks of Ray, {self.resources.cpus} CPU{gpus} and {threads} each"
 
     def run(self, cells: WaitingCells) -> None:
-        """Run all cells that wait; in this process, those that cannot be sent to another one."""
+        """Run all waiting cells; cells that cannot be sent to another process run in this one."""
         reason = reason_for_one_process(cells.splits) if cells.jobs else ""
         for_ray = [index for index, job in enumerate(cells.jobs) if not reason and _can_be_sent(job)]
         for_process = [index for index in range(len(cells.jobs)) if index not in set(for_ray)]
@@ -97,13 +97,13 @@ class _RayCells:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray, self._cells, self._indices = ray, cells, indices
-        # The mailbox has to outlive the other machines.
+        # The mailbox must continue to exist if other machines are lost.
         beside_caller = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(num_cpus=0, scheduling_strategy=beside_caller)(Mailbox).remote()
         packed, tensors = pack_splits(cells.splits)
         reference = ray.put(np.frombuffer(tensors, dtype=np.uint8))
         self._task = ray.put(CellTask(packed, [reference], self._mailbox, executor.threads, os.getcwd()))
-        # Attempts are counted here, because a lost machine leaves locks that have to be removed before the next one.
+        # Attempts are counted here, because the locks of a lost machine must be removed before the next attempt.
         self._remote = ray.remote(
             num_cpus=executor.resources.cpus, num_gpus=executor.resources.gpus, max_retries=0, name="pvae-cell"
         )(run_task)
@@ -127,7 +127,9 @@ class _RayCells:
 
     def _submit(self, index: int) -> None:
         job = replace(self._cells.jobs[index], cell=self._cell(index))
-        write_config(job.cell)  # before the task starts: by this file, it knows that it sees the folder
+        write_config(
+            job.cell
+        )  # before the task starts, because the task checks by this file that it can read the folder
         self._attempts[index] += 1
         self._running[self._remote.remote(self._task, index, job)] = index
 
@@ -136,9 +138,9 @@ class _RayCells:
         return replace(cell, folder=cell.folder.absolute())
 
     def _show_messages(self) -> None:
-        with suppress(self._ray.exceptions.RayActorError):  # without the mailbox, the cells go on
+        with suppress(self._ray.exceptions.RayActorError):  # the cells continue without the mailbox
             for event in self._ray.get(self._mailbox.take.remote()):
-                if event.job in self._running.values():  # a message may come later than the end of its cell
+                if event.job in self._running.values():  # a message may arrive after the end of its cell
                     self._show(event)
 
     def _show(self, event: Event) -> None:
@@ -160,7 +162,10 @@ class _RayCells:
             self._retry(index, reason_of(error).partition(". ")[0])  # Ray appends advice of several sentences
 
     def _retry(self, index: int, reason: str) -> None:
-        """Run a cell again, unless its process was lost too often; its locks would stop the next process."""
+        """Run a cell again, unless its process was lost too often.
+
+        Its locks are removed, because they would stop the next process.
+        """
         cell = self._cell(index)
         release_cell(cell)
         if self._attempts[index] >= _MOST_ATTEMPTS:
@@ -170,7 +175,7 @@ class _RayCells:
         self._submit(index)
 
     def _cancel(self, references: Sequence[Any]) -> None:
-        """Interrupt tasks, which write a checkpoint; end those that go on."""
+        """Interrupt tasks, so that they write a checkpoint; end those that do not stop."""
         if not references:
             return
         for reference in references:
@@ -188,7 +193,7 @@ def _cluster() -> Iterator[str]:
 
     connected = ray.is_initialized()
     if not connected:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # pvae sends nothing to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         try:
             ray.init(log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -203,7 +208,7 @@ def _cluster() -> Iterator[str]:
 
 
 def _require_resources(resources: CellResources) -> None:
-    """Raise InputError if no machine has the resources of a cell: Ray would wait for such a machine without an end."""
+    """Raise InputError if no machine has the resources of a cell, because Ray would wait for such a machine forever."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

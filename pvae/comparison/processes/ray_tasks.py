@@ -1,4 +1,4 @@
-"""What runs in the processes of Ray: one cell for each task, and the messages to the process of the caller.
+"""The code of the processes of Ray: one cell for each task, and the messages to the process of the caller.
 
 A worker process of Ray imports pvae and unpacks the data for its first cell, and keeps both for later cells.
 """
@@ -31,7 +31,7 @@ _UNPACKED: dict[str, Splits] = {}
 
 
 class Mailbox:
-    """Keeps events of the cells until the process of the caller takes them; an actor of Ray."""
+    """An actor of Ray that keeps events of the cells until the process of the caller reads them."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -48,7 +48,7 @@ class Mailbox:
 
 @dataclass(frozen=True)
 class CellTask:
-    """What a task needs besides its job.
+    """The data of a task besides its job.
 
     Attributes:
         packed: the splits without their tensors.
@@ -69,11 +69,11 @@ def run_task(task: CellTask, index: int, job: Job) -> Event:
     """Run one cell in a worker process of Ray, and return its last event.
 
     Args:
-        task: what all tasks of the comparison share.
+        task: the data that all tasks of the comparison share.
         index: the index of the cell.
         job: the cell with its factories and options.
     """
-    with suppress(OSError):  # without that folder, the paths of the cell may still be absolute
+    with suppress(OSError):  # the folder may not exist here, but the paths of the cell may be absolute
         os.chdir(task.folder)
     task.mailbox.put.remote(Event(EventKind.STARTED, index))
 
@@ -91,10 +91,10 @@ def run_task(task: CellTask, index: int, job: Job) -> Event:
 
 
 def _require_shared_folder(cell: Cell) -> None:
-    """Raise InputError if this machine does not see the file that the caller has written for the cell."""
+    """Raise InputError if this machine cannot read the file that the caller has written for the cell."""
     if not cell.record.exists():
         raise InputError(
-            f"out needs a folder that all machines of the cluster share, and {socket.gethostname()} has no "
+            f"out needs a folder that all machines of the cluster share, but {socket.gethostname()} has no "
             f"{cell.record}. Give a folder on a shared file system."
         )
 

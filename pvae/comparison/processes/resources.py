@@ -1,4 +1,4 @@
-"""The CPUs and GPUs of one cell, where a cluster gives each cell its own."""
+"""The CPUs and GPUs of one cell in a cluster."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ def run_cells(
     Args:
         jobs: all cells of the comparison.
         splits: the data.
-        executor: who runs the cells.
+        executor: runs the cells.
         show_progress: whether to write to standard error.
         damages: the reasons why some cells cannot run, by their labels.
     """
-    remove_abandoned_data()  # also if this call starts no workers
+    remove_abandoned_data()  # even if this call starts no workers
     usable = [job for job in jobs if job.cell.label not in damages]
     outcomes = [outcome for outcome in (read_finished(job.cell) for job in usable) if outcome is not None]
     kept = {outcome.cell.label: outcome for outcome in outcomes if not outcome.failure}

@@ -32,7 +32,7 @@ __all__ = [
 
 
 _PREFIX = "pvae-shared-"
-_SECONDS_UNTIL_LOCKED = 10.0  # A process locks a folder that it has made within this time.
+_SECONDS_UNTIL_LOCKED = 10.0  # A process locks its new folder within this time, in seconds.
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def pack_splits(splits: Splits) -> tuple[PackedSplits, bytes]:
 
 @dataclass(frozen=True)
 class SharedSplits:
-    """Splits whose tensors are in a file; a call returns the splits.
+    """Splits with their tensors in a file; a call returns the splits.
 
     Attributes:
         path: the file.
@@ -92,20 +92,20 @@ class SharedSplits:
     def __call__(self) -> Splits:
         """Return the splits, and set the number of threads of this process, which is a worker."""
         torch.set_num_threads(self.threads)
-        # The file is mapped, not read: workers share its pages. Shared memory is not possible, because containers have
-        # 64 MB.
+        # The file is mapped, so workers share its pages. Shared memory is not used, because containers limit it to 64
+        # MB.
         return self.packed.restore(load_file(self.path))
 
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """Yield a new temporary folder for the data of this process, which other processes do not remove."""
+    """Yield a new temporary folder for the data of this process; other processes do not remove it."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder, sole_writer(Path(folder)):
         yield Path(folder)
 
 
 def remove_abandoned_data() -> None:
-    """Remove the copies of data that killed comparisons have left in the folder of temporary files."""
+    """Remove copies of data of killed comparisons from the folder of temporary files."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         _remove_if_abandoned(path)
 
@@ -113,8 +113,8 @@ def remove_abandoned_data() -> None:
 def _remove_if_abandoned(folder: Path) -> None:
     """Remove a folder of shared data if no process holds its lock.
 
-    A process locks its folder and names itself in the lock before it writes the data. So a new folder without such a
-    lock has no data and may belong to a process that locks it in a moment; it is left.
+    A process locks its folder and names itself in the lock before it writes the data. A new folder without such a lock
+    has no data, and its process may lock it soon, so it is not removed.
     """
     with contextlib.suppress(OSError, InputError):
         lock = folder / LOCK_FILE

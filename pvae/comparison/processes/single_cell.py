@@ -1,4 +1,4 @@
-"""Run one cell of a comparison in this process, beside other processes that run other cells."""
+"""Run one cell of a comparison in this process, while other processes run other cells."""
 
 from __future__ import annotations
 
@@ -45,12 +45,14 @@ def run_single_cell(job: Job, splits: Splits, folder: Path, threads: int | None,
     """
     if is_written_now(folder):
         raise InputError(
-            f"A cell of {folder} needs a folder in which no other comparison runs, and a process runs all its cells "
-            "now. Wait for its end."
+            f"A cell of {folder} needs a folder in which no other comparison runs, but a process runs all its cells "
+            "now. Wait until it ends."
         )
     check_folder(folder, [job])
-    if is_running(job.cell):  # a failure of this attempt would not be a failure of the cell
-        raise InputError(f"{job.cell.label} needs one process at a time, and a process runs it now. Wait for its end.")
+    if is_running(job.cell):  # an error of this attempt is not a failure of the cell
+        raise InputError(
+            f"{job.cell.label} can run in one process at a time, and a process runs it now. Wait until it ends."
+        )
     done = read_finished(job.cell)
     epochs = int(job.options["epochs"])
     with ProgressDisplay([job.cell], 0, [epochs], shown=show_progress) as display:

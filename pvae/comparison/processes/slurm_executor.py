@@ -25,7 +25,7 @@ class SlurmExecutor(Executor):
         return "as jobs of Slurm"
 
     def run(self, cells: WaitingCells) -> None:
-        """Say for each cell that is not done whether it is running, has failed or was stopped."""
+        """Report for each cell that is not done whether it is running, has failed or was stopped."""
         for job in cells.jobs:
             state = _state(job.cell)
             cells.runs.failures[job.cell.label] = state
@@ -33,14 +33,14 @@ class SlurmExecutor(Executor):
 
 
 def _state(cell: Cell) -> str:
-    """Return in one line why a cell has no result."""
+    """Return the reason why a cell has no result, in one line."""
     if is_running(cell):
         return "it is running, or its machine has failed"
     failure = read_failure(cell)
     if failure:
         return failure
     if cell.folder.exists():
-        return "it was stopped before its end; run it again, and it continues"
+        return "it was stopped before its end; run it again to continue it"
     return "it has not run"
 
 

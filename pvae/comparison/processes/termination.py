@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that what a process has started is stopped too."""
+"""SIGTERM as an exception, so that the processes that a process has started are stopped too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["sigterm_as_exit"]
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit` inside a block. Python allows this in the main thread only."""
+    """Turn SIGTERM into `SystemExit` inside a block. Python allows this only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -11,12 +11,12 @@ from pvae.train.devices import resolve
 
 __all__ = ["WorkerPlan", "count_cores"]
 
-_MOST_WORKERS_ON_GPU = 3  # a small network leaves most of a card idle while it waits for its process
+_MOST_WORKERS_ON_GPU = 3  # with a small network, most of the GPU is idle while it waits for its process
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How many processes run the cells, and on which device.
+    """The number of processes that run the cells, and their device.
 
     Attributes:
         workers: number of processes; 0 to run all cells in the process of the caller.
@@ -30,12 +30,12 @@ class WorkerPlan:
 
     @classmethod
     def choose(cls, jobs: int, workers: int | None, threads: int | None, device: str) -> WorkerPlan:
-        """Return the plan for a number of jobs: as many workers as cores, which share the cores.
+        """Return the plan for a number of jobs. By default there are as many workers as cores.
 
         Args:
             jobs: number of jobs.
-            workers: number of processes that the user wants; None to choose it.
-            threads: number of threads that the user wants; None to choose it.
+            workers: number of processes that the user asks for; None to choose it.
+            threads: number of threads that the user asks for; None to choose it.
             device: name of the device, or ``"auto"``.
 
         Raises:

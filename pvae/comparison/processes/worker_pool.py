@@ -1,4 +1,4 @@
-"""Run jobs in worker processes. A job that fails, or whose process dies, does not stop the other jobs."""
+"""Run jobs in worker processes. A job that fails, or loses its process, does not stop the other jobs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Event", "EventKind", "ReportProgress", "StartError", "Work", "run_in
 
 ReportProgress = Callable[[Any], None]
 Work = Callable[[Any, Any, ReportProgress], Any]
-_READY = "ready"  # a worker's first message, which concerns no job
-_DISK_FULL = "disk full"  # the message of a worker that could not write; other jobs could not either
+_READY = "ready"  # a worker's first message, which is not about a job
+_DISK_FULL = "disk full"  # the message of a worker that could not write; the other jobs cannot write either
 _SECONDS_TO_END = 10  # after SIGTERM, for a checkpoint
-_MOST_FAILED_STARTS = 2  # in a row, before no more workers are started
+_MOST_FAILED_STARTS = 2  # failed starts in a row, after which no more workers are started
 
 
 class StartError(RuntimeError):
@@ -57,7 +57,7 @@ class Event:
     """An event of a job.
 
     Attributes:
-        kind: what happened.
+        kind: the kind of the event.
         job: the index of the job.
         content: what the job reported (`PROGRESS`), its result (`DONE`), or the reason of its failure (`FAILED`).
     """
@@ -84,7 +84,7 @@ class _Worker:
 
 @dataclass
 class _WorkerPool:
-    """The worker processes, the jobs that wait for one, and the function that gets the events."""
+    """The worker processes, the waiting jobs, and the function that gets the events."""
 
     start: Callable[[], _Worker]
     report: Callable[[Event], None]
@@ -102,14 +102,14 @@ class _WorkerPool:
             self.workers.append(self.start())
 
     def assign_jobs(self, jobs: Sequence[Any]) -> None:
-        """Send a waiting job to each worker that is ready and has none."""
+        """Send a waiting job to each idle worker."""
         for worker in self.workers:
             if worker.ready and worker.job is None and self.waiting:
                 worker.job = self.waiting.popleft()
                 self.report(Event(EventKind.STARTED, worker.job))
                 try:
                     worker.pipe.send(jobs[worker.job])
-                except OSError:  # the process died while it was idle: its sentinel reports that in the next round
+                except OSError:  # the process died while it was idle; its sentinel reports this in the next round
                     continue
 
     def wait_for_messages(self) -> None:
@@ -144,7 +144,7 @@ class _WorkerPool:
             self.report(Event(EventKind(kind), job, content))
 
     def _remove(self, worker: _Worker) -> None:
-        """Remove a worker whose process has ended; the job that it ran has failed."""
+        """Remove a worker after its process has ended; the job that it ran has failed."""
         worker.process.join(5)
         worker.pipe.close()
         self.workers.remove(worker)
@@ -157,7 +157,7 @@ class _WorkerPool:
             self.report(Event(EventKind.FAILED, worker.job, f"its process {cause}"))
 
     def stop(self) -> None:
-        """End all worker processes; a second interrupt kills them at once."""
+        """End all worker processes; a second interrupt kills them immediately."""
         for worker in self.workers:
             worker.process.terminate()
         try:
@@ -188,7 +188,7 @@ def run_in_workers(
     Args:
         jobs: objects that can be pickled.
         work: a function that a new process can import.
-        prepare: the same, without arguments.
+        prepare: a function without arguments that a new process can import.
         workers: number of processes at a time.
         report: called in this process with each `Event`.
 
@@ -243,7 +243,7 @@ def run_in_process(
 
 
 def _start_worker(work: Work, prepare: Callable[[], Any]) -> _Worker:
-    # Spawned, not forked, because torch's threads and CUDA do not survive a fork.
+    # Spawned, not forked, because torch's threads and CUDA do not work after a fork.
     context = multiprocessing.get_context("spawn")
     own_end, worker_end = context.Pipe()
     process = context.Process(target=_serve, args=(worker_end, work, prepare), daemon=True)
@@ -253,8 +253,8 @@ def _start_worker(work: Work, prepare: Callable[[], Any]) -> _Worker:
 
 
 def _serve(pipe: Connection, work: Work, prepare: Callable[[], Any]) -> None:
-    """Run jobs from the pipe until its other end is closed; this is the main function of a worker process."""
-    # Ctrl-C reaches every process of the terminal's process group. Only the parent may decide what follows from it.
+    """Run jobs from the pipe until its other end is closed. This is the main function of a worker process."""
+    # Ctrl-C reaches every process of the terminal's process group. Only the parent process reacts to it.
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True, name="pvae-parent").start()
@@ -266,7 +266,7 @@ def _serve(pipe: Connection, work: Work, prepare: Callable[[], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended: a long step, whose result nobody gets, would hold the run folder."""
+    """End this process when its parent has ended, because a long step would keep the run folder locked."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

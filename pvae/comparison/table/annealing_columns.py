@@ -1,4 +1,4 @@
-"""The columns of evidences by annealing: importance sampling beside it, the gap on simulated data, and the status."""
+"""The columns of evidences by annealing: importance sampling, the gap on simulated data, and the status."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _simulated_gap(outcomes: RowOutcomes) -> Estimate | None:
     known = [gap for gap in gaps if gap]
     if not known or len(known) < len(outcomes.finished):
         return None
-    # A single datum has no error, which is null in the file.
+    # A single datum has no error; the file contains null.
     errors = [float("nan") if gap["error"] is None else gap["error"] for gap in known]
     error = float(torch.tensor(errors, dtype=torch.float64).square().sum().sqrt()) / len(known)
     return Estimate(sum(gap["value"] for gap in known) / len(known), error, sum(gap["count"] for gap in known))
@@ -51,7 +51,7 @@ def _method(outcomes: RowOutcomes) -> str | None:
 
 
 def _start(outcomes: RowOutcomes) -> str | None:
-    """Return where the chains start."""
+    """Return the start of the chains."""
     settings = [finding.get("settings") or {} for finding in _findings(outcomes)]
     return next((str(chosen["start"]) for chosen in settings if "start" in chosen), None)
 
@@ -81,8 +81,8 @@ ANNEALING_COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "gap on simulated",
         "Upper minus lower estimate on data simulated from the model, where both are rigorous in expectation, in nats "
-        "per datum ± standard error over data; in brackets, the status of the annealing: fine if this gap and that on "
-        "the test data are at most 0.1 nats.",
+        "per datum ± standard error over data; in brackets, the status of the annealing: fine if this gap and the gap "
+        "on the test data are at most 0.1 nats.",
         {
             "simulated_gap": _simulated_gap,
             "annealing_status": _status,
@@ -93,4 +93,4 @@ ANNEALING_COLUMNS: tuple[TableColumn, ...] = (
         optional=True,
     ),
 )
-"""Columns that a table leaves out if the evidence is by importance sampling alone."""
+"""Columns that a table leaves out if the evidence is only by importance sampling."""

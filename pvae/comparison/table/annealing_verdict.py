@@ -36,7 +36,7 @@ def has_shortfall(row: Row) -> bool:
 
 
 def describe_ends(row: Row) -> str:
-    """Return the ends of the difference of a row from both sides in words; "" if there is one estimate alone."""
+    """Return the ends of the difference of a row from both sides as text; "" if there is only one estimate."""
     lower, upper = row.difference_lower, row.difference_upper
     if lower is None or upper is None:
         return ""
@@ -52,10 +52,10 @@ def _negative(estimate: Estimate) -> Estimate:
 
 
 def describe_annealing(rows: Sequence[Row]) -> list[str]:
-    """Return how the log evidences were estimated, and how far the estimates can be relied on.
+    """Return sentences on the estimator of the log evidences, and on its reliability.
 
     Args:
-        rows: the rows of the table; those without an annealing are left out.
+        rows: the rows of the table; rows without annealing are left out.
     """
     annealed = [row for row in rows if is_annealed(row)]
     if not annealed:
@@ -77,7 +77,7 @@ def describe_annealing(rows: Sequence[Row]) -> list[str]:
 
 
 def _describe_shortfalls(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """Return a sentence on the rows of which importance sampling is too low."""
+    """Return a sentence on the rows for which importance sampling is too low."""
     short = [row for row in annealed if has_shortfall(row)]
     if not short:
         return []

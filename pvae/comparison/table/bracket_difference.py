@@ -20,8 +20,8 @@ class Bracket:
 
     Attributes:
         lower: the lower estimates.
-        upper: the upper estimates. If that of a training is below its lower estimate in the mean over data, the lower
-            estimate takes its place, so that the bracket is never turned round.
+        upper: the upper estimates. If the upper estimate of a training is below its lower estimate in the mean over
+            data, it is replaced by the lower estimate, so the ends of a bracket are always in order.
     """
 
     lower: Tensor
@@ -62,11 +62,11 @@ class BracketDifference:
 
     @property
     def p_value(self) -> float:
-        """The p-value of the hypothesis that the difference is 0; 1 if the bracket of the difference holds 0.
+        """The p-value of the hypothesis that the difference is 0; 1 if the bracket of the difference contains 0.
 
         The row is better only if the lower end of the difference is above 0, and worse only if its upper end is below
-        0. Each is a one-sided test, and the p-value is twice the smaller one, so that it is at most the level with at
-        most that probability, as far as the estimates are bounds.
+        0. Each is a one-sided test, and the p-value is twice the smaller one. If the estimates are bounds, the
+        probability that it is at most the level is at most the level.
         """
         if math.isnan(float(self.lower.p_value)) or math.isnan(float(self.upper.p_value)):
             return math.nan

@@ -62,7 +62,7 @@ def _mean_over(name: str, dim: int) -> Callable[[RowOutcomes], Estimate | None]:
 
     Args:
         name: the pointwise value.
-        dim: the dimension of the first mean; the error is that of the second one.
+        dim: the dimension of the first mean; the error is the error of the second mean.
     """
 
     def statistic(outcomes: RowOutcomes) -> Estimate | None:
@@ -154,7 +154,7 @@ COLUMNS: tuple[TableColumn, ...] = (
     ),
     TableColumn(
         "summed-out ELBO",
-        "The tighter bound in which the guide's enumerated sites are summed out, so that their q is not in it, in nats "
+        "The tighter bound in which the guide's enumerated sites are summed out, so their q is not part of it, in nats "
         "per datum ± standard error over data.",
         {"summed_out_elbo": _mean_over("summed_out_elbo", 0)},
         show_estimate("summed_out_elbo", format_interval),
@@ -168,8 +168,8 @@ COLUMNS: tuple[TableColumn, ...] = (
     ),
     TableColumn(
         "bad k-hat",
-        "Share of data whose Pareto k-hat is above min(1 - 1 / log10(K), 0.7) for K particles. Their log evidence is "
-        "estimated too low, and the standard error does not show by how much.",
+        "Share of data with a Pareto k-hat above min(1 - 1 / log10(K), 0.7) for K particles. The estimate of their log "
+        "evidence is too low, by an amount that the standard error does not include.",
         {"bad_khat": _bad_khat},
         show_estimate("bad_khat", lambda estimate: format_percentage(estimate.value, decimals=1)),
     ),

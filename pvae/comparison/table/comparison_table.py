@@ -29,7 +29,7 @@ class Table:
         rows: one for each model and objective.
         data: number of test data in the evaluation of every row.
         particles: draws of z per datum in the evaluation of every row.
-        subset: which data these are, such as ``"500 of 10,000, drawn with seed 0"``; "" if it is not known.
+        subset: a description of these data, such as ``"500 of 10,000, drawn with seed 0"``; "" if it is not known.
         rankings: the rows in the order of their validation bound at equal budgets.
         budget: the equal budget of all trainings, such as ``"60s"``; "" if there is none.
     """
@@ -42,7 +42,7 @@ class Table:
     budget: str = ""
 
     def verdict(self) -> str:
-        """Return in sentences which rows differ from the first, which are not shown to differ, and reasons to doubt."""
+        """Return sentences on the rows that differ from the first, those not shown to differ, and reasons to doubt."""
         return make_verdict(self.rows, self.budget)
 
     def describe_rankings(self) -> list[str]:

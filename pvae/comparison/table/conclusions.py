@@ -1,4 +1,4 @@
-"""What a table shows about the difference of a row to the first row."""
+"""The conclusion about the difference of a row to the first row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def conclude(difference: float, adjusted_p_value: float, margin: float | None, m
         difference: the difference to the first row without the estimated biases, in nats per datum.
         adjusted_p_value: its p-value, adjusted for all rows of the table; NaN if there is no test.
         margin: the larger margin of the two biases, in nats per datum; None if it is not known.
-        middle_p_value: of brackets, the p-value of the difference of their middles, adjusted for all rows; else NaN.
+        middle_p_value: for brackets, the p-value of the difference of their middles, adjusted for all rows; else NaN.
     """
     if math.isnan(adjusted_p_value):
         return NOT_TESTED

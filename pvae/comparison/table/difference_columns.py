@@ -103,17 +103,18 @@ DIFFERENCE_COLUMNS: tuple[TableColumn, ...] = (
     TableColumn(
         "bias",
         "Estimated bias of the log evidence, from the rise of its bound between fewer and more particles, in nats per "
-        "datum ± standard error over data; negative if the log evidence is too low. The margin is by how much more it "
-        "may be too low, because the bound rises more slowly than 1/K for K particles.",
+        "datum ± standard error over data; negative if the log evidence is too low. The margin is the further amount "
+        "by which it may be too low, because the bound rises more slowly than 1/K for K particles.",
         {"bias": _bias, "bias_margin": lambda outcomes: outcomes.bias_margin()},
         _show_bias,
         optional=True,
     ),
     TableColumn(
         "difference",
-        "Log evidence minus that of the first row, each without its bias if both are known, paired by datum and seed ± "
-        "standard error over data and seeds; in brackets, the conclusion. Of two-sided evidences, from the least "
-        "difference that both brackets allow to the largest one.",
+        "Log evidence minus the log evidence of the first row, each without its bias if both are known, paired by "
+        "datum and seed ± "
+        "standard error over data and seeds; in brackets, the conclusion. For two-sided evidences, from the least to "
+        "the largest difference that both brackets allow.",
         {
             "difference": _difference,
             "difference_over_seeds": _difference_over_seeds,
@@ -137,8 +138,8 @@ DIFFERENCE_COLUMNS: tuple[TableColumn, ...] = (
     ),
     TableColumn(
         "gain left",
-        "By how much the validation bound would still rise: its slope in the last fifth of training, times the epochs "
-        "that are left of the patience (as many epochs as this fifth, without a patience), in nats per datum ± "
+        "The expected further rise of the validation bound: its slope in the last fifth of training, times the epochs "
+        "that are left of the patience (without a patience, the number of epochs in this fifth), in nats per datum ± "
         "standard error. A row whose gain is above 0 is unfinished.",
         {"gain_left": _gain_left, "unfinished": lambda outcomes: is_unfinished(gain_left(outcomes.finished))},
         _show_gain_left,

@@ -1,4 +1,4 @@
-"""By how much the validation bound of a row would still rise, by its slope in the last fifth of training."""
+"""The expected further rise of the validation bound of a row, by its slope in the last fifth of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pvae.evaluate import Estimate
 
 __all__ = ["GainLeft", "gain_left", "is_unfinished"]
 
-_SHARE = 5  # the slope is that of the last fifth of the curve
+_SHARE = 5  # the slope is computed from the last fifth of the curve
 _FEWEST_POINTS = 5
 #: A gain below the last decimal of the table does not mark a row.
 _LEAST_GAIN = 0.01
@@ -23,7 +23,7 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class GainLeft:
-    """By how much the validation bound would still rise, in nats per datum.
+    """The expected further rise of the validation bound, in nats per datum.
 
     Attributes:
         gain: the mean over seeds, with its standard error; the count is the number of seeds.
@@ -40,7 +40,7 @@ def gain_left(outcomes: Sequence[Outcome]) -> GainLeft | None:
     """Return the gain that is left in the trainings of a row; None without a validation bound or with few epochs.
 
     For each training it is the slope of the bound over the last fifth of the epochs, times the epochs that are left of
-    the patience. Without a patience it is the slope times as many epochs as this fifth has.
+    the patience. Without a patience it is the slope times the number of epochs in this fifth.
 
     Args:
         outcomes: the finished outcomes of the row.
@@ -72,7 +72,7 @@ def _gain_of_training(outcome: Outcome) -> GainLeft | None:
 
 
 def _epochs_left(curve: LearningCurve, outcome: Outcome, window: int) -> int:
-    """Return the epochs that are left of the patience of a training; without a patience, those of the window."""
+    """Return the epochs that are left of the patience of a training; without a patience, the epochs of the window."""
     patience = outcome.cell.config.get("fit", {}).get("patience")
     if patience is None:
         return window

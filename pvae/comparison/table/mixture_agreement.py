@@ -16,17 +16,17 @@ from pvae.train import open_run
 __all__ = ["compare_mixtures", "match_components", "summary_lines"]
 
 _EM = "em"  # name of the objective
-# A training counts as converged if its log-likelihood is this close to the best one, in nats per datum.
+# A training counts as converged if its log-likelihood is within this distance of the best one, in nats per datum.
 _CONVERGED = 1e-3
 
 
 def compare_mixtures(outcomes: Sequence[Outcome], splits: Splits) -> list[dict[str, Any]]:
-    """Return how the mixture of each cell differs from that of EM for the same model and seed.
+    """Return the difference between the mixture of each cell and that of EM for the same model and seed.
 
     The order of components is arbitrary, so components are matched by their posteriors on the test data.
 
     Args:
-        outcomes: those of all cells.
+        outcomes: the outcomes of all cells.
         splits: the data.
 
     Returns:
@@ -100,7 +100,7 @@ def _posterior(outcome: Outcome, x: Tensor) -> Tensor:
 def match_components(posterior: Tensor, reference: Tensor) -> Tensor:
     """Return the order of components in which one posterior is most like another.
 
-    Each component of the reference, the heaviest first, gets the most similar component that is left.
+    Each component of the reference, in order of decreasing weight, gets the most similar remaining component.
 
     Args:
         posterior: probabilities of components, shape (data, components).

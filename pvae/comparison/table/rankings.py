@@ -23,9 +23,9 @@ class Ranking:
 
     Attributes:
         budget: the name of the budget: ``"epochs"``, ``"training seconds"`` or ``"decoder evaluations"``.
-        amount: the amount that every row had, the least that a row used in all.
-        bounds: the bound of each row by its index, the best first, in nats per datum, error over seeds; a row that had
-            no bound yet within the amount is left out.
+        amount: the amount that every row had, which is the least that a row used.
+        bounds: the bound of each row by its index, the best first, in nats per datum, error over seeds; a row without a
+            bound within the amount is left out.
     """
 
     budget: str
@@ -51,7 +51,7 @@ class Ranking:
         return f"Validation bound at {self.describe_amount()}, the best first: {order}{note}."
 
     def describe_amount(self) -> str:
-        """Return the budget with its amount in words, such as ``"12 s of training"``."""
+        """Return the budget with its amount as text, such as ``"12 s of training"``."""
         if self.budget == "training seconds":
             return f"{format_duration(self.amount)} of training"
         return f"{format_count(self.amount)} {self.budget}"
@@ -60,8 +60,8 @@ class Ranking:
 def make_rankings(groups: Sequence[Sequence[Outcome]]) -> tuple[Ranking, ...]:
     """Return the rankings at equal epochs, equal training time and equal decoder evaluations.
 
-    They are read off the recorded learning curves. There are none for a single row, and none if a row has no validation
-    bound: losses of different objectives cannot be compared, neither those of training nor those of validation data.
+    They are computed from the recorded learning curves. There are none for a single row, and none if a row has no
+    validation bound, because losses of different objectives cannot be compared.
 
     Args:
         groups: for each row of the table its finished outcomes.
@@ -110,6 +110,6 @@ def _points(outcome: Outcome) -> tuple[CurvePoint, ...]:
 
 def _best_within(outcome: Outcome, amount: float, cost: _Cost) -> float:
     """Return the best bound of a training within an amount, because `fit` keeps the best parameters; NaN for none."""
-    # The tolerance is for an amount that was computed by a division.
+    # The tolerance covers the rounding error of an amount that was computed by a division.
     values = [point.value for point in _points(outcome) if cost(outcome, point) <= amount * (1 + 1e-9)]
     return max(values, default=math.nan)

@@ -19,15 +19,15 @@ __all__ = ["Row", "make_row", "relabelled", "row_label"]
 class Row:
     """One model under one objective: means over the seeds that finished.
 
-    Evidences are in nats per datum. A standard error over data is that of the pointwise values averaged over seeds: it
-    describes how the mean would vary with other test data, for the models that were trained. A standard error over
+    Evidences are in nats per datum. A standard error over data is computed from the pointwise values averaged over
+    seeds: it describes how the mean would vary with other test data, for the same trained models. A standard error over
     seeds describes how it would vary with other trainings, on the same test data.
 
     Attributes:
         model: name of the model.
         objective: name of the objective.
         seeds: the seeds that finished.
-        failures: why the other seeds failed, one line each.
+        failures: the reasons why the other seeds failed, one line each.
         log_evidence: estimate of log p(x), error over data: by importance sampling, or the lower estimate of annealing.
         log_evidence_upper: its upper estimate, if the evidence was estimated from both sides.
         evidence_over_seeds: the same mean, error over seeds.
@@ -35,32 +35,33 @@ class Row:
         elbo: evidence lower bound, error over data.
         gap: log evidence minus ELBO, error over data.
         bias: estimated bias of the log evidence, negative if it is too low, error over data; None if it is not known.
-        bias_margin: by how much more the log evidence may be too low, because its bound rises more slowly than 1/K.
-        bad_khat: share of data whose Pareto k-hat is above `pvae.evaluate.Diagnosis.good_khat`, error over data.
+        bias_margin: the further amount by which the log evidence may be too low, because its bound rises more slowly
+            than 1/K.
+        bad_khat: share of data with a Pareto k-hat above `pvae.evaluate.Diagnosis.good_khat`, error over data.
         ess_median: effective sample size as a share of the particles, median over data, error over seeds.
         ess_low: the same at the 5% quantile over data.
         active_units: number of active latent units, error over seeds.
         training_seconds: training time without validation in seconds, error over seeds.
         decoder_evaluations: particles x data x epochs of the training, error over seeds.
-        difference: log evidence minus that of the first row, each without its estimated bias if both are known, paired
-            by datum, error over data; None in the first row.
+        difference: log evidence minus the log evidence of the first row, each without its estimated bias if both are
+            known, paired by datum, error over data; None in the first row.
         difference_over_seeds: the same, paired by seed, error over seeds.
-        difference_error: standard error of `difference` over data and seeds; over data alone for one seed.
+        difference_error: standard error of `difference` over data and seeds; only over data for one seed.
         degrees: degrees of freedom of `difference_error`; None in the first row.
         p_value: two-sided p-value of `difference` by Student's t.
         adjusted_p_value: the same, adjusted by Holm for all rows of the table.
-        conclusion: what the table shows about `difference`: ``"above"``, ``"below"``, ``"no difference shown"``, ``"not
+        conclusion: the conclusion about `difference`: ``"above"``, ``"below"``, ``"no difference shown"``, ``"not
             separated from the bias"``, ``"not separated by the bracket"`` or ``"not tested"``; "" in the first row.
         difference_lower: the least difference that both brackets allow, if the evidence was estimated from both sides:
-            the lower estimate minus the upper one of the first row; error over data and seeds. `difference` is then
-            that of the middles of the brackets.
+            the lower estimate minus the upper one of the first row; error over data and seeds. `difference` is then the
+            difference of the middles of the brackets.
         difference_upper: the largest difference that both brackets allow.
-        gain_left: by how much the validation bound would still rise, by its slope in the last fifth of training; None
+        gain_left: the expected further rise of the validation bound, by its slope in the last fifth of training; None
             if it is not known.
         unfinished: whether `gain_left` is above 0.
         rank: rank by ``az.compare`` on the pointwise log evidence without its bias, 1 is best; None if there is none.
-        biased: why the gradient of the objective is biased, in a few words; empty if it is unbiased.
-        additional: statistics of table columns that have no attribute of their own, by name.
+        biased: the reason why the gradient of the objective is biased, in a few words; empty if it is unbiased.
+        additional: statistics of table columns without an attribute here, by name.
     """
 
     model: str
@@ -115,7 +116,7 @@ class Row:
 
 
 def make_row(values: Mapping[str, Any]) -> Row:
-    """Return a row with these attributes; values without an attribute of their own become `Row.additional`.
+    """Return a row with these attributes; values without an attribute become `Row.additional`.
 
     Args:
         values: attributes and statistics by name.
@@ -123,12 +124,14 @@ def make_row(values: Mapping[str, Any]) -> Row:
     attributes = {item.name for item in fields(Row) if item.init}
     row = Row(**{name: value for name, value in values.items() if name in attributes})
     additional = {name: value for name, value in values.items() if name not in attributes}
-    object.__setattr__(row, "additional", additional)  # the dataclass is frozen, and this is still its construction
+    object.__setattr__(
+        row, "additional", additional
+    )  # the dataclass is frozen; this value is set while it is constructed
     return row
 
 
 def relabelled(row: Row, label: str) -> Row:
-    """Return a row with another name, such as its key on a page; all numbers stay.
+    """Return a row with another name, such as its key on a page; its numbers do not change.
 
     Args:
         row: the row.
@@ -140,7 +143,7 @@ def relabelled(row: Row, label: str) -> Row:
 
 
 def row_label(row: Row, rows: tuple[Row, ...] | list[Row]) -> str:
-    """Return the name of a row in a table: what differs in its model and in its objective from the other rows.
+    """Return the name of a row in a table: the parts of its model and objective that differ from other rows.
 
     Args:
         row: the row.

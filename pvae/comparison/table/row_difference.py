@@ -4,8 +4,8 @@ The difference of two rows for training seed s and datum i is modelled by crosse
 
     d_si = difference + datum_i + seed_s + residual_si,
 
-because all seeds share the test data. Trainings are paired by the number of their seed: this is valid whether or not
-two trainings of the same number are correlated, for example by their initial parameters and the order of the data.
+because all seeds share the test data. Trainings are paired by the number of their seed. This is valid even if two
+trainings with the same number are correlated, for example by their initial parameters and the order of the data.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ __all__ = ["RowDifference", "estimate_difference"]
 
 @dataclass(frozen=True)
 class RowDifference:
-    """The difference of two rows, and the test that their expected log evidence is equal; each tensor has one shape.
+    """The difference of two rows, and the test that their expected log evidence is equal.
+
+    All tensors have the same shape.
 
     Attributes:
         value: the mean difference over seeds and data, in nats per datum.
         data_error: its standard error over data.
         seed_error: its standard error over training seeds; NaN for one seed.
-        error: its standard error over data and seeds; over data alone for one seed.
-        degrees: the degrees of freedom of the test: seeds - 1, or data - 1 for one seed, or if that is less.
+        error: its standard error over data and seeds; only over data for one seed.
+        degrees: the degrees of freedom of the test: seeds - 1, or data - 1 if this is less or there is one seed.
         p_value: two-sided p-value by Student's t; NaN for a single datum, or for values that are not finite.
     """
 
@@ -45,12 +47,12 @@ def estimate_difference(differences: Tensor) -> RowDifference:
 
     D is the variance over data of the mean over seeds, divided by the number of data. S is the variance over seeds of
     the mean over data, divided by the number of seeds. R is the variance of the residuals, divided by both numbers. D
-    and S both contain R, so that D + S - R has the variance of the mean as its expectation. The estimate is at least D
-    and at least S.
+    and S both contain R, so the expectation of D + S - R is the variance of the mean. The estimate is at least D and at
+    least S.
 
-    The degrees of freedom by Welch and Satterthwaite lie between those of the smaller component and the sum of both.
-    Their estimate is too large if the few seeds happen to agree, and the test then rejects too often with fewer than
-    ten seeds. So the test uses the smallest possible value.
+    The degrees of freedom by Welch and Satterthwaite are between those of the smaller component and the sum of both.
+    Their estimate is too large if few seeds agree by chance, and with fewer than ten seeds the test would then reject
+    too often. Therefore the test uses the smallest possible value.
 
     Args:
         differences: log evidence minus that of the reference, paired by seed and datum, float64, nats, shape

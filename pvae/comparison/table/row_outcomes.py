@@ -21,7 +21,7 @@ __all__ = ["RowOutcomes", "Statistic", "mean_over_seeds", "read_margin", "stack_
 
 @dataclass(frozen=True)
 class RowOutcomes:
-    """The finished outcomes of one row, and those of the first row, with which it is compared.
+    """The finished outcomes of one row, and of the first row, with which it is compared.
 
     Attributes:
         finished: the outcomes of the seeds that finished; at least one.
@@ -50,7 +50,7 @@ class RowOutcomes:
     def paired_difference(self) -> Tensor | None:
         """Return log evidence minus that of the first row, paired by seed and datum, shape (shared seeds, data).
 
-        The estimated bias of both is removed if it is known in both rows; of brackets, the middles are compared. The
+        The estimated bias of both is removed if it is known in both rows; for brackets, the middles are compared. The
         difference is None for the first row, if no seed finished in both rows, and if one has no log evidence.
         """
         if self.bracket_difference is not None:
@@ -77,7 +77,7 @@ class RowOutcomes:
 
     @cached_property
     def _shared_members(self) -> tuple[list[Outcome], list[Outcome]]:
-        """The outcomes of the seeds that finished in both rows, in the same order: those of the row, then the first."""
+        """The outcomes of the seeds that finished in both rows, in the same order: of the row, then the first one."""
         outcomes = {outcome.cell.seed: outcome for outcome in self.finished}
         first_outcomes = {outcome.cell.seed: outcome for outcome in self.first_row}
         seeds = sorted(outcomes.keys() & first_outcomes.keys())

@@ -1,4 +1,4 @@
-"""Names of the rows of a table that say only what differs between the rows."""
+"""Names of the rows of a table, with only the parts that differ between the rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["first_rows", "short_labels"]
 
 
 def short_labels(names: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a name for each row: the parts of its model and of its objective that not all rows share.
+    """Return a name for each row: the parts of its model and objective that are not the same in all rows.
 
     >>> short_labels([("vae:latent=2:prior=vamp", "elbo"), ("vae:latent=2:prior=flow", "elbo")])
     ['prior=vamp', 'prior=flow']
@@ -32,10 +32,10 @@ def short_labels(names: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _short_models(models: Sequence[str]) -> list[str]:
-    """Return the models without the base and the settings that all have; as they are if that leaves one without a name.
+    """Return the models without the common base and settings; unchanged if a model would have no name left.
 
-    Settings that all models have are dropped only if the models have the same base, so that the base stays with its
-    settings.
+    Settings that all models have are dropped only if the models have the same base, because settings belong to their
+    base.
     """
     bases, settings = zip(*map(_split, models), strict=True)
     shared = set(settings[0]).intersection(*settings[1:])

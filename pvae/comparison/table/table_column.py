@@ -19,7 +19,7 @@ class CellText:
 
     Attributes:
         text: the text.
-        note: a smaller text beside it or below it.
+        note: a smaller text next to it or below it.
         order: the number that sorts the column; None if it is unknown.
     """
 
@@ -34,8 +34,8 @@ class TableColumn:
 
     Attributes:
         name: heading on the page.
-        meaning: what the column shows, in one or two sentences.
-        statistics: how to compute the values of a row, by their names in `Row` and in JSON files. A name that is not an
+        meaning: the meaning of the column, in one or two sentences.
+        statistics: functions for the values of a row, by their names in `Row` and in JSON files. A name that is not an
             attribute of `Row` is kept in `Row.additional`.
         show: the cell of a row with at least one finished seed; gets the row, and whether it is the first one.
         heading: heading in the text table, which has no help texts; `name` if empty.

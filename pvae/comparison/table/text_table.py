@@ -59,7 +59,7 @@ def _split_columns(columns: Sequence[Sequence[str]], width: int | None) -> list[
 
 
 def _draw(columns: Sequence[Sequence[str]], terminal: bool) -> RichTable:
-    # With rules, rich adds one character of its own to the gap between two columns.
+    # With rules, rich adds one character to the gap between two columns.
     gap = _GAP - 1 if terminal else _GAP
     rules = box.SIMPLE_HEAD if terminal else None
     table = RichTable(box=rules, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")

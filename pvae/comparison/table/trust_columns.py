@@ -1,4 +1,4 @@
-"""The columns of how near the guide is to the posterior, and of memorised training data."""
+"""The columns of the distance of the guide from the posterior, and of memorised training data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _element_at(values: Tensor, level: float) -> Tensor:
 
 
 def _far_data(outcomes: RowOutcomes) -> Estimate | None:
-    """Return the share of data whose KL(q to p(z given x)) is large, error over data."""
+    """Return the share of data with a large KL(q to p(z given x)), error over data."""
     values = outcomes.pointwise("kl")
     if values is None or values.isnan().any():
         return None
@@ -49,7 +49,7 @@ def _membership(outcomes: RowOutcomes) -> Estimate | None:
     if not known or len(known) < len(found):
         return None
     errors = torch.tensor([float("nan") if entry["error"] is None else entry["error"] for entry in known])
-    # The seeds share the data, so their errors do not average out.
+    # The seeds share the data, so averaging over seeds does not reduce the error over data.
     return Estimate(sum(entry["value"] for entry in known) / len(known), float(errors.mean()), known[0]["count"])
 
 

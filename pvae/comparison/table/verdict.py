@@ -1,4 +1,4 @@
-"""The verdict of a comparison: in sentences, which rows differ from the first row, and reasons to doubt it."""
+"""The verdict of a comparison: sentences on the rows that differ from the first row, and reasons to doubt."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["make_verdict"]
 
 
 def make_verdict(rows: tuple[Row, ...], budget: str = "") -> str:
-    """Return which rows differ from the first, which are not shown to differ, and reasons to doubt.
+    """Return sentences on the rows that differ from the first, those not shown to differ, and reasons to doubt.
 
     A row is named only if its difference is shown at a family-wise level of 5 % over all rows. Rows with one seed are
     trained models, and the verdict does not name their objectives.
 
     Args:
-        rows: the rows of the table, as `pvae.comparison.rows.make_rows` returns them.
+        rows: the rows of the table, from `pvae.comparison.rows.make_rows`.
         budget: the equal budget of all trainings; "" if there is none.
     """
     first = rows[0]
@@ -96,7 +96,7 @@ def _describe_models(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str
 
 
 def _describe_others(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str]:
-    """Return sentences on the rows that are not separated from the bias, and on those without a test."""
+    """Return sentences on the rows that are not separated from the bias, and on rows without a test."""
     sentences = []
     if names := _names(rows, compared, NOT_SEPARATED):
         sentences.append(
@@ -114,7 +114,7 @@ def _describe_others(rows: tuple[Row, ...], compared: Sequence[Row]) -> list[str
 
 
 def _describe_test(compared: Sequence[Row]) -> list[str]:
-    """Return what a difference needs to be named."""
+    """Return the sentence on the test that a difference must pass."""
     tested = [row for row in compared if row.conclusion != NOT_TESTED and row.degrees]
     if not tested:
         return []
@@ -201,7 +201,7 @@ def _names(rows: tuple[Row, ...], compared: Sequence[Row], conclusion: str) -> s
 
 
 def _format_difference(row: Row) -> str:
-    """Return the difference with its error: its size if a sentence says its direction, else with its sign."""
+    """Return the difference with its error: without its sign if the sentence names the direction."""
     if ends := describe_ends(row):
         return ends
     difference = row.difference.value if row.difference else math.nan

@@ -41,9 +41,8 @@ class Resemblance(EvaluationFinding):
     """The typicality gap, a classifier and a kernel test of real data against data of the model.
 
     The value is the typicality gap: mean log p(x) over real data minus mean log p(x) over data of the model, with the
-        same
-    number of particles. It is 0 if the model is right. Either sign is a defect: a model with too much noise gives real
-        data a higher probability than its own data.
+    same number of particles. It is 0 if the model is right. Either sign is a defect: a model with too much noise gives
+    real data a higher probability than its own data.
 
     Attributes:
         typicality_p: the two-sided p-value of the typicality gap, by its standard error.

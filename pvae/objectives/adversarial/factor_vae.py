@@ -32,11 +32,10 @@ class FactorVAE(Adversarial):
 
     The total correlation KL(q(z) to the product of the q(z_u)) is 0 if the units u of z are independent over all data.
     The critic estimates it: class 1 are the codes of a batch, and class 0 are the same codes with each unit permuted
-        separately over the batch. In large batches these are draws from the product of the q(z_u); in a batch of B
-        data,
-    two units still come from the same datum with probability 1 / B. So `log_ratio(z)` estimates log q(z) - sum of
-    log q(z_u), and its mean over codes is recorded as ``total_correlation``. For large batches the best critic gives
-    its exact value. Small batches, and a critic in training, usually give a smaller value, which may be below 0 for a
+    separately over the batch. In large batches these are draws from the product of the q(z_u); in a batch of B data,
+    two units still come from the same datum with probability 1 / B. So `log_ratio(z)` estimates log q(z) - sum of log
+    q(z_u), and its mean over codes is recorded as ``total_correlation``. For large batches the best critic gives its
+    exact value. Small batches, and a critic in training, usually give a smaller value, which may be below 0 for a
     critic in training.
 
     A step updates ``together`` (theta and phi) by the ELBO and the penalty, with the critic's parameters frozen; then

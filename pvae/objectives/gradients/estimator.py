@@ -205,7 +205,7 @@ def _replace_one_particle(table: Tensor, replacements: Tensor) -> Tensor:
 
     Returns:
         Shape (particles, replacements * particles * entries): entry (r, k, e) has the values of entry e, except that
-            particle k has the value of replacement r.
+        particle k has the value of replacement r.
     """
     particles = len(table)
     is_replaced = torch.eye(particles, dtype=torch.bool, device=table.device)[:, None, :, None]

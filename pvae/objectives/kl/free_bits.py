@@ -28,11 +28,10 @@ class FreeBits(BatchKLObjective):
     site.
 
     The gradient is biased where noise in the KL of a group crosses the threshold: the maximum penalises batches above
-        it, and batches below it do not compensate for this. There is noise if the KL is estimated from draws, and if a
-        batch does
-    not hold all data. For a Student guide with 0.14 nats per unit under a threshold of 0.25, the exact gradient is 0,
-    and the mean gradient per datum was 0.98 in batches of 4, 0.45 in batches of 16 and 0.11 in batches of 64 (with 8
-    particles: 0.23, 0.04 and 0.00).
+    it, and batches below it do not compensate for this. There is noise if the KL is estimated from draws, and if a
+    batch does not hold all data. For a Student guide with 0.14 nats per unit under a threshold of 0.25, the exact
+    gradient is 0, and the mean gradient per datum was 0.98 in batches of 4, 0.45 in batches of 16 and 0.11 in batches
+    of 64 (with 8 particles: 0.23, 0.04 and 0.00).
 
     Args:
         nats: the threshold of a group. The paper uses 0.125 to 2.

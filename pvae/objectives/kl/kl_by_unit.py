@@ -124,7 +124,7 @@ def kl_of_units(weights: LogWeights, data_plate: str | None) -> tuple[Mapping[st
     """Return the KL terms as `kl_by_unit`, and the sites with a KL that depends on draws.
 
     The KL depends on draws if it has no closed form. It may also depend on them if the guide draws another site before:
-        the closed form is then for the densities given this draw.
+    the closed form is then for the densities given this draw.
 
     Args:
         weights: the weights of a batch.

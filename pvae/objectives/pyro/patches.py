@@ -8,7 +8,7 @@ the surrogate as a tensor.
 `validity_collected` keeps the validation of distributions in a trace, as tensors.
 
 `values_refused` is for tracing too: methods that read values of a tensor without an operation of PyTorch's tracer raise
-    an error.
+an error.
 """
 
 from __future__ import annotations
