@@ -31,7 +31,7 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
     Args:
         seed: the seed of the run or of the data.
-        purpose: words and numbers that name the purpose; another purpose has another seed.
+        purpose: words and numbers that name the purpose; different purposes have different seeds.
 
     Returns:
         A number of 32 bits.
@@ -41,7 +41,7 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 
 def are_grey(xs: Iterable[Tensor]) -> bool:
-    """Return whether all values lie in [0, 1] and some lie strictly between 0 and 1."""
+    """Return whether all values are in [0, 1] and some are strictly between 0 and 1."""
     between = False
     for x in xs:
         if ((x < 0) | (x > 1)).any():
@@ -53,9 +53,9 @@ def are_grey(xs: Iterable[Tensor]) -> bool:
 def binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
     """Return one split with ``x`` binarised.
 
-    The test split is drawn at once, on the CPU, by ``torch.bernoulli`` with a generator whose seed is `seed` itself, so
-    that others can draw the same images; the other splits have derived seeds. ``"dynamic"`` leaves the training split
-    grey, and `minibatches` draws it.
+    The test split is drawn in one call, on the CPU, by ``torch.bernoulli`` with a generator that is seeded by `seed`
+    itself, so other programs can draw the same images. The other splits have derived seeds. ``"dynamic"`` leaves the
+    training split grey, and `minibatches` draws it.
 
     Args:
         batch: the data of the split.

@@ -34,8 +34,8 @@ class DataFile:
     Attributes:
         name: name of the file; an IDX file may also be stored uncompressed, without ``.gz``.
         sha256: `content_digest` of the content, which does not change when a file is compressed again.
-        size: the greatest size of the file in bytes, compressed or not; a download ends there.
-        urls: public addresses, in order of preference; empty where no public copy has this content.
+        size: the largest size of the file in bytes, compressed or not; a larger download is stopped.
+        urls: public addresses, in order of preference; empty if no public copy has this content.
     """
 
     name: str
@@ -49,9 +49,9 @@ class DataSet:
     """One data set that has a name.
 
     Attributes:
-        line: a description for a person.
+        line: a description in one line.
         files: the files that it needs.
-        read: from the contents of the files, in order, to the data.
+        read: a function from the contents of the files, in order, to the data.
         origin: where the data come from if there are no files.
     """
 
@@ -66,7 +66,7 @@ def read_content(path: Path, most: int) -> Content:
 
     Args:
         path: the file.
-        most: the greatest size of the file, in bytes.
+        most: the largest size of the file, in bytes.
 
     Raises:
         InputError: if the file is damaged or too large.
@@ -96,7 +96,7 @@ def _digits() -> DataSource:
 def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
     """Return the images of the digits, (1797, 8, 8) float64, and their labels, (1797,) int64.
 
-    They are read from the file of scikit-learn without its import, which takes as long as the import of torch.
+    They are read from the file of scikit-learn without importing it, because the import takes as long as that of torch.
     """
     found = importlib.util.find_spec("sklearn")
     folders = [] if found is None else list(found.submodule_search_locations or [])
@@ -106,7 +106,7 @@ def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
         return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()  # another version may keep its file elsewhere
+    bunch = load_digits()  # another version may have the file in another place
     return bunch.images, bunch.target
 
 
@@ -135,7 +135,7 @@ def _sprites() -> DataSource:
 
 
 def _multi_digits() -> DataSource:
-    """Return pictures of 0 to 2 digits; those of the test split are made of other digits."""
+    """Return pictures of 0 to 2 digits; the pictures of the test split have other digits."""
     images = _digit_arrays()[0] / 16.0
     parts: dict[str, Batch] = {}
     for part, digits, count in (("train", images[:1437], 5000), ("test", images[1437:], 1000)):
@@ -149,7 +149,7 @@ def _multi_digits() -> DataSource:
 
 
 def _joint_digest(files: tuple[DataFile, ...]) -> str:
-    # The contents were checked against these digests, so hashing the contents again would add nothing.
+    # The contents were checked against these digests, so they are not hashed again.
     return hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
 
 

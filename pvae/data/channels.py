@@ -1,4 +1,4 @@
-"""The position of the channels of pictures: pvae has them first, and moves channels that are last."""
+"""The position of the channels of pictures: pvae puts channels first, and moves channels that are last."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ CHANNELS = ("auto", "first", "last")
 
 
 def with_channels_first(fields: Mapping[str, Any], channels: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return fields in which the channels of pictures are first, and what was done to them.
+    """Return fields in which the channels of pictures are first, and a note on the change.
 
     Args:
-        fields: arrays by name; ``x``, ``mask`` and those of other splits are turned.
-        channels: ``"last"`` turns pictures of three dimensions, ``"first"`` leaves them, ``"auto"`` turns them if
-            the last dimension is 1, 3 or 4 and the first one is not.
+        fields: arrays by name; ``x``, ``mask`` and those of other splits are changed.
+        channels: ``"last"`` moves the channels of pictures with three dimensions, ``"first"`` does not, ``"auto"``
+            moves them if the last dimension is 1, 3 or 4 and the first one is not.
 
     Raises:
-        InputError: if `channels` is another word, or the pictures have no channels to turn.
+        InputError: if `channels` is another word, or the pictures have no channels to move.
     """
     if channels not in CHANNELS:
         raise InputError(f"channels needs one of {', '.join(CHANNELS)}; got {channels!r}.")

@@ -21,15 +21,15 @@ __all__ = ["conformed", "in_order_of", "options_like"]
 
 
 def options_like(options: TableOptions, like: Schema | None) -> TableOptions:
-    """Return the options of a table, completed by those with which earlier data were read.
+    """Return the options of a table, completed by the options with which earlier data were read.
 
     Args:
-        options: what the user says.
+        options: the options that the user gave.
         like: the schema of the earlier data.
     """
     if like is None:
         return options
-    own = ("separator", "header")  # another file may be written in another way
+    own = ("separator", "header")  # another file may have another format
     names = [name for name in like.options if name not in own and not getattr(options, name)]
     recorded = {name: like.options[name] for name in names}
     return replace(
@@ -43,10 +43,10 @@ def options_like(options: TableOptions, like: Schema | None) -> TableOptions:
 
 
 def in_order_of(raw: RawData, like: Schema) -> RawData:
-    """Return data whose features are those of earlier data, in their order.
+    """Return data with the features of earlier data, in the same order.
 
     Args:
-        raw: data as they were read.
+        raw: the data as read.
         like: the schema of the earlier data.
 
     Raises:
@@ -74,7 +74,7 @@ def _positions(name: str, columns: tuple[str, ...], like: Schema) -> list[int]:
     shown = ", ".join(like.columns[:8]) + (", ..." if len(like.columns) > 8 else "")
     if not columns:
         raise InputError(
-            f"{name} has no names of columns, and the model was trained on columns with names: {shown}. Give a file "
+            f"{name} has no names of columns, but the model was trained on columns with names: {shown}. Give a file "
             "whose first line names the columns."
         )
     missing = [column for column in like.columns if column not in columns]
@@ -145,7 +145,7 @@ def _rescaled(splits: Splits, like: Schema) -> Splits:
         return splits
     if splits.schema.scaling is not None:
         raise InputError(
-            f"{splits.name} was scaled by its own values, and the training used another scaling. Load the data "
+            f"{splits.name} was scaled by its own values, but the training used another scaling. Load the data "
             "with like= and the splits of the training."
         )
     return splits if like.scaling is None else splits.scaled_by(like.scaling)

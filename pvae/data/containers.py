@@ -21,13 +21,13 @@ __all__ = ["frame_data", "is_of_pytorch", "read_object"]
 
 
 def read_object(source: Any, options: TableOptions) -> RawData:
-    """Return the data that an object holds.
+    """Return the data in an object.
 
     Args:
         source: an array or tensor; a list of rows; a pair (x, y); a mapping from names to arrays; a frame or series of
             pandas or polars; a structured or masked array; a sparse matrix of SciPy; an array or data set of xarray; a
             file or data set of h5py; an AnnData; a data set or loader of PyTorch.
-        options: how a table is to be read.
+        options: how to read a table.
 
     Raises:
         InputError: if the object is none of these, or its values cannot be used.
@@ -70,7 +70,7 @@ def _reader_of(source: Any) -> Callable[[Any, TableOptions], RawData] | None:
 
 
 def is_of_pytorch(source: Any) -> bool:
-    """Return whether an object is a data set or a loader of PyTorch, and no container that another reader knows.
+    """Return whether an object is a data set or a loader of PyTorch, and not a container of another reader.
 
     Args:
         source: any object.
@@ -109,7 +109,7 @@ def _as_pandas(source: Any) -> Any:
 
 
 def _polars_values(column: Any) -> Any:
-    """Return a column of polars; whole numbers beside missing ones stay whole numbers."""
+    """Return a column of polars; whole numbers next to missing ones stay whole numbers."""
     import pandas as pd
 
     if column.dtype.is_numeric() and not column.dtype.is_decimal() and not column.null_count():
@@ -124,7 +124,7 @@ def _mapping(source: Mapping[str, Any], options: TableOptions) -> RawData:
     if "x" in fields:
         raw = read_object(fields["x"], options) if _is_table(fields["x"]) else RawData(IN_MEMORY, {"x": fields["x"]})
         if "x" not in raw.fields or set(raw.fields) & (set(fields) - {"x"}):
-            raise InputError(f"{IN_MEMORY} have labels in x and in another field; keep one.")
+            raise InputError(f"{IN_MEMORY} have labels in x and in another field. Keep one of them.")
         plain = {name: _plain_field(value) for name, value in fields.items() if name != "x"}
         return RawData(IN_MEMORY, {**raw.fields, **plain}, raw.schema, raw.notes)
     columns = {name: _plain_field(value) for name, value in fields.items()}
@@ -143,7 +143,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _plain_field(value: Any) -> Any:
-    """Return a field beside x as an array: a column of a frame or a list becomes one, other values stay."""
+    """Return a field other than x as an array: columns of frames and lists become arrays, other values are kept."""
     if _is_from(value, "pandas", "polars"):
         values = _as_pandas(value)
         return values.iloc[:, 0].to_numpy() if values.shape[1] == 1 else values.to_numpy()
@@ -158,9 +158,7 @@ def _pair(source: tuple[Any, Any], options: TableOptions) -> RawData:
     require_same_order({"x": x, "y": y})
     raw = read_object(x, options) if _is_table(x) else RawData(IN_MEMORY, {"x": x})
     if "y" in raw.fields:
-        raise InputError(
-            f"{IN_MEMORY} are a pair (x, y), and x has a label of its own ({raw.schema.label!r}); keep one."
-        )
+        raise InputError(f"{IN_MEMORY} are a pair (x, y), but x has its own label ({raw.schema.label!r}); keep one.")
     schema = raw.schema
     if _is_from(y, "pandas", "polars"):
         schema = schema.changed(label=str(_as_pandas(y).columns[0]))
@@ -179,7 +177,7 @@ def _rows(source: Any, options: TableOptions) -> RawData:
     uneven = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), None)
     if uneven is not None:
         raise InputError(
-            f"{IN_MEMORY} are a list whose rows differ: row 0 has shape {shapes[0]}, row {uneven} has "
+            f"{IN_MEMORY} are a list with different rows: row 0 has shape {shapes[0]}, row {uneven} has "
             f"{shapes[uneven]}. Make them equal, or pad the short rows and pass a mask."
         )
     return RawData(IN_MEMORY, {"x": np.asarray([np.asarray(row) for row in rows])})
@@ -226,7 +224,7 @@ def _xarray(source: Any, options: TableOptions) -> RawData:
 
 
 def _h5py(source: Any, options: TableOptions) -> RawData:
-    """Return a data set of an HDF5 file, or a group, whose data sets are fields."""
+    """Return a data set of an HDF5 file, or a group; its data sets are fields."""
     options.refuse_for("an HDF5 file")
     if not isinstance(source, Mapping):
         return RawData(IN_MEMORY, {"x": source[()]})

@@ -52,7 +52,7 @@ def _header(name: str, array: np.ndarray, size: int) -> bytes:
 
 
 def _as_array(value: Tensor | np.ndarray) -> np.ndarray:
-    """Return an array in one piece of memory; of numbers that NumPy does not have, such as bfloat16, the bytes."""
+    """Return an array in contiguous memory; for dtypes that NumPy does not have, such as bfloat16, its bytes."""
     if isinstance(value, Tensor):
         value = value.cpu()
         value = (

@@ -1,4 +1,4 @@
-"""A data set as it was read, and the draw of its training, validation and test splits."""
+"""A data set as read, and the draw of its training, validation and test splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class DataSource:
-    """Data as they were read, with the splits that they contain and the default sizes of the other splits.
+    """Data as read, with the splits that they contain and the default sizes of the other splits.
 
     Attributes:
         name: name of the data set or of the file.
@@ -40,7 +40,7 @@ class DataSource:
         schema: names, types and labels.
         notes: what was inferred when the data were read.
         row_names: the name and the values, (rows,), of the first column that names the rows, or None.
-        is_own: whether nobody else has the memory of x, so that the splits may take its place.
+        is_own: whether only this object uses the memory of x, so the splits may overwrite it.
     """
 
     name: str
@@ -62,7 +62,7 @@ def source_of(
 
     Args:
         name: name of the source, for messages and records.
-        fields: arrays by name; ``x_test``, ``y_validation`` and the like belong to splits of their own.
+        fields: arrays by name; ``x_test``, ``y_validation`` and similar names belong to other splits.
         schema: names, types and labels, if they are known.
         notes: what was inferred when the data were read.
 
@@ -84,7 +84,7 @@ def source_of(
 
 
 def _arrays_by_part(name: str, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the arrays of each part; the suffix of a name, such as ``_test``, says to which part it belongs."""
+    """Return the arrays of each part; the suffix of a name, such as ``_test``, names its part."""
     parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     for key, value in fields.items():
         stem, _, suffix = key.rpartition("_") if isinstance(key, str) else (key, "", "")
@@ -96,7 +96,7 @@ def _arrays_by_part(name: str, fields: Mapping[str, Any]) -> dict[str, dict[str,
 
 
 def draw_splits(source: DataSource, *, validation: float | None, test: float | None, seed: int) -> Splits:
-    """Return the splits of a source: those that it contains, and the others drawn from its data.
+    """Return the splits of a source: those that it contains, and other splits drawn from its data.
 
     Args:
         source: the data.
@@ -127,7 +127,7 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
         if len(chosen):
             notes.append(f"{part}: {len(chosen)} of {source.train.size} data, drawn with seed {seed}")
     notes += _notes_of_no_draw(source, {"validation": validation, "test": test})
-    # The remaining data keep the order of the source, and share its memory where nothing was drawn.
+    # The remaining data keep the order of the source, and share its memory if nothing was drawn.
     positions["train"] = order.sort().values
     is_whole = len(order) == source.train.known_size or source.train.known_size is None
     train = source.train if is_whole else _remaining(source, positions["train"])
@@ -140,12 +140,12 @@ def draw_splits(source: DataSource, *, validation: float | None, test: float | N
 
 
 def _with_all_masks(source: DataSource) -> DataSource:
-    """Return a source with the same masks in all of its splits: a split without one has all of the field observed."""
+    """Return a source with the same masks in all of its splits. In a split without a mask, all entries are observed."""
     parts = [part for part in (source.train, *source.own.values()) if not isinstance(part, StoredBatch)]
     masks = {name: mask for part in parts for name, mask in part.items() if name == "mask" or name.endswith("_mask")}
 
     def complete(part: Batch) -> Batch:
-        if isinstance(part, StoredBatch):  # replace would read all of its data
+        if isinstance(part, StoredBatch):  # `replace` would read all data of the part
             return part
         missing = [name for name in masks if name not in part]
         missing = [name for name in missing if (name.removesuffix("_mask") if name != "mask" else "x") in part]
@@ -156,7 +156,7 @@ def _with_all_masks(source: DataSource) -> DataSource:
 
 
 def _random_order(source: DataSource, validation: float | None, test: float | None, seed: int) -> Tensor:
-    """Return the data in random order; a source that makes its own batches has none.
+    """Return the data in random order; a source that makes its own batches has no order.
 
     Raises:
         InputError: if a split is to be drawn from such a source.
@@ -165,7 +165,8 @@ def _random_order(source: DataSource, validation: float | None, test: float | No
     for part, wanted in (("validation", validation), ("test", test)):
         if has_own_batches and wanted and part not in source.own:
             raise InputError(
-                f"No {part} split can be drawn from {source.schema.account or source.name}. Give the splits apart, as "
+                f"No {part} split can be drawn from {source.schema.account or source.name}. Give the splits "
+                "separately, as "
                 f"{{'train': ..., {part!r}: ...}}, or {part}=0."
             )
     return torch.randperm(
@@ -174,7 +175,7 @@ def _random_order(source: DataSource, validation: float | None, test: float | No
 
 
 def _has_own_batches(train: Batch) -> bool:
-    """Return whether the source makes its batches itself, so that no data can be drawn from it."""
+    """Return whether the source makes its batches itself, so no data can be drawn from it."""
     return train.known_size is None or (isinstance(train, StoredBatch) and train.own_batch_size is not None)
 
 
@@ -183,7 +184,7 @@ def _notes_of_no_draw(source: DataSource, sizes: Mapping[str, float | None]) -> 
     names = [part for part, size in sizes.items() if size is None and part not in source.own]
     if not names or not _has_own_batches(source.train):
         return []
-    effect = ", so that the last parameters of a training are kept" if "validation" in names else ""
+    effect = ", so the last parameters of a training are kept" if "validation" in names else ""
     return [
         f"a loader or an iterable gives no {' and no '.join(names)} split{effect}; give {{'train': ..., {names[0]!r}: "
         f"...}}, or {names[0]}=0 if none is needed"
@@ -191,17 +192,17 @@ def _notes_of_no_draw(source: DataSource, sizes: Mapping[str, float | None]) -> 
 
 
 def _taken(batch: Batch, positions: Tensor) -> Batch:
-    """Return some data; those that are not in memory are not read."""
+    """Return some data; data that are not in memory are not read."""
     return batch.subset(positions) if isinstance(batch, StoredBatch) else batch.take(positions)
 
 
 def _remaining(source: DataSource, rows: Tensor) -> Batch:
-    """Return the data at ascending positions, (data,); in the memory of the source where this is its own."""
+    """Return the data at ascending positions, (data,), in the memory of the source if only the source uses it."""
     if not source.is_own or isinstance(source.train, StoredBatch):
         return _taken(source.train, rows)
     x = source.train.x
     for start in range(0, len(rows), _ROWS):
-        # No row moves to a later place, so that each is read before it is overwritten.
+        # No row moves to a later place, so each row is read before it is overwritten.
         chosen = rows[start : start + _ROWS]
         x[start : start + len(chosen)] = x[chosen]
     others = {name: tensor[rows] for name, tensor in source.train.items() if name != "x"}
@@ -209,7 +210,7 @@ def _remaining(source: DataSource, rows: Tensor) -> Batch:
 
 
 def _own_part(source: DataSource, part: str, size: float | None) -> Batch | None:
-    """Return a split that the source contains, or None where its size is given as 0."""
+    """Return a split that the source contains, or None if its size is given as 0."""
     if size is None:
         return source.own[part]
     if size == 0:
@@ -224,12 +225,12 @@ def _draw_part(source: DataSource, part: str, size: float | None, order: Tensor)
     """Return the positions of a split, and the positions that remain for the others."""
     available = len(order)
     if source.train.known_size is None:
-        return order, order  # nothing is drawn, as `_random_order` has made sure
+        return order, order  # nothing is drawn; `_random_order` has checked this
     count = _count(part, source.defaults[part] if size is None else size, available)
     if count >= available:
         raise InputError(
-            f"{part} would take {count} of the {available} data that are left in {source.name}, and "
-            f"leave none to train on. Ask for less, or give {part}=0."
+            f"{part} would take {count} of the {available} data that are left in {source.name}, and leave none to "
+            f"train on. Give a smaller number, or {part}=0."
         )
     return order[:count], order[count:]
 
@@ -255,5 +256,5 @@ def _check_agreement(name: str, part: str, batch: Batch, train: Batch) -> None:
     if batch.x.shape[1:] != train.x.shape[1:]:
         came, needed = tuple(batch.x.shape[1:]), tuple(train.x.shape[1:])
         raise InputError(
-            f"{name}: one datum of x_{part} has shape {came}, one of x has shape {needed}; they need to agree."
+            f"{name}: one datum of x_{part} has shape {came}, one of x has shape {needed}. Make the shapes equal."
         )

@@ -36,7 +36,7 @@ class _HasParts(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines that say what was done to the data."""
+        """Lines about changes of the data."""
 
     @property
     def parts(self) -> Mapping[str, Batch | None]:
@@ -83,7 +83,7 @@ def describe_splits(splits: _HasParts) -> dict[str, Any]:
 
 
 class _Totals:
-    """The extremes and counts of data that are looked at in parts.
+    """The extremes and counts of data that are read in parts.
 
     Args:
         schema: names, types and scaling of the data.
@@ -99,7 +99,7 @@ class _Totals:
         self.missing_in_column: Any = 0
 
     def add(self, part: Batch) -> int:
-        """Look at a part of the data; return its number of data."""
+        """Add a part of the data; return its number of data."""
         mask = _mask(part)
         self.missing += int((~mask).sum())
         y = part.get("y")
@@ -151,7 +151,7 @@ def description_text(record: Mapping[str, Any]) -> str:
     """Return a description as lines of text.
 
     Args:
-        record: what `describe_splits` returned.
+        record: the result of `describe_splits`.
     """
     lines = [f"{record['name']}: {record['read']}" if record["read"] else record["name"]]
     sizes = ", ".join(f"{count} {name}" for name, count in record["splits"].items())
@@ -177,12 +177,12 @@ def description_text(record: Mapping[str, Any]) -> str:
 
 
 def splits_table(facts: Mapping[str, Any], columns: int, notes: Sequence[str]) -> ShownTable:
-    """Return the facts about splits as a table for a notebook, without a look at the data.
+    """Return the facts about splits as a table for a notebook, without reading the data.
 
     Args:
-        facts: what `Splits.summary` returned.
+        facts: the result of `Splits.summary`.
         columns: the number of columns with names.
-        notes: lines of text that say what was done to the data.
+        notes: lines of text about changes of the data.
     """
     shape = " x ".join(map(str, facts["data_shape"])) or "one number"
     rows = [[name, str(count)] for name, count in facts["sizes"].items() if count]

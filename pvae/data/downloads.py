@@ -60,7 +60,7 @@ def verify(name: str) -> list[str]:
     """Check the files of a data set, and return a line for each.
 
     Raises:
-        InputError: if a file is missing or damaged, or its content has another SHA-256 than the catalogue says.
+        InputError: if a file is missing or damaged, or its content has another SHA-256 than in the catalogue.
     """
     lines = []
     for file in data_set(name).files:
@@ -76,7 +76,7 @@ def fetch(name: str) -> Path:
     """Download the files of a data set that are missing, or damaged in the cache, and return their folder.
 
     Raises:
-        InputError: if a file cannot be downloaded, or the content that came has another SHA-256 than it needs.
+        InputError: if a file cannot be downloaded, or the downloaded content has a wrong SHA-256.
     """
     for file in data_set(name).files:
         path = cache_folder() / name / file.name
@@ -113,14 +113,14 @@ def checked_content(path: Path, file: DataFile) -> Content:
         file: its entry in the catalogue.
 
     Raises:
-        InputError: if the file is damaged, or its content has another SHA-256 than the catalogue says.
+        InputError: if the file is damaged, or its content has another SHA-256 than in the catalogue.
     """
     content = read_content(path, file.size)
     came = content_digest(content)
     if came != file.sha256:
         raise InputError(
-            f"{path} has the wrong content: SHA-256 {file.sha256[:16]}... is needed (decompressed), "
-            f"{came[:16]}... came. Replace it, or delete it and run `pvae data fetch`."
+            f"{path} has the wrong content: SHA-256 {file.sha256[:16]}... is needed (decompressed); got "
+            f"{came[:16]}.... Replace it, or delete it and run `pvae data fetch`."
         )
     return content
 
@@ -154,7 +154,7 @@ class _LimitedFile:
 
     Args:
         path: the file.
-        most: the greatest size in bytes.
+        most: the largest size in bytes.
     """
 
     def __init__(self, path: Path, most: int) -> None:
@@ -212,8 +212,8 @@ def _download_one(url: str, target: Path, file: DataFile, *, redirects: bool) ->
     import pooch
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Each process downloads into a temporary folder of its own, because several may download the same file at once. The
-    # file gets its final name only when it has been checked. It keeps its suffix, which decides how it is read.
+    # Each process downloads into its own temporary folder, because several may download the same file at the same time.
+    # The file gets its final name only after the check. It keeps its suffix, which decides how it is read.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as temporary:
         downloaded = Path(temporary) / file.name
         download = pooch.HTTPDownloader(

@@ -1,4 +1,4 @@
-"""Minibatches of one epoch, in an order that follows from seed and epoch alone."""
+"""Minibatches of one epoch, in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
         epoch: number of the epoch.
 
     Returns:
-        Positions of the data, shape (size,), on the CPU. They depend on the arguments alone.
+        Positions of the data, shape (size,), on the CPU. They depend only on the arguments.
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", epoch))
     return torch.randperm(require_whole(size, "size", least=0), generator=generator)
@@ -49,26 +49,28 @@ def minibatches(
 ) -> Iterator[Batch]:
     """Return the minibatches of one epoch, gathered on the device of the data.
 
-    The order is a function of seed and epoch alone, so a resumed run passes ``start`` and gets the same remainder. A
-    loader of PyTorch makes its batches itself, and an iterable data set keeps its order.
+    The order is a function of only seed and epoch, so a resumed run passes ``start`` and gets the same remaining
+    batches. A loader of PyTorch makes its batches itself, and an iterable data set keeps its order.
 
     Args:
-        batch: all training data, in memory or elsewhere.
-        size: data per minibatch; the last minibatch has the remainder. A loader has a size of its own.
+        batch: all training data, in memory or stored.
+        size: data per minibatch; the last minibatch has the remainder. A loader has its own size.
         seed: seed of the run.
         epoch: number of the epoch.
         start: number of minibatches to leave out at the beginning; no random numbers are drawn for them.
         dynamic: whether to draw ``x`` from Bernoulli(x) at each use, by the global generator of the device.
         mask: the entries to leave out of the field ``mask`` at each use, drawn by the global generator of the device;
             None leaves out none.
-        labelled: smallest share of labelled data (``y`` from 0 on) in each minibatch, where only some data have a
-            label. Labelled data then come several times per epoch, the other data once. 0 leaves it to chance.
-        keeps_order: whether the data keep their order, for programs whose parameters belong to positions in the batch.
-        share: ``(rank, count)``; of each minibatch, the data at the positions rank, rank + count, ... are gathered. If
-            there are none, the first datum is. (0, 1) gathers all.
+        labelled: smallest share of labelled data (``y`` from 0 on) in each minibatch, if only some data have a label.
+            Labelled data are then used several times per epoch, other data once. 0 draws all data at random.
+        keeps_order: whether the data keep their order, for programs with parameters that belong to positions in the
+            batch.
+        share: ``(rank, count)``; the data at the positions rank, rank + count, ... of each minibatch are gathered, or
+            the first datum if there are none. (0, 1) gathers all.
 
     Raises:
-        InputError: if `size` is below 1 or `start` below 0, or a source that makes its own batches is to be shared.
+        InputError: if `size` is below 1 or `start` below 0, or a share of a source that makes its own batches is
+            requested.
     """
     size, start = require_whole(size, "size"), require_whole(start, "start", least=0)
     own = batch.own_batches(size, seed=seed, epoch=epoch, start=start) if isinstance(batch, StoredBatch) else None
@@ -81,10 +83,12 @@ def minibatches(
         return _drawn(own, dynamic, mask)
     order = torch.arange(batch.size) if keeps_order else _order(batch, size, seed, epoch, labelled)
     if isinstance(batch, RowBatch):
-        own_seed = derived_seed(seed, "process", *share) if share[0] else seed  # draws differ, the order does not
+        own_seed = (
+            derived_seed(seed, "process", *share) if share[0] else seed
+        )  # the draws differ between processes, but the order does not
         rows = batch.batches(_pieces(order, size, start, share), seed=own_seed, epoch=epoch, start=start)
         return _drawn(rows, dynamic, mask)
-    # One transfer per epoch: a part of it is a view, so a step costs one gather per field.
+    # There is one transfer per epoch; a part of it is a view, so a step needs one gather per field.
     pieces = _pieces(order.to(batch.device), size, start, share)
     return _drawn(map(batch.take, pieces), dynamic, mask)
 
@@ -144,6 +148,6 @@ def _drawn(batches: Iterator[Batch], dynamic: bool, mask: Mask | None) -> Iterat
 
 
 def _bernoulli(x: Tensor) -> Tensor:
-    # The same distribution as torch.bernoulli(x) in 0.6 of its time on a CPU, which a small network's step notices.
+    # The same distribution as torch.bernoulli(x), in 0.6 of the time on a CPU, which matters for small networks.
     uniform = torch.empty_like(x).uniform_()
     return torch.lt(uniform, x, out=uniform)

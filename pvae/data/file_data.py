@@ -40,10 +40,10 @@ def read_path(path: Path, options: TableOptions) -> RawData:
 
     Args:
         path: the file or folder.
-        options: how a table is to be read.
+        options: how to read a table.
 
     Raises:
-        InputError: if the file is missing or damaged, has another suffix, or an option is for tables only.
+        InputError: if the file is missing or damaged, has another suffix, or an option is only for tables.
     """
     if path.is_dir() and not path.name.lower().endswith(SUFFIXES):
         options.refuse_for(f"the folder {path}")
@@ -83,10 +83,10 @@ def _unknown_suffix(path: Path) -> InputError:
         return missing_file(path)
     if path.suffix.lower() in _EXCEL:
         return InputError(
-            f"{path} is a spreadsheet, which pvae does not read; save the sheet as CSV and pass that file."
+            f"{path} is a spreadsheet, which pvae does not read. Save the sheet as CSV and pass that file."
         )
     known = ", ".join(dict.fromkeys(suffix for suffix in SUFFIXES if not suffix.endswith(".gz")))
-    return InputError(f"{path} has a suffix that cannot be read; give a file with one of {known}.")
+    return InputError(f"{path} has a suffix that cannot be read. Give a file with one of {known}.")
 
 
 def _table(path: Path, options: TableOptions) -> RawData:
@@ -105,7 +105,7 @@ def _parquet(path: Path, options: TableOptions) -> FrameSource:
 
 
 def _arrays(read: Callable[[Path], Any]) -> Reader:
-    """Return the reader of files whose arrays have names of fields, or which hold x alone."""
+    """Return the reader of files with arrays that have names of fields, or with only x."""
 
     def reader(path: Path, options: TableOptions) -> RawData:
         content = read(path)
@@ -157,10 +157,10 @@ def _anndata(path: Path, options: TableOptions) -> RawData:
     try:
         require_hdf5(h5py, path)
         content = anndata.read_h5ad(path)
-        require_content(path, math.prod(content.X.shape) * content.X.dtype.itemsize)  # a sparse matrix is made dense
+        require_content(path, math.prod(content.X.shape) * content.X.dtype.itemsize)  # the sparse matrix becomes dense
     except InputError:
         raise
-    except Exception as error:  # the package may raise anything for a damaged file
+    except Exception as error:  # the package may raise any error for a damaged file
         raise InputError(
             f"{path} is not a file of AnnData, or is damaged ({' '.join(str(error).split())[:120]})."
         ) from error
@@ -168,7 +168,7 @@ def _anndata(path: Path, options: TableOptions) -> RawData:
 
 
 def _require(package: str, extra: str, path: Path) -> Any:
-    """Return a package that pvae does not need otherwise.
+    """Return an optional package.
 
     Raises:
         InputError: if it is not installed; the message names the extra that installs it.

@@ -1,4 +1,4 @@
-"""What a file of data may claim: a regular file, and no more memory than its size makes likely and the machine has."""
+"""Limits for files of data: they are regular files, and their content fits their size and the free memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["GZIP", "decompress", "missing_file", "require_content", "size_of"]
 
 #: The first bytes of a gzip file.
 GZIP = b"\x1f\x8b"
-_MOST_EXPANSION = 200  # content in bytes for each byte of the file; a constant has 230 to 1000 in a zip file
-_SMALL = 100_000_000  # bytes of content that any file may have
+_MOST_EXPANSION = 200  # the largest ratio of content to file size; constants have ratios of 230 to 1000 in a zip file
+_SMALL = 100_000_000  # bytes of content that are always accepted
 _BLOCK = 1 << 22
 
 
@@ -37,7 +37,7 @@ def size_of(path: Path) -> int:
 
 
 def require_content(path: Path, content: int) -> None:
-    """Refuse a file with more content than is likely or fits into memory, before the content is read.
+    """Raise InputError for a file with more content than is likely or fits into memory, before reading the content.
 
     Args:
         path: the file.
@@ -54,7 +54,7 @@ def require_content(path: Path, content: int) -> None:
 
 def _unlikely(path: Path, content: int) -> InputError:
     return InputError(
-        f"{path} has {format_bytes(size_of(path))}, and its content needs {format_bytes(content)} or more: over "
+        f"{path} has {format_bytes(size_of(path))}, but its content needs {format_bytes(content)} or more: over "
         f"{_MOST_EXPANSION} times as much, as in a file that is damaged or meant to fill the memory. If it is right, "
         "save it without compression."
     )

@@ -21,9 +21,12 @@ __all__ = ["read_image_folder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _OTHER_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp")
-_ORIENTATION = 0x0112  # the tag of EXIF
-_FORMATS = ("PNG", "JPEG")  # the content may be of another format, and some formats start other programs
-# What Pillow raises for a damaged file.
+_ORIENTATION = 0x0112  # the tag of the orientation in EXIF
+_FORMATS = (
+    "PNG",
+    "JPEG",
+)  # only these formats, because the content of a file may have another format, and some formats start other programs
+# The errors of Pillow for a damaged file.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 
@@ -55,7 +58,7 @@ def read_image_folder(folder: Path) -> RawData:
     other = next((number for number, size in enumerate(sizes) if size != sizes[0]), None)
     if other is not None:
         raise InputError(
-            f"{paths[other]} has {sizes[other][0]} x {sizes[other][1]} pixels, and {paths[0]} has {sizes[0][0]} x "
+            f"{paths[other]} has {sizes[other][0]} x {sizes[other][1]} pixels, but {paths[0]} has {sizes[0][0]} x "
             f"{sizes[0][1]}. All pictures need one size: resize or crop them."
         )
     mode = _common_mode([look.mode for look in looks])
@@ -74,7 +77,7 @@ def read_image_folder(folder: Path) -> RawData:
 
 
 def _divisors(looks: list[_Look]) -> str:
-    """Return by what the values of pictures are divided, in words."""
+    """Return the divisor of the values of pictures, as text."""
     deep = sum(look.is_deep for look in looks)
     if not deep:
         return "values divided by 255"
@@ -87,16 +90,16 @@ def _left_out(folder: Path) -> list[str]:
 
 
 def _notes(looks: list[_Look], colour: str, left_out: list[str]) -> tuple[str, ...]:
-    """Return what a user should know about the pictures and might not expect."""
+    """Return notes on properties of the pictures that a user may not expect."""
     notes = []
     if len({look.mode for look in looks}) > 1:
         notes.append(f"pictures of different kinds are all read as {colour}")
     marked = sum(look.marks_transparency for look in looks)
     if marked:
-        notes.append(f"{marked} pictures have a colour that means transparent, which is read as any other colour")
+        notes.append(f"{marked} pictures have a colour that means transparent; it is read like any other colour")
     turned = sum(look.is_turned for look in looks)
     if turned:
-        notes.append(f"{turned} pictures are to be turned when they are shown (EXIF), and are read as they are stored")
+        notes.append(f"{turned} pictures have an EXIF rotation, which is not applied")
     if left_out:
         notes.append(
             f"{len(left_out)} pictures of other formats are left out, such as {left_out[0]}; PNG and JPEG are read"
@@ -106,13 +109,13 @@ def _notes(looks: list[_Look], colour: str, left_out: list[str]) -> tuple[str, .
 
 @dataclass(frozen=True)
 class _Look:
-    """What the header of a picture says.
+    """The properties in the header of a picture.
 
     Attributes:
         size: width and height.
         mode: the mode of Pillow.
         marks_transparency: whether a colour of the picture means transparent.
-        is_turned: whether programs turn the picture when they show it.
+        is_turned: whether programs rotate the picture for display.
     """
 
     size: tuple[int, int]
@@ -127,7 +130,7 @@ class _Look:
 
 
 def _look_at(path: Path) -> _Look:
-    """Return what the header of a picture says."""
+    """Return the properties in the header of a picture."""
     from PIL import Image
 
     require_regular(path)
@@ -144,7 +147,7 @@ def _look_at(path: Path) -> _Look:
 
 
 def _common_mode(modes: list[str]) -> str:
-    """Return the mode that holds all pictures: grey, colour, or colour with transparency."""
+    """Return the mode that can represent all pictures: grey, colour, or colour with transparency."""
     if any(mode in ("RGBA", "LA", "PA") for mode in modes):
         return "RGBA"
     grey = {"1", "L", "I", "I;16", "I;16B", "F"}

@@ -19,7 +19,7 @@ __all__ = ["fields_of_item", "is_item_source", "read_items"]
 
 
 def is_item_source(source: Any) -> bool:
-    """Return whether an object is a data set or a loader of PyTorch, or has items by number as they do."""
+    """Return whether an object is a data set or a loader of PyTorch, or has items by number like these."""
     if isinstance(source, Dataset | DataLoader):
         return True
     has_items = hasattr(source, "__getitem__") and hasattr(source, "__len__")
@@ -30,8 +30,8 @@ def read_items(source: Any, options: TableOptions) -> RawData:
     """Return the items of a data set, or the batches of a loader, joined. They are read once, in their order.
 
     Args:
-        source: a data set whose items are x, (x, y) or a mapping to fields; or a loader of batches of them.
-        options: must hold nothing, because these data are not a table.
+        source: a data set with items that are x, (x, y) or a mapping to fields; or a loader of batches of them.
+        options: must be empty, because these data are not a table.
 
     Raises:
         InputError: if there are no items, or they differ in shape or in their fields.
@@ -71,8 +71,8 @@ def fields_of_item(item: Any, place: str, *, keeps_values: bool = False) -> dict
 
     Args:
         item: x, (x, y) or a mapping with x.
-        place: what the item is, for the message.
-        keeps_values: whether values that are not arrays stay as they are.
+        place: the name of the item, for the message.
+        keeps_values: whether values that are not arrays are kept.
 
     Raises:
         InputError: if it is none of these.

@@ -1,4 +1,4 @@
-"""Number labels 0, 1, ..., whatever they are: words, codes, -1 and +1, one-hot vectors."""
+"""Number labels 0, 1, ...; labels may be words, codes, -1 and +1, or one-hot vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pvae.errors import InputError
 
 __all__ = ["NumberedLabels", "number_labels"]
 
-#: With at least this number of classes, a warning says that the label may be an identifier.
+#: For at least this number of classes, a warning suggests that the label may be an identifier.
 _MANY_CLASSES = 1000
 
 
@@ -27,9 +27,9 @@ class NumberedLabels:
     """Fields with labels that are numbers from 0 on.
 
     Attributes:
-        fields: the fields; ``y`` and ``y_test`` and the like are numbered.
-        classes: the original value of each label; () where the labels stay as they were.
-        notes: what was done to the labels.
+        fields: the fields; ``y`` and ``y_test`` and similar fields are numbered.
+        classes: the original value of each label; () if the labels did not change.
+        notes: notes on changes of the labels.
     """
 
     fields: dict[str, Any]
@@ -42,17 +42,17 @@ def number_labels(
 ) -> NumberedLabels:
     """Return fields in which labels are numbered from 0 on.
 
-    Whole numbers that are 0, 1, ... already stay, with -1 for a hidden label. Real numbers are not labels and stay.
+    Whole numbers 0, 1, ..., with -1 for a hidden label, do not change. Real numbers are not labels and do not change.
 
     Args:
-        fields: arrays by name; the labels are ``y``, ``y_test`` and the like.
-        classes: the original values of the labels of earlier data, in order, which number these too; () if the labels
-            of the earlier data were numbers already; None without earlier data.
+        fields: arrays by name; the labels are ``y``, ``y_test`` and similar fields.
+        classes: the original values of the labels of earlier data, in order, which also give the numbers of these
+            labels; () if the labels of the earlier data were numbers; None without earlier data.
         hidden_allowed: whether a missing label (None or NaN in text, masked) is a hidden one.
 
     Raises:
-        InputError: if a label is missing and may not be, -1 may be a class or a hidden label, or a label is none
-            of `classes`.
+        InputError: if a label is missing although this is not allowed, if -1 may be a class or a hidden label, or if a
+            label is not in `classes`.
     """
     names = [name for name in fields if name == "y" or (isinstance(name, str) and name.startswith("y_"))]
     arrays = {name: _as_labels(fields[name]) for name in names}
@@ -133,7 +133,7 @@ def _shape_notes(fields: Mapping[str, Any], labels: Mapping[str, np.ndarray]) ->
 def _order(values: list[Any], known: np.ndarray, classes: Sequence[Any] | None) -> tuple[list[Any], bool, list[str]]:
     """Return the original values in the order of their numbers, whether -1 means a hidden label, and notes.
 
-    The values are empty where labels stay as they are.
+    There are no values if the labels do not change.
     """
     whole = all(is_whole(value) for value in values)
     if classes:
@@ -154,7 +154,7 @@ def _order(values: list[Any], known: np.ndarray, classes: Sequence[Any] | None) 
 
 
 def _order_of_numbers(values: list[int], known: np.ndarray) -> tuple[list[Any], bool, list[str]]:
-    """Return the order of whole numbers; it is empty if they count from 0 on, perhaps with gaps and with -1."""
+    """Return the order of whole numbers; it is empty if they count from 0 on, possibly with gaps and with -1."""
     others = [value for value in values if value != HIDDEN]
     counts = bool(others) and others[0] == 0 and others[-1] < 2 * len(others)
     if HIDDEN not in values:
@@ -162,10 +162,10 @@ def _order_of_numbers(values: list[int], known: np.ndarray) -> tuple[list[Any], 
     if not others or counts:
         hidden = int((known == HIDDEN).sum())
         return [], False, [f"{hidden} labels are -1, which means hidden; give words as labels if -1 is a class"]
-    if len(values) == 2 or others[0] < HIDDEN:  # beside -2, -1 is a class
+    if len(values) == 2 or others[0] < HIDDEN:  # if there is also -2, -1 is a class
         return values, False, [_numbering(values)]
     raise InputError(
-        f"y has -1 beside {others[0]} to {others[-1]}, and -1 may be a class or mean a hidden label. Number the "
+        f"y has -1 and {others[0]} to {others[-1]}, so -1 may be a class or mean a hidden label. Number the "
         "classes from 0 on if it means hidden; give words as labels if it is a class."
     )
 
@@ -198,7 +198,7 @@ def _like(given: Any, codes: np.ndarray) -> Any:
 def _warn_of_many(count: int) -> None:
     if count > _MANY_CLASSES:
         warnings.warn(
-            f"y has {count} classes. A model of labels has an output for each, and sums over all of them: check that y "
-            "is a label, and not the number or the name of each datum.",
+            f"y has {count} classes. A model of labels has an output for each class, and sums over all of them. Check "
+            "that y is a label, and not a number or name of each datum.",
             stacklevel=4,
         )

@@ -11,16 +11,16 @@ __all__ = ["interleaved", "labelled_per_batch"]
 
 
 def labelled_per_batch(batch: Batch, size: int, least: float) -> int:
-    """Return how many data of each minibatch are labelled data.
+    """Return the number of labelled data in each minibatch.
 
     Args:
         batch: all training data; a label ``y`` of -1 is hidden.
         size: data per minibatch.
-        least: smallest share of labelled data in a minibatch; their share of all data is used where that is greater.
+        least: smallest share of labelled data in a minibatch; their share of all data is used if it is larger.
 
     Returns:
-        The count, from 1 to ``size - 1``. It is 0, which leaves the order to chance, if ``least`` is 0, if all data
-        or none are labelled, or if a minibatch has room for one datum only.
+        The count, from 1 to ``size - 1``. It is 0, with which the order is random, if ``least`` is 0, if all data or
+        none are labelled, or if a minibatch has only one datum.
     """
     if least == 0 or size < 2 or "y" not in batch or batch["y"].is_floating_point():
         return 0
@@ -36,7 +36,7 @@ def interleaved(
     """Return positions of data in an order that mixes labelled and hidden data evenly.
 
     The order takes `labelled_count` labelled data, then `hidden_count` hidden data, and so on until it has all hidden
-    data. Labelled data are repeated, in a new random order each time; hidden data come in their own order.
+    data. Labelled data are repeated, in a new random order each time; hidden data keep their order.
 
     Args:
         labelled: positions of labelled data, shape (labelled,).

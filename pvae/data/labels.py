@@ -1,4 +1,4 @@
-"""Hide labels of training data: a few of each class keep theirs, the others get -1."""
+"""Hide labels of training data: some data of each class keep their label, the other data get -1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvae.errors import InputError
 
 __all__ = ["HIDDEN", "check_labels", "with_labels", "without_labels"]
 
-#: the value of ``y`` of a datum whose label is hidden
+#: the value of ``y`` of a datum with a hidden label
 HIDDEN = -1
 
 
@@ -44,7 +44,7 @@ def without_labels(batch: Batch) -> Batch:
 
 
 def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:
-    """Return data of which `count` keep their label ``y``, equally many of each class; the others get -1.
+    """Return data of which `count` keep their label ``y``, with the same number for each class; other labels become -1.
 
     If a class has too few labelled data, the other classes keep more. Labels that are -1 already stay -1.
 
@@ -61,9 +61,11 @@ def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:
     known = (y != HIDDEN).nonzero().ravel().cpu()
     classes = torch.unique(y.cpu()[known])
     if count > len(known):
-        raise InputError(f"labels={count} is more than the {len(known)} training data that have a label; ask for less.")
+        raise InputError(
+            f"labels={count} is more than the {len(known)} training data that have a label. Give a smaller number."
+        )
     if 0 < count < len(classes):
-        raise InputError(f"labels={count} is less than the {len(classes)} classes; keep one of each class at least.")
+        raise InputError(f"labels={count} is less than the {len(classes)} classes; keep at least one of each class.")
     kept = _balanced(y.cpu()[known], known, count, classes, seed).to(y.device)
     hidden = torch.full_like(y, HIDDEN)
     hidden[kept] = y[kept]
@@ -72,7 +74,7 @@ def with_labels(batch: Batch, count: int, *, seed: int) -> Batch:
 
 def _whole_labels(batch: Batch, count: int) -> Tensor:
     if "y" not in batch:
-        raise InputError(f"labels={count} keeps the labels of that many data, and these have none: add a field y.")
+        raise InputError(f"labels={count} keeps the labels of that many data, but these data have none. Add a field y.")
     y = batch["y"]
     if y.is_floating_point() or y.dim() != 1:
         came = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
@@ -92,7 +94,8 @@ def _balanced(y: Tensor, positions: Tensor, count: int, classes: Tensor, seed: i
     """
     generator = torch.Generator().manual_seed(derived_seed(seed, "labels"))
     order = torch.randperm(len(y), generator=generator)
-    # the order of the classes within a round decides which classes get one more where the count does not divide evenly
+    # the order of the classes in a round decides which classes get one more if the count is not a multiple of their
+    # number
     class_order = torch.randperm(len(classes), generator=generator)
     rounds, turns = torch.zeros(len(y), dtype=torch.long), torch.zeros(len(y), dtype=torch.long)
     for index, label in enumerate(classes):

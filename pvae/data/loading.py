@@ -59,13 +59,13 @@ def load_data(
     like: Splits | Schema | None = None,
     resident: bool | None = None,
 ) -> Splits:
-    """Return data as training, validation and test splits, which depend on the seed alone.
+    """Return data as training, validation and test splits, which depend only on the seed.
 
-    `Splits.describe` says how the data were read, and `Splits.schema` has their names, types and labels.
+    `Splits.describe` shows how the data were read, and `Splits.schema` has their names, types and labels.
 
     Args:
-        source: the name of a data set (one of ``data_names()``); the path of an ``.npz``, ``.mat`` or HDF5 file, whose
-            arrays are named as the fields of a batch (``x_test`` and the like bring a split of their own), of a
+        source: the name of a data set (one of ``data_names()``); the path of an ``.npz``, ``.mat`` or HDF5 file with
+            arrays that are named like the fields of a batch (``x_test`` and similar names belong to other splits), of a
             ``.npy`` or IDX file, of a text table (``.csv``, ``.tsv``, ``.txt``, also with ``.gz``) or a Parquet file,
             of a folder of pictures, or of files of arrays with some of the data each; an array or tensor; a list of
             rows; a pair (``x``, ``y``); a mapping from names to arrays; a data frame, structured or masked array,
@@ -82,35 +82,38 @@ def load_data(
         folder: the first place to look for a named data set, before ``$PVAE_DATA`` and the cache; and the folder that
             a relative path starts from.
         missing: ``"mask"`` takes NaN, masked values, and in tables empty cells and words such as NA, as missing
-            values, which are 0 in ``x`` and in the field ``mask``; of a further field ``w`` of arrays, NaN are 0 in
-            ``w`` and in the field ``w_mask``. Other texts, ``"?,-9"``, name the words of a table
-            that mean a missing value. ``"error"`` refuses missing values.
+            values, which are 0 in ``x`` and in the field ``mask``; in a further field ``w`` of arrays, NaN become 0 in
+            ``w`` and in the field ``w_mask``. Another text, such as ``"?,-9"``, lists the words of a table that mean a
+            missing value. With ``"error"``, missing values are an error.
         mask: the entries of ``x`` that the field ``mask`` leaves out at random: ``"pixels:share=0.5"`` each entry with
             this probability, ``"block:size=14"`` a square, ``"rows:count=14"`` rows, ``"quadrants:observed=1"`` all
-            but some quadrants. Without a setting, half of the side or of the rows are left out. The training split
-            is drawn at every use; the seed fixes the draw of the others. ``x`` itself stays complete.
-        labels: number of training data that keep their label ``y``, equally many of each class; the others get -1,
-            which hides their label. 0 hides all. The seed decides which data keep theirs. Validation and test data
-            keep their labels.
+            but some quadrants. Without a setting, half of the side or of the rows are left out. The mask of the
+            training split is drawn at every use; the seed fixes the masks of the other splits. ``x`` itself stays
+            complete.
+        labels: number of training data that keep their label ``y``, with the same number for each class; other labels
+            become -1, which means hidden. 0 hides all. The seed decides which data keep their label. Validation and
+            test data keep their labels.
         separator: the character between the cells of a text table; inferred by default.
         header: ``"first"`` if the first line of a text table has the names of its columns, ``"none"`` if it has data;
-            inferred by default. If both are possible, an error asks for this option.
-        index: the columns of a table that name its rows and are left out, or ``"none"``. By default a first column
-            without a name that numbers or names the rows.
+            inferred by default. If both are possible, an error names this option.
+        index: the columns of a table that name its rows and are left out, or ``"none"``. By default it is a first
+            column without a name that numbers or names the rows.
         columns: the columns of a table that are features; by default all but the label and the names of the rows.
-        label: the column of a table that is ``y``, or ``"none"``. By default one that is called label, target, class
-            or y, if it has few values and these are not real numbers. A column y beside a column x is a coordinate.
+        label: the column of a table that is ``y``, or ``"none"``. By default it is a column called label, target, class
+            or y, if it has few values and these are not real numbers. If there is also a column x, a column y is a
+            coordinate.
         categories: columns of a table that become one feature of 0 and 1 for each of their values.
-        channels: ``"last"`` turns pictures (height, width, channels) to (channels, height, width), ``"first"`` leaves
-            them; ``"auto"`` turns them, with a note, if their last size is 1, 3 or 4 and their first is not.
+        channels: ``"last"`` changes pictures (height, width, channels) to (channels, height, width), ``"first"`` does
+            not change them; ``"auto"`` changes them, with a note, if their last size is 1, 3 or 4 and their first is
+            not.
         standardise: whether each feature gets mean 0 and standard deviation 1 in the training data.
         scale: ``"minmax"`` scales each feature to [0, 1] by the training data; ``"standardise"``; or ``"none"``.
         like: earlier data, or their schema: these data get the same columns in the same order, the same numbers for
             the same labels, and the same scaling.
-        resident: whether all data are read into memory. False leaves memory maps, ``.npy`` files, folders of files of
-            arrays, and data sets and loaders of PyTorch where they are, and each batch is read when it is needed. By
-            default files stay where they are if they take more than half of the free memory, and data sets and loaders
-            of PyTorch always do, because their transforms may draw.
+        resident: whether all data are read into memory. With False, memory maps, ``.npy`` files, folders of files of
+            arrays, and data sets and loaders of PyTorch are not read at first, and each batch is read when it is
+            needed. By default this holds for files that need more than half of the free memory, and for all data sets
+            and loaders of PyTorch, because their transforms may draw.
 
     Raises:
         InputError: if the source is unknown, missing or damaged, or an option does not fit the data.
@@ -205,13 +208,13 @@ def _prepared(raw: RawData, options: TableOptions, channels: str, like: Schema |
 
 
 def _without_labels(fields: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return fields without labels, and a line that says so if there are some."""
+    """Return fields without labels, and a note if there were labels."""
     kept = {name: value for name, value in fields.items() if name != "y" and not name.startswith("y_")}
     return kept, ("the labels of these data are not used",) if len(kept) < len(fields) else ()
 
 
 def _is_writeable(x: Any) -> bool:
-    """Return whether x is an array of its own memory."""
+    """Return whether x is an array that owns its memory."""
     root = x
     while isinstance(root, np.ndarray) and isinstance(root.base, np.ndarray):
         root = root.base
@@ -219,7 +222,7 @@ def _is_writeable(x: Any) -> bool:
 
 
 def _without_masked_array(name: str, value: Any) -> Any:
-    """Return x with NaN in place of masked values; other fields as they are."""
+    """Return x with NaN in place of masked values; other fields do not change."""
     if not isinstance(value, np.ma.MaskedArray) or not (name == "x" or name.startswith("x_")):
         return value
     if not np.ma.getmaskarray(value).any():
@@ -227,14 +230,14 @@ def _without_masked_array(name: str, value: Any) -> Any:
     floats = value.astype(np.float64)
     if value.dtype.kind in "iu" and bool(np.any(floats.astype(value.dtype) != value)):
         raise InputError(
-            f"{name} has whole numbers beyond 2^53, of which floating-point numbers hold only some. Numbers of this "
+            f"{name} has whole numbers beyond 2^53, and float64 cannot represent all of them exactly. Numbers of this "
             "size are usually identifiers: leave them out of x."
         )
     return np.ma.filled(floats, np.nan)
 
 
 def is_path(source: str | os.PathLike[str]) -> bool:
-    """Return whether a source is a path and no name of a data set: it has a folder, or a known suffix."""
+    """Return whether a source is a path and not the name of a data set: it has a folder, or a known suffix."""
     if not isinstance(source, str):
         return True
     separators = [separator for separator in (os.sep, os.altsep) if separator]
@@ -245,7 +248,7 @@ def is_path(source: str | os.PathLike[str]) -> bool:
 def _change_splits(splits: Splits, binarise: str, validation: float | None, test: float | None, mask: str) -> Splits:
     """Return splits that are loaded already with a mask and a binarisation, if they had none."""
     if validation is not None or test is not None:
-        raise InputError("These data are split already; give validation and test where the data are first loaded.")
+        raise InputError("These data are split already. Give validation and test where the data are first loaded.")
     if mask != "none":
         if splits.mask != "none":
             raise InputError(f"These data are masked already ({splits.mask!r}); load them again for {mask!r}.")

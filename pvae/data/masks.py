@@ -25,8 +25,8 @@ class Mask(ABC):
 
     Args:
         shape: shape of one datum, such as (28, 28) or (channels, height, width).
-        whole: share of training data, at each use, that keep all entries. With a share of 0 the guide never sees
-            complete data, and importance weights estimate their log p(x) poorly.
+        whole: share of training data, at each use, that keep all entries. With a share of 0 the guide never gets
+            complete data, and importance weights give poor estimates of log p(x).
     """
 
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Mask(ABC):
 
     @classmethod
     def default_settings(cls, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return the settings that depend on the shape, for those that a text does not name."""
+        """Return the settings that depend on the shape, for settings that a text does not give."""
         return {}
 
     def like(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -64,7 +64,7 @@ class Mask(ABC):
         return drawn.expand(-1, *self.shape).to(x.dtype).reshape(x.shape)
 
     def in_training(self, x: Tensor) -> Tensor:
-        """Return a mask for each datum as `like` does, of which a share `whole` is all ones.
+        """Return a mask for each datum as `like` does, but a share `whole` of the masks is all ones.
 
         Args:
             x: the data, shape (batch, ...); the global generator of their device draws.
@@ -121,7 +121,7 @@ class BlockMask(Mask):
         self._check_count("size", min(_sides(type(self), self.shape)))
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Return booleans, shape (count, height, width), or (count, 1, height, width) where there are channels."""
+        """Return booleans, shape (count, height, width), or (count, 1, height, width) if there are channels."""
         rows_and_columns = []
         for side in self.shape[-2:]:
             start = torch.randint(side - self.size + 1, (count, 1), generator=generator, device=device)
@@ -133,7 +133,7 @@ class BlockMask(Mask):
 
 @dataclass(frozen=True)
 class RowsMask(Mask):
-    """`count` rows of the picture are missing. Each row is chosen at random, so they need not lie together."""
+    """`count` rows of the picture are missing. Each row is chosen at random, so the rows may be apart."""
 
     count: int
 
@@ -143,11 +143,11 @@ class RowsMask(Mask):
         return {"count": max(1, _sides(cls, shape)[0] // 2)}
 
     def __post_init__(self) -> None:
-        """Check that the picture has as many rows."""
+        """Check that the picture has this number of rows."""
         self._check_count("count", _sides(type(self), self.shape)[0])
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Return booleans, shape (count, height, 1), or (count, 1, height, 1) where there are channels."""
+        """Return booleans, shape (count, height, 1), or (count, 1, height, 1) if there are channels."""
         missing = _choose(self.count, self.shape[-2], count, generator, device)
         return _for_channels(~missing.unsqueeze(-1), self.shape)
 
@@ -165,7 +165,7 @@ class QuadrantsMask(Mask):
         self._check_count("observed", 3)
 
     def draw(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Return booleans, shape (count, height, width), or (count, 1, height, width) where there are channels."""
+        """Return booleans, shape (count, height, width), or (count, 1, height, width) if there are channels."""
         observed = _choose(self.observed, 4, count, generator, device)
         lower, right = ((torch.arange(side, device=device) >= side // 2).long() for side in self.shape[-2:])
         return _for_channels(observed[:, 2 * lower.unsqueeze(-1) + right], self.shape)
@@ -216,7 +216,7 @@ def make_mask(text: str, shape: Sequence[int]) -> Mask:
 
     Raises:
         InputError: for an unknown name or setting (the message gives the nearest), a setting that does not fit the
-            shape, or a mask for pictures where the data are not pictures.
+            shape, or a mask for pictures if the data are not pictures.
     """
     written = text if isinstance(text, str) else repr(text)
     name, settings = parse_known(written, "mask", MASKS, _setting_names, further=["none"])
@@ -247,7 +247,7 @@ def left_out(batch: Batch, mask: Mask, part: str, seed: int) -> Batch:
             f"one; the mask of the {part} split has shape {tuple(data_mask.shape)}."
         )
     if part == "train":
-        # expanding one number takes no memory for the data
+        # an expanded number needs no memory per datum
         return batch if data_mask is not None else batch.replace(mask=batch.x.new_ones(1).expand(batch.x.shape))
     generator = torch.Generator().manual_seed(derived_seed(seed, "mask", part))
     drawn = mask.like(batch.x.cpu(), generator).to(batch.device)

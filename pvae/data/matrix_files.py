@@ -1,4 +1,4 @@
-"""Files of MATLAB and HDF5: the arrays in them, and what they claim before it is read."""
+"""Files of MATLAB and HDF5: their arrays, and checks of their size before they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvae.outside_files import read_start
 
 __all__ = ["read_mat", "require_hdf5"]
 
-# Bytes of an element of each class of MATLAB.
+# The bytes of an element of each class of MATLAB.
 _BYTES = {"double": 8, "single": 4, "char": 4, "logical": 1, "sparse": 8}
 _BYTES |= {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
@@ -45,12 +45,12 @@ def read_mat(path: Path) -> dict[str, Any]:
         ) from error
     if not arrays and contents:
         name, _, kind = contents[0]
-        raise InputError(f"{path} needs arrays of numbers; it has {name}, a {kind} of MATLAB. Save the arrays alone.")
+        raise InputError(f"{path} needs arrays of numbers; it has {name}, a {kind} of MATLAB. Save only the arrays.")
     return {name: value for name, value in content.items() if not name.startswith("__")}
 
 
 def require_hdf5(h5py: Any, path: Path) -> None:
-    """Refuse a file of HDF5 with more content than is likely, or with content in other files.
+    """Raise InputError for an HDF5 file with more content than is likely, or with content in other files.
 
     Args:
         h5py: the package.
@@ -76,8 +76,11 @@ def _data_sets(h5py: Any, path: Path, group: Any) -> Iterator[Any]:
         seen.add(address)
         for name in group:
             if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-                raise InputError(f"{path} needs all of its content in itself; {name} is in another file. Copy it.")
-            item = group.get(name)  # None for a link to nothing
+                raise InputError(
+                    f"{path} needs all of its content in the file itself; {name} is in another file. Copy it into one "
+                    "file."
+                )
+            item = group.get(name)  # None for a link without a target
             if isinstance(item, h5py.Group):
                 waiting.append(item)
             elif isinstance(item, h5py.Dataset):
@@ -88,6 +91,7 @@ def _claimed(path: Path, data_set: Any) -> int:
     """Return the bytes of the values of a data set of HDF5."""
     if data_set.is_virtual or data_set.external:
         raise InputError(
-            f"{path} needs all of its content in itself; {data_set.name} is in another file. Copy it into one file."
+            f"{path} needs all of its content in the file itself; {data_set.name} is in another file. Copy it into one "
+            "file."
         )
     return math.prod(data_set.shape or ()) * int(data_set.dtype.itemsize)

@@ -17,16 +17,17 @@ def draw_multi_digits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return pictures of 0 to `most` digits, and the number of digits in each.
 
-    Every number of digits has the same probability. Each digit lies inside of the canvas at a uniformly distributed
-    position. Digits of one picture may touch, but do not cover each other: where the sum of two pixels would exceed 1,
-    the digits and their positions are drawn again. So two wide digits are in a picture less often than two narrow ones.
+    Every number of digits has the same probability. Each digit is inside the canvas at a uniformly distributed
+    position. Digits of one picture may touch, but do not cover each other: if the sum of two pixels exceeds 1, the
+    digits and their positions are drawn again. Therefore two wide digits occur together less often than two narrow
+    ones.
 
     Args:
         digits: pictures of one digit, shape (digits, height, width), values from 0 to 1.
         count: the number of pictures.
-        side: height and width of the canvas in pixels, at least those of a digit.
+        side: height and width of the canvas in pixels, at least the size of a digit.
         most: the largest number of digits in a picture.
-        seed: of the generator; equal arguments give equal pictures.
+        seed: the seed of the generator; equal arguments give equal pictures.
 
     Returns:
         The pictures, shape (count, side, side), float32, and the numbers of digits, shape (count,), int64.
@@ -74,6 +75,6 @@ def _picture(digits: np.ndarray, number: int, side: int, generator: np.random.Ge
         if picture.max() <= 1:
             return picture
     raise InputError(
-        f"{number} digits of {height} x {width} pixels find no free place on a canvas of {side} x {side} pixels in "
+        f"{number} digits of {height} x {width} pixels have no free place on a canvas of {side} x {side} pixels in "
         f"{_TRIES} draws. Use a larger side, or a smaller most."
     )

@@ -1,4 +1,4 @@
-"""Missing values: NaN becomes 0, and the fields ``mask`` of x and ``w_mask`` of w say which entries are observed."""
+"""Missing values: NaN becomes 0, and the fields ``mask`` of x and ``w_mask`` of w mark the observed entries."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def masked(fields: Mapping[str, Any], *, only_x: bool = False) -> dict[str, Any]
     """Return fields in which each NaN of ``x`` is 0, with a ``mask`` of 1 for observed and 0 for missing entries.
 
     A field of another name, such as ``w``, gets the field ``w_mask`` in the same way; labels ``y``, conditions ``c``
-    and the fields ``mask`` and ``index`` stay as they are. If one split has missing values of a field, every split gets
-    its mask. An entry that a given mask calls missing stays missing.
+    and the fields ``mask`` and ``index`` do not change. If one split has missing values of a field, every split gets
+    its mask. An entry that is missing in a given mask stays missing.
 
     Args:
-        fields: arrays by name; ``x_test`` and the like belong to other splits, and so does ``mask_test``.
-        only_x: whether the other fields stay as they are.
+        fields: arrays by name; ``x_test``, ``mask_test`` and similar fields belong to other splits.
+        only_x: whether only x is changed.
     """
     result = dict(fields)
     for stem in dict.fromkeys(_stem_and_part(name)[0] for name in fields):

@@ -1,4 +1,4 @@
-"""Read Parquet files, after a look at what they claim to hold."""
+"""Read Parquet files, after a check of the size of their content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_parquet(parquet: Any, path: Path) -> pd.DataFrame:
 
     Args:
         parquet: the module ``pyarrow.parquet``.
-        path: the file, which is a regular file.
+        path: the file, a regular file.
 
     Raises:
         InputError: if it is damaged, or has more content than is likely or fits into memory.
@@ -45,7 +45,7 @@ def read_parquet(parquet: Any, path: Path) -> pd.DataFrame:
 
 
 def _nullable_types() -> dict[Any, Any]:
-    """Return the types of pandas for whole numbers, which stay so beside missing ones, by those of Arrow."""
+    """Return the nullable types of pandas for whole numbers, by the types of Arrow."""
     import pandas as pd
 
     arrow = importlib.import_module("pyarrow")
@@ -58,7 +58,7 @@ def _nullable_types() -> dict[Any, Any]:
 def _lengths_of_texts(parquet: Any, path: Path) -> Iterator[int]:
     """Yield the bytes of the texts of each column of texts, counted in every row.
 
-    A text that the file stores once may stand in many rows, each of which gets a copy of it. So the columns are read as
+    A text that the file stores once may occur in many rows, and each row gets a copy of it. So the columns are read as
     positions in a list of different texts.
     """
     types, compute = map(importlib.import_module, ("pyarrow.types", "pyarrow.compute"))

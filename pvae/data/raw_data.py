@@ -1,4 +1,4 @@
-"""`RawData`: arrays by name as they came from a file or an object, with what is known about them."""
+"""`RawData`: arrays by name as read from a file or an object, with their schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RawData:
         name: the name of the data, for messages and records.
         fields: arrays by name.
         schema: the names of the columns, and how the data were read.
-        notes: what was inferred and might be otherwise.
+        notes: notes on what was inferred and may be wrong.
         row_names: the name and the values, (rows,), of the first column that names the rows of a table, or None.
     """
 
@@ -42,8 +42,8 @@ def require_memory(needed: int, what: str, advice: str) -> None:
 
     Args:
         needed: the number of bytes.
-        what: what needs them.
-        advice: what to do if they are not free.
+        what: the object that needs the memory.
+        advice: what to do if the memory is not free.
 
     Raises:
         InputError: if fewer bytes are free.

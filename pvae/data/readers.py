@@ -28,7 +28,7 @@ __all__ = [
     "unreadable",
 ]
 
-# What zipfile, zlib and NumPy raise for damaged files; RuntimeError is for unknown versions and encryption.
+# The errors of zipfile, zlib and NumPy for damaged files; RuntimeError is for unknown versions and encryption.
 DAMAGED = (
     EOFError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -38,7 +38,7 @@ _LONGEST_IDX_HEADER = 4 + 4 * 255
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file, decompressed if the content is gzip, whatever the name of the file is.
+    """Return the content of a file, decompressed if the content is gzip, for any name of the file.
 
     Raises:
         InputError: if the file is missing, is not a regular file, has too much content for the memory, or its
@@ -60,7 +60,7 @@ def read_idx(path: Path) -> np.ndarray:
     """Return the array of an IDX file (the format of MNIST), gzip or raw.
 
     Raises:
-        InputError: if the file does not begin as an IDX file does, or has another length than its header says.
+        InputError: if the file does not start like an IDX file, or its length does not match its header.
     """
     size = size_of(path)
     start = read_start(path, _LONGEST_IDX_HEADER)
@@ -92,7 +92,7 @@ def _idx_header(start: bytes, size: int, name: str) -> tuple[np.dtype[Any], tupl
     shape = tuple(int(length) for length in np.frombuffer(start[4:end], ">u4", count=(len(start[4:end])) // 4))
     needed = end + math.prod(shape) * dtype.itemsize
     if len(shape) != dimensions or size != needed:
-        raise InputError(f"{name} is truncated or damaged: its header needs {needed} bytes, it has {size}.")
+        raise InputError(f"{name} is truncated or damaged: its header needs {needed} bytes; it has {size}.")
     return dtype, shape
 
 
@@ -132,10 +132,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def require_npy(path: Path) -> None:
-    """Refuse a file that is missing, does not begin as a ``.npy`` file does, or is shorter than its header says.
+    """Raise InputError if a file is missing, does not start like a ``.npy`` file, or is shorter than its header says.
 
     Args:
-        path: the file, of which the header is read.
+        path: the file; only its header is read.
 
     Raises:
         InputError: in these cases.
@@ -153,7 +153,7 @@ def require_npz(path: Path) -> None:
     """Refuse a file that is missing, is not a ``.npz`` file, or has more content than is likely or fits into memory.
 
     Args:
-        path: the file, of which the table of contents and the headers of the arrays are read.
+        path: the file; only its table of contents and the headers of its arrays are read.
 
     Raises:
         InputError: in these cases.
@@ -185,12 +185,12 @@ def _require_array(file: IO[bytes], size: int) -> None:
     form = np.lib.format
     if file.read(len(form.MAGIC_PREFIX)) != form.MAGIC_PREFIX:
         return
-    # a header of version 3 is one of version 2 in UTF-8
+    # a header of version 3 is like version 2, but in UTF-8
     read = form.read_array_header_1_0 if tuple(file.read(2)) == (1, 0) else form.read_array_header_2_0
     shape, _, dtype = read(file)
     needed = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and (min(shape, default=0) < 0 or needed > size):
-        raise ValueError(f"its header needs {needed} bytes, it has {size}")
+        raise ValueError(f"its header needs {needed} bytes; it has {size}")
 
 
 def _check_magic(path: Path, magic: bytes, kind: str) -> None:
@@ -208,8 +208,8 @@ def unreadable(what: str, error: Exception) -> InputError:
 
     Args:
         what: the file, and the array in it.
-        error: what NumPy raised.
+        error: the error of NumPy.
     """
     if "allow_pickle" in str(error):
-        return InputError(f"{what} holds Python objects, which are never unpickled. Save numbers instead.")
+        return InputError(f"{what} has Python objects, which pvae does not unpickle. Save numbers instead.")
     return InputError(f"{what} is truncated or damaged ({' '.join(str(error).split()) or type(error).__name__}).")

@@ -18,15 +18,15 @@ from pvae.structures import is_structure
 __all__ = ["SCALES", "check_narrowing", "check_scale", "find_scaling", "narrowed", "scaled_batch"]
 
 SCALES = ("none", "standardise", "minmax")
-#: A cast may change a value by this share of the spread of its column.
+#: The largest change of a value by a cast, as a share of the spread of its column.
 _LARGEST_LOSS = 1e-6
-#: A cast may merge this share of the different values of a column, among the first ones.
+#: The largest share of different values of a column, among the first ones, that a cast may merge.
 _LARGEST_MERGED_SHARE = 0.01
 _LOOKED_AT = 1_000
 
 
 def check_scale(standardise: bool, scale: str) -> str:
-    """Return the one scaling that the options `standardise` and `scale` of `load_data` ask for.
+    """Return the scaling for the options `standardise` and `scale` of `load_data`.
 
     Raises:
         InputError: for another word, or two scalings.
@@ -47,8 +47,8 @@ def find_scaling(kind: str, batch: Batch) -> Scaling:
     """
     if _is_padded(batch):
         warnings.warn(
-            "Each time step of x is scaled on its own, and the padding after the ends of sequences (lengths) counts as "
-            "data. Scale sequences before they are padded, and load them without scaling.",
+            "Each time step of x is scaled separately, and the padding after the ends of sequences (lengths) counts as "
+            "data. Scale the sequences before you pad them, and load them without scaling.",
             UserWarning,
             stacklevel=3,
         )
@@ -73,7 +73,7 @@ def _is_padded(batch: Batch) -> bool:
 
 
 def _shift_and_scale(kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return shift and scale of each feature, (features,), of x, (data, features), with NaN for what is hidden."""
+    """Return shift and scale of each feature, (features,), of x, (data, features), with NaN for hidden values."""
     if kind == "minmax":
         shift = _extreme(x, largest=False)
         return shift, _extreme(x, largest=True) - shift
@@ -128,8 +128,8 @@ def check_narrowing(batch: Batch, dtype: torch.dtype, columns: Sequence[str] = (
     """Check that a dtype is fine enough for data.
 
     Args:
-        batch: the data, enough of them to show the range of each column.
-        dtype: the numbers of a training or evaluation.
+        batch: data, enough to show the range of each column.
+        dtype: the dtype of a training or evaluation.
         columns: the names of the features of x, for the message.
 
     Raises:
@@ -191,7 +191,7 @@ def _observed(batch: Batch, values: Tensor) -> Tensor:
 
 
 def _extreme(values: Tensor, *, largest: bool) -> Tensor:
-    """Return the largest or smallest value of each column, without NaN; NaN for a column of them."""
+    """Return the largest or smallest value of each column, without NaN; NaN for a column of only NaN."""
     filled = values.nan_to_num(-torch.inf if largest else torch.inf, posinf=torch.inf, neginf=-torch.inf)
     extreme = filled.amax(0) if largest else filled.amin(0)
     return torch.where(extreme.isinf(), torch.nan, extreme)

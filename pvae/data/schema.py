@@ -22,7 +22,7 @@ class Scaling:
     Attributes:
         kind: ``"standardise"`` or ``"minmax"``.
         shift: the mean, or the smallest value, of each feature of the training data, in a row.
-        scale: the standard deviation, or the range, of each feature; 1 for a constant one.
+        scale: the standard deviation, or the range, of each feature; 1 for a constant feature.
     """
 
     kind: str
@@ -45,11 +45,14 @@ class Scaling:
 
     @property
     def log_scale(self) -> float:
-        """The sum of log(scale), in nats: log p(x) in the units of the data is log p(scaled x) minus it."""
+        """The sum of log(scale), in nats: log p(x) in the units of the data is log p(scaled x) minus this sum."""
         return float(np.log(self.scale).sum())
 
     def permuted(self, positions: Sequence[int]) -> Scaling:
-        """Return the scaling of features in another order: the first one is now that at the first position, ..."""
+        """Return the scaling of features in another order.
+
+        The first feature is the one at the first position, and so on.
+        """
         shift, scale = (tuple(each[position] for position in positions) for each in (self.shift, self.scale))
         return replace(self, shift=shift, scale=scale)
 
@@ -61,7 +64,7 @@ class Scaling:
             size *= trailing[0]
         if size != len(self.shift):
             raise InputError(
-                f"The scaling is that of data with {len(self.shift)} values each; got values of shape {tuple(x.shape)}."
+                f"The scaling is for data with {len(self.shift)} values each; got values of shape {tuple(x.shape)}."
             )
         target = (len(self.shift),) if not trailing else tuple(trailing)
         shift, scale = (torch.tensor(each, dtype=torch.float64, device=x.device) for each in (self.shift, self.scale))
@@ -71,21 +74,21 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Schema:
-    """What is known of the data beyond their values.
+    """The properties of the data besides their values.
 
     Attributes:
-        account: one line that says how the data were read; "" for data with a name of their own.
+        account: one line about how the data were read; "" for data sets with a name.
         columns: the names of the features of x, in order; () if they have none.
         types: the type of each column that was read and does not hold real numbers, by its name.
         label: the name of the column of y, "" if it has none.
-        classes: the original value of each label y, in order; () if y has them as they were given.
+        classes: the original value of each label y, in order; () if y has the original values.
         categories: for each column that became one feature per value, its values.
         missing: the number of missing values, by the name of the column.
         rows: the number of rows that were read, 0 if unknown.
         scaling: how x was scaled, or None.
-        channels: the option ``channels``, where it was given.
+        channels: the option ``channels``, if it was given.
         options: the options of tables and of missing values that were given.
-        ignores_labels: whether labels of data that get this form are left out, because they are not used.
+        ignores_labels: whether labels of data in this form are left out, because they are not used.
     """
 
     account: str = ""
@@ -102,7 +105,7 @@ class Schema:
     ignores_labels: bool = False
 
     def to_record(self) -> dict[str, Any]:
-        """Return the schema as values of TOML or JSON, without what is at its default."""
+        """Return the schema as values of TOML or JSON, without default values."""
         record: dict[str, Any] = {}
         for each in fields(self):
             value = getattr(self, each.name)
@@ -150,7 +153,7 @@ class Schema:
         return [str(name) for name in names][:count]
 
     def named(self, labels: Tensor) -> Tensor | np.ndarray:
-        """Return labels, (data,), by the names of their classes; as they are where these have no names.
+        """Return labels, (data,), by the names of their classes; unchanged if the classes have no names.
 
         Args:
             labels: numbers from 0 on, and -1 for a hidden label.

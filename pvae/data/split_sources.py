@@ -20,7 +20,7 @@ def is_mapping_of_parts(source: Any) -> bool:
     """Return whether a source is a mapping from "train", and maybe "validation" and "test", to data.
 
     Args:
-        source: what a user gives to `load_data`.
+        source: the argument of `load_data`.
     """
     return isinstance(source, Mapping) and "train" in source and set(source) <= set(_PARTS)
 
@@ -39,7 +39,7 @@ def join_parts(sources: Mapping[str, DataSource], validation: Any, test: Any, se
     """
     for part, size in (("validation", validation), ("test", test)):
         if size:
-            raise InputError(f"These data are split already, so that {part}={size} has no place. Leave it out.")
+            raise InputError(f"These data are split already, so {part}={size} cannot be used. Leave it out.")
     train = sources["train"]
     for part, source in sources.items():
         _require_same(part, source, train)
@@ -62,16 +62,19 @@ def join_parts(sources: Mapping[str, DataSource], validation: Any, test: Any, se
 def _require_same(part: str, source: DataSource, train: DataSource) -> None:
     if source.data_shape != train.data_shape:
         raise InputError(
-            f"The {part} data have shape {source.data_shape} per datum, the training data {train.data_shape}. Make "
-            "them equal."
+            f"The {part} data have shape {source.data_shape} per datum, but the training data have {train.data_shape}. "
+            "Make them equal."
         )
     if source.schema.classes != train.schema.classes:
         raise InputError(
             f"The labels of the {part} data are {_shown(source.schema.classes)}, of the training data "
-            f"{_shown(train.schema.classes)}, and each part numbers its own. Number them 0, 1, ... in all parts."
+            f"{_shown(train.schema.classes)}, but the labels of all parts must have the same numbers. Number them 0, "
+            "1, ... in all parts."
         )
     if source.schema.columns != train.schema.columns:
-        raise InputError(f"The {part} data have other columns than the training data. Give the same ones in one order.")
+        raise InputError(
+            f"The {part} data have other columns than the training data. Give the same columns in the same order."
+        )
 
 
 def _shown(classes: tuple[Any, ...]) -> str:

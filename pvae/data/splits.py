@@ -32,18 +32,19 @@ class Splits:
     """Training, validation and test data, which depend on a seed.
 
     Attributes:
-        train: the training data. Where ``train_dynamic``, ``x`` has grey levels that are drawn from at every use.
+        train: the training data. If ``train_dynamic`` is True, ``x`` has grey levels, and is drawn from them at every
+            use.
         validation: the validation data, or None.
         test: the test data, or None.
         name: name of the data set or of the file.
-        data_shape: shape of one datum as a picture or event, such as (28, 28), in whatever shape ``x`` is stored.
+        data_shape: shape of one datum as a picture or event, such as (28, 28), for any shape in which ``x`` is stored.
         binarise: how ``x`` was binarised; ``"auto"`` until `for_likelihood` decides.
         seed: the seed that decides the splits and all draws.
         checksum: SHA-256 of the data and of how they were split, before any binarisation.
-        notes: lines of text that say what was done to the data.
+        notes: lines of text about changes of the data.
         mask: text of the mask that leaves entries of ``x`` out at random, with all settings, or ``"none"``. The
             training split's field ``mask`` does not include the draw.
-        labels: number of training data that keep their label, where the others' labels were hidden; else None.
+        labels: number of training data that keep their label, if other labels were hidden; else None.
         schema: names, types and labels of the data, how they were read, and how x was scaled.
         positions: for each split that was drawn, the number of each datum in the source, from 0 on; shape (data,).
         row_names: the name and the values, (rows,), of the first column that names the rows of a table, or None.
@@ -59,7 +60,8 @@ class Splits:
     """
 
     train: Batch
-    # With `Batch | None`, type checkers refuse data.test["x"]; `Any` lets them know `Batch` and accept a test for None.
+    # With `Batch | None`, type checkers reject data.test["x"]; with `Any` they know `Batch` and accept a comparison
+    # with None.
     validation: Batch | Any
     test: Batch | Any
     name: str
@@ -107,7 +109,7 @@ class Splits:
 
     @property
     def condition_shape(self) -> tuple[int, ...] | None:
-        """The shape of one condition ``c``; None where the data have none."""
+        """The shape of one condition ``c``; None if the data have no conditions."""
         return tuple(first_datum(self.train)["c"].shape[1:]) if "c" in self.train else None
 
     @property
@@ -140,8 +142,8 @@ class Splits:
         """Return the splits with ``binarise="auto"`` decided.
 
         Args:
-            bernoulli: whether the likelihood is Bernoulli. Grey data are then binarised statically, and a note says
-                so; all other data are not binarised.
+            bernoulli: whether the likelihood is Bernoulli. Grey data are then binarised statically, with a note; all
+                other data are not binarised.
         """
         if self.binarise != "auto":
             return self
@@ -188,11 +190,11 @@ class Splits:
         if count is None or count == self.labels:
             return self
         if self.labels is not None:
-            raise InputError(f"These data have {self.labels} labels left already; load them again for labels={count}.")
+            raise InputError(f"These data have {self.labels} labels left already. Load them again for labels={count}.")
         if isinstance(self.train, StoredBatch):
             raise InputError(
-                f"labels={count} chooses among the labels of all training data, and these are read in parts. Load them "
-                "with resident=True, or hide labels (-1) in the data."
+                f"labels={count} chooses among the labels of all training data, but these data are read in parts. Load "
+                "them with resident=True, or hide labels (-1) in the data."
             )
         checksum = hashlib.sha256(f"{self.checksum};labels:{count}".encode()).hexdigest()
         return replace(self, train=with_labels(self.train, count, seed=self.seed), labels=count, checksum=checksum)
@@ -209,7 +211,9 @@ class Splits:
         return self.scaled_by(find_scaling(check_scale(False, kind), self.train))
 
     def scaled_by(self, scaling: Scaling) -> Splits:
-        """Return the splits with x scaled, in float64; the schema has the scaling, which undoes it in outputs.
+        """Return the splits with x scaled, in float64.
+
+        The schema has the scaling, with which outputs are converted back.
 
         Args:
             scaling: the shift and scale of each feature.
@@ -237,14 +241,15 @@ class Splits:
         return splits_table(self.summary(), len(self.schema.columns), self.notes).to_html()
 
     def to(self, device: torch.device | str) -> Splits:
-        """Return the splits with their tensors on ``device``; those that do not fit are copied batch by batch."""
+        """Return the splits with their tensors on ``device``; data that do not fit are copied batch by batch."""
         return self.map_parts(lambda part, batch: placed(batch, device))
 
     def map_parts(self, change: Callable[[str, Batch], Batch]) -> Splits:
         """Return the splits with each part changed.
 
         Args:
-            change: from the name of a part (``"train"``, ``"validation"`` or ``"test"``) and its data to new data.
+            change: a function from the name of a part (``"train"``, ``"validation"`` or ``"test"``) and its data to new
+                data.
         """
         return replace(
             self,
@@ -257,7 +262,7 @@ class Splits:
         """Return the splits with each datum changed; data that are read in parts are changed when they are read.
 
         Args:
-            change: a function of a batch that changes each datum alone.
+            change: a function of a batch that changes each datum separately.
         """
         return self.map_parts(
             lambda _, batch: batch.changed(change) if isinstance(batch, StoredBatch) else change(batch)
@@ -281,10 +286,10 @@ class Splits:
 
 
 def _binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
-    """Return one split binarised. Draws that are kept need memory; others are made when the data are read.
+    """Return one split binarised. Draws that are kept need memory; other draws are made when the data are read.
 
     Raises:
-        InputError: as `binarised`, or if draws of training data that are read in parts are to be kept.
+        InputError: as `binarised`, or if draws of training data would be kept although the data are read in parts.
     """
     if not isinstance(batch, StoredBatch) or how == "none":
         return binarised(batch, how, part, seed)
@@ -292,14 +297,14 @@ def _binarised(batch: Batch, how: str, part: str, seed: int) -> Batch:
         return binarised(batch.resident(), how, part, seed)
     if how == "static":
         raise InputError(
-            "binarise='static' draws all training data once and keeps the draws, and these data are read in parts. Use "
+            "binarise='static' draws all training data once and keeps the draws, but these data are read in parts. Use "
             "'dynamic', which draws at every use, or load the data with resident=True."
         )
     return batch.changed(partial(binarised, how=how, part=part, seed=seed))
 
 
 def _left_out(batch: Batch, mask: Mask, part: str, seed: int) -> Batch:
-    """Return one split with a mask, as `left_out`; that of training data is drawn at every use."""
+    """Return one split with a mask, as `left_out`; the mask of training data is drawn at every use."""
     if not isinstance(batch, StoredBatch):
         return left_out(batch, mask, part, seed)
     if part != "train":

@@ -1,4 +1,4 @@
-"""Generated sprites: small pictures of one shape each, whose factors of variation are all known."""
+"""Generated sprites: small pictures of one shape each, with known factors of variation."""
 
 from __future__ import annotations
 

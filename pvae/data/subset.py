@@ -17,7 +17,7 @@ __all__ = ["Subset", "draw_subset"]
 
 @dataclass(frozen=True)
 class Subset:
-    """A random subset of data. Files are often ordered, so that their first data are not like the others.
+    """A random subset of data. Files are often sorted, so their first data are not like the others.
 
     Args:
         count: the number of data in the subset.
@@ -32,7 +32,7 @@ class Subset:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds all data, or all that are there."""
+        """Whether it contains all data, or all data that exist."""
         return self.total is not None and self.count >= self.total
 
     def indices(self) -> Tensor:
@@ -43,7 +43,7 @@ class Subset:
         return torch.randperm(self.total, generator=generator)[: self.count].sort().values
 
     def rows_of(self, values: Tensor) -> Tensor:
-        """Return the rows of the drawn data from numbers of all data; those of the drawn data alone stay as they are.
+        """Return the rows of the drawn data from numbers of all data; numbers of only the drawn data do not change.
 
         Args:
             values: one row per datum, shape (total, ...) or (count, ...).
@@ -72,7 +72,7 @@ def draw_subset(batch: Batch, limit: int | None, seed: int) -> tuple[Batch, Subs
     if isinstance(batch, StoredBatch) and batch.known_size is None:
         if batch.varies:
             raise InputError(
-                "The data of an iterable cannot be counted off if a collate function makes its batches. Give a data "
+                "The first data of an iterable cannot be selected if a collate function makes its batches. Give a data "
                 "set with items by number."
             )
         first = batch.resident() if limit is None else batch.take(slice(0, limit))

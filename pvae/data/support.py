@@ -14,7 +14,7 @@ __all__ = ["check_support"]
 
 _MOST_LEVELS = 256
 _INTERVAL = re.compile(r"(Integer)?Interval\(lower_bound=([-\d.e]+), upper_bound=([-\d.e]+)\)")
-#: the distribution of a time step, which leaves out the sequences that have ended
+#: the name of the distribution of a time step, which leaves out sequences that have ended
 _PADDED = "PaddedStep"
 _WRAPPERS = frozenset({"Completion", "Independent", "ExpandedDistribution", "MaskedDistribution", _PADDED})
 
@@ -28,7 +28,7 @@ def check_support(name: str, x: Tensor, distribution: Any) -> None:
         distribution: a distribution of PyTorch or Pyro. One that does not define its support accepts all values.
 
     Raises:
-        InputError: if a value lies outside the support; the message gives the support, the range of the values, the
+        InputError: if a value is outside the support; the message gives the support, the range of the values, the
             position of the first such value, and the likelihoods that fit.
     """
     inner = _unwrapped(distribution)
@@ -54,7 +54,7 @@ def check_support(name: str, x: Tensor, distribution: Any) -> None:
 
 
 def _unwrapped(distribution: Any) -> Any:
-    # The classes are compared by name because this room does not import Pyro.
+    # The classes are compared by name, because this folder does not import Pyro.
     while type(distribution).__name__ in _WRAPPERS:
         distribution = distribution.base_dist
     return distribution
@@ -81,7 +81,7 @@ def _advice(words: str, x: Tensor) -> str:
 
 
 def _fitting(x: Tensor) -> str:
-    """Return the likelihoods, by their names on the command line, whose support contains x."""
+    """Return the likelihoods with a support that contains x, by their names on the command line."""
     if not ((x >= 0) & (x < math.inf)).all():
         return "gaussian"
     if (x == x.round()).all():

@@ -1,4 +1,4 @@
-"""The linear Gaussian model, whose evidence and posterior are known exactly, and its best fit in closed form."""
+"""The linear Gaussian model, with exact evidence and posterior, and its maximum-likelihood fit in closed form."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LinearGaussian:
 
         Args:
             size: number of data, at least 1.
-            seed: of the generator.
+            seed: the seed of the generator.
         """
         size = require_whole(size, "size")
         generator = torch.Generator().manual_seed(seed)
@@ -68,9 +68,9 @@ class LinearGaussian:
 
 
 def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
-    """Return the linear Gaussian model with the greatest likelihood of the data, in closed form.
+    """Return the linear Gaussian model with maximum likelihood, in closed form.
 
-    A linear VAE with one learned Gaussian scale cannot have a greater log evidence on these data.
+    A linear VAE with one learned Gaussian scale cannot have a larger log evidence on these data.
 
     Args:
         x: data, shape (batch, features).
@@ -89,7 +89,8 @@ def fit_ppca(x: Tensor, latent: int) -> LinearGaussian:
     variance = values[:-latent].mean().item()
     if not variance > 0:
         raise InputError(
-            f"pPCA needs variance that {latent} components do not explain; the data have none. Ask for fewer."
+            f"pPCA needs variance that {latent} components do not explain; the data have none. Give a smaller number "
+            "of components."
         )
     kept = (values[-latent:] - variance).clamp(min=0).sqrt()
     return LinearGaussian(vectors[:, -latent:] * kept, mean, variance)

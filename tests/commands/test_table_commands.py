@@ -36,7 +36,7 @@ def test_describe_shows_what_is_in_a_file_and_what_was_inferred(folder: Path) ->
     for fact in (
         "separated by semicolons, decimal commas, line 1 names the columns",
         "120 rows of 4 features (a, b, colour=blue, colour=red)",
-        "has no name of its own, counts the rows and is left out",
+        "has no name, counts the rows and is left out",
         "splits: 97 train, 11 validation, 12 test",
         f"label 'kind' of 2 classes: 101: {(TABLE.kind == 101).sum()}, 202: {(TABLE.kind == 202).sum()}",
         "missing values: 0",

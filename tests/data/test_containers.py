@@ -136,7 +136,7 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     grey = load_data(tmp_path / "grey", **WHOLE)
     assert torch.equal(grey.train.x * 255, torch.from_numpy(levels[..., 0].copy()).float()) and "y" not in grey.train
     Image.new("L", (3, 3)).save(tmp_path / "grey" / "z.png")
-    with pytest.raises(InputError, match=r"z.png has 3 x 3 pixels, and .*cat.png has 7 x 5"):
+    with pytest.raises(InputError, match=r"z.png has 3 x 3 pixels, but .*cat.png has 7 x 5"):
         load_data(tmp_path / "grey")
     (tmp_path / "grey" / "z.png").write_bytes(b"\x89PNG no")
     with pytest.raises(InputError, match=r"z\.png is not a picture"):
@@ -222,7 +222,7 @@ def test_options_of_tables_are_refused_elsewhere(tmp_path: Path) -> None:
     for source in (X, "digits", tmp_path / "a.npy", Pairs()):
         with pytest.raises(InputError, match="option 'columns' is for tables"):
             load_data(source, columns="a")
-    for name, words in (("a.xlsx", "save the sheet as CSV"), ("none.csv", "no file"), ("a.pt", "suffix")):
+    for name, words in (("a.xlsx", "Save the sheet as CSV"), ("none.csv", "no file"), ("a.pt", "suffix")):
         if name != "none.csv":
             (tmp_path / name).write_bytes(b"PK")
         with pytest.raises(InputError, match=words):

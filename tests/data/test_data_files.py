@@ -103,7 +103,7 @@ def test_missing_files_and_folders(tmp_path):
     assert "it is a folder" in _refused(tmp_path / "folder.npz")
     (tmp_path / "weights.pt").touch()
     refusal = _refused(tmp_path / "weights.pt")
-    assert "has a suffix that cannot be read; give a file with one of .npz, .npy, .csv" in refusal
+    assert "has a suffix that cannot be read. Give a file with one of .npz, .npy, .csv" in refusal
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_missing_files_and_folders(tmp_path):
         ("a.npy", b"", "and it is empty"),
         ("a-ubyte", b"\x89PNG1234", "it needs to begin with bytes such as 00 00 08 03, got 89 50 4e 47"),
         ("a-ubyte", b"\0\0\x08\x03\0\0", "truncated or damaged: its header needs"),
-        ("a-ubyte", _idx(np.ones((3, 4), np.uint8))[:-1], "its header needs 24 bytes, it has 23"),
-        ("a-ubyte", _idx(np.ones((3, 4), np.uint8)) + b"1", "its header needs 24 bytes, it has 25"),
+        ("a-ubyte", _idx(np.ones((3, 4), np.uint8))[:-1], "its header needs 24 bytes; it has 23"),
+        ("a-ubyte", _idx(np.ones((3, 4), np.uint8)) + b"1", "its header needs 24 bytes; it has 25"),
         ("a-ubyte.gz", gzip.compress(_idx(np.ones((3, 4), np.uint8)), mtime=0)[:-9], "damaged or truncated gzip"),
         ("a-ubyte.gz", b"\x1f\x8b\x08" + bytes(40), "damaged or truncated gzip"),
         ("a.csv", b"", "needs rows of numbers; it has none"),

@@ -53,7 +53,7 @@ def test_labels_of_a_tensor_stay_on_its_device() -> None:
 
 def test_minus_one_as_hidden_is_said_or_asked_about() -> None:
     assert "3 labels are -1, which means hidden" in load([0, 1, -1, 1, -1, -1]).notes[0]
-    with pytest.raises(InputError, match="y has -1 beside 1 to 3"):
+    with pytest.raises(InputError, match="y has -1 and 1 to 3"):
         load([-1, 1, 2, 3, 1, 2])
     kept = load_data({"x": np.zeros((300, 2)), "y": np.array([-1, 1] * 150)}, labels=20, validation=0, test=0)
     assert torch.bincount(kept.train.y + 1).tolist() == [280, 10, 10]

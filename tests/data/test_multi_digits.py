@@ -50,7 +50,7 @@ def test_the_named_set_has_its_own_test_split_of_other_digits() -> None:
         ({"digits": np.full((1, 2, 2), 16.0)}, "values from 16 to 16"),
         ({"digits": np.full((1, 2, 2), np.nan)}, "digits needs pictures"),
         ({"side": 1}, "side needs to be at least 2"),
-        ({"side": 3, "most": 4}, "find no free place"),
+        ({"side": 3, "most": 4}, "have no free place"),
         ({"count": 0}, "count needs a whole number"),
         ({"most": 0}, "most needs a whole number"),
     ],

@@ -349,7 +349,7 @@ def test_an_iterable_is_read_from_its_start() -> None:
         assert [batch.size for batch in first] == 7 * [8] + [4] and steps_of_epoch(splits.train, 8) is None
         assert splits.train.take(slice(0, 70)).size == 60 and splits.train.resident().size == 60  # type: ignore[attr-defined]
         assert splits.summary()["sizes"] == {"validation": 0, "test": 0}
-        with pytest.raises(InputError, match="only the first data can be taken"):
+        with pytest.raises(InputError, match="Only the first data of a"):
             splits.train.take([3])
         with pytest.raises(InputError, match=r"number of data in a \w+ is not known"):
             len(splits.train.x), splits.train.size
@@ -363,9 +363,9 @@ def test_splits_of_several_sources() -> None:
     assert splits.validation is None and torch.equal(splits.test.x, torch.from_numpy(X))  # type: ignore[union-attr]
     with pytest.raises(InputError, match=r"validation=0\.1 has no place"):
         load_data({"train": X, "test": X}, validation=0.1)
-    with pytest.raises(InputError, match=r"test data have shape \(3,\) per datum, the training data \(4,\)"):
+    with pytest.raises(InputError, match=r"test data have shape \(3,\) per datum, but the training data have \(4,\)"):
         load_data({"train": X, "test": X[:, :3]})
-    with pytest.raises(InputError, match="each part numbers its own"):
+    with pytest.raises(InputError, match="all parts must have the same numbers"):
         load_data({"train": (X, Y), "test": (X[:2], Y[:2])})
 
 
@@ -383,7 +383,7 @@ class Bad(Plain):
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        ((torch.zeros(5), 0), r"x of item 7 has shape \(5,\), that of item 0 \(4,\)"),
+        ((torch.zeros(5), 0), r"x of item 7 has shape \(5,\); x of item 0 has \(4,\)"),
         ({"x": torch.zeros(4)}, "Item 0 of the data has the fields x, y; item 7 has x"),
         ((torch.full((4,), torch.nan), 0), "Data 0 to 59: x needs finite values; 4 of 240 are not"),
         ((torch.zeros(4), -2), "Labels y need to be 0, 1, ...; got -2"),

@@ -89,7 +89,7 @@ def test_options_overrule_what_would_be_found(tmp_path: Path) -> None:
     picked = read(tmp_path, "id,a,b,c\n7,1,2,3\n8,4,5,6\n", columns="c,a", index="id")
     assert picked.train.x.tolist() == [[3, 1], [6, 4]] and picked.schema.columns == ("c", "a")
     assert "left out: b" in picked.schema.account
-    assert "the separator ',' leaves one column, and ';' would give 2" in refused(tmp_path, "a;b\n1;2\n", separator=",")
+    assert "the separator ',' gives one column, but ';' would give 2" in refused(tmp_path, "a;b\n1;2\n", separator=",")
 
 
 def test_text_in_quotes_may_hold_separators_and_ends_of_lines(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_lines_of_plain_numbers_are_all_data(tmp_path: Path) -> None:
 def test_a_first_column_without_a_name_that_names_the_rows_is_left_out(tmp_path: Path, index: str) -> None:
     lines = [f"{name},{a},{b}" for name, (a, b) in zip(index.split(","), ROWS, strict=False)]
     splits = read(tmp_path, "\n".join(['"",a,b', *lines]))
-    assert splits.train.x.tolist() == ROWS[:3].tolist() and "no name of its own" in splits.notes[0]
+    assert splits.train.x.tolist() == ROWS[:3].tolist() and "the first column has no name, " in splits.notes[0]
     with_index = read(tmp_path, "\n".join(['"",a,b', *lines]), index="none") if index != "p,q,r" else None
     assert with_index is None or with_index.train.x.shape[1] == 3
     r = [" ".join([f'"{line.split(",")[0]}"', *line.split(",")[1:]]) for line in lines]

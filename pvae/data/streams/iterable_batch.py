@@ -29,12 +29,12 @@ _LOOKED_AT = 100
 class IterableBatch(StoredBatch):
     """Data that can only be read from the start, in the order of their source.
 
-    The first data can be taken; how many there are is not known before they are read. A resumed training reads the
-    epoch that was interrupted from its start.
+    Only the first data can be taken, and the number of data is not known before they are read. A resumed training reads
+    the interrupted epoch from its start.
 
     Args:
-        source: an iterable data set, whose items become batches of the size that a training asks for; or a loader,
-            which makes its batches itself.
+        source: an iterable data set, with items that become batches of the size of the training; or a loader, which
+            makes its batches itself.
         prepare: as for `RowBatch`.
     """
 
@@ -47,7 +47,7 @@ class IterableBatch(StoredBatch):
 
     @property
     def account(self) -> str:
-        """One line that says what the data are and how they are read."""
+        """One line about the kind of the data and how they are read."""
         return f"a {type(self._source).__name__}, which is read from its start in each epoch"
 
     @property
@@ -57,7 +57,7 @@ class IterableBatch(StoredBatch):
 
     @property
     def content(self) -> str:
-        """The class of the source and the form of its data, because the data may be drawn anew."""
+        """The class of the source and the form of its data, because the data may be drawn again."""
         kind = type(self._source)
         return f"{kind.__module__}.{kind.__qualname__};{form_text(self.form)}"
 
@@ -95,7 +95,7 @@ class IterableBatch(StoredBatch):
             InputError: always.
         """
         raise InputError(
-            f"The number of data in a {type(self._source).__name__} is not known before they are read, and it is "
+            f"The number of data in a {type(self._source).__name__} is not known before they are read, but it is "
             "needed here. Use a data set with items by number, or load the data with resident=True."
         )
 
@@ -121,14 +121,14 @@ class IterableBatch(StoredBatch):
         return on_device(batches, self.device)
 
     def subset(self, positions: Tensor) -> StoredBatch:
-        """Refuse, because the data have no numbers.
+        """Raise InputError, because the data have no numbers.
 
         Raises:
             InputError: always.
         """
         raise InputError(
             f"A {type(self._source).__name__} has no data by number, so no split can be drawn from it. Give the splits "
-            "apart, as {'train': ..., 'validation': ...}, or validation=0 and test=0."
+            "separately, as {'train': ..., 'validation': ...}, or validation=0 and test=0."
         )
 
     def take(self, index: Index) -> Batch:
@@ -142,7 +142,7 @@ class IterableBatch(StoredBatch):
         """
         if not isinstance(index, slice) or index.start not in (0, None) or index.stop is None or index.stop < 1:
             raise InputError(
-                f"Of a {type(self._source).__name__} only the first data can be taken alone. Load it with "
+                f"Only the first data of a {type(self._source).__name__} can be taken. Load it with "
                 "resident=True, which reads it once and keeps its data."
             )
         known: Batch | None = self._cache.get("look")

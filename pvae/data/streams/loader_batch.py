@@ -33,7 +33,7 @@ __all__ = ["LoaderBatch", "can_be_indexed", "seeded_order"]
 
 
 def can_be_indexed(loader: DataLoader) -> bool:
-    """Return whether a loader takes items by number, in batches that its sampler lists; else it is only iterated.
+    """Return whether a loader takes items by number, in batches that its sampler lists; otherwise it is only iterated.
 
     Args:
         loader: the loader.
@@ -41,7 +41,7 @@ def can_be_indexed(loader: DataLoader) -> bool:
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return False
     if type(loader).__iter__ is not DataLoader.__iter__:
-        return False  # the class makes its batches in its own way
+        return False  # a subclass may make its batches in another way
     try:
         return len(loader) >= 0
     except TypeError:  # a sampler without a length may have no end
@@ -51,8 +51,8 @@ def can_be_indexed(loader: DataLoader) -> bool:
 class LoaderBatch(RowBatch):
     """The data of a loader of PyTorch over a data set with items by number.
 
-    The order of an epoch and all draws of the transforms follow from the seed of the run, the epoch and the number of
-    the batch, whatever the number of workers is. A resumed run therefore starts at any batch.
+    The order of an epoch and all draws of the transforms depend on the seed of the run, the epoch and the number of the
+    batch, but not on the number of workers. A resumed run therefore starts at any batch.
 
     Args:
         loader: the loader, for which `can_be_indexed` is True.
@@ -83,7 +83,7 @@ class LoaderBatch(RowBatch):
 
     @property
     def account(self) -> str:
-        """One line that says what the data are and how they are read."""
+        """One line about the kind of the data and how they are read."""
         loader = self._loader
         workers = f"{loader.num_workers} workers" if loader.num_workers else "no workers"
         return (
@@ -93,7 +93,7 @@ class LoaderBatch(RowBatch):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the order of the data."""
+        """Notes on the order of the data."""
         return (*self._notes, *super().notes)
 
     @property
@@ -112,7 +112,7 @@ class LoaderBatch(RowBatch):
         return len(self._loader)
 
     def subset(self, positions: Tensor) -> RowBatch:
-        """Return some of the data without reading them; the result has no order and no workers of its own.
+        """Return some of the data without reading them; the result has no own order and no workers.
 
         Args:
             positions: shape (data,).
@@ -126,7 +126,7 @@ class LoaderBatch(RowBatch):
         """Yield the batches of an epoch, in the order of the sampler.
 
         Args:
-            size: not used, because the loader has a size of its own.
+            size: not used, because the loader has its own size.
             seed: the seed of the run.
             epoch: the number of the epoch.
             start: the number of batches to leave out at the beginning.
@@ -156,7 +156,7 @@ class LoaderBatch(RowBatch):
             return collated(rows.dataset, numbers, rows.collate)
 
     def _workers(self, rows: ItemRows) -> WorkerPool:
-        """Return workers with the settings of the user's loader that read nothing now, kept where those are kept."""
+        """Return idle workers with the settings of the user's loader; they are kept if the loader keeps its workers."""
         if self._pool and not self._pool[0].is_reading:
             return self._pool[0]
         size = self._bytes_of_item(rows) * self.own_batch_size
@@ -166,7 +166,7 @@ class LoaderBatch(RowBatch):
         return pool
 
     def _bytes_of_item(self, rows: ItemRows) -> int:
-        """Return the bytes of the tensors of an item as it is read, before any change of its fields."""
+        """Return the bytes of the tensors of an item as read, before any change of its fields."""
         if "bytes" not in self._cache:
             content = self._read_here(rows, 0, self._numbers(0, 0)[0][:1])
             self._cache["bytes"] = sum(tensor.nbytes for tensor in tensors_of(content))
@@ -177,7 +177,7 @@ class LoaderBatch(RowBatch):
         """Return the items of each batch of an epoch."""
         sampler: Any = self._loader.batch_sampler
         with seeded_order(self._loader, seed, epoch):
-            # PyTorch's own class takes the items one by one, which costs more time than to read a batch of a worker.
+            # PyTorch's own class takes the items one by one, which is slower than reading a batch of a worker.
             if type(sampler) is not BatchSampler:
                 return [list(map(int, batch)) for batch in sampler]
             numbers, size = list(map(int, sampler.sampler)), sampler.batch_size
@@ -190,13 +190,13 @@ class LoaderBatch(RowBatch):
 
 
 _OWN_ORDER = (
-    "the {} draws its order from a generator of its own, which no checkpoint holds: a run that is stopped and resumed "
-    "within an epoch sees other data than one that is not"
+    "the {} draws its order from its own generator, which is not in a checkpoint: a run that is resumed within an "
+    "epoch gets other data than an uninterrupted run"
 )
 
 
 def _takes_all(loader: DataLoader) -> bool:
-    """Return whether each epoch of a loader has each item once."""
+    """Return whether each epoch of a loader has each item exactly once."""
     sampler = loader.sampler
     if getattr(loader.batch_sampler, "sampler", None) is not sampler or loader.drop_last:
         return False

@@ -1,4 +1,4 @@
-"""Some of the data, for looks that need not read all of those that are read in parts."""
+"""Some of the data, for checks that do not need all data if these are read in parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pvae.data.streams.stored_batch import StoredBatch
 
 __all__ = ["first_datum", "first_of", "part_of", "some_of", "x_in_parts"]
 
-#: The number of data that are looked at, if the data can be read only from their start.
+#: The number of data that are used, if the data can be read only from their start.
 _FIRST = 1000
 
 
@@ -19,26 +19,28 @@ def first_datum(batch: Batch) -> Batch:
     """Return the first datum on the CPU, which shows the fields with their shapes and types.
 
     Args:
-        batch: data in memory or elsewhere.
+        batch: data in memory or stored.
     """
     return batch.form if isinstance(batch, StoredBatch) else batch.take(slice(0, 1)).to("cpu")
 
 
 def first_of(batch: Batch, count: int) -> Batch:
-    """Return the first data; of data that are read in parts at most `look_size`.
+    """Return the first data; at most `look_size` if the data are read in parts.
 
     Args:
-        batch: data in memory or elsewhere.
+        batch: data in memory or stored.
         count: the largest number of data.
     """
     return batch.take(slice(0, min(count, batch.look_size) if isinstance(batch, StoredBatch) else count))
 
 
 def some_of(batch: Batch) -> Batch:
-    """Return data in memory as they are; of other data about `look_size`, evenly spaced, or the first of an iterable.
+    """Return data in memory unchanged.
+
+    For other data about `look_size` evenly spaced ones, or the first of an iterable.
 
     Args:
-        batch: data in memory or elsewhere.
+        batch: data in memory or stored.
     """
     if not isinstance(batch, StoredBatch):
         return batch
@@ -51,7 +53,7 @@ def part_of(batch: Batch, positions: Tensor) -> Batch:
     """Return some of the data for passes over parts of them; in memory, unless a collate function makes the parts.
 
     Args:
-        batch: data in memory or elsewhere.
+        batch: data in memory or stored.
         positions: the positions of the data, shape (data,).
     """
     if isinstance(batch, StoredBatch) and batch.varies:
@@ -60,10 +62,10 @@ def part_of(batch: Batch, positions: Tensor) -> Batch:
 
 
 def x_in_parts(batch: Batch) -> Iterator[Tensor]:
-    """Yield x of all data in parts; of data that can be read only from their start, x of the first ones.
+    """Yield x of all data in parts; only of the first data if they can be read only from their start.
 
     Args:
-        batch: data in memory or elsewhere.
+        batch: data in memory or stored.
     """
     if batch.known_size is None:
         yield batch.take(slice(0, _FIRST)).x

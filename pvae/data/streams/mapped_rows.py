@@ -1,4 +1,4 @@
-"""`MappedRows`: arrays in files that are mapped into memory, of which only the rows that are needed are read."""
+"""`MappedRows`: arrays in files that are mapped into memory; only the needed rows are read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pvae.errors import InputError
 
 __all__ = ["MappedArray", "MappedRows"]
 
-#: The bytes that are read from a file before the system may take back the memory of their pages.
+#: The bytes that are read from a file before the memory of its pages is released.
 _KEPT = 32 * 2**20
-#: The memory that the system maps for one row that is read, as measured: it maps the pages around it too.
+#: The measured memory that the system maps for one row, including the pages around it.
 _PAGES_OF_ROW = 2**19
 
 
 class MappedArray:
-    """An array in a file. The memory of the parts that were read is given back, so that little of it is in use.
+    """An array in a file. The memory of the parts that were read is released, so little memory is in use.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ class MappedArray:
         except DAMAGED as error:
             raise unreadable(str(path), error) from error
         if mapped.ndim == 0:
-            raise InputError(f"{path} holds one number, and data need a row for each datum.")
+            raise InputError(f"{path} has one number, but data need a row for each datum.")
         return cls.of_memmap(mapped)
 
     @classmethod
@@ -63,7 +63,7 @@ class MappedArray:
         """Return a whole `numpy.memmap`, which is opened again for reading.
 
         Args:
-            array: the memory map itself, and no part of it.
+            array: the memory map itself, not a part of it.
         """
         order = "C" if array.flags.c_contiguous else "F"
         return cls(Path(str(array.filename)), array.dtype, array.shape, array.offset, order)
@@ -102,7 +102,7 @@ class MappedArray:
     def _count(self, read: int) -> None:
         """Count the bytes that were read, and release the pages if there are many."""
         self._read += read
-        if self._read > _KEPT or self.order == "F":  # a row of a file in Fortran's order touches many pages
+        if self._read > _KEPT or self.order == "F":  # a row of a file in Fortran order is on many pages
             self._release()
 
     def _opened(self) -> np.memmap:
@@ -115,7 +115,7 @@ class MappedArray:
         return array
 
     def _release(self) -> None:
-        """Let the system take back the memory of the pages that were read; they are read again when needed."""
+        """Release the memory of the pages that were read; they are read again when needed."""
         self._read = 0
         pages = self._array.base
         if isinstance(pages, mmap.mmap) and hasattr(pages, "madvise"):

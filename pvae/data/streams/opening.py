@@ -1,4 +1,4 @@
-"""Open data that stay where they are: data sets and loaders of PyTorch, mapped files and folders of files."""
+"""Open data that are not read into memory: data sets and loaders of PyTorch, mapped files and folders of files."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _PARTS = ("train", "validation", "test")
 def open_stored(
     source: Any, options: TableOptions, channels: str, like: Schema | None, resident: bool | None
 ) -> DataSource | None:
-    """Return data that stay where they are; None if the source is to be read into memory by the other readers.
+    """Return data that are not read into memory; None if other readers must read the source into memory.
 
     Args:
         source: a path or an object.
-        options: as for tables; all but the one for missing values are refused.
+        options: as for tables; all except the one for missing values are errors.
         channels: the option of `load_data`.
-        like: the schema of earlier data, whose labels number these; or None.
-        resident: True reads the data into memory; False leaves them; None leaves those that would take more than half
-            of the free memory, and data sets and loaders of PyTorch, whose transforms may draw.
+        like: the schema of earlier data, which give the numbers of labels; or None.
+        resident: True reads the data into memory; False does not; None does not for data that need more than half of
+            the free memory, and for data sets and loaders of PyTorch, because their transforms may draw.
 
     Raises:
         InputError: if the data cannot be read or used.
@@ -108,7 +108,8 @@ def shard_files(path: Path) -> dict[str, list[Path]]:
     """Return the files of arrays in a folder, by split; empty if there are none.
 
     Args:
-        path: a folder with files; or with a folder ``train`` of files, and maybe ``validation`` and ``test``.
+        path: a folder with files; or with a folder ``train`` of files, and optional folders ``validation`` and
+            ``test``.
 
     Raises:
         InputError: if the folder has both, or files of several kinds.
@@ -118,7 +119,10 @@ def shard_files(path: Path) -> dict[str, list[Path]]:
     files = {"train": _shards_in(path)}
     inside = {part: _shards_in(path / part) for part in _PARTS}
     if files["train"] and any(inside.values()):
-        raise InputError(f"{path} has files of data and folders train, validation or test of them. Keep one of both.")
+        raise InputError(
+            f"{path} has files of data, and also folders train, validation or test. Keep only the files or only the "
+            "folders."
+        )
     if inside["train"]:
         files = {part: paths for part, paths in inside.items() if paths}
     return files if files["train"] else {}
@@ -140,7 +144,7 @@ def _refuse_table_options(options: TableOptions, source: str) -> None:
 
 
 def _stays(size: int, resident: bool | None) -> bool:
-    """Return whether data of this size in bytes stay where they are."""
+    """Return whether data of this size in bytes are not read into memory."""
     if resident is not None:
         return not resident
     free = free_bytes(torch.device("cpu"))
@@ -156,7 +160,7 @@ def _mapped_arrays(source: Any) -> dict[str, MappedArray | np.ndarray] | None:
     if not isinstance(source, Mapping) or not isinstance(source.get("x"), np.memmap):
         return None
     if any(isinstance(name, str) and name.endswith(tuple(f"_{part}" for part in _PARTS)) for name in source):
-        return None  # splits of their own, which the other reader knows
+        return None  # the arrays of other splits, which the other reader handles
     arrays: dict[str, MappedArray | np.ndarray] = {}
     for name, value in source.items():
         is_whole = isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap)
@@ -176,7 +180,8 @@ def _batch_of(source: Any, prepare: Preparation) -> StoredBatch:
     except TypeError:
         kind = type(source).__name__
         raise InputError(
-            f"A {kind} needs __len__ beside __getitem__, or to be an IterableDataset. Add the number of its data."
+            f"A {kind} needs __len__ in addition to __getitem__, or must be an IterableDataset. Add __len__, the "
+            "number of its data."
         ) from None
     if size == 0:
         raise InputError(f"The {type(source).__name__} has no data. Fill it.")
@@ -186,7 +191,7 @@ def _batch_of(source: Any, prepare: Preparation) -> StoredBatch:
 def _of_parts(
     parts: Mapping[str, Rows], name: str, options: TableOptions, channels: str, like: Schema | None
 ) -> DataSource:
-    """Return rows of files as a source, with splits of their own; the labels of all of them are numbered together."""
+    """Return rows of files as a source with its own splits; the labels of all splits are numbered together."""
     drops_labels = _ignores_labels(like)
     labels = {part: None if drops_labels else rows.labels() for part, rows in parts.items()}
     fields = {_label_name(part): y for part, y in labels.items() if y is not None}
@@ -235,7 +240,7 @@ def _of_batch(batch: StoredBatch, name: str, notes: tuple[str, ...] = (), classe
 
 
 def _channel_notes(batch: StoredBatch) -> tuple[str, ...]:
-    """Return whether the channels of pictures are turned, in words."""
+    """Return a note if the channels of pictures are moved."""
     if is_structure(batch.form.x):
         return ()
     as_read = batch.with_preparation(replace(batch.prepare, channels="first")).form

@@ -1,4 +1,4 @@
-"""Random generators that a data set holds itself, so that they can be seeded as the global ones are."""
+"""Random generators in the attributes of a data set, so that they can be seeded like the global ones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["OwnGenerators"]
 
 Generator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-#: How deep objects are searched: the data set, its transform, the list in it, a transform of this list, ...
+#: The depth of the search: the data set, its transform, the list in it, a transform of this list, ...
 _DEPTH = 8
 _MOST_OBJECTS = 2000
-#: Objects without generators, which may be large.
+#: Types of objects without generators, which may be large.
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), Tensor, np.ndarray, np.generic, type)
 
 
@@ -69,7 +69,7 @@ class OwnGenerators:
 
 
 def _restorer(generator: Generator) -> Callable[[], object]:
-    """Return a function that puts a generator back into its present state."""
+    """Return a function that restores the present state of a generator."""
     if isinstance(generator, np.random.Generator):
         bits, state = generator.bit_generator, generator.bit_generator.state
         return lambda: setattr(bits, "state", state)
@@ -99,7 +99,10 @@ def _find(root: Any) -> Iterator[Generator]:
 
 
 def _held(holder: Any) -> list[Any]:
-    """Return the attributes and elements of an object, or what a function holds; of a long collection the first."""
+    """Return the attributes and elements of an object, or the closure of a function.
+
+    Only the first of a long collection.
+    """
     if isinstance(holder, partial):
         return [holder.func, *holder.args, *holder.keywords.values()]
     if isinstance(holder, FunctionType):

@@ -1,4 +1,4 @@
-"""Put data on a device: resident where they fit, else batch by batch."""
+"""Put data on a device: resident if they fit, else batch by batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def placed(batch: Batch, device: torch.device | str) -> Batch:
     """Return data on a device; if they need more than half of its free memory, each batch is copied when it is taken.
 
     Args:
-        batch: data in memory or elsewhere.
+        batch: data in memory or stored.
         device: the device.
     """
     target = torch.device(device)
@@ -32,4 +32,4 @@ def placed(batch: Batch, device: torch.device | str) -> Batch:
         return batch.to(target)
     account = f"data of {format_bytes(needed)} in main memory, because {format_bytes(free)} are free on {target}"
     rows = MappedRows({name: tensor.cpu().numpy() for name, tensor in batch.items()}, account)
-    return RowBatch(rows, Preparation(channels="first")).to(target)  # the channels of data in memory are first already
+    return RowBatch(rows, Preparation(channels="first")).to(target)  # in data in memory, the channels are first already

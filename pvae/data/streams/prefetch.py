@@ -1,4 +1,4 @@
-"""Read the next batches while the current one is used, and copy them to a CUDA device beside its computations."""
+"""Read the next batches while the current one is used, and copy them to a CUDA device during its computations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def read_ahead(read: Callable[[Any], T], keys: Iterator[Any], ahead: int = _AHEA
 
     Args:
         read: a function that draws no random numbers, because the generators belong to the thread of the caller.
-        keys: what to read.
-        ahead: the number of results that wait.
+        keys: the arguments of `read`.
+        ahead: the number of results that are read in advance.
 
     Raises:
-        Exception: what `read` raises, at its place in the order.
+        Exception: any error of `read`, at its place in the order.
     """
     results: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=ahead)
     has_stopped = threading.Event()
@@ -40,7 +40,7 @@ def read_ahead(read: Callable[[Any], T], keys: Iterator[Any], ahead: int = _AHEA
                     return
                 _put(results, (True, read(key)), has_stopped)
             _put(results, (False, None), has_stopped)
-        except BaseException as error:  # it is raised again by the thread of the caller
+        except BaseException as error:  # the thread of the caller raises it again
             _put(results, (False, error), has_stopped)
 
     thread = threading.Thread(target=work, name="pvae-read-ahead", daemon=True)
@@ -59,7 +59,7 @@ def read_ahead(read: Callable[[Any], T], keys: Iterator[Any], ahead: int = _AHEA
 
 
 def _put(results: queue.Queue[Any], value: Any, has_stopped: threading.Event) -> None:
-    """Put a value into a queue when it has room; give up if nobody reads it any more."""
+    """Put a value into a queue when there is room; stop if the queue is not read any more."""
     while not has_stopped.is_set():
         try:
             results.put(value, timeout=0.05)
@@ -69,7 +69,7 @@ def _put(results: queue.Queue[Any], value: Any, has_stopped: threading.Event) ->
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches on a device. On CUDA the copy of the next one runs beside the computations on the current one.
+    """Yield batches on a device. On CUDA the next batch is copied during the computations on the current one.
 
     Args:
         batches: batches on the CPU; those in pinned memory are copied without waiting.
@@ -96,13 +96,13 @@ def _copy(batch: Batch, device: torch.device) -> Batch:
     """Return a copy of a batch on a CUDA device; the copy of plain tensors need not be complete."""
     if isinstance(batch, StructuredBatch):
         return batch.to(device)
-    # PyTorch keeps pinned memory until the copies from it are complete.
+    # PyTorch does not reuse pinned memory before the copies from it are complete.
     pinned = batch.map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
     return pinned.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def _received(batch: Batch, event: torch.cuda.Event, device: torch.device) -> Batch:
-    """Let the stream of the caller wait for the copies of a batch, and let the memory of the batch follow it."""
+    """Let the stream of the caller wait for the copies of a batch, and record that it uses their memory."""
     current = torch.cuda.current_stream(device)
     current.wait_event(event)
     for value in batch.values():

@@ -1,4 +1,4 @@
-"""`Preparation`: what happens to the arrays of each part of stored data after it was read."""
+"""`Preparation`: the changes of the arrays of each part of stored data after it was read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Preparation:
     """Changes the arrays of each part that is read.
 
     Args:
-        channels: where the channels of pictures are, as for `load_data`.
+        channels: the position of the channels of pictures, as for `load_data`.
         missing: whether NaN is a missing value.
-        checks_labels: whether labels must be numbers from 0 on, because no other place has numbered them.
+        checks_labels: whether labels must be numbers from 0 on, because they have not been numbered before.
         drops_labels: whether labels are left out.
     """
 
@@ -36,10 +36,10 @@ class Preparation:
         """Return the arrays of a part as the fields of a batch.
 
         Args:
-            fields: the arrays by name, as they were read.
+            fields: the arrays by name, as read.
 
         Raises:
-            InputError: if labels are negative and -1 is not said to be a hidden one.
+            InputError: if labels are negative, and -1 is not declared as a hidden label.
         """
         turned, _ = with_channels_first(fields, self.channels)
         if self.drops_labels:
@@ -55,7 +55,7 @@ class Preparation:
 
 
 def _check_labels(y: Any, *, hidden_allowed: bool) -> None:
-    """Raise InputError for negative labels, unless -1 is said to be a hidden one."""
+    """Raise InputError for negative labels, unless -1 is declared as a hidden label."""
     values = y.numpy() if isinstance(y, Tensor) else y
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu" or values.ndim != 1 or not values.size:
         return
@@ -67,5 +67,5 @@ def _check_labels(y: Any, *, hidden_allowed: bool) -> None:
         )
 
 
-#: Channels that are last become first, and missing values are refused.
+#: The default: channels that are last become first, and missing values are errors.
 PLAIN = Preparation()

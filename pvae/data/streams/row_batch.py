@@ -1,4 +1,4 @@
-"""`RowBatch`: data by number as a batch whose parts are read when they are taken."""
+"""`RowBatch`: data by number as a batch; its parts are read when they are taken."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ __all__ = ["RowBatch"]
 
 _OWN_DRAWS = (
     "reading the same datum twice gives different values, because the data set draws from a generator that pvae cannot "
-    "seed: a run that is stopped and resumed gets other draws than one that is not. Draw from the global generators, "
-    "or from one that is an attribute of the data set or of its transform"
+    "seed: a resumed run gets other draws than an uninterrupted one. Draw from the global generators, or from a "
+    "generator that is an attribute of the data set or of its transform"
 )
 
-#: The bytes of data that are looked at where a pass over all would take too long, at most, unless 100 data have more.
+#: The largest number of bytes of the data that represent all data if a pass over all would take too long; at least 100
+#: data are used.
 _LOOK = 256 * 2**20
 
 
 class RowBatch(StoredBatch):
-    """Data by number. Where reading draws random numbers, it is seeded, so that it can be repeated.
+    """Data by number. If reading draws random numbers, the generators are seeded, so reading can be repeated.
 
     Args:
         rows: the data.
-        prepare: what happens to the arrays of each part that is read.
+        prepare: the changes of the arrays of each part that is read.
     """
 
     __slots__ = ("_positions", "_rows")
@@ -53,7 +54,7 @@ class RowBatch(StoredBatch):
 
     @property
     def account(self) -> str:
-        """One line that says what the data are and how they are read."""
+        """One line about the kind of the data and how they are read."""
         return self._rows.account
 
     @property
@@ -68,7 +69,7 @@ class RowBatch(StoredBatch):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line if the same data differ from reading to reading, although the generators are seeded."""
+        """A note if the same data differ between two readings, although the generators are seeded."""
         if not self._rows.draws or self.varies:
             return ()
         first, again = (self.take(slice(0, 1)) for _ in range(2))
@@ -77,7 +78,7 @@ class RowBatch(StoredBatch):
 
     @property
     def look_size(self) -> int:
-        """The number of data that stand for all of them: fewer where each is large, or is made by a program."""
+        """The number of data that represent all data; it is smaller if each datum is large, or is made by a program."""
         return min(1000 if self._rows.draws else 10_000, max(100, _LOOK // self.bytes_of_datum))
 
     @property
@@ -144,7 +145,7 @@ class RowBatch(StoredBatch):
             number, positions = key
             return self._read(positions, derived_seed(seed, "items", epoch, number))
 
-        # A thread beside the training must not draw from the generators of the process.
+        # A thread that runs during the training must not draw from the generators of the process.
         return on_device(map(read, keys) if self._rows.draws else read_ahead(read, keys), self.device)
 
     def order(self, seed: int, epoch: int) -> Tensor | None:
@@ -169,7 +170,10 @@ class RowBatch(StoredBatch):
 
     @property
     def content(self) -> str:
-        """The SHA-256 of all data, as of data in memory; where reading draws, of what identifies the data set."""
+        """The SHA-256 of all data, as for data in memory.
+
+        If reading draws, the SHA-256 of a text that identifies the data set.
+        """
         identity = self._rows.identity
         if identity is not None:
             return f"{identity};{form_text(self.form)}"

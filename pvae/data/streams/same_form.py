@@ -1,4 +1,4 @@
-"""The check that all data that are read have the fields, shapes and types of the first ones."""
+"""The check that all data have the fields, shapes and types of the first data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_agreement(batch: Batch, first: Forms, *, has_fixed_shapes: bool) -> No
 
     Args:
         batch: the data.
-        first: the form of the data that were read first; empty before, and then filled.
+        first: the form of the data that were read first; it is filled by the first call.
         has_fixed_shapes: whether all data need one shape; otherwise tensors need the same number of dimensions.
 
     Raises:
@@ -39,13 +39,13 @@ def check_agreement(batch: Batch, first: Forms, *, has_fixed_shapes: bool) -> No
         own_shape, own_dtype = _form(tensor)
         if own_shape != shape if has_fixed_shapes else len(own_shape) != len(shape):
             raise InputError(
-                f"All data need one shape. {name} of the first data has shape {shape}, of these "
+                f"All data need one shape. {name} of the first data has shape {shape}; {name} of these has "
                 f"{own_shape}. Pad or crop the data."
             )
         if own_dtype != dtype:
             raise InputError(
-                f"All data need one type. {name} of the first data is {_name(dtype)}, of these {_name(own_dtype)}, "
-                f"because its values need it. Give all data as {_name(own_dtype)}."
+                f"All data need one type. {name} of the first data is {_name(dtype)}; {name} of these is "
+                f"{_name(own_dtype)}, because its values need it. Give all data as {_name(own_dtype)}."
             )
 
 

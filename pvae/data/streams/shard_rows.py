@@ -39,7 +39,7 @@ class _Shard(ABC):
 
     @abstractmethod
     def forms(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and type of each array, without reading its values if the file says them."""
+        """Return shape and type of each array, without reading its values if the file records them."""
 
     @abstractmethod
     def load(self) -> Mapping[str, Any]:
@@ -104,7 +104,8 @@ class ShardRows(Rows):
         paths: the files, at least one.
 
     Raises:
-        InputError: if a file is damaged, or differs from the first in its arrays, their types or the shape of a datum.
+        InputError: if a file is damaged, or differs from the first file in its arrays, their types or the shape of a
+            datum.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -135,7 +136,7 @@ class ShardRows(Rows):
 
     @property
     def blocks(self) -> Sequence[int] | None:
-        """The first position of each file but the first one; None if rows of all files are read alone."""
+        """The first position of each file except the first one; None if single rows of all files can be read."""
         return None if self.has_random_access else self.starts[1:-1].tolist()
 
     def read(self, positions: Tensor) -> Mapping[str, Any]:
@@ -164,10 +165,10 @@ class ShardRows(Rows):
         }
 
     def _arrays(self, number: int) -> Mapping[str, Any]:
-        """Return the arrays of a file. Of the files without random access, the last one that was read is kept."""
+        """Return the arrays of a file. The last file without random access that was read is kept in memory."""
         if number not in self._loaded:
             if not self.has_random_access:
-                self._loaded.clear()  # before the next file is read, so that two are never in memory
+                self._loaded.clear()  # before the next file is read, so there are never two in memory
             arrays = self.shards[number].load()
             expected = int(self.starts[number + 1] - self.starts[number])
             if any(len(array) != expected for array in arrays.values()):
@@ -204,13 +205,13 @@ def _require_same(
     """Raise InputError if a file has other arrays than the first one."""
     if forms.keys() != first.keys():
         raise InputError(
-            f"{path} has the arrays {', '.join(forms)}, and {first_path} has {', '.join(first)}. All files of the "
+            f"{path} has the arrays {', '.join(forms)}, but {first_path} has {', '.join(first)}. All files of the "
             "folder need the same ones."
         )
     for name, (shape, dtype) in forms.items():
         needed, needed_type = first[name]
         if shape[1:] != needed[1:] or dtype != needed_type:
             raise InputError(
-                f"{name} in {path} has shape {shape[1:]} per datum and type {dtype}, and in {first_path} {needed[1:]} "
+                f"{name} in {path} has shape {shape[1:]} per datum and type {dtype}, but in {first_path} {needed[1:]} "
                 f"and {needed_type}. All files of the folder need the same ones."
             )

@@ -1,4 +1,4 @@
-"""Memory that worker processes write batches into again and again, and the process of the training copies them from."""
+"""Reused memory into which worker processes write batches; the training process copies the batches from it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 __all__ = ["SharedSlots"]
 
-#: Tensors start at multiples of this number of bytes, as those of PyTorch on the CPU do.
+#: Tensors start at multiples of this number of bytes, like PyTorch's tensors on the CPU.
 _ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
 class _InSlot:
-    """Where a tensor is in a slot: its first byte, its shape and its type."""
+    """The place of a tensor in a slot: its first byte, its shape and its type."""
 
     start: int
     shape: torch.Size
@@ -33,9 +33,9 @@ class _InSlot:
 class SharedSlots:
     """Slots of shared memory, each for the batches of one message of a worker.
 
-    A tensor that a worker sends in the usual way gets a segment of shared memory of its own, which takes both processes
-    longer than to read a small batch: its pages are new, and its file descriptor goes through a socket and a thread of
-    the worker. The slots are one segment without a name, which is freed with the last process that holds it.
+    A tensor that a worker sends in the usual way gets a new segment of shared memory. For a small batch, this takes
+    longer than reading the batch, because the pages are new, and the file descriptor goes through a socket and a thread
+    of the worker. The slots are one segment without a name, which is freed with the last process that uses it.
 
     Args:
         count: the number of slots.
@@ -71,7 +71,7 @@ class SharedSlots:
         """Write the tensors of a batch into a slot.
 
         Tensors in dictionaries, lists and tuples are found. Those that are not dense and contiguous on the CPU, that
-        require a gradient or are of a class of their own, and those for which the slot has no room, stay as they are.
+        require a gradient or are of a subclass, and tensors for which the slot has no room, are not moved.
 
         Args:
             slot: the number of the slot.
@@ -79,7 +79,7 @@ class SharedSlots:
             start: the first free byte of the slot.
 
         Returns:
-            The batch with places instead of these tensors, and the first byte after them that is free.
+            The batch with places instead of these tensors, and the first free byte after them.
         """
         memory = self._memory[slot]
 
@@ -99,7 +99,7 @@ class SharedSlots:
 
         Args:
             slot: the number of the slot.
-            content: a batch as `put` returns it.
+            content: a batch from `put`.
             pinned: whether the copies are in pinned memory, for a copy to CUDA.
         """
         memory = self._memory[slot]
@@ -128,7 +128,7 @@ def _free_shared_bytes() -> int | None:
 
 
 def _can_be_copied(value: Any) -> bool:
-    """Return whether a value is a tensor of which a copy in other memory is the same for every program."""
+    """Return whether a value is a tensor that can be replaced by a copy in other memory."""
     return (
         type(value) is Tensor
         and value.layout == torch.strided
@@ -141,7 +141,7 @@ def _can_be_copied(value: Any) -> bool:
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a value with the elements of its dictionaries, lists and tuples changed."""
-    kind = type(value)  # a class of its own, such as a packed sequence, may refuse other elements
+    kind = type(value)  # a subclass, such as a packed sequence, may refuse other elements
     if kind is dict:
         return {key: _mapped(each, change) for key, each in value.items()}
     if kind is list or kind is tuple:

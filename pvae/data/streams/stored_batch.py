@@ -1,4 +1,4 @@
-"""`StoredBatch`: data that are read when a part of them is taken. To its users it is a `Batch` of all data."""
+"""`StoredBatch`: data that are read when a part of them is taken. It can be used like a `Batch` of all data."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pvae.structures import is_structure, tensors_of
 
 __all__ = ["Change", "StoredBatch"]
 
-#: A function that changes each datum alone, from a batch to a batch.
+#: A function from a batch to a batch that changes each datum separately.
 Change: TypeAlias = Callable[[Batch], Batch]
 _CHUNK = 64 * 2**20  # bytes
 _ADVICE = "Use fewer data or a machine with more memory; training and evaluation read one batch at a time."
 
 
 class StoredBatch(Batch):
-    """Data that stay where they are. `take` reads some of them, and a field of the batch reads all of them.
+    """Data that are not in memory. `take` reads some of them, and a field of the batch reads all of them.
 
     All data that are read have the fields, shapes and types of the first datum, and finite values; otherwise an error
-    names the first that differs.
+    names the first datum that differs.
 
     Args:
-        prepare: what happens to the arrays of each part that is read.
+        prepare: the changes of the arrays of each part that is read.
     """
 
     __slots__ = ("_cache", "_changes", "_first", "_prepare", "_target")
@@ -50,7 +50,7 @@ class StoredBatch(Batch):
         object.__setattr__(self, "_first", {})
 
     def _with(self, **attributes: Any) -> Any:
-        """Return a copy with other attributes, which has read nothing."""
+        """Return a copy with other attributes, which has not read any data."""
         copy = type(self).__new__(type(self))
         for kind in type(self).__mro__:
             for name in getattr(kind, "__slots__", ()):
@@ -63,7 +63,7 @@ class StoredBatch(Batch):
     @property
     @abstractmethod
     def account(self) -> str:
-        """One line that says what the data are and how they are read."""
+        """One line about the kind of the data and how they are read."""
 
     @property
     @abstractmethod
@@ -77,17 +77,17 @@ class StoredBatch(Batch):
 
     @property
     def prepare(self) -> Preparation:
-        """What happens to the arrays of each part that is read."""
+        """The changes of the arrays of each part that is read."""
         return self._prepare
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the order of the data."""
+        """Notes on the order of the data."""
         return ()
 
     @property
     def look_size(self) -> int:
-        """The number of data that stand for all of them where a pass over all would take too long."""
+        """The number of data that represent all data if a pass over all would take too long."""
         return 1000
 
     @property
@@ -133,10 +133,10 @@ class StoredBatch(Batch):
         """
 
     def own_batches(self, size: int, *, seed: int, epoch: int, start: int) -> Iterator[Batch] | None:
-        """Return the batches of an epoch as the source makes them; None if it makes none.
+        """Return the batches of an epoch if the source makes them itself; else None.
 
         Args:
-            size: data per batch, if the source leaves it open.
+            size: data per batch, if the source does not decide it.
             seed: the seed of the run.
             epoch: the number of the epoch.
             start: the number of batches to leave out at the beginning.
@@ -148,7 +148,7 @@ class StoredBatch(Batch):
         return None
 
     def changed(self, change: Change) -> StoredBatch:
-        """Return the data with a change of each datum alone, which is applied to each part when it is read."""
+        """Return the data with a change of each datum, which is applied to each part when it is read."""
         changed: StoredBatch = self._with(_changes=(*self._changes, change))
         return changed
 
@@ -158,7 +158,7 @@ class StoredBatch(Batch):
         return prepared
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the data, whose parts are moved to `device` when they are read."""
+        """Return the data with parts that are moved to `device` when they are read."""
         moved: Batch = self._with(_target=torch.device(device))
         return moved
 
@@ -201,15 +201,15 @@ class StoredBatch(Batch):
             raise KeyError(name)
         if isinstance(self.form, StructuredBatch):
             raise InputError(
-                f"{name} of all data is needed here, and batches of a collate function with fields that are not "
-                "tensors "
-                "cannot be joined. Use what works batch by batch, or let the collate function return tensors."
+                f"{name} of all data is needed here, but batches of a collate function with fields that are not "
+                "tensors cannot be joined. Use functions that work batch by batch, or let the collate function return "
+                "tensors."
             )
         if name not in self._cache:
             whole = self._read_field(name)
             if whole.dim() > 1:
                 return whole
-            self._cache[name] = whole  # labels are looked at for each epoch
+            self._cache[name] = whole  # labels are read in each epoch
         tensor: Tensor = self._cache[name]
         return tensor.to(self.device)
 
@@ -219,7 +219,10 @@ class StoredBatch(Batch):
         return torch.cat([chunk[name] for chunk in self.chunks()])
 
     def require_memory(self, needed: int, what: str) -> None:
-        """Raise InputError if fewer bytes than `needed` are free on the device; `what` needs them."""
+        """Raise InputError if fewer bytes than `needed` are free on the device.
+
+        `what` names the object that needs them.
+        """
         free = free_bytes(self.device)
         if free is not None and needed > free:
             raise InputError(
@@ -267,11 +270,13 @@ class StoredBatch(Batch):
         return f"{type(self).__name__}({self.account})"
 
     def _as_batch(self, fields: Mapping[str, Any]) -> Batch:
-        """Return fields as a batch; those of a collate function of the user may be no tensors, and stay as they are."""
+        """Return fields as a batch; fields of a user's collate function that are not tensors do not change."""
         if not self.varies or not any(is_structure(value) for value in fields.values()):
             return as_batch(self._prepare(fields))
         if self._prepare.missing:
-            raise InputError("missing='mask' needs x as a tensor; a field of these data is none. Leave the option out.")
+            raise InputError(
+                "missing='mask' needs x as a tensor; a field of these data is not a tensor. Leave the option out."
+            )
         return StructuredBatch(fields)
 
     def _finished(self, fields: Mapping[str, Any], place: str) -> Batch:

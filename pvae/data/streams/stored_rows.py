@@ -24,9 +24,9 @@ class Rows(ABC):
     """Data by number, from 0 on. Reading does not change them.
 
     Attributes:
-        draws: whether reading may draw random numbers, as a data set with random transforms does.
-        varies: whether batches may differ in their shapes, as those of a collate function of the user.
-        account: one line that says what the data are and how they are read.
+        draws: whether reading may draw random numbers, as in a data set with random transforms.
+        varies: whether batches may differ in their shapes, for example with a collate function of the user.
+        account: one line about the kind of the data and how they are read.
     """
 
     draws: bool = False
@@ -58,12 +58,12 @@ class Rows(ABC):
         """
 
     def labels(self) -> np.ndarray | None:
-        """Return the labels y of all data, shape (data, ...), where they are read without the data; else None."""
+        """Return the labels y of all data, shape (data, ...), if they can be read without the data; else None."""
         return None
 
     @property
     def blocks(self) -> Sequence[int] | None:
-        """The first position of each block of data that is best read as a whole; None if any order is as good."""
+        """The first position of each block of data that is best read as a whole; None if any order is equally fast."""
         return None
 
     @property
@@ -73,12 +73,12 @@ class Rows(ABC):
 
     @property
     def identity(self) -> str | None:
-        """A text that stands for the content where reading it all would not give the same data again; else None."""
+        """A text that represents the content if reading it twice may give different data; else None."""
         return None
 
 
 class LabelledRows(Rows):
-    """Rows whose labels are replaced by those in memory.
+    """Rows with labels that are replaced by labels in memory.
 
     Args:
         rows: the data.
@@ -116,8 +116,8 @@ class ItemRows(Rows):
     """The items of a data set of PyTorch, put together to batches by a collate function.
 
     Args:
-        dataset: an object with ``__len__`` and ``__getitem__``, whose items are x, (x, y) or a mapping to fields.
-        collate: a function from a list of items to a batch; None for that of PyTorch.
+        dataset: an object with ``__len__`` and ``__getitem__``; its items are x, (x, y) or a mapping to fields.
+        collate: a function from a list of items to a batch; None for PyTorch's default.
     """
 
     draws = True
@@ -136,7 +136,7 @@ class ItemRows(Rows):
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """Run a block with seeded generators, also those that the data set holds; they are restored after it.
+        """Run a block with seeded generators, including generators in the data set; they are restored after it.
 
         Args:
             seed: the seed.
@@ -172,12 +172,12 @@ class ItemRows(Rows):
 
 
 def collated(dataset: Any, numbers: list[int], collate_fn: Callable[[list[Any]], Any] | None = None) -> Any:
-    """Return items of a data set as one batch, as a loader of PyTorch makes it.
+    """Return items of a data set as one batch, like a loader of PyTorch.
 
     Args:
         dataset: the data set.
         numbers: the numbers of the items.
-        collate_fn: the collate function; None for that of PyTorch.
+        collate_fn: the collate function; None for PyTorch's default.
 
     Raises:
         InputError: if the collate function fails because items differ in shape.
@@ -194,10 +194,10 @@ def collated(dataset: Any, numbers: list[int], collate_fn: Callable[[list[Any]],
 
 
 def _default_collate(items: list[Any]) -> Any:
-    """Return a batch as the collate function of PyTorch makes it, in memory of this process also in a worker.
+    """Return the batch of PyTorch's default collate function, but in memory of this process, also in a worker.
 
-    In a worker, that function makes a new segment of shared memory for each tensor, which takes longer than all the
-    rest for small batches.
+    In a worker, that function makes a new segment of shared memory for each tensor, which takes longer than all other
+    work for small batches.
     """
     return collate(items, collate_fn_map=_COLLATE)
 
@@ -210,13 +210,13 @@ def _stacked(tensors: list[Tensor], *, collate_fn_map: Any = None) -> Tensor:
     return torch.stack(tensors)
 
 
-#: How values of each type become a batch.
+#: Functions by type that make a batch of a list of values.
 _COLLATE = {**default_collate_fn_map, Tensor: _stacked}
 
 
 def _plain(item: Any) -> Any:
-    """Return an item with its pictures of Pillow as arrays, which the collate function of PyTorch does not take."""
-    if isinstance(item, Tensor):  # first, because most items are tensors
+    """Return an item with its pictures of Pillow as arrays, which the collate function of PyTorch does not accept."""
+    if isinstance(item, Tensor):  # checked first, because most items are tensors
         return item
     if isinstance(item, Mapping):
         return {name: _plain(value) for name, value in item.items()}
@@ -226,7 +226,7 @@ def _plain(item: Any) -> Any:
 
 
 def _first_difference(items: list[Any], numbers: list[int]) -> str | None:
-    """Return in words how an item differs in its fields or shapes from the first one; None if none does."""
+    """Return a text on the first item that differs in its fields or shapes from the first one; None if all agree."""
     forms = [_form(item, number) for item, number in zip(items, numbers, strict=True)]
     for form, number in zip(forms, numbers, strict=True):
         if form.keys() != forms[0].keys():
@@ -237,7 +237,8 @@ def _first_difference(items: list[Any], numbers: list[int]) -> str | None:
         for name, shape in form.items():
             if shape != forms[0][name]:
                 return (
-                    f"{name} of item {number} has shape {shape}, that of item {numbers[0]} {forms[0][name]}. All data "
+                    f"{name} of item {number} has shape {shape}; {name} of item {numbers[0]} has {forms[0][name]}. All "
+                    "data "
                     "need one shape: pad the short ones and pass a mask, crop the long ones, or give the loader a "
                     "collate_fn."
                 )

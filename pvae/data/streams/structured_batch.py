@@ -1,4 +1,4 @@
-"""`StructuredBatch`: a batch with fields that are not plain tensors, as a collate function of the user made it."""
+"""`StructuredBatch`: a batch with fields that are not plain tensors, made by a collate function of the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["StructuredBatch"]
 
 
 class StructuredBatch(Batch):
-    """Named values of the same data, which the programs get as they are: packed sequences, lists, any object.
+    """Named values of the same data, which are passed to the programs unchanged: packed sequences, lists, any object.
 
     The number of data is the length of the field ``index``, if there is one. Otherwise it is the number that the fields
     show (`pvae.structures.count_of`), which must be the same for all of them.
@@ -25,7 +25,7 @@ class StructuredBatch(Batch):
         fields: values by name.
 
     Raises:
-        InputError: for a name that no field can have; if the fields show no number of data, or several; or if a tensor
+        InputError: for a name that a field cannot have; if the number of data is unknown or ambiguous; or if a tensor
             has a value that is not finite.
     """
 
@@ -77,8 +77,8 @@ class StructuredBatch(Batch):
             return self
         structures = [name for name, value in self._fields.items() if is_structure(value)]
         raise InputError(
-            f"A part of a batch needs tensors, and {', '.join(structures) or 'a field'} of this batch is none. Give "
-            "the loader, from which parts are read."
+            f"A part of a batch needs tensors, and {', '.join(structures) or 'a field'} of this batch is not a tensor. "
+            "Give the loader instead, from which parts can be read."
         )
 
     def to(self, device: torch.device | str) -> Batch:

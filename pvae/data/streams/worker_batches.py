@@ -22,21 +22,21 @@ __all__ = ["BatchKey", "SeededItems", "WorkerPool"]
 #: The seed of a batch and the numbers of its items.
 BatchKey: TypeAlias = tuple[int, list[int]]
 
-#: The bytes and the number of the batches that a worker sends at once, at most.
+#: The largest number of bytes, and of batches, that a worker sends at once.
 _MOST_BYTES = 4 * 2**20
 _MOST_BATCHES = 16
 #: The time that a worker may take for the batches of a message. Small batches are sent together, because each message
-#: takes time too; the batches of slow transforms are sent one by one, as soon as they are there.
+#: takes time; batches with slow transforms are sent one by one, as soon as they are ready.
 _MOST_SECONDS = 2e-3
-#: The bytes of all slots, at most; larger batches are sent as PyTorch sends them.
+#: The largest number of bytes of all slots; larger batches are sent in PyTorch's way.
 _MOST_BYTES_OF_SLOTS = 128 * 2**20
-#: The bytes of a slot beside those of its batches, for the gaps between tensors.
+#: The extra bytes of a slot, for the gaps between tensors.
 _SPARE_BYTES = 2**14
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Whole batches that a worker is to read for one message.
+    """Whole batches that a worker reads for one message.
 
     Attributes:
         slot: the number of the slot that the batches are written into; None for none.
@@ -53,8 +53,8 @@ class _Message:
 
     Attributes:
         slot: the slot that has the tensors of the batches; None if they are in `contents`.
-        contents: the batches, as `SharedSlots.put` returns each.
-        seconds: the time in which the worker read one of the batches, the least of them.
+        contents: the batches, from `SharedSlots.put`.
+        seconds: the shortest time in which the worker read one of the batches.
     """
 
     slot: int | None
@@ -63,15 +63,15 @@ class _Message:
 
 
 class SeededItems:
-    """A data set whose items are groups of whole batches; before each batch the random generators are seeded.
+    """A data set of groups of whole batches; before each batch the random generators are seeded.
 
-    A function ``worker_init_fn`` sees this object as the data set of its worker, so that all other attributes are those
-    of the data set of the user.
+    A function ``worker_init_fn`` gets this object as the data set of its worker, so all other attributes are those of
+    the user's data set.
 
     Args:
         dataset: the data set of the user.
         collate: as for `pvae.data.streams.stored_rows.collated`.
-        slots: where the tensors of groups with a slot are written; None if no group has one.
+        slots: the slots for the tensors of groups; None if no group has a slot.
     """
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None, slots: SharedSlots | None) -> None:
@@ -79,14 +79,14 @@ class SeededItems:
 
     def __getitem__(self, group: _Group) -> _Message:
         own = self.__dict__
-        if "_seeded_generators" not in own:  # a function worker_init_fn may have made new ones
+        if "_seeded_generators" not in own:  # a function worker_init_fn may have made new generators
             own["_seeded_generators"] = OwnGenerators(self._seeded_dataset)
         contents: list[Any] = []
         seconds: list[float] = []
         end = 0
         for seed, numbers in group.keys:
             start = time.perf_counter()
-            seed_generators(seed)  # those of a worker process
+            seed_generators(seed)  # the generators of a worker process
             own["_seeded_generators"].seed(seed)
             content = collated(self._seeded_dataset, numbers, self._seeded_collate)
             if group.slot is not None:
@@ -108,16 +108,16 @@ class SeededItems:
 
 
 class _Groups:
-    """A sampler of the groups of batches of an epoch, which gives each group a slot that no other one uses.
+    """A sampler of the groups of batches of an epoch, which gives each group a free slot.
 
     Args:
         workers: the number of workers.
-        most: the number of batches of a group, at most.
+        most: the largest number of batches of a group.
         slots: the number of slots.
 
     Attributes:
-        received: the number of groups of this epoch whose batches the process of the training has taken.
-        seconds: the time of a worker for a batch, without the time that other programs took its core.
+        received: the number of groups of this epoch that the training process has taken.
+        seconds: the time of a worker for a batch, without waiting for a core.
     """
 
     def __init__(self, workers: int, most: int, slots: int) -> None:
@@ -127,13 +127,13 @@ class _Groups:
         self.seconds = math.inf
 
     def start(self, keys: list[BatchKey]) -> None:
-        """Begin an epoch of these batches. No worker uses a slot any more."""
+        """Begin an epoch of these batches. At this time, no worker uses a slot."""
         self._keys, self.received = keys, 0
 
     def finish(self, message: _Message) -> None:
         """Free the slot of the group that was sent first, after its batches are copied."""
         self.received += 1
-        # A single message may have taken longer because its worker had to wait for a core.
+        # The shortest time is kept, because a worker may have waited for a core.
         self.seconds = max(1e-6, min(message.seconds, 1.5 * self.seconds))
 
     def __iter__(self) -> Iterator[_Group]:
@@ -147,7 +147,7 @@ class _Groups:
             start = stop
 
     def _size(self, number: int, left: int) -> int:
-        """Return the number of batches of a group: few at the start of an epoch, so that the training does not wait."""
+        """Return the number of batches in a group: small at the start of an epoch, so the training does not wait."""
         in_time = int(_MOST_SECONDS / self.seconds)
         return max(1, min(self._most, in_time, 2 ** (number // self._workers), -(-left // self._workers)))
 
@@ -162,7 +162,7 @@ class WorkerPool:
         pin_memory: whether the tensors in slots are copied into pinned memory, for a copy to CUDA.
 
     Attributes:
-        is_reading: whether an epoch is being read; the workers are then not free for another one.
+        is_reading: whether an epoch is being read; the workers are then not free for another epoch.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class WorkerPool:
             most, bytes_of_batch = 1, 2 * bytes_of_batch
         self._pin_memory = pin_memory
         self._slots: SharedSlots | None = None
-        count = (loader.prefetch_factor or 0) * loader.num_workers + 1  # one more than the messages on their way
+        count = (loader.prefetch_factor or 0) * loader.num_workers + 1  # one more than the messages in transit
         if count * bytes_of_batch <= _MOST_BYTES_OF_SLOTS:
             most = max(1, min(most, _MOST_BYTES_OF_SLOTS // (count * max(1, bytes_of_batch))))
             self._slots = SharedSlots.where_they_fit(count, most * bytes_of_batch + _SPARE_BYTES)
@@ -195,7 +195,7 @@ class WorkerPool:
             multiprocessing_context=loader.multiprocessing_context,
             timeout=loader.timeout,
             persistent_workers=loader.persistent_workers,
-            generator=torch.Generator().manual_seed(0),  # the one of the process belongs to the training
+            generator=torch.Generator().manual_seed(0),  # the generator of the process belongs to the training
         )
 
     def read(self, keys: list[BatchKey]) -> Iterator[Any]:
@@ -212,8 +212,9 @@ class WorkerPool:
                     yield self._copied(message.slot, content)
                 self._sampler.finish(message)
         except Exception as error:
-            # The frames of the traceback refer to the error and to the queues of the workers. As part of such a cycle,
-            # the queues are closed before the workers get the message to stop, and PyTorch waits 5 s for each of them.
+            # The frames of the traceback refer to the error and to the queues of the workers. In such a reference
+            # cycle, the queues are closed before the workers get the message to stop, and PyTorch waits 5 s for each
+            # worker.
             error.__traceback__ = None
             raise
         finally:

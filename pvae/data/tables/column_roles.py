@@ -1,4 +1,4 @@
-"""Which columns of a table are features, which one is the label, and which name the rows."""
+"""The roles of the columns of a table: features, label, and names of rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LABEL_NAMES", "Roles", "find_roles"]
 #: Names of columns that are read as the label, if their values can be one.
 LABEL_NAMES = ("label", "target", "class", "y")
 _PANDAS_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|index|level_0", re.IGNORECASE)
-#: A column of whole numbers has few values if there are at most this many, or a fifth as many as rows.
+#: A column of whole numbers has few values if there are at most this many, or at most a fifth of the number of rows.
 _FEW = 20
 
 
@@ -31,7 +31,7 @@ class Roles:
         label: the label, or nothing.
         index: the columns that name the rows.
         left_out: columns that the user did not choose.
-        notes: what was inferred and might be otherwise.
+        notes: notes on what was inferred and may be wrong.
     """
 
     features: tuple[str, ...]
@@ -47,8 +47,8 @@ def find_roles(name: str, columns: Mapping[str, np.ndarray], unnamed: tuple[str,
     Args:
         name: the table, for messages.
         columns: the values of each column; text and missing values of text are objects.
-        unnamed: columns without a name where the others have one.
-        options: what the user says.
+        unnamed: columns without a name, if other columns have one.
+        options: the options that the user gave.
 
     Raises:
         InputError: if the user names a column that does not exist, or if the role of a column is not clear.
@@ -75,7 +75,7 @@ def _require_known(name: str, option: str, wanted: tuple[str, ...], columns: Map
 def _index(
     name: str, columns: Mapping[str, np.ndarray], unnamed: tuple[str, ...], options: TableOptions
 ) -> tuple[list[str], list[str]]:
-    """Return the columns that name the rows: those of the user, else a first column without a name."""
+    """Return the columns that name the rows: the user's choice, else a first column without a name."""
     if options.index is not None:
         return list(options.index), []
     first = next(iter(columns))
@@ -88,7 +88,7 @@ def _index(
     names_rows = values.dtype.kind in "iuO" and len(set(values.tolist())) == len(values)
     if without_name == [first] and names_rows:
         what = "counts" if _counts(values) else "names"
-        return [first], [f"the first column has no name of its own, {what} the rows and is left out"]
+        return [first], [f"the first column has no name, {what} the rows and is left out"]
     raise InputError(
         f"{name}: {without_name[0]!r} has no name, and its values do not name the rows. Set index= to "
         f"leave it out, or index='none' to make it a feature (--index '{without_name[0]}', --index none)."
@@ -116,7 +116,7 @@ def _counting_notes(
 
 
 def _label(name: str, columns: Mapping[str, np.ndarray], options: TableOptions) -> tuple[list[str], list[str]]:
-    """Return the column of the label: that of the user, else one of a usual name with few values."""
+    """Return the column of the label: the user's choice, else a column with a usual name and few values."""
     if options.label == "none":
         return [], []
     if options.label in (None, options.known_label) and options.known_label is not None:
@@ -125,8 +125,8 @@ def _label(name: str, columns: Mapping[str, np.ndarray], options: TableOptions) 
         _require_known(name, "label", (options.label,), columns)
         if not _is_whole(columns[options.label]):
             raise InputError(
-                f"{name}: the column {options.label!r} holds real numbers, and a label is one of several classes. "
-                "Leave it among the features, or name another label."
+                f"{name}: the column {options.label!r} has real numbers, but a label is one of several classes. Use it "
+                "as a feature, or name another label."
             )
         return [options.label], []
     coordinates = {column.lower() for column in columns}
@@ -150,7 +150,7 @@ def _label(name: str, columns: Mapping[str, np.ndarray], options: TableOptions) 
 
 
 def _is_whole(values: np.ndarray) -> bool:
-    """Return whether a column holds text, truth values or whole numbers that are exact."""
+    """Return whether a column has text, booleans or exact whole numbers."""
     if values.dtype.kind != "f":
         return True
     known = values[~np.isnan(values)]

@@ -1,4 +1,4 @@
-"""What separates the cells of a text table, what its decimal sign is, and whether its first line has names."""
+"""The separator of the cells of a text table, its decimal sign, and whether its first line has names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SEPARATOR_NAMES", "Dialect", "find_dialect", "is_number"]
 
 SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks", "": "nothing"}
 _SIGNS = {".": "point", ",": "comma"}
-#: Number of rows that are looked at.
+#: The number of rows that are examined.
 _SAMPLE = 200
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
 _NUMBER_WITH_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
@@ -25,14 +25,14 @@ _WHOLE = re.compile(r"[+-]?\d+")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text table is written.
+    """The format of a text table.
 
     Attributes:
-        separator: the character between cells; a space stands for any white space, and "" for a table of one column.
+        separator: the character between cells; a space means any white space, and "" a table of one column.
         decimal: the decimal sign, ``"."`` or ``","``.
-        names: the names of the columns; None where the first line is a datum.
+        names: the names of the columns; None if the first line is a datum.
         header_lines: the number of lines with names, 0 or 1.
-        notes: what was inferred and might be otherwise.
+        notes: notes on what was inferred and may be wrong.
     """
 
     separator: str
@@ -43,21 +43,21 @@ class Dialect:
 
 
 def is_number(cell: str, decimal: str = ".") -> bool:
-    """Return whether a cell is a number as tables have them: without underscores, thousands and units."""
+    """Return whether a cell is a number without underscores, thousands separators and units."""
     pattern = _NUMBER_WITH_COMMA if decimal == "," else _NUMBER
     return pattern.fullmatch(cell.strip()) is not None
 
 
 def find_dialect(lines: TextLines, options: TableOptions) -> Dialect:
-    """Return how a text table is written.
+    """Return the format of a text table.
 
     Args:
         lines: the lines of the table.
-        options: what the user says about it.
+        options: the options that the user gave.
 
     Raises:
-        InputError: if a given separator leaves one column and another one would not, or if the first line may be
-            a datum or names.
+        InputError: if a given separator leaves one column although another one would not, or if the first line may be a
+            datum or names.
     """
     separator, decimal = _separator(lines, options)
     rows = [cells for _, cells in lines.records(separator, _SAMPLE)]
@@ -75,7 +75,7 @@ def find_dialect(lines: TextLines, options: TableOptions) -> Dialect:
 
 
 def _notes_of_thousands(rows: Sequence[Sequence[str]], separator: str, decimal: str) -> tuple[str, ...]:
-    """Return a line if all decimal signs of a column might separate thousands: 1.000 between semicolons, 1,000."""
+    """Return a note if all decimal signs of a column may separate thousands, such as 1.000 or 1,000."""
     if separator == "," or (separator != ";" and decimal == "."):
         return ()
     thousands = re.compile(rf"[+-]?[1-9]\d{{0,2}}{re.escape(decimal)}\d{{3}}")
@@ -92,19 +92,19 @@ def _separator(lines: TextLines, options: TableOptions) -> tuple[str, str]:
     candidates = [",", ";", "\t", "|", " "]
     scores = {each: _score(lines, each) for each in candidates}
     if scores["\t"][0] > 0:
-        scores[" "] = (0.0, ".", 1)  # blanks are part of the cells between tabs
+        scores[" "] = (0.0, ".", 1)  # between tabs, blanks are part of the cells
     best = max(candidates, key=lambda each: scores[each][0])
     if options.separator is not None:
         rows = [cells for _, cells in lines.records(options.separator, _SAMPLE)]
         if max(map(len, rows)) == 1 and scores[best][0] > 0:
             raise InputError(
-                f"{lines.name}: the separator {options.separator!r} leaves one column, and {best!r} would give "
+                f"{lines.name}: the separator {options.separator!r} gives one column, but {best!r} would give "
                 f"{scores[best][2]}. Leave the separator out, or give the right one."
             )
         return options.separator, "." if options.separator == "," else _decimal(rows)[0]
     if scores[best][0] > 0:
         return best, scores[best][1]
-    # No separator gives rows of equal length: the one that splits most, so that the message can name the line.
+    # No separator gives rows of equal length, so the one that splits most is used, and the message can name the line.
     fallback = next((each for each in candidates if scores[each][2] > 1 and (each != " " or _has_numbers(lines))), "")
     rows = [cells for _, cells in lines.records(fallback, _SAMPLE)]
     return fallback, "." if fallback == "," else _decimal(rows)[0] if fallback else "."
@@ -142,7 +142,7 @@ def _share(rows: Sequence[Sequence[str]], decimal: str) -> float:
 def _names(
     lines: TextLines, rows: Sequence[Sequence[str]], separator: str, decimal: str
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Return the names in the first line, or None if it is a datum; and what was inferred."""
+    """Return the names in the first line, or None if it is a datum; and notes."""
     first, others = rows[0], rows[1:]
     kinds = [_kind(cell, decimal) for cell in first]
     if "number" not in kinds:
@@ -150,7 +150,7 @@ def _names(
         return (tuple(first) if is_header else None), ()
     if "text" not in kinds:
         return _names_of_numbers(lines, first, others, decimal)
-    # A name over a column of numbers is a name. Where every text is over text, the line may be a datum.
+    # A text above a column of numbers is a name. If every text is above text, the line may be a datum.
     width = min(map(len, others), default=0)
     shift = 1 if width == len(first) + 1 else 0
     for column, kind in enumerate(kinds):
@@ -166,8 +166,8 @@ def _names_of_numbers(
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Return the names in a first line of numbers, or None if it is a datum.
 
-    A line such as 0,1,2 above numbers with decimals has names, as pandas writes them. If the other lines have whole
-    numbers too, the line may be either.
+    A line such as 0,1,2 above numbers with decimals has names, as written by pandas. If the other lines have whole
+    numbers too, the line may be names or a datum.
     """
     unnamed = first[0] == ""
     cells = first[1:] if unnamed else first
@@ -202,12 +202,12 @@ def _kind(cell: str, decimal: str) -> str:
 
 
 def _is_value(cell: str, decimal: str) -> bool:
-    """Return whether a cell is a number, a truth value or a word for a missing value, and so no name."""
+    """Return whether a cell is a number, a truth value or a word for a missing value, and therefore not a name."""
     return is_number(cell, decimal) or cell in MISSING_WORDS or cell.lower() in ("true", "false")
 
 
 def _names_in_comment(lines: TextLines, rows: Sequence[Sequence[str]], separator: str) -> tuple[str, ...] | None:
-    """Return the names in the comment right above the data, as NumPy writes them; None if it has no names."""
+    """Return the names in the comment directly above the data, as written by NumPy; None if it has no names."""
     if not lines.comments:
         return None
     comment = lines.comments[-1]

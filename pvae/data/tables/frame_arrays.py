@@ -1,4 +1,4 @@
-"""The columns of a data frame by their roles: features x, label y, names of the rows, text that became features."""
+"""The columns of a data frame by their roles: features x, label y, names of the rows, text columns as features."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameSource", "TableArrays", "arrays_of_frame"]
 
-#: Returns the place of a cell, in words, and its text, from its row and column.
+#: A function from row and column to a description of the place of the cell, and its text.
 Place = Callable[[int, str], tuple[str, str]]
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class FrameSource:
-    """A data frame with what is known about it.
+    """A data frame with its description.
 
     Attributes:
-        name: its name, for messages.
+        name: the name of the frame, for messages.
         frame: the columns; text, numbers and truth values.
         has_names: whether the names of the columns were given.
-        unnamed: columns that got no name where the others have one.
-        account: how it was read, in words.
-        notes: what was inferred and might be otherwise.
+        unnamed: columns without a name, if other columns have one.
+        account: a text on how it was read.
+        notes: notes on what was inferred and may be wrong.
         place: finds a cell in the file.
         decimal: the decimal sign of numbers in text.
     """
@@ -51,7 +51,7 @@ class FrameSource:
     decimal: str = "."
 
     def cell(self, row: int, column: str) -> tuple[str, str]:
-        """Return the place of a cell, in words, and its text."""
+        """Return a description of the place of a cell, and its text."""
         if self.place is not None:
             return self.place(row, column)
         return f"{self.name}, row {row}, column {column!r}", str(self.frame[column].iloc[row])
@@ -64,7 +64,7 @@ class TableArrays:
     Attributes:
         arrays: x, shape (rows, features), float64 with NaN for missing values; y, (rows,), if there is a label.
         schema: the names and types.
-        notes: what was inferred.
+        notes: notes on what was inferred.
         row_names: the name and the values, (rows,), of the first column that names the rows, or None.
     """
 
@@ -79,11 +79,11 @@ def arrays_of_frame(source: FrameSource, options: TableOptions) -> TableArrays:
 
     Args:
         source: the table.
-        options: what the user says about it.
+        options: the options that the user gave.
 
     Raises:
-        InputError: if a named column does not exist, a feature holds text, a value is missing where none may be, or
-            there are no features.
+        InputError: if a named column does not exist, a feature has text, a value is missing although this is not
+            allowed, or there are no features.
     """
     if not len(source.frame):
         raise InputError(f"{source.name} needs rows of numbers; it has none.")
@@ -155,7 +155,10 @@ def _is_missing(values: np.ndarray) -> np.ndarray:
 
 
 def _refuse_missing(source: FrameSource, columns: dict[str, np.ndarray], names: list[str]) -> None:
-    """Refuse missing values, with the place of the first one. A later check refuses cells with the text nan."""
+    """Raise InputError for missing values, with the place of the first one.
+
+    Cells with the text nan are checked later.
+    """
     if not names:
         return
     first = {name: int(np.flatnonzero(_is_missing(columns[name]))[0]) for name in names}
@@ -168,7 +171,7 @@ def _refuse_missing(source: FrameSource, columns: dict[str, np.ndarray], names: 
 
 
 def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: list[str]) -> None:
-    """Refuse text among the features: by its place where the column has numbers too, else by the names of columns."""
+    """Raise InputError for text in features, with its place if the column also has numbers, else with the columns."""
     for name in names:
         values = columns[name]
         is_text = np.array([isinstance(value, str) and not is_number(value, source.decimal) for value in values])
@@ -194,7 +197,7 @@ def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: lis
 
 
 def _as_float64(source: FrameSource, name: str, values: np.ndarray) -> np.ndarray:
-    """Return a column of numbers as float64, which must hold each of them exactly."""
+    """Return a column of numbers as float64; each number must be exact."""
     if (
         values.dtype.kind in "iu"
         and len(values)
@@ -206,13 +209,13 @@ def _as_float64(source: FrameSource, name: str, values: np.ndarray) -> np.ndarra
 
 def _too_large(source: FrameSource, name: str) -> InputError:
     return InputError(
-        f"{source.name}: the column {name!r} has whole numbers beyond 2^53, of which floating-point numbers hold "
-        "only some. Such numbers usually name something: leave the column out with columns= or index=."
+        f"{source.name}: the column {name!r} has whole numbers beyond 2^53, and float64 cannot represent all of them "
+        "exactly. Such numbers are usually identifiers: leave the column out with columns= or index=."
     )
 
 
 def _category_values(source: FrameSource, name: str, values: np.ndarray, known: tuple[str, ...]) -> list[str]:
-    """Return the values of a category, in order; those of earlier data, if they are known."""
+    """Return the values of a category, in order; the values in earlier data, if they are known."""
     texts = [_text(value) for value in values]
     missing = _is_missing(values)
     found = sorted({text for text, gone in zip(texts, missing, strict=True) if not gone}, key=_sort_key)
@@ -234,7 +237,7 @@ def _text(value: Any) -> str:
 
 
 def _one_hot(values: np.ndarray, known: list[str]) -> np.ndarray:
-    """Return a column for each known value, shape (rows, values): 1 where the cell has it, NaN where it is missing."""
+    """Return a column for each known value, shape (rows, values): 1 if the cell has the value, NaN if it is missing."""
     texts = [_text(value) for value in values]
     result = np.array([[text == value for value in known] for text in texts], dtype=np.float64)
     result[_is_missing(values)] = np.nan

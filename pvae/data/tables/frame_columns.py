@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGEST_WHOLE", "column_values", "type_name"]
 
-#: Beyond this number, float64 holds only some of the whole numbers.
+#: Beyond this number, float64 cannot represent all whole numbers.
 LARGEST_WHOLE = 2**53
 _WHOLE = (bool, np.bool_, int, np.integer)
 
@@ -20,8 +20,8 @@ _WHOLE = (bool, np.bool_, int, np.integer)
 def column_values(values: pd.Series) -> np.ndarray:
     """Return a column as numbers, truth values or text.
 
-    Missing values are NaN in numbers and None in text. They are None also in a column with whole numbers that float64
-    does not hold, which stay whole numbers of Python.
+    Missing values are NaN in numbers and None in text. They are also None in a column with whole numbers that float64
+    cannot represent, which stay Python integers.
 
     Args:
         values: the column.
@@ -40,13 +40,13 @@ def column_values(values: pd.Series) -> np.ndarray:
     if kind in "iufb" and isinstance(values.dtype, np.dtype):
         return values.to_numpy()
     if pd.api.types.is_numeric_dtype(values.dtype) and kind != "c" and not (kind in "iu" and values.isna().any()):
-        # nullable numbers and truth values of pandas
+        # nullable numbers and booleans of pandas
         return values.to_numpy(dtype=None if not values.isna().any() else "float64", na_value=np.nan)
     return _of_objects(np.array(values.astype(object).where(values.notna(), None), dtype=object))
 
 
 def _of_objects(array: np.ndarray) -> np.ndarray:
-    """Return objects, with None for missing ones, as numbers if all of them are; else as they are."""
+    """Return objects, with None for missing ones, as numbers if all of them are numbers; else unchanged."""
     known = [value for value in array if value is not None]
     if not known:
         return np.full(len(array), np.nan)
@@ -61,10 +61,10 @@ def _of_objects(array: np.ndarray) -> np.ndarray:
 
 
 def type_name(values: np.ndarray) -> str:
-    """Return the type of a column in a word or two.
+    """Return the type of a column in one or two words.
 
     Args:
-        values: what `column_values` returned.
+        values: the result of `column_values`.
     """
     if values.dtype == object:
         return "whole numbers" if all(value is None or isinstance(value, _WHOLE) for value in values) else "text"

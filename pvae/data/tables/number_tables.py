@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["NumberTable", "read_number_table"]
 
-_BLOCK = 1 << 20  # bytes, which fit into a cache
+_BLOCK = 1 << 20  # the bytes of a block, which fit into a cache
 #: The first lines must be at least as many as `find_dialect` looks at, or all lines.
 _FIRST_LINES = 250
 
 
 @dataclass(frozen=True, eq=False)
 class NumberTable:
-    """A table of numbers without a missing one.
+    """A table of numbers without missing values.
 
     Attributes:
         frame: the cells, columns of numbers named 0, 1, ...
-        dialect: how it is written.
+        dialect: the format of the table.
         first_lines: the first lines.
     """
 
@@ -41,13 +41,13 @@ class NumberTable:
 def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
     """Return a table that has only numbers and no missing cell; None for any other file.
 
-    Files with quotes in their first lines are left to the reader of all lines. Blank lines are left out, as there.
-    pandas refuses a later row with a cell too many, reads the last cell of a row with a cell too few as missing, and
-    reads the column of a comment or of a letter as text.
+    None is also returned for files with quotes in their first lines. Blank lines are left out, as in the reader of all
+    lines. pandas raises an error for a later row with too many cells, reads the last cell of a row with too few cells
+    as missing, and reads a column with a comment or a letter as text.
 
     Args:
         path: the file.
-        options: what the user says about it.
+        options: the options that the user gave.
     """
     first = _first_block(path)
     head = first[: first.rfind(b"\n") + 1]
@@ -58,7 +58,7 @@ def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
         return None
     try:
         dialect = find_dialect(lines, options)
-    except InputError:  # the reader of all lines raises it again, with more to say
+    except InputError:  # the reader of all lines raises it again, with more details
         return None
     width = _width_of_numbers(lines, dialect)
     if not width:
@@ -68,7 +68,7 @@ def read_number_table(path: Path, options: TableOptions) -> NumberTable | None:
 
 
 def _first_block(path: Path) -> bytes:
-    """Return the beginning of a file; nothing if it cannot be read."""
+    """Return the beginning of a file; empty if it cannot be read."""
     try:
         with path.open("rb", buffering=0) as file:
             return file.read(_BLOCK)
@@ -89,17 +89,17 @@ def _width_of_numbers(lines: TextLines, dialect: Dialect) -> int:
     data = rows[dialect.header_lines :]
     width = len(rows[0])
     named = dialect.names is None or len(dialect.names) == width
-    # If the first rows had a cell too many, pandas would take their first cells as an index.
+    # If the first rows had one cell too many, pandas would use their first cells as an index.
     even = all(len(cells) == width for cells in data)
     numbers = even and all(is_number(cell, dialect.decimal) for cells in data for cell in cells)
     return width if data and named and numbers else 0
 
 
 def _parse(path: Path, dialect: Dialect, width: int) -> pd.DataFrame | None:
-    """Return the cells of a file if they are numbers and none is missing; blanks before a number make no difference."""
+    """Return the cells of a file if they are numbers and none is missing; blanks before a number are ignored."""
     import pandas as pd
 
-    # Older versions of pandas read decimal numbers to the last bit only if they are told to; version 3 always does.
+    # Older versions of pandas read decimal numbers exactly only with this option; version 3 always does.
     precision = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
     header = 0 if dialect.header_lines else None
     try:
@@ -107,9 +107,9 @@ def _parse(path: Path, dialect: Dialect, width: int) -> pd.DataFrame | None:
             path, sep=dialect.separator, header=header, names=list(range(width)), decimal=dialect.decimal,
             compression=None, **precision,
         )  # fmt: skip
-    except (OSError, ValueError):  # a row with a cell too many
+    except (OSError, ValueError):  # a row with too many cells
         return None
     columns = [frame[column].to_numpy() for column in frame.columns]
-    # the smallest of numbers with a missing one is missing
+    # the minimum is NaN if a number is missing
     has_numbers = all(values.dtype.kind in "iufb" and not np.isnan(values.min()) for values in columns)
     return frame if has_numbers else None

@@ -11,10 +11,10 @@ __all__ = ["require_same_order"]
 
 
 def require_same_order(fields: Mapping[Any, Any]) -> None:
-    """Refuse frames or series of pandas with the same names of rows in another order. Fields are joined by position.
+    """Raise InputError for pandas objects with the same names of rows in another order. Fields are joined by position.
 
     Args:
-        fields: the fields by name; those that are not of pandas are ignored.
+        fields: the fields by name; other objects than those of pandas are ignored.
 
     Raises:
         InputError: in this case.

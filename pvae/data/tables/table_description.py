@@ -1,4 +1,4 @@
-"""Describe a table as it is in its file, also if it cannot be loaded without a further option."""
+"""Describe a table as it is in its file, even if it cannot be loaded without a further option."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def describe_table(source: FrameSource) -> dict[str, Any]:
     """Return rows, and for each column its name, type, range or values, and number of missing cells.
 
     Args:
-        source: the table; its values are as they are in the file.
+        source: the table, with its values from the file.
     """
     columns = {str(name): column_values(source.frame[name]) for name in source.frame.columns}
     return {
@@ -43,7 +43,7 @@ def table_text(record: dict[str, Any]) -> str:
     """Return a description as lines of text.
 
     Args:
-        record: what `describe_table` returned.
+        record: the result of `describe_table`.
     """
     width = max(len(column["name"]) for column in record["columns"])
     lines = [f"{record['name']}: {record['read']}", f"{record['rows']} rows of {len(record['columns'])} columns"]

@@ -1,4 +1,4 @@
-"""`TableOptions`: how a table is to be read, and which of its columns are features, labels and row names."""
+"""`TableOptions`: how to read a table, and which of its columns are features, labels and row names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pvae.errors import InputError
 
 __all__ = ["MISSING_WORDS", "TableOptions", "names_in"]
 
-#: Words that mean a missing value where missing values are allowed and no others are given.
+#: Words that mean a missing value, if missing values are allowed and no other words are given.
 MISSING_WORDS = (
     "", "NA", "N/A", "n/a", "na", "#N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-NaN", "-nan", "NULL", "null", "None",
     "NaT",
@@ -43,18 +43,18 @@ def names_in(value: Any, option: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read.
+    """How to read a table.
 
     Attributes:
         separator: the character between cells, or its name; None finds it.
-        header: whether the first line has the names of the columns; None looks at the line.
+        header: whether the first line has the names of the columns; None examines the line.
         index: the columns that name the rows and are not features; () for none; None finds an unnamed one.
         columns: the columns that are features; None takes all others.
         label: the column of the label; ``"none"`` for none; None finds it by its name.
         categories: columns of text or whole numbers, each of which becomes one feature per value.
         words: the texts that mean a missing value; None takes `MISSING_WORDS`.
         missing: whether missing values are allowed.
-        known_label: the label of earlier data, which these may lack; None without earlier data.
+        known_label: the label of earlier data, which may be missing in these data; None without earlier data.
         recorded: the names of options that come from earlier data, and so are allowed for data that are not a table.
         ignores_label: whether the label is not used, and may have missing values.
         known_values: the values of each category in earlier data.
@@ -79,7 +79,7 @@ class TableOptions:
 
         Args:
             missing: ``"error"``, ``"mask"``, or the texts that mean a missing value.
-            given: the options separator, header, index, columns, label and categories, as a user gives them.
+            given: the options separator, header, index, columns, label and categories of the user.
 
         Raises:
             InputError: if a value cannot be used.
@@ -103,7 +103,7 @@ class TableOptions:
         return MISSING_WORDS if self.words is None else ("", *self.words)
 
     def chosen(self) -> dict[str, Any]:
-        """Return the options that are not at their default, by name, without those of earlier data."""
+        """Return the options that differ from their defaults, by name, without those of earlier data."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
         default = TableOptions()
         return {
@@ -115,10 +115,10 @@ class TableOptions:
         }
 
     def refuse_for(self, source: str) -> None:
-        """Refuse options of tables for a source that is none.
+        """Raise InputError for options of tables if the source is not a table.
 
         Args:
-            source: what the source is, for the message.
+            source: the name of the source, for the message.
 
         Raises:
             InputError: if an option is given.
@@ -127,11 +127,11 @@ class TableOptions:
         if "words" in given:
             raise InputError(
                 f"missing needs 'error' or 'mask'; got {','.join(self.words or ())!r}. Words that mean a missing value "
-                f"are for tables, and {source} is not a table."
+                f"are for tables, but {source} is not a table."
             )
         if given:
             raise InputError(
-                f"The option {given[0]!r} is for tables, and {source} is not a table. Leave the option out, or pass "
+                f"The option {given[0]!r} is for tables, but {source} is not a table. Leave the option out, or pass "
                 "a text file or a data frame."
             )
 

@@ -18,14 +18,14 @@ __all__ = ["TextLines", "find_sign", "require_text", "split_cells", "text_lines"
 
 _BLOCK = 1 << 18
 
-#: The first line that Excel writes for itself.
+#: The prefix of a first line that only Excel uses.
 _NAMES_SEPARATOR = re.compile(rb'"?sep=.?"?', re.IGNORECASE)
 _BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclass(frozen=True, eq=False)
 class TextLines:
-    """The lines of a table that hold cells.
+    """The lines of a table that have cells.
 
     Attributes:
         name: the file, for messages.
@@ -47,7 +47,7 @@ class TextLines:
 
     @cached_property
     def has_quotes(self) -> bool:
-        """Whether a cell may be in quotes, and so may contain separators and ends of lines."""
+        """Whether a cell may be in quotes, and therefore may contain separators and ends of lines."""
         return b'"' in self.content
 
     def from_line(self, first: int) -> io.BytesIO:
@@ -63,11 +63,11 @@ class TextLines:
         """Yield the rows of cells, each with the number of its first line in the file.
 
         Args:
-            separator: the separator; a space stands for any white space, and "" for none.
+            separator: the separator; a space means any white space, and "" none.
             limit: the largest number of rows; None for all.
 
         Raises:
-            InputError: if a quote is never closed.
+            InputError: if a quote is not closed.
         """
         content = self.content
         if limit is not None and limit + 1 < len(self) and not self.has_quotes:
@@ -140,11 +140,11 @@ def text_lines(name: str, raw: bytes) -> TextLines:
 
 
 def require_text(name: str, start: bytes) -> None:
-    """Refuse a file that is not text, before all of it is read.
+    """Raise InputError for a file that is not text, before all of it is read.
 
     Args:
         name: the file, for messages.
-        start: its first bytes; those of a gzip file, and of a text in UTF-16, pass.
+        start: its first bytes; the bytes of a gzip file, and of a text in UTF-16, are accepted.
 
     Raises:
         InputError: if it is not a text file.
@@ -185,7 +185,7 @@ def _kinds(content: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     kinds[starts == ends] = 1
     first = signs[starts] if len(starts) else signs
     kinds[(first == ord("#")) & (kinds == 0)] = 2
-    # Tabs at the beginning are empty cells; only a line of nothing but blanks is blank.
+    # Tabs at the beginning are empty cells; only a line with nothing except blanks is blank.
     for index in np.flatnonzero((first == ord(" ")) & (kinds == 0)):
         line = content[starts[index] : ends[index]].strip()
         kinds[index] = 1 if not line else 2 if line.startswith(b"#") else 0

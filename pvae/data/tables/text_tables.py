@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TextTable", "read_text_table"]
 
-#: What pandas gets as the separator of a table of one column.
+#: The separator that pandas gets for a table of one column.
 _NO_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True, eq=False)
 class TextTable:
-    """A text table as it was read.
+    """A text table as read.
 
     Attributes:
-        frame: the cells; a column of numbers has them as such, with NaN for missing ones, any other one has text.
+        frame: the cells; a column of numbers has numbers, with NaN for missing ones; any other column has text.
         has_names: whether the file names its columns.
         unnamed: the columns without a name in a file that names the others.
-        account: how the file was read, in words.
-        notes: what was inferred and might be otherwise.
+        account: a text on how the file was read.
+        notes: notes on what was inferred and may be wrong.
         lines: returns the lines, which know the place of each cell.
-        dialect: how it is written.
+        dialect: the format of the file.
     """
 
     frame: pd.DataFrame
@@ -52,7 +52,7 @@ class TextTable:
     dialect: Dialect
 
     def place(self, row: int, column: str) -> tuple[str, str]:
-        """Return the place of a cell, in words, and its text.
+        """Return a description of the place of a cell, and its text.
 
         Args:
             row: the number of the row, from 0 on.
@@ -72,7 +72,7 @@ def read_text_table(path: Path, options: TableOptions) -> TextTable:
 
     Args:
         path: the file.
-        options: what the user says about it.
+        options: the options that the user gave.
 
     Raises:
         InputError: if it is not a text table, or a row has another number of cells than the others.
@@ -126,9 +126,9 @@ def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[
     names = list(dialect.names) if dialect.names is not None else [""] * width
     needed = len(names)
     if dialect.names is not None and len(counts) and (counts == needed + 1).all():
-        # R writes no name over the names of the rows; other programs end each row with a separator.
+        # R writes no name above the names of the rows; other programs end each row with a separator.
         ends_empty = all(not cells[-1] for _, cells in list(lines.records(dialect.separator, 50))[1:])
-        if ends_empty or needed > 1:  # one name above two cells may be one number with a decimal comma
+        if ends_empty or needed > 1:  # if one name is above two cells, they may be one number with a decimal comma
             names, needed = ([*names, ""] if ends_empty else ["", *names]), needed + 1
     uneven = np.flatnonzero(counts != needed)
     if len(uneven):
@@ -141,7 +141,7 @@ def _columns(lines: TextLines, dialect: Dialect) -> tuple[list[str], int, tuple[
 
 
 def _refuse_unit_separators(lines: TextLines, dialect: Dialect) -> None:
-    """Raise InputError for a table of one column with the sign that pandas is given as the separator of no table."""
+    """Raise InputError for a table of one column that contains the placeholder separator for pandas."""
     position = lines.content.find(_NO_SEPARATOR.encode()) if not dialect.separator else -1
     if position >= 0:
         line = lines.numbers[np.searchsorted(lines.starts, position, side="right") - 1]
@@ -162,7 +162,7 @@ def _cell_counts(lines: TextLines, dialect: Dialect) -> tuple[np.ndarray, np.nda
     separators = find_sign(lines.content, dialect.separator)
     rows, cells = len(lines), len(separators) // len(lines)
     if cells and len(separators) == rows * cells:
-        # Where the first and the last separator of each row are in its line, each row has as many.
+        # If the first and the last separator of each row are in its line, each row has the same number.
         by_row, ends = separators.reshape(rows, cells), np.append(lines.starts[1:], len(lines.content))
         if bool((by_row[:, 0] >= lines.starts).all() and (by_row[:, -1] < ends).all()):
             return np.full(rows - first, cells + 1), np.arange(first, rows)
@@ -177,7 +177,7 @@ def _read(lines: TextLines, dialect: Dialect, names: list[str], width: int, opti
     frame = _parse(lines.from_line(first), dialect, width, na_values=words)
     texts = [column for column in frame.columns if not _is_numeric(frame[column]) or _is_rounded(frame[column])]
     if texts:
-        # once more as they are written: pandas takes the words for missing values out of text too
+        # read again as text, because pandas also replaces words for missing values in text
         written = _parse(lines.from_line(first), dialect, width, usecols=texts, dtype=object, na_filter=False)
         for column in texts:
             frame[column] = _numbers_or_text(written[column].to_numpy(), dialect, options)
@@ -209,7 +209,7 @@ def _parse(stream: io.BytesIO, dialect: Dialect, width: int, **settings: object)
     precision = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
     separator = r"\s+" if dialect.separator == " " else dialect.separator or _NO_SEPARATOR
     with warnings.catch_warnings():
-        # Parts of a column that differ in type make it a column of text, which is read once more.
+        # If parts of a column differ in type, it is a column of text, which is read again.
         warnings.simplefilter("ignore", DtypeWarning)
         return pd.read_csv(
             stream, sep=separator, header=None, names=list(range(width)), decimal=dialect.decimal,
@@ -219,9 +219,9 @@ def _parse(stream: io.BytesIO, dialect: Dialect, width: int, **settings: object)
 
 
 def _numbers_or_text(cells: np.ndarray, dialect: Dialect, options: TableOptions) -> np.ndarray:
-    """Return a column that pandas read as text: as numbers if all cells but missing ones are, else as it is written.
+    """Return a column that pandas read as text: as numbers if all cells except missing ones are numbers, else as text.
 
-    Words for truth become 1 and 0. Missing cells of text are None.
+    Words for True and False become 1 and 0. Missing cells of text are None.
     """
     stripped = np.array([cell.strip() for cell in cells], dtype=object)
     words = set(options.missing_words if options.missing else MISSING_WORDS)
@@ -237,7 +237,7 @@ def _numbers_or_text(cells: np.ndarray, dialect: Dialect, options: TableOptions)
         return np.where(known, [cell.lower() == "true" for cell in stripped], np.nan)
     if not known.any():
         return np.full(len(cells), np.nan)
-    # In text, NA or none may be a name: only an empty cell and the words that the user gives are missing.
+    # In text, NA or none may be a name, so only an empty cell and the words that the user gives are missing.
     missing = set(options.words or ()) | {""}
     return np.array([None if cell in missing else cell for cell in stripped], dtype=object)
 
@@ -256,7 +256,7 @@ def _is_empty(values: pd.Series) -> bool:
 
 
 def _checked_names(lines: TextLines, dialect: Dialect, names: list[str]) -> list[str]:
-    """Return the names of the columns; one without a name is called by its number.
+    """Return the names of the columns; a column without a name gets its number as a name.
 
     Raises:
         InputError: if two columns have one name.
@@ -269,7 +269,7 @@ def _checked_names(lines: TextLines, dialect: Dialect, names: list[str]) -> list
 
 
 def _account(lines: TextLines, dialect: Dialect) -> str:
-    """Return how the file is written, in words."""
+    """Return a text on the format of the file."""
     name = SEPARATOR_NAMES.get(dialect.separator, repr(dialect.separator))
     parts = [f"separated by {name}" if dialect.separator else "one column"]
     if dialect.decimal == ",":
