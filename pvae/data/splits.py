@@ -32,8 +32,7 @@ class Splits:
     """Training, validation and test data, which depend on a seed.
 
     Attributes:
-        train: the training data. If ``train_dynamic`` is True, ``x`` has grey levels, and is drawn from them at every
-            use.
+        train: the training data. With ``train_dynamic``, ``x`` has grey levels and is drawn from them at every use.
         validation: the validation data, or None.
         test: the test data, or None.
         name: name of the data set or of the file.
@@ -60,8 +59,7 @@ class Splits:
     """
 
     train: Batch
-    # With `Batch | None`, type checkers reject data.test["x"]; with `Any` they know `Batch` and accept a comparison
-    # with None.
+    # With `Batch | None`, type checkers reject data.test["x"]; with `Any` they accept it, and know `Batch`.
     validation: Batch | Any
     test: Batch | Any
     name: str
@@ -211,9 +209,7 @@ class Splits:
         return self.scaled_by(find_scaling(check_scale(False, kind), self.train))
 
     def scaled_by(self, scaling: Scaling) -> Splits:
-        """Return the splits with x scaled, in float64.
-
-        The schema has the scaling, with which outputs are converted back.
+        """Return the splits with x scaled, in float64; the schema has the scaling, for converting outputs back.
 
         Args:
             scaling: the shift and scale of each feature.
@@ -248,8 +244,7 @@ class Splits:
         """Return the splits with each part changed.
 
         Args:
-            change: a function from the name of a part (``"train"``, ``"validation"`` or ``"test"``) and its data to new
-                data.
+            change: a function of the name of a part (``"train"``, ``"validation"`` or ``"test"``) and its data.
         """
         return replace(
             self,

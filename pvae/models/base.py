@@ -105,10 +105,7 @@ def network_kind(name: str) -> NetworkKind:
 def _check_data_shape(data_shape: int | Sequence[int]) -> tuple[int, ...]:
     sizes = require_sizes(data_shape, "data_shape", advice="It is the shape of one x, such as (28, 28).")
     if not sizes:
-        raise InputError(
-            "data_shape needs the size of one x; got (), the shape of one number per datum. Give x as a column, shape "
-            "(data, 1)."
-        )
+        raise InputError("data_shape needs the size of one x; got (). Give x of one number per datum as a column.")
     return sizes
 
 

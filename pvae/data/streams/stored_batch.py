@@ -219,10 +219,7 @@ class StoredBatch(Batch):
         return torch.cat([chunk[name] for chunk in self.chunks()])
 
     def require_memory(self, needed: int, what: str) -> None:
-        """Raise InputError if fewer bytes than `needed` are free on the device.
-
-        `what` names the object that needs them.
-        """
+        """Raise InputError if fewer bytes than `needed`, for the object `what`, are free on the device."""
         free = free_bytes(self.device)
         if free is not None and needed > free:
             raise InputError(
