@@ -31,7 +31,7 @@ def test_a_second_writer_is_refused_and_the_folder_is_removed_if_it_stays_empty(
     folder = tmp_path / "new" / "run"
     with sole_writer(folder):
         with (
-            pytest.raises(pvae.InputError, match=rf"process {os.getpid()} on .* Wait for its end"),
+            pytest.raises(pvae.InputError, match=rf"process {os.getpid()} on .* Wait until it ends"),
             sole_writer(folder),
         ):
             pass

@@ -18,10 +18,10 @@ __all__ = ["AGREEMENT_RULES"]
 
 
 def _latents_with_densities(context: CheckContext) -> Iterator[tuple[str, Site, Site]]:
-    """Yield the latent sites of which log p - log q is taken: name, site of the guide, site of the model.
+    """Yield the latent sites with a term log p - log q: name, site of the guide, site of the model.
 
-    A point without a density, as of ``AutoDelta``, has log q = 0 wherever it counts. A Delta that maps auxiliary draws,
-    as of ``AutoNormal``, has their log q.
+    A point without a density, for example in ``AutoDelta``, has log q = 0 at every entry. A Delta that maps auxiliary
+    draws, for example in ``AutoNormal``, has the log q of these draws.
     """
     if isinstance(context.objective, Adversarial) or "phi" in context.trained.untrained:
         return
@@ -32,12 +32,12 @@ def _latents_with_densities(context: CheckContext) -> Iterator[tuple[str, Site, 
 
 
 def _masks(context: CheckContext) -> Iterator[Finding]:
-    """Report latents that count at other entries in the model than in the guide."""
+    """Report latents with different masks in the model and in the guide."""
     for name, in_guide, in_model in _latents_with_densities(context):
         if have_same_mask(in_guide, in_model):
             continue
         where = {(True, False): "in the guide only", (False, True): "in the model only"}
-        masked = where.get((is_masked(in_guide), is_masked(in_model)), "in both programs, by different masks")
+        masked = where.get((is_masked(in_guide), is_masked(in_model)), "in both programs, with different masks")
         message = (
             f"it has a mask {masked}, so log q counts at entries where log p does not, or the reverse. The objective "
             "is then not a lower bound."
@@ -50,10 +50,10 @@ def _masks(context: CheckContext) -> Iterator[Finding]:
 
 
 def _scales(context: CheckContext) -> Iterator[Finding]:
-    """Report latents with another scale in the model than in the guide.
+    """Report latents with different scales in the model and in the guide.
 
-    A scale around the whole model alone is not an error: the bound is that of the tempered joint density p(x, z)^scale.
-    A scale of the guide is one: it counts log q more or less often than once.
+    A scale around the whole model only is not an error: the bound is the bound of the tempered joint density p(x,
+    z)^scale. A scale of the guide is an error: with it, log q does not count exactly once.
     """
     own_scales = [_own_scale(site) for site in context.model_sites]
     is_tempered = all(_is_same_scale(scale, own_scales[0]) for scale in own_scales)
@@ -63,9 +63,13 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
         scales = f"{_describe(in_guide['scale'])} in the guide and {_describe(in_model['scale'])} in the model"
         is_plain = _is_same_scale(_own_scale(in_guide), 1.0)
         if is_tempered and is_plain and _is_same_scale(_plate_scale(in_guide), _plate_scale(in_model)):
-            message = f"its scale is {scales}, so the bound is that of a tempered joint density, not of log p(x)."
+            message = f"its scale is {scales}, so it is a bound of a tempered joint density, not of log p(x)."
             yield Finding(
-                "tempered model", name, message, "Scale both programs alike for a bound on log p(x).", fatal=False
+                "tempered model",
+                name,
+                message,
+                "Give both programs the same scale for a bound on log p(x).",
+                fatal=False,
             )
             return
         message = (
@@ -102,10 +106,10 @@ def _describe(scale: Tensor | float) -> str:
 
 
 def _rows(context: CheckContext) -> Iterator[Finding]:
-    """Report latents in a subsampled plate with other rows in the model than in the guide.
+    """Report latents in a subsampled plate with different rows in the model and in the guide.
 
-    Plates with one row for each datum of the batch are checked by the run on the data in another order, because a
-    guide that does not use the indices is right with any.
+    Plates with one row for each datum of the batch are checked by the run on the data in another order, because a guide
+    that does not use the indices is correct with any indices.
     """
     for name, in_guide, in_model in context.shared_latents:
         for plate, other in _pairs_of_plates(in_guide, in_model):
@@ -114,7 +118,7 @@ def _rows(context: CheckContext) -> Iterator[Finding]:
                 continue
             message = (
                 f"plate {plate.name!r} takes other rows in the guide than plate {other.name!r} in the model, so log q "
-                "belongs to other data than log p."
+                "and log p belong to different data."
             )
             fix = (
                 "Use a plate of the same name, size and subsample in both programs; an autoguide takes it from "

@@ -21,8 +21,8 @@ def _not_marginalised(context: CheckContext) -> Iterator[Finding]:
     for name, site in context.guide_latents.items():
         if site["infer"].get("is_auxiliary") and name not in one_to_one and not is_delta(site):
             message = (
-                f"only the guide draws it, and {type(context.pyro_loss).__name__} adds its entropy to the bound, which "
-                "is then too large."
+                f"only the guide draws it, and {type(context.pyro_loss).__name__} adds its entropy to the bound. The "
+                "bound is then too large."
             )
             fix = (
                 "Use 'iwae:particles=1', which is the ELBO with the site marginalised (a site without a finite support "
@@ -32,7 +32,7 @@ def _not_marginalised(context: CheckContext) -> Iterator[Finding]:
 
 
 def _left_out_density(context: CheckContext) -> Iterator[Finding]:
-    """Report Delta sites with a log-density under `TraceMeanField_ELBO`, whose KL divergence leaves it out."""
+    """Report Delta sites with a log-density under `TraceMeanField_ELBO`, which leaves it out of the KL divergence."""
     if not isinstance(context.pyro_loss, TraceMeanField_ELBO):
         return
     for name in context.bound.layout.bijection.points:
@@ -59,17 +59,19 @@ def _points(context: CheckContext) -> Iterator[Finding]:
 
 
 def _loss_terms(context: CheckContext) -> Iterator[Finding]:
-    """Report observed sites of the guide, such as `pyro.factor`, that are further losses and no density of q."""
+    """Report observed sites of the guide, such as `pyro.factor`, that are further losses and not densities of q."""
     layout = context.bound.layout
     for name in layout.loss_terms:
         message = (
-            "the guide observes it, as pyro.factor makes it, so it is a further loss and no part of q. The training "
+            "the guide observes it (pyro.factor does so), so it is a further loss and not a part of q. The training "
             "has it in the loss; the recorded ELBO, the validation bound and all evaluations leave it out."
         )
         fix = "Change nothing if it is meant as a loss; draw z as a Delta with log_density if it is a density."
         yield Finding("loss in the guide", name, message, fix, fatal=False)
     for name in layout.unclear_terms:
-        message = "beside a Delta site it may be a density of q or a further loss; evaluations refuse it."
+        message = (
+            "in a guide with a Delta site it may be a density of q or a further loss; evaluations need to know which."
+        )
         fix = "Give the density to the Delta, as pyro.distributions.Delta(value, log_density)."
         yield Finding("loss in the guide", name, message, fix, fatal=False)
 

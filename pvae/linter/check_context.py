@@ -33,7 +33,7 @@ class CheckContext:
         guide_sites: the sample sites of the guide.
         model_sites: the sample sites of the model.
         guide_rows: the indices of each plate of the guide, by the name of the plate.
-        model_rows: the indices that the model wants for each plate; a replay gives it those of the guide instead.
+        model_rows: the indices that the model gives each plate itself; a replay replaces them by the guide's indices.
         data_size: the number of all training data; None if it is not known.
         param_names: the names of the ``pyro.param`` statements that the programs ran.
     """

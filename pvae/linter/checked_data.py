@@ -1,4 +1,4 @@
-"""The batch that the linter checks, from a batch or from the data that a training takes."""
+"""The batch that the linter checks, from a batch or from training data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def checked_batch(
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        data: a batch in memory, or a mapping to tensors, which is returned as it is; or what `pvae.fit` takes.
+        data: a batch in memory, or a mapping to tensors, which is returned unchanged; or any data that `pvae.fit`
+            takes.
         fields: as for `pvae.models.bind`.
         batch_size: the number of data in a batch; a loader has its own.
 
@@ -48,11 +49,10 @@ def checked_batch(
 
 
 def built_model(recipe: Any, data: Any) -> tuple[Any, Any]:
-    """Return the latent model that a recipe makes for data, and the data, which are loaded if they were not.
+    """Return the latent model that a recipe makes for data, and the loaded data.
 
     Args:
-        recipe: as for `pvae.models.make_model.build_model`. A batch shows it the shapes of its
-            fields alone.
+        recipe: as for `pvae.models.make_model.build_model`. From a batch, only the shapes of its fields are used.
         data: as for `checked_batch`.
     """
     if _is_batch(data):

@@ -11,7 +11,7 @@ from pvae.user_code import find_user_place
 __all__ = ["Finding", "Findings", "failure"]
 
 
-#: The error of Pyro for a distribution that has another size than its plate.
+#: The error of Pyro for a distribution with a size that differs from its plate's.
 _MISMATCH = re.compile(r"Shape mismatch inside plate\('(.+?)'\) at site (\S+) dim (-?\d+), (\d+) vs (\d+)")
 
 
@@ -38,7 +38,7 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """The findings of `check`, in order; an empty list, which is false, if there are none."""
+    """The findings of `check`, in order; if there are none, the list is empty, and thus false."""
 
     @property
     def fatal(self) -> Findings:
@@ -67,7 +67,7 @@ def failure(error: Exception) -> Finding:
     if mismatch is not None:
         plate, site, dim, size, came = mismatch.groups()
         message = f"dimension {dim} of its distribution{where} has size {came}, and plate {plate!r} there has {size}."
-        fix = "Make the dimensions of one datum a part of the event, as by .to_event(1), or give the plate another dim."
+        fix = "Make the dimensions of one datum a part of the event with .to_event(1), or give the plate another dim."
         return Finding("wrong shape", site, message, fix)
     message = f"a program raised {type(error).__name__}{where}: {whole_reason(error).rstrip('.')}."
-    return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see it.")
+    return Finding("program fails", type(error).__name__, message, "Run the programs on this batch to see the error.")

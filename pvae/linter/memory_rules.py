@@ -1,4 +1,4 @@
-"""Whether a training step on a batch fits into the free memory."""
+"""The check that a training step on a batch fits into the free memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ __all__ = ["describe_shortage", "find_shortage", "memory_limit"]
 #: The number of data of the first small step: a batch normalisation needs two.
 _FIRST_SIZE = 2
 
-#: The share of the free memory that a step on the advised number of data needs, because a check holds more than a step.
+#: The share of the free memory for a step on the advised number of data. It is below 1 because a check needs more than
+#: a step.
 _USABLE_BY_ADVICE = 0.6
 
 
@@ -68,7 +69,7 @@ def find_shortage(context: CheckContext) -> Iterator[Finding]:
 def describe_shortage(
     limit: FreeMemoryLimit, batch: Mapping[str, Tensor], examine: Callable[[Mapping[str, Tensor]], tuple[Findings, Any]]
 ) -> Finding:
-    """Return the finding for a check that a limit has refused, with the memory of a step if it can be estimated.
+    """Return the finding for a check that a limit stopped, with the memory of a step if it can be estimated.
 
     Args:
         limit: the limit.

@@ -1,4 +1,4 @@
-"""Rules for objectives: what an objective needs of a model, what goes wrong without it, and what to use instead."""
+"""Rules for objectives: the needs of each objective, the faults of a model without them, and other objectives."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from pvae.programs.sites import is_marked_for_enumeration
 __all__ = ["OBJECTIVE_RULES", "find_bias"]
 
 
-#: losses of Pyro that weight particles, and pvae's objective in place of each
+#: losses of Pyro that weight particles, and the objective of pvae that replaces each
 _WEIGHTED = {
     RenyiELBO: "pvae.Renyi or pvae.IWAE",
     ReweightedWakeSleep: "pvae.objectives.WakeSleep",
     TraceTailAdaptive_ELBO: "pvae.Renyi(alpha=0.5)",
 }
 
-#: losses of Pyro whose gradient for the guide is right only if every draw is reparameterised
+#: losses of Pyro with a gradient for the guide that is right only if every draw is reparameterised
 _PATHWISE = (RenyiELBO, TraceTailAdaptive_ELBO, Trace_MMD, EnergyDistance)
 
 
 def _scales(context: CheckContext) -> Iterator[Finding]:
-    """Report programs whose multi-sample bound by a loss of Pyro is wrong or loose."""
+    """Report programs for which the multi-sample bound of a loss of Pyro is wrong or loose."""
     loss, name = context.pyro_loss, type(context.pyro_loss).__name__
     instead = next((instead for kind, instead in _WEIGHTED.items() if isinstance(loss, kind)), None)
     if instead is None or context.objective.num_particles == 1 or context.objective.no_bound:
@@ -60,7 +60,7 @@ def _scales(context: CheckContext) -> Iterator[Finding]:
     try:
         context.bound.layout.data_plate()
     except InputError as error:
-        message = f"RenyiELBO would take one weight for the whole batch, a looser bound: {error}"
+        message = f"RenyiELBO would use one weight for the whole batch, which gives a looser bound: {error}"
         yield Finding("no data plate", "RenyiELBO", message, "Put every site in one plate over data.", fatal=False)
 
 
@@ -92,7 +92,7 @@ def _gradients_of_sites(context: CheckContext) -> Iterator[Finding]:
 
 
 def _baselines(context: CheckContext) -> Iterator[Finding]:
-    """Report score-function sites without a baseline; their gradient is right and needlessly noisy."""
+    """Report score-function sites without a baseline; their gradient is unbiased, but noisier than necessary."""
     objective, loss = context.objective, context.pyro_loss
     accepts_any_site = isinstance(objective, WeightsObjective) and not objective.pathwise and objective.scored is None
     has_one_particle = accepts_any_site and objective.num_particles == 1
@@ -109,7 +109,7 @@ def _baselines(context: CheckContext) -> Iterator[Finding]:
 
 
 def find_bias(context: CheckContext) -> Iterator[Finding]:
-    """Report an objective with a biased gradient. Some objectives know this only after a run of the programs.
+    """Report an objective with a biased gradient. For some objectives, this is known only after a run of the programs.
 
     Args:
         context: one run of both programs, with the objective.
@@ -124,7 +124,9 @@ def find_bias(context: CheckContext) -> Iterator[Finding]:
 
 def _enumeration(context: CheckContext) -> Iterator[Finding]:
     """Report marked sites that the objective does not enumerate, and an enumerating objective without marked sites."""
-    if isinstance(context.objective, Adversarial):  # it draws every site, and refuses a site that it cannot draw
+    if isinstance(
+        context.objective, Adversarial
+    ):  # it draws every site, and raises an error for a site that it cannot draw
         return
     marks = [site["name"] for site in context.guide_sites + context.model_sites if is_marked_for_enumeration(site)]
     enumerates = isinstance(context.pyro_loss, TraceEnum_ELBO | TraceTMC_ELBO)
@@ -133,7 +135,7 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
     if marks and isinstance(context.objective, WeightsObjective):
         yield from _summed_out(context)
     elif marks and not enumerates:
-        message = "it is marked for enumeration, and this objective does not enumerate."
+        message = "it is marked for enumeration, but this objective does not enumerate."
         one_to_one = context.bound.layout.bijection.auxiliary
         is_auxiliary = any(
             site["infer"].get("is_auxiliary") and site["name"] not in one_to_one for site in context.guide_sites
@@ -152,26 +154,26 @@ def _enumeration(context: CheckContext) -> Iterator[Finding]:
 
 
 def _summed_out(context: CheckContext) -> Iterator[Finding]:
-    """Report guide sites that are summed out: their own q gets no gradient."""
+    """Report guide sites that are summed out: their q gets no gradient."""
     for name, site in context.guide_latents.items():
         if is_marked_for_enumeration(site) and not site["infer"].get("num_samples"):
             message = (
-                "it is marked for enumeration, so it is summed out of each weight. The bound is tighter, and the "
-                "site's own q is not in it and is not trained."
+                "it is marked for enumeration, so it is summed out of each weight. The bound is tighter, but the "
+                "guide's q of this site is not in it and is not trained."
             )
             fix = f"Use 'elbo-enum' or gradients='{name}=enumerate' to train its q."
             yield Finding("summed out", name, message, fix, fatal=False)
 
 
 def _multiply_drawn(context: CheckContext) -> Iterator[Finding]:
-    """Report sites that the model alone draws several times under `TraceEnum_ELBO`, which does not weight the draws."""
+    """Report sites that the model draws several times and the guide does not, under `TraceEnum_ELBO`."""
     for name, site in context.model_latents.items():
         draws = site["infer"].get("num_samples") if is_marked_for_enumeration(site) else None
         if draws is None or name in context.guide_latents:
             continue
         if isinstance(context.pyro_loss, TraceEnum_ELBO):
             message = (
-                f"it is drawn {draws} times from the prior, and TraceEnum_ELBO takes the draws for all values, so its "
+                f"it is drawn {draws} times from the prior, and TraceEnum_ELBO treats the draws as all values, so its "
                 "loss is not a bound."
             )
             fix = "Use TraceTMC_ELBO, draw the site in the guide, or remove num_samples."
@@ -199,13 +201,13 @@ def _closed_form(context: CheckContext) -> Iterator[Finding]:
 def _untrained(context: CheckContext) -> Iterator[Finding]:
     """Report an objective that does not train the guide."""
     if "phi" in context.trained.untrained:
-        message = "it does not train the guide, so codes and log evidences by the guide mean nothing."
+        message = "it does not train the guide, so codes and log evidences from the guide are meaningless."
         fix = "Train the guide afterwards with theta fixed, or use 'ali', which trains both."
         yield Finding("untrained guide", type(context.trained).__name__, message, fix, fatal=False)
 
 
 def _shared_latents(context: CheckContext) -> Iterator[Finding]:
-    """Report latents that all data share, under a plate that does not say how many data there are, or under none."""
+    """Report latents that all data share, in a plate without the number of all data, or without a plate."""
     frames = {
         site["name"] + suffix: {frame.name: frame for frame in site["cond_indep_stack"]}
         for suffix, sites in (("", context.model_sites), (GUIDE, context.guide_sites))
@@ -224,9 +226,9 @@ def _shared_latents(context: CheckContext) -> Iterator[Finding]:
     )
     if shared and has_all_data:
         name = "data" if plate is None else plate[0]
-        state = "the data are in no plate" if plate is None else f"the plate {name!r} has the size of the batch"
+        state = "the data are not in a plate" if plate is None else f"the plate {name!r} has the size of the batch"
         message = (
-            f"all data share it, and {state}. Unless a batch is all data, its prior is counted once for each batch."
+            f"all data share it, but {state}. Unless a batch is all data, its prior is counted once for each batch."
         )
         fix = (
             f"Write pyro.plate({name!r}, data_size, subsample=torch.arange(len(x))), with data_size from the "
@@ -241,13 +243,14 @@ def _declares_groups(context: CheckContext) -> bool:
 
 
 def _shared_groups(context: CheckContext) -> Iterator[Finding]:
-    """Report parameters of both programs, under an objective that trains theta and phi apart."""
+    """Report parameters of both programs, under an objective that trains theta and phi separately."""
     if context.trained.players == ("all",) or _declares_groups(context):
         return
     shared = find_groups(context.latent_model, [context.batch], context.fields).both
     if shared:
         message = (
-            f"{len(shared)} parameters belong to both model and guide, and this objective trains theta and phi apart."
+            f"{len(shared)} parameters belong to both model and guide, but this objective trains theta and phi "
+            "separately."
         )
         yield Finding("shared parameters", next(iter(shared)), message, "Declare theta() and phi().")
 

@@ -24,7 +24,7 @@ __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
 
 # Fields that have a use outside the programs.
 _OTHER_USES = {"y": "labels plots only", "factors": "serves metrics only"}
-# What counts as data, although these fields say that it is none.
+# The entries that count as data if no program takes these fields.
 _HIDDEN_BY = {"mask": "missing entries of x", "lengths": "padded time steps of x"}
 
 
@@ -44,7 +44,7 @@ def _unused_fields(context: CheckContext) -> Iterator[Finding]:
 
 def _missing_sites(context: CheckContext) -> Iterator[Finding]:
     """Report latent sites that one program does not have, or that the model observes."""
-    # A marked site under an objective that does not enumerate has a finding of its own, except under a game.
+    # A marked site under an objective that does not enumerate has a separate finding, except under a game.
     accepts_marks = not isinstance(context.objective, Adversarial)
     guide, model = context.guide_latents, context.model_latents
     needs_guide = "phi" not in context.trained.untrained
@@ -52,15 +52,15 @@ def _missing_sites(context: CheckContext) -> Iterator[Finding]:
         is_enumerated = accepts_marks and is_marked_for_enumeration(site)
         if needs_guide and name not in guide and not is_enumerated:
             fix = "Draw it in the guide; or, if its values are few, mark it with infer={'enumerate': 'parallel'}."
-            yield Finding("missing site", name, "the model draws it and the guide does not.", fix)
+            yield Finding("missing site", name, "the model draws it, but the guide does not.", fix)
     names_in_model = {site["name"] for site in context.model_sites}
     for name, site in guide.items():
         if name not in names_in_model and not site["infer"].get("is_auxiliary"):
             fix = "Draw it in the model, or mark it infer={'is_auxiliary': True}."
-            yield Finding("missing site", name, "the guide draws it and the model does not.", fix)
+            yield Finding("missing site", name, "the guide draws it, but the model does not.", fix)
     for site in context.model_sites:
         if site["is_observed"] and site["name"] in guide:
-            message = "the model observes it and the guide draws it."
+            message = "the model observes it, but the guide draws it."
             yield Finding("missing site", site["name"], message, "Draw it in neither program.")
 
 
@@ -138,7 +138,7 @@ def find_missing_gradients(context: CheckContext) -> Iterator[Finding]:
 
 def _without_gradient(context: CheckContext, surrogate: torch.Tensor) -> Iterator[Finding]:
     """Report the parameters that a surrogate loss does not depend on."""
-    # A check sees the store of its caller, which may have the parameters of other programs too.
+    # A check uses the store of its caller, which may have parameters of other programs too.
     entries = store_tensors(context.latent_model).items()
     foreign = {id(tensor) for name, tensor in entries if name not in context.param_names}
     named = {
@@ -149,7 +149,7 @@ def _without_gradient(context: CheckContext, surrogate: torch.Tensor) -> Iterato
     if not named or not surrogate.requires_grad:
         message = "the loss depends on no parameter, so there is nothing to train."
         fix = "Hold parameters in modules, or use pyro.param."
-        # Programs without parameters and draws have an exact evidence to evaluate; `fit` refuses them.
+        # Programs without parameters and draws have an exact evidence to evaluate; `fit` raises an error for them.
         yield Finding("no gradient", "loss", message, fix, fatal=bool(named or context.guide_latents))
         return
     gradients = torch.autograd.grad(surrogate, list(named.values()), allow_unused=True)

@@ -14,12 +14,12 @@ from pvae.programs.sites import Site
 
 __all__ = ["OTHER_AXIS", "examine_rows_of", "find_other_axis", "find_tied_rows"]
 
-#: the kind of a finding: the plate over data is over another axis than the first
+#: the kind of a finding: the plate over data is not over the first axis
 OTHER_AXIS = "data on another axis"
 
 
 def examine_rows_of(context: CheckContext) -> RowReport:
-    """Return how the log-densities change with the rows of the batch; all parameters are restored.
+    """Return the changes of the log-densities with the rows of the batch; all parameters are restored.
 
     Args:
         context: one run of both programs, with the objective.
@@ -33,7 +33,7 @@ def examine_rows_of(context: CheckContext) -> RowReport:
 
 
 def find_other_axis(context: CheckContext) -> Iterator[Finding]:
-    """Report a plate over another axis of the data than the first, along which they are divided into batches.
+    """Report a plate that is not over the first axis of the data, along which they are divided into batches.
 
     It is right only if each batch holds all data.
 
@@ -52,7 +52,7 @@ def find_tied_rows(context: CheckContext, rows: RowReport) -> Iterator[Finding]:
 
     Args:
         context: one run of both programs, with the objective.
-        rows: what `examine_rows_of` returned.
+        rows: the result of `examine_rows_of`.
     """
     size, data_size = context.bound.size, context.data_size
     has_all_data = data_size is not None and data_size <= size
@@ -64,7 +64,7 @@ def find_tied_rows(context: CheckContext, rows: RowReport) -> Iterator[Finding]:
         elif not has_all_data:
             yield _one_row_per_position(name, _subject(context, name), size, data_size)
     if rows.mixed and not rows.tied:
-        message = "its log-density depends on the other data of the batch, not on its own datum alone."
+        message = "its log-density depends on the other data of the batch, not only on its own datum."
         fix = "A weight per datum then depends on how the data are divided into batches. Compute it from one datum."
         yield Finding("data mixed", _site_name(rows.mixed[0]), message, fix, fatal=False)
 
@@ -81,7 +81,7 @@ def _subject(context: CheckContext, name: str) -> str:
 
 
 def _is_subsampled(context: CheckContext, name: str) -> bool:
-    """Return whether a site is in a plate that holds a part of its full size; such a plate knows its rows."""
+    """Return whether a site is in a subsampled plate; such a plate has indices of its rows."""
     sites = context.guide_sites if name.endswith(GUIDE) else context.model_sites
     site: Site = next(site for site in sites if site["name"] == _site_name(name))
     return any(frame.full_size is not None and frame.full_size != frame.size for frame in site["cond_indep_stack"])
@@ -90,8 +90,8 @@ def _is_subsampled(context: CheckContext, name: str) -> bool:
 def _other_rows(name: str, subject: str) -> Finding:
     program = "guide" if name.endswith(GUIDE) else "model"
     message = (
-        f"its rows in the {program} do not follow the data of the batch: the subsample of its plate holds other "
-        "indices than those of the data."
+        f"its rows in the {program} do not follow the data of the batch: the subsample of its plate differs from the "
+        "indices of the data."
     )
     fix = (
         "Give the plate the indices of the batch, subsample=index, in both programs; an autoguide takes them from "
@@ -103,8 +103,8 @@ def _other_rows(name: str, subject: str) -> Finding:
 def _one_row_per_position(name: str, subject: str, size: int, data_size: int | None) -> Finding:
     program = "guide" if name.endswith(GUIDE) else "model"
     message = (
-        f"its distribution in the {program} belongs to a position in the batch and not to a datum: if the data come "
-        "in another order, the distributions keep the former order. "
+        f"its distribution in the {program} belongs to a position in the batch and not to a datum: if the order of the "
+        "data changes, the order of the distributions does not. "
     )
     if data_size is None:
         message += f"That is right only if each batch holds all data; this one has {size}."

@@ -57,7 +57,7 @@ def _run_programs(
         in_model, in_guide = ExplicitRows(), ExplicitRows()
         recorded = bound.with_programs(in_model(bound.model), in_guide(bound.guide))
         guide_trace, model_trace = recorded.trace_both()
-        if has_validation:  # first, because later runs use the cached layout and do not check shapes
+        if has_validation:  # this check is first, because later runs use the cached layout and do not check shapes
             check_site_shapes(guide_trace, model_trace)
         bound.find_layout(guide_trace, model_trace)
     return CheckContext(
@@ -91,12 +91,12 @@ def _ignore_warnings() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The findings of a check, and what the programs created when they ran.
+    """The findings of a check, and the parameters that the programs created.
 
     Attributes:
         findings: the findings.
         created: the names of the ``pyro.param`` entries that did not exist before; they are removed again.
-        rows: how the log-densities change with the rows of the batch; None if they were not examined.
+        rows: the changes of the log-densities with the rows of the batch; None if they were not examined.
     """
 
     findings: Findings
@@ -115,12 +115,12 @@ def check(
 ) -> Findings:
     """Check a latent model and an objective on one batch, before training.
 
-    Random generators, parameters, the parameter store and the state of the objective stay as they are.
+    Random generators, parameters, the parameter store and the state of the objective do not change.
 
     Args:
-        latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``; or what makes one for the
-            data, as for `pvae.fit`.
-        batch: a few of the training data as a `Batch` or as tensors by name; or what `pvae.fit` takes as data, such as
+        latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``; or a recipe that makes one
+            for the data, as for `pvae.fit`.
+        batch: a few of the training data as a `Batch` or as tensors by name; or any data that `pvae.fit` takes, such as
             `Splits`, an array, a path, a data set or a loader of PyTorch, of which the first batch is checked.
         objective: a `pvae.Objective`, a loss of `pyro.infer`, a factory of one, or a name of the command line.
         fields: as for `pvae.models.bind`.
@@ -129,7 +129,7 @@ def check(
         batch_size: the number of data that are checked if `batch` is not a batch; a loader has its own.
 
     Returns:
-        The findings; ``findings.require()`` raises an error for the fatal ones among them.
+        The findings; ``findings.require()`` raises an error if some of them are fatal.
 
     Raises:
         InputError: if there is no latent model, `objective` is not an objective, the data cannot be read, or the fields
@@ -149,7 +149,7 @@ def check(
     data_size = known_size if data_size is None else data_size
     if data_size is not None:
         data_size = require_whole(data_size, "data_size", advice="It is the number of all training data.")
-    # A training casts real numbers to the type of the parameters before it looks at them.
+    # A training casts real numbers to the type of the parameters before it checks them.
     dtype = bind(latent_model, batch, fields).in_dtype_of_parameters().dtype
     if dtype is not None:
         batch = {name: map_tensors(value, lambda tensor: tensor.to(dtype)) for name, value in batch.items()}
@@ -159,7 +159,7 @@ def check(
 def run_check(
     latent_model: Any, batch: Mapping[str, Tensor], objective: Any, fields: Fields = None, data_size: int | None = None
 ) -> CheckResult:
-    """Check as `check` does, and report which ``pyro.param`` entries the programs create at their first run.
+    """Check like `check`, and report which ``pyro.param`` entries the programs create in their first run.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -194,7 +194,7 @@ def run_check(
             adapted.train(training)
             created = set(pyro.get_param_store().keys()) - before
             forget(created)
-    # Parameters of modules are entries of the store while their program runs; no statement creates them.
+    # Parameters of modules are entries of the store while their program runs; statements do not create them.
     of_param_statements = {name for name in created if MODULE_DIVIDER not in name}
     return CheckResult(findings, frozenset(of_param_statements), rows)
 
@@ -202,7 +202,7 @@ def run_check(
 def _examine(
     latent_model: Any, batch: Mapping[str, Tensor], objective: Objective, fields: Fields, data_size: int | None
 ) -> tuple[Findings, RowReport | None]:
-    """Apply all rules; return the findings, and how the log-densities change with the rows of the batch."""
+    """Apply all rules; return the findings, and the changes of the log-densities with the rows of the batch."""
     findings = Findings()
     rows: RowReport | None = None
     try:

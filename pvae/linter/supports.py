@@ -28,7 +28,7 @@ _JOINED = (constraints.cat, constraints.stack)
 
 
 def support_of(site: Site) -> Any:
-    """Return the support of a site's distribution; None if it declares none, as with wrapped flows."""
+    """Return the support of a site's distribution; None if it declares no support, for example for wrapped flows."""
     try:
         return site["fn"].support
     except (AttributeError, NotImplementedError):
@@ -36,7 +36,7 @@ def support_of(site: Site) -> Any:
 
 
 def describe_support(support: Any) -> str:
-    """Return a support in words, without wrappers of the constraint (independent, mixture)."""
+    """Return a support as text, without wrappers of the constraint (independent, mixture)."""
     return str(_without_wrappers(support))
 
 
@@ -44,7 +44,7 @@ def have_same_support(one: Site, other: Site) -> bool:
     """Return whether two sites have the same support, or one of them is a Delta, which has a single value.
 
     A boundary does not count (``positive`` and ``nonnegative``), nor does the name of a support (``boolean`` and the
-    integers from 0 to 1). A site that declares no support is equal to every other one.
+    integers from 0 to 1). A site that declares no support is equal to every other site.
 
     Args:
         one: a site.

@@ -43,14 +43,14 @@ class LatentModel(nn.Module):
         ['-1.516', '-1.516']
     """
 
-    #: the objective of trainings that name none, as text
+    #: the default objective of trainings, as text
     default_objective: str = "elbo"
 
     #: whether PyroModules inside are named by their path, as inside a PyroModule; a pair changes no name
     _pvae_names_submodules: bool = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make an instance that remembers its arguments, so that a run can record how to build it again."""
+        """Make an instance that stores its arguments, so that a run can record how to build it again."""
         instance = super().__new__(cls)
         instance.__dict__["_pvae_arguments"] = (args, kwargs)
         return instance
@@ -78,8 +78,8 @@ class LatentModel(nn.Module):
             InputError: if they are not declared. `pvae.models.find_groups` then finds them from a batch.
         """
         raise InputError(
-            f"{type(self).__name__} declares no theta(): override theta() and phi(), or let "
-            "pvae.models.find_groups(model, [batch]) find the groups."
+            f"{type(self).__name__} declares no theta(). Override theta() and phi(), or find the groups with "
+            "pvae.models.find_groups(model, [batch])."
         )
 
     def phi(self) -> list[nn.Parameter]:
@@ -89,8 +89,8 @@ class LatentModel(nn.Module):
             InputError: if they are not declared. `pvae.models.find_groups` then finds them from a batch.
         """
         raise InputError(
-            f"{type(self).__name__} declares no phi(): override theta() and phi(), or let "
-            "pvae.models.find_groups(model, [batch]) find the groups."
+            f"{type(self).__name__} declares no phi(). Override theta() and phi(), or find the groups with "
+            "pvae.models.find_groups(model, [batch])."
         )
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
@@ -120,11 +120,11 @@ class _KeepPriors(Messenger):
 
 
 class Program(nn.Module):
-    """A Pyro program that holds its owner, so that ``parameters()`` is complete.
+    """A Pyro program that contains its owner, so that ``parameters()`` is complete.
 
     Args:
         function: a callable with Pyro statements: a function, a bound method, a module, or a handler around one.
-        owner: the module that holds the parameters; by default that of a bound method, or the module itself.
+        owner: the module that holds the parameters; by default the object of a bound method, or the module itself.
     """
 
     def __init__(self, function: Callable[..., Any], owner: nn.Module | None = None) -> None:
@@ -147,9 +147,9 @@ class Program(nn.Module):
 
     @contextmanager
     def _adapted(self) -> Iterator[None]:
-        """Adapt a `GuideMessenger` of Pyro, a guide that runs the whole model: what it observes is not part of q.
+        """Adapt a `GuideMessenger` of Pyro, a guide that runs the whole model: its observed sites are not part of q.
 
-        It stores the trace of its last run. That trace is restored after the block.
+        A `GuideMessenger` stores the trace of its last run. That trace is restored after the block.
         """
         guide: Any = unwrap(self.function)  # type: ignore[arg-type]
         former = vars(guide).get("trace", poutine.Trace())
@@ -196,7 +196,7 @@ def program(latent_model: Any, name: str) -> Program:
 class _Pair(LatentModel):
     """A latent model of two callables.
 
-    The modules that hold their parameters are its submodules ``model`` and ``guide``, as those of Pyro's `ELBOModule`.
+    The modules with their parameters are its submodules ``model`` and ``guide``, like in Pyro's `ELBOModule`.
     """
 
     _pvae_names_submodules = False

@@ -44,7 +44,7 @@ class Bijection:
     Attributes:
         auxiliary: the names of the auxiliary sites u.
         points: the names of the Delta sites z.
-        diagonal: whether each unconstrained coordinate of z depends on one number of u alone, in the same order.
+        diagonal: whether each unconstrained coordinate of z depends on only one number of u, in the same order.
         partners: for each z that is the transform of one u to its support, as in `AutoNormal`, the name of that u.
     """
 
@@ -100,7 +100,7 @@ def jacobian(values: Tensor, arguments: Sequence[Tensor], diagonal: bool) -> Ten
     Args:
         values: shape (particles, numbers); the particles are independent of each other.
         arguments: the values of u, which `values` depend on.
-        diagonal: whether each of the `values` depends on the number of u in its own place alone.
+        diagonal: whether each of the `values` depends only on the number of u at the same position.
 
     Returns:
         Shape (particles, numbers) if it is diagonal, else (particles, numbers of values, numbers of u).
@@ -118,7 +118,7 @@ def jacobian(values: Tensor, arguments: Sequence[Tensor], diagonal: bool) -> Ten
 
 
 def without_points(trace: poutine.Trace, bijection: Bijection, values: Mapping[str, Tensor]) -> poutine.Trace:
-    """Return a trace of the guide to replay: with other values of some sites, and without the Delta sites.
+    """Return a trace of the guide to replay, with other values of some sites, and without the Delta sites.
 
     A Delta site is drawn anew from its auxiliary draws, because its value must agree with them to the last bit.
     """
@@ -133,7 +133,7 @@ def without_points(trace: poutine.Trace, bijection: Bijection, values: Mapping[s
 def find_bijection(
     trace_guide: Callable[[poutine.Trace], poutine.Trace], guide: poutine.Trace, model: poutine.Trace
 ) -> Bijection:
-    """Return the one-to-one map of a guide; one without sites if it has none.
+    """Return the one-to-one map of a guide; a map without sites if the guide has none.
 
     Args:
         trace_guide: runs the guide at the values of a trace.
@@ -189,12 +189,12 @@ def _verified(
     count = flatten(arguments).shape[-1]
     if y.shape[-1] != count:
         kept = _with_new_draws(dependencies)
-        if len(kept) < len(points):  # the others are functions of these sites: points without a density
+        if len(kept) < len(points):  # the other sites are functions of these sites: points without a density
             return _verified(run, model, leaves, kept)
         raise InputError(
             f"Guide site {points[0]!r} is a Delta of auxiliary draws. Its density is known if the map is one to one; "
-            f"here {count} numbers of {', '.join(leaves)} become {y.shape[-1]} of {', '.join(points)}. Draw as many "
-            "numbers, or draw the site from a distribution with a density."
+            f"here {count} numbers of {', '.join(leaves)} become {y.shape[-1]} numbers of {', '.join(points)}. Draw "
+            "the same number of numbers, or draw the site from a distribution with a density."
         )
     slopes = jacobian(y, arguments, diagonal=True)
     probe = torch.cos(torch.arange(1, count + 1, dtype=y.dtype, device=y.device))
@@ -207,7 +207,7 @@ def _verified(
 
 
 def _with_new_draws(dependencies: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Return the Delta sites that depend on a draw on which no earlier one depends."""
+    """Return the Delta sites that depend on a draw on which no earlier Delta site depends."""
     known: set[str] = set()
     kept = {}
     for point, names in dependencies.items():
@@ -218,7 +218,7 @@ def _with_new_draws(dependencies: Mapping[str, list[str]]) -> dict[str, list[str
 
 
 def _partners(run: poutine.Trace, model: poutine.Trace, dependencies: Mapping[str, list[str]]) -> dict[str, str]:
-    """Return the u of each z that is the only transform of one u, of the same shape, to the support of z."""
+    """Return, for each z that is the only transform of one u of the same shape to the support of z, this u."""
     every = [name for names in dependencies.values() for name in names]
     partners = {}
     for point, names in dependencies.items():
@@ -239,7 +239,7 @@ def _log_determinant(y: Tensor, arguments: Sequence[Tensor], slopes: Tensor, dia
 
 
 def _require_log_density(run: poutine.Trace, model: poutine.Trace, points: Sequence[str], log_det: Tensor) -> None:
-    """Refuse Delta sites with a log-density that is not minus log |det dz/du|."""
+    """Raise InputError for Delta sites with a log-density that is not minus log |det dz/du|."""
     found = expected = torch.zeros((), dtype=log_det.dtype, device=log_det.device)
     expected = expected - log_det
     for name in points:

@@ -66,7 +66,7 @@ class Programs:
         guide: q(z given x), called with ``arguments(batch)``.
         fields: the batch fields that at least one program takes, in the order of the arguments.
         modules: the modules that hold the parameters.
-        dtype: the type that real numbers of a batch get; None leaves them as they are.
+        dtype: the type that real numbers of a batch get; None leaves them unchanged.
     """
 
     model: nn.Module
@@ -84,13 +84,13 @@ class Programs:
     def in_dtype_of_parameters(self) -> Programs:
         """Return the programs with the real numbers of a batch in the type of the parameters, if they have one type.
 
-        A training casts its data so; data that were read as float64 fit a model in float32 then too.
+        A training casts its data in the same way, so that data that were read as float64 fit a model in float32.
         """
         dtypes = {each.dtype for each in self.modules.parameters() if each.is_floating_point()}
         return replace(self, dtype=dtypes.pop()) if len(dtypes) == 1 else self
 
     def bound_with(self, arguments: tuple[Tensor, ...]) -> BoundPrograms:
-        """Return both programs with the given arguments, which `arguments` returned for a batch."""
+        """Return both programs with the given arguments, the result of `arguments` for a batch."""
         return BoundPrograms(self.model, self.guide, arguments)
 
     def bound_to(self, batch: Mapping[str, Tensor]) -> BoundPrograms:
@@ -106,7 +106,7 @@ def fields_of(program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Return the tensors that a program is called with, by field.
 
     The fields are those that `bind` chose. For other programs they are the names of the parameters, with ``xs`` and
-    ``ys`` read as ``x`` and ``y``, and the first tensor is ``x`` if no other one is.
+    ``ys`` read as ``x`` and ``y``, and the first tensor is ``x`` if no other parameter is.
 
     Args:
         program: a program from `bind`, or any other program.
@@ -141,9 +141,8 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
     Args:
         latent_model: a `LatentModel`, or any object with ``model`` and ``guide``.
         batch: a batch of the kind of later calls; only the names of its fields matter.
-        fields: field names by position, or a mapping from parameter to field. Each parameter that the mapping does not
-            name takes the field of its name, with ``xs`` and ``ys`` read as ``x`` and ``y``, and a first parameter of
-            another name ``x``.
+        fields: field names by position, or a mapping from parameter to field. Every other parameter takes the field of
+            its name, with ``xs`` and ``ys`` read as ``x`` and ``y``, and a first parameter of another name ``x``.
 
     Raises:
         InputError: for a batch that is not a mapping, a required parameter without a field, ``*args`` without `fields`,

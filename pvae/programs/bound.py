@@ -33,8 +33,8 @@ __all__ = ["BoundPrograms", "owner_and_name"]
 
 _TRAINING = operator.attrgetter("training")
 
-# Layouts by the owner of the model, then by the owner of the guide. The references are weak: a name or an id could
-# outlive its object and return the layout of another one.
+# Layouts by the owner of the model, then by the owner of the guide. The references are weak, because a name or an id
+# could return the layout of another object later.
 _LAYOUTS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
@@ -58,7 +58,7 @@ class BoundPrograms:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(unwrap(self.guide), GuideMessenger):  # `Program` hides what such a guide observes
+        if isinstance(unwrap(self.guide), GuideMessenger):  # `Program` hides the observed sites of such a guide
             object.__setattr__(self, "guide", Program(self.guide))
 
     @cached_property
@@ -77,10 +77,10 @@ class BoundPrograms:
             return programs.find_layout(*programs.trace_both())
 
     def find_layout(self, guide_trace: poutine.Trace, model_trace: poutine.Trace) -> Layout:
-        """Return and cache the layout that the traces of both programs show.
+        """Return and cache the layout of the traces of both programs.
 
-        The guide is run again at its own draws, to see whether its densities are repeatable. This run must follow the
-        traces without a reset of the random generators, because dropout would otherwise drop the same units again.
+        The guide is run again at its own draws, to find out whether its densities are repeatable. This run must follow
+        the traces without a reset of the random generators, because otherwise dropout would drop the same units again.
 
         Args:
             guide_trace: a trace of the guide.
@@ -104,17 +104,17 @@ class BoundPrograms:
 
     @property
     def size(self) -> int:
-        """The number of data that the first argument with one shows, such as the length of a tensor; 1 if none does."""
+        """The number of data of the first argument that has one, such as the length of a tensor; 1 if none has one."""
         counts = (count_of(value) for value in self.args)
         return next((count for count in counts if count is not None), 1)
 
     @property
     def count(self) -> int:
-        """The number of data that these arguments represent: N under a plate that is a subsample of N data, else B."""
+        """The number of data that these arguments represent: N in a plate that is a subsample of N data, else B."""
         cache = _cache_for(self)
         key = ("population", self.size, _cache_key(self))
-        if key not in cache:  # a plate that is subsampled at one size of batch may be whole at another
-            with self.preserved_state(), poutine.block():  # handlers around an objective must not see this run
+        if key not in cache:  # a plate that is subsampled for one size of batch may be complete for another
+            with self.preserved_state(), poutine.block():  # handlers around an objective must not handle this run
                 _, model_trace = self.trace_both()
             cache[key] = population_of(model_trace, self.size)
         return int(cache[key] or self.size)
@@ -152,8 +152,8 @@ class BoundPrograms:
     def _trace(self, program: Callable[..., Any], replay: poutine.Trace | None) -> poutine.Trace:
         """Return a trace of a program.
 
-        A program that takes a gradient itself, such as that of a Newton step, is traced with gradients where they are
-        disabled; the values of its sites are then detached.
+        A program that computes a gradient itself, for example for a Newton step, is traced with gradients even if they
+        are disabled; the values of its sites are then detached.
         """
         replayed = program if replay is None else poutine.replay(program, trace=replay)
         try:
@@ -171,7 +171,7 @@ class BoundPrograms:
         return BoundPrograms(model, guide, self.args, self.kwargs)
 
     def without_loss_terms(self) -> BoundPrograms:
-        """Return the programs with a guide that has the sites of q alone, for evaluations; a warning names the others.
+        """Return the programs with a guide that has only the sites of q, for evaluations; a warning names the others.
 
         Raises:
             InputError: if a `pyro.factor` of the guide may be a loss or the density of a Delta site.
@@ -186,8 +186,8 @@ class BoundPrograms:
         if not layout.loss_terms:
             return self
         warnings.warn(
-            f"Guide site {layout.loss_terms[0]!r} is observed, as pyro.factor makes it, so it is a further loss of the "
-            "training and no part of q(z given x). Evaluations leave it out.",
+            f"Guide site {layout.loss_terms[0]!r} is observed (pyro.factor does so), so it is a further loss of the "
+            "training and not a part of q(z given x). Evaluations leave it out.",
             stacklevel=3,
         )
         return self.with_programs(self.model, poutine.block(self.guide, hide=list(layout.loss_terms)))
@@ -205,8 +205,8 @@ class BoundPrograms:
     def preserved_state(self) -> Iterator[None]:
         """Run a block, and restore random generators and buffers after it.
 
-        The block may build gradients if its caller may, because a program may take a gradient itself, such as that of a
-        Newton step.
+        The block computes gradients if its caller does, because a program may compute a gradient itself, for example
+        for a Newton step.
         """
         with preserved_randomness(), preserved_buffers(*self.owners):
             yield
@@ -231,9 +231,10 @@ def _without_contexts(program: Any) -> Any:
 
 
 def _kind(value: Any) -> Any:
-    """Return what the layout may depend on: type and number of dimensions of a tensor, or class of another value.
+    """Return the properties on which the layout may depend: type and dimensions of a tensor, or the class of a value.
 
-    A batch of one datum is a kind of its own, because it broadcasts where the shapes of more data do not fit.
+    A batch of one datum is a separate kind, because it broadcasts in cases in which the shapes of more
+    data do not fit.
     """
     if not isinstance(value, Tensor):
         return type(value).__name__
@@ -241,7 +242,7 @@ def _kind(value: Any) -> Any:
 
 
 def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:
-    """Return the training flags of all modules. Batch normalisation vectorises in one mode and not in the other."""
+    """Return the training flags of all modules. Batch normalisation vectorises in only one of the modes."""
     modules: list[nn.Module] = []  # a comprehension would be a further call in each step of a training
     for owner in owners:
         if isinstance(owner, nn.Module):

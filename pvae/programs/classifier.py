@@ -16,7 +16,7 @@ __all__ = ["accuracy_of", "classifier_of", "most_probable", "outside_classes", "
 
 
 def classifier_of(*owners: Any, caller: str) -> Callable[[Tensor], Any]:
-    """Return the method ``classify`` of the first owner that has one.
+    """Return the method ``classify`` of the first owner with such a method.
 
     Args:
         owners: latent models, or the owners of programs; None is skipped.
@@ -34,8 +34,8 @@ def classifier_of(*owners: Any, caller: str) -> Callable[[Tensor], Any]:
             return _registered(owner, method)
     owner_name = next((type(owner).__name__ for owner in owners if owner is not None), "the model")
     raise InputError(
-        f"{caller} needs q(y given x), which {owner_name} does not have. Train a model that has it, such as ssvae "
-        "(pvae.SemiSupervisedVAE); or write a method classify(self, x) on your own class that returns a distribution, "
+        f"{caller} needs q(y given x), which {owner_name} does not have. Train a model with it, such as ssvae "
+        "(pvae.SemiSupervisedVAE), or write a method classify(self, x) on your own class that returns a distribution, "
         "such as pyro.distributions.Categorical(logits=self.classifier(x))."
     )
 
@@ -73,7 +73,7 @@ def outside_classes(y: Tensor, classes: int, *, hidden: bool = False) -> Tensor:
 
 
 def require_known_labels(latent_model: Any, batch: Mapping[str, Tensor]) -> None:
-    """Refuse labels outside the classes of a model, because they would have probability 0.
+    """Raise InputError for labels outside the classes of a model, because they would have probability 0.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -89,7 +89,7 @@ def require_known_labels(latent_model: Any, batch: Mapping[str, Tensor]) -> None
     if bool(outside.any()):
         raise InputError(
             f"Labels must be 0 to {classes - 1}, or -1 for a hidden label. {int(outside.sum())} labels of these data "
-            f"lie outside the {classes} classes of the model; the first is {y[outside][0].item():g}. Correct the "
+            f"are outside the {classes} classes of the model; the first is {y[outside][0].item():g}. Correct the "
             "labels, or build the model with more classes."
         )
 

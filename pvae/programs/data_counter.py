@@ -24,8 +24,8 @@ class _ScaledSite:
 
     Attributes:
         is_observed: whether the site is observed.
-        frames: the plates by name, without those of particles.
-        scale: the product of all scales: those of subsampled plates, and those of `pyro.poutine.scale`.
+        frames: the plates by name, without the plates of particles.
+        scale: the product of all scales, from subsampled plates and from `pyro.poutine.scale`.
     """
 
     is_observed: bool
@@ -33,7 +33,7 @@ class _ScaledSite:
     scale: float | Tensor
 
     def scale_of_user(self) -> float | Tensor:
-        """Return the part of the scale that no subsampled plate has set."""
+        """Return the part of the scale that is not from a subsampled plate."""
         subsampling = math.prod((frame.full_size or frame.size) / frame.size for frame in self.frames.values())
         return self.scale / subsampling
 
@@ -41,10 +41,10 @@ class _ScaledSite:
 class DataCounter(Messenger):
     """Records the scales of the sites while an objective runs the programs.
 
-    A loss of Pyro is a sum over data, each times its scale. It is a loss per datum after a division by the sum of the
-    scales over the data plate: B data without a scale, N under a plate that is a subsample of N, and B/N if both
-    programs are scaled by 1/N. A scale of some sites in the plate only, such as a weight of the likelihood or of the
-    KL, is a part of the objective and does not count.
+    A loss of Pyro is a sum over data, each times its scale. Divided by the sum of the scales over the data plate, it is
+    a loss per datum. This sum is B without a scale, N in a plate that is a subsample of N, and B/N if both programs are
+    scaled by 1/N. A scale of only some sites in the plate, such as a weight of the likelihood or of the KL, is a part
+    of the objective and does not count.
 
     Args:
         programs: both programs with their arguments.
@@ -94,12 +94,12 @@ class DataCounter(Messenger):
         scales = [site.scale_of_user() for site in sorted(inside, key=lambda site: not site.is_observed)]
         if any(not isinstance(scale, Tensor) and math.isclose(scale, 1.0) for scale in scales):
             return size
-        # Every site has a scale, so one is common to all. Further scales are usually those of latent sites.
+        # Every site has a scale, so one scale is common to all. Further scales are usually for latent sites.
         common = scales[0]
         return common.mean() * size if isinstance(common, Tensor) else common * size
 
     def _sites(self) -> list[_ScaledSite]:
-        """Return the sites of both programs, each of its first run."""
+        """Return the sites of both programs, each from its first run."""
         sites: dict[tuple[str, bool], _ScaledSite] = {}
         for message in self._messages:
             key = (message["name"], bool(message["is_observed"]))
@@ -112,8 +112,8 @@ class DataCounter(Messenger):
     def _find_plate(self, sites: list[_ScaledSite]) -> str | None:
         """Return the name of the plate over data; None if no observed site is in a plate.
 
-        It is a plate of observed sites, if there are any. One of the length of the batch is preferred, then a plate to
-        those inside it, then one of many observed sites.
+        It is a plate of observed sites, if there are any. A plate of the length of the batch is preferred, then a plate
+        to plates inside it, then a plate of many observed sites.
         """
         observed = [site for site in sites if site.is_observed] or sites
         members = {

@@ -33,7 +33,7 @@ class DataSites:
     def joined(self, values: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """Return values of the sites as one tensor in the shape of ``batch["x"]``.
 
-        The values of one site that observes another number of values than x has are returned as they are.
+        If one site observes a number of values that differs from x, its values are returned unchanged.
 
         Args:
             values: for each site, values of its distribution.
@@ -63,7 +63,7 @@ def find_data_sites(sites: Sequence[Site], programs: Programs, bound: BoundProgr
         bound: the same with the batch of the trace, of which x is an argument.
 
     Raises:
-        InputError: if the model observes nothing, or several sites of which the parts of x are not known.
+        InputError: if the model observes nothing, or several sites with unknown parts of x.
     """
     observed = [site for site in sites if site["is_observed"]]
     if not observed:
@@ -86,7 +86,7 @@ def find_data_sites(sites: Sequence[Site], programs: Programs, bound: BoundProgr
     names = ", ".join(site["name"] for site in observed)
     raise InputError(
         f"The model observes several sites ({names}), and which values of x each one observes is not clear. Observe x "
-        "at one site, or each value of x at one of them as a part such as obs=x[:, 0:2]."
+        "at one site, or each value of x at one of these sites, as a part such as obs=x[:, 0:2]."
     )
 
 
@@ -103,7 +103,7 @@ def _positions(value: Tensor, x: Tensor) -> Tensor | None:
 
 
 def _extent(tensor: Tensor) -> int:
-    """Return the number of elements of memory from the first to the last one of a tensor."""
+    """Return the number of elements of memory from the first to the last element of a tensor."""
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 

@@ -15,7 +15,7 @@ from pvae.programs.sites import base_distribution
 
 __all__ = ["free_parameters", "parameter_names", "with_parameters"]
 
-# Of several parameters with the same meaning, the value is the one without constraints, or the cheapest one.
+# Of several parameters with the same meaning, the value is the parameter without constraints, or the cheapest.
 _PREFERRED = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 
 
@@ -36,14 +36,14 @@ def parameter_names(distribution: Any) -> list[str]:
 
 
 def _changeable_names(site_name: str, distribution: Any) -> list[str]:
-    """Return the names of the parameters that can be changed: real-valued ones, each meaning once."""
+    """Return the names of the parameters that can be changed: real-valued parameters, each meaning once."""
     constraints_of = distribution.arg_constraints
     is_point = isinstance(distribution, dist.Delta)
     names = [name for name in parameter_names(distribution) if is_point or _transform(constraints_of[name]) is not None]
     if not names:
         raise InputError(
-            f"Guide site {site_name!r} has a {type(distribution).__name__}, which has no parameters of its own for "
-            "each datum. Use a distribution with real-valued parameters, such as Normal, Beta or Categorical."
+            f"Guide site {site_name!r} has a {type(distribution).__name__}, which has no separate parameters for each "
+            "datum. Use a distribution with real-valued parameters, such as Normal, Beta or Categorical."
         )
     return names
 

@@ -1,4 +1,4 @@
-"""`ExplicitRows`: the indices that a program gives its plates itself, before a replay puts others in their place."""
+"""`ExplicitRows`: the indices that a program gives its plates itself, before a replay replaces them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ExplicitRows", "rows_of_plates"]
 class ExplicitRows(Messenger):
     """Records the indices of plates such as ``pyro.plate("data", 1000, subsample=index)``.
 
-    Pyro replays the indices that the guide drew in a plate of the same name, and so hides those of the model. The
+    Pyro replays the indices that the guide drew in a plate of the same name, and so hides the indices of the model. The
     handler must be the innermost one.
 
     Attributes:

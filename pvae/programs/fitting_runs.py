@@ -20,7 +20,7 @@ from pvae.structures import is_structure
 
 __all__ = ["OTHER_DEVICE", "FittingRun", "look_within_memory", "map_fitting_parts", "run_within_memory"]
 
-#: What to do if the smallest run does not fit.
+#: The advice if the smallest run does not fit.
 OTHER_DEVICE = "Free some memory, or use another device."
 
 #: The share of the free memory that a run of a lowered size may need.
@@ -37,9 +37,9 @@ class FittingRun(Generic[Result]):
     """The result of `run_within_memory`.
 
     Attributes:
-        result: what the run has returned.
+        result: the result of the run.
         size: its size.
-        shortage: how much memory the wanted size needs and how much is free, in words; "" if it fits.
+        shortage: a text with the needed memory of the requested size and the free memory; "" if it fits.
     """
 
     result: Result
@@ -58,21 +58,21 @@ def run_within_memory(
 ) -> FittingRun[Result]:
     """Run a function with a size, or with a smaller one if the free memory cannot hold the run.
 
-    Small runs show how the memory grows, so that a run of a size that does not fit is not tried. If they fail, the size
-    is halved until no operation is refused. A smaller size than the wanted one has to leave a larger part of the memory
-    free, because later runs may need a little more. The random generators are restored before each further attempt.
+    Small runs show how the memory grows, so that a size that does not fit is not tried. If they fail, the size is
+    halved until every operation fits. A size below the requested one has to leave a larger part of the memory free,
+    because later runs may need a little more. The random generators are restored before each further attempt.
 
     Args:
         run: a function of the size.
-        size: the wanted size.
+        size: the requested size.
         device: the device of the run.
         least: the run of size 1, for the error.
-        advice: what to lower if that does not fit either.
+        advice: the settings to lower if that does not fit either.
         trial: a function of the size that needs as much memory as the run; by default the run itself.
 
     Raises:
         InputError: if size 1 does not fit.
-        Exception: any other error of the run with the wanted size.
+        Exception: any other error of the run with the requested size.
     """
     random = RandomState.capture()
     size, wanted = _estimated_size(trial or run, size, device)
@@ -101,7 +101,7 @@ def run_within_memory(
 
 
 def _estimated_size(run: Callable[[int], Any], size: int, device: torch.device | str) -> tuple[int, str]:
-    """Return the size of a run that probably fits, and what the wanted size needs, in words; "" if it fits itself."""
+    """Return the size of a run that probably fits, and a text on the needs of the requested size; "" if that fits."""
     wanted, free = "", free_bytes(device)
     while free is not None and size > 1:
         first = max(1, size // _TRIAL)
@@ -119,7 +119,7 @@ def _estimated_size(run: Callable[[int], Any], size: int, device: torch.device |
 def look_within_memory(
     look: Callable[[Mapping[str, Tensor]], Result], modules: nn.Module, batch: Mapping[str, Tensor]
 ) -> Result:
-    """Return what a function finds in a run of the programs on a batch, or on its first data if the batch does not fit.
+    """Return the result of a function that runs the programs on a batch, or on its first data if it does not fit.
 
     Args:
         look: a function of the data, which runs the programs.
@@ -150,18 +150,18 @@ def map_fitting_parts(
     particles: int = 1,
     advice: str = OTHER_DEVICE,
 ) -> list[Result]:
-    """Return what a function returns for each part of a batch, in order.
+    """Return the results of a function of each part of a batch, in order.
 
-    If the free memory does not hold a run of the wanted number of data, a warning gives the number that is used in its
-    place.
+    If the free memory does not hold a run of the requested number of data, a warning gives the number that is used
+    instead.
 
     Args:
         use: the function, which runs the programs.
         batch: the data.
-        size: the wanted number of data of a part.
+        size: the requested number of data of a part.
         modules: the modules of the programs; the parts are moved to their device.
         particles: the number of draws of z per datum.
-        advice: what to lower if the run of one datum does not fit.
+        advice: the settings to lower if the run of one datum does not fit.
 
     Raises:
         InputError: if the run of one datum does not fit.
@@ -179,8 +179,8 @@ def map_fitting_parts(
         first = FittingRun(use_rows(0, size), size)
     if first.shortage:
         warnings.warn(
-            f"{first.size} data are computed at a time in place of {size}. A run on {size} data {first.shortage} "
-            "Draws depend on this number.",
+            f"{first.size} data are computed at a time instead of {size}. A run on {size} data {first.shortage} "
+            "Random draws depend on this number.",
             stacklevel=4,
         )
     return [first.result, *[use_rows(start, first.size) for start in range(first.size, batch.size, first.size)]]

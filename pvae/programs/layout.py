@@ -30,17 +30,18 @@ GUIDE = " (guide)"
 
 @dataclass(frozen=True)
 class Layout:
-    """The plates and latent sites that one run of both programs shows; assumed for every batch of the same kind.
+    """The plates and latent sites of one run of both programs; assumed for every batch of the same kind.
 
     Attributes:
-        nesting: the greatest number of nested vectorised plates; particles go to dimension ``-1 - nesting``.
+        nesting: the largest number of nested vectorised plates; particles go to dimension ``-1 - nesting``.
         frames: for each sample site, its plates by name; a site of the guide has the suffix `GUIDE`.
         latent_dims: for each latent site of the guide, the number of dimensions of its value in a single run.
         vectorised: whether all particles may share one run; None until this is checked.
         repeatable: whether a second run of the guide at the same z gives the same density. With dropout it does not.
         bijection: the auxiliary draws of the guide that Delta sites map one to one.
         loss_terms: the observed sites of the guide that are not part of q, such as a `pyro.factor` for a classifier.
-        unclear_terms: those beside Delta sites, where `pyro.factor(..., has_rsample=False)` may be a loss or a density.
+        unclear_terms: the observed sites of a guide with Delta sites; `pyro.factor(..., has_rsample=False)` may then be
+            a loss or a density.
         undrawn: the latent sites of the model that the guide does not draw, such as enumerated ones.
     """
 
@@ -69,7 +70,7 @@ class Layout:
         """Return the name and the dimension of the plate over data, which holds all sample sites.
 
         Args:
-            wanted: the name of the plate, where several plates hold all sites.
+            wanted: the name of the plate, if several plates hold all sites.
 
         Raises:
             InputError: if no plate holds all sites (the error names a site outside), if several do and `wanted` is
@@ -102,7 +103,7 @@ class Layout:
         """Return the name and the dimension of the plate of the observed data; None if there is none.
 
         If several plates hold every observed site (one may be over pixels), this is the plate with the most sites. If
-        none does, it is a plate of as many observed sites as possible, and of the length of the batch if there is one.
+        no plate does, it is a plate with the most observed sites, and of the length of the batch if there is one.
 
         Args:
             size: the length of the batch, if it is known.
@@ -119,7 +120,7 @@ class Layout:
         return None if best is None else (best, int(frames[best].dim))
 
     def describe_missing_weights(self, size: int) -> str:
-        """Return why the programs have no weight for each datum, and what to do.
+        """Return the reason why the programs have no weight for each datum, and a remedy.
 
         Args:
             size: the length of the batch.
@@ -129,7 +130,7 @@ class Layout:
     def shared(self, size: int | None = None) -> tuple[str, ...]:
         """Return the latent sites of both programs outside the plate of the observed data; all data share them.
 
-        An auxiliary draw outside, which Delta sites map one to one, counts too: log q has one term of it for all data.
+        An auxiliary draw outside that Delta sites map one to one counts too: log q has one term of it for all data.
 
         Args:
             size: the length of the batch, if it is known.
@@ -148,12 +149,15 @@ def _common_plates(frames: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int] | None) -> str:
-    """Return the message for programs without a plate that holds all sites; `observed` holds the observed ones."""
+    """Return the message for programs without a plate that holds all sites.
+
+    `observed` holds the names of the observed sites.
+    """
     counts = Counter(name for plates in frames.values() for name in plates)
     if not counts:
         sites = ", ".join(repr(site) for site in frames)
         return (
-            f"Weights per datum need a plate over data; the sites {sites} are in no plate. Write `with "
+            f"Weights per datum need a plate over data; the sites {sites} are not in a plate. Write `with "
             "pyro.plate('data', len(x))` in the model and in the guide. Only a training by 'elbo' needs no plate."
         )
     plate = observed[0] if observed is not None else counts.most_common(1)[0][0]
@@ -162,7 +166,8 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int]
     is_of_guide = outside.endswith(GUIDE)
     if own is not None and all(own not in frames[site] for site in frames if site.endswith(GUIDE) != is_of_guide):
         return (
-            f"Weights per datum need one plate over data, of one name in both programs; site {outside!r} is in plate "
+            f"Weights per datum need one plate over data, with the same name in both programs; site {outside!r} is in "
+            "plate "
             f"{own!r}, which only one program has, and not in {plate!r}. Give both plates the same name."
         )
     return (
@@ -174,7 +179,7 @@ def _no_plate(frames: Mapping[str, Mapping[str, Any]], observed: tuple[str, int]
 
 
 def population_of(model: poutine.Trace, size: int) -> int | None:
-    """Return N where the observed data are a subsample of N, else None.
+    """Return N if the observed data are a subsample of N data, else None.
 
     Scales that a user sets with `pyro.poutine.scale` are not subsampling scales and do not count.
 
@@ -195,7 +200,7 @@ def population_of(model: poutine.Trace, size: int) -> int | None:
 def layout_of_traces(
     model: poutine.Trace, guide: poutine.Trace, repeatable: bool, bijection: Bijection = NO_BIJECTION
 ) -> Layout:
-    """Return the layout that the traces of both programs show.
+    """Return the layout of the traces of both programs.
 
     Args:
         model: a trace of the model at the guide's draws.
@@ -225,10 +230,10 @@ def layout_of_traces(
 
 
 def _observed_in_guide(sites: Iterable[Site]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of a guide's observed auxiliary sites that are not densities of q, and of those that may be.
+    """Return the names of a guide's observed auxiliary sites that are not densities of q, and of sites that may be.
 
     If every latent site is drawn from a density, the product of these densities is q, and q has no other factor. Only
-    a Delta leaves its density to a factor: `pyro.factor(..., has_rsample=True)` is then a log-determinant, as in
+    the density of a Delta can be a factor: `pyro.factor(..., has_rsample=True)` is then a log-determinant, as in
     `pyro.infer.autoguide.AutoGaussian`.
     """
     has_points = any(is_delta(site) and not site["is_observed"] for site in sites)

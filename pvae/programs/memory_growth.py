@@ -27,9 +27,9 @@ class MemoryGrowth:
     Attributes:
         size: the largest measured size.
         bytes: its memory, in bytes.
-        rate: the further memory for each unit of the size, in bytes.
+        rate: the additional memory for each unit of the size, in bytes.
         device: the device of the runs.
-        is_lower_bound: whether the run was refused, so that it needs more memory.
+        is_lower_bound: whether the run was stopped because it needs more memory.
     """
 
     size: int
@@ -42,7 +42,7 @@ class MemoryGrowth:
     def measure(
         cls, run: Callable[[int], Any], first: int, most: int, device: torch.device | str
     ) -> MemoryGrowth | None:
-        """Measure a run of a small size, and of twice and four times the size, ... until the memory grows clearly.
+        """Measure runs of a small size, of twice and four times the size, and so on, until the memory clearly grows.
 
         Args:
             run: a function of the size.
@@ -81,7 +81,7 @@ class MemoryGrowth:
         return max(0, int(self.size + (available - self.bytes) / self.rate))
 
     def describe(self, size: int, free: float) -> str:
-        """Return how much memory a run of a size needs and how much is free, in words.
+        """Return a text with the memory that a run of a size needs, and the free memory.
 
         Args:
             size: the size.

@@ -18,7 +18,7 @@ from pvae.structures import count_of, tensors_of
 
 __all__ = ["USABLE", "FreeMemoryLimit", "data_count", "describe_need", "device_of", "needs_limit"]
 
-#: Operations on a smaller share of the free memory than this are not looked at, because their results are small.
+#: Operations on a smaller share of the free memory are not checked, because their results are small.
 _SMALLEST_SHARE = 2.0**-16
 
 #: The numbers of copies in the bound of `needs_limit`.
@@ -29,32 +29,32 @@ USABLE = 0.8
 
 
 def describe_need(needed: float, device: torch.device | str, free: float, *, is_lower_bound: bool) -> str:
-    """Return how much memory is needed and how much is free, in words.
+    """Return a text with the needed memory and the free memory.
 
     Args:
         needed: the bytes that are needed.
         device: the device.
         free: the bytes that are free.
-        is_lower_bound: whether more is needed than `needed`.
+        is_lower_bound: whether more than `needed` is needed.
     """
     amount = f"{'more than' if is_lower_bound else 'about'} {format_bytes(needed)}"
     return f"{amount} of memory on {device}; {format_bytes(free)} are free, of which {USABLE:.0%} may be used."
 
 
 class FreeMemoryLimit(PeakMemory):
-    """Refuses an operation whose result does not fit into the free memory beside the tensors that the block holds.
+    """Raises InputError for an operation with a result that does not fit into the memory that is still free.
 
     The size of the result comes from a run of the operation without memory, on the device ``meta`` of torch. Memory
-    that an operation holds only while it runs is not seen: measured on trainings with dense and convolutional networks,
-    the process took 1.0 to 2.4 times the memory of the tensors.
+    that an operation needs only while it runs is not counted. In trainings with dense and convolutional networks, the
+    process took 1.0 to 2.4 times the memory of the tensors.
 
     Args:
         device: the device of the block; tensors on other devices are not counted.
         share: the share of the free memory that the block may need.
 
     Attributes:
-        free: the bytes that were free at the start; None if that is not known, and then nothing is refused.
-        needed: the bytes that the block would have held after the first refused operation; None if none was refused.
+        free: the bytes that were free at the start; None if that is not known, and then every operation is allowed.
+        needed: the bytes that the block would have needed for the first operation that does not fit; None if all fit.
     """
 
     def __init__(self, device: torch.device | str, share: float = USABLE) -> None:
@@ -77,7 +77,7 @@ class FreeMemoryLimit(PeakMemory):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def shortage(self) -> str:
-        """Return how much memory the block needs and how much is free, in words; "" if nothing was refused."""
+        """Return a text with the memory that the block needs and the free memory; "" if every operation fitted."""
         if self.needed is None or self.free is None:
             return ""
         return f"needs {describe_need(self.needed, self.device, self.free, is_lower_bound=True)}"
@@ -87,7 +87,7 @@ class FreeMemoryLimit(PeakMemory):
             super()._add(storage)
 
     def _bytes_of_result(self, func: Any, args: Any, kwargs: Any) -> int:
-        """Return the bytes that an operation allocates on the device; 0 if they are few, or not known."""
+        """Return the bytes that an operation allocates on the device; 0 if they are few or unknown."""
         if not isinstance(func, torch._ops.OpOverload) or is_view_or_in_place(func):
             return 0
         leaves = tree_leaves((args, kwargs))
@@ -123,7 +123,7 @@ def _bytes_on_meta(func: Any, args: Any, kwargs: Any, *, has_operands: bool) -> 
 
 
 def _bytes_of(tensor: Tensor) -> int:
-    """Return the bytes of all entries of a tensor, also of those that an expanded tensor repeats."""
+    """Return the bytes of all entries of a tensor, including entries that an expanded tensor repeats."""
     return tensor.numel() * tensor.element_size()
 
 
@@ -141,7 +141,7 @@ def needs_limit(
 ) -> bool:
     """Return whether runs of programs may need more memory than is free, by a generous bound from sizes alone.
 
-    A `FreeMemoryLimit` takes time for each operation, so a run that is small without doubt has none. The bound for each
+    A `FreeMemoryLimit` takes time for each operation, so a run that is certainly small has no limit. The bound for each
     evaluation is 500 times a datum, as in deep convolutions, and 4 times the parameters, as in a wide dense decoder;
     for a batch it is 16 tables of all pairs of data. Modules of `torch.compile` have no limit, because they do not
     compile inside one.
@@ -150,7 +150,7 @@ def needs_limit(
         modules: the modules of the programs.
         batch: the data of a run.
         evaluations: the number of particles times data of a run.
-        device: the device of the run; by default that of the data.
+        device: the device of the run; by default the device of the data.
     """
     size = data_count(batch)
     free = free_bytes(device or device_of(batch))
@@ -186,5 +186,5 @@ def _tensors(batch: Mapping[str, Any]) -> list[Tensor]:
 
 def _has_compiled(modules: nn.Module) -> bool:
     """Return whether a module is the result of `torch.compile`."""
-    frames = sys.modules.get("torch._dynamo.eval_frame")  # nothing is compiled before its import, which is slow
+    frames = sys.modules.get("torch._dynamo.eval_frame")  # before its import, which is slow, nothing is compiled
     return frames is not None and any(isinstance(module, frames.OptimizedModule) for module in modules.modules())

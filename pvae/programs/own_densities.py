@@ -1,4 +1,4 @@
-"""Densities of their own for the Delta sites of a guide that are transforms of single draws."""
+"""The densities of a guide's Delta sites that are transforms of single draws."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ __all__ = ["with_own_densities"]
 
 
 def with_own_densities(guide: poutine.Trace, model: poutine.Trace, bijection: Bijection) -> dict[str, Site]:
-    """Return the latent sites of a guide by name, without one-to-one auxiliary draws and with densities of their own.
+    """Return the latent sites of a guide by name, without one-to-one auxiliary draws, and each with a density.
 
-    A Delta site that is the transform of one draw u to its support gets the density of the transformed u, as a guide
-    has that draws it directly. A Delta site of several draws, or of another map, has no density of its own and is left
-    out.
+    A Delta site that is the transform of one draw u to its support gets the density of the transformed u, as if the
+    guide drew it directly. A Delta site of several draws, or of another map, has no such density and is left out.
 
     Args:
         guide: a trace of the guide.
@@ -41,7 +40,7 @@ def with_own_densities(guide: poutine.Trace, model: poutine.Trace, bijection: Bi
 
 
 def _transformed(draw: Site, chart: torch.distributions.Transform) -> Any:
-    """Return the distribution of the transform of a draw; of independent units where both allow it."""
+    """Return the distribution of the transform of a draw, with independent units if both allow it."""
     density, unit_chart, dims = draw["fn"], chart, 0
     while isinstance(density, torch.distributions.Independent):
         dims += density.reinterpreted_batch_ndims

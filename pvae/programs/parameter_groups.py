@@ -1,4 +1,4 @@
-"""The parameter groups theta and phi: the parameters of the model, and those of the guide."""
+"""The parameter groups theta and phi: the parameters of the model and of the guide."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Groups:
         theta: the parameters that log p(x, z) depends on at fixed z.
         phi: the parameters that log q(z given x) depends on at fixed z, or that a drawn z depends on.
         both: the parameters of both kinds, for instance of a prior that uses the encoder. Declare ``theta()`` and
-            ``phi()`` if an objective trains the groups apart.
+            ``phi()`` if an objective trains the groups separately.
         neither: the parameters of neither kind; no objective updates them.
     """
 
@@ -52,9 +52,9 @@ class Groups:
 
 
 def declared_group(owners: Iterable[Any], group: str) -> list[nn.Parameter] | None:
-    """Return a parameter group as the first owner with a method of this name declares it.
+    """Return the parameter group that the first owner with a method of this name declares.
 
-    This is the one place that reads declarations such as ``theta()``, ``phi()`` and ``critic()``.
+    Only this function reads declarations such as ``theta()``, ``phi()`` and ``critic()``.
 
     Args:
         owners: objects that may have the method: a latent model, an objective, the owner of a program.
@@ -62,7 +62,7 @@ def declared_group(owners: Iterable[Any], group: str) -> list[nn.Parameter] | No
 
     Returns:
         All parameters of the group, frozen ones too; None if no owner declares it. The methods of `LatentModel` raise
-        an `InputError` until a subclass overrides them, and so declare nothing.
+        an `InputError` until a subclass overrides them, so they declare nothing.
     """
     for owner in owners:
         method = getattr(owner, group, None)
@@ -75,7 +75,7 @@ def declared_group(owners: Iterable[Any], group: str) -> list[nn.Parameter] | No
 
 
 def require_disjoint_groups(groups: Groups, objective: str) -> None:
-    """Refuse parameters of both programs, for an objective that updates theta and phi on their own.
+    """Raise InputError for parameters of both programs, for an objective that updates theta and phi separately.
 
     Args:
         groups: the groups of both programs.
@@ -86,7 +86,8 @@ def require_disjoint_groups(groups: Groups, objective: str) -> None:
     """
     if groups.both:
         raise InputError(
-            f"{objective} trains theta and phi apart and needs disjoint groups; parameter {next(iter(groups.both))!r} "
+            f"{objective} trains theta and phi separately and needs disjoint groups; parameter "
+            f"{next(iter(groups.both))!r} "
             "belongs to the model and to the guide. Declare theta() and phi() on the latent model."
         )
 
@@ -94,7 +95,7 @@ def require_disjoint_groups(groups: Groups, objective: str) -> None:
 def named_parameters(latent_model: Any, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
     """Return every trainable tensor once, by name: the modules' parameters, and other ``pyro.param`` entries.
 
-    If two of them have the same name, the second one gets a number.
+    If two tensors have the same name, the second one gets a number.
 
     Args:
         latent_model: any object with ``model`` and ``guide``; its scope is the current store.
@@ -133,7 +134,7 @@ def _latent_sites(trace: poutine.Trace) -> list[Any]:
 
 
 def _log_densities(trace: poutine.Trace) -> Iterable[Tensor]:
-    """Yield the log-density of each sample site, of any shape, except where it is known at the site's own draw only.
+    """Yield the log-density of each sample site, of any shape, unless it is known at the site's own draw only.
 
     All parameters of such a site are found from its draw.
     """
@@ -146,7 +147,7 @@ def _log_densities(trace: poutine.Trace) -> Iterable[Tensor]:
 
 @dataclass(frozen=True)
 class _Dependencies:
-    """The parameters of two programs, and the names of those that each program depends on.
+    """The parameters of two programs, and the names of the parameters that each program depends on.
 
     Attributes:
         parameters: all parameters by name.
@@ -219,7 +220,7 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
         fields: as for `pvae.models.bind`.
 
     Returns:
-        The groups; frozen parameters are in none of them.
+        The groups, without frozen parameters.
     """
     all_dependencies = _Dependencies({}, set(), set())
     with scope(latent_model), preserved_randomness(), torch.enable_grad():
@@ -236,7 +237,7 @@ def find_groups(latent_model: Any, batches: Iterable[Mapping[str, Tensor]], fiel
 
 
 def model_has_parameters(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
-    """Return whether log p(x, z) depends on a parameter: as ``theta()`` declares, or as one run of the model shows.
+    """Return whether log p(x, z) depends on a parameter, by ``theta()`` if it is declared, or by a run of the model.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
@@ -250,7 +251,11 @@ def model_has_parameters(latent_model: Any, batch: Mapping[str, Tensor], fields:
         programs = bind(latent_model, batch, fields)
         try:
             trace = prune_subsample_sites(programs.bound_to(batch).trace_model())
-        except (ArithmeticError, RuntimeError, ValueError):  # an improper prior, or one with draws of no finite density
+        except (
+            ArithmeticError,
+            RuntimeError,
+            ValueError,
+        ):  # an improper prior, or a prior with draws of infinite density
             groups = find_groups(latent_model, [batch], fields)
             return bool(groups.theta or groups.both)
         return bool(_names_with_gradient(_sum(_log_densities(trace)), named_parameters(latent_model, programs.modules)))

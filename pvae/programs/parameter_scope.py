@@ -1,4 +1,4 @@
-"""The scope of a latent model: a parameter store of its own for ``pyro.param``, kept with the model between runs."""
+"""The scope of a latent model: a separate parameter store for ``pyro.param``, kept with the model between runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _outer_state() -> dict[str, Any]:
 class _RestoreParameters(Messenger):
     """A handler that gives ``pyro.param`` statements their saved values when they first run.
 
-    Only then is their constraint known. The handler does nothing while no value is pending.
+    Their constraint is known only then. The handler does nothing if no value is pending.
     """
 
     def __init__(self, pending: dict[str, Tensor]) -> None:
@@ -68,7 +68,7 @@ class _RestoreParameters(Messenger):
 
 @contextmanager
 def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
-    """Run user programs in a parameter store of their own, which is kept with `latent_model` between entries.
+    """Run user programs in a separate parameter store, which is kept with `latent_model` between entries.
 
     Args:
         latent_model: the object with ``model`` and ``guide``.
@@ -94,7 +94,7 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
         finally:
             attributes.pop(_ENTERED_ATTRIBUTE, None)
             state.update(store.get_state())
-            # Borrowed entries belong to the surrounding store, where training may continue.
+            # Entries from the surrounding store belong to it; training may continue there.
             if not borrowed and state["params"]:
                 attributes[_STORE_ATTRIBUTE] = state
 
@@ -102,7 +102,7 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
 def store_tensors(latent_model: Any) -> dict[str, Tensor]:
     """Return the unconstrained tensors of the current scope that no module of `latent_model` holds, by name.
 
-    They are the tensors of the parameter store themselves, in their own shapes, without copies.
+    They are the tensors of the parameter store, not copies, in their own shapes.
     """
     in_modules = _module_parameter_ids(latent_model)
     # the store holds a parameter that a callback has replaced until the next run of a program
@@ -112,10 +112,10 @@ def store_tensors(latent_model: Any) -> dict[str, Tensor]:
 
 
 def restore_store(latent_model: Any, tensors: dict[str, Tensor]) -> None:
-    """Set the tensors that `store_tensors` returned.
+    """Set the tensors of a result of `store_tensors`.
 
-    Entries that exist are set now, the others when their ``pyro.param`` first runs. Call it inside the latent model's
-    `scope`, or before the scope is entered.
+    Entries that exist are set now, other entries when their ``pyro.param`` first runs. Call it inside the latent
+    model's `scope`, or before the scope is entered.
 
     Args:
         latent_model: the object with ``model`` and ``guide``.

@@ -1,4 +1,4 @@
-"""The sizes of the plates of two programs: those of the guide's own data, and those of another axis than the first."""
+"""Checks of the sizes of plates: a guide with plates of its own data, and plates that are not over the first axis."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pvae.programs.sites import sample_sites
 
 __all__ = ["AXIS_ADVICE", "plate_of_another_axis", "require_same_sizes"]
 
-#: what to do about a plate over another axis than the first
-AXIS_ADVICE = "Give the data with this axis first, as by x.transpose(0, 1), and let the programs transpose it back."
+#: the advice for a plate that is not over the first axis
+AXIS_ADVICE = (
+    "Give the data with this axis first, for example x.transpose(0, 1), and let the programs transpose it back."
+)
 
 
 def plate_of_another_axis(layout: Layout, args: Iterable[Any], size: int) -> tuple[str, str] | None:
-    """Return the plate of the observed data and a description, if its rows are another axis than the first.
+    """Return the plate of the observed data and a description, if it is not over the first axis.
 
     Data sets are split, and batches are taken, along the first axis. A program for data of shape (time, series) may
     have its plate over the second one; it then gets parts of all series.
@@ -46,7 +48,7 @@ def plate_of_another_axis(layout: Layout, args: Iterable[Any], size: int) -> tup
 
 
 def require_same_sizes(guide: poutine.Trace, model: poutine.Trace) -> None:
-    """Refuse observed data of another number than the guide has in the plate of the same name.
+    """Raise InputError if the numbers of data in the model and in the guide's plate of the same name differ.
 
     Args:
         guide: a trace of the guide, without particles.
@@ -66,7 +68,7 @@ def require_same_sizes(guide: poutine.Trace, model: poutine.Trace) -> None:
             count, expected = site["value"].shape[axis], sizes[frame.name]
             if count not in (1, expected):
                 raise InputError(
-                    f"The guide has {expected} data in the plate {frame.name!r}, and site {site['name']!r} has "
-                    f"{count}. A guide with parameters for each datum, such as an autoguide, fits the data of its "
-                    "first run only. Use it on these data, or write a guide that is a function of the data."
+                    f"The guide has {expected} data in the plate {frame.name!r}, but site {site['name']!r} has "
+                    f"{count}. A guide with parameters for each datum, such as an autoguide, fits only the data of its "
+                    "first run. Use it on these data, or write a guide that is a function of the data."
                 )

@@ -54,7 +54,7 @@ def inference_mode(latent_model: Any, batch: Mapping[str, Tensor], fields: Field
 def mean_of_site(site: Site) -> Tensor:
     """Return the mean of a site's distribution, in the shape of the site's value.
 
-    Where the mean has no closed form or is not finite, the result is the value itself.
+    If the mean has no closed form or is not finite, the result is the value itself.
     """
     try:
         mean = site["fn"].mean
@@ -101,7 +101,7 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
             guide, model = bound.trace_both()
             images = {name: guide.nodes[name] for name in bound.layout.bijection.points}
             sites = images | with_own_densities(guide, model, bound.layout.bijection)
-        # the mean may be a parameter itself, which has a gradient also where gradients are off
+        # the mean may be a parameter itself, which has a gradient even if gradients are off
         return {name: mean_of_site(site).detach() for name, site in sites.items()}
 
 
@@ -122,7 +122,7 @@ def sample(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        batch: named tensors; their number and shape matter, and their conditions, but not the values of x.
+        batch: named tensors; their number, shape and conditions are used, but not the values of x.
         fields: as for `pvae.models.bind`.
 
     Raises:
@@ -138,7 +138,7 @@ def simulate(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = No
         latent_model: any object with ``model`` and ``guide``.
         batch: named tensors, as for `sample`.
         fields: as for `pvae.models.bind`.
-        mean: whether to return the mean of p(x given z) in place of a draw.
+        mean: whether to return the mean of p(x given z) instead of a draw.
 
     Raises:
         InputError: if the model observes nothing.
@@ -154,7 +154,7 @@ def simulate(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = No
 
 
 def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:
-    """Return a trace of the model at any z: from its prior, or from the guide where the prior fails.
+    """Return a trace of the model at any z: from its prior, or from the guide if the prior fails.
 
     A prior may be improper, or so wide that a likelihood overflows at its draws.
     """
@@ -165,7 +165,7 @@ def trace_model_at_any_z(programs: BoundPrograms) -> poutine.Trace:
 
 
 def has_bernoulli_likelihood(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) -> bool:
-    """Return whether the model scores x by a Bernoulli distribution, so that grey data have to be binarised for it.
+    """Return whether the model scores x by a Bernoulli distribution, so that grey data need to be binarised for it.
 
     Args:
         latent_model: any object with ``model`` and ``guide``.

@@ -2,8 +2,8 @@
 
 Pyro finds the parameters of a module by name, in a global store. If a name refers to an old tensor (after
 ``deepcopy``, a replaced submodule, ``load_state_dict(assign=True)``, or a second instance), `pyro.infer.SVI` trains
-the wrong tensor, or none, without an error. With this file the store always holds the tensor that the module holds. No
-other file of pvae uses private attributes of the store.
+the wrong tensor, or none, without an error. This file makes sure that the store has the current tensor of the module.
+Only this file of pvae uses private attributes of the store.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ MODULE_DIVIDER = "$$$"
 _counter = itertools.count()
 _INSTANCE_NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _FOUND: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
-# For each registered module, the ``id`` of its tensors by their name in the store.
+# For each registered module: the ``id`` of its tensors, by their name in the store.
 _REGISTERED: weakref.WeakKeyDictionary[nn.Module, dict[str, int]] = weakref.WeakKeyDictionary()
 
 
 def _instance_name(module: nn.Module) -> str:
-    """Return a name that no other instance has; a copy is another instance."""
+    """Return a name that is unique to the instance; a copy is another instance."""
     return _INSTANCE_NAMES.setdefault(module, f"{type(module).__name__}-{next(_counter)}")
 
 
@@ -135,14 +135,14 @@ def _entries_of(module: nn.Module, instance: str) -> Iterator[_Entry]:
 
 
 def _name_prefix(path: str, child: nn.Module, prefixes: Mapping[str, str], instance: str) -> str:
-    """Return the prefix of the names of a module's parameters, as Pyro names them, from the prefix of its parent."""
+    """Return the prefix of the names of a module's parameters in Pyro, from the prefix of its parent."""
     if isinstance(child, PyroModule):
         return f"{child._pyro_name}." if child._pyro_name else ""
     if not path:
         return instance + MODULE_DIVIDER
     parent, _, key = path.rpartition(".")
     above = prefixes[parent]
-    # A PyroModule registers a plain submodule by a `pyro.module` statement, whose name ends at the divider.
+    # A PyroModule registers a plain submodule by a `pyro.module` statement, with a name that ends at the divider.
     return f"{above}{key}." if MODULE_DIVIDER in above else f"{above}{key}{MODULE_DIVIDER}"
 
 
@@ -158,7 +158,7 @@ def forget(names: Iterable[str]) -> None:
 
 
 def _hold(entry: _Entry) -> None:
-    """Let the store hold the tensor of an entry under its name, whatever it holds there."""
+    """Set the tensor of an entry in the store under its name, and replace any other tensor."""
     store = pyro.get_param_store()
     store._params[entry.name] = entry.tensor
     store._param_to_name[entry.tensor] = entry.name
@@ -170,8 +170,8 @@ def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, s
 
     Args:
         module: the module.
-        program: the module inside that runs. If two modules have a parameter of the same name, the store holds that of
-            this module.
+        program: the submodule that runs. If two modules have a parameter of the same name, the store holds the
+            parameter of this module.
 
     Returns:
         The names of the trainable parameters in the store by ``id``.
@@ -185,11 +185,11 @@ def register(module: nn.Module, program: nn.Module | None = None) -> dict[int, s
 
 
 def _replace_registered(module: nn.Module, program: nn.Module | None, found: _Found) -> None:
-    """Let the store hold the entries of a module and no former ones of it."""
+    """Set the entries of a module in the store, and remove its former entries."""
     entries = found.entries
     if program is not None and program is not module:
         running = set(map(id, program.parameters()))
-        # last, so that they replace others of the same name
+        # these are set last, so that they replace others of the same name
         entries = dict(sorted(entries.items(), key=lambda item: item[0] in running))
     store = pyro.get_param_store()
     current = {entry.name for entry in entries.values()}
@@ -215,7 +215,7 @@ def registered_names(module: nn.Module) -> list[str]:
 def _is_registered(module: nn.Module, entries: Mapping[int, _Entry]) -> bool:
     """Return whether the store holds all entries already, as in most runs; this takes few calls."""
     known = _REGISTERED.get(module, {})
-    # there are fewer names than entries if two tensors have the same name
+    # if two tensors have the same name, there are fewer names than entries
     if set(known.values()) != entries.keys():
         return False
     return list(map(id, map(pyro.get_param_store()._params.get, known))) == list(known.values())
@@ -225,12 +225,12 @@ class Registration(Messenger):
     """A handler that makes the parameters of `module` appear as ``param`` sites, each with the tensor of the module.
 
     The store is by name, and other modules may have the same names. Inside the block it holds the tensors of `module`
-    under the names that Pyro gives them. Parameters outside all PyroModules have no name in Pyro and get one of this
-    instance. No name of a site or a module changes.
+    under the names that Pyro gives them. Parameters outside all PyroModules have no name in Pyro and get a name of this
+    instance. The names of sites and modules do not change.
 
     Args:
         module: the module that holds the parameters.
-        program: the module inside that runs, if there is one; see `register`.
+        program: the submodule that runs, if there is one; see `register`.
     """
 
     def __init__(self, module: nn.Module, program: nn.Module | None = None) -> None:
@@ -254,7 +254,7 @@ class Registration(Messenger):
             forget([msg["name"]])  # the store holds the tensor of another module of that name
 
     def _is_new(self, name: str) -> bool:
-        """Return whether a PyroModule is just getting a constrained parameter of this name, as autoguides do."""
+        """Return whether a PyroModule is adding a constrained parameter of this name, like autoguides."""
         prefix, _, key = name.rpartition(".")
         return any(
             isinstance(child, PyroModule)

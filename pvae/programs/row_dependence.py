@@ -1,4 +1,4 @@
-"""Whether the log-density of a datum belongs to the datum, or to its position in the batch or to the other data."""
+"""Checks whether the log-density of a datum depends on its position in the batch or on the other data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pvae.randomness import evaluating
 
 __all__ = ["PROGRAM_ERRORS", "RowReport", "disturbed_rows", "examine_rows", "require_rows_of_data", "take_parts"]
 
-#: What a user's program may raise on a batch that it is not made for.
+#: The errors that a user's program may raise on a batch that it is not made for.
 PROGRAM_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -37,13 +37,13 @@ PROGRAM_ERRORS = (
 
 @dataclass(frozen=True)
 class RowReport:
-    """How the log-densities of the data change with the rows of a batch.
+    """The changes of the log-densities of the data with the rows of a batch.
 
     Attributes:
-        tied: the sites with a density for each position of the batch: the data move, and the densities stay. A site of
-            the guide has the suffix `GUIDE`.
+        tied: the sites with a density for each position of the batch: the data move, but the densities do not. A site
+            of the guide has the suffix `GUIDE`.
         mixed: the sites at which the density of a datum depends on the other data of the batch.
-        fails: why the programs do not run on another number of data, or on these data; "" if they do.
+        fails: the reason why the programs do not run on another number of data, or on these data; "" if they run.
     """
 
     tied: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class RowReport:
 
 @dataclass(frozen=True)
 class _Run:
-    """Both programs on some rows of a batch, at values of the latent sites that follow the rows.
+    """Both programs on some rows of a batch, with the values of the latent sites at the same rows.
 
     Attributes:
         guide: the trace of the guide.
@@ -72,8 +72,8 @@ class _Run:
 def examine_rows(programs: BoundPrograms, *, halve: bool = True) -> RowReport:
     """Run both programs on a batch, on the same data in another order, and on the first half of the data.
 
-    The programs run in evaluation mode, without gradients, and at the same z per datum. Sites whose density is random,
-    as with dropout outside of modules, are left out. Random generators and buffers are restored.
+    The programs run in evaluation mode, without gradients, and at the same z per datum. Sites with a random density,
+    for example with dropout outside modules, are left out. Random generators and buffers are restored.
 
     Args:
         programs: both programs with the tensors of one batch.
@@ -91,23 +91,23 @@ def examine_rows(programs: BoundPrograms, *, halve: bool = True) -> RowReport:
             return RowReport(fails=whole_reason(error))
         for dim in rows.data_dims():
             report = rows.report(dim, halve)
-            if not report.tied and not report.mixed:  # another plate of this size is not over the data
+            if not report.tied and not report.mixed:  # other plates of this size are not over the data
                 break
     return report
 
 
 def require_rows_of_data(programs: BoundPrograms) -> None:
-    """Refuse programs with a plate over another axis of the data than the first, or over other rows than the batch.
+    """Raise InputError if the plate over data is not over the first axis, or has rows that differ from the batch's.
 
     Args:
         programs: both programs with the tensors of one batch.
 
     Raises:
-        InputError: with the plate; or with the site, which a run of both programs on the data in another order shows.
+        InputError: with the plate; or with the site, found by a run of both programs on the data in another order.
     """
     other = plate_of_another_axis(programs.layout, programs.args, programs.size)
     if other is not None:
-        # the layout is kept for all batches of a kind, so its plates may have the size of another batch
+        # the layout is kept for all batches of a kind, so its plates may have a size from another batch
         with programs.preserved_state():
             layout = programs.find_layout(*programs.trace_both())
         other = plate_of_another_axis(layout, programs.args, programs.size)
@@ -119,18 +119,18 @@ def require_rows_of_data(programs: BoundPrograms) -> None:
     tied = examine_rows(programs, halve=False).tied
     if tied:
         raise InputError(
-            f"Site {tied[0].removesuffix(GUIDE)!r} is in a subsampled plate that takes other rows than the data of the "
+            f"Site {tied[0].removesuffix(GUIDE)!r} is in a subsampled plate with rows that differ from the data of the "
             "batch. Give the plate the indices of the data, subsample=index, in both programs; an autoguide takes them "
             "from create_plates=."
         )
 
 
 def take_parts(first: BoundPrograms, bind_part: Callable[[], BoundPrograms], data: int) -> bool:
-    """Return whether programs give a part of the data the same densities in any order, without an error.
+    """Return whether programs give a part of the data the same densities in any order, without error.
 
     Args:
         first: both programs with the tensors of the first data, as many as fit into memory.
-        bind_part: returns both programs with the tensors of a part.
+        bind_part: a function that returns both programs with the tensors of a part.
         data: the number of all data.
     """
     try:
@@ -143,7 +143,7 @@ def take_parts(first: BoundPrograms, bind_part: Callable[[], BoundPrograms], dat
 
 
 def _has_plate_of_size(programs: BoundPrograms, size: int) -> bool:
-    """Return whether the guide has a plate of all data when it gets a part, as an autoguide after its first run."""
+    """Return whether the guide has a plate of all data for a part of them, like an autoguide after its first run."""
     with programs.preserved_state():
         sites = sample_sites(programs.trace_guide())
     frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
@@ -159,7 +159,7 @@ class _Rows:
 
     def __init__(self, programs: BoundPrograms) -> None:
         self.programs, self.size, self.dim = programs, programs.size, -1
-        # The indices that a program gives its plates itself move with the data, and are not replayed.
+        # The indices that a program gives its plates itself change with the data, and are not replayed.
         self.in_guide, self.in_model = ExplicitRows(), ExplicitRows()
         recorded = programs.with_programs(self.in_model(programs.model), self.in_guide(programs.guide))
         self.first = _Run(*recorded.trace_both())
@@ -174,7 +174,7 @@ class _Rows:
         return sorted(set.intersection(*dims)) if dims else []
 
     def report(self, dim: int, halve: bool) -> RowReport:
-        """Return the report of the programs, where the data are on dimension `dim` of each log-density."""
+        """Return the report of the programs; the data are on dimension `dim` of each log-density."""
         self.dim = dim
         first, order = self.first, torch.arange(self.size).roll(1)
         # The first half of the moved data shows both faults in one run, and most programs have neither.
@@ -194,7 +194,10 @@ class _Rows:
         return RowReport(tuple(filter(moved.__contains__, names)), tuple(filter(mixed.__contains__, names)), fails)
 
     def _differing(self, first: _Run, rows: Tensor) -> set[str] | str:
-        """Return the sites whose densities are not those of the first run at `rows`; or why the programs fail."""
+        """Return the sites with densities that differ from the first run at `rows`.
+
+        Or the reason why the programs fail.
+        """
         try:
             run = self._run(first, rows)
             pairs = [
@@ -208,7 +211,7 @@ class _Rows:
             return whole_reason(error)
 
     def _run(self, first: _Run, rows: Tensor) -> _Run:
-        """Run both programs on rows of the batch, at the z that the first run had for these data."""
+        """Run both programs on rows of the batch, at the z of the first run for these data."""
         arguments = tuple(value[rows.to(value.device)] for value in self.programs.args)
         programs = BoundPrograms(self.programs.model, self.programs.guide, arguments)
         guide = programs.trace_guide(self._at_rows(first.guide, rows, self.in_guide))
@@ -237,7 +240,10 @@ class _Rows:
         return any(frame.dim == self.dim and frame.size == self.size for frame in site["cond_indep_stack"])
 
     def _follows(self, site: Site, other: Site | None, rows: Tensor) -> bool:
-        """Return whether the density of a site at `rows` is that of a run on these rows; True if it is unknown."""
+        """Return whether the density of a site at `rows` equals the density in a run on these rows.
+
+        True if it is unknown.
+        """
         if other is None:
             return True
         one, two = _quantity(site), _quantity(other)
@@ -249,7 +255,7 @@ class _Rows:
 
 
 def _quantity(site: Site) -> tuple[Tensor, int] | None:
-    """Return what is compared, and the number of its event dimensions: the log-density, or the point of a Delta.
+    """Return the compared tensor, and the number of its event dimensions: the log-density, or the point of a Delta.
 
     The density of a Delta at a value that differs by rounding is 0. The result is None for an unknown density.
     """
@@ -276,7 +282,7 @@ def _is_close(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def disturbed_rows(parameters: Mapping[str, Tensor], sizes: Iterable[int]) -> Iterator[None]:
-    """Change parameters that may have one row per datum a little inside a block, so that their rows differ.
+    """Inside a block, change parameters that may have one row per datum slightly, so that their rows differ.
 
     Before a training, all rows are often equal, and then positions of the batch cannot be distinguished. Each
     entry keeps its sign. The random generators advance.

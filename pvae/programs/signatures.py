@@ -28,7 +28,7 @@ __all__ = [
     "takes_only_open_arguments",
 ]
 
-#: Names of parameters that take a field of another name.
+#: Names of parameters with fields of other names.
 FIELD_ALIASES = {"xs": "x", "ys": "y"}
 
 _POSITIONAL_KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -40,7 +40,9 @@ _Parameters = Mapping[str, inspect.Parameter]
 
 
 def signature_of(program: Any) -> inspect.Signature:
-    """Return the signature of a program without its handlers; `inspect.signature` raises on those of `pyro.poutine`.
+    """Return the signature of a program without its handlers.
+
+    `inspect.signature` raises an error for handlers of `pyro.poutine`.
 
     Args:
         program: a function, a method, a module, an autoguide, or a handler around one.
@@ -73,7 +75,7 @@ def _with_optional_fields(parameters: list[inspect.Parameter], owner: Any) -> li
 
 
 def takes_only_open_arguments(program: Program) -> bool:
-    """Return whether a program takes only ``*args, **kwargs``, as a guide that passes them to its model."""
+    """Return whether a program takes only ``*args, **kwargs``, like a guide that passes them to its model."""
     kinds = {parameter.kind for parameter in signature_of(program).parameters.values()}
     return bool(kinds) and kinds <= set(_OPEN_KINDS)
 
@@ -103,11 +105,11 @@ def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fiel
         name: ``model`` or ``guide``, for errors.
         program: the program.
         batch: named tensors; only the names matter.
-        fields: the fields by position; or a mapping from parameter to field, beside which the other parameters keep
-            the fields of their names; None chooses all by name.
+        fields: the fields by position; or a mapping from parameter to field; other parameters keep the fields of their
+            names; None chooses all by name.
 
     Raises:
-        InputError: for a required parameter or a wanted field that the batch does not have, or ``*args`` without
+        InputError: for a required parameter or a named field that the batch does not have, or ``*args`` without
             `fields`.
     """
     parameters = signature_of(program).parameters
@@ -127,7 +129,7 @@ def choose_fields(name: str, program: Program, batch: Mapping[str, Tensor], fiel
 def _fields_by_name(
     name: str, parameters: _Parameters, batch: Mapping[str, Tensor], chosen: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the field of each parameter: the chosen one, that of its name or alias, or ``x`` for the first one."""
+    """Return the field of each parameter: the chosen field, the field of its name or alias, or ``x`` for the first."""
     by_parameter: dict[str, str] = {}
     for key, parameter in parameters.items():
         if key in chosen:
@@ -156,8 +158,8 @@ def _require_fields(
         if key in by_parameter or has_default or parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
         raise InputError(
-            f"The {name} requires {key!r}; the batch has {', '.join(batch)}. Rename the parameter, give it a default, "
-            "add the field to the data, or name the fields with fields={...}."
+            f"The {name} requires {key!r}, but the batch has only {', '.join(batch)}. Rename the parameter, give it a "
+            "default, add the field to the data, or name the fields with fields={...}."
         )
 
 
@@ -169,7 +171,7 @@ def require_parameters(fields: Mapping[str, str], *programs: Program) -> None:
         programs: the model and the guide.
 
     Raises:
-        InputError: if a key is none, unless a program takes ``**kwargs``, or passes all arguments on.
+        InputError: if a key is not a parameter, unless a program takes ``**kwargs`` or passes on all arguments.
     """
     signatures = [signature_of(program).parameters for program in programs]
     if any(parameter.kind in _OPEN_KINDS for parameters in signatures for parameter in parameters.values()):
@@ -190,13 +192,13 @@ def _require_in_batch(batch: Mapping[str, Tensor], fields: Fields) -> None:
     missing = [field for field in wanted if field not in batch]
     if missing:
         raise InputError(
-            f"The programs take {missing[0]!r}; the batch has {', '.join(batch)}. Add the field to the data, or name "
-            "other fields with fields=."
+            f"The programs take {missing[0]!r}, but the batch has only {', '.join(batch)}. Add the field to the data, "
+            "or name other fields with fields=."
         )
 
 
 def _fields_by_position(parameters: _Parameters, fields: Sequence[str]) -> FieldChoice:
-    """Return the fields that `fields` lists, as far as the program takes them."""
+    """Return the fields that `fields` lists, up to the number that the program takes."""
     kinds = [parameter.kind for parameter in parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return FieldChoice(tuple(fields), {})

@@ -11,9 +11,9 @@ __all__ = ["simulated"]
 
 
 class _Simulation(UnconditionMessenger):
-    """Pyro's `uncondition`, which leaves ``pyro.deterministic`` as it is.
+    """Pyro's `uncondition` without a change of ``pyro.deterministic``.
 
-    Pyro draws such a site again, from a Delta that the plate has expanded: of shape (data, data) in a plate over data.
+    Pyro draws such a site again, from a Delta that the plate has expanded, to shape (data, data) in a plate over data.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -22,7 +22,7 @@ class _Simulation(UnconditionMessenger):
 
 
 def simulated(model: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a model whose observed sites are drawn.
+    """Return a model that draws its observed sites.
 
     Args:
         model: a program, or a handler around one.

@@ -1,4 +1,4 @@
-"""Where the log-density of a site counts: the masks of `pyro.poutine.mask` and of `Distribution.mask` together."""
+"""The entries at which the log-density of a site counts, from `pyro.poutine.mask` and `Distribution.mask`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def mask_of_site(site: Site) -> Tensor:
-    """Return where the log-density of a site counts; it broadcasts to the batch and event shape of the site.
+    """Return a mask of the entries that count; it broadcasts to the batch and event shape of the site.
 
     Args:
         site: a sample site of a trace.
@@ -83,11 +83,11 @@ def is_masked(site: Site) -> bool:
 
 
 def require_every_entry(site: Site, task: str) -> None:
-    """Refuse a latent site of which some entries do not count, as those after the end of a sequence.
+    """Raise InputError for a latent site with entries that do not count, such as entries after the end of a sequence.
 
     Args:
         site: a latent site of a trace.
-        task: what needs the density of every entry, as the subject of the error.
+        task: the task that needs the density of every entry, as the subject of the error.
 
     Raises:
         InputError: with the name of the site.
@@ -100,26 +100,26 @@ def require_every_entry(site: Site, task: str) -> None:
 
 
 def require_no_mask(site: Site, task: str) -> None:
-    """Refuse a latent site with a mask, because draws are compared as they are, also where they do not count.
+    """Raise InputError for a latent site with a mask, because all entries of draws are compared.
 
     Args:
         site: a latent site of a trace. The values of its mask are not read.
-        task: what compares the draws, as the subject of the error.
+        task: the task that compares the draws, as the subject of the error.
 
     Raises:
         InputError: with the name of the site.
     """
     if is_masked(site) and site["mask"] is not True:
         raise InputError(
-            f"{task} compares draws of z, and cannot leave out the entries that a mask does not count; the site "
-            f"{site['name']!r} is masked. Use an objective of densities, such as 'elbo' or 'iwae', or remove the mask."
+            f"{task} compares draws of z and cannot leave out masked entries; the site {site['name']!r} is "
+            f"masked. Use an objective of densities, such as 'elbo' or 'iwae', or remove the mask."
         )
 
 
 def has_no_density(site: Site) -> bool:
-    """Return whether a guide's site is a point without a density, whose log q is 0: a mask or scale changes nothing.
+    """Return whether a guide's site is a point without a density. Its log q is 0, so a mask or scale changes nothing.
 
-    The Delta of an autoguide after a draw (``AutoNormal``) is not seen from one site; see its auxiliary site.
+    The Delta of an autoguide after a draw (``AutoNormal``) cannot be found from one site; see its auxiliary site.
     """
     density = base_distribution(site["fn"])
     return isinstance(density, dist.Delta) and not bool(torch.as_tensor(density.log_density).any())

@@ -16,7 +16,7 @@ __all__ = ["SiteShapeError", "check_site_shapes"]
 
 
 class SiteShapeError(InputError):
-    """The batch shape of a log-density is not the shape of the plates of its site.
+    """The batch shape of a log-density differs from the shape of the plates of its site.
 
     Args:
         message: Pyro's reason and remedies, and all shapes of the site.
@@ -29,7 +29,7 @@ class SiteShapeError(InputError):
 
 
 def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
-    """Let Pyro check that the batch shape of each log-density is the shape of the plates of its site.
+    """Check with Pyro that the batch shape of each log-density is the shape of the plates of its site.
 
     Args:
         guide: a trace of the guide, without particles and without enumerated sites.
@@ -37,7 +37,7 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
 
     Raises:
         SiteShapeError: with Pyro's reason and remedies, and all shapes of the site.
-        InputError: if an observed value lies outside the support of its likelihood.
+        InputError: if an observed value is outside the support of its likelihood.
     """
     for program, trace in (("guide", guide), ("model", model)):
         for site in sample_sites(trace):
@@ -51,7 +51,7 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
                     check_support(site["name"], site["value"], density)
                 raise
             try:
-                # an infinite nesting lets no dimension to the left of the plates pass
+                # with an infinite nesting, no dimension is allowed to the left of the plates
                 check_site_shape(site.copy() | {"log_prob": log_prob}, math.inf)  # type: ignore[arg-type]
             except ValueError as error:
                 raise SiteShapeError(_describe_shapes(site, program, whole_reason(error)), site["name"]) from error

@@ -30,7 +30,7 @@ __all__ = [
 
 PARTICLE_PLATE = "particles_of_pvae"
 
-#: The names of the plates of particles: that of pvae, and that of Pyro's losses.
+#: The names of the plates of particles, in pvae and in Pyro's losses.
 PARTICLE_PLATES = (PARTICLE_PLATE, "num_particles_vectorized")
 
 #: A site of a trace or a message of a handler: Pyro's mapping from strings.
@@ -58,7 +58,7 @@ def is_discrete(site: Site) -> bool:
 def is_latent_draw(message: Site) -> bool:
     """Return whether a handler's message is a latent variable.
 
-    Observed sites, subsample indices and ``pyro.deterministic`` are none.
+    Observed sites, subsample indices and ``pyro.deterministic`` are not latent variables.
     """
     if message["is_observed"] or message["infer"].get("_deterministic"):
         return False
@@ -94,7 +94,7 @@ def base_distribution(distribution: Any) -> Any:
 
 
 class UnknownDensityError(InputError):
-    """The density of a site is known at its own draws only, and it is needed at another value."""
+    """The density of a site is known only at its own draws, but it is needed at another value."""
 
 
 def log_density(site: Site) -> Tensor:
@@ -109,8 +109,8 @@ def log_density(site: Site) -> Tensor:
         if not isinstance(base_distribution(site["fn"]), torch.distributions.TransformedDistribution):
             raise
         raise UnknownDensityError(
-            f"Site {site['name']!r} is drawn through a flow without an inverse, so its density is known at its own "
-            "draws only, and this objective needs it at other values or with other parameters. Use 'elbo', 'iwae' or "
+            f"Site {site['name']!r} is drawn through a flow without an inverse, so its density is known only at its "
+            "own draws, but this objective needs it at other values or with other parameters. Use 'elbo', 'iwae' or "
             "'renyi', or a flow with an inverse, such as pyro.distributions.transforms.affine_autoregressive."
         ) from error
     return log_prob

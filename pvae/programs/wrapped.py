@@ -32,8 +32,9 @@ class ReplaceParameters(Messenger):
     """A handler that replaces the parameters of the latent sites of a guide.
 
     Args:
-        change: returns the unconstrained value of a parameter to use instead.
-        density: returns the distribution of a site before the change; by default the one that the guide gives.
+        change: a function that returns the unconstrained value of a parameter to use instead.
+        density: a function that returns the distribution of a site before the change; by default the guide's
+            distribution.
     """
 
     def __init__(self, change: ParameterChange, density: Callable[[Site], Any] = lambda site: site["fn"]) -> None:
@@ -141,7 +142,7 @@ class WrappedModel(LatentModel):
     given_to = renamed_method("given_to", arguments_by_name)
 
     def own(self, program: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `arguments_for`; this is its old name, which warns."""
+        """Return `arguments_for`; this old name gives a warning."""
         warnings.warn("own is now called arguments_for.", DeprecationWarning, stacklevel=2)
         return self.arguments_for(program, given)
 
@@ -158,13 +159,13 @@ class WrappedModel(LatentModel):
         return declared(self.inner, "theta")
 
     def initialise_from(self, batch: Mapping[str, Tensor]) -> None:
-        """Let the inner latent model initialise itself from the training data."""
+        """Initialise the inner latent model from the training data."""
         initialise_inner = traits_of(self.inner).initialise_from
         if initialise_inner is not None:
             initialise_inner(batch)
 
     def check_data(self, batch: Mapping[str, Tensor]) -> None:
-        """Let the inner latent model check data."""
+        """Check data with the inner latent model."""
         check_inner = traits_of(self.inner).check_data
         if check_inner is not None:
             check_inner(batch)
@@ -183,14 +184,18 @@ def declared(latent_model: nn.Module, group: str) -> list[nn.Parameter]:
     parameters = declared_group([latent_model], group)
     if parameters is None:
         raise InputError(
-            f"This use needs the parameter groups; {type(latent_model).__name__} declares no {group}(). Declare "
+            f"This model needs the parameter groups of its inner model, but {type(latent_model).__name__} declares no "
+            f"{group}(). Declare "
             "theta() and phi()."
         )
     return parameters
 
 
 def _field_mapping(latent_model: Any, extra_fields: Iterable[str]) -> dict[str, str] | None:
-    """Return the ``fields`` of a latent model as a mapping from parameter to field, with extra fields; None without."""
+    """Return the ``fields`` of a latent model as a mapping from parameter to field, with extra fields.
+
+    None without extra fields.
+    """
     fields = traits_of(latent_model).fields
     if fields is None:
         return None

@@ -62,7 +62,7 @@ def test_a_verbose_command_prints_details_and_each_line_once(tmp_path: Path) -> 
 
 def test_quiet_and_verbose_exclude_each_other() -> None:
     done = run("list", "--quiet", "--verbose")
-    assert (done.code, done.err.count("\n")) == (2, 1) and "exclude each other" in done.err
+    assert (done.code, done.err.count("\n")) == (2, 1) and "cannot be used together" in done.err
 
 
 def _fit(progress: bool | None = None) -> None:

@@ -49,7 +49,7 @@ def test_saved_answers_are_of_the_parameters_that_they_were_made_for(tmp_path: P
     (where / "last" / "parameters.safetensors").write_bytes(b"second")
     assert read_findings(where, "last") is None and read_findings(where, "best") is not None
     (where / "best" / "parameters.safetensors").write_bytes(b"third")
-    with pytest.raises(pvae.InputError, match="about other parameters"):
+    with pytest.raises(pvae.InputError, match="about earlier parameters"):
         read_findings(where)
 
 

@@ -170,7 +170,7 @@ def test_a_file_is_replaced_only_with_force_and_bad_input_ends_in_one_line(folde
         ("predict", "holes", "--out", "no.csv"): "q(y given x)",
         ("impute", "labels", "--out", "no.csv"): "take no mask",
         ("impute", "holes", "--quantiles", "0.5,2", "--out", "no.csv"): "between 0 and 1",
-        ("impute", "holes", "--quantiles", "0.5", "--draws", "2", "--out", "no.csv"): "not both",
+        ("impute", "holes", "--quantiles", "0.5", "--draws", "2", "--out", "no.csv"): "cannot be written into one file",
     }.items():
         done = run(*words)
         assert done.code == 2 and reason in done.err.splitlines()[-1], done.err

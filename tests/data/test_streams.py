@@ -336,7 +336,7 @@ def test_samplers_decide_which_data_there_are() -> None:
     state = generator.get_state()
     assert all(map(same, epoch(given.train), epoch(given.train))) and torch.equal(state, generator.get_state())
     own = load_data(DataLoader(Plain(), batch_size=8, sampler=Own()))  # type: ignore[arg-type]
-    assert any("generator of its own" in note for note in own.notes)
+    assert any("own generator" in note for note in own.notes)
     batches = load_data(DataLoader(Plain(), batch_sampler=BatchSampler(range(10), 4, False)))  # type: ignore[arg-type]
     assert [batch.size for batch in epoch(batches.train)] == [4, 4, 2]
 
@@ -361,7 +361,7 @@ def test_splits_of_several_sources() -> None:
     splits = load_data({"train": DataLoader(Augmented(), batch_size=8), "test": (X, np.zeros(60, dtype=int))})
     assert not splits.notes
     assert splits.validation is None and torch.equal(splits.test.x, torch.from_numpy(X))  # type: ignore[union-attr]
-    with pytest.raises(InputError, match=r"validation=0\.1 has no place"):
+    with pytest.raises(InputError, match=r"validation=0\.1 cannot be used"):
         load_data({"train": X, "test": X}, validation=0.1)
     with pytest.raises(InputError, match=r"test data have shape \(3,\) per datum, but the training data have \(4,\)"):
         load_data({"train": X, "test": X[:, :3]})
@@ -413,7 +413,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
         (tmp_path / "none.npy", "has no data"),
         (tmp_path / "bad.npy", "truncated or damaged"),
         (mixed, "files of several kinds, .npy and .npz"),
-        (other, r"9.npy has shape \(3,\) per datum and type float32, and in .*0.npy \(4,\)"),
+        (other, r"9.npy has shape \(3,\) per datum and type float32, but in .*0.npy it has \(4,\)"),
         (NoLength(), "NoLength needs __len__"),
         (DataLoader(Plain(0), batch_size=4), "The DataLoader has no data"),
         (Readings(0), "The Readings has no data"),
@@ -446,6 +446,6 @@ def test_data_in_parts_are_described_by_one_pass(tmp_path: Path, monkeypatch: py
     assert stored == expected and "label of 3 classes: a: 20, b: 20, c: 20" in stored
     described = load_data(Readings()).describe().splitlines()
     assert described[1] == "60 data, each 4; splits: 60 train" and len(described) == 9
-    assert described[-1].startswith("note: a loader or an iterable gives no validation and no test split, so that")
+    assert described[-1].startswith("note: a loader or an iterable gives no validation and no test split, so the")
     assert not load_data(Readings(), validation=0, test=0).notes
     assert "gives no test split; give" in load_data(DataLoader(Plain()), validation=0).notes[0]

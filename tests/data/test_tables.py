@@ -191,7 +191,7 @@ def test_the_label_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
     assert read(tmp_path, text, label="kind").train.x.tolist() == [[1, 0], [2, 1]]
     assert read(tmp_path, text, label="none", columns="a,label").train.names == ("x",)
     assert "'kindd'" in refused(tmp_path, text, label="kindd") and "'kind'" in refused(tmp_path, text, label="kindd")
-    assert "'a' holds real numbers" in refused(tmp_path, "a,b\n1.5,2\n", label="a")
+    assert "'a' has real numbers" in refused(tmp_path, "a,b\n1.5,2\n", label="a")
     assert "2 columns that could be the label" in refused(tmp_path, "a,label,class\n1,0,1\n")
 
 

@@ -52,7 +52,7 @@ def test_large_whole_numbers_beside_missing_ones_keep_their_values(tmp_path: Pat
     hidden = np.ma.array([[1, LARGE], [3, 4]], mask=[[True, False], [False, False]])
     assert "beyond 2^53" in refused(hidden, missing="mask")
     assert "1 of its 4 values are masked" in refused(hidden)
-    assert "holds real numbers" in refused(pd.DataFrame({"label": [1e20, 3e20], "b": [1.0, 2.0]}), label="label")
+    assert "has real numbers" in refused(pd.DataFrame({"label": [1e20, 3e20], "b": [1.0, 2.0]}), label="label")
 
 
 def test_decimal_numbers_and_bytes_are_read() -> None:

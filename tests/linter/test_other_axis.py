@@ -120,7 +120,7 @@ def test_a_shared_latent_without_a_plate_is_named() -> None:
     x = torch.randn(6)
     found = [finding for finding in pvae.check(pvae.pair(flat_model, flat_guide), {"x": x}) if not finding.fatal]
     assert [(finding.kind, finding.subject) for finding in found] == [("shared latent", "w")]
-    assert "the data are in no plate" in found[0].message
+    assert "the data are not in a plate" in found[0].message
 
 
 def test_a_batch_with_as_many_data_as_features_before_gives_no_alarm_later() -> None:

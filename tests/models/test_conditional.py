@@ -349,11 +349,11 @@ def _by_label() -> Any:
         (lambda: exact("quadrants").model.impute(X[:, :2]), r"pictures of shape \(2, 2\); got \(2,\)"),
         (lambda: pvae.evaluate.elbo(_by_label(), pvae.Batch(x=X, y=Y + 1), 2), "labels from 0 to 2"),
         (lambda: pvae.log_weights(_by_label(), pvae.Batch(x=X, y=Y - 1), 2), "hide none"),
-        (lambda: pvae.log_weights(_by_label(), pvae.Batch(x=X), 2), "take 'y'; the batch has x"),
+        (lambda: pvae.log_weights(_by_label(), pvae.Batch(x=X), 2), "take 'y', but the batch has only x"),
         (lambda: pvae.log_weights(exact("c").model, pvae.Batch(x=X, c=C[:, :2]), 2), r"needs the shape \(data, 3\)"),
         (lambda: pvae.models.sample(_by_label(), pvae.Batch(x=X, y=Y + 1)), "labels from 0 to 2"),
         (lambda: pvae.fit(_by_label(), {"x": X, "y": Y + 3 * (Y == 2)}, epochs=1), "labels from 0 to 2"),
-        (lambda: pvae.fit(_by_label(), {"x": X}, epochs=1), "take 'y'; the batch has x"),
+        (lambda: pvae.fit(_by_label(), {"x": X}, epochs=1), "take 'y', but the batch has only x"),
         (lambda: fit("cvae", pictures()), "needs a condition"),
         (
             lambda: fit("cvae", pictures(), condition="quadrants", likelihood=_Joint()),

@@ -412,7 +412,7 @@ def test_the_linter_names_labels_outside_the_classes_and_programs_without_labels
 @pytest.mark.parametrize("y", [[0.0, 1.0, 0.5], [0, 1, 7], [0, -2, 1]])
 def test_evaluations_name_labels_outside_the_classes(y):
     data = {"x": torch.rand(3, 6), "y": torch.tensor(y)}
-    with pytest.raises(pvae.InputError, match="1 labels of these data lie outside the 2 classes"):
+    with pytest.raises(pvae.InputError, match="1 labels of these data are outside the 2 classes"):
         pvae.evaluate.elbo(small(), data, particles=2)
 
 

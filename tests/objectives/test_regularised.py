@@ -245,7 +245,7 @@ BINARY = torch.rand(5, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(
         (lambda: pvae.Autoencoder(4, spectral=2), "spectral needs true or false; got 2"),
         (lambda: used(RAE(), pvae.Autoencoder(3, prior="mixture", hidden=4).double(), BINARY), "has parameters"),
         (lambda: used(RAE(penalty="gradient"), fixed_guide(), BINARY), "no parameter of the guide is trained"),
-        (lambda: used(RAE(), Shared(), BINARY), "RAE trains theta and phi apart and needs disjoint groups"),
+        (lambda: used(RAE(), Shared(), BINARY), "RAE trains theta and phi separately and needs disjoint groups"),
         (lambda: used(RAE(), pvae.VQVAE(3, codes=2, latent=2, hidden=4).double(), BINARY), "continuous guide sites"),
         (lambda: used(RAE(), pvae.LadderVAE(3, latent=(2, 2), hidden=4).double(), BINARY), "one latent site"),
         (

@@ -290,7 +290,7 @@ def test_a_plain_object_of_two_modules_resumes(tmp_path: Path) -> None:
 
 def test_a_scale_of_one_program_only_is_refused_in_words() -> None:
     inner = Linear()
-    with pytest.raises(InputError, match=r"of the model has 2\. Scale both programs alike"):
+    with pytest.raises(InputError, match=r"of the model has 2\. Give both programs the same scale"):
         pvae.log_weights(
             pair(pyro.poutine.scale(inner.model, scale=torch.ones(4) * 2), inner.guide), {"x": torch.zeros(4, 3)}, 3
         )

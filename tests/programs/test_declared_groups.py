@@ -34,7 +34,7 @@ def test_a_latent_model_declares_nothing_until_a_subclass_does() -> None:
 def test_shared_parameters_are_refused_by_name() -> None:
     weight = nn.Linear(1, 1).weight
     require_disjoint_groups(Groups(theta={"a": weight}), "WakeSleep")
-    with pytest.raises(pvae.InputError, match=r"WakeSleep trains theta and phi apart.*'shared'.*Declare theta"):
+    with pytest.raises(pvae.InputError, match=r"WakeSleep trains theta and phi separately.*'shared'.*Declare theta"):
         require_disjoint_groups(Groups(both={"shared": weight}), "WakeSleep")
 
 

@@ -1,4 +1,4 @@
-"""Observed sites of a guide, such as pyro.factor: a further loss is trained and is no part of q."""
+"""Observed sites of a guide, such as pyro.factor: a further loss is trained and is not a part of q."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pvae.evaluate import elbo, judge, log_evidence
 X = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ZERO, ONE = torch.tensor([0.0, 1.0], dtype=torch.float64)
 EVIDENCE = dist.Normal(ZERO, 2**0.5 * ONE).log_prob(X)
-LEFT_OUT = "'classifier' is observed.*no part of q"
+LEFT_OUT = "'classifier' is observed.*not a part of q"
 
 
 def model(x: Tensor) -> None:

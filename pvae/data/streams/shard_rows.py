@@ -212,6 +212,6 @@ def _require_same(
         needed, needed_type = first[name]
         if shape[1:] != needed[1:] or dtype != needed_type:
             raise InputError(
-                f"{name} in {path} has shape {shape[1:]} per datum and type {dtype}, but in {first_path} {needed[1:]} "
-                f"and {needed_type}. All files of the folder need the same ones."
+                f"{name} in {path} has shape {shape[1:]} per datum and type {dtype}, but in {first_path} it has "
+                f"{needed[1:]} and {needed_type}. All files of the folder need the same shape and type."
             )
