@@ -194,10 +194,7 @@ class _Rows:
         return RowReport(tuple(filter(moved.__contains__, names)), tuple(filter(mixed.__contains__, names)), fails)
 
     def _differing(self, first: _Run, rows: Tensor) -> set[str] | str:
-        """Return the sites with densities that differ from the first run at `rows`.
-
-        Or the reason why the programs fail.
-        """
+        """Return the sites with densities that differ from the first run at `rows`, or the reason of a failure."""
         try:
             run = self._run(first, rows)
             pairs = [
@@ -240,10 +237,7 @@ class _Rows:
         return any(frame.dim == self.dim and frame.size == self.size for frame in site["cond_indep_stack"])
 
     def _follows(self, site: Site, other: Site | None, rows: Tensor) -> bool:
-        """Return whether the density of a site at `rows` equals the density in a run on these rows.
-
-        True if it is unknown.
-        """
+        """Return whether the density of a site at `rows` equals the one in a run on these rows, or is unknown."""
         if other is None:
             return True
         one, two = _quantity(site), _quantity(other)

@@ -97,7 +97,7 @@ def _describe_gaps(annealed: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         sentences.append(f"On simulated data, where they are rigorous in expectation, the gap is {extent} nats.")
     unknown = [label[id(row)] for row in annealed if gaps[id(row)] is None]
     if unknown:
-        sentences.append(f"There are no simulated data for {in_words(unknown)}, so its upper estimate has no check.")
+        sentences.append(f"There are no simulated data for {in_words(unknown)}, so its upper estimate is not checked.")
     of_status = {
         status: [label[id(row)] for row in annealed if row.additional.get("annealing_status") == status]
         for status in ("bad", "look")
