@@ -118,7 +118,7 @@ def require_same_scales(pair: TracePair) -> None:
         if other is not None and not _is_same_scale(site["scale"], other["scale"]):
             raise InputError(
                 f"Site {site['name']!r} has the scale {_scale_text(other['scale'])} in the model and "
-                f"{_scale_text(site['scale'])} in the guide. Scale both programs alike."
+                f"{_scale_text(site['scale'])} in the guide. Give both programs the same scale."
             )
 
 
@@ -141,7 +141,7 @@ def common_scale(pair: TracePair) -> float | Tensor:
             programs = ["guide" if number < len(pair.guide_sites) else "model" for number in (0, index)]
             raise InputError(
                 f"Weights need one scale per datum; site {sites[0]['name']!r} of the {programs[0]} has the scale "
-                f"{_scale_text(first)}, and site {site['name']!r} of the {programs[1]} has {_scale_text(scale)}. Scale "
-                "both programs alike, or use the objective 'elbo'."
+                f"{_scale_text(first)}, and site {site['name']!r} of the {programs[1]} has {_scale_text(scale)}. Give "
+                "both programs the same scale, or use the objective 'elbo'."
             )
     return first.flatten() if isinstance(first, Tensor) and first.dim() else first

@@ -106,7 +106,7 @@ def test_the_same_mask_in_another_way_is_no_finding(in_model: Draw, in_guide: Dr
         (by_handler, plain, "in the model only"),
         (plain, by_distribution, "in the guide only"),
         (first_unit, both_units, "in the model only"),
-        (by_handler, lambda x, seen: by_handler(x, ~seen), "by different masks"),
+        (by_handler, lambda x, seen: by_handler(x, ~seen), "with different masks"),
     ],
 )
 def test_a_mask_in_one_program_is_fatal_and_gives_no_weight(in_model: Draw, in_guide: Draw, where: str) -> None:

@@ -345,7 +345,7 @@ def test_other_seeds_keep_other_labels():
 @pytest.mark.parametrize(
     ("fields", "labels", "said"),
     [
-        ({"x": torch.rand(9, 1)}, 3, "these have none"),
+        ({"x": torch.rand(9, 1)}, 3, "these data have none"),
         ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, 10, "more than the 9"),
         ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, 2, "less than the 3 classes"),
         ({"x": torch.rand(9, 1), "y": torch.arange(9) % 3}, -1, "labels needs a whole number of at least 0; got -1"),
@@ -391,7 +391,7 @@ def test_data_without_labels_as_whole_numbers_are_refused(y, tmp_path):
     [
         ("--labels 5", "less than the 10 classes"),
         ("--labels 0", "hidden, for all 1294"),
-        ("--labels 100 --set classes=5", "lie outside the 5 classes"),
+        ("--labels 100 --set classes=5", "are outside the 5 classes"),
         ("--labels 100 --set infer_labels=guessed", "Unknown infer_labels 'guessed'"),
     ],
 )
