@@ -1,4 +1,4 @@
-"""Callbacks of a training: the class `Callback`, those that send the numbers of a run to a tracker, and `EMA`.
+"""Callbacks of a training: the class `Callback`, callbacks that send the numbers of a run to a tracker, and `EMA`.
 
 `pvae.fit` takes a list of them, as ``callbacks=[pvae.callbacks.TensorBoard("logs")]``. A plain function of (record,
 model) is a callback too.

@@ -1,4 +1,4 @@
-"""`Callback`: what reacts to the start, the steps, the epochs, the end and the errors of a training."""
+"""`Callback`: reactions to the start, the steps, the epochs, the end and the errors of a training."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Callback:
         """Take the tensors of a checkpoint, on the CPU, before `on_start` or after a return to an earlier state.
 
         Args:
-            state: what `state` has returned; empty if the checkpoint has nothing of this callback.
+            state: the result of `state`; empty if the checkpoint has no tensors of this callback.
         """
 
 
@@ -100,7 +100,9 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
         )
     for element in callbacks:
         if isinstance(element, type):
-            raise InputError(f"callbacks needs objects; got the class {element.__name__}. Write {element.__name__}().")
+            raise InputError(
+                f"callbacks needs objects, not classes; got {element.__name__}. Write {element.__name__}()."
+            )
     return tuple(element if isinstance(element, Callback) else _FunctionCallback(element) for element in callbacks)
 
 
@@ -126,7 +128,7 @@ def call_at_start_and_error(callbacks: Sequence[Callback], config: Mapping[str, 
 
 
 def reacts_to_steps(callback: Callback) -> bool:
-    """Return whether a callback has an `on_step` of its own, so that it is called after each step."""
+    """Return whether a callback overrides `on_step`, so that it is called after each step."""
     return type(callback).on_step is not Callback.on_step
 
 
@@ -147,8 +149,8 @@ def load_states(callbacks: Sequence[Callback], tensors: Mapping[str, Tensor]) ->
     """Give each callback its tensors of a checkpoint.
 
     Args:
-        callbacks: the callbacks of a training, in the same order as in the one that wrote the checkpoint.
-        tensors: the tensors of the checkpoint, among them those of `states`.
+        callbacks: the callbacks of a training, in the same order as in the training that wrote the checkpoint.
+        tensors: the tensors of the checkpoint, including the tensors of `states`.
     """
     for index, callback in enumerate(callbacks):
         prefix = _prefix(index, callback)

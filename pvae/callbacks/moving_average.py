@@ -19,11 +19,11 @@ __all__ = ["EMA"]
 class EMA(Callback):
     """Keeps an exponential moving average of all trained parameters; the training itself does not use it.
 
-    After the first step the average is theta_1, the parameters; after step k it is decay times the average before, plus
-    (1 - decay) theta_k. Checkpoints hold it, so that a training that is resumed continues it with the same bits.
+    After the first step the average is theta_1, the parameters; after step k it is decay times the previous average,
+    plus (1 - decay) theta_k. It is saved in checkpoints, so that a resumed training continues it with identical bits.
 
     Args:
-        decay: the weight of the average before, from 0 to less than 1; 0.999 averages over about the last 1000 steps.
+        decay: the weight of the previous average, from 0 to less than 1; 0.999 averages over about the last 1000 steps.
 
     Attributes:
         averages: the averages by the names of the parameters; empty before the first step.
@@ -51,7 +51,7 @@ class EMA(Callback):
         self._is_restored = False
 
     def on_start(self, config: Mapping[str, Any], model: Any) -> None:
-        """Start a new average, unless a checkpoint has given one."""
+        """Start a new average, unless a checkpoint has one."""
         if not self._is_restored:
             self.averages = {}
         self._parameters, self._is_restored = {}, False
@@ -66,7 +66,7 @@ class EMA(Callback):
                 self.averages[name] = parameter.detach().clone()
             elif average.shape != parameter.shape:
                 raise InputError(
-                    f"The average of {name} in the checkpoint has shape {tuple(average.shape)}, and the parameter "
+                    f"The average of {name} in the checkpoint has shape {tuple(average.shape)}, but the parameter has "
                     f"{tuple(parameter.shape)}. Restore the checkpoint from a copy, or train without EMA."
                 )
             else:
@@ -77,16 +77,16 @@ class EMA(Callback):
         return dict(self.averages)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take the averages of a checkpoint."""
+        """Load the averages of a checkpoint."""
         self.averages = {name: average.clone() for name, average in state.items()}
         self._is_restored = bool(state)
 
     def on_end(self, run: Any) -> None:
-        """Let a later training start a new average."""
+        """Forget the averages at the next training."""
         self._is_restored = False
 
     def on_error(self, error: BaseException) -> None:
-        """Let a later training start a new average."""
+        """Forget the averages at the next training."""
         self._is_restored = False
 
     @contextmanager

@@ -35,7 +35,7 @@ class TensorBoard(Callback):
         self._writer = None
 
     def _open(self, epoch: int) -> None:
-        """Open an event file that replaces what earlier files have from an epoch on, and write the options as text."""
+        """Open an event file that replaces earlier files from an epoch on, and write the options as text."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder), purge_step=epoch)
@@ -69,7 +69,7 @@ class MLflow(Callback):
 
     Args:
         experiment: the name of the experiment.
-        name: the name of the run; None lets MLflow choose one.
+        name: the name of the run; with None, MLflow chooses one.
         uri: the address of the tracking server, or of a folder or database; None means the setting of MLflow.
     """
 
@@ -109,9 +109,9 @@ class WandB(Callback):
 
     Args:
         project: the name of the project.
-        name: the name of the run; None lets the service choose one.
+        name: the name of the run; with None, the service chooses one.
         mode: ``"offline"`` writes to the folder ``wandb`` only, and ``wandb sync`` sends it later; ``"online"`` sends.
-        folder: the folder that gets the folder ``wandb``; None means the working folder.
+        folder: the parent folder of the folder ``wandb``; None means the working folder.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class WandB(Callback):
 
 
 def _numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of a record of an epoch by name, those of parameter groups as ``name/group``.
+    """Return the finite numbers of a record of an epoch by name, with numbers of parameter groups as ``name/group``.
 
     >>> _numbers_of({"epoch": 1, "loss": 2.5, "learning_rate": {"theta": 0.1}, "validation_bound": None})
     {'loss': 2.5, 'learning_rate/theta': 0.1}

@@ -21,7 +21,7 @@ class AutoregressiveCategorical(TorchDistribution):
     """The distribution of sequences of codes k_1, ..., k_P: p(k) = prod_p p(k_p given k_1, ..., k_(p-1)).
 
     Args:
-        prior: the network that gives the logits of all positions.
+        prior: the network that returns the logits of all positions.
         batch_shape: the batch shape; all sequences have the same distribution.
     """
 
@@ -50,7 +50,7 @@ class AutoregressiveCategorical(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Return sequences, shape sample_shape + batch_shape + (positions,), one position after the other."""
+        """Return sequences, shape sample_shape + batch_shape + (positions,), drawn one position after the other."""
         shape = Size(sample_shape) + self.batch_shape
         codes = torch.zeros(math.prod(shape), self.prior.positions, dtype=torch.long, device=self.prior.start.device)
         for position in range(self.prior.positions):
@@ -62,7 +62,7 @@ class AutoregressiveCategorical(TorchDistribution):
 class _CausalBlock(nn.Module):
     """A layer of a causal transformer, with normalisation before each part.
 
-    Shapes: (batch, positions, width) to the same. A position depends on itself and on those before it.
+    Shapes: (batch, positions, width) to the same. A position depends on itself and on earlier positions.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -83,8 +83,8 @@ class _CausalBlock(nn.Module):
 class AutoregressivePrior(nn.Module):
     """A prior p(k) of the codes of all positions, by a causal transformer.
 
-    The logits of a position depend on the position and on the codes before it. To score a sequence the network runs
-    once; to draw one it runs once for each position.
+    The logits of a position depend on the position and on the codes before it. The network runs once to score a
+    sequence, and once for each position to draw one.
 
     Args:
         positions: number of codes of one datum.
@@ -94,7 +94,7 @@ class AutoregressivePrior(nn.Module):
         heads: number of heads of attention, which divides the width.
 
     Raises:
-        InputError: for a number that is not whole and positive, or heads that do not divide the width.
+        InputError: for a number that is not a positive whole number, or heads that do not divide the width.
     Sources: van den Oord, Vinyals & Kavukcuoglu, Neural Discrete Representation Learning, arXiv:1711.00937, section
     3.3 (an autoregressive prior of codes); Vaswani et al., Attention Is All You Need, arXiv:1706.03762.
     """
@@ -104,7 +104,9 @@ class AutoregressivePrior(nn.Module):
         self.positions, self.codes = require_whole(positions, "positions"), require_whole(codes, "codes")
         width, heads = require_whole(width, "width"), require_whole(heads, "heads")
         if width % heads:
-            raise InputError(f"heads needs to divide width; got heads={heads} and width={width}. Use heads=1, say.")
+            raise InputError(
+                f"heads needs to divide width; got heads={heads} and width={width}. Use heads=1, for example."
+            )
         self.start = nn.Parameter(0.1 * torch.randn(width))
         self.embedding = nn.Embedding(codes, width)
         self.places = nn.Parameter(0.1 * torch.randn(positions, width))
@@ -119,7 +121,7 @@ class AutoregressivePrior(nn.Module):
         """Return the logits of each position given the codes before it.
 
         Args:
-            codes: whole numbers, shape (batch, positions); the last one is not read.
+            codes: whole numbers, shape (batch, positions); the last position is not used.
 
         Returns:
             Shape (batch, positions, codes).

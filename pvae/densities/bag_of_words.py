@@ -1,4 +1,4 @@
-"""The densities of a topic model: the counts of the words of a document, and a prior near a Dirichlet."""
+"""The densities of a topic model: counts of the words of a document, and a prior that approximates a Dirichlet."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["BagOfWords", "DirichletLaplace", "log_coefficient"]
 
 
 class BagOfWords(dist.TorchDistribution):
-    """The multinomial distribution of the counts of words, where each document has a total of its own.
+    """The multinomial distribution of the counts of words, with a separate total for each document.
 
-    The probability is that of the counts, given their total: log p(x) = log n! - sum log x_v! + sum x_v log p_v. It
-    sums to 1 over all counts with the total n. A total of 0 has probability 1. Draws and the mean have the total
-    `total`; log-probabilities are given the total of the value itself.
+    The probability is of the counts given their total: log p(x) = log n! - sum log x_v! + sum x_v log p_v. It sums to 1
+    over all counts with the total n. A total of 0 has probability 1. Draws and the mean have the total `total`;
+    log-probabilities are conditional on the total of the value itself.
 
     Args:
         log_probs: logarithm of the probability of each word, (..., words); the probabilities sum to 1.
@@ -76,7 +76,7 @@ class BagOfWords(dist.TorchDistribution):
 
 
 def log_coefficient(counts: Tensor) -> Tensor:
-    """Return log n! - sum log x_v!, the log of the number of orders of the words of a document, (...), in nats.
+    """Return log n! - sum log x_v!, the logarithm of the number of orders of the words of a document, (...).
 
     Args:
         counts: the counts of words, (..., words).
@@ -85,7 +85,7 @@ def log_coefficient(counts: Tensor) -> Tensor:
 
 
 class DirichletLaplace(nn.Module):
-    """The prior p(z) of which softmax(z) is near a Dirichlet distribution: a Gaussian, by Laplace's approximation.
+    """A Gaussian prior p(z), for which softmax(z) approximates a Dirichlet distribution (Laplace's approximation).
 
     In the basis of the softmax, the Dirichlet with concentrations a_k is approximated by independent Gaussians with the
     mean log a_k - mean of log a, and the variance (1 - 2 / K) / a_k + mean of (1 / a) / K, for K topics.
@@ -95,9 +95,9 @@ class DirichletLaplace(nn.Module):
         concentration: a positive number for all topics, or one for each.
 
     Raises:
-        InputError: for fewer than 2 topics, or concentrations that are not positive or not as many.
+        InputError: for fewer than 2 topics, or concentrations that are not positive or not one for each topic.
     Source: Srivastava & Sutton, Autoencoding Variational Inference For Topic Models, arXiv:1703.01488, section 3.2; the
-        approximation is that of Hennig et al. 2012.
+        approximation is from Hennig et al. 2012.
     """
 
     loc: Tensor
@@ -111,7 +111,8 @@ class DirichletLaplace(nn.Module):
         given: Any = concentration if is_sequence else [concentration] * topics
         if len(given) != topics:
             raise InputError(
-                f"concentration needs one number, or one for each of {topics} topics; got {len(given)}. Give {topics}."
+                f"concentration needs one number, or one for each of {topics} topics; got {len(given)} numbers. Give "
+                f"{topics}."
             )
         checked = [require_positive(value, "concentration", advice="For example concentration=0.5.") for value in given]
         numbers = torch.tensor(checked, dtype=torch.float64)

@@ -22,14 +22,15 @@ class OutputLayer(nn.Module):
 
     For features of size `in_features` it is a linear layer, with a bias for each entry. For feature maps, where
     `in_features` is (filters, height, width), it is a transposed convolution, with a bias for each channel. Each of
-    several numbers has biases of its own.
+    several numbers has separate biases.
 
     Args:
         in_features: the attribute ``out_features`` of the decoder.
-        data_shape: shape of one x. For feature maps, its height and width are twice those of the maps, or one less.
+        data_shape: shape of one x. For feature maps, its height and width are twice the maps' height and width, or one
+            less.
         initialisation: a name of `pvae.networks.INITIALISATIONS`.
-        numbers: how many numbers each entry has; they have a dimension of their own before `data_shape`. None gives
-            one number, without that dimension.
+        numbers: the number of numbers for each entry; they have an extra dimension before `data_shape`. None gives one
+            number, without that dimension.
 
     Raises:
         InputError: for an unknown name, or if the feature maps do not fit the data.
@@ -69,7 +70,7 @@ class OutputLayer(nn.Module):
     def bias(self) -> nn.Parameter:
         """The biases, shape (numbers * entries,), or (numbers * channels,) after feature maps.
 
-        All biases of the first number come first, then those of the second, and so on.
+        All biases of the first number come first, then all biases of the second, and so on.
         """
         return self.layer.bias  # type: ignore[return-value]
 
@@ -94,7 +95,7 @@ class OutputLayer(nn.Module):
 
 
 class Likelihood(nn.Module, ABC):
-    """A density over x whose parameters are the `OutputLayer` of a decoder's features.
+    """A density over x with parameters from an `OutputLayer` of the decoder's features.
 
     Args:
         in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
@@ -118,7 +119,9 @@ class Likelihood(nn.Module, ABC):
         self.in_features = (in_features,) if isinstance(in_features, int) else tuple(in_features)
         self.data_shape = tuple(data_shape)
         if not self.data_shape or min(self.data_shape) < 1:
-            raise InputError(f"A likelihood needs a data_shape of positive sizes; got {self.data_shape}.")
+            raise InputError(
+                f"A likelihood needs a data_shape of positive sizes; got {self.data_shape}. Give the shape of one x."
+            )
         self.head = OutputLayer(in_features, self.data_shape, initialisation=initialisation, **head)
 
     @abstractmethod
@@ -138,18 +141,18 @@ class Likelihood(nn.Module, ABC):
         """
 
     def check(self, x: Tensor) -> None:
-        """Check that data lie in the support of the likelihood.
+        """Check that data are in the support of the likelihood.
 
         Args:
             x: data, shape (batch, ...).
 
         Raises:
-            InputError: if a value lies outside; the message gives the likelihoods that fit.
+            InputError: if a value is outside; the message gives the likelihoods that fit.
         """
         check_support("x", x, self.constant())
 
     def constant(self) -> TorchDistribution:
-        """Return p(x given z) at features of 0, batch shape (1,); it depends on the biases alone."""
+        """Return p(x given z) at features of 0, batch shape (1,); it depends only on the biases."""
         return self(self.head.bias.new_zeros(1, *self.in_features))
 
     @torch.no_grad()
@@ -164,7 +167,10 @@ class Likelihood(nn.Module, ABC):
         """
         new, head_bias = torch.as_tensor(bias), self.head.bias
         if new.numel() not in (1, head_bias.numel()):
-            raise InputError(f"The output bias needs 1 or {head_bias.numel()} entries; got {new.numel()}.")
+            raise InputError(
+                f"The output bias needs 1 or {head_bias.numel()} entries; got {new.numel()}. Give one number for all "
+                "locations."
+            )
         target = self._location_bias() if new.numel() == 1 else head_bias
         target.copy_(new.reshape(-1).expand(target.numel()).view_as(target))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["bessel_ratio", "log_normaliser"]
 
-# From this order on, the expansion in 1 / order is exact to 1e-13; a stable recurrence reaches lower orders.
+# For orders from this one, the expansion in 1 / order is exact to 1e-13; a stable recurrence leads to lower orders.
 _LEAST_ORDER = 20.0
 _TERMS = 12
 
@@ -67,7 +67,7 @@ def _expanded(concentration: Tensor, order: float) -> Tensor:
 
 
 def _orders(dimensions: int) -> tuple[float, int]:
-    """Return the order of the Bessel function for a sphere, and how many steps lead up to a large order."""
+    """Return the order of the Bessel function for a sphere, and the number of steps to a large order."""
     order = dimensions / 2 - 1
     return order, max(0, math.ceil(_LEAST_ORDER - order))
 
@@ -80,7 +80,7 @@ def _walk(concentration: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
     following = _expanded(concentration, top + 1)
     ratio = concentration / (2 * (top + 1)) * (following - scaled).exp()
     for step in range(steps):
-        below = top - step  # the order of the denominator that the next ratio gets is one less
+        below = top - step  # the order of the denominator of the next ratio is one less
         growth = concentration * ratio / (2 * below)
         scaled = scaled + growth.log1p()
         ratio = concentration / (2 * below) / (1 + growth)
@@ -91,14 +91,14 @@ def log_normaliser(concentration: Tensor, dimensions: int) -> Tensor:
     """Return log E exp(concentration * (z_1 - 1)) for z uniform on the unit sphere, in nats.
 
     It is the logarithm of Gamma(v + 1) (2 / concentration)^v I_v(concentration), minus the concentration, with the
-    order v = dimensions / 2 - 1. It neither overflows nor underflows, and is differentiable, also at 0.
+    order v = dimensions / 2 - 1. It does not overflow or underflow, and is differentiable, also at 0.
 
     Args:
-        concentration: at least 0, shape (...). It is computed in float64.
-        dimensions: of the space around the sphere, at least 2.
+        concentration: the concentration, at least 0, shape (...). It is converted to float64.
+        dimensions: the number of dimensions of the space around the sphere, at least 2.
 
     Returns:
-        Shape (...), float64; 0 at a concentration of 0, and negative elsewhere.
+        Shape (...), float64; 0 for a concentration of 0, and negative otherwise.
     Source: NIST Digital Library of Mathematical Functions, equations 10.29.1 and 10.41.3.
     """
     return _walk(concentration.double(), dimensions)[0]
@@ -108,8 +108,8 @@ def bessel_ratio(concentration: Tensor, dimensions: int) -> Tensor:
     """Return I_(v + 1)(concentration) / I_v(concentration), with v = dimensions / 2 - 1: the mean of mu'z.
 
     Args:
-        concentration: at least 0, shape (...). It is computed in float64.
-        dimensions: of the space around the sphere, at least 2.
+        concentration: the concentration, at least 0, shape (...). It is converted to float64.
+        dimensions: the number of dimensions of the space around the sphere, at least 2.
 
     Returns:
         Shape (...), float64, between 0 and 1.

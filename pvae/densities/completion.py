@@ -1,4 +1,4 @@
-"""The distribution of the missing entries of x, where the other entries are given."""
+"""The distribution of the missing entries of x, given the other entries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = ["Completion"]
 
 
 class Completion(dist.TorchDistribution):
-    """The distribution of the missing entries of x, for given values of the others.
+    """The distribution of the missing entries of x, for given values of the other entries.
 
-    It scores the missing entries alone. A draw has drawn values at missing entries and the given values at the others.
+    It scores only the missing entries. A draw has drawn values at missing entries and the given values at the other
+    entries.
 
     Args:
         density: a density of all of x that is independent in each entry, batch shape (...).
-        given: the values of x, shape (batch, *event); those at missing entries are not used.
+        given: the values of x, shape (batch, *event); values at missing entries are not used.
         missing: True at missing entries, in the shape of the event.
 
     Raises:
@@ -37,14 +38,15 @@ class Completion(dist.TorchDistribution):
         if entries.event_shape or dims != missing.dim():
             raise InputError(
                 "Quadrants are scored entry by entry, so they need a likelihood that is independent in each entry; got "
-                f"{type(entries).__name__} with events of shape {tuple(density.event_shape)}."
+                f"{type(entries).__name__} with events of shape {tuple(density.event_shape)}. Use a likelihood such as "
+                "'bernoulli' or 'gaussian'."
             )
         self.base_dist, self._entries, self.given, self.missing = density, entries, given, missing
         super().__init__(density.batch_shape, density.event_shape, validate_args=False)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws are reparameterised; as those of the density."""
+        """Whether draws are reparameterised, like draws of the density."""
         return bool(self.base_dist.has_rsample)
 
     @property
@@ -54,12 +56,12 @@ class Completion(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean at missing entries, and the given values at the others, shape (..., *event)."""
+        """The mean at missing entries, and the given values at the other entries, shape (..., *event)."""
         return self._with_given(self.base_dist.mean)
 
     @property
     def variance(self) -> Tensor:
-        """The variance at missing entries, and 0 at the others, shape (..., *event)."""
+        """The variance at missing entries, and 0 at the other entries, shape (..., *event)."""
         return self.base_dist.variance * self.missing
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Completion:

@@ -1,4 +1,4 @@
-"""A prior p(z given c) whose parameters are the output of a network of the condition c."""
+"""A prior p(z given c) with parameters from a network of the condition c."""
 
 from __future__ import annotations
 

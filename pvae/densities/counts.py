@@ -15,7 +15,8 @@ from pvae.names import unknown
 
 __all__ = ["Categorical", "NegativeBinomial", "Poisson"]
 
-# Smallest mean count, and smallest probability of a class, that a bias starts at: its logarithm has to be finite.
+# The smallest mean count, and the smallest probability of a class, for an initial bias: its logarithm needs to be
+# finite.
 _RAREST = 1e-3
 _SMALLEST_DISPERSION = 1e-4
 _DISPERSIONS = ("learned", "per-entry")
@@ -24,7 +25,7 @@ _DISPERSIONS = ("learned", "per-entry")
 class Poisson(Likelihood):
     """The likelihood of counts 0, 1, 2, ...: p(x given z) = Poisson(exp(log_mean)), independent in each entry of x.
 
-    The arguments are those of `pvae.densities.base.Likelihood`.
+    The arguments are described at `pvae.densities.base.Likelihood`.
 
     Example:
         >>> import pvae, torch
@@ -39,7 +40,7 @@ class Poisson(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logarithm of the mean of the data, or of 0.001 where that is larger.
+        """Set the output bias to the logarithm of the mean of the data, or of 0.001 if that is larger.
 
         Args:
             x: data, shape (batch, ...).
@@ -52,7 +53,7 @@ class Poisson(Likelihood):
 
 
 class NegativeBinomial(Likelihood):
-    """The likelihood of counts that vary more than Poisson's.
+    """The likelihood of counts with a larger variance than Poisson's.
 
     The mean is exp(log_mean) and the variance is mean + dispersion * mean^2, independent in each entry of x.
 
@@ -105,10 +106,10 @@ class NegativeBinomial(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logarithm of the mean of the data, or of 0.001 where that is larger.
+        """Set the output bias to the logarithm of the mean of the data, or of 0.001 if that is larger.
 
-        This maximises the likelihood if values that share a mean share the dispersion. A learned dispersion starts at
-        its estimate by the method of moments, (variance - mean) / mean^2.
+        This maximises the likelihood if values with the same mean have the same dispersion. A learned dispersion starts
+        at its estimate by the method of moments, (variance - mean) / mean^2.
 
         Args:
             x: data, shape (batch, ...).
@@ -130,7 +131,7 @@ class NegativeBinomial(Likelihood):
 class Categorical(Likelihood):
     """The likelihood of classes 0, ..., classes - 1: p(x given z) = softmax(logits), independent in each entry of x.
 
-    x may have any dtype. The encoder sees the number of the class; where classes have no order, write an encoder that
+    x may have any dtype. The encoder gets the number of the class; if classes have no order, write an encoder that
     treats them as categories.
 
     Args:
@@ -168,7 +169,7 @@ class Categorical(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias to the logarithm of the share of each class, or of 0.001 where that is larger.
+        """Set the output bias to the logarithm of the share of each class, or of 0.001 if that is larger.
 
         Args:
             x: data, shape (batch, ...).

@@ -76,10 +76,10 @@ class DiscretisedLogistic(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias so that mean and variance before rounding are those of the data.
+        """Set the output bias so that mean and variance before rounding equal the mean and variance of the data.
 
-        The maximum of the likelihood has no closed form. This start is near it if the first and last level are rare.
-        The components have equal weights and different locations.
+        The maximum of the likelihood has no closed form. This start is close to it if the first and last level are
+        rare. The components have equal weights and different locations.
 
         Args:
             x: data, shape (batch, ...).

@@ -1,4 +1,4 @@
-"""Distributions that Pyro does not have, or whose formulas in PyTorch lose precision at extreme parameters."""
+"""Distributions that Pyro does not have, or that lose precision in PyTorch at extreme parameters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Grid(constraints.Constraint):
 
 
 class _Elementwise(TorchDistribution):
-    """A distribution whose parameters have its batch shape and then `_trailing` dimensions, such as components."""
+    """A distribution with parameters of its batch shape followed by `_trailing` dimensions, such as components."""
 
     _names: tuple[str, ...]
     _trailing = 0
@@ -70,7 +70,7 @@ class _Elementwise(TorchDistribution):
         return self._score(value)
 
     def _score(self, value: Tensor) -> Tensor:
-        """Return what `log_prob` returns, without validation of `value`."""
+        """Return the result of `log_prob`, without validation of `value`."""
         raise NotImplementedError
 
 
@@ -176,9 +176,9 @@ class DiscretisedLogistic(_Elementwise):
 class ContinuousBernoulli(_Elementwise):
     """The density exp(logits * x) on [0, 1], divided by its integral (exp(logits) - 1) / logits.
 
-    The distribution of PyTorch clamps the probability to the precision of its dtype. In float32 its log-density is
-    wrong by 0.06 nats at logits of 17 and by 1.3 nats at 60, which a decoder reaches for pictures with a black margin,
-    and its mean is wrong by 4e-4 near logits of 0. This class has no such limits.
+    The distribution of PyTorch clamps the probability to the precision of its dtype. In float32 the error of its
+    log-density is 0.06 nats at logits of 17 and 1.3 nats at 60, which occur for pictures with a black margin, and the
+    error of its mean is 4e-4 near logits of 0. This class has no such limits.
 
     Args:
         logits: the natural parameter of the exponential family, of any sign.
@@ -204,7 +204,7 @@ class ContinuousBernoulli(_Elementwise):
         return torch.where(small, series, self.logits.relu() + torch.log(-torch.expm1(-size) / size))
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
-        """Return where the series is used, and the absolute logits, or 1 there, where 0 would give a NaN gradient."""
+        """Return where the series is used, and the absolute logits, or 1 there, because 0 would give a NaN gradient."""
         small = self.logits.abs() < _SERIES
         return small, torch.where(small, torch.ones_like(self.logits), self.logits).abs()
 
@@ -237,12 +237,12 @@ class ContinuousBernoulli(_Elementwise):
 class NegativeBinomial(_Elementwise):
     """Counts with mean `rate` and variance rate + dispersion * rate^2: a Poisson distribution with a Gamma rate.
 
-    Log gamma functions are computed in float64, because at a small dispersion their difference has no correct digit in
+    Log gamma functions are computed in float64, because for a small dispersion their difference has no correct digit in
     float32.
 
     Args:
         rate: the mean, positive.
-        dispersion: positive; in the limit 0 the counts are Poisson distributed.
+        dispersion: a positive number; in the limit 0 the counts are Poisson distributed.
         validate_args: whether to check parameters and values; None for PyTorch's default.
     """
 

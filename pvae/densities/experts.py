@@ -20,10 +20,10 @@ _IS_STRATIFIED: ContextVar[bool] = ContextVar("is_stratified", default=False)
 
 @contextmanager
 def stratified_draws() -> Iterator[None]:
-    """Let each `ExpertMixture` draw equally often from all of its experts, inside of the block.
+    """Make each `ExpertMixture` draw equally often from all of its experts, inside the block.
 
-    The draws of a datum are then not independent of each other. A mean over them has less variance and no bias. An
-    estimator that needs independent draws is wrong with them.
+    The draws of a datum are then not independent of each other. A mean over them has less variance and no bias, but an
+    estimator that needs independent draws is wrong.
     """
     token = _IS_STRATIFIED.set(True)
     try:
@@ -35,10 +35,10 @@ def stratified_draws() -> Iterator[None]:
 class ExpertMixture(DiagonalMixture):
     """A mixture of diagonal Gaussians in which each component has the weight 0 or the same weight as all others.
 
-    Its draws are those of `DiagonalMixture`. Inside of `stratified_draws`, the K draws of a datum, on the dimensions to
-    the left of the last batch dimension, are divided among the components in order: the first K / M come from the first
-    of M components. If M does not divide K, the division is random, so that each component still has the expected
-    number K / M. The gradient of such a draw is that of its own component.
+    It draws like `DiagonalMixture`. Inside `stratified_draws`, the K draws of a datum, on the dimensions to the left of
+    the last batch dimension, are divided among the components in order: the first K / M come from the first of M
+    components. If M does not divide K, the division is random, so that each component still has the expected number K /
+    M. The gradient of such a draw is the gradient of its component.
     """
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -57,7 +57,7 @@ class ExpertMixture(DiagonalMixture):
 def _strata(logits: Tensor) -> Tensor:
     """Return the component of each draw, shape (draws, batch), from logits of shape (draws, batch, components)."""
     draws, batch, _ = logits.shape
-    number = (logits > -math.inf).cumsum(-1)  # of the components with weight, counted from 1
+    number = (logits > -math.inf).cumsum(-1)  # the rank among the components with weight, counted from 1
     count = number[..., -1]
     offset = torch.rand(batch, dtype=logits.dtype, device=logits.device)
     position = torch.arange(draws, device=logits.device).unsqueeze(-1) + offset
@@ -74,7 +74,7 @@ def product_of_experts(locs: Sequence[Tensor], scales: Sequence[Tensor], present
     Args:
         locs: the mean of each expert, shape (batch, latent).
         scales: the standard deviation of each expert, shape (batch, latent).
-        present: for each expert, whether it counts, shape (batch,), boolean.
+        present: for each expert, whether it is used, shape (batch,), boolean.
 
     Returns:
         Batch shape (batch,), event shape (latent,).
@@ -98,7 +98,7 @@ def mixture_of_experts(locs: Sequence[Tensor], scales: Sequence[Tensor], present
     Args:
         locs: the mean of each expert, shape (batch, latent).
         scales: the standard deviation of each expert, shape (batch, latent).
-        present: for each expert, whether it counts, shape (batch,), boolean.
+        present: for each expert, whether it is used, shape (batch,), boolean.
 
     Returns:
         Batch shape (batch,), event shape (latent,).

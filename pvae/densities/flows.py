@@ -21,7 +21,7 @@ from pvae.networks import initialise
 
 __all__ = ["FlowDistribution", "FlowPosterior", "FlowPrior", "HouseholderPosterior"]
 
-# name -> (kind of map, whether the maps lead from noise to z, which makes drawing cheap, or from z to noise)
+# name -> (kind of map, whether the maps are from noise to z, so that drawing is fast, or from z to noise)
 _PRIORS = {"coupling": ("coupling", False), "maf": ("affine", False), "spline": ("spline", False)}
 _POSTERIORS = {
     "coupling": ("coupling", True),
@@ -110,7 +110,7 @@ class FlowPrior(nn.Module):
         activation: a name of `pvae.networks.ACTIVATIONS`.
 
     Raises:
-        InputError: for an unknown name, a number that is not positive, or one latent dimension where a map needs two.
+        InputError: for an unknown name, a number that is not positive, or one latent dimension if a map needs two.
     Sources: Papamakarios, Pavlakou & Murray, Masked Autoregressive Flow, arXiv:1705.07057; Dinh, Sohl-Dickstein &
     Bengio, Density Estimation using Real NVP, arXiv:1605.08803; Durkan et al., Neural Spline Flows, arXiv:1906.04032;
     as a prior, Chen et al., Variational Lossy Autoencoder, arXiv:1611.02731.
@@ -160,7 +160,7 @@ class FlowPrior(nn.Module):
 
 
 class FlowPosterior(nn.Module):
-    """The posterior q(z given x) of z = loc(h) + scale(h) T(noise; h), where T is a flow in the context of h.
+    """The posterior q(z given x) of z = loc(h) + scale(h) T(noise; h), where T is a flow with the context h.
 
     It starts as the diagonal Gaussian unless ``identity=False``. T maps standardised noise, so that the range [-5, 5]
     of a spline covers the posterior, however narrow the posterior is.
@@ -177,13 +177,13 @@ class FlowPosterior(nn.Module):
         identity: whether all maps start as the identity.
         bins: number of bins of a spline.
         activation: a name of `pvae.networks.ACTIVATIONS`.
-        context: number of features, linear in h, that the networks of the maps take beside z.
+        context: number of features, linear in h, that the networks of the maps take in addition to z.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for the heads of location and scale.
 
     Raises:
-        InputError: for an unknown name, a number that is not positive, or one latent dimension where a map needs two.
+        InputError: for an unknown name, a number that is not positive, or one latent dimension if a map needs two.
     Sources: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934; Rezende
-    & Mohamed, Variational Inference with Normalizing Flows, arXiv:1505.05770; and those of `FlowPrior`.
+    & Mohamed, Variational Inference with Normalizing Flows, arXiv:1505.05770; and the sources of `FlowPrior`.
 
     Example:
         >>> import pvae, torch

@@ -14,14 +14,14 @@ __all__ = ["GivenLabel", "label_posterior"]
 
 
 def label_posterior(logits: Tensor, y: Tensor) -> dist.Categorical:
-    """Return the distribution of a guide's label site: q(y given x) for hidden labels, one label for known ones.
+    """Return the distribution of a guide's label site: q(y given x) for hidden labels, and one label for known labels.
 
     A known label has probability 1 and the other classes have exactly 0, so `logits` get no gradient from it.
 
     Args:
         logits: logits of the classifier, shape (batch, classes).
-        y: labels, shape (batch,); -1 where they are hidden. A label that is not a class is treated as hidden, because
-            `GivenLabel` refuses it.
+        y: labels, shape (batch,); -1 for hidden labels. A label that is not a class is treated as hidden, because
+            `GivenLabel` rejects it.
 
     Returns:
         A distribution with batch shape (batch,).
@@ -34,9 +34,9 @@ def label_posterior(logits: Tensor, y: Tensor) -> dist.Categorical:
 class GivenLabel(dist.TorchDistribution):
     """The distribution of an observed label, for given values of the label site; the value -1 means a hidden label.
 
-    It belongs to an observed site of the model beside the label site. Its log-density is 0 where the observed label is
-    hidden or equals the value of the label site, and minus infinity elsewhere. The model then scores log p(x, y) where
-    y is known and log p(x) where it is hidden. Whether a label is hidden must not depend on the label.
+    It belongs to an observed site of the model, in addition to the label site. Its log-density is 0 if the observed
+    label is hidden or equals the value of the label site, and minus infinity otherwise. The model then scores log p(x,
+    y) for a known y and log p(x) for a hidden y. Whether a label is hidden must not depend on the label.
 
     Args:
         label: the value of the label site, of any shape.
@@ -65,11 +65,11 @@ class GivenLabel(dist.TorchDistribution):
         return GivenLabel(self.label.expand(batch_shape), self.classes, dtype=self.dtype, validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return the value of the label site, shape sample_shape + batch shape; a draw hides no label."""
+        """Return the value of the label site, shape sample_shape + batch shape; a draw does not hide labels."""
         return self.label.expand(torch.Size(sample_shape) + self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return 0 where `value` is the label or negative, and minus infinity elsewhere, in the shape of the label."""
+        """Return 0 if `value` is the label or negative, and minus infinity otherwise, in the shape of the label."""
         if self._validate_args:
             self._validate_sample(value)
         agrees = (value < 0) | (value == self.label)

@@ -16,7 +16,7 @@ from pvae.names import unknown
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "Gaussian"]
 
-# Smallest probability that a bias starts at: the logit of a pixel that is never on has to be finite.
+# The smallest probability for an initial bias: the logit of a pixel that is never on needs to be finite.
 _RAREST = 1e-3
 _SMALLEST_SCALE = 1e-3
 _SCALES = ("learned", "per-pixel", "network")
@@ -25,7 +25,7 @@ _SCALES = ("learned", "per-pixel", "network")
 class Bernoulli(Likelihood):
     """The likelihood of binary data: p(x given z) = Bernoulli(logits), independent in each entry of x.
 
-    The arguments are those of `pvae.densities.base.Likelihood`.
+    The arguments are described at `pvae.densities.base.Likelihood`.
 
     Example:
         >>> import pvae, torch
@@ -55,7 +55,8 @@ class ContinuousBernoulli(Likelihood):
     """The likelihood of real data in [0, 1]: a density proportional to exp(logits * x), independent in each entry of x.
 
     The Bernoulli formula does not integrate to 1 over grey levels; this density does. Do not use it for data that are
-    exactly 0 or 1, where the density has no upper bound. The arguments are those of `pvae.densities.base.Likelihood`.
+    exactly 0 or 1, where the density has no upper bound. The arguments are described at
+    `pvae.densities.base.Likelihood`.
 
     Example:
         >>> import pvae, torch
@@ -71,9 +72,9 @@ class ContinuousBernoulli(Likelihood):
 
     @torch.no_grad()
     def initialise_from(self, x: Tensor) -> None:
-        """Set the output bias so that the mean of the density is that of the data, clamped to [0.001, 0.999].
+        """Set the output bias so that the mean of the density is the mean of the data, clamped to [0.001, 0.999].
 
-        This maximises the likelihood, as it does for every exponential family.
+        This maximises the likelihood, as in every exponential family.
 
         Args:
             x: data, shape (batch, ...).
@@ -94,9 +95,9 @@ class ContinuousBernoulli(Likelihood):
 class Gaussian(Likelihood):
     """The likelihood of real data: p(x given z) = Normal(loc, scale), independent in each entry of x.
 
-    A density has no upper bound if a scale can go to 0, as it does at an entry that never varies or at a datum that
-    the decoder reproduces exactly. The scales of ``"per-pixel"`` and ``"network"`` are therefore
-    ``smallest + exp(raw)``; the log-density of an entry is then at most -log(smallest) - 0.92 nats.
+    A density has no upper bound if a scale can go to 0, for example at an entry that never varies, or at a datum that
+    the decoder reproduces exactly. The scales of ``"per-pixel"`` and ``"network"`` are therefore ``smallest +
+    exp(raw)``; the log-density of an entry is then at most -log(smallest) - 0.92 nats.
 
     Args:
         in_features: the attribute ``out_features`` of the decoder: a number, or (filters, height, width).
@@ -142,7 +143,7 @@ class Gaussian(Likelihood):
     def _smallest_scale(self, smallest: float | str | None) -> float:
         if self.scale not in ("per-pixel", "network"):
             if smallest is not None:
-                raise InputError(f"scale={self.scale} has no lower bound; leave smallest={smallest} out.")
+                raise InputError(f"scale={self.scale} has no lower bound. Leave smallest={smallest} out.")
             return 0.0
         if smallest is None:
             return 0.01
@@ -183,5 +184,8 @@ class Gaussian(Likelihood):
             self.scale_head.bias.copy_(self._raw(columns.std(0, correction=0)))
 
     def _raw(self, scale: Tensor) -> Tensor:
-        """Return the parameter that gives a scale, ``log(scale - smallest)``; of twice the bound for smaller scales."""
+        """Return the parameter for a scale, ``log(scale - smallest)``.
+
+        For smaller scales, the parameter for twice the bound.
+        """
         return (scale - self.smallest).clamp_min(self.smallest).log()

@@ -157,7 +157,7 @@ class MixturePosterior(nn.Module):
     """The posterior q(z given x) = sum_k w_k(h) Normal(loc_k(h), scale_k(h)), with reparameterised draws.
 
     The weights start equal. One draw per datum comes from one component, so the gradient of the entropy of q, which
-    keeps components apart, is noisy with one particle; use several.
+    separates components, is noisy with one particle; use several.
 
     Args:
         in_features: size of the encoder's output h.

@@ -1,4 +1,4 @@
-"""The distribution of one time step of padded sequences, of which some have ended before."""
+"""The distribution of one time step of padded sequences, some of which have ended before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PaddedStep"]
 
 
 class _WherePresent(Constraint):
-    """A support that holds for the sequences that have not ended; any value is accepted for the others.
+    """A support for the sequences that have not ended; any value is accepted for the other sequences.
 
     Args:
         base: the support of one time step.
@@ -26,7 +26,7 @@ class _WherePresent(Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Return whether the values are accepted, in the shape that the support of one time step gives."""
+        """Return whether the values are accepted, in the shape of a check by the support of one time step."""
         inside = self.base.check(value)
         return inside | ~self.present.reshape(self.present.shape + (1,) * (inside.dim() - self.present.dim()))
 
@@ -35,7 +35,7 @@ class _WherePresent(Constraint):
 
 
 class PaddedStep(dist.TorchDistribution):
-    """The density of the data at one time step, where some sequences of the batch have ended.
+    """The density of the data at one time step, if some sequences of the batch have ended.
 
     The log-density of a sequence that has ended is 0, and its data are never read. Its draws and its mean are 0.
 
@@ -52,7 +52,7 @@ class PaddedStep(dist.TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws are reparameterised; as those of the density."""
+        """Whether draws are reparameterised, like draws of the density."""
         return bool(self.base_dist.has_rsample)
 
     @property
@@ -83,7 +83,7 @@ class PaddedStep(dist.TorchDistribution):
         return self._zero_ended(self.base_dist.rsample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density of each sequence, 0 for those that have ended, shape (..., batch), in nats."""
+        """Return the log-density of each sequence, 0 for sequences that have ended, shape (..., batch), in nats."""
         scores = self.base_dist.log_prob(self._zero_ended(value))
         return torch.where(self.present, scores, torch.zeros_like(scores))
 

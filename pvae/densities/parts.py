@@ -54,13 +54,13 @@ _FOLLOWS_POSTERIOR = (VampPrior,)
 
 
 def require_matching_parts(prior: nn.Module, posterior: nn.Module) -> None:
-    """Refuse a prior on a sphere without a posterior on it, and the reverse, among the densities of the tables.
+    """Raise InputError if only one of a prior and a posterior is on a sphere, for the densities of the tables.
 
     Modules of a user are not compared here; the weights and the check before a training compare the sites.
 
     Args:
         prior: a density over z.
-        posterior: another one.
+        posterior: another density.
 
     Raises:
         InputError: with both names.
@@ -97,11 +97,11 @@ def accepted(constructor: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
 
 
 def _unpacked_names(constructor: Callable[..., Any], name: str) -> list[str] | None:
-    """Return the names that ``**name: Unpack[...]`` lists; None where the constructor accepts any name."""
+    """Return the names that ``**name: Unpack[...]`` lists; None if the constructor accepts any name."""
     function = getattr(constructor, "__init__", constructor) if isinstance(constructor, type) else constructor
     try:
         unpacked = get_args(get_type_hints(function).get(name))
-    except (NameError, TypeError):  # annotations of a user's code may not exist at run time
+    except (NameError, TypeError):  # annotations of a user's code may be undefined at run time
         return None
     return list(get_type_hints(unpacked[0])) if unpacked and is_typeddict(unpacked[0]) else None
 
@@ -110,7 +110,7 @@ def check_settings(label: str, constructor: Callable[..., Any], settings: Mappin
     """Check that a constructor accepts these settings, and that none is missing.
 
     Args:
-        label: what the constructor makes, for the message.
+        label: the object that the constructor makes, for the message.
         constructor: a class or a function.
         settings: its arguments by name.
 
@@ -122,11 +122,11 @@ def check_settings(label: str, constructor: Callable[..., Any], settings: Mappin
         require_settings(label, settings, names)
     missing = [name for name, required in names.items() if required and name not in settings]
     if missing:
-        raise InputError(f"{label} needs {', '.join(missing)}; give it with --set {missing[0]}=...")
+        raise InputError(f"{label} needs {', '.join(missing)}. Give a value with --set {missing[0]}=...")
 
 
 def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.Module:
-    """Return a density by its name, such as ``"gaussian:scale=0.1"``; a module is returned as it is.
+    """Return a density by its name, such as ``"gaussian:scale=0.1"``; a module is returned unchanged.
 
     Args:
         role: ``"prior"``, ``"posterior"`` or ``"likelihood"``.
@@ -149,5 +149,5 @@ def part(role: str, given: str | nn.Module, *context: Any, **style: Any) -> nn.M
     settings = {**{key: style[key] for key in style if key in free}, **settings}
     missing = [setting for setting in free if names[setting] and setting not in settings]
     if missing:
-        raise InputError(f"The {role} {name!r} needs {missing[0]}; write {name}:{missing[0]}=...")
+        raise InputError(f"The {role} {name!r} needs {missing[0]}. Write {name}:{missing[0]}=...")
     return constructor(*context, **settings)

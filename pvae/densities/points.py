@@ -42,13 +42,13 @@ class Point(nn.Module):
 
 
 class Flat(nn.Module):
-    """The improper prior p(z) = 1, from which nothing can be drawn.
+    """The improper prior p(z) = 1, which cannot be sampled.
 
     Args:
         latent: number of latent dimensions.
 
     Raises:
-        InputError: if `latent` is not a whole number of at least 1; and where a program draws z from the prior.
+        InputError: if `latent` is not a whole number of at least 1; and if a program draws z from the prior.
     """
 
     def __init__(self, latent: int) -> None:
@@ -61,7 +61,7 @@ class Flat(nn.Module):
 
 
 class _Constant(dist.TorchDistribution):
-    """The density 1 everywhere. It scores values, but nothing can be drawn from it."""
+    """The density 1 everywhere. It scores values, but it cannot be sampled."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
@@ -78,6 +78,6 @@ class _Constant(dist.TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         raise InputError(
-            "Nothing can be drawn from a flat prior, so an autoencoder has no samples: fit a prior to its codes by "
+            "A flat prior cannot be sampled, so an autoencoder has no samples. Fit a prior to its codes with "
             "pvae.fit_prior, train it with prior='standard', or use pvae.VAE, which learns to generate."
         )

@@ -16,7 +16,7 @@ from pvae.names import unknown
 
 __all__ = ["NearestCode", "Quantiser"]
 
-# usage below which the moving average of a code is not reliable, and the code keeps its place
+# usage below which the moving average of a code is not reliable, so that the code does not change
 _SMALLEST_USAGE = 1e-6
 
 
@@ -31,7 +31,7 @@ class NearestCode(dist.Categorical):
 
 @effectful(type="pvae_assign")
 def _assign(quantiser: Quantiser, h: Tensor, event_dim: int) -> Any:
-    """Return q(k given x); a Pyro handler of the objective sees this call."""
+    """Return q(k given x); a Pyro handler of the objective handles this call."""
     k = quantiser.nearest(h).unsqueeze(-1)
     logits = h.new_full((*h.shape[:-1], quantiser.codes), -torch.inf)
     return NearestCode(logits=logits.scatter(-1, k, 0.0)).to_event(event_dim)
@@ -39,7 +39,7 @@ def _assign(quantiser: Quantiser, h: Tensor, event_dim: int) -> Any:
 
 @effectful(type="pvae_embed")
 def _embed(quantiser: Quantiser, k: Tensor) -> Tensor:
-    """Return the codes; a Pyro handler of the objective sees this call."""
+    """Return the codes; a Pyro handler of the objective handles this call."""
     return quantiser.codebook[k]
 
 
@@ -47,15 +47,15 @@ class Quantiser(nn.Module):
     """A codebook e_1, ..., e_K for the two programs of a vector-quantised model.
 
     The guide draws ``k = pyro.sample("k", quantiser(h))`` for the vectors h of the encoder, and the model decodes
-    ``quantiser.embed(k)``. The codes are a discrete latent variable, so any objective can score them. Under the
+    ``quantiser.embed(k)``. The codes are a discrete latent variable, so any objective can score them. With the
     objective `pvae.VectorQuantised`, which handles the two calls, the gradient goes straight through from ``embed(k)``
     to h.
 
     Args:
         codes: K, the number of codes.
         latent: size of a code.
-        codebook: ``"gradient"``, where the codes are parameters; or ``"average"``, where each code is the moving
-            average of the vectors assigned to it, which `pvae.VectorQuantised` updates in training.
+        codebook: ``"gradient"``: the codes are parameters; or ``"average"``: each code is the moving average of the
+            vectors assigned to it, which `pvae.VectorQuantised` updates in training.
         decay: decay of the moving averages.
         restart: with averages, a code to which fewer vectors per step are assigned, in the moving average, is replaced
             by a random vector of the batch; None never replaces a code.
@@ -103,7 +103,7 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
-        """Return the index of the code nearest to each vector (the first of several), (..., latent) to (...)."""
+        """Return the index of the code nearest to each vector (the first, if several are), (..., latent) to (...)."""
         return (self.codebook.square().sum(-1) - 2 * h @ self.codebook.mT).argmin(-1)
 
     def forward(self, h: Tensor, event_dim: int = 1) -> Any:

@@ -16,23 +16,26 @@ from pvae.errors import InputError
 
 __all__ = ["UniformSphere", "VonMisesFisher", "log_area"]
 
-_TOLERANCE = 1e-3  # of the length of a value, which may be the result of a few operations in float32
+_TOLERANCE = 1e-3  # tolerance of the length of a value, which may be the result of a few operations in float32
 
 
 def log_area(dimensions: int) -> float:
-    """Return the logarithm of the surface area of the unit sphere in a space of so many dimensions."""
+    """Return the logarithm of the surface area of the unit sphere in a space of `dimensions` dimensions."""
     return math.log(2) + dimensions / 2 * math.log(math.pi) - math.lgamma(dimensions / 2)
 
 
 def _on_sphere(value: Tensor, log_density: Tensor) -> Tensor:
-    """Return the log-density of values on the sphere, and -inf for values elsewhere."""
+    """Return the log-density of values on the sphere, and -inf for other values."""
     is_on = (value.detach().norm(dim=-1) - 1).abs() < _TOLERANCE
     return torch.where(is_on, log_density, torch.full_like(log_density, -torch.inf))
 
 
 def _require_dimensions(tensor: Tensor, name: str) -> int:
     if tensor.dim() < 1 or tensor.shape[-1] < 2:
-        raise InputError(f"A sphere needs a space of at least 2 dimensions; got {name} of shape {tuple(tensor.shape)}.")
+        raise InputError(
+            f"A sphere needs a space of at least 2 dimensions; got {name} of shape {tuple(tensor.shape)}. Give the "
+            "last axis at least 2 entries."
+        )
     return int(tensor.shape[-1])
 
 
@@ -77,7 +80,7 @@ class UniformSphere(TorchDistribution):
         return _on_sphere(value, self.zeros.new_full(shape, -log_area(self.dimensions)))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Return draws, shape sample_shape + (..., dimensions); they depend on no parameter."""
+        """Return draws, shape sample_shape + (..., dimensions); they do not depend on parameters."""
         return draw_directions(self.zeros.expand(self._extended_shape(torch.Size(sample_shape))))
 
     @property
@@ -100,7 +103,7 @@ class VonMisesFisher(TorchDistribution):
 
     Draws are reparameterised: their gradients by both parameters are exact for the draws of the rejection sampler, by
     implicit differentiation. The normaliser and the gradients are computed in float64. Second derivatives of draws
-    are refused.
+    raise an error.
 
     Args:
         loc: mean directions of length 1, shape (..., dimensions), with at least 2 dimensions.
@@ -140,7 +143,7 @@ class VonMisesFisher(TorchDistribution):
         """Return the log-density of each value, shape (...), in nats; -inf for values that are not on the sphere."""
         if self._validate_args:
             self._validate_sample(value)
-        # loc'z - 1 as a square, which keeps its digits where z is close to loc
+        # loc'z - 1 as a square, which is accurate if z is close to loc
         square = (value.double() - self.loc.double()).square().sum(-1)
         exponent = -self.concentration.double() * square / 2
         log_density = exponent - log_normaliser(self.concentration, self.dimensions) - log_area(self.dimensions)

@@ -20,7 +20,7 @@ _HALVINGS = 32
 
 
 def draw_directions(zeros: Tensor) -> Tensor:
-    """Return draws of the uniform distribution on the unit sphere, shape (..., dimensions), as `zeros` is."""
+    """Return draws of the uniform distribution on the unit sphere, shape (..., dimensions), like `zeros`."""
     noise = torch.randn_like(zeros, dtype=torch.float64)
     return (noise / noise.norm(dim=-1, keepdim=True)).to(zeros.dtype)
 
@@ -29,14 +29,14 @@ def draw_angles(concentration: Tensor, dimensions: int) -> Tensor:
     """Return draws of the angle between z and the mean direction, by rejection, without gradient.
 
     With e from Beta((dimensions - 1) / 2, (dimensions - 1) / 2), the proposal w = cos(angle) of the source is
-    (1 - (1 + b) e) / (1 - (1 - b) e), so tan(angle / 2)^2 = b e / (1 - e). Half-angles keep the digits of small angles.
+    (1 - (1 + b) e) / (1 - (1 - b) e), so tan(angle / 2)^2 = b e / (1 - e). Half-angles are accurate for small angles.
 
     Args:
         concentration: shape (...), float64.
-        dimensions: of the space around the sphere, at least 2.
+        dimensions: the number of dimensions of the space around the sphere, at least 2.
 
     Returns:
-        Shape (...), in radians, between 0 and pi; NaN where the concentration is NaN.
+        Shape (...), in radians, between 0 and pi; NaN if the concentration is NaN.
     Source: Wood, Simulation of the von Mises Fisher distribution, Communications in Statistics 23, 1994.
     """
     flat = concentration.detach().reshape(-1)
@@ -59,7 +59,7 @@ def _propose(concentration: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
     from_cosine = 2 * (angle / 2).sin().square()  # 1 - cos(angle)
     log_ratio = (from_x + x * from_cosine).log() - (4 * b / (1 + b).square()).log()
     log_accept = concentration * (from_x - from_cosine) + free * log_ratio
-    # A NaN compares as False, so that it ends the loop.
+    # A comparison with NaN is False, so that it ends the loop.
     return angle, ~(log_accept < torch.rand_like(angle).log())
 
 
@@ -71,7 +71,7 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log_ratio(at: Tensor, angle: Tensor, concentration: Tensor, dimensions: int) -> Tensor:
-    """Return the log-density of the angle `at`, minus that of the angle `angle`; the arguments broadcast."""
+    """Return the log-density of the angle `at` minus the log-density of the angle `angle`; the arguments broadcast."""
     cosines = 2 * ((angle + at) / 2).sin() * ((angle - at) / 2).sin()
     return (dimensions - 2) * (at.sin() / angle.sin()).clamp_min(1e-300).log() + concentration * cosines
 
@@ -102,7 +102,7 @@ def angle_rates(angle: Tensor, concentration: Tensor, dimensions: int) -> Tensor
     Args:
         angle: draws, shape (...), float64, in radians.
         concentration: shape (...), float64.
-        dimensions: of the space around the sphere, at least 2.
+        dimensions: the number of dimensions of the space around the sphere, at least 2.
 
     Returns:
         Shape (...), in radians per unit of the concentration.
@@ -119,11 +119,12 @@ def angle_rates(angle: Tensor, concentration: Tensor, dimensions: int) -> Tensor
 
 
 class _Rotate(torch.autograd.Function):
-    """z = cos(angle) loc + sin(angle) tangent; its gradient by loc is that of the smallest rotation of loc and z.
+    """z = cos(angle) loc + sin(angle) tangent.
 
-    A rotation that takes loc to loc + d takes the distribution of z along. So the derivative of z is
-    cos(angle) d - sin(angle) (tangent'd) loc, which is bounded. The derivative of a projection of noise on the tangent
-    space is another one with the same mean; in 3 dimensions it has an infinite variance.
+    Its gradient by loc is the gradient of the smallest rotation of loc and z. A rotation of loc to loc + d rotates the
+    distribution of z too. So the derivative of z is cos(angle) d - sin(angle) (tangent'd) loc, which is bounded. The
+    derivative of a projection of noise on the tangent space is another one with the same mean; in 3 dimensions it has
+    an infinite variance.
     """
 
     @staticmethod
@@ -142,7 +143,7 @@ class _Rotate(torch.autograd.Function):
         """
         if torch.is_grad_enabled():
             raise InputError(
-                "Draws of the von Mises-Fisher distribution have first derivatives only; got a backward pass with "
+                "Draws of the von Mises-Fisher distribution have only first derivatives; got a backward pass with "
                 "create_graph=True. Use an objective or a guide without second derivatives."
             )
         (gradient,) = gradients
@@ -157,7 +158,7 @@ class _Rotate(torch.autograd.Function):
 def draw_from_sphere(loc: Tensor, concentration: Tensor) -> Tensor:
     """Return reparameterised draws of the von Mises-Fisher distribution, computed in float64.
 
-    Second derivatives are refused in the backward pass.
+    Second derivatives raise an error in the backward pass.
 
     Args:
         loc: mean directions of length 1, shape (..., dimensions).

@@ -52,8 +52,8 @@ class VonMisesFisherPosterior(nn.Module):
     Args:
         in_features: size of the encoder's output h.
         latent: number of dimensions of the space around the sphere, at least 2.
-        least: the least concentration, at least 0. At 0 the posterior can be the uniform prior; a training then often
-            stops there, because no gradient leads away. The default of 1 is that of the code of the source.
+        least: the smallest concentration, at least 0. With 0 the posterior can be the uniform prior; a training then
+            often stays there, because the gradient is 0. The default of 1 is from the code of the source.
         initialisation: a name of `pvae.networks.INITIALISATIONS`, for both linear heads.
 
     Raises:

@@ -17,8 +17,8 @@ __all__ = ["StandardisedFlowPrior"]
 class StandardisedFlowPrior(nn.Module):
     """A prior p(z) of z = loc + scale u, where u has a `pvae.FlowPrior`; loc and scale are set from codes.
 
-    The maps of a flow start as the identity, and those of a spline reach from -5 to 5 only. Both suit values with mean
-    0 and standard deviation 1.
+    The maps of a flow start as the identity, and the maps of a spline have the range -5 to 5 only. Both suit values
+    with mean 0 and standard deviation 1.
 
     Args:
         latent: number of latent dimensions.
@@ -27,7 +27,7 @@ class StandardisedFlowPrior(nn.Module):
         hidden: sizes of the hidden layers of each map's network.
 
     Raises:
-        InputError: for an argument that `pvae.FlowPrior` refuses.
+        InputError: for an argument that `pvae.FlowPrior` does not accept.
     """
 
     loc: Tensor

@@ -43,7 +43,7 @@ class Planar(Transform):
     """The map z + u_hat tanh(w'z + b), where u_hat satisfies w'u_hat > -1, so the map is invertible.
 
     The inverse has no closed form. Along w it is the root of one monotone equation, which bisection solves to the
-    precision of the dtype; the gradient is that of the root.
+    precision of the dtype; the gradient is the gradient of the root.
 
     Args:
         u: shape (..., latent).
@@ -71,7 +71,7 @@ class Planar(Transform):
         target = (self.w * y).sum(-1, keepdim=True)
         root = self._solve(target.detach())
         slope = 1 + self._product.detach() * (1 - torch.tanh(root + self.b.detach()).square())
-        # One Newton step at the root does not change its value and gives it the gradient of the implicit function.
+        # One Newton step at the root does not change its value, but gives it the gradient of the implicit function.
         residual = root + self._product * torch.tanh(root + self.b) - target
         return y - self.u_hat * torch.tanh(root - residual / slope + self.b)
 
@@ -132,7 +132,7 @@ class Householder(Transform):
 
 
 class PlanarStack(nn.Module):
-    """Planar maps whose u, w and b are linear in the context; an output of 0 for u gives u_hat = 0.
+    """Planar maps with u, w and b that are linear in the context; an output of 0 for u gives u_hat = 0.
 
     Args:
         latent: number of latent dimensions.
@@ -169,7 +169,7 @@ def stack(
     activation: str,
     identity: bool,
 ) -> nn.Module:
-    """Return a module from a context to the composition of several maps; where `context` is 0 it takes None.
+    """Return a module from a context to the composition of several maps; if `context` is 0, it takes None.
 
     Args:
         kind: ``"affine"`` (autoregressive affine maps), ``"coupling"`` (affine maps of one half given the other half),
@@ -196,7 +196,10 @@ def stack(
     }
     if kind in ("coupling", "spline"):
         if latent < 2:
-            raise InputError(f"A {kind} flow maps half of z given the other half: latent=1 has none. Use kind='maf'.")
+            raise InputError(
+                f"A {kind} flow maps half of z given the other half, so latent needs to be at least 2; got latent=1. "
+                "Use kind='maf'."
+            )
         settings["passes"] = 2
     if kind == "spline":
         made = zuko().flows.NSF(latent, context, transforms=transforms, bins=require_whole(bins, "bins"), **settings)

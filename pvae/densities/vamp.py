@@ -17,7 +17,8 @@ from pvae.names import unknown
 __all__ = ["VampPrior"]
 
 _INPUTS = ("data", "learned", "unbounded")
-# Pseudo-inputs start at least this share of the range away from its ends, where the sigmoid has no gradient.
+# The smallest initial distance of pseudo-inputs from the ends of the range, as a share of it: at the ends, the sigmoid
+# has no gradient.
 _MARGIN = 0.01
 
 
@@ -30,8 +31,8 @@ class _PosteriorMixture(dist.MixtureSameFamily):
             return super().log_prob(value)
         except (KeyError, NotImplementedError) as error:
             raise InputError(
-                "A VampPrior scores z under q(z given u) of every pseudo-input, and this posterior scores nothing but "
-                "its own draws; use a posterior with an inverse, such as 'full' or 'flow', or another prior."
+                "A VampPrior scores z under q(z given u) of every pseudo-input, but this posterior can score only its "
+                "own draws. Use a posterior with an inverse, such as 'full' or 'flow', or another prior."
             ) from error
 
 
@@ -45,9 +46,9 @@ class VampPrior(nn.Module):
     Args:
         latent: number of latent dimensions.
         components: K, the number of pseudo-inputs. The default is 100; the source uses 500, at five times the cost.
-        data_shape: shape of one x as the encoder takes it.
+        data_shape: shape of one x as an input of the encoder.
         inputs: ``"learned"``, kept in the range of the training data by a sigmoid; ``"unbounded"``, learned without
-            limits; or ``"data"``, training data that stay fixed.
+            limits; or ``"data"``, fixed training data.
 
     Raises:
         InputError: for an unknown word, or a number that is not positive; in `initialise_from`, for fewer data than
@@ -104,7 +105,7 @@ class VampPrior(nn.Module):
         """
         # pvae.fit traces the programs without gradients before it calls initialise_from
         if not self._has_data and torch.is_grad_enabled():
-            raise InputError("A VampPrior with inputs='data' needs data: call initialise_from(x), as pvae.fit does.")
+            raise InputError("A VampPrior with inputs='data' needs data. Call initialise_from(x), as pvae.fit does.")
         return _PosteriorMixture(torch.distributions.Categorical(logits=self.logits), context(self.pseudo_inputs))
 
     @torch.no_grad()
@@ -119,7 +120,7 @@ class VampPrior(nn.Module):
         """
         if len(x) < self.components:
             raise InputError(
-                f"A VampPrior of {self.components} pseudo-inputs needs at least as many data; got {len(x)}. "
+                f"A VampPrior of {self.components} pseudo-inputs needs at least {self.components} data; got {len(x)}. "
                 f"Choose components={len(x)} or fewer."
             )
         rows = torch.arange(self.components, device=x.device) * len(x) // self.components

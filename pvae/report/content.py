@@ -29,7 +29,7 @@ class Column:
 
     Attributes:
         title: heading of the column.
-        meaning: what the column shows, in a sentence; empty if the heading says enough.
+        meaning: a sentence about the content of the column; empty if the heading is clear enough.
         numeric: whether the column has numbers, which are aligned to the right.
     """
 
@@ -46,7 +46,7 @@ class Entry:
         text: the text.
         note: a second line in smaller letters.
         order: the number that sorts the cell; None to sort it by its text.
-        span: the number of columns that the cell covers, such as for the reason of a failure.
+        span: the number of columns that the cell covers, for example for the reason of a failure.
     """
 
     text: str
@@ -63,7 +63,7 @@ class Sheet:
         caption: the text below the table.
         columns: the columns.
         rows: for each row, one entry for each column.
-        faded: indices of rows in grey, such as those that failed.
+        faded: indices of rows in grey, such as failed rows.
     """
 
     caption: str
@@ -82,7 +82,7 @@ class Picture:
         caption: the text below the figure.
         reading: how to read the figure, in sentences; closed until the reader opens it.
         numbers: the numbers of the figure as a table; closed until the reader opens it.
-        is_chart: whether the figure has lines and text alone. It is then drawn as SVG, in the colours of the page.
+        is_chart: whether the figure has only lines and text. It is then drawn as SVG, in the colours of the page.
     """
 
     figure: Figure
@@ -95,7 +95,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about the results, with its answer. The status is shown by word and by shape, not by colour alone.
+    """A question about the results, with its answer. The status is shown by word and by shape, not only by colour.
 
     Attributes:
         question: the question, as a plain sentence.
@@ -103,7 +103,7 @@ class Question:
         answer: one or two sentences with the numbers.
         value: the main number with its error and unit; empty if there is none.
         limit: the limit by which the status was chosen, and its source.
-        cost: what the answer cost.
+        cost: the cost of the answer.
     """
 
     question: str
@@ -144,11 +144,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Explorer:
-    """Controls that decode chosen latent values. It is absent if the browser runs no script.
+    """Controls that decode chosen latent values. They are absent if the browser does not run scripts.
 
     Attributes:
-        title: what is decoded.
-        content: what the script of the page reads, as values that JSON can hold.
+        title: heading of the controls.
+        content: the input of the script of the page, as JSON values.
     """
 
     title: str
@@ -181,7 +181,8 @@ class Section:
         code: a command or a call, at the end of the section.
         questions: questions with their answers.
         downloads: files that the reader can keep.
-        explorers: controls that decode latent values. A section with explorers is absent if the browser runs no script.
+        explorers: controls that decode latent values. A section with explorers is absent if the browser does not run
+            scripts.
         listings: texts of programs.
     """
 

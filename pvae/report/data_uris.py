@@ -10,15 +10,15 @@ from PIL import Image
 
 __all__ = ["data_address"]
 
-# Enough to keep the edges of letters smooth and grey levels apart; the file is a quarter of that with all colours.
+# Enough for smooth edges of letters and distinct grey levels; the file is a quarter of the file with all colours.
 _COLOURS = 128
 
 
 def data_address(figure: Figure, dpi: int = 180) -> str:
     """Return a ``data:`` address with the figure as a PNG picture of at most 128 colours.
 
-    A page cannot rely on fonts of the reader's machine, so an SVG picture would need its letters as outlines. That is
-    larger than PNG for every figure of a report.
+    A page cannot rely on fonts of the reader's machine, so an SVG picture would need its letters as outlines. The
+    outlines are larger than PNG for every figure of a report.
 
     Args:
         figure: the figure.

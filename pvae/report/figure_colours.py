@@ -19,7 +19,7 @@ from matplotlib.text import Text
 
 __all__ = ["chart_svg", "dark_colours"]
 
-# Colours of figures, the variables of the style sheet in their place, and their values on a dark page.
+# Colours of figures, the variables of the style sheet for them, and their values on a dark page.
 _VARIABLES = {"#ffffff": "--card", "#333333": "--ink", "#1b1b1b": "--ink", "#000000": "--ink", "#e4e4e4": "--line"}
 _VARIABLES |= {"#999999": "--soft", "#7f7f7f": "--soft", "#a8a8a8": "--soft", "#b0b0b0": "--soft"}
 _DARK = {"#ffffff": "#1f2227", "#333333": "#e8e8e6", "#1b1b1b": "#e8e8e7", "#000000": "#e8e8e5", "#e4e4e4": "#3a3f47"}
@@ -27,10 +27,10 @@ _DARK = {"#ffffff": "#1f2227", "#333333": "#e8e8e6", "#1b1b1b": "#e8e8e7", "#000
 
 @contextmanager
 def dark_colours(figure: Figure) -> Iterator[None]:
-    """Give a figure the colours of a dark page while the block runs; pictures of data keep theirs.
+    """Give a figure the colours of a dark page while the block runs; pictures of data do not change.
 
     Args:
-        figure: the figure; its own colours are back after the block.
+        figure: the figure; its own colours are restored after the block.
     """
     _recolour(figure, _DARK)
     try:
@@ -67,12 +67,12 @@ def _tick_colour(axes: Axes, which: str) -> Any:
 def chart_svg(figure: Figure, prefix: str) -> str:
     """Return a chart as the text of an SVG element, with its letters as text and the colours of the page.
 
-    A colour of the figure becomes a variable of the style sheet, with the colour itself where there is no such
-    variable. The names of elements begin with the prefix, so that several charts have different ones.
+    A colour of the figure becomes a variable of the style sheet, or stays the colour itself if there is no such
+    variable. The names of elements begin with the prefix, so that several charts have different names.
 
     Args:
         figure: the figure, without pictures of data.
-        prefix: begins every name.
+        prefix: the beginning of every name.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):

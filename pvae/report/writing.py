@@ -56,7 +56,7 @@ def write_page(path: str | os.PathLike[str], page: Page) -> Path:
     """Write a page as one HTML file of less than 3 MB, which needs no other file and no network.
 
     If the page would be too large, its pictures get a lower resolution. A picture that still does not fit is left out,
-    and the page says so in its place.
+    and a sentence replaces it.
 
     Args:
         path: the file. Its folder is made if it does not exist; an existing file is replaced in one step.
@@ -76,7 +76,7 @@ def _render(page: Page, images: Mapping[int, EncodedPicture]) -> str:
 
     Args:
         page: the content.
-        images: each picture by its `id`; one that is not there is left out.
+        images: each picture by its `id`; missing pictures are left out.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
     environment.filters["with_breaks"] = _with_breaks
@@ -105,7 +105,7 @@ def _data_link(download: Download) -> str:
 
 
 def _with_breaks(text: object) -> Markup:
-    """Return escaped text in which a long word may be broken after a separator, so that it is not broken in a name."""
+    """Return escaped text in which a long word may be broken after a separator, so that names are not broken."""
 
     def broken(word: re.Match[str]) -> str:
         return "\0".join(_SEPARATED.findall(word.group(0)))
@@ -115,12 +115,12 @@ def _with_breaks(text: object) -> Markup:
 
 
 def _with_code(text: object) -> Markup:
-    """Return escaped text as `_with_breaks` does, in which the text between two backquotes is code."""
+    """Return escaped text like `_with_breaks`; text between two backquotes becomes code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(_with_breaks(text))))
 
 
 def _printable(value: Any) -> Any:
-    """Return a text of the page without marks that change the direction of writing and the like."""
+    """Return a text of the page without invisible characters such as marks of the direction of writing."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -146,7 +146,7 @@ def _encode_pictures(page: Page) -> dict[int, EncodedPicture]:
 
 
 def _encode_charts(pictures: Sequence[Picture]) -> dict[int, EncodedPicture]:
-    """Return the charts among pictures as SVG, by their `id`; a chart of too many lines is left to be a picture."""
+    """Return the charts among pictures as SVG, by their `id`; a chart of too many lines becomes a picture."""
     charts = {}
     for number, picture in enumerate(pictures):
         if picture.is_chart:

@@ -453,8 +453,8 @@ def test_zuko_leaves_validation_and_printing_leaves_the_generator():
     [
         (lambda: part("posterior", "flow:kind=ifa", 4, 3), "did you mean 'iaf'"),
         (lambda: part("prior", "flow:kind=planar", 3), "Unknown kind of flow prior 'planar'"),
-        (lambda: part("posterior", "flow:kind=coupling", 4, 1), "latent=1 has none. Use kind='maf'"),
-        (lambda: part("prior", "flow:kind=spline", 1), "latent=1 has none"),
+        (lambda: part("posterior", "flow:kind=coupling", 4, 1), "got latent=1. Use kind='maf'"),
+        (lambda: part("prior", "flow:kind=spline", 1), "got latent=1"),
         (lambda: part("posterior", "flow:transforms=0", 4, 3), "transforms needs a whole number of at least 1; got 0"),
         (lambda: part("posterior", "flow:hidden=4,0", 4, 3), r"hidden needs whole numbers of at least 1; got \(4, 0\)"),
         (lambda: part("posterior", "flow:kind=spline:bins=0", 4, 3), "bins needs a whole number of at least 1; got 0"),

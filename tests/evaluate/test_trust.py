@@ -142,7 +142,7 @@ def test_annealing_that_does_not_fit_moves_the_chains_of_fewer_data(
     with PeakMemory() as whole, pytest.warns(UserWarning, match="runs eagerly"):  # a measured run is not traced
         evidence = ais(model, x, progress=False, **settings)
     set_free_memory(0.3 * whole.bytes)
-    with PeakMemory() as peak, pytest.warns(UserWarning, match="data are annealed at a time in place of 40: .* MB are"):
+    with PeakMemory() as peak, pytest.warns(UserWarning, match="data are annealed at a time instead of 40: .* MB are"):
         lowered = ais(model, x, progress=False, **settings)
     assert peak.bytes <= 0.3 * whole.bytes
     assert lowered.value == pytest.approx(evidence.value, abs=5 * (lowered.error + evidence.error))

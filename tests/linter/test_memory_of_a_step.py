@@ -108,7 +108,7 @@ def test_an_imputation_takes_fewer_data_at_a_time(set_free_memory: Callable[[flo
     x, mask = torch.rand(20, 50).round(), (torch.rand(20, 50) > 0.3).float()
     whole = model.impute(x, mask, n=1, particles=500).mean
     set_free_memory(5e6)
-    with PeakMemory() as peak, pytest.warns(UserWarning, match=r"data are computed at a time in place of 20"):
+    with PeakMemory() as peak, pytest.warns(UserWarning, match=r"data are computed at a time instead of 20"):
         part = model.impute(x, mask, n=1, particles=500).mean
     assert peak.bytes <= 5e6 and part.shape == whole.shape
     assert float((part - whole).abs().max()) < 0.3  # 500 weighted draws of a mean in [0, 1]

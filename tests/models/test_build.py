@@ -132,7 +132,7 @@ def test_class_of_a_module():
     [
         ("MyModle", {}, "Unknown model in .*my_model.py 'MyModle'; did you mean 'MyModel'"),
         ("MyModel", {"latnet": 3}, "Unknown setting 'latnet' of my_model.py:MyModel; did you mean 'latent'"),
-        ("Plain", {}, "my_model.py:Plain needs width; give it with --set width="),
+        ("Plain", {}, "my_model.py:Plain needs width. Give a value with --set width="),
         ("factory", {}, "needs latent"),
         ("instance", {"latent": 3}, "is an instance and takes no settings; got latent"),
         ("number", {}, "needs to be a class, a function or an instance; got int"),

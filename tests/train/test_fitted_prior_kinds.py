@@ -197,7 +197,7 @@ def test_an_opened_run_has_the_fitted_prior(kind: str, tmp_path: Path) -> None:
 
 def test_an_autoencoder_gets_samples() -> None:
     run = untrained(pvae.Autoencoder(**SMALL))
-    with pytest.raises(InputError, match="Nothing can be drawn from a flat prior"):
+    with pytest.raises(InputError, match="A flat prior cannot be sampled"):
         run.sample(3)
     fitted = pvae.fit_prior(run, "full-gaussian", DATA)
     codes = run.encode(DATA, split="train")

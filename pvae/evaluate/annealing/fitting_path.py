@@ -71,7 +71,7 @@ def find_fitting_path(context: EvaluationContext, start: str, chains: int, wante
         fitting = run_within_memory(evaluate, wanted, context.batch.device, least=least, advice=_ADVICE)
     if fitting.shortage:
         warnings.warn(
-            f"{fitting.size} data are annealed at a time in place of {wanted}: annealing of {wanted} data with "
+            f"{fitting.size} data are annealed at a time instead of {wanted}: annealing of {wanted} data with "
             f"{chains} chains {fitting.shortage} The draws depend on this number.",
             stacklevel=2,
         )
