@@ -56,15 +56,23 @@ class ShownTable:
         return f'<th style="{_CELL}">{_html(first)}</th>{cells}'
 
     def to_markdown(self) -> str:
-        """Return the table in Markdown."""
+        """Return the table in Markdown, with its lines below."""
         head, *body = ["| " + " | ".join(map(_markdown, row)) + " |" for row in (self.headings, *self.rows)]
-        return "\n".join([head, "|" + "---|" * len(self.headings), *body]) + "\n"
+        return "\n".join([head, "|" + "---|" * len(self.headings), *body, *self._paragraphs()]) + "\n"
+
+    def _paragraphs(self) -> list[str]:
+        """Return the lines in Markdown, each after an empty line."""
+        return [text for line in self.lines for text in ("", _markdown(line))]
 
     def to_latex(self) -> str:
-        """Return the table in LaTeX, for the package ``booktabs``; columns after the first are aligned right."""
+        """Return the table in LaTeX, for the package ``booktabs``; columns after the first are aligned right.
+
+        The lines of text are comments above the table.
+        """
         head, *body = [" & ".join(map(_latex, row)) + r" \\" for row in (self.headings, *self.rows)]
         form = "l" + "r" * (len(self.headings) - 1)
-        lines = [f"\\begin{{tabular}}{{{form}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+        comments = [f"% {_one_line(line)}" for line in self.lines]
+        lines = [*comments, f"\\begin{{tabular}}{{{form}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
         return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 

@@ -17,6 +17,8 @@ __all__ = [
 ]
 
 UNKNOWN = "-"
+_SMALL_ERROR = 0.095  # it is shown by three decimals
+_LEAST_ERROR = 0.0005  # three decimals would show it as 0.000
 
 
 def format_number(value: float, decimals: int = 2, sign: bool = False) -> str:
@@ -27,7 +29,11 @@ def format_number(value: float, decimals: int = 2, sign: bool = False) -> str:
         decimals: digits after the point.
         sign: whether positive numbers have a plus sign.
     """
-    return UNKNOWN if math.isnan(value) else f"{value:{'+' if sign else ''}.{decimals}f}"
+    if math.isnan(value):
+        return UNKNOWN
+    # The sum with 0 removes the sign of a negative number that is rounded to zero.
+    rounded = round(value, decimals) + 0.0
+    return f"{rounded:{'+' if sign else ''}.{decimals}f}"
 
 
 def format_interval(estimate: Estimate, sign: bool = False) -> str:
@@ -37,9 +43,19 @@ def format_interval(estimate: Estimate, sign: bool = False) -> str:
         estimate: the estimate.
         sign: whether a positive value has a plus sign.
     """
-    # A small error gets a third decimal, so that the error of a paired difference is not shown as 0.00.
-    decimals = 3 if 0 < estimate.error < 0.095 else 2
+    decimals = _decimals(estimate.error)
     return f"{format_number(estimate.value, decimals, sign)} ± {format_number(estimate.error, decimals)}"
+
+
+def _decimals(error: float) -> int:
+    """Return the number of decimals that shows an error, at most six.
+
+    A small error gets a third decimal, so that the error of a paired difference does not read as 0.00, and a smaller
+    one as many as show two significant digits. Below 1e-6, an error is that of rounding.
+    """
+    if not 1e-6 <= error < _SMALL_ERROR:
+        return 3 if 0 < error < _SMALL_ERROR else 2
+    return min(6, max(3, 1 - math.floor(math.log10(error)))) if error < _LEAST_ERROR else 3
 
 
 def format_bracket(lower: Estimate, upper: Estimate, sign: bool = False) -> str:

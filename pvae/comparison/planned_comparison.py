@@ -16,6 +16,7 @@ from pvae.comparison.cells.common_binarisation import resolve_binarisation
 from pvae.comparison.cells.evidence_method import EvidenceMethod, parse_evidence, require_evidence
 from pvae.comparison.cells.factories import models_by_name, objectives_by_name
 from pvae.comparison.cells.grid import check_training, checked_grid, expand_rows
+from pvae.comparison.cells.model_code import code_of_models
 from pvae.comparison.cells.plan import Job, plan_jobs
 from pvae.comparison.cells.resolve_options import resolve_fit_options
 from pvae.comparison.processes.single_cell import run_single_cell
@@ -141,7 +142,8 @@ def plan_comparison(
     first = first_rows(baseline, factories, objective_factories)
     folder = Path(tempfile.mkdtemp(prefix="pvae-compare-") if out is None else out)
     summary = splits.summary()
-    jobs = plan_jobs(factories, objective_factories, seed_list, folder, training, judging, summary, method)
+    code = code_of_models(factories, splits)
+    jobs = plan_jobs(factories, objective_factories, seed_list, folder, training, judging, summary, method, code)
     require_evidence(method, factories, splits, judging["limit"])
     return PlannedComparison(
         tuple(jobs),

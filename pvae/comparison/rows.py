@@ -35,24 +35,33 @@ def make_rows(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
 def make_ranked_rows(outcomes: Sequence[Outcome], particles: int) -> tuple[Row, ...]:
     """Return the rows of `make_rows`, ranked by ``az.compare`` on the pointwise log evidence.
 
-    Only rows with a log evidence of each datum have a rank. There are no ranks if there are fewer than two of them, or
-    if an evidence is not finite.
+    Only rows with a log evidence of each datum have a rank. There are no ranks if there are fewer than two of them, if
+    an evidence is not finite, or if the evidences of two rows cannot be compared.
 
     Args:
         outcomes: the outcomes of all cells.
         particles: draws of z per datum of the estimates of the evidence.
     """
     groups = _group_by_row(outcomes)
-    return _rows_of(groups, _rank(groups, particles))
+    return _rows_of(groups, _rank(groups, particles) if _are_comparable(groups) else {})
 
 
 def rankings_of(outcomes: Sequence[Outcome]) -> tuple[Ranking, ...]:
     """Return the rankings by the validation bound at equal epochs, training time and decoder evaluations.
 
+    There are none if the densities of two rows cannot be compared.
+
     Args:
         outcomes: the outcomes of all cells; the rankings have the rows of `make_rows`.
     """
-    return make_rankings([finished(group) for group in _group_by_row(outcomes)])
+    groups = _group_by_row(outcomes)
+    return make_rankings(list(map(finished, groups))) if _are_comparable(groups) else ()
+
+
+def _are_comparable(groups: Sequence[Sequence[Outcome]]) -> bool:
+    """Return whether the log evidences of all rows with a finished training are densities of the same values."""
+    members = [members for group in groups if (members := finished(group))]
+    return not any(RowOutcomes(row, members[0]).reason_of_mismatch for row in members[1:])
 
 
 def finished(outcomes: Sequence[Outcome]) -> list[Outcome]:

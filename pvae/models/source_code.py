@@ -9,14 +9,14 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
 
 from pvae.user_code import is_user_file
 
-__all__ = ["code_digests"]
+__all__ = ["code_digests", "session_digests"]
 
 
 def code_digests(*owners: Any) -> dict[str, str]:
@@ -47,6 +47,52 @@ def code_digests(*owners: Any) -> dict[str, str]:
     if names_in_script:
         digests |= _script_digests(Path(str(sys.modules["__main__"].__file__)).resolve(), names_in_script)
     return digests
+
+
+def session_digests(*owners: Any) -> dict[str, str]:
+    """Return the SHA-256 of the classes and functions of a notebook or a session that objects are made of, by name.
+
+    There is no file that `code_digests` could read, so these are the checksums of their compiled code, together with
+    that of the functions of the session that they call.
+
+    Args:
+        owners: latent models, objectives, factories, or parts of them.
+
+    Returns:
+        The checksums; empty where Python runs a script or a command.
+    """
+    session = sys.modules["__main__"]
+    if getattr(session, "__file__", None) is not None:
+        return {}
+    own = [each for each in _definitions(owners) if getattr(each, "__module__", None) == "__main__"]
+    texts: dict[str, str] = {}
+    waiting = [function for each in own for function in _functions_of(each)]
+    while waiting:
+        function = waiting.pop()
+        if function.__qualname__ not in texts:
+            texts[function.__qualname__] = _text_of_code(function.__code__)
+            used = (getattr(session, name, None) for name in function.__code__.co_names)
+            waiting += [other for each in used if each is not None for other in _functions_of(each)]
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
+
+
+def _functions_of(definition: Any) -> list[FunctionType]:
+    """Return a function of the session itself, or the methods of a class of the session; none for other objects."""
+    if getattr(definition, "__module__", None) != "__main__":
+        return []
+    members = vars(definition).values() if isinstance(definition, type) else [definition]
+    return [function for member in members if isinstance(function := inspect.unwrap(member), FunctionType)]
+
+
+def _text_of_code(code: CodeType) -> str:
+    """Return the instructions, names and constants of compiled code as text, the same in every process."""
+    constants = [
+        _text_of_code(constant)
+        if isinstance(constant, CodeType)
+        else repr(sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
+        for constant in code.co_consts
+    ]
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
 
 
 def _definitions(owners: Iterable[Any]) -> Iterator[Any]:

@@ -258,7 +258,9 @@ def test_rankings_at_equal_epochs_time_and_evaluations_disagree_as_the_curves_do
     assert by_evaluations.bounds[1].value == -28.0
     table = Table(make_rows([*quick, *slow]), DATA, 100, rankings=rankings_of([*quick, *slow]))
     lines = table.describe_rankings()
-    assert lines[0].startswith("Validation bound at 3 epochs, the best first: slow (-19.00 ± 0.00), quick")
+    assert lines[0].startswith(
+        "Validation bound at 3 epochs (± over seeds), the best first: slow (-19.00 ± 0.00), quick"
+    )
     assert lines[1].endswith("no bound yet: slow.") and "60 decoder evaluations" in lines[2]
     assert [entry["row"] for entry in table.to_json()["rankings"][0]["bounds"]] == [1, 0]
 

@@ -29,7 +29,7 @@ __all__ = ["NOTEBOOKS", "read", "run_cells", "shown_text", "unlike", "write_outp
 #: The notebooks of the documentation; a build of the pages has copies.
 NOTEBOOKS = sorted(path for path in DOCS.rglob("[!.]*.ipynb") if "_build" not in path.parts)
 #: The ranking of a comparison at an equal time depends on the machine.
-AT_EQUAL_TIME = re.compile(r"Validation bound at \S+ \w+ of training[:,]")
+AT_EQUAL_TIME = re.compile(r"Validation bound at \S+ \w+ of training[:, ]")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pvae.comparison.base import Cell, Outcome
 from pvae.comparison.cells.plan import Job
+from pvae.comparison.cells.scored_data import SCORED_DATA
 from pvae.errors import InputError
 from pvae.files import write_bytes, write_text
 from pvae.json_values import json_value
@@ -59,6 +60,7 @@ _FORM = {
     **{f"{name}?": (dict, type(None)) for name in _MAPPINGS},
     **{f"{name}?": _NUMBER for name in ("active_units", "epochs", "training_seconds", "decoder_evaluations", "data")},
     "notes?": [str],
+    f"{SCORED_DATA}?": (dict, type(None)),
     _FILES: {"*": str},
     f"{_SIZES}?": {"*": int},
     _CHECKSUM: str,

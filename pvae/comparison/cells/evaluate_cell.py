@@ -12,6 +12,7 @@ from torch import Tensor
 from pvae.comparison.cells.annealed_cell import anneal_cell
 from pvae.comparison.cells.drawings import SEED
 from pvae.comparison.cells.plan import Job
+from pvae.comparison.cells.scored_data import SCORED_DATA, scored_data_of
 from pvae.data import Splits
 from pvae.errors import InputError
 from pvae.evaluate import Estimate, Judgement, LatentUnits, elbo, judge
@@ -60,7 +61,11 @@ def evaluate_cell(run: Run, splits: Splits, job: Job, report: Callable[[str], No
         return _evaluate_elbo(run, splits, job, reason=str(error))
     evaluation = CellEvaluation(
         summary=f"log evidence {judgement.log_evidence}",
-        scores={**judgement.to_json(), "active_units": judgement.active_units},
+        scores={
+            **judgement.to_json(),
+            "active_units": judgement.active_units,
+            SCORED_DATA: None if (scored := scored_data_of(run, splits, job.limit)) is None else scored.to_json(),
+        },
         pointwise=_pointwise_values(judgement),
         latents=judgement.diagnosis.latents,
         notes=judgement.notes,

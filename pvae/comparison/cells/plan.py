@@ -16,6 +16,7 @@ from pvae import __version__
 from pvae.comparison.base import Cell
 from pvae.comparison.cells.evidence_method import IMPORTANCE, EvidenceMethod
 from pvae.comparison.cells.factories import describe_factory
+from pvae.comparison.cells.model_code import code_of_objective
 from pvae.errors import InputError
 from pvae.json_values import json_value
 from pvae.objectives import Objective, adapt, describe
@@ -62,6 +63,7 @@ def plan_jobs(
     judging: Mapping[str, Any],
     data: Mapping[str, Any],
     evidence: EvidenceMethod = IMPORTANCE,
+    code: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Job]:
     """Return the jobs of all cells, in the order of models, objectives and seeds.
 
@@ -75,13 +77,17 @@ def plan_jobs(
         judging: ``particles`` and ``limit`` of the evaluation.
         data: `Splits.summary()`.
         evidence: the estimator of the log evidence.
+        code: by the name of a model, the checksums of the user's code, see `code_of_models`.
 
     Raises:
         InputError: if an objective does not train the guide.
     """
     adapted = {name: adapt(factory) for name, factory in objectives.items()}
     _require_evidences(adapted)
-    descriptions = {name: _describe_objective(objective) for name, objective in adapted.items()}
+    descriptions = {
+        name: {**_describe_objective(objective), **code_of_objective(objectives[name], objective)}
+        for name, objective in adapted.items()
+    }
     model_folders, objective_folders = _folder_names(models), _folder_names(objectives)
     method = {"evidence": evidence.text} if evidence.anneals else {}
     shared = {"pvae": __version__, "judging": {**judging, **method}, "data": json_value(data, _describe_object)}
@@ -92,6 +98,7 @@ def plan_jobs(
             "objective": objective,
             "seed": seed,
             MODEL_RECIPE: describe_factory(models[model]),
+            **(code or {}).get(model, {}),
             **descriptions[objective],
             "fit": json_value(options[model], _describe_object),
             **shared,

@@ -14,15 +14,19 @@ from pvae.comparison.cells.training_summary import (
     CurvePoint,
     LearningCurve,
     read_curve,
-    read_score,
 )
 from pvae.comparison.page.report_data import ReportData
+from pvae.comparison.table.rankings import evaluations_until
 from pvae.evaluate import Estimate
 from pvae.report import Column, Entry, Picture, Section, Sheet
 
 __all__ = ["make_curves_section"]
 
 _SAME_BOUND = "The bound does not depend on the objective, and all rows have the same data."
+_OTHER_VALUES = (
+    "The bounds of some rows are densities of other values, or of another kind, so that they cannot be compared with "
+    "that of the first row; the verdict says which rows these are."
+)
 _OWN_LOSSES = (
     "The data have no validation split, so each row shows the loss of its own objective; losses of different rows "
     "cannot be compared."
@@ -55,24 +59,30 @@ def make_curves_section(data: ReportData) -> Section | None:
             curves[data.key(row)] = known
     if not curves:
         return None
-    quantity, note = _describe_quantity(curves)
+    quantity, note = _describe_quantity(curves, any(row.not_comparable for row in data.table.rows))
     axes: tuple[tuple[str, Callable[[Outcome, CurvePoint], float], str], ...] = (
         ("epochs", lambda outcome, point: float(point.epoch), note),
         ("seconds of training", lambda outcome, point: point.seconds, _SHARED_MACHINE),
-        ("decoder evaluations", _evaluations, "A step evaluates the decoder once for each particle and datum."),
+        ("decoder evaluations", evaluations_until, "A step evaluates the decoder once for each particle and datum."),
     )
     pictures = tuple(_draw_curves(curves, quantity, axis, cost, text) for axis, cost, text in axes)
     return Section("Learning curves", pictures=pictures)
 
 
-def _describe_quantity(curves: _Curves) -> tuple[str, str]:
-    """Return the quantity of all curves for the axis, and a note on whether rows can be compared by it."""
+def _describe_quantity(curves: _Curves, has_other_values: bool) -> tuple[str, str]:
+    """Return the quantity of all curves for the axis, and a note on whether rows can be compared by it.
+
+    Args:
+        curves: the curves of each row.
+        has_other_values: whether a row scores other values than the first one.
+    """
     names_by_quantity: dict[str, list[str]] = {}
     for name, pairs in curves.items():
         names_by_quantity.setdefault(pairs[0][1].quantity, []).append(name)
     first = next(iter(curves.values()))[0][1]
     splits = {pairs[0][1].split for pairs in curves.values()}
-    note = _SAME_BOUND if first.split == VALIDATION else _OWN_LOSSES
+    same_bound = _OTHER_VALUES if has_other_values else _SAME_BOUND
+    note = same_bound if first.split == VALIDATION else _OWN_LOSSES
     if OBJECTIVE in splits:
         note = _OWN_VALIDATION
     if len(names_by_quantity) == 1:
@@ -80,12 +90,6 @@ def _describe_quantity(curves: _Curves) -> tuple[str, str]:
     groups = "; ".join(f"{quantity} for {', '.join(names)}" for quantity, names in names_by_quantity.items())
     name = "validation value" if OBJECTIVE in splits else f"{first.split} bound"
     return name, f"{note} Quantities: {groups}."
-
-
-def _evaluations(outcome: Outcome, point: CurvePoint) -> float:
-    """Return the decoder evaluations until a point of a curve."""
-    epochs = int(read_score(outcome.scores, "epochs") or 0)
-    return point.epoch * float(outcome.scores.get("decoder_evaluations") or 0.0) / max(1, epochs)
 
 
 def _draw_curves(

@@ -63,7 +63,8 @@ def _as_latex(data: ReportData) -> str:
         lines.append(" & ".join([data.key(row), latex_text(data.label(row)), *map(latex_text, texts)]) + r" \\")
     body = "\n".join(lines)
     form = "ll" + "r" * len(columns)
-    return f"\\begin{{tabular}}{{{form}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    begin = f"% {data.table.caption()}\n\\begin{{tabular}}{{{form}}}"
+    return f"{begin}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def _bibtex(data: ReportData) -> str:

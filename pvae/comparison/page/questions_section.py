@@ -55,7 +55,8 @@ def _ask_evidence(data: ReportData) -> Question:
     rows = [row for row in data.table.rows if row.log_evidence is not None]
     if not rows:
         return Question(question, "not run", "No row has a log evidence of each datum.")
-    best = max(rows, key=lambda row: row.log_evidence.value if row.log_evidence else 0.0)
+    comparable = [row for row in rows if not row.not_comparable]
+    best = max(comparable, key=lambda row: row.log_evidence.value if row.log_evidence else 0.0)
     if answers := answers_to(_EVIDENCE, finished(data.outcomes)):
         return _from_answers(data, question, answers)
     if is_annealed(best):
@@ -64,8 +65,8 @@ def _ask_evidence(data: ReportData) -> Question:
     bad = [data.key(row) for row in rows if (bad_khat_share(row) or 0.0) > 0.1]
     doubt = f" More than a tenth of the data have a k-hat that is too large under {', '.join(bad)}." if bad else ""
     answer = (
-        f"The largest mean log evidence is that of {data.key(best)}. It is an estimate by importance sampling, which "
-        f"is too low if the guide misses a part of the posterior; no upper estimate was made.{doubt}"
+        f"{_name_best(data, rows, best)} It is an estimate by importance sampling, which is too low if the guide "
+        f"misses a part of the posterior; no upper estimate was made.{doubt}"
     )
     return Question(question, "bad" if bad else "look", answer, value, _KHAT_LIMIT, _evaluation_cost(data))
 
@@ -79,9 +80,16 @@ def _ask_annealed(data: ReportData, question: str, rows: Sequence[Row], best: Ro
     if lower is not None:
         shown = format_interval(lower) if upper is None else format_bracket(lower, upper)
         value = f"{data.key(best)}: {shown} nats per datum"
-    answer = " ".join([f"The largest mean log evidence is that of {data.key(best)}.", *sentences])
+    answer = " ".join([_name_best(data, rows, best), *sentences])
     limit = f"a gap of at most {SMALL_GAP:g} nats per datum, also on simulated data (Grosse et al., arXiv:1511.02543)"
     return Question(question, worst_status(statuses), answer, value, limit, _evaluation_cost(data))
+
+
+def _name_best(data: ReportData, rows: Sequence[Row], best: Row) -> str:
+    """Return which row has the largest mean log evidence, of those that can be compared."""
+    others = [data.key(row) for row in rows if row.not_comparable]
+    among = f" among the rows that can be compared with {data.key(data.table.rows[0])} (not {', '.join(others)})"
+    return f"The largest mean log evidence{among if others else ''} is that of {data.key(best)}."
 
 
 def _evaluation_cost(data: ReportData) -> str:
@@ -218,6 +226,8 @@ def _ask_best(data: ReportData) -> Question:
 
 
 def _has_doubt(data: ReportData, compared: Sequence[Row]) -> bool:
-    """Return whether rows have marks, or a row has a single seed."""
+    """Return whether rows have marks, a row has a single seed, or a row is not compared."""
     rows = [data.table.rows[0], *compared]
+    if len(rows) < len(data.table.rows):
+        return True
     return any(len(row.seeds) < 2 for row in rows) or any(marks_of(data, row) for row in rows)

@@ -103,6 +103,8 @@ def _draw_evidences(data: ReportData) -> Picture | None:
         if row.log_evidence is not None and row.log_evidence_upper is not None
     }
     both = " A thick bar reaches from the lower to the upper estimate; dots are lower estimates." if ends else ""
+    others = [data.key(row) for row in rows if row.not_comparable]
+    both += f" {', '.join(others)} cannot be compared with {data.key(data.table.rows[0])}." if others else ""
     return Picture(
         plots.evidence_intervals(values, errors, brackets=ends),
         f"Log evidence with intervals for {', '.join(values)}; the table has the numbers.",

@@ -68,8 +68,12 @@ def _marks_of_training(data: ReportData, row: Row) -> list[str]:
 
 
 def _marks_of_weights(row: Row) -> list[str]:
-    """Return marks on the weights and the latents: k-hat, unused latents, KL."""
+    """Return marks on the evidence, the weights and the latents: no difference, k-hat, unused latents, KL."""
     marks = []
+    if row.not_comparable:
+        marks.append("\u25b2 not comparable with the first row")
+    if row.seeds and row.log_evidence is None:
+        marks.append("\u25b2 no log evidence of each datum")
     share = bad_khat_share(row)
     if share is not None and share > _MOST_BAD_KHAT:
         marks.append(f"\u25b2 k-hat too large for {100 * share:.0f}% of the data")

@@ -45,6 +45,20 @@ class Table:
         """Return sentences on the rows that differ from the first, those not shown to differ, and reasons to doubt."""
         return make_verdict(self.rows, self.budget)
 
+    def caption(self) -> str:
+        """Return the unit of the numbers, what their errors are, and how many seeds, data and draws they are of."""
+        counts = sorted({len(row.seeds) for row in self.rows if row.seeds})
+        if not counts:
+            return ""
+        seeds = (
+            f"{counts[0]} seed" if counts == [1] else f"{' to '.join(map(str, sorted({counts[0], counts[-1]})))} seeds"
+        )
+        words, comma, seed = (self.subset or str(self.data)).partition(", ")
+        return (
+            f"Log evidences and bounds in nats per datum: means over {seeds} \u00b1 one standard error over data (sd: "
+            f"standard deviation over seeds), with {self.particles} particles on {words} test data{comma}{seed}."
+        )
+
     def describe_rankings(self) -> list[str]:
         """Return one line for each ranking at an equal budget."""
         labels = [row_label(row, self.rows) for row in self.rows]
@@ -63,13 +77,13 @@ class Table:
         }
 
     def to_text(self, width: int | None = None, *, terminal: bool = False) -> str:
-        """Return the table as text, with the failures below; a table wider than `width` is printed in parts.
+        """Return the table as text, with its caption and the failures below; a wider table is printed in parts.
 
         Args:
             width: number of characters in a line of the terminal; None for no limit.
             terminal: whether to draw rules and colours.
         """
-        return draw_text_table(self._text_columns(), self._failures(), width, terminal=terminal)
+        return draw_text_table(self._text_columns(), self._lines(), width, terminal=terminal)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per model and objective, with all numbers of `Row` by name, such as ``log_evidence.value``."""
@@ -79,11 +93,14 @@ class Table:
         return pd.DataFrame(rows, index=[row_label(row, self.rows) for row in self.rows])
 
     def to_markdown(self) -> str:
-        """Return the table in Markdown, with the same cells as the text."""
+        """Return the table in Markdown, with the same cells and lines as the text."""
         return self._shown().to_markdown()
 
     def to_latex(self) -> str:
-        """Return the table in LaTeX, for the package ``booktabs``, with the same cells as the text."""
+        """Return the table in LaTeX, for the package ``booktabs``, with the same cells as the text.
+
+        The lines below the table are comments above it, for a caption.
+        """
         return self._shown().to_latex()
 
     def _repr_html_(self) -> str:
@@ -92,10 +109,12 @@ class Table:
     def _shown(self) -> ShownTable:
         columns = [[short_label(cell) for cell in column] for column in self._text_columns()]
         headings, *rows = zip(*columns, strict=True)
-        return ShownTable(headings, rows, lines=self._failures())
+        return ShownTable(headings, rows, lines=self._lines())
 
-    def _failures(self) -> list[str]:
-        return [f"failed: {row_label(row, self.rows)}, {reason}" for row in self.rows for reason in row.failures]
+    def _lines(self) -> list[str]:
+        """Return the lines below the table: its caption, and why cells have failed."""
+        failures = [f"failed: {row_label(row, self.rows)}, {reason}" for row in self.rows for reason in row.failures]
+        return [line for line in (self.caption(), *failures) if line]
 
     def __str__(self) -> str:
         return self.to_text()

@@ -74,7 +74,7 @@ def _show_difference(row: Row, is_first: bool) -> CellText:
     if is_first:
         return CellText("first row", order=0.0)
     if row.difference is None:
-        return CellText(UNKNOWN)
+        return CellText(UNKNOWN, "(not comparable)" if row.not_comparable else "")
     total = Estimate(row.difference.value, row.difference_error, row.difference.count)
     text = format_interval(total, sign=True)
     if row.difference_lower is not None and row.difference_upper is not None:
@@ -124,6 +124,7 @@ DIFFERENCE_COLUMNS: tuple[TableColumn, ...] = (
             "difference_upper": _end_of_difference("upper"),
             "p_value": _p_value,
             "middle_p_value": _middle_p_value,
+            "not_comparable": lambda outcomes: outcomes.reason_of_mismatch,
             "removes_bias": lambda outcomes: outcomes.removes_bias if outcomes.first_row else None,
         },
         _show_difference,

@@ -14,7 +14,7 @@ from pvae.comparison.cells.training_summary import VALIDATION, CurvePoint, read_
 from pvae.comparison.number_formats import format_count, format_duration, format_interval
 from pvae.evaluate import Estimate
 
-__all__ = ["Ranking", "make_rankings"]
+__all__ = ["Ranking", "evaluations_until", "make_rankings"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Ranking:
         order = ", ".join(f"{labels[row]} ({format_interval(bound)})" for row, bound in self.bounds.items())
         missing = [label for row, label in enumerate(labels) if row not in self.bounds]
         note = f"; no bound yet: {', '.join(missing)}" if missing else ""
-        return f"Validation bound at {self.describe_amount()}, the best first: {order}{note}."
+        return f"Validation bound at {self.describe_amount()} (± over seeds), the best first: {order}{note}."
 
     def describe_amount(self) -> str:
         """Return the budget with its amount as text, such as ``"12 s of training"``."""
@@ -76,8 +76,13 @@ def _has_bound(outcome: Outcome) -> bool:
     return curve is not None and curve.split == VALIDATION
 
 
-def _evaluations(outcome: Outcome, point: CurvePoint) -> float:
-    """Return the decoder evaluations until a point of a curve; earlier versions did not record them."""
+def evaluations_until(outcome: Outcome, point: CurvePoint) -> float:
+    """Return the decoder evaluations until a point of a curve; earlier versions did not record them.
+
+    Args:
+        outcome: a finished outcome.
+        point: a point of its learning curve.
+    """
     if not math.isnan(point.evaluations):
         return point.evaluations
     epochs = read_score(outcome.scores, "epochs") or 0
@@ -88,7 +93,7 @@ _Cost = Callable[[Outcome, CurvePoint], float]
 _COSTS: dict[str, _Cost] = {
     "epochs": lambda outcome, point: float(point.epoch),
     "training seconds": lambda outcome, point: point.seconds,
-    "decoder evaluations": _evaluations,
+    "decoder evaluations": evaluations_until,
 }
 
 

@@ -61,6 +61,8 @@ class Row:
         unfinished: whether `gain_left` is above 0.
         rank: rank by ``az.compare`` on the pointwise log evidence without its bias, 1 is best; None if there is none.
         biased: the reason why the gradient of the objective is biased, in a few words; empty if it is unbiased.
+        not_comparable: the reason why the log evidence cannot be compared with that of the first row, as the end of a
+            sentence; "" if there is none. A row that is not comparable has no difference.
         additional: statistics of table columns without an attribute here, by name.
     """
 
@@ -95,6 +97,7 @@ class Row:
     log_evidence_upper: Estimate | None = None
     difference_lower: Estimate | None = None
     difference_upper: Estimate | None = None
+    not_comparable: str = ""
     additional: Mapping[str, Any] = field(default_factory=dict, init=False, hash=False, repr=False)
 
     @property

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pvae.comparison.base import Outcome
+from pvae.comparison.cells.scored_data import describe_mismatch, read_scored_data
 from pvae.comparison.cells.training_summary import read_score
 from pvae.comparison.table.bracket_difference import Bracket, BracketDifference
 from pvae.comparison.table.row_difference import RowDifference, estimate_difference
@@ -51,8 +52,11 @@ class RowOutcomes:
         """Return log evidence minus that of the first row, paired by seed and datum, shape (shared seeds, data).
 
         The estimated bias of both is removed if it is known in both rows; for brackets, the middles are compared. The
-        difference is None for the first row, if no seed finished in both rows, and if one has no log evidence.
+        difference is None for the first row, if no seed finished in both rows, if one has no log evidence, and if the
+        evidences cannot be compared.
         """
+        if self.reason_of_mismatch:
+            return None
         if self.bracket_difference is not None:
             return self.bracket_difference.middle()
         members, first_members = self._shared_members
@@ -66,9 +70,18 @@ class RowOutcomes:
     @cached_property
     def bracket_difference(self) -> BracketDifference | None:
         """The difference to the first row from both sides; None if one of the rows has no upper estimates."""
+        if self.reason_of_mismatch:
+            return None
         brackets = [_bracket(group) for group in self._shared_members]
         row, first = brackets
         return None if row is None or first is None else BracketDifference(row, first)
+
+    @property
+    def reason_of_mismatch(self) -> str:
+        """Why the log evidence cannot be compared with that of the first row; "" if it can, or if there is none."""
+        if not self.first_row:
+            return ""
+        return describe_mismatch(*(read_scored_data(group[0].scores) for group in (self.finished, self.first_row)))
 
     @cached_property
     def removes_bias(self) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pvae.comparison.number_formats import format_percentage
+from pvae.comparison.number_formats import format_interval, format_percentage
 from pvae.comparison.table.annealing_verdict import describe_annealing, describe_ends, is_annealed
 from pvae.comparison.table.conclusions import ABOVE, BELOW, LEVEL, NOT_BRACKETED, NOT_SEPARATED, NOT_SHOWN, NOT_TESTED
 from pvae.comparison.table.row import Row, row_label
+from pvae.evaluate import Estimate
 from pvae.evaluate.finding import as_sentence
 from pvae.evaluate.membership import describe_memorised, is_memorised
 from pvae.evaluate.weight_notes import MOST_UNRELIABLE
@@ -29,24 +30,66 @@ def make_verdict(rows: tuple[Row, ...], budget: str = "") -> str:
     """
     first = rows[0]
     if not first.seeds:
-        return f"The first row, {row_label(first, rows)}, did not finish, so no row is compared with it."
+        sentence = f"The first row, {row_label(first, rows)}, did not finish, so no row is compared with it."
+        return " ".join([sentence, *_describe_doubts(rows)])
     if first.log_evidence is None:
-        return (
+        sentence = (
             f"The first row, {row_label(first, rows)}, has no log evidence of each datum, because its programs give no "
             "weight per datum (see the notes on the cells). So no row is compared with it. Its ELBO is that of all "
             "data, divided by their number."
         )
+        return " ".join([sentence, *_describe_doubts(rows)])
     compared = [row for row in rows[1:] if row.difference is not None]
+    left_out = _describe_left_out(rows)
     if not compared:
-        return " ".join(["There is no second row to compare with.", *describe_annealing(rows), *_describe_doubts(rows)])
+        none = left_out or ["There is no second row to compare with."]
+        return " ".join([*none, *describe_annealing(rows), *_describe_doubts(rows)])
     sentences = [
         *_describe_differences(rows, compared),
+        *left_out,
         *_describe_test(compared),
         *_describe_bias(rows, compared),
         *_describe_training(first, compared, budget),
         *_describe_doubts(rows),
     ]
     return " ".join(sentences)
+
+
+def _describe_left_out(rows: tuple[Row, ...]) -> list[str]:
+    """Return a sentence on each row that is not compared with the first one, and on each with fewer seeds.
+
+    Args:
+        rows: the rows of the table.
+    """
+    sentences = []
+    for row in rows[1:]:
+        if reason := _reason_left_out(row, rows[0]):
+            sentences.append(f"{row_label(row, rows)} is not compared with {row_label(rows[0], rows)}: {reason}.")
+    fewer = [row for row in rows[1:] if row.difference is not None and set(row.seeds) != set(rows[0].seeds)]
+    if fewer:
+        counts = [f"{row_label(row, rows)} ({_count_seeds(row, rows[0])})" for row in fewer]
+        sentences.append(f"Only the seeds that finished in both rows are in the difference of {in_words(counts)}.")
+    return sentences
+
+
+def _reason_left_out(row: Row, first: Row) -> str:
+    """Return why a row has no difference to the first one, as the end of a sentence; "" if it has one."""
+    if not row.seeds:
+        return "none of its trainings finished"
+    if row.difference is not None:
+        return ""
+    if row.not_comparable:
+        return row.not_comparable
+    if row.log_evidence is None:
+        return (
+            "it has no log evidence of each datum, because its programs give no weight per datum; its ELBO is that of "
+            "all data, divided by their number"
+        )
+    return "no seed finished in both rows" if not set(row.seeds) & set(first.seeds) else "it has no difference"
+
+
+def _count_seeds(row: Row, first: Row) -> str:
+    return f"{len(set(row.seeds) & set(first.seeds))} of {len(row.seeds) + len(row.failures)}"
 
 
 def _has_one_seed(row: Row) -> bool:
@@ -173,7 +216,7 @@ def _describe_memorised(rows: tuple[Row, ...]) -> list[str]:
 
 def _describe_unfinished(rows: tuple[Row, ...]) -> list[str]:
     unfinished = [
-        f"{row_label(row, rows)} (by about {row.gain_left.value:.2f} ± {row.gain_left.error:.2f})"
+        f"{row_label(row, rows)} (by about {format_interval(row.gain_left)})"
         for row in rows
         if row.unfinished and row.gain_left is not None
     ]
@@ -204,10 +247,10 @@ def _format_difference(row: Row) -> str:
     """Return the difference with its error: without its sign if the sentence names the direction."""
     if ends := describe_ends(row):
         return ends
-    difference = row.difference.value if row.difference else math.nan
+    value, count = (row.difference.value, row.difference.count) if row.difference else (math.nan, 0)
     if row.conclusion in (ABOVE, BELOW):
-        return f"by {abs(difference):.2f} ± {row.difference_error:.2f}"
-    return f"{difference:+.2f} ± {row.difference_error:.2f}"
+        return f"by {format_interval(Estimate(abs(value), row.difference_error, count))}"
+    return format_interval(Estimate(value, row.difference_error, count), sign=True)
 
 
 def _mean_epochs(row: Row) -> float | None:

@@ -1,0 +1,96 @@
+"""A comparison refuses a folder with cells of other code: of a file, a notebook, a factory or an objective."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+import pvae
+from pvae.comparison.cells.cell_files import check_folder, write_config
+from pvae.comparison.planned_comparison import plan_comparison
+from pvae.errors import InputError
+
+X = torch.eye(4).repeat(5, 1)
+MODEL = """
+import pyro, pyro.distributions as dist, torch
+import pvae
+
+def double(z):
+    return 2 * z
+
+class Model(pvae.LatentModel):
+    def __init__(self, latent=2):
+        super().__init__()
+        self.decoder = torch.nn.Linear(latent, 4)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), self.decoder.in_features), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(double(z))).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x), self.decoder.in_features), 1.0).to_event(1))
+
+class Doubled(pvae.IWAE):
+    pass
+"""
+
+
+def plan(folder, models, objectives=("elbo",)):
+    return plan_comparison(models, X, objectives, 1, 1, folder, particles=5).jobs
+
+
+def require_refusal(folder, jobs, words):
+    with pytest.raises(InputError, match=words):
+        check_folder(folder, jobs)
+
+
+def test_a_changed_file_of_a_model_is_noticed(tmp_path):
+    file, out = tmp_path / "my.py", tmp_path / "out"
+    file.write_text(MODEL)
+    for job in plan(out, f"{file}:Model"):
+        write_config(job.cell)
+    file.write_text(MODEL.replace("latent=2", "latent=3"))
+    require_refusal(out, plan(out, f"{file}:Model"), r"model code my.py was 'sha256 .*', now 'sha256 ")
+    file.write_text(MODEL)
+    assert not check_folder(out, plan(out, f"{file}:Model", ("elbo", "iwae:particles=2")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("2 * z", "3 * z", "model code double"),
+        ("super().__init__()", "super().__init__(); self.scale = 2", "model code Model.__init__"),
+        (
+            "(pvae.IWAE):\n    pass",
+            "(pvae.IWAE):\n    def surrogate(self, w):\n        return w.sum()",
+            "objective code",
+        ),
+    ],
+)
+def test_a_changed_definition_of_a_notebook_is_noticed(tmp_path, monkeypatch, old, new, name):
+    def run_session(code):
+        session = ModuleType("__main__")
+        monkeypatch.setitem(sys.modules, "__main__", session)
+        exec(code, vars(session))
+        objectives = {"elbo": "elbo", "own": session.Doubled}
+        return plan(tmp_path, {"own": session.Model}, objectives)
+
+    for job in run_session(MODEL):
+        write_config(job.cell)
+    assert not check_folder(tmp_path, run_session(MODEL))
+    require_refusal(tmp_path, run_session(MODEL.replace(old, new)), name)
+
+
+def test_a_factory_that_makes_another_built_in_model_is_noticed(tmp_path):
+    def factory(latent):
+        return lambda: pvae.VAE(4, latent=latent, hidden=8)
+
+    for job in plan(tmp_path, {"vae": factory(2)}):
+        write_config(job.cell)
+    assert not check_folder(tmp_path, plan(tmp_path, {"vae": factory(2)}))
+    require_refusal(tmp_path, plan(tmp_path, {"vae": factory(3)}), "model arguments latent was 2, now 3")
