@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 import pvae
-from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
+from pvae.comparison.cells.em_training import fit_by_em
+from pvae.comparison.cells.likelihood_recorder import LikelihoodRecorder
 from pvae.em import GaussianMixture, Prior, maximise, mixture_of, responsibilities
 from pvae.models.mixture import GMM
 from pvae.objectives import make_objective

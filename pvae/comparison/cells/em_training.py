@@ -1,4 +1,4 @@
-"""EM as an objective of a comparison, and the exact log-likelihood that EM and other objectives maximise."""
+"""EM as an objective of a comparison."""
 
 from __future__ import annotations
 
@@ -15,43 +15,12 @@ from pvae.em import Mixture, Prior, maximise, mixture_of, responsibilities
 from pvae.errors import InputError
 from pvae.models.mixture import GMM
 
-__all__ = ["LikelihoodRecorder", "fit_by_em"]
+__all__ = ["fit_by_em"]
 
 # EM has converged if a step raises the log-likelihood by less than this, in nats per datum.
 _TOLERANCE = 1e-7
 _MAX_STEPS = 2000
 _REGULARISATION = 1e-6  # lower limit of a variance, as a share of the variance of the data
-
-
-class LikelihoodRecorder:
-    """A callback of `pvae.fit` that records the exact log-likelihood of the training data after each epoch.
-
-    It records only Gaussian mixtures, because other models have no exact log-likelihood. If the mixture has a prior on
-    its parameters, the log-density of the prior per datum is added, because training maximises the sum.
-
-    Args:
-        splits: the data.
-
-    Attributes:
-        points: (epoch, log-likelihood in nats per datum, training time in seconds).
-    """
-
-    def __init__(self, splits: Splits) -> None:
-        self.points: list[CurvePoint] = []
-        self._train = splits.train
-
-    def __call__(self, record: dict[str, Any], model: Any) -> None:
-        """Record the log-likelihood after an epoch, if the model is a Gaussian mixture.
-
-        Args:
-            record: the record of the epoch by `pvae.fit`.
-            model: the model.
-        """
-        if not isinstance(model, GMM):
-            return
-        x = self._train.x.to(model.means)
-        value = float(model.log_evidence(x).double().mean()) + _log_prior_per_datum(model, len(x))
-        self.points.append(CurvePoint(record["epoch"], value, record["seconds"]))
 
 
 def fit_by_em(model: Any, splits: Splits) -> TrainingSummary:
@@ -145,11 +114,6 @@ def _prior_of(model: GMM) -> Prior:
     if model.prior is None:
         return Prior()
     return Prior(model.prior.concentration, torch.diag(model.prior.scale.double().cpu()), model.prior.degrees)
-
-
-@torch.no_grad()
-def _log_prior_per_datum(model: GMM, data: int) -> float:
-    return float(model.log_prior().double()) / data
 
 
 def _flatten(x: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from pvae.comparison.cells.cell_failure import remove_failure
 from pvae.comparison.cells.cell_files import write_arrays, write_evaluation
 from pvae.comparison.cells.cell_lock import sole_runner
 from pvae.comparison.cells.drawings import Drawings, draw_arrays
-from pvae.comparison.cells.em_training import LikelihoodRecorder, fit_by_em
 from pvae.comparison.cells.evaluate_cell import CellEvaluation, evaluate_cell
+from pvae.comparison.cells.likelihood_recorder import LikelihoodRecorder
 from pvae.comparison.cells.model_card import describe_model
 from pvae.comparison.cells.plan import Job
 from pvae.comparison.cells.training_summary import TrainingSummary, summarise_run, with_old_keys
@@ -102,6 +102,8 @@ def _data_of_epoch(run: Run, splits: Splits) -> int:
 
 def _train_by_em(job: Job, splits: Splits) -> tuple[Run, TrainingSummary]:
     """Fit by EM, and store the result as a run of 0 epochs. A continued cell repeats EM, with the same result."""
+    from pvae.comparison.cells.em_training import fit_by_em  # it imports scikit-learn, which takes a second
+
     with isolated(job.cell.seed):
         model = build_model(job.model, splits)
         summary = fit_by_em(model, splits)
