@@ -245,7 +245,7 @@ def evaluation_context(
         stack.enter_context(torch.no_grad())
         stack.enter_context(scope(latent_model, inherit=True))
         programs = bind(latent_model, first_data(data, split), fields)
-        modules = programs.modules
+        modules = nn.ModuleList(programs.all_modules)
         stack.enter_context(evaluating(modules))
         batch, subset = limited_data(binarised_split(latent_model, data, split, fields), limit, seed)
         batch = _with_known_labels(latent_model, batch) if "y" in programs.fields else batch

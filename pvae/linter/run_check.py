@@ -30,11 +30,11 @@ from pvae.models.make_model import ModelOrRecipe, is_recipe
 from pvae.objectives.base import Objective
 from pvae.objectives.pyro.adapt_losses import adapt
 from pvae.objectives.registry import make_objective
-from pvae.programs.binding import Fields, bind
+from pvae.programs.binding import Fields, bind, held_modules
 from pvae.programs.explicit_rows import ExplicitRows, rows_of_plates
 from pvae.programs.model_traits import require_latent_model
-from pvae.programs.parameter_scope import scope
-from pvae.programs.registration import MODULE_DIVIDER, forget
+from pvae.programs.parameter_scope import names_of_modules, scope
+from pvae.programs.registration import forget
 from pvae.programs.row_dependence import RowReport
 from pvae.programs.site_shapes import SiteShapeError, check_site_shapes
 from pvae.programs.sites import sample_sites
@@ -95,7 +95,8 @@ class CheckResult:
 
     Attributes:
         findings: the findings.
-        created: the names of the ``pyro.param`` entries that did not exist before; they are removed again.
+        created: the names of the entries of ``pyro.param`` and ``pyro.module`` that did not exist before; they are
+            removed again.
         rows: the changes of the log-densities with the rows of the batch; None if they were not examined.
     """
 
@@ -176,7 +177,7 @@ def run_check(
     with (
         scope(latent_model, inherit=True),
         preserved_randomness(),
-        preserved_buffers(latent_model),
+        preserved_buffers(latent_model, *held_modules(latent_model).values()),
         _ignore_warnings(),
         torch.enable_grad(),
     ):
@@ -194,9 +195,8 @@ def run_check(
             adapted.train(training)
             created = set(pyro.get_param_store().keys()) - before
             forget(created)
-    # Parameters of modules are entries of the store while their program runs; statements do not create them.
-    of_param_statements = {name for name in created if MODULE_DIVIDER not in name}
-    return CheckResult(findings, frozenset(of_param_statements), rows)
+    # Parameters of the latent model are entries of the store while a program runs; no statement creates them.
+    return CheckResult(findings, frozenset(created - names_of_modules(latent_model)), rows)
 
 
 def _examine(

@@ -157,7 +157,7 @@ class TensorFunction(nn.Module):
         batch = _values(self.batch, {name: value for name, value in given.items() if name not in latents}, size)
         messenger = _ParameterMessenger(latents, self.data_sites)
         programs = bind(self.latent_model, batch, self.fields).in_dtype_of_parameters()
-        with scope(self.latent_model, inherit=True), evaluating(*programs.modules), pyro.validation_enabled(False):
+        with scope(self.latent_model, inherit=True), evaluating(*programs.all_modules), pyro.validation_enabled(False):
             bound = programs.bound_to(batch)
             if self.data_sites:
                 bound.with_programs(messenger(programs.model), programs.guide).trace_model()

@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger, unwrap
 from torch import Tensor, nn
 
 from pvae.errors import InputError
+from pvae.programs.held_modules import find_held_modules
 from pvae.programs.registration import Registration, forget_weak_references, name_by_path, registered
 from pvae.programs.sites import is_observation
 
@@ -125,7 +126,12 @@ class Program(nn.Module):
     Args:
         function: a callable with Pyro statements: a function, a bound method, a module, or a handler around one.
         owner: the module that holds the parameters; by default the object of a bound method, or the module itself.
+
+    Attributes:
+        held: other modules that the function uses, by the names of their variables, such as those of ``pyro.module``.
     """
+
+    held: dict[str, nn.Module]
 
     def __init__(self, function: Callable[..., Any], owner: nn.Module | None = None) -> None:
         super().__init__()
@@ -135,6 +141,8 @@ class Program(nn.Module):
             owner = candidate if isinstance(candidate, nn.Module) else None
         self.owner = owner
         self.is_handler = isinstance(inner, GuideMessenger)
+        # not as submodules either: the program registers the parameters that are trained
+        self.__dict__["held"] = find_held_modules(function, owner)
         self.registers = self.owner is not None and not getattr(inner, "__pvae_registered__", False)
         # not as a submodule, because the parameters of the owner would appear twice
         object.__setattr__(self, "function", function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from pvae.programs.signatures import (
 )
 from pvae.structures import map_tensors
 
-__all__ = ["Fields", "Programs", "bind", "fields_of", "owner_of", "require_batch"]
+__all__ = ["Fields", "Programs", "bind", "fields_of", "held_modules", "owner_of", "require_batch"]
 
 
 class _ProgramOnFields(nn.Module):
@@ -67,6 +67,7 @@ class Programs:
         fields: the batch fields that at least one program takes, in the order of the arguments.
         modules: the modules that hold the parameters.
         dtype: the type that real numbers of a batch get; None leaves them unchanged.
+        held: other modules that the programs use, by the names of their variables; see `find_held_modules`.
     """
 
     model: nn.Module
@@ -74,6 +75,12 @@ class Programs:
     fields: tuple[str, ...]
     modules: nn.ModuleList
     dtype: torch.dtype | None = None
+    held: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def all_modules(self) -> list[nn.Module]:
+        """The modules that hold the parameters, and the others that the programs use."""
+        return [*self.modules, *self.held.values()]
 
     def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of `batch` that the programs take, in the order of `fields`, unchanged in shape."""
@@ -159,11 +166,38 @@ def bind(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None) 
     else:
         of_guide = choose_fields("guide", guide, batch, fields)
     names = tuple(dict.fromkeys((*of_model.fields, *of_guide.fields)))
-    owners = [owner for owner in (latent_model, model.owner, guide.owner) if isinstance(owner, nn.Module)]
-    unique_owners = list({id(owner): owner for owner in owners}.values())
+    owners = _owners(latent_model, model, guide)
     return Programs(
         model=_ProgramOnFields(model, of_model, names),
         guide=_ProgramOnFields(guide, of_guide, names),
         fields=names,
-        modules=nn.ModuleList(unique_owners),
+        modules=nn.ModuleList(owners),
+        held=_held_by_both(model, guide, owners),
     )
+
+
+def _owners(latent_model: Any, model: Program, guide: Program) -> list[nn.Module]:
+    """Return the modules that hold the programs, each once."""
+    owners = [owner for owner in (latent_model, model.owner, guide.owner) if isinstance(owner, nn.Module)]
+    return list({id(owner): owner for owner in owners}.values())
+
+
+def held_modules(latent_model: Any) -> dict[str, nn.Module]:
+    """Return the modules that the programs of a latent model use and that it does not hold; see `find_held_modules`.
+
+    Args:
+        latent_model: any object with ``model`` and ``guide``.
+    """
+    model, guide = program(latent_model, "model"), program(latent_model, "guide")
+    return _held_by_both(model, guide, _owners(latent_model, model, guide))
+
+
+def _held_by_both(model: Program, guide: Program, owners: list[nn.Module]) -> dict[str, nn.Module]:
+    """Return the modules that either program holds, each once, without those inside the owners."""
+    inside = {id(module) for owner in owners for module in owner.modules()}
+    held: dict[str, nn.Module] = {}
+    for name, module in (*model.held.items(), *guide.held.items()):
+        if id(module) not in inside:
+            inside |= {id(part) for part in module.modules()}
+            held[name if name not in held else f"{name}#{len(held)}"] = module
+    return held

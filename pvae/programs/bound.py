@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pvae.errors import InputError
 from pvae.programs.base import Program
 from pvae.programs.bijections import find_bijection
+from pvae.programs.held_modules import find_held_modules
 from pvae.programs.layout import Layout, has_same_densities, layout_of_traces, population_of
 from pvae.programs.plate_sizes import require_same_sizes
 from pvae.programs.simulation import simulated
@@ -198,6 +199,19 @@ class BoundPrograms:
         return self._places[0][0], self._places[1][0]
 
     @cached_property
+    def modules(self) -> list[nn.Module]:
+        """The modules that hold the two programs, and the other modules that the programs use."""
+        held = (find_held_modules(function, None) for function in (self.model, self.guide) if _holder(function) is None)
+        return [*self._known_modules, *[module for by_name in held for module in by_name.values()]]
+
+    @cached_property
+    def _known_modules(self) -> list[nn.Module]:
+        """The modules among `modules` that are known without a search."""
+        owners = [owner for owner in self.owners if isinstance(owner, nn.Module)]
+        holders = (_holder(function) for function in (self.model, self.guide))
+        return owners + [module for holder in holders if holder is not None for module in holder.held.values()]
+
+    @cached_property
     def _places(self) -> tuple[tuple[Any, str], tuple[Any, str]]:
         return owner_and_name(self.model), owner_and_name(self.guide)
 
@@ -208,8 +222,15 @@ class BoundPrograms:
         The block computes gradients if its caller does, because a program may compute a gradient itself, for example
         for a Newton step.
         """
-        with preserved_randomness(), preserved_buffers(*self.owners):
+        with preserved_randomness(), preserved_buffers(*self.modules):
             yield
+
+
+def _holder(program: Any) -> Program | None:
+    """Return the `Program` inside a program of `pvae.programs.binding.bind`; None for another callable."""
+    while isinstance(program, nn.Module) and not isinstance(program, Program):
+        program = getattr(program, "program", None)
+    return program if isinstance(program, Program) else None
 
 
 def owner_and_name(program: Any) -> tuple[Any, str]:
@@ -241,12 +262,11 @@ def _kind(value: Any) -> Any:
     return str(value.dtype), value.dim(), value.dim() > 0 and len(value) == 1
 
 
-def _training_modes(owners: Iterable[Any]) -> tuple[bool, ...]:
+def _training_modes(owners: Iterable[nn.Module]) -> tuple[bool, ...]:
     """Return the training flags of all modules. Batch normalisation vectorises in only one of the modes."""
     modules: list[nn.Module] = []  # a comprehension would be a further call in each step of a training
     for owner in owners:
-        if isinstance(owner, nn.Module):
-            modules.extend(owner.modules())
+        modules.extend(owner.modules())
     return tuple(map(_TRAINING, modules))
 
 
@@ -265,4 +285,4 @@ def _cache_key(programs: BoundPrograms) -> tuple[Any, ...]:
     names = (programs._places[0][1], programs._places[1][1])
     positional = tuple(map(_kind, programs.args))
     named = tuple(sorted(zip(programs.kwargs, map(_kind, programs.kwargs.values()), strict=True)))
-    return (names, positional, named, _training_modes(programs.owners))
+    return (names, positional, named, _training_modes(programs._known_modules))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pvae.programs.registration import MODULE_DIVIDER, registered_names
 
-__all__ = ["restore_store", "scope", "store_tensors"]
+__all__ = ["names_of_modules", "restore_store", "scope", "store_tensors"]
 
 _STORE_ATTRIBUTE = "_pvae_store"
 _PENDING_ATTRIBUTE = "_pvae_pending"
@@ -99,6 +99,15 @@ def scope(latent_model: Any, inherit: bool = False) -> Iterator[None]:
                 attributes[_STORE_ATTRIBUTE] = state
 
 
+def names_of_modules(latent_model: Any) -> set[str]:
+    """Return the names that the store has for parameters of the modules that `latent_model` holds.
+
+    Args:
+        latent_model: the object with ``model`` and ``guide``.
+    """
+    return {name for owner in _owners(latent_model) for name in registered_names(owner)}
+
+
 def store_tensors(latent_model: Any) -> dict[str, Tensor]:
     """Return the unconstrained tensors of the current scope that no module of `latent_model` holds, by name.
 
@@ -106,7 +115,7 @@ def store_tensors(latent_model: Any) -> dict[str, Tensor]:
     """
     in_modules = _module_parameter_ids(latent_model)
     # the store holds a parameter that a callback has replaced until the next run of a program
-    of_modules = {name for owner in _owners(latent_model) for name in registered_names(owner)}
+    of_modules = names_of_modules(latent_model)
     entries = pyro.get_param_store().named_parameters()
     return {name: tensor for name, tensor in entries if id(tensor) not in in_modules and name not in of_modules}
 

@@ -47,7 +47,7 @@ def inference_mode(latent_model: Any, batch: Mapping[str, Tensor], fields: Field
         fields: as for `pvae.models.bind`.
     """
     programs = bind(latent_model, batch, fields).in_dtype_of_parameters()
-    with scope(latent_model, inherit=True), torch.no_grad(), evaluating(*programs.modules):
+    with scope(latent_model, inherit=True), torch.no_grad(), evaluating(*programs.all_modules):
         yield programs
 
 

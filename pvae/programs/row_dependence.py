@@ -84,7 +84,7 @@ def examine_rows(programs: BoundPrograms, *, halve: bool = True) -> RowReport:
     report = RowReport()
     if size < 2 or not is_batch or programs.kwargs:
         return report
-    with programs.preserved_state(), evaluating(*programs.owners), pyro.validation_enabled(False):
+    with programs.preserved_state(), evaluating(*programs.modules), pyro.validation_enabled(False):
         try:
             rows = _Rows(programs)
         except PROGRAM_ERRORS as error:

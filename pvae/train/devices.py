@@ -70,12 +70,12 @@ def dtype_in_precision(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
 
 
-def move_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def move_module(module: nn.Module, device: torch.device | None, dtype: torch.dtype) -> None:
     """Move a module to a device and a precision; `torch.nn.Module.to` would leave out imaginary parts.
 
     Args:
         module: the module, which is changed in place.
-        device: the device.
+        device: the device; None for the present one.
         dtype: the type of its real numbers.
     """
     module._apply(lambda tensor: tensor.to(device, dtype_in_precision(tensor, dtype)))

@@ -201,11 +201,12 @@ def track_parameters(
     members = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
     new = []
     for name, parameter in named.items():
-        former = known.get(name)
-        if former is None and id(parameter) not in members:
+        if id(parameter) in members:
+            continue
+        if name in known and id(known[name]) in members:
+            _replace_parameter(optimiser, known[name], parameter)
+        else:
             new.append(parameter)
-        elif former is not None and former is not parameter:
-            _replace_parameter(optimiser, former, parameter)
     groups = {group["name"]: group for group in optimiser.param_groups if "name" in group}
     for parameter in new:
         group = groups.get(group_of(parameter)) if groups else None

@@ -97,8 +97,8 @@ class Parameters:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The modules of the programs, and the objective."""
-        return [*self.programs.modules, self.objective]
+        """The modules of the programs, those that the programs use besides, and the objective."""
+        return [*self.programs.all_modules, self.objective]
 
     def of(self, player: str) -> list[Tensor]:
         """Return the parameters that a player's step updates, unchanged in shape, in the order of the names."""

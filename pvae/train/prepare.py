@@ -20,7 +20,7 @@ from pvae.errors import InputError
 from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
 from pvae.objectives.base import Objective
-from pvae.programs.binding import Programs, bind
+from pvae.programs.binding import Programs, bind, held_modules
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import model_has_parameters
 from pvae.programs.parameter_scope import store_tensors
@@ -124,7 +124,10 @@ class TrainingSetup:
 
     def _dtype_of_model(self) -> torch.dtype:
         """Return the floating dtype that the model has before it is moved."""
-        parameters = self.latent_model.parameters() if isinstance(self.latent_model, nn.Module) else ()
+        modules = (self.latent_model, *held_modules(self.latent_model).values())
+        parameters = [
+            parameter for module in modules if isinstance(module, nn.Module) for parameter in module.parameters()
+        ]
         return next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), self.options.dtype)
 
     def _move_parameters(self, programs: Programs) -> None:
@@ -136,7 +139,7 @@ class TrainingSetup:
             tensor.data = tensor.data.to(self.device, dtype_in_precision(tensor, dtype))
 
     def _modules(self, programs: Programs) -> list[nn.Module]:
-        return [*programs.modules, self.objective]
+        return [*programs.all_modules, self.objective]
 
     def _check(self, splits: Splits) -> None:
         """Check the model and the objective on a batch of full size: an autoguide takes its shapes from the first one.

@@ -57,7 +57,7 @@ def create_lazy_parameters(model: Any, config: Mapping[str, Any], saved: Mapping
         config: the content of ``config.toml``.
         saved: the saved tensors by name.
     """
-    expected = {name for name in saved if not name.startswith("param_store/")}
+    expected = {name for name in saved if not name.startswith(("param_store/", "buffers/"))}
     if model_tensors(model, root_of(model, config)).keys() >= expected:
         return
     batch = zero_batch(config)

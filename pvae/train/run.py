@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pvae.errors import InputError
 from pvae.models.fitted_prior import without_prior
 from pvae.names import require_known, unknown
 from pvae.outside_files import check_form, read_toml
+from pvae.programs.binding import held_modules
 from pvae.programs.parameter_scope import scope
 from pvae.shown_tables import ShownTable
 from pvae.train.checkpoint import Snapshot, read_newest, read_state
+from pvae.train.devices import move_module
 from pvae.train.figures.run_plots import RunPlots
 from pvae.train.history import read_history
 from pvae.train.recorded_model import build_recorded_model
@@ -279,7 +283,8 @@ def open_run(folder: str | Path, model: Any = None, checkpoint: str = "best", *,
         create_lazy_parameters(model, config, snapshot.parameters)
         root = root_of(model, config)
         if config["training"]["precision"] == "float64":
-            root.double()
+            for module in (root, *held_modules(model).values()):
+                move_module(module, None, torch.float64)
         load_parameters(model, root, snapshot.parameters)
     require_own_codes(folder, config, model, snapshot.parameters)
     history = _read_records(folder, snapshot)

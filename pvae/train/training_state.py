@@ -13,6 +13,7 @@ from pvae.errors import InputError
 from pvae.memory_layout import in_layout_of
 from pvae.names import short_label
 from pvae.objectives.base import Objective
+from pvae.programs.binding import held_modules
 from pvae.programs.parameter_scope import restore_store, store_tensors
 from pvae.train.checkpoint import Snapshot, describe_difference
 from pvae.train.devices import capture_generators, restore_generators
@@ -23,6 +24,7 @@ __all__ = ["capture_training", "load_parameters", "model_tensors", "restore_trai
 
 # Prefixes of the names of tensors in a snapshot.
 _STORE = "param_store/"
+_BUFFERS = "buffers/"
 _OBJECTIVE = "objective/"
 _OPTIMISER = "optimiser/"
 _RANDOM = "random/"
@@ -39,10 +41,22 @@ def model_tensors(latent_model: Any, root: nn.Module) -> dict[str, Tensor]:
         root: the module that holds all parameters, from `root_module`.
 
     Returns:
-        The state of `root`, and the tensors of the parameter store under the prefix ``param_store/``.
+        The state of `root`; the tensors of the parameter store under the prefix ``param_store/``; and the buffers of
+        modules that the programs use and that are not in `root`, under the prefix ``buffers/``.
     """
     state = {name: tensor for name, tensor in root.state_dict().items() if isinstance(tensor, Tensor)}
-    return state | {_STORE + name: tensor for name, tensor in store_tensors(latent_model).items()}
+    state |= {_STORE + name: tensor for name, tensor in store_tensors(latent_model).items()}
+    return state | _held_buffers(latent_model)
+
+
+def _held_buffers(latent_model: Any) -> dict[str, Tensor]:
+    """Return the buffers of the modules that functions use, such as running averages, by name."""
+    buffers: dict[str, Tensor] = {}
+    for label, module in held_modules(latent_model).items():
+        kept = module.state_dict().keys()  # some buffers are no part of the state
+        named = module.named_buffers()
+        buffers |= {f"{_BUFFERS}{label}.{name}": buffer for name, buffer in named if name in kept}
+    return buffers
 
 
 def shapes_and_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
@@ -63,12 +77,16 @@ def load_parameters(latent_model: Any, root: nn.Module, tensors: Mapping[str, Te
             finite, because no training writes that.
     """
     present = {name: tensor for name, tensor in root.state_dict().items() if isinstance(tensor, Tensor)}
-    saved = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STORE)}
+    saved = {name: tensor for name, tensor in tensors.items() if not name.startswith((_STORE, _BUFFERS))}
     _require_same(present, saved, "parameters", "model")
+    held = _held_buffers(latent_model)
+    _require_same(held, {name: tensors[name] for name in tensors if name.startswith(_BUFFERS)}, "buffers", "model")
     _require_finite(root, tensors)
     with torch.no_grad():
         for name, tensor in present.items():
             tensor.copy_(saved[name])
+        for name, buffer in held.items():
+            buffer.copy_(tensors[name])
     device = next((tensor.device for tensor in present.values()), torch.device("cpu"))
     restore_store(latent_model, {name: tensor.to(device) for name, tensor in _with_prefix(tensors, _STORE).items()})
 

@@ -83,7 +83,7 @@ class Validation:
         programs = self.computation.programs
         if self.reason:
             return False
-        with isolated(self.seed), evaluating(*programs.modules), torch.no_grad():
+        with isolated(self.seed), evaluating(*programs.all_modules), torch.no_grad():
             try:
                 first = programs.bound_with(next(self._chunks())).without_loss_terms()
                 return bool(weights_of(first, 1).log_w.numel())

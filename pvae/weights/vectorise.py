@@ -133,7 +133,7 @@ def _reason_against(programs: BoundPrograms, particles: int) -> str | None:
         return _difference(programs, particles)
     except _RandomDensities:
         pass
-    with evaluating(*programs.owners):
+    with evaluating(*programs.modules):
         try:
             return _difference(programs, particles)
         except _RandomDensities:

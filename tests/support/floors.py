@@ -9,6 +9,7 @@ FLOORS = [
         "files",
         "forked_threads",
         "json_values",
+        "loaded_names",
         "memory",
         "memory_layout",
         "names",

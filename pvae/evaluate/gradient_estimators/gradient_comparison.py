@@ -108,7 +108,7 @@ def gradients(
     say = progress or (lambda line: None)
     with evaluation_context(model, batch, seed=seed, **{"split": "train", **where}) as context, ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        modules: list[nn.Module] = [context.programs.modules, *named.values()]
+        modules: list[nn.Module] = [*context.programs.all_modules, *named.values()]
         stack.enter_context(evaluating(*modules))
         stack.enter_context(preserve_state(context.model, modules))
         comparison = GradientComparison(context, find_coordinates(context), seed, step, say)

@@ -94,7 +94,7 @@ def _takes_parts(run: Run, batch: Batch) -> bool:
     if batch.size < 3:  # half of the data is one datum less than two
         return True
     programs = bind(run.model, batch, run.fields)
-    with torch.no_grad(), scope(run.model, inherit=True), evaluating(programs.modules):
+    with torch.no_grad(), scope(run.model, inherit=True), evaluating(*programs.all_modules):
         first = programs.bound_to(batch.take(slice(0, _FIRST_DATA)))
         if take_parts(first, lambda: programs.bound_to(batch.take(slice(0, 2))), batch.size):
             return True

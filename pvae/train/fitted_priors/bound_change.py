@@ -10,6 +10,7 @@ import torch
 from pvae.batch import Batch
 from pvae.data.subset import draw_subset
 from pvae.errors import InputError
+from pvae.programs.binding import held_modules
 from pvae.randomness import evaluating
 from pvae.structures import moved
 from pvae.train.devices import reseed
@@ -68,6 +69,6 @@ def _bounds(model: Any, data: Batch, source: CodeSource, seed: int) -> torch.Ten
         part = data.take(slice(start, start + _CHUNK))
         batch = Batch(**{name: moved(value, device) for name, value in part.items()})
         reseed(seed, start)
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model, *held_modules(model).values()):
             bounds.append(log_weights(model, batch, _PARTICLES, fields=source.fields).log_w.mean(0).double().cpu())
     return torch.cat(bounds)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pvae.train.graph.loaded_names import loaded_names
+from pvae.loaded_names import loaded_names
 from pvae.train.graph.python_state import Holder, PythonState, Slots, attributes_of, is_plain
 
 __all__ = ["find_reads"]

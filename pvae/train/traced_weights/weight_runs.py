@@ -274,6 +274,6 @@ class WeightRuns:
     @contextmanager
     def _preserved_state(self) -> Iterator[PreservedState]:
         """Run a block without warnings, which the run by Pyro has shown already, and restore all state after it."""
-        with warnings.catch_warnings(), preserve_state(self.model, self.programs.modules) as state:
+        with warnings.catch_warnings(), preserve_state(self.model, self.programs.all_modules) as state:
             warnings.simplefilter("ignore")
             yield state
