@@ -14,7 +14,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.structures import require_dense
 
-__all__ = ["Batch", "as_batch", "check_field_name"]
+__all__ = ["Batch", "as_batch", "check_field_name", "check_finite"]
 
 _ROWS = 1 << 14
 
@@ -175,7 +175,7 @@ def as_batch(data: Any) -> Batch:
     if batch.size == 0:
         raise InputError("Every field needs at least one datum; there are no data: the first dimension has size 0.")
     for name, tensor in batch.items():
-        _check_finite(name, tensor)
+        check_finite(name, tensor)
     return batch
 
 
@@ -280,12 +280,22 @@ def _check_length(name: str, tensor: Tensor, fields: Mapping[str, Tensor]) -> No
         )
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor, counting: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Raise InputError if a value of a field is not finite.
+
+    Args:
+        name: the name of the field, for the message.
+        tensor: its values, shape (data, ...).
+        counting: returns the tensor with finite values in place of those that do not count, as under a mask. It is
+            called only if a value is not finite. None if all count.
+    """
     if not tensor.is_floating_point():
         return
     # The sum is not finite if a value is not finite, and it needs no copy of the data. Finite values may overflow.
-    if math.isfinite(tensor.sum()) or all(bool(part.isfinite().all()) for part in tensor.split(_ROWS)):
+    if math.isfinite(tensor.detach().sum()) or all(bool(part.isfinite().all()) for part in tensor.split(_ROWS)):
         return
+    if counting is not None:
+        return check_finite(name, counting(tensor))
     finite = torch.isfinite(tensor)
     first = (~finite).nonzero()[0].tolist()
     nan = int(tensor.isnan().sum())

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pvae.data.support import value_inside
+
 __all__ = ["PaddedStep"]
 
 
@@ -84,7 +86,9 @@ class PaddedStep(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of each sequence, 0 for sequences that have ended, shape (..., batch), in nats."""
-        scores = self.base_dist.log_prob(self._zero_ended(value))
+        present = self.present.reshape(self.present.shape + (1,) * len(self.event_shape))
+        # gradients at a value outside the support would not be finite, although the result leaves them out
+        scores = self.base_dist.log_prob(torch.where(present, value, value_inside(self.base_dist)))
         return torch.where(self.present, scores, torch.zeros_like(scores))
 
     def _zero_ended(self, x: Tensor) -> Tensor:

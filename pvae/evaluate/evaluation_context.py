@@ -30,9 +30,11 @@ from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.classifier import require_known_labels
 from pvae.programs.fitting_runs import look_within_memory
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.model_traits import is_latent_model
 from pvae.programs.parameter_scope import scope
 from pvae.programs.row_dependence import require_rows_of_data, take_parts
+from pvae.programs.usable_data import require_usable
 from pvae.randomness import evaluating
 from pvae.train.devices import isolated, resolve
 from pvae.train.run import Run
@@ -230,7 +232,7 @@ def evaluation_context(
 
     Raises:
         InputError: if there is no such split, no data, no latent model, or a run with an objective that does not train
-            the guide or the density that the evaluation needs.
+            the guide or the density that the evaluation needs; or if values are missing and the model takes no mask.
     """
     seed = require_whole(seed, "seed", least=0)
     require_known("matmul", matmul, MATMULS)
@@ -248,26 +250,24 @@ def evaluation_context(
         modules = nn.ModuleList(programs.all_modules)
         stack.enter_context(evaluating(modules))
         batch, subset = limited_data(binarised_split(latent_model, data, split, fields), limit, seed)
-        batch = _with_known_labels(latent_model, batch) if "y" in programs.fields else batch
+        batch = _with_checks(latent_model, programs, batch)
         batch = _match_parameters(batch, modules, stack.enter_context(_moved_to(modules, device)))
         stack.enter_context(isolated(seed))
         stack.enter_context(timed(_LOG, f"evaluate {'data' if batch.known_size is None else batch.known_size} data"))
         yield EvaluationContext(latent_model, batch, fields, data_plate, subset, matmul)
 
 
-def _with_known_labels(latent_model: Any, batch: Batch) -> Batch:
-    """Return the data after checking that labels are classes of the model.
+def _with_checks(latent_model: Any, programs: Programs, batch: Batch) -> Batch:
+    """Return the data after the checks of their values; data that are read later are checked then."""
 
-    Labels that are read later are checked then.
-    """
-    if isinstance(batch, StoredBatch):
-        return batch.changed(partial(_checked_labels, latent_model))
-    return _checked_labels(latent_model, batch)
+    def checked(part: Batch) -> Batch:
+        if "y" in programs.fields:
+            require_known_labels(latent_model, part)
+        require_usable(part)
+        require_masks_taken(programs, part)
+        return part
 
-
-def _checked_labels(latent_model: Any, batch: Batch) -> Batch:
-    require_known_labels(latent_model, batch)
-    return batch
+    return batch.changed(checked) if isinstance(batch, StoredBatch) else checked(batch)
 
 
 @contextmanager

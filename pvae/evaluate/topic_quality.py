@@ -36,7 +36,7 @@ class Topics:
             -1, if they never occur together, to 1, if they only occur together; shape (topics,).
         shares: the mean share of each topic in the documents, shape (topics,).
         diversity: the number of different words of all topics, divided by the number of words of all topics.
-        documents: the number of documents.
+        documents: the number of documents that have a word.
 
     Example:
         >>> import pvae, torch
@@ -81,6 +81,7 @@ def topics(
 
     The words of a product of experts are also ordered by softmax(beta), the probabilities of words in a document of
     only one topic.
+    Documents without a word say nothing about words that occur together. They are left out, with a warning.
 
     Args:
         model: a run of a `pvae.ProdLDA`, or the model.
@@ -91,8 +92,8 @@ def topics(
         where: ``limit``, ``seed``, ``device``, ``split``; see `pvae.evaluate`.
 
     Raises:
-        InputError: for another model, for fewer than 2 words or more than there are, or for a number of names that is
-            not the number of words.
+        InputError: for another model, for fewer than 2 words or more than there are, for a number of names that is not
+            the number of words, or if no document has a word.
     Source: the coherence, Bouma, Normalized (Pointwise) Mutual Information in Collocation Extraction, GSCL 2009;
         as in Lau, Newman & Baldwin, Machine Reading Tea Leaves, EACL 2014, with whole documents as windows.
 
@@ -113,21 +114,51 @@ def topics(
         count = require_whole(count, "words", least=2, most=size, advice=f"The vocabulary has {size} words.")
         vocabulary = _vocabulary(model, data, names, size)
         top = probabilities.topk(count)
-        occurs, shares = [], []
+        occurring, shares = [], []
         for batch in context.chunks(CHUNK):
-            occurs.append((batch["x"].reshape(batch.size, size) > 0).cpu())
+            occurring.append((batch["x"].reshape(batch.size, size) > 0).cpu())
             shares.append(topic_model.shares(batch["x"]).double().cpu())
         chosen = [[vocabulary[index] for index in row] for row in top.indices.tolist()]
         distinct = len({index for row in top.indices.tolist() for index in row})
-        coherence = torch.stack([npmi(torch.cat(occurs)[:, row]) for row in top.indices])
+        occurs = torch.cat(occurring)
+        has_words = _documents_with_words(occurs, top.indices)
+        documents = occurs[has_words]
+        coherence = torch.stack([npmi(documents[:, row]) for row in top.indices])
         return Topics(
             tuple(tuple(row) for row in chosen),
             top.values,
             coherence,
-            torch.cat(shares).mean(0),
+            torch.cat(shares)[has_words].mean(0),
             distinct / top.indices.numel(),
-            len(torch.cat(occurs)),
+            len(documents),
         )
+
+
+def _documents_with_words(occurs: Tensor, top: Tensor) -> Tensor:
+    """Return which documents have a word, shape (documents,), with a warning of what the coherence leaves out.
+
+    Args:
+        occurs: whether a word occurs in a document, shape (documents, vocabulary).
+        top: the most probable words of each topic, shape (topics, words).
+
+    Raises:
+        InputError: if no document has a word.
+    """
+    has_words = occurs.any(1)
+    if not bool(has_words.any()):
+        raise InputError("The coherence of topics needs documents with words; all counts of these data are 0.")
+    empty = int((~has_words).sum())
+    if empty:
+        warnings.warn(f"{empty} of {len(occurs)} documents have no word, and are left out.", stacklevel=3)
+    listed = top.unique()
+    absent = int((~occurs[:, listed].any(0)).sum())
+    if absent:
+        warnings.warn(
+            f"{absent} of the {len(listed)} words of the topics are in no document, and their pairs have the coherence "
+            "-1. Use more documents, such as split='train'.",
+            stacklevel=3,
+        )
+    return has_words
 
 
 def npmi(occurs: Tensor) -> Tensor:

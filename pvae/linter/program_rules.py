@@ -14,30 +14,39 @@ from pvae.linter.check_context import CheckContext
 from pvae.linter.findings import Finding
 from pvae.linter.supports import describe_support, have_same_support, support_of
 from pvae.objectives.adversarial.base import Adversarial
+from pvae.programs.ignored_masks import describe_ignored_masks
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import named_parameters
 from pvae.programs.parameter_scope import store_tensors
+from pvae.programs.site_masks import is_masked, mask_of_site
 from pvae.programs.sites import Site, UnknownDensityError, is_marked_for_enumeration, log_density
 from pvae.weights.sphere_sites import have_comparable_densities
 
 __all__ = ["PROGRAM_RULES", "VALUE_RULES", "find_missing_gradients"]
 
+_FINITE_GRADIENTS = (
+    "Check scales and the range of the data. The log-density of an entry that a mask leaves out has to be finite too: "
+    "put a value of the support in its place."
+)
 # Fields that have a use outside the programs.
 _OTHER_USES = {"y": "labels plots only", "factors": "serves metrics only"}
-# The entries that count as data if no program takes these fields.
-_HIDDEN_BY = {"mask": "missing entries of x", "lengths": "padded time steps of x"}
 
 
 def _unused_fields(context: CheckContext) -> Iterator[Finding]:
-    """Report fields of the batch that no program takes."""
+    """Report fields of the batch that no program takes, and masks that the model does not take."""
+    ignored = set()
+    for name, reason, advice in describe_ignored_masks(context.programs, context.batch):
+        ignored.add(name)
+        yield Finding("ignored mask", name, reason, advice)
     for name in context.programs.unused(context.batch):
+        if name in ignored:
+            continue
         if name == "y" and callable(traits_of(context.latent_model).classify):
             message, fix = "no program takes 'y'; it serves the accuracy and labels plots.", ""
         elif name in _OTHER_USES:
             message, fix = f"no program takes {name!r}; it {_OTHER_USES[name]}.", ""
         else:
-            hidden = _HIDDEN_BY.get(name)
-            message = f"no program takes {name!r}{f', so {hidden} count as observed' if hidden else ''}."
+            message = f"no program takes {name!r}."
             fix = f"Name a parameter {name!r} in the model or the guide, or leave it out of the data."
         yield Finding("unused field", name, message, fix, fatal=False)
 
@@ -70,7 +79,8 @@ def _supports(context: CheckContext) -> Iterator[Finding]:
     for site in context.model_sites:
         if site["is_observed"]:
             try:
-                check_support(site["name"], site["value"], site["fn"])
+                mask = mask_of_site(site) if is_masked(site) else None
+                check_support(site["name"], site["value"], site["fn"], mask)
             except InputError as error:
                 yield Finding("outside the support", site["name"], str(error), "")
         elif site["name"] in guide:
@@ -101,11 +111,12 @@ def _value_and_log_density(site: Site) -> Iterator[tuple[str, Tensor]]:
     """Yield the value of a site, and its log-density if it is known.
 
     It is not known for a likelihood without a density (see `pyro.infer.EnergyDistance`), nor for a flow without an
-    inverse after another run of the program.
+    inverse after another run of the program. A log-density does not count where the site is masked.
     """
     yield "value", site["value"]
     with suppress(NotImplementedError, UnknownDensityError):
-        yield "log-density", log_density(site)
+        log_prob, mask = log_density(site), site["mask"]
+        yield "log-density", log_prob if mask is None else torch.where(torch.as_tensor(mask), log_prob, 0.0)
 
 
 def _first_values(context: CheckContext) -> Iterator[Finding]:
@@ -153,11 +164,20 @@ def _without_gradient(context: CheckContext, surrogate: torch.Tensor) -> Iterato
         yield Finding("no gradient", "loss", message, fix, fatal=bool(named or context.guide_latents))
         return
     gradients = torch.autograd.grad(surrogate, list(named.values()), allow_unused=True)
+    wrong = [name for name, gradient in zip(named, gradients, strict=True) if not _is_finite(gradient)]
+    if wrong:
+        message = f"the first gradients of {len(wrong)} of {len(named)} parameters are not finite."
+        yield Finding("not finite", wrong[0], message, _FINITE_GRADIENTS)
     names = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
     if names:
         listed = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
         message = f"{len(names)} parameters get no gradient: {listed}."
         yield Finding("no gradient", names[0], message, "Use them, or freeze them.", fatal=False)
+
+
+def _is_finite(gradient: Tensor | None) -> bool:
+    """Return whether a gradient is finite, or there is none; a finite sum needs no further memory, but may overflow."""
+    return gradient is None or bool(gradient.detach().sum().isfinite()) or bool(gradient.detach().isfinite().all())
 
 
 #: Rules for the fields and the sites of the programs.

@@ -38,6 +38,7 @@ from pvae.programs.registration import forget
 from pvae.programs.row_dependence import RowReport
 from pvae.programs.site_shapes import SiteShapeError, check_site_shapes
 from pvae.programs.sites import sample_sites
+from pvae.programs.usable_data import require_usable
 from pvae.randomness import preserved_buffers, preserved_randomness
 from pvae.structures import map_tensors
 
@@ -205,6 +206,10 @@ def _examine(
     """Apply all rules; return the findings, and the changes of the log-densities with the rows of the batch."""
     findings = Findings()
     rows: RowReport | None = None
+    try:
+        require_usable(batch)
+    except InputError as error:
+        return Findings([Finding("unusable data", "batch", str(error), "")]), None
     try:
         context = _run_programs(latent_model, batch, objective, fields, data_size)
         for rule in _RULES:

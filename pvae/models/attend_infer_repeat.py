@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from pvae.checks import require_positive, require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.direct_calls import takes_data
 from pvae.models.found_objects import FoundObjects, count_density, find_objects
 from pvae.models.object_settings import picture_shape, presence_by_step, window_shape
 from pvae.networks import MLP, cut_box, paste_box
@@ -56,8 +57,8 @@ class AIR(LatentModel):
         steps: the largest number of objects.
         window: height and width of the picture of one object in pixels, or one number for both; by default a third of
             the side of the picture.
-        size: the most probable size of an object, as a share of the side of the picture; by default the size of the
-            window.
+        size: the most probable size of an object, as a share of the side of the picture, from one pixel to 1; by
+            default the size of the window.
         presence: the probability of a further object under the model, one number for each step or one for all. By
             default 0.05, 0.05 ** 2.25, 0.05 ** (2.25 ** 2), ..., at least 1e-6: with small numbers, a second
             object is not used to improve the picture of the first one.
@@ -104,7 +105,7 @@ class AIR(LatentModel):
         self.presence = presence_by_step(presence, self.steps)
         self.latent = require_whole(latent, "latent")
         self.scale = require_positive(scale, "scale")
-        share = self.window[0] / self.data_shape[0] if size is None else require_positive(size, "size")
+        share = _size_share(size, self.window, self.data_shape)
         widths = require_sizes(hidden, "hidden", advice="For example hidden=100.")
         if not widths:
             raise InputError("hidden needs at least one size, because the recurrent network has the last one; got ().")
@@ -212,6 +213,7 @@ class AIR(LatentModel):
             state = _StepState(hidden, state.pres, where, what)
 
     @torch.no_grad()
+    @takes_data
     def classify(self, x: Tensor) -> dist.Categorical:
         """Return q(number of objects given x), batch shape (batch,), with the other latents at their means.
 
@@ -223,6 +225,7 @@ class AIR(LatentModel):
         return count_density(torch.stack([further for further, _, _ in self._plausible_steps(x)], -1))
 
     @torch.no_grad()
+    @takes_data
     def find(self, x: Tensor) -> FoundObjects:
         """Return the objects of pictures: the most probable number by `classify`, and boxes at the means of z_where.
 
@@ -233,6 +236,7 @@ class AIR(LatentModel):
         return find_objects(further, where, self.data_shape)
 
     @torch.no_grad()
+    @takes_data
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the canvas of the most probable objects, at the means of their latents, (batch,) + data_shape."""
         further, where, what = (torch.stack(values, 1) for values in zip(*self._plausible_steps(x), strict=True))
@@ -273,3 +277,20 @@ def _last_bias(network: MLP) -> Tensor:
 def _probability(logit: Tensor) -> Tensor:
     """Return the probability of an object, away from 0 and 1 so that every outcome keeps a finite log-density."""
     return logit.sigmoid().clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+
+
+def _size_share(size: float | None, window: tuple[int, ...], data_shape: tuple[int, ...]) -> float:
+    """Return the share of the side of a picture that an object has, by default that of the window.
+
+    Raises:
+        InputError: for an object that is larger than the picture, or that lies between two pixels.
+    """
+    if size is None:
+        return window[0] / data_shape[0]
+    share, side = require_positive(size, "size"), min(data_shape)
+    if not 1 / side <= share <= 1:
+        raise InputError(
+            f"size needs a share of the side of the picture, from one pixel, 1/{side}, to 1, the whole picture; got "
+            f"{share:g}. For an object of 4 pixels in a picture of 16, give size=0.25."
+        )
+    return share

@@ -17,6 +17,7 @@ from pvae.densities.parts import require_matching_parts
 from pvae.errors import InputError
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
+from pvae.models.direct_calls import takes_data
 from pvae.names import unknown
 from pvae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pvae.programs.base import LatentModel
@@ -218,6 +219,7 @@ class BaseVAE(LatentModel):
         """Return p(z), with event shape (latent,). A prior that is made of posteriors gets `encode`."""
         return self.prior(self.encode if density_traits_of(self.prior).takes_posterior else None)
 
+    @takes_data
     def encode(self, x: Tensor, *context: Tensor) -> TorchDistribution:
         """Return q(z given x), with batch shape (batch,) and event shape (latent,).
 

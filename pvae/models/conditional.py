@@ -19,6 +19,7 @@ from pvae.models.conditions import QuadrantCondition, make_condition
 from pvae.models.density_traits import density_traits_of
 from pvae.names import parse, require_settings
 from pvae.networks import Conditioned
+from pvae.programs.usable_data import require_usable
 from pvae.randomness import preserved_randomness
 
 __all__ = ["ConditionalVAE"]
@@ -187,7 +188,7 @@ class ConditionalVAE(BaseVAE):
             The completed images, shape (n, batch) + data_shape.
 
         Raises:
-            InputError: if the condition is not quadrants.
+            InputError: if the condition is not quadrants, or the observed ones have values that are not finite.
         """
         if not isinstance(self.condition, QuadrantCondition):
             raise InputError(
@@ -195,6 +196,7 @@ class ConditionalVAE(BaseVAE):
             )
         n = require_whole(n, "n")
         self.condition.check(x)
+        require_usable({"x": self.condition.raw_features(x) if len(x) else x})
         repeated = x.repeat(n, *[1] * (x.dim() - 1))
         return self._sample_given(repeated, mean=mean).unflatten(0, (n, len(x)))
 

@@ -7,9 +7,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
+from pvae.data.support import value_inside
 from pvae.errors import InputError
 
-__all__ = ["carry_forward", "mask_entries", "zero_missing"]
+__all__ = ["carry_forward", "fill_missing", "mask_entries", "zero_missing"]
 
 
 def zero_missing(x: Tensor, mask: Tensor) -> Tensor:
@@ -20,6 +21,17 @@ def zero_missing(x: Tensor, mask: Tensor) -> Tensor:
         mask: 1 observed, 0 missing; it broadcasts to the shape of x.
     """
     return torch.where(mask > 0, x, torch.zeros_like(x))
+
+
+def fill_missing(x: Tensor, mask: Tensor, density: TorchDistribution) -> Tensor:
+    """Return x with a value in the support of its likelihood at missing entries, so that gradients are finite.
+
+    Args:
+        x: the data, (batch,) + event shape.
+        mask: 1 observed, 0 missing; it broadcasts to the shape of x.
+        density: p(x given z).
+    """
+    return torch.where(mask > 0, x, value_inside(density))
 
 
 def mask_entries(density: TorchDistribution, mask: Tensor, owner: str) -> TorchDistribution:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from pvae.checks import require_whole
 from pvae.densities import MixturePrior
+from pvae.errors import InputError
 from pvae.models.base import BaseVAE, NetworkParts
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.direct_calls import takes_data
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 
@@ -120,11 +122,23 @@ class GMVAE(BaseVAE):
         """
         return self._one_hot[y] - 1 / self.components
 
+    @takes_data
     def assign(self, x: Tensor) -> dist.Categorical:
         """Return q(y given x) of ``inference="amortised"``, batch shape (batch,).
 
         It is not called `classify`, because components are not labels of the data.
+
+        Args:
+            x: data, (batch, features) or (batch,) + data_shape.
+
+        Raises:
+            InputError: for ``inference="exact"``, which has no q(y given x) in closed form.
         """
+        if self.inference != "amortised":
+            raise InputError(
+                f"assign needs inference='amortised'; got inference={self.inference!r}, and then no q(y given x). "
+                "Use cluster(x), which averages p(y given z) over draws of z."
+            )
         return dist.Categorical(logits=self.classifier(reshape_data(x, self._input_shape)))
 
     def model(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pvae.programs.data_sites import DataSites, find_data_sites
 from pvae.programs.fitting_runs import map_fitting_parts
 from pvae.programs.queries import inference_mode
 from pvae.programs.sites import sample_sites
+from pvae.programs.usable_data import require_usable
 from pvae.randomness import preserved_randomness
 from pvae.weights.log_probs import PlateDims, log_probs_by_site, sum_tensors
 from pvae.weights.site_validation import delta_sites
@@ -76,6 +77,7 @@ def impute(
     """
     n, particles = require_whole(n, "n"), require_whole(particles, "particles")
     zeroed = _zero_missing_entries(batch)
+    require_usable(zeroed)
     with inference_mode(latent_model, zeroed, fields) as programs:
         if "mask" not in programs.fields:
             raise InputError(

@@ -15,6 +15,7 @@ from pvae.checks import require_sizes, require_whole
 from pvae.errors import InputError
 from pvae.models.base import BaseVAE, Parts, code_of
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.direct_calls import takes_data
 from pvae.networks import Conditioned, initialise
 
 __all__ = ["JointVAE"]
@@ -108,6 +109,7 @@ class JointVAE(BaseVAE):
             codes.append(is_category.to(self._uniform(1).dtype).expand(*shape, size) - 1 / size)
         return torch.cat(codes, -1)
 
+    @takes_data
     def assign(self, x: Tensor) -> dict[str, dist.Categorical]:
         """Return q(y given x) of each categorical variable, batch shape (batch,).
 

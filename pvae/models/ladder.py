@@ -16,6 +16,7 @@ from pvae.errors import InputError
 from pvae.models.base import BaseVAE, NetworkParts, network_kind
 from pvae.models.datum_shapes import reshape_data
 from pvae.models.density_traits import density_traits_of
+from pvae.models.direct_calls import takes_data
 from pvae.models.stochastic_layer import StochasticLayer
 from pvae.names import unknown
 from pvae.networks import Conditioned
@@ -217,6 +218,7 @@ class LadderVAE(BaseVAE):
         return self.as_data(self.decode_from(values), mean=mean)
 
     @torch.no_grad()
+    @takes_data
     def codes(self, x: Tensor) -> list[Tensor]:
         """Return the posterior means of z_1, ..., z_L, (batch, size) each.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pvae.errors import InputError
 from pvae.models.base import BaseVAE, Parts, code_of
 from pvae.models.datum_shapes import reshape_data
-from pvae.models.entry_masks import carry_forward, mask_entries, zero_missing
+from pvae.models.entry_masks import carry_forward, fill_missing, mask_entries, zero_missing
 from pvae.models.imputation import Imputation, impute
 from pvae.networks import Conditioned
 
@@ -73,13 +73,15 @@ class MaskedVAE(BaseVAE):
             mask: 1 for an observed entry and 0 for a missing one, in the shape of x; None if all are observed.
 
         Returns:
-            x with 0 at missing entries, (batch,) + event shape.
+            x with a value in the support of the likelihood at missing entries, 0 if it lies there, (batch,) + event
+            shape.
         """
         complete_mask = _mask_like(x, mask)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior_density())
             density = mask_entries(self.decode(z), self.observed(complete_mask), "masked VAE")
-            return pyro.sample("x", density, obs=self.observed(zero_missing(x, complete_mask)))
+            observed = fill_missing(self.observed(x), self.observed(complete_mask), density)
+            return pyro.sample("x", density, obs=observed)
 
     def guide(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Infer z from the posterior given the observed entries. Returns z, shape (batch, latent).

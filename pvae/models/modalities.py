@@ -14,7 +14,7 @@ from pvae.checks import require_sizes
 from pvae.errors import InputError
 from pvae.models.base import BaseVAE
 from pvae.models.datum_shapes import reshape_data
-from pvae.models.entry_masks import carry_forward, mask_entries, zero_missing
+from pvae.models.entry_masks import carry_forward, fill_missing, mask_entries, zero_missing
 from pvae.names import parse_setting, require_settings
 from pvae.weights.tracing import is_traced
 
@@ -159,6 +159,20 @@ class Modality(BaseVAE):
         if mask.dim() == 1:
             return density.mask(mask)
         return mask_entries(density, self.observed(mask), "multimodal VAE with masks of entries")
+
+    def observed_value(self, reading: Reading, density: TorchDistribution) -> Tensor:
+        """Return the data, (batch,) + event shape, with a value in the support of their density where they are missing.
+
+        Args:
+            reading: the data.
+            density: the result of `observed_density`.
+        """
+        value = self.observed(reading.value)
+        if reading.mask is None:
+            return value
+        if reading.mask.dim() == 1:
+            return fill_missing(value, reading.mask.reshape(-1, *[1] * (value.dim() - 1)), density)
+        return fill_missing(value, self.observed(reading.mask), density)
 
     def start_from(self, reading: Reading) -> None:
         """Initialise the output bias from the data that are present; only once.

@@ -14,6 +14,7 @@ from pvae.checks import require_whole
 from pvae.densities import StandardNormal
 from pvae.densities.experts import mixture_of_experts, product_of_experts
 from pvae.errors import InputError
+from pvae.models.direct_calls import takes_data
 from pvae.models.modalities import Modality, Reading, mask_name, modality_settings, read_modality, require_binary_mask
 from pvae.names import require_known, unknown
 from pvae.programs.base import LatentModel
@@ -119,7 +120,7 @@ class MultimodalVAE(LatentModel):
             for name, modality in self._each():
                 reading = readings[name]
                 density = modality.observed_density(z, reading.mask)
-                pyro.sample(name, density, obs=modality.observed(reading.value))
+                pyro.sample(name, density, obs=modality.observed_value(reading, density))
             return z
 
     def guide(self, x: Tensor, **fields: Tensor) -> Tensor:
@@ -136,6 +137,7 @@ class MultimodalVAE(LatentModel):
         """Return p(z), the standard normal unless another prior was fitted, with event shape (latent,)."""
         return self.prior()
 
+    @takes_data
     def encode(self, **fields: Tensor) -> TorchDistribution:
         """Return q(z given fields), with batch shape (batch,) and event shape (latent,).
 

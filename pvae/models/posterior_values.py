@@ -11,8 +11,10 @@ from pvae.models.site_values import SiteValueMessenger
 from pvae.programs.binding import Fields
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.data_sites import find_data_sites
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.queries import encode, inference_mode, mean_of_site
 from pvae.programs.sites import base_distribution, is_discrete, sample_sites
+from pvae.programs.usable_data import require_usable
 from pvae.weights.compute import weights_of
 from pvae.weights.posterior_draws import draw_latents
 from pvae.weights.shared import has_summed_sites
@@ -35,6 +37,8 @@ def plausible_codes(latent_model: Any, batch: Mapping[str, Tensor], fields: Fiel
         The codes by site, each of shape (batch, ...).
     """
     with inference_mode(latent_model, batch, fields) as programs:
+        require_usable(batch)
+        require_masks_taken(programs, batch)
         bound = programs.bound_to(batch)
         guide = SiteValueMessenger({}, (), draw=False)(programs.guide)
         sites = sample_sites(bound.with_programs(programs.model, guide).trace_guide())
@@ -74,6 +78,8 @@ def reconstruct(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields =
         InputError: if the model observes nothing.
     """
     with inference_mode(latent_model, batch, fields) as programs:
+        require_usable(batch)
+        require_masks_taken(programs, batch)
         bound = programs.bound_to(batch)
         drawn = _summed_out_draws(bound)
         if drawn is None:

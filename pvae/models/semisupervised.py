@@ -17,6 +17,7 @@ from pvae.densities import GivenLabel, label_posterior
 from pvae.errors import InputError
 from pvae.models.base import BaseVAE, Parts
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.direct_calls import takes_data
 from pvae.names import unknown
 from pvae.networks import Conditioned, initialise
 from pvae.programs.classifier import outside_classes
@@ -115,6 +116,7 @@ class SemiSupervisedVAE(BaseVAE):
             label = pyro.sample("y", density, infer=self._infer.copy())
             return pyro.sample("z", self.encode(x, self.code(label)))
 
+    @takes_data
     def classify(self, x: Tensor) -> dist.Categorical:
         """Return q(y given x), batch shape (batch,)."""
         return dist.Categorical(logits=self.classifier(reshape_data(x, self._input_shape)))

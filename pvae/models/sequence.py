@@ -14,6 +14,7 @@ from pvae.batch import Batch
 from pvae.checks import require_whole
 from pvae.densities.padding import PaddedStep
 from pvae.models.base import code_of
+from pvae.models.direct_calls import takes_data
 from pvae.models.forecast import Forecast, resample
 from pvae.models.sequence_parts import BaseSequenceVAE
 from pvae.models.sequence_steps import masked_step, present_steps, zero_ended
@@ -117,6 +118,7 @@ class SequenceVAE(BaseSequenceVAE):
         return self.inference.infer(self.encoder(steps), present, self.transition, choose)
 
     @torch.no_grad()
+    @takes_data
     def codes(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the mean of q(z_t) given the earlier means, (batch, time, latent); it has no meaning after the end.
 
@@ -159,6 +161,7 @@ class SequenceVAE(BaseSequenceVAE):
         return x.reshape(n, *self.data_shape)
 
     @torch.no_grad()
+    @takes_data
     def forecast(
         self, x: Tensor, lengths: Tensor | None = None, *, steps: int = 1, n: int = 100, particles: int = 100
     ) -> Forecast:
@@ -183,6 +186,7 @@ class SequenceVAE(BaseSequenceVAE):
         draws = self._continue(self.states(x, values, lengths)[-1], steps, mean=False)
         return Forecast(draws.reshape(n, len(x), steps, *self.data_shape[1:]), sizes)
 
+    @takes_data
     def continued(self, x: Tensor, lengths: Tensor, *, n: int = 100, particles: int = 100) -> Tensor:
         """Return sequences with forecasts from their ends to the last time step, shape (n, batch) + data_shape.
 

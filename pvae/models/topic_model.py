@@ -17,6 +17,7 @@ from pvae.densities.bag_of_words import BagOfWords, DirichletLaplace
 from pvae.errors import InputError
 from pvae.models.base import code_of
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.direct_calls import takes_data
 from pvae.names import unknown
 from pvae.networks import MLP
 from pvae.programs.base import LatentModel
@@ -118,6 +119,7 @@ class ProdLDA(LatentModel):
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", self.encode(x))
 
+    @takes_data
     def encode(self, x: Tensor) -> TorchDistribution:
         """Return q(z given x), with batch shape (batch,) and event shape (topics,).
 

@@ -15,6 +15,7 @@ from pvae.densities.quantiser import Quantiser
 from pvae.errors import InputError
 from pvae.models.base import BaseVAE, NetworkParts, network_kind
 from pvae.models.datum_shapes import reshape_data
+from pvae.models.direct_calls import takes_data
 from pvae.names import unknown
 from pvae.networks import initialise
 
@@ -184,6 +185,7 @@ class VQVAE(BaseVAE):
             return pyro.sample("k", self.encode(x))
 
     @torch.no_grad()
+    @takes_data
     def codes(self, x: Tensor) -> Tensor:
         """Return the indices of the nearest codes, shape (batch, positions)."""
         return self.quantiser.nearest(self._vectors(x))

@@ -104,6 +104,14 @@ class Programs:
         """Return both programs with the fields of `batch` that they take as their arguments."""
         return self.bound_with(self.arguments(batch))
 
+    @property
+    def fields_of_model(self) -> frozenset[str]:
+        """The batch fields that the model takes; `fields` has those of the guide too."""
+        model = self.model
+        if not isinstance(model, _ProgramOnFields):
+            return frozenset(self.fields)
+        return frozenset(model.fields[position] for position in (*model.positions, *model.keywords.values()))
+
     def unused(self, batch: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Return the fields of `batch` that no program takes, without ``index``."""
         return tuple(field for field in batch if field not in self.fields and field != "index")

@@ -27,6 +27,7 @@ from pvae.programs.layout import Layout, has_same_densities, layout_of_traces, p
 from pvae.programs.plate_sizes import require_same_sizes
 from pvae.programs.simulation import simulated
 from pvae.programs.site_shapes import check_site_shapes
+from pvae.programs.usable_data import NO_DATA
 from pvae.randomness import preserved_buffers, preserved_randomness
 from pvae.structures import count_of
 
@@ -61,6 +62,9 @@ class BoundPrograms:
     def __post_init__(self) -> None:
         if isinstance(unwrap(self.guide), GuideMessenger):  # `Program` hides the observed sites of such a guide
             object.__setattr__(self, "guide", Program(self.guide))
+        first = next((value for value in self.args if isinstance(value, Tensor) and value.dim()), None)
+        if first is not None and first.shape[0] == 0:
+            raise InputError(NO_DATA)
 
     @cached_property
     def layout(self) -> Layout:

@@ -17,9 +17,11 @@ from pvae.programs.binding import Fields, Programs, bind
 from pvae.programs.bound import BoundPrograms
 from pvae.programs.data_sites import find_data_sites
 from pvae.programs.fitting_runs import look_within_memory
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.own_densities import with_own_densities
 from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site, sample_sites
+from pvae.programs.usable_data import require_usable
 from pvae.randomness import evaluating, preserved_randomness
 from pvae.structures import moved
 
@@ -93,8 +95,13 @@ def encode(latent_model: Any, batch: Mapping[str, Tensor], fields: Fields = None
 
     Returns:
         The codes by site, each of shape (batch, ...).
+
+    Raises:
+        InputError: for an empty batch, values that are not finite, or a model that takes no mask of missing values.
     """
     with inference_mode(latent_model, batch, fields) as programs:
+        require_usable(batch)
+        require_masks_taken(programs, batch)
         bound = programs.bound_to(batch)
         sites = {site["name"]: site for site in sample_sites(bound.trace_guide()) if not site["is_observed"]}
         if any(site["infer"].get("is_auxiliary") for site in sites.values()):

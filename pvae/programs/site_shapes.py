@@ -10,6 +10,7 @@ from pyro.util import check_site_shape
 
 from pvae.data.support import check_support
 from pvae.errors import InputError, whole_reason
+from pvae.programs.site_masks import is_masked, mask_of_site
 from pvae.programs.sites import Site, sample_sites
 
 __all__ = ["SiteShapeError", "check_site_shapes"]
@@ -48,7 +49,7 @@ def check_site_shapes(guide: poutine.Trace, model: poutine.Trace) -> None:
                 continue
             except ValueError:  # Pyro's error for a value outside the support prints the whole tensor
                 if site["is_observed"]:
-                    check_support(site["name"], site["value"], density)
+                    check_support(site["name"], site["value"], density, mask_of_site(site) if is_masked(site) else None)
                 raise
             try:
                 # with an infinite nesting, no dimension is allowed to the left of the plates

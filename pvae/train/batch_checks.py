@@ -13,6 +13,7 @@ from pvae.batch import Batch
 from pvae.data import check_support
 from pvae.programs.binding import Programs
 from pvae.programs.classifier import require_known_labels
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.model_traits import traits_of
 from pvae.programs.site_masks import is_masked
 from pvae.programs.sites import Site, base_distribution, sample_sites
@@ -23,17 +24,17 @@ __all__ = ["BatchChecks"]
 
 @dataclass(frozen=True)
 class BatchChecks:
-    """Checks the labels of a batch, and that its values lie in the supports of the sites that observe them.
+    """Checks the labels and masks of a batch, and that its values lie in the supports of the sites that observe them.
 
     Attributes:
         latent_model: any object with ``model`` and ``guide``.
         supports: for each field, the name of the site that observes it and its distribution.
-        has_labels: whether a program takes the labels.
+        programs: the two programs.
     """
 
     latent_model: Any
     supports: Mapping[str, tuple[str, Any]]
-    has_labels: bool
+    programs: Programs
 
     @classmethod
     def of_programs(cls, latent_model: Any, programs: Programs, batch: Batch, *, is_drawn_at_use: bool) -> BatchChecks:
@@ -55,18 +56,20 @@ class BatchChecks:
                 supports[fields[0]] = site["name"], site["fn"]
         if is_drawn_at_use:
             supports.pop("x", None)  # the values of x are drawn later; their range is checked before the draw
-        return cls(latent_model, supports, "y" in programs.fields)
+        return cls(latent_model, supports, programs)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return a batch as it is.
 
         Raises:
-            InputError: if a label is not a class of the model, or a value lies outside a support.
+            InputError: if a label is not a class of the model, a value lies outside a support, or values are missing
+                and the model takes no mask.
         """
         check_data = traits_of(self.latent_model).check_data
         if check_data is not None:
             check_data(batch)
-        if self.has_labels:
+        require_masks_taken(self.programs, batch)
+        if "y" in self.programs.fields:
             require_known_labels(self.latent_model, batch)
         for field, (site, distribution) in self.supports.items():
             check_support(site, batch[field], distribution)

@@ -17,6 +17,7 @@ from pvae.data.labels import without_labels
 from pvae.data.loading import is_path
 from pvae.data.scaling import narrowed
 from pvae.errors import InputError
+from pvae.programs.usable_data import require_usable
 
 __all__ = ["RunForm", "data_for_run"]
 
@@ -112,6 +113,7 @@ def data_for_run(
     """
     if isinstance(data, Batch):
         data = data if labels else without_labels(data)
+        require_usable(data)
         batch = form.with_mask(data)
         return narrowed(batch, form.dtype), batch, None
     schema = form.schema if labels else form.schema.changed(ignores_labels=True)

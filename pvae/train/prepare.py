@@ -21,6 +21,7 @@ from pvae.linter.row_rules import OTHER_AXIS
 from pvae.linter.run_check import run_check
 from pvae.objectives.base import Objective
 from pvae.programs.binding import Programs, bind, held_modules
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.model_traits import traits_of
 from pvae.programs.parameter_groups import model_has_parameters
 from pvae.programs.parameter_scope import store_tensors
@@ -153,6 +154,10 @@ class TrainingSetup:
         on_other_axis = [finding for finding in result.findings if finding.kind == OTHER_AXIS]
         if on_other_axis and splits.validation is not None:
             raise InputError(f"{on_other_axis[0]} Or load the data with validation=0.")
+        programs = bind(self.latent_model, batch, self.request.fields)
+        for part in (splits.train, splits.validation):
+            if part is not None and not isinstance(part, StoredBatch):  # these are checked as they are read
+                require_masks_taken(programs, part)
         self._keeps_order = result.rows is not None and bool(result.rows.tied)
         if self._keeps_order and isinstance(splits.train, StoredBatch) and splits.train.own_batch_size is not None:
             raise InputError(

@@ -20,6 +20,7 @@ from pvae.objectives import no_density_by, untrained_by
 from pvae.programs.binding import Fields, bind
 from pvae.programs.classifier import classifier_of
 from pvae.programs.fitting_runs import map_fitting_parts
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.queries import inference_mode, simulate
 from pvae.train.data_for_run import RunForm, data_for_run
 from pvae.train.devices import isolated
@@ -274,11 +275,10 @@ class TrainedModel:
     def _run(self, batch: Batch, seed: int, chunk: int, use: Callable[[Batch], Any]) -> list[Any]:
         """Return what a function returns for each part of a batch, on the device of the model."""
         chunk, seed = require_whole(chunk, "chunk"), require_whole(seed, "seed", least=0)
-        if batch.size == 0:
-            raise InputError("The data are empty. Give at least one datum.")
         with isolated(seed), torch.no_grad():
-            modules = bind(self.model, batch, self.fields).modules
-            return map_fitting_parts(use, batch, chunk, modules)
+            programs = bind(self.model, batch, self.fields)
+            require_masks_taken(programs, batch)
+            return map_fitting_parts(use, batch, chunk, programs.modules)
 
 
 def _warn_of_few_draws(effective: Tensor, observed: Tensor, particles: int) -> None:

@@ -13,8 +13,10 @@ from pvae.checks import require_whole
 from pvae.errors import InputError
 from pvae.programs.binding import Fields, bind
 from pvae.programs.bound import BoundPrograms
+from pvae.programs.ignored_masks import require_masks_taken
 from pvae.programs.parameter_scope import scope
 from pvae.programs.sites import Site
+from pvae.programs.usable_data import require_usable
 from pvae.weights.auxiliary import Marginal, log_marginal
 from pvae.weights.base import REVERSE, LogWeights
 from pvae.weights.batch_of_data import batch_of_data
@@ -297,6 +299,8 @@ def log_weights(
     """
     given, batch = batch, batch_of_data(latent_model, batch, split, fields)
     programs = bind(latent_model, batch, fields)
+    require_usable(batch)
+    require_masks_taken(programs, batch)
     if batch is not given:  # data that were read may be float64
         programs = programs.in_dtype_of_parameters()
     with scope(latent_model, inherit=True):

@@ -212,3 +212,10 @@ def test_unusable_settings_are_refused_in_one_line(settings, message) -> None:
 def test_data_of_another_size_are_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="x needs 36 values"):
         small().find(torch.zeros(2, 5, 5))
+
+
+@pytest.mark.parametrize("size", [3, 1.01, 1 / 13, 1e-6])
+def test_an_object_has_at_least_one_pixel_and_at_most_the_picture(size: float) -> None:
+    with pytest.raises(InputError, match=r"size needs a share of the side of the picture, from one pixel, 1/12, to 1"):
+        pvae.AIR((12, 12), size=size)
+    assert pvae.AIR((12, 16), size=1 / 12).where_loc[0].exp() == pytest.approx(1 / 12)

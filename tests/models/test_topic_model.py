@@ -259,3 +259,20 @@ def test_the_command_line_prints_topics_and_draws_them(tmp_path: object, monkeyp
     assert set(header.split(",")) == set(line.split()[-6:])
     assert run("show", "run", "--what", "topics").code == 0
     assert run("train", "prodlda", "--data", "words.csv", "--set", "topics=1").code == 2
+
+
+def test_documents_without_a_word_are_left_out_of_the_coherence_and_of_the_shares() -> None:
+    counts = torch.tensor([[2.0, 1.0, 0.0, 0.0], [1.0, 0.0, 3.0, 0.0], [0.0, 1.0, 1.0, 2.0]])
+    padded = torch.cat([counts, torch.zeros(5, 4)])
+    torch.manual_seed(0)
+    model = pvae.ProdLDA(4, topics=2, hidden=4)
+    expected = pvae.evaluate.topics(model, counts, words=3)
+    with pytest.warns(UserWarning, match=r"^5 of 8 documents have no word, and are left out\.$"):
+        found = pvae.evaluate.topics(model, padded, words=3)
+    torch.testing.assert_close(found.coherence, expected.coherence)
+    torch.testing.assert_close(found.shares, expected.shares)
+    assert found.documents == 3
+    with pytest.raises(InputError, match="needs documents with words; all counts of these data are 0"):
+        pvae.evaluate.topics(model, torch.zeros(2, 4), words=3)
+    with pytest.warns(UserWarning, match=r"1 of the 4 words of the topics are in no document"):
+        pvae.evaluate.topics(model, counts[:2], words=4)

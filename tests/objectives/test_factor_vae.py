@@ -240,3 +240,20 @@ def test_a_run_has_an_evidence_and_records_the_total_correlation() -> None:
     ].keys()
     assert describe(pvae.FactorVAE(2.0, hidden=4)) == "factor-vae:gamma=2.0:hidden=4"
     assert pvae.evaluate.elbo(run, splits).count == 12
+
+
+def test_units_are_drawn_in_proportion_to_the_scales_of_their_data() -> None:
+    """A permutation would give both values the same share, and its first unit the scale of another datum."""
+    scale = torch.tensor([1.0, 3.0]).repeat(2000)
+    codes = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(2000, 1)
+    drawn = permute_units(codes, scale)
+    for values in (drawn[:, 0], drawn[:, 1]):  # the share of 1 in the scaled data is 3 / 4
+        assert_close_in_sigmas(*_against(values, 0.75))
+    # the units are independent, and independent of the scale of their row
+    assert_close_in_sigmas(*_against(drawn[:, 0] * drawn[:, 1], 0.75**2))
+    assert_close_in_sigmas(*_against(scale * (drawn[:, 0] - 0.75), 0.0))
+
+
+def _against(values: Tensor, exact: float) -> tuple[Any, float, Any]:
+    mean, error = mean_and_error(values)
+    return mean, exact, error

@@ -32,11 +32,11 @@ class FactorVAE(Adversarial):
 
     The total correlation KL(q(z) to the product of the q(z_u)) is 0 if the units u of z are independent over all data.
     The critic estimates it: class 1 are the codes of a batch, and class 0 are the same codes with each unit permuted
-    separately over the batch. In large batches these are draws from the product of the q(z_u); in a batch of B data,
-    two units still come from the same datum with probability 1 / B. So `log_ratio(z)` estimates log q(z) - sum of log
-    q(z_u), and its mean over codes is recorded as ``total_correlation``. For large batches the best critic gives its
-    exact value. Small batches, and a critic in training, usually give a smaller value, which may be below 0 for a
-    critic in training.
+    separately over the batch, or drawn again if the data have different scales. In large batches these are draws from
+    the product of the q(z_u); in a batch of B data, two units still come from the same datum with probability 1 / B. So
+    `log_ratio(z)` estimates log q(z) - sum of log q(z_u), and its mean over codes is recorded as
+    ``total_correlation``. For large batches the best critic gives its exact value. Small batches, and a critic in
+    training, usually give a smaller value, which may be below 0 for a critic in training.
 
     A step updates ``together`` (theta and phi) by the ELBO and the penalty, with the critic's parameters frozen; then
     it updates ``critic`` on new draws without gradient. (In the paper the permuted codes are those of a second batch.)
@@ -102,7 +102,8 @@ class FactorVAE(Adversarial):
         ((name, rows),) = codes.items()
         site = trace.nodes[name]
         _require_product_support(site)
-        return Sides((rows,), (permute_units(rows),), scale_of(site))
+        scale = scale_of(site)
+        return Sides((rows,), (permute_units(rows, scale),), scale)
 
     def terms(self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], player: str) -> Terms:
         """Return the loss of a player for one batch: the sum over data, each times its scale."""
@@ -125,11 +126,16 @@ class FactorVAE(Adversarial):
             return self._output(self._rows((codes,), ()))
 
 
-def permute_units(codes: Tensor) -> Tensor:
+def permute_units(codes: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """Return the codes with each unit permuted over the batch by a separate random permutation.
+
+    If each datum has a scale of its own, a permutation would combine units with the scale of another datum. Each unit
+    is then drawn from the batch with probabilities proportional to the scales: a draw from the product of the q(z_u) of
+    the scaled data, for any scale of the row.
 
     Args:
         codes: shape (batch, units).
+        scale: the factor of each datum; a number or shape (batch,).
 
     Returns:
         Shape (batch, units), without gradient.
@@ -145,7 +151,11 @@ def permute_units(codes: Tensor) -> Tensor:
             "FactorVAE needs batches of at least 2 data and codes of at least 2 units, because it permutes each unit "
             f"over the batch; got {batch} data and {units} units. Give larger batches or more units, or use 'elbo'."
         )
-    order = torch.stack([torch.randperm(batch, device=codes.device) for _ in range(units)], 1)
+    if isinstance(scale, Tensor) and scale.numel() == batch:
+        probabilities = scale.detach().reshape(1, batch).expand(units, batch)
+        order = torch.multinomial(probabilities.to(codes.dtype), batch, replacement=True).T
+    else:
+        order = torch.stack([torch.randperm(batch, device=codes.device) for _ in range(units)], 1)
     return codes.detach().gather(0, order)
 
 

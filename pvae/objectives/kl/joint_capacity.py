@@ -31,6 +31,8 @@ from pvae.weights.kl import prior_is_fixed
 __all__ = ["JointCapacity"]
 
 CONTINUOUS, DISCRETE = "continuous", "discrete"
+#: C_y at the end in the source, for MNIST
+_DISCRETE = 5.0
 _STRATEGIES = (PATHWISE, ENUMERATE, *BIASED)
 
 
@@ -54,7 +56,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
     Args:
         continuous: C_z at the end, in nats per datum. The default is that of the source for MNIST.
         discrete: C_y at the end, in nats per datum; at most the sum of the logarithms of the numbers of values, which
-            is the largest KL to a uniform prior; a larger number is replaced by it.
+            is the largest KL to a uniform prior. By default it grows to 5 as in the source, and stops at the largest.
         gamma: the weight of both distances. The default is that of the source for MNIST.
         steps: the number of training steps in which both grow linearly from 0. The default is that of the source.
         particles: draws of z per datum.
@@ -62,7 +64,8 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
 
     Raises:
         InputError: for a negative capacity or weight; in use, if the density of one site depends on a summed-out one,
-            a site is a point or masked, or its draws are neither reparameterised nor enumerated.
+            a site is a point or masked, its draws are neither reparameterised nor enumerated, or `discrete` is above
+            the largest KL.
 
     Source: Dupont, Learning Disentangled Joint Continuous and Discrete Representations, arXiv:1804.00104, equation
         7 and appendix A.
@@ -70,7 +73,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
     Example:
         >>> import pvae, torch
         >>> model = pvae.JointVAE(4, categories=3, latent=2, hidden=8)
-        >>> objective = pvae.JointCapacity(continuous=5.0, discrete=5.0, steps=100)
+        >>> objective = pvae.JointCapacity(continuous=5.0, discrete=1.0, steps=100)
         >>> terms = objective.terms(model.model, model.guide, (torch.eye(4),), {}, "all")
         >>> sorted(terms.named)[:3]
         ['capacity_continuous', 'capacity_discrete', 'elbo']
@@ -82,7 +85,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
     def __init__(
         self,
         continuous: float = 5.0,
-        discrete: float = 5.0,
+        discrete: float | None = None,
         gamma: float = 30.0,
         steps: int = 25_000,
         particles: int = 1,
@@ -91,11 +94,13 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
         super().__init__(particles, **options)
         self.gamma = not_negative("gamma", gamma)
         self.schedule = Schedule("linear", 0.0, not_negative("continuous", continuous), steps)
-        self.discrete_schedule = Schedule("linear", 0.0, not_negative("discrete", discrete), steps)
+        self.discrete = discrete
+        end = _DISCRETE if discrete is None else not_negative("discrete", discrete)
+        self.discrete_schedule = Schedule("linear", 0.0, end, steps)
 
     def settings(self) -> dict[str, Any]:
         """Return both capacities, the weight, the steps and the number of particles."""
-        capacities = {CONTINUOUS: self.schedule.end, DISCRETE: self.discrete_schedule.end}
+        capacities = {CONTINUOUS: self.schedule.end, DISCRETE: self.discrete}
         return {**capacities, "gamma": self.gamma, "steps": self.schedule.steps, **super().settings()}
 
     def is_linear(self) -> bool:
@@ -132,6 +137,7 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
             weights = self.weights(model, guide, args, kwargs)
             likelihood, surrogate = estimate(self, weights)
             by_channel, most_discrete = self._kl_by_channel(weights)
+        self._require_reachable(most_discrete)
         capacities = {
             CONTINUOUS: self.schedule.at(self.steps, likelihood),
             DISCRETE: self.discrete_schedule.at(self.steps, likelihood).clamp(max=most_discrete),
@@ -163,6 +169,15 @@ class JointCapacity(BatchKLObjective, StatefulObjective):
         batch = weights.log_joint.shape[-1]
         self.biased = self._reason(sampled, batch, max(weights.count, self._data_size or 0))
         return by_channel, most_discrete
+
+    def _require_reachable(self, most_discrete: float) -> None:
+        """Refuse a capacity that the KL of the discrete sites cannot reach; float32 may round a limit that is given."""
+        if self.discrete is not None and self.discrete > most_discrete * (1 + 1e-6):
+            raise InputError(
+                f"JointCapacity: discrete={self.discrete:g} nats is more than the discrete latents can hold: their KL "
+                f"to a uniform prior is at most {most_discrete:.4g}, the logarithm of the number of their values. Give "
+                "a smaller number, or leave discrete out."
+            )
 
     def _require_strategy(self, name: str, strategy: str) -> None:
         if strategy not in _STRATEGIES:
