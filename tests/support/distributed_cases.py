@@ -1,10 +1,14 @@
-"""Trainings that several processes run, and one process after them: ``python distributed_cases.py RANK FOLDER``."""
+"""Trainings that three processes run, and one process after them: ``python distributed_cases.py FOLDER``.
+
+The processes are forks of one that has imported all that a training imports, which takes longer than the trainings.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -263,4 +267,12 @@ __all__ = ["EXACT", "batch_norm", "graph_of_autoencoder", "recorded", "trained"]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run_cases(int(sys.argv[1]), Path(sys.argv[2]))
+    import torch._dynamo  # the first optimiser of a process imports it
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=run_cases, args=(rank, Path(sys.argv[1]))) for rank in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    print(json.dumps([process.exitcode for process in processes]))
