@@ -27,6 +27,7 @@ __all__ = [
     "add_legend",
     "as_array",
     "legend_height",
+    "line_style",
     "new_figure",
     "plain_label",
     "principal_components",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31")
+_DASHES = ("-", "--", "-.", ":")
 WIDTH = 4.6  # inches: 10 pt text is 11 px high where the picture is 350 px wide
 INK = "#333333"  # colour of text and ticks
 LINE_CHARACTERS = 48  # characters in one row of a legend
@@ -51,6 +53,18 @@ def plain_label(name: object, most: int = 60) -> str:
     """
     text = short_label(name, most).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels with _ out of legends
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Return colour and dashes of a line as arguments of ``axes.plot``, so that colour is not the only difference.
+
+    The first 32 lines of a figure all differ.
+
+    Args:
+        index: the number of the line, counted from 0.
+    """
+    turn = index // len(PALETTE)
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": _DASHES[(index + turn) % len(_DASHES)]}
 
 
 def as_array(values: Any) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ from pvae.plots.base import (
     add_legend,
     as_array,
     legend_height,
+    line_style,
     new_figure,
     plain_label,
 )
@@ -39,7 +40,7 @@ def learning_curves(
     ylabel: str = "validation bound (nats per datum)",
     title: str = "",
 ) -> Figure:
-    """Return a figure with one colour per name: a thin line for each seed, and a thick line for their mean.
+    """Return a figure with one colour and kind of line per name: thin for each seed, and thick for their mean.
 
     The mean is drawn only if all seeds of a name have as many records. The vertical axis leaves out the values of the
     first tenth of training, which are often so low that they would flatten the rest.
@@ -62,8 +63,10 @@ def learning_curves(
     figure = new_figure(3.1 + legend_height(list(curves)))
     axes = add_axes(figure, xlabel, ylabel)
     for index, (name, seeds) in enumerate(curves.items()):
-        _draw_seeds(axes, name, [(as_array(x), as_array(y)) for x, y in seeds], PALETTE[index % len(PALETTE)])
+        _draw_seeds(axes, name, [(as_array(x), as_array(y)) for x, y in seeds], line_style(index))
     limit_values(axes, [as_array(y) for seeds in curves.values() for _, y in seeds])
+    counts = all((as_array(x) % 1 == 0).all() for seeds in curves.values() for x, _ in seeds)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=counts))
     add_legend(figure, axes)
     return add_title(figure, title or f"{_without_unit(ylabel)} against {xlabel}")
 
@@ -82,21 +85,21 @@ def unique_labels(curves: Mapping[str, _Values]) -> dict[str, _Values]:
     """
     labelled: dict[str, _Values] = {}
     for name, values in curves.items():
-        label = plain_label(name)
+        label = plain_label(name, LINE_CHARACTERS - KEY_CHARACTERS)
         labelled[label if label not in labelled else f"{label} ({len(labelled) + 1})"] = values
     return labelled
 
 
-def _draw_seeds(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], colour: str) -> None:
+def _draw_seeds(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], style: Mapping[str, Any]) -> None:
     """Draw a line for each seed, and their mean if all seeds have as many records; (records,) each."""
     has_mean = len({len(x) for x, _ in seeds}) == 1
     for x, y in seeds:
         marker = "o" if len(x) == 1 else None  # a line of one point is not visible
-        axes.plot(x, y, color=colour, linewidth=0.7 if has_mean else 1.3, alpha=0.5 if has_mean else 1.0, marker=marker)
+        axes.plot(x, y, **style, linewidth=0.7 if has_mean else 1.3, alpha=0.5 if has_mean else 1.0, marker=marker)
     if has_mean:
         mean_x = np.mean([x for x, _ in seeds], axis=0)
         mean_y = np.mean([y for _, y in seeds], axis=0)
-        axes.plot(mean_x, mean_y, color=colour, linewidth=1.8)
+        axes.plot(mean_x, mean_y, **style, linewidth=1.8)
     axes.lines[-1].set_label(name)
 
 
@@ -149,7 +152,7 @@ def evidence_intervals(
         >>> figure.axes[0].get_xlabel()
         'log evidence (nats per datum)'
     """
-    names = list(values)
+    names, labels = list(values), list(unique_labels(values))
     figure = new_figure(0.75 + 0.62 * len(names))
     axes = add_axes(figure, xlabel, "")
     axes.grid(False, axis="y")
@@ -164,7 +167,7 @@ def evidence_intervals(
             axes.plot(brackets[name], (index, index), color=colour, linewidth=9, alpha=0.3, solid_capstyle="butt")
         axes.errorbar(seeds.mean(), index, xerr=errors[name], fmt="o", color=colour, capsize=4, markersize=7)
         axes.plot(seeds, np.full(len(seeds), index + 0.18), "o", color=colour, markersize=3.5, alpha=0.7)
-        _write_name(axes, name, index - 0.3)
+        _write_name(axes, labels[index], index - 0.3)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(names) - 0.55, -0.6)
@@ -180,7 +183,7 @@ def _write_name(axes: Axes, name: str, height: float) -> None:
     """Write a name above its interval: a long name beside it would leave no room on a phone."""
     background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # hides the grid and the line at 0
     written = axes.annotate(
-        plain_label(name, LINE_CHARACTERS - KEY_CHARACTERS),
+        name,
         (0.0, height),
         xycoords=("axes fraction", "data"),
         color=INK,

@@ -97,7 +97,7 @@ def interpolations(
         line_names = [f"pair {pair}" for pair in range(len(x))]
         return add_title(lines_or_heat_map(x, shares, line_names, feature_names, xlabel), title, note)
     row_names = [str(pair) for pair in range(len(x))]
-    figure = draw_labelled_rows(pictures, x.shape[1], row_names, _number_labels(shares, "{:.2g}"), xlabel, "pair")
+    figure = draw_labelled_rows(pictures, x.shape[1], row_names, _number_labels(shares), xlabel, "pair")
     return add_title(figure, title, note)
 
 
@@ -194,6 +194,6 @@ def _pictures_of(x: Array) -> Array | None:
     return as_pictures(x.reshape(-1, *x.shape[2:]))
 
 
-def _number_labels(values: Array, form: str = "{:.1f}") -> list[str]:
+def _number_labels(values: Array) -> list[str]:
     """Return a label for each value, shape (steps,); empty labels if there are too many."""
-    return [form.format(value) if len(values) <= _MOST_LABELS else "" for value in values]
+    return [f"{value:.3g}" if len(values) <= _MOST_LABELS else "" for value in values]

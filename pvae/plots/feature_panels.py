@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from pvae.plots.base import INK, PALETTE, WIDTH, Array, new_figure, plain_label
+from pvae.plots.base import INK, PALETTE, WIDTH, Array, line_style, new_figure, plain_label
 
 __all__ = [
     "MOST_PANELS",
@@ -25,8 +25,10 @@ __all__ = [
 ]
 
 MOST_PANELS = 24
+_MOST_TICK_CHARACTERS = 6  # longer labels of neighbouring ticks overlap
+_SHORT_NAME = 14  # a longer name is written in smaller letters, so that the figure does not cut it off
 _COLUMNS = 3
-_NAME_CHARACTERS = 22  # of a feature, above its panel
+_NAME_CHARACTERS = 20  # of a feature, above its panel
 
 
 def feature_labels(names: Sequence[str] | None, features: int) -> list[str]:
@@ -53,7 +55,7 @@ def feature_lines(x: Array, values: Array, line_names: Sequence[str], names: Seq
     figure, panels = new_panels(names, "", share_y=False)
     for feature, axes in enumerate(panels):
         for index, line in enumerate(x):
-            axes.plot(values, line[:, feature], color=PALETTE[index % len(PALETTE)], linewidth=1.3)
+            axes.plot(values, line[:, feature], **line_style(index), linewidth=1.3)
     add_shared_legend(figure, list(panels[0].lines), [plain_label(name) for name in line_names], xlabel)
     return figure
 
@@ -187,14 +189,36 @@ def new_panels(
         axes.remove()
     panels = list(grid[: len(names)])
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title(plain_label(name, _NAME_CHARACTERS), fontsize=8.5, color=INK)
+        label = plain_label(name, _NAME_CHARACTERS)
+        is_short = len(label) <= _SHORT_NAME
+        axes.set_title(label, fontsize=8.5 if is_short else 7.5, color=INK)
         axes.tick_params(labelsize=7.5, colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.yaxis.set_major_locator(MaxNLocator(4))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(_ShortNumbers())
+            axis.get_offset_text().set_fontsize(7.5)
     if xlabel:
         figure.supxlabel(plain_label(xlabel), color=INK, fontsize=9)
     return figure, panels
+
+
+class _ShortNumbers(ScalarFormatter):
+    """Labels of ticks, in which long numbers are short: -1e5 in place of -100000, if no two labels become equal."""
+
+    def format_ticks(self, values: Any) -> list[str]:
+        """Return a label for each tick.
+
+        Args:
+            values: the places of the ticks.
+        """
+        usual = super().format_ticks(values)
+        texts = [f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-") for value in values]
+        is_needed = max(map(len, usual), default=0) > _MOST_TICK_CHARACTERS and not self.get_offset()
+        if not is_needed or len(set(texts)) < len(texts):
+            return usual
+        return [text.replace("-", "\u2212") for text in texts]
 
 
 def _edges(centres: Array) -> Array:

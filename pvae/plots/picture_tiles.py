@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from pvae.plots.base import INK, WIDTH, Array, new_figure, plain_label
@@ -43,7 +45,7 @@ def as_pictures(x: Array) -> Array | None:
     if x.ndim == 4 and x.shape[1] in (1, 3):
         x = np.moveaxis(x, 1, -1)
     if x.ndim == 4 and x.shape[-1] in (1, 3):
-        return x[..., 0] if x.shape[-1] == 1 else np.clip(x, 0, 1)
+        return x[..., 0] if x.shape[-1] == 1 else x
     return None
 
 
@@ -108,7 +110,7 @@ def draw_tiles(
         limits: limits of the colour scale; limits other than (0, 1) are shown by a colour bar.
         margin: width that the labels of the rows need, in inches.
     """
-    canvas = tile(pictures, columns)
+    canvas = tile(_as_colours(pictures, limits), columns)
     width = max(_LEAST_WIDTH, WIDTH if columns >= 4 else 0.5 + 0.8 * columns)
     grey_levels = limits == (0.0, 1.0)
     has_bar = not grey_levels and canvas.ndim == 2
@@ -120,10 +122,36 @@ def draw_tiles(
     image.set_gid(f"pictures {canvas.shape}")
     if has_bar:
         figure.colorbar(image, ax=axes, shrink=0.8, label="value")
+    if canvas.ndim == 3 and not grey_levels:
+        axes.set_title(f"each channel from {limits[0]:.3g} (dark) to {limits[1]:.3g} (bright)", fontsize=8, color=INK)
+        figure.set_figheight(figure.get_figheight() + 0.2)
+    _draw_frames(axes, pictures, columns)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     return figure, axes
+
+
+def _as_colours(pictures: Array, limits: tuple[float, float]) -> Array:
+    """Return colour pictures with channels from 0 to 1, and white where a value is NaN; grey pictures as they are."""
+    if pictures.ndim == 3:
+        return pictures
+    low, high = limits
+    return np.nan_to_num((pictures - low) / (high - low if high > low else 1.0), nan=1.0)
+
+
+def _draw_frames(axes: Axes, pictures: Array, columns: int) -> None:
+    """Draw a thin frame around each picture: without it, the white edge of a picture is not seen on white."""
+    height, width = pictures.shape[1:3]
+    gap = gap_between(pictures)
+    frames = [
+        Rectangle(((index % columns) * (width + gap) - 0.5, (index // columns) * (height + gap) - 0.5), width, height)
+        for index, picture in enumerate(pictures)
+        if not np.isnan(picture).all()
+    ]
+    axes.add_collection(
+        PatchCollection(frames, facecolor="none", edgecolor="#999999", linewidth=0.4, clip_on=False), autolim=False
+    )
 
 
 def draw_heat_maps(panels: Mapping[str, Array], ylabel: str) -> Figure:
@@ -199,6 +227,7 @@ def draw_named_pictures(pictures: Array, names: Sequence[str], columns: int) -> 
     figure = new_figure(rows * (side * pictures.shape[1] / pictures.shape[2] + 0.2) + 0.1, width)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     low, high = float(pictures.min()), float(pictures.max())
+    pictures = _as_colours(pictures, value_limits(pictures))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pvae.errors import InputError
 from pvae.figure_source import also_of_runs
-from pvae.plots.base import PALETTE, Array, as_array, new_figure, style_axes
+from pvae.plots.base import Array, as_array, line_style, new_figure, style_axes
 from pvae.plots.curves import limit_values, unique_labels
 from pvae.plots.titles import add_title
 
@@ -106,11 +107,11 @@ def _draw(bounds: Mapping[str, Array], losses: Mapping[str, Array], title: str) 
     panels = [(curves, label) for curves, label in ((bounds, _BOUND_LABEL), (losses, _LOSS_LABEL)) if curves]
     figure = new_figure(0.3 + _HEIGHT * max(1, len(panels)))
     all_axes = figure.subplots(max(1, len(panels)), 1, squeeze=False, sharex=True)[:, 0]
-    colours = iter(PALETTE * (1 + (len(bounds) + len(losses)) // len(PALETTE)))
+    styles = map(line_style, count())
     for axes, (curves, ylabel) in zip(all_axes, panels, strict=False):
         style_axes(axes, "", ylabel)
         for label, (epochs, values) in curves.items():
-            axes.plot(epochs, values, color=next(colours), label=label, marker="o" if len(epochs) == 1 else None)
+            axes.plot(epochs, values, **next(styles), label=label, marker="o" if len(epochs) == 1 else None)
         limit_values(axes, [values for _, values in curves.values()])
         _add_legend(axes)
     all_axes[-1].set_xlabel("epoch")

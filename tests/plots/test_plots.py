@@ -112,7 +112,7 @@ def test_traversal_names_units_and_values():
     figure = plots.traversal(np.zeros((2, 5, 4, 4)), np.linspace(-2, 2, 5), units=[3, 7])
     axes = figure.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["z[3]", "z[7]"]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["-2.0", "-1.0", "0.0", "1.0", "2.0"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["-2", "-1", "0", "1", "2"]
 
 
 def test_interpolations_label_the_share_of_the_way():

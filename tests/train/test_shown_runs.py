@@ -49,6 +49,7 @@ def test_a_run_plots_the_figures_of_pvae_show(folder: Path, monkeypatch: pytest.
         "traversal": plot.traversal(count=1),
         "plane": plot.plane(count=3, seed=1),
     }
+    assert "The first 1 of 2 latent units are shown." in " ".join(figures["traversal"].get_suptitle().split())
     words = {"reconstructions": "--split train --count 3", "traversal": "--count 1", "plane": "--count 3 --seed 1"}
     for name, figure in figures.items():
         shown = command("show", "run", "--what", name, "--out", f"{name}.png", *words.get(name, "").split())
@@ -87,7 +88,9 @@ def test_a_history_is_a_table() -> None:
     shown = records._repr_html_()
     assert re.findall(r"<th style=[^>]*>([\d…]+)</th>", shown) == [*"12345", "…", *map(str, range(16, 21))]
     assert "event rollback, epoch 20, reason &lt;b&gt;" in shown and "<b>" not in shown
-    assert records.to_markdown().splitlines()[-1] == "| 20 | 5 |" and "20 & 5 \\\\" in records.to_latex()
+    *_, last, _, event = records.to_markdown().splitlines()
+    assert last == "| 20 | 5 |" and event == r"event rollback, epoch 20, reason \<b\>"
+    assert "20 & 5 \\\\" in records.to_latex() and records.to_latex().startswith("% event rollback")
 
 
 def test_names_of_users_are_text_in_html(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvae.comparison.base import Outcome
 from pvae.comparison.page.report_data import ReportData
 from pvae.comparison.table.row import Row
-from pvae.plots.picture_tiles import as_pictures
+from pvae.plots.picture_tiles import as_pictures, value_limits
 from pvae.report import Explorer, Listing, Section, Settings
 
 __all__ = ["make_cards_section", "make_explorer_section"]
@@ -51,7 +51,8 @@ def _explore(data: ReportData, arrays: Mapping[str, Tensor], texts: Mapping[str,
         return {}
     units, steps = arrays["traversals"].shape[:2]
     pictures = as_pictures(arrays["traversals"].flatten(0, 1).double().numpy())
-    if pictures is None or pictures.ndim != 3:
+    # The script shows black for 0 and white for 1, so it cannot show values outside.
+    if pictures is None or pictures.ndim != 3 or value_limits(pictures) != (0.0, 1.0):
         return {}
     levels = np.clip(np.rint(255 * pictures), 0, 255).astype("u1")
     return {"kind": "pictures", "range": _RANGE, "size": [units, steps, *levels.shape[1:]], "levels": _encode(levels)}

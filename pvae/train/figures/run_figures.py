@@ -147,12 +147,16 @@ def _traversal(inputs: FigureInputs) -> Figure:
     from pvae.models.rendering import traverse
 
     values = torch.linspace(-3, 3, 9)
-    pictures = traverse(inputs.run.model, inputs.batch, values, inputs.run.fields, site=inputs.site)[: inputs.count]
+    units = traverse(inputs.run.model, inputs.batch, values, inputs.run.fields, site=inputs.site)
+    pictures = units[: inputs.count]
+    left_out = (
+        f"The first {len(pictures)} of {len(units)} latent units are shown." if len(pictures) < len(units) else ""
+    )
     return plots.traversal(
         inputs.as_pictures(pictures, leading=2),
         values,
         feature_names=inputs.feature_names,
-        note=inputs.describe_held(),
+        note=" ".join(filter(None, (inputs.describe_held(), left_out))),
     )
 
 
