@@ -1,4 +1,4 @@
-"""A network with a condition, a second input that is added in its first layer."""
+"""A network with a condition: a second input that is added in its first layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Conditioned"]
 
 
 class Conditioned(nn.Module):
-    """A network with a condition c beside its input x: it computes first_layer(x) + V c, then the other layers.
+    """A network with an input x and a condition c: it computes first_layer(x) + V c, then the other layers.
 
     V has no bias, so a condition of zeros gives exactly the output of the network alone. A network of images can have
     an image as condition; V is then a convolution like the first layer.
@@ -28,8 +28,8 @@ class Conditioned(nn.Module):
         InputError: if `features` is not a whole number of at least 1, or the network does not begin with a linear or
             convolutional layer.
 
-    Shapes: the input of the network, and a condition (..., features), whose leading dimensions broadcast with those of
-    the input; to (...) + the output of the network.
+    Shapes: the input of the network, and a condition (..., features) with leading dimensions that broadcast with the
+    input's; to (...) + the output of the network.
     """
 
     def __init__(self, network: nn.Module, features: int | None, *, initialisation: str = "glorot") -> None:
@@ -60,8 +60,8 @@ class Conditioned(nn.Module):
 
         Args:
             x: the input of the network.
-            condition: (..., features), or in the shape of `x` where `features` is None. The leading dimensions of the
-                two inputs broadcast.
+            condition: (..., features), or in the shape of `x` if `features` is None. The leading dimensions of the two
+                inputs broadcast.
         """
         first, *further = self._layers or [nn.Identity()]
         h = self._apply_to_images(first, x) if self._image_shape else first(x)
@@ -97,14 +97,14 @@ def _convolution_like(layer: nn.Conv2d) -> nn.Module:
 
 
 def _width(layer: nn.Module | None, network: nn.Module) -> int:
-    """Return the size of the first layer's output; of the input where the network has no layers."""
+    """Return the size of the first layer's output, or of the input if the network has no layers."""
     if layer is None:
         return network.in_features  # type: ignore[return-value]
     linear = next((module for module in layer.modules() if isinstance(module, nn.Linear)), None)
     if linear is None:
         raise InputError(
-            f"{type(network).__name__} begins with {type(layer).__name__}, which takes no condition; "
-            "give a network that begins with a linear or convolutional layer."
+            f"{type(network).__name__} begins with {type(layer).__name__}, which does not take a condition. Give a "
+            "network that begins with a linear or convolutional layer."
         )
     return linear.out_features
 

@@ -39,8 +39,9 @@ def _warn_of_channels_last(shape: tuple[int, int, int]) -> None:
     if has_channels_last(shape):
         channels, height, width = shape
         warnings.warn(
-            f"The data_shape {shape} means {channels} channels of {height} by {width} pixels, because channels come "
-            f"first; it looks like {width} channels at the end. load_data turns such pictures: use its data_shape, "
+            f"The data_shape {shape} means {channels} channels of {height} by {width} pixels, because channels are "
+            f"first; it looks like {width} channels at the end. load_data changes the order of such pictures: use its "
+            "data_shape, "
             f"{(width, channels, height)}.",
             stacklevel=4,
         )
@@ -90,7 +91,7 @@ class ConvEncoder(nn.Module):
         blocks: number of residual blocks after each convolution, see `ResidualBlock`.
 
     Raises:
-        InputError: for an unknown name, a number of blocks below 0, or a shape that is not that of an image.
+        InputError: for an unknown name, a number of blocks below 0, or a shape that is not the shape of an image.
 
     Shapes: (...) + data_shape to (..., out_features). The attribute ``in_features`` is `data_shape`.
 
@@ -139,7 +140,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """A decoder from features to feature maps of half the image's size, by transposed convolutions of stride 2.
 
-    It mirrors `ConvEncoder` without the layer next to the image; the likelihood has that layer.
+    It reverses `ConvEncoder` without the layer next to the image; the likelihood has that layer.
 
     Args:
         in_features: size of the last dimension of the input.
@@ -150,7 +151,8 @@ class ConvDecoder(nn.Module):
         blocks: number of residual blocks at each size of maps, see `ResidualBlock`.
 
     Raises:
-        InputError: for an unknown name, no filters, a number of blocks below 0, or a shape that no image has.
+        InputError: for an unknown name, no filters, a number of blocks below 0, or a shape that is not the shape of an
+            image.
 
     Shapes: (..., in_features) to (..., filters, height, width), with half of the height and width of the image, rounded
     up. The attribute ``out_features`` is (filters, height, width).
@@ -176,7 +178,9 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden:
-            raise InputError("A convolutional decoder needs at least one number of filters; got hidden=().")
+            raise InputError(
+                "A convolutional decoder needs at least one number of filters; got hidden=(). For example hidden=32,64."
+            )
         _, height, width = image_shape(data_shape)
         sizes = _halvings((height, width), len(hidden))[::-1]
         smallest = (hidden[0], *sizes[0])

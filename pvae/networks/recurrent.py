@@ -1,4 +1,4 @@
-"""Networks of sequences: a recurrent cell for any leading dimensions, and a reader that goes backwards in time."""
+"""Networks of sequences: a recurrent cell for any leading dimensions, and a reader backwards in time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RecurrentCell(nn.Module):
         in_features: size of the input.
         state: size of the state.
 
-    Shapes: (..., in_features) and (..., state), the leading dimensions of which broadcast, to (..., state).
+    Shapes: (..., in_features) and (..., state), with leading dimensions that broadcast, to (..., state).
     Source: Cho et al., Learning Phrase Representations using RNN Encoder-Decoder, arXiv:1406.1078.
     """
 
@@ -46,8 +46,8 @@ class BackwardReader(nn.Module):
         state: size of its state.
 
     Shapes: features (batch, time, in_features) and present (batch, time), True before the end of each sequence, or None
-    if all are complete; to (batch, time, state). The output at t depends on the features from t to the end of the
-    sequence alone; after the end it is 0.
+    if all are complete; to (batch, time, state). The output at t depends only on the features from t to the end of the
+    sequence; after the end it is 0.
     """
 
     def __init__(self, in_features: int, state: int) -> None:
@@ -66,7 +66,7 @@ class BackwardReader(nn.Module):
 
 
 class StepReader(nn.Module):
-    """A linear layer of the features of each time step alone, in the place of a `BackwardReader`.
+    """A linear layer of the features of each single time step, as a replacement of a `BackwardReader`.
 
     Args:
         in_features: size of the features of one time step.

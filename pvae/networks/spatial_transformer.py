@@ -1,7 +1,7 @@
 """The spatial transformer for boxes: cut a box out of a picture, and paste a window into a box of a canvas.
 
-A box has a size, its share of the side of the picture, and a centre in coordinates from -1 to 1, column first. Both
-functions interpolate linearly between the centres of pixels, and pixels outside of the source are 0, as in
+A box has a size, as a share of the side of the picture, and a centre in coordinates from -1 to 1, column first. Both
+functions interpolate linearly between the centres of pixels, and pixels outside the source are 0, as in
 `torch.nn.functional.grid_sample` with ``align_corners=False``. Because the box is not rotated, the interpolation is a
 matrix for the rows times a matrix for the columns, which broadcasts over any leading dimensions.
 """
@@ -23,7 +23,7 @@ def cut_box(pictures: Tensor, size: Tensor, centre: Tensor, shape: Sequence[int]
 
     Args:
         pictures: shape (..., height, width).
-        size: height and width of the box as a share of those of the picture, above 0, shape (...).
+        size: height and width of the box as a share of the picture's, above 0, shape (...).
         centre: column and row of the centre of the box, from -1 to 1, shape (..., 2).
         shape: height and width of the window in pixels.
 
@@ -50,14 +50,14 @@ def paste_box(windows: Tensor, size: Tensor, centre: Tensor, shape: Sequence[int
 
     Args:
         windows: shape (..., height, width).
-        size: height and width of the box as a share of those of the canvas, above 0, shape (...).
+        size: height and width of the box as a share of the canvas', above 0, shape (...).
         centre: column and row of the centre of the box, from -1 to 1, shape (..., 2).
         shape: height and width of the canvas in pixels.
 
     Raises:
         InputError: if the shapes do not fit.
-    Source: Jaderberg et al., Spatial Transformer Networks, arXiv:1506.02025; the inverse transformation is that of
-        Eslami et al., arXiv:1603.08575, section 2.2.
+    Source: Jaderberg et al., Spatial Transformer Networks, arXiv:1506.02025; the inverse transformation is from Eslami
+        et al., arXiv:1603.08575, section 2.2.
 
     Example:
         >>> import torch

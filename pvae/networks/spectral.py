@@ -7,17 +7,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["normalise_spectrally"]
 
-#: the layers with a weight matrix, or a kernel that is read as one
+#: the layers with a weight matrix, or with a kernel that is treated as a matrix
 _LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def normalise_spectrally(*networks: nn.Module) -> None:
     """Divide the weight of each linear layer and convolution of networks by its largest singular value, in place.
 
-    A linear layer then changes no distance by a factor above 1. For a convolution this is the singular value of its
-    kernel as a matrix, so the factor may be greater. One power iteration at each use in training mode updates the
-    singular vectors, which are buffers. They follow the weights with a delay, so the estimate of the value may
-    be too small; it is never too large.
+    A linear layer then never increases distances. For a convolution this is the singular value of its kernel as a
+    matrix, so distances may increase. One power iteration at each use in training mode updates the singular vectors,
+    which are buffers. They follow the weights with a delay, so the estimate of the value may be too small; it is never
+    too large.
 
     Args:
         networks: modules with layers.

@@ -1,7 +1,7 @@
 """Log weights: log p(x, z) and log q(z given x), per particle and per datum, from one pair of traces.
 
 Every objective and every evaluation uses them. The weights are unscaled; the scale of a subsampled plate is kept
-beside them and belongs outside a logarithm of a mean (inside it, the result is not a bound).
+separately. It belongs outside a logarithm of a mean; inside it, the result is not a bound.
 """
 
 from pvae.weights.base import LogWeights, log_mean_exp

@@ -28,15 +28,16 @@ __all__ = ["Marginal", "log_marginal"]
 
 
 class Marginal:
-    """How auxiliary guide sites u are marginalised: by draws of a reverse kernel r(u given x, z).
+    """The method to marginalise auxiliary guide sites u: draws of a reverse kernel r(u given x, z).
 
     log q(z given x) is replaced by log (1/m) sum_i q(u_i, z given x) / r(u_i given x, z), where u_1 is the guide's own
-    draw and the others come from the reverse kernel. In expectation this is never below log q(z given x), so every
-    lower bound remains one; it rises with m.
+    draw and the other draws are from the reverse kernel. In expectation this is never below log q(z given x), so every
+    lower bound remains a lower bound; it becomes larger with m.
 
     Args:
         reverse: a Pyro program with the guide's arguments and the latent sites of the model by name, such as
-            ``reverse(x, z)``; it draws exactly the auxiliary sites. Its parameters are trained with those of the guide.
+            ``reverse(x, z)``; it draws exactly the auxiliary sites. Its parameters are trained with the guide's
+            parameters.
         particles: m, at least 1.
 
     Raises:
@@ -65,12 +66,15 @@ class Marginal:
     def __init__(self, reverse: Callable[..., Any], particles: int = 1) -> None:
         particles = require_whole(particles, "particles")
         if not callable(reverse):
-            raise InputError(f"reverse needs a Pyro program such as reverse(x, z); got {type(reverse).__name__}.")
+            raise InputError(
+                f"reverse needs a Pyro program such as reverse(x, z); got {type(reverse).__name__}. Give a function or "
+                "a module."
+            )
         self.reverse, self.particles = reverse, particles
 
 
 class _EnumerateAuxiliary(Messenger):
-    """Puts all values of each auxiliary site on a dimension of its own."""
+    """Puts all values of each auxiliary site on a separate dimension."""
 
     def __init__(self, dims: EnumerationDims) -> None:
         super().__init__()
@@ -85,13 +89,13 @@ def log_marginal(pair: TracePair, dims: PlateDims, marginal: Marginal | None) ->
     """Return log q(z given x) of a run, with its auxiliary sites marginalised.
 
     Args:
-        pair: a run of programs whose guide has auxiliary sites.
+        pair: a run of programs with auxiliary sites in the guide.
         dims: the dimensions of particles and data.
         marginal: the reverse kernel; None for the exact sum over all values.
 
     Returns:
-        The log-density, shape (*left, particles, batch); and log r of the draws of the kernel that carry no gradient,
-        of the same shape, whose gradient is the score. The second is None if there are no such draws.
+        The log-density, shape (*left, particles, batch); and log r of the kernel's draws without a gradient, of the
+        same shape. Its gradient is the score; it is None if there are no such draws.
 
     Raises:
         InputError: if the sites have no finite support and there is no kernel, or if the kernel draws other sites.
@@ -108,7 +112,7 @@ def _fixed_z(pair: TracePair) -> dict[str, Tensor]:
 
 
 def _without_images(values: Mapping[str, Tensor], pair: TracePair) -> dict[str, Tensor]:
-    """Return the values without those of Delta sites of a one-to-one map, which follow from their draws."""
+    """Return the values without the Delta sites of a one-to-one map, which follow from their draws."""
     return {name: value for name, value in values.items() if name not in pair.bijection.points}
 
 
@@ -116,14 +120,14 @@ def _sum_at_same_z(trace: poutine.Trace, pair: TracePair, dims: PlateDims) -> Te
     """Return the sum of the guide's log-densities, shape (*left, particles, batch).
 
     Raises:
-        InputError: if a Delta site depends on a marginalised site, so that z is another one for each of its values.
+        InputError: if a Delta site depends on a marginalised site, so that z differs for each of its values.
     """
     for name in pair.bijection.points:
         value, drawn = value_of(trace, name), value_of(pair.guide, name)
         if not is_traced() and not torch.allclose(value, drawn.expand(value.shape)):
             raise InputError(
                 f"Site {name!r} is a Delta of auxiliary draws that are not all mapped one to one: it depends on "
-                f"{pair.auxiliary_sites[0]['name']!r} too, which has to be marginalised. Draw {name!r} from a "
+                f"{pair.auxiliary_sites[0]['name']!r} too, which needs to be marginalised. Draw {name!r} from a "
                 "distribution with a density."
             )
     return sum_tensors(log_probs_by_site([sample_sites(trace)], dims).values())
@@ -151,7 +155,7 @@ class _ReverseKernel:
     """A reverse kernel r(u given x, z) at the z of one run.
 
     Args:
-        pair: a run of programs whose guide has auxiliary sites.
+        pair: a run of programs with auxiliary sites in the guide.
         dims: the dimensions of particles and data.
         marginal: the kernel, and the number of its draws.
     """
@@ -171,7 +175,8 @@ class _ReverseKernel:
             sites = self._draw(self.marginal.particles - 1)
             score = self._score(sites)
             values = {name: _concatenate(values[name], sites[name]["value"]) for name in values}
-        # This order of log q and log r fixes the order in which backward() sums the gradients, and so their last bits.
+        # This order of log q and log r determines the order in which backward() sums the gradients, and so their last
+        # bits.
         kernel_sites = self._sites(FixedValues(values)(self._program))
         fixed = FixedValues({**_without_images(self.fixed_z, self.pair), **values})
         programs = self.pair.programs
@@ -209,8 +214,9 @@ class _ReverseKernel:
         names = {site["name"] for site in sites if not site["is_observed"]}
         if names != self.auxiliary.keys():
             raise InputError(
-                f"The reverse kernel must draw exactly the auxiliary sites of the guide, {', '.join(self.auxiliary)}; "
-                f"it draws {', '.join(sorted(names)) or 'nothing'}. Draw these sites, by these names."
+                f"The reverse kernel must draw exactly the auxiliary sites of the guide, {', '.join(self.auxiliary)}, "
+                f"but it draws {', '.join(sorted(names)) or 'nothing'}. Draw the guide's auxiliary sites, by their "
+                "names."
             )
         return sites
 
@@ -227,7 +233,7 @@ class _ReverseKernel:
 
 
 def _with_left_dims(site: Site, dims: PlateDims) -> Tensor:
-    """Return the value of a site with dimensions of size 1 on the left, up to a new dimension left of all others."""
+    """Return the value of a site with dimensions of size 1 on the left, up to a new leftmost dimension."""
     value: Tensor = site["value"]
     wanted = 1 + dims.nesting + dims.left + site["fn"].event_dim
     return value.reshape((1,) * (wanted - value.dim()) + tuple(value.shape))

@@ -1,4 +1,4 @@
-"""The class `LogWeights`: the log weights of a batch, and the parts of them that estimators need."""
+"""The class `LogWeights`: the log weights of a batch, and their parts that estimators need."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class LogWeights:
-    """The weights of one batch, unscaled and differentiable, and the pieces that estimators need.
+    """The weights of one batch, unscaled and differentiable, and their parts that estimators need.
 
     Attributes:
         log_joint: log p(x, z), shape (particles, batch), nats.
         log_guide: log q(z given x), shape (particles, batch), nats.
-        scale: the factor of each datum: N/B under a subsampled plate, else 1; a number, or shape (batch,).
-        count: the number of data that the batch represents: N under a subsampled plate, else B.
-        values: the drawn z by site, shape (particles, batch, *event) if the site is in no plate but the data plate.
+        scale: the factor of each datum: N/B in a subsampled plate, else 1; a number, or shape (batch,).
+        count: the number of data that the batch represents: N in a subsampled plate, else B.
+        values: the drawn z by site, shape (particles, batch, *event) if the data plate is the only plate of the site.
         not_reparameterised: the guide's sites without a pathwise gradient.
-        strategies: how each guide site's gradient is taken, by site.
+        strategies: the strategy of each guide site's gradient, by site.
         log_outcome: the log-probability of the values of the sites that are enumerated for their gradient, shape
             (outcomes, particles, batch); all tensors then have this shape. None if no site is enumerated.
         site_log_guide: log q of each guide site at its draw, shape (particles, batch).
@@ -88,14 +88,14 @@ class LogWeights:
         if self._points:
             raise InputError(
                 f"A weight needs a density of z; guide site {self._points[0]!r} is a Delta, a point without a density, "
-                "so there is no weight and no bound. Use the objective 'dirac' for its loss; for a bound, draw the "
+                "so there is no weight and no bound. Use the objective 'dirac' for its loss. For a bound, draw the "
                 "site from a density, as pvae.VAE does."
             )
         return self.log_joint - self.log_guide
 
     @property
     def has_density(self) -> bool:
-        """Whether the guide has a density; one with points has no ELBO, no KL divergence and no `log_w`."""
+        """Whether the guide has a density; a guide with points has no ELBO, no KL divergence and no `log_w`."""
         return not self._points
 
     @property
@@ -107,37 +107,37 @@ class LogWeights:
         """Return log p(x given z), the sum over the observed sites of the model, shape (particles, batch), nats.
 
         Raises:
-            InputError: if a site is summed out or auxiliary; log p(x given z) is then no term of the weight.
+            InputError: if a site is summed out or auxiliary; log p(x given z) is then not a term of the weight.
         """
         self._require_split("log p(x given z)")
         sites = [self._site_log_joint[name] for name in self._observed]
         return sum_tensors(sites) if sites else torch.zeros_like(self.log_joint)
 
     def log_prior_by_site(self) -> dict[str, Tensor]:
-        """Return log p of each latent site given those it depends on, shape (particles, batch), nats."""
+        """Return log p of each latent site given the sites it depends on, shape (particles, batch), nats."""
         self._require_split("log p(z)")
         return {name: table for name, table in self._site_log_joint.items() if name not in self._observed}
 
     def log_guide_by_site(self) -> dict[str, Tensor]:
-        """Return log q of each latent site given those it depends on, shape (particles, batch), nats."""
+        """Return log q of each latent site given the sites it depends on, shape (particles, batch), nats."""
         self._require_split("log q(z given x)")
         return dict(self.site_log_guide)
 
     def _require_split(self, part: str) -> None:
         if not self._split:
             raise InputError(
-                f"{part} needs every site on its own; here a site is summed out or auxiliary. Use an objective of the "
+                f"{part} needs every site separately, but a site is summed out or auxiliary. Use an objective of the "
                 "whole weight, such as 'iwae'."
             )
 
     def named(self) -> dict[str, Tensor]:
         """Return the means over particles that a training records, each of shape (batch,), nats, without gradient.
 
-        ``kl`` is the single-sample estimate log q(z given x) - log p(z), whose mean is the KL divergence. If guide
+        ``kl`` is the single-sample estimate log q(z given x) - log p(z), with the KL divergence as its mean. If guide
         sites are summed out, the mean log weight is not an ELBO and is called ``summed_out_elbo``.
         """
         with torch.no_grad():
-            # A further loss of the guide is in the weights, as it is trained; it is not part of q.
+            # A further loss of the guide is in the weights because it is trained, but it is not part of q.
             elbo = self._mean(sum_tensors([self.log_w, *[self.site_log_guide[name] for name in self._loss_terms]]))
             if SUMMED in self.strategies.values():  # q of these sites is not in the weights
                 return {"summed_out_elbo": elbo}
@@ -163,7 +163,7 @@ class LogWeights:
         return self.zip_with(self, lambda table, _: change(table))
 
     def with_log_w(self, log_w: Tensor) -> LogWeights:
-        """Return weights with another log_w, shape (particles, batch), whose log_joint is changed to give it."""
+        """Return weights with another log_w, shape (particles, batch), by a change of log_joint."""
         return dataclasses.replace(self, log_joint=log_w + self.log_guide)
 
     def zip_with(self, other: LogWeights, change: Callable[[Tensor, Tensor], Tensor]) -> LogWeights:
@@ -195,7 +195,7 @@ class LogWeights:
 
     @property
     def draws(self) -> tuple[TracePair, ...]:
-        """The traces of both programs: one pair for all particles, or one pair for each.
+        """The traces of both programs: one pair for all particles, or one pair for each particle.
 
         Raises:
             InputError: if a site is enumerated, or the weights have no source.
@@ -207,14 +207,17 @@ class LogWeights:
         sites = source.pairs[0].dims.sites
         if sites:
             raise InputError(
-                f"This objective needs a run of the guide at one value of each site; site {sites[0].name!r} is summed "
-                "out or enumerated. Remove its mark, or use 'iwae' or 'renyi'."
+                f"This objective needs a run of the guide at one value of each site, but site {sites[0].name!r} is "
+                "summed out or enumerated. Remove its mark, or use 'iwae' or 'renyi'."
             )
         return source
 
     def _any_source(self) -> WeightsSource:
         if self._source is None:
-            raise InputError("These weights were computed from other weights and have no run of the guide.")
+            raise InputError(
+                "These weights were computed from other weights and have no run of the guide. Use weights from "
+                "pvae.log_weights."
+            )
         return self._source
 
     def site_scores(self) -> dict[str, Tensor]:
@@ -224,7 +227,10 @@ class LogWeights:
         return log_probs_by_site(runs, source.dims)
 
     def log_guide_at_fixed_z(self) -> Tensor:
-        """Return log q(z given x) at z detached from its draw, shape (particles, batch); only phi differentiates it."""
+        """Return log q(z given x) at z detached from its draw, shape (particles, batch).
+
+        It has gradients by phi only.
+        """
         return sum_tensors(self.site_scores().values())
 
     def _require_one_density(self) -> None:
@@ -233,17 +239,17 @@ class LogWeights:
             source.require_repeatable()
 
     def log_guide_with_phi_stopped(self) -> Tensor:
-        """Return log q(z given x) that differentiates through z alone, shape (particles, batch).
+        """Return log q(z given x) with its gradient through z only, shape (particles, batch).
 
         The gradient at fixed z is subtracted from the whole gradient. (If each site's distribution was detached,
-        the path from one latent site through the parameters of another would be cut too.)
+        the gradient of one latent site through the parameters of another site would be lost too.)
         """
         self._require_one_density()
         fixed = self.log_guide_at_fixed_z()
         return self.log_guide - (fixed - fixed.detach())
 
     def guide_sites(self) -> dict[str, Site]:
-        """Return the guide's latent sites as Pyro traced them, with all particles in one run."""
+        """Return the guide's latent sites from the trace, with all particles in one run."""
         return {site["name"]: site for site in self.only_source().pairs[0].latent_sites}
 
     def expand_to_site(self, per_datum: Tensor, site: Site) -> Tensor:
@@ -256,9 +262,10 @@ class LogWeights:
         return self._any_source().dims.expand_to_site(per_datum, site)
 
     def log_guide_at_model_z(self) -> tuple[Tensor, list[tuple[slice, Site, Tensor]]]:
-        """Return log q at the z that the model received, with phi stopped, and that z; all of log_w depends on it.
+        """Return log q at the z that the model received, without gradient by phi, and this z.
 
-        A hook on this z sees the gradient of log_w alone, without that which one latent site passes to another.
+        All of log_w depends on it. A hook on this z gets only the gradient of log_w, without the gradient from one
+        latent site to another.
 
         Returns:
             log q(z given x), shape (particles, batch), nats; and for each run and each site, the particles of the run,
@@ -271,7 +278,7 @@ class LogWeights:
         auxiliary = source.pairs[0].auxiliary_sites
         if auxiliary:
             raise InputError(
-                "The doubly reparameterised gradient needs the guide's own log q; it has no mean over the auxiliary "
+                "The doubly reparameterised gradient needs the guide's own log q, without a mean over the auxiliary "
                 f"site {auxiliary[0]['name']!r}. Use 'iwae' or 'stl'."
             )
         self._require_one_density()
@@ -286,13 +293,14 @@ class LogWeights:
                     received[site["name"]] = value
                     received_values.append((particles, site, value))
             runs.append(sample_sites(pair.guide_at(received)))
-        # This order of the two log q fixes the order in which backward() sums the gradients, and so their last bits.
+        # This order of the two log q determines the order in which backward() sums the gradients, and so their last
+        # bits.
         fixed = self.log_guide_at_fixed_z()
         log_guide = sum_tensors(log_probs_by_site(runs, source.dims).values())
         return log_guide - (fixed - fixed.detach()), received_values
 
     def only_source(self) -> WeightsSource:
-        """Return the source of the weights, where one run holds all particles.
+        """Return the source of the weights, with all particles in one run.
 
         Raises:
             InputError: if particles were drawn one by one.

@@ -24,8 +24,8 @@ def batch_of_data(latent_model: Any, data: Any, split: str, fields: Fields) -> M
 
     Args:
         latent_model: any object with ``model`` and ``guide``.
-        data: named tensors, which are returned as they are; `Splits`, or the name or the path of data, of which `split`
-            is taken; or anything else that `load_data` takes, whole.
+        data: named tensors, which are returned unchanged; `Splits`, or the name or the path of data, of which `split`
+            is used; or anything else that `load_data` takes, completely.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         fields: as for `pvae.models.bind`.
 
@@ -46,7 +46,7 @@ def batch_of_data(latent_model: Any, data: Any, split: str, fields: Fields) -> M
     batch = splits.parts.get(split)
     if batch is None:
         known = ", ".join(name for name, part in splits.parts.items() if part is not None)
-        raise InputError(f"{splits.name} has no {split} split; it has {known}. Choose one with split=.")
+        raise InputError(f"{splits.name} has no {split} split, but {known}. Choose one with split=.")
     return batch
 
 

@@ -39,10 +39,11 @@ def branch(weights: LogWeights, name: str, values: Tensor) -> LogWeights:
     Args:
         weights: the weights of the first run.
         name: a latent site.
-        values: shape (branches, *batch, *event), as the site's own value, with ones up to a new dimension on the left.
+        values: shape (branches, *batch, *event), like the site's own value, with ones up to a new dimension on the
+            left.
 
     Raises:
-        InputError: if the programs do not broadcast over dimensions to the left of the data's.
+        InputError: if the programs do not broadcast over dimensions to the left of the data dimension.
     """
     source = weights.only_source()
     source.require_repeatable()
@@ -93,8 +94,8 @@ def _marginalise(source: WeightsSource, keep: int, *, at_fixed_z: bool) -> Margi
 
     Args:
         source: the runs.
-        keep: the number of dimensions of branches on the left, which stay.
-        at_fixed_z: whether log q is that of the guide's own z, detached.
+        keep: the number of dimensions of branches on the left, which are kept.
+        at_fixed_z: whether log q is at the guide's own z, detached.
     """
     dims = source.pairs[0].dims
     if dims.sites and dims.names(SUMMED):
@@ -108,10 +109,10 @@ def _marginalise(source: WeightsSource, keep: int, *, at_fixed_z: bool) -> Margi
 
 
 def _has_scored_points(pair: TracePair, strategies: Mapping[str, str]) -> bool:
-    """Return whether Delta sites of a one-to-one map are detached, so that their score is that of log q at a fixed z.
+    """Return whether Delta sites of a one-to-one map are detached, so that their score is of log q at a fixed z.
 
     Raises:
-        InputError: if some of the sites of the map are, and others are not.
+        InputError: if some of the sites of the map are detached and others are not.
     """
     scored = {name: is_score(strategies[name]) for name in pair.bijection.points}
     if not any(scored.values()):
@@ -120,13 +121,13 @@ def _has_scored_points(pair: TracePair, strategies: Mapping[str, str]) -> bool:
     other = next((name for name, is_scored in scored.items() if not is_scored), None)
     if other is not None:
         raise InputError(
-            f"The sites {', '.join(scored)} are one draw of the guide, so they need the same strategy; {other!r} has "
-            "no score. Use 'score' for the auxiliary site alone, or for all of them."
+            f"The sites {', '.join(scored)} are one draw of the guide, so they need the same strategy, but {other!r} "
+            "has no score. Use 'score' only for the auxiliary site, or for all of them."
         )
     if pair.dims.width:
         raise InputError(
-            f"The score of {', '.join(scored)} at a fixed z needs a run of the guide at one value of each site; a site "
-            "is enumerated. Use 'score' for the auxiliary site alone."
+            f"The score of {', '.join(scored)} at a fixed z needs a run of the guide at one value of each site, but a "
+            "site is enumerated. Use 'score' only for the auxiliary site."
         )
     return True
 
@@ -163,10 +164,10 @@ def _values(pairs: Sequence[TracePair], dims: PlateDims) -> dict[str, Tensor]:
 
 
 def _sum_marked(site: Site) -> str:
-    """Return the strategy of a site by Pyro's mark: marked sites are summed out, the others stay as they are drawn.
+    """Return the strategy of a site by Pyro's mark: marked sites are summed out, other sites keep their draws.
 
-    A guide site that is marked for several draws (``num_samples``) is drawn once for each particle: an evaluation takes
-    many particles, and the ELBO by its definition does not depend on the mark.
+    A guide site that is marked for several draws (``num_samples``) is drawn once for each particle: an evaluation uses
+    many particles, and the ELBO does not depend on the mark by definition.
     """
     is_multiply_drawn = site["infer"].get("num_samples") is not None and not site["infer"].get("_in_model")
     return PATHWISE if is_multiply_drawn else sum_marked(site, PATHWISE)
@@ -203,9 +204,9 @@ def weights_of(
         programs: both programs with their arguments.
         particles: the number of draws of z per datum, at least 1.
         data_plate: the name of the plate over data, if several plates hold every site.
-        choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
-        auxiliary: how auxiliary sites are marginalised; None for the exact sum.
-        per_datum: whether each datum needs a weight of its own. If not, programs without a plate that holds every site
+        choose: the strategy of each site; by default marked sites are summed out and other sites keep their draws.
+        auxiliary: the method to marginalise auxiliary sites; None for the exact sum.
+        per_datum: whether each datum needs a separate weight. If not, programs without a plate that holds every site
             have one weight for the whole batch, `pvae.weights.whole_batch.weights_of_batch`.
 
     Raises:
@@ -216,7 +217,7 @@ def weights_of(
     if not (per_datum or layout.common_plates):
         return weights_of_batch(programs, particles, choose)
     plate, data_dim = layout.data_plate(data_plate)
-    # If the guide draws nothing, all particles are alike, and one run gives the weight of each.
+    # If the guide draws nothing, all particles are equal, and one run gives the weight of each.
     pairs = trace_particles(programs, particles if layout.latent_dims else 1, choose, plate)
     require_weights_exist(pairs[0])
     require_same_masks(pairs[0])
@@ -250,8 +251,8 @@ def trace_weights(
         kwargs: the keyword arguments of both programs.
         particles: the number of draws of z per datum, at least 1.
         data_plate: the name of the plate over data, if several plates hold every site.
-        choose: the strategy of each site; by default marked sites are summed out and the others stay as drawn.
-        auxiliary: how auxiliary sites are marginalised; None for the exact sum.
+        choose: the strategy of each site; by default marked sites are summed out and other sites keep their draws.
+        auxiliary: the method to marginalise auxiliary sites; None for the exact sum.
 
     Raises:
         InputError: if there is no weight per datum, or ``particles < 1``.
@@ -277,7 +278,7 @@ def log_weights(
     Args:
         latent_model: a `LatentModel`, a `pair`, or any object with ``model`` and ``guide``.
         batch: named tensors of the same data; or data in another form that `pvae.fit` takes: `pvae.data.Splits`, or the
-            name or path of data, of which `split` is taken; a frame, an array or a tensor, whole. All data are one
+            name or path of data, of which `split` is used; or a complete frame, array or tensor. All data are one
             batch, in the precision of the parameters.
         particles: the number of draws of z per datum, at least 1.
         data_plate: the name of the plate over data, if several plates hold every site.
@@ -285,7 +286,7 @@ def log_weights(
         split: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
-        InputError: as `trace_weights` and `pvae.models.bind`.
+        InputError: as for `trace_weights` and `pvae.models.bind`.
     Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, arXiv:1509.00519, section 3 (the weights).
 
     Example:

@@ -1,8 +1,8 @@
-"""Sums over enumerated sites, site by site: the cost of a chain grows with its length, not with its joint values.
+"""Sums over enumerated sites, site by site: the cost of a chain depends on its length, not on its joint values.
 
-Pyro's tensor variable elimination (`pyro.ops.contract`) decides what is summed within which plate; `LogSumExpRing`
-does the arithmetic. Pyro's own ring multiplies exponentials that are scaled operand by operand. It loses a sum whose
-operands peak at different values by more than 700 nats, as the likelihoods of large pictures do.
+Pyro's tensor variable elimination (`pyro.ops.contract`) decides which sites are summed in which plate; `LogSumExpRing`
+does the arithmetic. Pyro's own ring multiplies exponentials that are scaled operand by operand. It loses a sum if its
+operands have maxima at different values by more than 700 nats, as likelihoods of large pictures do.
 Source: Obermeyer et al., Tensor Variable Elimination for Plated Factor Graphs, arXiv:1902.03210.
 """
 
@@ -38,7 +38,7 @@ __all__ = [
 
 #: A tensor with a one-letter name for each dimension, in its attribute ``_pyro_dims``.
 Factor: TypeAlias = Any
-#: Factors by the letters of the plates that they lie in.
+#: Factors by the letters of their plates.
 FactorTree: TypeAlias = "OrderedDict[frozenset[str], list[Factor]]"
 
 _CHECKED_FROM = 2**27  # bytes; smaller tensors are not compared with the free memory
@@ -52,7 +52,7 @@ def named(tensor: Tensor, names: str) -> Factor:
 
 
 def align(factor: Factor, names: Sequence[str]) -> Tensor:
-    """Return a factor with one dimension for each name, of size 1 where it does not vary."""
+    """Return a factor with one dimension for each name, of size 1 if it does not vary."""
     own = factor._pyro_dims
     ordered = factor.permute([own.index(name) for name in names if name in own])
     sizes = iter(ordered.shape)
@@ -75,7 +75,7 @@ def multiply(first: Factor, second: Factor) -> Factor:
 
 
 def _log_sum_exp(tensor: Tensor, dim: int) -> Tensor:
-    """Return logsumexp, with the gradient 0 where all entries are -inf (that of torch is nan)."""
+    """Return logsumexp, with the gradient 0 where all entries are -inf (the gradient of torch is nan)."""
     largest = tensor.detach().amax(dim, keepdim=True)
     largest = torch.where(largest.isfinite(), largest, torch.zeros_like(largest))
     summed: Tensor = safe_log((tensor - largest).exp().sum(dim))
@@ -83,7 +83,7 @@ def _log_sum_exp(tensor: Tensor, dim: int) -> Tensor:
 
 
 class LogSumExpRing(LogRing):
-    """Pyro's ring of log-space sums and products, exact for operands of any spread.
+    """Pyro's ring of log-space sums and products, exact for operands of any range.
 
     Args:
         sites: for each name of a dimension that is summed out, its site; for errors.
@@ -94,7 +94,7 @@ class LogSumExpRing(LogRing):
         self.sites = sites
 
     def sumproduct(self, terms: Iterable[Factor], dims: Iterable[str]) -> Factor:
-        """Add factors, then sum dimensions out by logsumexp, next always the one with the smallest joint table.
+        """Add factors, then sum dimensions out by logsumexp, always next the dimension with the smallest joint table.
 
         Args:
             terms: the factors.
@@ -138,14 +138,15 @@ class LogSumExpRing(LogRing):
             sites = [self.sites[name] for name in sorted(names) if name in self.sites]
             raise InputError(
                 f"The sum over the joint values of the enumerated sites {', '.join(map(repr, sites[:5]))}"
-                f"{', ...' if len(sites) > 5 else ''} needs {format_bytes(needed)}; {format_bytes(free)} are free. Let "
-                "a site depend on few enumerated sites, as in a chain by pyro.markov; or take fewer particles, fewer "
+                f"{', ...' if len(sites) > 5 else ''} needs {format_bytes(needed)}; {format_bytes(free)} are free. "
+                "Make a site depend on few enumerated sites, for example with pyro.markov for a chain; or take fewer "
+                "particles, fewer "
                 "data at a time (batch_size, chunk) or fewer values."
             )
 
 
 def _joint_names(factors: Iterable[Factor], dim: str) -> set[str]:
-    """Return the names of all dimensions of the factors that have one dimension."""
+    """Return the names of all dimensions of the factors with one dimension."""
     return set().union(*(factor._pyro_dims for factor in factors if dim in factor._pyro_dims))
 
 
@@ -176,7 +177,7 @@ def sums_by_plates(tree: FactorTree, sites: Mapping[str, str]) -> FactorTree:
 
 
 class _RecordingRing(LogSumExpRing):
-    """A ring that keeps each table that it sums a dimension out of, in the order of the sums."""
+    """A ring that keeps each table before it sums out a dimension, in the order of the sums."""
 
     def __init__(self, sites: Mapping[str, str]) -> None:
         super().__init__(sites)
@@ -191,9 +192,9 @@ class _RecordingRing(LogSumExpRing):
 def draw_from_tree(tree: FactorTree, sites: Mapping[str, str]) -> dict[str, Factor]:
     """Return one joint draw of the values of sites, with a probability proportional to exp of the sum of factors.
 
-    The sums of `sum_of_tree` are taken first. Then the dimensions are drawn in reverse order: the table that a
-    dimension was summed out of depends only on dimensions that are drawn already, as in forward filtering and backward
-    sampling of a chain.
+    The sums of `sum_of_tree` are taken first. Then the dimensions are drawn in reverse order: the table before the sum
+    over a dimension depends only on dimensions that are drawn already, as in forward filtering and backward sampling of
+    a chain.
 
     Args:
         tree: the factors, by the plates that are multiplied out.
@@ -219,7 +220,7 @@ def draw_from_tree(tree: FactorTree, sites: Mapping[str, str]) -> dict[str, Fact
 
 
 def select(factor: Factor, dim: str, index: Factor) -> Factor:
-    """Return a factor at one index of a dimension; the index varies along dimensions of its own.
+    """Return a factor at one index of a dimension; the index varies along its own dimensions.
 
     Args:
         factor: the factor.
@@ -238,7 +239,8 @@ def _draw(table: Factor, dim: str, site: str) -> Factor:
     probabilities = log_weights.softmax(-1)
     if not bool(torch.isfinite(probabilities).all()):
         raise InputError(
-            f"No value of site {site!r} has a probability above 0 given the data, so none can be drawn. Check the data "
+            f"No value of site {site!r} has a probability above 0 given the data, so a value cannot be drawn. Check "
+            "the data "
             "and the model."
         )
     flat = torch.multinomial(probabilities.reshape(-1, probabilities.shape[-1]), 1)

@@ -1,4 +1,4 @@
-"""The terms of the ELBO, also where guide sites are summed out of the weights."""
+"""The terms of the ELBO, even if guide sites are summed out of the weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LARGEST = 1e300
 
 
 def elbo_terms(weights: LogWeights) -> Tensor:
-    """Return the numbers whose mean over particles is the ELBO of each datum, shape (particles, batch), nats.
+    """Return the terms of which the mean over particles is the ELBO of each datum, shape (particles, batch), nats.
 
-    Without summed-out guide sites they are the log weights. A guide site y that is summed out is not in the weights,
-    whose mean log is the bound E_q(z)[log sum_y p(x, y, z) - log q(z given x)]. The ELBO is below it:
-    E_q(y, z)[log p(x, y, z) - log q(y, z given x)], here with the exact sum over y, in float64 and without gradient.
-    Sites that are summed out in the model alone are summed within p in both.
+    Without summed-out guide sites they are the log weights. A guide site y that is summed out is not in the weights;
+    their mean log is the bound E_q(z)[log sum_y p(x, y, z) - log q(z given x)]. The ELBO is below it: E_q(y, z)[log
+    p(x, y, z) - log q(y, z given x)], here with the exact sum over y, in float64 and without gradient. Sites that are
+    summed out only in the model are summed within p in both.
 
     Args:
         weights: the weights of a batch, from runs of the programs.
@@ -48,7 +48,7 @@ def elbo_terms(weights: LogWeights) -> Tensor:
 
 
 def _terms(sites: SummedSites, source: WeightsSource, in_guide: Mapping[str, str]) -> FactorTree:
-    """Return log p, with the sites of the model alone summed out, and -log q, as factors."""
+    """Return log p, with the model's own sites summed out, and -log q, as factors."""
     in_model = {letter: name for letter, name in sites.sites.items() if letter not in in_guide}
     log_p = sums_by_plates(sites.model_factors(in_model.values()), in_model)
     if source.pairs[0].auxiliary_sites:
@@ -62,7 +62,7 @@ def _terms(sites: SummedSites, source: WeightsSource, in_guide: Mapping[str, str
 def _expectation(log_q: FactorTree, terms: FactorTree, sites: Mapping[str, str], shape: torch.Size) -> Tensor:
     """Return the sum of the expectations of terms under q, shape (particles, batch), in float64.
 
-    It is the derivative of log E[exp(s * sum of terms)] at s = 0, so one sum gives it, at the cost of that of the
+    It is the derivative of log E[exp(s * sum of terms)] at s = 0, so one sum gives it, at the cost of the sum of the
     weights.
 
     Args:

@@ -1,4 +1,4 @@
-"""Enumerated sites: their values, and the tensor dimensions on which these values lie."""
+"""Enumerated sites: their values, and the tensor dimensions of these values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENUMERATE, SUMMED, AUXILIARY = "enumerate", "sum", "auxiliary"
 _MOST_VALUES = 4096
 #: PyTorch's limit is 64 dimensions; the rest is for the events of the sites.
 _MOST_DIMS = 56
-#: How many local dimensions stay free after their use, so that a value outside its window is found.
+#: The number of local dimensions that are not used again immediately, so that a value outside its window is found.
 _UNUSED_FOR = 8
 
 
@@ -59,12 +59,12 @@ def _support_of_a_cell(name: str, distribution: Any) -> tuple[Tensor, int]:
     base = base_distribution(distribution)
     if not getattr(base, "has_enumerate_support", False):
         raise InputError(
-            f"Enumeration needs a finite support, such as that of Bernoulli or Categorical; site {name!r} cannot be "
+            f"Enumeration needs a finite support, as for Bernoulli or Categorical; site {name!r} cannot be "
             f"enumerated, because {type(base).__name__} has none. Use 'pathwise' or 'score' for it."
         )
     try:
         single = base.enumerate_support(expand=False)
-    except NotImplementedError as error:  # a Binomial whose counts differ
+    except NotImplementedError as error:  # a Binomial with different counts
         raise InputError(
             f"Site {name!r} cannot be enumerated: {error} Use 'score' or 'score:leave-one-out'."
         ) from error
@@ -80,7 +80,7 @@ def _support_of_a_cell(name: str, distribution: Any) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True)
 class EnumeratedSite:
-    """A site whose values lie on a dimension of their own.
+    """A site with its values on a separate dimension.
 
     Attributes:
         name: the site.
@@ -101,17 +101,17 @@ class EnumeratedSite:
 class EnumerationDims:
     """The dimensions of enumerated sites, to the left of the particles' dimension.
 
-    A site has a dimension of its own for the rest of both programs. Only a summed-out site inside `pyro.markov` gives
-    its dimension back when it leaves the window of the chain, so that a chain of any length needs few dimensions. The
-    index of a site in `sites` distinguishes the sites that use one dimension in turn.
+    A site has a separate dimension for the rest of both programs. Only the dimension of a summed-out site inside
+    `pyro.markov` is used again when the site leaves the window of the chain, so that a chain of any length needs few
+    dimensions. The index of a site in `sites` distinguishes the sites that use one dimension in turn.
 
     Attributes:
-        nesting: the greatest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
-        plates: the plates in which a site may be that is enumerated for its gradient: those of particles and data.
+        nesting: the largest number of nested plates of the programs; particles are at dimension ``-1 - nesting``.
+        plates: the plates allowed for a site that is enumerated for its gradient: the plates of particles and data.
         sites: the enumerated sites, in order of appearance.
-        lasting: for each place that is never given back, the index of its site.
+        lasting: for each place that is never used again, the index of its site.
         of_sites: for each site of the guide and of the model (``(in_model, name)``), the index of the enumerated site
-            on each place that its log-density may vary along.
+            on each place along which its log-density may vary.
     """
 
     nesting: int
@@ -165,8 +165,8 @@ class EnumerationDims:
         if 1 + self.nesting + place > _MOST_DIMS:
             raise InputError(
                 f"Enumeration gives each site a dimension, and PyTorch has {_MOST_DIMS} of them; site {site['name']!r} "
-                f"is enumerated site {len(self.sites) + 1}. Write the chain as `for t in pyro.markov(range(length))`, "
-                "which uses the dimensions again, or put independent sites into a plate."
+                f"is enumerated site {len(self.sites) + 1}. Write a chain as `for t in pyro.markov(range(length))`, "
+                "which uses dimensions again, or put independent sites into a plate."
             )
         if window is None or kind != SUMMED:
             self.lasting[place] = len(self.sites)
@@ -180,7 +180,7 @@ class EnumerationDims:
         return values
 
     def _lasting_place(self) -> int:
-        """Return the first place that no site uses or has used."""
+        """Return the first place that was never used."""
         return self.width
 
     def _free_place(self, window: Collection[int]) -> int:
@@ -192,7 +192,7 @@ class EnumerationDims:
         inner = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized and frame.name not in self.plates]
         if inner:
             raise InputError(
-                f"Enumeration needs a site in the data plate alone; site {site['name']!r} lies in the plate "
-                f"{inner[0]!r} too, so its joint values are too many. Use the objective 'elbo-enum', or 'measure' or "
+                f"Enumeration needs a site in the data plate only; site {site['name']!r} is in the plate {inner[0]!r} "
+                "too, so it has too many joint values. Use the objective 'elbo-enum', or 'measure' or "
                 "'disarm' for its gradient."
             )

@@ -12,7 +12,7 @@ __all__ = ["FixedValues"]
 
 
 class FixedValues(Messenger):
-    """Gives latent sites fixed values, such as those of another run; they stay latent.
+    """Gives latent sites fixed values, for example from another run; they remain latent.
 
     Args:
         values: the values by site.

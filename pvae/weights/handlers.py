@@ -1,4 +1,4 @@
-"""Message handlers that decide how the value of a latent site is obtained: drawn, detached, relaxed or enumerated."""
+"""Message handlers that choose the value of a latent site: drawn, detached, relaxed or enumerated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_score(strategy: str) -> bool:
 
 
 def keep_draw(site: Site) -> str:
-    """Return the strategy that leaves the value of a site as it is drawn."""
+    """Return the strategy that does not change the drawn value of a site."""
     return PATHWISE
 
 
@@ -55,8 +55,9 @@ def sum_marked(site: Site, default: str) -> str:
         default: the strategy of a site without a mark.
 
     Raises:
-        InputError: if the mark asks for several draws in place of the sum, which only losses of Pyro take. A site of
-            the model alone is summed out nevertheless if its values are finite, because the draws estimate this sum.
+        InputError: if the mark asks for several draws instead of the sum, which only losses of Pyro support. A site
+            that only the model has is nevertheless summed out if its values are finite, because the draws estimate this
+            sum.
     """
     if not is_marked_for_enumeration(site):
         return default
@@ -67,19 +68,19 @@ def sum_marked(site: Site, default: str) -> str:
     advice = "draw the site in the guide" if in_model else "remove num_samples and use particles"
     raise InputError(
         f"Site {site['name']!r} is marked with num_samples={draws}, tensor Monte Carlo, which only the losses "
-        f"pyro.infer.TraceTMC_ELBO and TraceEnum_ELBO take. Use TraceTMC_ELBO, or {advice}."
+        f"pyro.infer.TraceTMC_ELBO and TraceEnum_ELBO support. Use TraceTMC_ELBO, or {advice}."
     )
 
 
 @contextmanager
 def explain_broadcast_errors(sites: Collection[EnumeratedSite]) -> Iterator[None]:
-    """Run programs with enumerated sites; if one fails, name the sites, because broadcasting is the likely cause.
+    """Run programs with enumerated sites; an error names the sites, because broadcasting is the likely cause.
 
     Args:
         sites: the enumerated sites. The collection may grow inside the block.
 
     Raises:
-        InputError: in place of the error that the program raises.
+        InputError: instead of the error that the program raises.
     """
     try:
         yield
@@ -90,8 +91,8 @@ def explain_broadcast_errors(sites: Collection[EnumeratedSite]) -> Iterator[None
             raise
         names = ", ".join([repr(site.name) for site in sites][:5]) + ", ..." * (len(sites) > 5)
         raise InputError(
-            f"Enumeration of site {names} adds a dimension to the left of all others, and the programs must broadcast "
-            f"over it; they fail ({type(error).__name__}: {whole_reason(error)}). Make them broadcast "
+            f"Enumeration of site {names} adds a dimension to the left of all others, and the programs need to "
+            f"broadcast over it, but they fail ({type(error).__name__}: {whole_reason(error)}). Make them broadcast "
             "(torch.broadcast_tensors before stack, cat and gather; pyro.ops.indexing.Vindex), or use 'score'."
         ) from error
 
@@ -124,12 +125,12 @@ class SiteStrategyMessenger(Messenger):
     """Gives each latent site its value by a strategy, and records the strategy in the site's ``infer["_strategy"]``.
 
     Args:
-        choose: the strategy of each site: ``"pathwise"`` leaves the draw as it is; ``"enumerate"`` and ``"sum"`` put
-            all values on a dimension of their own; ``"first"`` takes the first of these values; ``"concrete"`` and
+        choose: the strategy of each site: ``"pathwise"`` does not change the draw; ``"enumerate"`` and ``"sum"`` put
+            all values on a separate dimension; ``"first"`` takes the first of these values; ``"concrete"`` and
             ``"straight-through"`` draw with a biased gradient; every other strategy detaches the draw.
         dims: the dimensions of enumerated sites, shared by guide and model.
-        in_model: whether the program is the model. Its own latent sites carry ``infer["_in_model"]`` while `choose`
-            is asked.
+        in_model: whether the program is the model. Its own latent sites have ``infer["_in_model"]`` while `choose` is
+            called.
         drawn: for the model, the names of the sites that the guide has drawn; they keep the guide's values.
     """
 
@@ -146,7 +147,8 @@ class SiteStrategyMessenger(Messenger):
         if isinstance(msg["fn"], _Subsample):
             return
         window = self._window(msg) if "_markov_scope" in msg["infer"] else None
-        # A dictionary of this message alone: that of a replayed site belongs to the trace of the other program.
+        # A dictionary of this message only: the dictionary of a replayed site belongs to the trace of the other
+        # program.
         self.dims.of_sites[self.in_model, msg["name"]] = {**self.dims.lasting, **(window or {})}
         infer = msg["infer"]
         if not is_latent_draw(msg) or msg["name"] in self.drawn or "_strategy" in infer:
@@ -159,7 +161,7 @@ class SiteStrategyMessenger(Messenger):
         msg["value"], msg["done"] = self._value(msg, strategy, window), True
 
     def _window(self, msg: Any) -> dict[int, int]:
-        """Return the enumerated site on each place that the window of `pyro.markov` shows.
+        """Return the enumerated site on each place in the window of `pyro.markov`.
 
         Pyro lists the sites of the window with the number of chains in which they are; a site whose inner chain has
         ended has left the window.
@@ -173,7 +175,7 @@ class SiteStrategyMessenger(Messenger):
         return window
 
     def _guard_memory(self, msg: Any, places: Mapping[int, int]) -> None:
-        """Guard the rest of the run if all joint values of the enumerated sites that a site can see are too many."""
+        """Guard the rest of the run if the enumerated sites in the window of a site have too many joint values."""
         if self.guard is None and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None:
             sites = [self.dims.sites[index] for index in {*places.values(), len(self.dims.sites) - 1}]
             plates = msg["fn"].batch_shape[-1 - self.dims.nesting :]
@@ -221,7 +223,7 @@ class SiteStrategyMessenger(Messenger):
 
 
 class ReplayGuide(ReplayMessenger):
-    """Replays a guide, and keeps what the guide itself adds to ``infer`` in this run.
+    """Replays a guide, and keeps entries that the guide itself adds to ``infer`` in this run.
 
     Pyro's `GuideMessenger` puts the prior there; the prior of a run with particles has another shape.
     """
@@ -236,7 +238,7 @@ class BranchMessenger(Messenger):
     """Runs a guide again with one site at other values, on a dimension to the left of all others.
 
     Sites that depend on the changed site (their distribution then has the new dimension) are drawn again. All other
-    sites keep their values, so that the branches share as much as possible.
+    sites keep their values.
 
     Args:
         values: the values of the first run by site.

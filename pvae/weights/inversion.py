@@ -39,8 +39,8 @@ class Inversion:
         """Return a trace of the guide at given z, with the gradients of log q(z given x) by z and by the parameters.
 
         Args:
-            values: the values of the latent sites; those of the auxiliary draws of the map follow from the others.
-            moved: whether the values differ from those that the guide drew.
+            values: the values of the latent sites; the values of the map's auxiliary draws follow from them.
+            moved: whether the values differ from the guide's draws.
 
         Raises:
             InputError: if the map has too many numbers, or the guide cannot reach the values.
@@ -70,8 +70,8 @@ class Inversion:
         """Return u after one Newton step towards given z: u + J^-1 (y(z) - y(T(u))).
 
         Here y are the unconstrained coordinates of z, and J = dy/du is without gradient. At a u with T(u) = z the step
-        is 0, and its derivatives by z and by the parameters of T are those of the inverse of T. From another u the step
-        arrives at z if y(T(u)) is affine in u, as in Pyro's autoguides.
+        is 0, and its derivatives by z and by the parameters of T are the derivatives of the inverse of T. From another
+        u the step leads to z if y(T(u)) is affine in u, as in Pyro's autoguides.
         """
         wanted = coordinates(points, self.model, self.particles)
         if not self.bijection.diagonal and wanted.shape[-1] > MOST_NUMBERS:
@@ -94,14 +94,15 @@ class Inversion:
     def _require_reached(
         self, points: Mapping[str, Tensor], others: Mapping[str, Tensor], draws: Mapping[str, Tensor]
     ) -> None:
-        if is_traced():  # the eager step before the traced one has compared them
+        if is_traced():  # the eager step before the traced step has compared them
             return
         with torch.no_grad():
             reached = self._coordinates(self._run(others, draws))
         wanted = coordinates(points, self.model, self.particles)
         if not torch.allclose(reached, wanted, rtol=1e-3, atol=1e-3):
             raise InputError(
-                f"This phase needs log q at z that the guide did not draw; the map of the guide to {', '.join(points)} "
-                "has no inverse that one linear step finds. Use phi='wake', or draw the site from a distribution with "
+                "This phase needs log q at z that the guide did not draw; the inverse of the guide's map to "
+                f"{', '.join(points)} cannot be found by one linear step. Use phi='wake', or draw the site from a "
+                "distribution with "
                 "a density."
             )

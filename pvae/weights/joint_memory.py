@@ -17,10 +17,10 @@ __all__ = ["JointMemoryGuard"]
 
 
 class JointMemoryGuard(TorchFunctionMode):
-    """Refuses an operation of a program whose result would not fit into the free memory.
+    """Raises InputError for an operation of a program with a result that would not fit into the free memory.
 
     A table of all joint values grows with the product of the numbers of values. A chain does not need it, because each
-    step looks at few sites; a program that stacks all sites does. So the guard looks at each operation.
+    step depends on few sites; a program that stacks all sites does. So the guard checks each operation.
 
     Args:
         sites: the names of the enumerated sites, for the error. The list may grow.
@@ -54,8 +54,9 @@ class JointMemoryGuard(TorchFunctionMode):
             names = ", ".join(map(repr, self.sites[:5])) + ", ..." * (len(self.sites) > 5)
             raise InputError(
                 f"Enumeration of the sites {names} leads to a table of their joint values of {format_bytes(needed)}; "
-                f"{format_bytes(self.free)} are free. Let each site depend on few others, as in a chain by "
-                "pyro.markov; or draw some of the sites in the guide without a mark, or take fewer particles or fewer "
+                f"{format_bytes(self.free)} are free. Make each site depend on few others, for example with "
+                "pyro.markov for a chain; or draw some of the sites in the guide without a mark, or take fewer "
+                "particles or fewer "
                 "data at a time (batch_size, chunk)."
             )
         return func(*args, **(kwargs or {}))

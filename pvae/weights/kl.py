@@ -17,7 +17,7 @@ from pvae.weights.sphere_sites import require_comparable_densities
 
 __all__ = ["ANALYTIC", "ANALYTIC_WHOLE", "SAMPLED", "WHOLE", "SiteKL", "kl_of_site", "prior_is_fixed", "unit_density"]
 
-#: how a KL divergence is obtained: in closed form, unit by unit or for the whole site; from the draw, likewise
+#: the methods of a KL divergence: in closed form, by unit or for the whole site; or from the draw, by unit or whole
 ANALYTIC, ANALYTIC_WHOLE, SAMPLED, WHOLE = "analytic", "analytic-whole", "sampled", "whole"
 
 
@@ -60,7 +60,7 @@ def unit_density(density: Any) -> Any | None:
 
 
 def prior_is_fixed(name: str, guide_order: Sequence[str], model_order: Sequence[str]) -> bool:
-    """Return whether the guide draws everything that the prior of a site may depend on before it draws the site.
+    """Return whether the guide draws a site after all sites that the site's prior may depend on.
 
     Only then is the closed-form KL divergence right. Otherwise (in a chain that the guide draws in the opposite order)
     the prior changes with the z that the closed form integrates over.
@@ -119,10 +119,10 @@ def _closed_form_of_site(guide: Site, model: Site) -> Tensor | None:
 
 
 def _closed_form(q: Any, p: Any, value: Tensor) -> Tensor:
-    """Return the KL divergence of two densities of one unit where both count, else log q - log p at the draw.
+    """Return the KL divergence of two densities of one unit if both count, else log q - log p at the draw.
 
-    A density that a mask leaves out counts as log q = 0 or log p = 0, as it does in the weights. Pyro's own divergence
-    of masked densities is the number 0.0 for ``mask(False)``, and 0 where either of two masks leaves a unit out.
+    A density that a mask leaves out counts as log q = 0 or log p = 0, as in the weights. Pyro's own divergence of
+    masked densities is the number 0.0 for ``mask(False)``, and 0 if either of two masks leaves out a unit.
     """
     masks = [density._mask for density in (q, p) if isinstance(density, MaskedDistribution)]
     kl: Tensor = kl_divergence(base_distribution(q), base_distribution(p))
@@ -132,7 +132,7 @@ def _closed_form(q: Any, p: Any, value: Tensor) -> Tensor:
 
 
 def _masked(log_prob: Tensor, site: Site, event_dim: int) -> Tensor:
-    """Return a log-density with 0 where the site is masked.
+    """Return a log-density with 0 at masked entries of the site.
 
     Args:
         log_prob: the batch shape of the site and `event_dim` more dimensions.

@@ -49,7 +49,7 @@ class PlateDims:
             log_prob: shape (*left, particles, *plates); dimensions on the left may be missing.
 
         Returns:
-            Shape (*left, particles, batch), of size 1 in the dimensions where the site does not vary.
+            Shape (*left, particles, batch), of size 1 in dimensions along which the site does not vary.
         """
         particle_dim = -1 - self.nesting
         if self.nesting > 1:
@@ -147,7 +147,7 @@ class MarginalisedLogProbs:
 
 
 def sum_tensors(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of tensors, which broadcast, in the shape of all of them together. There must be at least one."""
+    """Return the sum of tensors, broadcast to their common shape. There needs to be at least one tensor."""
     return functools.reduce(torch.add, terms)
 
 
@@ -162,11 +162,11 @@ def join_outcomes(
     """Join the dimensions of the sites that are enumerated for their gradient to one dimension of outcomes.
 
     Args:
-        log_joint: log p(x, z), shape (*keep, *enumerated, particles, batch), as all other tables.
+        log_joint: log p(x, z), shape (*keep, *enumerated, particles, batch), like all other tables.
         log_guide: log q(z given x).
         log_probs: log-densities by site, without summed-out sites; log p is empty if there is a summed-out site.
         dims: the dimensions of enumerated sites.
-        keep: the number of dimensions on the left that stay as they are.
+        keep: the number of dimensions on the left that do not change.
         beneath: the guide's sites that depend on a summed-out site.
 
     Raises:
@@ -197,8 +197,8 @@ def _require_one_probability(enumerated: Sequence[str], beneath: Sequence[str]) 
     wrong = [name for name in enumerated if name in beneath]
     if wrong:
         raise InputError(
-            f"Enumeration needs one probability for each value; site {wrong[0]!r} depends on a summed-out site of the "
-            "guide, so its values have several. Use 'score' for it, or enumerate both sites."
+            f"Enumeration needs one probability for each value, but site {wrong[0]!r} depends on a summed-out site of "
+            "the guide, so its values have several probabilities. Use 'score' for it, or enumerate both sites."
         )
 
 

@@ -40,7 +40,7 @@ class PathTerms(NamedTuple):
     Attributes:
         log_prior: log p(z).
         log_joint: log p(x, z).
-        log_guide: log q(z given x); None if it was not asked for.
+        log_guide: log q(z given x); None if it was not requested.
         log_volume: log |det dz/du| of the map from unconstrained numbers u to z.
     """
 
@@ -54,7 +54,7 @@ class PathTerms(NamedTuple):
 class PathPrograms:
     """Both programs on one batch, as functions of unconstrained numbers u, shape (particles, batch, numbers).
 
-    Discrete latent sites of finite support are summed out of each program by itself, whether they are marked or not.
+    Discrete latent sites of finite support are summed out of each program separately, with or without a mark.
 
     Attributes:
         programs: both programs with their arguments.
@@ -228,8 +228,8 @@ class PathPrograms:
             value = transform_of(site).inv(site["value"])
             if not bool(value.isfinite().all()):
                 raise InputError(
-                    f"Annealing needs draws inside the support; a draw of site {place.name!r} lies on its boundary to "
-                    "the precision of its dtype. Use float64, or a prior with less mass at the boundary."
+                    f"Annealing needs draws inside the support, but a draw of site {place.name!r} is on its boundary, "
+                    "to the precision of its dtype. Use float64, or a prior with less mass at the boundary."
                 )
             batch = tuple(value.shape[: value.dim() - len(place.event)])
             batch = (1,) * (1 + len(place.plates) - len(batch)) + batch
@@ -238,7 +238,7 @@ class PathPrograms:
 
 
 def _joined(runs: Sequence[PathTerms]) -> PathTerms:
-    """Return the terms of all particles from those of one run for each."""
+    """Return the terms of all particles from the terms of one run for each."""
     log_guides = [run.log_guide for run in runs if run.log_guide is not None]
     return PathTerms(
         torch.cat([run.log_prior for run in runs]),
@@ -255,7 +255,7 @@ def _plates_of(tables: Mapping[str, Tensor], plates: PlateDims) -> list[Tensor]:
 
 
 def _refuse_in_guide(names: Sequence[str]) -> None:
-    """Refuse sites by which a guide has no density of the continuous sites of the model.
+    """Raise InputError for sites that prevent a density of the model's continuous sites in the guide.
 
     Raises:
         InputError: with the first name, if there is one.
@@ -268,7 +268,7 @@ def _refuse_in_guide(names: Sequence[str]) -> None:
 
 
 def _require_few_values(sites: list[Site]) -> None:
-    """Refuse discrete latent sites with more values than can be summed over.
+    """Raise InputError for discrete latent sites with too many values to sum over.
 
     Raises:
         InputError: with the name of the site.
@@ -280,6 +280,6 @@ def _require_few_values(sites: list[Site]) -> None:
             support_size(site["name"], site["fn"])
         except InputError as error:
             raise InputError(
-                f"Annealing sums discrete latent sites out, and the values of site {site['name']!r} cannot be listed "
-                "or are too many. Estimate by log_evidence (method 'is')."
+                f"Annealing sums discrete latent sites out, but the values of site {site['name']!r} cannot be listed "
+                "or are too many. Estimate with log_evidence (method 'is')."
             ) from error

@@ -1,4 +1,4 @@
-"""Draws of all latent sites, of which those that the weights sum out come from their exact posterior."""
+"""Draws of all latent sites; sites that the weights sum out are drawn from their exact posterior."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def draw_latents(weights: LogWeights) -> dict[str, Tensor]:
     """Return one draw of each latent site, with the sites that the weights sum out.
 
     A site of the guide has the value that the guide drew. Summed-out sites of both programs are drawn jointly from
-    their posterior given all other sites, as by `pyro.infer.infer_discrete`. If a site z of the guide depends on a
-    summed-out site y, the guide drew one z for each y; then y is drawn in proportion to
-    p(x, y, z_y) / q(z_y given x, y), and z is z_y. So the draws, weighted by their log weights, follow the posterior.
+    their posterior given all other sites, like by `pyro.infer.infer_discrete`. If a site z of the guide depends on a
+    summed-out site y, the guide drew one z for each y; then y is drawn in proportion to p(x, y, z_y) / q(z_y given x,
+    y), and z is z_y. So the draws, weighted by their log weights, follow the posterior.
 
     Args:
         weights: weights of one particle, from runs of the programs in which sites are drawn or summed out.

@@ -1,4 +1,4 @@
-"""Log weights of programs with latent sites that all data share: those of each datum given the shared sites."""
+"""Log weights of programs with latent sites that all data share: the weights of each datum given these sites."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["SharedWeights", "draw_shared", "has_summed_sites", "require_bound", 
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """Log weights in two parts, of each draw of the shared sites w.
+    """Log weights in two parts, for each draw of the shared sites w.
 
     Attributes:
         local: log p(x, z given w) - log q(z given x, w) of each datum, shape (particles, batch).
@@ -47,7 +47,7 @@ def has_summed_sites(programs: BoundPrograms) -> bool:
 
 
 def shared_weights(programs: BoundPrograms, particles: int, plate: str) -> SharedWeights:
-    """Return the log weights of programs whose data share latent sites, with marked sites of the model summed out.
+    """Return the log weights of programs with shared latent sites; marked sites of the model are summed out.
 
     The shared sites are drawn one after the other, and the programs then run with these values. So a shared table may
     be indexed by an enumerated site, as in ``locs[component]``, which does not broadcast over draws of the table.
@@ -66,16 +66,16 @@ def shared_weights(programs: BoundPrograms, particles: int, plate: str) -> Share
 
 
 def draw_shared(programs: BoundPrograms, plate: str) -> tuple[dict[str, Tensor], SharedWeights]:
-    """Return one draw of all latent sites, in their own shapes, and its log weights, as `shared_weights` does.
+    """Return one draw of all latent sites, in their own shapes, and its log weights, like `shared_weights`.
 
-    Sites that are summed out are drawn from their exact posterior given the other ones, by `draw_latents`.
+    Sites that are summed out are drawn from their exact posterior given the other sites, by `draw_latents`.
 
     Args:
         programs: both programs with their arguments.
         plate: the name of the plate over data.
 
     Raises:
-        InputError: as `shared_weights`.
+        InputError: as for `shared_weights`.
     """
     return next(_runs(programs, plate, draw=True))
 
@@ -104,7 +104,7 @@ def _runs(
 
 
 def require_bound(pair: TracePair) -> None:
-    """Refuse programs with shared sites for which log p - log q, summed over the sites, is not a lower bound.
+    """Raise InputError if log p - log q, summed over the sites of programs with shared sites, is not a lower bound.
 
     Args:
         pair: a run of both programs.
@@ -116,8 +116,8 @@ def require_bound(pair: TracePair) -> None:
     require_same_masks(pair)
     if pair.auxiliary_sites:
         raise InputError(
-            f"Site {pair.auxiliary_sites[0]['name']!r} is in one program only. If all data share a latent site, no "
-            "site of the guide is marginalised, so each must be in both programs. Draw it in both."
+            f"Site {pair.auxiliary_sites[0]['name']!r} is in one program only. If all data share a latent site, sites "
+            "of the guide are not marginalised, so each needs to be in both programs. Draw it in both."
         )
     points = delta_sites(pair)
     if points:
@@ -132,8 +132,8 @@ def _require_summed_inside(pair: TracePair, plate: str) -> None:
     for site in pair.model_sites:
         if is_marked_for_enumeration(site) and site["name"] not in drawn and not _is_in(plate, site):
             raise InputError(
-                f"Site {site['name']!r} is marked for enumeration, and all data share it; an evaluation sums out sites "
-                f"of a datum alone. Move it into the plate {plate!r}, or draw it in the guide."
+                f"Site {site['name']!r} is marked for enumeration, but all data share it; an evaluation sums out only "
+                f"sites of each datum. Move it into the plate {plate!r}, or draw it in the guide."
             )
 
 
@@ -153,5 +153,8 @@ def _sum(sites: Iterable[Site]) -> Tensor:
 
 
 def _sum_out_of_model(site: Site) -> str:
-    """Return the strategy of a site: marked sites of the model alone are summed out; those of the guide are drawn."""
+    """Return the strategy of a site: marked sites that only the model has are summed out.
+
+    Sites of the guide are drawn.
+    """
     return SUMMED if site["infer"].get("_in_model") and is_marked_for_enumeration(site) else PATHWISE

@@ -16,7 +16,7 @@ __all__ = ["common_scale", "delta_sites", "require_same_masks", "require_same_sc
 
 
 def require_weights_exist(pair: TracePair) -> None:
-    """Refuse programs without a weight per datum: a latent site is in one program, or on a sphere in one, only.
+    """Raise InputError if a latent site is in only one program, or on a sphere in only one program.
 
     Raises:
         InputError: with the name of the site.
@@ -24,14 +24,15 @@ def require_weights_exist(pair: TracePair) -> None:
     latent = {site["name"] for site in pair.latent_sites}
     if not latent and all(site["is_observed"] for site in pair.model_sites):
         raise InputError(
-            "Log weights need at least one latent site; the model has none and the guide draws nothing. Draw z in both."
+            "Log weights need at least one latent site, but the model has none and the guide draws nothing. Draw z in "
+            "both."
         )
     for site in pair.model_sites:
         if not site["is_observed"] and site["name"] not in latent and not is_marked_for_enumeration(site):
             raise InputError(
-                f"Weights need every latent site in both programs; model site {site['name']!r} is neither observed nor "
-                "in the guide. Draw it in the guide too, or mark a site of finite support with infer={'enumerate': "
-                "'parallel'} to sum it out."
+                f"Weights need every latent site in both programs, but the model's site {site['name']!r} is neither "
+                "observed nor in the guide. Draw it in the guide too, or mark a site of finite support with "
+                "infer={'enumerate': 'parallel'} to sum it out."
             )
     for site in pair.guide_sites:
         if not site["infer"].get("is_auxiliary"):
@@ -43,19 +44,20 @@ def _require_latent_in_model(site: Site, pair: TracePair) -> None:
     other = pair.model.nodes.get(name)
     if site["is_observed"] or other is None or other["type"] != "sample":
         raise InputError(
-            f"Weights need the same z in both programs; guide site {name!r} is not a latent site of the model. Draw it "
+            f"Weights need the same z in both programs, but guide site {name!r} is not a latent site of the model. "
+            "Draw it "
             "in the model, or mark a site that only the guide has with infer={'is_auxiliary': True}."
         )
     if other["is_observed"]:
         raise InputError(
-            f"Weights need the same z in both programs; site {name!r} is drawn in the guide and observed in the model. "
-            "Leave it out of one."
+            f"Weights need the same z in both programs, but site {name!r} is drawn in the guide and observed in the "
+            "model. Leave it out of one of them."
         )
     require_comparable_densities(site, other)
 
 
 def require_same_masks(pair: TracePair) -> None:
-    """Refuse latents whose log q counts at other entries than their log p: the weight is then no bound.
+    """Raise InputError for latents with different masks in the programs: the weight is then not a bound.
 
     Raises:
         InputError: with the name of the site.
@@ -64,13 +66,13 @@ def require_same_masks(pair: TracePair) -> None:
         other: Site = pair.model.nodes.get(site["name"])
         if other is None or not (is_masked(site) or is_masked(other)):
             continue
-        if is_traced():  # the eager step before the traced one has compared the masks
+        if is_traced():  # the eager step before the traced step has compared the masks
             return
         is_point = site["name"] not in pair.bijection.points and has_no_density(site)
         if not is_point and not have_same_mask(site, other):
             raise InputError(
-                f"Weights need the same mask in both programs; the mask of site {site['name']!r} in the guide is not "
-                "that in the model, so log q counts at other entries than log p. Put the same mask around the site in "
+                f"Weights need the same mask in both programs; the masks of site {site['name']!r} in the guide and in "
+                "the model differ, so log q and log p count at different entries. Put the same mask around the site in "
                 "both programs."
             )
 
@@ -93,14 +95,14 @@ def delta_sites(pair: TracePair) -> tuple[str, ...]:
 def _is_same_scale(scale: float | Tensor, first: float | Tensor) -> bool:
     if not isinstance(scale, Tensor) and not isinstance(first, Tensor):
         return scale == first
-    if is_traced():  # the eager step before the traced one has compared the tensors
+    if is_traced():  # the eager step before the traced step has compared the tensors
         return True
     one, other = torch.as_tensor(scale), torch.as_tensor(first)
     return one.shape == other.shape and bool((one == other).all())
 
 
 def _scale_text(scale: float | Tensor) -> str:
-    """Return a scale in words: the number, or the range of a tensor."""
+    """Return a scale as text: the number, or the range of a tensor."""
     if not isinstance(scale, Tensor):
         return f"{scale:.3g}"
     least, most = float(scale.min()), float(scale.max())
@@ -108,7 +110,7 @@ def _scale_text(scale: float | Tensor) -> str:
 
 
 def require_same_scales(pair: TracePair) -> None:
-    """Refuse a latent site with another scale in the model than in the guide, because the sum is then no bound.
+    """Raise InputError for a latent site with different scales in the programs: the sum is then not a bound.
 
     Raises:
         InputError: with the name of the site.

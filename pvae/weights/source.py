@@ -11,10 +11,10 @@ from pvae.weights.traces import TracePair
 
 __all__ = ["ONE_RUN", "WeightsSource"]
 
-#: The message for programs that run for one particle at a time.
+#: The message for programs that are run for one particle at a time.
 ONE_RUN = (
-    "this strategy needs programs that broadcast over dimensions to the left of the data's, and these do not (see the "
-    "warning about particles). Use 'score' or 'score:leave-one-out'."
+    "this strategy needs programs that broadcast over dimensions to the left of the data dimension, but these do not "
+    "(see the warning about particles). Use 'score' or 'score:leave-one-out'."
 )
 
 
@@ -25,7 +25,7 @@ class WeightsSource:
     Attributes:
         pairs: the traces of both programs, of one run for all particles or of one run for each.
         dims: the dimensions of particles and data in the log-densities.
-        auxiliary: how auxiliary sites are marginalised.
+        auxiliary: the method to marginalise auxiliary sites.
         repeatable: whether a second run of the guide at the same z gives the same density.
     """
 
@@ -35,14 +35,15 @@ class WeightsSource:
     repeatable: bool = True
 
     def require_repeatable(self) -> None:
-        """Refuse a guide with another density in each run, for a gradient that compares two runs.
+        """Raise InputError for a guide with a different density in each run, for a gradient that compares two runs.
 
         Raises:
             InputError: if the guide is not repeatable.
         """
         if not self.repeatable:
             raise InputError(
-                "This gradient compares two runs of the guide, which need the same density at the same z; a second run "
-                "has another density (dropout, or draws that are not sites). Put dropout into evaluation mode, or use "
+                "This gradient compares two runs of the guide, which need the same density at the same z, but the "
+                "second run has another density (dropout, or draws that are not sites). Put dropout into evaluation "
+                "mode, or use "
                 "'iwae' with 'pathwise' and 'score' sites."
             )

@@ -1,4 +1,4 @@
-"""Latent sites on a sphere: their densities are per surface area, and those of other sites per volume."""
+"""Latent sites on a sphere: their densities are per surface area; densities of other sites are per volume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPHERE = type(dist.constraints.sphere)
 
 
 def _are_on_sphere(sites: tuple[Site, ...]) -> list[bool]:
-    """Return for each site whether its support is a sphere, also that of all components of a mixture."""
+    """Return for each site whether its support is a sphere, including mixtures on a sphere."""
     found = []
     for site in sites:  # in one function, because each step of a training calls it
         try:
@@ -34,7 +34,7 @@ def have_comparable_densities(guide_site: Site, model_site: Site) -> bool:
 
 
 def require_comparable_densities(guide_site: Site, model_site: Site) -> None:
-    """Refuse a site that is on a sphere in one program only, where log p - log q is not in nats.
+    """Raise InputError for a site that is on a sphere in one program only: log p - log q is then meaningless.
 
     Raises:
         InputError: with the name of the site.
@@ -44,7 +44,7 @@ def require_comparable_densities(guide_site: Site, model_site: Site) -> None:
         return
     where, other = ("guide", "model") if in_guide else ("model", "guide")
     raise InputError(
-        f"Site {guide_site['name']!r} is on a sphere in the {where} and not in the {other}, so its densities are per "
+        f"Site {guide_site['name']!r} is on a sphere in the {where} but not in the {other}, so its densities are per "
         "surface area and per volume, and cannot be compared. Use prior='sphere' with posterior='von-mises-fisher', or "
         "neither."
     )

@@ -26,7 +26,7 @@ PARTICLES, DATA, _BRANCHES = [chr(_FIRST_LETTER + index) for index in range(3)]
 
 @dataclass(frozen=True)
 class SummedSites:
-    """The log-densities of one run as factors, whose dimensions have names, and their sums over summed-out sites.
+    """The log-densities of one run as factors with named dimensions, and their sums over summed-out sites.
 
     Attributes:
         pair: a run of both programs, with at least one summed-out site.
@@ -73,7 +73,7 @@ class SummedSites:
             log_prob: its log-density, shape (*left, particles, *plates).
 
         Raises:
-            InputError: if it varies along a dimension that is not the site's own.
+            InputError: if it varies along a dimension that is not one of the site's.
         """
         letters, plates = self.letters(site, in_model=in_model)
         shape = log_prob.shape
@@ -85,7 +85,7 @@ class SummedSites:
         return plates, factor
 
     def letters(self, site: Site, *, in_model: bool) -> tuple[dict[int, str], frozenset[str]]:
-        """Return the letter of each batch dimension of a site, counted from the right, and those of its inner plates.
+        """Return the letter of each batch dimension of a site, counted from the right, and the letters of inner plates.
 
         Args:
             site: a site of either program.
@@ -105,20 +105,21 @@ class SummedSites:
         users = [enumerated.name for enumerated in self.enumerated.sites if enumerated.place == place]
         if not users:
             raise InputError(
-                f"The log-density of site {site['name']!r} varies along dimension {dim}, which is that of no plate of "
-                "the site and of no enumerated site. Declare the dimension with pyro.plate, or as part of the event "
+                f"The log-density of site {site['name']!r} varies along dimension {dim}, which does not belong to a "
+                "plate of the site or to an enumerated site. Declare the dimension with pyro.plate, or as part of the "
+                "event "
                 "with .to_event(1)."
             )
         raise InputError(
             f"Site {site['name']!r} depends on a site that has left the window of its chain, one of "
-            f"{', '.join(map(repr, users[:3]))}. pyro.markov(..., history=1) lets a step see the step before "
-            "alone; give it the history that the program uses, in both programs, or leave pyro.markov out."
+            f"{', '.join(map(repr, users[:3]))}. With pyro.markov(..., history=1), a step may depend only on the "
+            "previous step. Give pyro.markov the history that the program uses, in both programs, or leave it out."
         )
 
     def table(self, factor: Factor) -> Tensor:
         """Return a factor without summed-out dimensions as a table of shape (*keep, *enumerated, particles, batch).
 
-        The size is 1 in dimensions on the left where it does not vary.
+        The size is 1 in dimensions on the left along which it does not vary.
         """
         kept = [_letter(index) for index, site in enumerate(self.enumerated.sites) if site.kind == ENUMERATE]
         letters = [*[_BRANCHES] * self.keep, *reversed(kept), PARTICLES, DATA]
@@ -130,7 +131,7 @@ class SummedSites:
         lasting = self.enumerated.lasting
         if len(lasting) < self.enumerated.width:
             raise InputError(
-                "Auxiliary guide sites cannot be marginalised beside a chain whose sites are summed out. Remove the "
+                "Auxiliary guide sites cannot be marginalised together with a chain of summed-out sites. Remove the "
                 "mark for enumeration of the chain, or write it without pyro.markov."
             )
         places = [_letter(lasting[place]) for place in reversed(range(self.enumerated.width))]
@@ -139,9 +140,9 @@ class SummedSites:
         return named(table.reshape([table.shape[index] for index in wide]), "".join([letters[index] for index in wide]))
 
     def model_factors(self, summed: Collection[str]) -> FactorTree:
-        """Return log p of each site of the model; that of a summed-out site is not masked.
+        """Return log p of each site of the model; log p of a summed-out site is not masked.
 
-        Its values then have the total probability 1 where it is masked, as in `pyro.infer.TraceEnum_ELBO`.
+        Its values then have the total probability 1 at masked entries, as in `pyro.infer.TraceEnum_ELBO`.
 
         Args:
             summed: the sites that will be summed out.

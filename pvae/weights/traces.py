@@ -1,4 +1,4 @@
-"""Pairs of traces: the guide draws z and the model scores it, in one run for all particles or in one run for each."""
+"""Pairs of traces: the guide draws z and the model scores it, in one run for all particles or one run for each."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def site_log_prob(site: Site) -> Tensor:
 
 @dataclass(frozen=True)
 class TracePair:
-    """The traces of one run of both programs, with all particles or with one of them.
+    """The traces of one run of both programs, with all particles or with one particle.
 
     Attributes:
         model: the trace of the model at the guide's draws.
@@ -90,7 +90,7 @@ class TracePair:
     def auxiliary_sites(self) -> list[Site]:
         """The latent sites that only the guide has, marked with ``infer={"is_auxiliary": True}``, to be marginalised.
 
-        Draws that Delta sites map one to one are none, because they have no other value at the same z.
+        Draws that Delta sites map one to one do not count, because they have no other value at the same z.
         """
         one_to_one = self.bijection.auxiliary
         return [
@@ -106,10 +106,10 @@ class TracePair:
     def guide_at(self, values: Mapping[str, Tensor]) -> poutine.Trace:
         """Return a trace of the guide at values of its latent sites that equal its draws, with their own gradients.
 
-        The guide is run again only if it has several latent sites, where one may be a parameter of another.
+        The guide is run again only if it has several latent sites, one of which may be a parameter of another.
 
         Args:
-            values: the values by site; those of one-to-one auxiliary draws follow from the Delta sites.
+            values: the values by site; values of one-to-one auxiliary draws follow from the Delta sites.
         """
         if self.bijection.points:
             return self._inversion().trace_guide(values)
@@ -180,16 +180,16 @@ def trace_pair(
         in_guide = SiteStrategyMessenger(choose, dims)
         guide = programs.with_programs(programs.model, in_guide(guide_program)).trace_guide()
         in_model = SiteStrategyMessenger(choose, dims, in_model=True, drawn=guide.nodes)
-        # Inside the replay, the handler sees the chains of the model also for the sites that the guide has drawn.
+        # Inside the replay, the handler gets the chains of the model also for the sites that the guide has drawn.
         model_program = poutine.replay(in_model(programs.model), trace=_with_views(guide))
         model = programs.with_programs(model_program, programs.guide).trace_model()
     return TracePair(model, guide, programs, dims, bijection=bijection)
 
 
 def _leaving_points(choose: ChooseStrategy, bijection: Bijection) -> ChooseStrategy:
-    """Return the strategies for a guide with a one-to-one map, where only the draws u have most strategies.
+    """Return the strategies for a guide with a one-to-one map; most strategies are only for the draws u.
 
-    A Delta site is left as it is, or detached: its score is that of its density at a fixed z.
+    A Delta site is not changed, or detached: its score is the score of its density at a fixed z.
     """
     if not bijection.points:
         return choose
@@ -199,7 +199,7 @@ def _leaving_points(choose: ChooseStrategy, bijection: Bijection) -> ChooseStrat
         if site["name"] in bijection.points and strategy != PATHWISE and not is_score(strategy):
             raise InputError(
                 f"Site {site['name']!r} is a Delta of the auxiliary draws {', '.join(bijection.auxiliary)}, so the "
-                f"gradient {strategy!r} is one of these draws. Name them instead."
+                f"gradient {strategy!r} is for these draws. Name them instead."
             )
         return strategy
 
@@ -209,8 +209,8 @@ def _leaving_points(choose: ChooseStrategy, bijection: Bijection) -> ChooseStrat
 def _with_views(guide: poutine.Trace) -> poutine.Trace:
     """Return the guide's trace with a view of each value.
 
-    The model receives the view, so a gradient that reaches z through the model can be told apart from the gradient
-    that reaches it through the guide.
+    The model receives the view, so the gradient of z through the model can be separated from its gradient through the
+    guide.
     """
     received = guide.copy()
     for name, site in guide.nodes.items():
@@ -261,7 +261,7 @@ def trace_vectorised(
 def trace_sequentially(
     programs: BoundPrograms, particles: int, choose: ChooseStrategy, dims: EnumerationDims
 ) -> list[TracePair]:
-    """Draw each particle in a run of its own, and return the runs.
+    """Draw each particle in a separate run, and return the runs.
 
     The runs share the indices of subsampled plates. Otherwise an average over particles would mix different data.
 
@@ -278,7 +278,8 @@ def trace_sequentially(
     if dims.sites:
         raise InputError(
             f"Site {dims.sites[0].name!r} cannot be enumerated, because the programs do not broadcast over dimensions "
-            "to the left of the data's (see the warning about particles). Use the objective 'elbo-enum', or another "
+            "to the left of the data dimension (see the warning about particles). Use the objective 'elbo-enum', or "
+            "another "
             "strategy for the site."
         )
     indices = _subsample_indices(first.guide)

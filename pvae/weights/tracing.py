@@ -1,4 +1,4 @@
-"""Whether a program is being traced, when no code may read the value of a tensor."""
+"""The check whether a program is being traced, because the values of tensors must not be read then."""
 
 from __future__ import annotations
 

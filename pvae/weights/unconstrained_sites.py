@@ -19,7 +19,7 @@ from pvae.programs.sites import Site, base_distribution, is_delta, is_discrete
 
 __all__ = ["FreeSite", "FreeValues", "UnconstrainedLayout", "find_free_sites", "transform_of"]
 
-#: Distributions of angles. Their support is all real numbers, where their density is periodic and has no integral.
+#: Distributions of angles. Their support is all real numbers, and their density is periodic, so it has no integral.
 _PERIODIC = (dist.VonMises, dist.VonMises3D, dist.SineBivariateVonMises, dist.SineSkewed, dist.ProjectedNormal)
 
 
@@ -29,7 +29,8 @@ class FreeSite:
 
     Attributes:
         name: the site.
-        plates: the sizes of its plates from left to right, without that of the particles; 1 where it is in no plate.
+        plates: the sizes of its plates from left to right, without the plate of the particles; 1 for a dimension
+            without a plate.
         event: the shape of one unconstrained event; a simplex of K numbers has K - 1.
     """
 
@@ -94,7 +95,7 @@ def transform_of(site: Site) -> torch.distributions.Transform:
         transform: torch.distributions.Transform = biject_to(support)
     except (AttributeError, NotImplementedError) as error:
         raise InputError(
-            f"Annealing moves z in unconstrained coordinates, which need a known support; site {site['name']!r} "
+            f"Annealing changes z in unconstrained coordinates, which need a known support; site {site['name']!r} "
             f"({type(base_distribution(site['fn'])).__name__}) has none. Give its distribution a support for which "
             "torch.distributions.biject_to has a transform."
         ) from error
@@ -102,7 +103,7 @@ def transform_of(site: Site) -> torch.distributions.Transform:
 
 
 def _require_density(site: Site) -> None:
-    """Refuse a latent site without a density that moves can follow.
+    """Raise InputError for a latent site without a density for the moves.
 
     Raises:
         InputError: with the name of the site.
@@ -110,7 +111,7 @@ def _require_density(site: Site) -> None:
     if is_delta(site):
         raise InputError(
             f"Annealing needs a density for each latent site of the model; site {site['name']!r} is a Delta. Use "
-            "pyro.deterministic for a value that follows from others, or estimate by log_evidence."
+            "pyro.deterministic for a value that follows from others, or estimate with log_evidence."
         )
     base = base_distribution(site["fn"])
     while isinstance(base, torch.distributions.MixtureSameFamily):
@@ -118,13 +119,13 @@ def _require_density(site: Site) -> None:
     if isinstance(base, _PERIODIC):
         raise InputError(
             f"Annealing needs a density on unconstrained numbers; site {site['name']!r} is an angle, which has many "
-            "values for each direction. Estimate by log_evidence (method 'is')."
+            "values for each direction. Estimate with log_evidence (method 'is')."
         )
     require_every_entry(site, "Annealing")
 
 
 def find_free_sites(sites: list[Site], nesting: int, data_dim: int) -> UnconstrainedLayout:
-    """Return the places of the continuous latent sites of a model; discrete sites of finite support have none.
+    """Return the places of the continuous latent sites of a model; discrete sites of finite support have no place.
 
     Args:
         sites: the sample sites of a run of the model for one particle.
@@ -132,8 +133,8 @@ def find_free_sites(sites: list[Site], nesting: int, data_dim: int) -> Unconstra
         data_dim: the dimension of the plate over data.
 
     Raises:
-        InputError: if a latent site is a point, is masked, or is discrete without a finite support; or if none is
-            continuous.
+        InputError: if a latent site is a point, is masked, or is discrete without a finite support; or if no latent
+            site is continuous.
     """
     free = []
     for site in sites:
@@ -159,7 +160,7 @@ def _free_site(site: Site, nesting: int) -> FreeSite:
 
 
 def require_finite(site: Site) -> None:
-    """Refuse a discrete latent site whose values cannot be listed.
+    """Raise InputError for a discrete latent site with values that cannot be listed.
 
     Raises:
         InputError: with the name of the site.
@@ -167,8 +168,8 @@ def require_finite(site: Site) -> None:
     base = base_distribution(site["fn"])
     if not getattr(base, "has_enumerate_support", False):
         raise InputError(
-            f"Annealing sums discrete latent sites out, and site {site['name']!r} ({type(base).__name__}) has no "
-            "finite support. Estimate by log_evidence (method 'is')."
+            f"Annealing sums discrete latent sites out, but site {site['name']!r} ({type(base).__name__}) has no "
+            "finite support. Estimate with log_evidence (method 'is')."
         )
 
 
@@ -203,8 +204,8 @@ class FreeValues(Messenger):
         batch = free.shape[: free.dim() - (self.values[name].dim() - 1 - self.nesting)]
         if value.shape[: value.dim() - event_dim] != batch:
             raise InputError(
-                f"The support of site {name!r} depends on a discrete site that annealing sums out, so z would be "
-                "another one for each of its values. Estimate by log_evidence."
+                f"The support of site {name!r} depends on a discrete site that annealing sums out, so z would differ "
+                "for each of its values. Estimate with log_evidence."
             )
         volume = transform.log_abs_det_jacobian(free, value)
         self.log_volumes[name] = volume.flatten(len(batch)).sum(-1) if volume.dim() > len(batch) else volume

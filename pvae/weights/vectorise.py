@@ -32,11 +32,11 @@ _MOST_PARTICLES_OF_CHECK = 8
 
 
 class _RandomDensities(Exception):
-    """The same z has another log-density in each run, as with dropout, so that two runs cannot be compared."""
+    """The same z has a different log-density in each run, as with dropout, so that two runs cannot be compared."""
 
 
 def _fixed_values(site: Site) -> str:
-    """Return the strategy of the check: a summed-out site takes its first value, since its draws would differ.
+    """Return the strategy of the check: a summed-out site gets its first value, because its draws would differ.
 
     A marked site without a finite support is drawn, several times for tensor Monte Carlo; it keeps its draw.
     """
@@ -45,7 +45,7 @@ def _fixed_values(site: Site) -> str:
 
 
 def _trace_of_particle(pair: TracePair, particle: int, layout: Layout) -> poutine.Trace:
-    """Return the guide's trace with the z of one particle, in the shape that a run without the particle plate has."""
+    """Return the guide's trace with the z of one particle, in the shape of a run without the particle plate."""
     single = without_points(pair.guide, pair.bijection, {})
     for site in pair.latent_sites:
         if site["name"] in pair.bijection.points:
@@ -68,7 +68,7 @@ def _log_probs(pair: TracePair, particle: int | None, nesting: int) -> dict[str,
 
     Args:
         pair: a run of both programs.
-        particle: which particle of a vectorised run; None for a run of one particle.
+        particle: the index of the particle in a vectorised run; None for a run of one particle.
         nesting: the greatest number of nested plates.
     """
     log_probs = {}
@@ -100,13 +100,13 @@ def _largest_gap(vectorised: Tensor, alone: Tensor, tolerance: float) -> float |
 
 
 def _difference(programs: BoundPrograms, particles: int) -> str | None:
-    """Score the first and the last particle of a vectorised run again, each alone; return what differs, or None.
+    """Score the first and the last particle of a vectorised run again separately.
 
-    A program that mixes particles (a mean over them, the length of z, one fixed particle) changes the log-density of
-    at least one of the two.
+    Return the difference as text, or None. A program that mixes particles (a mean over them, the length of z, one fixed
+    particle) changes the log-density of at least one of the two.
 
     Raises:
-        _RandomDensities: if the same z scores differently each time.
+        _RandomDensities: if the same z has a different log-density each time.
     """
     layout = programs.layout
     together = trace_vectorised(programs, particles, _fixed_values)
@@ -123,12 +123,15 @@ def _difference(programs: BoundPrograms, particles: int) -> str | None:
             again = _log_probs(trace_pair(programs, values, _fixed_values), None, layout.nesting)
             if any(not torch.equal(alone[site].nan_to_num(), again[site].nan_to_num()) for site in alone):
                 raise _RandomDensities
-            return f"the log-density of site {name} is up to {gap:.3g} nats off for a particle among others"
+            return f"the log-density of site {name} differs by up to {gap:.3g} nats from a run of one particle"
     return None
 
 
 def _reason_against(programs: BoundPrograms, particles: int) -> str | None:
-    """Return why particles cannot share a run, or None; in evaluation mode if dropout makes the densities random."""
+    """Return the reason why particles cannot share a run, or None.
+
+    In evaluation mode if dropout makes densities random.
+    """
     try:
         return _difference(programs, particles)
     except _RandomDensities:
@@ -166,7 +169,7 @@ def can_vectorise(programs: BoundPrograms, particles: int) -> bool:
 
     Args:
         programs: both programs with their arguments.
-        particles: the number of particles that are wanted; 1 needs no check.
+        particles: the requested number of particles; 1 needs no check.
     """
     layout = programs.layout
     if layout.vectorised is None and particles > 1:
@@ -180,14 +183,14 @@ def trace_particles(
 ) -> list[TracePair]:
     """Draw z from the guide `particles` times and score it by the model.
 
-    On the first batch of a kind the first and the last of up to eight particles are scored again alone. If that
+    On the first batch of a kind the first and the last of up to eight particles are scored again separately. If that
     differs, or raises, one warning is given, and particles are drawn one by one from then on.
 
     Args:
         programs: both programs with their arguments.
         particles: the number of draws.
         choose: the strategy of each latent site.
-        data_plate: the name of the plate over data; only there sites may be enumerated.
+        data_plate: the name of the plate over data; sites may be enumerated only in this plate.
 
     Returns:
         One pair of traces that holds all particles, or one pair for each particle.

@@ -43,8 +43,8 @@ def weights_of_batch(programs: BoundPrograms, particles: int, choose: ChooseStra
     without_weight = enumerated or [site["name"] for site in pair.auxiliary_sites]
     if without_weight:
         raise InputError(
-            f"Site {without_weight[0]!r} is enumerated or auxiliary, which needs a weight per datum, and no plate "
-            "holds every site. Draw it as any other site, or put every site in one plate over data."
+            f"Site {without_weight[0]!r} is enumerated or auxiliary, which needs a weight per datum, but no plate "
+            "holds every site. Remove its mark, or put every site in one plate over data."
         )
     nesting = programs.layout.nesting
     joint = _tables([pair.model_sites for pair in pairs], particles, nesting, scaled=True)
@@ -57,7 +57,7 @@ def weights_of_batch(programs: BoundPrograms, particles: int, choose: ChooseStra
         values={},
         not_reparameterised=tuple([site["name"] for site in pair.latent_sites if not site["fn"].has_rsample]),
         strategies={site["name"]: str(site["infer"].get("_strategy", PATHWISE)) for site in pair.latent_sites},
-        # A score is that of the draws, which no scale changes.
+        # A score belongs to the draws, so a scale does not change it.
         site_log_guide=_tables([pair.guide_sites for pair in pairs], particles, nesting, scaled=False),
         _site_log_joint=joint,
         _observed=tuple([site["name"] for site in pair.model_sites if site["is_observed"]]),

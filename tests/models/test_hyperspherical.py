@@ -130,7 +130,7 @@ def test_a_site_on_the_sphere_in_one_program_only_is_refused(where):
     for evaluate in (partial(pvae.log_weights, particles=2), pvae.evaluate.elbo, pvae.evaluate.diagnose):
         with (
             pyro.validation_enabled(False),
-            pytest.raises(InputError, match=rf"'z' is on a sphere in the {where} and not in the") as caught,
+            pytest.raises(InputError, match=rf"'z' is on a sphere in the {where} but not in the") as caught,
         ):
             evaluate(programs, x)
         assert "\n" not in str(caught.value)

@@ -246,7 +246,7 @@ def test_a_shared_site_that_is_summed_out_is_named_and_its_draws_give_the_eviden
     batch = pvae.Batch(x=torch.randn(5, 3))
     exact = Nested().joint(batch.x).logsumexp(0).sum().item() / 5
     with pytest.raises(
-        pvae.InputError, match=r"'k' is marked for enumeration, and all data share it.*'data'.*in the guide"
+        pvae.InputError, match=r"'k' is marked for enumeration, but all data share it.*'data'.*in the guide"
     ):
         pvae.evaluate.elbo(Nested(), batch)
     assert pvae.evaluate.elbo(Nested(None), batch, particles=3).value == pytest.approx(exact, abs=1e-4)

@@ -208,7 +208,7 @@ def test_too_many_sites_without_a_window_are_told_of_markov() -> None:
                 pyro.sample(f"b_{t}", dist.Bernoulli(torch.tensor(0.5)), infer=SUMMED)
             pyro.sample("x", normal(0.0, 1.0), obs=x)
 
-    with pytest.raises(InputError, match=r"'b_\d+' is enumerated site \d+\. Write the chain as .*pyro\.markov"):
+    with pytest.raises(InputError, match=r"'b_\d+' is enumerated site \d+\. Write a chain as .*pyro\.markov"):
         log_weights(pair(model, lambda x: None), Batch(x=torch.zeros(2)), 1)
 
 

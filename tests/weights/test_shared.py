@@ -118,5 +118,5 @@ def test_a_marked_site_that_all_data_share_is_refused_by_name() -> None:
     def guide(x):
         pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
 
-    with pytest.raises(pvae.InputError, match="'which' is marked for enumeration, and all data share it"):
+    with pytest.raises(pvae.InputError, match="'which' is marked for enumeration, but all data share it"):
         shared_weights(BoundPrograms(model, guide, (X,)), 3, "data")
