@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["data_of_run", "open_named_run", "require_split", "require_unused_folder", "whole_data_for_run"]
 
 
-def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool = False) -> Run:
+def open_named_run(folder: str, checkpoint: str, model: str | None = None, *, trust: bool) -> Run:
     """Open the run that a command names; lines say which code runs by ``--trust``, and what has changed since.
 
     Args:
@@ -70,8 +70,8 @@ def whole_data_for_run(
     folder: str | None,
     reading: Mapping[str, Any],
     *,
-    missing: bool = False,
-    labels: bool = True,
+    missing: bool,
+    labels: bool,
 ) -> Splits:
     """Return all data of a file in order, as the training split, with the columns and labels of a run's training.
 

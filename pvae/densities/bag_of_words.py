@@ -103,7 +103,7 @@ class DirichletLaplace(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, topics: int, concentration: float | Sequence[float] = 1.0) -> None:
+    def __init__(self, topics: int, concentration: float | Sequence[float]) -> None:
         super().__init__()
         advice = "With one topic all documents have the same words, and there is nothing to infer."
         topics = require_whole(topics, "topics", least=2, advice=advice)

@@ -212,7 +212,7 @@ def _row(quantity: str, value: str, note: str = "") -> dict[str, str]:
     return {"quantity": quantity, "value": value, "note": note}
 
 
-def announce_cost(evaluations: float, what: str, *, progress: bool | None = None) -> None:
+def announce_cost(evaluations: float, what: str, *, progress: bool | None) -> None:
     """Print the expected number of decoder evaluations on standard error, before an evaluation starts.
 
     Args:

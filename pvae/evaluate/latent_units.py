@@ -77,7 +77,7 @@ def _to_list(values: Tensor | None) -> list[float | None] | None:
 
 
 def latent_units(
-    context: EvaluationContext, draws: int, chunk: int, threshold: float = ACTIVE
+    context: EvaluationContext, draws: int, chunk: int, threshold: float
 ) -> tuple[dict[str, LatentUnits], tuple[str, ...]]:
     """Return the units of every latent site that model and guide share, and a note on each number that is left out.
 

@@ -244,9 +244,9 @@ def make_condition(
     name: str | None,
     data_shape: tuple[int, ...],
     *,
-    classes: int | None = None,
-    condition_shape: int | Sequence[int] | None = None,
-    observed: int | None = None,
+    classes: int | None,
+    condition_shape: int | Sequence[int] | None,
+    observed: int | None,
 ) -> Condition:
     """Return the condition of a name of `CONDITIONS`; without a name, y if `classes` is known, else c.
 

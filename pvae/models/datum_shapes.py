@@ -12,7 +12,7 @@ from pvae.errors import InputError
 __all__ = ["require_order", "reshape_data"]
 
 
-def require_order(x: Tensor, data_shape: Sequence[int], name: str = "x") -> None:
+def require_order(x: Tensor, data_shape: Sequence[int], name: str) -> None:
     """Check that data are flat, or have the sizes of a shape in its order, apart from sizes of 1.
 
     A reshape of data with channels first to channels last would mix the pixels of all channels.

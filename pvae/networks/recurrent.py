@@ -76,7 +76,7 @@ class StepReader(nn.Module):
     Shapes: (batch, time, in_features) and (batch, time), which is not used, to (batch, time, state).
     """
 
-    def __init__(self, in_features: int, state: int, *, initialisation: str = "glorot") -> None:
+    def __init__(self, in_features: int, state: int, *, initialisation: str) -> None:
         super().__init__()
         self.out_features, self.layer = state, nn.Linear(in_features, state)
         initialise(self.layer, initialisation)

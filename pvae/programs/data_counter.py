@@ -51,7 +51,7 @@ class DataCounter(Messenger):
         data_plate: the name of the plate over data; None finds it.
     """
 
-    def __init__(self, programs: BoundPrograms, data_plate: str | None = None) -> None:
+    def __init__(self, programs: BoundPrograms, data_plate: str | None) -> None:
         super().__init__()
         self.programs, self.data_plate = programs, data_plate
         self._messages: list[Any] = []

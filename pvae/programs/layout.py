@@ -197,9 +197,7 @@ def population_of(model: poutine.Trace, size: int) -> int | None:
     return int(full_size)
 
 
-def layout_of_traces(
-    model: poutine.Trace, guide: poutine.Trace, repeatable: bool, bijection: Bijection = NO_BIJECTION
-) -> Layout:
+def layout_of_traces(model: poutine.Trace, guide: poutine.Trace, repeatable: bool, bijection: Bijection) -> Layout:
     """Return the layout of the traces of both programs.
 
     Args:

@@ -27,7 +27,7 @@ _FORM = {
 }
 
 
-def read_history(path: Path, mark: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def read_history(path: Path, mark: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the records of a file ``metrics.jsonl``; an incomplete last line is left out.
 
     Args:

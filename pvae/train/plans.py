@@ -52,9 +52,7 @@ class StepPlans:
         names: the names of the numbers of a step by parameter group, known after its first run.
     """
 
-    def __init__(
-        self, computation: Computation, *, graph: bool, products: ProductChoices, capture: bool = False
-    ) -> None:
+    def __init__(self, computation: Computation, *, graph: bool, products: ProductChoices, capture: bool) -> None:
         self.computation, self.graph, self.products, self.capture = computation, graph, products, capture
         self.fallback: str | None = None
         self.names: dict[str, tuple[str, ...]] = {}

@@ -22,18 +22,17 @@ from pvae.train.training_state import model_tensors
 __all__ = ["create_lazy_parameters", "digest_without_prior", "require_own_codes", "root_of", "tensors_of", "zero_batch"]
 
 
-def zero_batch(config: Mapping[str, Any], size: int = 2) -> Batch:
-    """Return zeros in the recorded shapes, to bind programs and to create lazy parameters.
+def zero_batch(config: Mapping[str, Any]) -> Batch:
+    """Return two data of zeros in the recorded shapes, to bind programs and to create lazy parameters.
 
     The zeros of a field share one number in memory.
 
     Args:
         config: the content of ``config.toml``.
-        size: the number of data.
     """
     return Batch(
         **{
-            name: torch.zeros((), dtype=getattr(torch, field["dtype"], torch.float32)).expand(size, *field["shape"])
+            name: torch.zeros((), dtype=getattr(torch, field["dtype"], torch.float32)).expand(2, *field["shape"])
             for name, field in config["data"]["fields"].items()
         }
     )

@@ -150,7 +150,7 @@ def kinds_of_changes(names: str | Iterable[str]) -> tuple[str, ...]:
     return kinds
 
 
-def find_changes(current: Mapping[str, Any], recorded: Mapping[str, Any], accepted: Collection[str] = ()) -> str:
+def find_changes(current: Mapping[str, Any], recorded: Mapping[str, Any], accepted: Collection[str]) -> str:
     """Return the differences between two records of a run as text; "" if there are none.
 
     Args:

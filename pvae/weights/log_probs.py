@@ -110,7 +110,7 @@ def log_probs_by_site(runs: Sequence[Iterable[Site]], dims: PlateDims) -> dict[s
     return {name: torch.cat([table[name] for table in tables], -2) for name in tables[0]}
 
 
-def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims, *, at_fixed_z: bool = False) -> SiteLogProbs:
+def site_log_probs(pairs: Sequence[TracePair], dims: PlateDims, *, at_fixed_z: bool) -> SiteLogProbs:
     """Return the log-densities of all sites of both programs.
 
     Args:
@@ -156,7 +156,7 @@ def join_outcomes(
     log_guide: Tensor,
     log_probs: SiteLogProbs,
     dims: EnumerationDims,
-    keep: int = 0,
+    keep: int,
     beneath: Sequence[str] = (),
 ) -> MarginalisedLogProbs:
     """Join the dimensions of the sites that are enumerated for their gradient to one dimension of outcomes.

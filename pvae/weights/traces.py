@@ -239,7 +239,7 @@ def in_particle_plate(program: Callable[..., Any], particles: int, nesting: int)
 
 
 def trace_vectorised(
-    programs: BoundPrograms, particles: int, choose: ChooseStrategy = keep_draw, dims: EnumerationDims | None = None
+    programs: BoundPrograms, particles: int, choose: ChooseStrategy, dims: EnumerationDims | None = None
 ) -> TracePair:
     """Draw all particles in one run, in a plate to the left of all others.
 

@@ -149,7 +149,7 @@ def _to_point(epoch: int, value: float, seconds: float, evaluations: float | Non
     return CurvePoint(epoch, value, seconds, math.nan if evaluations is None else evaluations)
 
 
-def summarise_run(run: Run, particles: int, data: int, log_likelihoods: Sequence[CurvePoint] = ()) -> TrainingSummary:
+def summarise_run(run: Run, particles: int, data: int, log_likelihoods: Sequence[CurvePoint]) -> TrainingSummary:
     """Return the summary of a training by `pvae.fit`.
 
     Args:

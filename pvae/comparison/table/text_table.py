@@ -20,7 +20,7 @@ _UNLIMITED_WIDTH = 400
 
 
 def draw_text_table(
-    columns: Sequence[Sequence[str]], lines: Sequence[str], width: int | None = None, *, terminal: bool = False
+    columns: Sequence[Sequence[str]], lines: Sequence[str], width: int | None, *, terminal: bool
 ) -> str:
     """Return a table as text, with lines below it.
 

@@ -18,7 +18,7 @@ from pvae.names import in_words
 __all__ = ["make_verdict"]
 
 
-def make_verdict(rows: tuple[Row, ...], budget: str = "") -> str:
+def make_verdict(rows: tuple[Row, ...], budget: str) -> str:
     """Return sentences on the rows that differ from the first, those not shown to differ, and reasons to doubt.
 
     A row is named only if its difference is shown at a family-wise level of 5 % over all rows. Rows with one seed are

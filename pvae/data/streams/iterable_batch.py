@@ -15,7 +15,7 @@ from pvae.data.item_data import fields_of_item
 from pvae.data.streams.loader_batch import seeded_order
 from pvae.data.streams.own_generators import OwnGenerators
 from pvae.data.streams.prefetch import on_device
-from pvae.data.streams.preparation import PLAIN, Preparation
+from pvae.data.streams.preparation import Preparation
 from pvae.data.streams.same_form import form_text
 from pvae.data.streams.stored_batch import StoredBatch
 from pvae.errors import InputError
@@ -41,7 +41,7 @@ class IterableBatch(StoredBatch):
     __slots__ = ("_source",)
     _source: Any
 
-    def __init__(self, source: Any, prepare: Preparation = PLAIN) -> None:
+    def __init__(self, source: Any, prepare: Preparation) -> None:
         super().__init__(prepare)
         object.__setattr__(self, "_source", source)
 

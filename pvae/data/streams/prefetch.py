@@ -19,18 +19,17 @@ T = TypeVar("T")
 _AHEAD = 2
 
 
-def read_ahead(read: Callable[[Any], T], keys: Iterator[Any], ahead: int = _AHEAD) -> Iterator[T]:
+def read_ahead(read: Callable[[Any], T], keys: Iterator[Any]) -> Iterator[T]:
     """Yield ``read(key)`` for each key in order; a thread reads the next ones in the meantime.
 
     Args:
         read: a function that draws no random numbers, because the generators belong to the thread of the caller.
         keys: the arguments of `read`.
-        ahead: the number of results that are read in advance.
 
     Raises:
         Exception: any error of `read`, at its place in the order.
     """
-    results: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=ahead)
+    results: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=_AHEAD)
     has_stopped = threading.Event()
 
     def work() -> None:

@@ -171,7 +171,7 @@ class ItemRows(Rows):
         return f"{kind.__module__}.{kind.__qualname__}:{len(self.dataset)}"
 
 
-def collated(dataset: Any, numbers: list[int], collate_fn: Callable[[list[Any]], Any] | None = None) -> Any:
+def collated(dataset: Any, numbers: list[int], collate_fn: Callable[[list[Any]], Any] | None) -> Any:
     """Return items of a data set as one batch, like a loader of PyTorch.
 
     Args:

@@ -81,13 +81,12 @@ class DataTrust(EvaluationFinding):
         return trust_scatter(kl, self.khat, self.suspect, LARGEST_KL)
 
 
-def data_trust(diagnosis: Diagnosis, *, is_calibrated: bool | None, cost: int = 0) -> EvaluationFinding:
+def data_trust(diagnosis: Diagnosis, *, is_calibrated: bool | None) -> EvaluationFinding:
     """Return the finding about single data.
 
     Args:
         diagnosis: the weights of each datum, with their trust.
         is_calibrated: whether `calibrate` found no defect; None if it was not run.
-        cost: decoder evaluations.
 
     Returns:
         The finding; a `NotRun` for a guide that is a point.
@@ -110,7 +109,7 @@ def data_trust(diagnosis: Diagnosis, *, is_calibrated: bool | None, cost: int = 
         f"bad above {MOST_UNRELIABLE:.0%} of the data"
     )
     return DataTrust(
-        share, math.sqrt(share * (1 - share) / count), count, status, reason, cost,
+        share, math.sqrt(share * (1 - share) / count), count, status, reason, 0,
         pointwise=kl, limit=limit, source="Vehtari et al., JMLR 25 (2024)",
         suspect=suspect, khat=diagnosis.khat, worst=tuple(order[: min(bad, _MOST_LISTED)].tolist()),
     )  # fmt: skip

@@ -72,13 +72,12 @@ class LatentUse(EvaluationFinding):
         return value_histogram(values, "log p(x given its z) - log p(x given another z), nats", self.question)
 
 
-def latent_use(pointwise: Tensor, latents: Mapping[str, LatentUnits] | None, cost: int = 0) -> LatentUse:
+def latent_use(pointwise: Tensor, latents: Mapping[str, LatentUnits] | None) -> LatentUse:
     """Return the finding about the use of the latents.
 
     Args:
         pointwise: the dependence of simulated data, shape (simulations,), from `dependence_on_latents`.
         latents: the units of each site of the guide on real data; None if they are not known.
-        cost: decoder evaluations.
     """
     finite = pointwise[pointwise.isfinite()]
     # One impossible pair shows that x depends on z.
@@ -96,7 +95,7 @@ def latent_use(pointwise: Tensor, latents: Mapping[str, LatentUnits] | None, cos
         f"one, which is not above {LEAST_DEPENDENCE:g} nats and two standard errors.{counted}"
     )
     return LatentUse(
-        estimate.value, estimate.error, estimate.count, status, reason, cost, pointwise=estimate.pointwise,
+        estimate.value, estimate.error, estimate.count, status, reason, 0, pointwise=estimate.pointwise,
         limit=f"above {LEAST_DEPENDENCE:g} nats and two standard errors",
         source="Burda et al., arXiv:1509.00519, section 5 (active units)", active=active, units=units,
     )  # fmt: skip

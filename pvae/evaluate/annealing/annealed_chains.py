@@ -48,7 +48,7 @@ class AnnealedChains:
         density: PathDensity,
         temperatures: Tensor,
         leapfrog_steps: int,
-        transition: Transition | None = None,
+        transition: Transition | None,
     ) -> None:
         self.density, self.temperatures = density, temperatures
         self.leapfrog_steps, self.transition = leapfrog_steps, transition

@@ -18,7 +18,7 @@ _WIDTH = 4.0
 _LEAST = 1e-4
 
 
-def make_temperatures(count: int, schedule: str = "sigmoid") -> Tensor:
+def make_temperatures(count: int, schedule: str) -> Tensor:
     """Return the inverse temperatures b_0 = 0 < b_1 < ... < b_T = 1, float64, shape (count + 1,).
 
     Args:

@@ -154,16 +154,15 @@ def central_coverage(ranks: Ranks, draws: int, levels: tuple[float, ...] = (0.5,
     return coverages
 
 
-def wilson_limits(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the limits of the Wilson score interval of a probability.
+def wilson_limits(share: float, count: int) -> tuple[float, float]:
+    """Return the limits of the Wilson score interval of a probability, which holds it with probability 0.95.
 
     Args:
         share: the observed share, from 0 to 1.
         count: the number of observations.
-        level: the probability of the interval.
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927).
     """
-    z = float(ndtri(0.5 + 0.5 * level))
+    z = float(ndtri(0.975))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     width = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     return max(0.0, centre - width), min(1.0, centre + width)

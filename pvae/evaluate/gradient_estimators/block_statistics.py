@@ -15,6 +15,8 @@ from pvae.evaluate.base import Estimate
 __all__ = ["GradientBlocks", "GradientSums", "block_sizes", "group_statistics", "largest_z", "limit_of_z"]
 
 _MOST_BLOCKS, _FEWEST_BLOCKS = 100, 10
+#: The limit for one normal z in `limit_of_z`.
+_SIGMAS = 4.5
 #: The largest number of float64 values that all blocks may hold.
 _MOST_VALUES = 4 * 10**7
 
@@ -229,8 +231,8 @@ def largest_z(differences: Tensor, variance: Tensor, rounding: float) -> float:
     return float((differences.abs() / (variance.sqrt() + rounding)).max())
 
 
-def limit_of_z(coordinates: int, draws: int, sigmas: float = 4.5) -> float:
-    """Return the limit that the largest of many |z| exceeds with the same probability as one normal z exceeds `sigmas`.
+def limit_of_z(coordinates: int, draws: int) -> float:
+    """Return the limit that the largest of many |z| exceeds with the same probability as one normal z exceeds 4.5.
 
     This is the Bonferroni bound. The standard errors are estimated, so the normal quantile is replaced by Student's
     quantile, by its expansion (Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.5).
@@ -238,9 +240,8 @@ def limit_of_z(coordinates: int, draws: int, sigmas: float = 4.5) -> float:
     Args:
         coordinates: the number of |z|.
         draws: the number of draws from which the standard errors are estimated.
-        sigmas: the limit for one normal z.
     """
     normal = NormalDist()
-    z = -normal.inv_cdf(normal.cdf(-sigmas) / max(coordinates, 1))
+    z = -normal.inv_cdf(normal.cdf(-_SIGMAS) / max(coordinates, 1))
     freedom = max(draws - 1, 1)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

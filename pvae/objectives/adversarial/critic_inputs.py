@@ -133,7 +133,7 @@ class _SimulationMessenger(Messenger):
         means: whether the mean of every likelihood replaces a draw.
     """
 
-    def __init__(self, indices: Mapping[str, Tensor], *, at_codes: bool = False, means: bool = False) -> None:
+    def __init__(self, indices: Mapping[str, Tensor], *, at_codes: bool, means: bool) -> None:
         super().__init__()
         self.indices, self.at_codes, self.means = indices, at_codes, means
         self.data: dict[str, Tensor] = {}

@@ -158,9 +158,7 @@ def _known_strategy(strategy: Any) -> str:
     return str(name)
 
 
-def strategy_chooser(
-    gradients: Mapping[str, str], particles: int, without_pathwise: str | None = None
-) -> ChooseStrategy:
+def strategy_chooser(gradients: Mapping[str, str], particles: int, without_pathwise: str | None) -> ChooseStrategy:
     """Return the function that gives each site its strategy.
 
     A site has the strategy of `gradients`, else the one that the program asks for, else a default by its distribution.

@@ -32,7 +32,7 @@ class _CodeModel(LatentModel):
         context: the argument of its ``forward``.
     """
 
-    def __init__(self, density: nn.Module, context: Any = None) -> None:
+    def __init__(self, density: nn.Module, context: Any) -> None:
         super().__init__()
         self.density = density
         # not as a submodule: the encoder of a VampPrior is not trained
@@ -53,7 +53,6 @@ def fit_by_gradients(
     make: Callable[[], Any],
     *,
     context: Any = None,
-    step: str = "auto",
 ) -> tuple[Any, dict[str, Any]]:
     """Return a density that is fitted to the codes by maximum likelihood, and the results of the fit.
 
@@ -62,7 +61,6 @@ def fit_by_gradients(
         settings: the settings of the fit.
         make: makes the density, or a latent model of the codes.
         context: the argument of the ``forward`` of a density.
-        step: how steps run, as for `pvae.fit`.
     """
     train, left_out = codes.split(_LEFT_OUT, settings.seed)
     data = Splits(
@@ -84,7 +82,6 @@ def fit_by_gradients(
             device="cpu",
             precision="float64" if train.dtype == torch.float64 else "float32",
             validation_limit=len(left_out),
-            step=step,
             progress=False,
         )
     bounds = [record["validation_bound"] for record in run.history if record.get("validation_bound") is not None]
