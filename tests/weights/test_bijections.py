@@ -193,7 +193,7 @@ def test_a_map_to_fewer_numbers_is_refused() -> None:
             u = pyro.sample("u", dist.Normal(wide, 1.0).to_event(1), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Delta(u[..., :2].exp(), log_density=-u[..., :2].sum(-1), event_dim=1))
 
-    with pytest.raises(pvae.InputError, match="12 numbers of u become 6 of z"):
+    with pytest.raises(pvae.InputError, match="12 numbers of u become 6 numbers of z"):
         pvae.log_weights(Projected(), pvae.Batch(x=X), 2)
 
 

@@ -353,7 +353,7 @@ def test_a_scale_on_both_programs_goes_outside(scale: Any) -> None:
 def test_scales_that_differ_between_sites_are_refused_by_name() -> None:
     inner = programs("data")
     scaled = pair(pyro.poutine.scale(inner.model, scale=0.5), inner.guide)
-    words = r"site 'z' of the guide has the scale 1, and site 'z' of the model has 0\.5\. Scale both"
+    words = r"site 'z' of the guide has the scale 1, and site 'z' of the model has 0\.5\. Give both"
     with pytest.raises(InputError, match=words):
         log_weights(scaled, {"x": X[:, 0]}, 3)
 
