@@ -244,7 +244,7 @@ def test_a_missing_label_is_hidden_and_a_class_may_be_called_na(tmp_path: Path) 
     assert "1 missing labels are hidden" in splits.schema.account
 
 
-def test_a_frame_is_read_by_its_types(tmp_path: Path) -> None:
+def test_a_frame_is_read_by_its_types() -> None:
     frame = pd.DataFrame(
         {
             "whole": pd.array([1, None, 3], dtype="Int64"),

@@ -421,7 +421,7 @@ def test_the_start_of_grey_levels_is_near_the_maximum_of_the_likelihood():
 # --- data that do not fit ---
 
 
-BITS, GREY = torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([[0.0, 5 / 16, 1.0]])
+GREY = torch.tensor([[0.0, 5 / 16, 1.0]])
 COUNTS, REAL, FRACTIONS = torch.tensor([[0.0, 3.0, 200.0]]), torch.tensor([[-1.0, 0.5, 7.0]]), torch.rand(1, 30)[:, :3]
 
 

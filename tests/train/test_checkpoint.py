@@ -111,7 +111,7 @@ def test_a_failing_write_leaves_the_checkpoint_and_no_rubbish(tmp_path: Path, mo
     assert read(tmp_path / "last").parameters["a"][0, 0] == 1.0
 
 
-def test_a_stop_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     write(tmp_path, "last", snapshot(1.0))
     (tmp_path / "last").rename(tmp_path / "last.previous")
     (tmp_path / "last.tmp").mkdir()

@@ -96,7 +96,7 @@ def test_packed_sequences_train_and_evaluate_as_padded_ones(tmp_path: Path) -> N
     assert torch.equal(again.model.slope, one.model.slope)
 
 
-def test_an_iterable_of_packed_sequences_trains(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_iterable_of_packed_sequences_trains() -> None:
     run = trained(packed, Stream())
     assert run.model.kinds == {PackedSequence} and run.history[-1]["step"] == 6
 

@@ -27,16 +27,12 @@ class RowDifference:
 
     Attributes:
         value: the mean difference over seeds and data, in nats per datum.
-        data_error: its standard error over data.
-        seed_error: its standard error over training seeds; NaN for one seed.
         error: its standard error over data and seeds; only over data for one seed.
         degrees: the degrees of freedom of the test: seeds - 1, or data - 1 if this is less or there is one seed.
         p_value: two-sided p-value by Student's t; NaN for a single datum, or for values that are not finite.
     """
 
     value: Tensor
-    data_error: Tensor
-    seed_error: Tensor
     error: Tensor
     degrees: int
     p_value: Tensor
@@ -73,7 +69,7 @@ def estimate_difference(differences: Tensor) -> RowDifference:
     error = (both if seeds > 1 else over_data).sqrt()
     degrees = min(seeds - 1, data - 1) if seeds > 1 else data - 1
     p_value = _p_value(value, error, degrees)
-    return RowDifference(value, over_data.sqrt(), over_seeds.sqrt(), error, degrees, p_value)
+    return RowDifference(value, error, degrees, p_value)
 
 
 def _variance(values: Tensor) -> Tensor:
