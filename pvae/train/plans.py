@@ -116,20 +116,22 @@ class StepPlans:
         """Compare the graphs again at their next steps if a Python value that the programs can read has changed.
 
         Returns:
-            The name of a value that has changed, or None.
+            The name of a value that has changed or may have changed, or None.
         """
         if not self.graph or self._reads is None:
             return None
         plans = [plan for plan in self._plans.values() if plan.graph is not None]
         captured = frozenset[int]().union(*[plan.graph.captured for plan in plans])  # type: ignore[union-attr]
         change = self._reads.find_change(captured)
-        has_changed = not self._reads.is_complete or change is not None
-        for plan in plans:
-            if has_changed or not plan.graph.has_fixed_values():  # type: ignore[union-attr]
+        if change is None and not self._reads.is_complete:
+            change = "a value that may change unseen"
+        has_fixed_values = [plan.graph.has_fixed_values() for plan in plans]  # type: ignore[union-attr]
+        for plan, is_fixed in zip(plans, has_fixed_values, strict=True):
+            if change is not None or not is_fixed:
                 plan.mark_stale()
-        if has_changed:
+        if change is not None:
             self._reads = self._find_reads()
-        return change
+        return change if all(has_fixed_values) else change or "a tensor of which the programs read a number"
 
     @staticmethod
     def _key(player: str, arguments: tuple[Tensor, ...]) -> tuple[Any, ...]:
@@ -269,7 +271,7 @@ class StepPlans:
         with preserve_step(self.computation.parameters):
             outputs = (fast or graph).run(*arguments)
             if not graph.has_fixed_values():
-                return "a tensor that decides a shape has changed"
+                return "a tensor has changed of which the programs read a number, or which decides a shape"
         coarsest = None if fast is None else fast.coarsest
         name = first_difference(self.output_names(player), outputs, expected, coarsest)
         return None if name is None else f"its {name} differs from the eager step's"

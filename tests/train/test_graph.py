@@ -6,15 +6,20 @@ import ctypes
 import inspect
 import itertools
 import linecache
+import multiprocessing
+import operator
 import re
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -59,6 +64,9 @@ DOORS: dict[str, Callable[[Tensor], Any]] = {
     "float": lambda x: float(x.sum()),
     "index": lambda x: range(9)[x.sum(-1).long()[0]],
     "equal": lambda x: 2.0 if torch.equal(x, x.flip(0)) else 1.0,
+    "list": lambda x: torch.tensor([x.sum(), 1.0])[0],
+    "as_tensor": lambda x: torch.as_tensor((x.sum(),))[0],
+    "new_tensor": lambda x: x.new_tensor([[x.sum()]]).sum(),
 }
 
 
@@ -153,6 +161,27 @@ def test_a_mask_of_the_model_stays_in_the_graph_until_it_changes() -> None:
             warnings.simplefilter("error")
             before = [step(batch)[0] for batch in batches[:4]]
             latent_model.seen.copy_(torch.tensor([False] * 2 + [True] * 4))
+            step.refresh()
+            losses[graph] = torch.stack([*before, *(step(batch)[0] for batch in batches[4:])])
+            assert step.graph is graph
+    assert torch.equal(losses[True], losses[False])
+
+
+def test_a_number_of_a_constant_tensor_stays_in_the_graph_until_it_changes() -> None:
+    losses = {}
+    for graph in (True, False):
+        factor = torch.tensor(1.0)
+        with isolated(3):
+            latent_model = Scaled(lambda x, factor=factor: float(factor))  # type: ignore[misc]
+        batches = _batches(8)
+        with (
+            warnings.catch_warnings(),
+            stepper(latent_model, Trace_ELBO(), graph=graph, batch=data()) as (step, _),
+            isolated(4),
+        ):
+            warnings.simplefilter("error")
+            before = [step(batch)[0] for batch in batches[:4]]
+            factor.fill_(3.0)
             step.refresh()
             losses[graph] = torch.stack([*before, *(step(batch)[0] for batch in batches[4:])])
             assert step.graph is graph
@@ -383,6 +412,86 @@ def test_what_a_callback_changes_takes_effect_at_the_next_step() -> None:
     assert run.step == "graph"
     assert losses == _losses(_fitted([_change_one_after_the_other], "eager", epochs=7)[0])
     assert min(abs(later - earlier) for earlier, later in itertools.pairwise(losses)) > 0.1
+
+
+class _OfAMetaclass(type):
+    number = 1.0
+
+
+class _WithMetaclass(metaclass=_OfAMetaclass):
+    pass
+
+
+class _Number(float):
+    """A number with attributes."""
+
+
+class _Hidden:
+    """Numbers of Python that an object keeps where its attributes do not show them; each can be read and be changed."""
+
+    def __init__(self) -> None:
+        owner, number, event, inside = _Settings(), _Number(1.0), threading.Event(), {"now": 1.0}
+        number.factor = 1.0  # type: ignore[attr-defined]
+        plain, named = _Place(), _Place()
+        cell, shared, frame = ctypes.c_double(1.0), multiprocessing.Value("d", 1.0), pandas.Series({"now": 1.0})
+        reference, proxy, by_key = weakref.ref(PLACE), weakref.proxy(PLACE), weakref.WeakKeyDictionary({PLACE: 1.0})
+        view, read, name = MappingProxyType(inside), operator.attrgetter("factor"), "".join(["fac", "tor"])
+        self.owner = owner
+        self.reads: list[Callable[[], float]] = [
+            lambda: number.factor,  # type: ignore[attr-defined]
+            lambda: 2.0 if event.is_set() else 1.0,
+            lambda: cell.value,
+            lambda: shared.value,
+            lambda: frame["now"],
+            lambda: reference().factor,  # type: ignore[union-attr]
+            lambda: proxy.other,
+            lambda: by_key[PLACE],
+            lambda: view["now"],
+            lambda: read(plain),
+            lambda: getattr(named, name),
+            lambda: _WithMetaclass.number,
+        ]
+        self.changes: list[Callable[[], Any]] = [
+            lambda: setattr(number, "factor", 2.0),
+            event.set,
+            lambda: setattr(cell, "value", 2.0),
+            lambda: setattr(shared, "value", 2.0),
+            lambda: frame.__setitem__("now", 2.0),
+            lambda: setattr(PLACE, "factor", 2.0),
+            lambda: setattr(PLACE, "other", 2.0),
+            lambda: by_key.__setitem__(PLACE, 2.0),
+            lambda: inside.__setitem__("now", 2.0),
+            lambda: setattr(plain, "factor", 2.0),
+            lambda: setattr(named, "factor", 2.0),
+            lambda: setattr(_OfAMetaclass, "number", 2.0),
+        ]
+
+
+class _Place:
+    factor = other = 1.0
+
+
+PLACE = _Place()
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_number_that_no_attribute_shows_takes_effect(number: int) -> None:
+    losses = {}
+    for graph in (True, False):
+        PLACE.__dict__.clear()
+        _OfAMetaclass.number = 1.0
+        hidden = _Hidden()
+        read, change = hidden.reads[number], hidden.changes[number]
+        with isolated(3):
+            latent_model = Scaled(lambda x, read=read: read())  # type: ignore[misc]
+        batch = data()
+        with stepper(latent_model, Trace_ELBO(), graph=graph, batch=batch) as (step, _), isolated(4):
+            before = [step(other)[0] for other in (batch, batch.map(lambda tensor: 1 - tensor), batch)]
+            change()
+            step.refresh()
+            losses[graph] = torch.stack([*before, step(batch)[0]])
+            assert step.graph is graph
+    assert torch.equal(losses[True], losses[False])
 
 
 def test_a_number_of_the_objective_that_a_callback_changes_takes_effect() -> None:

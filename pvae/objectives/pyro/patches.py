@@ -13,6 +13,7 @@ an error.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ import pyro.util
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.utils._pytree import tree_leaves
 
 __all__ = [
     "ValueReadError",
@@ -52,6 +54,9 @@ _WAYS_OUT = (
     "map2_",
 )
 
+
+#: Functions that make a tensor of a list, in which there may be tensors.
+_MAKERS = ("tensor", "as_tensor", "asarray")
 
 #: The validation of values of PyTorch, which `without_synchronisation` replaces.
 _VALIDATE_SAMPLE = Distribution._validate_sample
@@ -211,9 +216,9 @@ class ValueReadError(RuntimeError):
 def values_refused() -> Iterator[None]:
     """Run a block in which reading values of a tensor in Python, NumPy or other libraries is an error.
 
-    PyTorch's tracer would keep such values as constants without an error. Splits at indices in a tensor are refused
-    too, because PyTorch reads the indices without an operation that the tracer sees. Other threads, such as those that
-    read the next batches, are not affected.
+    PyTorch's tracer would keep such values as constants without an error. Splits at indices in a tensor, and tensors
+    that are made of a list of tensors, are refused too: PyTorch reads their values without an operation that the tracer
+    sees. Other threads, such as those that read the next batches, are not affected.
 
     Raises:
         ValueReadError: inside the block, at the first use of such a method.
@@ -223,6 +228,7 @@ def values_refused() -> Iterator[None]:
     split = torch.tensor_split
     dlpack: Any = torch.utils.dlpack
     to_dlpack = dlpack.to_dlpack
+    makers = [(torch, name, getattr(torch, name)) for name in _MAKERS] + [(Tensor, "new_tensor", Tensor.new_tensor)]
     try:
         for name in _WAYS_OUT:
             is_property = name == "__cuda_array_interface__"
@@ -230,8 +236,13 @@ def values_refused() -> Iterator[None]:
             setattr(Tensor, name, property(refusal) if is_property else refusal)
         torch.tensor_split = Tensor.tensor_split = _split_at_numbers(split, thread)  # type: ignore[method-assign]
         dlpack.to_dlpack = _refusal("__dlpack__", thread)
+        for owner, name, make in makers:
+            setattr(owner, name, _made_of_numbers(name, make, thread))
         yield
     finally:
+        for owner, name, make in makers:
+            setattr(owner, name, make)
+        del Tensor.new_tensor  # it is inherited
         torch.tensor_split = split
         dlpack.to_dlpack = to_dlpack
         del Tensor.tensor_split  # it is inherited
@@ -255,6 +266,19 @@ def _refusal(name: str, thread: int) -> Any:
         raise ValueReadError(f"Tensor.{name}")
 
     return refuse
+
+
+def _made_of_numbers(name: str, make: Any, thread: int) -> Any:
+    """Return a function that makes tensors, which in one thread refuses a list with a tensor in it."""
+
+    @functools.wraps(make)
+    def make_of_numbers(*args: Any, **kwargs: Any) -> Any:
+        lists = [value for value in (*args, *kwargs.values()) if isinstance(value, list | tuple)]
+        if threading.get_ident() == thread and any(isinstance(leaf, Tensor) for leaf in tree_leaves(lists)):
+            raise ValueReadError(f"{name} of a list of tensors (use torch.stack)")
+        return make(*args, **kwargs)
+
+    return make_of_numbers
 
 
 def _split_at_numbers(split: Any, thread: int) -> Any:

@@ -10,9 +10,16 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-__all__ = ["DynamicShapeError", "RaiseAtDynamicShape", "find_dynamic_operation", "fixed_tensors", "is_fill"]
+__all__ = [
+    "ConstantReads",
+    "DynamicShapeError",
+    "RaiseAtDynamicShape",
+    "find_dynamic_operation",
+    "fixed_tensors",
+    "is_fill",
+]
 
 _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 #: Operations of this kind that PyTorch does not tag.
@@ -137,6 +144,28 @@ def _with_all_sources(nodes: set[Node]) -> set[Node]:
             reached.add(node)
             pending += node.all_input_nodes
     return reached
+
+
+class ConstantReads(TorchDispatchMode):
+    """Records the constant tensors of which a program reads a number, as by ``float``, while a step is traced.
+
+    A graph is right as long as they have these values. For other tensors, the tracer raises an error.
+
+    Attributes:
+        tensors: the tensors, each with a copy of its values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.data_dependent_output in func.tags and not isinstance(result, Tensor):
+            with _disable_current_modes():
+                self.tensors += [(value, value.detach().clone()) for value in args if isinstance(value, Tensor)]
+        return result
 
 
 class RaiseAtDynamicShape(TorchDispatchMode):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import builtins
 import functools
+import operator
 import random
 import sys
 import threading
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,19 @@ _MOST_OBJECTS = 20_000
 _LARGEST_CONTAINER = 100_000
 _OF_LIBRARIES = {"torch", "pyro", "numpy", "scipy", "pvae", *sys.stdlib_module_names} - {"__main__"}
 #: Packages of the standard library whose objects log, lock or write; they give no numbers to a program.
-_NOT_READ = {"logging", "threading", "_thread", "io", "_io", "warnings", "weakref", "typing", "abc"}
+_NOT_READ = {"logging", "threading", "_thread", "io", "_io", "warnings", "typing", "abc"}
+#: Packages of objects that keep numbers where Python does not see them.
+_HIDES = {"ctypes", "_ctypes", "h5py", "mmap", "multiprocessing", "pandas", "polars", "pyarrow", "xarray"}
+#: Packages of which an object without attributes is a constant, such as a compiled pattern.
+_OF_CONSTANTS = {"builtins", "datetime", "decimal", "fractions", "pyro", "re", "torch", "uuid", "zoneinfo"}
+#: Types that keep values where Python does not see them, although their package is not one of these.
+_HIDING_TYPES = (ContextVar, bytearray, memoryview, array, MappingProxyType)
 #: Names by which code reads values outside all objects: files and the environment of the process.
 _OUTSIDE = {"open", "environ", "getenv", "read_text", "read_bytes", "loadtxt"}
 #: Names by which code reads attributes whose names it computes.
 _BY_ANY_NAME = {"getattr", "vars", "__dict__", "globals", "attrgetter", "eval"}
 _DATES = {"now", "today", "utcnow"}
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 #: Tensors, submodules and training flags of a module are compared by `pvae.train.parameters.Parameters`.
 _OF_MODULES = frozenset({"training", *(name for name in vars(nn.Module()) if name.startswith("_"))})
@@ -50,6 +59,7 @@ _PARTS: dict[type, tuple[str, ...]] = {
     staticmethod: ("__func__",),
     classmethod: ("__func__",),
 }
+_READ_BY_NAME = (operator.attrgetter, operator.methodcaller)
 #: Methods that run before a training, or that return only text.
 _NOT_RUN = frozenset({"__init__", "__new__", "__init_subclass__", "__repr__", "__str__", "extra_repr"})
 
@@ -134,6 +144,8 @@ class _Walk:
                 return
             self._visited[id(value)] = value
             self._visitor(value)(value, label)
+            if isinstance(value, _CONTAINERS) and attributes_of(value):  # of a class that derives from a container
+                self._visit_attributes(value, vars(value))
 
     def _is_of_library(self, module: Any) -> bool:
         package = _package(module)
@@ -146,7 +158,7 @@ class _Walk:
             (BuiltinFunctionType, self._visit_builtin),
             (ModuleType, self._visit_module),
             (type, self._visit_class),
-            ((dict, list, tuple, set, frozenset, deque), self._visit_container),
+            (_CONTAINERS, self._visit_container),
             (np.ndarray, self._visit_array),
             (_GENERATORS, self._visit_generator),
         ):
@@ -198,13 +210,16 @@ class _Walk:
             self._follow(self._hold(vars(module), module.__name__, self.known))
 
     def _visit_class(self, kind: type, label: str) -> None:
+        if type(kind) is not type:  # its attributes are attributes of the class too
+            self._pending.append((type(kind), label))
         if kind.__module__ == "datetime" and self.known & _DATES:
             self.unstable = "the programs read the clock (datetime)"
         of_libraries = {name for base in kind.__mro__ if self._is_of_library(base.__module__) for name in vars(base)}
         for base in kind.__mro__:
             if not self._is_of_library(base.__module__):
                 self.names |= {name for name in vars(base) if name in of_libraries or _is_of_syntax(name)} - _NOT_RUN
-                self._follow(self._hold(base, base.__qualname__, self.known - _NOT_RUN))
+                names = None if self.by_any_name else self.known - _NOT_RUN
+                self._follow(self._hold(base, base.__qualname__, names))
             elif _package(base.__module__) == "pvae":
                 functions = (value for name, value in vars(base).items() if name in self.known)
                 self._pending += [(function, label) for function in functions]
@@ -227,11 +242,17 @@ class _Walk:
     def _visit_object(self, value: Any, label: str) -> None:
         kind = type(value)
         if _package(kind.__module__) in _NOT_READ and not isinstance(value, threading.local):
+            self._visit_flags(value, label)
+            return
+        if isinstance(value, weakref.ProxyTypes):
+            self.is_complete = False
             return
         if isinstance(value, Iterator):
             self.unstable = f"the programs can advance {label}, an iterator"
-        if isinstance(value, ContextVar | bytearray | memoryview | array):
-            self.is_complete = False
+        if isinstance(value, weakref.ReferenceType):
+            self._pending.append((value(), label))
+            return
+        self.reads_by_any_name |= isinstance(value, _READ_BY_NAME)
         for part in _PARTS.get(kind, ()):
             self._pending.append((getattr(value, part), label))
         self._pending.append((kind, kind.__qualname__))
@@ -239,8 +260,18 @@ class _Walk:
         if attributes is not None:
             self._visit_attributes(value, attributes)
         slots = Slots(value)
+        is_hidden = attributes is None and not slots.names and _package(kind.__module__) not in _OF_CONSTANTS
+        if isinstance(value, _HIDING_TYPES) or _package(kind.__module__) in _HIDES or is_hidden:
+            self.is_complete = isinstance(value, _READ_BY_NAME) and self.is_complete
         if slots.names and not self._is_of_library(kind.__module__):
             self._follow(self._hold(slots, kind.__qualname__, frozenset(slots.names) & self.known))
+
+    def _visit_flags(self, value: Any, label: str) -> None:
+        """Visit the numbers of an event or a semaphore."""
+        attributes = attributes_of(value) if _package(type(value).__module__) == "threading" else None
+        if attributes is not None:
+            numbers = frozenset(name for name, part in attributes.items() if isinstance(part, bool | int))
+            self._hold(attributes, label, numbers)
 
     def _visit_hooks(self, module: nn.Module) -> None:
         """Visit the functions that torch calls with the inputs, the outputs and the gradients of a module."""
@@ -262,4 +293,5 @@ class _Walk:
             self._visit_hooks(value)
             names -= _OF_MODULES
         names -= _private_names(kind.__mro__)
-        self._follow(self._hold(attributes, kind.__qualname__, names))
+        reads_all = self.by_any_name and not isinstance(value, nn.Module)
+        self._follow(self._hold(attributes, kind.__qualname__, None if reads_all else names))

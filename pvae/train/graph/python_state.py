@@ -23,8 +23,8 @@ _MISSING = object()
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is a number, a text or another value that cannot change."""
-    return isinstance(value, _PLAIN)
+    """Return whether a value is a number, a text or another value that cannot change, without attributes of a user."""
+    return type(value) in _PLAIN or (isinstance(value, _PLAIN) and not attributes_of(value))
 
 
 class Slots(MutableMapping[str, Any]):

@@ -23,6 +23,7 @@ from pvae.objectives.pyro.patches import values_refused, without_synchronisation
 from pvae.products.libraries import BLOCKS, PRODUCTS_IN_ROW
 from pvae.products.numpy_products import warnings_silenced
 from pvae.train.graph.dynamic_shapes import (
+    ConstantReads,
     DynamicShapeError,
     RaiseAtDynamicShape,
     find_dynamic_operation,
@@ -138,15 +139,21 @@ def trace_module(
 def _trace_module(
     function: Callable[..., Outputs], arguments: Sequence[Tensor]
 ) -> tuple[GraphModule, frozenset[int], tuple[tuple[Tensor, Tensor], ...]]:
+    reads = ConstantReads()
+
+    def recorded(*values: Tensor) -> Outputs:
+        with reads:
+            return function(*values)
+
     with without_synchronisation(), values_refused(), _one_fake_mode():
-        graph = make_fx(function, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
+        graph = make_fx(recorded, tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
     position = find_dynamic_operation(graph)
     if position is not None:
         with without_synchronisation(), RaiseAtDynamicShape(position):
             function(*arguments)
         raise DynamicShapeError("the shape of a tensor depends on values")
     captured = [getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"]
-    fixed = tuple((tensor, tensor.clone()) for tensor in fixed_tensors(graph))
+    fixed = (*reads.tensors, *((tensor, tensor.clone()) for tensor in fixed_tensors(graph)))
     simplify(graph)
     return graph, frozenset(map(id, captured)), fixed
 
