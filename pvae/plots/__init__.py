@@ -1,13 +1,13 @@
-"""Functions that take arrays and return a matplotlib ``Figure``. None of them trains a model or draws random numbers.
+"""Functions that take arrays and return a matplotlib ``Figure``. They do not train models or draw random numbers.
 
-Values of x may be given as data: a batch, splits (of which the test split is drawn), a frame, or a name or path as for
-`pvae.fit`: ``plots.image_grid("digits")``. Most functions also take a run, with data after it as for the functions of
-`pvae.evaluate`, and the arguments ``split``, ``count`` and ``seed`` of ``run.plot``:
-``plots.latent_scatter(run)``, ``plots.reconstructions(run, "new.csv", count=8)``, ``plots.history(run)``.
+Values of x may be given as data: a batch, splits (the test split is drawn), a frame, or a name or path as for
+`pvae.fit`: ``plots.image_grid("digits")``. Most functions also take a run, followed by data as for the functions of
+`pvae.evaluate`, and the arguments ``split``, ``count`` and ``seed`` of ``run.plot``: ``plots.latent_scatter(run)``,
+``plots.reconstructions(run, "new.csv", count=8)``, ``plots.history(run)``.
 
-The figures are made without ``pyplot``, so they need no display and change no global state. They have a white
-background, text that can be read at the width of a phone, and a palette that colour-blind readers can distinguish
-(Okabe and Ito). ``figure.savefig("name.png")`` writes a figure to a file.
+The figures are made without ``pyplot``, so they do not need a display or change global state. They have a white
+background, text that is readable at the width of a phone, and a palette for colour-blind readers (Okabe and Ito).
+``figure.savefig("name.png")`` writes a figure to a file.
 """
 
 from __future__ import annotations

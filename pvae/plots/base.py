@@ -45,11 +45,11 @@ Array = NDArray[np.float64]
 
 
 def plain_label(name: object, most: int = 60) -> str:
-    """Return a name as matplotlib draws it literally: on one line, in a readable length, and not as mathematics.
+    """Return a name that matplotlib draws literally: on one line, of a readable length, and not as mathematics.
 
     Args:
         name: any text of a user, such as the name of a model, or a value.
-        most: the greatest number of characters.
+        most: the largest number of characters.
     """
     text = short_label(name, most).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels with _ out of legends
@@ -72,7 +72,7 @@ def as_array(values: Any) -> Array:
 
     Args:
         values: a tensor (of any device, with or without gradient), an array, a frame or a sequence; or data, of which x
-            is taken: a batch, splits (the test split), or the name or path of data.
+            is used: a batch, splits (the test split), or the name or path of data.
 
     Raises:
         InputError: if data of this name cannot be loaded, or splits have no test split.
@@ -81,7 +81,7 @@ def as_array(values: Any) -> Array:
         values = load_data(values)
     if isinstance(values, Splits):
         if values.test is None:
-            raise InputError("A figure draws the test split of data, and these have none. Give data.train.")
+            raise InputError("A figure draws the test split of data, but these have none. Give data.train.")
         values = values.test
     if isinstance(values, Batch):
         values = values["x"]
@@ -91,9 +91,9 @@ def as_array(values: Any) -> Array:
 
 
 class NotebookFigure(Figure):
-    """A figure that a notebook displays where it is the last value of a cell, with or without ``%matplotlib inline``.
+    """A figure that a notebook displays if it is the last value of a cell, with or without ``%matplotlib inline``.
 
-    pyplot does not know it, so it is not displayed a second time at the end of the cell.
+    It is not registered in pyplot, so it is not displayed a second time at the end of the cell.
     """
 
     def _repr_png_(self) -> bytes:
@@ -150,7 +150,7 @@ def add_legend(figure: Figure, axes: Axes, title: str | None = None, columns: in
         figure: the figure.
         axes: axes with labelled lines or markers.
         title: title of the legend.
-        columns: number of columns; by default as many as fit the width.
+        columns: number of columns; by default as many as the width allows.
     """
     handles, labels = axes.get_legend_handles_labels()
     columns = columns or max(1, min(len(labels), _columns_that_fit(labels)))
@@ -174,7 +174,7 @@ def principal_components(x: Array) -> tuple[Array, tuple[str, str]]:
         x: data, shape (data, features), with at least two features.
 
     Returns:
-        The directions as columns, shape (features, 2), and the labels, which state the share of the variance.
+        The directions as columns, shape (features, 2), and the labels, with the share of the variance.
     """
     _, singular_values, directions = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     percent = 100 * singular_values**2 / max((singular_values**2).sum(), 1e-300)

@@ -11,7 +11,7 @@ from pvae.plots.titles import add_title
 
 __all__ = ["rank_distributions"]
 
-#: More curves than this are not told apart by colour; the first ones have labels.
+#: The largest number of curves with distinct colours and labels.
 _MOST_LABELS = 6
 
 
@@ -21,7 +21,7 @@ def rank_distributions(points: Array, curves: Mapping[str, Array], band: tuple[A
     The curves of a calibrated guide stay within the band, around the diagonal.
 
     Args:
-        points: where the functions are known, shape (points,), from 0 to 1.
+        points: the arguments of the functions, shape (points,), from 0 to 1.
         curves: the function of each quantity, shape (points,), in the order of the legend; after the first six, the
             curves are grey.
         band: the lower and the upper limit, shape (points,) each.

@@ -1,4 +1,4 @@
-"""Figures of categorical latent sites: how many data have each value, by label."""
+"""Figures of categorical latent sites: the number of data with each value, by label."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def category_bars(
     Args:
         categories: for each site the inferred values, whole numbers of shape (data,) or (data, positions).
         labels: label of each datum, shape (data,).
-        label_name: what the labels are, for the legend.
+        label_name: the meaning of the labels, for the legend.
         title: title of the figure.
         note: a sentence below the title.
 
@@ -61,7 +61,7 @@ def draw_category(axes: Axes, name: str, values: Array, styles: ClassStyles) -> 
     """Draw the values of one categorical site: bars by label, or a heat map if a datum has several positions.
 
     Args:
-        axes: where to draw.
+        axes: the axes.
         name: name of the site.
         values: whole numbers, shape (data,) or (data, positions).
         styles: the labels of the data and their colours.

@@ -54,7 +54,7 @@ class ClassStyles:
         return np.asarray(self.labels == self.classes[index])
 
     def add_legend(self, figure: Figure, title: str) -> None:
-        """Add the legend of the classes below a figure, with a title; without classes there is none."""
+        """Add the legend of the classes below a figure, with a title, if there are classes."""
         if not len(self.classes):
             return
         handles = [

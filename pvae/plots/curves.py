@@ -42,14 +42,14 @@ def learning_curves(
 ) -> Figure:
     """Return a figure with one colour and kind of line per name: thin for each seed, and thick for their mean.
 
-    The mean is drawn only if all seeds of a name have as many records. The vertical axis leaves out the values of the
-    first tenth of training, which are often so low that they would flatten the rest.
+    The mean is drawn only if all seeds of a name have the same number of records. The vertical axis leaves out the
+    values of the first tenth of training, because they are often so low that later changes would not be visible.
 
     Args:
         curves: for each name, a pair (epochs, values) for each seed, both of shape (records,).
         xlabel: label of the horizontal axis.
         ylabel: label of the vertical axis, with its unit.
-        title: title of the figure; by default the vertical axis against the horizontal one.
+        title: title of the figure; by default the vertical axis against the horizontal axis.
 
     Example:
         >>> import numpy as np
@@ -78,7 +78,7 @@ def _without_unit(label: str) -> str:
 
 
 def unique_labels(curves: Mapping[str, _Values]) -> dict[str, _Values]:
-    """Return curves by the text that is drawn for their names; names that look alike then get a number.
+    """Return curves by the text that is drawn for their names; names with the same text then get a number.
 
     Args:
         curves: any values by name.
@@ -91,7 +91,7 @@ def unique_labels(curves: Mapping[str, _Values]) -> dict[str, _Values]:
 
 
 def _draw_seeds(axes: Axes, name: str, seeds: Sequence[tuple[Array, Array]], style: Mapping[str, Any]) -> None:
-    """Draw a line for each seed, and their mean if all seeds have as many records; (records,) each."""
+    """Draw a line for each seed, and their mean if all seeds have the same number of records; (records,) each."""
     has_mean = len({len(x) for x, _ in seeds}) == 1
     for x, y in seeds:
         marker = "o" if len(x) == 1 else None  # a line of one point is not visible
@@ -139,9 +139,9 @@ def evidence_intervals(
         errors: for each name, the standard error of the mean of its numbers.
         xlabel: label of the horizontal axis, with its unit.
         zero: whether to draw a vertical line at 0, for differences.
-        critical: for names with a test, how far a difference must be from 0, or the ends of the thin line; in the unit
-            of the axis.
-        brackets: for names that are known from both sides, the lower and the upper estimate, drawn as a thick bar.
+        critical: for names with a test, the smallest significant difference from 0, or the ends of the thin line; in
+            the unit of the axis.
+        brackets: for names with a lower and an upper estimate, both estimates, drawn as a thick bar.
         title: title of the figure; by default the label of the axis without its unit.
 
     Example:
@@ -180,7 +180,7 @@ def _ends_of_line(critical: float | tuple[float, float], mean: float) -> tuple[f
 
 
 def _write_name(axes: Axes, name: str, height: float) -> None:
-    """Write a name above its interval: a long name beside it would leave no room on a phone."""
+    """Write a name above its interval: a long name next to it would not leave enough room on a phone."""
     background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # hides the grid and the line at 0
     written = axes.annotate(
         name,

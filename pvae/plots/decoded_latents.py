@@ -31,11 +31,11 @@ def traversal(
     title: str = "Mean of p(x given z) while one latent unit changes",
     note: str = "",
 ) -> Figure:
-    """Return the mean of p(x given z) while one latent unit changes and all others stay at their prior mean.
+    """Return the mean of p(x given z) while one latent unit changes and all other units have their prior mean.
 
     Data that are not pictures have one panel for each feature, with a line for each unit.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         images: shape (units, steps, *data), each datum as for `image_grid`; a row for each unit.
@@ -74,7 +74,7 @@ def interpolations(
 
     Data that are not pictures have one panel for each feature, with a line for each pair.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         images: shape (pairs, steps, *data), each datum as for `image_grid`.
@@ -114,7 +114,7 @@ def plane(
 
     Data that are not pictures have one heat map for each feature, with a colour scale in the unit of the feature.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         images: shape (size, size, *data), each datum as for `image_grid`. The rows are in descending order of z[1].
@@ -156,11 +156,11 @@ def value_rows(
     title: str = "Mean of p(x given z) for each value of a category",
     note: str = "",
 ) -> Figure:
-    """Return one row of pictures for each value of a label or component; a picture for each if a row has one alone.
+    """Return one row of pictures for each value of a label or component; single pictures if each row has one.
 
     Data that are not pictures have one panel for each feature, with a row of points for each value.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         images: shape (values, columns, *data), each datum as for `image_grid`. All pictures of a column are made from

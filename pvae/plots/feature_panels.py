@@ -32,7 +32,7 @@ _NAME_CHARACTERS = 20  # of a feature, above its panel
 
 
 def feature_labels(names: Sequence[str] | None, features: int) -> list[str]:
-    """Return a name for each feature: the names of the columns if there is one for each, else "x[0]", ...
+    """Return a name for each feature: the names of the columns if there is one for each, else "x[0]", "x[1]" and so on.
 
     Args:
         names: names of the columns, or None.
@@ -67,7 +67,7 @@ def feature_strips(x: Array, row_names: Sequence[str], names: Sequence[str], yla
         x: shape (rows, points, features).
         row_names: name of each row.
         names: name of each feature.
-        ylabel: what the rows are.
+        ylabel: the meaning of the rows.
     """
     figure, panels = new_panels(names, "value, in the unit of the feature", share_y=True, height=0.55 + 0.2 * len(x))
     heights = np.arange(len(x))
@@ -85,15 +85,15 @@ def feature_strips(x: Array, row_names: Sequence[str], names: Sequence[str], yla
 def feature_pairs(
     first: Array, second: Array, names: Sequence[str], xlabel: str, ylabel: str, shown: Array | None = None
 ) -> Figure:
-    """Return one panel for each feature with the second values against the first, and the line where both are equal.
+    """Return one panel for each feature with the second values against the first, and the line of equal values.
 
     Args:
         first: shape (data, features).
         second: shape (data, features).
         names: name of each feature.
-        xlabel: what the first values are.
-        ylabel: what the second values are.
-        shown: which values are drawn, shape (data, features); all of them by default.
+        xlabel: the meaning of the first values.
+        ylabel: the meaning of the second values.
+        shown: True for the values that are drawn, shape (data, features); all of them by default.
     """
     figure, panels = new_panels(names, xlabel, share_y=False)
     for feature, axes in enumerate(panels):
@@ -107,7 +107,7 @@ def feature_pairs(
 
 
 def feature_planes(x: Array, values: Array, names: Sequence[str], axis_names: tuple[str, str]) -> Figure:
-    """Return one heat map for each feature over a plane, each with a colour scale of its own.
+    """Return one heat map for each feature over a plane, each with its own colour scale.
 
     Args:
         x: shape (rows, columns, features); the rows are in descending order of the vertical coordinate.
@@ -128,13 +128,13 @@ def feature_planes(x: Array, values: Array, names: Sequence[str], axis_names: tu
 
 
 def feature_histograms(x: Array, data: Array | None, names: Sequence[str], labels: tuple[str, str]) -> Figure:
-    """Return one panel for each feature with the histogram of x, over that of data if there are any.
+    """Return one panel for each feature with the histogram of x, over the histogram of data if there are data.
 
     Args:
         x: shape (draws, features).
         data: shape (data, features), or None.
         names: name of each feature.
-        labels: what x and the data are, for the legend.
+        labels: the meaning of x and of the data, for the legend.
     """
     figure, panels = new_panels(names, "", share_y=False)
     for feature, axes in enumerate(panels):

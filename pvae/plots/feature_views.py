@@ -1,4 +1,4 @@
-"""Choose between small panels and a heat map for data that are not pictures, by their number of features."""
+"""The choice between small panels and a heat map for data that are not pictures, by their number of features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def strips_or_heat_map(x: Array, row_names: Sequence[str], names: Sequence[str] 
         x: shape (rows, points, *data).
         row_names: name of each row.
         names: names of the features, or None.
-        ylabel: what the rows are.
+        ylabel: the meaning of the rows.
     """
     flat = x.reshape(*x.shape[:2], -1)
     if flat.shape[-1] > MOST_PANELS:

@@ -29,7 +29,7 @@ def save_figure(figure: Figure, path: str | Path, facts: Mapping[str, Any] = Map
     Args:
         figure: the figure.
         path: the file; its suffix decides the format.
-        facts: where the figure comes from, such as its run and its seed.
+        facts: the origin of the figure, such as its run and its seed.
 
     Raises:
         InputError: if the kind of the file is unknown, or the folder does not exist.
@@ -51,7 +51,9 @@ def save_figure(figure: Figure, path: str | Path, facts: Mapping[str, Any] = Map
             f"A figure needs a file of a known kind; got {str(path)!r}. Known: {', '.join(sorted(known))}."
         )
     if not path.parent.is_dir():
-        raise InputError(f"A figure needs an existing folder; {str(path.parent)!r} is none. Make it, or name another.")
+        raise InputError(
+            f"A figure needs an existing folder; {str(path.parent)!r} does not exist. Make it, or name another folder."
+        )
     with replace_file(path) as unfinished:
         figure.savefig(unfinished, format=suffix, **file_metadata(figure, suffix, facts))
 
@@ -62,7 +64,7 @@ def file_metadata(figure: Figure, suffix: str, facts: Mapping[str, Any]) -> dict
     Args:
         figure: the figure.
         suffix: the format: ``png``, ``svg``, ``pdf`` or ``jpg``.
-        facts: where the figure comes from, such as its run and its seed.
+        facts: the origin of the figure, such as its run and its seed.
     """
     title, now = title_of(figure), datetime.now(UTC).replace(microsecond=0)
     description = "; ".join(f"{name}: {printable(str(value))}" for name, value in facts.items())

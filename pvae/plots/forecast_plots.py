@@ -28,14 +28,15 @@ def forecasts(
     title: str = "Sequences and forecasts of their last time steps",
     note: str = "",
 ) -> Figure:
-    """Return one panel for each feature of each sequence: its data, and the mean of draws of what follows with a band.
+    """Return one panel for each feature of each sequence: its data, and the mean of draws of later steps with a band.
 
-    The band has 90% of the draws at each time step. The line of the data is dashed where the forecast did not see them.
+    The band has 90% of the draws at each time step. The line of the data is dashed at time steps that the forecast did
+    not use.
 
     Args:
         x: the sequences, shape (time, features) each.
-        draws: for each sequence, draws of the time steps after those that the forecast saw, (n, steps, features).
-        ends: for each sequence, the number of time steps that the forecast saw.
+        draws: for each sequence, draws of the time steps after the input of the forecast, (n, steps, features).
+        ends: for each sequence, the number of time steps that the forecast used.
         feature_names: names of the features.
         title: title of the figure.
         note: a sentence below the title.

@@ -31,17 +31,17 @@ def signal_to_noise(
 ) -> Figure:
     """Return a figure with logarithmic axes, one curve per name, and the slope of each curve in the legend.
 
-    A slope of 0.5 is that of averaging independent draws; with a negative slope, more particles make the gradient
-    worse. The slope is that of a straight line (dotted) fitted by least squares, which weights each point by its
-    standard error if all errors are known. The standard error of the slope grows if the points do not lie on a line.
-    Ratios that are not positive are left out.
+    A slope of 0.5 is the slope of an average of independent draws; with a negative slope, more particles make the
+    gradient worse. The slope belongs to a straight line (dotted), fitted by least squares, which weights each point by
+    its standard error if all errors are known. The standard error of the slope is larger if the points are not on a
+    line. Ratios that are not positive are left out.
 
     Args:
         particles: numbers of particles, shape (points,).
         curves: for each name, the ratios, shape (points,).
         errors: for each name, the standard errors of the ratios, shape (points,).
         ylabel: label of the vertical axis.
-        fit_from: least number of particles that enters the fit, since the theory holds for many particles.
+        fit_from: the smallest number of particles in the fit, because the theory holds for many particles.
         title: title of the figure.
 
     Source: Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537, theorem 1.
@@ -93,7 +93,7 @@ class _RatioCurve:
         particles: numbers of particles, shape (points,).
         ratios: the ratios, shape (points,).
         errors: their standard errors, shape (points,); 0 if unknown.
-        fit_from: least number of particles that enters the fit.
+        fit_from: the smallest number of particles in the fit.
     """
 
     particles: Array
@@ -120,7 +120,7 @@ class _RatioCurve:
         return _LineFit(slope, slope_error, float(mean_y - slope * mean_x))
 
     def label(self, name: str) -> str:
-        """Return the name, as it is drawn, with the slope and its standard error."""
+        """Return the displayed name with the slope and its standard error."""
         name, line = plain_label(name), self.fit()
         if line is None:
             return name

@@ -37,20 +37,20 @@ def latent_scatter(
     """Return a scatter plot of continuous codes, coloured by label if there are labels.
 
     Codes with more than two units are shown by the two units with the largest KL, or without ``kl`` by their first two
-    principal components. The axis labels say which. Categories have no place among the coordinates: bars below the
-    scatter plot show them.
+    principal components. The axis labels name them. Categories are not coordinates: bars below the scatter plot show
+    them.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         codes: continuous latent codes, shape (data, latent).
         labels: class of each datum, shape (data,). Up to ten classes have a legend; more have a colour bar.
         kl: KL of each unit in nats, shape (latent,).
         unit_names: name of each unit; by default ``z[0]``, ``z[1]``, ...
-        label_name: what the labels are, for the legend.
+        label_name: the meaning of the labels, for the legend.
         categories: for each categorical site its inferred values, shape (data,) or (data, positions).
         title: title of the figure.
-        note: a sentence below the title, such as what is given and what is inferred.
+        note: a sentence below the title, for example on given and inferred values.
 
     Raises:
         InputError: if there are no continuous codes.

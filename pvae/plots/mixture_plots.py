@@ -45,13 +45,13 @@ def mixture_pictures(
 ) -> Figure:
     """Return the mean of each component as a picture with its number and weight above, the largest weight first.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         means: shape (components, height, width), with one or three channels first or last if there are channels.
         weights: shape (components,).
         columns: largest number of pictures in a row.
-        most: number of components to draw, those with the largest weights; by default all.
+        most: number of components to draw, in order of their weights; by default all.
         title: title of the figure.
 
     Raises:
@@ -87,7 +87,7 @@ def component_strips(
     Args:
         means: shape (components, features).
         weights: shape (components,).
-        most: number of components to draw, those with the largest weights; by default all.
+        most: number of components to draw, in order of their weights; by default all.
         feature_names: names of the features.
         title: title of the figure.
 
@@ -107,7 +107,7 @@ def component_strips(
 
 
 def _heaviest(shares: Array, most: int | None) -> tuple[NDArray, str]:
-    """Return the components by falling weight, (at most `most`,), and a note if some are left out."""
+    """Return the components in order of decreasing weight, (at most `most`,), and a note if some are left out."""
     order = np.argsort(-shares, kind="stable")[:most]
     note = f"The {len(order)} largest of {len(shares)} weights are shown." if len(order) < len(shares) else ""
     return order, note
@@ -231,7 +231,7 @@ def selection_curve(
 
 
 def _mark_choice(axes: Axes, best: int, *, text_on_left: bool) -> None:
-    """Draw a vertical line at the chosen number of components, with its text on the side that has more room."""
+    """Draw a vertical line at the chosen number of components, with its text on the side with more space."""
     axes.axvline(best, color="#999999", linewidth=1, zorder=0)
     axes.annotate(
         f"{best} chosen",

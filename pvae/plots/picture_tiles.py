@@ -76,7 +76,7 @@ def tile(pictures: Array, columns: int) -> Array:
 
 
 def interleave_rows(panels: Sequence[Array], columns: int) -> Array:
-    """Return the pictures of several panels in the order of a canvas: a row of the first panel, of the second, ...
+    """Return the pictures of several panels in the order of a canvas: a row of each panel in turn.
 
     Args:
         panels: the same number of pictures each, shape (n, height, width) or (n, height, width, 3).
@@ -84,7 +84,7 @@ def interleave_rows(panels: Sequence[Array], columns: int) -> Array:
 
     Returns:
         The pictures, shape (rows * panels * columns, height, width) or with 3 channels; the last row of each panel is
-        filled up with NaN.
+        filled with NaN.
     """
     shape, columns = panels[0].shape[1:], min(columns, len(panels[0]))
     filler = np.full((-len(panels[0]) % columns, *shape), np.nan)
@@ -157,8 +157,8 @@ def _draw_frames(axes: Axes, pictures: Array, columns: int) -> None:
 def draw_heat_maps(panels: Mapping[str, Array], ylabel: str) -> Figure:
     """Return one heat map per panel, side by side, for data that are not pictures.
 
-    Features have different units, so each has the colours of its own range, from its smallest value in all panels to
-    its largest one.
+    Features have different units, so the colours of each have its own range, from its smallest value in all panels to
+    its largest value.
 
     Args:
         panels: for each title the values, shape (rows, *data); a column of the heat map is a feature.

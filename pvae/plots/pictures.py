@@ -69,13 +69,13 @@ def draws(
     """Return draws from a model over the data that it was trained on, for data that are not pictures.
 
     Two features have a scatter plot, other data a histogram for each feature, and data of many features a heat map of
-    the draws alone.
+    only the draws.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
-        x: draws of x, and not means of x given z, which vary less than data do; shape (draws, ...).
-        data: data, shape (data, ...) with as many features.
+        x: draws of x, not means of x given z, which vary less than data; shape (draws, ...).
+        data: data, shape (data, ...) with the same number of features.
         feature_names: names of the features.
         title: title of the figure.
         note: a sentence below the title.
@@ -127,16 +127,16 @@ def reconstructions(
 
     Data that are not pictures have one panel for each feature, with reconstructions against originals.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         originals: data as for `image_grid`.
-        reconstructed: mean of p(x given z) for z from q(z given x), with as many values as `originals`.
+        reconstructed: mean of p(x given z) for z from q(z given x), with the same number of values as `originals`.
         columns: largest number of pairs side by side.
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
         note: a sentence below the title.
-        name: what the second row shows, for its label.
+        name: the content of the second row, for its label.
 
     Raises:
         InputError: if the numbers of values differ.
@@ -175,12 +175,12 @@ def inpainting(
     Missing entries are drawn in a colour that is not a grey level, the second of `PALETTE`. Data that are not pictures
     have one panel for each feature, with the imputed values of the missing entries against their true values.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the arrays, it is the figure of that run, see `pvae.plots`.
 
     Args:
         originals: the complete data, as for `image_grid`.
-        mask: 1 for observed and 0 for missing entries, with as many values as `originals`.
-        imputed: data with the missing entries imputed, with as many values as `originals`.
+        mask: 1 for observed and 0 for missing entries, with the same number of values as `originals`.
+        imputed: data with the missing entries imputed, with the same number of values as `originals`.
         columns: largest number of data side by side.
         feature_names: names of the features, for data that are not pictures.
         title: title of the figure.
@@ -228,14 +228,14 @@ def _in_shape_of(originals: Array, values: ArrayLike, name: str) -> Array:
     array = as_array(values)
     if array.size != originals.size:
         raise InputError(
-            f"{name} needs as many values as the originals, {originals.shape}; got {array.shape}. Pass arrays of the "
-            "same data."
+            f"{name} needs the same number of values as the originals, {originals.shape}; got {array.shape}. Give "
+            "arrays of the same data."
         )
     return array.reshape(originals.shape)
 
 
 def _missing_layer(missing: Array) -> Array:
-    """Return colours (height, width, 4) that are opaque at missing entries and transparent elsewhere."""
+    """Return colours (height, width, 4) that are opaque at missing entries and transparent at others."""
     return np.where(missing[..., None] > 0, to_rgba(PALETTE[1]), 0.0)
 
 

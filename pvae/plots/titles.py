@@ -16,12 +16,12 @@ _LINE_HEIGHT = 0.17  # inches
 
 
 def add_title(figure: Figure, title: str, note: str = "") -> Figure:
-    """Write a title above a figure, which becomes higher by its lines, and return the figure.
+    """Write a title above a figure, which becomes higher by the lines of the title, and return the figure.
 
     Args:
         figure: the figure.
-        title: what the figure shows.
-        note: what is given, what is inferred, or what is left out; a second sentence below the title.
+        title: the content of the figure.
+        note: a second sentence below the title, on given, inferred or omitted values.
     """
     most = max(20, int(figure.get_figwidth() * _CHARACTERS_PER_INCH))
     texts = [printable(text).replace("$", r"\$") for text in (title, note) if text]

@@ -29,7 +29,7 @@ def topic_words(
 
     Args:
         words: the most probable words of each topic, the most probable first, (topics, words).
-        probabilities: their probabilities in a document of the topic alone, shape (topics, words).
+        probabilities: their probabilities in a document of only this topic, shape (topics, words).
         names: the title of each panel, (topics,).
         title: title of the figure.
         note: a sentence below the title.
@@ -44,7 +44,7 @@ def topic_words(
     values = as_array(probabilities)
     shown = min(len(words), MOST_PANELS)
     height = 0.45 + 0.13 * values.shape[1]
-    figure, panels = new_panels(list(names[:shown]), "probability in a document of the topic alone", height=height)
+    figure, panels = new_panels(list(names[:shown]), "probability in a document of only this topic", height=height)
     heights = np.arange(values.shape[1])
     for axes, chosen, row in zip(panels, words, values, strict=False):
         axes.barh(heights, row, color=PALETTE[0], height=0.7)

@@ -37,16 +37,16 @@ def history(
     """Return a figure of the numbers that one run recorded in each epoch.
 
     Bounds on log p(x) have the upper axes, in nats per datum; higher is better. A loss that is minus a bound is drawn
-    there with its sign changed. Losses that are not bounds, such as that of a critic, have separate axes below, in
+    there with its sign changed. Losses that are not bounds, such as a critic's loss, have separate axes below, in
     the unit of the objective, as they were recorded.
 
-    With a run in place of the arrays, it is the figure of that run: `pvae.plots` says how.
+    With a run instead of the records, it is the figure of that run, see `pvae.plots`.
 
     Args:
         records: for each epoch a mapping with the key ``"epoch"`` and numbers by name.
         names: the numbers to draw; by default those with ``bound``, ``elbo`` or ``loss`` in their name.
-        loss_is_bound: whether the number ``loss`` is minus a bound on log p(x). By default it is if it equals minus the
-            recorded ``elbo``, or if neither an ``elbo`` nor a loss of another player is recorded.
+        loss_is_bound: whether the number ``loss`` is minus a bound on log p(x). By default it is a bound if it equals
+            minus the recorded ``elbo``, or if neither an ``elbo`` nor a loss of another player is recorded.
         validation_is_bound: whether ``validation_bound`` is a bound, and not minus the objective's own loss.
         title: title of the figure.
 
@@ -59,7 +59,9 @@ def history(
         'epoch'
     """
     if isinstance(records, str | os.PathLike):
-        raise InputError(f"history needs a run or its records; got the path {str(records)!r}. Open it: pvae.open_run.")
+        raise InputError(
+            f"history needs a run or its records; got the path {str(records)!r}. Open the run with pvae.open_run."
+        )
     if names is None:
         keys = dict.fromkeys(key for record in records for key in record)
         names = [key for key in keys if any(word in key for word in ("bound", "elbo", "loss"))]
@@ -89,7 +91,7 @@ def _by_label(curves: Mapping[str, Array], *, are_bounds: bool) -> dict[str, Arr
 
     Args:
         curves: epochs and values by name, shape (2, records) each.
-        are_bounds: whether the curves are bounds, of which higher is better.
+        are_bounds: whether the curves are bounds, so that higher is better.
     """
     labelled = {}
     for name, (epochs, values) in curves.items():
@@ -116,7 +118,13 @@ def _draw(bounds: Mapping[str, Array], losses: Mapping[str, Array], title: str) 
         _add_legend(axes)
     all_axes[-1].set_xlabel("epoch")
     all_axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    return add_title(figure, title, "" if panels else "The run recorded no bound and no loss.")
+    return add_title(
+        figure,
+        title,
+        ""
+        if panels
+        else "A figure of the history needs a recorded bound or loss, but the run has none. Train it for an epoch.",
+    )
 
 
 def _add_legend(axes: Axes) -> None:
@@ -124,7 +132,7 @@ def _add_legend(axes: Axes) -> None:
 
 
 def _curve(records: Sequence[Mapping[str, Any]], name: str) -> Array:
-    """Return the epochs and values of one number, shape (2, records that hold it); empty if no record holds it."""
+    """Return the epochs and values of one number, shape (2, records with the number); empty if no record has it."""
     pairs = [
         (record.get("epoch", index + 1), record[name])
         for index, record in enumerate(records)

@@ -75,7 +75,7 @@ def interval_scatter(points: Mapping[str, tuple[Any, Any, Any, Any]], xlabel: st
     """Return a scatter of two estimates of the same numbers, with bars of one standard deviation and the diagonal.
 
     Args:
-        points: by name: mean and standard deviation on the horizontal axis, then on the vertical one, (units,) each.
+        points: by name: mean and standard deviation on the horizontal axis, then on the vertical axis, (units,) each.
         xlabel: label of the horizontal axis.
         ylabel: label of the vertical axis.
     """

@@ -18,11 +18,11 @@ from pvae.products.libraries import BLOCKS_OF_SCIPY, EACH_ALONE, PRODUCTS, TRANS
 
 __all__ = ["add_choices", "are_choices", "choices_path", "read_choices"]
 
-#: The version of the way in which choices are made. A file of another version is not read.
+#: The version of the method of the choices. A file of another version is not read.
 _VERSION = 2
 #: Bytes of the file; a choice takes about 60.
 _MOST_BYTES = 10_000_000
-#: How long to wait for another process that writes the file.
+#: The longest time to wait for another process that writes the file.
 _SECONDS_FOR_LOCK = 2.0
 _NAMES = {*PRODUCTS, EACH_ALONE, BLOCKS_OF_SCIPY, TRANSPOSED_BLOCKS}
 
@@ -38,7 +38,7 @@ def choices_path(machine: Mapping[str, str]) -> Path:
 
 
 def read_choices(machine: Mapping[str, str]) -> dict[str, str]:
-    """Return the library for each kind of product; nothing if there is no file, or it is damaged or of another machine.
+    """Return the library for each kind of product; empty if there is no file, or it is damaged or from another machine.
 
     Args:
         machine: the identity of the machine.
@@ -61,9 +61,9 @@ def are_choices(value: Any) -> TypeGuard[Mapping[str, str]]:
 
 
 def add_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> dict[str, str]:
-    """Add choices to the file; return all its choices. A choice that the file has already is kept.
+    """Add choices to the file; return all its choices. Choices that the file has already are kept.
 
-    If the file cannot be written, the choices are those of this process alone.
+    If the file cannot be written, the choices are only for this process.
 
     Args:
         machine: the identity of the machine.
@@ -76,6 +76,6 @@ def add_choices(machine: Mapping[str, str], choices: Mapping[str, str]) -> dict[
             joined = {**choices, **read_choices(machine)}
             content = {"version": _VERSION, "machine": dict(machine), "choices": joined}
             write_text(path, json.dumps(content, indent=1, sort_keys=True))
-    except (OSError, RuntimeError):  # there is no folder that can be written, or another process keeps the lock
+    except (OSError, RuntimeError):  # the folder cannot be written, or another process has the lock
         return {**choices, **read_choices(machine)}
     return joined

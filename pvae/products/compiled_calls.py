@@ -1,7 +1,7 @@
 """Direct calls of the libraries in code that inductor, the compiler of torch, has written.
 
 An operation of torch that is written in Python takes about 10 microseconds for each call, as long as a small product.
-So the compiler learns here to call the functions of the libraries themselves, as it calls `torch.mm`.
+So this module makes the compiler call the functions of the libraries directly, like `torch.mm`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def call_directly(operations: Mapping[str, OpOverload]) -> None:
-    """Let inductor call the libraries directly where a graph has their operations.
+    """Make inductor call the libraries directly if a graph has their operations.
 
-    The caller of the compiled code has to silence the warnings of NumPy about infinite and undefined numbers.
+    The caller of the compiled code needs to silence the warnings of NumPy about infinite and undefined numbers.
 
     Args:
         operations: the operation of each library, from `make_products_opaque`.
 
     Raises:
-        Exception: if this version of inductor works in another way. It then calls the operations.
+        Exception: if this version of inductor works differently. It then calls the operations.
     """
-    from torch._inductor import lowering  # takes long to import, and few trainings need it
+    from torch._inductor import lowering  # its import is slow, and few trainings need it
 
     for name, operation in operations.items():
         if operation not in lowering.lowerings:
@@ -49,7 +49,7 @@ def call_directly(operations: Mapping[str, OpOverload]) -> None:
 
 
 def _lowering_for(library: str) -> Callable[[Any, Any], Any]:
-    """Return the function by which inductor translates the operation of a library to a call."""
+    """Return the function with which inductor translates the operation of a library to a call."""
     from torch._inductor.kernel.mm_common import mm_args
     from torch._inductor.select_algorithm import ExternKernelChoice
 

@@ -1,4 +1,4 @@
-"""Replace the matrix products of a traced graph by those of the fastest libraries."""
+"""Replace the matrix products of a traced graph by products of the fastest libraries."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pvae.products.product_choices import ProductChoices
 __all__ = ["replace_products"]
 
 _aten = torch.ops.aten
-#: Compiled code calls the libraries in less time, so that smaller products are worth another library there.
+#: Compiled code calls the libraries in less time, so that another library is useful for smaller products there.
 _FEWEST_MULTIPLICATIONS_IN_COMPILED_CODE = 2 * 10**4
 
 
 def replace_products(
     graph: GraphModule, products: ProductChoices, *, is_compiled: bool = False
 ) -> frozenset[ProductKind]:
-    """Replace the products ``aten.mm`` and ``aten.addmm`` of a graph in place where another library is faster.
+    """Replace the products ``aten.mm`` and ``aten.addmm`` of a graph in place if another library is faster.
 
     Args:
         graph: a graph of ATen operations without gradients; its nodes have the metadata of a trace.
@@ -48,7 +48,10 @@ def replace_products(
 
 
 def _kind_of_node(node: Node, fewest: int) -> ProductKind | None:
-    """Return the kind of the product that a node computes; None for other nodes, and for products of torch alone."""
+    """Return the kind of the product that a node computes.
+
+    None for other nodes, and for products that only torch computes.
+    """
     if node.op != "call_function" or node.kwargs:
         return None
     if node.target is _aten.mm.default and len(node.args) == 2:
@@ -63,7 +66,7 @@ def _kind_of_node(node: Node, fewest: int) -> ProductKind | None:
 
 
 def _value(source: Any) -> Tensor | None:
-    """Return the tensor without content that the trace has kept for a node; None if there is none."""
+    """Return the tensor without content that the trace has for a node; None if there is none."""
     value = source.meta.get("val") if isinstance(source, Node) else None
     return value if isinstance(value, Tensor) else None
 

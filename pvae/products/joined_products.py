@@ -1,8 +1,8 @@
-"""Join small matrix products of a graph that share a factor or are added up.
+"""Join small matrix products of a graph that have a common factor or are added.
 
 The two heads of an encoder are two products with the same left factor; their gradients are two products with the same
-right factor, and a sum of two products. The call of a library takes as long as a small product itself, so that one
-product of joined matrices takes less time. The sums of a joined product are rounded in another order.
+right factor, and a sum of two products. The call of a library takes as long as a small product, so that one product of
+joined matrices takes less time. The sums of a joined product are rounded in another order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["join_products"]
 
 _aten = torch.ops.aten
 _PRODUCTS = (_aten.mm.default, _aten.addmm.default)
-#: Matrices are joined along dimensions of at most so many entries, because joining copies them.
+#: Matrices are joined along dimensions of at most this number of entries, because joining copies them.
 _LARGEST_PART = 64
 
 
@@ -63,7 +63,7 @@ def _is_used_once(part: Any) -> bool:
 
 
 def _are_alike(one: Node, other: Node) -> bool:
-    """Return whether two products have one shape and one dtype, so that their sum neither broadcasts nor converts."""
+    """Return whether two products have the same shape and dtype, so that their sum does not broadcast or convert."""
     first, second = one.meta["val"], other.meta["val"]
     return bool(one is not other and first.shape == second.shape and first.dtype == second.dtype)
 
@@ -91,7 +91,7 @@ def _place_between(graph: GraphModule, members: Sequence[Node]) -> Node | None:
 
 
 def _is_joined_kind(node: Node, shared: int) -> bool:
-    """Return whether a product may be joined with others: its own factor is small, and a bias is one row."""
+    """Return whether a product may be joined with others: its separate factor is small, and a bias is one row."""
     if not node.users or _length(node.args[-1 - shared], 1 - shared) > _LARGEST_PART:
         return False
     return node.target is _aten.mm.default or (shared == 0 and node.args[0].meta["val"].dim() == 1)  # type: ignore[union-attr]
@@ -119,14 +119,14 @@ def _length(node: Any, dim: int) -> int:
 
 
 def _joined(graph: GraphModule, nodes: Sequence[Any], dim: int) -> Node:
-    """Return the node of matrices beside each other; of transposed ones, the matrices themselves are joined."""
+    """Return the node of matrices next to each other; transposed matrices are joined before they are transposed."""
     if all(node.target is _aten.t.default for node in nodes):
         return _call(graph, _aten.t.default, _joined(graph, [node.args[0] for node in nodes], 1 - dim))
     return _call(graph, _aten.cat.default, list(nodes), dim)
 
 
 def _call(graph: GraphModule, target: Any, *args: Any) -> Node:
-    """Add a node with the metadata that a trace gives it."""
+    """Add a node with the metadata of a trace."""
     node = graph.graph.call_function(target, args)
     values = torch.fx.node.map_arg(args, lambda source: source.meta["val"])
     node.meta["val"] = target(*values)

@@ -1,4 +1,4 @@
-"""`ProductKind`: what decides which library computes a matrix product fastest."""
+"""`ProductKind`: the properties of a matrix product on which its fastest library depends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 __all__ = ["FEWEST_MULTIPLICATIONS", "ProductKind", "kind_of"]
 
-#: Products of fewer multiplications are always computed by torch, because other libraries could gain little time.
+#: Products of fewer multiplications are always computed by torch, because other libraries could save little time.
 FEWEST_MULTIPLICATIONS = 10**6
-#: Products of more multiplications count as smaller ones of the same form, because their time per multiplication is.
+#: Products of more multiplications count as smaller products of the same form: their times per multiplication agree.
 _MOST_MULTIPLICATIONS = 2**27
 _DTYPES = (torch.float32, torch.float64)
 
@@ -58,8 +58,8 @@ class ProductKind:
 def kind_of(a: Any, b: Any, *, has_bias: bool = False, fewest: int = FEWEST_MULTIPLICATIONS) -> ProductKind | None:
     """Return the kind of a product; None if only torch's own product computes it.
 
-    That is the case off the CPU, for other dtypes, for small and empty products, and for matrices of which neither the
-    rows nor the columns are contiguous in memory.
+    This applies to other devices than the CPU, other dtypes, small and empty products, and matrices with neither rows
+    nor columns contiguous in memory.
 
     Args:
         a: shape (rows, inner); a tensor, or an object with its ``shape``, ``stride()``, ``dtype`` and ``device``. For a
@@ -83,7 +83,7 @@ def kind_of(a: Any, b: Any, *, has_bias: bool = False, fewest: int = FEWEST_MULT
 
 
 def _layout(matrix: Tensor) -> str | None:
-    """Return "n" for contiguous rows, "t" for contiguous columns, None for neither; rows may be apart in memory."""
+    """Return "n" for contiguous rows, "t" for contiguous columns, None for neither; rows may have gaps between them."""
     rows, columns = matrix.shape[-2:]
     row_stride, column_stride = matrix.stride()[-2:]
     if (columns == 1 or column_stride == 1) and (rows == 1 or row_stride >= columns):
@@ -94,7 +94,7 @@ def _layout(matrix: Tensor) -> str | None:
 
 
 def _limited(*sizes: int) -> list[int]:
-    """Return the sizes with the largest one halved until the product is not too large."""
+    """Return the sizes, with the largest size halved until the product is not too large."""
     limited = list(sizes)
     while math.prod(limited) > _MOST_MULTIPLICATIONS:
         largest = limited.index(max(limited))

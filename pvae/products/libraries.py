@@ -1,7 +1,7 @@
 """The libraries that can compute a matrix product on the CPU: torch's own product, oneDNN and the BLAS of NumPy.
 
 torch sends float32 and float64 products to MKL, which is slow on processors of other makers than Intel. The same wheel
-of torch contains oneDNN, and NumPy brings a BLAS of its own, which works on the memory of the tensors without a copy.
+of torch contains oneDNN, and NumPy contains another BLAS, which uses the memory of the tensors without a copy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 #: The name of torch's own product.
 ATEN = "aten"
-#: The name of the library that has no batched product.
+#: The name of the library without a batched product.
 ONEDNN = "onednn"
 #: The name of the BLAS of NumPy for products that are computed in parts.
 BLOCKS = "blocks"
@@ -45,7 +45,8 @@ BLOCKS = "blocks"
 EACH_ALONE, BLOCKS_OF_SCIPY, TRANSPOSED_BLOCKS = "each alone", "blocks of SciPy", "transposed blocks of SciPy"
 
 Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-#: Returns the products of two batches of matrices; as `torch.bmm`, it takes memory for the result as ``out``, or None.
+#: Returns the products of two batches of matrices; like `torch.bmm`, it takes memory for the result as ``out``, or
+#: None.
 BatchedProduct = Callable[..., Tensor]
 
 
@@ -94,12 +95,12 @@ def _in_blocks(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) ->
 
 #: name of a library -> its function of a, b, bias or None, and the tensor for the result or None
 PRODUCTS: dict[str, Product] = {ATEN: _by_aten, ONEDNN: _by_onednn, "numpy": _by_numpy, BLOCKS: _in_blocks}
-#: The same for many products in a row, which the caller runs in one context of `warnings_silenced`.
+#: The same for many successive products, which the caller runs in one context of `warnings_silenced`.
 PRODUCTS_IN_ROW: dict[str, Product] = {**PRODUCTS, "numpy": _by_numpy_alone, BLOCKS: _in_blocks_alone}
 
 
 def _into_memory(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
-    """Return a @ b by the BLAS of NumPy in the memory `out`; the compiler joins the bias with what follows."""
+    """Return a @ b by the BLAS of NumPy in the memory `out`; the compiler joins the bias with the next operations."""
     if out is None:
         return _by_numpy_alone(a, b, None, None)
     multiply_by_numpy(a, b, out)
@@ -107,16 +108,16 @@ def _into_memory(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) 
 
 
 def _by_onednn_alone(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
-    """Return a @ b by oneDNN, which takes memory itself; the compiler joins the bias with what follows."""
+    """Return a @ b by oneDNN, which allocates memory itself; the compiler joins the bias with the next operations."""
     return _by_onednn(a, b, None, None)
 
 
-#: The same as compiled code calls them: not all add the bias or use the memory for the result.
+#: The same for compiled code: not all add the bias or use the memory for the result.
 PRODUCTS_IN_COMPILED_CODE: dict[str, Product] = {ATEN: _by_aten, ONEDNN: _by_onednn_alone, "numpy": _into_memory}
 
 
 def is_offered(library: str, dtype: torch.dtype) -> bool:
-    """Return whether a library computes products of a dtype on this machine, with as many threads as torch.
+    """Return whether a library computes products of a dtype on this machine, with the same number of threads as torch.
 
     Args:
         library: a name of `PRODUCTS`, or `BLOCKS_OF_SCIPY`.

@@ -21,7 +21,7 @@ _PREFIXES = ("OPENBLAS_", "MKL_", "DNNL_", "ONEDNN_")
 
 
 def machine_identity() -> dict[str, str]:
-    """Return the processor, the versions of the libraries, and the environment variables that they read, as texts."""
+    """Return the processor, the versions of the libraries, and their environment variables, as texts."""
     blas = blas_of("numpy")
     return {
         "processor": _processor(),
@@ -47,7 +47,7 @@ def _describe(blas: Any) -> str:
 
 @cache
 def _processor() -> str:
-    """Return the name of the processor as the operating system has it; "" if it is not known."""
+    """Return the name of the processor in the operating system; "" if it is not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Matrix products by the BLAS of NumPy, which works on the memory of the tensors without a copy."""
+"""Matrix products by the BLAS of NumPy, which uses the memory of the tensors without a copy."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 __all__ = ["MOST_IN_BLOCK", "multiply_by_numpy", "multiply_in_blocks", "warnings_silenced"]
 
-#: OpenBLAS computes products of at most so many multiplications by code that does not copy the matrices.
+#: OpenBLAS computes products of at most this number of multiplications with code that does not copy the matrices.
 MOST_IN_BLOCK = 10**6
 
 
 def multiply_by_numpy(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Write a @ b to `out` by the BLAS of NumPy, which works on the memory of the tensors; without gradients.
+    """Write a @ b to `out` by the BLAS of NumPy, which uses the memory of the tensors; without gradients.
 
     Args:
         a: shape (rows, inner), or (batch, rows, inner).
         b: shape (inner, columns), or (batch, inner, columns).
         out: shape (rows, columns), or (batch, rows, columns).
     """
-    # numpy() refuses parameters, and detach() of each tensor would take as long as a small product
+    # numpy() raises an error for parameters, and detach() of each tensor would take as long as a small product
     left = a.detach().numpy() if a.requires_grad else a.numpy()
     right = b.detach().numpy() if b.requires_grad else b.numpy()
     np.matmul(left, right, out=out.numpy())
@@ -29,8 +29,8 @@ def multiply_by_numpy(a: Tensor, b: Tensor, out: Tensor) -> None:
 def multiply_in_blocks(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
     """Return a @ b by the BLAS of NumPy in parts of at most `MOST_IN_BLOCK` multiplications; without gradients.
 
-    OpenBLAS computes small products by other code, which is up to 1.5 times as fast for matrices of few columns. The
-    longest of the three dimensions is divided. If it is the inner one, the products of the parts are added up.
+    OpenBLAS computes small products with other code, which is up to 1.5 times as fast for matrices of few columns. The
+    longest of the three dimensions is divided. If it is the inner dimension, the products of the parts are added.
 
     Args:
         a: shape (rows, inner).
@@ -83,5 +83,5 @@ def _add_inner_parts(a: Tensor, b: Tensor, out: Tensor, most: int) -> None:
 
 
 def warnings_silenced() -> np.errstate:
-    """Return a context in which NumPy does not warn of infinite and undefined numbers, as torch does not."""
+    """Return a context in which NumPy, like torch, does not warn of infinite and undefined numbers."""
     return np.errstate(all="ignore")

@@ -1,4 +1,4 @@
-"""The products of the libraries as operations of torch that a compiler calls without looking into them."""
+"""The products of the libraries as operations of torch that a compiler calls without tracing them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pvae.products.libraries import ATEN, PRODUCTS, PRODUCTS_IN_ROW, Product
 __all__ = ["make_products_opaque"]
 
 _NAMESPACE = "pvae_products"
-#: The definitions of the operations, which exist as long as this object.
+#: The definitions of the operations; they exist as long as this object.
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 
 
 def make_products_opaque(graph: GraphModule) -> dict[str, OpOverload]:
     """Replace the functions of the libraries in a graph by operations of torch with the same results, in place.
 
-    A bias is added by an operation of its own, because the compiler joins it with the operations that follow.
+    A bias is added by a separate operation, because the compiler joins it with the operations that follow.
 
     Args:
         graph: a graph in which `pvae.products.replace_products` has replaced products.

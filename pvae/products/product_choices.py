@@ -22,7 +22,7 @@ from pvae.products.timing import fastest_library, fastest_way
 __all__ = ["ProductChoices", "default_products"]
 
 _LOG = logging.getLogger(__name__)
-#: Products of fewer multiplications are computed by torch, also where they are repeated many times.
+#: Products of fewer multiplications are computed by torch, even if they are repeated many times.
 _FEWEST_REPEATED = 10**5
 
 
@@ -32,20 +32,20 @@ class ProductChoices:
     A kind is the shapes, the dtype, the memory layouts and the number of threads. The libraries are torch itself
     ("aten"), for float32 oneDNN, and the BLAS of NumPy, also in blocks. At the first product of a kind, they are timed
     for a few milliseconds. The choice is then kept in this object, and in a file of pvae's cache folder for later
-    processes. torch wins unless another library takes less than 95 % of its time, and saves at least 5 microseconds
-    (one in compiled code, which calls it in less time). On other devices, for other dtypes and for small matrices,
-    torch computes the product.
+    processes. torch is chosen unless another library takes less than 95 % of its time, and saves at least 5
+    microseconds (one in compiled code, which calls it in less time). On other devices, for other dtypes and for small
+    matrices, torch computes the product.
 
-    The libraries add in other orders, so their results differ by rounding. Equal choices give equal bits.
+    The libraries add in different orders, so their results differ by rounding. Equal choices give equal bits.
 
     Args:
-        matmul: ``"auto"`` for the fastest library, ``"aten"`` for torch alone.
-        recorded: what `record` returned in another process. Its choices are kept if they were made on a machine with
+        matmul: ``"auto"`` for the fastest library, ``"aten"`` for torch only.
+        recorded: the result of `record` in another process. Its choices are kept if they were made on a machine with
             the same processor and libraries.
 
     Attributes:
-        foreign: how the machine of recorded choices differs from this one, so that they are made anew; "" if it is the
-            same.
+        foreign: a text on the difference between the machine of recorded choices and this one, so that they are made
+            again; "" if the machines are the same.
 
     Raises:
         InputError: for another value of `matmul`.
@@ -61,10 +61,10 @@ class ProductChoices:
         self.keep(recorded or {})
 
     def keep(self, recorded: Mapping[str, Any]) -> None:
-        """Keep the choices that were made in another process on such a machine as this one.
+        """Keep the choices that were made in another process on a machine like this one.
 
         Args:
-            recorded: what `record` returned there.
+            recorded: the result of `record` there.
         """
         self._names_of_repeated.clear()
         choices = recorded.get("choices")
@@ -93,7 +93,7 @@ class ProductChoices:
         """Return the name of the library for each kind of product: "aten", "onednn", "numpy" or "blocks".
 
         Args:
-            kinds: the kinds; those without a choice are timed now.
+            kinds: the kinds; kinds without a choice are timed now.
         """
         kinds = dict.fromkeys(kinds)
         if self.matmul == ATEN:
@@ -126,7 +126,7 @@ class ProductChoices:
         return self._libraries[name]
 
     def use_aten(self, kinds: Iterable[ProductKind]) -> None:
-        """Choose torch itself for some kinds of products from now on; the file of choices does not change.
+        """Choose torch for some kinds of products from now on; the file of choices does not change.
 
         Args:
             kinds: the kinds.
@@ -135,7 +135,7 @@ class ProductChoices:
         self._names_of_repeated.clear()
 
     def mm(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the product of two matrices, as `torch.mm` does; also with gradients.
+        """Return the product of two matrices, like `torch.mm`; also with gradients.
 
         Args:
             a: shape (rows, inner).
@@ -147,8 +147,8 @@ class ProductChoices:
     def product_of(self, a: Tensor, b: Tensor) -> Product:
         """Return the function that computes products of such matrices fastest, for a loop without gradients.
 
-        `mm` looks its function up at each call, which takes about as long as a small product. A loop over matrices of
-        equal shapes does so once, and smaller products than those of `mm` are then worth another library.
+        `mm` looks up its function in each call, which takes about as long as a small product. A loop over matrices of
+        equal shapes looks it up once, so that another library is useful for smaller products than in `mm`.
 
         Args:
             a: shape (rows, inner), or (batch, rows, inner) for a batched product.
@@ -167,10 +167,11 @@ class ProductChoices:
         return PRODUCTS[self._names_of_repeated[key]]
 
     def addmm(self, bias: Tensor, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return bias + a @ b, as `torch.addmm` does; also with gradients.
+        """Return bias + a @ b, like `torch.addmm`; also with gradients.
 
         Args:
-            bias: shape (columns,), or another shape that broadcasts to (rows, columns); torch computes the latter.
+            bias: shape (columns,), or another shape that broadcasts to (rows, columns), for which torch computes the
+                product.
             a: shape (rows, inner).
             b: shape (inner, columns).
             out: a tensor of shape (rows, columns) for the result, or None.
@@ -203,7 +204,7 @@ class ProductChoices:
 
 
 def _describe_changes(then: Any, now: Mapping[str, str]) -> str:
-    """Return the facts of a recorded machine that are others now, in words; "" if there are none."""
+    """Return a text of the facts of a recorded machine that differ now; "" if there are none."""
     recorded = then if isinstance(then, Mapping) else {}
     return "; ".join(
         f"{name} {now[name] or 'none'} in place of {recorded.get(name) or 'none'}"
@@ -213,21 +214,21 @@ def _describe_changes(then: Any, now: Mapping[str, str]) -> str:
 
 
 def _is_plain(tensor: Tensor | None) -> bool:
-    """Return whether a tensor is None or a usual dense tensor; a subclass may give its products another meaning."""
+    """Return whether a tensor is None or a usual dense tensor; a subclass may define other products."""
     if tensor is None:
         return True
     return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_neg()
 
 
 def _is_transformed() -> bool:
-    """Return whether a transform of torch is active that knows only torch's own operations, as `torch.func.vmap`."""
+    """Return whether a transform of torch is active for torch's operations only, such as `torch.func.vmap`."""
     is_in_transform = torch._C._functorch.peek_interpreter_stack() is not None
     is_in_dispatch_mode = torch._C._len_torch_dispatch_stack() > 0
     return is_in_transform or is_in_dispatch_mode or forward_ad._current_level >= 0
 
 
 class _DifferentiableProduct(torch.autograd.Function):
-    """The product of two matrices, of which the gradients are products of the same choices."""
+    """The product of two matrices; its gradients are products by the same choices."""
 
     @staticmethod
     def forward(ctx: Any, products: ProductChoices, a: Tensor, b: Tensor) -> Tensor:
@@ -247,10 +248,10 @@ class _DifferentiableProduct(torch.autograd.Function):
 
 @cache
 def default_products(matmul: str = "auto") -> ProductChoices:
-    """Return the choices of this process that belong to no run. Each is made at first use.
+    """Return the choices of this process that do not belong to a run. Each is made at first use.
 
     Args:
-        matmul: ``"auto"`` for the fastest library, ``"aten"`` for torch alone.
+        matmul: ``"auto"`` for the fastest library, ``"aten"`` for torch only.
 
     Raises:
         InputError: for another value of `matmul`.

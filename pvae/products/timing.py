@@ -1,4 +1,4 @@
-"""Find the library that computes a kind of product fastest, or the fastest of several ways, by a few timed calls."""
+"""Find the library that computes a kind of product fastest, or the fastest of several ways, with a few timed calls."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from pvae.products.numpy_products import MOST_IN_BLOCK, warnings_silenced
 
 __all__ = ["fastest_library", "fastest_way"]
 
-#: torch's own product is replaced only by a library that takes less than this part of its time, and saves some seconds:
-#: among the other operations of a step, a call of another library takes a little longer than in a row of its own calls.
+#: torch's own product is replaced only by a library that takes less than this share of its time, and saves some
+#: seconds: among the other operations of a step, a call of another library takes a little longer than among its own
+#: calls.
 _LARGEST_SHARE = 0.95
 _LEAST_SAVING, _LEAST_SAVING_IN_COMPILED_CODE = 5e-6, 1e-6
 #: The time for the calls of all libraries together, in seconds, and the number of calls of each.
@@ -36,10 +37,10 @@ _ULPS = 64
 
 
 def fastest_library(kind: ProductKind) -> str:
-    """Return the name of the fastest library for a kind of product. torch's own product wins ties.
+    """Return the name of the fastest library for a kind of product.
 
-    A library that fails, or of which the result is not that of torch within rounding, does not take part. The global
-    random generators do not change.
+    If two are equally fast, torch's own product is chosen. A library that fails, or with a result that differs from
+    torch's by more than rounding, is left out. The global random generators do not change.
 
     Args:
         kind: the kind of the product.
@@ -93,14 +94,14 @@ def _example(kind: ProductKind) -> tuple[Tensor, Tensor, Tensor | None]:
 def _is_right(
     library: str, kind: ProductKind, arguments: tuple[Tensor, Tensor, Tensor | None], expected: Tensor
 ) -> bool:
-    """Return whether a library is offered here, and gives the result of torch within rounding."""
+    """Return whether a library is available, and its result equals torch's up to rounding."""
     try:
         if not is_offered(library, kind.dtype) or (kind.batch and library in (ONEDNN, BLOCKS)):
             return False
         if library == BLOCKS and not _may_gain_by_blocks(kind):
             return False
         result = PRODUCTS_IN_ROW[library](*arguments, None)
-    except Exception:  # a library may be built without an operation, in a way that torch does not report
+    except Exception:  # a library may be built without an operation, which torch does not report
         return False
     a, b, bias = arguments
     sizes = torch.matmul(a.abs(), b.abs())
@@ -111,7 +112,7 @@ def _is_right(
 
 
 def _may_gain_by_blocks(kind: ProductKind) -> bool:
-    """Return whether a product has a few parts of the size for which OpenBLAS has other code."""
+    """Return whether a product has a few parts of the size for which OpenBLAS uses other code."""
     multiplications = kind.rows * kind.inner * kind.columns
     return not kind.is_compiled and MOST_IN_BLOCK < multiplications <= _MOST_BLOCKS * MOST_IN_BLOCK
 

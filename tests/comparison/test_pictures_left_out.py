@@ -64,5 +64,5 @@ def test_a_model_of_half_a_picture_is_compared(tmp_path: Path, monkeypatch: pyte
 
 
 def test_arrays_of_other_data_are_refused() -> None:
-    with pytest.raises(InputError, match="reconstructed needs as many values"):
+    with pytest.raises(InputError, match="reconstructed needs the same number of values"):
         plots.reconstructions(np.zeros((10, 8, 8)), np.zeros((10, 32)))

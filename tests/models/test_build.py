@@ -169,7 +169,7 @@ def test_error_in_the_file_is_told_with_its_line(tmp_path, text, said):
     ("name", "said"),
     [
         ("vea", "Unknown model 'vea'; did you mean 'vae'"),
-        ("nowhere.py:Model", "No file 'nowhere.py'"),
+        ("nowhere.py:Model", "There is no file 'nowhere.py'"),
         ("my_model.py", "Name the class too, as my_model.py:MyModel"),
         ("no.such.module:Model", "no.such.module: ModuleNotFoundError"),
         ("pvae.models.vae:VEA", "did you mean 'VAE'"),

@@ -229,7 +229,7 @@ def test_global_parameters_are_grouped_too() -> None:
 
 
 def test_undeclared_groups_say_how_to_declare_them() -> None:
-    with pytest.raises(InputError, match=r"override theta\(\) and phi\(\)"):
+    with pytest.raises(InputError, match=r"Override theta\(\) and phi\(\)"):
         Grouped().theta()
 
 
