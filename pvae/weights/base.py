@@ -214,10 +214,7 @@ class LogWeights:
 
     def _any_source(self) -> WeightsSource:
         if self._source is None:
-            raise InputError(
-                "These weights were computed from other weights and have no run of the guide. Use weights from "
-                "pvae.log_weights."
-            )
+            raise InputError("These weights come from other weights, not from a run. Use pvae.log_weights.")
         return self._source
 
     def site_scores(self) -> dict[str, Tensor]:
@@ -227,10 +224,7 @@ class LogWeights:
         return log_probs_by_site(runs, source.dims)
 
     def log_guide_at_fixed_z(self) -> Tensor:
-        """Return log q(z given x) at z detached from its draw, shape (particles, batch).
-
-        It has gradients by phi only.
-        """
+        """Return log q(z given x) at z detached from its draw, shape (particles, batch); with gradient by phi only."""
         return sum_tensors(self.site_scores().values())
 
     def _require_one_density(self) -> None:
@@ -264,8 +258,7 @@ class LogWeights:
     def log_guide_at_model_z(self) -> tuple[Tensor, list[tuple[slice, Site, Tensor]]]:
         """Return log q at the z that the model received, without gradient by phi, and this z.
 
-        All of log_w depends on it. A hook on this z gets only the gradient of log_w, without the gradient from one
-        latent site to another.
+        A hook on this z gets only the gradient of log_w, without the gradient from one latent site to another.
 
         Returns:
             log q(z given x), shape (particles, batch), nats; and for each run and each site, the particles of the run,
@@ -293,8 +286,7 @@ class LogWeights:
                     received[site["name"]] = value
                     received_values.append((particles, site, value))
             runs.append(sample_sites(pair.guide_at(received)))
-        # This order of the two log q determines the order in which backward() sums the gradients, and so their last
-        # bits.
+        # The order of the two log q determines the order of sums in backward(), and so the last bits of the gradients.
         fixed = self.log_guide_at_fixed_z()
         log_guide = sum_tensors(log_probs_by_site(runs, source.dims).values())
         return log_guide - (fixed - fixed.detach()), received_values
