@@ -46,7 +46,7 @@ def batch_of_data(latent_model: Any, data: Any, split: str, fields: Fields) -> M
     batch = splits.parts.get(split)
     if batch is None:
         known = ", ".join(name for name, part in splits.parts.items() if part is not None)
-        raise InputError(f"{splits.name} has no {split} split, but {known}. Choose one with split=.")
+        raise InputError(f"{splits.name} has no {split} split, only {known}. Choose one with split=.")
     return batch
 
 

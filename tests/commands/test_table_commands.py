@@ -53,11 +53,11 @@ def test_describe_shows_what_is_in_a_file_and_what_was_inferred(folder: Path) ->
 
 def test_describe_shows_the_columns_of_a_table_that_needs_an_option(folder: Path) -> None:
     done = run("data", "describe", "t.csv")
-    assert done.code == 2 and "'colour' holds text" in done.err and done.err.count("\n") == 1
+    assert done.code == 2 and "'colour' has text" in done.err and done.err.count("\n") == 1
     assert "120 rows of 5 columns" in done.out and "colour    text, 2 different: blue, red" in done.out, done.out
     assert "kind      whole numbers, 101 to 202" in done.out
     record = json.loads(run("data", "describe", "t.csv", "--json").out)
-    assert record["columns"][3]["values"] == ["blue", "red"] and "'colour' holds text" in record["problem"]
+    assert record["columns"][3]["values"] == ["blue", "red"] and "'colour' has text" in record["problem"]
     Path("bad.csv").write_text("a,b\n1,2\n3\n")
     assert run("data", "describe", "bad.csv").out == ""
 
@@ -97,7 +97,7 @@ def test_a_run_remembers_how_its_table_was_read(folder: Path) -> None:
         (lambda table: table.rename(columns={"b": "c"}), "'b' is missing; 'c' was not in training"),
         (lambda table: table.assign(kind=303), "The label 303 is not one of the labels of the training: 101, 202"),
         (lambda table: table.assign(colour="green"), "'green' is not one of the values in the training: blue, red"),
-        (lambda table: table.assign(a="x"), "'a' holds text"),
+        (lambda table: table.assign(a="x"), "'a' has text"),
     ],
 )
 def test_other_data_of_a_run_are_refused_in_one_line(folder: Path, change, words: str) -> None:

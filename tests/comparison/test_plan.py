@@ -54,7 +54,7 @@ def test_folder_with_other_options_is_refused_and_says_which(tmp_path):
 
 def test_folder_that_is_no_comparison_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("words")
-    with pytest.raises(InputError, match="holds no comparison"):
+    with pytest.raises(InputError, match="not the folder of a comparison"):
         check_folder(tmp_path, jobs(tmp_path))
 
 

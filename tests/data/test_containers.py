@@ -202,7 +202,7 @@ class Triples(Pairs):
         (Uneven(), r"x of item 4 has shape \(4,\), the first one \(3,\)"),
         (Triples(), r"needs to be x, \(x, y\) or a mapping with x; got 3 values"),
         ([[1, 2], [3]], r"row 0 has shape \(2,\), row 1 has \(1,\)"),
-        (pd.DataFrame({"a": ["u", "v"]}), "'a' holds text"),
+        (pd.DataFrame({"a": ["u", "v"]}), "'a' has text"),
         (torch.eye(3).to_sparse(), r"x needs a dense tensor; got a sparse one\. Use to_dense"),
         ({"x": torch.eye(3), "c": torch.eye(3).to_sparse()}, "c needs a dense tensor"),
         ((torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), [0, 1]), "got a nested one"),

@@ -152,7 +152,7 @@ def test_columns_are_put_in_the_order_of_the_training(run: pvae.Run) -> None:
         (lambda frame: frame.rename(columns={"b": "c"}), "'b' is missing; 'c' was not in training. Needed are a, b"),
         (lambda frame: frame.assign(c=1.0), "'c' was not in training"),
         (lambda frame: frame.assign(label="z"), "'z' is not one of the labels of the training: u, v"),
-        (lambda frame: frame.assign(b="w"), "'b' holds text"),
+        (lambda frame: frame.assign(b="w"), "'b' has text"),
     ],
 )
 def test_other_columns_and_labels_are_refused(run: pvae.Run, change: object, words: str) -> None:

@@ -200,7 +200,7 @@ def test_the_label_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
 
 def test_text_becomes_categories_only_on_request(tmp_path: Path) -> None:
     text = "a,colour,size\n1,red,10\n2,blue,9\n3,red,10\n"
-    assert "'colour' holds text" in refused(tmp_path, text) and "categories=" in refused(tmp_path, text)
+    assert "'colour' has text" in refused(tmp_path, text) and "categories=" in refused(tmp_path, text)
     splits = read(tmp_path, text, categories=["colour", "size"])
     assert splits.schema.columns == ("a", "colour=blue", "colour=red", "size=9", "size=10")
     assert splits.train.x.tolist() == [[1, 0, 1, 0, 1], [2, 1, 0, 1, 0], [3, 0, 1, 0, 1]]
@@ -260,7 +260,7 @@ def test_a_frame_is_read_by_its_types() -> None:
         load_data(frame, **WHOLE)
     with pytest.raises(InputError, match=r"row 1, column 'a': a number is needed, 'two' came"):
         load_data(pd.DataFrame({"a": [1, "two"]}), **WHOLE)
-    with pytest.raises(InputError, match="'when' holds Timestamp"):
+    with pytest.raises(InputError, match="'when' has Timestamp"):
         load_data(pd.DataFrame({"a": [1.0], "when": pd.to_datetime(["2024-01-01"])}), **WHOLE)
     with pytest.raises(InputError, match=r"'id' has whole numbers beyond 2\^53"):
         load_data(pd.DataFrame({"id": [2**53 + 1, 5], "b": [1, 2]}), **WHOLE)

@@ -329,7 +329,7 @@ def only_its_own(x):
         (lambda: VampPrior(3, 5, data_shape=4, inputs="lerned"), "did you mean 'learned'"),
         (lambda: VampPrior(3, 5, data_shape=4).initialise_from(torch.rand(4, 4)), "5 pseudo-inputs.*got 4"),
         (lambda: VampPrior(3, 5, data_shape=4, inputs="data")(by_table), "initialise_from"),
-        (lambda: VampPrior(2, 5, data_shape=4)(only_its_own).log_prob(torch.zeros(2)), "scores only its own"),
+        (lambda: VampPrior(2, 5, data_shape=4)(only_its_own).log_prob(torch.zeros(2)), "score only its own"),
         (lambda: part("prior", "vamp:component=5", 3, data_shape=(4,)), "did you mean 'components'"),
         (lambda: part("prior", "mixtur", 3), "did you mean 'mixture'"),
     ],

@@ -272,7 +272,7 @@ def test_log_densities_that_are_nan_are_refused() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
 
-    with pyro.validation_enabled(False), pytest.raises(InputError, match="that of datum 0 is NaN"):
+    with pyro.validation_enabled(False), pytest.raises(InputError, match="log-density of datum 0 is NaN"):
         quick(pair(model, guide), torch.zeros(2, dtype=torch.float64))
 
 
@@ -344,7 +344,7 @@ def test_findings_have_rows_and_figures() -> None:
     assert lower.status == "look"
     assert lower.draw().axes
     one_chain = quick(LinearGaussianModel(), copies_of_a(2), chains=1)
-    with pytest.raises(InputError, match="one chain has none"):
+    with pytest.raises(InputError, match="one chain"):
         one_chain.interval()
     with pytest.raises(InputError, match="level must lie between 0 and 1"):
         found.interval(95)

@@ -120,7 +120,7 @@ def test_a_mask_in_one_program_is_fatal_and_gives_no_weight(in_model: Draw, in_g
         lambda: pvae.log_weights(pair, BATCH, 2),
         lambda: pvae.evaluate.elbo(pair, pvae.Batch(**BATCH), particles=2),
     ):
-        with pytest.raises(InputError, match="mask of site 't'"):
+        with pytest.raises(InputError, match="masks of site 't'"):
             use()
 
 

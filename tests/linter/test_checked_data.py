@@ -93,7 +93,7 @@ def test_grey_data_are_binarised_as_before_a_training() -> None:
         (3.5, "got float"),
         (DataLoader(TensorDataset(torch.zeros(0, 2))), "has no data"),
         ([[1, 2], [3]], "list with different rows"),
-        (pd.DataFrame({"a": ["u", "v"]}), "'a' holds text"),
+        (pd.DataFrame({"a": ["u", "v"]}), "'a' has text"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -299,7 +299,7 @@ def test_plain_svi_with_the_exact_posterior_is_gradient_ascent_of_the_log_likeli
         ({"theta_steps": 0}, "theta_steps needs a whole number"),
         ({"phi": "exac"}, "did you mean 'exact'"),
         ({"phi": "exact", "objective": Trace_ELBO()}, "Leave out objective and phi_steps"),
-        ({"objective": WakeSleep()}, "WakeSleep updates theta, phi on their own"),
+        ({"objective": WakeSleep()}, "WakeSleep updates theta, phi separately"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -211,7 +211,7 @@ def test_graph_equals_eager_and_resume_in_every_bit(sd: float | None, tmp_path: 
 def test_the_validation_value_is_the_objective_and_says_so(sd: float | None) -> None:
     x = torch.randn(20, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     model = _encoded(sd)
-    with pytest.warns(UserWarning, match="no bound on log p"):
+    with pytest.warns(UserWarning, match="not a bound on log p"):
         run = fit(model, data=data(x, validation=pvae.Batch(x=x)), epochs=1, batch_size=20)
     value = -float(Dirac().terms(*_programs(model), (x,), {}, "all").loss) / 20
     assert run.history[-1]["validation_bound"] == pytest.approx(value, rel=1e-12)

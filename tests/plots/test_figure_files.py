@@ -48,7 +48,7 @@ def test_a_path_may_be_a_text(figure, tmp_path: Path):
     [
         ("a", "needs a file of a known kind; got '.*a'. Known: .*png"),
         ("a.txt", "needs a file of a known kind; got '.*a.txt'. Known: .*png"),
-        ("none/a.png", "needs an existing folder; '.*none' is none"),
+        ("none/a.png", "needs an existing folder; '.*none' does not exist"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_one_line(figure, tmp_path: Path, name: str, message: str):

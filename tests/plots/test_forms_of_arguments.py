@@ -71,7 +71,7 @@ def test_what_cannot_be_drawn_is_refused(run: pvae.Run) -> None:
         (lambda: plots.latent_scatter(run, "nofile.csv"), "There is no file nofile.csv"),
         (lambda: plots.latent_scatter(run, cuont=3), "did you mean 'count'"),
         (lambda: plots.image_grid("minst"), "did you mean 'mnist'"),
-        (lambda: plots.history("runs/a"), "Open it: pvae.open_run"),
+        (lambda: plots.history("runs/a"), "Open the run with pvae.open_run"),
         (lambda: plots.image_grid(data), "Give data.train"),
         (lambda: run.plot.draw("latnet"), "did you mean 'latent'"),
     ):

@@ -89,7 +89,7 @@ def test_choices_of_another_machine_are_made_anew_and_a_note_says_so(
     monkeypatch.setattr("pvae.products.product_choices.machine_identity", lambda: identity)
     train(tmp_path / "run", resume=True, progress=None)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "matrix products" in line]
-    assert "chosen anew" in line and "processor another in place of" in line and "torch 9.9" in line
+    assert "chosen again" in line and "processor another in place of" in line and "torch 9.9" in line
     assert read(tmp_path / "run" / "last").state["products"]["machine"] == identity
 
 

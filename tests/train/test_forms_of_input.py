@@ -109,7 +109,7 @@ def test_a_text_names_a_model_with_settings(text: str, name: str, settings: dict
         (lambda: pvae.compare(3, X, "elbo"), "models is a mapping from names to factories.*or texts"),
         (lambda: pvae.compare({"a": make_alone()}, X, "elbo"), "is an instance"),
         (lambda: pvae.log_weights(make_alone(), "nowhere.npy", 2), "nowhere.npy"),
-        (lambda: pvae.log_weights(make_alone(), pvae.load_data(X, test=0), 2), "has no test split; it has train"),
+        (lambda: pvae.log_weights(make_alone(), pvae.load_data(X, test=0), 2), "has no test split, only train"),
     ],
 )
 def test_what_cannot_be_used_is_named(call: Callable[[], Any], said: str) -> None:

@@ -190,7 +190,7 @@ def _refuse_text(source: FrameSource, columns: dict[str, np.ndarray], names: lis
         first = next(value for value in columns[names[0]] if value is not None)
         kind = "text" if isinstance(first, str) else type(first).__name__
         raise InputError(
-            f"{source.name}: numbers are needed, and {shown} {'hold' if len(names) > 1 else 'holds'} {kind}, such as "
+            f"{source.name}: numbers are needed, but {shown} {'have' if len(names) > 1 else 'has'} {kind}, such as "
             f"{str(first)!r:.40}. Make features of it with categories=, a label with label=, or leave "
             "it out with columns= (--categories, --label, --columns)."
         )
